@@ -1,0 +1,168 @@
+"""The device: Ascend NPU, CUDA GPU or CPU. The only file that names a device API or a collective backend.
+
+An accelerator is chosen once per process (`choose`), asked for its facts, and passed down.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+
+from longcat.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["npu", "cuda", "cpu"]
+
+_BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+_CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Facts about the device that training runs on, and the few calls that differ between kinds."""
+
+    kind: Kind
+    name: str
+    """Model name as the driver gives it, for example `NVIDIA A100-SXM4-80GB` or `Ascend910B2`."""
+    count: int
+    """Devices on this machine; for a CPU the number of training processes it can hold (one per two cores' worth, at most 2)."""
+    memory_bytes: int
+    """Memory of one device; for a CPU all of the machine's."""
+    supports_bf16: bool
+    """Whether bf16 matrix products run in hardware."""
+
+    @property
+    def backend(self) -> str:
+        """torch.distributed backend for its collectives."""
+        return _BACKENDS[self.kind]
+
+    def device(self, local_rank: int = 0) -> torch.device:
+        """The torch device of a process on this machine."""
+        import torch
+
+        return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, local_rank)
+
+    def activate(self, local_rank: int = 0) -> torch.device:
+        """Make the process' device current and return it."""
+        if self.kind != "cpu":
+            _runtime(self.kind).set_device(local_rank)
+        return self.device(local_rank)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        if self.kind != "cpu":
+            _runtime(self.kind).synchronize()
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory this process has held: allocated on a device, resident on a CPU."""
+        if self.kind != "cpu":
+            return int(_runtime(self.kind).max_memory_allocated())
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def choose(request: str = "auto") -> Accelerator:
+    """The accelerator that `request` (auto, npu, cuda or cpu) stands for on this machine.
+
+    `auto` takes an NPU before a CUDA device before the CPU.
+
+    Raises:
+        DeviceError: the requested kind is not usable here; says what is missing.
+    """
+    if request not in ("auto", "npu", "cuda", "cpu"):
+        raise DeviceError(f"unknown accelerator {request!r}; there are auto, npu, cuda and cpu")
+    if request in ("auto", "npu"):
+        problem = npu_problem()
+        if problem is None:
+            return _device("npu")
+        if request == "npu":
+            raise DeviceError(f"accelerator npu: {problem}; `longcat doctor` says more")
+    if request in ("auto", "cuda"):
+        if _cuda_available():
+            return _device("cuda")
+        if request == "cuda":
+            raise DeviceError("accelerator cuda: this torch sees no CUDA device; `longcat doctor` says more")
+    return _cpu()
+
+
+@lru_cache(maxsize=1)
+def npu_problem() -> str | None:
+    """Why no Ascend NPU can be used here; None when one can."""
+    if importlib.util.find_spec("torch_npu") is None:
+        return "torch_npu is not installed (pip install 'longcat[npu]')"
+    try:
+        runtime = _runtime("npu")
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"torch_npu cannot be imported, CANN or the driver may be missing ({error})"
+    return None if runtime.is_available() else "torch_npu finds no device (npu-smi info lists what the driver sees)"
+
+
+def environment(kind: Kind, processes: int) -> dict[str, str]:
+    """Variables that training processes need before they import torch."""
+    if kind == "cpu":
+        return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+    return {"HCCL_DETERMINISTIC": "true"} if kind == "npu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+
+def _cuda_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _runtime(kind: Kind) -> ModuleType:
+    import torch
+
+    if kind == "npu":
+        importlib.import_module("torch_npu")
+    runtime: ModuleType = getattr(torch, kind)
+    return runtime
+
+
+def _device(kind: Kind) -> Accelerator:
+    runtime = _runtime(kind)
+    properties = runtime.get_device_properties(0)
+    return Accelerator(
+        kind=kind,
+        name=str(runtime.get_device_name(0)),
+        count=int(runtime.device_count()),
+        memory_bytes=int(properties.total_memory),
+        supports_bf16=bool(runtime.is_bf16_supported()),
+    )
+
+
+def _cpu() -> Accelerator:
+    name, flags = _cpu_facts()
+    return Accelerator(
+        kind="cpu",
+        name=name,
+        count=min(2, os.cpu_count() or 1),
+        memory_bytes=psutil.virtual_memory().total,
+        supports_bf16=bool(_CPU_BF16_FLAGS & flags),
+    )
+
+
+def _cpu_facts() -> tuple[str, set[str]]:
+    """Model name and instruction-set flags of the CPU."""
+    name, flags = platform.processor() or platform.machine(), set[str]()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+    return name, flags

@@ -1,0 +1,278 @@
+"""Content-addressed results of stages: a directory `workspace/<kind>/<digest>/` with a `manifest.json`.
+
+The digest covers what can change the bytes: the stage's version, the declared part of the configuration, what it was
+made from. A directory gets its final name only when it is complete, so whatever has one is finished, and a finished
+artifact is checked against its manifest before it is used and never written again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longcat import __version__
+from longcat.errors import ArtifactError, StorageError
+from longcat.lease import lease
+
+MANIFEST = "manifest.json"
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished, verified result of a stage."""
+
+    kind: str
+    digest: str
+    path: Path
+    manifest: Mapping[str, Any]
+    cached: bool = False
+    """Whether it was there already when it was asked for."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Key figures that the stage recorded: plain JSON values."""
+        return dict(self.manifest["facts"])
+
+    @property
+    def seconds(self) -> float:
+        """Time it took to build."""
+        return float(self.manifest["seconds"])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes an artifact what it is."""
+
+    kind: str
+    """Directory under the workspace, for example `tokens`."""
+    version: int
+    """The stage's STAGE_VERSION; its author raises it when the same inputs give other bytes."""
+    identity: Mapping[str, Any]
+    """Everything else that can change the bytes, as JSON values (`longcat.config.identity`)."""
+    parents: tuple[Artifact, ...] = ()
+    """Artifacts it is made from."""
+    sources: tuple[Path, ...] = field(default=(), compare=False)
+    """Files and packages of code that make it; recorded, and compared on reuse."""
+
+    @property
+    def digest(self) -> str:
+        """128 bits of SHA-256 over the canonical JSON of all of the above but `sources`."""
+        essence = {
+            "kind": self.kind,
+            "version": self.version,
+            "identity": self.identity,
+            "parents": [[parent.kind, parent.digest] for parent in self.parents],
+        }
+        text = json.dumps(essence, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Workspace:
+    """A directory that holds artifacts, the local MLflow store and the summary of the last run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).expanduser().resolve()
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def lease(self) -> AbstractContextManager[None]:
+        """Be the only process that writes here; raises `WorkspaceBusyError`."""
+        return lease(self.path / ".lease")
+
+    def find(self, recipe: Recipe) -> Artifact | None:
+        """The finished artifact of a recipe, verified, or None.
+
+        Raises:
+            ArtifactError: it is there, but a file is missing or differs from the manifest.
+        """
+        directory = self.path / recipe.kind / recipe.digest
+        if not directory.is_dir():
+            return None
+        artifact = open_artifact(directory)
+        _warn_of_changed_code(artifact, recipe)
+        return Artifact(artifact.kind, artifact.digest, artifact.path, artifact.manifest, cached=True)
+
+    def materialize(
+        self, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False
+    ) -> Artifact:
+        """Return the artifact of `recipe`, building it when it is not there.
+
+        `build(directory)` fills an empty directory and returns the artifact's facts (JSON values). A `resumable` build
+        finds what an interrupted attempt left there.
+
+        Raises:
+            ArtifactError: a finished artifact is damaged.
+            StorageError: the disk is full or not writable.
+            WorkspaceBusyError: another process is writing in this workspace.
+        """
+        found = self.find(recipe)
+        if found is not None:
+            return found
+        partial = self.path / recipe.kind / f".{recipe.digest}.partial"
+        with disk_errors(partial), self.lease():
+            if partial.exists() and not resumable:
+                shutil.rmtree(partial)
+            partial.mkdir(parents=True, exist_ok=True)
+            began = time.monotonic()
+            try:
+                facts = build(partial)
+                manifest = {
+                    "kind": recipe.kind,
+                    "digest": recipe.digest,
+                    "stage_version": recipe.version,
+                    "identity": recipe.identity,
+                    "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
+                    "facts": dict(facts),
+                    "files": {name: _describe(partial / name) for name in _files(partial)},
+                    "seconds": round(time.monotonic() - began, 3),
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                    "longcat": __version__,
+                    "git_commit": git_commit(),
+                    "source": source_hashes(recipe.sources),
+                }
+                write_json(partial / MANIFEST, manifest)
+            except BaseException:
+                if not resumable:
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
+            final = self.path / recipe.kind / recipe.digest
+            os.rename(partial, final)
+            _sync_directory(final.parent)
+        return Artifact(recipe.kind, recipe.digest, final, manifest)
+
+
+def open_artifact(directory: Path) -> Artifact:
+    """Open a finished artifact and check every file against its manifest.
+
+    Raises:
+        ArtifactError: naming the file and what is wrong with it.
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        files: dict[str, dict[str, Any]] = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}") from None
+    with ThreadPoolExecutor() as pool:
+        for problem in pool.map(lambda item: _problem(directory / item[0], item[1]), files.items()):
+            if problem:
+                raise ArtifactError(f"{problem}; {_remedy(directory)}")
+    return Artifact(manifest["kind"], manifest["digest"], directory, manifest, cached=True)
+
+
+def _problem(path: Path, expected: Mapping[str, Any]) -> str | None:
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        return f"{path} has {size} bytes, its manifest says {expected['bytes']}"
+    digest = sha256_file(path)
+    if digest != expected["sha256"]:
+        return f"{path} is damaged: sha256 is {digest}, its manifest says {expected['sha256']}"
+    return None
+
+
+def _remedy(directory: Path) -> str:
+    return f"restore it from a copy, or delete {directory} to have it built again"
+
+
+def _warn_of_changed_code(artifact: Artifact, recipe: Recipe) -> None:
+    then, now = artifact.manifest.get("source", {}), source_hashes(recipe.sources)
+    changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    if changed and recipe.sources:
+        commit = artifact.manifest.get("git_commit")
+        look = f" (git diff {commit} -- {' '.join(changed)})" if commit else ""
+        warnings.warn(
+            f"reusing {artifact.kind}/{artifact.digest}, made by other code of the same STAGE_VERSION "
+            f"{recipe.version}: {', '.join(changed)} changed since{look}",
+            stacklevel=4,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=2, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into a `StorageError` that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_TROUBLE and not isinstance(error, FileNotFoundError):
+            raise StorageError(
+                f"cannot write {error.filename or path}: {error.strerror}; make room or choose another --workspace "
+                "(finished artifacts are untouched)"
+            ) from error
+        raise
+
+
+def _files(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------------------------- provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def source_hashes(sources: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of Python files (packages are walked), by their path in the repository."""
+    files: set[Path] = set()
+    for source in sources:
+        files.update(source.rglob("*.py") if source.is_dir() else [source])
+    return {str(path.relative_to(ROOT)): sha256_file(path) for path in sorted(files)}
+
+
+def git_commit() -> str | None:
+    """The checked-out commit of longcat, with `-dirty` appended when files differ; None outside a repository."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=ROOT, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

@@ -1,0 +1,462 @@
+"""The one configuration tree, and how presets, files and `--set` make it.
+
+Every field says what it does in the line below it. A field marked `RUNTIME` cannot change the bytes of any artifact
+(paths, worker counts, intervals of logging); every other one is part of the identity of the stage that reads it, see
+`identity`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from longcat.errors import ConfigError
+
+RUNTIME = "runtime"
+"""Field marker: has no influence on the bytes of an artifact, so it is left out of `identity`."""
+
+PRESET_DIRECTORY = Path(__file__).parent / "presets"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class SourceConfig(_Section):
+    """One place that text comes from. Written short as a string: `stdlib`, a path, or `hub:NAME`."""
+
+    kind: Literal["stdlib", "files", "hub"]
+    """`stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name."""
+    path: Annotated[str | None, RUNTIME] = None
+    """For `files`: a .jsonl, .jsonl.zst, .jsonl.gz, .parquet or .txt file, or a folder of them. The files' sha256 stand in for it."""
+    name: str | None = None
+    """For `hub`: the data set's name, as in `datasets.load_dataset`."""
+    subset: str | None = None
+    """For `hub`: the configuration name, where the data set has several."""
+    split: str = "train"
+    """For `hub`: which split is read."""
+    revision: str = "main"
+    """For `hub`: branch, tag or commit; resolved to a commit before it is hashed."""
+    text_field: str = "text"
+    """The field that holds the text in .jsonl, .parquet and hub data sets."""
+    max_documents: int | None = Field(default=None, ge=1)
+    """Stop reading this source after so many documents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value == "stdlib":
+            return {"kind": "stdlib"}
+        if value.startswith("hub:"):
+            return {"kind": "hub", "name": value.removeprefix("hub:")}
+        return {"kind": "files", "path": value}
+
+    @model_validator(mode="after")
+    def _complete(self) -> SourceConfig:
+        if self.kind == "files" and not self.path:
+            raise ValueError("a source of kind 'files' needs `path`")
+        if self.kind == "hub" and not self.name:
+            raise ValueError("a source of kind 'hub' needs `name`")
+        return self
+
+
+class CorpusConfig(_Section):
+    """What is read, how it is cleaned and how it becomes token shards."""
+
+    sources: list[SourceConfig] = Field(default_factory=lambda: [SourceConfig(kind="stdlib")], min_length=1)
+    """Where the text comes from, read in this order. A single string is accepted for a single source."""
+    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of unreadable lines (broken JSON, missing field, invalid UTF-8) that is skipped and counted before the stage stops."""
+    min_characters: int = Field(default=200, ge=0)
+    """Documents shorter than this after cleaning are dropped."""
+    max_characters: int = Field(default=1_000_000, ge=1)
+    """Documents longer than this after cleaning are dropped."""
+    held_out_share: float = Field(default=0.02, gt=0, lt=0.5)
+    """Share of documents, chosen by their content's hash, that is never trained on."""
+    vocabulary_size: int = Field(default=4096, ge=259)
+    """Tokens of the byte-level BPE, special tokens included."""
+    tokenizer_sample_bytes: int = Field(default=20_000_000, ge=1)
+    """At most so much training text is used to train the tokenizer."""
+    sequence_length_tokens: int = Field(default=512, ge=8)
+    """Tokens the model sees in one sequence."""
+    shard_sequences: int = Field(default=8192, ge=1)
+    """Sequences in one token shard."""
+    workers: Annotated[int, RUNTIME] = Field(default=0, ge=0)
+    """Processes that clean and tokenise; 0 takes one a core."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Mapping) else value
+
+
+class ModelConfig(_Section):
+    """A LongCat-Flash model; names are those of Hugging Face's `LongcatFlashConfig`."""
+
+    vocab_size: int | None = Field(default=None, ge=1)
+    """Rows of the embedding; none takes the corpus' `vocabulary_size`."""
+    hidden_size: int = Field(ge=1)
+    """Width of the residual stream."""
+    num_layers: int = Field(ge=1)
+    """Layers; each holds two attention and two dense sublayers and one mixture of experts."""
+    num_attention_heads: int = Field(ge=1)
+    """Attention heads."""
+    q_lora_rank: int = Field(ge=1)
+    """Rank of the compressed query."""
+    kv_lora_rank: int = Field(ge=1)
+    """Rank of the compressed key and value."""
+    qk_nope_head_dim: int = Field(ge=1)
+    """Query and key dimensions of a head that carry no position."""
+    qk_rope_head_dim: int = Field(ge=2, multiple_of=2)
+    """Query and key dimensions of a head that are rotated."""
+    v_head_dim: int = Field(ge=1)
+    """Value dimensions of a head."""
+    ffn_hidden_size: int = Field(ge=1)
+    """Width inside a dense sublayer."""
+    expert_ffn_hidden_size: int = Field(ge=1)
+    """Width inside a routed expert."""
+    n_routed_experts: int = Field(ge=1)
+    """Experts with weights."""
+    zero_expert_num: int = Field(default=0, ge=0)
+    """Zero-computation experts, which return their input."""
+    moe_topk: int = Field(ge=1)
+    """Experts, of both kinds, chosen for a token."""
+    routed_scaling_factor: float = Field(default=1.0, gt=0)
+    """Factor on the routing weights of both kinds of experts."""
+    router_bias: bool = False
+    """Whether the router's projection has a bias (the selection bias of balance control is another thing)."""
+    rms_norm_eps: float = Field(default=1e-5, gt=0)
+    """Epsilon of every RMS norm but the two inside attention, which have 1e-6 as in the reference implementation."""
+    rope_theta: float = Field(default=10_000_000.0, gt=0)
+    """Base of the rotary frequencies."""
+    max_position_embeddings: int = Field(default=131072, ge=8)
+    """Longest sequence the model is meant for."""
+    mla_scale_q_lora: bool = True
+    """Scale the compressed query by sqrt(hidden_size / q_lora_rank)."""
+    mla_scale_kv_lora: bool = True
+    """Scale the compressed key and value by sqrt(hidden_size / kv_lora_rank)."""
+    initializer_range: float = Field(default=0.02, gt=0)
+    """Standard deviation of initial weights."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.moe_topk > self.n_routed_experts + self.zero_expert_num:
+            raise ValueError(
+                f"moe_topk={self.moe_topk} exceeds n_routed_experts + zero_expert_num = "
+                f"{self.n_routed_experts + self.zero_expert_num}"
+            )
+        return self
+
+    @property
+    def vocabulary(self) -> int:
+        """`vocab_size` once `PipelineConfig` has settled it."""
+        if self.vocab_size is None:
+            raise ConfigError("model.vocab_size is not set and there is no corpus to take it from")
+        return self.vocab_size
+
+
+class OptimizerConfig(_Section):
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the last step as a share of the peak."""
+    warmup_steps: int = Field(default=20, ge=0)
+    """Steps of linear warm-up."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+    epsilon: float = Field(default=1e-16, gt=0)
+    """Well below the gradients' RMS, as LongCat-Flash prescribes (arXiv 2509.01322)."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of matrices; norms, embeddings and biases have none."""
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this global norm."""
+
+
+class BalanceConfig(_Section):
+    """Control of the experts' load through the selection bias (arXiv 2509.01322, section on zero-computation experts)."""
+
+    target_ffn_experts: float | None = Field(default=None, gt=0)
+    """K_e, mean routed experts of a token; none takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without zero experts."""
+    bias_update_rate: float = Field(default=1e-3, ge=0)
+    """mu of the bias update. Meituan has published no value: ours."""
+
+
+class TrainingConfig(_Section):
+    """Pre-training: batch, length, layout and what is saved."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    batch_sequences: int = Field(ge=1)
+    """Sequences in one optimizer step, over all processes."""
+    micro_batch_sequences: int = Field(default=0, ge=0)
+    """Sequences of one process that go through the model at once; 0 takes all of its share."""
+    processes: int = Field(default=0, ge=0)
+    """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
+    expert_parallel: int = Field(default=1, ge=1)
+    """Processes over which the experts are spread; divides `processes` and the routed experts."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimizer and its schedule."""
+    balance: BalanceConfig = BalanceConfig()
+    """Control of the experts' load."""
+    log_every_steps: Annotated[int, RUNTIME] = Field(default=10, ge=1)
+    """Steps between two records of throughput and MFU; the loss is recorded at every step."""
+    checkpoint_every_steps: Annotated[int, RUNTIME] = Field(default=200, ge=1)
+    """Steps between two checkpoints that an interrupted run resumes from."""
+    keep_checkpoints: Annotated[int, RUNTIME] = Field(default=2, ge=1)
+    """Checkpoints kept while training."""
+    max_restarts: Annotated[int, RUNTIME] = Field(default=2, ge=0)
+    """Restarts from the last checkpoint after a failed process, as long as each attempt gets further."""
+    collective_timeout_s: Annotated[float, RUNTIME] = Field(default=300, gt=0)
+    """No collective waits longer than this."""
+    deadline_s: Annotated[float, RUNTIME] = Field(default=7 * 24 * 3600, gt=0)
+    """The whole stage takes no longer than this."""
+    grace_s: Annotated[float, RUNTIME] = Field(default=20, gt=0)
+    """Time that processes told to stop have for saving a checkpoint before they are killed."""
+
+
+class BenchmarkConfig(_Section):
+    """Measurement of the trained model's throughput."""
+
+    warmup_steps: int = Field(default=3, ge=0)
+    """Steps before measuring."""
+    windows: int = Field(default=3, ge=1)
+    """Measured windows; the median is reported with the spread."""
+    window_steps: int = Field(default=4, ge=1)
+    """Steps in one window."""
+    reference_rows: int = Field(default=6, ge=1)
+    """Published rows shown beside the result."""
+
+
+class EvaluationConfig(_Section):
+    """What the checkpoint is scored on."""
+
+    held_out_sequences: int = Field(default=256, ge=1)
+    """At most so many held-out sequences are scored."""
+    ngram_order: int = Field(default=5, ge=1, le=8)
+    """Order of the n-gram baseline."""
+    tasks: list[str] = Field(default_factory=lambda: ["python_completion"])
+    """lm-evaluation-harness tasks, by name; each is a YAML file with its JSONL in data/evaluation/."""
+    task_limit: int | None = Field(default=None, ge=1)
+    """At most so many documents of each task."""
+    batch_sequences: int = Field(default=16, ge=1)
+    """Sequences scored at once; fixed, because results can depend on it."""
+
+
+class PipelineConfig(_Section):
+    """Everything a run depends on."""
+
+    preset: Annotated[str, RUNTIME] = "custom"
+    """Name of the preset this configuration started from."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights and of the order of data."""
+    accelerator: Annotated[Literal["auto", "npu", "cuda", "cpu"], RUNTIME] = "auto"
+    """Device to train on. The stages that compute put the resolved kind into their identity."""
+    experiment: Annotated[str, RUNTIME] = "longcat"
+    """MLflow experiment."""
+    corpus: CorpusConfig = CorpusConfig()
+    """Data preprocessing."""
+    model: ModelConfig
+    """The model."""
+    training: TrainingConfig
+    """Pre-training."""
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    """MFU benchmark."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Checkpoint evaluation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PipelineConfig:
+        if self.model.vocab_size is None:
+            object.__setattr__(
+                self, "model", self.model.model_copy(update={"vocab_size": self.corpus.vocabulary_size})
+            )
+        elif self.model.vocab_size < self.corpus.vocabulary_size:
+            raise ValueError(
+                f"model.vocab_size={self.model.vocab_size} is smaller than "
+                f"corpus.vocabulary_size={self.corpus.vocabulary_size}"
+            )
+        if self.corpus.sequence_length_tokens > self.model.max_position_embeddings:
+            raise ValueError(
+                f"corpus.sequence_length_tokens={self.corpus.sequence_length_tokens} exceeds "
+                f"model.max_position_embeddings={self.model.max_position_embeddings}"
+            )
+        if self.model.n_routed_experts % self.training.expert_parallel:
+            raise ValueError(
+                f"training.expert_parallel={self.training.expert_parallel} does not divide "
+                f"model.n_routed_experts={self.model.n_routed_experts}"
+            )
+        return self
+
+
+# ---------------------------------------------------------------------------------------------------- identity
+
+
+def identity(section: BaseModel) -> dict[str, Any]:
+    """The part of a configuration section that can change bytes, as plain JSON values.
+
+    Raises:
+        TypeError: a field holds something that has no canonical JSON form; falling back to `repr` would let such a
+            value fork digests silently.
+    """
+    return {
+        name: _canonical(getattr(section, name), name)
+        for name, field in type(section).model_fields.items()
+        if RUNTIME not in field.metadata
+    }
+
+
+def _canonical(value: Any, where: str) -> Any:
+    if isinstance(value, BaseModel):
+        return identity(value)
+    if isinstance(value, list):
+        return [_canonical(item, where) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{where}: a {type(value).__name__} cannot be part of an identity")
+
+
+# ---------------------------------------------------------------------------------------------------- loading
+
+
+def preset_names() -> list[str]:
+    """Names of the presets, in alphabetical order."""
+    return sorted(path.stem for path in PRESET_DIRECTORY.glob("*.yaml"))
+
+
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()
+) -> PipelineConfig:
+    """Build the configuration: preset, then file, then `a.b=c` overrides, each over the one before.
+
+    Without preset and file the preset is `tiny`; a file alone has to be complete, or name a `preset` itself.
+
+    Raises:
+        ConfigError: naming the file or override and the field, with the nearest right key for an unknown one.
+    """
+    tree: dict[str, Any] = {}
+    origin = "--set"
+    if file is not None:
+        origin = str(file)
+        tree = _read_yaml(file)
+    preset = preset or tree.get("preset") or (None if file else "tiny")
+    if preset is not None:
+        names = preset_names()
+        if preset not in names:
+            raise ConfigError(f"unknown preset {preset!r}{_nearest(preset, names)}; there are: {', '.join(names)}")
+        tree = _merge(_read_yaml(PRESET_DIRECTORY / f"{preset}.yaml"), tree)
+        tree["preset"] = preset
+        origin = f"preset {preset}" if file is None else origin
+    for override in overrides:
+        tree = _merge(tree, _parse_override(override))
+        origin = f"{origin} with --set" if "--set" not in origin else origin
+    try:
+        return PipelineConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
+    return tree
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set training.steps=100")
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
+    if isinstance(tree, str):
+        try:
+            tree = float(tree)  # YAML 1.1 reads 1e-3 as a string
+        except ValueError:
+            pass
+    for part in reversed(key.strip().split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r}{_nearest_key(location)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is missing")
+        else:
+            found = "" if isinstance(problem["input"], dict) else f" (found {json.dumps(problem['input'], default=str)})"
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {message}{found}" if key else message)
+    return f"{origin}: " + "; ".join(lines)
+
+
+def _nearest_key(location: list[str]) -> str:
+    """Suggest a sibling of the unknown key, else the same name elsewhere in the tree."""
+    section: type[BaseModel] = PipelineConfig
+    for part in location[:-1]:
+        if part in section.model_fields:
+            section = _section_of(section.model_fields[part].annotation) or section
+    siblings = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
+    if siblings:
+        return f"; did you mean {'.'.join([*location[:-1], siblings[0]])!r}?"
+    leaf = location[-1]
+    elsewhere = [key for key in all_keys(PipelineConfig) if key.rsplit(".", 1)[-1] == leaf]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]!r}?"
+    return f"; there are: {', '.join(section.model_fields)}"
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def all_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """Every dotted key of a configuration section, sections themselves included."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        nested = _section_of(field.annotation)
+        if nested is not None:
+            yield from all_keys(nested, f"{prefix}{name}.")
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
