@@ -6,7 +6,8 @@ A stage knows nothing of terminals, Prefect or MLflow: it calls `report(Progress
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -34,3 +35,21 @@ Reporter = Callable[[Progress], None]
 
 def silent(progress: Progress) -> None:
     """The reporter that says nothing."""
+
+
+_listeners: list[Reporter] = []
+
+
+def listeners() -> tuple[Reporter, ...]:
+    """Reporters that want to hear of every stage in this process, besides the one a stage was given."""
+    return tuple(_listeners)
+
+
+@contextmanager
+def listening(reporter: Reporter) -> Iterator[None]:
+    """Let `reporter` hear of every stage while the context is open."""
+    _listeners.append(reporter)
+    try:
+        yield
+    finally:
+        _listeners.remove(reporter)
