@@ -133,8 +133,8 @@ class ModelConfig(_Section):
     """Experts, of both kinds, chosen for a token."""
     routed_scaling_factor: float = Field(default=1.0, gt=0)
     """Factor on the routing weights of both kinds of experts."""
-    router_bias: bool = False
-    """Whether the router's projection has a bias (the selection bias of balance control is another thing)."""
+    attention_bias: bool = False
+    """Whether the projections from and to the residual stream in attention have a bias."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of every RMS norm but the two inside attention, which have 1e-6 as in the reference implementation."""
     rope_theta: float = Field(default=10_000_000.0, gt=0)

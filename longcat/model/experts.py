@@ -1,0 +1,78 @@
+"""The mixture: routed experts as stacked weights, zero-computation experts as a scaled copy of the input."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longcat.config import ModelConfig
+from longcat.model.router import Router
+from longcat.ops.grouped_matmul import grouped_matmul
+
+
+class Dispatcher(Protocol):
+    """Brings tokens to the process that holds their expert, and results back (see `longcat.parallel.expert`)."""
+
+    def __call__(self, experts: Experts, rows: Tensor, counts: Tensor) -> Tensor:
+        """Rows `[n, hidden]` sorted by expert with `counts` `[n_routed_experts]` to the experts' outputs, same order."""
+
+
+class Experts(nn.Module):
+    """SwiGLU experts with weights stacked along the first axis."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts, hidden, inner = config.n_routed_experts, config.hidden_size, config.expert_ffn_hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
+        self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
+        self.dispatcher: Dispatcher | None = None
+        """Set by expert parallelism; none means that every expert is here."""
+
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """Outputs `[n, hidden]` of the routed experts, for rows sorted by expert; `counts` is `[n_routed_experts]`."""
+        if self.dispatcher is not None:
+            return self.dispatcher(self, rows, counts)
+        return self.compute(rows, counts)
+
+    def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """The same for the experts this process holds: `counts` has one entry for each of them."""
+        gate_up, down = _local(self.gate_up_proj), _local(self.down_proj)
+        gate, up = grouped_matmul(rows, gate_up, counts).chunk(2, dim=-1)
+        return grouped_matmul(F.silu(gate) * up, down, counts)
+
+
+class MixtureOfExperts(nn.Module):
+    """Router, routed experts and zero-computation experts.
+
+    A slot that goes to a zero-computation expert costs one multiply-add of the token: it is neither sorted, nor sent to
+    another process, nor multiplied by a matrix.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.routed = config.n_routed_experts
+        self.router = Router(config)
+        self.experts = Experts(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, seq, hidden]` to the same shape: sum over chosen experts of weight * expert(x), expert(x) = x if zero."""
+        tokens = x.flatten(0, -2)
+        weights, experts = self.router(tokens)
+        zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
+        out = tokens * zero_share.to(x.dtype)
+
+        flat = experts.flatten()
+        counts = torch.bincount(flat, minlength=self.routed)[: self.routed]
+        slots = flat.argsort(stable=True)[: int(counts.sum())]  # zero experts have the highest numbers: cut off
+        owners = slots // experts.shape[-1]
+        outputs = self.experts(tokens[owners], counts) * weights.flatten()[slots, None].to(x.dtype)
+        return out.index_add(0, owners, outputs).view_as(x)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """This process' part of a parameter that may be spread over processes."""
+    to_local = getattr(parameter, "to_local", None)
+    return to_local() if to_local is not None else parameter

@@ -1,0 +1,72 @@
+"""The whole model: embedding, layers, norm, head and the language-model loss.
+
+Parameter names are those of Hugging Face's `LongcatFlashForCausalLM`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longcat.config import ModelConfig
+from longcat.model.layer import Layer
+from longcat.model.norm import RMSNorm
+from longcat.ops.rotary import rotary_angles
+
+
+class Backbone(nn.Module):
+    """Token embedding, layers and final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.rope_dim, self.rope_theta = config.qk_rope_head_dim, config.rope_theta
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Int64 `[batch, seq]` to `[batch, seq, hidden]`."""
+        x = self.embed_tokens(tokens)
+        cos, sin = rotary_angles(torch.arange(tokens.shape[1], device=x.device), self.rope_dim, self.rope_theta)
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        return self.norm(x)
+
+
+class LongcatModel(nn.Module):
+    """LongCat-Flash for causal language modelling."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits, or with `targets` the summed loss.
+
+        Args:
+            tokens: int64 `[batch, seq]`.
+            targets: int64 `[batch, seq]`, the token that follows each one.
+
+        Returns:
+            fp32 logits `[batch, seq, vocab]`, or the fp32 sum of negative log-likelihoods in nats.
+        """
+        logits = self.lm_head(self.model(tokens))
+        if targets is None:
+            return logits.float()
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+
+    def initialize(self, seed: int) -> None:
+        """Draw weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order."""
+        for name, parameter in self.named_parameters():
+            with torch.no_grad():
+                if parameter.dim() == 1:
+                    parameter.fill_(1.0 if "norm" in name else 0.0)
+                    continue
+                draw = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7]
+                generator = torch.Generator(parameter.device).manual_seed(int.from_bytes(draw, "big"))
+                parameter.normal_(0.0, self.config.initializer_range, generator=generator)

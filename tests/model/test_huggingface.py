@@ -1,0 +1,129 @@
+"""Our logits are those of transformers' LongcatFlashForCausalLM for the same weights, in both directions."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longcat.errors import ConfigError, DataError
+from longcat.model import LongcatModel, load_huggingface
+from longcat.model.huggingface import config_from_huggingface, save_huggingface
+
+transformers = pytest.importorskip("transformers")
+
+
+def reference(seed, **changes):
+    """A random model of transformers' with every weight random, norms and selection bias included."""
+    values = dict(
+        vocab_size=97, hidden_size=48, num_layers=2, num_attention_heads=3, num_key_value_heads=3, q_lora_rank=20,
+        kv_lora_rank=12, qk_nope_head_dim=10, qk_rope_head_dim=6, head_dim=6, v_head_dim=14, ffn_hidden_size=56,
+        expert_ffn_hidden_size=18, n_routed_experts=5, zero_expert_num=3, moe_topk=4, routed_scaling_factor=1.7,
+        max_position_embeddings=64, rms_norm_eps=1e-5,
+    )  # fmt: skip
+    values.update(changes)
+    values["num_key_value_heads"] = values["num_attention_heads"]
+    values["head_dim"] = values["qk_rope_head_dim"]
+    torch.manual_seed(seed)
+    model = transformers.LongcatFlashForCausalLM(transformers.LongcatFlashConfig(**values)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.1 if parameter.dim() > 1 else 0.3))
+            if "norm" in name:
+                parameter.add_(1.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(torch.randn_like(buffer) * 0.05)
+    return model
+
+
+def logits_of(model, tokens):
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+CONFIGURATIONS = [
+    {},
+    {"zero_expert_num": 0, "moe_topk": 2},
+    {"num_layers": 1, "n_routed_experts": 8, "moe_topk": 2, "zero_expert_num": 1},
+    {"num_attention_heads": 2, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 8, "rope_theta": 1e4},
+    {"attention_bias": True, "num_layers": 3},
+    {"hidden_size": 32, "q_lora_rank": 32, "kv_lora_rank": 40, "rms_norm_eps": 1e-3},
+]
+
+
+@pytest.mark.parametrize("changes", CONFIGURATIONS)
+def test_logits_equal_transformers(tmp_path, changes):
+    theirs = reference(3, **changes)
+    theirs.save_pretrained(tmp_path)
+    tokens = torch.randint(0, 97, (2, 33))
+    ours = load_huggingface(tmp_path)
+    assert (ours(tokens) - logits_of(theirs, tokens)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("changes", CONFIGURATIONS)
+def test_transformers_opens_what_we_write(tmp_path, changes):
+    theirs = reference(4, **changes)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_huggingface(tmp_path / "theirs")
+    save_huggingface(ours.state_dict(), ours.config, tmp_path / "ours")
+    tokens = torch.randint(0, 97, (2, 17))
+    if changes.get("zero_expert_num") == 0:  # with zero experts their loader wants the phantom rows, see below
+        again = transformers.LongcatFlashForCausalLM.from_pretrained(tmp_path / "ours").eval()
+        assert (logits_of(again, tokens) - ours(tokens)).abs().max() < 1e-4
+    assert (load_huggingface(tmp_path / "ours")(tokens) - ours(tokens)).abs().max() == 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), heads=st.integers(1, 4), experts=st.integers(2, 7), zero=st.integers(0, 4),
+    layers=st.integers(1, 2), data=st.data(),
+)  # fmt: skip
+def test_logits_equal_for_random_shapes(tmp_path_factory, seed, heads, experts, zero, layers, data):
+    directory = tmp_path_factory.mktemp("model")
+    theirs = reference(
+        seed, num_attention_heads=heads, n_routed_experts=experts, zero_expert_num=zero, num_layers=layers,
+        moe_topk=data.draw(st.integers(2, experts + zero)),  # transformers fails on top-1
+    )  # fmt: skip
+    theirs.save_pretrained(directory)
+    tokens = torch.randint(0, 97, (1, 20))
+    assert (load_huggingface(directory)(tokens) - logits_of(theirs, tokens)).abs().max() < 1e-4
+
+
+def test_missing_and_misshapen_weights_are_named(tmp_path):
+    theirs = reference(0)
+    theirs.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "ffn_hidden_size": 57}))
+    with pytest.raises(DataError, match="gate_proj.weight has shape"):
+        load_huggingface(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**values, "num_layers": 3}))
+    with pytest.raises(DataError, match=r"model\.layers\.2"):
+        load_huggingface(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="cannot read the weights"):
+        load_huggingface(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        load_huggingface(tmp_path)
+
+
+def test_unsupported_configurations_are_refused():
+    values = reference(0).config.to_dict()
+    with pytest.raises(ConfigError, match="yarn"):
+        config_from_huggingface({**values, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}})
+    with pytest.raises(ConfigError, match="hidden_act"):
+        config_from_huggingface({**values, "hidden_act": "gelu"})
+    del values["hidden_size"]
+    with pytest.raises(ConfigError, match="missing hidden_size"):
+        config_from_huggingface(values)
+
+
+def test_initial_weights_depend_on_seed_and_name_only():
+    config = config_from_huggingface(reference(0).config.to_dict())
+    one, two, other = (LongcatModel(config) for _ in range(3))
+    one.initialize(1), two.initialize(1), other.initialize(2)
+    for (name, a), b, c in zip(one.state_dict().items(), two.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+        assert "proj" not in name or not torch.equal(a, c), name
