@@ -1,0 +1,19 @@
+"""All axes of parallelism, applied to a model in plain order."""
+
+from __future__ import annotations
+
+import torch
+
+from longcat.model.transformer import LongcatModel
+from longcat.parallel.data import shard
+from longcat.parallel.expert import spread_experts
+from longcat.parallel.mesh import ProcessMesh
+
+
+def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> LongcatModel:
+    """Spread an initialised model over the mesh, in place: experts first, then everything by data parallelism."""
+    model.to(mesh.device)
+    if mesh.expert.size() > 1:
+        spread_experts(model, mesh.expert)
+    shard(model, mesh, compute)
+    return model
