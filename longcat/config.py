@@ -206,8 +206,8 @@ class TrainingConfig(_Section):
     """Sequences of one process that go through the model at once; 0 takes all of its share."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
-    expert_parallel: int = Field(default=1, ge=1)
-    """Processes over which the experts are spread; divides `processes` and the routed experts."""
+    expert_parallel: int = Field(default=0, ge=0)
+    """Processes over which the experts are spread; 0 takes the most that divide both `processes` and the routed experts."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -296,7 +296,7 @@ class PipelineConfig(_Section):
                 f"corpus.sequence_length_tokens={self.corpus.sequence_length_tokens} exceeds "
                 f"model.max_position_embeddings={self.model.max_position_embeddings}"
             )
-        if self.model.n_routed_experts % self.training.expert_parallel:
+        if self.training.expert_parallel and self.model.n_routed_experts % self.training.expert_parallel:
             raise ValueError(
                 f"training.expert_parallel={self.training.expert_parallel} does not divide "
                 f"model.n_routed_experts={self.model.n_routed_experts}"

@@ -1,0 +1,75 @@
+"""Checkpoints of a run in progress, in torch's distributed format: any number of processes can read them again.
+
+`step-00000100/` appears under its name only when every process has written its part, so the newest one is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+def save(directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+    """Write the state after `step` steps and drop all but the newest `keep`; returns its directory. Collective."""
+    final = directory / f"step-{step:08d}"
+    write(directory / f".{final.name}", step, model, optimizer)
+    if dist.get_rank() == 0:
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(directory / f".{final.name}", final)
+        for old in [path for _, path in saved(directory)][:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    dist.barrier()
+    return final
+
+
+def write(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write the state to `path`, whatever was there before. Collective."""
+    if dist.get_rank() == 0:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+    dist.barrier()
+    dcp.save(_state(model, optimizer, step), checkpoint_id=path)
+
+
+def saved(directory: Path) -> list[tuple[int, Path]]:
+    """Complete checkpoints in `directory`, (step, path), oldest first."""
+    found = [(int(match[1]), path) for path in directory.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return sorted(found)
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Restore model and optimizer in place; returns the number of steps they have seen. Collective."""
+    state = _state(model, optimizer, 0)
+    dcp.load(state, checkpoint_id=path)
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return int(state["step"])
+
+
+def whole_model(model: nn.Module) -> dict[str, Tensor]:
+    """The model's whole state on rank 0's CPU, and nothing elsewhere. Collective."""
+    state: dict[str, Tensor] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return state
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    return {"model": model_state, "optimizer": optimizer_state, "step": torch.tensor(step)}

@@ -1,0 +1,66 @@
+"""What the launcher and the training processes tell each other: files in one directory, all JSON.
+
+    job.json            what to do (written by the launcher)
+    metrics.jsonl       one record a step, fsynced (rank 0)
+    result.json         facts of a finished job (rank 0)
+    error-RANK.json     why a process failed
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from longcat.artifact import write_json
+from longcat.config import PipelineConfig
+
+JOB, METRICS, RESULT = "job.json", "metrics.jsonl", "result.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How training is laid out over processes, settled from the configuration and the machine."""
+
+    accelerator: Literal["npu", "cuda", "cpu"]
+    processes: int
+    expert_parallel: int
+    precision: Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One launch of the training processes."""
+
+    task: Literal["pretrain", "measure"]
+    config: dict[str, Any]
+    """`PipelineConfig` as JSON."""
+    layout: Layout
+    tokens: str
+    """Directory of the tokens artifact."""
+    directory: str
+    """Where everything is written."""
+    attempt: int = 0
+    """Launches of the same job before this one."""
+    start_from: str | None = None
+    """For `measure`: the state to begin with."""
+    peak_flops: float | None = None
+    """Peak of all processes together, for the MFU in the metrics."""
+
+    def write(self) -> Path:
+        """Write `job.json` and return its path."""
+        path = Path(self.directory) / JOB
+        write_json(path, asdict(self))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read a `job.json`."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "layout": Layout(**values["layout"])})
+
+    @property
+    def pipeline(self) -> PipelineConfig:
+        """The configuration as a tree."""
+        return PipelineConfig.model_validate(self.config)

@@ -1,0 +1,202 @@
+"""A training process: `python -m longcat.training.worker JOB.json`, started by torchrun, once a rank.
+
+Knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint after the step in work and leave.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from longcat.accelerator import Accelerator, choose
+from longcat.artifact import disk_errors, write_json
+from longcat.benchmark.flops import training_flops_per_token
+from longcat.corpus.loader import Loader
+from longcat.corpus.shards import TokenCorpus
+from longcat.errors import LongcatError
+from longcat.model.huggingface import save_huggingface
+from longcat.parallel.mesh import ProcessMesh, join, leave
+from longcat.training import checkpoint
+from longcat.training.balance import load_figures
+from longcat.training.job import METRICS, RESULT, Job
+from longcat.training.metrics import MetricsFile
+from longcat.training.trainer import StepResult, Trainer
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """The job's objects in one process."""
+
+    def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator) -> None:
+        self.job, self.mesh, self.accelerator = job, mesh, accelerator
+        self.config = job.pipeline
+        self.directory = Path(job.directory)
+        self.trainer = Trainer(self.config, mesh, accelerator, job.layout.precision)
+        self.corpus = TokenCorpus.open(Path(job.tokens))
+        training = self.config.training
+        self.loader = Loader(
+            self.corpus.train, self.config.seed, training.batch_sequences, rank=mesh.rank, world=mesh.processes
+        )
+        self.batch_tokens = training.batch_sequences * self.corpus.sequence_length
+        self.stop_asked = False
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
+
+    def _ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.stop_asked = True
+
+    def step(self, step: int) -> StepResult:
+        """Train on the batch of a step."""
+        return self.trainer.step(step, self.loader.batch(step), self.stop_asked)
+
+    def pretrain(self) -> None:
+        """Train to the last step, from the newest checkpoint if there is one, and export the model."""
+        training, states = self.config.training, self.directory / "checkpoints"
+        done = 0
+        if newest := checkpoint.saved(states):
+            done = checkpoint.load(newest[-1][1], self.trainer.model, self.trainer.optimizer)
+        metrics = MetricsFile(self.directory / METRICS, after_step=done) if self.mesh.rank == 0 else None
+        window_began, window_step, working = time.perf_counter(), done, 0.0
+        ffn_experts, losses = 0.0, []
+        for step in range(done, training.steps):
+            result = self.step(step)
+            done = step + 1
+            losses.append(result.loss)
+            figures = self._figures(result, step)
+            ffn_experts = figures["moe/ffn_experts_per_token"]
+            if done % training.log_every_steps == 0 or done == training.steps:
+                self.accelerator.synchronize()
+                seconds = time.perf_counter() - window_began
+                working += seconds
+                figures |= self._throughput((done - window_step) * self.batch_tokens / seconds, ffn_experts)
+            if metrics:
+                metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **figures})
+            if result.stop or (done % training.checkpoint_every_steps == 0 and done < training.steps):
+                checkpoint.save(states, done, self.trainer.model, self.trainer.optimizer, training.keep_checkpoints)
+            if result.stop and done < training.steps:
+                return
+            if done % training.log_every_steps == 0:  # time spent on checkpoints is not training time
+                window_began, window_step = time.perf_counter(), done
+        self._export(done, statistics.fmean(losses[-20:]) if losses else None, ffn_experts)
+
+    def _figures(self, result: StepResult, step: int) -> dict[str, float]:
+        return {
+            "train/loss": result.loss,
+            "train/gradient_norm": result.gradient_norm,
+            "train/learning_rate": result.learning_rate,
+            "train/skipped": float(result.skipped),
+            "train/tokens": float((step + 1) * self.batch_tokens),
+            "train/epoch": float(self.loader.epoch(step)),
+            **load_figures(result.load, self.config.model),
+        }
+
+    def _throughput(self, tokens_per_second: float, ffn_experts: float) -> dict[str, float]:
+        flops = training_flops_per_token(self.config.model, self.corpus.sequence_length, ffn_experts)
+        achieved = tokens_per_second * sum(flops.values())
+        figures = {
+            "perf/tokens_per_second": tokens_per_second,
+            "perf/step_seconds": self.batch_tokens / tokens_per_second,
+            "perf/tflops_per_device": achieved / self.mesh.processes / 1e12,
+            "perf/peak_memory_gb": self.accelerator.peak_memory_bytes() / 1e9,
+        }
+        if self.job.peak_flops:
+            figures["perf/mfu"] = achieved / self.job.peak_flops
+        return figures
+
+    def _export(self, steps: int, loss: float | None, ffn_experts: float) -> None:
+        checkpoint.write(self.directory / "state", steps, self.trainer.model, self.trainer.optimizer)
+        weights = checkpoint.whole_model(self.trainer.model)
+        if self.mesh.rank == 0:
+            save_huggingface(weights, self.config.model, self.directory / "huggingface")
+            facts = {
+                "steps": steps,
+                "tokens": steps * self.batch_tokens,
+                "final_loss": loss,
+                "parameters": sum(value.numel() for name, value in weights.items() if "correction_bias" not in name),
+                "ffn_experts_per_token": ffn_experts,
+            }
+            write_json(self.directory / RESULT, facts)
+        dist.barrier()
+
+    def measure(self) -> None:
+        """Time windows of steps from a given state; nothing is kept of what they learn."""
+        if self.job.start_from:
+            checkpoint.load(Path(self.job.start_from), self.trainer.model, self.trainer.optimizer)
+        benchmark = self.config.benchmark
+        first = self.config.training.steps
+        for step in range(benchmark.warmup_steps):
+            self.step(first + step)
+        first += benchmark.warmup_steps
+        seconds, experts = [], []
+        for window in range(benchmark.windows):
+            dist.barrier()
+            self.accelerator.synchronize()
+            began = time.perf_counter()
+            for step in range(benchmark.window_steps):
+                result = self.step(first + window * benchmark.window_steps + step)
+                experts.append(load_figures(result.load, self.config.model)["moe/ffn_experts_per_token"])
+            self.accelerator.synchronize()
+            seconds.append(time.perf_counter() - began)
+        peak = torch.tensor(float(self.accelerator.peak_memory_bytes()), device=self.mesh.device)
+        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+        if self.mesh.rank == 0:
+            result_facts: dict[str, Any] = {
+                "window_seconds": seconds,
+                "window_steps": benchmark.window_steps,
+                "batch_tokens": self.batch_tokens,
+                "sequence_length": self.corpus.sequence_length,
+                "ffn_experts_per_token": statistics.fmean(experts),
+                "peak_memory_bytes": int(peak),
+                "device_kind": self.accelerator.kind,
+                "device_name": self.accelerator.name,
+            }
+            write_json(self.directory / RESULT, result_facts)
+        dist.barrier()
+
+
+def main() -> int:
+    """Run the job named on the command line; a failure is written down before the process leaves."""
+    # the kernel ends this process when torchrun is gone, however that happened
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    job = Job.read(Path(sys.argv[1]))
+    rank = int(os.environ["RANK"])
+    try:
+        accelerator = choose(job.layout.accelerator)
+        mesh = join(accelerator, job.layout.expert_parallel, job.pipeline.training.collective_timeout_s)
+        with disk_errors(Path(job.directory)):
+            worker = Worker(job, mesh, accelerator)
+            {"pretrain": worker.pretrain, "measure": worker.measure}[job.task]()
+        leave()
+    except Exception as error:
+        report = {
+            "time": time.time(),
+            "rank": rank,
+            "type": type(error).__name__,
+            "expected": isinstance(error, LongcatError),
+            "message": str(error),
+            "traceback": traceback.format_exc(),
+        }
+        try:
+            write_json(Path(job.directory) / f"error-{rank}.json", report)
+        except OSError:
+            print(json.dumps(report), file=sys.stderr)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # do not wait for the other ranks in a collective that will never end
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
