@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.norm import RMSNorm
+from longcat.ops.attention import causal_attention
 from longcat.ops.rotary import rotate
 
 LORA_NORM_EPS = 1e-6
@@ -50,5 +50,5 @@ class LatentAttention(nn.Module):
         k_rope = rotate(k_rope.unsqueeze(2), cos, sin).expand(-1, -1, self.heads, -1)
         q = torch.cat([q_nope, rotate(q_rope, cos, sin)], dim=-1).transpose(1, 2)
         k = torch.cat([k_nope, k_rope], dim=-1).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), is_causal=True)
+        out = causal_attention(q, k, v.transpose(1, 2))
         return self.o_proj(out.transpose(1, 2).flatten(2))
