@@ -1,0 +1,69 @@
+"""Fast paths agree with their plain references, in values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longcat.ops.attention import causal_attention_explicit
+from longcat.ops.grouped_matmul import grouped_matmul, grouped_matmul_reference
+from longcat.ops.rotary import rotary_angles, rotate
+
+
+@settings(max_examples=25, deadline=None)
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=6), sizes=st.sampled_from([(8, 16), (16, 8), (7, 5)]))
+def test_grouped_matmul_equals_a_product_a_group(counts, sizes):
+    inner, outer = sizes
+    torch.manual_seed(sum(counts))
+    x = torch.randn(sum(counts), inner, requires_grad=True)
+    weight = torch.randn(len(counts), outer, inner, requires_grad=True)
+    upstream = torch.randn(sum(counts), outer)
+    results = []
+    for function in (grouped_matmul, grouped_matmul_reference):
+        out = function(x, weight, torch.tensor(counts))
+        results.append((out, *torch.autograd.grad(out, (x, weight), upstream)))
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain)
+
+
+def test_an_expert_without_tokens_gets_zero_gradients():
+    weight = torch.randn(3, 8, 8, requires_grad=True)
+    out = grouped_matmul(torch.randn(4, 8), weight, torch.tensor([4, 0, 0]))
+    out.backward(torch.ones_like(out))
+    assert weight.grad[0].abs().sum() > 0
+    assert torch.equal(weight.grad[1:], torch.zeros(2, 8, 8))
+    empty = torch.autograd.grad(grouped_matmul(torch.randn(0, 8), weight, torch.zeros(3, dtype=int)).sum(), weight)[0]
+    assert torch.equal(empty, torch.zeros_like(weight))
+
+
+@pytest.mark.parametrize("value_dim", [8, 12])
+def test_explicit_attention_equals_torch(value_dim):
+    torch.manual_seed(0)
+    query, key = (torch.randn(2, 3, 17, 12, requires_grad=True) for _ in range(2))
+    value = torch.randn(2, 3, 17, value_dim, requires_grad=True)
+    upstream = torch.randn(2, 3, 17, value_dim)
+    ours = causal_attention_explicit(query, key, value)
+    theirs = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, (query, key, value), upstream),
+        torch.autograd.grad(theirs, (query, key, value), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@given(shift=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_rotated_dot_products_depend_on_distance_only(shift):
+    torch.manual_seed(1)
+    query, key = torch.randn(1, 8), torch.randn(1, 8)
+
+    def score(first, second):
+        cos, sin = rotary_angles(torch.tensor([first, second]), 8, 10_000.0)
+        q, k = (rotate(x.view(1, 1, 8), cos[i : i + 1], sin[i : i + 1]) for i, x in enumerate((query, key)))
+        return float((q * k).sum())
+
+    assert score(5 + shift, 2 + shift) == pytest.approx(score(5, 2), abs=2e-3)
+    assert score(0, 0) == pytest.approx(float((query * key).sum()), abs=1e-5)

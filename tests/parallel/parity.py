@@ -1,0 +1,37 @@
+"""Run by torchrun in test_parity: gradients of a parallel model against those of one process with the whole batch."""
+
+import sys
+
+import torch
+
+from longcat.accelerator import choose
+from longcat.config import load_config
+from longcat.model import LongcatModel
+from longcat.parallel.mesh import join, leave
+from longcat.parallel.parallelize import parallelize
+
+
+def main(expert_parallel: int, starve: bool) -> None:
+    config = load_config("smoke").model
+    mesh = join(choose("cpu"), expert_parallel, timeout_s=60)
+    tokens = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0))
+    models = [LongcatModel(config) for _ in range(2)]
+    for model in models:
+        model.initialize(0)
+        if starve:  # nobody chooses routed expert 0
+            for layer in model.model.layers:
+                layer.mlp.router.e_score_correction_bias[0] = -10
+    whole, spread = models
+    (whole(tokens[:, :-1], tokens[:, 1:]) / 128).backward()
+    parallelize(spread, mesh, torch.float32)
+    mine = tokens[mesh.rank :: mesh.processes]
+    (spread(mine[:, :-1], mine[:, 1:]) / 128).backward()
+    for (name, ours), (_, theirs) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
+        assert ours.grad is not None, name
+        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
+    if starve:
+        assert float(whole.model.layers[0].mlp.experts.down_proj.grad[0].abs().sum()) == 0
+    leave()
+
+
+main(int(sys.argv[1]), sys.argv[2] == "starve")
