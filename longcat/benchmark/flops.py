@@ -1,0 +1,78 @@
+"""Floating-point operations of LongCat, per token and component, from the configuration alone.
+
+A matrix product of `[m, k]` and `[k, n]` costs 2mkn. The backward pass costs twice the forward, so training costs three
+times the sums below. Norms, softmax, rotary embedding, activations and the embedding's look-up are not counted, as in
+PaLM (arXiv 2204.02311, appendix B) and Megatron (arXiv 2104.04473).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from longcat.config import ModelConfig
+
+BACKWARD_AND_FORWARD = 3
+
+
+def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float]:
+    """Weights that one token is multiplied by, by component.
+
+    Args:
+        model: the model.
+        ffn_experts: mean routed experts of a token; zero-computation experts have no weights.
+    """
+    heads, hidden = model.num_attention_heads, model.hidden_size
+    mla = (
+        hidden * model.q_lora_rank
+        + model.q_lora_rank * heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
+        + hidden * (model.kv_lora_rank + model.qk_rope_head_dim)
+        + model.kv_lora_rank * heads * (model.qk_nope_head_dim + model.v_head_dim)
+        + heads * model.v_head_dim * hidden
+    )
+    layers = model.num_layers
+    return {
+        "attention_projections": 2 * layers * mla,
+        "dense_ffn": 2 * layers * 3 * hidden * model.ffn_hidden_size,
+        "router": layers * hidden * (model.n_routed_experts + model.zero_expert_num),
+        "routed_experts": layers * ffn_experts * 3 * hidden * model.expert_ffn_hidden_size,
+        "lm_head": hidden * model.vocabulary,
+    }
+
+
+def expected_ffn_experts(model: ModelConfig) -> float:
+    """Mean routed experts of a token when every expert, of both kinds, is chosen equally often."""
+    return model.moe_topk * model.n_routed_experts / (model.n_routed_experts + model.zero_expert_num)
+
+
+def training_flops_per_token(
+    model: ModelConfig,
+    sequence_length: int,
+    ffn_experts: float | None = None,
+    attention: Literal["causal", "full"] = "causal",
+) -> dict[str, float]:
+    """FLOP of forward and backward pass for one token, by component.
+
+    Args:
+        model: the model.
+        sequence_length: tokens that attention sees.
+        ffn_experts: mean routed experts of a token, best as measured; `expected_ffn_experts` when none.
+        attention: `causal` counts the scores that are used, half the square; `full` the whole square, as PaLM does.
+    """
+    if ffn_experts is None:
+        ffn_experts = expected_ffn_experts(model)
+    forward = {name: 2.0 * count for name, count in matmul_parameters(model, ffn_experts).items()}
+    dims = model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim
+    seen = sequence_length / 2 if attention == "causal" else sequence_length
+    forward["attention_scores"] = 2 * model.num_layers * model.num_attention_heads * 2.0 * dims * seen
+    return {name: BACKWARD_AND_FORWARD * flops for name, flops in forward.items()}
+
+
+def parameters(model: ModelConfig) -> dict[str, int]:
+    """All parameters, by component; the router's selection bias is none."""
+    counts = {name: int(count) for name, count in matmul_parameters(model, model.n_routed_experts).items()}
+    norms = 2 * model.num_layers * (2 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank) + model.hidden_size
+    biases = 0
+    if model.attention_bias:
+        rows = model.q_lora_rank + model.kv_lora_rank + model.qk_rope_head_dim + model.hidden_size
+        biases = 2 * model.num_layers * rows
+    return counts | {"embedding": model.hidden_size * model.vocabulary, "norms_and_biases": norms + biases}

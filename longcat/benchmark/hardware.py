@@ -1,0 +1,100 @@
+"""Peak throughput: from the hardware table for a known accelerator, measured for a CPU, none for anything else."""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from longcat.accelerator import Accelerator
+from longcat.artifact import ROOT
+
+TABLE = ROOT / "data/reference/hardware.csv"
+_GEMM_SIZES = (512, 1024, 2048)
+_GEMM_SECONDS = 0.4
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A peak and where it comes from."""
+
+    flops: float
+    """Dense matrix FLOP/s of one device; for a CPU of the whole machine."""
+    source: str
+    measured: bool
+
+
+@dataclass(frozen=True)
+class HardwareRow:
+    """One row of the table: a device by the exact names its driver gives."""
+
+    name: str
+    aliases: tuple[str, ...]
+    vendor: str
+    bf16_flops: float
+    memory_gb: float
+    source: str
+    confidence: str
+
+
+@lru_cache(maxsize=1)
+def hardware_table(path: Path = TABLE) -> tuple[HardwareRow, ...]:
+    """All rows of data/reference/hardware.csv."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return tuple(
+            HardwareRow(
+                row["name"],
+                tuple(alias.strip() for alias in row["aliases"].split(";") if alias.strip()),
+                row["vendor"],
+                float(row["bf16_tflops"]) * 1e12,
+                float(row["memory_gb"]),
+                row["source"],
+                row["confidence"],
+            )
+            for row in csv.DictReader(stream)
+        )
+
+
+def find_hardware(name: str) -> HardwareRow | None:
+    """The row with exactly this name or alias, whatever the case; an H200 is not an H20, and unknown is none."""
+    wanted = name.strip().lower()
+    for row in hardware_table():
+        if wanted in (row.name.lower(), *(alias.lower() for alias in row.aliases)):
+            return row
+    return None
+
+
+def peak(accelerator: Accelerator, precision: str) -> Peak | None:
+    """The peak that utilisation is measured against, or none when it is not known."""
+    if accelerator.kind == "cpu":
+        return Peak(
+            measured_gemm_flops("bf16" if precision == "bf16" else "fp32"),
+            f"measured: best {precision} matrix product on all cores of this machine",
+            measured=True,
+        )
+    row = find_hardware(accelerator.name)
+    if row is None or precision != "bf16":
+        return None
+    return Peak(row.bf16_flops, f"{row.name}, dense bf16: {row.source}", measured=False)
+
+
+@lru_cache(maxsize=2)
+def measured_gemm_flops(precision: Literal["bf16", "fp32"]) -> float:
+    """Best FLOP/s of square matrix products of several sizes on the CPU, with all cores."""
+    import torch
+
+    best = 0.0
+    with torch.no_grad():
+        for size in _GEMM_SIZES:
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+            a @ b
+            end = time.perf_counter() + _GEMM_SECONDS
+            while time.perf_counter() < end:
+                began = time.perf_counter()
+                a @ b
+                best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best

@@ -1,0 +1,74 @@
+"""Which rows make up the batch of a step: a pure function of seed and step, with no state to save or to lose.
+
+Every epoch goes through all rows once, in an order of its own. The order is a keyed permutation that is computed, not
+stored: a Feistel network over the smallest even number of bits that holds a row number, walked until it lands inside
+(Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). A resumed run, and any number of processes, see the
+same rows at the same step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from longcat.corpus.shards import TokenRows
+
+_ROUNDS = 6
+
+
+class Loader:
+    """Batches for one of `world` processes, each of which gets its share of every global batch."""
+
+    def __init__(self, rows: TokenRows, seed: int, batch_sequences: int, rank: int = 0, world: int = 1) -> None:
+        if len(rows) < 1:
+            raise ValueError("there are no rows to load")
+        if batch_sequences % world or not 0 <= rank < world:
+            raise ValueError(f"batch_sequences={batch_sequences} cannot be shared out to rank {rank} of {world}")
+        self.rows = rows
+        self.seed = seed
+        self.batch_sequences = batch_sequences
+        self.share = range(rank * batch_sequences // world, (rank + 1) * batch_sequences // world)
+
+    def batch(self, step: int) -> np.ndarray:
+        """This process' rows of a step, int64 `[batch_sequences / world, sequence_length + 1]`."""
+        return self.rows.take(self.indices(step))
+
+    def indices(self, step: int) -> np.ndarray:
+        """Numbers of this process' rows of a step, int64; a batch may reach into the next epoch."""
+        places = step * self.batch_sequences + np.arange(self.share.start, self.share.stop, dtype=np.int64)
+        epochs, places = np.divmod(places, len(self.rows))
+        indices = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            indices[mine] = permute(places[mine], len(self.rows), self.seed, int(epoch))
+        return indices
+
+    def epoch(self, step: int) -> float:
+        """Passes over the rows that are complete before this step."""
+        return step * self.batch_sequences / len(self.rows)
+
+
+def permute(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+    """Where each place in `range(size)` goes under the permutation of (seed, epoch), int64 of the same shape."""
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64)
+    values = places.astype(np.uint64)
+    outside = np.ones(values.shape, bool)
+    while outside.any():
+        values[outside] = _feistel(values[outside], half, keys)
+        outside = values >= size
+    return values.astype(np.int64)
+
+
+def _feistel(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
+    mask = np.uint64((1 << half) - 1)
+    left, right = values >> np.uint64(half), values & mask
+    for key in keys:
+        left, right = right, left ^ (_mix(right + key) & mask)
+    return (left << np.uint64(half)) | right
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64: every input bit moves every output bit (arithmetic is modulo 2^64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
