@@ -80,8 +80,12 @@ def _local(config: SourceConfig) -> Source:
 
 def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:
     """Files below a folder in the order of their path, without hidden files and folders and those in `skip`."""
+
+    def give_up(error: OSError) -> None:
+        raise DataError(f"cannot read folder {error.filename}: {error.strerror}") from error
+
     files = []
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=give_up):
         folders[:] = [name for name in folders if name not in skip and not name.startswith(".")]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     return sorted((path for path in files if path.is_file()), key=lambda path: path.relative_to(root).as_posix())

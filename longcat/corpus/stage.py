@@ -66,8 +66,8 @@ def preprocess(config: PipelineConfig, *, workspace: Workspace, report: Reporter
     rows = artifact.facts["train_rows"]
     if rows < config.training.batch_sequences:
         raise DataError(
-            f"the corpus makes {rows} training sequences of {config.corpus.sequence_length_tokens} tokens, less than one "
-            f"batch: give it more text, or lower training.batch_sequences={config.training.batch_sequences} or "
+            f"the corpus makes {rows} training sequences of {config.corpus.sequence_length_tokens} tokens, fewer than "
+            f"one batch: give it more text, or lower training.batch_sequences={config.training.batch_sequences} or "
             "corpus.sequence_length_tokens"
         )
     report(Progress("preprocess", 100, 100, f"{artifact.facts['train_tokens']:,} training tokens"))
@@ -92,12 +92,9 @@ def _build(corpus: CorpusConfig, sources: list[Source], directory: Path, report:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".text-", dir=directory)))
         splits = {name: stack.enter_context(Spool(scratch / name)) for name in ("train", "held_out")}
         facts = _read(corpus, sources, splits, report)
-        documents, text_bytes = sum(map(len, splits.values())), sum(spool.size_bytes for spool in splits.values())
         for name, spool in splits.items():
             if not len(spool):
-                raise DataError(
-                    f"no document is left for the {name} split: {_account(facts, documents)}; {_MORE[name]}"
-                )
+                raise DataError(f"no document is left for the {name} split: {_account(facts)}; {_MORE[name]}")
 
         report(Progress("preprocess", _READ, 100, "training the tokenizer"))
         tokenizer = train_tokenizer(splits["train"].sample(corpus.tokenizer_sample_bytes), corpus.vocabulary_size)
@@ -107,17 +104,13 @@ def _build(corpus: CorpusConfig, sources: list[Source], directory: Path, report:
 
         stack.enter_context(single_threaded())
         indices: dict[str, SplitIndex] = {}
-        stream_tokens = 0
-        before_bytes = 0
+        stream_tokens = done_bytes = 0
         for name, spool in splits.items():
             packer = Packer(
                 corpus.sequence_length_tokens, corpus.shard_sequences, END_OF_TEXT, token_dtype(vocabulary_size)
             )
-
-            def advance(done_bytes: int, before_bytes: int = before_bytes) -> None:
-                share = (before_bytes + done_bytes) / text_bytes
-                report(Progress("preprocess", _TRAIN + (100 - _TRAIN) * share, 100, "tokenising"))
-
+            share = spool.size_bytes / facts["text_bytes"]
+            advance = _stretch(report, done_bytes / facts["text_bytes"], share)
             runs = _pack(tokenizer, spool, packer, corpus.workers or os.cpu_count() or 1, advance)
             indices[name] = SplitIndex(
                 shards=write_shards(directory, name, runs),
@@ -127,13 +120,14 @@ def _build(corpus: CorpusConfig, sources: list[Source], directory: Path, report:
                 documents=len(spool),
                 bytes=spool.size_bytes,
             )
-            stream_tokens += packer.tokens
-            before_bytes += spool.size_bytes
             if not packer.rows:
                 raise DataError(
-                    f"the {name} split has {packer.tokens} tokens, a sequence needs {corpus.sequence_length_tokens + 1}: "
-                    f"{_account(facts, documents)}; {_MORE[name]}, or lower corpus.sequence_length_tokens"
+                    f"the {name} split has {packer.tokens} tokens, one sequence needs "
+                    f"{corpus.sequence_length_tokens + 1}: {_account(facts)}; {_MORE[name]}, "
+                    "or lower corpus.sequence_length_tokens"
                 )
+            stream_tokens += packer.tokens
+            done_bytes += spool.size_bytes
     write_index(
         directory,
         sequence_length=corpus.sequence_length_tokens,
@@ -142,17 +136,24 @@ def _build(corpus: CorpusConfig, sources: list[Source], directory: Path, report:
         splits=indices,
     )
     return {
-        "documents": documents,
-        "text_bytes": text_bytes,
         "train_tokens": indices["train"].tokens,
         "held_out_tokens": indices["held_out"].tokens,
         "train_rows": indices["train"].rows,
         "held_out_rows": indices["held_out"].rows,
         "vocabulary_size": vocabulary_size,
-        "bytes_per_token": text_bytes / stream_tokens,
+        "bytes_per_token": facts["text_bytes"] / stream_tokens,
         **facts,
         "versions": {"python": platform.python_version(), "tokenizers": tokenizers.__version__},
     }
+
+
+def _stretch(report: Reporter, begin: float, length: float) -> Callable[[float], None]:
+    """A reporter of shares of one split, which is `length` of all the text and begins at `begin` of it."""
+
+    def advance(share: float) -> None:
+        report(Progress("preprocess", _TRAIN + (100 - _TRAIN) * (begin + length * share), 100, "tokenising"))
+
+    return advance
 
 
 _MORE = {
@@ -161,10 +162,11 @@ _MORE = {
 }
 
 
-def _account(facts: Mapping[str, Any], documents: int) -> str:
+def _account(facts: Mapping[str, Any]) -> str:
     """What became of everything that was read, for an error message."""
     losses = {**facts["dropped"], "duplicate": facts["duplicates"], "unreadable": facts["bad_lines"]}
-    return f"of {documents + sum(losses.values())} documents read, {documents} were kept" + "".join(
+    kept = facts["documents"]
+    return f"of {kept + sum(losses.values())} documents read, {kept} were kept" + "".join(
         f", {count} {reason.replace('_', ' ')}" for reason, count in losses.items() if count
     )
 
@@ -218,28 +220,40 @@ def _read(corpus: CorpusConfig, sources: list[Source], splits: Splits, report: R
                 )
             bad_lines += bad
         described.append(
-            {"kind": settings.kind, "name": source.name, "licence": source.licence, **source.pin, "documents": texts, "skipped": bad}
-        )  # fmt: skip
-    return {"duplicates": duplicates, "dropped": dict(dropped), "bad_lines": bad_lines, "sources": described}
+            {
+                "kind": settings.kind,
+                "name": source.name,
+                "licence": source.licence,
+                **source.pin,
+                "documents": texts,
+                "skipped": bad,
+            }
+        )
+    return {
+        "documents": sum(map(len, splits.values())),
+        "text_bytes": sum(spool.size_bytes for spool in splits.values()),
+        "duplicates": duplicates,
+        "dropped": dict(dropped),
+        "bad_lines": bad_lines,
+        "sources": described,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- second pass
 
 
 def _pack(
-    tokenizer: Any, spool: Spool, packer: Packer, workers: int, advance: Callable[[int], None]
+    tokenizer: Any, spool: Spool, packer: Packer, workers: int, advance: Callable[[float], None]
 ) -> Iterator[PackedRows]:
     """Tokenise a spool on several threads and pack the documents in their order."""
     from longcat.corpus.tokenizer import encode
 
-    done_bytes = 0
-    for texts, encoded in _ordered(
-        lambda batch: (batch, encode(tokenizer, batch)), spool.batches(_BATCH_BYTES), workers
-    ):
+    done = 0
+    for encoded in _ordered(lambda texts: encode(tokenizer, texts), spool.batches(_BATCH_BYTES), workers):
         for tokens in encoded:
             yield from packer.add(tokens)
-        done_bytes += sum(map(len, texts))
-        advance(min(done_bytes, spool.size_bytes))
+        done += len(encoded)
+        advance(done / len(spool))
     yield from packer.finish()
 
 
