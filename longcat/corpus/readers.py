@@ -175,7 +175,7 @@ def _parquet(path: Path, text_field: str) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             names = file.schema_arrow.names
             if text_field not in names:
                 raise DataError(
@@ -190,6 +190,6 @@ def _parquet(path: Path, text_field: str) -> Iterator[Record]:
                     yield as_text(value.as_py() if content is None else content, f"{path}, row {row}")
                     row += 1
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise DataError(f"{path} is not an intact parquet file ({error})") from None

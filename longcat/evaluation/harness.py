@@ -1,0 +1,149 @@
+"""A thin adapter that lets lm-evaluation-harness score our models on local tasks, with no network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tokenizers import Tokenizer
+
+from longcat.artifact import ROOT, sha256_file
+from longcat.corpus.tokenizer import END_OF_TEXT
+from longcat.errors import ConfigError, DataError
+from longcat.evaluation.perplexity import TokenModel
+
+TASKS = ROOT / "data/evaluation"
+
+
+def task_files(names: list[str]) -> dict[str, list[Path]]:
+    """The YAML and JSONL files of each task.
+
+    Raises:
+        ConfigError: there is no such task.
+        DataError: a line of its JSONL is broken.
+    """
+    there = {path.stem: path for path in TASKS.glob("*.yaml")}
+    files = {}
+    for name in names:
+        if name not in there:
+            raise ConfigError(f"evaluation.tasks: unknown task {name!r}; there are: {', '.join(sorted(there))}")
+        data = there[name].with_suffix(".jsonl")
+        for number, line in enumerate(data.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{data}:{number}: broken JSON ({error})") from None
+        files[name] = [there[name], data]
+    return files
+
+
+def identity_of(names: list[str]) -> dict[str, list[str]]:
+    """sha256 of each task's files."""
+    return {name: [sha256_file(path) for path in paths] for name, paths in task_files(names).items()}
+
+
+def score(
+    model: TokenModel, tokenizer: Tokenizer, names: list[str], *, length: int, batch: int, limit: int | None, seed: int
+) -> dict[str, dict[str, float]]:
+    """Run tasks; returns for each its metrics, their standard errors (`NAME_stderr`), `version` and `documents`."""
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import datasets
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    datasets.disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    tasks = []
+    for yaml_path, data in task_files(names).values():
+        task = yaml.safe_load(yaml_path.read_text(encoding="utf-8"))
+        tasks.append({**task, "dataset_kwargs": {"data_files": {"test": str(data)}}})
+    outcome = lm_eval.simple_evaluate(
+        model=_adapter(model, tokenizer, length, batch),
+        tasks=tasks,
+        task_manager=TaskManager(include_defaults=False),
+        limit=limit,
+        bootstrap_iters=100,  # 0 would leave the standard errors out
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        log_samples=False,
+        verbosity="ERROR",
+    )
+    assert outcome is not None
+    return {
+        name: {
+            **{key.removesuffix(",none"): value for key, value in figures.items() if isinstance(value, int | float)},
+            "version": float(outcome["versions"][name]),
+            "documents": outcome["n-samples"][name]["effective"],
+        }
+        for name, figures in outcome["results"].items()
+    }
+
+
+def _adapter(model: TokenModel, tokenizer: Tokenizer, length: int, batch: int) -> Any:
+    from lm_eval.api.model import TemplateLM
+
+    class Adapter(TemplateLM):
+        """Log-likelihoods of continuations, sorted by length and in batches of one fixed size."""
+
+        @property
+        def eot_token_id(self) -> int:
+            return END_OF_TEXT
+
+        def tok_encode(self, string: str, **_: Any) -> list[int]:
+            ids: list[int] = tokenizer.encode(string, add_special_tokens=False).ids
+            return ids
+
+        def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+            results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+            order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
+            for start in range(0, len(order), batch):
+                part = order[start : start + batch]
+                rows = [(requests[i][1] + requests[i][2])[-(length + 1) :] for i in part]
+                width = max(map(len, rows)) - 1
+                padded = torch.full((batch, width), END_OF_TEXT)
+                for row, ids in enumerate(rows):
+                    padded[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+                with torch.inference_mode():
+                    scores = model(padded).float().log_softmax(-1)
+                for row, (index, ids) in enumerate(zip(part, rows, strict=True)):
+                    count = min(len(requests[index][2]), len(ids) - 1)
+                    targets = torch.tensor(ids[-count:])
+                    here = scores[row, len(ids) - 1 - count : len(ids) - 1]
+                    likelihood = here.gather(1, targets[:, None]).sum()
+                    results[index] = (float(likelihood), bool((here.argmax(-1) == targets).all()))
+            return results
+
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+            results = []
+            for request in requests:
+                ids = self.tok_encode(request.args[0])
+                pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
+                scored = self._loglikelihood_tokens([(None, [END_OF_TEXT], piece) for piece in pieces])
+                results.append(sum(value for value, _ in scored))
+            return results
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            texts = []
+            for request in requests:
+                prompt, options = request.args
+                ids, text = self.tok_encode(prompt) or [END_OF_TEXT], ""
+                first = len(ids)
+                for _ in range(int(options.get("max_gen_toks", 64))):
+                    with torch.inference_mode():
+                        ids.append(int(model(torch.tensor([ids[-length:]]))[0, -1].argmax()))
+                    text = tokenizer.decode(ids[first:])
+                    stops = [text.index(stop) for stop in options.get("until", []) if stop in text]
+                    if stops or ids[-1] == END_OF_TEXT:
+                        text = text[: min(stops)] if stops else text
+                        break
+                texts.append(text)
+            return texts
+
+    return Adapter()

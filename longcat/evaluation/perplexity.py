@@ -1,0 +1,37 @@
+"""Bits per byte: the same measure for every model and tokenizer.
+
+The negative log-likelihood of the target tokens in bits, over the bytes of UTF-8 text they stand for. End-of-text tokens
+cost bits and stand for no bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+TokenModel = Callable[[torch.Tensor], torch.Tensor]
+"""Int64 tokens `[batch, seq]` to logits `[batch, seq, vocab]`."""
+
+
+def model_bits(
+    model: TokenModel, rows: np.ndarray, batch: int, on_batch: Callable[[int], None] = lambda done: None
+) -> float:
+    """Sum of -log2 p over all targets of rows `[n, length]`, in fp32 log-softmax, in batches of one fixed size."""
+    bits = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch):
+            tokens = torch.from_numpy(rows[start : start + batch])
+            logits = model(tokens[:, :-1]).float()
+            nats = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
+            bits += float(nats) / math.log(2)
+            on_batch(min(start + batch, len(rows)))
+    return bits
+
+
+def text_bytes(rows: np.ndarray, token_bytes: np.ndarray) -> int:
+    """Bytes of text behind the targets of rows `[n, length]`."""
+    return int(token_bytes[rows[:, 1:]].sum())

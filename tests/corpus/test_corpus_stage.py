@@ -1,0 +1,173 @@
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from longcat.artifact import Workspace
+from longcat.config import load_config
+from longcat.corpus.shards import TokenCorpus
+from longcat.corpus.stage import preprocess
+from longcat.corpus.tokenizer import decode, open_tokenizer
+from longcat.errors import Cancelled, DataError, StorageError
+
+TEXTS = [f"Document {n}: " + " ".join(f"word{(n * m) % 31}" for m in range(60)) + "\n" for n in range(80)]
+
+
+def write(path, texts=TEXTS, extra=()):
+    lines = [json.dumps({"text": text}) for text in texts]
+    path.write_text("\n".join([*lines, *extra]) + "\n")
+    return path
+
+
+def configure(path, *overrides):
+    return load_config(
+        "smoke",
+        overrides=[f"corpus.sources={path}", "corpus.min_characters=20", "corpus.vocabulary_size=400", *overrides],
+    )
+
+
+def run(tmp_path, path, *overrides, workspace="workspace", **options):
+    return preprocess(configure(path, *overrides), workspace=Workspace(tmp_path / workspace), **options)
+
+
+def files(artifact):
+    return {file.name: file.read_bytes() for file in artifact.path.iterdir() if file.name != "manifest.json"}
+
+
+def documents_of(corpus, rows):
+    taken = rows.take(np.arange(len(rows)))
+    stream = np.append(taken[:, :-1].ravel(), taken[-1, -1])
+    starts = (rows.documents() @ [corpus.sequence_length, 1]).tolist()
+    tokenizer = open_tokenizer(corpus.tokenizer_path)
+    ends = [start - 1 for start in starts[1:]]
+    assert all(stream[end] == corpus.end_of_text for end in ends)
+    return [decode(tokenizer, stream[begin:end]) for begin, end in zip(starts, ends, strict=False)]
+
+
+def test_documents_come_back_from_the_shards(tmp_path):
+    artifact = run(tmp_path, write(tmp_path / "a.jsonl"), "corpus.shard_sequences=16")
+    corpus = TokenCorpus.open(artifact.path)
+    assert len(corpus.train.index.shards) > 1
+    train, held_out = documents_of(corpus, corpus.train), documents_of(corpus, corpus.held_out)
+    assert train == [text for text in TEXTS if text in set(train)]
+    assert not set(train) & set(held_out)
+    assert set(held_out) < set(TEXTS)
+    facts = artifact.facts
+    assert facts["documents"] == len(TEXTS) == corpus.train.index.documents + corpus.held_out.index.documents
+    assert facts["train_rows"] == len(corpus.train)
+    assert facts["train_tokens"] == len(corpus.train) * 64
+    assert facts["text_bytes"] == sum(map(len, TEXTS)) == corpus.train.index.bytes + corpus.held_out.index.bytes
+    assert facts["bytes_per_token"] > 1
+    streams = sum(index.tokens + index.tail_tokens + 1 for index in (corpus.train.index, corpus.held_out.index))
+    assert facts["bytes_per_token"] == pytest.approx(facts["text_bytes"] / streams)
+
+
+def test_same_content_gives_the_same_digest_and_bytes_wherever_it_lies(tmp_path):
+    first = run(tmp_path, write(tmp_path / "a.jsonl"), workspace="one")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "a.jsonl", tmp_path / "elsewhere" / "b.jsonl")
+    second = run(tmp_path, tmp_path / "elsewhere" / "b.jsonl", "corpus.workers=5", workspace="two")
+    assert second.digest == first.digest
+    assert files(second) == files(first)
+    third = run(tmp_path, tmp_path / "a.jsonl", "corpus.workers=1", workspace="three")
+    assert files(third) == files(first)
+
+
+def test_second_run_reuses_and_other_content_does_not(tmp_path):
+    first = run(tmp_path, write(tmp_path / "a.jsonl"))
+    again = run(tmp_path, tmp_path / "a.jsonl")
+    assert (first.cached, again.cached, again.digest) == (False, True, first.digest)
+    other = run(tmp_path, write(tmp_path / "a.jsonl", TEXTS[::-1]))
+    assert not other.cached
+    assert other.digest != first.digest
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    texts = [*TEXTS, TEXTS[3], TEXTS[5] + "\r", "short", "", "y" * 3000]
+    path = write(tmp_path / "a.jsonl", texts, extra=['{"text": "cut', '{"other": 1}'])
+    artifact = run(tmp_path, path, "corpus.max_bad_share=0.05", "corpus.max_characters=2000")
+    facts = artifact.facts
+    assert facts["dropped"] == {"empty": 1, "too_short": 1, "too_long": 1}
+    assert facts["duplicates"] == 1  # "\r" at the end is another text: one more newline
+    assert facts["bad_lines"] == 2
+    assert facts["documents"] == len(TEXTS) + 1
+    [source] = facts["sources"]
+    assert (source["name"], source["documents"], source["skipped"]) == ("a.jsonl", len(texts), 2)
+    assert len(source["sha256"]) == 64
+
+
+def test_sources_are_read_in_order_up_to_their_limit(tmp_path):
+    write(tmp_path / "a.jsonl", TEXTS[:50])
+    (tmp_path / "texts").mkdir()
+    for number, text in enumerate(TEXTS[50:]):
+        (tmp_path / "texts" / f"{number:02d}.txt").write_text(text)
+    sources = json.dumps(
+        [{"kind": "files", "path": str(tmp_path / "a.jsonl"), "max_documents": 40}, str(tmp_path / "texts")]
+    )
+    artifact = run(tmp_path, sources)
+    assert [source["documents"] for source in artifact.facts["sources"]] == [40, 30]
+
+
+def test_broken_line_stops_with_file_and_line(tmp_path):
+    path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
+    with pytest.raises(DataError, match=rf"{path}, line {len(TEXTS) + 1}: broken JSON.*max_bad_share"):
+        run(tmp_path, path)
+    with pytest.raises(DataError, match=rf"1 of {len(TEXTS) + 1} records of a\.jsonl.*the first is {path}, line"):
+        run(tmp_path, path, "corpus.max_bad_share=0.001")
+    assert not list((tmp_path / "workspace" / "tokens").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["corpus.min_characters=100000"], "no document is left for the train split: of 80 documents read, 0 were kept, 80 too short"),
+        (["corpus.held_out_share=1e-9"], "no document is left for the held_out split.*raise corpus.held_out_share"),
+        (["corpus.sequence_length_tokens=200000", "model.max_position_embeddings=200000"], "train split has .* tokens, one sequence needs 200001"),
+        (["training.batch_sequences=100000"], "fewer than one batch.*lower training.batch_sequences=100000"),
+    ],
+)  # fmt: skip
+def test_too_little_text(tmp_path, overrides, message):
+    with pytest.raises(DataError, match=message):
+        run(tmp_path, write(tmp_path / "a.jsonl"), *overrides)
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(DataError, match="of 0 documents read, 0 were kept"):
+        run(tmp_path, tmp_path / "a.jsonl")
+
+
+def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(StorageError, match="No space left"):
+        run(tmp_path, write(tmp_path / "a.jsonl"))
+    assert not list((tmp_path / "workspace" / "tokens").iterdir())
+
+
+def test_progress_grows_to_the_end_and_can_stop_the_stage(tmp_path):
+    seen = []
+    run(tmp_path, write(tmp_path / "a.jsonl"), report=seen.append)
+    done = [progress.done for progress in seen]
+    assert done == sorted(done)
+    assert (done[0], done[-1], {progress.total for progress in seen}) == (0, 100, {100})
+
+    def stop(progress):
+        if progress.message == "tokenising":
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        run(tmp_path, tmp_path / "a.jsonl", workspace="other", report=stop)
+    assert not list((tmp_path / "other" / "tokens").iterdir())
+
+
+def test_documents_that_spell_special_tokens_do_not_end_there(tmp_path):
+    texts = [f"{text}</longcat_s><longcat_s>" for text in TEXTS]
+    corpus = TokenCorpus.open(run(tmp_path, write(tmp_path / "a.jsonl", texts)).path)
+    rows = corpus.train.take(np.arange(len(corpus.train)))
+    assert (rows[:, :-1] == corpus.end_of_text).sum() <= corpus.train.index.documents
+    assert set(documents_of(corpus, corpus.train)) < set(texts)

@@ -1,0 +1,136 @@
+import json
+import os
+from types import SimpleNamespace
+
+import datasets
+import huggingface_hub
+import pytest
+
+from longcat.config import SourceConfig
+from longcat.corpus.readers import Unreadable
+from longcat.corpus.sources import resolve
+from longcat.errors import DataError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def source(value):
+    return resolve(SourceConfig.model_validate(value))
+
+
+def test_standard_library_is_python_of_this_machine():
+    stdlib = source("stdlib")
+    records = list(stdlib.records())
+    texts = [record for record in records if isinstance(record, str)]
+    assert stdlib.licence == "PSF-2.0"
+    assert stdlib.tolerant
+    assert len(texts) > 500
+    assert sum(map(len, texts)) == pytest.approx(stdlib.size_bytes, rel=0.05)
+    assert any("class JSONDecoder" in text for text in texts)
+    assert not any("site-packages" in record.place for record in records if isinstance(record, Unreadable))
+    assert source("stdlib").pin == stdlib.pin
+
+
+def test_pin_follows_content_not_place(tmp_path):
+    (tmp_path / "here" / "deep").mkdir(parents=True)
+    (tmp_path / "here" / "deep" / "b.txt").write_text("two")
+    (tmp_path / "here" / "a.jsonl").write_text('{"text": "one"}\n')
+    before = source(str(tmp_path / "here"))
+    assert list(before.records()) == ["one", "two"]
+    os.rename(tmp_path / "here", tmp_path / "there")
+    assert source(str(tmp_path / "there")).pin == before.pin
+    (tmp_path / "there" / "deep" / "b.txt").write_text("TWO")
+    assert source(str(tmp_path / "there")).pin != before.pin
+
+
+def test_hidden_and_foreign_files_are_left_out(tmp_path):
+    (tmp_path / ".git").mkdir()
+    for name in (".git/a.txt", ".b.txt", "c.csv", "d.txt"):
+        (tmp_path / name).write_text(name)
+    assert list(source(str(tmp_path)).records()) == ["d.txt"]
+
+
+def test_format_is_part_of_the_pin(tmp_path):
+    content = json.dumps({"text": "same bytes"})
+    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "a.jsonl").write_text(content)
+    assert source(str(tmp_path / "a.txt")).pin != source(str(tmp_path / "a.jsonl")).pin
+
+
+def test_missing_empty_and_foreign_sources(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        source(str(tmp_path / "absent"))
+    with pytest.raises(DataError, match=r"holds no file.*\.jsonl\.zst"):
+        source(str(tmp_path))
+    (tmp_path / "a.csv").write_text("x")
+    with pytest.raises(DataError, match=r"a\.csv has a format that is not read"):
+        source(str(tmp_path / "a.csv"))
+
+
+def test_file_that_changes_meanwhile_is_noticed(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    changing = source(str(path))
+    path.write_text("one and more")
+    with pytest.raises(DataError, match="was changed while"):
+        list(changing.records())
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+
+    def refuse(file):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("longcat.corpus.sources.sha256_file", refuse)  # root, as in a container, may read everything
+    with pytest.raises(DataError, match=rf"cannot read {path}: Permission denied"):
+        source(str(path))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with one data set, and the calls it got."""
+    calls = []
+
+    def dataset_info(self, name, revision):
+        if name != "meow/texts":
+            raise huggingface_hub.errors.HFValidationError(f"404 for {name}\nand a page of HTML")
+        return SimpleNamespace(sha=COMMIT, card_data=SimpleNamespace(license="apache-2.0"))
+
+    def rows():
+        yield {"body": "one", "n": 1}
+        yield {"body": None, "n": 2}
+
+    def load_dataset(name, subset, **options):
+        calls.append((name, subset, options))
+        if options["split"] != "train":
+            raise ValueError(f'Bad split: {options["split"]}. Available splits: ["train"]')
+        return datasets.IterableDataset.from_generator(rows)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return calls
+
+
+def test_hub_is_streamed_at_the_commit_that_the_revision_stands_for(hub):
+    found = source({"kind": "hub", "name": "meow/texts", "subset": "small", "text_field": "body"})
+    assert (found.pin, found.licence, found.name) == ({"revision": COMMIT}, "apache-2.0", "meow/texts/small")
+    text, bad = found.records()
+    assert text == "one"
+    assert isinstance(bad, Unreadable)
+    assert hub == [("meow/texts", "small", {"split": "train", "revision": COMMIT, "streaming": True})]
+
+
+def test_hub_problems_are_put_in_words(hub):
+    with pytest.raises(DataError, match=r"data set 'no/such'.*404 for no/such\).*check the name"):
+        source("hub:no/such")
+    with pytest.raises(DataError, match="no field 'text'; there are: body, n"):
+        list(source("hub:meow/texts").records())
+    with pytest.raises(DataError, match="Bad split: test"):
+        list(source({"kind": "hub", "name": "meow/texts", "split": "test"}).records())
+
+
+def test_a_commit_needs_no_hub(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: pytest.fail("asked the hub"))
+    assert source({"kind": "hub", "name": "meow/texts", "revision": COMMIT}).pin == {"revision": COMMIT}
