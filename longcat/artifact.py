@@ -85,8 +85,11 @@ class Workspace:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser().resolve()
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with disk_errors(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise StorageError(f"{self.path} cannot be a folder, a file is in the way; choose another --workspace") from None
 
     def lease(self) -> AbstractContextManager[None]:
         """Be the only process that writes here; raises `WorkspaceBusyError`."""

@@ -1,5 +1,4 @@
 import json
-import os
 from types import SimpleNamespace
 
 import datasets
@@ -37,7 +36,7 @@ def test_pin_follows_content_not_place(tmp_path):
     (tmp_path / "here" / "a.jsonl").write_text('{"text": "one"}\n')
     before = source(str(tmp_path / "here"))
     assert list(before.records()) == ["one", "two"]
-    os.rename(tmp_path / "here", tmp_path / "there")
+    (tmp_path / "here").rename(tmp_path / "there")
     assert source(str(tmp_path / "there")).pin == before.pin
     (tmp_path / "there" / "deep" / "b.txt").write_text("TWO")
     assert source(str(tmp_path / "there")).pin != before.pin

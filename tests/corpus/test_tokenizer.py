@@ -50,7 +50,7 @@ def test_reopened_tokenizer_is_the_same(tmp_path):
 
 def test_damaged_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match="tokenizer.json"):
+    with pytest.raises(DataError, match=r"tokenizer\.json"):
         open_tokenizer(tmp_path / "tokenizer.json")
-    with pytest.raises(DataError, match="absent.json"):
+    with pytest.raises(DataError, match=r"absent\.json"):
         open_tokenizer(tmp_path / "absent.json")

@@ -1,0 +1,197 @@
+import errno
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from longcat import artifact as module
+from longcat.artifact import ROOT, Recipe, Workspace, open_artifact, source_hashes, write_json
+from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
+
+RECIPE = Recipe("things", 1, {"size": 3})
+
+
+def build(directory):
+    (directory / "deep").mkdir(exist_ok=True)
+    (directory / "deep" / "a.bin").write_bytes(b"abc")
+    (directory / "b.txt").write_text("text")
+    return {"figure": 7}
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "workspace")
+
+
+def test_built_once_then_reused(workspace):
+    first = workspace.materialize(RECIPE, build)
+    again = workspace.materialize(RECIPE, lambda _: pytest.fail("built twice"))
+    assert (first.cached, again.cached) == (False, True)
+    assert first.path == again.path == workspace.path / "things" / RECIPE.digest
+    assert first.facts == again.facts == {"figure": 7}
+    assert set(again.manifest["files"]) == {"deep/a.bin", "b.txt"}
+    assert again.manifest["files"]["b.txt"]["bytes"] == 4
+    assert not (workspace.path / ".lease").exists()
+    assert [path.name for path in (workspace.path / "things").iterdir()] == [RECIPE.digest]
+
+
+def test_find_does_not_build(workspace):
+    assert workspace.find(RECIPE) is None
+    workspace.materialize(RECIPE, build)
+    found = workspace.find(RECIPE)
+    assert found is not None
+    assert found.cached
+
+
+def test_digest_moves_with_everything_but_the_code(workspace):
+    parent = workspace.materialize(RECIPE, build)
+    variants = [
+        RECIPE,
+        Recipe("other", 1, {"size": 3}),
+        Recipe("things", 2, {"size": 3}),
+        Recipe("things", 1, {"size": 4}),
+        Recipe("things", 1, {"size": "3"}),
+        Recipe("things", 1, {"size": 3}, parents=(parent,)),
+    ]
+    assert len({recipe.digest for recipe in variants}) == len(variants)
+    assert Recipe("things", 1, {"size": 3}, sources=(ROOT / "longcat" / "lease.py",)).digest == RECIPE.digest
+    assert Recipe("t", 1, {"a": 1, "b": 2}).digest == Recipe("t", 1, {"b": 2, "a": 1}).digest
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}])
+def test_identity_without_a_canonical_form_is_refused(value):
+    with pytest.raises((TypeError, ValueError)):
+        _ = Recipe("things", 1, {"value": value}).digest
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "b.txt").write_text("tent"), r"b\.txt is damaged: sha256"),
+        (lambda path: (path / "b.txt").write_text("longer"), r"b\.txt has 6 bytes, its manifest says 4"),
+        (lambda path: (path / "deep" / "a.bin").unlink(), r"deep/a\.bin is missing"),
+        (lambda path: (path / "manifest.json").unlink(), r"manifest\.json is missing or unreadable"),
+        (lambda path: (path / "manifest.json").write_text("{"), r"manifest\.json is missing or unreadable"),
+        (lambda path: (path / "manifest.json").write_text("[]"), r"manifest\.json is missing or unreadable"),
+    ],
+)
+def test_damage_is_named_and_nothing_is_touched(workspace, damage, message):
+    built = workspace.materialize(RECIPE, build)
+    damage(built.path)
+    before = {path: path.read_bytes() for path in built.path.rglob("*") if path.is_file()}
+    with pytest.raises(ArtifactError, match=rf"{message}.*delete {built.path}"):
+        workspace.materialize(RECIPE, lambda _: pytest.fail("built over it"))
+    with pytest.raises(ArtifactError):
+        open_artifact(built.path)
+    assert before == {path: path.read_bytes() for path in built.path.rglob("*") if path.is_file()}
+
+
+def test_failed_build_leaves_nothing_and_can_be_repeated(workspace):
+    def fail(directory):
+        build(directory)
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        workspace.materialize(RECIPE, fail)
+    assert not list((workspace.path / "things").iterdir())
+    assert not (workspace.path / ".lease").exists()
+    assert workspace.materialize(RECIPE, build).facts == {"figure": 7}
+
+
+def test_resumable_build_finds_what_was_left(workspace):
+    def interrupted(directory):
+        (directory / "state").write_text("step 5")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        workspace.materialize(RECIPE, interrupted, resumable=True)
+    assert workspace.find(RECIPE) is None
+
+    def resume(directory):
+        return {"found": (directory / "state").read_text()}
+
+    assert workspace.materialize(RECIPE, resume, resumable=True).facts == {"found": "step 5"}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_full_disk_is_a_storage_error_and_spares_what_is_finished(workspace, code):
+    finished = workspace.materialize(RECIPE, build)
+
+    def full(directory):
+        (directory / "partly").write_text("x")
+        raise OSError(code, "No room", str(directory / "partly"))
+
+    with pytest.raises(StorageError, match="partly: No room; make room or choose another --workspace"):
+        workspace.materialize(Recipe("things", 2, {}), full)
+    assert [path.name for path in (workspace.path / "things").iterdir()] == [RECIPE.digest]
+    assert open_artifact(finished.path).digest == RECIPE.digest
+
+
+def test_full_disk_while_the_manifest_is_written(workspace, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "replace", full)
+    with pytest.raises(StorageError, match="No space left"):
+        workspace.materialize(RECIPE, build)
+    monkeypatch.undo()
+    assert workspace.find(RECIPE) is None
+
+
+def test_other_errors_of_a_build_stay_what_they_are(workspace):
+    def missing(directory):
+        (directory / "absent").read_text()
+        return {}
+
+    with pytest.raises(FileNotFoundError):
+        workspace.materialize(RECIPE, missing)
+
+
+def test_workspace_of_another_process(workspace):
+    code = (
+        "import sys, time; from longcat.artifact import Workspace\n"
+        "with Workspace(sys.argv[1]).lease(): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(workspace.path)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(WorkspaceBusyError, match=f"process {other.pid}"):
+            workspace.materialize(RECIPE, build)
+        other.kill()
+    assert not workspace.materialize(RECIPE, build).cached
+
+
+def test_changed_code_of_the_same_version_is_warned_of(workspace, monkeypatch):
+    recipe = Recipe("things", 1, {}, sources=(ROOT / "longcat" / "lease.py",))
+    workspace.materialize(recipe, build)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        workspace.materialize(recipe, build)
+    monkeypatch.setattr(module, "source_hashes", lambda _: {"longcat/lease.py": "0" * 64})
+    with pytest.warns(UserWarning, match=r"same STAGE_VERSION 1: longcat/lease\.py changed"):
+        workspace.materialize(recipe, build)
+
+
+def test_source_hashes_walk_packages():
+    hashes = source_hashes([ROOT / "longcat" / "corpus", ROOT / "longcat" / "lease.py"])
+    assert {"longcat/corpus/packing.py", "longcat/lease.py"} <= set(hashes)
+    assert all(len(digest) == 64 for digest in hashes.values())
+
+
+def test_json_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"value": "零"})
+    with pytest.raises(ValueError, match="nan"):
+        write_json(path, {"value": float("nan")})
+    assert json.loads(path.read_text()) == {"value": "零"}
+
+
+def test_workspace_where_a_file_is(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "workspace"):
+        with pytest.raises(StorageError, match=f"{path}.*choose another --workspace"):
+            Workspace(path)
