@@ -92,7 +92,7 @@ class CorpusConfig(_Section):
     shard_sequences: int = Field(default=8192, ge=1)
     """Sequences in one token shard."""
     workers: Annotated[int, RUNTIME] = Field(default=0, ge=0)
-    """Processes that clean and tokenise; 0 takes one a core."""
+    """Threads that tokenise; 0 takes one a core."""
 
     @field_validator("sources", mode="before")
     @classmethod

@@ -12,13 +12,8 @@ from longcat.artifact import ROOT
 from longcat.errors import DeviceError
 
 OWNER = ROOT / "longcat" / "accelerator.py"
-# what simulates the device is about nothing else
-FREE = {"emulator"}
 FILES = [
-    path
-    for room in ("longcat", "tasks", "flows")
-    for path in sorted((ROOT / room).rglob("*.py"))
-    if path != OWNER and not FREE & set(path.parts)
+    path for room in ("longcat", "tasks", "flows") for path in sorted((ROOT / room).rglob("*.py")) if path != OWNER
 ]
 DEVICE_MODULES = {"npu", "cuda", "mps", "xpu"}
 BACKENDS = {"gloo", "nccl", "hccl", "mpi", "xccl"}

@@ -1,0 +1,30 @@
+"""Flow: The MFU of the trained model; what it needs is made or reused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.chain import chain
+
+
+@flow(name="benchmark", persist_result=False, validate_parameters=True)
+def benchmark(
+    preset: str | None = None,
+    config_file: str | None = None,
+    overrides: list[str] | None = None,
+    workspace: str | None = None,
+) -> dict[str, Any]:
+    """The MFU of the trained model; what it needs is made or reused.
+
+    Args:
+        preset: name of a preset; `tiny` when neither this nor a file is given.
+        config_file: a YAML file laid over the preset.
+        overrides: `key=value` pairs laid over both.
+        workspace: directory of artifacts; `LONGCAT_WORKSPACE` or ./workspace when none.
+
+    Returns:
+        The summary that is also written to `summary.json` in the workspace.
+    """
+    return chain("benchmark", ("preprocess", "pretrain", "benchmark"), preset, config_file, overrides, workspace)

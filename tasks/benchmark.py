@@ -1,0 +1,31 @@
+"""Task: the MFU of the trained model among published A100 runs."""
+
+from __future__ import annotations
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import State
+
+from longcat.artifact import Artifact, Workspace
+from longcat.benchmark import stage
+from longcat.config import PipelineConfig
+from longcat.tracking import StageRun, Tracker
+from tasks.stage import run_stage, stage_task
+
+
+@stage_task
+def benchmark(
+    config: PipelineConfig, tokens: Artifact, checkpoint: Artifact, workspace: Workspace, tracker: Tracker
+) -> State[Artifact]:
+    """Time training steps and write the MFU report."""
+
+    def publish(run: StageRun, result: Artifact) -> None:
+        for name in ("report.html", "mfu.png", "result.json", "report.md"):
+            run.log_artifact(result.path / name)
+        create_markdown_artifact((result.path / "report.md").read_text(encoding="utf-8"), key="mfu-report")
+
+    return run_stage(
+        "benchmark",
+        tracker,
+        lambda report, run: stage.benchmark(config, tokens, checkpoint, workspace=workspace, report=report),
+        publish,
+    )
