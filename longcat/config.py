@@ -166,8 +166,10 @@ class ModelConfig(_Section):
 
 
 class OptimizerConfig(_Section):
-    """AdamW with warm-up and cosine decay."""
+    """The optimizer, with warm-up and cosine decay."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """`adamw`, or `muon` for the matrices of the layers and AdamW for the rest."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
@@ -178,6 +180,8 @@ class OptimizerConfig(_Section):
     """Decay of the first moment."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the second moment."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Momentum of Muon."""
     epsilon: float = Field(default=1e-16, gt=0)
     """Well below the gradients' RMS, as LongCat-Flash prescribes (arXiv 2509.01322)."""
     weight_decay: float = Field(default=0.1, ge=0)

@@ -25,10 +25,10 @@ from torch.distributed.checkpoint.state_dict import (
 _NAME = re.compile(r"step-(\d{8})")
 
 
-def save(directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+def save(directory: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int) -> Path:
     """Write the state after `step` steps and drop all but the newest `keep`; returns its directory. Collective."""
     final = directory / f"step-{step:08d}"
-    write(directory / f".{final.name}", step, model, optimizer)
+    write(directory / f".{final.name}", step, model, optimizers)
     if dist.get_rank() == 0:
         if final.exists():
             shutil.rmtree(final)
@@ -39,13 +39,13 @@ def save(directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Op
     return final
 
 
-def write(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def write(path: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     """Write the state to `path`, whatever was there before. Collective."""
     if dist.get_rank() == 0:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
     dist.barrier()
-    dcp.save(_state(model, optimizer, step), checkpoint_id=path)
+    dcp.save(_state(model, optimizers, step), checkpoint_id=path)
 
 
 def saved(directory: Path) -> list[tuple[int, Path]]:
@@ -54,11 +54,11 @@ def saved(directory: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
     """Restore model and optimizer in place; returns the number of steps they have seen. Collective."""
-    state = _state(model, optimizer, 0)
+    state = _state(model, optimizers, 0)
     dcp.load(state, checkpoint_id=path)
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     return int(state["step"])
 
 
@@ -70,6 +70,6 @@ def whole_model(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+def _state(model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, Any]:
+    model_state, optimizer_state = get_state_dict(model, optimizers)
     return {"model": model_state, "optimizer": optimizer_state, "step": torch.tensor(step)}

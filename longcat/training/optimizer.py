@@ -1,4 +1,4 @@
-"""AdamW with weight decay on matrices only."""
+"""Which optimizer moves which parameters."""
 
 from __future__ import annotations
 
@@ -6,24 +6,39 @@ import torch
 from torch import nn
 
 from longcat.config import OptimizerConfig
+from longcat.training.muon import Muon
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over two groups: projections and experts decay; embeddings, norms and biases do not."""
-    decayed, free = [], []
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """One optimizer, or two.
+
+    Projections and experts decay; embedding, norms and biases do not. `adamw` moves everything; `muon` moves
+    projections and experts, and leaves embedding, head, router, norms and biases to AdamW.
+    """
+    hidden, decayed, free = [], [], []
     for name, parameter in model.named_parameters():
-        matrix = parameter.dim() > 1 and "embed_tokens" not in name
-        (decayed if matrix else free).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
-    )
+        if parameter.dim() < 2 or "embed_tokens" in name:
+            free.append(parameter)
+        elif config.name == "muon" and "lm_head" not in name and "router" not in name:
+            hidden.append(parameter)
+        else:
+            decayed.append(parameter)
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            fused=True,
+        )
+    ]
+    if hidden:
+        optimizers.append(Muon(hidden, config.learning_rate, config.momentum, config.weight_decay))
+    return optimizers
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
     """Use `rate` in the next step, in every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate

@@ -16,7 +16,7 @@ from longcat.model.transformer import LongcatModel
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import move_bias
-from longcat.training.optimizer import build_optimizer, set_learning_rate
+from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.schedule import learning_rate
 
 
@@ -45,7 +45,7 @@ class Trainer:
         model = LongcatModel(config.model)
         model.initialize(config.seed)
         self.model = parallelize(model, mesh, torch.bfloat16 if precision == "bf16" else torch.float32).train()
-        self.optimizer = build_optimizer(self.model, config.training.optimizer)
+        self.optimizers = build_optimizers(self.model, config.training.optimizer)
         self.routers = [layer.mlp.router for layer in self.model.model.layers]
         self.micro_batch = config.training.micro_batch_sequences
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -62,7 +62,8 @@ class Trainer:
         global_tokens = (tokens.shape[1] - 1) * tokens.shape[0] * self.mesh.processes
         for router in self.routers:
             router.load.zero_()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.mesh.device)
         parts = tokens.split(self.micro_batch or tokens.shape[0])
         for index, part in enumerate(parts):
@@ -78,8 +79,9 @@ class Trainer:
         healthy = bool(np.isfinite(loss) and np.isfinite(norm))
         if healthy:
             self._clip(norm)
-            set_learning_rate(self.optimizer, rate)
-            self.optimizer.step()
+            set_learning_rate(self.optimizers, rate)
+            for optimizer in self.optimizers:
+                optimizer.step()
             for router, slots in zip(self.routers, load, strict=True):
                 move_bias(router.e_score_correction_bias, slots, self.config.model, self.config.training.balance)
         return StepResult(loss, norm, rate, load, skipped=not healthy, stop=stop)

@@ -66,7 +66,7 @@ class Worker:
         training, states = self.config.training, self.directory / "checkpoints"
         done = 0
         if newest := checkpoint.saved(states):
-            done = checkpoint.load(newest[-1][1], self.trainer.model, self.trainer.optimizer)
+            done = checkpoint.load(newest[-1][1], self.trainer.model, self.trainer.optimizers)
         metrics = MetricsFile(self.directory / METRICS, after_step=done) if self.mesh.rank == 0 else None
         window_began, window_step, working = time.perf_counter(), done, 0.0
         ffn_experts, losses = 0.0, []
@@ -84,7 +84,7 @@ class Worker:
             if metrics:
                 metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **figures})
             if result.stop or (done % training.checkpoint_every_steps == 0 and done < training.steps):
-                checkpoint.save(states, done, self.trainer.model, self.trainer.optimizer, training.keep_checkpoints)
+                checkpoint.save(states, done, self.trainer.model, self.trainer.optimizers, training.keep_checkpoints)
             if result.stop and done < training.steps:
                 return
             if done % training.log_every_steps == 0:  # time spent on checkpoints is not training time
@@ -116,7 +116,7 @@ class Worker:
         return figures
 
     def _export(self, steps: int, loss: float | None, ffn_experts: float) -> None:
-        checkpoint.write(self.directory / "state", steps, self.trainer.model, self.trainer.optimizer)
+        checkpoint.write(self.directory / "state", steps, self.trainer.model, self.trainer.optimizers)
         weights = checkpoint.whole_model(self.trainer.model)
         if self.mesh.rank == 0:
             save_huggingface(weights, self.config.model, self.directory / "huggingface")
@@ -133,7 +133,7 @@ class Worker:
     def measure(self) -> None:
         """Time windows of steps from a given state; nothing is kept of what they learn."""
         if self.job.start_from:
-            checkpoint.load(Path(self.job.start_from), self.trainer.model, self.trainer.optimizer)
+            checkpoint.load(Path(self.job.start_from), self.trainer.model, self.trainer.optimizers)
         benchmark = self.config.benchmark
         first = self.config.training.steps
         for step in range(benchmark.warmup_steps):

@@ -1,0 +1,99 @@
+"""Muon: momentum whose direction is orthogonalised, for matrices and for stacks of them.
+
+Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); the update's scale,
+0.2 sqrt(max(rows, columns)), is Moonlight's (arXiv 2502.16982, eq. 4), so that AdamW's learning rate fits both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Replace the singular values of each matrix by values near 1, by five Newton-Schulz steps in bf16.
+
+    Args:
+        matrices: `[..., rows, columns]`.
+
+    Returns:
+        The same shape, bf16. A matrix of zeros stays one.
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrices.bfloat16()
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).bfloat16()
+    for _ in range(_ITERATIONS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x if wide else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon over parameters of two dimensions, or three where the first one stacks matrices (experts).
+
+    Works on parameters sharded along their first dimension: momentum stays sharded, a sharded matrix is put together
+    for its orthogonalisation, a stack of matrices is not, as each process has whole ones.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
+            for alike in by_shape.values():
+                self._update(alike, group)
+
+    def _update(self, alike: list[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters of one shape, whose matrices are orthogonalised together."""
+        directions = []
+        for parameter in alike:
+            state = self.state[parameter]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(parameter)
+            gradient, momentum = _local(parameter.grad), _local(state["momentum"])
+            momentum.lerp_(gradient, 1 - group["momentum"])
+            nesterov = gradient.lerp(momentum, group["momentum"])
+            directions.append(nesterov if parameter.dim() == 3 else _whole(nesterov, parameter))
+        updates = orthogonalise(torch.stack(directions))
+        rows, columns = alike[0].shape[-2:]
+        step = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
+        for parameter, update in zip(alike, updates, strict=True):
+            weights = _local(parameter)
+            weights.mul_(1 - group["lr"] * group["weight_decay"])
+            weights.add_(update if parameter.dim() == 3 else _share(update, parameter), alpha=step)
+
+
+def _local(tensor: Any) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _whole(local: Tensor, like: Tensor) -> Tensor:
+    """The whole matrix of which every process has a share laid out as `like`; sent in bf16, as it is used."""
+    if not isinstance(like, DTensor):
+        return local
+    spread = DTensor.from_local(
+        local.bfloat16(), like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+    return spread.full_tensor()
+
+
+def _share(whole: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return whole
+    return distribute_tensor(whole.contiguous(), like.device_mesh, like.placements, src_data_rank=None).to_local()
