@@ -1,0 +1,264 @@
+"""`longcat ...`: each command a thin door to a flow or a library call."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from longcat.errors import Cancelled, LongcatError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Pre-train LongCat models, from text to MFU."
+)
+
+Preset = Annotated[str | None, typer.Option("--preset", "-p", metavar="NAME", help="Preset to start from (default: tiny).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE.yaml", help="Settings laid over the preset.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="a.b=c", help="One setting; may be repeated.")]
+WorkspacePath = Annotated[
+    Path, typer.Option("--workspace", "-w", metavar="DIR", envvar="LONGCAT_WORKSPACE", help="Where results are kept.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "true",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "ALEMBIC_LOG_LEVEL": "ERROR",
+}
+
+
+def _run(flow: str, preset: str | None, config: Path | None, overrides: list[str] | None, workspace: Path, as_json: bool) -> None:
+    """Run a flow in this process and print its summary."""
+    from longcat.artifact import Workspace
+    from longcat.config import load_config
+
+    load_config(preset, config, overrides or ())  # mistakes are told before anything is started
+    workspace = workspace.expanduser().resolve()
+    space = Workspace(workspace)
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    with space.lease():
+        from flows.server import prefect_api
+        from longcat.progress import listening
+        from longcat.terminal import Display, print_summary
+
+        with Display(quiet=as_json) as display, listening(display), prefect_api(workspace):
+            import importlib
+
+            _hush()
+            function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"flows.{flow}"), flow)
+            summary = function(
+                preset=preset,
+                config_file=None if config is None else str(config),
+                overrides=overrides or [],
+                workspace=str(workspace),
+            )
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        print_summary(summary)
+
+
+def _hush() -> None:
+    """Leave the terminal to our own lines: what libraries say goes to their log files or nowhere."""
+    import logging
+
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "mlflow", "alembic", "httpx", "datasets", "lm_eval"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@app.command()
+def run(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+) -> None:
+    """The whole pipeline: preprocess, pretrain, benchmark, evaluate."""
+    _run("pipeline", preset, config, set_, workspace, as_json)
+
+
+@app.command()
+def preprocess(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+) -> None:
+    """Text to token shards."""
+    _run("preprocess", preset, config, set_, workspace, as_json)
+
+
+@app.command()
+def pretrain(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+) -> None:
+    """Token shards to a checkpoint; makes the shards if they are not there."""
+    _run("pretrain", preset, config, set_, workspace, as_json)
+
+
+@app.command()
+def benchmark(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+) -> None:
+    """MFU of the trained model among published A100 runs; makes the checkpoint if it is not there."""
+    _run("benchmark", preset, config, set_, workspace, as_json)
+
+
+@app.command()
+def evaluate(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+) -> None:
+    """Scores of the trained model; makes the checkpoint if it is not there."""
+    _run("evaluate", preset, config, set_, workspace, as_json)
+
+
+@app.command()
+def presets(
+    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print one preset with all its settings.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the presets, or show one."""
+    import yaml
+
+    from longcat.benchmark.flops import expected_ffn_experts, matmul_parameters, parameters
+    from longcat.config import load_config, preset_names
+
+    if show is not None:
+        tree = load_config(show).model_dump(mode="json")
+        print(json.dumps(tree, indent=2) if as_json else yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip())
+        return
+    rows = []
+    for name in preset_names():
+        config = load_config(name)
+        active = matmul_parameters(config.model, expected_ffn_experts(config.model))
+        rows.append(
+            {
+                "name": name,
+                "total_parameters": sum(parameters(config.model).values()),
+                "activated_parameters": round(sum(active.values())),
+                "sequence_length_tokens": config.corpus.sequence_length_tokens,
+                "training_tokens": config.training.steps
+                * config.training.batch_sequences
+                * config.corpus.sequence_length_tokens,
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("preset", "parameters", "activated a token", "sequence", "training tokens"):
+        table.add_column(column, justify="left" if column == "preset" else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['total_parameters'] / 1e6:,.1f} M",
+            f"{row['activated_parameters'] / 1e6:,.1f} M",
+            str(row["sequence_length_tokens"]),
+            f"{row['training_tokens'] / 1e6:,.2f} M",
+        )
+    Console().print(table)
+
+
+@app.command()
+def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) -> None:
+    """Say what this machine can do, and what is missing."""
+    from longcat.doctor import examine
+
+    facts = examine(workspace.expanduser().resolve())
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        from longcat.terminal import print_pairs
+
+        accelerator, versions, problems = (facts.pop(name) for name in ("accelerator", "versions", "problems"))
+        print_pairs("this machine", facts | {f"accelerator {k}": v for k, v in (accelerator or {}).items()})
+        print_pairs("packages", {name: version or "not installed" for name, version in versions.items()})
+        print("\n".join(f"problem: {text}" for text in problems) or "no problem found")
+        facts["problems"] = problems
+    if facts["problems"]:
+        raise typer.Exit(2)
+
+
+@app.command()
+def sync(workspace: WorkspacePath = Path("workspace")) -> None:
+    """Send MLflow what it missed while it could not be reached."""
+    from longcat.artifact import Workspace
+    from longcat.tracking import sync as send
+
+    sent = send(Workspace(workspace))
+    print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")
+
+
+@app.command()
+def ui(workspace: WorkspacePath = Path("workspace"), mlflow_port: int = 5010, prefect_port: int = 4210) -> None:
+    """Show MLflow and Prefect for what was run in a workspace, until Ctrl-C."""
+    from longcat.ui import serve
+
+    serve(workspace.expanduser().resolve(), mlflow_port, prefect_port)
+
+
+def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise Cancelled("stopped by SIGTERM; run the same command again to go on from the last checkpoint")
+
+
+def main() -> None:
+    """Entry point: turns errors into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        app(standalone_mode=False)
+        code = 0
+    except LongcatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except typer.Exit as leave:
+        code = leave.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("error: interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
+            error.show()  # type: ignore[attr-defined]
+            code = int(error.exit_code)
+        else:
+            if os.environ.get("LONGCAT_DEBUG"):
+                traceback.print_exc()
+            text = str(error).splitlines()[0] if str(error) else ""
+            print(f"error: {type(error).__name__}: {text} (LONGCAT_DEBUG=1 shows where)", file=sys.stderr)
+            code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
