@@ -27,4 +27,6 @@ def pipeline(
     Returns:
         The summary that is also written to `summary.json` in the workspace.
     """
-    return chain("pipeline", ("preprocess", "pretrain", "benchmark", "evaluate"), preset, config_file, overrides, workspace)
+    return chain(
+        "pipeline", ("preprocess", "pretrain", "benchmark", "evaluate"), preset, config_file, overrides, workspace
+    )

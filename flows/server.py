@@ -55,7 +55,17 @@ def prefect_api(workspace: Path) -> Iterator[None]:
     url = f"http://127.0.0.1:{port}/api"
     with (logs / "prefect-server.log").open("ab") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "longcat.training.lifeline", "5", sys.executable, "-m", "prefect", "server", "start"],
+            [
+                sys.executable,
+                "-m",
+                "longcat.training.lifeline",
+                "5",
+                sys.executable,
+                "-m",
+                "prefect",
+                "server",
+                "start",
+            ],
             env={**os.environ, **server_environment(home, port)},
             stdin=subprocess.PIPE,
             stdout=log,

@@ -89,7 +89,9 @@ class Workspace:
             with disk_errors(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise StorageError(f"{self.path} cannot be a folder, a file is in the way; choose another --workspace") from None
+            raise StorageError(
+                f"{self.path} cannot be a folder, a file is in the way; choose another --workspace"
+            ) from None
 
     def lease(self) -> AbstractContextManager[None]:
         """Be the only process that writes here; raises `WorkspaceBusyError`."""
@@ -167,7 +169,9 @@ def open_artifact(directory: Path) -> Artifact:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, dict[str, Any]] = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}") from None
+        raise ArtifactError(
+            f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"
+        ) from None
     with ThreadPoolExecutor() as pool:
         for problem in pool.map(lambda item: _problem(directory / item[0], item[1]), files.items()):
             if problem:

@@ -17,12 +17,21 @@ import typer
 from longcat.errors import Cancelled, LongcatError
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Pre-train LongCat models, from text to MFU."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Pre-train LongCat models, from text to MFU.",
 )
 
-Preset = Annotated[str | None, typer.Option("--preset", "-p", metavar="NAME", help="Preset to start from (default: tiny).")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE.yaml", help="Settings laid over the preset.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="a.b=c", help="One setting; may be repeated.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", "-p", metavar="NAME", help="Preset to start from (default: tiny).")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", metavar="FILE.yaml", help="Settings laid over the preset.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="a.b=c", help="One setting; may be repeated.")
+]
 WorkspacePath = Annotated[
     Path, typer.Option("--workspace", "-w", metavar="DIR", envvar="LONGCAT_WORKSPACE", help="Where results are kept.")
 ]
@@ -42,7 +51,9 @@ _QUIET = {
 }
 
 
-def _run(flow: str, preset: str | None, config: Path | None, overrides: list[str] | None, workspace: Path, as_json: bool) -> None:
+def _run(
+    flow: str, preset: str | None, config: Path | None, overrides: list[str] | None, workspace: Path, as_json: bool
+) -> None:
     """Run a flow in this process and print its summary."""
     from longcat.artifact import Workspace
     from longcat.config import load_config
@@ -77,7 +88,16 @@ def _hush() -> None:
     """Leave the terminal to our own lines: what libraries say goes to their log files or nowhere."""
     import logging
 
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "mlflow", "alembic", "httpx", "datasets", "lm_eval"):
+    for name in (
+        "prefect",
+        "prefect.flow_runs",
+        "prefect.task_runs",
+        "mlflow",
+        "alembic",
+        "httpx",
+        "datasets",
+        "lm_eval",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -143,7 +163,9 @@ def evaluate(
 
 @app.command()
 def presets(
-    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print one preset with all its settings.")] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="NAME", help="Print one preset with all its settings.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the presets, or show one."""
@@ -154,9 +176,13 @@ def presets(
 
     if show is not None:
         tree = load_config(show).model_dump(mode="json")
-        print(json.dumps(tree, indent=2) if as_json else yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip())
+        print(
+            json.dumps(tree, indent=2)
+            if as_json
+            else yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip()
+        )
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in preset_names():
         config = load_config(name)
         active = matmul_parameters(config.model, expected_ffn_experts(config.model))

@@ -287,9 +287,7 @@ class PipelineConfig(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> PipelineConfig:
         if self.model.vocab_size is None:
-            object.__setattr__(
-                self, "model", self.model.model_copy(update={"vocab_size": self.corpus.vocabulary_size})
-            )
+            object.__setattr__(self, "model", self.model.model_copy(update={"vocab_size": self.corpus.vocabulary_size}))
         elif self.model.vocab_size < self.corpus.vocabulary_size:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is smaller than "
@@ -343,9 +341,7 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESET_DIRECTORY.glob("*.yaml"))
 
 
-def load_config(
-    preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()
-) -> PipelineConfig:
+def load_config(preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()) -> PipelineConfig:
     """Build the configuration: preset, then file, then `a.b=c` overrides, each over the one before.
 
     Without preset and file the preset is `tiny`; a file alone has to be complete, or name a `preset` itself.
@@ -423,7 +419,9 @@ def _explain(error: ValidationError, origin: str) -> str:
         elif problem["type"] == "missing":
             lines.append(f"{key} is missing")
         else:
-            found = "" if isinstance(problem["input"], dict) else f" (found {json.dumps(problem['input'], default=str)})"
+            found = (
+                "" if isinstance(problem["input"], dict) else f" (found {json.dumps(problem['input'], default=str)})"
+            )
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{key}: {message}{found}" if key else message)
     return f"{origin}: " + "; ".join(lines)

@@ -25,7 +25,9 @@ def examine(workspace: Path) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     problems = [
-        f"{name} is not installed: run make setup" for name, found in versions.items() if found is None and name != "torch_npu"
+        f"{name} is not installed: run make setup"
+        for name, found in versions.items()
+        if found is None and name != "torch_npu"
     ]
     accelerator: dict[str, Any] | None = None
     npu = "torch_npu is not installed"
@@ -43,7 +45,9 @@ def examine(workspace: Path) -> dict[str, Any]:
         }
     torch, torch_npu = versions["torch"], versions["torch_npu"]
     if torch and torch_npu and torch.split("+")[0].split(".")[:2] != torch_npu.split(".")[:2]:
-        problems.append(f"torch {torch} and torch_npu {torch_npu} do not belong together: install torch_npu {torch.split('+')[0]}")
+        problems.append(
+            f"torch {torch} and torch_npu {torch_npu} do not belong together: install torch_npu {torch.split('+')[0]}"
+        )
     home = next((os.environ[name] for name in _CANN_HOMES if os.environ.get(name)), None)
     if torch_npu and not home:
         problems.append("torch_npu is installed but CANN is not set up: source its set_env.sh")

@@ -72,7 +72,9 @@ class Display:
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     """The table at the end of a run."""
-    table = Table(title=f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s", title_justify="left")
+    table = Table(
+        title=f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s", title_justify="left"
+    )
     for column in ("stage", "time", "", "key figure", "MLflow run"):
         table.add_column(column, justify="right" if column == "time" else "left", no_wrap=True)
     for row in summary["stages"]:

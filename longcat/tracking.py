@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 _PACKAGES = ("torch", "torch_npu", "prefect", "mlflow", "datasets", "tokenizers", "transformers", "lm_eval")
 OWNER_TAG, KEY_TAG = "longcat.owner", "longcat.key"
@@ -51,14 +52,18 @@ class Tracker:
 
     def __init__(self, workspace: Workspace, config: PipelineConfig, name: str) -> None:
         self.workspace, self.uri, self.experiment = workspace, tracking_uri(workspace), config.experiment
-        self._journal = Journal(workspace.path / "tracking" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.jsonl")
+        self._journal = Journal(
+            workspace.path / "tracking" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.jsonl"
+        )
         self._sender = Sender(self._journal, self.uri, workspace.path / "mlartifacts")
         self._journal.append(
             "start", "pipeline", experiment=self.experiment, name=name, parent=None, time=time.time(), tags=_tags()
         )
         self._journal.append("params", "pipeline", params=_flatten(config.model_dump(mode="json")))
         write_json(self._journal.path.with_suffix(".config.json"), config.model_dump(mode="json"))
-        self._journal.append("artifact", "pipeline", path=str(self._journal.path.with_suffix(".config.json")), folder="config")
+        self._journal.append(
+            "artifact", "pipeline", path=str(self._journal.path.with_suffix(".config.json")), folder="config"
+        )
         self._sender.start()
 
     @contextlib.contextmanager
@@ -67,7 +72,15 @@ class Tracker:
         from longcat.errors import Cancelled
 
         key = f"stage:{name}"
-        self._journal.append("start", key, experiment=self.experiment, name=name, parent="pipeline", time=time.time(), tags={"stage": name})
+        self._journal.append(
+            "start",
+            key,
+            experiment=self.experiment,
+            name=name,
+            parent="pipeline",
+            time=time.time(),
+            tags={"stage": name},
+        )
         try:
             yield StageRun(self._journal, key)
         except BaseException as error:
@@ -125,12 +138,19 @@ class StageRun:
     def log_input(self, artifact: Artifact, context: str) -> None:
         """The artifact as data-set input, by its digest."""
         self._journal.append(
-            "input", self._key, name=artifact.kind, digest=artifact.digest[:32], source=str(artifact.path), context=context
+            "input",
+            self._key,
+            name=artifact.kind,
+            digest=artifact.digest[:32],
+            source=str(artifact.path),
+            context=context,
         )
 
     def register_model(self, name: str, checkpoint: Artifact) -> None:
         """The checkpoint as a new version of a registered model, aliased `latest`; once for each digest."""
-        self._journal.append("model", self._key, name=name, digest=checkpoint.digest, path=str(checkpoint.path / "huggingface"))
+        self._journal.append(
+            "model", self._key, name=name, digest=checkpoint.digest, path=str(checkpoint.path / "huggingface")
+        )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags."""
@@ -310,7 +330,9 @@ class Sender:
 
         source = json.dumps({"uri": Path(event["source"]).as_uri()})
         dataset = Dataset(event["name"], event["digest"], "local", source)
-        self._connect().log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", event["context"])])])
+        self._connect().log_inputs(
+            run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", event["context"])])]
+        )
 
     def _model(self, run_id: str | None, event: dict[str, Any]) -> None:
         from mlflow.exceptions import MlflowException

@@ -22,7 +22,11 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         raise UserError(f"nothing has been run in {workspace} yet: try make pipeline")
     logs = workspace / "logs"
     logs.mkdir(exist_ok=True)
-    offline = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    offline = {
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     prefect = {
         "PREFECT_HOME": str(workspace / "prefect"),
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
@@ -50,7 +54,10 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        print(f"MLflow   http://127.0.0.1:{mlflow_port}\nPrefect  http://127.0.0.1:{prefect_port}\nCtrl-C ends both.", flush=True)
+        print(
+            f"MLflow   http://127.0.0.1:{mlflow_port}\nPrefect  http://127.0.0.1:{prefect_port}\nCtrl-C ends both.",
+            flush=True,
+        )
         try:
             while all(server.poll() is None for server in servers.values()):
                 time.sleep(0.5)

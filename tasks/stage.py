@@ -39,7 +39,9 @@ def retry_helps(_task: Any, _run: Any, state: State[Any]) -> bool:
     return False
 
 
-stage_task = task(cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=5, retry_condition_fn=retry_helps)
+stage_task = task(
+    cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=5, retry_condition_fn=retry_helps
+)
 """Decorator of stage tasks: the artifact store decides what is reused, so Prefect's own cache is off."""
 
 

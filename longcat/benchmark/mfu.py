@@ -1,8 +1,8 @@
 """Utilisation: how much of the hardware's peak a training run uses, under three conventions.
 
-    mfu                  useful work only: causal attention, routed experts as measured (zero-computation experts cost 0)
-    mfu_full_attention   attention over the whole square, as PaLM (arXiv 2204.02311) and the older A100 rows count it
-    hfu                  what the hardware does; recomputed activations count again (there is no recomputation yet)
+mfu                  useful work only: causal attention, routed experts as measured (zero-computation experts cost 0)
+mfu_full_attention   attention over the whole square, as PaLM (arXiv 2204.02311) and the older A100 rows count it
+hfu                  what the hardware does; recomputed activations count again (there is no recomputation yet)
 """
 
 from __future__ import annotations

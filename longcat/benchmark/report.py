@@ -130,12 +130,16 @@ def plot(result: Mapping[str, Any], everything: list[Mapping[str, Any]]) -> byte
             for row in everything
             if ((row["model"], row["devices"], row["sequence_length"], row["mfu"]) in near) is chosen
         ]
-        axes.scatter(*zip(*points, strict=True), s=26, color=colour, label=f"{label} ({len(points)})", zorder=2 + chosen)
+        axes.scatter(
+            *zip(*points, strict=True), s=26, color=colour, label=f"{label} ({len(points)})", zorder=2 + chosen
+        )
     ours = result["mfu_full_attention"]
     if ours is not None:
         x = result["activated_parameters"] / 1e9
         axes.scatter([x], [100 * ours], s=110, marker="*", color="#d9480f", label="this run", zorder=5)
-        axes.annotate(f"{100 * ours:.1f} %", (x, 100 * ours), textcoords="offset points", xytext=(10, 6), color="#d9480f")
+        axes.annotate(
+            f"{100 * ours:.1f} %", (x, 100 * ours), textcoords="offset points", xytext=(10, 6), color="#d9480f"
+        )
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("activated parameters (billions)")

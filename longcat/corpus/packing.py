@@ -74,7 +74,7 @@ class Packer:
             documents=np.stack(np.divmod(starts, self.sequence_length), axis=1).astype(np.int32),
         )
         self._starts = [start - end for start in self._starts if start >= end]
-        self._filled -= end - 1
+        self._filled -= end
         self._buffer[: self._filled] = self._buffer[end : end + self._filled].copy()
         self.rows += rows
         return run

@@ -39,7 +39,9 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
         ConfigError: the model has no MLA scales, which that class always applies.
     """
     if not (config.mla_scale_q_lora and config.mla_scale_kv_lora):
-        raise ConfigError("model.mla_scale_q_lora and mla_scale_kv_lora: the Hugging Face format always has both scales")
+        raise ConfigError(
+            "model.mla_scale_q_lora and mla_scale_kv_lora: the Hugging Face format always has both scales"
+        )
     return {
         "architectures": ["LongcatFlashForCausalLM"],
         "model_type": "longcat_flash",
@@ -68,11 +70,15 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
             values[name] = values[alias] // 2 if alias == "num_hidden_layers" else values[alias]
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise ConfigError(f"{CONFIG}: rope type {rope.get('rope_type', rope.get('type'))!r} is not supported, only 'default'")
+        raise ConfigError(
+            f"{CONFIG}: rope type {rope.get('rope_type', rope.get('type'))!r} is not supported, only 'default'"
+        )
     if values.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"{CONFIG}: hidden_act {values['hidden_act']!r} is not supported, only 'silu'")
     if values.get("zero_expert_type", "identity") != "identity":
-        raise ConfigError(f"{CONFIG}: zero_expert_type {values['zero_expert_type']!r} is not supported, only 'identity'")
+        raise ConfigError(
+            f"{CONFIG}: zero_expert_type {values['zero_expert_type']!r} is not supported, only 'identity'"
+        )
     theta = rope.get("rope_theta", values.get("rope_theta", 10_000_000.0))
     fields = {name: values[name] for name in _SAME if values.get(name) is not None}
     missing = [name for name in _SAME if name not in fields and ModelConfig.model_fields[name].is_required()]
@@ -164,7 +170,7 @@ def load_huggingface(directory: Path | str, dtype: torch.dtype = torch.float32) 
         if state[name].shape != value.shape:
             raise DataError(f"{directory}: {name} has shape {list(state[name].shape)}, expected {list(value.shape)}")
     model.load_state_dict({name: state[name] for name in model.state_dict()}, assign=True)
-    for layer in model.model.layers:
+    for layer in model.blocks:
         router = layer.mlp.router
         router.load = torch.zeros(router.load.shape)
         router.e_score_correction_bias = router.e_score_correction_bias.float()

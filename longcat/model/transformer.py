@@ -6,6 +6,7 @@ Parameter names are those of Hugging Face's `LongcatFlashForCausalLM`.
 from __future__ import annotations
 
 import hashlib
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,11 @@ class LongcatModel(nn.Module):
         if targets is None:
             return logits.float()
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+
+    @property
+    def blocks(self) -> list[Layer]:
+        """The layers, as what they are."""
+        return [cast(Layer, layer) for layer in self.model.layers]
 
     def initialize(self, seed: int) -> None:
         """Draw weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order."""

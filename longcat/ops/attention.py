@@ -16,7 +16,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(dim)) V over the positions up to each one (arXiv 1706.03762, eq. 1).
 
     Args:
-        query: `[batch, heads, seq, dim]`, likewise `key`.
+        query: `[batch, heads, seq, dim]`.
+        key: the same shape.
         value: `[batch, heads, seq, value dim]`.
 
     Returns:

@@ -29,7 +29,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: `[..., seq, heads, dim]`.
-        cos: `[seq, dim / 2]`, likewise `sin`.
+        cos: `[seq, dim / 2]`.
+        sin: the same shape.
     """
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
     even, odd = x[..., 0::2], x[..., 1::2]

@@ -18,7 +18,7 @@ def shard(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> None:
     """
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in model.model.layers:
+    for layer in model.blocks:
         fully_shard(layer.mlp.experts, mesh=mesh.data, mp_policy=policy, reshard_after_forward=False)
         fully_shard(layer.mlp.router, mesh=mesh.world, mp_policy=exact, reshard_after_forward=False)
         fully_shard(layer, mesh=mesh.world, mp_policy=policy, reshard_after_forward=False)

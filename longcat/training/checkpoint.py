@@ -9,12 +9,12 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -45,7 +45,7 @@ def write(path: Path, step: int, model: nn.Module, optimizers: list[torch.optim.
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
     dist.barrier()
-    dcp.save(_state(model, optimizers, step), checkpoint_id=path)
+    dcp.state_dict_saver.save(_state(model, optimizers, step), checkpoint_id=path)
 
 
 def saved(directory: Path) -> list[tuple[int, Path]]:
@@ -57,17 +57,15 @@ def saved(directory: Path) -> list[tuple[int, Path]]:
 def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
     """Restore model and optimizer in place; returns the number of steps they have seen. Collective."""
     state = _state(model, optimizers, 0)
-    dcp.load(state, checkpoint_id=path)
+    dcp.state_dict_loader.load(state, checkpoint_id=path)
     set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     return int(state["step"])
 
 
 def whole_model(model: nn.Module) -> dict[str, Tensor]:
     """The model's whole state on rank 0's CPU, and nothing elsewhere. Collective."""
-    state: dict[str, Tensor] = get_model_state_dict(
-        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
-    return state
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return cast(dict[str, Tensor], state)
 
 
 def _state(model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What the launcher and the training processes tell each other: files in one directory, all JSON.
 
-    job.json            what to do (written by the launcher)
-    metrics.jsonl       one record a step, fsynced (rank 0)
-    result.json         facts of a finished job (rank 0)
-    error-RANK.json     why a process failed
+job.json            what to do (written by the launcher)
+metrics.jsonl       one record a step, fsynced (rank 0)
+result.json         facts of a finished job (rank 0)
+error-RANK.json     why a process failed
 """
 
 from __future__ import annotations

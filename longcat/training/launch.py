@@ -47,7 +47,9 @@ def launch(job: Job, *, deadline_s: float, grace_s: float, poll: Callable[[], No
             while process.poll() is None:
                 poll()
                 if time.monotonic() - began > deadline_s:
-                    raise TrainingError(f"training did not finish within training.deadline_s={deadline_s:g}; {directory}")
+                    raise TrainingError(
+                        f"training did not finish within training.deadline_s={deadline_s:g}; {directory}"
+                    )
                 time.sleep(POLL_S)
         finally:
             assert process.stdin is not None
@@ -82,7 +84,7 @@ def _failure(directory: Path, code: int) -> Exception:
     first = min(reports, key=lambda report: float(report["time"]))
     known = getattr(errors, first["type"], None)
     if first["expected"] and known is not None:
-        return known(first["message"])  # type: ignore[no-any-return]
+        return known(first["message"])
     if "No space left on device" in first["message"]:
         return StorageError(f"no space left on the device while training wrote {directory}")
     return TrainingError(f"rank {first['rank']}: {first['type']}: {first['message'].splitlines()[0]}; see {log}")

@@ -24,7 +24,13 @@ from longcat.training.metrics import Follower, read_metrics
 
 STAGE_VERSION = 1
 _PACKAGE = Path(__file__).parents[1]
-SOURCES = (_PACKAGE / "model", _PACKAGE / "ops", _PACKAGE / "parallel", _PACKAGE / "training", _PACKAGE / "corpus/loader.py")
+SOURCES = (
+    _PACKAGE / "model",
+    _PACKAGE / "ops",
+    _PACKAGE / "parallel",
+    _PACKAGE / "training",
+    _PACKAGE / "corpus/loader.py",
+)
 
 Records = list[dict[str, Any]]
 
@@ -68,7 +74,9 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> Layout:
             f"training.batch_sequences={training.batch_sequences} is not a multiple of training.processes={processes}"
         )
     if accelerator.kind != "cpu" and processes > accelerator.count:
-        raise ConfigError(f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices")
+        raise ConfigError(
+            f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"
+        )
     precision = training.precision
     if precision == "auto":
         precision = "bf16" if accelerator.supports_bf16 else "fp32"
@@ -127,7 +135,9 @@ def pretrain(
                 layout=layout,
                 tokens=str(tokens.path),
                 directory=str(directory),
-                peak_flops=None if best is None else best.flops * (1 if accelerator.kind == "cpu" else layout.processes),
+                peak_flops=None
+                if best is None
+                else best.flops * (1 if accelerator.kind == "cpu" else layout.processes),
             ),
             config,
             report,
@@ -195,23 +205,19 @@ def _check_contract(config: PipelineConfig, tokens: Artifact) -> None:
         )
 
 
-def _supervise(
-    job: Job, config: PipelineConfig, report: Reporter, on_metrics: Callable[[Records], None]
-) -> None:
+def _supervise(job: Job, config: PipelineConfig, report: Reporter, on_metrics: Callable[[Records], None]) -> None:
     """Launch, and launch again after a failure, as long as each attempt gets further than the one before."""
     training, directory = config.training, Path(job.directory)
     follower = Follower(directory / METRICS)
     deadline = time.monotonic() + training.deadline_s
-    furthest = -1
+    furthest, loss = -1, ""
 
     def poll() -> None:
-        records = follower.new()
-        if records:
+        nonlocal loss
+        if records := follower.new():
             on_metrics(records)
-            last = records[-1]
-            report(Progress("pretrain", last["step"], training.steps, f"loss {last['train/loss']:.3f}"))
-        else:
-            report(Progress("pretrain", max(0, follower.last_step), training.steps))
+            loss = f"loss {records[-1]['train/loss']:.3f}"
+        report(Progress("pretrain", follower.last_step, training.steps, loss or "starting processes"))
 
     for attempt in range(training.max_restarts + 1):
         try:

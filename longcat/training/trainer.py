@@ -46,7 +46,7 @@ class Trainer:
         model.initialize(config.seed)
         self.model = parallelize(model, mesh, torch.bfloat16 if precision == "bf16" else torch.float32).train()
         self.optimizers = build_optimizers(self.model, config.training.optimizer)
-        self.routers = [layer.mlp.router for layer in self.model.model.layers]
+        self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
@@ -64,16 +64,16 @@ class Trainer:
             router.load.zero_()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.mesh.device)
+        loss_sum = torch.zeros((), device=self.mesh.device)
         parts = tokens.split(self.micro_batch or tokens.shape[0])
         for index, part in enumerate(parts):
             if isinstance(self.model, FSDPModule):  # gradients are exchanged once, after the last part
                 self.model.set_requires_gradient_sync(index == len(parts) - 1)
             share = self.model(part[:, :-1], part[:, 1:]) / global_tokens
             share.backward()
-            loss += share.detach()
+            loss_sum += share.detach()
 
-        loss, square, load, stop = self._agree(loss, stop)
+        loss, square, load, stop = self._agree(loss_sum, stop)
         norm = square**0.5
         rate = learning_rate(step, self.config.training.steps, self.config.training.optimizer)
         healthy = bool(np.isfinite(loss) and np.isfinite(norm))

@@ -124,6 +124,8 @@ def test_initial_weights_depend_on_seed_and_name_only():
     config = config_from_huggingface(reference(0).config.to_dict())
     one, two, other = (LongcatModel(config) for _ in range(3))
     one.initialize(1), two.initialize(1), other.initialize(2)
-    for (name, a), b, c in zip(one.state_dict().items(), two.state_dict().values(), other.state_dict().values(), strict=True):
+    for (name, a), b, c in zip(
+        one.state_dict().items(), two.state_dict().values(), other.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b), name
         assert "proj" not in name or not torch.equal(a, c), name
