@@ -26,6 +26,7 @@ def test_clean_text_is_normal_and_stays_as_it_is(text):
         ("a\r\nb\rc\n", "a\nb\nc\n"),
         ("a\r\x00\nb", "a\nb"),
         ("\ufeffhello", "hello"),
+        ("\ufeff\x00\ufeffhello", "hello"),
         ("e\x00\u0301", "é"),
         ("\tindented\n", "\tindented\n"),
         ("零专家", "零专家"),
