@@ -110,6 +110,8 @@ FIELDS = {
     "training.processes": (1, {"checkpoint"}),
     "training.expert_parallel": (1, {"checkpoint"}),
     "training.precision": ("fp32", {"checkpoint"}),
+    "training.optimizer.name": ("muon", {"checkpoint"}),
+    "training.optimizer.momentum": (0.8, {"checkpoint"}),
     "training.optimizer.learning_rate": (1e-4, {"checkpoint"}),
     "training.optimizer.final_learning_rate_share": (0.5, {"checkpoint"}),
     "training.optimizer.warmup_steps": (7, {"checkpoint"}),

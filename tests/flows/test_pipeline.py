@@ -1,0 +1,98 @@
+"""The whole flow on `smoke` under Prefect's test harness: run, run again, what MLflow has, and what a failure leaves."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def harness():
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(harness, corpus_file, tmp_path_factory):
+    from flows.pipeline import pipeline
+
+    workspace = tmp_path_factory.mktemp("workspace")
+    options = {"preset": "smoke", "overrides": [f"corpus.sources={corpus_file}"], "workspace": str(workspace)}
+    return workspace, options, pipeline(**options), pipeline(**options)
+
+
+@pytest.mark.timeout(300)
+def test_runs_then_reuses_everything(finished):
+    workspace, _, first, second = finished
+    assert [row["stage"] for row in first["stages"]] == ["preprocess", "pretrain", "benchmark", "evaluate"]
+    assert [row["status"] for row in first["stages"]] == ["run"] * 4
+    assert [row["status"] for row in second["stages"]] == ["cached"] * 4
+    assert [row["artifact"] for row in first["stages"]] == [row["artifact"] for row in second["stages"]]
+    assert json.loads((workspace / "summary.json").read_text()) == second
+    facts = {row["stage"]: row["facts"] for row in first["stages"]}
+    assert 0 < facts["benchmark"]["mfu"] < 1
+    assert "not an accelerator" in facts["benchmark"]["verdict"]
+    assert 0 < facts["evaluate"]["bits_per_byte"] < 9
+    assert facts["evaluate"]["tasks"]["python_completion"]["documents"] == 8
+
+
+@pytest.mark.timeout(300)
+def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
+    import mlflow
+
+    _, _, first, _ = finished
+    client = mlflow.MlflowClient(first["mlflow"]["tracking_uri"])
+    parent = client.get_run(first["mlflow"]["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["preset"] == "smoke"
+    assert parent.data.metrics["bits_per_byte"] == pytest.approx(first["stages"][3]["facts"]["bits_per_byte"])
+    children = {row["stage"]: client.get_run(row["mlflow_run_id"]) for row in first["stages"]}
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children.values())
+    assert all(run.info.status == "FINISHED" for run in children.values())
+    losses = client.get_metric_history(children["pretrain"].info.run_id, "train/loss")
+    assert [point.step for point in losses] == list(range(1, 13))
+    assert children["pretrain"].inputs.dataset_inputs[0].dataset.digest == first["stages"][0]["artifact"]["digest"]
+    names = {file.path for file in client.list_artifacts(children["benchmark"].info.run_id)}
+    assert {"report.html", "mfu.png", "manifest.json"} <= names
+    versions = client.search_model_versions("name = 'longcat-smoke'")
+    assert len(versions) == 1  # registered once, although two runs used it
+    model = {file.path for file in client.list_artifacts(versions[0].run_id, "model")}
+    assert {"model/config.json", "model/tokenizer.json", "model/model.safetensors"} <= model
+
+
+@pytest.mark.timeout(300)
+def test_prefect_says_cached_and_shows_reports(finished):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    with get_client(sync_client=True) as client:
+        names = {run.state.name for run in client.read_task_runs(limit=50) if run.state}
+        reports = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["mfu-report"])))
+    assert "Cached" in names
+    assert reports
+
+
+@pytest.mark.timeout(300)
+def test_a_damaged_artifact_stops_the_flow_and_stays(finished):
+    from flows.pipeline import pipeline
+    from longcat.errors import ArtifactError
+
+    workspace, options, first, _ = finished
+    weights = next((workspace / "checkpoint").glob("*/huggingface/model.safetensors"))
+    good = weights.read_bytes()
+    summary = (workspace / "summary.json").read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    try:
+        with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged: sha256"):
+            pipeline(**options)
+        assert weights.stat().st_size == len(good)
+        assert (workspace / "summary.json").read_bytes() == summary
+    finally:
+        weights.write_bytes(good)

@@ -1,0 +1,40 @@
+"""Orthogonalisation by its law, and Muon by a plain matrix-by-matrix one."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longcat.training.muon import Muon, orthogonalise
+
+
+@given(rows=st.integers(2, 40), columns=st.integers(2, 40), scale=st.sampled_from([1e-6, 1.0, 1e4]))
+@settings(max_examples=25, deadline=None)
+def test_singular_values_come_near_one_and_directions_stay(rows, columns, scale):
+    torch.manual_seed(rows * 41 + columns)
+    left, _ = torch.linalg.qr(torch.randn(rows, min(rows, columns)))
+    right, _ = torch.linalg.qr(torch.randn(columns, min(rows, columns)))
+    singular = torch.linspace(0.3, 1, min(rows, columns))
+    out = orthogonalise(scale * (left * singular) @ right.T).float()
+    values = torch.linalg.svdvals(out)
+    assert values.min() > 0.5
+    assert values.max() < 1.4
+    assert (left.T @ out @ right).diagonal().min() > 0.4
+
+
+def test_zeros_stay_zeros():
+    assert torch.equal(orthogonalise(torch.zeros(3, 4, 5)), torch.zeros(3, 4, 5, dtype=torch.bfloat16))
+
+
+def test_stacked_experts_move_like_single_matrices():
+    torch.manual_seed(0)
+    stack = torch.nn.Parameter(torch.randn(3, 6, 4))
+    singles = [torch.nn.Parameter(stack.data[i].clone()) for i in range(3)]
+    batched = Muon([stack], lr=0.1, momentum=0.9, weight_decay=0.1)
+    plain = Muon(singles, lr=0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        stack.grad = torch.randn(3, 6, 4)
+        for i, single in enumerate(singles):
+            single.grad = stack.grad[i].clone()
+        batched.step()
+        plain.step()
+    torch.testing.assert_close(stack.data, torch.stack([s.data for s in singles]), atol=2e-2, rtol=2e-2)

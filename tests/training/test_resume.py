@@ -1,0 +1,137 @@
+"""Two real processes: a run that was interrupted ends with the weights of one that was not."""
+
+import json
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from longcat.artifact import Workspace
+from longcat.config import load_config
+from longcat.corpus.stage import preprocess
+from longcat.errors import Cancelled, ConfigError, TrainingError
+from longcat.progress import Progress
+from longcat.training.stage import pretrain, settle_layout
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def settings(corpus_file, *extra):
+    return load_config(
+        "smoke",
+        None,
+        [f"corpus.sources={corpus_file}", "training.processes=2", "training.checkpoint_every_steps=4", *extra],
+    )
+
+
+def workers():
+    me = psutil.Process()
+    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(p.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus_file, tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("whole"))
+    config = settings(corpus_file)
+    return pretrain(config, preprocess(config, workspace=workspace), workspace=workspace)
+
+
+def same_as(uninterrupted, checkpoint):
+    names = ("huggingface/model.safetensors",)
+    for name in names:
+        ours, theirs = load_file(checkpoint.path / name), load_file(uninterrupted.path / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    steps = [json.loads(line)["step"] for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+def test_every_expert_is_in_the_export(uninterrupted):
+    weights = load_file(uninterrupted.path / "huggingface/model.safetensors")
+    downs = [name for name in weights if name.endswith("down_proj.weight") and ".experts." in name]
+    assert len(downs) == 4
+    assert len({weights[name].sum().item() for name in downs}) == 4
+
+
+def test_cancelled_run_leaves_no_process_and_goes_on(uninterrupted, corpus_file, tmp_path):
+    workspace, config = Workspace(tmp_path), settings(corpus_file)
+    tokens = preprocess(config, workspace=workspace)
+
+    def cancel(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 2:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        pretrain(config, tokens, workspace=workspace, report=cancel)
+    assert not workers()
+    assert list((workspace.path / "checkpoint").glob(".*.partial/checkpoints/step-*"))
+    seen = []
+    checkpoint = pretrain(config, tokens, workspace=workspace, on_metrics=seen.extend)
+    same_as(uninterrupted, checkpoint)
+
+
+def test_killed_rank_is_restarted_from_the_checkpoint(uninterrupted, corpus_file, tmp_path):
+    workspace, config = Workspace(tmp_path), settings(corpus_file)
+    tokens = preprocess(config, workspace=workspace)
+    killed = []
+
+    def kill_once(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 5 and not killed:
+            killed.extend(workers()[:1])
+            os.kill(killed[0].pid, signal.SIGKILL)
+
+    checkpoint = pretrain(config, tokens, workspace=workspace, report=kill_once)
+    assert killed
+    same_as(uninterrupted, checkpoint)
+
+
+def test_a_killed_parent_leaves_no_process(corpus_file, tmp_path):
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from longcat.artifact import Workspace; from longcat.config import load_config\n"
+        "from longcat.corpus.stage import preprocess; from longcat.training.stage import pretrain\n"
+        f"c = load_config('smoke', None, ['corpus.sources={corpus_file}', 'training.steps=100000']); w = Workspace({str(tmp_path)!r})\n"
+        "pretrain(c, preprocess(c, workspace=w), workspace=w)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    family: list[psutil.Process] = []
+    end = time.monotonic() + 90
+    try:
+        while time.monotonic() < end and len(family) < 2:
+            everyone = psutil.Process(parent.pid).children(recursive=True)
+            family = [p for p in everyone if "longcat.training.worker" in " ".join(p.cmdline()[:4])]
+            time.sleep(0.2)
+        metrics = lambda: list(tmp_path.glob("checkpoint/.*/metrics.jsonl"))  # noqa: E731
+        while time.monotonic() < end and not metrics():
+            time.sleep(0.2)
+        everyone = psutil.Process(parent.pid).children(recursive=True)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert len(family) >= 2
+    _, alive = psutil.wait_procs(everyone, timeout=40)
+    assert not alive
+
+
+def test_a_failure_names_rank_and_cause(corpus_file, tmp_path):
+    config = settings(corpus_file, "training.max_restarts=0", "training.deadline_s=0.5")
+    workspace = Workspace(tmp_path)
+    with pytest.raises(TrainingError, match="deadline_s"):
+        pretrain(config, preprocess(config, workspace=workspace), workspace=workspace)
+    assert not workers()
+
+
+def test_layouts_that_do_not_fit_are_refused():
+    from longcat.accelerator import choose
+
+    cpu = choose("cpu")
+    with pytest.raises(ConfigError, match="batch_sequences=8 is not a multiple"):
+        settle_layout(load_config("smoke", None, ["training.processes=3"]), cpu)
+    with pytest.raises(ConfigError, match="expert_parallel=4 does not divide"):
+        settle_layout(load_config("smoke", None, ["training.processes=2", "training.expert_parallel=4"]), cpu)
