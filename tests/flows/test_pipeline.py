@@ -84,7 +84,7 @@ def test_a_damaged_artifact_stops_the_flow_and_stays(finished):
     from flows.pipeline import pipeline
     from longcat.errors import ArtifactError
 
-    workspace, options, first, _ = finished
+    workspace, options, _, _ = finished
     weights = next((workspace / "checkpoint").glob("*/huggingface/model.safetensors"))
     good = weights.read_bytes()
     summary = (workspace / "summary.json").read_bytes()

@@ -1,0 +1,54 @@
+"""FLOPs against torch's counter on real modules, parameters against real models, and published figures."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from longcat.benchmark.flops import expected_ffn_experts, matmul_parameters, parameters, training_flops_per_token
+from longcat.config import ModelConfig, load_config
+from longcat.model import LongcatModel
+from longcat.ops import attention
+from longcat.training.balance import load_figures
+
+FLASH = {
+    "vocab_size": 131072, "hidden_size": 6144, "num_layers": 28, "num_attention_heads": 64, "q_lora_rank": 1536,
+    "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "ffn_hidden_size": 12288,
+    "expert_ffn_hidden_size": 2048, "n_routed_experts": 512, "zero_expert_num": 256, "moe_topk": 12,
+}  # fmt: skip
+
+
+def test_longcat_flash_figures():
+    """Worked by hand from the published shapes: 27.149 B weights a token with 8 routed experts, and what follows."""
+    flash = ModelConfig(**FLASH)
+    assert sum(matmul_parameters(flash, 8).values()) == pytest.approx(27.149e9, rel=1e-4)
+    assert sum(training_flops_per_token(flash, 4096, 8).values()) == pytest.approx(1.769849e11, rel=1e-4)
+    assert sum(training_flops_per_token(flash, 4096, 8, "full").values()) == pytest.approx(1.910778e11, rel=1e-4)
+    assert sum(parameters(flash).values()) == pytest.approx(560e9, rel=0.01)
+    assert expected_ffn_experts(flash) == 8
+
+
+@pytest.mark.parametrize("preset", ["smoke", "tiny"])
+def test_flops_equal_torchs_counter(preset):
+    """torch counts the whole square of scores, as our explicit attention computes it."""
+    config = load_config(preset).model
+    model = LongcatModel(config)
+    model.initialize(0)
+    model.train()
+    tokens = torch.randint(3, config.vocabulary, (2, 33))
+    assert tokens.shape[1] <= attention.EXPLICIT_LIMIT
+    with FlopCounterMode(display=False) as counter:
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+    load = torch.stack([layer.mlp.router.load for layer in model.blocks])
+    experts = load_figures(load, config)["moe/ffn_experts_per_token"]
+    expected = training_flops_per_token(config, 32, experts, "full")
+    counted = counter.get_total_flops()
+    # torch has no formula for grouped products: count without them if it leaves them out
+    without = sum(expected.values()) - expected["routed_experts"]
+    by_hand = sum(expected.values()) if counted > 1.001 * 64 * without else without
+    assert counted == pytest.approx(64 * by_hand, rel=1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_parameters_are_those_of_the_model(bias):
+    config = load_config("smoke").model.model_copy(update={"attention_bias": bias})
+    assert sum(parameters(config).values()) == sum(p.numel() for p in LongcatModel(config).parameters())

@@ -1,0 +1,88 @@
+"""Bits per byte and the lm-eval adapter on models whose scores are known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from longcat.errors import ConfigError, DataError
+from longcat.evaluation import harness
+from longcat.evaluation.perplexity import model_bits, text_bytes
+
+
+def uniform(tokens):
+    return torch.zeros(*tokens.shape, 256)
+
+
+def test_a_uniform_model_needs_eight_bits_for_a_byte():
+    rows = np.random.default_rng(0).integers(0, 256, (5, 33))
+    assert model_bits(uniform, rows, batch=2) == pytest.approx(5 * 32 * 8)
+    assert text_bytes(rows, np.ones(256, dtype=np.int32)) == 5 * 32
+
+
+def test_bits_do_not_depend_on_the_batch_size():
+    weights = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    rows = np.random.default_rng(0).integers(0, 256, (7, 17))
+    assert model_bits(lambda t: weights[t], rows, 3) == pytest.approx(model_bits(lambda t: weights[t], rows, 7))
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer():
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {c: i + 3 for i, c in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def score(model, tokenizer, names, limit=24):
+    return harness.score(model, tokenizer, names, length=128, batch=4, limit=limit, seed=0)
+
+
+def test_an_oracle_gets_everything_right_and_its_opposite_nothing(byte_tokenizer):
+    """A model that knows the right continuations by heart; it sees only the tokens before each one."""
+    items = [json.loads(line) for line in harness.TASKS.joinpath("python_completion.jsonl").read_text().splitlines()][
+        :24
+    ]
+    next_token = {}
+    for item in items:
+        ids = byte_tokenizer.encode(item["prompt"] + item["choices"][item["answer"]]).ids
+        for i in range(1, len(ids)):
+            next_token[tuple(ids[:i])] = ids[i]
+
+    def oracle(sign):
+        def model(tokens):
+            logits = torch.zeros(*tokens.shape, 259)
+            for b, row in enumerate(tokens.tolist()):
+                for i in range(len(row)):
+                    if (known := next_token.get(tuple(row[: i + 1]))) is not None:
+                        logits[b, i, known] = sign * 20.0
+            return logits
+
+        return model
+
+    right = score(oracle(1), byte_tokenizer, ["python_completion"])["python_completion"]
+    assert right["acc"] == 1.0
+    assert right["documents"] == 24
+    assert score(oracle(-1), byte_tokenizer, ["python_completion"])["python_completion"]["acc"] < 0.2
+
+
+def test_length_alone_is_no_help(byte_tokenizer):
+    figures = score(lambda t: torch.zeros(*t.shape, 259), byte_tokenizer, ["python_completion"], limit=None)
+    assert figures["python_completion"]["acc"] < 0.45
+    assert figures["python_completion"]["acc_stderr"] > 0
+    assert math.isfinite(figures["python_completion"]["acc_norm"])
+
+
+def test_unknown_task_and_broken_items_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"unknown task 'nope'; there are: python_completion"):
+        harness.task_files(["nope"])
+    (tmp_path / "mine.yaml").write_text("task: mine\n")
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a"}\n{"prompt":\n')
+    monkeypatch.setattr(harness, "TASKS", tmp_path)
+    with pytest.raises(DataError, match=r"mine\.jsonl:2: broken JSON"):
+        harness.task_files(["mine"])
