@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -37,18 +38,18 @@ WorkspacePath = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-_QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+_ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "TOKENIZERS_PARALLELISM": "true",
-    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # its records go where ours go
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "true",
     "TQDM_DISABLE": "1",
-    "ALEMBIC_LOG_LEVEL": "ERROR",
 }
+"""Set before the libraries are imported, where the user has not set them: no telemetry, no bars but ours."""
 
 
 def _run(
@@ -58,19 +59,24 @@ def _run(
     from longcat.artifact import Workspace
     from longcat.config import load_config
 
-    load_config(preset, config, overrides or ())  # mistakes are told before anything is started
+    settings = load_config(preset, config, overrides or ())  # mistakes are told before anything is started
     workspace = workspace.expanduser().resolve()
     space = Workspace(workspace)
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not any(source.kind == "hub" for source in settings.corpus.sources):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with space.lease():
         from flows.server import prefect_api
         from longcat.progress import listening
-        from longcat.terminal import Display, print_summary
+        from longcat.terminal import Display, aside, print_summary
 
-        with Display(quiet=as_json) as display, listening(display), prefect_api(workspace):
-            import importlib
-
-            _hush()
+        with (
+            Display(quiet=as_json) as display,
+            aside(workspace / "logs" / "run.log", display.warn),
+            listening(display),
+            prefect_api(workspace),
+        ):
             function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"flows.{flow}"), flow)
             summary = function(
                 preset=preset,
@@ -82,23 +88,6 @@ def _run(
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
         print_summary(summary)
-
-
-def _hush() -> None:
-    """Leave the terminal to our own lines: what libraries say goes to their log files or nowhere."""
-    import logging
-
-    for name in (
-        "prefect",
-        "prefect.flow_runs",
-        "prefect.task_runs",
-        "mlflow",
-        "alembic",
-        "httpx",
-        "datasets",
-        "lm_eval",
-    ):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @app.command()
@@ -241,14 +230,23 @@ def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
 def sync(workspace: WorkspacePath = Path("workspace")) -> None:
     """Send MLflow what it missed while it could not be reached."""
     from longcat.artifact import Workspace
+    from longcat.terminal import aside
     from longcat.tracking import sync as send
 
-    sent = send(Workspace(workspace))
+    space = Workspace(workspace)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with aside(space.path / "logs" / "sync.log", lambda _: None):
+        sent = send(space)
     print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")
 
 
 @app.command()
-def ui(workspace: WorkspacePath = Path("workspace"), mlflow_port: int = 5010, prefect_port: int = 4210) -> None:
+def ui(
+    workspace: WorkspacePath = Path("workspace"),
+    mlflow_port: Annotated[int, typer.Option(help="Loopback port of MLflow's pages.")] = 5010,
+    prefect_port: Annotated[int, typer.Option(help="Loopback port of Prefect's pages.")] = 4210,
+) -> None:
     """Show MLflow and Prefect for what was run in a workspace, until Ctrl-C."""
     from longcat.ui import serve
 
@@ -281,7 +279,8 @@ def main() -> None:
             if os.environ.get("LONGCAT_DEBUG"):
                 traceback.print_exc()
             text = str(error).splitlines()[0] if str(error) else ""
-            print(f"error: {type(error).__name__}: {text} (LONGCAT_DEBUG=1 shows where)", file=sys.stderr)
+            where = "; ".join(getattr(error, "__notes__", ())) or "LONGCAT_DEBUG=1 shows where"
+            print(f"error: {type(error).__name__}: {text} ({where})", file=sys.stderr)
             code = 1
     sys.exit(code)
 

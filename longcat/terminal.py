@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from longcat.errors import LongcatError
 from longcat.progress import Progress
 
 LINE_EVERY_S = 10.0
 
 
 class Display:
-    """A bar a stage on a terminal; elsewhere a line every few seconds. Everything goes to stderr."""
+    """A bar a stage on a terminal; elsewhere a line every few seconds. Everything goes to stderr.
+
+    Keeps the stream that is standard error when it is made, so that `aside` can move the rest elsewhere.
+    """
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
-        console = Console(stderr=True)
+        self._console = Console(file=sys.stderr)
         self._bars = (
             Bars(
                 TextColumn("[bold]{task.fields[stage]:<10}"),
                 BarColumn(bar_width=32),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
-                TextColumn("{task.description}"),
-                console=console,
+                TextColumn("{task.description}", markup=False),
+                console=self._console,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
-            if console.is_terminal and not quiet
+            if self._console.is_terminal and not quiet
             else None
         )
         self._tasks: dict[str, TaskID] = {}
@@ -43,8 +53,10 @@ class Display:
             self._bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bars:
+            if kind is None:
+                self._finish(but=None)
             self._bars.stop()
 
     def __call__(self, progress: Progress) -> None:
@@ -52,22 +64,75 @@ class Display:
         if self.quiet:
             return
         if self._bars:
-            for stage, task in self._tasks.items():
-                if stage != progress.stage and not self._bars.tasks[task].finished:
-                    self._bars.update(task, completed=1.0, total=1.0, description="")
+            self._finish(but=progress.stage)
             if progress.stage not in self._tasks:
                 self._tasks[progress.stage] = self._bars.add_task("", total=1.0, stage=progress.stage)
-            total = 1.0 if progress.total > 0 else None
             self._bars.update(
                 self._tasks[progress.stage],
-                completed=min(progress.share, 0.999),
-                total=total,
+                completed=min(progress.share, 0.999),  # a full bar would stop the clock
+                total=1.0 if progress.total > 0 else None,
                 description=progress.message,
             )
         elif time.monotonic() - self._said.get(progress.stage, -LINE_EVERY_S) >= LINE_EVERY_S:
             self._said[progress.stage] = time.monotonic()
             share = f"{progress.share:4.0%} " if progress.total else ""
-            print(f"{progress.stage:<10} {share}{progress.message}", file=sys.stderr, flush=True)
+            self._console.print(f"{progress.stage:<10} {share}{progress.message}", markup=False, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Show a warning above the bars."""
+        self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def _finish(self, but: str | None) -> None:
+        """Fill the bars of stages that are over."""
+        assert self._bars is not None
+        for stage, task in self._tasks.items():
+            if stage != but:
+                self._bars.update(task, completed=1.0, total=1.0, description="")
+
+
+@contextlib.contextmanager
+def aside(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Send log records and whatever libraries print to a file; warnings of flows and stages also to `warn`.
+
+    An exception that nobody foresaw is written there in full, and gets a note that says so.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    level = root.level
+    with path.open("a", encoding="utf-8", buffering=1) as log:
+        handlers = [logging.StreamHandler(log), _Warnings(warn)]
+        # Prefect leaves the root logger alone when it finds a formatted handler there
+        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        for handler in handlers:
+            root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every call of an API
+        try:
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield
+        except Exception as error:
+            if not isinstance(error, LongcatError):
+                logging.getLogger("longcat").exception("the run failed")
+                error.add_note(f"details are in {path}")
+            raise
+        finally:
+            root.setLevel(level)
+            for handler in handlers:
+                root.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    """Hands on what flows and stages warn of."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._warn = warn
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging."""
+        ours = record.name.startswith(("longcat", "prefect.flow_runs", "prefect.task_runs"))
+        if ours and record.levelno == logging.WARNING:
+            self._warn(record.getMessage())
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -81,23 +146,22 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         table.add_row(
             row["stage"],
             f"{row['seconds']:.1f} s",
-            "[dim]cached[/dim]" if row["status"] == "cached" else "run",
-            row["key_figure"],
-            (row["mlflow_run_id"] or "not sent yet")[:12],
+            "[dim]cached[/dim]" if row["status"] == "cached" else row["status"],
+            escape(row["key_figure"]),
+            row["mlflow_run_id"] or "not sent yet",
         )
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = Console(width=140)
     console.print(table)
-    cached = sum(row["status"] == "cached" for row in summary["stages"])
-    if cached == len(summary["stages"]):
+    if all(row["status"] == "cached" for row in summary["stages"]):
         console.print("Everything was finished already and has been reused.")
     for row in summary["stages"]:
         if row["stage"] == "benchmark":
-            console.print(f"Verdict: {row['facts']['verdict']}.", highlight=False)
-            console.print(f"MFU report: {row['artifact']['path']}/report.html", highlight=False, soft_wrap=True)
-    if summary["mlflow"]["warning"]:
-        console.print(f"[yellow]warning:[/yellow] {summary['mlflow']['warning']}")
+            console.print(f"Verdict: {row['facts']['verdict']}.", highlight=False, markup=False)
+            console.print(
+                f"MFU report: {row['artifact']['path']}/report.html", highlight=False, markup=False, soft_wrap=True
+            )
     console.print("Curves, reports and flow runs: make ui", highlight=False)
 
 
@@ -107,5 +171,5 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     Console().print(table)
