@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -64,7 +64,8 @@ class Tracker:
         self._journal.append(
             "artifact", "pipeline", path=str(self._journal.path.with_suffix(".config.json")), folder="config"
         )
-        self._sender.start()
+        # what earlier runs could not send goes out behind our own first events
+        self._sender.start(then=lambda: sync(workspace))
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[StageRun]:
@@ -203,8 +204,9 @@ class Sender:
         """MLflow's run ids by journal key."""
         return dict(self._sent.run_ids)
 
-    def start(self) -> None:
-        """Forward in the background."""
+    def start(self, then: Callable[[], object] = lambda: None) -> None:
+        """Forward in the background; `then` is called once, after the first events have gone through."""
+        self._then: Callable[[], object] | None = then
         self._thread.start()
 
     def finish(self) -> str | None:
@@ -237,6 +239,9 @@ class Sender:
             try:
                 self.send_all()
                 failures = 0
+                if self._then is not None and not ending:
+                    then, self._then = self._then, None
+                    then()
                 if ending:
                     return
             except Exception as error:  # whatever MLflow or its store raise, training goes on

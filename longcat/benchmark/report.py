@@ -25,7 +25,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2r
 .verdict { background: #fff; border-left: 4px solid #2f6fde; border-radius: .25rem; padding: .75rem 1rem; margin: 1rem 0; }
 .scroll { overflow-x: auto; background: #fff; border: 1px solid #e1e5ec; border-radius: .5rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } th, td { padding: .45rem .75rem; text-align: left; white-space: nowrap; }
-th { color: #55607a; font-weight: 600; border-bottom: 1px solid #e1e5ec; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.source { white-space: normal; min-width: 15rem; } th { color: #55607a; font-weight: 600; border-bottom: 1px solid #e1e5ec; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 tr + tr td { border-top: 1px solid #eef0f4; } tr.ours td { background: #eef4ff; font-weight: 600; }
 img { width: 100%; height: auto; background: #fff; border: 1px solid #e1e5ec; border-radius: .5rem; } footer { color: #55607a; font-size: .85rem; margin-top: 2rem; }
 </style></head><body><main>
@@ -39,8 +39,8 @@ img { width: 100%; height: auto; background: #fff; border: 1px solid #e1e5ec; bo
 <img alt="MFU of this run among published A100 runs" src="data:image/png;base64,{{ picture }}">
 <h2>The nearest published rows</h2>
 <div class="scroll"><table><tr><th>run</th><th class="n">activated parameters</th><th class="n">devices</th><th class="n">sequence</th><th class="n">MFU</th><th>source</th></tr>
-<tr class="ours"><td>this run</td><td class="n">{{ "%.3g"|format(r.activated_parameters / 1e9) }} B</td><td class="n">{{ r.processes }} × {{ r.device_kind }}</td><td class="n">{{ r.sequence_length }}</td><td class="n">{{ percent(r.mfu_full_attention) }}</td><td>this measurement, full-attention convention</td></tr>
-{% for row in r.nearest %}<tr><td>{{ row.model }}</td><td class="n">{{ "%.3g"|format(row.activated_parameters / 1e9) }} B</td><td class="n">{{ row.devices }} × {{ row.device }}</td><td class="n">{{ row.sequence_length }}</td><td class="n">{{ percent(row.mfu) }}</td><td>{{ row.source }}</td></tr>
+<tr class="ours"><td>this run</td><td class="n">{{ count(r.activated_parameters) }}</td><td class="n">{{ r.processes }} × {{ r.device_kind }}</td><td class="n">{{ r.sequence_length }}</td><td class="n">{{ percent(r.mfu_full_attention) }}</td><td class="source">this measurement, full-attention convention</td></tr>
+{% for row in r.nearest %}<tr><td>{{ row.model }}</td><td class="n">{{ count(row.activated_parameters) }}</td><td class="n">{{ row.devices }} × {{ row.device }}</td><td class="n">{{ row.sequence_length }}</td><td class="n">{{ percent(row.mfu) }}</td><td class="source">{{ row.source }}</td></tr>
 {% endfor %}</table></div>
 <h2>Where the FLOPs go</h2>
 <div class="scroll"><table><tr><th>component</th><th class="n">MFLOP a token</th><th class="n">share</th></tr>
@@ -56,6 +56,11 @@ The published rows count attention over the whole square; so does the value comp
 def percent(value: float | None) -> str:
     """A fraction as people read it."""
     return "n/a" if value is None else f"{value:.1%}"
+
+
+def count(value: float) -> str:
+    """A number of parameters as people read it."""
+    return f"{value / 1e9:.3g} B" if value >= 1e9 else f"{value / 1e6:.3g} M"
 
 
 def cards(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -82,6 +87,7 @@ def html(result: Mapping[str, Any], picture: bytes) -> str:
         r=result,
         cards=cards(result),
         percent=percent,
+        count=count,
         total=sum(result["flops_per_token"].values()),
         peak=peak_text(result),
         picture=base64.b64encode(picture).decode(),
@@ -102,10 +108,10 @@ def markdown(result: Mapping[str, Any], picture: bytes | None = None) -> str:
         "",
         "| run | activated | devices | sequence | MFU (full attention) |",
         "| --- | ---: | ---: | ---: | ---: |",
-        f"| **this run** | {result['activated_parameters'] / 1e9:.3g} B | {result['processes']} × {result['device_kind']} "
+        f"| **this run** | {count(result['activated_parameters'])} | {result['processes']} × {result['device_kind']} "
         f"| {result['sequence_length']} | **{percent(result['mfu_full_attention'])}** |",
         *(
-            f"| {row['model']} | {row['activated_parameters'] / 1e9:.3g} B | {row['devices']} × {row['device']} "
+            f"| {row['model']} | {count(row['activated_parameters'])} | {row['devices']} × {row['device']} "
             f"| {row['sequence_length']} | {percent(row['mfu'])} |"
             for row in result["nearest"]
         ),

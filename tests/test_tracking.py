@@ -1,0 +1,116 @@
+"""Tracking: an outage neither blocks nor loses, and runs of killed processes are closed."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from longcat import tracking
+from longcat.artifact import Workspace
+from longcat.config import load_config
+from longcat.tracking import Tracker, sync
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def client_of(workspace):
+    import mlflow
+
+    return mlflow.MlflowClient(f"sqlite:///{workspace.path / 'mlflow.db'}")
+
+
+def runs_of(client):
+    return {
+        run.data.tags["mlflow.runName"]: run
+        for run in client.search_runs([client.get_experiment_by_name("longcat").experiment_id])
+    }
+
+
+RECORDS = [{"step": step, "time": 1e9 + step, "attempt": 0, "train/loss": 1.0 / step} for step in range(1, 8)]
+
+
+def test_an_outage_costs_no_time_and_loses_nothing(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path)
+    monkeypatch.setattr(tracking, "FLUSH_S", 1.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
+    tracker = Tracker(workspace, load_config("smoke"), "outage")
+    began = time.monotonic()
+    with tracker.stage("pretrain") as run:
+        run.log_records(RECORDS)
+    assert time.monotonic() - began < 0.5
+    warning = tracker.close("FINISHED")
+    assert "longcat sync" in warning
+    assert tracker.run_id() is None
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert sync(workspace) == 0  # its process is still alive: it may still be writing
+    monkeypatch.setattr(tracking, "_owner_is_alive", lambda path: False)
+    assert sync(workspace) == 1
+    assert sync(workspace) == 0
+    client = client_of(workspace)
+    runs = runs_of(client)
+    assert {name: run.info.status for name, run in runs.items()} == {"outage": "FINISHED", "pretrain": "FINISHED"}
+    points = client.get_metric_history(runs["pretrain"].info.run_id, "train/loss")
+    assert [(p.step, p.value, p.timestamp) for p in points] == [
+        (r["step"], r["train/loss"], int(r["time"] * 1000)) for r in RECORDS
+    ]
+
+
+def test_sending_twice_stores_once(tmp_path):
+    workspace = Workspace(tmp_path)
+    tracker = Tracker(workspace, load_config("smoke"), "twice")
+    with tracker.stage("pretrain") as run:
+        run.log_records(RECORDS)
+    assert tracker.close("FINISHED") is None
+    state = next((tmp_path / "tracking").glob("*.sent.json"))
+    state.unlink()  # as if the process had died before writing down how far it came
+    tracking.Sender(
+        next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")), tracker.uri, tmp_path / "mlartifacts"
+    ).send_all()
+    client = client_of(workspace)
+    assert len(runs_of(client)) == 2
+    assert len(client.get_metric_history(tracker.run_id("pretrain"), "train/loss")) == len(RECORDS)
+
+
+def test_failed_and_killed_stages_say_so(tmp_path):
+    workspace = Workspace(tmp_path)
+    tracker = Tracker(workspace, load_config("smoke"), "parent")
+    with pytest.raises(ValueError, match="boom"), tracker.stage("bad"):
+        raise ValueError("boom")
+    with pytest.raises(KeyboardInterrupt), tracker.stage("stopped"):
+        raise KeyboardInterrupt
+    assert tracker.close("FAILED") is None
+    runs = runs_of(client_of(workspace))
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "parent": "FAILED",
+        "bad": "FAILED",
+        "stopped": "KILLED",
+    }
+    assert runs["bad"].data.tags["error"] == "ValueError: boom"
+
+
+def test_a_killed_process_leaves_no_running_run(tmp_path):
+    code = (
+        "import os, sys, time; from longcat.artifact import Workspace; from longcat.config import load_config\n"
+        "from longcat.tracking import Tracker\n"
+        "t = Tracker(Workspace(sys.argv[1]), load_config('smoke'), 'doomed')\n"
+        "with t.stage('pretrain') as run:\n"
+        "    run.log_metrics({'x': 1.0})\n"
+        "    while t.run_id('pretrain') is None: time.sleep(0.1)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=90, check=False).returncode == -9
+    workspace = Workspace(tmp_path)
+    assert sync(workspace) == 1
+    runs = runs_of(client_of(workspace))
+    assert {run.info.status for run in runs.values()} == {"KILLED"}
+    assert runs["pretrain"].data.metrics == {"x": 1.0}
+
+
+def test_the_journal_is_readable_json(tmp_path):
+    tracker = Tracker(Workspace(tmp_path), load_config("smoke"), "journal")
+    tracker.close("FINISHED")
+    lines = next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")).read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["start", "params", "artifact", "end"]
