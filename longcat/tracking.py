@@ -39,6 +39,7 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 _PACKAGES = ("torch", "torch_npu", "prefect", "mlflow", "datasets", "tokenizers", "transformers", "lm_eval")
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens the pages for training, not those for chat
 OWNER_TAG, KEY_TAG = "longcat.owner", "longcat.key"
 
 
@@ -308,7 +309,7 @@ class Sender:
         if experiment is None:
             local = self.artifacts.as_uri() if self.uri.startswith("sqlite:") else None
             try:
-                experiment_id = client.create_experiment(name, artifact_location=local)
+                experiment_id = client.create_experiment(name, artifact_location=local, tags=_KIND)
             except MlflowException:  # somebody else was faster
                 experiment_id = client.get_experiment_by_name(name).experiment_id
         else:
