@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_S = 90.0
@@ -83,8 +83,11 @@ def prefect_api(workspace: Path) -> Iterator[None]:
 
         _wait(url, server, logs)
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            yield
-            _settle()
+            try:
+                yield
+            finally:  # a failed run's states and logs matter most
+                with suppress(Exception):
+                    _settle()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         assert server.stdin is not None
@@ -106,11 +109,13 @@ def _wait(url: str, server: subprocess.Popen[bytes], logs: Path) -> None:
 
 
 def _settle() -> None:
-    """Give the server time to store the last states of task runs, which travel as events."""
+    """Send the last log lines, and give the server time to store the last states of task runs, which travel as events."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterState, TaskRunFilterStateType
     from prefect.client.schemas.objects import StateType
+    from prefect.logging.handlers import APILogWorker
 
+    APILogWorker.drain_all(timeout=SETTLE_S)
     unfinished = TaskRunFilter(
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     )

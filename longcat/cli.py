@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -213,12 +214,16 @@ def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
 
     facts = examine(workspace.expanduser().resolve())
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         from longcat.terminal import print_pairs
 
         accelerator, versions, problems = (facts.pop(name) for name in ("accelerator", "versions", "problems"))
-        print_pairs("this machine", facts | {f"accelerator {k}": v for k, v in (accelerator or {}).items()})
+        print_pairs(
+            "this machine",
+            {name: "none" if value is None else value for name, value in facts.items()}
+            | {f"accelerator {name}": value for name, value in (accelerator or {}).items()},
+        )
         print_pairs("packages", {name: version or "not installed" for name, version in versions.items()})
         print("\n".join(f"problem: {text}" for text in problems) or "no problem found")
         facts["problems"] = problems
@@ -250,7 +255,11 @@ def ui(
     """Show MLflow and Prefect for what was run in a workspace, until Ctrl-C."""
     from longcat.ui import serve
 
-    serve(workspace.expanduser().resolve(), mlflow_port, prefect_port)
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        serve(workspace.expanduser().resolve(), mlflow_port, prefect_port)
+
+
+_INTERRUPTED = 130
 
 
 def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
@@ -261,16 +270,16 @@ def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        app(standalone_mode=False)
-        code = 0
+        # the command's exit code where typer has caught its exit or an interrupt, else None
+        code = app(standalone_mode=False) or 0
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
     except LongcatError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except typer.Exit as leave:
-        code = leave.exit_code
     except (typer.Abort, KeyboardInterrupt):
         print("error: interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
-        code = 130
+        code = _INTERRUPTED
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
             error.show()  # type: ignore[attr-defined]

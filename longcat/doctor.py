@@ -5,66 +5,143 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-_PACKAGES = ("torch", "torch_npu", "prefect", "fastapi", "mlflow", "datasets", "tokenizers", "transformers", "lm_eval")
+TORCH = "torch==2.13.0"
 _CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
+_DRIVER = Path("/usr/local/Ascend/driver/version.info")
+_DISK_BYTES, _MEMORY_BYTES = 2e9, 4e9
 
 
 def examine(workspace: Path) -> dict[str, Any]:
     """Facts about this machine, and `problems`: a list of sentences, each with the remedy."""
-    versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    problems = [
-        f"{name} is not installed: run make setup"
-        for name, found in versions.items()
-        if found is None and name != "torch_npu"
-    ]
-    accelerator: dict[str, Any] | None = None
-    npu = "torch_npu is not installed"
-    if importlib.util.find_spec("torch") is not None:
-        from longcat.accelerator import choose, npu_problem
-
-        npu = npu_problem() or "usable"
-        chosen = choose("auto")
-        accelerator = {
-            "kind": chosen.kind,
-            "name": chosen.name,
-            "processes": chosen.count,
-            "bf16": chosen.supports_bf16,
-            "memory_gb": round(chosen.memory_bytes / 1e9, 1),
-        }
-    torch, torch_npu = versions["torch"], versions["torch_npu"]
-    if torch and torch_npu and torch.split("+")[0].split(".")[:2] != torch_npu.split(".")[:2]:
-        problems.append(
-            f"torch {torch} and torch_npu {torch_npu} do not belong together: install torch_npu {torch.split('+')[0]}"
-        )
-    home = next((os.environ[name] for name in _CANN_HOMES if os.environ.get(name)), None)
-    if torch_npu and not home:
-        problems.append("torch_npu is installed but CANN is not set up: source its set_env.sh")
+    versions, problems = check_packages([TORCH, *(metadata.requires("longcat") or ())])
+    accelerator, npu, trouble = _accelerator(versions["torch"] is not None)
+    cann, driver = cann_version(), driver_version()
     existing = next(path for path in (workspace, *workspace.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < 2e9:
+    free, memory = shutil.disk_usage(existing).free, psutil.virtual_memory().total
+    problems += trouble + check_triple(versions["torch"], versions.get("torch-npu"), cann, driver)
+    if not os.access(existing, os.W_OK):
+        problems.append(f"{existing} cannot be written: choose another --workspace")
+    if free < _DISK_BYTES:
         problems.append(f"{existing} has {free / 1e9:.1f} GB left: 2 GB are needed; choose another --workspace")
+    if memory < _MEMORY_BYTES:
+        problems.append(f"{memory / 1e9:.1f} GB of memory: the preset tiny needs 4 GB; try --preset smoke")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "memory_gb": round(memory / 1e9, 1),
         "disk_free_gb": round(free / 1e9, 1),
         "accelerator": accelerator,
         "npu": npu,
-        "cann": home or "not set up",
-        "driver": "npu-smi found" if shutil.which("npu-smi") else "npu-smi not found",
+        "cann": cann,
+        "driver": driver,
         "versions": versions,
         "problems": problems,
     }
+
+
+def check_packages(requirements: list[str]) -> tuple[dict[str, str | None], list[str]]:
+    """Installed versions of what is required (without the extra `dev`), and what is missing or does not fit."""
+    from packaging.requirements import Requirement
+
+    versions: dict[str, str | None] = {}
+    problems = []
+    for requirement in map(Requirement, requirements):
+        optional = requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
+        if optional and not requirement.marker.evaluate({"extra": "npu"}):  # type: ignore[union-attr]
+            continue
+        name = requirement.name
+        try:
+            versions[name] = found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+            if not optional:
+                problems.append(f"{name} is not installed: run make setup")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            problems.append(f"{name} {found} is installed, {requirement.specifier} is needed: run make setup")
+    return versions, problems
+
+
+def check_triple(torch: str | None, torch_npu: str | None, cann: str | None, driver: str | None) -> list[str]:
+    """What does not fit among torch, torch_npu, CANN and the driver; nothing where there is no torch_npu and no driver."""
+    problems = []
+    if torch_npu is None:
+        if driver is not None:
+            problems.append("an Ascend driver is here, torch_npu is not: run make setup EXTRAS=dev,npu")
+        return problems
+    if torch and torch.split("+")[0].split(".")[:2] != torch_npu.split(".")[:2]:
+        problems.append(
+            f"torch {torch} and torch_npu {torch_npu} do not belong together: install torch_npu {torch.split('+')[0]}"
+        )
+    if cann is None:
+        problems.append("torch_npu is installed, CANN is not set up: source the set_env.sh of CANN's toolkit")
+    if driver is None:
+        problems.append("torch_npu is installed, the Ascend driver is not: install it, npu-smi info then lists devices")
+    return problems
+
+
+def cann_version() -> str | None:
+    """Version of the CANN toolkit that the environment points to; its folder when no version can be read."""
+    home = next((os.environ[name] for name in _CANN_HOMES if os.environ.get(name)), None)
+    if home is None:
+        return None
+    candidates = [*sorted(Path(home).glob("*/ascend_toolkit_install.info")), Path(home, "version.cfg")]
+    for file in candidates:
+        if file.is_file() and (found := re.search(r"version=\[?([\w.]+)", file.read_text(errors="replace"))):
+            return found[1]
+    return home
+
+
+def driver_version() -> str | None:
+    """Version of the Ascend driver; None without one."""
+    if _DRIVER.is_file() and (found := re.search(r"Version=(\S+)", _DRIVER.read_text(errors="replace"))):
+        return f"Ascend {found[1]}"
+    if shutil.which("npu-smi"):
+        return "Ascend, version unknown"
+    return None
+
+
+def _cuda_driver() -> str | None:
+    if not shutil.which("nvidia-smi"):
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return lines[0].strip() if lines else None
+
+
+def _accelerator(has_torch: bool) -> tuple[dict[str, Any] | None, str, list[str]]:
+    """The device that `auto` takes, what there is to say of NPUs, and problems."""
+    if not has_torch or importlib.util.find_spec("torch") is None:
+        return None, "torch is not installed", []
+    from longcat.accelerator import choose, npu_problem
+
+    npu = npu_problem() or "usable"
+    chosen = choose("auto")
+    problems = []
+    cuda = _cuda_driver()
+    if chosen.kind == "cpu" and cuda is not None:
+        problems.append(
+            f"an NVIDIA driver {cuda} is here, this torch does not use it: "
+            "run make clean setup TORCH_INDEX_URL=... with an index of CUDA builds"
+        )
+    facts = {
+        "kind": chosen.kind,
+        "name": chosen.name,
+        "processes": chosen.count,
+        "bf16": chosen.supports_bf16,
+        "memory_gb": round(chosen.memory_bytes / 1e9, 1),
+    }
+    return facts, npu, problems

@@ -4,68 +4,148 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from longcat.errors import UserError
+
+START_S = 120.0
+_OFFLINE = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven helpers of 250 MB that nothing here needs
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+
+
+@dataclass(frozen=True)
+class _Server:
+    name: str
+    port: int
+    health: str
+    """Path that answers once the pages do."""
+    arguments: list[str]
+    environment: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + self.health, timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
 
 
 def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
     """Run both servers on loopback until interrupted.
 
+    Where the user has a server of their own (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`), its address is named instead.
+
     Raises:
-        UserError: nothing has been run in this workspace, or a server stopped.
+        UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
     """
-    if not (workspace / "mlflow.db").is_file():
-        raise UserError(f"nothing has been run in {workspace} yet: try make pipeline")
+    own = {
+        name: os.environ[variable].removesuffix("/api")
+        for name, variable in (("MLflow", "MLFLOW_TRACKING_URI"), ("Prefect", "PREFECT_API_URL"))
+        if os.environ.get(variable, "").startswith("http")
+    }
+    servers = [server for server in _servers(workspace, mlflow_port, prefect_port) if server.name not in own]
+    if not (workspace / "prefect").is_dir():
+        raise UserError(f"nothing has been run in {workspace} yet: run `longcat run` first, or name its --workspace")
+    for server in servers:
+        _require_free(server)
     logs = workspace / "logs"
     logs.mkdir(exist_ok=True)
-    offline = {
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    prefect = {
-        "PREFECT_HOME": str(workspace / "prefect"),
-        "PREFECT_SERVER_API_HOST": "127.0.0.1",
-        "PREFECT_SERVER_API_PORT": str(prefect_port),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    }
-    store = f"sqlite:///{workspace / 'mlflow.db'}"
-    commands = {
-        "mlflow": [
-            "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
-            "--backend-store-uri", store, "--default-artifact-root", str(workspace / "mlartifacts"),
-        ],
-        "prefect": ["-m", "prefect", "server", "start"],
-    }  # fmt: skip
-    servers = {}
     with contextlib.ExitStack() as stack:
-        for name, arguments in commands.items():
-            log = stack.enter_context((logs / f"{name}-ui.log").open("ab"))
-            servers[name] = subprocess.Popen(
-                [sys.executable, "-m", "longcat.training.lifeline", "5", sys.executable, *arguments],
-                env={**os.environ, **offline, **prefect},
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        print(
-            f"MLflow   http://127.0.0.1:{mlflow_port}\nPrefect  http://127.0.0.1:{prefect_port}\nCtrl-C ends both.",
-            flush=True,
+        started = [(server, stack.enter_context(_running(server, logs))) for server in servers]
+        for server, process in started:
+            _wait(server, process, logs)
+        for name, url in own.items():
+            print(f"{name:<8} {url} (your own server)")
+        for server in servers:
+            print(f"{server.name:<8} {server.url}")
+        print("Ctrl-C ends them.", flush=True)
+        while servers:
+            for server, process in started:
+                if process.poll() is not None:
+                    raise UserError(f"the {server.name} server stopped; see {_log(server, logs)}")
+            time.sleep(0.5)
+
+
+def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Server]:
+    return [
+        _Server(
+            name="MLflow",
+            port=mlflow_port,
+            health="/health",
+            arguments=[
+                "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
+                "--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}",
+                "--default-artifact-root", str(workspace / "mlartifacts"),
+            ],
+            environment={},
+        ),
+        _Server(
+            name="Prefect",
+            port=prefect_port,
+            health="/api/health",
+            arguments=["-m", "prefect", "server", "start"],
+            environment={
+                "PREFECT_HOME": str(workspace / "prefect"),
+                "PREFECT_SERVER_API_HOST": "127.0.0.1",
+                "PREFECT_SERVER_API_PORT": str(prefect_port),  # the option --port would not tell the pages
+            },
+        ),
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _running(server: _Server, logs: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server on a lifeline: it ends with this process, however that happens."""
+    with _log(server, logs).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "longcat.training.lifeline", "5", sys.executable, *server.arguments],
+            env={**os.environ, **_OFFLINE, **server.environment},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(20)
+
+
+def _wait(server: _Server, process: subprocess.Popen[bytes], logs: Path) -> None:
+    end = time.monotonic() + START_S
+    while not server.answers():
+        if process.poll() is not None or time.monotonic() > end:
+            raise UserError(f"the {server.name} server did not start; see {_log(server, logs)}")
+        time.sleep(0.2)
+
+
+def _log(server: _Server, logs: Path) -> Path:
+    return logs / f"{server.name.lower()}-ui.log"
+
+
+def _require_free(server: _Server) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            while all(server.poll() is None for server in servers.values()):
-                time.sleep(0.5)
-            gone = next(name for name, server in servers.items() if server.poll() is not None)
-            raise UserError(f"the {gone} server stopped; see {logs / f'{gone}-ui.log'} (is its port taken?)")
-        finally:
-            for server in servers.values():
-                assert server.stdin is not None
-                server.stdin.close()
-            for server in servers.values():
-                server.wait(20)
+            probe.bind(("127.0.0.1", server.port))
+        except OSError:
+            raise UserError(f"port {server.port} is taken; choose another with --{server.name.lower()}-port") from None

@@ -1,69 +1,241 @@
-"""The command line: one clear line and the right exit code for every mistake."""
+"""The command line: what it prints where, and what it ends with."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from longcat import cli
+from longcat.artifact import Workspace
+from longcat.errors import TrainingError
+from longcat.progress import Progress
+from longcat.terminal import Display, aside, print_summary
 
-def longcat(*arguments, timeout=60, **environment):
+
+def longcat(*arguments, **options):
+    """Run the command line as a user does."""
     return subprocess.run(
-        [sys.executable, "-m", "longcat.cli", *arguments],
-        capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, **environment},
+        [sys.executable, "-m", "longcat.cli", *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, check=False, **options,
     )  # fmt: skip
 
 
+def one_error(result, code=2):
+    """The single line on standard error that a failed command leaves."""
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+# ---------------------------------------------------------------------------------------------------- mistakes
+
+
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "words"),
     [
-        (["run", "--preset", "tinny"], "unknown preset 'tinny'; did you mean 'tiny'?"),
-        (["run", "--set", "training.step=3"], "unknown key 'training.step'; did you mean 'training.steps'?"),
-        (["run", "--set", "training.steps"], "expected KEY=VALUE"),
-        (["run", "--set", "training.steps=many"], "training.steps: Input should be a valid integer"),
-        (["run", "--config", "nowhere.yaml"], "cannot read configuration nowhere.yaml"),
-        (["preprocess", "--sett", "a=b"], "No such option: --sett"),
+        (["--preset", "tny"], ["'tny'", "did you mean 'tiny'"]),
+        (["--set", "training.stpes=3"], ["'training.stpes'", "'training.steps'"]),
+        (["--set", "training.steps"], ["KEY=VALUE"]),
+        (["--set", "training.steps=-1"], ["training.steps", "-1"]),
+        (["--set", "training.steps=many"], ["training.steps", "valid integer", "many"]),
+        (["--config", "absent.yaml"], ["absent.yaml", "No such file"]),
     ],
 )
-def test_mistakes_are_told_at_once(tmp_path, arguments, message):
-    result = longcat(*arguments, "--workspace", str(tmp_path / "w"))
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_a_wrong_setting_is_one_line_and_leaves_nothing(command, arguments, words, tmp_path):
+    line = one_error(longcat(command, *arguments, "--workspace", tmp_path / "workspace"))
+    assert all(word in line for word in words)
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_workspace_in_use_is_refused_at_once(tmp_path):
+    with Workspace(tmp_path).lease():
+        assert "in use by process" in one_error(longcat("run", "--preset", "smoke", "--workspace", tmp_path))
+
+
+def test_a_file_in_the_place_of_the_workspace(tmp_path):
+    (tmp_path / "file").touch()
+    assert "a file is in the way" in one_error(longcat("run", "--workspace", tmp_path / "file"))
+
+
+def test_an_unknown_option_ends_with_2():
+    result = longcat("run", "--prest", "smoke")
     assert result.returncode == 2
-    assert message in result.stderr
+    assert "--prest" in result.stderr
     assert "Traceback" not in result.stderr
-    assert not (tmp_path / "w").exists()
 
 
-def test_presets_and_doctor_speak_json():
+def test_pages_of_an_unused_workspace(tmp_path):
+    assert "nothing has been run" in one_error(longcat("ui", "--workspace", tmp_path))
+
+
+# ---------------------------------------------------------------------------------------------------- quick answers
+
+
+def test_presets_as_json_and_resolved():
     rows = json.loads(longcat("presets", "--json").stdout)
-    assert {row["name"] for row in rows} >= {"smoke", "tiny", "small"}
+    assert {"smoke", "tiny", "small"} <= {row["name"] for row in rows}
     assert all(0 < row["activated_parameters"] < row["total_parameters"] for row in rows)
-    shown = json.loads(longcat("presets", "--show", "smoke", "--json").stdout)
+    shown = json.loads(longcat("presets", "--show", "tiny", "--json").stdout)
+    assert shown["preset"] == "tiny"
     assert shown["model"]["vocab_size"] == shown["corpus"]["vocabulary_size"]
-    facts = json.loads(longcat("doctor", "--json").stdout)
-    assert facts["versions"]["torch"]
-    assert facts["accelerator"]["kind"] in ("cpu", "cuda", "npu")
 
 
-def test_light_commands_stay_light():
-    code = (
-        "import sys, longcat.config, longcat.cli, longcat.benchmark.flops, longcat.benchmark.references\n"
-        "print([m for m in ('torch', 'torch_npu', 'mlflow', 'prefect', 'transformers') if m in sys.modules])"
+@pytest.mark.parametrize("arguments", [["presets"], ["--help"], ["run", "--help"], ["run", "--preset", "tny"]])
+def test_quick_commands_import_nothing_heavy(arguments):
+    result = longcat(*arguments, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+    loaded = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    assert "longcat.errors" in loaded
+    assert not loaded & {"torch", "prefect", "mlflow", "datasets", "transformers"}
+
+
+def test_doctor_ends_with_2_when_something_is_missing(monkeypatch, capsys):
+    facts = {"accelerator": None, "versions": {"torch": None}, "npu": "no [npu]"}
+    for problems, code in (([], 0), (["torch is not installed: run make setup"], 2)):
+        monkeypatch.setattr("longcat.doctor.examine", lambda _, found=problems: facts | {"problems": found})
+        monkeypatch.setattr(sys, "argv", ["longcat", "doctor"])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert left.value.code == code
+        out = capsys.readouterr().out
+        assert "no [npu]" in out and ("problem: torch" in out) == bool(problems)
+
+
+def test_doctor_prints_only_json(tmp_path):
+    result = longcat("doctor", "--json", "--workspace", tmp_path)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["python"].startswith("3.")
+
+
+# ---------------------------------------------------------------------------------------------------- exit codes
+
+
+def leave_with(monkeypatch, error):
+    """Exit code of a command whose work raises `error`."""
+
+    def work(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "_run", work)
+    monkeypatch.setattr(sys, "argv", ["longcat", "run"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return left.value.code
+
+
+def test_failures_end_with_1(monkeypatch, capsys):
+    monkeypatch.delenv("LONGCAT_DEBUG", raising=False)
+    assert leave_with(monkeypatch, TrainingError("rank 1: lost")) == 1
+    assert capsys.readouterr().err == "error: rank 1: lost\n"
+    unforeseen = ValueError("odd\nand more")
+    unforeseen.add_note("details are in run.log")
+    assert leave_with(monkeypatch, unforeseen) == 1
+    assert capsys.readouterr().err == "error: ValueError: odd (details are in run.log)\n"
+    monkeypatch.setenv("LONGCAT_DEBUG", "1")
+    assert leave_with(monkeypatch, ValueError("odd")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_130(monkeypatch, capsys):
+    assert leave_with(monkeypatch, KeyboardInterrupt()) == 130
+    assert "last checkpoint" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------- the terminal
+
+
+def test_lines_where_there_is_no_terminal(capsys):
+    with Display(quiet=False) as display:
+        for step in range(100):
+            display(Progress("pretrain", step, 100, f"[step {step}]"))
+        display(Progress("benchmark", 0, 0, "timing"))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["pretrain     0% [step 0]", "benchmark  timing"]
+
+
+def test_chatter_goes_to_the_log_and_warnings_to_people(tmp_path, capsys):
+    import logging
+
+    warned = []
+    with pytest.raises(ValueError, match="odd") as caught, aside(tmp_path / "logs" / "run.log", warned.append):
+        print("said by a library")
+        print("complained by a library", file=sys.stderr)
+        logging.getLogger("some.library").warning("not for people")
+        logging.getLogger("prefect.task_runs").warning("for people")
+        raise ValueError("odd")
+    log = (tmp_path / "logs" / "run.log").read_text()
+    for text in ("said by", "complained by", "not for people", "for people", "Traceback"):
+        assert text in log
+    assert warned == ["for people"]
+    assert str(tmp_path) in caught.value.__notes__[0]
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_summary_table(capsys):
+    row = {"seconds": 1.25, "mlflow_run_id": "0" * 32, "artifact": {"path": "/w/benchmark/d"}}
+    print_summary(
+        {
+            "flow": "pipeline",
+            "preset": "tiny",
+            "seconds": 3,
+            "stages": [
+                row | {"stage": "pretrain", "status": "cached", "key_figure": "loss 3.5", "facts": {}},
+                row
+                | {"stage": "benchmark", "status": "run", "key_figure": "MFU [1%]", "facts": {"verdict": "all well"}},
+            ],
+            "mlflow": {"warning": None},
+        }
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    out = capsys.readouterr().out
+    assert "cached" in out and "MFU [1%]" in out and "0" * 32 in out
+    assert "Verdict: all well." in out and "/w/benchmark/d/report.html" in out
+    assert "reused" not in out
+
+
+# ---------------------------------------------------------------------------------------------------- whole runs
 
 
 @pytest.mark.slow
-def test_missing_file_and_busy_workspace_end_with_two(tmp_path):
-    from longcat.artifact import Workspace
+@pytest.mark.timeout(240)
+def test_run_prints_only_json_and_sigterm_ends_every_process(tmp_path, corpus_file):
+    options = ["--preset", "smoke", "--set", f"corpus.sources={corpus_file}", "--workspace", tmp_path]
+    result = longcat("preprocess", *options, "--json")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert json.loads(result.stdout)["stages"][0]["status"] == "run"
 
-    missing = longcat(
-        "preprocess", "--preset", "smoke", "--set", "corpus.sources=/no/such.jsonl", "--workspace", str(tmp_path)
-    )
-    assert missing.returncode == 2, missing.stderr
-    assert "/no/such.jsonl" in missing.stderr
-    assert "Traceback" not in missing.stderr
-    with Workspace(tmp_path).lease():
-        busy = longcat("run", "--preset", "smoke", "--workspace", str(tmp_path))
-    assert busy.returncode == 2
-    assert f"is in use by process {os.getpid()}" in busy.stderr
+    command = [sys.executable, "-m", "longcat.cli", "pretrain", *map(str, options), "--set", "training.steps=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        family = wait_for_ranks(process)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1].startswith("error: stopped by SIGTERM")
+    assert "Traceback" not in err
+    assert [member for member in family if member.is_running() and member.status() != "zombie"] == []
+    assert not (tmp_path / ".lease").exists()
+
+
+def wait_for_ranks(process):
+    """All descendants once two ranks have reported a step."""
+    import psutil
+
+    end = time.monotonic() + 90
+    assert process.stderr is not None
+    while time.monotonic() < end:
+        line = process.stderr.readline()
+        assert process.poll() is None, line
+        if "loss" in line:
+            return psutil.Process(process.pid).children(recursive=True)
+    raise AssertionError("no training step was reported in time")
