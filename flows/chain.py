@@ -63,8 +63,10 @@ def chain(
                 rows.append(_row(stage, made[stage], time.monotonic() - started))
                 tracker.log_metrics(_headline(stage, made[stage]))
             status = "FINISHED"
-        except (Cancelled, KeyboardInterrupt):
-            status = "KILLED"
+        except BaseException as error:
+            # Prefect's own signal for a cancelled run is no Exception either
+            if isinstance(error, Cancelled) or not isinstance(error, Exception):
+                status = "KILLED"
             raise
         finally:
             warning = tracker.close(status)
