@@ -255,7 +255,7 @@ def ui(
     """Show MLflow and Prefect for what was run in a workspace, until Ctrl-C."""
     from longcat.ui import serve
 
-    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+    with contextlib.suppress(KeyboardInterrupt, Cancelled):  # the ways to end it
         serve(workspace.expanduser().resolve(), mlflow_port, prefect_port)
 
 
