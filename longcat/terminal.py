@@ -137,6 +137,10 @@ class _Warnings(logging.Handler):
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     """The table at the end of a run."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    wide = console.width >= 110  # enough for whole run ids; on less, their beginning
     table = Table(
         title=f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s", title_justify="left"
     )
@@ -148,11 +152,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             f"{row['seconds']:.1f} s",
             "[dim]cached[/dim]" if row["status"] == "cached" else row["status"],
             escape(row["key_figure"]),
-            row["mlflow_run_id"] or "not sent yet",
+            (row["mlflow_run_id"] or "not sent yet")[: None if wide else 12],
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
     console.print(table)
     if all(row["status"] == "cached" for row in summary["stages"]):
         console.print("Everything was finished already and has been reused.")
