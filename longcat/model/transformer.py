@@ -9,12 +9,12 @@ import hashlib
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.layer import Layer
 from longcat.model.norm import RMSNorm
+from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.rotary import rotary_angles
 
 
@@ -56,10 +56,10 @@ class LongcatModel(nn.Module):
         Returns:
             fp32 logits `[batch, seq, vocab]`, or the fp32 sum of negative log-likelihoods in nats.
         """
-        logits = self.lm_head(self.model(tokens))
+        hidden = self.model(tokens)
         if targets is None:
-            return logits.float()
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+            return self.lm_head(hidden).float()
+        return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
     @property
     def blocks(self) -> list[Layer]:

@@ -10,10 +10,17 @@ from longcat.parallel.expert import spread_experts
 from longcat.parallel.mesh import ProcessMesh
 
 
-def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> LongcatModel:
-    """Spread an initialised model over the mesh, in place: experts first, then everything by data parallelism."""
+def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, compiled: bool = False) -> LongcatModel:
+    """Spread an initialised model over the mesh, in place: experts first, then everything by data parallelism.
+
+    With `compiled` each layer is compiled on its own, so that alike layers share the result; routing and attention,
+    whose shapes depend on the data or which have kernels of their own, are left out.
+    """
     model.to(mesh.device)
     if mesh.expert.size() > 1:
         spread_experts(model, mesh.expert)
+    if compiled:
+        for layer in model.blocks:
+            layer.compile()
     shard(model, mesh, compute)
     return model

@@ -44,7 +44,8 @@ class Trainer:
         self.config, self.mesh = config, mesh
         model = LongcatModel(config.model)
         model.initialize(config.seed)
-        self.model = parallelize(model, mesh, torch.bfloat16 if precision == "bf16" else torch.float32).train()
+        compute = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.model = parallelize(model, mesh, compute, config.training.compile).train()
         self.optimizers = build_optimizers(self.model, config.training.optimizer)
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
