@@ -49,7 +49,13 @@ def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     accelerator = choose()
     trainer = Trainer(config, join(accelerator, 1, 600), accelerator, "bf16")
 
@@ -66,7 +72,9 @@ def theirs(device: torch.device) -> Callable[[int], dict[str, float]]:
     """The same with transformers."""
     from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
-    config = LongcatFlashConfig(**SHAPES, num_key_value_heads=SHAPES["num_attention_heads"], head_dim=SHAPES["qk_rope_head_dim"])
+    config = LongcatFlashConfig(
+        **SHAPES, num_key_value_heads=SHAPES["num_attention_heads"], head_dim=SHAPES["qk_rope_head_dim"]
+    )
     model = LongcatFlashForCausalLM(config).to(device, torch.bfloat16).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 

@@ -100,6 +100,28 @@ class CorpusConfig(_Section):
         return [value] if isinstance(value, str | Mapping) else value
 
 
+class NgramConfig(_Section):
+    """N-gram embedding (arXiv 2601.21204): hash tables of the last tokens beside the word embedding."""
+
+    vocab_size_ratio: float = Field(default=78.5, gt=0)
+    """Rows of a table over the vocabulary."""
+    neighbor_num: int = Field(default=4, ge=2)
+    """N, tokens of the longest n-gram; every length from 2 on has tables."""
+    split_num: int = Field(default=4, ge=1)
+    """K, tables for each length, of different sizes so that they do not collide alike."""
+    allow_near_multiple: bool = False
+    """Accept table sizes close to a multiple of the vocabulary, where many n-grams share a row (Flash-Lite has them)."""
+
+    @property
+    def branches(self) -> int:
+        """Tables: (N - 1) K."""
+        return (self.neighbor_num - 1) * self.split_num
+
+    def rows(self, vocabulary: int) -> list[int]:
+        """M_b = int(ratio * vocabulary) + 2b + 1 of each table."""
+        return [int(self.vocab_size_ratio * vocabulary) + 2 * branch + 1 for branch in range(self.branches)]
+
+
 class ModelConfig(_Section):
     """A LongCat-Flash model; names are those of Hugging Face's `LongcatFlashConfig`."""
 
@@ -147,15 +169,40 @@ class ModelConfig(_Section):
     """Scale the compressed key and value by sqrt(hidden_size / kv_lora_rank)."""
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of initial weights."""
+    ngram: NgramConfig | None = None
+    """N-gram embedding; none has word embeddings only, as LongCat-Flash."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}"
+            )
+        if self.ngram is not None and self.hidden_size % self.ngram.branches:
+            raise ValueError(
+                f"ngram: (neighbor_num - 1) * split_num = {self.ngram.branches} tables do not divide "
+                f"hidden_size={self.hidden_size}"
+            )
+        if self.ngram is not None and self.vocab_size is not None:
+            self._check_tables(self.ngram, self.vocab_size)
         if self.moe_topk > self.n_routed_experts + self.zero_expert_num:
             raise ValueError(
                 f"moe_topk={self.moe_topk} exceeds n_routed_experts + zero_expert_num = "
                 f"{self.n_routed_experts + self.zero_expert_num}"
             )
         return self
+
+    @staticmethod
+    def _check_tables(ngram: NgramConfig, vocabulary: int) -> None:
+        """Refuse tables within 1 % of the vocabulary from a multiple of it: V^k mod M_b is small there, and rows collide."""
+        for branch, rows in enumerate(ngram.rows(vocabulary)):
+            distance = min(rows % vocabulary, -rows % vocabulary)
+            if distance < 0.01 * vocabulary and not ngram.allow_near_multiple:
+                raise ValueError(
+                    f"ngram.vocab_size_ratio={ngram.vocab_size_ratio}: table {branch} has {rows} rows, {distance} from a "
+                    f"multiple of vocab_size={vocabulary}, where n-grams collide; choose a ratio like "
+                    f"{int(ngram.vocab_size_ratio)}.5, or accept it with ngram.allow_near_multiple=true"
+                )
 
     @property
     def vocabulary(self) -> int:
@@ -197,6 +244,13 @@ class BalanceConfig(_Section):
     """K_e, mean routed experts of a token; none takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without zero experts."""
     bias_update_rate: float = Field(default=1e-3, ge=0)
     """mu of the bias update. Meituan has published no value: ours."""
+
+
+def target_ffn_experts(model: ModelConfig, balance: BalanceConfig) -> float:
+    """K_e: the configured value, or two thirds of the slots (all of them without zero-computation experts)."""
+    if balance.target_ffn_experts is not None:
+        return balance.target_ffn_experts
+    return model.moe_topk * 2 / 3 if model.zero_expert_num else float(model.moe_topk)
 
 
 class TrainingConfig(_Section):
@@ -289,7 +343,11 @@ class PipelineConfig(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> PipelineConfig:
         if self.model.vocab_size is None:
-            object.__setattr__(self, "model", self.model.model_copy(update={"vocab_size": self.corpus.vocabulary_size}))
+            fields = {
+                **dict(self.model),
+                "vocab_size": self.corpus.vocabulary_size,
+            }  # checked again, with the vocabulary
+            object.__setattr__(self, "model", ModelConfig(**fields))
         elif self.model.vocab_size < self.corpus.vocabulary_size:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is smaller than "

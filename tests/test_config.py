@@ -45,7 +45,14 @@ def corpus_file(tmp_path_factory):
 
 
 def base(corpus_file):
-    return load_config("smoke", overrides=[f"corpus.sources={corpus_file}", "training.processes=2"])
+    return load_config(
+        "smoke",
+        overrides=[
+            f"corpus.sources={corpus_file}",
+            "training.processes=2",
+            "model.ngram={vocab_size_ratio: 3.5, neighbor_num: 3, split_num: 2}",
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +111,17 @@ FIELDS = {
     "model.mla_scale_q_lora": (False, {"checkpoint"}),
     "model.mla_scale_kv_lora": (False, {"checkpoint"}),
     "model.initializer_range": (0.01, {"checkpoint"}),
+    "model.ngram.vocab_size_ratio": (4.5, {"checkpoint"}),
+    "model.ngram.neighbor_num": (2, {"checkpoint"}),
+    "model.ngram.split_num": (1, {"checkpoint"}),
+    "model.ngram.allow_near_multiple": (True, {"checkpoint"}),
     "training.steps": (13, {"checkpoint"}),
     "training.batch_sequences": (16, {"checkpoint"}),
     "training.micro_batch_sequences": (2, {"checkpoint"}),
     "training.processes": (1, {"checkpoint"}),
     "training.expert_parallel": (1, {"checkpoint"}),
     "training.precision": ("fp32", {"checkpoint"}),
+    "training.compile": (True, {"checkpoint"}),
     "training.optimizer.name": ("muon", {"checkpoint"}),
     "training.optimizer.momentum": (0.8, {"checkpoint"}),
     "training.optimizer.learning_rate": (1e-4, {"checkpoint"}),

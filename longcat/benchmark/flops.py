@@ -30,7 +30,8 @@ def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float
         + heads * model.v_head_dim * hidden
     )
     layers = model.num_layers
-    return {
+    ngram = {} if model.ngram is None else {"ngram_projection": float(hidden * hidden)}
+    return ngram | {
         "attention_projections": 2 * layers * mla,
         "dense_ffn": 2 * layers * 3 * hidden * model.ffn_hidden_size,
         "router": layers * hidden * (model.n_routed_experts + model.zero_expert_num),
@@ -42,6 +43,12 @@ def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float
 def expected_ffn_experts(model: ModelConfig) -> float:
     """Mean routed experts of a token when every expert, of both kinds, is chosen equally often."""
     return model.moe_topk * model.n_routed_experts / (model.n_routed_experts + model.zero_expert_num)
+
+
+def activated_parameters(model: ModelConfig, target_ffn_experts: float) -> dict[str, float]:
+    """Weights a token is multiplied by: with no routed expert, with the wanted mean, and with all slots routed."""
+    counts = {"min": 0.0, "mean": target_ffn_experts, "max": min(model.moe_topk, model.n_routed_experts)}
+    return {name: sum(matmul_parameters(model, experts).values()) for name, experts in counts.items()}
 
 
 def training_flops_per_token(
@@ -75,4 +82,6 @@ def parameters(model: ModelConfig) -> dict[str, int]:
     if model.attention_bias:
         rows = model.q_lora_rank + model.kv_lora_rank + model.qk_rope_head_dim + model.hidden_size
         biases = 2 * model.num_layers * rows
+    if model.ngram is not None:
+        counts["ngram_tables"] = sum(model.ngram.rows(model.vocabulary)) * (model.hidden_size // model.ngram.branches)
     return counts | {"embedding": model.hidden_size * model.vocabulary, "norms_and_biases": norms + biases}

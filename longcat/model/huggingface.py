@@ -1,6 +1,7 @@
-"""Reading and writing models in the format of Hugging Face's `LongcatFlashForCausalLM`.
+"""Reading and writing models in the format of Hugging Face's `LongcatFlashForCausalLM`, and of Meituan's with n-grams.
 
-Names differ in one place only: on disk every routed expert has its own gate, up and down matrix; here they are stacked.
+Names differ where we stack: on disk every routed expert has its own gate, up and down matrix, and every n-gram branch
+its own table and projection.
 A folder written by `save_pretrained` also has gate and up rows for the zero-computation experts, which nothing uses; a
 folder of Meituan's has routed experts only. Both are read.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.config import ModelConfig
+from longcat.config import ModelConfig, NgramConfig
 from longcat.errors import ConfigError, DataError
 from longcat.model.transformer import LongcatModel
 
@@ -29,6 +30,13 @@ _SAME = (
     "zero_expert_num", "moe_topk", "routed_scaling_factor", "rms_norm_eps", "max_position_embeddings",
     "attention_bias", "initializer_range",
 )  # fmt: skip
+_NGRAM = "model.ngram_embeddings"
+_NGRAM_TABLES, _NGRAM_PROJECTION = f"{_NGRAM}.tables.weight", f"{_NGRAM}.projection.weight"
+_NGRAM_FIELDS = {
+    "ngram_vocab_size_ratio": "vocab_size_ratio",
+    "emb_neighbor_num": "neighbor_num",
+    "emb_split_num": "split_num",
+}
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
@@ -42,9 +50,11 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
         raise ConfigError(
             "model.mla_scale_q_lora and mla_scale_kv_lora: the Hugging Face format always has both scales"
         )
-    return {
-        "architectures": ["LongcatFlashForCausalLM"],
-        "model_type": "longcat_flash",
+    ngram = config.ngram
+    fields = {} if ngram is None else {theirs: getattr(ngram, ours) for theirs, ours in _NGRAM_FIELDS.items()}
+    return fields | {
+        "architectures": ["LongcatFlashForCausalLM" if ngram is None else "LongcatFlashNgramForCausalLM"],
+        "model_type": "longcat_flash" if ngram is None else "longcat_flash_ngram",
         **{name: getattr(config, name) for name in _SAME},
         "num_key_value_heads": config.num_attention_heads,
         "head_dim": config.qk_rope_head_dim,  # transformers takes the rotary dimension from here
@@ -84,11 +94,15 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
     missing = [name for name in _SAME if name not in fields and ModelConfig.model_fields[name].is_required()]
     if missing:
         raise ConfigError(f"{CONFIG}: missing {', '.join(missing)}")
-    return ModelConfig(**fields, rope_theta=theta)
+    ngram = None
+    if "ngram_vocab_size_ratio" in values:
+        ngram = {ours: values[theirs] for theirs, ours in _NGRAM_FIELDS.items() if theirs in values}
+        ngram["allow_near_multiple"] = True  # the model exists: it is not ours to refuse
+    return ModelConfig(**fields, rope_theta=theta, ngram=None if ngram is None else NgramConfig(**ngram))
 
 
-def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename our state dict to the one on disk: one matrix an expert."""
+def to_huggingface(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Rename our state dict to the one on disk: one matrix an expert, one table and projection an n-gram branch."""
     named: dict[str, Tensor] = {}
     for name, value in state.items():
         if name.endswith(".experts.gate_up_proj"):
@@ -101,6 +115,12 @@ def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             prefix = name.removesuffix(".down_proj")
             for expert, matrix in enumerate(value):
                 named[f"{prefix}.{expert}.down_proj.weight"] = matrix.contiguous()
+        elif name == _NGRAM_TABLES and config.ngram is not None:
+            for branch, table in enumerate(value.split(config.ngram.rows(config.vocabulary))):
+                named[f"{_NGRAM}.embedders.{branch}.weight"] = table.contiguous()
+        elif name == _NGRAM_PROJECTION and config.ngram is not None:
+            for branch, matrix in enumerate(value.chunk(config.ngram.branches, dim=1)):
+                named[f"{_NGRAM}.post_projs.{branch}.weight"] = matrix.contiguous()
         else:
             named[name] = value.contiguous()
     return named
@@ -120,6 +140,8 @@ def from_huggingface(state: Mapping[str, Tensor], config: ModelConfig) -> dict[s
             experts.setdefault(match[1], {})[int(match[2]), match[3]] = value
         elif name.endswith(".experts.gate_up_proj"):
             named[name] = value[: config.n_routed_experts]
+        elif name.startswith((f"{_NGRAM}.embedders", f"{_NGRAM}.post_projs", f"{_NGRAM}.word_embeddings")):
+            continue  # stacked below; the word embedding is there a second time
         elif not name.endswith(".router.classifier.bias"):  # transformers has it on request, and does not use it
             named[name] = value
     for prefix, parts in experts.items():
@@ -130,6 +152,12 @@ def from_huggingface(state: Mapping[str, Tensor], config: ModelConfig) -> dict[s
             expert, matrix = error.args[0]
             raise DataError(f"{prefix}.{expert}.{matrix}_proj.weight is missing") from None
         named[f"{prefix}.gate_up_proj"], named[f"{prefix}.down_proj"] = torch.stack(gates_ups), torch.stack(downs)
+    if config.ngram is not None:
+        for target, source, axis in ((_NGRAM_TABLES, "embedders", 0), (_NGRAM_PROJECTION, "post_projs", 1)):
+            keys = [f"{_NGRAM}.{source}.{branch}.weight" for branch in range(config.ngram.branches)]
+            if absent := [key for key in keys if key not in state]:
+                raise DataError(f"{absent[0]} is missing")
+            named[target] = torch.cat([state[key] for key in keys], dim=axis)
     if "lm_head.weight" not in named and "model.embed_tokens.weight" in named:  # tied embeddings
         named["lm_head.weight"] = named["model.embed_tokens.weight"]
     return named
@@ -142,7 +170,7 @@ def save_huggingface(state: Mapping[str, Tensor], config: ModelConfig, directory
     from longcat.artifact import write_json
 
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(to_huggingface(state), directory / WEIGHTS, metadata={"format": "pt"})
+    save_file(to_huggingface(state, config), directory / WEIGHTS, metadata={"format": "pt"})
     write_json(directory / CONFIG, config_to_huggingface(config))
 
 

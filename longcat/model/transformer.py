@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.layer import Layer
+from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.rotary import rotary_angles
@@ -25,12 +26,17 @@ class Backbone(nn.Module):
         super().__init__()
         self.rope_dim, self.rope_theta = config.qk_rope_head_dim, config.rope_theta
         self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden_size)
+        self.ngram_embeddings = (
+            None if config.ngram is None else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size)
+        )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Int64 `[batch, seq]` to `[batch, seq, hidden]`."""
         x = self.embed_tokens(tokens)
+        if self.ngram_embeddings is not None:
+            x = self.ngram_embeddings(x, tokens)
         cos, sin = rotary_angles(torch.arange(tokens.shape[1], device=x.device), self.rope_dim, self.rope_theta)
         for layer in self.layers:
             x = layer(x, cos, sin)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.mesh import ProcessMesh
@@ -19,11 +21,14 @@ def shard(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> None:
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in model.blocks:
-        fully_shard(layer.mlp.experts, mesh=mesh.data, mp_policy=policy, reshard_after_forward=False)
-        fully_shard(layer.mlp.router, mesh=mesh.world, mp_policy=exact, reshard_after_forward=False)
-        fully_shard(layer, mesh=mesh.world, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh.world, mp_policy=policy, reshard_after_forward=False)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
+        _shard(layer.mlp.experts, mesh.data, policy)
+        _shard(layer.mlp.router, mesh.world, exact)
+        _shard(layer, mesh.world, policy)
+    _shard(model, mesh.world, policy)
+
+
+def _shard(module: nn.Module, axis: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    sharded = fully_shard(module, mesh=axis, mp_policy=policy, reshard_after_forward=False)
+    if axis.size() > 1:  # with one process there is nothing to sum, and a factor would cost a copy of the gradients
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)

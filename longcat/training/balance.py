@@ -13,14 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.config import BalanceConfig, ModelConfig
-
-
-def target_ffn_experts(model: ModelConfig, balance: BalanceConfig) -> float:
-    """K_e: the configured value, or two thirds of the slots (all of them without zero-computation experts)."""
-    if balance.target_ffn_experts is not None:
-        return balance.target_ffn_experts
-    return model.moe_topk * 2 / 3 if model.zero_expert_num else float(model.moe_topk)
+from longcat.config import BalanceConfig, ModelConfig, target_ffn_experts
 
 
 @torch.no_grad()

@@ -12,12 +12,12 @@ from longcat.training.muon import Muon
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """One optimizer, or two.
 
-    Projections and experts decay; embedding, norms and biases do not. `adamw` moves everything; `muon` moves
-    projections and experts, and leaves embedding, head, router, norms and biases to AdamW.
+    Projections and experts decay; embeddings, norms and biases do not. `adamw` moves everything; `muon` moves
+    projections and experts, and leaves embeddings, head, router, norms and biases to AdamW.
     """
     hidden, decayed, free = [], [], []
     for name, parameter in model.named_parameters():
-        if parameter.dim() < 2 or "embed_tokens" in name:
+        if parameter.dim() < 2 or "embed_tokens" in name or "ngram_embeddings.tables" in name:
             free.append(parameter)
         elif config.name == "muon" and "lm_head" not in name and "router" not in name:
             hidden.append(parameter)

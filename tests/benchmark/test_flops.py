@@ -2,10 +2,16 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
-from longcat.benchmark.flops import expected_ffn_experts, matmul_parameters, parameters, training_flops_per_token
-from longcat.config import ModelConfig, load_config
+from longcat.benchmark.flops import (
+    activated_parameters,
+    expected_ffn_experts,
+    matmul_parameters,
+    parameters,
+    training_flops_per_token,
+)
+from longcat.config import ModelConfig, load_config, target_ffn_experts
 from longcat.model import LongcatModel
 from longcat.ops import attention
 from longcat.training.balance import load_figures
@@ -29,14 +35,16 @@ def test_longcat_flash_figures():
 
 @pytest.mark.parametrize("preset", ["smoke", "tiny"])
 def test_flops_equal_torchs_counter(preset):
-    """torch counts the whole square of scores, as our explicit attention computes it."""
+    """torch counts the whole square of scores, as our attention does up to one block of queries."""
     config = load_config(preset).model
     model = LongcatModel(config)
     model.initialize(0)
     model.train()
     tokens = torch.randint(3, config.vocabulary, (2, 33))
-    assert tokens.shape[1] <= attention.EXPLICIT_LIMIT
-    with FlopCounterMode(display=False) as counter:
+    assert tokens.shape[1] <= attention.QUERY_BLOCK
+    # the counter knows the product that makes a new tensor, not the one that adds to a given one
+    in_place = {torch.ops.aten.baddbmm_: lambda _, a, b, out_shape=None, **kwargs: bmm_flop(a, b)}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         model(tokens[:, :-1], tokens[:, 1:]).backward()
     load = torch.stack([layer.mlp.router.load for layer in model.blocks])
     experts = load_figures(load, config)["moe/ffn_experts_per_token"]
@@ -52,3 +60,27 @@ def test_flops_equal_torchs_counter(preset):
 def test_parameters_are_those_of_the_model(bias):
     config = load_config("smoke").model.model_copy(update={"attention_bias": bias})
     assert sum(parameters(config).values()) == sum(p.numel() for p in LongcatModel(config).parameters())
+
+
+PUBLISHED = {  # total, n-gram tables, activated minimum and maximum: billions, as the papers round them
+    "longcat-flash": (560, 0, 18.6, 31.3),
+    "longcat-flash-lite": (68.5, 31.4, 2.9, 4.5),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_presets_have_the_published_size(name):
+    config = load_config(name)
+    with torch.device("meta"):
+        model = LongcatModel(config.model)
+    total, ngram, least, most = PUBLISHED[name]
+    counts = parameters(config.model)
+    assert sum(p.numel() for p in model.parameters()) == sum(counts.values())
+    assert sum(counts.values()) == pytest.approx(total * 1e9, rel=0.01)
+    assert counts.get("ngram_tables", 0) == pytest.approx(ngram * 1e9, rel=0.01)
+    wanted = target_ffn_experts(config.model, config.training.balance)
+    active = activated_parameters(config.model, wanted)
+    assert wanted == 8
+    assert active["min"] == pytest.approx(least * 1e9, rel=0.02)
+    assert active["max"] == pytest.approx(most * 1e9, rel=0.02)
+    assert active["min"] < active["mean"] < active["max"]

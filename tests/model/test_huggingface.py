@@ -49,7 +49,7 @@ CONFIGURATIONS = [
     {"num_layers": 1, "n_routed_experts": 8, "moe_topk": 2, "zero_expert_num": 1},
     {"num_attention_heads": 2, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 8, "rope_theta": 1e4},
     {"attention_bias": True, "num_layers": 3},
-    {"hidden_size": 32, "q_lora_rank": 32, "kv_lora_rank": 40, "rms_norm_eps": 1e-3},
+    {"hidden_size": 32, "num_attention_heads": 2, "q_lora_rank": 32, "kv_lora_rank": 40, "rms_norm_eps": 1e-3},
 ]
 
 

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcat.ops.attention import causal_attention_explicit
+from longcat.ops.attention import block_attention
 from longcat.ops.grouped_matmul import grouped_matmul, grouped_matmul_reference
+from longcat.ops.linear_cross_entropy import IGNORE, linear_cross_entropy, linear_cross_entropy_reference
 from longcat.ops.rotary import rotary_angles, rotate
 
 
@@ -37,14 +38,14 @@ def test_an_expert_without_tokens_gets_zero_gradients():
     assert torch.equal(empty, torch.zeros_like(weight))
 
 
-@pytest.mark.parametrize("value_dim", [8, 12])
-def test_explicit_attention_equals_torch(value_dim):
+@pytest.mark.parametrize(("seq", "value_dim"), [(1, 12), (17, 8), (128, 12), (300, 8)])
+def test_block_attention_equals_torch(seq, value_dim):
     torch.manual_seed(0)
-    query, key = (torch.randn(2, 3, 17, 12, requires_grad=True) for _ in range(2))
-    value = torch.randn(2, 3, 17, value_dim, requires_grad=True)
-    upstream = torch.randn(2, 3, 17, value_dim)
-    ours = causal_attention_explicit(query, key, value)
-    theirs = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    query, key = (torch.randn(2, 3, seq, 12, requires_grad=True) for _ in range(2))
+    value = torch.randn(2, 3, seq, value_dim, requires_grad=True)
+    upstream = torch.randn(2, 3, seq, value_dim)
+    ours = block_attention(query, key, value, 0.4)
+    theirs = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.4)
     torch.testing.assert_close(ours, theirs)
     for a, b in zip(
         torch.autograd.grad(ours, (query, key, value), upstream),
@@ -67,3 +68,20 @@ def test_rotated_dot_products_depend_on_distance_only(shift):
 
     assert score(5 + shift, 2 + shift) == pytest.approx(score(5, 2), abs=2e-3)
     assert score(0, 0) == pytest.approx(float((query * key).sum()), abs=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(tokens=st.integers(1, 40), ignored=st.floats(0, 1), chunk=st.sampled_from([1, 64, 100_000]))
+def test_chunked_loss_equals_whole_logits(tokens, ignored, chunk):
+    torch.manual_seed(tokens)
+    hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    targets = torch.randint(0, 11, (tokens,))
+    targets[torch.rand(tokens) < ignored] = IGNORE
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("longcat.ops.linear_cross_entropy.CHUNK_LOGITS", chunk)
+        for function in (linear_cross_entropy, linear_cross_entropy_reference):
+            loss = function(hidden, weight, targets)
+            results.append((loss, *torch.autograd.grad(2 * loss, (hidden, weight))))
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain)

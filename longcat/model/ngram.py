@@ -1,0 +1,67 @@
+"""N-gram embedding: hashed embeddings of the last few tokens, averaged with the token's own (arXiv 2601.21204)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from longcat.config import NgramConfig
+
+EOS = 2
+"""The token that ends a document; n-grams do not reach over it."""
+
+
+class NgramEmbedding(nn.Module):
+    """Mean of the word's embedding and one projected row for each n-gram branch.
+
+    Branch b = (n - 2) K + j, for n = 2..N and j = 0..K-1, has a table of M_b rows and width hidden / ((N - 1) K). The
+    tables are stacked into one, and so are the projections: their sum is one product with the branches' rows side by side.
+    """
+
+    def __init__(self, config: NgramConfig, vocabulary: int, hidden: int) -> None:
+        super().__init__()
+        self.rows = config.rows(vocabulary)
+        self.neighbors, self.splits = config.neighbor_num, config.split_num
+        self.vocabulary = vocabulary
+        self.tables = nn.Embedding(sum(self.rows), hidden // config.branches)
+        self.projection = nn.Linear(hidden, hidden, bias=False)
+
+    def forward(self, words: Tensor, tokens: Tensor) -> Tensor:
+        """Word embeddings `[batch, seq, hidden]` and their int64 tokens `[batch, seq]` to `[batch, seq, hidden]`."""
+        rows = self.tables(ngram_rows(tokens, self.vocabulary, self.neighbors, self.splits, self.rows))
+        return (words + self.projection(rows.flatten(-2))) / (1 + len(self.rows))
+
+
+def ngram_rows(tokens: Tensor, vocabulary: int, neighbors: int, splits: int, rows: list[int]) -> Tensor:
+    """Row of every branch in the stacked table: a rolling hash in base V, modulo the branch's own table size.
+
+    id_b(t) = (sum_{k<n} tok[t-k] (V^k mod M_b)) mod M_b. Tokens before the start of the sequence count as 0, and so do
+    an end of document among the previous tokens and all that lies before it.
+
+    Args:
+        tokens: int64 `[batch, seq]`.
+        vocabulary: V.
+        neighbors: N, the longest n-gram.
+        splits: K, tables for each length.
+        rows: M_b of each branch, `(N - 1) K` of them.
+
+    Returns:
+        int64 `[batch, seq, branches]`.
+    """
+    previous = [tokens]
+    reaches = torch.ones_like(tokens, dtype=torch.bool)
+    for back in range(1, neighbors):
+        shifted = torch.nn.functional.pad(tokens, (back, 0))[:, : tokens.shape[1]]
+        reaches = reaches & (shifted != EOS)
+        previous.append(shifted.where(reaches, 0))
+    history = torch.stack(previous, dim=-1)  # [batch, seq, neighbors]
+    modulus = torch.tensor(rows, device=tokens.device)
+    powers = torch.tensor(
+        [
+            [pow(vocabulary, back, size) if back < 2 + branch // splits else 0 for branch, size in enumerate(rows)]
+            for back in range(neighbors)
+        ],
+        device=tokens.device,
+    )
+    hashed = (history.unsqueeze(-1) * powers).sum(-2) % modulus
+    return hashed + torch.nn.functional.pad(modulus.cumsum(0), (1, 0))[:-1]
