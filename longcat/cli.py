@@ -239,6 +239,41 @@ def _show_preset(config: PipelineConfig, as_json: bool) -> None:
 
 
 @app.command()
+def generate(
+    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint artifact, or a Hugging Face folder.")],
+    prompt: Annotated[str, typer.Option(help="Text to go on from; empty starts a document.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, more is more varied.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from so many likeliest tokens only.")] = None,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens up to this sum.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+) -> None:
+    """Let a trained model continue a text."""
+    from longcat.corpus.tokenizer import END_OF_TEXT, open_tokenizer
+    from longcat.errors import ConfigError
+    from longcat.model import load_huggingface
+    from longcat.model.generation import generate as continuation
+
+    folder = checkpoint / "huggingface" if (checkpoint / "huggingface").is_dir() else checkpoint
+    if not (folder / "tokenizer.json").is_file():
+        raise ConfigError(f"--checkpoint {checkpoint}: no tokenizer.json in {folder}")
+    model, tokenizer = load_huggingface(folder), open_tokenizer(folder / "tokenizer.json")
+    first: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [END_OF_TEXT]
+    chosen: list[int] = []
+    shown = ""
+    print(prompt, end="", flush=True)
+    for token in continuation(
+        model, first, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=END_OF_TEXT
+    ):
+        chosen.append(token)
+        text: str = tokenizer.decode(chosen)
+        if not text.endswith("\ufffd"):  # a character whose last bytes are still to come
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print(flush=True)
+
+
+@app.command()
 def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) -> None:
     """Say what this machine can do, and what is missing."""
     from longcat.doctor import examine

@@ -11,7 +11,11 @@ import pytest
 
 from longcat import cli
 from longcat.artifact import Workspace
+from longcat.config import load_config
+from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import TrainingError
+from longcat.model import LongcatModel
+from longcat.model.huggingface import save_huggingface
 from longcat.progress import Progress
 from longcat.terminal import Display, aside, print_summary
 
@@ -85,6 +89,31 @@ def test_presets_as_json_and_resolved():
     shown = json.loads(longcat("presets", "--show", "tiny", "--json").stdout)
     assert shown["preset"] == "tiny"
     assert shown["model"]["vocab_size"] == shown["corpus"]["vocabulary_size"]
+
+
+def test_presets_show_the_size_of_the_model():
+    shown = json.loads(longcat("presets", "--show", "longcat-flash", "--json").stdout)
+    assert shown["ngram_parameters"] == 0
+    assert shown["total_parameters"] == sum(shown["parameters"].values())
+    active = shown["activated_parameters"]
+    assert active["min"] < active["mean"] < active["max"] < shown["total_parameters"]
+    assert f"{shown['total_parameters']:,}" in longcat("presets", "--show", "longcat-flash").stdout
+
+
+def test_generate_continues_a_text(tmp_path):
+    config = load_config("smoke").model
+    model = LongcatModel(config)
+    model.initialize(0)
+    save_huggingface(model.state_dict(), config, tmp_path)
+    assert "tokenizer.json" in one_error(longcat("generate", "--checkpoint", tmp_path))
+    train_tokenizer(["some words to learn from, " * 50], 300).save(str(tmp_path / "tokenizer.json"))
+    command = ("generate", "--checkpoint", tmp_path, "--prompt", "some words", "--max-tokens", "9")
+    greedy = longcat(*command)
+    assert greedy.returncode == 0
+    assert greedy.stdout.startswith("some words")
+    assert longcat(*command).stdout == greedy.stdout
+    assert longcat(*command, "--temperature", "2", "--seed", "3").stdout != greedy.stdout
+    assert "256 positions" in longcat(*command[:-1], "300").stderr
 
 
 @pytest.mark.parametrize("arguments", [["presets"], ["--help"], ["run", "--help"], ["run", "--preset", "tny"]])

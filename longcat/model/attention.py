@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
+from longcat.model.cache import Cache
 from longcat.model.norm import RMSNorm
 from longcat.ops.attention import causal_attention
 from longcat.ops.rotary import rotate
@@ -38,17 +39,44 @@ class LatentAttention(nn.Module):
         self.kv_b_proj = nn.Linear(self.kv_rank, self.heads * (self.nope_dim + self.v_dim), bias=False)
         self.o_proj = nn.Linear(self.heads * self.v_dim, hidden, bias=bias)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """`[batch, seq, hidden]` to the same shape; `cos` and `sin` are `[seq, qk_rope_head_dim / 2]`."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None, sublayer: int = 0) -> Tensor:
+        """`[batch, seq, hidden]` to the same shape; `cos` and `sin` are `[seq, qk_rope_head_dim / 2]`.
+
+        With a cache, attention goes to what it holds of this `sublayer` too.
+        """
         batch, seq, _ = x.shape
         # scaling the norm's output scales both parts of the query, and costs a multiplication of the small rank only
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)) * self.q_scale).view(batch, seq, self.heads, -1)
         q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope_dim], dim=-1)
-        kv = self.kv_b_proj(self.kv_a_layernorm(latent) * self.kv_scale).view(batch, seq, self.heads, -1)
-        k_nope, v = kv.split([self.nope_dim, self.v_dim], dim=-1)
-        k_rope = rotate(k_rope.unsqueeze(2), cos, sin).expand(-1, -1, self.heads, -1)
-        q = torch.cat([q_nope, rotate(q_rope, cos, sin)], dim=-1).transpose(1, 2)
-        k = torch.cat([k_nope, k_rope], dim=-1).transpose(1, 2)
+        latent, k_rope = self.kv_a_layernorm(latent) * self.kv_scale, rotate(k_rope.unsqueeze(2), cos, sin)
+        q_rope = rotate(q_rope, cos, sin)
+        if cache is not None:
+            known = cache.extend(sublayer, torch.cat([latent, k_rope.squeeze(2)], dim=-1))
+            return self.o_proj(self._absorbed(q_nope, q_rope, known))
+        k_nope, v = self.kv_b_proj(latent).view(batch, seq, self.heads, -1).split([self.nope_dim, self.v_dim], dim=-1)
+        q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
+        k = torch.cat([k_nope, k_rope.expand(-1, -1, self.heads, -1)], dim=-1).transpose(1, 2)
         out = causal_attention(q, k, v.transpose(1, 2))
         return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, known: Tensor) -> Tensor:
+        """Attention in the space of the latent: keys and values of single heads are never made (arXiv 2405.04434, 2.1.2).
+
+        Args:
+            q_nope: `[batch, new, heads, nope]`.
+            q_rope: `[batch, new, heads, rope]`.
+            known: `[batch, length, rank + rope]`, the new positions last.
+
+        Returns:
+            `[batch, new, heads * v_head_dim]`.
+        """
+        up = self.kv_b_proj.weight.view(self.heads, self.nope_dim + self.v_dim, self.kv_rank)
+        up_key, up_value = up.split([self.nope_dim, self.v_dim], dim=1)
+        query = torch.cat([torch.einsum("bshn,hnr->bshr", q_nope, up_key), q_rope], dim=-1)
+        scores = torch.einsum("bshr,blr->bhsl", query, known) * (self.nope_dim + self.rope_dim) ** -0.5
+        new, length = scores.shape[-2:]
+        future = torch.ones(new, length, dtype=torch.bool, device=known.device).triu(length - new + 1)
+        weights = scores.float().masked_fill(future, -torch.inf).softmax(-1).to(known.dtype)
+        latent = torch.einsum("bhsl,blr->bshr", weights, known[..., : self.kv_rank])
+        return torch.einsum("bshr,hvr->bshv", latent, up_value).flatten(2)

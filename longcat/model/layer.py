@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.attention import LatentAttention
+from longcat.model.cache import Cache
 from longcat.model.experts import MixtureOfExperts
 from longcat.model.norm import RMSNorm
 
@@ -40,12 +41,12 @@ class Layer(nn.Module):
         self.input_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
         self.post_attention_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
         """`[batch, seq, hidden]` to the same shape; `cos` and `sin` are `[seq, qk_rope_head_dim / 2]`."""
-        x = x + self.self_attn[0](self.input_layernorm[0](x), cos, sin)
+        x = x + self.self_attn[0](self.input_layernorm[0](x), cos, sin, cache, 2 * layer)
         h = self.post_attention_layernorm[0](x)
         shortcut = self.mlp(h)
         x = x + self.mlps[0](h)
-        x = x + self.self_attn[1](self.input_layernorm[1](x), cos, sin)
+        x = x + self.self_attn[1](self.input_layernorm[1](x), cos, sin, cache, 2 * layer + 1)
         x = x + self.mlps[1](self.post_attention_layernorm[1](x))
         return x + shortcut

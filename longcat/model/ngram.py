@@ -27,8 +27,13 @@ class NgramEmbedding(nn.Module):
         self.projection = nn.Linear(hidden, hidden, bias=False)
 
     def forward(self, words: Tensor, tokens: Tensor) -> Tensor:
-        """Word embeddings `[batch, seq, hidden]` and their int64 tokens `[batch, seq]` to `[batch, seq, hidden]`."""
-        rows = self.tables(ngram_rows(tokens, self.vocabulary, self.neighbors, self.splits, self.rows))
+        """Word embeddings `[batch, seq, hidden]` to the same shape.
+
+        Int64 `tokens` `[batch, at least seq]` end with those of the words; earlier ones are looked back at.
+        """
+        seq = words.shape[1]
+        seen = tokens[:, -(seq + self.neighbors - 1) :]
+        rows = self.tables(ngram_rows(seen, self.vocabulary, self.neighbors, self.splits, self.rows)[:, -seq:])
         return (words + self.projection(rows.flatten(-2))) / (1 + len(self.rows))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
+from longcat.model.cache import Cache
 from longcat.model.layer import Layer
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
@@ -32,14 +33,17 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Int64 `[batch, seq]` to `[batch, seq, hidden]`."""
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Int64 `[batch, seq]`, which follow what the cache holds, to `[batch, seq, hidden]`."""
+        start = 0 if cache is None else cache.length
+        seen = tokens if cache is None else cache.extend_tokens(tokens)
         x = self.embed_tokens(tokens)
         if self.ngram_embeddings is not None:
-            x = self.ngram_embeddings(x, tokens)
-        cos, sin = rotary_angles(torch.arange(tokens.shape[1], device=x.device), self.rope_dim, self.rope_theta)
-        for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = self.ngram_embeddings(x, seen)
+        positions = torch.arange(start, start + tokens.shape[1], device=x.device)
+        cos, sin = rotary_angles(positions, self.rope_dim, self.rope_theta)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, cache, number)
         return self.norm(x)
 
 
@@ -52,20 +56,25 @@ class LongcatModel(nn.Module):
         self.model = Backbone(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Logits, or with `targets` the summed loss.
 
         Args:
             tokens: int64 `[batch, seq]`.
             targets: int64 `[batch, seq]`, the token that follows each one.
+            cache: holds the tokens before these, and gets these; for inference.
 
         Returns:
             fp32 logits `[batch, seq, vocab]`, or the fp32 sum of negative log-likelihoods in nats.
         """
-        hidden = self.model(tokens)
+        hidden = self.model(tokens, cache)
         if targets is None:
             return self.lm_head(hidden).float()
         return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
+
+    def new_cache(self) -> Cache:
+        """An empty cache for `forward`."""
+        return Cache(2 * self.config.num_layers)
 
     @property
     def blocks(self) -> list[Layer]:

@@ -42,10 +42,10 @@ def test_a_step_that_is_not_finite_changes_nothing(trainer):
     batch = np.random.default_rng(0).integers(3, 512, (4, 33))
     assert not trainer.step(0, batch).skipped
     before = snapshot(trainer)
-    forward = trainer.model.lm_head.forward
-    trainer.model.lm_head.forward = lambda x: forward(x) * float("nan")
+    forward = trainer.model.model.norm.forward
+    trainer.model.model.norm.forward = lambda x: forward(x) * float("nan")
     result = trainer.step(1, batch)
-    trainer.model.lm_head.forward = forward
+    trainer.model.model.norm.forward = forward
     assert result.skipped
     assert np.isnan(result.loss)
     assert all(torch.equal(a, b) for a, b in zip(before, snapshot(trainer), strict=True))
