@@ -122,8 +122,68 @@ class NgramConfig(_Section):
         return [int(self.vocab_size_ratio * vocabulary) + 2 * branch + 1 for branch in range(self.branches)]
 
 
+class SparseAttentionConfig(_Section):
+    """LongCat Sparse Attention (arXiv 2608.01662): an indexer in every layer picks the keys that attention reads."""
+
+    index_n_heads: int = Field(default=32, ge=1)
+    """Heads of the indexer."""
+    index_head_dim: int = Field(default=128, ge=2)
+    """Dimensions of an indexer head; the first `qk_rope_head_dim` are rotated."""
+    index_topk: int = Field(default=2048, ge=1)
+    """Budget: keys that a query reads. Shorter sequences have dense attention."""
+    index_init_tokens: int = Field(default=16, ge=0)
+    """Keys at the start of the sequence that are always in the budget (sink)."""
+    index_local_tokens: int = Field(default=1024, ge=1)
+    """Last keys, the query's own included, that are always in the budget (sliding window)."""
+    hierarchical_from_tokens: int = Field(default=262_144, ge=1)
+    """In inference, sequences from this length on are indexed by pages first."""
+    index_page_tokens: int = Field(default=128, ge=1)
+    """Hierarchical indexing: tokens of a page."""
+    index_block_tokens: int = Field(default=8, ge=1)
+    """Hierarchical indexing: tokens whose index keys are averaged into one."""
+    index_pages: int = Field(default=1024, ge=1)
+    """Hierarchical indexing: pages whose tokens are scored one by one."""
+    hierarchical_after_layers: int = Field(default=4, ge=0)
+    """Hierarchical indexing: the first so many layers always score every token."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SparseAttentionConfig:
+        fixed = self.index_init_tokens + self.index_local_tokens
+        if self.index_topk < fixed:
+            raise ValueError(
+                f"index_topk={self.index_topk} is less than index_init_tokens + index_local_tokens = {fixed}"
+            )
+        if self.index_page_tokens % self.index_block_tokens:
+            raise ValueError(
+                f"index_block_tokens={self.index_block_tokens} does not divide index_page_tokens={self.index_page_tokens}"
+            )
+        if self.index_pages * self.index_page_tokens < self.index_topk:
+            raise ValueError(
+                f"index_pages={self.index_pages} pages of {self.index_page_tokens} tokens hold fewer than "
+                f"index_topk={self.index_topk}"
+            )
+        return self
+
+
+class RopeScalingConfig(_Section):
+    """YaRN (arXiv 2309.00071): rotary frequencies for sequences longer than those first trained on."""
+
+    factor: float = Field(gt=1)
+    """How much longer sequences become."""
+    original_max_position_embeddings: int = Field(ge=1)
+    """Longest sequence before."""
+    beta_fast: float = Field(default=32.0, gt=0)
+    """Dimensions that turn more often than this over the original length keep their frequency."""
+    beta_slow: float = Field(default=1.0, gt=0)
+    """Dimensions that turn less often than this are slowed down by the whole factor."""
+    mscale: float = Field(default=1.0, ge=0)
+    """Factor m of the rotated part's size, 0.1 m ln(factor) + 1. Not published for LongCat-2.0: DeepSeek's value."""
+    mscale_all_dim: float = Field(default=1.0, ge=0)
+    """The same for the whole query and key: sharpens the softmax by its square. Not published: DeepSeek's value."""
+
+
 class ModelConfig(_Section):
-    """A LongCat-Flash model; names are those of Hugging Face's `LongcatFlashConfig`."""
+    """A LongCat model; names are those of Hugging Face's `LongcatFlashConfig`, or of LongCat-2.0's `config.json`."""
 
     vocab_size: int | None = Field(default=None, ge=1)
     """Rows of the embedding; none takes the corpus' `vocabulary_size`."""
@@ -153,14 +213,16 @@ class ModelConfig(_Section):
     """Zero-computation experts, which return their input."""
     moe_topk: int = Field(ge=1)
     """Experts, of both kinds, chosen for a token."""
-    routed_scaling_factor: float = Field(default=1.0, gt=0)
-    """Factor on the routing weights of both kinds of experts."""
+    routed_scaling_factor: float | None = Field(default=None, gt=0)
+    """Factor on the routing weights of both kinds of experts; none takes ffn_hidden_size / expert_ffn_hidden_size (variance compensation)."""
     attention_bias: bool = False
     """Whether the projections from and to the residual stream in attention have a bias."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of every RMS norm but the two inside attention, which have 1e-6 as in the reference implementation."""
     rope_theta: float = Field(default=10_000_000.0, gt=0)
     """Base of the rotary frequencies."""
+    rope_scaling: RopeScalingConfig | None = None
+    """YaRN; none turns positions as they are."""
     max_position_embeddings: int = Field(default=131072, ge=8)
     """Longest sequence the model is meant for."""
     mla_scale_q_lora: bool = True
@@ -168,9 +230,15 @@ class ModelConfig(_Section):
     mla_scale_kv_lora: bool = True
     """Scale the compressed key and value by sqrt(hidden_size / kv_lora_rank)."""
     initializer_range: float = Field(default=0.02, gt=0)
-    """Standard deviation of initial weights."""
+    """Standard deviation of initial weights (not published for LongCat: transformers' value)."""
+    proxy_hidden_size: int | None = Field(default=None, ge=1)
+    """Width of the proxy on which initializer_range and the learning rate were found; none: this model itself."""
     ngram: NgramConfig | None = None
     """N-gram embedding; none has word embeddings only, as LongCat-Flash."""
+    sparse_attention: SparseAttentionConfig | None = None
+    """LongCat Sparse Attention; none is dense."""
+    mtp_num_layers: int = Field(default=0, ge=0)
+    """Tokens beyond the next one that the multi-token-prediction module learns to predict; 0 has no such module."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -182,6 +250,11 @@ class ModelConfig(_Section):
             raise ValueError(
                 f"ngram: (neighbor_num - 1) * split_num = {self.ngram.branches} tables do not divide "
                 f"hidden_size={self.hidden_size}"
+            )
+        if self.sparse_attention is not None and self.sparse_attention.index_head_dim < self.qk_rope_head_dim:
+            raise ValueError(
+                f"sparse_attention.index_head_dim={self.sparse_attention.index_head_dim} is less than "
+                f"qk_rope_head_dim={self.qk_rope_head_dim}, the dimensions that are rotated"
             )
         if self.ngram is not None and self.vocab_size is not None:
             self._check_tables(self.ngram, self.vocab_size)
@@ -244,6 +317,8 @@ class BalanceConfig(_Section):
     """K_e, mean routed experts of a token; none takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without zero experts."""
     bias_update_rate: float = Field(default=1e-3, ge=0)
     """mu of the bias update. Meituan has published no value: ours."""
+    final_bias_update_share: float = Field(default=0.1, ge=0, le=1)
+    """mu at the last step as a share of the first, with a straight line between. That mu decays is published, how is not."""
 
 
 def target_ffn_experts(model: ModelConfig, balance: BalanceConfig) -> float:
@@ -251,6 +326,21 @@ def target_ffn_experts(model: ModelConfig, balance: BalanceConfig) -> float:
     if balance.target_ffn_experts is not None:
         return balance.target_ffn_experts
     return model.moe_topk * 2 / 3 if model.zero_expert_num else float(model.moe_topk)
+
+
+class LossConfig(_Section):
+    """Weights of what is learnt beside the next token. Where Meituan has published no value, the choice is ours."""
+
+    mtp_weight: float = Field(default=0.3, ge=0)
+    """Of multi-token prediction, the mean over its depths (DeepSeek-V3's first value; LongCat's is not published)."""
+    indexer_weight: float = Field(default=1.0, ge=0)
+    """Of the indexer's divergence from attention; nothing but the indexer learns from it. Ours."""
+    balance_weight: float = Field(default=1e-3, ge=0)
+    """alpha of the device-level balance loss. Ours; published is that its gradient stays below a tenth of the main one."""
+    balance_groups: int = Field(default=1, ge=1)
+    """D of the balance loss: groups of routed experts, one for each expert-parallel device."""
+    hidden_z_weight: float = Field(default=1e-7, ge=0)
+    """lambda of the hidden z-loss, which keeps activations from growing (arXiv 2509.01322)."""
 
 
 class TrainingConfig(_Section):
@@ -274,6 +364,12 @@ class TrainingConfig(_Section):
     """The optimizer and its schedule."""
     balance: BalanceConfig = BalanceConfig()
     """Control of the experts' load."""
+    losses: LossConfig = LossConfig()
+    """What is learnt beside the next token."""
+    dense_attention_steps: int = Field(default=0, ge=0)
+    """With sparse attention: first steps, in which attention is dense and the indexer rests."""
+    indexer_warmup_steps: int = Field(default=0, ge=0)
+    """With sparse attention: steps after those, in which attention is dense and only the indexer learns."""
     log_every_steps: Annotated[int, RUNTIME] = Field(default=10, ge=1)
     """Steps between two records of throughput and MFU; the loss is recorded at every step."""
     checkpoint_every_steps: Annotated[int, RUNTIME] = Field(default=200, ge=1)
@@ -357,6 +453,11 @@ class PipelineConfig(_Section):
             raise ValueError(
                 f"corpus.sequence_length_tokens={self.corpus.sequence_length_tokens} exceeds "
                 f"model.max_position_embeddings={self.model.max_position_embeddings}"
+            )
+        if self.model.n_routed_experts % self.training.losses.balance_groups:
+            raise ValueError(
+                f"training.losses.balance_groups={self.training.losses.balance_groups} does not divide "
+                f"model.n_routed_experts={self.model.n_routed_experts}"
             )
         if self.training.expert_parallel and self.model.n_routed_experts % self.training.expert_parallel:
             raise ValueError(

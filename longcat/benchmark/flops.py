@@ -21,23 +21,44 @@ def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float
         model: the model.
         ffn_experts: mean routed experts of a token; zero-computation experts have no weights.
     """
+    hidden, layers = model.hidden_size, model.num_layers
+    counts = {
+        "attention_projections": 2 * layers * _mla(model),
+        "indexer_projections": layers * _indexer(model),
+        "dense_ffn": 2 * layers * 3 * hidden * model.ffn_hidden_size,
+        "router": layers * hidden * (model.n_routed_experts + model.zero_expert_num),
+        "routed_experts": layers * ffn_experts * 3 * hidden * model.expert_ffn_hidden_size,
+        "lm_head": hidden * model.vocabulary,
+        "ngram_projection": 0 if model.ngram is None else hidden * hidden,
+    }
+    return {name: float(count) for name, count in counts.items() if count}
+
+
+def _mla(model: ModelConfig) -> int:
     heads, hidden = model.num_attention_heads, model.hidden_size
-    mla = (
+    return (
         hidden * model.q_lora_rank
         + model.q_lora_rank * heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
         + hidden * (model.kv_lora_rank + model.qk_rope_head_dim)
         + model.kv_lora_rank * heads * (model.qk_nope_head_dim + model.v_head_dim)
         + heads * model.v_head_dim * hidden
     )
-    layers = model.num_layers
-    ngram = {} if model.ngram is None else {"ngram_projection": float(hidden * hidden)}
-    return ngram | {
-        "attention_projections": 2 * layers * mla,
-        "dense_ffn": 2 * layers * 3 * hidden * model.ffn_hidden_size,
-        "router": layers * hidden * (model.n_routed_experts + model.zero_expert_num),
-        "routed_experts": layers * ffn_experts * 3 * hidden * model.expert_ffn_hidden_size,
-        "lm_head": hidden * model.vocabulary,
-    }
+
+
+def _indexer(model: ModelConfig) -> int:
+    sparse = model.sparse_attention
+    if sparse is None:
+        return 0
+    keys_and_weights = model.hidden_size * (sparse.index_head_dim + sparse.index_n_heads)
+    return keys_and_weights + model.q_lora_rank * sparse.index_n_heads * sparse.index_head_dim
+
+
+def _mtp(model: ModelConfig) -> int:
+    """Matrices of the multi-token-prediction module."""
+    hidden = model.hidden_size
+    if not model.mtp_num_layers:
+        return 0
+    return 2 * hidden * hidden + _mla(model) + _indexer(model) + 3 * hidden * model.ffn_hidden_size
 
 
 def expected_ffn_experts(model: ModelConfig) -> float:
@@ -68,9 +89,24 @@ def training_flops_per_token(
     if ffn_experts is None:
         ffn_experts = expected_ffn_experts(model)
     forward = {name: 2.0 * count for name, count in matmul_parameters(model, ffn_experts).items()}
-    dims = model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim
-    seen = sequence_length / 2 if attention == "causal" else sequence_length
-    forward["attention_scores"] = 2 * model.num_layers * model.num_attention_heads * 2.0 * dims * seen
+    if "indexer_projections" in forward:  # its inputs are cut from the graph: no gradient of them
+        forward["indexer_projections"] *= 2 / BACKWARD_AND_FORWARD
+    heads, dims = model.num_attention_heads, model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim
+    before = sequence_length / 2 if attention == "causal" else float(sequence_length)
+    read, sparse = before, model.sparse_attention
+    if sparse is not None and sequence_length > sparse.index_topk:
+        # the first queries have fewer keys than the budget
+        read = sparse.index_topk * (1 - sparse.index_topk / (2 * sequence_length))
+    scores = heads * 2.0 * dims * read
+    forward["attention_scores"] = 2 * model.num_layers * scores
+    depths, index_scores = model.mtp_num_layers, 0.0
+    if sparse is not None:
+        # forward over all keys before the query; backward, which the threefold below stands for, over those read
+        index_scores = 2.0 * sparse.index_n_heads * sparse.index_head_dim * (before + 2 * read) / BACKWARD_AND_FORWARD
+        forward["index_scores"] = model.num_layers * index_scores
+    if depths:
+        head = model.hidden_size * model.vocabulary
+        forward["mtp"] = depths * (2.0 * (_mtp(model) + head) + scores) + index_scores
     return {name: BACKWARD_AND_FORWARD * flops for name, flops in forward.items()}
 
 
@@ -78,10 +114,17 @@ def parameters(model: ModelConfig) -> dict[str, int]:
     """All parameters, by component; the router's selection bias is none."""
     counts = {name: int(count) for name, count in matmul_parameters(model, model.n_routed_experts).items()}
     norms = 2 * model.num_layers * (2 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank) + model.hidden_size
+    attentions = 2 * model.num_layers
+    if model.mtp_num_layers:
+        counts["mtp"] = _mtp(model)
+        norms += 5 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank
+        attentions += 1
+    if model.sparse_attention is not None:
+        norms += (model.num_layers + bool(model.mtp_num_layers)) * model.sparse_attention.index_head_dim
     biases = 0
     if model.attention_bias:
         rows = model.q_lora_rank + model.kv_lora_rank + model.qk_rope_head_dim + model.hidden_size
-        biases = 2 * model.num_layers * rows
+        biases = attentions * rows
     if model.ngram is not None:
         counts["ngram_tables"] = sum(model.ngram.rows(model.vocabulary)) * (model.hidden_size // model.ngram.branches)
     return counts | {"embedding": model.hidden_size * model.vocabulary, "norms_and_biases": norms + biases}

@@ -7,13 +7,18 @@ from torch import Tensor
 
 
 class Cache:
-    """Grows by the tokens of each forward pass; `kv_lora_rank + qk_rope_head_dim` numbers a token and sublayer."""
+    """Grows by the tokens of each forward pass; `kv_lora_rank + qk_rope_head_dim` numbers a token and sublayer.
 
-    def __init__(self, sublayers: int) -> None:
+    With sparse attention each layer's indexer adds `index_head_dim` numbers.
+    """
+
+    def __init__(self, layers: int) -> None:
         self.tokens: Tensor | None = None
         """Int64 `[batch, length]`, all tokens seen; n-grams look back at them."""
-        self.latents: list[Tensor | None] = [None] * sublayers
+        self.latents: list[Tensor | None] = [None] * (2 * layers)
         """Of each sublayer `[batch, length, kv_lora_rank + qk_rope_head_dim]`: normed and scaled latent, rotated key."""
+        self.index_keys: list[Tensor | None] = [None] * layers
+        """Of each layer's indexer `[batch, length, index_head_dim]`."""
 
     @property
     def length(self) -> int:
@@ -25,9 +30,17 @@ class Cache:
         self.tokens = tokens if self.tokens is None else torch.cat([self.tokens, tokens], dim=1)
         return self.tokens
 
-    def extend(self, sublayer: int, latent: Tensor) -> Tensor:
+    def extend_latents(self, sublayer: int, latents: Tensor) -> Tensor:
         """Add a sublayer's `[batch, new, rank + rope]`; returns all of them."""
-        old = self.latents[sublayer]
-        whole = latent if old is None else torch.cat([old, latent], dim=1)
-        self.latents[sublayer] = whole
-        return whole
+        return _extend(self.latents, sublayer, latents)
+
+    def extend_index_keys(self, layer: int, keys: Tensor) -> Tensor:
+        """Add an indexer's `[batch, new, dim]`; returns all of them."""
+        return _extend(self.index_keys, layer, keys)
+
+
+def _extend(kept: list[Tensor | None], place: int, new: Tensor) -> Tensor:
+    old = kept[place]
+    whole = new if old is None else torch.cat([old, new], dim=1)
+    kept[place] = whole
+    return whole

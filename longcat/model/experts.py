@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -44,11 +44,20 @@ class Experts(nn.Module):
         return grouped_matmul(F.silu(gate) * up, down, counts)
 
 
+class RouterStatistics(NamedTuple):
+    """What a batch asked of the experts of one layer; padding does not count."""
+
+    probability: Tensor
+    """Sum over tokens of the router's probabilities, fp32 `[experts]`, with gradient."""
+    load: Tensor
+    """Slots given to each expert, fp32 `[experts]`."""
+
+
 class MixtureOfExperts(nn.Module):
     """Router, routed experts and zero-computation experts.
 
     A slot that goes to a zero-computation expert costs one multiply-add of the token: it is neither sorted, nor sent to
-    another process, nor multiplied by a matrix.
+    another process, nor multiplied by a matrix. Slots of padding are treated alike.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,19 +67,36 @@ class MixtureOfExperts(nn.Module):
         self.experts = Experts(config)
 
     @torch.compiler.disable
-    def forward(self, x: Tensor) -> Tensor:
-        """`[batch, seq, hidden]` to the same shape: sum over chosen experts of weight * expert(x), expert(x) = x if zero."""
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> tuple[Tensor, RouterStatistics]:
+        """Sum over chosen experts of weight * expert(x), expert(x) = x if zero.
+
+        Args:
+            x: `[batch, seq, hidden]`.
+            padding: bool `[batch, seq]`, true for tokens that mean nothing; all their slots go to zero experts.
+
+        Returns:
+            The sum, of x's shape, and the statistics for balance.
+        """
         tokens = x.flatten(0, -2)
-        weights, experts = self.router(tokens)
+        weights, experts, probabilities = self.router(tokens)
+        slots = probabilities.shape[-1]
+        if padding is not None:
+            void = padding.flatten()[:, None]
+            # number `slots` is one behind the last expert: to what follows it is a zero expert, and it is not counted
+            experts = experts.masked_fill(void, slots)
+            probabilities = probabilities.masked_fill(void, 0.0)
+        load = torch.bincount(experts.flatten(), minlength=slots + 1)
         zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
         out = tokens * zero_share.to(x.dtype)
 
+        counts = load[: self.routed]
         flat = experts.flatten()
-        counts = torch.bincount(flat, minlength=self.routed)[: self.routed]
-        slots = flat.argsort(stable=True)[: int(counts.sum())]  # zero experts have the highest numbers: cut off
-        owners = slots // experts.shape[-1]
-        outputs = self.experts(tokens.index_select(0, owners), counts) * weights.flatten()[slots, None].to(x.dtype)
-        return out.index_add(0, owners, outputs).view_as(x)
+        sorted_slots = flat.argsort(stable=True)[: int(counts.sum())]  # zero experts have the highest numbers: cut off
+        owners = sorted_slots // experts.shape[-1]
+        outputs = self.experts(tokens.index_select(0, owners), counts)
+        outputs = outputs * weights.flatten()[sorted_slots, None].to(x.dtype)
+        statistics = RouterStatistics(probabilities.sum(0), load[:slots].float())
+        return out.index_add(0, owners, outputs).view_as(x), statistics
 
 
 def _local(parameter: Tensor) -> Tensor:

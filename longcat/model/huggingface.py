@@ -200,7 +200,6 @@ def load_huggingface(directory: Path | str, dtype: torch.dtype = torch.float32) 
     model.load_state_dict({name: state[name] for name in model.state_dict()}, assign=True)
     for layer in model.blocks:
         router = layer.mlp.router
-        router.load = torch.zeros(router.load.shape)
         router.e_score_correction_bias = router.e_score_correction_bias.float()
     return model.eval()
 

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.attention import LatentAttention
-from longcat.model.cache import Cache
-from longcat.model.experts import MixtureOfExperts
+from longcat.model.context import Context
+from longcat.model.experts import MixtureOfExperts, RouterStatistics
+from longcat.model.feed_forward import FeedForward
 from longcat.model.norm import RMSNorm
-
-
-class FeedForward(nn.Module):
-    """Dense SwiGLU: down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, hidden: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(hidden, inner, bias=False)
-        self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = nn.Linear(inner, hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., hidden]` to the same shape."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
@@ -36,17 +22,22 @@ class Layer(nn.Module):
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.mlp = MixtureOfExperts(config)
-        self.self_attn = nn.ModuleList(LatentAttention(config) for _ in range(2))
+        self.self_attn = nn.ModuleList(LatentAttention(config, owns_indexer=sublayer == 0) for sublayer in range(2))
         self.mlps = nn.ModuleList(FeedForward(hidden, config.ffn_hidden_size) for _ in range(2))
         self.input_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
         self.post_attention_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
-        """`[batch, seq, hidden]` to the same shape; `cos` and `sin` are `[seq, qk_rope_head_dim / 2]`."""
-        x = x + self.self_attn[0](self.input_layernorm[0](x), cos, sin, cache, 2 * layer)
+    def forward(self, x: Tensor, context: Context, number: int) -> tuple[Tensor, RouterStatistics, Tensor | None]:
+        """`[batch, seq, hidden]` to the same shape; also what was asked of the experts, and the indexer's loss if it learns.
+
+        `number` is the layer's place in the model, by which it finds its part of the cache.
+        """
+        attended, selection, first = self.self_attn[0](self.input_layernorm[0](x), context, 2 * number)
+        x = x + attended
         h = self.post_attention_layernorm[0](x)
-        shortcut = self.mlp(h)
+        shortcut, statistics = self.mlp(h, context.padding)
         x = x + self.mlps[0](h)
-        x = x + self.self_attn[1](self.input_layernorm[1](x), cos, sin, cache, 2 * layer + 1)
+        attended, _, second = self.self_attn[1](self.input_layernorm[1](x), context, 2 * number + 1, selection)
+        x = x + attended
         x = x + self.mlps[1](self.post_attention_layernorm[1](x))
-        return x + shortcut
+        return x + shortcut, statistics, None if first is None or second is None else first + second

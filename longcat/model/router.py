@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
+from longcat.model.scaling import routed_scale
 
 
 class Router(nn.Module):
@@ -17,21 +18,25 @@ class Router(nn.Module):
     """
 
     e_score_correction_bias: Tensor
-    load: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         experts = config.n_routed_experts + config.zero_expert_num
-        self.top_k, self.scale = config.moe_topk, config.routed_scaling_factor
+        self.top_k, self.scale = config.moe_topk, routed_scale(config)
         self.classifier = nn.Linear(config.hidden_size, experts, bias=False)
         self.register_buffer("e_score_correction_bias", torch.zeros(experts))
-        # slots given to each expert since the trainer last looked; a statistic, not part of a checkpoint
-        self.register_buffer("load", torch.zeros(experts), persistent=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[tokens, hidden]` to routing weights (fp32) and expert numbers (int64), both `[tokens, moe_topk]`."""
-        scores = F.linear(x.float(), self.classifier.weight.float()).softmax(dim=-1)
-        experts = (scores.detach() + self.e_score_correction_bias).topk(self.top_k, dim=-1, sorted=False).indices
-        if self.training:
-            self.load += torch.bincount(experts.flatten(), minlength=self.load.numel())
-        return scores.gather(1, experts) * self.scale, experts
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Route tokens.
+
+        Args:
+            x: `[tokens, hidden]`.
+
+        Returns:
+            Weights (fp32) and numbers (int64) of the chosen experts, both `[tokens, moe_topk]`, and all experts'
+            probabilities, fp32 `[tokens, experts]`.
+        """
+        probabilities = F.linear(x.float(), self.classifier.weight.float()).softmax(dim=-1)
+        wanted = probabilities.detach() + self.e_score_correction_bias
+        experts = wanted.topk(self.top_k, dim=-1, sorted=False).indices
+        return probabilities.gather(1, experts) * self.scale, experts, probabilities

@@ -1,4 +1,4 @@
-"""The whole model: embedding, layers, norm, head and the language-model loss.
+"""The whole model: embedding, layers, norm, head, and what it learns from.
 
 Parameter names are those of Hugging Face's `LongcatFlashForCausalLM`.
 """
@@ -6,18 +6,52 @@ Parameter names are those of Hugging Face's `LongcatFlashForCausalLM`.
 from __future__ import annotations
 
 import hashlib
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.cache import Cache
+from longcat.model.context import Context, Phase
+from longcat.model.experts import RouterStatistics
 from longcat.model.layer import Layer
+from longcat.model.mtp import MultiTokenPrediction, mtp_targets
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
+from longcat.model.scaling import role_of, transfer, width_over_proxy
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.rotary import rotary_angles
+
+
+class State(NamedTuple):
+    """What comes out of the layers."""
+
+    last: Tensor
+    """`[batch, seq, hidden]`, before the final norm."""
+    hidden: Tensor
+    """The same after it."""
+    statistics: list[RouterStatistics]
+    """Of each layer."""
+    index_loss: Tensor | None
+    """Sum over layers and tokens, if indexers learn."""
+
+
+class Sums(NamedTuple):
+    """What a batch is learnt from, each an fp32 sum over its tokens."""
+
+    language_model: Tensor
+    """-log p of the next token, in nats."""
+    mtp: Tensor
+    """The same of the tokens behind it, summed over depths; 0 without multi-token prediction."""
+    indexer: Tensor
+    """Divergence of the indexers from attention, summed over layers, in nats; 0 without sparse attention."""
+    hidden_z: Tensor
+    """(log sum exp |h|)^2 of the last layer's output h, before the final norm (arXiv 2509.01322)."""
+    router_probability: Tensor
+    """The routers' probabilities, `[layers, experts]`."""
+    router_load: Tensor
+    """Slots given to each expert, `[layers, experts]`, without gradient."""
 
 
 class Backbone(nn.Module):
@@ -25,30 +59,43 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.rope_dim, self.rope_theta = config.qk_rope_head_dim, config.rope_theta
+        self.rope_dim, self.rope_theta, self.rope_scaling = (
+            config.qk_rope_head_dim,
+            config.rope_theta,
+            config.rope_scaling,
+        )
         self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden_size)
         self.ngram_embeddings = (
             None if config.ngram is None else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size)
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mtp = MultiTokenPrediction(config) if config.mtp_num_layers else None
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """Int64 `[batch, seq]`, which follow what the cache holds, to `[batch, seq, hidden]`."""
+    def context(self, tokens: Tensor, cache: Cache | None, padding: Tensor | None, phase: Phase) -> Context:
+        """What the layers need to know about `tokens` `[batch, seq]`, which follow what the cache holds."""
         start = 0 if cache is None else cache.length
-        seen = tokens if cache is None else cache.extend_tokens(tokens)
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        cos, sin = rotary_angles(positions, self.rope_dim, self.rope_theta, self.rope_scaling)
+        return Context(cos, sin, cache, padding, phase)
+
+    def forward(self, tokens: Tensor, context: Context) -> State:
+        """Int64 `[batch, seq]` to the state after the layers."""
+        seen = tokens if context.cache is None else context.cache.extend_tokens(tokens)
         x = self.embed_tokens(tokens)
         if self.ngram_embeddings is not None:
             x = self.ngram_embeddings(x, seen)
-        positions = torch.arange(start, start + tokens.shape[1], device=x.device)
-        cos, sin = rotary_angles(positions, self.rope_dim, self.rope_theta)
+        statistics, index_loss = [], None
         for number, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, cache, number)
-        return self.norm(x)
+            x, asked, loss = layer(x, context, number)
+            statistics.append(asked)
+            if loss is not None:
+                index_loss = loss if index_loss is None else index_loss + loss
+        return State(x, self.norm(x), statistics, index_loss)
 
 
 class LongcatModel(nn.Module):
-    """LongCat-Flash for causal language modelling."""
+    """LongCat for causal language modelling: Flash, Flash-Lite (n-grams), 2.0 (n-grams, sparse attention, MTP)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -56,25 +103,62 @@ class LongcatModel(nn.Module):
         self.model = Backbone(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """Logits, or with `targets` the summed loss.
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        *,
+        cache: Cache | None = None,
+        padding: Tensor | None = None,
+        phase: Phase = "sparse",
+    ) -> Tensor | Sums:
+        """Logits, or with `targets` what to learn from; `logits` and `sums` say which.
 
         Args:
             tokens: int64 `[batch, seq]`.
-            targets: int64 `[batch, seq]`, the token that follows each one.
+            targets: int64 `[batch, seq]`, the token that follows each one, `IGNORE` for those not to learn.
             cache: holds the tokens before these, and gets these; for inference.
+            padding: bool `[batch, seq]`, true for tokens that mean nothing: no expert is spent on them.
+            phase: how attention is trained, if it is sparse.
 
         Returns:
-            fp32 logits `[batch, seq, vocab]`, or the fp32 sum of negative log-likelihoods in nats.
+            fp32 logits `[batch, seq, vocab]`, or the sums.
         """
-        hidden = self.model(tokens, cache)
+        context = self.model.context(tokens, cache, padding, phase)
+        state = self.model(tokens, context)
         if targets is None:
-            return self.lm_head(hidden).float()
+            return self.lm_head(state.hidden).float()
+        nothing = state.last.new_zeros((), dtype=torch.float32)
+        mtp, index_loss = nothing, nothing if state.index_loss is None else state.index_loss
+        if self.model.mtp is not None:
+            words = self.model.embed_tokens(targets.clamp_min(0))
+            states, own = self.model.mtp(state.hidden, words, context)
+            index_loss = index_loss if own is None else index_loss + own
+            for depth, hidden in enumerate(states, 1):
+                mtp = mtp + self._loss(hidden, mtp_targets(targets, depth))
+        return Sums(
+            language_model=self._loss(state.hidden, targets),
+            mtp=mtp,
+            indexer=index_loss,
+            hidden_z=state.last.float().abs().logsumexp(-1).square().sum(),
+            router_probability=torch.stack([asked.probability for asked in state.statistics]),
+            router_load=torch.stack([asked.load for asked in state.statistics]),
+        )
+
+    def logits(self, tokens: Tensor, *, cache: Cache | None = None, padding: Tensor | None = None) -> Tensor:
+        """fp32 logits `[batch, seq, vocab]`, see `forward`."""
+        return cast(Tensor, self(tokens, cache=cache, padding=padding))
+
+    def sums(self, tokens: Tensor, targets: Tensor, phase: Phase = "sparse") -> Sums:
+        """What to learn from, see `forward`."""
+        return cast(Sums, self(tokens, targets, phase=phase))
+
+    def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
     def new_cache(self) -> Cache:
         """An empty cache for `forward`."""
-        return Cache(2 * self.config.num_layers)
+        return Cache(self.config.num_layers)
 
     @property
     def blocks(self) -> list[Layer]:
@@ -82,12 +166,18 @@ class LongcatModel(nn.Module):
         return [cast(Layer, layer) for layer in self.model.layers]
 
     def initialize(self, seed: int) -> None:
-        """Draw weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order."""
+        """Draw weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order.
+
+        With `proxy_hidden_size` the variance is carried over from the proxy, see `longcat.model.scaling.transfer`.
+        """
+        width = width_over_proxy(self.config)
         for name, parameter in self.named_parameters():
             with torch.no_grad():
-                if parameter.dim() == 1:
+                role = role_of(name, parameter.dim())
+                if role == "vector":
                     parameter.fill_(1.0 if "norm" in name else 0.0)
                     continue
                 draw = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7]
                 generator = torch.Generator(parameter.device).manual_seed(int.from_bytes(draw, "big"))
-                parameter.normal_(0.0, self.config.initializer_range, generator=generator)
+                deviation = self.config.initializer_range * transfer(role, width).variance ** 0.5
+                parameter.normal_(0.0, deviation, generator=generator)

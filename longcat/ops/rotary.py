@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from longcat.config import RopeScalingConfig
 
-def rotary_angles(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
+
+def rotary_angles(
+    positions: Tensor, dim: int, theta: float, scaling: RopeScalingConfig | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine of position times frequency, `theta ** (-2i / dim)` for pair i (RoFormer, arXiv 2104.09864, eq. 15).
+
+    With `scaling` frequencies are YaRN's, and both results carry its factor for the rotated part.
 
     Args:
         positions: `[seq]`, integer.
         dim: rotated dimensions of a head, even.
         theta: base of the frequencies.
+        scaling: YaRN.
 
     Returns:
         Two fp32 tensors `[seq, dim / 2]`.
     """
     pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device)
-    angles = torch.outer(positions.float(), 1.0 / theta ** (pairs / dim))
-    return angles.cos(), angles.sin()
+    frequencies, size = 1.0 / theta ** (pairs / dim), 1.0
+    if scaling is not None:
+        frequencies = _yarn(frequencies, theta, scaling)
+        size = _mscale(scaling, scaling.mscale) / _mscale(scaling, scaling.mscale_all_dim)
+    angles = torch.outer(positions.float(), frequencies)
+    return angles.cos() * size, angles.sin() * size
+
+
+def softmax_sharpening(scaling: RopeScalingConfig | None) -> float:
+    """Factor on the scores of attention that goes with YaRN (arXiv 2309.00071, eq. 22, as DeepSeek-V2 places it)."""
+    return 1.0 if scaling is None else _mscale(scaling, scaling.mscale_all_dim) ** 2
+
+
+def _mscale(scaling: RopeScalingConfig, m: float) -> float:
+    return 0.1 * m * math.log(scaling.factor) + 1.0
+
+
+def _yarn(frequencies: Tensor, theta: float, scaling: RopeScalingConfig) -> Tensor:
+    """Slow down the pairs that turn seldom, keep those that turn often, and blend between (arXiv 2309.00071, section 3.2)."""
+    dim = 2 * len(frequencies)
+
+    def pair_that_turns(times: float) -> float:
+        length = scaling.original_max_position_embeddings
+        return dim * math.log(length / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = max(math.floor(pair_that_turns(scaling.beta_fast)), 0)
+    last = min(math.ceil(pair_that_turns(scaling.beta_slow)), dim - 1)
+    pairs = torch.arange(len(frequencies), dtype=torch.float32, device=frequencies.device)
+    slowed = ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
+    return frequencies * (1 - slowed) + frequencies / scaling.factor * slowed
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ def shard(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> None:
         _shard(layer.mlp.experts, mesh.data, policy)
         _shard(layer.mlp.router, mesh.world, exact)
         _shard(layer, mesh.world, policy)
+    if model.model.mtp is not None:
+        _shard(model.model.mtp, mesh.world, policy)
     _shard(model, mesh.world, policy)
 
 

@@ -16,19 +16,26 @@ from torch import Tensor
 from longcat.config import BalanceConfig, ModelConfig, target_ffn_experts
 
 
+def bias_update_rate(step: int, steps: int, balance: BalanceConfig) -> float:
+    """Rate mu in optimizer step `step` (0-based) of `steps`: a straight line from the first value to its final share."""
+    progress = min(1.0, step / max(1, steps - 1))
+    return balance.bias_update_rate * (1 - progress * (1 - balance.final_bias_update_share))
+
+
 @torch.no_grad()
-def move_bias(bias: Tensor, load: Tensor, model: ModelConfig, balance: BalanceConfig) -> None:
+def move_bias(bias: Tensor, load: Tensor, model: ModelConfig, balance: BalanceConfig, mu: float) -> None:
     """Move one layer's selection bias in place.
 
     Args:
         bias: fp32 `[n_routed_experts + zero_expert_num]`.
         load: slots given to each expert over the whole batch and all processes, same shape.
         model: gives N and K.
-        balance: gives mu and K_e.
+        balance: gives K_e.
+        mu: see `bias_update_rate`.
     """
     routed = model.n_routed_experts
     wanted = target_ffn_experts(model, balance) / model.moe_topk / routed
-    bias[:routed] += balance.bias_update_rate * (wanted - load[:routed] / load.sum())
+    bias[:routed] += mu * (wanted - load[:routed] / load.sum())
 
 
 def load_figures(load: Tensor, model: ModelConfig) -> dict[str, float]:

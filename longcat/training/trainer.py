@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from longcat.accelerator import Accelerator
-from longcat.config import PipelineConfig
+from longcat.config import PipelineConfig, TrainingConfig
+from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
-from longcat.training.balance import move_bias
+from longcat.training.balance import bias_update_rate, move_bias
+from longcat.training.losses import losses, total
 from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.schedule import learning_rate
 
@@ -26,6 +28,8 @@ class StepResult:
 
     loss: float
     """Mean negative log-likelihood in nats a token, over the whole batch."""
+    auxiliary: dict[str, float]
+    """What else is learnt, unweighted means over the batch, by the names in `longcat.training.losses.AUXILIARY`."""
     gradient_norm: float
     """Global norm before clipping."""
     learning_rate: float
@@ -61,49 +65,56 @@ class Trainer:
         """
         tokens = torch.from_numpy(batch).to(self.mesh.device)
         global_tokens = (tokens.shape[1] - 1) * tokens.shape[0] * self.mesh.processes
-        for router in self.routers:
-            router.load.zero_()
+        phase = phase_of(step, self.config.training)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss_sum = torch.zeros((), device=self.mesh.device)
+        means: dict[str, Tensor] = {}
+        load: Tensor | None = None
         parts = tokens.split(self.micro_batch or tokens.shape[0])
         for index, part in enumerate(parts):
             if isinstance(self.model, FSDPModule):  # gradients are exchanged once, after the last part
                 self.model.set_requires_gradient_sync(index == len(parts) - 1)
-            share = self.model(part[:, :-1], part[:, 1:]) / global_tokens
-            share.backward()
-            loss_sum += share.detach()
+            sums = self.model.sums(part[:, :-1], part[:, 1:], phase)
+            parts_of_loss = losses(sums, global_tokens, self.config)
+            total(parts_of_loss, self.config).backward()
+            for name, value in parts_of_loss.items():
+                means[name] = means[name] + value.detach() if name in means else value.detach()
+            load = sums.router_load if load is None else load + sums.router_load
+        assert load is not None
 
-        loss, square, load, stop = self._agree(loss_sum, stop)
+        for parameter in self._parameters:
+            if parameter.grad is None:  # an indexer at rest
+                parameter.grad = torch.zeros_like(parameter)
+        agreed, square, load, stop = self._agree(means, load, stop)
         norm = square**0.5
-        rate = learning_rate(step, self.config.training.steps, self.config.training.optimizer)
-        healthy = bool(np.isfinite(loss) and np.isfinite(norm))
+        loss = agreed.pop("language_model")
+        training = self.config.training
+        rate = learning_rate(step, training.steps, training.optimizer)
+        healthy = bool(np.isfinite([loss, norm, *agreed.values()]).all())
         if healthy:
             self._clip(norm)
-            set_learning_rate(self.optimizers, rate)
+            set_learning_rate(self.optimizers, rate, only_indexer=phase == "warmup")
             for optimizer in self.optimizers:
                 optimizer.step()
+            mu = bias_update_rate(step, training.steps, training.balance)
             for router, slots in zip(self.routers, load, strict=True):
-                move_bias(router.e_score_correction_bias, slots, self.config.model, self.config.training.balance)
-        return StepResult(loss, norm, rate, load, skipped=not healthy, stop=stop)
+                move_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
+        return StepResult(loss, agreed, norm, rate, load, skipped=not healthy, stop=stop)
 
-    def _agree(self, loss: Tensor, stop: bool) -> tuple[float, float, Tensor, bool]:
-        """Sum loss, squared gradient norm, loads and the wish to stop over all processes, in one exchange.
+    def _agree(
+        self, means: dict[str, Tensor], load: Tensor, stop: bool
+    ) -> tuple[dict[str, float], float, Tensor, bool]:
+        """Sum losses, squared gradient norm, loads and the wish to stop over all processes, in one exchange.
 
         Every parameter is spread over all processes, experts included, so the local squares add up to the global one.
         """
-        square = torch.zeros((), device=self.mesh.device)
-        for parameter in self._parameters:
-            square += _local(parameter.grad).float().square().sum()
-        loads = torch.stack([router.load for router in self.routers])
-        message = torch.cat([torch.stack([loss, square, torch.full_like(loss, float(stop))]), loads.flatten()])
+        norms = torch._foreach_norm([_local(parameter.grad) for parameter in self._parameters])
+        square = torch.stack(norms).square().sum()
+        numbers = [*means.values(), square, torch.full_like(square, float(stop))]
+        message = torch.cat([torch.stack(numbers), load.flatten()])
         dist.all_reduce(message, group=self.mesh.world.get_group())
-        return (
-            float(message[0]),
-            float(message[1]),
-            message[3:].view_as(loads),
-            bool(message[2] > 0),
-        )
+        values = message[: len(numbers)].tolist()
+        return dict(zip(means, values, strict=False)), values[-2], message[len(numbers) :].view_as(load), values[-1] > 0
 
     @torch.no_grad()
     def _clip(self, norm: float) -> None:
@@ -111,6 +122,13 @@ class Trainer:
         if norm > limit:
             for parameter in self._parameters:
                 _local(parameter.grad).mul_(limit / norm)
+
+
+def phase_of(step: int, training: TrainingConfig) -> Phase:
+    """How attention is trained in a step, if it is sparse: dense first, then the indexer alone, then sparse."""
+    if step < training.dense_attention_steps:
+        return "dense"
+    return "warmup" if step < training.dense_attention_steps + training.indexer_warmup_steps else "sparse"
 
 
 def _local(gradient: Tensor | None) -> Tensor:

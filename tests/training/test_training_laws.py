@@ -33,7 +33,7 @@ def test_bias_control_reaches_the_target_share():
     for _ in range(600):
         scores = (preference + torch.randn(512, 6, generator=generator)).softmax(-1)
         load = torch.bincount((scores + bias).topk(model.moe_topk).indices.flatten(), minlength=6).float()
-        move_bias(bias, load, model, balance)
+        move_bias(bias, load, model, balance, balance.bias_update_rate)
         loads.append(load)
     settled = load_figures(torch.stack(loads[-50:]).mean(0)[None], model)
     before = load_figures(loads[0][None], model)

@@ -1,0 +1,72 @@
+"""The lightning indexer of LongCat Sparse Attention: which keys the two attention sublayers of a layer read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from longcat.config import ModelConfig, SparseAttentionConfig
+from longcat.model.context import Context
+from longcat.model.norm import RMSNorm
+from longcat.ops.rotary import rotate
+from longcat.ops.sparse_attention import dense_index_loss, select_keys, sparse_index_loss
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the indexer says; the first sublayer of a layer makes it, the second one uses it too (cross-layer indexing)."""
+
+    query: Tensor
+    """`[batch, seq, index heads, dim]`."""
+    key: Tensor
+    """`[batch, length, dim]`."""
+    weight: Tensor
+    """`[batch, seq, index heads]`."""
+    keys: Tensor | None
+    """Int64 `[batch, seq, index_topk]` positions to read, -1 for none; none reads all up to the query."""
+
+    def dense_loss(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        """Sum over queries of the divergence from dense attention of `query` and `key`, `[batch, heads, seq, dim]`."""
+        return dense_index_loss(self.query, self.key, self.weight, query, key, scale)
+
+    def sparse_loss(self, attended: Tensor) -> Tensor:
+        """The same from what sparse attention gave to the chosen keys, fp32 `[batch, seq, index_topk]`."""
+        assert self.keys is not None
+        return sparse_index_loss(self.query, self.key, self.weight, self.keys, attended)
+
+
+class Indexer(nn.Module):
+    """Scores every key for every query with a few small heads (arXiv 2608.01662).
+
+    Its inputs are cut from the graph: it learns from the divergence alone, and the model does not learn from it.
+    """
+
+    def __init__(self, config: ModelConfig, sparse: SparseAttentionConfig) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.heads, self.dim, self.rope_dim = sparse.index_n_heads, sparse.index_head_dim, config.qk_rope_head_dim
+        self.wq_b = nn.Linear(config.q_lora_rank, self.heads * self.dim, bias=False)
+        self.wk = nn.Linear(config.hidden_size, self.dim, bias=False)
+        self.k_norm = RMSNorm(self.dim, config.rms_norm_eps)
+        self.weights_proj = nn.Linear(config.hidden_size, self.heads, bias=False)
+
+    def forward(self, x: Tensor, compressed_query: Tensor, context: Context, layer: int) -> Selection:
+        """Choose keys for `x` `[batch, seq, hidden]`, whose scaled compressed query is `[batch, seq, q_lora_rank]`."""
+        x, compressed_query = x.detach(), compressed_query.detach()
+        query = self._rotated(self.wq_b(compressed_query).unflatten(-1, (self.heads, self.dim)), context)
+        key = self._rotated(self.k_norm(self.wk(x)).unsqueeze(2), context).squeeze(2)
+        weight = self.weights_proj(x) * (self.heads * self.dim) ** -0.5
+        if context.cache is not None:
+            key = context.cache.extend_index_keys(layer, key)
+        length, keys = key.shape[1], None
+        if context.phase == "sparse" and length > self.sparse.index_topk:
+            by_pages = not self.training and length >= self.sparse.hierarchical_from_tokens
+            by_pages = by_pages and layer >= self.sparse.hierarchical_after_layers
+            keys = select_keys(query, key, weight, self.sparse, hierarchical=by_pages)
+        return Selection(query, key, weight, keys)
+
+    def _rotated(self, x: Tensor, context: Context) -> Tensor:
+        turned, plain = x.split([self.rope_dim, self.dim - self.rope_dim], dim=-1)
+        return torch.cat([rotate(turned, context.cos, context.sin), plain], dim=-1)

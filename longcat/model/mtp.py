@@ -1,0 +1,70 @@
+"""Multi-token prediction: one dense layer, chained, that learns to predict tokens beyond the next one."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longcat.config import ModelConfig
+from longcat.model.attention import LatentAttention
+from longcat.model.context import Context
+from longcat.model.feed_forward import FeedForward
+from longcat.model.ngram import EOS
+from longcat.model.norm import RMSNorm
+from longcat.ops.linear_cross_entropy import IGNORE
+
+
+class MultiTokenPrediction(nn.Module):
+    """Depth k joins the state of depth k - 1 at position i with the word i + k and predicts the word i + k + 1.
+
+    Embedding and head are the main model's; the n-gram tables are not used. Every depth has the same weights, and the
+    keys that the first one's indexer chose (LongCat-2.0: three depths of one module).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.depths, self.sublayer = config.mtp_num_layers, 2 * config.num_layers
+        self.enorm, self.hnorm = RMSNorm(hidden, eps), RMSNorm(hidden, eps)
+        self.eh_proj = nn.Linear(2 * hidden, hidden, bias=False)
+        self.input_layernorm = RMSNorm(hidden, eps)
+        self.self_attn = LatentAttention(config, owns_indexer=True)
+        self.post_attention_layernorm = RMSNorm(hidden, eps)
+        self.mlp = FeedForward(hidden, config.ffn_hidden_size)
+        self.norm = RMSNorm(hidden, eps)
+
+    def forward(self, hidden: Tensor, words: Tensor, context: Context) -> tuple[list[Tensor], Tensor | None]:
+        """Chain all depths.
+
+        Args:
+            hidden: the main model's normed output `[batch, seq, hidden]`.
+            words: embeddings of the words after each position, of the same shape.
+            context: of the main model.
+
+        Returns:
+            The normed state of each depth, and in training the indexer's summed loss.
+        """
+        states, selection, index_loss = [], None, None
+        for depth in range(self.depths):
+            following = F.pad(words, (0, 0, 0, depth))[:, depth:]
+            x = self.eh_proj(torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1))
+            attended, selection, loss = self.self_attn(self.input_layernorm(x), context, self.sublayer, selection)
+            x = x + attended
+            hidden = self.norm(x + self.mlp(self.post_attention_layernorm(x)))
+            states.append(hidden)
+            if loss is not None:
+                index_loss = loss if index_loss is None else index_loss + loss
+        return states, index_loss
+
+
+def mtp_targets(targets: Tensor, depth: int) -> Tensor:
+    """What depth 1, 2, ... predicts where `targets` `[batch, seq]` holds the word after each position.
+
+    Left out: what lies behind the sequence, and words that follow an end of document which the state has not seen: they
+    begin another text.
+    """
+    shifted = F.pad(targets, (0, depth), value=IGNORE)[:, depth:]
+    for back in range(depth):
+        shifted = shifted.masked_fill(F.pad(targets, (0, back), value=IGNORE)[:, back:] == EOS, IGNORE)
+    return shifted

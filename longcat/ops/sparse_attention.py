@@ -1,0 +1,266 @@
+"""LongCat Sparse Attention (arXiv 2608.01662): scores of the indexer, the keys chosen by them, and attention to these.
+
+Everything goes in chunks of queries, so that memory does not grow with the square of the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from longcat.config import SparseAttentionConfig
+
+CHUNK_ELEMENTS = 16_777_216
+"""Numbers that the largest intermediate result of a chunk of queries may have."""
+
+
+def index_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+    """I[t, s] = sum over heads of weight[t, h] relu(query[t, h] . key[s]).
+
+    Args:
+        query: `[batch, queries, heads, dim]`.
+        key: `[batch, keys, dim]`.
+        weight: `[batch, queries, heads]`.
+
+    Returns:
+        fp32 `[batch, queries, keys]`.
+    """
+    batch, queries, heads, _ = query.shape
+    products = (query.flatten(1, 2) @ key.mT).relu().view(batch * queries, heads, -1)
+    return (weight.reshape(batch * queries, 1, heads).to(products.dtype) @ products).view(batch, queries, -1).float()
+
+
+@torch.compiler.disable
+@torch.no_grad()
+def select_keys(
+    query: Tensor, key: Tensor, weight: Tensor, config: SparseAttentionConfig, *, hierarchical: bool = False
+) -> Tensor:
+    """The keys that each query reads: sink, window and those with the highest scores, `index_topk` together.
+
+    The queries are the last positions of the keys' sequence. Where fewer keys lie before a query, all are chosen.
+
+    Args:
+        query: `[batch, queries, heads, dim]`.
+        key: `[batch, length, dim]`, `length >= index_topk`.
+        weight: `[batch, queries, heads]`.
+        config: budget, sink and window.
+        hierarchical: score only the tokens of the best pages (for inference).
+
+    Returns:
+        int64 `[batch, queries, index_topk]` positions, -1 where there is none.
+    """
+    length, first = key.shape[1], key.shape[1] - query.shape[1]
+    chosen = []
+    batch, queries, heads, dim = query.shape
+    each = config.index_pages * config.index_page_tokens * max(heads, dim) if hierarchical else length * heads
+    for start, end in _chunks(queries, batch * each):
+        part = query[:, start:end], weight[:, start:end]
+        position = torch.arange(first + start, first + end, device=query.device)[:, None]  # [queries, 1]
+        if hierarchical:
+            candidates, scores = _page_candidates(part[0], key, part[1], position, config)
+        else:
+            candidates = torch.arange(length, device=query.device).expand(batch, end - start, -1)
+            scores = index_scores(part[0], key, part[1])
+        always = (candidates < config.index_init_tokens) | (candidates > position - config.index_local_tokens)
+        scores = scores.masked_fill(always, torch.inf).masked_fill(candidates > position, -torch.inf)
+        best, places = scores.topk(config.index_topk, dim=-1, sorted=False)
+        keys = candidates.gather(-1, places)
+        chosen.append(keys.masked_fill(best == -torch.inf, -1))
+    return torch.cat(chosen, dim=1)
+
+
+def _page_candidates(
+    query: Tensor, key: Tensor, weight: Tensor, position: Tensor, config: SparseAttentionConfig
+) -> tuple[Tensor, Tensor]:
+    """Positions `[batch, queries, pages * page]` of the tokens in each query's best pages, and their scores.
+
+    A page scores what its best block scores, a block what the mean of its keys does. How pages are scored is not
+    published in detail: this is ours. Pages of the sink, of the window and those that reach past the query come first.
+    """
+    batch, length, dim = key.shape
+    page, block = config.index_page_tokens, config.index_block_tokens
+    pages = -(-length // page)
+    padded = torch.nn.functional.pad(key, (0, 0, 0, pages * page - length))
+    sizes = (length - torch.arange(0, pages * page, block, device=key.device)).clamp(1, block)
+    means = padded.view(batch, -1, block, dim).sum(2) / sizes[:, None].to(key.dtype)
+    scores = index_scores(query, means, weight).unflatten(-1, (pages, page // block)).amax(-1)
+    begin = torch.arange(pages, device=key.device) * page
+    near = begin + page > position - config.index_local_tokens
+    scores = scores.masked_fill(near | (begin < config.index_init_tokens), torch.inf)
+    scores = scores.masked_fill(begin > position, -torch.inf)
+    best = scores.topk(min(config.index_pages, pages), dim=-1, sorted=False).indices  # [batch, queries, pages]
+    candidates = (best[..., None] * page + torch.arange(page, device=key.device)).flatten(-2)
+    return candidates, index_scores_at(query, padded, weight, candidates)
+
+
+def index_scores_at(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor) -> Tensor:
+    """`index_scores` at chosen positions only.
+
+    Args:
+        query: `[batch, queries, heads, dim]`.
+        key: `[batch, length, dim]`.
+        weight: `[batch, queries, heads]`.
+        keys: int64 `[batch, queries, chosen]`.
+
+    Returns:
+        fp32 `[batch, queries, chosen]`.
+    """
+    batch, queries, chosen = keys.shape
+    rows = _flat_rows(keys, key.shape[1])
+    gathered = key.flatten(0, 1).index_select(0, rows.flatten()).view(batch * queries, chosen, -1)
+    return index_scores(query.flatten(0, 1)[:, None], gathered, weight.flatten(0, 1)[:, None]).view(keys.shape)
+
+
+@torch.compiler.disable
+def sparse_index_loss(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor, attended: Tensor) -> Tensor:
+    """Sum over queries of KL(p || softmax(I)) on the chosen keys, for the indexer to learn from.
+
+    Args:
+        query: `[batch, queries, heads, dim]`.
+        key: `[batch, length, dim]`.
+        weight: `[batch, queries, heads]`.
+        keys: `[batch, queries, chosen]` from `select_keys`.
+        attended: p, fp32 of the same shape: the mean over heads of what attention gave to each key.
+
+    Returns:
+        fp32 scalar, in nats.
+    """
+    total = query.new_zeros((), dtype=torch.float32)
+    for start, end in _chunks(keys.shape[1], keys.shape[0] * keys.shape[2] * query.shape[-1]):
+        part = query[:, start:end], key, weight[:, start:end], keys[:, start:end], attended[:, start:end]
+        total = total + checkpoint(_divergence_at, *part, use_reentrant=False)
+    return total
+
+
+def _divergence_at(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor, attended: Tensor) -> Tensor:
+    return _divergence(attended, index_scores_at(query, key, weight, keys), keys >= 0)
+
+
+@torch.compiler.disable
+def dense_index_loss(
+    index_query: Tensor, index_key: Tensor, weight: Tensor, query: Tensor, key: Tensor, scale: float
+) -> Tensor:
+    """The same over all keys up to each query, with p worked out from attention's own query and key (without gradient).
+
+    Args:
+        index_query: `[batch, seq, index heads, dim]`.
+        index_key: `[batch, seq, dim]`.
+        weight: `[batch, seq, index heads]`.
+        query: `[batch, heads, seq, head dim]`.
+        key: the same shape.
+        scale: of attention's scores.
+    """
+    query, key = query.detach(), key.detach()
+    total = query.new_zeros((), dtype=torch.float32)
+    batch, heads, seq, _ = query.shape
+    for start, end in _chunks(seq, batch * max(heads, index_query.shape[2]) * seq):
+        part = (
+            index_query[:, start:end],
+            index_key[:, :end],
+            weight[:, start:end],
+            query[:, :, start:end],
+            key[:, :, :end],
+        )
+        total = total + checkpoint(_dense_divergence, *part, scale, use_reentrant=False)
+    return total
+
+
+def _dense_divergence(
+    index_query: Tensor, index_key: Tensor, weight: Tensor, query: Tensor, key: Tensor, scale: float
+) -> Tensor:
+    queries, keys = query.shape[-2], key.shape[-2]
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    with torch.no_grad():
+        scores = (query @ key.mT).float() * scale
+        attended = scores.masked_fill(~seen, -torch.inf).softmax(-1).mean(1)
+    return _divergence(attended, index_scores(index_query, index_key, weight), seen.expand_as(attended))
+
+
+def _divergence(attended: Tensor, scores: Tensor, seen: Tensor) -> Tensor:
+    log_q = scores.masked_fill(~seen, -torch.inf).log_softmax(-1).masked_fill(~seen, 0.0)
+    return torch.xlogy(attended, attended).sum() - (attended * log_q).sum()
+
+
+@torch.compiler.disable
+def sparse_attention(query: Tensor, known: Tensor, keys: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of all heads to the same chosen keys, in the space of the latent (MLA absorbed, arXiv 2405.04434, 2.1.2).
+
+    Args:
+        query: `[batch, queries, heads, dim]`.
+        known: `[batch, length, dim]`: keys; their first `rank` numbers are the values.
+        keys: int64 `[batch, queries, chosen]`, -1 where there is none.
+        rank: of the latent.
+        scale: factor on the scores.
+
+    Returns:
+        `[batch, queries, heads, rank]`, and the mean over heads of the probabilities, fp32 `[batch, queries, chosen]`,
+        without gradient.
+    """
+    out, attended = _SparseAttention.apply(
+        query.flatten(0, 1), known.flatten(0, 1), _flat_rows(keys, known.shape[1]).flatten(0, 1),
+        (keys < 0).flatten(0, 1), rank, scale,
+    )  # fmt: skip
+    return out.view(*query.shape[:3], rank), attended.view(keys.shape)
+
+
+class _SparseAttention(torch.autograd.Function):
+    """Over `[n, heads, dim]` queries, `[m, dim]` keys and `[n, chosen]` numbers of keys; the keys' gradient adds up in fp32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, known: Tensor, rows: Tensor, absent: Tensor, rank: int, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        out = query.new_empty(*query.shape[:2], rank)
+        attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
+        for start, end in _row_chunks(query, rows):
+            keys = known.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
+            weights = _weights(query[start:end], keys, absent[start:end], scale)
+            attended[start:end] = weights.mean(1, dtype=torch.float32)
+            out[start:end] = weights @ keys[..., :rank]
+        ctx.save_for_backward(query, known, rows, absent)
+        ctx.rank, ctx.scale = rank, scale
+        ctx.mark_non_differentiable(attended)
+        return out, attended
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, known, rows, absent = ctx.saved_tensors
+        d_out, rank = gradients[0], ctx.rank
+        d_query = torch.empty_like(query)
+        d_known = torch.zeros_like(known, dtype=torch.float32)
+        for start, end in _row_chunks(query, rows):
+            chosen = rows[start:end].flatten()
+            keys = known.index_select(0, chosen).view(end - start, rows.shape[1], -1)
+            weights = _weights(query[start:end], keys, absent[start:end], ctx.scale)
+            d_weights = d_out[start:end] @ keys[..., :rank].mT
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+            d_query[start:end] = d_scores @ keys
+            d_keys = d_scores.mT @ query[start:end]
+            d_keys[..., :rank] += weights.mT @ d_out[start:end]
+            d_known.index_add_(0, chosen, d_keys.flatten(0, 1).float())
+        return d_query, d_known.to(known.dtype), None, None, None, None
+
+
+def _weights(query: Tensor, keys: Tensor, absent: Tensor, scale: float) -> Tensor:
+    scores = (query @ keys.mT).mul_(scale)
+    return scores.masked_fill_(absent[:, None], -torch.inf).softmax(-1)
+
+
+def _flat_rows(keys: Tensor, length: int) -> Tensor:
+    """Numbers of keys within all sequences laid end to end; an absent one becomes the sequence's first."""
+    offsets = torch.arange(keys.shape[0], device=keys.device)[:, None, None] * length
+    return keys.clamp_min(0) + offsets
+
+
+def _row_chunks(query: Tensor, rows: Tensor) -> Iterator[tuple[int, int]]:
+    return _chunks(query.shape[0], rows.shape[1] * max(query.shape[1], query.shape[2]))
+
+
+def _chunks(count: int, elements_each: int) -> Iterator[tuple[int, int]]:
+    size = max(1, CHUNK_ELEMENTS // max(1, elements_each))
+    for start in range(0, count, size):
+        yield start, min(start + size, count)

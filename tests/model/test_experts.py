@@ -1,0 +1,45 @@
+"""The mixture: padding costs nothing and counts for nothing."""
+
+import torch
+
+from longcat.config import load_config
+from longcat.model import LongcatModel
+
+
+def make(monkeypatch):
+    model = LongcatModel(load_config("smoke", overrides=["model.initializer_range=0.2"]).model)
+    model.initialize(0)
+    mixture = model.blocks[0].mlp
+    rows = []
+    compute = mixture.experts.forward
+    monkeypatch.setattr(mixture.experts, "forward", lambda x, counts: rows.append(len(x)) or compute(x, counts))
+    return model, mixture, rows
+
+
+def test_padding_goes_to_no_routed_expert(monkeypatch):
+    _, mixture, rows = make(monkeypatch)
+    x = torch.randn(2, 10, 64, generator=torch.Generator().manual_seed(0))
+    padding = torch.zeros(2, 10, dtype=torch.bool)
+    padding[1, 4:] = True
+    whole, asked = mixture(x)
+    padded, fewer = mixture(x, padding)
+    torch.testing.assert_close(padded[~padding], whole[~padding])
+    real, real_only = mixture(x[~padding][None])
+    torch.testing.assert_close(real[0], whole[~padding])
+    torch.testing.assert_close(fewer.load, real_only.load)
+    torch.testing.assert_close(fewer.probability, real_only.probability)
+    assert int(asked.load.sum()) == 60
+    assert int(fewer.load.sum()) == 42
+    assert rows[1] == rows[2] == int(fewer.load[:4].sum()) < rows[0]
+
+
+def test_padding_changes_nothing_before_it(monkeypatch):
+    model, _, _ = make(monkeypatch)
+    model.eval()
+    tokens = torch.randint(3, 512, (2, 12), generator=torch.Generator().manual_seed(0))
+    padding = torch.zeros(2, 12, dtype=torch.bool)
+    padding[1, 7:] = True
+    with torch.inference_mode():
+        with_padding, without = model.logits(tokens, padding=padding), model.logits(tokens)
+    torch.testing.assert_close(with_padding[0], without[0])
+    torch.testing.assert_close(with_padding[1, :7], without[1, :7])

@@ -1,0 +1,161 @@
+"""Sparse attention and its indexer against plain loops and masked dense attention."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longcat.config import SparseAttentionConfig
+from longcat.ops import sparse_attention as ops
+
+BATCH, LENGTH, HEADS, DIM = 2, 19, 3, 8
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """So that every function goes through several chunks."""
+    monkeypatch.setattr(ops, "CHUNK_ELEMENTS", 600)
+
+
+def settings_of(topk, sink=1, window=2, **pages):
+    return SparseAttentionConfig(
+        index_n_heads=HEADS,
+        index_head_dim=DIM,
+        index_topk=topk,
+        index_init_tokens=sink,
+        index_local_tokens=window,
+        **pages,
+    )
+
+
+def indexer(seed, queries=LENGTH, length=LENGTH):
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(BATCH, queries, HEADS, DIM, generator=generator)
+    key = torch.randn(BATCH, length, DIM, generator=generator)
+    weight = torch.randn(BATCH, queries, HEADS, generator=generator)
+    return query, key, weight
+
+
+def test_scores_are_the_published_sum():
+    query, key, weight = indexer(0)
+    scores = ops.index_scores(query, key, weight)
+    for b, t, s in [(0, 3, 1), (1, 18, 18), (1, 0, 7)]:
+        by_hand = sum(weight[b, t, h] * (query[b, t, h] @ key[b, s]).clamp_min(0) for h in range(HEADS))
+        assert float(scores[b, t, s]) == pytest.approx(float(by_hand), abs=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 999), sink=st.integers(0, 3), window=st.integers(1, 4), more=st.integers(0, 6),
+       queries=st.integers(1, LENGTH))  # fmt: skip
+def test_selection_is_sink_window_and_the_best_of_the_rest(seed, sink, window, more, queries):
+    query, key, weight = indexer(seed, queries)
+    budget = sink + window + more
+    keys = ops.select_keys(query, key, weight, settings_of(budget, sink, window))
+    scores = ops.index_scores(query, key, weight)
+    for b in range(BATCH):
+        for row in range(queries):
+            t = LENGTH - queries + row
+            always = {s for s in range(t + 1) if s < sink or s > t - window}
+            rest = sorted((float(scores[b, row, s]) for s in range(t + 1) if s not in always), reverse=True)
+            found = [s for s in keys[b, row].tolist() if s >= 0]
+            assert len(found) == len(set(found)) == min(budget, t + 1)
+            assert always <= set(found)
+            chosen = sorted((float(scores[b, row, s]) for s in set(found) - always), reverse=True)
+            assert chosen == pytest.approx(rest[: len(chosen)], abs=1e-5)  # scores of zero are many, any will do
+
+
+@pytest.mark.parametrize("queries", [LENGTH, 4, 1])
+def test_all_pages_give_what_all_tokens_give(queries):
+    query, key, weight = indexer(1, queries)
+    config = settings_of(7, index_page_tokens=4, index_block_tokens=2, index_pages=5)
+    flat = ops.select_keys(query, key, weight, config)
+    paged = ops.select_keys(query, key, weight, config, hierarchical=True)
+    scores = torch.nn.functional.pad(ops.index_scores(query, key, weight), (0, 1))  # the last one for "none"
+    chosen = [scores.gather(2, keys.where(keys >= 0, LENGTH)).sort(-1).values for keys in (flat, paged)]
+    torch.testing.assert_close(*chosen)  # scores of zero are many, any will do
+
+
+def test_few_pages_keep_sink_and_window_and_find_a_needle():
+    query, key, weight = indexer(2, queries=1, length=64)
+    weight = weight.abs()
+    key = key * 0.01
+    key[:, 37] = 10 * query[:, 0].sum(1)  # every head likes it
+    config = settings_of(8, sink=1, window=2, index_page_tokens=4, index_block_tokens=2, index_pages=3)
+    keys = ops.select_keys(query, key, weight, config, hierarchical=True)
+    for row in keys[:, 0].tolist():
+        assert {0, 62, 63, 37} <= set(row)
+        assert len({position // 4 for position in row}) <= 3
+
+
+@pytest.mark.parametrize("queries", [LENGTH, 5])
+def test_attention_and_gradients_equal_masked_dense_attention(queries):
+    generator = torch.Generator().manual_seed(3)
+    heads, rank, dim = 4, 6, 9
+    query = torch.randn(BATCH, queries, heads, dim, generator=generator, dtype=torch.double, requires_grad=True)
+    known = torch.randn(BATCH, LENGTH, dim, generator=generator, dtype=torch.double, requires_grad=True)
+    keys = ops.select_keys(*indexer(4, queries), settings_of(6))
+    direction = torch.randn(BATCH, queries, heads, rank, generator=generator, dtype=torch.double)
+
+    out, attended = ops.sparse_attention(query, known, keys, rank, 0.3)
+    ours = torch.autograd.grad((out * direction).sum(), (query, known))
+
+    mask = torch.zeros(BATCH, queries, LENGTH + 1, dtype=torch.bool)
+    mask = mask.scatter(2, torch.where(keys < 0, LENGTH, keys), True)[..., :LENGTH]
+    scores = torch.einsum("bthd,bsd->bhts", query, known) * 0.3
+    weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+    expected = torch.einsum("bhts,bsr->bthr", weights, known[..., :rank])
+    theirs = torch.autograd.grad((expected * direction).sum(), (query, known))
+
+    torch.testing.assert_close(out, expected)
+    mean = weights.mean(1).gather(2, keys.clamp_min(0)).masked_fill(keys < 0, 0.0)
+    torch.testing.assert_close(attended, mean.float())
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1], atol=1e-6, rtol=1e-5)  # summed in fp32
+
+
+def dense_divergence(index, attended, mask):
+    """KL(p || softmax(I)) over the keys in a mask, summed over queries."""
+    log_q = ops.index_scores(*index).masked_fill(~mask, -torch.inf).log_softmax(-1)
+    return sum(
+        attended[place] * (attended[place].log() - log_q[place]) for place in map(tuple, mask.nonzero().tolist())
+    )
+
+
+def test_dense_loss_is_the_divergence_from_attention():
+    index = [tensor.requires_grad_() for tensor in indexer(5)]
+    generator = torch.Generator().manual_seed(6)
+    query, key = (torch.randn(BATCH, 4, LENGTH, 5, generator=generator, requires_grad=True) for _ in range(2))
+    loss = ops.dense_index_loss(*index, query, key, 0.4)
+    mask = torch.ones(BATCH, LENGTH, LENGTH, dtype=torch.bool).tril()
+    with torch.no_grad():
+        attended = (query @ key.mT * 0.4).masked_fill(~mask[:, None], -torch.inf).softmax(-1).mean(1)
+    expected = dense_divergence(index, attended, mask)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    ours, theirs = (torch.autograd.grad(value, index) for value in (loss, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    loss = ops.dense_index_loss(*index, query, key, 0.4)
+    assert torch.autograd.grad(loss, query, allow_unused=True) == (None,)  # attention does not learn from its indexer
+
+
+def test_sparse_loss_is_the_divergence_on_the_chosen_keys():
+    index = [tensor.requires_grad_() for tensor in indexer(7)]
+    keys = ops.select_keys(*index, settings_of(6))
+    attended = torch.rand(keys.shape, generator=torch.Generator().manual_seed(8)).masked_fill(keys < 0, 0.0)
+    attended = attended / attended.sum(-1, keepdim=True)
+    loss = ops.sparse_index_loss(*index, keys, attended)
+    wide = torch.zeros(BATCH, LENGTH, LENGTH + 1).scatter(2, torch.where(keys < 0, LENGTH, keys), attended)[
+        ..., :LENGTH
+    ]
+    expected = dense_divergence(index, wide, wide > 0)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    ours, theirs = (torch.autograd.grad(value, index) for value in (loss, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_perfect_indexer_has_no_loss():
+    query, key, weight = indexer(9)
+    keys = ops.select_keys(query, key, weight, settings_of(6))
+    scores = ops.index_scores_at(query, key, weight, keys).masked_fill(keys < 0, -torch.inf)
+    assert float(ops.sparse_index_loss(query, key, weight, keys, scores.softmax(-1))) == pytest.approx(0, abs=1e-4)

@@ -1,0 +1,93 @@
+"""What one step changes: nothing if it is not finite, and in each phase of sparse attention what is meant to learn."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from longcat.accelerator import choose
+from longcat.config import load_config
+from longcat.parallel.mesh import join, leave
+from longcat.training.trainer import Trainer
+
+
+@pytest.fixture
+def make_trainer(monkeypatch):
+    """Makes the one trainer of a test, in a group of one process."""
+    from flows.server import free_port
+
+    for name, value in {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }.items():
+        monkeypatch.setitem(os.environ, name, str(value))
+    mesh = join(choose("cpu"), 1, timeout_s=30)
+    yield lambda *overrides: Trainer(load_config("smoke", None, overrides), mesh, choose("cpu"), "fp32")
+    leave()
+
+
+@pytest.fixture
+def trainer(make_trainer):
+    return make_trainer("training.optimizer.name=muon")
+
+
+def snapshot(trainer):
+    tensors = [p.detach().full_tensor().clone() for p in trainer.model.parameters()]
+    tensors += [router.e_score_correction_bias.clone() for router in trainer.routers]
+    for optimizer in trainer.optimizers:
+        for state in optimizer.state.values():
+            tensors += [value.full_tensor().clone() for value in state.values() if hasattr(value, "full_tensor")]
+    return tensors
+
+
+def test_a_step_that_is_not_finite_changes_nothing(trainer):
+    batch = np.random.default_rng(0).integers(3, 512, (4, 33))
+    assert not trainer.step(0, batch).skipped
+    before = snapshot(trainer)
+    forward = trainer.model.model.norm.forward
+    trainer.model.model.norm.forward = lambda x: forward(x) * float("nan")
+    result = trainer.step(1, batch)
+    trainer.model.model.norm.forward = forward
+    assert result.skipped
+    assert np.isnan(result.loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(trainer), strict=True))
+    after = trainer.step(2, batch)
+    assert not after.skipped
+    assert np.isfinite(after.loss)
+
+
+SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}"
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_each_phase_moves_what_it_should(make_trainer, name):
+    trainer = make_trainer(
+        f"training.optimizer.name={name}", SPARSE, "training.optimizer.weight_decay=0", "model.mtp_num_layers=1",
+        "training.dense_attention_steps=1", "training.indexer_warmup_steps=1", "training.micro_batch_sequences=2",
+    )  # fmt: skip
+    batch = np.random.default_rng(0).integers(3, 512, (4, 33))
+    indexers = {name for name, _ in trainer.model.named_parameters() if ".indexer." in name}
+    others = {name for name, _ in trainer.model.named_parameters()} - indexers
+
+    def moved(step):
+        before = {name: p.detach().full_tensor().clone() for name, p in trainer.model.named_parameters()}
+        result = trainer.step(step, batch)
+        assert not result.skipped
+        after = {name: p.detach().full_tensor() for name, p in trainer.model.named_parameters()}
+        return {name for name in before if not torch.equal(before[name], after[name])}, result
+
+    dense, first = moved(0)
+    warm, second = moved(1)
+    sparse, third = moved(2)
+    assert dense == others
+    assert warm == indexers
+    assert sparse == indexers | others
+    assert first.auxiliary["indexer"] == 0
+    assert second.auxiliary["indexer"] > 0
+    assert third.auxiliary["indexer"] > 0
+    assert first.auxiliary["mtp"] == pytest.approx(6.2, abs=0.3)
+    assert first.auxiliary["balance"] == pytest.approx(1, rel=0.2)
