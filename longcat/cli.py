@@ -251,10 +251,11 @@ def generate(
     """Let a trained model continue a text."""
     from longcat.corpus.tokenizer import END_OF_TEXT, open_tokenizer
     from longcat.errors import ConfigError
-    from longcat.model import load_huggingface
+    from longcat.interchange import load_huggingface
+    from longcat.interchange.convert import model_folder
     from longcat.model.generation import generate as continuation
 
-    folder = checkpoint / "huggingface" if (checkpoint / "huggingface").is_dir() else checkpoint
+    folder = model_folder(checkpoint)
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(f"--checkpoint {checkpoint}: no tokenizer.json in {folder}")
     model, tokenizer = load_huggingface(folder), open_tokenizer(folder / "tokenizer.json")
@@ -271,6 +272,45 @@ def generate(
             print(text[len(shown) :], end="", flush=True)
             shown = text
     print(flush=True)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint artifact, or a Hugging Face folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write; must not exist.")],
+    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="Only huggingface.")] = "huggingface",
+    dtype: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16 (default: as it is).")
+    ] = None,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file, and memory that is used.")] = 4.0,
+    routed_only: Annotated[
+        bool, typer.Option("--routed-only", help="Routed experts only, as Meituan's folders; transformers wants more.")
+    ] = False,
+) -> None:
+    """Write a checkpoint as a folder that transformers opens."""
+    from longcat.errors import ConfigError
+    from longcat.interchange.convert import export as write
+
+    if format_ != "huggingface":
+        raise ConfigError(f"--format {format_!r}: only huggingface is supported")
+    output = output.expanduser().resolve()
+    write(checkpoint, output, dtype=dtype, routed_only=routed_only, shard_bytes=int(shard_gb * 1e9))
+    print(output)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face folder of a LongCat model.")],
+    workspace: WorkspacePath = Path("workspace"),
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file, and memory that is used.")] = 4.0,
+) -> None:
+    """Make a checkpoint of somebody's Hugging Face folder; prints where it is."""
+    from longcat.artifact import Workspace
+    from longcat.interchange.convert import import_folder
+
+    space = Workspace(workspace.expanduser().resolve())
+    with space.lease():
+        print(import_folder(folder.expanduser().resolve(), space, shard_bytes=int(shard_gb * 1e9)).path)
 
 
 @app.command()

@@ -14,8 +14,8 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import TrainingError
+from longcat.interchange import save_huggingface
 from longcat.model import LongcatModel
-from longcat.model.huggingface import save_huggingface
 from longcat.progress import Progress
 from longcat.terminal import Display, aside, print_summary
 
@@ -104,7 +104,7 @@ def test_generate_continues_a_text(tmp_path):
     config = load_config("smoke").model
     model = LongcatModel(config)
     model.initialize(0)
-    save_huggingface(model.state_dict(), config, tmp_path)
+    save_huggingface(model, tmp_path)
     assert "tokenizer.json" in one_error(longcat("generate", "--checkpoint", tmp_path))
     train_tokenizer(["some words to learn from, " * 50], 300).save(str(tmp_path / "tokenizer.json"))
     command = ("generate", "--checkpoint", tmp_path, "--prompt", "some words", "--max-tokens", "9")
@@ -114,6 +114,27 @@ def test_generate_continues_a_text(tmp_path):
     assert longcat(*command).stdout == greedy.stdout
     assert longcat(*command, "--temperature", "2", "--seed", "3").stdout != greedy.stdout
     assert "256 positions" in longcat(*command[:-1], "300").stderr
+
+
+def test_export_and_import_go_around(tmp_path):
+    model = LongcatModel(load_config("smoke").model)
+    model.initialize(0)
+    save_huggingface(model, tmp_path / "ours")
+    train_tokenizer(["some words to learn from, " * 50], 300).save(str(tmp_path / "ours/tokenizer.json"))
+    command = ("export", "--checkpoint", tmp_path / "ours", "--format", "huggingface", "--output", tmp_path / "theirs")
+    assert longcat(*command, "--dtype", "bfloat16", "--shard-gb", "0.001").stdout.strip() == str(tmp_path / "theirs")
+    assert (tmp_path / "theirs/tokenizer_config.json").is_file()
+    assert "not empty" in one_error(longcat(*command))
+    assert "only huggingface" in one_error(longcat("export", "--checkpoint", "x", "--output", "y", "--format", "gguf"))
+    result = longcat("import", tmp_path / "theirs", "--workspace", tmp_path / "workspace")
+    folder = Path(result.stdout.strip())
+    assert folder.parent == tmp_path / "workspace/checkpoint"
+    generated = [
+        longcat("generate", "--checkpoint", place, "--prompt", "some") for place in (folder, tmp_path / "theirs")
+    ]
+    assert generated[0].returncode == 0
+    assert generated[0].stdout == generated[1].stdout
+    assert "config.json" in one_error(longcat("import", tmp_path, "--workspace", tmp_path / "workspace"))
 
 
 @pytest.mark.parametrize("arguments", [["presets"], ["--help"], ["run", "--help"], ["run", "--preset", "tny"]])

@@ -78,7 +78,7 @@ def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> np.ndarray:
 def _score(config: PipelineConfig, corpus: TokenCorpus, checkpoint: Artifact, report: Reporter) -> dict[str, Any]:
     from longcat.corpus.tokenizer import open_tokenizer
     from longcat.evaluation.perplexity import model_bits, text_bytes
-    from longcat.model import load_huggingface
+    from longcat.interchange import load_huggingface
 
     evaluation = config.evaluation
     count = min(evaluation.held_out_sequences, len(corpus.held_out))

@@ -9,18 +9,13 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -60,12 +55,6 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
     dcp.state_dict_loader.load(state, checkpoint_id=path)
     set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     return int(state["step"])
-
-
-def whole_model(model: nn.Module) -> dict[str, Tensor]:
-    """The model's whole state on rank 0's CPU, and nothing elsewhere. Collective."""
-    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return cast(dict[str, Tensor], state)
 
 
 def _state(model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from longcat.benchmark.hardware import peak
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ArtifactError, ConfigError, TrainingError
+from longcat.interchange.folder import write_huggingface
+from longcat.interchange.state import reader as state_reader
 from longcat.progress import Progress, Reporter, silent
 from longcat.training.job import METRICS, RESULT, Job, Layout
 from longcat.training.launch import launch
@@ -26,6 +28,7 @@ STAGE_VERSION = 1
 _PACKAGE = Path(__file__).parents[1]
 SOURCES = (
     _PACKAGE / "model",
+    _PACKAGE / "interchange",
     _PACKAGE / "ops",
     _PACKAGE / "parallel",
     _PACKAGE / "training",
@@ -128,21 +131,18 @@ def pretrain(
     def build(directory: Path) -> Mapping[str, Any]:
         best = peak(accelerator, layout.precision)
         began = time.monotonic()
-        _supervise(
-            Job(
-                task="pretrain",
-                config=config.model_dump(mode="json"),
-                layout=layout,
-                tokens=str(tokens.path),
-                directory=str(directory),
-                peak_flops=None
-                if best is None
-                else best.flops * (1 if accelerator.kind == "cpu" else layout.processes),
-            ),
-            config,
-            report,
-            on_metrics,
+        job = Job(
+            task="pretrain",
+            config=config.model_dump(mode="json"),
+            layout=layout,
+            tokens=str(tokens.path),
+            directory=str(directory),
+            peak_flops=None if best is None else best.flops * (1 if accelerator.kind == "cpu" else layout.processes),
         )
+        if not (directory / RESULT).is_file():  # else only what follows was interrupted
+            _supervise(job, config, report, on_metrics)
+        report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
+        write_huggingface(directory / "huggingface", config.model, state_reader(directory / "state"))
         shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, directory / "huggingface/tokenizer.json")
         facts = json.loads((directory / RESULT).read_text(encoding="utf-8"))
         facts |= _speed(read_metrics(directory / METRICS))

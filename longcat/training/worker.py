@@ -22,11 +22,10 @@ import torch.distributed as dist
 
 from longcat.accelerator import Accelerator, choose
 from longcat.artifact import disk_errors, write_json
-from longcat.benchmark.flops import training_flops_per_token
+from longcat.benchmark.flops import parameters, training_flops_per_token
 from longcat.corpus.loader import Loader
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import LongcatError
-from longcat.model.huggingface import save_huggingface
 from longcat.parallel.mesh import ProcessMesh, join, leave
 from longcat.training import checkpoint
 from longcat.training.balance import load_figures
@@ -64,7 +63,7 @@ class Worker:
         return self.trainer.step(step, self.loader.batch(step), self.stop_asked)
 
     def pretrain(self) -> None:
-        """Train to the last step, from the newest checkpoint if there is one, and export the model."""
+        """Train to the last step, from the newest checkpoint if there is one, and write down its state."""
         training, states = self.config.training, self.directory / "checkpoints"
         done = 0
         if newest := checkpoint.saved(states):
@@ -91,7 +90,7 @@ class Worker:
                 return
             if done % training.log_every_steps == 0:  # time spent on checkpoints is not training time
                 window_began, window_step = time.perf_counter(), done
-        self._export(done, statistics.fmean(losses[-20:]) if losses else None, ffn_experts)
+        self._finish(done, statistics.fmean(losses[-20:]) if losses else None, ffn_experts)
 
     def _figures(self, result: StepResult, step: int) -> dict[str, float]:
         return {
@@ -118,16 +117,14 @@ class Worker:
             figures["perf/mfu"] = achieved / self.job.peak_flops
         return figures
 
-    def _export(self, steps: int, loss: float | None, ffn_experts: float) -> None:
+    def _finish(self, steps: int, loss: float | None, ffn_experts: float) -> None:
         checkpoint.write(self.directory / "state", steps, self.trainer.model, self.trainer.optimizers)
-        weights = checkpoint.whole_model(self.trainer.model)
         if self.mesh.rank == 0:
-            save_huggingface(weights, self.config.model, self.directory / "huggingface")
             facts = {
                 "steps": steps,
                 "tokens": steps * self.batch_tokens,
                 "final_loss": loss,
-                "parameters": sum(value.numel() for name, value in weights.items() if "correction_bias" not in name),
+                "parameters": sum(parameters(self.config.model).values()),
                 "ffn_experts_per_token": ffn_experts,
             }
             write_json(self.directory / RESULT, facts)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from longcat.config import NgramConfig, load_config
 from longcat.errors import ConfigError
-from longcat.model import LongcatModel, load_huggingface
-from longcat.model.huggingface import save_huggingface
+from longcat.interchange import load_huggingface, save_huggingface
+from longcat.model import LongcatModel
 from longcat.model.ngram import NgramEmbedding, ngram_rows
 
 
@@ -70,7 +70,7 @@ def test_a_model_with_ngrams_survives_disk(tmp_path):
     config = load_config("smoke", overrides=[NGRAM]).model
     model = LongcatModel(config).eval()
     model.initialize(0)
-    save_huggingface(model.state_dict(), config, tmp_path)
+    save_huggingface(model, tmp_path)
     tokens = torch.randint(0, 512, (2, 20))
     with torch.no_grad():
         assert torch.equal(load_huggingface(tmp_path)(tokens), model(tokens))

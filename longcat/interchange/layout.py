@@ -1,0 +1,125 @@
+"""Where each tensor of a Hugging Face folder lies in the model.
+
+Names differ where we stack: on disk every routed expert has its own gate, up and down matrix, and every n-gram branch
+its own table and projection.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from longcat.config import ModelConfig, NgramConfig
+from longcat.interchange.config_json import is_v2
+from longcat.model.transformer import LongcatModel
+
+Region = tuple[int | slice, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor on disk."""
+
+    name: str
+    """As it is written."""
+    parameter: str | None
+    """Name in our state dict; none is a tensor of zeros that only its readers need."""
+    region: Region
+    """Its place in that parameter; empty is the whole."""
+    shape: tuple[int, ...]
+    aliases: tuple[str, ...] = ()
+    """Other names under which it is found when read."""
+    repeats: bool = False
+    """What it holds is written under another name too: not needed when read."""
+
+
+_MTP = {
+    "eh_proj.": "layers.0.eh_proj.",
+    "enorm.": "layers.0.enorm.m.",
+    "hnorm.": "layers.0.hnorm.m.",
+    "input_layernorm.": "layers.0.input_layernorm.",
+    "self_attn.": "layers.0.self_attn.",
+    "post_attention_layernorm.": "layers.0.post_attention_layernorm.",
+    "mlp.": "layers.0.transformer_layer.mlp.",
+    "norm.": "norm.",
+}
+_NOT_NEEDED = re.compile(
+    r"model\.mtp\..*"  # of a model whose config.json has none: transformers leaves it out too
+    r"|model\.(ngram_embeddings\.word_embeddings|oe_)\S*"  # another copy of the word embedding
+    r"|.*\.router\.classifier\.bias"  # transformers writes it on request and does not use it
+    r"|.*\.rotary_emb\.inv_freq"
+)
+_EXPERT = re.compile(r"model\.layers\.\d+\.mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
+
+
+def layout(config: ModelConfig) -> Iterator[Part]:
+    """All tensors of a model, with routed experts only, in the order of its state dict."""
+    with torch.device("meta"):
+        state = LongcatModel(config).state_dict()
+    for name, value in state.items():
+        shape = tuple(value.shape)
+        prefix, _, last = name.rpartition(".")
+        if last == "gate_up_proj":
+            inner = shape[1] // 2
+            for expert in range(shape[0]):
+                for number, matrix in enumerate(("gate", "up")):
+                    rows = slice(number * inner, (number + 1) * inner)
+                    yield Part(f"{prefix}.{expert}.{matrix}_proj.weight", name, (expert, rows), (inner, shape[2]))
+        elif last == "down_proj":
+            for expert in range(shape[0]):
+                yield Part(f"{prefix}.{expert}.down_proj.weight", name, (expert,), shape[1:])
+        elif ".ngram_embeddings." in name and config.ngram is not None:
+            yield from _ngram(name, shape, config, config.ngram)
+        elif name.startswith("model.mtp."):
+            rest = name.removeprefix("model.mtp.")
+            theirs = next(new + rest.removeprefix(old) for old, new in _MTP.items() if rest.startswith(old))
+            yield Part(f"model.mtp.{theirs}", name, (), shape)
+        else:
+            tied = ("model.embed_tokens.weight",) if name == "lm_head.weight" else ()
+            yield Part(name, name, (), shape, tied)
+    if config.mtp_num_layers:
+        shape = tuple(state["model.embed_tokens.weight"].shape)
+        yield Part("model.mtp.embed_tokens.weight", "model.embed_tokens.weight", (), shape, repeats=True)
+
+
+def _ngram(name: str, shape: tuple[int, ...], config: ModelConfig, ngram: NgramConfig) -> Iterator[Part]:
+    tables = ".tables." in name
+    begin, width = 0, shape[1] // ngram.branches
+    for branch, rows in enumerate(ngram.rows(config.vocabulary)):
+        lite = f"model.ngram_embeddings.{'embedders' if tables else 'post_projs'}.{branch}.weight"
+        v2 = f"model.oe_embed_{'tokens' if tables else 'proj'}{branch}.weight"
+        first, other = (v2, lite) if is_v2(config) else (lite, v2)
+        if tables:
+            yield Part(first, name, (slice(begin, begin + rows),), (rows, shape[1]), (other,))
+        else:
+            columns = slice(branch * width, (branch + 1) * width)
+            yield Part(first, name, (slice(None), columns), (shape[0], width), (other,))
+        begin += rows
+
+
+def phantoms(config: ModelConfig) -> Iterator[Part]:
+    """Gate and up matrices of zero-computation experts, which nothing uses but transformers' loader asks for."""
+    shape = (config.expert_ffn_hidden_size, config.hidden_size)
+    for layer in range(config.num_layers):
+        for expert in range(config.n_routed_experts, config.n_routed_experts + config.zero_expert_num):
+            for matrix in ("gate", "up"):
+                yield Part(f"model.layers.{layer}.mlp.experts.{expert}.{matrix}_proj.weight", None, (), shape)
+
+
+def count_parameters(parts: Iterable[Part]) -> int:
+    """Trained numbers in some tensors of `layout`; a router's selection bias is none."""
+    return sum(
+        math.prod(part.shape) for part in parts if not part.repeats and not part.name.endswith("correction_bias")
+    )
+
+
+def is_needless(name: str, config: ModelConfig) -> bool:
+    """Whether a tensor that `layout` does not have can be left out: phantoms, copies, parts of inference only."""
+    expert = _EXPERT.fullmatch(name)
+    if expert is not None:
+        return config.n_routed_experts <= int(expert[1]) < config.n_routed_experts + config.zero_expert_num
+    return _NOT_NEEDED.fullmatch(name) is not None
