@@ -41,24 +41,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         learns = any(ctx.needs_input_grad[:2])
+        vocabulary = weight.shape[0]
+        chunk = min(max(1, CHUNK_LOGITS // vocabulary), hidden.shape[0])
+        # memory that a process has not used before is dear: every chunk works in the same buffers
+        narrow = hidden.new_empty(chunk, vocabulary)
+        wide = torch.empty_like(narrow, dtype=torch.float32)
         d_hidden = torch.empty_like(hidden) if learns else None
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if learns else None
+        part, part_wide = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.float32)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        chunk = max(1, CHUNK_LOGITS // weight.shape[0])
         for start in range(0, hidden.shape[0], chunk):
             rows, target = hidden[start : start + chunk], targets[start : start + chunk, None]
             valid = target != IGNORE
             target = target.where(valid, 0)
-            log_p = F.linear(rows, weight).log_softmax(-1, dtype=torch.float32)
+            logits, log_p = narrow[: len(rows)], wide[: len(rows)]
+            torch.mm(rows, weight.mT, out=logits)
+            torch.log_softmax(logits, -1, dtype=torch.float32, out=log_p)
             loss -= log_p.gather(1, target).where(valid, 0.0).sum()
             if d_hidden is not None and d_weight is not None:
                 d_logits = log_p.exp_()
                 d_logits.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=torch.float32))
-                d_logits = d_logits.mul_(valid).to(hidden.dtype)
-                torch.mm(d_logits, weight, out=d_hidden[start : start + chunk])
-                d_weight += d_logits.mT @ rows
+                logits.copy_(d_logits.mul_(valid))
+                torch.mm(logits, weight, out=d_hidden[start : start + chunk])
+                torch.mm(logits.mT, rows, out=part)
+                d_weight += part_wide.copy_(part)
         if learns:
-            ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype) if d_weight is not None else None)
+            ctx.save_for_backward(d_hidden, part.copy_(d_weight) if d_weight is not None else None)
         return loss
 
     @staticmethod

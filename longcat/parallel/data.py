@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from typing import cast
 
-from longcat.model.transformer import LongcatModel
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from longcat.model.context import Phase
+from longcat.model.transformer import LongcatModel, Sums
 from longcat.parallel.mesh import ProcessMesh
 
 
-def shard(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> None:
-    """Shard every parameter over the processes that would hold a copy of it.
+class Sharded:
+    """A model whose every parameter is spread over the processes that would hold a copy of it.
 
     Weights, gradients' sums and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
     are summed, not averaged: the loss is divided by the tokens of the whole batch instead, which is right for experts
     and everything else alike.
     """
-    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in model.blocks:
-        _shard(layer.mlp.experts, mesh.data, policy)
-        _shard(layer.mlp.router, mesh.world, exact)
-        _shard(layer, mesh.world, policy)
-    if model.model.mtp is not None:
-        _shard(model.model.mtp, mesh.world, policy)
-    _shard(model, mesh.world, policy)
+
+    def __init__(self, model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> None:
+        self.model = model
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+        exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for layer in model.blocks:
+            _shard(layer.mlp.experts, mesh.data, policy)
+            _shard(layer.mlp.router, mesh.world, exact)
+            _shard(layer, mesh.world, policy)
+        if model.model.mtp is not None:
+            _shard(model.model.mtp, mesh.world, policy)
+        _shard(model, mesh.world, policy)
+
+    def begin(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def sums(self, tokens: Tensor, targets: Tensor, phase: Phase) -> Sums:
+        """See `LongcatModel.sums`."""
+        return self.model.sums(tokens, targets, phase)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add a loss' gradients to the weights'; they are exchanged once, with the `last` part of a batch."""
+        cast(FSDPModule, self.model).set_requires_gradient_sync(last)
+        loss.backward()
 
 
 def _shard(module: nn.Module, axis: DeviceMesh, policy: MixedPrecisionPolicy) -> None:

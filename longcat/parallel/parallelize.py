@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 
 from longcat.model.transformer import LongcatModel
-from longcat.parallel.data import shard
+from longcat.parallel.data import Sharded
 from longcat.parallel.expert import spread_experts
 from longcat.parallel.mesh import ProcessMesh
+from longcat.parallel.single import Single
+
+Parallel = Sharded | Single
+"""A model in training. One micro-batch after another: `begin`, then `sums` and `backward` for each."""
 
 
-def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, compiled: bool = False) -> LongcatModel:
+def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, compiled: bool = False) -> Parallel:
     """Spread an initialised model over the mesh, in place: experts first, then everything by data parallelism.
 
     With `compiled` each layer is compiled on its own, so that alike layers share the result; routing and attention,
@@ -22,5 +26,4 @@ def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, co
     if compiled:
         for layer in model.blocks:
             layer.compile()
-    shard(model, mesh, compute)
-    return model
+    return Single(model, compute) if mesh.processes == 1 else Sharded(model, mesh, compute)

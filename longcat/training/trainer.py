@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, TrainingConfig
@@ -49,7 +48,8 @@ class Trainer:
         model = LongcatModel(config.model)
         model.initialize(config.seed)
         compute = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.model = parallelize(model, mesh, compute, config.training.compile).train()
+        self.model = model.train()
+        self.parallel = parallelize(model, mesh, compute, config.training.compile)
         self.optimizers = build_optimizers(self.model, config.training.optimizer)
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
@@ -66,17 +66,14 @@ class Trainer:
         tokens = torch.from_numpy(batch).to(self.mesh.device)
         global_tokens = (tokens.shape[1] - 1) * tokens.shape[0] * self.mesh.processes
         phase = phase_of(step, self.config.training)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self.parallel.begin()
         means: dict[str, Tensor] = {}
         load: Tensor | None = None
         parts = tokens.split(self.micro_batch or tokens.shape[0])
         for index, part in enumerate(parts):
-            if isinstance(self.model, FSDPModule):  # gradients are exchanged once, after the last part
-                self.model.set_requires_gradient_sync(index == len(parts) - 1)
-            sums = self.model.sums(part[:, :-1], part[:, 1:], phase)
+            sums = self.parallel.sums(part[:, :-1], part[:, 1:], phase)
             parts_of_loss = losses(sums, global_tokens, self.config)
-            total(parts_of_loss, self.config).backward()
+            self.parallel.backward(total(parts_of_loss, self.config), last=index == len(parts) - 1)
             for name, value in parts_of_loss.items():
                 means[name] = means[name] + value.detach() if name in means else value.detach()
             load = sums.router_load if load is None else load + sums.router_load
