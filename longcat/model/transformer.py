@@ -47,11 +47,19 @@ class Sums(NamedTuple):
     indexer: Tensor
     """Divergence of the indexers from attention, summed over layers, in nats; 0 without sparse attention."""
     hidden_z: Tensor
-    """(log sum exp |h|)^2 of the last layer's output h, before the final norm (arXiv 2509.01322)."""
+    """Of the last layer's output, before the final norm; where exactly is not published."""
     router_probability: Tensor
     """The routers' probabilities, `[layers, experts]`."""
     router_load: Tensor
     """Slots given to each expert, `[layers, experts]`, without gradient."""
+
+
+class HiddenZ(nn.Module):
+    """Hidden z-loss: sum over tokens of (log sum_i exp |h_i|)^2 (arXiv 2509.01322)."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[..., hidden]` to an fp32 scalar."""
+        return hidden.float().abs().logsumexp(-1).square().sum()
 
 
 class Backbone(nn.Module):
@@ -102,6 +110,7 @@ class LongcatModel(nn.Module):
         self.config = config
         self.model = Backbone(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False)
+        self.hidden_z = HiddenZ()
 
     def forward(
         self,
@@ -140,7 +149,7 @@ class LongcatModel(nn.Module):
             language_model=self._loss(state.hidden, targets),
             mtp=mtp,
             indexer=index_loss,
-            hidden_z=state.last.float().abs().logsumexp(-1).square().sum(),
+            hidden_z=self.hidden_z(state.last),
             router_probability=torch.stack([asked.probability for asked in state.statistics]),
             router_load=torch.stack([asked.load for asked in state.statistics]),
         )

@@ -40,15 +40,13 @@ def linear_cross_entropy_reference(hidden: Tensor, weight: Tensor, targets: Tens
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        learns = any(ctx.needs_input_grad[:2])
-        vocabulary = weight.shape[0]
+        learns, vocabulary = any(ctx.needs_input_grad[:2]), weight.shape[0]
         chunk = min(max(1, CHUNK_LOGITS // vocabulary), hidden.shape[0])
         # memory that a process has not used before is dear: every chunk works in the same buffers
         narrow = hidden.new_empty(chunk, vocabulary)
         wide = torch.empty_like(narrow, dtype=torch.float32)
-        d_hidden = torch.empty_like(hidden) if learns else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if learns else None
-        part, part_wide = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.float32)
+        d_hidden, part = torch.empty_like(hidden), torch.empty_like(weight)
+        d_weight, part_wide = (torch.empty_like(weight, dtype=torch.float32) for _ in range(2))
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
             rows, target = hidden[start : start + chunk], targets[start : start + chunk, None]
@@ -56,17 +54,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             target = target.where(valid, 0)
             logits, log_p = narrow[: len(rows)], wide[: len(rows)]
             torch.mm(rows, weight.mT, out=logits)
-            torch.log_softmax(logits, -1, dtype=torch.float32, out=log_p)
+            torch.log_softmax(log_p.copy_(logits), -1, out=log_p)
             loss -= log_p.gather(1, target).where(valid, 0.0).sum()
-            if d_hidden is not None and d_weight is not None:
+            if learns:
                 d_logits = log_p.exp_()
                 d_logits.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=torch.float32))
                 logits.copy_(d_logits.mul_(valid))
                 torch.mm(logits, weight, out=d_hidden[start : start + chunk])
                 torch.mm(logits.mT, rows, out=part)
-                d_weight += part_wide.copy_(part)
+                if start == 0:
+                    d_weight.copy_(part)
+                else:
+                    d_weight += part_wide.copy_(part)
         if learns:
-            ctx.save_for_backward(d_hidden, part.copy_(d_weight) if d_weight is not None else None)
+            ctx.save_for_backward(d_hidden, part.copy_(d_weight))
         return loss
 
     @staticmethod

@@ -17,13 +17,14 @@ Parallel = Sharded | Single
 def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, compiled: bool = False) -> Parallel:
     """Spread an initialised model over the mesh, in place: experts first, then everything by data parallelism.
 
-    With `compiled` each layer is compiled on its own, so that alike layers share the result; routing and attention,
+    With `compiled` each layer is compiled on its own, so that alike layers share the result, and so are the norm and the
+    z-loss after them; routing and attention,
     whose shapes depend on the data or which have kernels of their own, are left out.
     """
     model.to(mesh.device)
     if mesh.expert.size() > 1:
         spread_experts(model, mesh.expert)
     if compiled:
-        for layer in model.blocks:
-            layer.compile()
+        for module in (*model.blocks, model.model.norm, model.hidden_z):
+            module.compile()
     return Single(model, compute) if mesh.processes == 1 else Sharded(model, mesh, compute)
