@@ -16,6 +16,8 @@ from longcat.artifact import ROOT, sha256_file
 from longcat.corpus.tokenizer import END_OF_TEXT
 from longcat.errors import ConfigError, DataError
 from longcat.evaluation.perplexity import TokenModel
+from longcat.model.generation import generate
+from longcat.model.transformer import LongcatModel
 
 TASKS = ROOT / "data/evaluation"
 
@@ -108,10 +110,15 @@ def _adapter(model: TokenModel, tokenizer: Tokenizer, length: int, batch: int) -
                 rows = [(requests[i][1] + requests[i][2])[-(length + 1) :] for i in part]
                 width = max(map(len, rows)) - 1
                 padded = torch.full((batch, width), END_OF_TEXT)
+                padding = torch.ones(batch, width, dtype=torch.bool)
                 for row, ids in enumerate(rows):
                     padded[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+                    padding[row, : len(ids) - 1] = False
                 with torch.inference_mode():
-                    scores = model(padded).float().log_softmax(-1)
+                    if isinstance(model, LongcatModel):
+                        scores = model.logits(padded, padding=padding).log_softmax(-1)
+                    else:
+                        scores = model(padded).float().log_softmax(-1)
                 for row, (index, ids) in enumerate(zip(part, rows, strict=True)):
                     count = min(len(requests[index][2]), len(ids) - 1)
                     targets = torch.tensor(ids[-count:])
@@ -130,18 +137,20 @@ def _adapter(model: TokenModel, tokenizer: Tokenizer, length: int, batch: int) -
             return results
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            assert isinstance(model, LongcatModel)
             texts = []
             for request in requests:
                 prompt, options = request.args
-                ids, text = self.tok_encode(prompt) or [END_OF_TEXT], ""
-                first = len(ids)
-                for _ in range(int(options.get("max_gen_toks", 64))):
-                    with torch.inference_mode():
-                        ids.append(int(model(torch.tensor([ids[-length:]]))[0, -1].argmax()))
-                    text = tokenizer.decode(ids[first:])
-                    stops = [text.index(stop) for stop in options.get("until", []) if stop in text]
-                    if stops or ids[-1] == END_OF_TEXT:
-                        text = text[: min(stops)] if stops else text
+                count = int(options.get("max_gen_toks", 64))
+                ids = self.tok_encode(prompt) or [END_OF_TEXT]
+                ids = ids[-(model.config.max_position_embeddings - count) :]
+                chosen: list[int] = []
+                text = ""
+                for token in generate(model, ids, count, stop=END_OF_TEXT):
+                    chosen.append(token)
+                    text = tokenizer.decode(chosen)
+                    if stops := [text.index(stop) for stop in options.get("until", []) if stop in text]:
+                        text = text[: min(stops)]
                         break
                 texts.append(text)
             return texts

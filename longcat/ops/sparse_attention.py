@@ -63,8 +63,9 @@ def select_keys(
         if hierarchical:
             candidates, scores = _page_candidates(part[0], key, part[1], position, config)
         else:
-            candidates = torch.arange(length, device=query.device).expand(batch, end - start, -1)
-            scores = index_scores(part[0], key, part[1])
+            seen = max(first + end, config.index_topk)  # later keys are nobody's yet
+            candidates = torch.arange(seen, device=query.device).expand(batch, end - start, -1)
+            scores = index_scores(part[0], key[:, :seen], part[1])
         always = (candidates < config.index_init_tokens) | (candidates > position - config.index_local_tokens)
         scores = scores.masked_fill(always, torch.inf).masked_fill(candidates > position, -torch.inf)
         best, places = scores.topk(config.index_topk, dim=-1, sorted=False)

@@ -2,15 +2,18 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from longcat.config import load_config
 from longcat.errors import ConfigError, DataError
 from longcat.evaluation import harness
 from longcat.evaluation.perplexity import model_bits, text_bytes
+from longcat.model import LongcatModel
 
 
 def uniform(tokens):
@@ -86,3 +89,30 @@ def test_unknown_task_and_broken_items_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "TASKS", tmp_path)
     with pytest.raises(DataError, match=r"mine\.jsonl:2: broken JSON"):
         harness.task_files(["mine"])
+
+
+def test_generation_is_greedy_and_stops(byte_tokenizer):
+    model = LongcatModel(load_config("smoke", overrides=["model.initializer_range=0.3"]).model).eval()
+    model.initialize(3)
+    adapter = harness._adapter(model, byte_tokenizer, length=64, batch=2)
+    ids = byte_tokenizer.encode("ab").ids
+    for _ in range(12):
+        with torch.inference_mode():
+            ids.append(int(model.logits(torch.tensor([ids]))[0, -1].argmax()))
+    whole = byte_tokenizer.decode(ids[2:])
+
+    def text(**options):
+        return adapter.generate_until([SimpleNamespace(args=("ab", {"max_gen_toks": 12, **options}))])[0]
+
+    assert text() == whole
+    stop = whole[5:7]
+    assert text(until=[stop]) == whole[: whole.index(stop)]
+
+
+def test_a_likelihood_does_not_depend_on_what_it_is_batched_with(byte_tokenizer):
+    model = LongcatModel(load_config("smoke", overrides=["model.initializer_range=0.3"]).model).eval()
+    model.initialize(3)
+    requests = [(None, [5, 9], [12, 14, 20]), (None, [7], [8]), (None, list(range(30, 60)), [61, 62])]
+    together = harness._adapter(model, byte_tokenizer, length=64, batch=3)._loglikelihood_tokens(requests)
+    alone = harness._adapter(model, byte_tokenizer, length=64, batch=1)._loglikelihood_tokens(requests)
+    assert [value for value, _ in together] == pytest.approx([value for value, _ in alone], abs=1e-4)
