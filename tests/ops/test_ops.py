@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcat.ops import attention
 from longcat.ops.attention import block_attention
 from longcat.ops.grouped_matmul import grouped_matmul, grouped_matmul_reference
 from longcat.ops.linear_cross_entropy import IGNORE, linear_cross_entropy, linear_cross_entropy_reference
@@ -39,7 +40,10 @@ def test_an_expert_without_tokens_gets_zero_gradients():
 
 
 @pytest.mark.parametrize(("seq", "value_dim"), [(1, 12), (17, 8), (128, 12), (300, 8)])
-def test_block_attention_equals_torch(seq, value_dim):
+@pytest.mark.parametrize("kept_length", [2048, 0])
+def test_block_attention_equals_torch(seq, value_dim, kept_length, monkeypatch):
+    monkeypatch.setattr(attention, "KEPT_LENGTH", kept_length)
+    monkeypatch.setattr(attention, "BLOCK_SCORES", 6 * 300 * 50)  # smaller blocks for the longest
     torch.manual_seed(0)
     query, key = (torch.randn(2, 3, seq, 12, requires_grad=True) for _ in range(2))
     value = torch.randn(2, 3, seq, value_dim, requires_grad=True)
