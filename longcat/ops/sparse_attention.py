@@ -16,6 +16,8 @@ from longcat.config import SparseAttentionConfig
 
 CHUNK_ELEMENTS = 16_777_216
 """Numbers that the largest intermediate result of a chunk of queries may have."""
+GATHERED_ELEMENTS = 2_097_152
+"""Numbers of keys gathered at once: they are used several times, and should still be in the cache."""
 
 
 def index_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
@@ -221,7 +223,7 @@ class _SparseAttention(torch.autograd.Function):
             keys = known.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
             weights = _weights(query[start:end], keys, absent[start:end], scale)
             attended[start:end] = weights.mean(1, dtype=torch.float32)
-            out[start:end] = weights @ keys[..., :rank]
+            out[start:end] = (weights @ keys)[..., :rank]  # a part of the keys would be copied first
         ctx.save_for_backward(query, known, rows, absent)
         ctx.rank, ctx.scale = rank, scale
         ctx.mark_non_differentiable(attended)
@@ -231,18 +233,23 @@ class _SparseAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, known, rows, absent = ctx.saved_tensors
         d_out, rank = gradients[0], ctx.rank
+        # of d_keys = d_scores^T query + weights^T [d_out, 0] one product is made
+        d_out_wide = torch.nn.functional.pad(d_out, (0, query.shape[2] - rank))
         d_query = torch.empty_like(query)
         d_known = torch.zeros_like(known, dtype=torch.float32)
+        wide: Tensor | None = None
         for start, end in _row_chunks(query, rows):
             chosen = rows[start:end].flatten()
             keys = known.index_select(0, chosen).view(end - start, rows.shape[1], -1)
             weights = _weights(query[start:end], keys, absent[start:end], ctx.scale)
-            d_weights = d_out[start:end] @ keys[..., :rank].mT
+            d_weights = d_out_wide[start:end] @ keys.mT
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
             d_query[start:end] = d_scores @ keys
-            d_keys = d_scores.mT @ query[start:end]
-            d_keys[..., :rank] += weights.mT @ d_out[start:end]
-            d_known.index_add_(0, chosen, d_keys.flatten(0, 1).float())
+            both = torch.cat([query[start:end], d_out_wide[start:end]], dim=1)
+            d_keys = torch.bmm(torch.cat([d_scores, weights], dim=1).mT, both, out=keys).flatten(0, 1)
+            if wide is None:
+                wide = torch.empty_like(d_keys, dtype=torch.float32)
+            d_known.index_add_(0, chosen, wide[: len(chosen)].copy_(d_keys))
         return d_query, d_known.to(known.dtype), None, None, None, None
 
 
@@ -258,10 +265,10 @@ def _flat_rows(keys: Tensor, length: int) -> Tensor:
 
 
 def _row_chunks(query: Tensor, rows: Tensor) -> Iterator[tuple[int, int]]:
-    return _chunks(query.shape[0], rows.shape[1] * max(query.shape[1], query.shape[2]))
+    return _chunks(query.shape[0], rows.shape[1] * max(query.shape[1], query.shape[2]), GATHERED_ELEMENTS)
 
 
-def _chunks(count: int, elements_each: int) -> Iterator[tuple[int, int]]:
-    size = max(1, CHUNK_ELEMENTS // max(1, elements_each))
+def _chunks(count: int, elements_each: int, limit: int | None = None) -> Iterator[tuple[int, int]]:
+    size = max(1, (limit or CHUNK_ELEMENTS) // max(1, elements_each))
     for start in range(0, count, size):
         yield start, min(start + size, count)

@@ -15,6 +15,7 @@ BATCH, LENGTH, HEADS, DIM = 2, 19, 3, 8
 def small_chunks(monkeypatch):
     """So that every function goes through several chunks."""
     monkeypatch.setattr(ops, "CHUNK_ELEMENTS", 600)
+    monkeypatch.setattr(ops, "GATHERED_ELEMENTS", 600)
 
 
 def settings_of(topk, sink=1, window=2, **pages):
