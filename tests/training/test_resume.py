@@ -14,6 +14,8 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import Cancelled, ConfigError, TrainingError
+from longcat.interchange import load_huggingface
+from longcat.model.generation import generate
 from longcat.progress import Progress
 from longcat.training.stage import pretrain, settle_layout
 
@@ -135,3 +137,36 @@ def test_layouts_that_do_not_fit_are_refused():
         settle_layout(load_config("smoke", None, ["training.processes=3"]), cpu)
     with pytest.raises(ConfigError, match="expert_parallel=4 does not divide"):
         settle_layout(load_config("smoke", None, ["training.processes=2", "training.expert_parallel=4"]), cpu)
+
+
+def test_longcat_2_trains_in_two_processes_and_goes_on(corpus_file, tmp_path, monkeypatch):
+    """N-grams, sparse attention through its phases and multi-token prediction; the model is written after a crash, too."""
+    config = settings(
+        corpus_file,
+        "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
+        "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 24, index_init_tokens: 1, index_local_tokens: 8}",
+        "model.mtp_num_layers=2",
+        "training.optimizer.name=muon",
+        "training.dense_attention_steps=4",
+        "training.indexer_warmup_steps=4",
+    )
+    workspace = Workspace(tmp_path)
+    tokens = preprocess(config, workspace=workspace)
+
+    def crash(*_):
+        raise RuntimeError("killed while the model was written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("longcat.training.stage.write_huggingface", crash)
+        with pytest.raises(RuntimeError, match="killed"):
+            pretrain(config, tokens, workspace=workspace)
+    with monkeypatch.context() as patch:  # what is left to do needs no training
+        patch.setattr("longcat.training.stage.launch", lambda *_, **__: pytest.fail("trained again"))
+        checkpoint = pretrain(config, tokens, workspace=workspace)
+    records = [json.loads(line) for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
+    learns = [record["train/indexer_loss"] > 0 for record in records]
+    assert learns == [False] * 4 + [True] * 8
+    assert all(record["train/mtp_loss"] > 0 for record in records)
+    model = load_huggingface(checkpoint.path / "huggingface")
+    assert model.config.mtp_num_layers == 2
+    assert len(list(generate(model, [5, 9, 11], 40))) == 40  # beyond the budget
