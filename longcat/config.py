@@ -110,6 +110,8 @@ class CorpusConfig(_Section):
     """Rules that leave documents or lines out; `gopher` and `c4` stand for all of theirs. None by default: code fails them."""
     mask: list[PersonalData] = Field(default_factory=list)
     """Personal data that is replaced by what it is, such as `<email>`."""
+    languages: list[str] = Field(default_factory=list)
+    """Keep documents in these languages only, as ISO 639 codes (`en`, `zh`); none keeps and identifies nothing."""
     near_duplicates: NearDuplicateConfig | None = None
     """Leave out near-duplicates; none leaves out exact ones only."""
     decontaminate: list[str] = Field(default_factory=list)

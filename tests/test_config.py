@@ -88,6 +88,7 @@ FIELDS = {
     "corpus.max_characters": (90_000, ALL),
     "corpus.filters": (["gopher_bullets"], ALL),
     "corpus.mask": (["email"], ALL),
+    "corpus.languages": (["en", "zh"], ALL),
     "corpus.near_duplicates.threshold": (0.5, ALL),
     "corpus.near_duplicates.shingle_words": (3, ALL),
     "corpus.near_duplicates.bands": (4, ALL),

@@ -10,14 +10,17 @@ from longcat.corpus.cleaning import Dropped, clean
 from longcat.corpus.decontamination import Decontamination
 from longcat.corpus.deduplication import Deduplicator, content_hash
 from longcat.corpus.filters import Filter
+from longcat.corpus.language import language
 from longcat.corpus.near_duplicates import NearDuplicates
 from longcat.corpus.privacy import mask
+
+SAMPLES, SAMPLE_CHARACTERS = 3, 300
 
 
 class Judge:
     """Cheap questions come first; each document is counted under the first reason that leaves it out.
 
-    Normalising, cutting of lines, length, rules, masking, exact duplicates, decontamination, near-duplicates.
+    Normalising, cutting of lines, length, language, rules, masking, exact duplicates, decontamination, near-duplicates.
     """
 
     def __init__(self, corpus: CorpusConfig, evaluations: list[Path]) -> None:
@@ -26,20 +29,32 @@ class Judge:
         self._exact = Deduplicator()
         self._evaluations = Decontamination(evaluations)
         self._near = None if corpus.near_duplicates is None else NearDuplicates(corpus.near_duplicates)
-        asked: list[str] = ["empty", "too_short", "too_long", *self._filter.names, "duplicate"]
+        asked: list[str] = ["empty", "too_short", "too_long"]
+        asked += ["language"] if corpus.languages else []
+        asked += [*self._filter.names, "duplicate"]
         asked += ["contaminated"] if evaluations else []
         asked += ["near_duplicate"] if self._near else []
         self.dropped = Counter(dict.fromkeys(asked, 0))
         """Documents left out, by reason."""
         self.masked: Counter[str] = Counter(dict.fromkeys(corpus.mask, 0))
         """Pieces of personal data replaced, by kind."""
+        self.languages: Counter[str] = Counter()
+        """Documents by language, where languages are asked for."""
+        self.length_log2: Counter[int] = Counter()
+        """Documents kept, by the power of two below their number of characters."""
+        self.samples: dict[str, list[str]] = {reason: [] for reason in asked}
+        """Beginnings of the first documents left out, by reason."""
 
     def keep(self, text: str) -> str | None:
         """The cleaned document, or none if it is left out."""
         cleaned = self._judged(text)
         if isinstance(cleaned, Dropped):
             self.dropped[cleaned.reason] += 1
+            if len(self.samples[cleaned.reason]) < SAMPLES and text.strip():
+                beginning = text[:SAMPLE_CHARACTERS]
+                self.samples[cleaned.reason].append(mask(beginning, self._corpus.mask, Counter()))
             return None
+        self.length_log2[len(cleaned).bit_length() - 1] += 1
         return cleaned
 
     def _judged(self, text: str) -> str | Dropped:
@@ -51,6 +66,11 @@ class Judge:
             cleaned = clean(cut, self._corpus.min_characters, self._corpus.max_characters)
             if isinstance(cleaned, Dropped):
                 return cleaned
+        if self._corpus.languages:
+            spoken = language(cleaned)
+            self.languages[spoken] += 1
+            if spoken not in self._corpus.languages:
+                return Dropped("language")
         if rule := self._filter.verdict(cleaned):
             return Dropped(rule)
         if self._corpus.mask:

@@ -20,6 +20,7 @@ import numpy as np
 
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import CorpusConfig, PipelineConfig, identity
+from longcat.corpus import card
 from longcat.corpus.decontamination import evaluation_files, pins
 from longcat.corpus.deduplication import content_hash, is_held_out, sample_key
 from longcat.corpus.judge import Judge
@@ -96,7 +97,8 @@ def _build(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".text-", dir=directory)))
         splits = {name: stack.enter_context(Spool(scratch / name)) for name in ("train", "held_out")}
-        facts = _read(corpus, sources, Judge(corpus, evaluations), splits, report)
+        judge = Judge(corpus, evaluations)
+        facts = _read(corpus, sources, judge, splits, report)
         for name, spool in splits.items():
             if not len(spool):
                 raise DataError(f"no document is left for the {name} split: {_account(facts)}; {_MORE[name]}")
@@ -140,7 +142,7 @@ def _build(
         end_of_text=END_OF_TEXT,
         splits=indices,
     )
-    return {
+    facts = {
         "train_tokens": indices["train"].tokens,
         "held_out_tokens": indices["held_out"].tokens,
         "train_rows": indices["train"].rows,
@@ -150,6 +152,8 @@ def _build(
         **facts,
         "versions": {"python": platform.python_version(), "tokenizers": tokenizers.__version__},
     }
+    card.write(facts, judge.samples, directory)
+    return facts
 
 
 def _stretch(report: Reporter, begin: float, length: float) -> Callable[[float], None]:
@@ -233,6 +237,8 @@ def _read(
         "text_bytes": sum(spool.size_bytes for spool in splits.values()),
         "dropped": dict(judge.dropped),
         "masked": dict(judge.masked),
+        "languages": dict(judge.languages.most_common()),
+        "length_log2": {str(power): judge.length_log2[power] for power in sorted(judge.length_log2)},
         "bad_lines": bad_lines,
         "sources": described,
     }

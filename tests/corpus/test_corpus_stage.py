@@ -33,7 +33,7 @@ def run(tmp_path, path, *overrides, workspace="workspace", **options):
 
 
 def files(artifact):
-    return {file.name: file.read_bytes() for file in artifact.path.iterdir() if file.name != "manifest.json"}
+    return {file.name: file.read_bytes() for file in artifact.path.iterdir() if file.stem not in ("manifest", "card")}
 
 
 def documents_of(corpus, rows):
@@ -226,3 +226,33 @@ def test_evaluation_sets_stand_for_their_content(tmp_path):
     assert run(tmp_path, path, f"corpus.decontaminate=[{tmp_path / 'moved.jsonl'}]").cached
     (tmp_path / "moved.jsonl").write_text('{"a": "b"}\n')
     assert run(tmp_path, path, f"corpus.decontaminate=[{tmp_path / 'moved.jsonl'}]").digest != first.digest
+
+
+FRENCH = (
+    "Le port était calme quand les premiers bateaux sont revenus avec leurs filets, et personne sur la jetée n'avait vu"
+)
+
+
+def test_other_languages_are_left_out_and_the_card_tells(tmp_path):
+    texts = [PROSE.format(n=n, extra=f"And so on, {n} times.") for n in range(60)]
+    secret = "Téléphone 13812345678. <script>alert(1)</script> "
+    artifact = run(
+        tmp_path,
+        write(tmp_path / "a.jsonl", [*texts, secret + FRENCH, texts[0]]),
+        "corpus.languages=[en, zh]",
+        "corpus.mask=[phone]",
+        "corpus.sequence_length_tokens=16",
+    )
+    assert artifact.facts["languages"] == {"en": 61, "fr": 1}
+    assert artifact.facts["dropped"]["language"] == 1
+    assert sum(artifact.facts["length_log2"].values()) == 60
+    assert artifact.facts["length_log2"] == {"7": 60}
+    page, markdown = ((artifact.path / name).read_text() for name in ("card.html", "card.md"))
+    assert "60 documents kept of 62 read" in page
+    assert "60 documents kept of 62 read" in markdown
+    assert "Le port était calme" in page  # what was left out is shown,
+    assert "13812345678" not in page  # without personal data
+    assert "<script>" not in page
+    assert "| language | 1 |" in markdown
+    assert "| fr | 1 |" in markdown
+    assert "a.jsonl" in page
