@@ -70,6 +70,31 @@ class SourceConfig(_Section):
         return self
 
 
+RuleName = Literal[
+    "c4_line_punctuation", "c4_line_words", "c4_line_javascript", "c4_line_policy",
+    "c4_sentences", "c4_lorem_ipsum", "c4_curly_bracket",
+    "gopher_word_count", "gopher_word_length", "gopher_symbols", "gopher_bullets", "gopher_ellipses",
+    "gopher_alphabetic", "gopher_stop_words", "gopher_duplicate_lines", "gopher_duplicate_paragraphs",
+    "gopher_top_ngrams", "gopher_duplicate_ngrams",
+]  # fmt: skip
+"""Rules of `longcat.corpus.filters`."""
+PersonalData = Literal["email", "phone", "national_id", "address"]
+"""Kinds of `longcat.corpus.privacy`."""
+
+
+class NearDuplicateConfig(_Section):
+    """Near-duplicates by MinHash and locality-sensitive hashing: of several alike documents the first one stays."""
+
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    """Least estimated Jaccard similarity of two documents' shingles that makes the later one a duplicate."""
+    shingle_words: int = Field(default=5, ge=1)
+    """Words in a shingle; a Chinese, Japanese or Korean character counts as one."""
+    bands: int = Field(default=16, ge=1)
+    """Bands of the signature; documents that agree in one are compared. 16 of 8 rows find 95 % of pairs of similarity 0.8."""
+    rows: int = Field(default=8, ge=1)
+    """Minima in a band."""
+
+
 class CorpusConfig(_Section):
     """What is read, how it is cleaned and how it becomes token shards."""
 
@@ -81,6 +106,16 @@ class CorpusConfig(_Section):
     """Documents shorter than this after cleaning are dropped."""
     max_characters: int = Field(default=1_000_000, ge=1)
     """Documents longer than this after cleaning are dropped."""
+    filters: list[RuleName] = Field(default_factory=list)
+    """Rules that leave documents or lines out; `gopher` and `c4` stand for all of theirs. None by default: code fails them."""
+    mask: list[PersonalData] = Field(default_factory=list)
+    """Personal data that is replaced by what it is, such as `<email>`."""
+    languages: list[str] = Field(default_factory=list)
+    """Keep documents in these languages only, as ISO 639 codes (`en`, `zh`); none keeps and identifies nothing."""
+    near_duplicates: NearDuplicateConfig | None = None
+    """Leave out near-duplicates; none leaves out exact ones only."""
+    decontaminate: list[str] = Field(default_factory=list)
+    """Evaluation sets, as .jsonl files, whose 13-grams must not occur in training text; `data` stands for all in data/evaluation."""
     held_out_share: float = Field(default=0.02, gt=0, lt=0.5)
     """Share of documents, chosen by their content's hash, that is never trained on."""
     vocabulary_size: int = Field(default=4096, ge=259)
@@ -93,6 +128,20 @@ class CorpusConfig(_Section):
     """Sequences in one token shard."""
     workers: Annotated[int, RUNTIME] = Field(default=0, ge=0)
     """Threads that tokenise; 0 takes one a core."""
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _groups(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        names = list(get_args(RuleName))
+        return [
+            name
+            for asked in value
+            for name in (
+                [rule for rule in names if rule.startswith(f"{asked}_")] if asked in ("gopher", "c4") else [asked]
+            )
+        ]
 
     @field_validator("sources", mode="before")
     @classmethod

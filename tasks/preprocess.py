@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.states import State
 
 from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
 from longcat.corpus import stage
+from longcat.corpus.card import CARD_HTML, CARD_MARKDOWN
 from longcat.tracking import StageRun, Tracker
 from tasks.stage import run_stage, stage_task
 
@@ -18,9 +19,9 @@ def preprocess(config: PipelineConfig, workspace: Workspace, tracker: Tracker) -
 
     def publish(run: StageRun, tokens: Artifact) -> None:
         run.log_input(tokens, context="preprocessing")
-        run.log_artifact(tokens.path / "index.json")
-        facts = [{"fact": name, "value": str(value)} for name, value in tokens.facts.items()]
-        create_table_artifact(facts, key="corpus", description=f"tokens/{tokens.digest}")
+        for name in ("index.json", CARD_HTML, CARD_MARKDOWN):
+            run.log_artifact(tokens.path / name)
+        create_markdown_artifact((tokens.path / CARD_MARKDOWN).read_text(encoding="utf-8"), key="data-card")
 
     return run_stage(
         "preprocess",

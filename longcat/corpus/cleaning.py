@@ -7,7 +7,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-Reason = Literal["empty", "too_short", "too_long"]
+from longcat.config import RuleName
+
+Reason = Literal["empty", "too_short", "too_long", "language", "duplicate", "contaminated", "near_duplicate"] | RuleName
 
 # C0 and C1 without tab and the two newline characters, and DEL. U+0085 (a newline of EBCDIC) goes with them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,8 +20,10 @@ import numpy as np
 
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import CorpusConfig, PipelineConfig, identity
-from longcat.corpus.cleaning import Dropped, clean
-from longcat.corpus.deduplication import Deduplicator, content_hash, is_held_out, sample_key
+from longcat.corpus import card
+from longcat.corpus.decontamination import evaluation_files, pins
+from longcat.corpus.deduplication import content_hash, is_held_out, sample_key
+from longcat.corpus.judge import Judge
 from longcat.corpus.packing import PackedRows, Packer
 from longcat.corpus.readers import Unreadable
 from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, SplitIndex, token_dtype, write_index, write_shards
@@ -58,11 +60,12 @@ def preprocess(config: PipelineConfig, *, workspace: Workspace, report: Reporter
     """
     report(Progress("preprocess", 0, 100, "finding the corpus"))
     sources = [resolve(source) for source in config.corpus.sources]
+    evaluations = evaluation_files(config.corpus.decontaminate)
 
     def build(directory: Path) -> Mapping[str, Any]:
-        return _build(config.corpus, sources, directory, report)
+        return _build(config.corpus, sources, evaluations, directory, report)
 
-    artifact = workspace.materialize(tokens_recipe(config.corpus, sources), build)
+    artifact = workspace.materialize(tokens_recipe(config.corpus, sources, evaluations), build)
     rows = artifact.facts["train_rows"]
     if rows < config.training.batch_sequences:
         raise DataError(
@@ -74,15 +77,18 @@ def preprocess(config: PipelineConfig, *, workspace: Workspace, report: Reporter
     return artifact
 
 
-def tokens_recipe(corpus: CorpusConfig, sources: list[Source]) -> Recipe:
-    """What the shards follow from: the configuration, and the content of the sources instead of their place."""
+def tokens_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: list[Path]) -> Recipe:
+    """What the shards follow from: the configuration, and the content of sources and files instead of their place."""
     essence = identity(corpus)
+    essence["decontaminate"] = pins(evaluations)
     for described, source in zip(essence["sources"], sources, strict=True):
         described.update(source.pin)  # a moving `revision` becomes the commit it stands for now
     return Recipe(kind="tokens", version=STAGE_VERSION, identity=essence, sources=SOURCES)
 
 
-def _build(corpus: CorpusConfig, sources: list[Source], directory: Path, report: Reporter) -> dict[str, Any]:
+def _build(
+    corpus: CorpusConfig, sources: list[Source], evaluations: list[Path], directory: Path, report: Reporter
+) -> dict[str, Any]:
     # here and not at the top: reusing a finished artifact does not need the library
     import tokenizers
 
@@ -91,7 +97,8 @@ def _build(corpus: CorpusConfig, sources: list[Source], directory: Path, report:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".text-", dir=directory)))
         splits = {name: stack.enter_context(Spool(scratch / name)) for name in ("train", "held_out")}
-        facts = _read(corpus, sources, splits, report)
+        judge = Judge(corpus, evaluations)
+        facts = _read(corpus, sources, judge, splits, report)
         for name, spool in splits.items():
             if not len(spool):
                 raise DataError(f"no document is left for the {name} split: {_account(facts)}; {_MORE[name]}")
@@ -135,7 +142,7 @@ def _build(corpus: CorpusConfig, sources: list[Source], directory: Path, report:
         end_of_text=END_OF_TEXT,
         splits=indices,
     )
-    return {
+    facts = {
         "train_tokens": indices["train"].tokens,
         "held_out_tokens": indices["held_out"].tokens,
         "train_rows": indices["train"].rows,
@@ -145,6 +152,8 @@ def _build(corpus: CorpusConfig, sources: list[Source], directory: Path, report:
         **facts,
         "versions": {"python": platform.python_version(), "tokenizers": tokenizers.__version__},
     }
+    card.write(facts, judge.samples, directory)
+    return facts
 
 
 def _stretch(report: Reporter, begin: float, length: float) -> Callable[[float], None]:
@@ -164,7 +173,7 @@ _MORE = {
 
 def _account(facts: Mapping[str, Any]) -> str:
     """What became of everything that was read, for an error message."""
-    losses = {**facts["dropped"], "duplicate": facts["duplicates"], "unreadable": facts["bad_lines"]}
+    losses = {**facts["dropped"], "unreadable": facts["bad_lines"]}
     kept = facts["documents"]
     return f"of {kept + sum(losses.values())} documents read, {kept} were kept" + "".join(
         f", {count} {reason.replace('_', ' ')}" for reason, count in losses.items() if count
@@ -174,11 +183,11 @@ def _account(facts: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------------------------------------------- first pass
 
 
-def _read(corpus: CorpusConfig, sources: list[Source], splits: Splits, report: Reporter) -> dict[str, Any]:
+def _read(
+    corpus: CorpusConfig, sources: list[Source], judge: Judge, splits: Splits, report: Reporter
+) -> dict[str, Any]:
     """Fill the spools; returns the facts about what was read and what was left out."""
-    deduplicator = Deduplicator()
-    dropped: Counter[str] = Counter(empty=0, too_short=0, too_long=0)
-    duplicates = bad_lines = 0
+    bad_lines = 0
     described = []
     for number, (settings, source) in enumerate(zip(corpus.sources, sources, strict=True)):
         texts = bad = read_bytes = reported_bytes = 0
@@ -193,18 +202,12 @@ def _read(corpus: CorpusConfig, sources: list[Source], splits: Splits, report: R
                     )
                 continue
             texts += 1
-            text = clean(record, corpus.min_characters, corpus.max_characters)
-            if isinstance(text, Dropped):
-                dropped[text.reason] += 1
-            else:
+            read_bytes += len(record)
+            if text := judge.keep(record):
                 content = text.encode()
                 digest = content_hash(content)
-                if deduplicator.is_new(digest):
-                    split = "held_out" if is_held_out(digest, corpus.held_out_share) else "train"
-                    splits[split].append(content, sample_key(digest))
-                else:
-                    duplicates += 1
-                read_bytes += len(content)
+                split = "held_out" if is_held_out(digest, corpus.held_out_share) else "train"
+                splits[split].append(content, sample_key(digest))
             if read_bytes - reported_bytes >= _BATCH_BYTES:
                 reported_bytes = read_bytes
                 share = min(1.0, read_bytes / source.size_bytes) if source.size_bytes else 0.0
@@ -232,8 +235,10 @@ def _read(corpus: CorpusConfig, sources: list[Source], splits: Splits, report: R
     return {
         "documents": sum(map(len, splits.values())),
         "text_bytes": sum(spool.size_bytes for spool in splits.values()),
-        "duplicates": duplicates,
-        "dropped": dict(dropped),
+        "dropped": dict(judge.dropped),
+        "masked": dict(judge.masked),
+        "languages": dict(judge.languages.most_common()),
+        "length_log2": {str(power): judge.length_log2[power] for power in sorted(judge.length_log2)},
         "bad_lines": bad_lines,
         "sources": described,
     }

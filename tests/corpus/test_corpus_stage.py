@@ -33,7 +33,7 @@ def run(tmp_path, path, *overrides, workspace="workspace", **options):
 
 
 def files(artifact):
-    return {file.name: file.read_bytes() for file in artifact.path.iterdir() if file.name != "manifest.json"}
+    return {file.name: file.read_bytes() for file in artifact.path.iterdir() if file.stem not in ("manifest", "card")}
 
 
 def documents_of(corpus, rows):
@@ -89,8 +89,12 @@ def test_what_is_left_out_is_counted(tmp_path):
     path = write(tmp_path / "a.jsonl", texts, extra=['{"text": "cut', '{"other": 1}'])
     artifact = run(tmp_path, path, "corpus.max_bad_share=0.05", "corpus.max_characters=2000")
     facts = artifact.facts
-    assert facts["dropped"] == {"empty": 1, "too_short": 1, "too_long": 1}
-    assert facts["duplicates"] == 1  # "\r" at the end is another text: one more newline
+    assert facts["dropped"] == {
+        "empty": 1,
+        "too_short": 1,
+        "too_long": 1,
+        "duplicate": 1,
+    }  # "\r" at the end is another text: one more newline
     assert facts["bad_lines"] == 2
     assert facts["documents"] == len(TEXTS) + 1
     [source] = facts["sources"]
@@ -171,3 +175,84 @@ def test_documents_that_spell_special_tokens_do_not_end_there(tmp_path):
     rows = corpus.train.take(np.arange(len(corpus.train)))
     assert (rows[:, :-1] == corpus.end_of_text).sum() <= corpus.train.index.documents
     assert set(documents_of(corpus, corpus.train)) < set(texts)
+
+
+PROSE = "The harbour was quiet when boat {n} came back with its nets, and nobody on the pier had seen that the weather"
+PROSE += (
+    " had turned. A woman with scarf number {n} counted {n} baskets of herring while two boys argued about it. {extra}"
+)
+
+
+def test_rules_masks_and_duplicates_are_counted(tmp_path):
+    """One document for each reason; the rest comes through."""
+    words = [f"{chr(97 + i % 26)}{chr(97 + i // 26)}{chr(97 + i * 7 % 26)}ish" for i in range(600)]
+    texts = [PROSE.format(n=n, extra=" ".join(words[n * 15 : n * 15 + 15])) for n in range(40)]
+    question = "which of the thirteen words in this question is the one that should never be seen in training"
+    (tmp_path / "set.jsonl").write_text(json.dumps({"question": question}) + "\n")
+    bad = [
+        texts[3],
+        texts[4].replace("herring", "mackerel"),
+        texts[5][:200]
+        + question
+        + ", and the boats came back with all of their nets before the end of the day, he said.",
+        "Too few words to pass.",
+    ]
+    texts[7] += " Write to me@example.org or call 13812345678."
+    artifact = run(
+        tmp_path,
+        write(tmp_path / "a.jsonl", [*texts, *bad]),
+        "corpus.filters=[gopher_word_count]",
+        "corpus.mask=[email, phone]",
+        "corpus.near_duplicates={threshold: 0.7}",
+        f"corpus.decontaminate=[{tmp_path / 'set.jsonl'}]",
+        "corpus.sequence_length_tokens=16",
+    )
+    assert artifact.facts["documents"] == 40
+    assert artifact.facts["masked"] == {"email": 1, "phone": 1}
+    assert artifact.facts["dropped"] == {
+        "empty": 0, "too_short": 0, "too_long": 0,
+        "gopher_word_count": 1, "duplicate": 1, "contaminated": 1, "near_duplicate": 1,
+    }  # fmt: skip
+    corpus = TokenCorpus.open(artifact.path)
+    everything = documents_of(corpus, corpus.train) + documents_of(corpus, corpus.held_out)
+    assert not any("13812345678" in text for text in everything)
+
+
+def test_evaluation_sets_stand_for_their_content(tmp_path):
+    (tmp_path / "set.jsonl").write_text("{}\n")
+    path = write(tmp_path / "a.jsonl")
+    first = run(tmp_path, path, f"corpus.decontaminate=[{tmp_path / 'set.jsonl'}]")
+    (tmp_path / "set.jsonl").rename(tmp_path / "moved.jsonl")
+    assert run(tmp_path, path, f"corpus.decontaminate=[{tmp_path / 'moved.jsonl'}]").cached
+    (tmp_path / "moved.jsonl").write_text('{"a": "b"}\n')
+    assert run(tmp_path, path, f"corpus.decontaminate=[{tmp_path / 'moved.jsonl'}]").digest != first.digest
+
+
+FRENCH = (
+    "Le port était calme quand les premiers bateaux sont revenus avec leurs filets, et personne sur la jetée n'avait vu"
+)
+
+
+def test_other_languages_are_left_out_and_the_card_tells(tmp_path):
+    texts = [PROSE.format(n=n, extra=f"And so on, {n} times.") for n in range(60)]
+    secret = "Téléphone 13812345678. <script>alert(1)</script> "
+    artifact = run(
+        tmp_path,
+        write(tmp_path / "a.jsonl", [*texts, secret + FRENCH, texts[0]]),
+        "corpus.languages=[en, zh]",
+        "corpus.mask=[phone]",
+        "corpus.sequence_length_tokens=16",
+    )
+    assert artifact.facts["languages"] == {"en": 61, "fr": 1}
+    assert artifact.facts["dropped"]["language"] == 1
+    assert sum(artifact.facts["length_log2"].values()) == 60
+    assert artifact.facts["length_log2"] == {"7": 60}
+    page, markdown = ((artifact.path / name).read_text() for name in ("card.html", "card.md"))
+    assert "60 documents kept of 62 read" in page
+    assert "60 documents kept of 62 read" in markdown
+    assert "Le port était calme" in page  # what was left out is shown,
+    assert "13812345678" not in page  # without personal data
+    assert "<script>" not in page
+    assert "| language | 1 |" in markdown
+    assert "| fr | 1 |" in markdown
+    assert "a.jsonl" in page

@@ -1,0 +1,122 @@
+"""The data card: what a corpus was made from, what was left out and why, as a page and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from longcat.page import STYLE
+
+CARD_HTML, CARD_MARKDOWN = "card.html", "card.md"
+
+_ENVIRONMENT = Environment(autoescape=True)
+_ENVIRONMENT.filters["number"] = lambda value: f"{value:,}"
+_PAGE = _ENVIRONMENT.from_string(
+    """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Data card</title><style>{{ style|safe }}
+.bar { background: #2f6fde; height: .6rem; border-radius: .2rem; } h3 { font-size: .95rem; color: #55607a; margin: 1rem 0 .25rem; } td.wide { width: 45%; }
+blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1px solid #e1e5ec; border-radius: .35rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; font: .8rem/1.45 ui-monospace, monospace; }
+</style></head><body><main>
+<h1>Data card</h1>
+<p class="lead">{{ f.documents|number }} documents kept of {{ read|number }} read from {{ f.sources|length }} source{{ "s" if f.sources|length > 1 }}</p>
+<div class="cards">
+{% for value, label in cards %}<div class="card"><b>{{ value }}</b><span>{{ label }}</span></div>
+{% endfor %}</div>
+<h2>Sources</h2>
+<div class="scroll"><table><tr><th>name</th><th>licence</th><th class="n">documents read</th><th class="n">unreadable</th><th>pinned to</th></tr>
+{% for s in f.sources %}<tr><td>{{ s.name }}</td><td>{{ s.licence or "not stated" }}</td><td class="n">{{ s.documents|number }}</td><td class="n">{{ s.skipped|number }}</td><td>{{ (s.sha256 or s.revision)[:16] }}…</td></tr>
+{% endfor %}</table></div>
+<h2>Left out</h2>
+<div class="scroll"><table><tr><th>reason</th><th class="n">documents</th><th class="n">share</th><th></th></tr>
+{% for reason, count in f.dropped.items() %}<tr><td>{{ reason|replace("_", " ") }}</td><td class="n">{{ count|number }}</td><td class="n">{{ "%.1f %%"|format(100 * count / read) }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / most_dropped }}%"></div></td></tr>
+{% endfor %}</table></div>
+{% if f.masked %}<h2>Personal data replaced</h2>
+<div class="scroll"><table><tr><th>kind</th><th class="n">pieces</th></tr>
+{% for kind, count in f.masked.items() %}<tr><td>{{ kind|replace("_", " ") }}</td><td class="n">{{ count|number }}</td></tr>
+{% endfor %}</table></div>{% endif %}
+{% if f.languages %}<h2>Languages</h2>
+<div class="scroll"><table><tr><th>language</th><th class="n">documents</th><th></th></tr>
+{% for name, count in languages %}<tr><td>{{ name }}</td><td class="n">{{ count|number }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / languages[0][1] }}%"></div></td></tr>
+{% endfor %}</table></div>{% endif %}
+<h2>Length of what was kept</h2>
+<div class="scroll"><table><tr><th>characters</th><th class="n">documents</th><th></th></tr>
+{% for low, high, count in lengths %}<tr><td>{{ low|number }} to {{ high|number }}</td><td class="n">{{ count|number }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / longest }}%"></div></td></tr>
+{% endfor %}</table></div>
+{% if samples %}<h2>Samples of what was left out</h2>
+{% for reason, texts in samples.items() if texts %}<h3>{{ reason|replace("_", " ") }}</h3>
+{% for text in texts %}<blockquote>{{ text }}</blockquote>
+{% endfor %}{% endfor %}{% endif %}
+<footer>Personal data of the kinds that were asked for is replaced in these samples too. Shares are of all documents that could be read.</footer>
+</main></body></html>
+"""
+)
+
+
+def write(facts: Mapping[str, Any], samples: Mapping[str, list[str]], directory: Path) -> None:
+    """Write card.html and card.md.
+
+    Args:
+        facts: of a tokens artifact.
+        samples: beginnings of documents that were left out, by reason.
+        directory: of the artifact.
+    """
+    values = _values(facts)
+    page = _PAGE.render(f=facts, samples=samples, style=STYLE, **values)
+    (directory / CARD_HTML).write_text(page, encoding="utf-8")
+    (directory / CARD_MARKDOWN).write_text(_markdown(facts, values), encoding="utf-8")
+
+
+def _values(facts: Mapping[str, Any]) -> dict[str, Any]:
+    lengths = [(2 ** int(power), 2 ** (int(power) + 1) - 1, count) for power, count in facts["length_log2"].items()]
+    return {
+        "read": facts["documents"] + sum(facts["dropped"].values()),
+        "cards": [
+            (f"{facts['train_tokens'] / 1e6:,.2f} M", "training tokens"),
+            (f"{facts['held_out_tokens'] / 1e6:,.2f} M", "held-out tokens"),
+            (f"{facts['text_bytes'] / 1e6:,.1f} MB", "of text kept"),
+            (f"{facts['bytes_per_token']:.2f}", "bytes a token"),
+            (f"{facts['vocabulary_size']:,}", "tokens in the vocabulary"),
+        ],
+        "most_dropped": max([1, *facts["dropped"].values()]),
+        "languages": sorted(facts["languages"].items(), key=lambda item: -item[1])[:12],
+        "lengths": lengths,
+        "longest": max([1, *facts["length_log2"].values()]),
+    }
+
+
+def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    rows = [
+        "# Data card",
+        "",
+        f"{facts['documents']:,} documents kept of {values['read']:,} read.",
+        "",
+        "| figure | value |",
+        "| --- | ---: |",
+        *(f"| {label} | {value} |" for value, label in values["cards"]),
+        "",
+        "| source | licence | documents | unreadable | pinned to |",
+        "| --- | --- | ---: | ---: | --- |",
+        *(
+            f"| {source['name']} | {source['licence'] or 'not stated'} | {source['documents']:,} | {source['skipped']:,} "
+            f"| {source.get('sha256') or source.get('revision')} |"
+            for source in facts["sources"]
+        ),
+        "",
+        "| left out | documents |",
+        "| --- | ---: |",
+        *(f"| {reason.replace('_', ' ')} | {count:,} |" for reason, count in facts["dropped"].items()),
+    ]
+    for title, counts in (("personal data replaced", facts["masked"]), ("language", dict(values["languages"]))):
+        if counts:
+            rows += [
+                "",
+                f"| {title} | |",
+                "| --- | ---: |",
+                *(f"| {name} | {count:,} |" for name, count in counts.items()),
+            ]
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,230 @@
+"""Rules that leave documents, or lines of them, out: those of Gopher and C4, with their published thresholds.
+
+Gopher: Rae et al., arXiv 2112.11446, appendix A.1. C4: Raffel et al., arXiv 1910.10683, section 2.2. Both were made for
+English. Here every Chinese, Japanese or Korean character is a word of its own, and rules about the length of words and
+about English stop words are not asked of texts that consist mostly of such characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from longcat.config import RuleName
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+_WORDS = re.compile(f"[{_CJK}]|[^\\s{_CJK}]+")
+_IS_CJK = re.compile(f"[{_CJK}]")
+_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$|[\"'”’)])|[。！？]+")
+_LINE_END = (".", "!", "?", '"', "'", "”", "’", "。", "！", "？", "…")
+_BULLETS = ("•", "-", "*", "·", "‣", "◦", "●")
+_STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
+_POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+_TOP_NGRAM = {2: 0.20, 3: 0.18, 4: 0.16}
+_DUPLICATE_NGRAM = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and what several rules ask of it, worked out once."""
+
+    text: str
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Runs without white space, and single characters of Chinese, Japanese and Korean."""
+        return _WORDS.findall(self.text)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Lines that are not empty."""
+        return [line.strip() for line in self.text.split("\n") if line.strip()]
+
+    @cached_property
+    def mostly_cjk(self) -> bool:
+        """Whether more than half of the words are Chinese, Japanese or Korean characters."""
+        return 2 * sum(1 for word in self.words if _IS_CJK.match(word)) > len(self.words)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Characters of each word, int64."""
+        return np.fromiter(map(len, self.words), np.int64, len(self.words))
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """A random 64-bit number for each word, the same for the same word."""
+        known: dict[str, int] = {}
+        places = np.fromiter((known.setdefault(word, len(known)) for word in self.words), np.int64, len(self.words))
+        return np.random.default_rng(0).integers(0, 2**63, max(1, len(known)), np.uint64)[places]
+
+    def ngrams(self, n: int) -> np.ndarray:
+        """A hash of each run of n words, uint64."""
+        count = max(0, len(self.words) - n + 1)
+        hashed = np.zeros(count, np.uint64)
+        for offset in range(n):
+            hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + self.numbers[offset : offset + count]
+        return hashed
+
+
+def _word_count(document: Document) -> bool:
+    return not 50 <= len(document.words) <= 100_000
+
+
+def _word_length(document: Document) -> bool:
+    return not document.mostly_cjk and not 3 <= document.lengths.mean() <= 10
+
+
+def _symbols(document: Document) -> bool:
+    ellipses = document.text.count("...") + document.text.count("…")
+    return max(document.text.count("#"), ellipses) > 0.1 * len(document.words)
+
+
+def _bullets(document: Document) -> bool:
+    return sum(line.startswith(_BULLETS) for line in document.lines) > 0.9 * len(document.lines)
+
+
+def _ellipses(document: Document) -> bool:
+    return sum(line.endswith(("...", "…")) for line in document.lines) > 0.3 * len(document.lines)
+
+
+def _alphabetic(document: Document) -> bool:
+    return sum(any(map(str.isalpha, word)) for word in document.words) < 0.8 * len(document.words)
+
+
+def _stop_words(document: Document) -> bool:
+    if document.mostly_cjk:
+        return False
+    return len(_STOP_WORDS & {word.lower() for word in document.words}) < 2
+
+
+def _repeated(parts: list[str], by_count: float, by_characters: float) -> bool:
+    """Whether parts that came before are more than a share of all, by number or by characters."""
+    if not parts:
+        return False
+    again = Counter(parts)
+    more = {part: count - 1 for part, count in again.items() if count > 1}
+    characters = sum(len(part) * count for part, count in more.items())
+    return sum(more.values()) > by_count * len(parts) or characters > by_characters * sum(map(len, parts))
+
+
+def _duplicate_lines(document: Document) -> bool:
+    return _repeated(document.lines, 0.30, 0.20)
+
+
+def _duplicate_paragraphs(document: Document) -> bool:
+    return _repeated([part.strip() for part in re.split(r"\n\s*\n", document.text) if part.strip()], 0.30, 0.20)
+
+
+def _top_ngrams(document: Document) -> bool:
+    total = int(document.lengths.sum())
+    for n, share in _TOP_NGRAM.items():
+        hashed = document.ngrams(n)
+        if not len(hashed):
+            return False
+        _, first, counts = np.unique(hashed, return_index=True, return_counts=True)
+        best = int(counts.argmax())
+        length = int(document.lengths[first[best] : first[best] + n].sum())
+        if counts[best] > 1 and counts[best] * length > share * total:
+            return True
+    return False
+
+
+def _duplicate_ngrams(document: Document) -> bool:
+    """N-grams that came before, each of their characters counted once."""
+    total = int(document.lengths.sum())
+    for n, share in _DUPLICATE_NGRAM.items():
+        hashed = document.ngrams(n)
+        if not len(hashed):
+            return False
+        _, first, where = np.unique(hashed, return_index=True, return_inverse=True)
+        again = np.flatnonzero(first[where] != np.arange(len(hashed)))
+        edges = np.zeros(len(document.words) + 1, np.int64)
+        np.add.at(edges, again, 1)
+        np.add.at(edges, again + n, -1)
+        if int(document.lengths[edges[:-1].cumsum() > 0].sum()) > share * total:
+            return True
+    return False
+
+
+def _sentences(document: Document) -> bool:
+    return len(_SENTENCE_END.findall(document.text)) < 3
+
+
+def _lorem_ipsum(document: Document) -> bool:
+    return "lorem ipsum" in document.text.lower()
+
+
+def _curly_bracket(document: Document) -> bool:
+    return "{" in document.text
+
+
+def _keep_punctuated(line: str) -> bool:
+    return line.rstrip().endswith(_LINE_END)
+
+
+def _keep_long(line: str) -> bool:
+    return len(_WORDS.findall(line)) >= 5
+
+
+def _keep_not_javascript(line: str) -> bool:
+    return "javascript" not in line.lower()
+
+
+def _keep_not_policy(line: str) -> bool:
+    lower = line.lower()
+    return not any(phrase in lower for phrase in _POLICY)
+
+
+LINE_RULES: dict[RuleName, Callable[[str], bool]] = {
+    "c4_line_punctuation": _keep_punctuated,
+    "c4_line_words": _keep_long,
+    "c4_line_javascript": _keep_not_javascript,
+    "c4_line_policy": _keep_not_policy,
+}
+"""Lines that a rule does not keep are cut out before documents are judged."""
+
+DOCUMENT_RULES: dict[RuleName, Callable[[Document], bool]] = {
+    "c4_sentences": _sentences,
+    "c4_lorem_ipsum": _lorem_ipsum,
+    "c4_curly_bracket": _curly_bracket,
+    "gopher_word_count": _word_count,
+    "gopher_word_length": _word_length,
+    "gopher_symbols": _symbols,
+    "gopher_bullets": _bullets,
+    "gopher_ellipses": _ellipses,
+    "gopher_alphabetic": _alphabetic,
+    "gopher_stop_words": _stop_words,
+    "gopher_duplicate_lines": _duplicate_lines,
+    "gopher_duplicate_paragraphs": _duplicate_paragraphs,
+    "gopher_top_ngrams": _top_ngrams,
+    "gopher_duplicate_ngrams": _duplicate_ngrams,
+}
+"""Documents for which a rule is true are left out; the first one that is counts."""
+
+
+class Filter:
+    """Some of the rules, in their fixed order."""
+
+    def __init__(self, rules: list[RuleName]) -> None:
+        self.names = [name for name in DOCUMENT_RULES if name in rules]
+        """Of the rules that leave documents out."""
+        self._lines = [rule for name, rule in LINE_RULES.items() if name in rules]
+        self._documents = [(name, DOCUMENT_RULES[name]) for name in self.names]
+
+    def lines(self, text: str) -> str:
+        """The text without the lines that some rule does not keep; unchanged where no such rule is asked for."""
+        if not self._lines:
+            return text
+        return "\n".join(line for line in text.split("\n") if all(keeps(line) for keeps in self._lines))
+
+    def verdict(self, text: str) -> RuleName | None:
+        """The first rule that leaves a text out, or none."""
+        if not self._documents:
+            return None
+        document = Document(text)
+        return next((name for name, leaves_out in self._documents if leaves_out(document)), None)
