@@ -8,6 +8,9 @@ same rows at the same step.
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 
 from longcat.corpus.shards import TokenRows
@@ -45,6 +48,28 @@ class Loader:
     def epoch(self, step: int) -> float:
         """Passes over the rows that are complete before this step."""
         return step * self.batch_sequences / len(self.rows)
+
+
+class Prefetcher:
+    """Reads the batch of the next step while the one before is in work."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._coming: tuple[int, Future[np.ndarray]] | None = None
+        self.waited = 0.0
+        """Seconds that the last `batch` was waited for."""
+
+    def batch(self, step: int) -> np.ndarray:
+        """As `Loader.batch`; quick when steps come in order."""
+        began = time.perf_counter()
+        if self._coming is not None and self._coming[0] == step:
+            rows = self._coming[1].result()
+        else:  # the first one, or a jump
+            rows = self._loader.batch(step)
+        self.waited = time.perf_counter() - began
+        self._coming = step + 1, self._pool.submit(self._loader.batch, step + 1)
+        return rows
 
 
 def permute(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:

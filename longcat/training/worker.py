@@ -23,7 +23,7 @@ import torch.distributed as dist
 from longcat.accelerator import Accelerator, choose
 from longcat.artifact import disk_errors, write_json
 from longcat.benchmark.flops import parameters, training_flops_per_token
-from longcat.corpus.loader import Loader
+from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import LongcatError
 from longcat.parallel.mesh import ProcessMesh, join, leave
@@ -50,6 +50,7 @@ class Worker:
         self.loader = Loader(
             self.corpus.train, self.config.seed, training.batch_sequences, rank=mesh.rank, world=mesh.processes
         )
+        self.batches = Prefetcher(self.loader)
         self.auxiliary = active(self.config)
         self.batch_tokens = training.batch_sequences * self.corpus.sequence_length
         self.stop_asked = False
@@ -60,7 +61,7 @@ class Worker:
 
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
-        return self.trainer.step(step, self.loader.batch(step), self.stop_asked)
+        return self.trainer.step(step, self.batches.batch(step), self.stop_asked)
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write down its state."""
@@ -100,6 +101,7 @@ class Worker:
             "train/learning_rate": result.learning_rate,
             "train/skipped": float(result.skipped),
             "train/tokens": float((step + 1) * self.batch_tokens),
+            "perf/data_wait_seconds": self.batches.waited,
             "train/epoch": float(self.loader.epoch(step)),
             **load_figures(result.load, self.config.model),
         }

@@ -1,9 +1,11 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longcat.corpus.loader import Loader, permute
+from longcat.corpus.loader import Loader, Prefetcher, permute
 
 
 class Rows:
@@ -75,3 +77,31 @@ def test_epoch_counts_passes():
 def test_impossible_shares_are_refused(rows, batch, rank, world):
     with pytest.raises(ValueError, match=r"rows|batch_sequences"):
         Loader(Rows(rows), 0, batch, rank, world)
+
+
+class SlowRows(Rows):
+    def __init__(self, count, seconds):
+        super().__init__(count)
+        self.seconds, self.taken = seconds, []
+
+    def take(self, indices):
+        time.sleep(self.seconds)
+        self.taken.append(indices[0])
+        if len(self.taken) == 7:
+            raise OSError("disk gone")
+        return super().take(indices)
+
+
+def test_the_next_batch_is_read_ahead_and_the_order_stays():
+    rows = SlowRows(64, 0.1)
+    plain, ahead = Loader(Rows(64), 3, 4), Prefetcher(Loader(rows, 3, 4))
+    assert np.array_equal(ahead.batch(0), plain.batch(0))
+    assert ahead.waited >= 0.1
+    time.sleep(0.3)  # a step's work
+    assert np.array_equal(ahead.batch(1), plain.batch(1))
+    assert ahead.waited < 0.1
+    assert np.array_equal(ahead.batch(9), plain.batch(9))  # a jump
+    assert np.array_equal(ahead.batch(10), plain.batch(10))
+    with pytest.raises(OSError, match="disk gone"):  # where the batch is asked for
+        for step in range(11, 14):
+            ahead.batch(step)
