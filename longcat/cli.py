@@ -282,7 +282,7 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16 (default: as it is).")
     ] = None,
-    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file, and memory that is used.")] = 4.0,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file.")] = 4.0,
     routed_only: Annotated[
         bool, typer.Option("--routed-only", help="Routed experts only, as Meituan's folders; transformers wants more.")
     ] = False,
@@ -302,7 +302,7 @@ def export(
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face folder of a LongCat model.")],
     workspace: WorkspacePath = Path("workspace"),
-    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file, and memory that is used.")] = 4.0,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file.")] = 4.0,
 ) -> None:
     """Make a checkpoint of somebody's Hugging Face folder; prints where it is."""
     from longcat.artifact import Workspace

@@ -42,7 +42,7 @@ def export(
         dtype: `float32`, `bfloat16` or `float16`; as it is when none.
         routed_only: leave out the matrices of zero-computation experts, which transformers' loader asks for but nothing
             uses; Meituan's folders have none.
-        shard_bytes: size of a file, and memory that is used.
+        shard_bytes: size of a file.
 
     Raises:
         ConfigError: `dtype` is unknown, or the model has no Hugging Face form.

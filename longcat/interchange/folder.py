@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from longcat.model.transformer import LongcatModel
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 * 10**9
-"""Size of a written file, unless a single tensor is larger; as much is in memory at once."""
+"""Size of a written file, unless a single tensor is larger."""
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class Folder:
@@ -133,7 +134,7 @@ def write_huggingface(
     extra: Iterable[Part] = (),
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write `config.json` and the weights, with no more than one shard in memory.
+    """Write `config.json` and the weights, with no more than one tensor in memory.
 
     Args:
         directory: is made.
@@ -143,8 +144,6 @@ def write_huggingface(
         extra: tensors besides those of `layout`.
         shard_bytes: size of a file.
     """
-    from safetensors.torch import save_file
-
     directory.mkdir(parents=True, exist_ok=True)
     shards: list[list[Part]] = [[]]
     total, filled = 0, 0
@@ -158,19 +157,36 @@ def write_huggingface(
     files: dict[str, str] = {}
     for number, parts in enumerate(shards, 1):
         name = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {part.name: _tensor(part, read, _stored_as(part, dtype)) for part in parts}
-        save_file(tensors, directory / name, metadata={"format": "pt"})
-        files |= dict.fromkeys(tensors, name)
+        _write_shard(directory / name, parts, read, dtype)
+        files |= dict.fromkeys((part.name for part in parts), name)
     if len(shards) > 1:
         write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
     write_json(directory / CONFIG, to_config_json(config, str(dtype).removeprefix("torch.")))
 
 
+def _write_shard(path: Path, parts: list[Part], read: Callable[[Part], Tensor], dtype: torch.dtype) -> None:
+    """Write a safetensors file tensor after tensor: the library wants all of them at once, and copies them.
+
+    Eight bytes with the length of the header, the header in JSON with each tensor's place, the tensors.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for part in parts:
+        stored = _stored_as(part, dtype)
+        begin, end = end, end + math.prod(part.shape) * stored.itemsize
+        header[part.name] = {"dtype": _DTYPES[stored], "shape": part.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for part in parts:
+            _write_tensor(stream, part, read, _stored_as(part, dtype))
+
+
+def _write_tensor(stream: BinaryIO, part: Part, read: Callable[[Part], Tensor], stored: torch.dtype) -> None:
+    tensor = torch.zeros(part.shape) if part.parameter is None else read(part)
+    stream.write(tensor.to(stored).contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
 def _stored_as(part: Part, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if part.name.endswith("e_score_correction_bias") else dtype
-
-
-def _tensor(part: Part, read: Callable[[Part], Tensor], dtype: torch.dtype) -> Tensor:
-    if part.parameter is None:
-        return torch.zeros(part.shape, dtype=dtype)
-    return read(part).to(dtype, copy=True).contiguous()  # a copy: safetensors refuses tensors that share memory
