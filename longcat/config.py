@@ -49,6 +49,12 @@ class SourceConfig(_Section):
     """The field that holds the text in .jsonl, .parquet and hub data sets."""
     max_documents: int | None = Field(default=None, ge=1)
     """Stop reading this source after so many documents."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Train on no more tokens of this source, documents chosen by the hash of their content."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of this source in the training tokens, against the weights of the others; with none, sources keep their sizes."""
+    tokenizer_weight: float | None = Field(default=None, gt=0)
+    """The same for the bytes that the tokenizer is trained on."""
 
     @model_validator(mode="before")
     @classmethod
@@ -95,6 +101,24 @@ class NearDuplicateConfig(_Section):
     """Minima in a band."""
 
 
+class QualityConfig(_Section):
+    """A score that documents need: the hook for a classifier of one's own."""
+
+    function: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    """`package.module:name` of a function from text to a number. The module's source is part of the artifact's identity."""
+    minimum: float
+    """Documents that score less are left out."""
+
+
+class LongDocumentsConfig(_Section):
+    """Another mixture for a stage of long sequences: more of what is long."""
+
+    min_tokens: int = Field(ge=2)
+    """Documents of at least so many tokens are long."""
+    share: float = Field(gt=0, lt=1)
+    """Their share in the training tokens."""
+
+
 class CorpusConfig(_Section):
     """What is read, how it is cleaned and how it becomes token shards."""
 
@@ -102,6 +126,10 @@ class CorpusConfig(_Section):
     """Where the text comes from, read in this order. A single string is accepted for a single source."""
     max_bad_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of unreadable lines (broken JSON, missing field, invalid UTF-8) that is skipped and counted before the stage stops."""
+    encodings: list[str] = Field(default_factory=lambda: ["utf-8"], min_length=1)
+    """Tried in this order on text that comes as bytes, for example `[utf-8, gb18030]`."""
+    repair_encoding: bool = False
+    """Mend text that was once decoded wrongly (â€™ for ’), by ftfy."""
     min_characters: int = Field(default=200, ge=0)
     """Documents shorter than this after cleaning are dropped."""
     max_characters: int = Field(default=1_000_000, ge=1)
@@ -112,22 +140,44 @@ class CorpusConfig(_Section):
     """Personal data that is replaced by what it is, such as `<email>`."""
     languages: list[str] = Field(default_factory=list)
     """Keep documents in these languages only, as ISO 639 codes (`en`, `zh`); none keeps and identifies nothing."""
+    quality: QualityConfig | None = None
+    """Leave out documents with a low score of a function of one's own."""
     near_duplicates: NearDuplicateConfig | None = None
     """Leave out near-duplicates; none leaves out exact ones only."""
+    repeated_paragraph_characters: int | None = Field(default=None, ge=1)
+    """Cut out paragraphs of at least so many characters that an earlier document has too; none cuts nothing."""
     decontaminate: list[str] = Field(default_factory=list)
     """Evaluation sets, as .jsonl files, whose 13-grams must not occur in training text; `data` stands for all in data/evaluation."""
     held_out_share: float = Field(default=0.02, gt=0, lt=0.5)
     """Share of documents, chosen by their content's hash, that is never trained on."""
+    tokenizer: Annotated[str | None, RUNTIME] = None
+    """A tokenizer.json to use instead of training one; its content's hash stands in for it."""
+    end_of_text: str = "</longcat_s>"
+    """The special token of `tokenizer` that follows every document."""
     vocabulary_size: int = Field(default=4096, ge=259)
-    """Tokens of the byte-level BPE, special tokens included."""
+    """Tokens of the byte-level BPE, special tokens included; at least those of `tokenizer`, if there is one."""
     tokenizer_sample_bytes: int = Field(default=20_000_000, ge=1)
     """At most so much training text is used to train the tokenizer."""
+    block_bytes: int = Field(default=16_000_000, ge=1)
+    """Input that is worked on, saved and, after an interruption, repeated as one piece. A compressed file is always one."""
     sequence_length_tokens: int = Field(default=512, ge=8)
     """Tokens the model sees in one sequence."""
     shard_sequences: int = Field(default=8192, ge=1)
-    """Sequences in one token shard."""
+    """Sequences in one token shard, at most."""
+    max_padding: float = Field(default=0.005, ge=0, lt=1)
+    """Share of padding above which documents are cut to fill rows, if they do not fill them otherwise."""
+    mixture_tokens: int | None = Field(default=None, ge=1)
+    """Training tokens to mix; with none, as many as the weights allow without repeating a document."""
+    max_repeats: float = Field(default=4.0, ge=1)
+    """Times that a document may be repeated to reach `mixture_tokens` (arXiv 2305.16264: up to 4 are nearly as good as new)."""
+    long_documents: LongDocumentsConfig | None = None
+    """More of the long documents, for a stage of long sequences; none keeps them as they come."""
+    runner: Annotated[Literal["processes", "dask", "ray"], RUNTIME] = "processes"
+    """Where the work is done: processes of this machine, or a cluster of Dask or Ray that sees the same files."""
+    cluster: Annotated[str | None, RUNTIME] = None
+    """Address of the Dask scheduler or the Ray head; none starts one on this machine."""
     workers: Annotated[int, RUNTIME] = Field(default=0, ge=0)
-    """Threads that tokenise; 0 takes one a core."""
+    """Processes that work at once; 0 takes one a core."""
 
     @field_validator("filters", mode="before")
     @classmethod

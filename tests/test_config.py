@@ -40,7 +40,8 @@ def digest_of(stage, *arguments, workspace):
 def corpus_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     for number in range(40):
-        (folder / f"{number}.txt").write_text(f"Text {number}. " + "some words that make up a document " * 30)
+        words = " ".join(f"some words {i * number % 97}" for i in range(60 + 4 * number))
+        (folder / f"{number}.txt").write_text(f"Text {number}. {words}")
     return folder
 
 
@@ -51,6 +52,8 @@ def base(corpus_file):
             f"corpus.sources={corpus_file}",
             "training.processes=2",
             "corpus.near_duplicates={threshold: 1.0}",
+            "corpus.quality={function: 'builtins:len', minimum: 1}",
+            "corpus.long_documents={min_tokens: 500, share: 0.5}",
             "model.ngram={vocab_size_ratio: 3.5, neighbor_num: 3, split_num: 2}",
             "model.sparse_attention={index_topk: 64, index_head_dim: 16, index_init_tokens: 2, index_local_tokens: 8}",
             "model.rope_scaling={factor: 4.0, original_max_position_embeddings: 64}",
@@ -99,6 +102,21 @@ FIELDS = {
     "corpus.tokenizer_sample_bytes": (1000, ALL),
     "corpus.sequence_length_tokens": (32, ALL),
     "corpus.shard_sequences": (7, ALL),
+    "corpus.encodings": (["utf-8", "gb18030"], ALL),
+    "corpus.repair_encoding": (True, ALL),
+    "corpus.quality.function": ("math:log10", ALL),
+    "corpus.quality.minimum": (2.0, ALL),
+    "corpus.repeated_paragraph_characters": (50, ALL),
+    "corpus.tokenizer": (__file__, ALL),  # only its content is asked for here
+    "corpus.end_of_text": ("<eos>", ALL),
+    "corpus.block_bytes": (1000, ALL),
+    "corpus.max_padding": (0.1, ALL),
+    "corpus.mixture_tokens": (100, ALL),
+    "corpus.max_repeats": (2.0, ALL),
+    "corpus.long_documents.min_tokens": (9, ALL),
+    "corpus.long_documents.share": (0.3, ALL),
+    "corpus.runner": ("dask", set()),
+    "corpus.cluster": ("tcp://somewhere:1", set()),
     "corpus.workers": (3, set()),
     "model.vocab_size": (600, {"checkpoint"}),
     "model.hidden_size": (32, {"checkpoint"}),
@@ -197,6 +215,9 @@ SOURCE_FIELDS = {
     "revision": ("x", True),
     "text_field": ("x", True),
     "max_documents": (30, True),
+    "max_tokens": (3000, True),
+    "weight": (2.0, True),
+    "tokenizer_weight": (2.0, True),
 }
 
 

@@ -9,7 +9,14 @@ from typing import Literal
 
 from longcat.config import RuleName
 
-Reason = Literal["empty", "too_short", "too_long", "language", "duplicate", "contaminated", "near_duplicate"] | RuleName
+Reason = (
+    Literal[
+        "empty", "too_short", "too_long", "language", "quality",
+        "contaminated", "duplicate", "near_duplicate", "repeated_paragraphs",
+    ]
+    | RuleName
+)  # fmt: skip
+"""Why a document is left out."""
 
 # C0 and C1 without tab and the two newline characters, and DEL. U+0085 (a newline of EBCDIC) goes with them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -40,3 +47,10 @@ def clean(text: str, min_characters: int, max_characters: int) -> str | Dropped:
     if len(text) < min_characters:
         return Dropped("too_short")
     return text if len(text) <= max_characters else Dropped("too_long")
+
+
+def repair(text: str) -> str:
+    """Undo a wrong decoding (ftfy's `fix_encoding`), where the text shows signs of one."""
+    import ftfy
+
+    return ftfy.fix_encoding(text)

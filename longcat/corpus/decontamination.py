@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from longcat.artifact import ROOT, sha256_file
-from longcat.corpus.near_duplicates import shingles
+from longcat.corpus.words import Words
 from longcat.errors import DataError
 
 WORDS = 13
@@ -35,23 +37,27 @@ def pins(files: list[Path]) -> list[str]:
     return [sha256_file(path) for path in files]
 
 
-class Decontamination:
-    """Knows every run of 13 words in some evaluation sets; shorter texts have none and are never found."""
+def known_runs(files: list[Path]) -> np.ndarray:
+    """Hashes of every run of 13 words in some evaluation sets, sorted uint64; shorter texts have none.
 
-    def __init__(self, files: list[Path]) -> None:
-        self._known: set[str] = set()
-        for path in files:
-            for text in _texts(path):
-                self._known.update(run for run in shingles(text, WORDS) if run.count(" ") == WORDS - 1)
+    Raises:
+        DataError: a line is no JSON.
+    """
+    runs = [Words.of(text).runs(WORDS) for path in files for text in _texts(path)]
+    return np.unique(np.concatenate([np.empty(0, np.uint64), *runs]))
 
-    def contains(self, text: str) -> bool:
-        """Whether a text has one of the runs."""
-        return not self._known.isdisjoint(shingles(text, WORDS)) if self._known else False
+
+def is_contaminated(words: Words, known: np.ndarray) -> bool:
+    """Whether a text has one of the runs that `known_runs` found."""
+    if not len(known):
+        return False
+    runs = words.runs(WORDS)
+    return bool((known[np.searchsorted(known, runs).clip(max=len(known) - 1)] == runs).any())
 
 
 def _texts(path: Path) -> Iterator[str]:
     """Every string in the objects of a .jsonl file."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -11,19 +11,19 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
 from longcat.config import RuleName
+from longcat.corpus.words import CJK_RANGES, Words
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
-_WORDS = re.compile(f"[{_CJK}]|[^\\s{_CJK}]+")
-_IS_CJK = re.compile(f"[{_CJK}]")
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$|[\"'”’)])|[。！？]+")
+_CJK = "".join(f"{chr(first)}-{chr(last)}" for first, last in CJK_RANGES)
+_LINE_WORDS = re.compile(f"[{_CJK}]|[^\\s{_CJK}]+")  # of a line this is quicker than `Words`
 _LINE_END = (".", "!", "?", '"', "'", "”", "’", "。", "！", "？", "…")
 _BULLETS = ("•", "-", "*", "·", "‣", "◦", "●")
-_STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
+_STOP_WORDS = "the be to of and that have with"
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _TOP_NGRAM = {2: 0.20, 3: 0.18, 4: 0.16}
 _DUPLICATE_NGRAM = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
@@ -36,9 +36,9 @@ class Document:
     text: str
 
     @cached_property
-    def words(self) -> list[str]:
-        """Runs without white space, and single characters of Chinese, Japanese and Korean."""
-        return _WORDS.findall(self.text)
+    def words(self) -> Words:
+        """The words of the text."""
+        return Words.of(self.text)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -48,27 +48,7 @@ class Document:
     @cached_property
     def mostly_cjk(self) -> bool:
         """Whether more than half of the words are Chinese, Japanese or Korean characters."""
-        return 2 * sum(1 for word in self.words if _IS_CJK.match(word)) > len(self.words)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Characters of each word, int64."""
-        return np.fromiter(map(len, self.words), np.int64, len(self.words))
-
-    @cached_property
-    def numbers(self) -> np.ndarray:
-        """A random 64-bit number for each word, the same for the same word."""
-        known: dict[str, int] = {}
-        places = np.fromiter((known.setdefault(word, len(known)) for word in self.words), np.int64, len(self.words))
-        return np.random.default_rng(0).integers(0, 2**63, max(1, len(known)), np.uint64)[places]
-
-    def ngrams(self, n: int) -> np.ndarray:
-        """A hash of each run of n words, uint64."""
-        count = max(0, len(self.words) - n + 1)
-        hashed = np.zeros(count, np.uint64)
-        for offset in range(n):
-            hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + self.numbers[offset : offset + count]
-        return hashed
+        return 2 * int(self.words.is_cjk.sum()) > len(self.words)
 
 
 def _word_count(document: Document) -> bool:
@@ -76,7 +56,7 @@ def _word_count(document: Document) -> bool:
 
 
 def _word_length(document: Document) -> bool:
-    return not document.mostly_cjk and not 3 <= document.lengths.mean() <= 10
+    return not document.mostly_cjk and not 3 <= document.words.lengths.mean() <= 10
 
 
 def _symbols(document: Document) -> bool:
@@ -93,13 +73,18 @@ def _ellipses(document: Document) -> bool:
 
 
 def _alphabetic(document: Document) -> bool:
-    return sum(any(map(str.isalpha, word)) for word in document.words) < 0.8 * len(document.words)
+    return int(document.words.is_alphabetic.sum()) < 0.8 * len(document.words)
+
+
+@cache
+def _stop_words_hashed() -> np.ndarray:
+    return Words.of(_STOP_WORDS).hashes
 
 
 def _stop_words(document: Document) -> bool:
     if document.mostly_cjk:
         return False
-    return len(_STOP_WORDS & {word.lower() for word in document.words}) < 2
+    return int(np.isin(_stop_words_hashed(), document.words.hashes).sum()) < 2
 
 
 def _repeated(parts: list[str], by_count: float, by_characters: float) -> bool:
@@ -121,14 +106,14 @@ def _duplicate_paragraphs(document: Document) -> bool:
 
 
 def _top_ngrams(document: Document) -> bool:
-    total = int(document.lengths.sum())
+    total = int(document.words.lengths.sum())
     for n, share in _TOP_NGRAM.items():
-        hashed = document.ngrams(n)
+        hashed = document.words.runs(n)
         if not len(hashed):
             return False
         _, first, counts = np.unique(hashed, return_index=True, return_counts=True)
         best = int(counts.argmax())
-        length = int(document.lengths[first[best] : first[best] + n].sum())
+        length = int(document.words.lengths[first[best] : first[best] + n].sum())
         if counts[best] > 1 and counts[best] * length > share * total:
             return True
     return False
@@ -136,9 +121,9 @@ def _top_ngrams(document: Document) -> bool:
 
 def _duplicate_ngrams(document: Document) -> bool:
     """N-grams that came before, each of their characters counted once."""
-    total = int(document.lengths.sum())
+    total = int(document.words.lengths.sum())
     for n, share in _DUPLICATE_NGRAM.items():
-        hashed = document.ngrams(n)
+        hashed = document.words.runs(n)
         if not len(hashed):
             return False
         _, first, where = np.unique(hashed, return_index=True, return_inverse=True)
@@ -146,7 +131,7 @@ def _duplicate_ngrams(document: Document) -> bool:
         edges = np.zeros(len(document.words) + 1, np.int64)
         np.add.at(edges, again, 1)
         np.add.at(edges, again + n, -1)
-        if int(document.lengths[edges[:-1].cumsum() > 0].sum()) > share * total:
+        if int(document.words.lengths[edges[:-1].cumsum() > 0].sum()) > share * total:
             return True
     return False
 
@@ -168,7 +153,7 @@ def _keep_punctuated(line: str) -> bool:
 
 
 def _keep_long(line: str) -> bool:
-    return len(_WORDS.findall(line)) >= 5
+    return len(_LINE_WORDS.findall(line)) >= 5
 
 
 def _keep_not_javascript(line: str) -> bool:
@@ -222,9 +207,6 @@ class Filter:
             return text
         return "\n".join(line for line in text.split("\n") if all(keeps(line) for keeps in self._lines))
 
-    def verdict(self, text: str) -> RuleName | None:
-        """The first rule that leaves a text out, or none."""
-        if not self._documents:
-            return None
-        document = Document(text)
+    def verdict(self, document: Document) -> RuleName | None:
+        """The first rule that leaves a document out, or none."""
         return next((name for name, leaves_out in self._documents if leaves_out(document)), None)

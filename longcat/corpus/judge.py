@@ -1,84 +1,119 @@
-"""One document after another: cleaned, or left out for a reason that is counted."""
+"""One document after another: cleaned, or left out for a reason that can be seen from the document alone."""
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from longcat.config import CorpusConfig
-from longcat.corpus.cleaning import Dropped, clean
-from longcat.corpus.decontamination import Decontamination
-from longcat.corpus.deduplication import Deduplicator, content_hash
-from longcat.corpus.filters import Filter
+from longcat.corpus.cleaning import Dropped, clean, repair
+from longcat.corpus.decontamination import is_contaminated
+from longcat.corpus.filters import Document, Filter
 from longcat.corpus.language import language
-from longcat.corpus.near_duplicates import NearDuplicates
 from longcat.corpus.privacy import mask
+from longcat.errors import ConfigError
 
 SAMPLES, SAMPLE_CHARACTERS = 3, 300
 
 
-class Judge:
-    """Cheap questions come first; each document is counted under the first reason that leaves it out.
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one document."""
 
-    Normalising, cutting of lines, length, language, rules, masking, exact duplicates, decontamination, near-duplicates.
+    document: Document | Dropped
+    language: str | None = None
+    """Where languages are asked for and it came to that question."""
+    masked: Counter[str] | None = None
+    """Pieces of personal data replaced, by kind."""
+
+
+class Judge:
+    """Cheap questions come first; a document is counted under the first reason that leaves it out.
+
+    Encoding, normal form, lines, length, language, personal data, rules, quality, contamination.
     """
 
-    def __init__(self, corpus: CorpusConfig, evaluations: list[Path]) -> None:
+    def __init__(self, corpus: CorpusConfig, known: np.ndarray) -> None:
+        """`known` are the hashes of `decontamination.known_runs`.
+
+        Raises:
+            ConfigError: there is no function as `corpus.quality` names it.
+        """
         self._corpus = corpus
         self._filter = Filter(corpus.filters)
-        self._exact = Deduplicator()
-        self._evaluations = Decontamination(evaluations)
-        self._near = None if corpus.near_duplicates is None else NearDuplicates(corpus.near_duplicates)
-        asked: list[str] = ["empty", "too_short", "too_long"]
-        asked += ["language"] if corpus.languages else []
-        asked += [*self._filter.names, "duplicate"]
-        asked += ["contaminated"] if evaluations else []
-        asked += ["near_duplicate"] if self._near else []
-        self.dropped = Counter(dict.fromkeys(asked, 0))
-        """Documents left out, by reason."""
-        self.masked: Counter[str] = Counter(dict.fromkeys(corpus.mask, 0))
-        """Pieces of personal data replaced, by kind."""
-        self.languages: Counter[str] = Counter()
-        """Documents by language, where languages are asked for."""
-        self.length_log2: Counter[int] = Counter()
-        """Documents kept, by the power of two below their number of characters."""
-        self.samples: dict[str, list[str]] = {reason: [] for reason in asked}
-        """Beginnings of the first documents left out, by reason."""
+        self._known = known
+        self._quality = None if corpus.quality is None else quality_function(corpus.quality.function)
 
-    def keep(self, text: str) -> str | None:
-        """The cleaned document, or none if it is left out."""
-        cleaned = self._judged(text)
+    def verdict(self, text: str) -> Verdict:
+        """Clean and judge a document."""
+        corpus = self._corpus
+        cleaned = self._clean(text)
         if isinstance(cleaned, Dropped):
-            self.dropped[cleaned.reason] += 1
-            if len(self.samples[cleaned.reason]) < SAMPLES and text.strip():
-                beginning = text[:SAMPLE_CHARACTERS]
-                self.samples[cleaned.reason].append(mask(beginning, self._corpus.mask, Counter()))
-            return None
-        self.length_log2[len(cleaned).bit_length() - 1] += 1
-        return cleaned
+            return Verdict(cleaned)
+        spoken = language(cleaned) if corpus.languages else None
+        if spoken is not None and spoken not in corpus.languages:
+            return Verdict(Dropped("language"), spoken)
+        masked: Counter[str] = Counter()
+        document = Document(mask(cleaned, corpus.mask, masked) if corpus.mask else cleaned)
+        if rule := self._filter.verdict(document):
+            return Verdict(Dropped(rule), spoken)
+        if self._quality and corpus.quality and float(self._quality(document.text)) < corpus.quality.minimum:
+            return Verdict(Dropped("quality"), spoken)
+        if len(self._known) and is_contaminated(document.words, self._known):
+            return Verdict(Dropped("contaminated"), spoken)
+        return Verdict(document, spoken, masked)
 
-    def _judged(self, text: str) -> str | Dropped:
-        cleaned = clean(text, self._corpus.min_characters, self._corpus.max_characters)
+    def sample(self, text: str) -> str:
+        """The beginning of a document that was left out, without the personal data that is masked elsewhere."""
+        return mask(text[:SAMPLE_CHARACTERS], self._corpus.mask, Counter())
+
+    def _clean(self, text: str) -> str | Dropped:
+        corpus = self._corpus
+        if corpus.repair_encoding:
+            text = repair(text)
+        cleaned = clean(text, corpus.min_characters, corpus.max_characters)
         if isinstance(cleaned, Dropped):
             return cleaned
         cut = self._filter.lines(cleaned)
-        if cut is not cleaned:
-            cleaned = clean(cut, self._corpus.min_characters, self._corpus.max_characters)
-            if isinstance(cleaned, Dropped):
-                return cleaned
-        if self._corpus.languages:
-            spoken = language(cleaned)
-            self.languages[spoken] += 1
-            if spoken not in self._corpus.languages:
-                return Dropped("language")
-        if rule := self._filter.verdict(cleaned):
-            return Dropped(rule)
-        if self._corpus.mask:
-            cleaned = mask(cleaned, self._corpus.mask, self.masked)
-        if not self._exact.is_new(content_hash(cleaned.encode())):
-            return Dropped("duplicate")
-        if self._evaluations.contains(cleaned):
-            return Dropped("contaminated")
-        if self._near is not None and not self._near.is_new(cleaned):
-            return Dropped("near_duplicate")
-        return cleaned
+        return cleaned if cut is cleaned else clean(cut, corpus.min_characters, corpus.max_characters)
+
+
+def reasons(corpus: CorpusConfig) -> list[str]:
+    """Why documents may be left out under this configuration, in the order of the questions."""
+    names = ["empty", "too_short", "too_long"]
+    names += ["language"] if corpus.languages else []
+    names += Filter(corpus.filters).names
+    names += ["quality"] if corpus.quality else []
+    names += ["contaminated"] if corpus.decontaminate else []
+    names += ["duplicate"]
+    names += ["near_duplicate"] if corpus.near_duplicates else []
+    return names + (["repeated_paragraphs"] if corpus.repeated_paragraph_characters else [])
+
+
+def quality_function(name: str) -> Callable[[str], float]:
+    """The function `package.module:name`.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    try:
+        function = pkgutil.resolve_name(name)
+    except Exception as error:  # importing runs other people's code
+        raise ConfigError(f"corpus.quality.function={name} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ConfigError(f"corpus.quality.function={name} is no function")
+    return function
+
+
+def quality_source(name: str) -> Path | None:
+    """The file that the function is defined in; none for one written in C."""
+    try:
+        return Path(str(inspect.getsourcefile(inspect.unwrap(quality_function(name)))))
+    except TypeError:
+        return None

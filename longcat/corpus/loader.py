@@ -13,7 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from longcat.corpus.shards import TokenRows
+from longcat.corpus.shards import Batch, TokenRows
+from longcat.corpus.words import mix
 
 _ROUNDS = 6
 
@@ -31,8 +32,8 @@ class Loader:
         self.batch_sequences = batch_sequences
         self.share = range(rank * batch_sequences // world, (rank + 1) * batch_sequences // world)
 
-    def batch(self, step: int) -> np.ndarray:
-        """This process' rows of a step, int64 `[batch_sequences / world, sequence_length + 1]`."""
+    def batch(self, step: int) -> Batch:
+        """This process' rows of a step, `[batch_sequences / world, sequence_length]`."""
         return self.rows.take(self.indices(step))
 
     def indices(self, step: int) -> np.ndarray:
@@ -56,11 +57,11 @@ class Prefetcher:
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._coming: tuple[int, Future[np.ndarray]] | None = None
+        self._coming: tuple[int, Future[Batch]] | None = None
         self.waited = 0.0
         """Seconds that the last `batch` was waited for."""
 
-    def batch(self, step: int) -> np.ndarray:
+    def batch(self, step: int) -> Batch:
         """As `Loader.batch`; quick when steps come in order."""
         began = time.perf_counter()
         if self._coming is not None and self._coming[0] == step:
@@ -88,12 +89,5 @@ def _feistel(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
     mask = np.uint64((1 << half) - 1)
     left, right = values >> np.uint64(half), values & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right + key) & mask)
+        left, right = right, left ^ (mix(right + key) & mask)
     return (left << np.uint64(half)) | right
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64: every input bit moves every output bit (arithmetic is modulo 2^64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -1,45 +1,61 @@
-"""Near-duplicates by MinHash signatures and locality-sensitive hashing, with the Rust library rensa.
+"""Near-duplicates by MinHash signatures and locality-sensitive hashing.
 
 Broder, "On the resemblance and containment of documents" (1997); Leskovec, Rajaraman and Ullman, "Mining of Massive
-Datasets", chapter 3.
+Datasets", chapter 3. The signatures are rensa's (Rust); the search is a sort for each band, so that it needs no index in
+memory.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from longcat.config import NearDuplicateConfig
-from longcat.corpus.filters import Document
+from longcat.corpus.words import Words, mix
 
 _SEED = 0
+_PAIRS = 1 << 14  # compared at once
 
 
-class NearDuplicates:
-    """Remembers the signature of every document it has let pass: 4 bytes for each of `bands * rows` minima."""
-
-    def __init__(self, config: NearDuplicateConfig) -> None:
-        from rensa import RMinHashDeduplicator
-
-        self.config = config
-        self._size = config.bands * config.rows
-        self._known = RMinHashDeduplicator(config.threshold, self._size, True, config.bands, _SEED)
-        self._passed = 0
-
-    def is_new(self, text: str) -> bool:
-        """Whether no earlier document is as similar as the threshold; if so, the text is remembered.
-
-        A text of fewer words than a shingle is compared as a whole.
-        """
-        from rensa import RMinHash
-
-        signature = RMinHash(self._size, _SEED)
-        signature.update(shingles(text, self.config.shingle_words))
-        new: bool = self._known.add(str(self._passed), signature)
-        self._passed += new
-        return new
+def shingles(words: Words, config: NearDuplicateConfig) -> np.ndarray:
+    """Hashes of all runs of `shingle_words` words, uint64; of the whole text if it has fewer words."""
+    return words.runs(max(1, min(len(words), config.shingle_words)))
 
 
-def shingles(text: str, words: int) -> list[str]:
-    """Runs of so many words, in lower case; the whole text if it has fewer."""
-    parts = Document(text.lower()).words
-    if len(parts) < words:
-        return [" ".join(parts)]
-    return list(map(" ".join, zip(*(parts[offset:] for offset in range(words)), strict=False)))
+def signatures(documents: list[np.ndarray], config: NearDuplicateConfig) -> np.ndarray:
+    """Minima of `bands * rows` hash functions over the shingles of each document, uint32 `[documents, minima]`."""
+    from rensa import RMinHash
+
+    size = config.bands * config.rows
+    if not documents:
+        return np.empty((0, size), np.uint32)
+    places = np.zeros(len(documents) + 1, np.uint64)
+    np.cumsum([len(hashes) for hashes in documents], out=places[1:])
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(documents), places, size, _SEED)
+    return np.array(matrix.to_rows(), np.uint32)
+
+
+def near_duplicates(signatures: np.ndarray, config: NearDuplicateConfig) -> np.ndarray:
+    """Which documents are as similar to an earlier one as the threshold, bool `[documents]`.
+
+    Documents that agree in all rows of a band are compared with the first such document and with the one before; the
+    similarity is the share of minima they have in common. What an earlier document is similar to counts no less for
+    being left out itself, so chains of similar documents keep their first one only.
+    """
+    found = np.zeros(len(signatures), bool)
+    for band in range(config.bands):
+        keys = np.zeros(len(signatures), np.uint64)
+        for row in range(band * config.rows, (band + 1) * config.rows):
+            keys = mix(keys + signatures[:, row])
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
+        if not len(again):
+            continue
+        leaders = order[np.searchsorted(keys, keys[again])]
+        for later, earlier in ((order[again], leaders), (order[again], order[again - 1])):
+            for begin in range(0, len(later), _PAIRS):
+                part = slice(begin, begin + _PAIRS)
+                pairs = ~found[later[part]]
+                these, those = later[part][pairs], earlier[part][pairs]
+                found[these] = (signatures[these] == signatures[those]).mean(1) >= config.threshold
+    return found

@@ -1,80 +1,159 @@
-"""Documents joined into one stream of tokens, and the stream cut into rows.
+"""Pieces of documents packed into rows: best fit, so that few documents are cut and little is padding.
 
-Every document is followed by the end-of-text token. With sequence length L, row i holds tokens i*L to i*L + L (both
-included): the last token of a row is the first of the next, so that every token but the very first is a target once.
-Only what is left at the end and fills no row is lost.
+Ding et al., "Fewer Truncations Improve Language Modeling" (arXiv 2404.10830): documents longer than a row are cut into
+whole rows and a rest; rests and shorter documents, the longest first, go where they leave the least room. If padding is
+above a limit, the emptiest rows are given up and what they held is cut to fill the others.
+
+A row has one token more than the model sees, and a document that is cut goes on with the token that it was cut at: so
+every token but a document's first is predicted once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class PackedRows:
-    """A run of consecutive rows."""
+class Pieces:
+    """Consecutive tokens of documents; arrays are `[pieces]`, int64."""
 
-    rows: np.ndarray
-    """Tokens, `[rows, sequence_length + 1]`."""
-    documents: np.ndarray
-    """Where documents start, int32 `[k, 2]`: row (from the beginning of this run) and column."""
+    document: np.ndarray
+    """Number of the document, as the caller counts."""
+    offset: np.ndarray
+    """First token, counted from the document's beginning."""
+    length: np.ndarray
+    """Tokens."""
 
-
-class Packer:
-    """Packs documents in the order they come, `rows_per_run` rows at a time."""
-
-    def __init__(self, sequence_length: int, rows_per_run: int, end_of_text: int, dtype: type[np.generic]) -> None:
-        self.sequence_length = sequence_length
-        self.end_of_text = end_of_text
-        self.rows = 0
-        """Rows handed out so far."""
-        self.tokens = 0
-        """Tokens of the stream so far, end-of-text included."""
-        self._buffer = np.empty(rows_per_run * sequence_length + 1, dtype)
-        self._filled = 0
-        self._starts: list[int] = []
-
-    def add(self, tokens: np.ndarray) -> Iterator[PackedRows]:
-        """Append a document; yields each run of rows that it completes."""
-        self._starts.append(self._filled)
-        yield from self._append(tokens)
-        yield from self._append(np.array([self.end_of_text]))
-
-    def finish(self) -> Iterator[PackedRows]:
-        """Yield the last rows, if there are any."""
-        rows = max(0, self._filled - 1) // self.sequence_length
-        if rows:
-            yield self._cut(rows)
+    def __len__(self) -> int:
+        return len(self.document)
 
     @property
-    def tail_tokens(self) -> int:
-        """Tokens at the end of the stream that are in no row (after `finish`)."""
-        return self.tokens - (self.rows * self.sequence_length + 1 if self.rows else 0)
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Document, offset, length."""
+        return self.document, self.offset, self.length
 
-    def _append(self, tokens: np.ndarray) -> Iterator[PackedRows]:
-        self.tokens += len(tokens)
-        while len(tokens):
-            part = tokens[: len(self._buffer) - self._filled]
-            self._buffer[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            tokens = tokens[len(part) :]
-            if self._filled == len(self._buffer):
-                yield self._cut((self._filled - 1) // self.sequence_length)
+    def take(self, places: np.ndarray | slice) -> Pieces:
+        """Some of them."""
+        return Pieces(*(array[places] for array in self.arrays))
 
-    def _cut(self, rows: int) -> PackedRows:
-        """Take `rows` rows from the buffer; their last token stays, as the first of the next row."""
-        end = rows * self.sequence_length
-        windows = np.lib.stride_tricks.sliding_window_view(self._buffer[: end + 1], self.sequence_length + 1)
-        starts = np.array([start for start in self._starts if start < end], np.int64)
-        run = PackedRows(
-            rows=windows[:: self.sequence_length].copy(),
-            documents=np.stack(np.divmod(starts, self.sequence_length), axis=1).astype(np.int32),
-        )
-        self._starts = [start - end for start in self._starts if start >= end]
-        self._filled -= end
-        self._buffer[: self._filled] = self._buffer[end : end + self._filled].copy()
-        self.rows += rows
-        return run
+
+def cut(documents: np.ndarray, tokens: np.ndarray, width: int) -> Pieces:
+    """Documents cut where they are longer than a row.
+
+    Args:
+        documents: their numbers, in order.
+        tokens: of each, at least 1.
+        width: tokens of a row.
+    """
+    counts = np.maximum(1, -(-(tokens.astype(np.int64) - 1) // (width - 1)))
+    owner = np.repeat(np.arange(len(documents)), counts)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    offset = place * (width - 1)
+    return Pieces(documents[owner].astype(np.int64), offset, np.minimum(width, tokens.astype(np.int64)[owner] - offset))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Pieces in their places, sorted by row and column."""
+
+    pieces: Pieces
+    row: np.ndarray
+    column: np.ndarray
+    rows: int
+
+    @property
+    def used(self) -> np.ndarray:
+        """Tokens in each row that are not padding, int64 `[rows]`."""
+        return np.bincount(self.row, self.pieces.length, self.rows).astype(np.int64)
+
+
+def pack(pieces: Pieces, width: int, max_padding: float) -> Packed:
+    """Find a place for every piece.
+
+    Args:
+        pieces: none longer than `width`.
+        width: tokens of a row.
+        max_padding: share of padding above which pieces are cut to fill rows; only a last row may then have more.
+    """
+    row = _best_fit(pieces.length, width)
+    rows = int(row.max()) + 1 if len(row) else 0
+    packed = _ordered(pieces, row, rows)
+    padding = rows * width - int(pieces.length.sum())
+    return packed if padding <= max_padding * rows * width else _dissolve(packed, width, max_padding)
+
+
+def _best_fit(lengths: np.ndarray, width: int) -> np.ndarray:
+    """Row of each piece, int64: best fit decreasing."""
+    row = np.empty(len(lengths), np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    whole = int((lengths == width).sum())
+    row[order[:whole]] = np.arange(whole)
+    rows = whole
+    open_rows: list[list[int]] = [[] for _ in range(width)]  # by the room they have
+    rooms = 0  # bit r is set if some row has room for r
+    for piece, length in zip(order[whole:].tolist(), lengths[order[whole:]].tolist(), strict=True):
+        enough = rooms >> length
+        if enough:
+            room = length + (enough & -enough).bit_length() - 1
+            chosen = open_rows[room].pop()
+            if not open_rows[room]:
+                rooms ^= 1 << room
+        else:
+            room, chosen = width, rows
+            rows += 1
+        row[piece] = chosen
+        if room > length:
+            open_rows[room - length].append(chosen)
+            rooms |= 1 << (room - length)
+    return row
+
+
+def _dissolve(packed: Packed, width: int, max_padding: float) -> Packed:
+    """Give up the emptiest rows one by one, and cut what they held into the room of the next emptiest."""
+    used = packed.used
+    room = (width - used).tolist()
+    begins = np.searchsorted(packed.row, np.arange(packed.rows + 1)).tolist()
+    queue = deque(np.argsort(used, kind="stable").tolist())
+    padding, rows, taker = sum(room), packed.rows, -1
+    stays = np.ones(len(packed.row), bool)
+    moved: list[tuple[int, int, int, int]] = []  # document, offset, length, row
+    while queue and padding > max_padding * rows * width:
+        giver = queue.popleft()
+        stays[begins[giver] : begins[giver + 1]] = False
+        kept = 0
+        for piece in range(begins[giver], begins[giver + 1]):
+            document, offset, length = (int(array[piece]) for array in packed.pieces.arrays)
+            while length:
+                if taker < 0 or room[taker] < 2:
+                    if not queue:  # no more room anywhere: the rest stays in this row
+                        moved.append((document, offset, length, giver))
+                        kept += length
+                        break
+                    taker = queue.popleft()
+                    continue
+                part = min(length, room[taker])
+                moved.append((document, offset, part, taker))
+                room[taker] -= part
+                padding -= part
+                if part == length:
+                    break
+                # the rest goes on with the token it was cut at, which is there twice then
+                offset, length = offset + part - 1, length - part + 1
+        padding += width - kept - room[giver] if kept else -room[giver]
+        rows -= not kept
+    new = np.array(moved, np.int64).reshape(-1, 4).T
+    old = packed.pieces.take(stays)
+    both = Pieces(*(np.concatenate(pair) for pair in zip(old.arrays, new[:3], strict=True)))
+    _, row = np.unique(np.concatenate([packed.row[stays], new[3]]), return_inverse=True)
+    return _ordered(both, row, rows)
+
+
+def _ordered(pieces: Pieces, row: np.ndarray, rows: int) -> Packed:
+    order = np.argsort(row, kind="stable")
+    pieces, row = pieces.take(order), row[order]
+    ends = np.cumsum(pieces.length)
+    first = np.searchsorted(row, row)  # the first piece of the same row
+    return Packed(pieces, row, ends - pieces.length - (ends - pieces.length)[first], rows)

@@ -1,35 +1,41 @@
 """Token shards on disk: written once by preprocessing, memory-mapped by everything after it.
 
-tokenizer.json              the tokenizer
-token_bytes.npy             int32 [vocabulary]: UTF-8 bytes each token stands for
-SPLIT-00000.npy             uint16 or uint32 [rows, sequence_length + 1], see `packing`
-SPLIT-00000.documents.npy   int32 [k, 2]: row in the shard and column where documents start
-index.json                  what there is; SPLIT is `train` or `held_out`
+tokenizer.json        the tokenizer
+token_bytes.npy       int32 [vocabulary]: UTF-8 bytes each token stands for
+SPLIT-00000.npy       uint16 or uint32 [rows, sequence_length + 1], see `packing`; what is left of a row is padding
+SPLIT-00000.spans.npy int32 [spans, 3]: row in the shard and column where a piece of a document begins, and how many
+                      tokens of the document came before it; -1 where the padding of a row begins
+index.json            what there is; SPLIT is `train` or `held_out`
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from longcat.artifact import sha256_file, write_json
-from longcat.corpus.packing import PackedRows
+from longcat.corpus.packing import Pieces, pack
+from longcat.corpus.pieces import save
 from longcat.errors import ArtifactError
 
 INDEX, TOKENIZER, TOKEN_BYTES = "index.json", "tokenizer.json", "token_bytes.npy"
+IGNORE = -100
+"""Target that is not learnt, as torch's losses have it."""
+PADDING = -1
+"""Document of a token that is padding."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of rows and the file of its document starts."""
+    """One file of rows and the file of the spans in them."""
 
     file: str
-    documents_file: str
+    spans_file: str
     rows: int
 
 
@@ -40,12 +46,31 @@ class SplitIndex:
     shards: list[Shard]
     rows: int
     tokens: int
-    """Targets: `rows * sequence_length`."""
-    tail_tokens: int
-    """Tokens at the end that fill no row."""
+    """Inputs of all rows: `rows * sequence_length`."""
+    padding_tokens: int
     documents: int
-    bytes: int
-    """UTF-8 bytes of the documents."""
+    extra_cuts: int
+    """Cuts made to fill rows, besides those of documents longer than a row."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows taken from a split; arrays are int64 `[rows, sequence_length]`."""
+
+    tokens: np.ndarray
+    """What the model sees."""
+    targets: np.ndarray
+    """What follows each token; `IGNORE` where that is padding, or was a target in another row already."""
+    documents: np.ndarray
+    """Which document of its row a token belongs to, 0, 1, ...; `PADDING` for none."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def learnt(self) -> int:
+        """Targets that count."""
+        return int((self.targets != IGNORE).sum())
 
 
 def token_dtype(vocabulary_size: int) -> type[np.generic]:
@@ -53,15 +78,56 @@ def token_dtype(vocabulary_size: int) -> type[np.generic]:
     return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
 
 
-def write_shards(directory: Path, split: str, runs: Iterable[PackedRows]) -> list[Shard]:
-    """Write each run of rows as a shard."""
-    shards = []
-    for number, run in enumerate(runs):
-        shard = Shard(f"{split}-{number:05d}.npy", f"{split}-{number:05d}.documents.npy", len(run.rows))
-        np.save(directory / shard.file, run.rows)
-        np.save(directory / shard.documents_file, run.documents)
-        shards.append(shard)
-    return shards
+@dataclass(frozen=True)
+class ShardTask:
+    """Pack some pieces of documents into rows and write them."""
+
+    directory: Path
+    name: str
+    pieces: Pieces
+    """`document` counts in `files` and `begins`."""
+    files: list[Path]
+    """Arrays of tokens."""
+    file_of: np.ndarray
+    """Which of the files holds each document, int64 `[documents]`."""
+    begins: np.ndarray
+    """Where each document begins in its file, int64 `[documents]`."""
+    width: int
+    max_padding: float
+    dtype: type[np.generic]
+    filler: int
+    """Token that stands where padding is."""
+
+
+def write_shard(task: ShardTask) -> Shard:
+    """Write a shard, or find it written."""
+    shard_file, spans_file = f"{task.name}.npy", f"{task.name}.spans.npy"
+    if (task.directory / spans_file).exists():
+        return Shard(shard_file, spans_file, len(np.load(task.directory / shard_file, mmap_mode="r")))
+    packed = pack(task.pieces, task.width, task.max_padding)
+    rows = np.full((packed.rows, task.width), task.filler, task.dtype)
+    maps = [np.load(path, mmap_mode="r") for path in task.files]
+    begins = task.begins[packed.pieces.document] + packed.pieces.offset
+    for row, column, file, begin, length in zip(
+        packed.row.tolist(),
+        packed.column.tolist(),
+        task.file_of[packed.pieces.document].tolist(),
+        begins.tolist(),
+        packed.pieces.length.tolist(),
+        strict=True,
+    ):
+        rows[row, column : column + length] = maps[file][begin : begin + length]
+    used = packed.used
+    padded = np.flatnonzero(used < task.width)
+    spans = np.concatenate(
+        [
+            np.stack([packed.row, packed.column, packed.pieces.offset], axis=1),
+            np.stack([padded, used[padded], np.full(len(padded), PADDING)], axis=1),
+        ]
+    )
+    save(task.directory / shard_file, rows)
+    save(task.directory / spans_file, spans[np.lexsort((spans[:, 1], spans[:, 0]))].astype(np.int32))
+    return Shard(shard_file, spans_file, packed.rows)
 
 
 def write_index(
@@ -88,13 +154,13 @@ class TokenRows:
         self._directory = directory
         self._width = sequence_length + 1
         self._ends = np.cumsum([shard.rows for shard in index.shards], dtype=np.int64)
-        self._maps: dict[int, np.ndarray] = {}
+        self._opened: dict[int, _OpenShard] = {}
 
     def __len__(self) -> int:
         return self.index.rows
 
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """Rows by number, int64 `[n, sequence_length + 1]`.
+    def take(self, indices: np.ndarray) -> Batch:
+        """Rows by number.
 
         Raises:
             IndexError: a number outside `range(len(self))`.
@@ -103,24 +169,23 @@ class TokenRows:
         indices = np.asarray(indices, np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
-        taken = np.empty((len(indices), self._width), np.int64)
+        tokens = np.empty((len(indices), self._width), np.int64)
+        documents = np.empty_like(tokens)
+        again = np.zeros(tokens.shape, bool)
         owners = np.searchsorted(self._ends, indices, side="right")
-        for owner in np.unique(owners):
-            mine = owners == owner
-            first = self._ends[owner] - self.index.shards[owner].rows
-            taken[mine] = self._map(int(owner))[indices[mine] - first]
-        return taken
+        for place, (owner, index) in enumerate(zip(owners.tolist(), indices.tolist(), strict=True)):
+            shard = self._open(owner)
+            row = index - int(self._ends[owner]) + self.index.shards[owner].rows
+            tokens[place] = shard.rows[row]
+            columns, offsets = shard.spans_of(row)
+            names = np.where(offsets == PADDING, PADDING, np.arange(len(offsets)))
+            documents[place] = np.repeat(names, np.diff(columns, append=self._width))
+            again[place, columns[offsets > 0]] = True
+        nothing = again | (documents == PADDING)
+        return Batch(tokens[:, :-1], np.where(nothing, IGNORE, tokens)[:, 1:], documents[:, :-1])
 
-    def documents(self) -> np.ndarray:
-        """Where documents start, int64 `[k, 2]`: row of the split and column, in order."""
-        parts = [np.empty((0, 2), np.int64)]
-        for shard, end in zip(self.index.shards, self._ends, strict=True):
-            starts = _load(self._directory / shard.documents_file, mapped=False)
-            parts.append(starts + np.array([end - shard.rows, 0]))
-        return np.concatenate(parts)
-
-    def _map(self, number: int) -> np.ndarray:
-        if number not in self._maps:
+    def _open(self, number: int) -> _OpenShard:
+        if number not in self._opened:
             shard = self.index.shards[number]
             rows = _load(self._directory / shard.file, mapped=True)
             if rows.shape != (shard.rows, self._width):
@@ -128,8 +193,23 @@ class TokenRows:
                     f"{self._directory / shard.file} has shape {list(rows.shape)}, {INDEX} says "
                     f"{[shard.rows, self._width]}; delete {self._directory} to have it built again"
                 )
-            self._maps[number] = rows
-        return self._maps[number]
+            self._opened[number] = _OpenShard(rows, _load(self._directory / shard.spans_file, mapped=True))
+        return self._opened[number]
+
+
+@dataclass(frozen=True)
+class _OpenShard:
+    rows: np.ndarray
+    spans: np.ndarray
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        return np.searchsorted(self.spans[:, 0], np.arange(len(self.rows) + 1))
+
+    def spans_of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and offsets of the spans in a row."""
+        mine = self.spans[self._first[row] : self._first[row + 1]]
+        return mine[:, 1], mine[:, 2]
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,28 @@ import json
 import os
 import re
 import sysconfig
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol, overload
 
 from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
-from longcat.corpus.readers import SUFFIXES, Record, as_text, file_format, read_file, read_python
+from longcat.corpus.blocks import cut, stamp
+from longcat.corpus.readers import SUFFIXES, Oversized, Record, as_text, file_format
 from longcat.errors import DataError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Block(Protocol):
+    """A piece of a source that can be read by itself, in any process that sees the same files."""
+
+    def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
+        """Read it from its beginning, see `blocks.FileBlock.records`."""
 
 
 @dataclass(frozen=True)
@@ -34,37 +44,34 @@ class Source:
     """As the source states it; None when it states none."""
     pin: dict[str, str]
     """`{"sha256": ...}` of the content, or `{"revision": commit}`."""
-    size_bytes: int
-    """Bytes on disk; 0 when they are not known beforehand."""
-    records: Callable[[], Iterator[Record]]
-    """Reads from the beginning."""
+    blocks: Sequence[Block]
     tolerant: bool = False
     """Whether unreadable records are nobody's mistake: the standard library tests itself with broken files."""
 
 
-def resolve(config: SourceConfig) -> Source:
-    """Find a source and pin it to its content.
+def resolve(config: SourceConfig, block_bytes: int) -> Source:
+    """Find a source, pin it to its content, and cut it into blocks of about `block_bytes`.
 
     Raises:
         DataError: nothing there, not readable, a format we do not read, or the hub does not answer.
     """
     if config.kind == "stdlib":
-        return _standard_library()
-    return _local(config) if config.kind == "files" else _hub(config)
+        return _standard_library(block_bytes)
+    return _local(config, block_bytes) if config.kind == "files" else _hub(config)
 
 
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def _standard_library() -> Source:
+def _standard_library(block_bytes: int) -> Source:
     root = Path(sysconfig.get_path("stdlib"))
     files = [path for path in _walk(root, {"site-packages", "dist-packages", "__pycache__"}) if path.suffix == ".py"]
     if not files:
         raise DataError(f"the Python in {root} has no sources of its standard library; name files in corpus.sources")
-    return _pinned("stdlib", "PSF-2.0", files, lambda path: read_python(path), tolerant=True)
+    return _pinned("stdlib", "PSF-2.0", files, "text", block_bytes, tolerant=True)
 
 
-def _local(config: SourceConfig) -> Source:
+def _local(config: SourceConfig, block_bytes: int) -> Source:
     path = Path(str(config.path)).expanduser()
     if path.is_dir():
         files = [file for file in _walk(path) if file_format(file)]
@@ -75,7 +82,7 @@ def _local(config: SourceConfig) -> Source:
     if not files:
         what = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
         raise DataError(f"corpus source {config.path} {what}; formats are {', '.join(SUFFIXES)}")
-    return _pinned(path.name or str(path), None, files, lambda file: read_file(file, config.text_field))
+    return _pinned(path.name or str(path), None, files, config.text_field, block_bytes)
 
 
 def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:
@@ -92,36 +99,23 @@ def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:
 
 
 def _pinned(
-    name: str, licence: str | None, files: list[Path], read: Callable[[Path], Iterator[Record]], tolerant: bool = False
+    name: str, licence: str | None, files: list[Path], text_field: str, block_bytes: int, tolerant: bool = False
 ) -> Source:
     """A source of files, read in the order given."""
     try:
-        before = [_stamp(path) for path in files]
+        stamps = [stamp(path) for path in files]
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(sha256_file, files))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or name}: {error.strerror}") from None
     contents = json.dumps([[file_format(path), digest] for path, digest in zip(files, digests, strict=True)])
-
-    def records() -> Iterator[Record]:
-        for path, stamp in zip(files, before, strict=True):
-            yield from read(path)
-            if _stamp(path) != stamp:
-                raise DataError(f"{path} was changed while it was read; run again when nobody writes to it")
-
     return Source(
         name=name,
         licence=licence,
         pin={"sha256": hashlib.sha256(contents.encode()).hexdigest()},
-        size_bytes=sum(size for size, _ in before),
-        records=records,
+        blocks=cut(list(zip(files, stamps, strict=True)), text_field, block_bytes),
         tolerant=tolerant,
     )
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 # ---------------------------------------------------------------------------------------------------- hub
@@ -146,29 +140,81 @@ def _hub(config: SourceConfig) -> Source:
         name=name if config.subset is None else f"{name}/{config.subset}",
         licence=", ".join(licence) if isinstance(licence, list) else licence,
         pin={"revision": commit},
-        size_bytes=0,
-        records=lambda: _hub_records(config, commit),
+        blocks=HubBlocks(config, commit),
     )
 
 
-def _hub_records(config: SourceConfig, commit: str) -> Iterator[Record]:
+class HubBlocks(Sequence[Block]):
+    """A block for each file of a data set; the hub is asked for their number when it is needed."""
+
+    def __init__(self, config: SourceConfig, commit: str) -> None:
+        self._config, self._commit = config, commit
+
+    @cached_property
+    def _count(self) -> int:
+        with _hub_errors(_where(self._config, self._commit)):
+            return int(_stream(self._config, self._commit).num_shards)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Block]: ...
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        """The block of a file."""
+        chosen = range(len(self))[index]
+        if isinstance(chosen, range):
+            return [self[number] for number in chosen]
+        return HubBlock(self._config, self._commit, chosen, len(self))
+
+
+@dataclass(frozen=True)
+class HubBlock:
+    """One file of a data set on the hub, read as a stream."""
+
+    config: SourceConfig
+    commit: str
+    index: int
+    count: int
+
+    def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
+        """The texts of the file.
+
+        Raises:
+            DataError: the hub does not answer, or the data set has no such field.
+        """
+        config, where = self.config, _where(self.config, self.commit)
+        if self.count > 1:
+            where += f", file {self.index} of {self.count}"
+        with _hub_errors(where):
+            rows = iter(_stream(config, self.commit).shard(self.count, self.index))
+            for number, row in enumerate(rows):
+                if config.text_field not in row:
+                    raise DataError(
+                        f"{where} has no field {config.text_field!r}; there are: {', '.join(row)} "
+                        "(choose one with the source's `text_field`)"
+                    )
+                text, place = row[config.text_field], f"{where}, row {number}"
+                long = isinstance(text, str | bytes) and len(text) > record_bytes
+                yield Oversized(place) if long else as_text(text, place, encodings)
+
+
+def _stream(config: SourceConfig, commit: str) -> Any:
     import datasets
 
-    where = f"data set {config.name!r} at {commit[:12]}, split {config.split!r}"
+    return datasets.load_dataset(config.name, config.subset, split=config.split, revision=commit, streaming=True)
+
+
+def _where(config: SourceConfig, commit: str) -> str:
+    return f"data set {config.name!r} at {commit[:12]}, split {config.split!r}"
+
+
+@contextmanager
+def _hub_errors(where: str) -> Iterator[None]:
     try:
-        rows = iter(
-            datasets.load_dataset(config.name, config.subset, split=config.split, revision=commit, streaming=True)
-        )
-        first = next(rows, None)
-        if first is None:
-            return
-        if config.text_field not in first:
-            raise DataError(
-                f"{where} has no field {config.text_field!r}; there are: {', '.join(first)} "
-                "(choose one with the source's `text_field`)"
-            )
-        for number, row in enumerate(chain([first], rows)):
-            yield as_text(row.get(config.text_field), f"{where}, row {number}")
+        yield
     except DataError:
         raise
     except Exception as error:  # whatever the data set's format and its transport may raise

@@ -1,54 +1,59 @@
 """The preprocessing stage: text in, token shards out.
 
-Two passes over the documents, with a spool on disk between them: read, clean, drop duplicates and split; then train the
-tokenizer on a sample of the training split, and tokenise and pack both splits.
+It makes two artifacts. `documents` holds the cleaned corpus as tokens, and takes nearly all of the time; `tokens` holds
+a mixture of it packed into rows of one length. Another mixture, or longer sequences, start from the same documents.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from longcat.artifact import Artifact, Recipe, Workspace
+from longcat.artifact import Artifact, Recipe, Workspace, sha256_file
 from longcat.config import CorpusConfig, PipelineConfig, identity
 from longcat.corpus import card
 from longcat.corpus.decontamination import evaluation_files, pins
-from longcat.corpus.deduplication import content_hash, is_held_out, sample_key
-from longcat.corpus.judge import Judge
-from longcat.corpus.packing import PackedRows, Packer
-from longcat.corpus.readers import Unreadable
-from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, SplitIndex, token_dtype, write_index, write_shards
+from longcat.corpus.documents import BLOCKS, DOCUMENTS, MORE, SAMPLES_FILE, SOURCES, build_documents, describe_losses
+from longcat.corpus.judge import quality_source
+from longcat.corpus.mapping import Mapper, processes
+from longcat.corpus.mixture import Group, choose, groups
+from longcat.corpus.packing import Pieces, cut
+from longcat.corpus.shards import (
+    TOKEN_BYTES,
+    TOKENIZER,
+    ShardTask,
+    SplitIndex,
+    token_dtype,
+    write_index,
+    write_shard,
+)
 from longcat.corpus.sources import Source, resolve
-from longcat.corpus.spool import Spool
-from longcat.errors import DataError
+from longcat.errors import ConfigError, DataError
 from longcat.progress import Progress, Reporter, silent
 
-STAGE_VERSION = 1
-SOURCES = (Path(__file__).parent,)
-_BATCH_BYTES = 1 << 20
-_READ, _TRAIN = 15.0, 30.0  # percentages of the whole at which these steps end, as measured on the standard library
-
-Splits = dict[str, Spool]
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
+STAGE_VERSION = 2
+_MIXING = (
+    "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
+)  # fmt: skip
+_MIXING_OF_SOURCES = ("weight", "max_tokens")
+_PACKING = 85.0  # percentage of the whole at which packing begins
 
 
-def preprocess(config: PipelineConfig, *, workspace: Workspace, report: Reporter = silent) -> Artifact:
-    """Turn the corpus into token shards.
+def preprocess(
+    config: PipelineConfig, *, workspace: Workspace, report: Reporter = silent, mapper: Mapper | None = None
+) -> Artifact:
+    """Turn the corpus into token shards; an interrupted run goes on with the block it was at.
 
     Args:
         config: section `corpus`; `training.batch_sequences` only for a check.
-        workspace: where the artifact goes.
+        workspace: where the artifacts go.
         report: hears of progress in percent.
+        mapper: where the work is done; `corpus.workers` processes of this machine if none is given.
 
     Returns:
         A `tokens` artifact; `longcat.corpus.shards` describes and opens it.
@@ -56,20 +61,32 @@ def preprocess(config: PipelineConfig, *, workspace: Workspace, report: Reporter
     Raises:
         DataError: a source is missing or damaged, more records than `corpus.max_bad_share` cannot be read, nothing is
             left after cleaning, or there is less text than one row per split and one training batch.
+        ConfigError: the mixture cannot be made, or the tokenizer or quality function cannot be used.
         StorageError: the disk is full.
     """
+    if mapper is None:
+        with processes(config.corpus.workers) as mapper:
+            return preprocess(config, workspace=workspace, report=report, mapper=mapper)
+    corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))
-    sources = [resolve(source) for source in config.corpus.sources]
-    evaluations = evaluation_files(config.corpus.decontaminate)
+    sources = [resolve(source, corpus.block_bytes) for source in corpus.sources]
+    evaluations = evaluation_files(corpus.decontaminate)
+    recipe = documents_recipe(corpus, sources, evaluations)
 
     def build(directory: Path) -> Mapping[str, Any]:
-        return _build(config.corpus, sources, evaluations, directory, report)
+        documents = workspace.materialize(
+            recipe,
+            lambda inner: build_documents(corpus, sources, evaluations, inner, mapper, report),
+            resumable=True,
+        )
+        report(Progress("preprocess", _PACKING, 100, "packing"))
+        return _build_tokens(corpus, documents, directory, mapper, report)
 
-    artifact = workspace.materialize(tokens_recipe(config.corpus, sources, evaluations), build)
+    artifact = workspace.materialize(tokens_recipe(corpus, recipe), build, resumable=True)
     rows = artifact.facts["train_rows"]
     if rows < config.training.batch_sequences:
         raise DataError(
-            f"the corpus makes {rows} training sequences of {config.corpus.sequence_length_tokens} tokens, fewer than "
+            f"the corpus makes {rows} training sequences of {corpus.sequence_length_tokens} tokens, fewer than "
             f"one batch: give it more text, or lower training.batch_sequences={config.training.batch_sequences} or "
             "corpus.sequence_length_tokens"
         )
@@ -77,201 +94,141 @@ def preprocess(config: PipelineConfig, *, workspace: Workspace, report: Reporter
     return artifact
 
 
-def tokens_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: list[Path]) -> Recipe:
-    """What the shards follow from: the configuration, and the content of sources and files instead of their place."""
-    essence = identity(corpus)
+def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: list[Path]) -> Recipe:
+    """What the documents follow from: the configuration, and the content of sources and files instead of their place."""
+    essence = {name: value for name, value in identity(corpus).items() if name not in _MIXING}
     essence["decontaminate"] = pins(evaluations)
-    for described, source in zip(essence["sources"], sources, strict=True):
-        described.update(source.pin)  # a moving `revision` becomes the commit it stands for now
+    if corpus.tokenizer is not None:
+        essence["tokenizer"] = _content(Path(corpus.tokenizer).expanduser(), "corpus.tokenizer")
+    if corpus.quality is not None:
+        source = quality_source(corpus.quality.function)
+        essence["quality"]["source"] = None if source is None else sha256_file(source)
+    for described, origin in zip(essence["sources"], sources, strict=True):
+        described.update(origin.pin)  # a moving `revision` becomes the commit it stands for now
+        for name in _MIXING_OF_SOURCES:
+            del described[name]
+    return Recipe(kind="documents", version=STAGE_VERSION, identity=essence, sources=SOURCES)
+
+
+def tokens_recipe(corpus: CorpusConfig, documents: Recipe) -> Recipe:
+    """What the shards follow from: the documents' recipe and the mixture."""
+    essence = {name: value for name, value in identity(corpus).items() if name in _MIXING}
+    essence["sources"] = [
+        {name: value for name, value in identity(source).items() if name in _MIXING_OF_SOURCES}
+        for source in corpus.sources
+    ]
+    essence["documents"] = documents.digest
     return Recipe(kind="tokens", version=STAGE_VERSION, identity=essence, sources=SOURCES)
 
 
-def _build(
-    corpus: CorpusConfig, sources: list[Source], evaluations: list[Path], directory: Path, report: Reporter
+def _content(path: Path, field: str) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise ConfigError(f"{field}={path} cannot be read: {error.strerror}") from None
+
+
+def _build_tokens(
+    corpus: CorpusConfig, documents: Artifact, directory: Path, mapper: Mapper, report: Reporter
 ) -> dict[str, Any]:
-    # here and not at the top: reusing a finished artifact does not need the library
-    import tokenizers
-
-    from longcat.corpus.tokenizer import END_OF_TEXT, single_threaded, token_bytes, train_tokenizer
-
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".text-", dir=directory)))
-        splits = {name: stack.enter_context(Spool(scratch / name)) for name in ("train", "held_out")}
-        judge = Judge(corpus, evaluations)
-        facts = _read(corpus, sources, judge, splits, report)
-        for name, spool in splits.items():
-            if not len(spool):
-                raise DataError(f"no document is left for the {name} split: {_account(facts)}; {_MORE[name]}")
-
-        report(Progress("preprocess", _READ, 100, "training the tokenizer"))
-        tokenizer = train_tokenizer(splits["train"].sample(corpus.tokenizer_sample_bytes), corpus.vocabulary_size)
-        tokenizer.save(str(directory / TOKENIZER))
-        np.save(directory / TOKEN_BYTES, token_bytes(tokenizer))
-        vocabulary_size = tokenizer.get_vocab_size()
-
-        stack.enter_context(single_threaded())
-        indices: dict[str, SplitIndex] = {}
-        stream_tokens = done_bytes = 0
-        for name, spool in splits.items():
-            packer = Packer(
-                corpus.sequence_length_tokens, corpus.shard_sequences, END_OF_TEXT, token_dtype(vocabulary_size)
+    facts = dict(documents.facts)
+    table = np.load(documents.path / DOCUMENTS)
+    mixture = groups(table, corpus)
+    for name in (TOKENIZER, TOKEN_BYTES):
+        shutil.copyfile(documents.path / name, directory / name)
+    chosen = {"train": choose(table, mixture), "held_out": np.flatnonzero(table["held_out"])}
+    tasks = {name: _shard_tasks(corpus, documents, table, numbers, directory, name) for name, numbers in chosen.items()}
+    count = sum(map(len, tasks.values()))
+    written = []
+    for shard in mapper(write_shard, [task for split in tasks.values() for task in split]):
+        written.append(shard)
+        report(Progress("preprocess", _PACKING + (100 - _PACKING) * len(written) / count, 100, "packing"))
+    indices = {}
+    for name, split in tasks.items():
+        shards, written = written[: len(split)], written[len(split) :]
+        rows = sum(shard.rows for shard in shards)
+        width = corpus.sequence_length_tokens + 1
+        spans = np.concatenate([np.load(directory / shard.spans_file) for shard in shards])
+        padding = int((width - spans[spans[:, 2] < 0, 1]).sum())
+        used = int(table["tokens"][chosen[name]].sum())
+        if used < width:
+            raise DataError(
+                f"the {name} split has {used} tokens, one sequence needs {width}: {describe_losses(facts)}; "
+                f"{MORE[name]}, or lower corpus.sequence_length_tokens"
             )
-            share = spool.size_bytes / facts["text_bytes"]
-            advance = _stretch(report, done_bytes / facts["text_bytes"], share)
-            runs = _pack(tokenizer, spool, packer, corpus.workers or os.cpu_count() or 1, advance)
-            indices[name] = SplitIndex(
-                shards=write_shards(directory, name, runs),
-                rows=packer.rows,
-                tokens=packer.rows * corpus.sequence_length_tokens,
-                tail_tokens=packer.tail_tokens,
-                documents=len(spool),
-                bytes=spool.size_bytes,
-            )
-            if not packer.rows:
-                raise DataError(
-                    f"the {name} split has {packer.tokens} tokens, one sequence needs "
-                    f"{corpus.sequence_length_tokens + 1}: {_account(facts)}; {_MORE[name]}, "
-                    "or lower corpus.sequence_length_tokens"
-                )
-            stream_tokens += packer.tokens
-            done_bytes += spool.size_bytes
+        cuts = int((spans[:, 2] > 0).sum()) - int(sum((task.pieces.offset > 0).sum() for task in split))
+        indices[name] = SplitIndex(
+            shards=shards,
+            rows=rows,
+            tokens=rows * corpus.sequence_length_tokens,
+            padding_tokens=padding,
+            documents=len(chosen[name]),
+            extra_cuts=cuts,
+        )
     write_index(
         directory,
         sequence_length=corpus.sequence_length_tokens,
-        vocabulary_size=vocabulary_size,
-        end_of_text=END_OF_TEXT,
+        vocabulary_size=facts["vocabulary_size"],
+        end_of_text=facts["end_of_text"],
         splits=indices,
     )
+    train = indices["train"]
     facts = {
-        "train_tokens": indices["train"].tokens,
+        "train_tokens": train.tokens,
         "held_out_tokens": indices["held_out"].tokens,
-        "train_rows": indices["train"].rows,
+        "train_rows": train.rows,
         "held_out_rows": indices["held_out"].rows,
-        "vocabulary_size": vocabulary_size,
-        "bytes_per_token": facts["text_bytes"] / stream_tokens,
+        "padding_share": train.padding_tokens / (train.rows * (corpus.sequence_length_tokens + 1)),
+        "extra_cuts_share": train.extra_cuts / train.documents,
+        "mixture": [_describe(group, facts["sources"]) for group in mixture],
         **facts,
-        "versions": {"python": platform.python_version(), "tokenizers": tokenizers.__version__},
+        "documents_artifact": documents.digest,
     }
-    card.write(facts, judge.samples, directory)
+    samples = json.loads((documents.path / SAMPLES_FILE).read_text(encoding="utf-8"))
+    card.write(facts, samples, directory)
     return facts
 
 
-def _stretch(report: Reporter, begin: float, length: float) -> Callable[[float], None]:
-    """A reporter of shares of one split, which is `length` of all the text and begins at `begin` of it."""
-
-    def advance(share: float) -> None:
-        report(Progress("preprocess", _TRAIN + (100 - _TRAIN) * (begin + length * share), 100, "tokenising"))
-
-    return advance
-
-
-_MORE = {
-    "train": "give the corpus more text, or lower corpus.min_characters",
-    "held_out": "give the corpus more documents, or raise corpus.held_out_share",
-}
-
-
-def _account(facts: Mapping[str, Any]) -> str:
-    """What became of everything that was read, for an error message."""
-    losses = {**facts["dropped"], "unreadable": facts["bad_lines"]}
-    kept = facts["documents"]
-    return f"of {kept + sum(losses.values())} documents read, {kept} were kept" + "".join(
-        f", {count} {reason.replace('_', ' ')}" for reason, count in losses.items() if count
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- first pass
-
-
-def _read(
-    corpus: CorpusConfig, sources: list[Source], judge: Judge, splits: Splits, report: Reporter
-) -> dict[str, Any]:
-    """Fill the spools; returns the facts about what was read and what was left out."""
-    bad_lines = 0
-    described = []
-    for number, (settings, source) in enumerate(zip(corpus.sources, sources, strict=True)):
-        texts = bad = read_bytes = reported_bytes = 0
-        first_bad: Unreadable | None = None
-        for record in source.records():
-            if isinstance(record, Unreadable):
-                bad += 1
-                first_bad = first_bad or record
-                if not source.tolerant and corpus.max_bad_share == 0:
-                    raise DataError(
-                        f"{record.place}: {record.reason}; mend it, or skip such records with corpus.max_bad_share"
-                    )
-                continue
-            texts += 1
-            read_bytes += len(record)
-            if text := judge.keep(record):
-                content = text.encode()
-                digest = content_hash(content)
-                split = "held_out" if is_held_out(digest, corpus.held_out_share) else "train"
-                splits[split].append(content, sample_key(digest))
-            if read_bytes - reported_bytes >= _BATCH_BYTES:
-                reported_bytes = read_bytes
-                share = min(1.0, read_bytes / source.size_bytes) if source.size_bytes else 0.0
-                message = f"reading {source.name}: {texts:,} documents"
-                report(Progress("preprocess", _READ * (number + share) / len(sources), 100, message))
-            if texts == settings.max_documents:
-                break
-        if first_bad and not source.tolerant:
-            if bad > corpus.max_bad_share * (texts + bad):
-                raise DataError(
-                    f"{bad} of {texts + bad} records of {source.name} cannot be read, more than "
-                    f"corpus.max_bad_share={corpus.max_bad_share}; the first is {first_bad.place}: {first_bad.reason}"
-                )
-            bad_lines += bad
-        described.append(
-            {
-                "kind": settings.kind,
-                "name": source.name,
-                "licence": source.licence,
-                **source.pin,
-                "documents": texts,
-                "skipped": bad,
-            }
+def _shard_tasks(
+    corpus: CorpusConfig, documents: Artifact, table: np.ndarray, chosen: np.ndarray, directory: Path, split: str
+) -> list[ShardTask]:
+    """Documents in their order, dealt out to shards of at most `shard_sequences` rows."""
+    width = corpus.sequence_length_tokens + 1
+    blocks = json.loads((documents.path / BLOCKS).read_text(encoding="utf-8"))
+    pieces = cut(np.arange(len(chosen)), table["tokens"][chosen], width)
+    # so few that they fit with the padding that packing may leave, tokens that are there twice, and a nearly empty row
+    room = max(1, int(0.98 * corpus.shard_sequences * (1 - corpus.max_padding)) - 1) * width
+    ends = np.cumsum(pieces.length)
+    shard_of = (ends - pieces.length) // room
+    tasks = []
+    for number in range(int(shard_of[-1]) + 1 if len(pieces) else 0):
+        first, last = np.searchsorted(shard_of, [number, number + 1])
+        mine = pieces.take(slice(first, last))
+        used = np.arange(mine.document[0], mine.document[-1] + 1)
+        block_numbers, file_of = np.unique(table["block"][chosen[used]], return_inverse=True)
+        tasks.append(
+            ShardTask(
+                directory=directory,
+                name=f"{split}-{number:05d}",
+                pieces=Pieces(mine.document - mine.document[0], mine.offset, mine.length),
+                files=[documents.path / f"{blocks[block]}.tokens.npy" for block in block_numbers],
+                file_of=file_of,
+                begins=table["begin"][chosen[used]],
+                width=width,
+                max_padding=corpus.max_padding,
+                dtype=token_dtype(documents.facts["vocabulary_size"]),
+                filler=documents.facts["end_of_text"],
+            )
         )
+    return tasks
+
+
+def _describe(group: Group, sources: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "documents": sum(map(len, splits.values())),
-        "text_bytes": sum(spool.size_bytes for spool in splits.values()),
-        "dropped": dict(judge.dropped),
-        "masked": dict(judge.masked),
-        "languages": dict(judge.languages.most_common()),
-        "length_log2": {str(power): judge.length_log2[power] for power in sorted(judge.length_log2)},
-        "bad_lines": bad_lines,
-        "sources": described,
+        "source": sources[group.source]["name"],
+        "long": group.long,
+        "documents": len(group.members),
+        "tokens": group.tokens,
+        "wanted_tokens": round(group.wanted),
+        "repeats": round(group.repeats, 4),
     }
-
-
-# ---------------------------------------------------------------------------------------------------- second pass
-
-
-def _pack(
-    tokenizer: Any, spool: Spool, packer: Packer, workers: int, advance: Callable[[float], None]
-) -> Iterator[PackedRows]:
-    """Tokenise a spool on several threads and pack the documents in their order."""
-    from longcat.corpus.tokenizer import encode
-
-    done = 0
-    for encoded in _ordered(lambda texts: encode(tokenizer, texts), spool.batches(_BATCH_BYTES), workers):
-        for tokens in encoded:
-            yield from packer.add(tokens)
-        done += len(encoded)
-        advance(done / len(spool))
-    yield from packer.finish()
-
-
-def _ordered(function: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Iterator[_Out]:
-    """Map on threads, results in the order of the items, with a bounded number under way."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tokenise")
-    pending: deque[Future[_Out]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,6 +1,8 @@
 """Byte-level BPE, trained on the corpus: any text becomes tokens and comes back unchanged.
 
-The first ids are those of the LongCat models: 1 begins, 2 ends a text.
+The first ids are those of the LongCat models: 1 begins, 2 ends a text. How text is cut before merges are learnt is not
+published of them; it is done here as in GPT-4 and DeepSeek-V3: numbers in groups of at most three digits, Chinese and
+kana in runs of their own, other letters with the character before them, white space by itself.
 """
 
 from __future__ import annotations
@@ -11,12 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from longcat.errors import DataError
+from longcat.config import CorpusConfig
+from longcat.errors import ConfigError, DataError
 
 UNKNOWN, BEGIN_OF_TEXT, END_OF_TEXT = 0, 1, 2
 SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>")
+_HAN = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_LETTER = rf"[\p{{L}}\p{{M}}&&[^{_HAN}]]"
+_PIECES = (
+    rf"[{_HAN}]+|\p{{N}}{{1,3}}|'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{{L}}\p{{N}}]?{_LETTER}+"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -28,7 +37,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
             pairs to merge.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
@@ -58,9 +72,55 @@ def _text_only(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
-    """Token ids of each text, uint32, without special tokens. Holds no interpreter lock while it works."""
-    return [np.array(item.ids, np.uint32) for item in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+def provide_tokenizer(path: Path, corpus: CorpusConfig, sample: Iterable[str]) -> Tokenizer:
+    """The tokenizer at `path`; if there is none yet, that of the configuration or one trained on the sample.
+
+    Raises:
+        DataError: `corpus.tokenizer` cannot be read.
+        ConfigError: it has more tokens than `corpus.vocabulary_size`, or works on other units than bytes.
+    """
+    if not path.exists():
+        if corpus.tokenizer is None:
+            tokenizer = train_tokenizer(sample, corpus.vocabulary_size)
+        else:
+            tokenizer = open_tokenizer(Path(corpus.tokenizer).expanduser())
+            _check(tokenizer, corpus)
+        temporary = path.with_name(f".{path.name}.tmp")
+        tokenizer.save(str(temporary))
+        os.replace(temporary, path)
+    return open_tokenizer(path)
+
+
+def _check(tokenizer: Tokenizer, corpus: CorpusConfig) -> None:
+    size = tokenizer.get_vocab_size()
+    if size > corpus.vocabulary_size:
+        raise ConfigError(f"{corpus.tokenizer} has {size} tokens; corpus.vocabulary_size is {corpus.vocabulary_size}")
+    if any(tokenizer.token_to_id(letter) is None for letter in pre_tokenizers.ByteLevel.alphabet()):
+        raise ConfigError(f"{corpus.tokenizer} does not work on bytes; only byte-level tokenizers lose nothing")
+    end_of_text(tokenizer, corpus)
+
+
+def end_of_text(tokenizer: Tokenizer, corpus: CorpusConfig) -> int:
+    """The token that follows every document.
+
+    Raises:
+        ConfigError: `corpus.tokenizer` has no `corpus.end_of_text`.
+    """
+    found = END_OF_TEXT if corpus.tokenizer is None else tokenizer.token_to_id(corpus.end_of_text)
+    if found is None:
+        special = ", ".join(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+        raise ConfigError(
+            f"{corpus.tokenizer} has no token {corpus.end_of_text!r} (corpus.end_of_text); special ones are: {special}"
+        )
+    return int(found)
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], end: int | None = None) -> list[np.ndarray]:
+    """Token ids of each text, uint32, without special tokens, but with the token `end` behind them if one is given."""
+    tail = [] if end is None else [end]
+    return [
+        np.array(item.ids + tail, np.uint32) for item in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    ]
 
 
 def decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
@@ -70,9 +130,10 @@ def decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
 
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     """UTF-8 bytes that each token stands for, int32 `[vocabulary]`; 0 for special tokens."""
+    special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     lengths = np.zeros(tokenizer.get_vocab_size(), np.int32)
     for token, index in tokenizer.get_vocab().items():
-        lengths[index] = 0 if token in SPECIAL_TOKENS else len(token)  # one letter of the byte alphabet each
+        lengths[index] = 0 if index in special else len(token)  # one letter of the byte alphabet each
     return lengths
 
 

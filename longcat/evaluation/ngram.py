@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longcat.corpus.shards import IGNORE, Batch
+
 
 @dataclass(frozen=True)
 class _Order:
@@ -33,18 +35,18 @@ class _Order:
 
 
 class NGram:
-    """A model of the given order, counted over rows `[n, length]`; histories do not cross rows."""
+    """A model of the given order, counted over rows; histories do not cross rows."""
 
-    def __init__(self, rows: np.ndarray, order: int, vocabulary: int) -> None:
+    def __init__(self, rows: Batch, order: int, vocabulary: int) -> None:
         self.vocabulary = vocabulary
-        counts = np.bincount(rows[:, 1:].ravel(), minlength=vocabulary).astype(np.float64) + 1
+        counts = np.bincount(rows.targets[rows.targets != IGNORE], minlength=vocabulary).astype(np.float64) + 1
         self.unigram = counts / counts.sum()
         self._orders: list[_Order] = []
-        numbers = rows.astype(np.int64)  # the number of the history that ends at each place
-        histories = vocabulary
+        numbers, histories = rows.tokens, vocabulary  # the number of the history that ends at each place, -1 for none
         for n in range(2, order + 1):
-            grams = numbers[:, :-1] * vocabulary + rows[:, n - 1 :]
-            keys, count = np.unique(grams, return_counts=True)
+            grams = self._grams(numbers, rows.targets[:, n - 2 :])
+            counted = grams >= 0
+            keys, count = np.unique(grams[counted], return_counts=True)
             owners = keys // vocabulary
             once, twice = int((count == 1).sum()), int((count == 2).sum())
             self._orders.append(
@@ -56,25 +58,30 @@ class NGram:
                     once / (once + 2 * twice) if once else 0.5,
                 )
             )
-            numbers, histories = np.searchsorted(keys, grams), len(keys)
+            numbers = np.where(counted, np.searchsorted(keys, grams), -1)[:, :-1]
+            histories = len(keys)
 
-    def probabilities(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Probability of every target `rows[:, 1:]` under orders 1, 2, ..., each an array `[n, length - 1]`."""
-        rows = rows.astype(np.int64)
-        p = self.unigram[rows[:, 1:]]
+    def _grams(self, numbers: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Histories and what follows them as one number, -1 where either is missing."""
+        return np.where((numbers >= 0) & (targets != IGNORE), numbers * self.vocabulary + targets, -1)
+
+    def probabilities(self, rows: Batch) -> Iterator[np.ndarray]:
+        """Probability of every target under orders 1, 2, ..., each an array `[n, length]`; 1 where nothing is learnt."""
+        learnt = rows.targets != IGNORE
+        p = np.where(learnt, self.unigram[rows.targets.clip(min=0)], 1.0)
         yield p
-        numbers = rows  # -1 stands for a history never seen
+        numbers = rows.tokens
         for depth, order in enumerate(self._orders):
-            known, target = numbers[:, :-1] >= 0, rows[:, depth + 1 :]
-            wanted = np.where(known, numbers[:, :-1] * self.vocabulary + target, -1)
-            place = np.searchsorted(order.keys, wanted).clip(0, len(order.keys) - 1)
-            hit = order.keys[place] == wanted
-            history = np.where(known, numbers[:, :-1], 0)
-            total = np.where(known, order.totals[history], 0)
-            seen = np.maximum(np.where(hit, order.counts[place], 0) - order.discount, 0)
-            rest = order.discount * order.followers[history]
+            wanted = self._grams(numbers, rows.targets[:, depth:])
+            place = np.searchsorted(order.keys, wanted).clip(0, max(0, len(order.keys) - 1))
+            hit = (wanted >= 0) & (order.keys[place] == wanted) if len(order.keys) else np.zeros(wanted.shape, bool)
+            known = numbers >= 0
+            history = np.where(known, numbers, 0)
+            total = np.where(known & learnt[:, depth:], order.totals[history], 0) if len(order.totals) else 0 * history
+            seen = np.maximum(np.where(hit, order.counts[place] if len(order.keys) else 0, 0) - order.discount, 0)
+            rest = order.discount * (order.followers[history] if len(order.followers) else 0)
             p = p.copy()
             lower = p[:, depth:]
             p[:, depth:] = np.where(total > 0, (seen + rest * lower) / np.maximum(total, 1), lower)
             yield p
-            numbers = np.where(hit, place, -1)
+            numbers = np.where(hit, place, -1)[:, :-1]

@@ -13,25 +13,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from longcat.corpus.shards import IGNORE, Batch
+
 TokenModel = Callable[[torch.Tensor], torch.Tensor]
 """Int64 tokens `[batch, seq]` to logits `[batch, seq, vocab]`."""
 
 
 def model_bits(
-    model: TokenModel, rows: np.ndarray, batch: int, on_batch: Callable[[int], None] = lambda done: None
+    model: TokenModel, rows: Batch, batch: int, on_batch: Callable[[int], None] = lambda done: None
 ) -> float:
-    """Sum of -log2 p over all targets of rows `[n, length]`, in fp32 log-softmax, in batches of one fixed size."""
+    """Sum of -log2 p over all targets that are learnt, in fp32 log-softmax, in batches of one fixed size."""
     bits = 0.0
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
-            tokens = torch.from_numpy(rows[start : start + batch])
-            logits = model(tokens[:, :-1]).float()
-            nats = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
+            part = slice(start, start + batch)
+            logits = model(torch.from_numpy(rows.tokens[part])).float()
+            targets = torch.from_numpy(rows.targets[part])
+            nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
             bits += float(nats) / math.log(2)
             on_batch(min(start + batch, len(rows)))
     return bits
 
 
-def text_bytes(rows: np.ndarray, token_bytes: np.ndarray) -> int:
-    """Bytes of text behind the targets of rows `[n, length]`."""
-    return int(token_bytes[rows[:, 1:]].sum())
+def text_bytes(rows: Batch, token_bytes: np.ndarray) -> int:
+    """Bytes of text behind the targets that are learnt."""
+    return int(token_bytes[rows.targets[rows.targets != IGNORE]].sum())

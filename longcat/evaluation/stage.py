@@ -11,14 +11,14 @@ import numpy as np
 from longcat.artifact import Artifact, Recipe, Workspace, sha256_file, write_json
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.loader import Loader
-from longcat.corpus.shards import TokenCorpus
+from longcat.corpus.shards import Batch, TokenCorpus
 from longcat.errors import ArtifactError
 from longcat.evaluation import harness
 from longcat.evaluation.ngram import NGram
 from longcat.evaluation.report import markdown
 from longcat.progress import Progress, Reporter, silent
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def evaluate(
@@ -66,13 +66,13 @@ def evaluate(
     return workspace.materialize(recipe, build)
 
 
-def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> np.ndarray:
+def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> Batch:
     """The rows that training has seen, each once: what a fair baseline is counted over."""
     training = config.training
     if training.steps * training.batch_sequences >= len(corpus.train):
         return corpus.train.take(np.arange(len(corpus.train)))
     loader = Loader(corpus.train, config.seed, training.batch_sequences)
-    return np.concatenate([loader.batch(step) for step in range(training.steps)])
+    return corpus.train.take(np.concatenate([loader.indices(step) for step in range(training.steps)]))
 
 
 def _score(config: PipelineConfig, corpus: TokenCorpus, checkpoint: Artifact, report: Reporter) -> dict[str, Any]:
@@ -117,6 +117,6 @@ def _score(config: PipelineConfig, corpus: TokenCorpus, checkpoint: Artifact, re
         "ngram_order": evaluation.ngram_order,
         "held_out_sequences": len(held_out),
         "held_out_bytes": size,
-        "baseline_tokens": int(rows[:, 1:].size),
+        "baseline_tokens": rows.learnt,
         "tasks": scores,
     }

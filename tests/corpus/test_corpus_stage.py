@@ -36,39 +36,52 @@ def files(artifact):
     return {file.name: file.read_bytes() for file in artifact.path.iterdir() if file.stem not in ("manifest", "card")}
 
 
-def documents_of(corpus, rows):
-    taken = rows.take(np.arange(len(rows)))
-    stream = np.append(taken[:, :-1].ravel(), taken[-1, -1])
-    starts = (rows.documents() @ [corpus.sequence_length, 1]).tolist()
+def finished(workspace):
+    return [path for path in workspace.glob("*/*") if not path.name.startswith(".")]
+
+
+def documents_of(artifact, rows):
+    """The documents that lie in one row, as texts."""
+    corpus = TokenCorpus.open(artifact.path)
     tokenizer = open_tokenizer(corpus.tokenizer_path)
-    ends = [start - 1 for start in starts[1:]]
-    assert all(stream[end] == corpus.end_of_text for end in ends)
-    return [decode(tokenizer, stream[begin:end]) for begin, end in zip(starts, ends, strict=False)]
+    batch = getattr(corpus, rows).take(np.arange(len(getattr(corpus, rows))))
+    found = []
+    for tokens, targets, documents in zip(batch.tokens, batch.targets, batch.documents, strict=True):
+        for number in range(documents.max() + 1):
+            mine = np.flatnonzero(documents == number)
+            last = targets[mine[-1]] if tokens[mine[-1]] != corpus.end_of_text else corpus.end_of_text
+            if last == corpus.end_of_text:
+                found.append(decode(tokenizer, tokens[mine][tokens[mine] != corpus.end_of_text]))
+    return found
+
+
+LONG_ROWS = ("corpus.sequence_length_tokens=256", "corpus.max_padding=0.9")
 
 
 def test_documents_come_back_from_the_shards(tmp_path):
-    artifact = run(tmp_path, write(tmp_path / "a.jsonl"), "corpus.shard_sequences=16")
+    artifact = run(tmp_path, write(tmp_path / "a.jsonl"), "corpus.shard_sequences=16", *LONG_ROWS)
     corpus = TokenCorpus.open(artifact.path)
     assert len(corpus.train.index.shards) > 1
-    train, held_out = documents_of(corpus, corpus.train), documents_of(corpus, corpus.held_out)
-    assert train == [text for text in TEXTS if text in set(train)]
-    assert not set(train) & set(held_out)
-    assert set(held_out) < set(TEXTS)
+    assert all(shard.rows <= 16 for shard in corpus.train.index.shards)
+    train, held_out = documents_of(artifact, "train"), documents_of(artifact, "held_out")
+    assert sorted(train + held_out) == sorted(TEXTS)
+    assert held_out
     facts = artifact.facts
     assert facts["documents"] == len(TEXTS) == corpus.train.index.documents + corpus.held_out.index.documents
     assert facts["train_rows"] == len(corpus.train)
-    assert facts["train_tokens"] == len(corpus.train) * 64
-    assert facts["text_bytes"] == sum(map(len, TEXTS)) == corpus.train.index.bytes + corpus.held_out.index.bytes
-    assert facts["bytes_per_token"] > 1
-    streams = sum(index.tokens + index.tail_tokens + 1 for index in (corpus.train.index, corpus.held_out.index))
-    assert facts["bytes_per_token"] == pytest.approx(facts["text_bytes"] / streams)
+    assert facts["train_tokens"] == len(corpus.train) * 256
+    assert facts["text_bytes"] == sum(map(len, TEXTS))
+    assert facts["bytes_per_token"] == pytest.approx(facts["text_bytes"] / facts["tokens"])
+    used = (1 - facts["padding_share"]) * facts["train_rows"] * 257
+    held_out_used = corpus.held_out.index.rows * 257 - corpus.held_out.index.padding_tokens
+    assert used + held_out_used == pytest.approx(facts["tokens"])
 
 
 def test_same_content_gives_the_same_digest_and_bytes_wherever_it_lies(tmp_path):
     first = run(tmp_path, write(tmp_path / "a.jsonl"), workspace="one")
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(tmp_path / "a.jsonl", tmp_path / "elsewhere" / "b.jsonl")
-    second = run(tmp_path, tmp_path / "elsewhere" / "b.jsonl", "corpus.workers=5", workspace="two")
+    second = run(tmp_path, tmp_path / "elsewhere" / "b.jsonl", workspace="two")
     assert second.digest == first.digest
     assert files(second) == files(first)
     third = run(tmp_path, tmp_path / "a.jsonl", "corpus.workers=1", workspace="three")
@@ -120,7 +133,7 @@ def test_broken_line_stops_with_file_and_line(tmp_path):
         run(tmp_path, path)
     with pytest.raises(DataError, match=rf"1 of {len(TEXTS) + 1} records of a\.jsonl.*the first is {path}, line"):
         run(tmp_path, path, "corpus.max_bad_share=0.001")
-    assert not list((tmp_path / "workspace" / "tokens").iterdir())
+    assert not finished(tmp_path / "workspace")
 
 
 @pytest.mark.parametrize(
@@ -147,10 +160,12 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(StorageError, match="No space left"):
-        run(tmp_path, write(tmp_path / "a.jsonl"))
-    assert not list((tmp_path / "workspace" / "tokens").iterdir())
+    path = write(tmp_path / "a.jsonl")
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+        patch.setattr(np, "save", full)
+        run(tmp_path, path)
+    assert not finished(tmp_path / "workspace")
+    assert files(run(tmp_path, path)) == files(run(tmp_path, path, workspace="other"))
 
 
 def test_progress_grows_to_the_end_and_can_stop_the_stage(tmp_path):
@@ -166,15 +181,14 @@ def test_progress_grows_to_the_end_and_can_stop_the_stage(tmp_path):
 
     with pytest.raises(Cancelled):
         run(tmp_path, tmp_path / "a.jsonl", workspace="other", report=stop)
-    assert not list((tmp_path / "other" / "tokens").iterdir())
+    assert not finished(tmp_path / "other")
+    assert files(run(tmp_path, tmp_path / "a.jsonl", workspace="other")) == files(run(tmp_path, tmp_path / "a.jsonl"))
 
 
 def test_documents_that_spell_special_tokens_do_not_end_there(tmp_path):
     texts = [f"{text}</longcat_s><longcat_s>" for text in TEXTS]
-    corpus = TokenCorpus.open(run(tmp_path, write(tmp_path / "a.jsonl", texts)).path)
-    rows = corpus.train.take(np.arange(len(corpus.train)))
-    assert (rows[:, :-1] == corpus.end_of_text).sum() <= corpus.train.index.documents
-    assert set(documents_of(corpus, corpus.train)) < set(texts)
+    artifact = run(tmp_path, write(tmp_path / "a.jsonl", texts), *LONG_ROWS)
+    assert sorted(documents_of(artifact, "train") + documents_of(artifact, "held_out")) == sorted(texts)
 
 
 PROSE = "The harbour was quiet when boat {n} came back with its nets, and nobody on the pier had seen that the weather"
@@ -205,16 +219,16 @@ def test_rules_masks_and_duplicates_are_counted(tmp_path):
         "corpus.mask=[email, phone]",
         "corpus.near_duplicates={threshold: 0.7}",
         f"corpus.decontaminate=[{tmp_path / 'set.jsonl'}]",
-        "corpus.sequence_length_tokens=16",
+        *LONG_ROWS,
     )
     assert artifact.facts["documents"] == 40
     assert artifact.facts["masked"] == {"email": 1, "phone": 1}
     assert artifact.facts["dropped"] == {
         "empty": 0, "too_short": 0, "too_long": 0,
-        "gopher_word_count": 1, "duplicate": 1, "contaminated": 1, "near_duplicate": 1,
+        "gopher_word_count": 1, "contaminated": 1, "duplicate": 1, "near_duplicate": 1,
     }  # fmt: skip
-    corpus = TokenCorpus.open(artifact.path)
-    everything = documents_of(corpus, corpus.train) + documents_of(corpus, corpus.held_out)
+    everything = documents_of(artifact, "train") + documents_of(artifact, "held_out")
+    assert len(everything) == 40
     assert not any("13812345678" in text for text in everything)
 
 
@@ -243,7 +257,7 @@ def test_other_languages_are_left_out_and_the_card_tells(tmp_path):
         "corpus.mask=[phone]",
         "corpus.sequence_length_tokens=16",
     )
-    assert artifact.facts["languages"] == {"en": 61, "fr": 1}
+    assert artifact.facts["languages"] == {"en": 60, "fr": 1}
     assert artifact.facts["dropped"]["language"] == 1
     assert sum(artifact.facts["length_log2"].values()) == 60
     assert artifact.facts["length_log2"] == {"7": 60}

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from longcat.corpus.decontamination import Decontamination, evaluation_files
+from longcat.corpus.decontamination import evaluation_files, is_contaminated, known_runs
+from longcat.corpus.words import Words
 from longcat.errors import DataError
 
 QUESTION = "What is the name of the river that flows through the old town before it reaches the sea?"
@@ -15,18 +16,20 @@ def evaluation(tmp_path, *values):
 
 
 def test_a_run_of_thirteen_words_is_found(tmp_path):
-    known = Decontamination([evaluation(tmp_path, {"question": QUESTION, "choices": ["a", {"text": "b"}]})])
+    known = known_runs([evaluation(tmp_path, {"question": QUESTION, "choices": ["a", {"text": "b"}]})])
     thirteen = "is the name of the river that flows through the old town before"
     assert len(thirteen.split()) == 13
-    assert known.contains(f"Somebody asked: {QUESTION} Nobody knew.")
-    assert known.contains(thirteen.upper())
-    assert not known.contains(thirteen.rsplit(" ", 1)[0])
-    assert not known.contains("the river that flows through another town before it reaches the sea, and so on and on")
+    assert is_contaminated(Words.of(f"Somebody asked: {QUESTION} Nobody knew."), known)
+    assert is_contaminated(Words.of(thirteen.upper()), known)
+    assert not is_contaminated(Words.of(thirteen.rsplit(" ", 1)[0]), known)
+    assert not is_contaminated(
+        Words.of("the river that flows through another town before it reaches the sea, and so on and on"), known
+    )
 
 
 def test_short_questions_are_never_found(tmp_path):
-    known = Decontamination([evaluation(tmp_path, {"question": "two words"})])
-    assert not known.contains("two words")
+    known = known_runs([evaluation(tmp_path, {"question": "two words"})])
+    assert not is_contaminated(Words.of("two words"), known)
 
 
 def test_files_are_named(tmp_path):
@@ -36,4 +39,4 @@ def test_files_are_named(tmp_path):
         evaluation_files([str(tmp_path / "nowhere.jsonl")])
     (tmp_path / "broken.jsonl").write_text('{"a": 1}\n{')
     with pytest.raises(DataError, match=r"broken\.jsonl:2"):
-        Decontamination([tmp_path / "broken.jsonl"])
+        known_runs([tmp_path / "broken.jsonl"])

@@ -27,7 +27,7 @@ def test_names_in_the_configuration_are_the_rules():
 @pytest.mark.parametrize("text", [PROSE, CHINESE])
 def test_good_prose_passes_every_rule(text):
     rules = Filter(list(get_args(RuleName)))
-    assert rules.verdict(rules.lines(text)) is None
+    assert rules.verdict(Document(rules.lines(text))) is None
 
 
 def words(count, word="word"):
@@ -59,9 +59,9 @@ FAILS = {  # a text just beyond the threshold, and one on it
 @pytest.mark.parametrize("rule", FAILS)
 def test_documents_beyond_a_threshold_are_left_out(rule):
     beyond, on = FAILS[rule]
-    assert Filter([rule]).verdict(beyond) == rule
-    assert Filter([rule]).verdict(on) is None
-    assert Filter([]).verdict(beyond) is None
+    assert Filter([rule]).verdict(Document(beyond)) == rule
+    assert Filter([rule]).verdict(Document(on)) is None
+    assert Filter([]).verdict(Document(beyond)) is None
 
 
 def top_by_hand(text):

@@ -1,46 +1,66 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longcat.corpus.packing import Packer
+from longcat.corpus.packing import cut, pack
 
-END = 2
-documents_strategy = st.lists(st.lists(st.integers(3, 500), max_size=40), min_size=1, max_size=30)
-
-
-def pack(documents, length, run):
-    packer = Packer(length, run, END, np.uint16)
-    runs = [part for document in documents for part in packer.add(np.array(document, np.uint32))]
-    return packer, [*runs, *packer.finish()]
+documents_strategy = st.lists(st.integers(1, 90), min_size=1, max_size=60)
+widths = st.integers(3, 33)
 
 
-@given(documents_strategy, st.integers(1, 17), st.integers(1, 5))
-def test_rows_are_the_stream_and_only_a_counted_tail_is_lost(documents, length, run):
-    stream = [token for document in documents for token in [*document, END]]
-    packer, runs = pack(documents, length, run)
-    rows = np.concatenate([part.rows for part in runs]) if runs else np.empty((0, length + 1), np.uint16)
-    assert packer.tokens == len(stream)
-    assert len(rows) == packer.rows == (len(stream) - 1) // length
-    for number, row in enumerate(rows):
-        assert row.tolist() == stream[number * length : (number + 1) * length + 1]
-    kept = packer.rows * length + 1 if packer.rows else 0
-    assert packer.tail_tokens == len(stream) - kept < length + (not packer.rows)
-    assert all(len(part.rows) == run for part in runs[:-1])
+def packed_of(tokens, width, max_padding):
+    documents = np.array(tokens)
+    return pack(cut(np.arange(len(documents)), documents, width), width, max_padding)
 
 
-@given(documents_strategy, st.integers(1, 17), st.integers(1, 5))
-def test_documents_start_where_the_index_says(documents, length, run):
-    _, runs = pack(documents, length, run)
-    found, before = [], 0
-    for part in runs:
-        found += [(before + row) * length + column for row, column in part.documents.tolist()]
-        before += len(part.rows)
-    starts = np.cumsum([0] + [len(document) + 1 for document in documents[:-1]])
-    assert found == [start for start in starts.tolist() if start < before * length]
+@given(documents_strategy, widths, st.sampled_from([0.0, 0.01, 0.2, 0.99]))
+def test_every_token_but_the_first_is_a_target_once(tokens, width, max_padding):
+    packed = packed_of(tokens, width, max_padding)
+    targets = [np.zeros(count, int) for count in tokens]
+    for document, offset, length in zip(*packed.pieces.arrays, strict=True):
+        targets[document][offset + (offset > 0) : offset + length] += 1
+        assert length > 1 or tokens[document] == 1  # nothing that teaches nothing
+    assert all((counts == 1).all() for counts in targets)
 
 
-def test_run_length_does_not_change_the_rows():
-    documents = [list(range(3, 3 + n)) for n in (5, 0, 31, 8, 100, 1)]
-    whole = np.concatenate([part.rows for part in pack(documents, 7, 1000)[1]])
-    pieces = np.concatenate([part.rows for part in pack(documents, 7, 2)[1]])
-    assert np.array_equal(whole, pieces)
+@given(documents_strategy, widths, st.sampled_from([0.0, 0.01, 0.2, 0.99]))
+def test_pieces_lie_in_rows_without_gaps(tokens, width, max_padding):
+    packed = packed_of(tokens, width, max_padding)
+    ends = np.zeros(packed.rows, int)
+    for row, column, length in zip(packed.row, packed.column, packed.pieces.length, strict=True):
+        assert column == ends[row]
+        ends[row] += length
+    assert np.array_equal(ends, packed.used)
+    assert (ends > 0).all()
+    assert (ends <= width).all()
+
+
+@given(documents_strategy, widths, st.sampled_from([0.0, 0.01, 0.2]))
+def test_padding_is_bounded(tokens, width, max_padding):
+    """Beside a last row, and the rows with room for a single token that no piece can use."""
+    packed = packed_of(tokens, width, max_padding)
+    padding = packed.rows * width - packed.used.sum()
+    assert padding <= max_padding * packed.rows * width + 2 * width + (packed.used == width - 1).sum()
+
+
+@given(documents_strategy, widths)
+def test_only_long_documents_are_cut_where_padding_does_not_matter(tokens, width):
+    packed = packed_of(tokens, width, 1.0)
+    pieces = np.bincount(packed.pieces.document)
+    assert (pieces[np.array(tokens) <= width] == 1).all()
+    assert packed.rows >= -(-sum(tokens) // width)
+
+
+@pytest.mark.parametrize("tokens", [[300] * 1000, list(range(2, 400)) * 5, [5000, 3] * 40])
+def test_less_than_one_per_cent_is_padding(tokens):
+    packed = packed_of(tokens, 513, 0.005)
+    assert 1 - packed.used.sum() / (packed.rows * 513) < 0.01
+
+
+def test_best_fit_takes_the_row_with_least_room():
+    packed = packed_of([6, 5, 4, 3, 2], 10, 1.0)
+    rows = {int(document): int(row) for document, row in zip(packed.pieces.document, packed.row, strict=True)}
+    assert packed.rows == 2
+    assert rows[0] == rows[2]  # 6 + 4
+    assert rows[1] == rows[3] == rows[4]  # 5 + 3 + 2

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcat.corpus.shards import IGNORE, Batch
 from longcat.evaluation.ngram import NGram
+
+
+def batch(rows):
+    rows = np.array(rows)
+    return Batch(rows[:, :-1], rows[:, 1:], np.zeros_like(rows[:, 1:]))
 
 
 def slow_probability(rows, order, vocabulary, history, word):
@@ -36,8 +42,8 @@ corpora = st.lists(st.lists(st.integers(0, 4), min_size=9, max_size=9), min_size
 @given(rows=corpora, test=st.lists(st.integers(0, 4), min_size=9, max_size=9), order=st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
 def test_equals_the_slow_one(rows, test, order):
-    model = NGram(np.array(rows), order, 5)
-    *_, last = model.probabilities(np.array([test]))
+    model = NGram(batch(rows), order, 5)
+    *_, last = model.probabilities(batch([test]))
     expected = [slow_probability(rows, order, 5, test[:i], test[i]) for i in range(1, len(test))]
     assert last[0] == pytest.approx(expected)
 
@@ -45,6 +51,18 @@ def test_equals_the_slow_one(rows, test, order):
 @given(rows=corpora, history=st.lists(st.integers(0, 4), min_size=1, max_size=6), order=st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
 def test_probabilities_sum_to_one(rows, history, order):
-    model = NGram(np.array(rows), order, 5)
-    *_, last = model.probabilities(np.array([[*history, word] for word in range(5)]))
+    model = NGram(batch(rows), order, 5)
+    *_, last = model.probabilities(batch([[*history, word] for word in range(5)]))
     assert last[:, -1].sum() == pytest.approx(1)
+
+
+@given(rows=corpora, order=st.integers(1, 4), cut=st.integers(1, 7))
+@settings(max_examples=40, deadline=None)
+def test_what_is_not_learnt_counts_for_nothing(rows, order, cut):
+    """The end of a row that is padding is as if it were not there."""
+    whole, padded = batch([row[: cut + 1] for row in rows]), batch(rows)
+    padded.targets[:, cut:] = IGNORE
+    *_, expected = NGram(whole, order, 5).probabilities(whole)
+    *_, found = NGram(padded, order, 5).probabilities(padded)
+    assert found[:, :cut] == pytest.approx(expected)
+    assert (found[:, cut:] == 1).all()

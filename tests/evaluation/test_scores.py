@@ -10,10 +10,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from longcat.config import load_config
+from longcat.corpus.shards import Batch
 from longcat.errors import ConfigError, DataError
 from longcat.evaluation import harness
 from longcat.evaluation.perplexity import model_bits, text_bytes
 from longcat.model import LongcatModel
+
+
+def batch(rows):
+    return Batch(rows[:, :-1], rows[:, 1:], np.zeros_like(rows[:, 1:]))
 
 
 def uniform(tokens):
@@ -21,14 +26,14 @@ def uniform(tokens):
 
 
 def test_a_uniform_model_needs_eight_bits_for_a_byte():
-    rows = np.random.default_rng(0).integers(0, 256, (5, 33))
+    rows = batch(np.random.default_rng(0).integers(0, 256, (5, 33)))
     assert model_bits(uniform, rows, batch=2) == pytest.approx(5 * 32 * 8)
     assert text_bytes(rows, np.ones(256, dtype=np.int32)) == 5 * 32
 
 
 def test_bits_do_not_depend_on_the_batch_size():
     weights = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
-    rows = np.random.default_rng(0).integers(0, 256, (7, 17))
+    rows = batch(np.random.default_rng(0).integers(0, 256, (7, 17)))
     assert model_bits(lambda t: weights[t], rows, 3) == pytest.approx(model_bits(lambda t: weights[t], rows, 7))
 
 

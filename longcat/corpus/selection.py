@@ -1,0 +1,108 @@
+"""Which documents stay, seen over the whole corpus: duplicates, near-duplicates, paragraphs that came before.
+
+The driver holds 24 bytes a document for this, and the signatures where near-duplicates are looked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from longcat.config import CorpusConfig
+from longcat.corpus.near_duplicates import near_duplicates
+from longcat.corpus.pieces import Piece
+
+
+@dataclass
+class Selection:
+    """Arrays over all documents of all pieces that were not left out before, in their order."""
+
+    begins: np.ndarray
+    """Number of the first document of each piece, and of all documents, int64 `[pieces + 1]`."""
+    keep: np.ndarray
+    """bool `[documents]`."""
+    digests: np.ndarray
+    """uint64 `[documents, 2]`."""
+    ends: np.ndarray
+    """Byte after each in the text of its piece, int64."""
+    sizes: np.ndarray
+    """UTF-8 bytes of each without the paragraphs that are cut out, int64."""
+    characters: np.ndarray
+    """The same in characters."""
+    dropped: dict[str, np.ndarray] = field(default_factory=dict)
+    """Numbers of documents left out, by reason."""
+    cuts: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
+    """Paragraphs to cut out of the documents kept, int64 `[cuts, 3]`: document, first byte, byte after the last."""
+
+    def of(self, piece: int) -> slice:
+        """The documents of a piece."""
+        return slice(int(self.begins[piece]), int(self.begins[piece + 1]))
+
+    def cuts_of(self, piece: int) -> np.ndarray:
+        """The cuts of a piece, with documents counted from its beginning."""
+        documents = self.of(piece)
+        first, last = np.searchsorted(self.cuts[:, 0], [documents.start, documents.stop])
+        return self.cuts[first:last] - np.array([documents.start, 0, 0])
+
+    def piece_of(self, document: int) -> int:
+        """Number of the piece of a document."""
+        return int(np.searchsorted(self.begins, document, side="right")) - 1
+
+    def bytes_of(self, document: int) -> tuple[int, int]:
+        """First byte of a document in the text of its piece, and the byte after the last."""
+        first = document in self.begins
+        return (0 if first else int(self.ends[document - 1])), int(self.ends[document])
+
+    def leave_out(self, reason: str, documents: np.ndarray) -> None:
+        """Do not keep some documents that were kept until now."""
+        self.keep[documents] = False
+        self.dropped[reason] = documents
+
+
+def select(pieces: list[Piece], corpus: CorpusConfig) -> Selection:
+    """Decide over all documents; of several alike the first one stays."""
+    arrays = [piece.arrays() for piece in pieces]
+    begins = np.cumsum([0, *(len(one.ends) for one in arrays)])
+    selection = Selection(
+        begins=begins,
+        keep=np.ones(begins[-1], bool),
+        digests=np.concatenate([np.empty((0, 2), np.uint64), *(one.digests for one in arrays)]),
+        ends=np.concatenate([np.empty(0, np.int64), *(one.ends for one in arrays)]),
+        sizes=np.concatenate([np.empty(0, np.int64), *(np.diff(one.ends, prepend=0) for one in arrays)]),
+        characters=np.concatenate([np.empty(0, np.int64), *(one.characters for one in arrays)]),
+    )
+    selection.leave_out("duplicate", _again(selection.digests[:, 0], selection.digests[:, 1]))
+    if corpus.near_duplicates:
+        kept = np.flatnonzero(selection.keep)
+        signed = np.concatenate(
+            [piece.signatures()[selection.keep[selection.of(number)]] for number, piece in enumerate(pieces)]
+        )
+        selection.leave_out("near_duplicate", kept[near_duplicates(signed, corpus.near_duplicates)])
+    if corpus.repeated_paragraph_characters:
+        paragraphs = [
+            one.paragraphs + np.array([0, begin, 0, 0, 0]) for one, begin in zip(arrays, begins, strict=False)
+        ]
+        _cut_paragraphs(selection, np.concatenate(paragraphs), corpus.min_characters)
+    return selection
+
+
+def _again(*keys: np.ndarray) -> np.ndarray:
+    """Places whose keys all occurred before, int64 in order."""
+    order = np.lexsort(keys)  # stable: among equal ones the first comes first
+    same = np.ones(max(0, len(order) - 1), bool)
+    for key in keys:
+        ordered = key[order]
+        same &= ordered[1:] == ordered[:-1]
+    return np.sort(order[1:][same])
+
+
+def _cut_paragraphs(selection: Selection, paragraphs: np.ndarray, min_characters: int) -> None:
+    paragraphs = paragraphs[selection.keep[paragraphs[:, 1]]]
+    cuts = paragraphs[_again(paragraphs[:, 0])]
+    np.subtract.at(selection.characters, cuts[:, 1], cuts[:, 4])
+    np.subtract.at(selection.sizes, cuts[:, 1], cuts[:, 3] - cuts[:, 2])
+    touched = np.unique(cuts[:, 1])
+    empty = touched[selection.characters[touched] < max(1, min_characters)]
+    selection.leave_out("repeated_paragraphs", empty)
+    selection.cuts = cuts[selection.keep[cuts[:, 1]]][:, 1:4]
