@@ -459,6 +459,9 @@ class TrainingConfig(_Section):
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False
     """Compile the layers with torch.compile: about half a minute once, and faster steps. Needs a C++ compiler on a CPU."""
+    mask_documents: bool = False
+    """Attention, its indexer, n-grams and multi-token prediction do not reach from a document into those before it in its row.
+    Off by default: LongCat's reports do not say."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimizer and its schedule."""
     balance: BalanceConfig = BalanceConfig()

@@ -76,15 +76,15 @@ class LatentAttention(nn.Module):
         if selection is not None and selection.keys is not None:
             known = torch.cat([latent, k_rope.squeeze(2)], dim=-1) if known is None else known
             out, attended = self._sparse(q_nope, q_rope, known, selection.keys)
-            loss = selection.sparse_loss(attended) if self.training else None
+            loss = selection.sparse_loss(attended, context) if self.training else None
             return self.o_proj(out), selection, loss
         if known is not None and known.shape[1] > x.shape[1]:
             return self.o_proj(self._absorbed(q_nope, q_rope, known)), selection, None
         k_nope, v = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).split([self.nope_dim, self.v_dim], dim=-1)
         q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
         k = torch.cat([k_nope, k_rope.expand(-1, -1, self.heads, -1)], dim=-1).transpose(1, 2)
-        out = causal_attention(q, k, v.transpose(1, 2), self.scale).transpose(1, 2).flatten(2)
-        loss = selection.dense_loss(q, k, self.scale) if self.training and selection is not None else None
+        out = causal_attention(q, k, v.transpose(1, 2), self.scale, context.starts).transpose(1, 2).flatten(2)
+        loss = selection.dense_loss(q, k, self.scale, context) if self.training and selection is not None else None
         return self.o_proj(out), selection, loss
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, known: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ class Context:
     cache: Cache | None = None
     """Keys of the tokens before these, in inference."""
     padding: Tensor | None = None
-    """Bool `[batch, seq]`, true for tokens that mean nothing: no expert is spent on them."""
+    """Bool `[batch, seq]`, true for tokens that mean nothing: no expert is spent on them, and they count for nothing."""
+    starts: Tensor | None = None
+    """Where each token's document starts (see `longcat.ops.documents`); none where every row is one document."""
     phase: Phase = "sparse"
     """How attention is trained, if it is sparse."""

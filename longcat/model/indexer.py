@@ -27,13 +27,19 @@ class Selection:
     keys: Tensor | None
     """Int64 `[batch, seq, index_topk]` positions to read, -1 for none; none reads all up to the query."""
 
-    def dense_loss(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
-        """Sum over queries of the divergence from dense attention of `query` and `key`, `[batch, heads, seq, dim]`."""
-        return dense_index_loss(self.query, self.key, self.weight, query, key, scale)
+    def dense_loss(self, query: Tensor, key: Tensor, scale: float, context: Context) -> Tensor:
+        """Sum over queries of the divergence from dense attention of `query` and `key`, `[batch, heads, seq, dim]`.
 
-    def sparse_loss(self, attended: Tensor) -> Tensor:
+        Padding does not count.
+        """
+        index = self.query, self.key, self.weight
+        return dense_index_loss(*index, query, key, scale, context.starts, context.padding)
+
+    def sparse_loss(self, attended: Tensor, context: Context) -> Tensor:
         """The same from what sparse attention gave to the chosen keys, fp32 `[batch, seq, index_topk]`."""
         assert self.keys is not None
+        if context.padding is not None:
+            attended = attended.masked_fill(context.padding[..., None], 0.0)
         return sparse_index_loss(self.query, self.key, self.weight, self.keys, attended)
 
 
@@ -62,9 +68,9 @@ class Indexer(nn.Module):
             key = context.cache.extend_index_keys(layer, key)
         length, keys = key.shape[1], None
         if context.phase == "sparse" and length > self.sparse.index_topk:
-            by_pages = not self.training and length >= self.sparse.hierarchical_from_tokens
+            by_pages = not self.training and context.starts is None and length >= self.sparse.hierarchical_from_tokens
             by_pages = by_pages and layer >= self.sparse.hierarchical_after_layers
-            keys = select_keys(query, key, weight, self.sparse, hierarchical=by_pages)
+            keys = select_keys(query, key, weight, self.sparse, hierarchical=by_pages, starts=context.starts)
         return Selection(query, key, weight, keys)
 
     def _rotated(self, x: Tensor, context: Context) -> Tensor:

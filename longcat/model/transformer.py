@@ -20,6 +20,7 @@ from longcat.model.mtp import MultiTokenPrediction, mtp_targets
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
 from longcat.model.scaling import role_of, transfer, width_over_proxy
+from longcat.ops.documents import document_starts
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.rotary import rotary_angles
 
@@ -38,10 +39,10 @@ class State(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What a batch is learnt from, each an fp32 sum over its tokens."""
+    """What a batch is learnt from, each an fp32 sum over its tokens; padding is none of them."""
 
     language_model: Tensor
-    """-log p of the next token, in nats."""
+    """-log p of the next token, in nats, where there is a target."""
     mtp: Tensor
     """The same of the tokens behind it, summed over depths; 0 without multi-token prediction."""
     indexer: Tensor
@@ -57,9 +58,10 @@ class Sums(NamedTuple):
 class HiddenZ(nn.Module):
     """Hidden z-loss: sum over tokens of (log sum_i exp |h_i|)^2 (arXiv 2509.01322)."""
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """`[..., hidden]` to an fp32 scalar."""
-        return hidden.float().abs().logsumexp(-1).square().sum()
+    def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
+        """`[..., hidden]` to an fp32 scalar; bool `padding` `[...]` leaves tokens out."""
+        squares = hidden.float().abs().logsumexp(-1).square()
+        return (squares if padding is None else squares.masked_fill(padding, 0.0)).sum()
 
 
 class Backbone(nn.Module):
@@ -80,19 +82,31 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mtp = MultiTokenPrediction(config) if config.mtp_num_layers else None
 
-    def context(self, tokens: Tensor, cache: Cache | None, padding: Tensor | None, phase: Phase) -> Context:
+    def context(
+        self,
+        tokens: Tensor,
+        cache: Cache | None,
+        padding: Tensor | None,
+        phase: Phase,
+        documents: Tensor | None = None,
+    ) -> Context:
         """What the layers need to know about `tokens` `[batch, seq]`, which follow what the cache holds."""
         start = 0 if cache is None else cache.length
         positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         cos, sin = rotary_angles(positions, self.rope_dim, self.rope_theta, self.rope_scaling)
-        return Context(cos, sin, cache, padding, phase)
+        if documents is None:
+            return Context(cos, sin, cache, padding, phase=phase)
+        if cache is not None:
+            raise ValueError("a cache holds one document a row: documents cannot be told apart in it")
+        padding = documents < 0 if padding is None else padding
+        return Context(cos, sin, None, padding, document_starts(documents), phase)
 
     def forward(self, tokens: Tensor, context: Context) -> State:
         """Int64 `[batch, seq]` to the state after the layers."""
         seen = tokens if context.cache is None else context.cache.extend_tokens(tokens)
         x = self.embed_tokens(tokens)
         if self.ngram_embeddings is not None:
-            x = self.ngram_embeddings(x, seen)
+            x = self.ngram_embeddings(x, seen, context.starts)
         statistics, index_loss = [], None
         for number, layer in enumerate(self.layers):
             x, asked, loss = layer(x, context, number)
@@ -120,6 +134,7 @@ class LongcatModel(nn.Module):
         cache: Cache | None = None,
         padding: Tensor | None = None,
         phase: Phase = "sparse",
+        documents: Tensor | None = None,
     ) -> Tensor | Sums:
         """Logits, or with `targets` what to learn from; `logits` and `sums` say which.
 
@@ -127,13 +142,19 @@ class LongcatModel(nn.Module):
             tokens: int64 `[batch, seq]`.
             targets: int64 `[batch, seq]`, the token that follows each one, `IGNORE` for those not to learn.
             cache: holds the tokens before these, and gets these; for inference.
-            padding: bool `[batch, seq]`, true for tokens that mean nothing: no expert is spent on them.
+            padding: bool `[batch, seq]`, true for tokens at the end of a row that mean nothing: no expert is spent on
+                them, and they count for nothing.
             phase: how attention is trained, if it is sparse.
+            documents: int64 `[batch, seq]`, a number for each document in a row, never falling, and -1 for padding
+                behind them. Nothing reaches from one document into another. None: every row is one.
 
         Returns:
             fp32 logits `[batch, seq, vocab]`, or the sums.
+
+        Raises:
+            ValueError: documents together with a cache.
         """
-        context = self.model.context(tokens, cache, padding, phase)
+        context = self.model.context(tokens, cache, padding, phase, documents)
         state = self.model(tokens, context)
         if targets is None:
             return self.lm_head(state.hidden).float()
@@ -144,12 +165,12 @@ class LongcatModel(nn.Module):
             states, own = self.model.mtp(state.hidden, words, context)
             index_loss = index_loss if own is None else index_loss + own
             for depth, hidden in enumerate(states, 1):
-                mtp = mtp + self._loss(hidden, mtp_targets(targets, depth))
+                mtp = mtp + self._loss(hidden, mtp_targets(targets, depth, context.starts))
         return Sums(
             language_model=self._loss(state.hidden, targets),
             mtp=mtp,
             indexer=index_loss,
-            hidden_z=self.hidden_z(state.last),
+            hidden_z=self.hidden_z(state.last, context.padding),
             router_probability=torch.stack([asked.probability for asked in state.statistics]),
             router_load=torch.stack([asked.load for asked in state.statistics]),
         )
@@ -158,9 +179,16 @@ class LongcatModel(nn.Module):
         """fp32 logits `[batch, seq, vocab]`, see `forward`."""
         return cast(Tensor, self(tokens, cache=cache, padding=padding))
 
-    def sums(self, tokens: Tensor, targets: Tensor, phase: Phase = "sparse") -> Sums:
+    def sums(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        phase: Phase = "sparse",
+        documents: Tensor | None = None,
+        padding: Tensor | None = None,
+    ) -> Sums:
         """What to learn from, see `forward`."""
-        return cast(Sums, self(tokens, targets, phase=phase))
+        return cast(Sums, self(tokens, targets, phase=phase, documents=documents, padding=padding))
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())

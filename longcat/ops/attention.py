@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longcat.ops.documents import readable
+
 KEPT_LENGTH = 2048
 """Up to this length `BlockAttention` keeps the probabilities for the backward pass; beyond it they are worked out again."""
 QUERY_BLOCK = 128
@@ -17,47 +19,64 @@ BLOCK_SCORES = 134_217_728
 """Scores held at once; blocks become smaller where they would be more."""
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """softmax(scale Q K^T) V over the positions up to each one (arXiv 1706.03762, eq. 1).
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+) -> Tensor:
+    """softmax(scale Q K^T) V over the positions up to each one (arXiv 1706.03762, eq. 1), within its document.
 
     Args:
         query: `[batch, heads, seq, dim]`.
         key: the same shape.
         value: `[batch, heads, seq, value dim]`.
         scale: factor on the scores; dim ** -0.5 when none.
+        starts: of documents, see `longcat.ops.documents`; none where every row is one.
 
     Returns:
         `[batch, heads, seq, value dim]`.
     """
     if query.device.type == "cpu":  # torch's kernel there wants value and key of one width, and is slower
-        return block_attention(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+        return block_attention(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, starts)
+    return torch_attention(query, key, value, scale, starts)
+
+
+def torch_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, starts: Tensor | None) -> Tensor:
+    """`causal_attention` by torch's kernels. With documents they need a mask of the whole square."""
+    if starts is None:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    mask = readable(starts, query.shape[2], key.shape[2], query.device)[:, None]
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
 
 
 @torch.compiler.disable
-def block_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def block_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, starts: Tensor | None = None) -> Tensor:
     """`causal_attention` in blocks of queries: on a CPU about four times as fast as torch's flash kernel."""
     batch, heads, seq, _ = query.shape
-    out = BlockAttention.apply(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), scale)
+    out = BlockAttention.apply(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), scale, starts)
     return out.view(batch, heads, seq, -1)
 
 
 class BlockAttention(torch.autograd.Function):
-    """Causal attention over `[n, seq, dim]`, a block of queries at a time against the keys up to its end."""
+    """Causal attention over `[n, seq, dim]`, a block of queries at a time against the keys up to its end.
+
+    With documents, from the earliest start of a document in it; row i of `starts` holds for n / batch heads.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, starts: Tensor | None = None
+    ) -> Tensor:
         """`[n, seq, value dim]`."""
         out = query.new_empty(*query.shape[:2], value.shape[-1])
         keeps = query.shape[1] <= KEPT_LENGTH and any(ctx.needs_input_grad)
         kept = []
-        for start, end in _blocks(query):
-            probabilities = _probabilities(query, key, start, end, scale)
-            out[:, start:end] = torch.bmm(probabilities, value[:, :end])
+        for block in _blocks(query, starts):
+            first, start, end = block
+            probabilities = _probabilities(query, key, block, scale, starts)
+            out[:, start:end] = torch.bmm(probabilities, value[:, first:end])
             if keeps:
                 kept.append(probabilities)
         ctx.save_for_backward(query, key, value, *kept)
-        ctx.scale = scale
+        ctx.scale, ctx.starts = scale, starts
         return out
 
     @staticmethod
@@ -69,15 +88,16 @@ class BlockAttention(torch.autograd.Function):
         dtype = query.dtype if kept else torch.float32
         d_query, d_key = torch.empty_like(query), key.new_zeros(key.shape, dtype=dtype)
         d_value = value.new_zeros(value.shape, dtype=dtype)
-        for number, (start, end) in enumerate(_blocks(query)):
-            probabilities = kept[number] if kept else _probabilities(query, key, start, end, ctx.scale)
+        for number, block in enumerate(_blocks(query, ctx.starts)):
+            first, start, end = block
+            probabilities = kept[number] if kept else _probabilities(query, key, block, ctx.scale, ctx.starts)
             d_out = gradient[:, start:end]
-            _add_product(d_value[:, :end], probabilities.mT, d_out)
-            d_probabilities = torch.bmm(d_out, value[:, :end].mT)
+            _add_product(d_value[:, first:end], probabilities.mT, d_out)
+            d_probabilities = torch.bmm(d_out, value[:, first:end].mT)
             d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, query.dtype).mul_(ctx.scale)
-            d_query[:, start:end] = torch.bmm(d_scores, key[:, :end])
-            _add_product(d_key[:, :end], d_scores.mT, query[:, start:end])
-        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None
+            d_query[:, start:end] = torch.bmm(d_scores, key[:, first:end])
+            _add_product(d_key[:, first:end], d_scores.mT, query[:, start:end])
+        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -87,15 +107,24 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += torch.bmm(a, b)
 
 
-def _probabilities(query: Tensor, key: Tensor, start: int, end: int, scale: float) -> Tensor:
-    """softmax(scale Q K^T) of queries `start` to `end` over the keys before `end`."""
+def _probabilities(
+    query: Tensor, key: Tensor, block: tuple[int, int, int], scale: float, starts: Tensor | None
+) -> Tensor:
+    """softmax(scale Q K^T) of queries `start` to `end` over the keys from `first` on and before `end`."""
+    first, start, end = block
     mask = query.new_full((end - start, end - start), -math.inf).triu_(1)
-    scores = torch.bmm(query[:, start:end], key[:, :end].mT).mul_(scale)
-    scores[:, :, start:].add_(mask)
+    scores = torch.bmm(query[:, start:end], key[:, first:end].mT).mul_(scale)
+    scores[:, :, start - first :].add_(mask)
+    if starts is not None:
+        latest = int(starts[:, end - 1].max())  # keys from there on belong to everybody's document
+        foreign = torch.arange(first, latest) < starts[:, start:end, None]  # [batch, queries, keys]
+        scores[..., : latest - first].unflatten(0, (len(starts), -1)).masked_fill_(foreign[:, None], -math.inf)
     return scores.softmax(-1)
 
 
-def _blocks(query: Tensor) -> list[tuple[int, int]]:
+def _blocks(query: Tensor, starts: Tensor | None) -> list[tuple[int, int, int]]:
+    """First key, first query and end of each block."""
     count, seq, _ = query.shape
     size = max(1, min(QUERY_BLOCK, BLOCK_SCORES // (count * seq)))
-    return [(start, min(start + size, seq)) for start in range(0, seq, size)]
+    first = [0] * seq if starts is None else starts.amin(0).tolist()  # a row's starts never fall
+    return [(first[start], start, min(start + size, seq)) for start in range(0, seq, size)]

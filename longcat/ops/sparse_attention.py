@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from longcat.config import SparseAttentionConfig
+from longcat.ops.documents import readable
 
 CHUNK_ELEMENTS = 16_777_216
 """Numbers that the largest intermediate result of a chunk of queries may have."""
@@ -39,18 +40,26 @@ def index_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
 @torch.compiler.disable
 @torch.no_grad()
 def select_keys(
-    query: Tensor, key: Tensor, weight: Tensor, config: SparseAttentionConfig, *, hierarchical: bool = False
+    query: Tensor,
+    key: Tensor,
+    weight: Tensor,
+    config: SparseAttentionConfig,
+    *,
+    hierarchical: bool = False,
+    starts: Tensor | None = None,
 ) -> Tensor:
     """The keys that each query reads: sink, window and those with the highest scores, `index_topk` together.
 
-    The queries are the last positions of the keys' sequence. Where fewer keys lie before a query, all are chosen.
+    The queries are the last positions of the keys' sequence. Where fewer keys lie before a query, all are chosen. With
+    documents, every one has a sink of its own, and no other keys are chosen.
 
     Args:
         query: `[batch, queries, heads, dim]`.
         key: `[batch, length, dim]`, `length >= index_topk`.
         weight: `[batch, queries, heads]`.
         config: budget, sink and window.
-        hierarchical: score only the tokens of the best pages (for inference).
+        hierarchical: score only the tokens of the best pages (for inference, without documents).
+        starts: of the queries' documents, see `longcat.ops.documents`; none where every row is one.
 
     Returns:
         int64 `[batch, queries, index_topk]` positions, -1 where there is none.
@@ -68,8 +77,10 @@ def select_keys(
             seen = max(first + end, config.index_topk)  # later keys are nobody's yet
             candidates = torch.arange(seen, device=query.device).expand(batch, end - start, -1)
             scores = index_scores(part[0], key[:, :seen], part[1])
-        always = (candidates < config.index_init_tokens) | (candidates > position - config.index_local_tokens)
-        scores = scores.masked_fill(always, torch.inf).masked_fill(candidates > position, -torch.inf)
+        begin = 0 if starts is None else starts[:, start:end, None]
+        always = (candidates < begin + config.index_init_tokens) | (candidates > position - config.index_local_tokens)
+        foreign = (candidates > position) | (candidates < begin)
+        scores = scores.masked_fill(always, torch.inf).masked_fill(foreign, -torch.inf)
         best, places = scores.topk(config.index_topk, dim=-1, sorted=False)
         keys = candidates.gather(-1, places)
         chosen.append(keys.masked_fill(best == -torch.inf, -1))
@@ -145,7 +156,14 @@ def _divergence_at(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor, att
 
 @torch.compiler.disable
 def dense_index_loss(
-    index_query: Tensor, index_key: Tensor, weight: Tensor, query: Tensor, key: Tensor, scale: float
+    index_query: Tensor,
+    index_key: Tensor,
+    weight: Tensor,
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    starts: Tensor | None = None,
+    padding: Tensor | None = None,
 ) -> Tensor:
     """The same over all keys up to each query, with p worked out from attention's own query and key (without gradient).
 
@@ -156,6 +174,8 @@ def dense_index_loss(
         query: `[batch, heads, seq, head dim]`.
         key: the same shape.
         scale: of attention's scores.
+        starts: of documents, see `longcat.ops.documents`; none where every row is one.
+        padding: bool `[batch, seq]`, true for queries that do not count.
     """
     query, key = query.detach(), key.detach()
     total = query.new_zeros((), dtype=torch.float32)
@@ -167,19 +187,30 @@ def dense_index_loss(
             weight[:, start:end],
             query[:, :, start:end],
             key[:, :, :end],
+            scale,
+            None if starts is None else starts[:, start:end],
+            None if padding is None else padding[:, start:end],
         )
-        total = total + checkpoint(_dense_divergence, *part, scale, use_reentrant=False)
+        total = total + checkpoint(_dense_divergence, *part, use_reentrant=False)
     return total
 
 
 def _dense_divergence(
-    index_query: Tensor, index_key: Tensor, weight: Tensor, query: Tensor, key: Tensor, scale: float
+    index_query: Tensor,
+    index_key: Tensor,
+    weight: Tensor,
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    starts: Tensor | None,
+    padding: Tensor | None,
 ) -> Tensor:
-    queries, keys = query.shape[-2], key.shape[-2]
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    seen = readable(starts, query.shape[-2], key.shape[-2], query.device)
     with torch.no_grad():
         scores = (query @ key.mT).float() * scale
-        attended = scores.masked_fill(~seen, -torch.inf).softmax(-1).mean(1)
+        attended = scores.masked_fill(~seen.unsqueeze(-3), -torch.inf).softmax(-1).mean(1)
+        if padding is not None:
+            attended = attended.masked_fill(padding[..., None], 0.0)
     return _divergence(attended, index_scores(index_query, index_key, weight), seen.expand_as(attended))
 
 

@@ -39,9 +39,16 @@ class Sharded:
         for parameter in self.model.parameters():
             parameter.grad = None
 
-    def sums(self, tokens: Tensor, targets: Tensor, phase: Phase) -> Sums:
+    def sums(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        phase: Phase,
+        documents: Tensor | None = None,
+        padding: Tensor | None = None,
+    ) -> Sums:
         """See `LongcatModel.sums`."""
-        return self.model.sums(tokens, targets, phase)
+        return self.model.sums(tokens, targets, phase, documents, padding)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a loss' gradients to the weights'; they are exchanged once, with the `last` part of a batch."""

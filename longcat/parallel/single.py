@@ -35,9 +35,17 @@ class Single:
         for parameter in self.model.parameters():
             parameter.grad = None
 
-    def sums(self, tokens: Tensor, targets: Tensor, phase: Phase) -> Sums:
+    def sums(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        phase: Phase,
+        documents: Tensor | None = None,
+        padding: Tensor | None = None,
+    ) -> Sums:
         """See `LongcatModel.sums`."""
-        return cast(Sums, functional_call(self.model, self._copies, (tokens, targets), {"phase": phase}))
+        options = {"phase": phase, "documents": documents, "padding": padding}
+        return cast(Sums, functional_call(self.model, self._copies, (tokens, targets), options))
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a loss' gradients to the weights', in fp32."""

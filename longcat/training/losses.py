@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from longcat.config import ModelConfig, PipelineConfig, target_ffn_experts
@@ -9,6 +11,15 @@ from longcat.model.transformer import Sums
 
 AUXILIARY = ("mtp", "indexer", "balance", "hidden_z")
 """Losses beside the next token's, by the name of their weight in `training.losses`."""
+
+
+class Counts(NamedTuple):
+    """What the sums over a whole batch, of all processes, are divided by: int64 scalars, at least 1."""
+
+    tokens: Tensor
+    """Without padding."""
+    targets: Tensor
+    """Of the next token; those that are not learnt do not count."""
 
 
 def balance_loss(probability: Tensor, load: Tensor, model: ModelConfig, target: float, groups: int) -> Tensor:
@@ -46,21 +57,22 @@ def active(config: PipelineConfig) -> list[str]:
     return [name for name in AUXILIARY if there.get(name, True) and getattr(settings, f"{name}_weight") > 0]
 
 
-def losses(sums: Sums, tokens: int, config: PipelineConfig) -> dict[str, Tensor]:
-    """A micro-batch's part of each loss, such that the parts of a batch of `tokens` add up to its mean; unweighted.
+def losses(sums: Sums, counts: Counts, config: PipelineConfig) -> dict[str, Tensor]:
+    """A micro-batch's part of each loss, such that the parts of a batch with these counts add up to its mean; unweighted.
 
-    `language_model` and the names in `AUXILIARY`.
+    `language_model` and the names in `AUXILIARY`. Multi-token prediction is divided by the next tokens' targets at every
+    depth, though a depth has a few less (DeepSeek-V3 divides alike, arXiv 2412.19437, eq. 24).
     """
     settings, model = config.training.losses, config.model
     here = sums.router_load[0].sum() / model.moe_topk
     target = target_ffn_experts(model, config.training.balance)
     balance = balance_loss(sums.router_probability, sums.router_load, model, target, settings.balance_groups)
     return {
-        "language_model": sums.language_model / tokens,
-        "mtp": sums.mtp / (tokens * max(1, model.mtp_num_layers)),
-        "indexer": sums.indexer / tokens,
-        "balance": balance * here / tokens,
-        "hidden_z": sums.hidden_z / tokens,
+        "language_model": sums.language_model / counts.targets,
+        "mtp": sums.mtp / (counts.targets * max(1, model.mtp_num_layers)),
+        "indexer": sums.indexer / counts.tokens,
+        "balance": balance * here / counts.tokens,
+        "hidden_z": sums.hidden_z / counts.tokens,
     }
 
 

@@ -13,12 +13,29 @@ from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, TrainingConfig
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel
+from longcat.ops.linear_cross_entropy import IGNORE
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, move_bias
-from longcat.training.losses import losses, total
+from longcat.training.losses import Counts, losses, total
 from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process' share of a batch, each int64 `[sequences, sequence_length]`."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    """The token that follows each one; `IGNORE` where nothing is to be learnt, as in padding."""
+    documents: np.ndarray
+    """A number for each document in a row, never falling; -1 for padding, at the end of the row."""
+
+
+def batch_of_rows(rows: np.ndarray) -> Batch:
+    """A batch from int64 rows `[sequences, sequence_length + 1]` of one document each, without padding."""
+    return Batch(rows[:, :-1], rows[:, 1:], np.zeros_like(rows[:, 1:]))
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,7 @@ class StepResult:
     """What one step showed, the same in every process."""
 
     loss: float
-    """Mean negative log-likelihood in nats a token, over the whole batch."""
+    """Mean negative log-likelihood in nats a target, over the whole batch."""
     auxiliary: dict[str, float]
     """What else is learnt, unweighted means over the batch, by the names in `longcat.training.losses.AUXILIARY`."""
     gradient_norm: float
@@ -55,24 +72,25 @@ class Trainer:
         self.micro_batch = config.training.micro_batch_sequences
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def step(self, step: int, batch: np.ndarray, stop: bool = False) -> StepResult:
+    def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Learn from this process' share of a batch.
 
         Args:
             step: 0-based number of the step.
-            batch: int64 `[sequences, sequence_length + 1]`.
+            batch: what to learn from.
             stop: this process was asked to stop; every process learns of it through the result.
         """
-        tokens = torch.from_numpy(batch).to(self.mesh.device)
-        global_tokens = (tokens.shape[1] - 1) * tokens.shape[0] * self.mesh.processes
+        whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
+        counts = global_counts(whole[1], whole[2], self.mesh)
         phase = phase_of(step, self.config.training)
         self.parallel.begin()
         means: dict[str, Tensor] = {}
         load: Tensor | None = None
-        parts = tokens.split(self.micro_batch or tokens.shape[0])
-        for index, part in enumerate(parts):
-            sums = self.parallel.sums(part[:, :-1], part[:, 1:], phase)
-            parts_of_loss = losses(sums, global_tokens, self.config)
+        parts = list(zip(*(tensor.split(self.micro_batch or len(tensor)) for tensor in whole), strict=True))
+        for index, (tokens, targets, documents) in enumerate(parts):
+            apart = documents if self.config.training.mask_documents else None
+            sums = self.parallel.sums(tokens, targets, phase, apart, padding=documents < 0)
+            parts_of_loss = losses(sums, counts, self.config)
             self.parallel.backward(total(parts_of_loss, self.config), last=index == len(parts) - 1)
             for name, value in parts_of_loss.items():
                 means[name] = means[name] + value.detach() if name in means else value.detach()
@@ -119,6 +137,17 @@ class Trainer:
         if norm > limit:
             for parameter in self._parameters:
                 _local(parameter.grad).mul_(limit / norm)
+
+
+def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Counts:
+    """What there is to learn from in a batch, over all processes, from this one's share of it.
+
+    Shares differ in padding, so they have to be added up before the first loss is divided. The sums stay on the device:
+    nobody waits for them.
+    """
+    counts = torch.stack([(documents >= 0).sum(), (targets != IGNORE).sum()])
+    dist.all_reduce(counts, group=mesh.world.get_group())
+    return Counts(*counts.clamp_min(1))
 
 
 def phase_of(step: int, training: TrainingConfig) -> Phase:

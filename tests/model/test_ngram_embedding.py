@@ -10,6 +10,7 @@ from longcat.errors import ConfigError
 from longcat.interchange import load_huggingface, save_huggingface
 from longcat.model import LongcatModel
 from longcat.model.ngram import NgramEmbedding, ngram_rows
+from longcat.ops.documents import document_starts
 
 
 def oracle(row, vocabulary, neighbors, splits, ratio):
@@ -41,6 +42,16 @@ def test_rows_equal_the_published_rule_in_integers(row, neighbors, splits, ratio
     config = NgramConfig(vocab_size_ratio=ratio, neighbor_num=neighbors, split_num=splits)
     got = ngram_rows(torch.tensor([row]), 97, neighbors, splits, config.rows(97))
     assert got[0].tolist() == oracle(row, 97, neighbors, splits, ratio)
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(st.lists(st.sampled_from([0, 2, 3, 57]), min_size=1, max_size=5), min_size=1, max_size=4))
+def test_ngrams_stay_in_their_document(texts):
+    config = NgramConfig(vocab_size_ratio=78.5, neighbor_num=4, split_num=2)
+    numbers = torch.tensor([[number for number, text in enumerate(texts) for _ in text]])
+    row = torch.tensor([[token for text in texts for token in text]])
+    got = ngram_rows(row, 97, 4, 2, config.rows(97), document_starts(numbers))
+    assert got[0].tolist() == [rows for text in texts for rows in oracle(text, 97, 4, 2, 78.5)]
 
 
 def test_products_of_the_largest_model_fit():

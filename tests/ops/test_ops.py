@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcat.ops import attention
-from longcat.ops.attention import block_attention
+from longcat.ops.attention import block_attention, torch_attention
+from longcat.ops.documents import document_starts, readable, same_document
 from longcat.ops.grouped_matmul import grouped_matmul, grouped_matmul_reference
 from longcat.ops.linear_cross_entropy import IGNORE, linear_cross_entropy, linear_cross_entropy_reference
 from longcat.ops.rotary import rotary_angles, rotate
@@ -59,6 +60,44 @@ def test_block_attention_equals_torch(seq, value_dim, kept_length, monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+def documents_of(seed, rows, seq, share):
+    """Numbers of documents with starts at random places."""
+    return (torch.rand(rows, seq, generator=torch.Generator().manual_seed(seed)) < share).long().cumsum(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 999), seq=st.integers(1, 70), share=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+def test_a_query_reads_its_document_up_to_itself(seed, seq, share):
+    documents = documents_of(seed, 2, seq, share)
+    documents[1, seq - seq // 3 :] = -1
+    starts = document_starts(documents)
+    seen, after = readable(starts, seq, seq, starts.device), same_document(starts, 2)
+    for row, numbers in enumerate(documents.tolist()):
+        assert starts[row].tolist() == [numbers.index(number) for number in numbers]
+        expected = [[key <= query and numbers[key] == numbers[query] for key in range(seq)] for query in range(seq)]
+        assert seen[row].tolist() == expected
+        assert after[row].tolist() == [i + 2 < seq and numbers[i + 2] == numbers[i] for i in range(seq)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), seq=st.sampled_from([1, 40, 150]), share=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
+       kept_length=st.sampled_from([2048, 0]))  # fmt: skip
+def test_attention_within_documents_equals_torch_with_a_mask(seed, seq, share, kept_length):
+    torch.manual_seed(seed)
+    query, key = (torch.randn(3, 2, seq, 12, requires_grad=True) for _ in range(2))
+    value, upstream = torch.randn(3, 2, seq, 8, requires_grad=True), torch.randn(3, 2, seq, 8)
+    starts = document_starts(documents_of(seed, 3, seq, share))
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "KEPT_LENGTH", kept_length)
+        patch.setattr(attention, "QUERY_BLOCK", 16)
+        for function in (block_attention, torch_attention):
+            out = function(query, key, value, 0.4, starts)
+            results.append((out, *torch.autograd.grad(out, (query, key, value), upstream)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @given(shift=st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_rotated_dot_products_depend_on_distance_only(shift):
@@ -87,5 +126,9 @@ def test_chunked_loss_equals_whole_logits(tokens, ignored, chunk):
         for function in (linear_cross_entropy, linear_cross_entropy_reference):
             loss = function(hidden, weight, targets)
             results.append((loss, *torch.autograd.grad(2 * loss, (hidden, weight))))
+        kept = targets != IGNORE
+        if kept.any():  # those left out might as well not be there
+            loss = linear_cross_entropy(hidden[kept], weight, targets[kept])
+            torch.testing.assert_close(results[0], (loss, *torch.autograd.grad(2 * loss, (hidden, weight))))
     for fast, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain)

@@ -65,6 +65,33 @@ def test_selection_is_sink_window_and_the_best_of_the_rest(seed, sink, window, m
             assert chosen == pytest.approx(rest[: len(chosen)], abs=1e-5)  # scores of zero are many, any will do
 
 
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 999), cut=st.integers(1, LENGTH - 1), budget=st.integers(5, 9))
+def test_a_document_chooses_what_it_would_choose_alone(seed, cut, budget):
+    """The second one with its sink at its own start; compared by scores, of which zeros are many."""
+    query, key, weight = indexer(seed)
+    config = settings_of(budget, sink=2, window=3)
+    starts = torch.where(torch.arange(LENGTH) < cut, 0, cut).expand(BATCH, -1)
+    together = ops.select_keys(query, key, weight, config, starts=starts)
+    scores = torch.nn.functional.pad(ops.index_scores(query, key, weight), (0, 1), value=-torch.inf)
+    for start, end in ((0, cut), (cut, LENGTH)):
+        keys = together[:, start:end]
+        assert (keys[keys >= 0] >= start).all()
+        if end - start < budget:  # all of them
+            expected = torch.arange(start, end).clamp(max=LENGTH) <= torch.arange(start, end)[:, None]
+            assert torch.equal((keys >= 0).sum(-1), expected.sum(-1).expand(BATCH, -1))
+            continue
+        alone = ops.select_keys(query[:, start:end], key[:, start:end], weight[:, start:end], config)
+        alone = torch.where(alone >= 0, alone + start, -1)
+        chosen = [
+            scores[:, start:end].gather(2, found.where(found >= 0, LENGTH)).sort(-1).values for found in (keys, alone)
+        ]
+        torch.testing.assert_close(*chosen)
+        for t in range(start, end):
+            near = {*range(start, min(start + 2, t + 1)), *range(max(start, t - 2), t + 1)}
+            assert near <= set(together[0, t].tolist())
+
+
 @pytest.mark.parametrize("queries", [LENGTH, 4, 1])
 def test_all_pages_give_what_all_tokens_give(queries):
     query, key, weight = indexer(1, queries)

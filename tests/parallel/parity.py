@@ -1,6 +1,7 @@
 """Run by torchrun in test_parity: gradients of a parallel model against those of one process with the whole batch."""
 
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -8,8 +9,11 @@ from torch.distributed.tensor import DTensor
 from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.model import LongcatModel
+from longcat.ops.linear_cross_entropy import IGNORE
 from longcat.parallel.mesh import join, leave
 from longcat.parallel.parallelize import Parallel, parallelize
+from longcat.training.losses import Counts
+from longcat.training.trainer import global_counts
 
 EVERYTHING = [
     "model.mtp_num_layers=2",
@@ -19,7 +23,7 @@ EVERYTHING = [
 
 
 def main(expert_parallel: int, case: str) -> None:
-    config = load_config("smoke", overrides=EVERYTHING if case == "everything" else []).model
+    config = load_config("smoke", overrides=EVERYTHING if case in ("everything", "documents") else []).model
     starve = case == "starve"
     mesh = join(choose("cpu"), expert_parallel, timeout_s=60)
     tokens = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0))
@@ -30,11 +34,19 @@ def main(expert_parallel: int, case: str) -> None:
             for layer in model.model.layers:
                 layer.mlp.router.e_score_correction_bias[0] = -10
     whole, spread = models
-    loss_of(whole, tokens).backward()
+    batch = tokens[:, :-1], tokens[:, 1:].clone(), torch.zeros(4, 32, dtype=torch.long)
+    if case == "documents":  # the second process has fewer tokens and targets
+        for row, end in enumerate((32, 20, 30, 9)):
+            batch[2][row, end // 2 :] = 1
+            batch[2][row, end:], batch[1][row, end - 1 :] = -1, IGNORE
+    real, learnt = int((batch[2] >= 0).sum()), int((batch[1] != IGNORE).sum())
+    loss_of(whole, batch, Counts(real, learnt)).backward()
     parallel = parallelize(spread, mesh, torch.float32)
-    mine = tokens[mesh.rank :: mesh.processes]
+    mine = [of[mesh.rank :: mesh.processes] for of in batch]
+    counts = global_counts(mine[1], mine[2], mesh)
+    assert [int(count) for count in counts] == [real, learnt]
     parallel.begin()
-    parallel.backward(loss_of(parallel, mine), last=True)
+    parallel.backward(loss_of(parallel, mine, counts), last=True)
     for (name, ours), (_, theirs) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
         assert ours.grad is not None, name
         torch.testing.assert_close(whole_tensor(ours.grad), theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
@@ -47,9 +59,12 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def loss_of(model: LongcatModel | Parallel, tokens: torch.Tensor) -> torch.Tensor:
-    sums = model.sums(tokens[:, :-1], tokens[:, 1:], "sparse")
-    return (sums.language_model + 0.3 * sums.mtp + sums.indexer + 1e-3 * sums.hidden_z) / 128
+def loss_of(model: LongcatModel | Parallel, batch: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:
+    tokens, targets, documents = batch
+    sums = model.sums(tokens, targets, "sparse", documents)
+    return (sums.language_model + 0.3 * sums.mtp) / counts.targets + (
+        sums.indexer + 1e-3 * sums.hidden_z
+    ) / counts.tokens
 
 
 main(int(sys.argv[1]), sys.argv[2])

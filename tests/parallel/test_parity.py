@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.parametrize("processes, expert_parallel", [(1, 1), (2, 1), (2, 2)])
-@pytest.mark.parametrize("load", ["even", "starve", "everything"])
+@pytest.mark.parametrize("load", ["even", "starve", "everything", "documents"])
 def test_gradients_equal_one_process(processes, expert_parallel, load):
     if processes == 1 and load == "starve":
         pytest.skip("nothing to compare")

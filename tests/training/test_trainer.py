@@ -8,13 +8,14 @@ import torch
 
 from longcat.accelerator import choose
 from longcat.config import load_config
+from longcat.ops.linear_cross_entropy import IGNORE
 from longcat.parallel.mesh import join, leave
-from longcat.training.trainer import Trainer
+from longcat.training.trainer import Batch, Trainer, batch_of_rows
 
 
 @pytest.fixture
 def make_trainer(monkeypatch):
-    """Makes the one trainer of a test, in a group of one process."""
+    """Makes trainers in a group of one process."""
     from flows.server import free_port
 
     for name, value in {
@@ -45,7 +46,7 @@ def snapshot(trainer):
 
 
 def test_a_step_that_is_not_finite_changes_nothing(trainer):
-    batch = np.random.default_rng(0).integers(3, 512, (4, 33))
+    batch = batch_of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
     assert not trainer.step(0, batch).skipped
     before = snapshot(trainer)
     forward = trainer.model.model.norm.forward
@@ -69,7 +70,7 @@ def test_each_phase_moves_what_it_should(make_trainer, name):
         f"training.optimizer.name={name}", SPARSE, "training.optimizer.weight_decay=0", "model.mtp_num_layers=1",
         "training.dense_attention_steps=1", "training.indexer_warmup_steps=1", "training.micro_batch_sequences=2",
     )  # fmt: skip
-    batch = np.random.default_rng(0).integers(3, 512, (4, 33))
+    batch = batch_of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
     indexers = {name for name, _ in trainer.model.named_parameters() if ".indexer." in name}
     others = {name for name, _ in trainer.model.named_parameters()} - indexers
 
@@ -91,3 +92,60 @@ def test_each_phase_moves_what_it_should(make_trainer, name):
     assert third.auxiliary["indexer"] > 0
     assert first.auxiliary["mtp"] == pytest.approx(6.2, abs=0.3)
     assert first.auxiliary["balance"] == pytest.approx(1, rel=0.2)
+
+
+# many heads of the indexer: scores of zero, of which any will do, are rare
+EVERYTHING = [
+    SPARSE,
+    "model.sparse_attention.index_n_heads=8",
+    "model.mtp_num_layers=1",
+    "model.initializer_range=0.2",
+    "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
+]
+
+
+def batch_of(*documents, width, rows=1):
+    """The documents one behind the other in a row, padded to a width, and rows of nothing but padding."""
+    batch = Batch(*(np.full((rows, width), value) for value in (2, IGNORE, -1)))
+    start = 0
+    for number, text in enumerate(documents):
+        end = start + len(text)
+        batch.tokens[0, start:end], batch.documents[0, start:end] = text, number
+        batch.targets[0, start : end - 1] = text[1:]
+        start = end
+    return batch
+
+
+def joined(*batches):
+    return Batch(*(np.concatenate(parts) for parts in zip(*(vars(batch).values() for batch in batches), strict=True)))
+
+
+def assert_alike(ours, theirs):
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
+    assert ours.auxiliary == pytest.approx(theirs.auxiliary, rel=1e-4, abs=1e-5)
+    assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-4)
+    torch.testing.assert_close(ours.load, theirs.load)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+@pytest.mark.parametrize("masked", ["true", "false"])
+def test_means_are_over_what_counts(make_trainer, masked, micro_batch):
+    """Padding behind a row, and rows of padding, leave loss, gradient and load as they are."""
+    text = np.random.default_rng(0).integers(3, 512, 30)
+    make = [*EVERYTHING, f"training.mask_documents={masked}", "training.losses.balance_weight=0"]
+    plain = make_trainer(*make).step(0, batch_of(text, width=30))
+    padded = batch_of(text, width=37, rows=3)
+    found = make_trainer(*make, f"training.micro_batch_sequences={micro_batch}").step(0, padded)
+    assert_alike(found, plain)
+    assert int(found.load[0].sum()) == 3 * 30
+
+
+@pytest.mark.parametrize("steps", ["", "training.dense_attention_steps=9"])
+def test_masked_documents_are_learnt_from_as_if_alone(make_trainer, steps):
+    texts = np.split(np.random.default_rng(0).integers(3, 512, 48), [15, 36])
+    make = [*EVERYTHING, "training.losses.balance_weight=0", *([steps] if steps else [])]
+    alone = make_trainer(*make).step(0, joined(*(batch_of(text, width=21) for text in texts)))
+    row = batch_of(*texts, width=50)
+    masked = make_trainer(*make, "training.mask_documents=true").step(0, row)
+    assert_alike(masked, alone)
+    assert make_trainer(*make).step(0, row).loss != pytest.approx(alone.loss, rel=1e-5)
