@@ -32,8 +32,9 @@ def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
     """A function that does one step of our trainer on the tokens of a step number."""
     from longcat.accelerator import choose
     from longcat.config import load_config
+    from longcat.corpus.shards import Batch
     from longcat.parallel.mesh import join
-    from longcat.training.trainer import Trainer, batch_of_rows
+    from longcat.training.trainer import Trainer
 
     config = load_config(
         "smoke",
@@ -60,7 +61,7 @@ def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
     trainer = Trainer(config, join(accelerator, 1, 600), accelerator, "bf16")
 
     def step(number: int) -> dict[str, float]:
-        result = trainer.step(number, batch_of_rows(tokens(number).numpy()))
+        result = trainer.step(number, Batch.of_rows(tokens(number).numpy()))
         accelerator.synchronize()
         routed = result.load[:, : config.model.n_routed_experts].sum() / result.load.sum()
         return {"loss": result.loss, "ffn_experts": config.model.moe_topk * float(routed)}

@@ -83,7 +83,9 @@ def _shares(members: list[tuple[int, bool | None, np.ndarray, int]], corpus: Cor
     wishes = (("long", long, corpus.long_documents.share), ("short", ~long, 1 - corpus.long_documents.share))
     for what, wanted, share in wishes:
         if not wanted.any():
-            raise ConfigError(f"corpus.long_documents.min_tokens={corpus.long_documents.min_tokens}: no document is {what}")
+            raise ConfigError(
+                f"corpus.long_documents.min_tokens={corpus.long_documents.min_tokens}: no document is {what}"
+            )
         # within long ones, and within the rest, sources keep their weights as far as they have such documents
         present = weights[source] * wanted
         shares += share * present / present.sum()

@@ -67,6 +67,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @classmethod
+    def of_rows(cls, rows: np.ndarray) -> Batch:
+        """Rows `[rows, sequence_length + 1]` of one document each, without padding."""
+        return cls(rows[:, :-1], rows[:, 1:], np.zeros_like(rows[:, 1:]))
+
     @property
     def learnt(self) -> int:
         """Targets that count."""

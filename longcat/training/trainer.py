@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, TrainingConfig
+from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel
 from longcat.ops.linear_cross_entropy import IGNORE
@@ -20,22 +21,6 @@ from longcat.training.balance import bias_update_rate, move_bias
 from longcat.training.losses import Counts, losses, total
 from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.schedule import learning_rate
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One process' share of a batch, each int64 `[sequences, sequence_length]`."""
-
-    tokens: np.ndarray
-    targets: np.ndarray
-    """The token that follows each one; `IGNORE` where nothing is to be learnt, as in padding."""
-    documents: np.ndarray
-    """A number for each document in a row, never falling; -1 for padding, at the end of the row."""
-
-
-def batch_of_rows(rows: np.ndarray) -> Batch:
-    """A batch from int64 rows `[sequences, sequence_length + 1]` of one document each, without padding."""
-    return Batch(rows[:, :-1], rows[:, 1:], np.zeros_like(rows[:, 1:]))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from longcat.training.balance import load_figures
 from longcat.training.job import METRICS, RESULT, Job
 from longcat.training.losses import active
 from longcat.training.metrics import MetricsFile
-from longcat.training.trainer import StepResult, Trainer, batch_of_rows
+from longcat.training.trainer import StepResult, Trainer
 
 _PR_SET_PDEATHSIG = 1
 
@@ -61,7 +61,7 @@ class Worker:
 
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
-        return self.trainer.step(step, batch_of_rows(self.batches.batch(step)), self.stop_asked)
+        return self.trainer.step(step, self.batches.batch(step), self.stop_asked)
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write down its state."""

@@ -12,8 +12,7 @@ from longcat.evaluation.ngram import NGram
 
 
 def batch(rows):
-    rows = np.array(rows)
-    return Batch(rows[:, :-1], rows[:, 1:], np.zeros_like(rows[:, 1:]))
+    return Batch.of_rows(np.array(rows))
 
 
 def slow_probability(rows, order, vocabulary, history, word):

@@ -17,23 +17,19 @@ from longcat.evaluation.perplexity import model_bits, text_bytes
 from longcat.model import LongcatModel
 
 
-def batch(rows):
-    return Batch(rows[:, :-1], rows[:, 1:], np.zeros_like(rows[:, 1:]))
-
-
 def uniform(tokens):
     return torch.zeros(*tokens.shape, 256)
 
 
 def test_a_uniform_model_needs_eight_bits_for_a_byte():
-    rows = batch(np.random.default_rng(0).integers(0, 256, (5, 33)))
+    rows = Batch.of_rows(np.random.default_rng(0).integers(0, 256, (5, 33)))
     assert model_bits(uniform, rows, batch=2) == pytest.approx(5 * 32 * 8)
     assert text_bytes(rows, np.ones(256, dtype=np.int32)) == 5 * 32
 
 
 def test_bits_do_not_depend_on_the_batch_size():
     weights = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
-    rows = batch(np.random.default_rng(0).integers(0, 256, (7, 17)))
+    rows = Batch.of_rows(np.random.default_rng(0).integers(0, 256, (7, 17)))
     assert model_bits(lambda t: weights[t], rows, 3) == pytest.approx(model_bits(lambda t: weights[t], rows, 7))
 
 

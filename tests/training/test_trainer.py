@@ -8,9 +8,10 @@ import torch
 
 from longcat.accelerator import choose
 from longcat.config import load_config
+from longcat.corpus.shards import Batch
 from longcat.ops.linear_cross_entropy import IGNORE
 from longcat.parallel.mesh import join, leave
-from longcat.training.trainer import Batch, Trainer, batch_of_rows
+from longcat.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def snapshot(trainer):
 
 
 def test_a_step_that_is_not_finite_changes_nothing(trainer):
-    batch = batch_of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
+    batch = Batch.of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
     assert not trainer.step(0, batch).skipped
     before = snapshot(trainer)
     forward = trainer.model.model.norm.forward
@@ -70,7 +71,7 @@ def test_each_phase_moves_what_it_should(make_trainer, name):
         f"training.optimizer.name={name}", SPARSE, "training.optimizer.weight_decay=0", "model.mtp_num_layers=1",
         "training.dense_attention_steps=1", "training.indexer_warmup_steps=1", "training.micro_batch_sequences=2",
     )  # fmt: skip
-    batch = batch_of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
+    batch = Batch.of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
     indexers = {name for name, _ in trainer.model.named_parameters() if ".indexer." in name}
     others = {name for name, _ in trainer.model.named_parameters()} - indexers
 
