@@ -170,7 +170,7 @@ def test_sources_keep_their_weights_among_long_and_among_short_documents():
             (0, False): 0.75 * 3 / 8,
             (1, False): 0.75 / 8,
             (2, False): 0.75 * 4 / 8,
-        }  # fmt: skip
+        }
     )
 
 

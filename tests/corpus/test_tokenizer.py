@@ -1,18 +1,25 @@
+import json
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
+from longcat.config import CorpusConfig
 from longcat.corpus.tokenizer import (
     END_OF_TEXT,
     SPECIAL_TOKENS,
     decode,
     encode,
+    end_of_text,
     open_tokenizer,
+    provide_tokenizer,
     token_bytes,
     train_tokenizer,
 )
-from longcat.errors import DataError
+from longcat.errors import ConfigError, DataError
 
 TEXTS = [f"def function_{n}(argument):\n    return argument + {n}\n" for n in range(300)] + ["零计算专家 ScMoE\n"] * 9
 TOKENIZER = train_tokenizer(TEXTS, 400)
@@ -54,3 +61,190 @@ def test_damaged_tokenizer_is_named(tmp_path):
         open_tokenizer(tmp_path / "tokenizer.json")
     with pytest.raises(DataError, match=r"absent\.json"):
         open_tokenizer(tmp_path / "absent.json")
+
+
+def pieces(text):
+    """A text as it is cut before merges are learnt."""
+    return [text[begin:end] for _, (begin, end) in TOKENIZER.pre_tokenizer.pre_tokenize_str(text)]
+
+
+@given(text_strategy)
+def test_pieces_cover_the_text_and_numbers_have_three_digits_at_most(text):
+    found = pieces(text)
+    assert "".join(found) == text
+    for piece in found:
+        numeric = [character.isnumeric() for character in piece if character.isdecimal()]
+        assert len(numeric) <= 3
+        assert not numeric or piece.isnumeric()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024年10000", ["202", "4", "年", "100", "00"]),
+        ("٣٤٥٦", ["٣٤٥", "٦"]),
+        ("x1y22", ["x", "1", "y", "22"]),
+        ("用GPT写代码ひらカナok", ["用", "GPT", "写代码ひらカナ", "ok"]),
+        ("你好，world！好", ["你好", "，world", "！", "好"]),
+        ("\U00020000\U0002a6d6a", ["\U00020000\U0002a6d6", "a"]),
+        ("it's WE'LL 'quoted", ["it", "'s", " WE", "'LL", " '", "quoted"]),
+        ("def f():\n    return 1", ["def", " f", "():\n", "   ", " return", " ", "1"]),
+        ("a  \n\n  b   ", ["a", "  \n\n", " ", " b", "   "]),
+        ("مرحبا بالعالم", ["مرحبا", " بالعالم"]),
+        ("한국어 ok", ["한국어", " ok"]),
+        ("👩‍👩‍👧!!", ["👩‍👩‍👧!!"]),
+    ],
+)
+def test_text_is_cut_into_pieces(text, expected):
+    assert pieces(text) == expected
+
+
+def test_no_token_holds_chinese_and_latin_letters():
+    tokenizer = train_tokenizer(["用GPT写代码" * 50, "写代码abc" * 50], 600)
+    tokens = [tokenizer.decode([number]) for number in range(tokenizer.get_vocab_size())]
+    assert "代码" in "".join(token for token in tokens if len(token) > 1)
+    assert not [token for token in tokens if re.search("[a-zA-Z]", token) and re.search("[\u4e00-\u9fff]", token)]
+
+
+@given(st.lists(text_strategy, max_size=5))
+def test_texts_of_a_batch_do_not_know_each_other(texts):
+    together = encode(TOKENIZER, texts, END_OF_TEXT)
+    assert len(together) == len(texts)
+    for text, tokens in zip(texts, together, strict=True):
+        assert tokens.tolist() == [*encode(TOKENIZER, [text])[0], END_OF_TEXT]
+        assert tokens.dtype == np.uint32
+
+
+@given(st.binary(min_size=1, max_size=20))
+def test_bytes_that_are_no_text_are_refused_and_never_become_other_tokens(content):
+    text = content.decode(errors="surrogateescape")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        with pytest.raises(TypeError):  # readers and cleaning let none of these through
+            encode(TOKENIZER, [text])
+    else:
+        assert decode(TOKENIZER, encode(TOKENIZER, [text])[0]).encode() == content
+
+
+def test_a_part_of_a_character_is_shown_as_damaged():
+    [tokens] = encode(TOKENIZER, ["𠀀"])
+    assert len(tokens) > 1
+    assert decode(TOKENIZER, tokens[:-1]) == "\ufffd"
+
+
+def given_tokenizer(tmp_path, tokenizer, **settings):
+    """What becomes of a tokenizer that somebody brings."""
+    mine = tmp_path / "mine.json"
+    tokenizer.save(str(mine))
+    corpus = CorpusConfig(tokenizer=str(mine), **settings)
+    return provide_tokenizer(tmp_path / "tokenizer.json", corpus, []), corpus
+
+
+def changed(**parts):
+    """A good tokenizer with something else about it."""
+    tokenizer = train_tokenizer(TEXTS, 400)
+    for name, value in parts.items():
+        setattr(tokenizer, name, value)
+    return tokenizer
+
+
+def test_a_tokenizer_of_ones_own_is_taken_as_it_is(tmp_path):
+    found, corpus = given_tokenizer(tmp_path, TOKENIZER)
+    assert found.to_str() == TOKENIZER.to_str()
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tmp_path / "mine.json").read_bytes()
+    assert end_of_text(found, corpus) == END_OF_TEXT
+    other, corpus = given_tokenizer(tmp_path, TOKENIZER, end_of_text="<longcat_s>")
+    assert end_of_text(other, corpus) == 1
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "settings", "message"),
+    [
+        (TOKENIZER, {"vocabulary_size": 399}, r"mine\.json has 400 tokens; corpus\.vocabulary_size is 399"),
+        (
+            TOKENIZER,
+            {"end_of_text": "<eos>"},
+            r"mine\.json has no token '<eos>' \(corpus\.end_of_text\); special ones are: <longcat_unk>",
+        ),
+        (Tokenizer(models.WordLevel({"a": 0, "</longcat_s>": 1}, "a")), {}, r"mine\.json does not work on bytes"),
+        (Tokenizer(models.BPE()), {}, r"mine\.json does not work on bytes"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path, tokenizer, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        given_tokenizer(tmp_path, tokenizer, **settings)
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="the message names the file, not the field")
+def test_a_tokenizer_that_does_not_work_on_bytes_is_refused_by_field(tmp_path):
+    with pytest.raises(ConfigError, match=r"corpus\.tokenizer"):
+        given_tokenizer(tmp_path, Tokenizer(models.BPE()))
+
+
+def truncating():
+    tokenizer = changed()
+    tokenizer.enable_truncation(5)
+    return tokenizer
+
+
+def padding():
+    tokenizer = changed()
+    tokenizer.enable_padding(length=500)
+    return tokenizer
+
+
+def stripping():
+    tokenizer = changed()
+    tokenizer.add_tokens([AddedToken("専門", lstrip=True)])
+    return tokenizer
+
+
+@pytest.mark.xfail(strict=True, reason="only the alphabet of a given tokenizer is looked at, not what it does to text")
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        pytest.param(truncating(), id="truncation"),
+        pytest.param(padding(), id="padding"),
+        pytest.param(stripping(), id="added token that eats white space"),
+        pytest.param(changed(normalizer=normalizers.Lowercase()), id="normalizer"),
+        pytest.param(changed(pre_tokenizer=pre_tokenizers.Whitespace()), id="letters instead of bytes"),
+        pytest.param(changed(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)), id="space in front"),
+    ],
+)
+def test_a_tokenizer_that_changes_text_is_refused_or_mended(tmp_path, tokenizer):
+    text = "Every document of theirs  専門 has to come back\n    as É it was."
+    try:
+        found, _ = given_tokenizer(tmp_path, tokenizer)
+    except ConfigError:
+        return
+    assert decode(found, encode(found, [text])[0]) == text
+
+
+@pytest.mark.xfail(strict=True, reason="any token will do")
+def test_end_of_text_has_to_be_a_special_token(tmp_path):
+    with pytest.raises(ConfigError, match=r"corpus\.end_of_text"):
+        given_tokenizer(tmp_path, TOKENIZER, end_of_text="a")
+
+
+@pytest.mark.xfail(strict=True, reason="added tokens are plain text, not letters of the byte alphabet")
+def test_bytes_of_added_tokens_are_those_of_their_text():
+    tokenizer = changed()
+    tokenizer.add_tokens(["専門"])
+    assert token_bytes(tokenizer)[tokenizer.token_to_id("専門")] == len("専門".encode())
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="the vocabulary is taken to be 0, 1, ... without holes")
+def test_numbers_of_tokens_may_have_holes(tmp_path):
+    described = json.loads(TOKENIZER.to_str())
+    vocabulary = described["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary[last] = 900
+    (tmp_path / "holes.json").write_text(json.dumps(described))
+    corpus = CorpusConfig(tokenizer=str(tmp_path / "holes.json"))
+    try:
+        found = provide_tokenizer(tmp_path / "tokenizer.json", corpus, [])
+    except ConfigError:
+        return
+    assert token_bytes(found)[900] == len(last)

@@ -1,0 +1,156 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longcat.corpus.mapping import in_order, processes
+from longcat.errors import DataError, LongcatError
+
+
+def square(number):
+    return number * number
+
+
+def slower_for_small(number):
+    time.sleep(0.02 * (10 - number))
+    return number, os.getpid()
+
+
+def fail_at_three(number):
+    if number == 3:
+        raise DataError("record 3: broken")
+    return number
+
+
+def die_at_three(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def finished(result):
+    future = Future()
+    future.set_result(result)
+    return future
+
+
+@given(st.lists(st.integers()), st.integers(1, 9))
+def test_no_more_than_pending_are_under_way(items, pending):
+    started, results = [], []
+
+    def submit(item):
+        started.append(item)
+        return finished(item)
+
+    for result in in_order(submit, items, pending):
+        results.append(result)
+        assert len(started) - len(results) < pending
+    assert results == started == items
+
+
+def test_results_come_in_the_order_of_the_items_from_several_processes():
+    with processes(2) as mapper:
+        found = list(mapper(slower_for_small, range(10)))
+        assert [number for number, _ in found] == list(range(10))
+        assert 1 <= len({process for _, process in found} - {os.getpid()}) <= 2
+        assert os.getpid() not in {process for _, process in found}
+        assert list(mapper(square, range(5))) == [0, 1, 4, 9, 16]  # the same processes again
+    assert not psutil.Process().children(recursive=True) or all(
+        "resource_tracker" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)
+    )
+
+
+@pytest.mark.parametrize(("count", "items"), [(1, [1, 2, 3]), (3, [4]), (3, [])])
+def test_little_work_is_done_here(count, items):
+    with processes(count) as mapper:
+        assert list(mapper(lambda item: (item, os.getpid()), items)) == [(item, os.getpid()) for item in items]
+
+
+def test_items_are_taken_as_they_are_needed():
+    taken = []
+
+    def items():
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    with processes(2) as mapper:
+        results = mapper(square, items())
+        assert taken == []
+        assert next(results) == 0
+        assert len(taken) <= 6
+        results.close()
+
+
+def test_what_a_function_raises_arrives_after_the_results_before_it():
+    with processes(2) as mapper:
+        results = mapper(fail_at_three, range(20))
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(DataError, match="record 3: broken"):
+            next(results)
+        assert list(mapper(square, range(3))) == [0, 1, 4]
+
+
+def test_a_killed_process_is_one_clear_error():
+    with processes(2) as mapper, pytest.raises(LongcatError, match=r"a worker process was killed.*run again"):
+        list(mapper(die_at_three, range(20)))
+
+
+def test_a_mapper_that_has_lost_a_process_keeps_saying_so():
+    with processes(2) as mapper:
+        for _ in range(2):
+            with pytest.raises(LongcatError, match="a worker process was killed"):
+                list(mapper(die_at_three, range(20)))
+
+
+SLEEPER = """
+import os, sys, time
+from longcat.corpus.mapping import processes
+
+def note(folder):
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    with processes(2) as mapper:
+        list(mapper(note, [sys.argv[1]] * 4))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_processes_do_not_outlive_their_parent(tmp_path, number):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    (tmp_path / "pids").mkdir()
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "sleeper.py"), str(tmp_path / "pids")])
+    try:
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "pids").iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert len(children) >= 2
+    finally:
+        parent.send_signal(number)
+        parent.wait(30)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def test_work_can_be_done_in_a_thread():
+    found = []
+
+    def work():
+        with processes(2) as mapper:
+            found.extend(mapper(square, range(4)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert found == [0, 1, 4, 9]
