@@ -3,14 +3,16 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
-from longcat.corpus.tokenizer import decode, open_tokenizer
-from longcat.errors import Cancelled, DataError, StorageError
+from longcat.corpus.tokenizer import decode, open_tokenizer, train_tokenizer
+from longcat.errors import Cancelled, ConfigError, DataError, LongcatError, StorageError
 
 TEXTS = [f"Document {n}: " + " ".join(f"word{(n * m) % 31}" for m in range(60)) + "\n" for n in range(80)]
 
@@ -270,3 +272,332 @@ def test_other_languages_are_left_out_and_the_card_tells(tmp_path):
     assert "| language | 1 |" in markdown
     assert "| fr | 1 |" in markdown
     assert "a.jsonl" in page
+
+
+SMALL = ("corpus.workers=1", "corpus.block_bytes=4000")
+
+
+def documents_artifact(tokens):
+    [path] = tokens.path.parents[1].glob(f"documents/{tokens.facts['documents_artifact']}")
+    return path
+
+
+def everything(artifact):
+    """Bytes of all files of both artifacts but the manifests, which hold times."""
+    return {
+        f"{folder.parent.name}/{path.name}": path.read_bytes()
+        for folder in (artifact.path, documents_artifact(artifact))
+        for path in folder.rglob("*")
+        if path.name != "manifest.json"
+    }
+
+
+def all_documents(artifact):
+    return sorted(documents_of(artifact, "train") + documents_of(artifact, "held_out"))
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
+    write(tmp_path / "a.jsonl", [*TEXTS, TEXTS[3], TEXTS[70], "short"])
+    write(tmp_path / "b.jsonl", [f"{text}\nMore of it.\n" for text in TEXTS[::2]])
+    sources = f"[{tmp_path / 'a.jsonl'}, {tmp_path / 'b.jsonl'}]"
+    settings = ("corpus.block_bytes=6000", "corpus.near_duplicates={threshold: 0.99}", "corpus.shard_sequences=64")
+    first = run(tmp_path, sources, *settings, "corpus.workers=1", workspace="1")
+    assert len(json.loads((documents_artifact(first) / "blocks.json").read_text())) > 4
+    assert len(TokenCorpus.open(first.path).train.index.shards) > 2
+    for workers in (2, 3):
+        other = run(tmp_path, sources, *settings, f"corpus.workers={workers}", workspace=f"{workers}")
+        assert other.digest == first.digest
+        assert everything(other) == everything(first)
+
+
+def test_size_of_blocks_is_part_of_the_identity_but_not_of_the_documents(tmp_path):
+    path = write(tmp_path / "a.jsonl", [*TEXTS, *TEXTS[:7], "short", ""])
+    made = [
+        run(tmp_path, path, *LONG_ROWS, "corpus.workers=1", f"corpus.block_bytes={size}")
+        for size in (1500, 9000, 1 << 20)
+    ]
+    assert len({artifact.digest for artifact in made}) == 3
+    assert {tuple(all_documents(artifact)) for artifact in made} == {tuple(sorted(TEXTS))}
+    assert len({(artifact.path / "tokenizer.json").read_bytes() for artifact in made}) == 1
+    facts = [{key: value for key, value in artifact.facts.items() if key != "documents_artifact"} for artifact in made]
+    assert facts[0] == facts[1] == facts[2]
+
+
+@pytest.mark.xfail(strict=True, reason="repeated documents are judged once in a block, but again in every other block")
+def test_size_of_blocks_does_not_change_what_is_counted(tmp_path):
+    texts = [f"Write to me{n}@example.org, he said. {PROSE.format(n=n, extra=text)}" for n, text in enumerate(TEXTS)]
+    path = write(tmp_path / "a.jsonl", [*texts, *texts])
+    facts = [
+        run(
+            tmp_path,
+            path,
+            "corpus.workers=1",
+            "corpus.mask=[email]",
+            "corpus.languages=[en]",
+            f"corpus.block_bytes={size}",
+        ).facts
+        for size in (4000, 1 << 20)
+    ]
+    assert facts[0]["dropped"] == facts[1]["dropped"]
+    assert (facts[0]["masked"], facts[0]["languages"]) == (facts[1]["masked"], facts[1]["languages"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "block_bytes"), [(33, 1200), (79, 3000), (80, 3000), (500, 3000), (33, 1 << 20), (500, 1 << 20)]
+)
+def test_max_documents_is_exact_over_blocks(tmp_path, limit, block_bytes):
+    path = write(tmp_path / "a.jsonl")
+    source = json.dumps([{"kind": "files", "path": str(path), "max_documents": limit}])
+    artifact = run(
+        tmp_path,
+        source,
+        *LONG_ROWS,
+        "corpus.workers=1",
+        f"corpus.block_bytes={block_bytes}",
+        "corpus.held_out_share=0.3",
+    )
+    assert all_documents(artifact) == sorted(TEXTS[:limit])
+    assert artifact.facts["sources"][0]["documents"] == min(limit, len(TEXTS))
+
+
+@pytest.mark.parametrize(
+    "block_bytes",
+    [
+        1500,
+        pytest.param(
+            1 << 20,
+            marks=pytest.mark.xfail(strict=True, raises=DataError, reason="a block is judged without the limit first"),
+        ),
+    ],
+)
+def test_what_lies_behind_max_documents_is_not_read(tmp_path, block_bytes):
+    path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
+    source = json.dumps([{"kind": "files", "path": str(path), "max_documents": 60}])
+    artifact = run(tmp_path, source, "corpus.workers=1", f"corpus.block_bytes={block_bytes}")
+    assert artifact.facts["sources"][0]["documents"] == 60
+
+
+def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
+    write(tmp_path / "a.jsonl", TEXTS[:50])
+    write(tmp_path / "b.jsonl", [2 * text for text in TEXTS[50:]])
+
+    def sources(*weights):
+        files = ((tmp_path / "a.jsonl", weights[0]), (tmp_path / "b.jsonl", weights[1]))
+        return json.dumps([{"kind": "files", "path": str(path), "weight": weight} for path, weight in files])
+
+    first = run(tmp_path, sources(None, None), *SMALL)
+
+    def never(*_):
+        raise AssertionError("documents are built again")
+
+    monkeypatch.setattr("longcat.corpus.stage.build_documents", never)
+    made = [
+        run(tmp_path, sources(None, None), *SMALL, "corpus.sequence_length_tokens=32"),
+        run(tmp_path, sources(1, 3), *SMALL),
+        run(tmp_path, sources(None, None), *SMALL, "corpus.long_documents={min_tokens: 200, share: 0.8}"),
+        run(tmp_path, sources(None, None), *SMALL, "corpus.mixture_tokens=30000"),
+        run(tmp_path, sources(None, None), *SMALL, "corpus.shard_sequences=50"),
+        run(tmp_path, sources(None, None), *SMALL, "corpus.max_padding=0.5"),
+    ]
+    assert len({artifact.digest for artifact in [first, *made]}) == 7
+    assert {artifact.facts["documents_artifact"] for artifact in made} == {first.facts["documents_artifact"]}
+    assert len(list((tmp_path / "workspace" / "documents").iterdir())) == 1
+    for artifact in made:
+        manifest = json.loads((artifact.path / "manifest.json").read_text())
+        assert manifest["identity"]["documents"] == documents_artifact(first).name
+    shares = {group["source"]: group["wanted_tokens"] for group in made[1].facts["mixture"]}
+    assert shares["b.jsonl"] == pytest.approx(3 * shares["a.jsonl"], rel=1e-3)
+    wanted = {True: 0, False: 0}
+    for group in made[2].facts["mixture"]:
+        wanted[group["long"]] += group["wanted_tokens"]
+    assert wanted[True] == pytest.approx(4 * wanted[False], rel=1e-3)
+    assert made[3].facts["train_tokens"] == pytest.approx(30000, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["corpus.vocabulary_size=300", "corpus.min_characters=21", "corpus.held_out_share=0.2", "corpus.mask=[email]"],
+)
+def test_other_documents_are_built_anew(tmp_path, change):
+    path = write(tmp_path / "a.jsonl")
+    first, second = run(tmp_path, path, *SMALL), run(tmp_path, path, *SMALL, change)
+    assert first.facts["documents_artifact"] != second.facts["documents_artifact"]
+
+
+def test_where_work_is_done_is_no_part_of_the_identity(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    first = run(tmp_path, path, *SMALL)
+    assert run(tmp_path, path, *SMALL, "corpus.workers=5", "corpus.runner=dask", "corpus.cluster=nowhere").cached
+    assert first.digest == run(tmp_path, path, *SMALL).digest
+
+
+def test_documents_repeated_to_reach_the_mixture_are_all_there(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    once = run(tmp_path, path, *SMALL, *LONG_ROWS)
+    tokens = once.facts["mixture"][0]["tokens"]
+    thrice = run(tmp_path, path, *SMALL, *LONG_ROWS, f"corpus.mixture_tokens={3 * tokens}")
+    assert sorted(documents_of(thrice, "train")) == sorted(3 * documents_of(once, "train"))
+    assert thrice.facts["mixture"][0]["repeats"] == 3
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param(
+            "corpus.mixture_tokens=1", marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="no shard")
+        ),
+        "corpus.mixture_tokens=300",
+    ],
+)
+def test_a_mixture_of_less_than_a_row_is_told(tmp_path, setting):
+    with pytest.raises(DataError, match="the train split has .* tokens, one sequence needs 257"):
+        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, setting, *LONG_ROWS)
+
+
+@pytest.mark.xfail(strict=True, reason="the advice is about text and characters, though the text is there")
+def test_a_mixture_of_less_than_a_row_is_put_down_to_the_mixture(tmp_path):
+    with pytest.raises(LongcatError, match="mixture_tokens"):
+        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, "corpus.mixture_tokens=300", *LONG_ROWS)
+
+
+def test_a_mixture_that_cannot_be_made_can_be_mended_without_building_documents_again(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl")
+    with pytest.raises(ConfigError, match=r"raise corpus\.max_repeats"):
+        run(tmp_path, path, *SMALL, "corpus.mixture_tokens=10000000")
+    monkeypatch.setattr("longcat.corpus.stage.build_documents", None)
+    assert run(tmp_path, path, *SMALL, "corpus.mixture_tokens=20000").facts["train_rows"] > 0
+
+
+def test_a_tokenizer_given_is_as_good_as_the_same_one_trained(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    trained = run(tmp_path, path, *SMALL)
+    shutil.copy(trained.path / "tokenizer.json", tmp_path / "mine.json")
+    brought = run(tmp_path, path, *SMALL, f"corpus.tokenizer={tmp_path / 'mine.json'}")
+    assert brought.digest != trained.digest
+    assert everything(brought) == everything(trained)
+    (tmp_path / "mine.json").rename(tmp_path / "moved.json")
+    assert run(tmp_path, path, *SMALL, f"corpus.tokenizer={tmp_path / 'moved.json'}").cached
+    with pytest.raises(ConfigError, match=r"corpus\.tokenizer=.*mine\.json cannot be read: No such file"):
+        run(tmp_path, path, *SMALL, f"corpus.tokenizer={tmp_path / 'mine.json'}")
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "error", "message"),
+    [
+        ("{}", (), DataError, r"cannot read tokenizer .*mine\.json"),
+        (
+            None,
+            ("corpus.vocabulary_size=300",),
+            ConfigError,
+            r"mine\.json has 340 tokens; corpus\.vocabulary_size is 300",
+        ),
+        (None, ("corpus.end_of_text=<eos>",), ConfigError, r"has no token '<eos>' \(corpus\.end_of_text\)"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used(tmp_path, content, settings, error, message):
+    path = tmp_path / "mine.json"
+    train_tokenizer(TEXTS, 400).save(str(path))
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(error, match=message):
+        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, f"corpus.tokenizer={path}", *settings)
+    assert not finished(tmp_path / "workspace")
+
+
+@pytest.mark.xfail(strict=True, reason="a tokenizer is opened when everything has been judged")
+def test_a_tokenizer_that_cannot_be_used_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "mine.json").write_text("{}")
+    seen = []
+    with pytest.raises(DataError, match="cannot read tokenizer"):
+        run(
+            tmp_path,
+            write(tmp_path / "a.jsonl"),
+            *SMALL,
+            f"corpus.tokenizer={tmp_path / 'mine.json'}",
+            report=seen.append,
+        )
+    assert not [progress for progress in seen if progress.message.startswith("reading")]
+
+
+def test_scores_of_ones_own_leave_documents_out(tmp_path, monkeypatch):
+    module = tmp_path / "even_documents_only.py"
+    module.write_text("def score(text):\n    return int(text.split()[1].rstrip(':')) % 2 == 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(tmp_path / "a.jsonl")
+    quality = "corpus.quality={function: 'even_documents_only:score', minimum: 1}"
+    artifact = run(tmp_path, path, "corpus.block_bytes=4000", "corpus.workers=2", *LONG_ROWS, quality)
+    assert artifact.facts["dropped"]["quality"] == 40
+    assert all_documents(artifact) == sorted(TEXTS[::2])
+    assert run(tmp_path, path, "corpus.block_bytes=4000", *LONG_ROWS, quality).cached
+    module.write_text(module.read_text() + "# another opinion\n")
+    assert not run(tmp_path, path, "corpus.block_bytes=4000", "corpus.workers=1", *LONG_ROWS, quality).cached
+
+
+def test_a_score_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    with pytest.raises(ConfigError, match=r"corpus\.quality\.function=no_such_thing:score cannot be imported"):
+        run(tmp_path, path, *SMALL, "corpus.quality={function: 'no_such_thing:score', minimum: 0}")
+    assert not list((tmp_path / "workspace").glob("documents/*"))
+
+
+def test_wrong_and_mixed_encodings_are_mended(tmp_path):
+    path = tmp_path / "a.jsonl"
+    chinese = "混合专家模型把每个词交给几个专家，其余的专家不参加计算。" * 2
+    lines = [json.dumps({"text": text}).encode() for text in TEXTS]
+    lines += [
+        json.dumps({"text": "1" + chinese}, ensure_ascii=False).encode("gb18030"),
+        json.dumps({"text": "2" + chinese}, ensure_ascii=False).encode(),
+        json.dumps({"text": "They donâ€™t know what the cafÃ© is called."}).encode(),
+    ]
+    path.write_bytes(b"\n".join(lines))
+    artifact = run(
+        tmp_path, path, *SMALL, *LONG_ROWS, "corpus.encodings=[utf-8, gb18030]", "corpus.repair_encoding=true"
+    )
+    expected = [*TEXTS, "1" + chinese, "2" + chinese, "They don’t know what the café is called."]
+    assert all_documents(artifact) == sorted(expected)
+    with pytest.raises(DataError, match=f"{path}, line 81: invalid UTF-8 at byte"):
+        run(tmp_path, path, *SMALL)
+
+
+NOTICE = "Qqzzkx qqzzkx qqzzkx: this notice is printed below every document of the corpus."
+
+
+def test_repeated_paragraphs_are_cut_over_blocks(tmp_path):
+    texts = [f"{text}\n{NOTICE}" for text in TEXTS]
+    path = write(tmp_path / "a.jsonl", [*texts, f"{NOTICE}\n\nbye", texts[0]])
+    artifact = run(tmp_path, path, *SMALL, *LONG_ROWS, "corpus.repeated_paragraph_characters=60")
+    facts = artifact.facts
+    assert (facts["dropped"]["repeated_paragraphs"], facts["dropped"]["duplicate"]) == (1, 1)
+    assert facts["paragraphs_cut"] == len(TEXTS) - 1
+    expected = [texts[0], *(f"{text}\n" for text in TEXTS[1:])]
+    assert all_documents(artifact) == sorted(expected)
+    assert facts["text_bytes"] == sum(map(len, expected))
+    assert facts["documents"] == len(TEXTS)
+    sample = json.loads((documents_artifact(artifact) / "samples.json").read_text())["repeated_paragraphs"]
+    assert sample == [f"{NOTICE}\n\nbye"]
+
+
+@pytest.mark.xfail(strict=True, reason="the sample is of documents as they were judged, with the paragraphs cut later")
+def test_the_tokenizer_does_not_learn_from_what_is_cut_out(tmp_path):
+    path = write(tmp_path / "a.jsonl", [f"{text}\n{NOTICE}" for text in TEXTS])
+    artifact = run(tmp_path, path, *SMALL, "corpus.repeated_paragraph_characters=60")
+    tokens = open_tokenizer(artifact.path / "tokenizer.json").get_vocab()
+    assert not [token for token in tokens if "zzk" in token.lower()]
+
+
+def test_a_run_without_rows_in_a_file_and_with_near_duplicates(tmp_path):
+    with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("text", pa.string())])):
+        pass
+    with pytest.raises(DataError, match="of 0 documents read, 0 were kept"):
+        run(tmp_path, tmp_path / "a.parquet", "corpus.workers=1", "corpus.near_duplicates={}")
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="a file without row groups that is larger than a block has none"
+)
+@pytest.mark.parametrize("setting", ["corpus.near_duplicates={}", "corpus.repeated_paragraph_characters=9"])
+def test_no_blocks_at_all(tmp_path, setting):
+    with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("text", pa.string())])):
+        pass
+    with pytest.raises(DataError, match="of 0 documents read, 0 were kept"):
+        run(tmp_path, tmp_path / "a.parquet", "corpus.workers=1", "corpus.block_bytes=1", setting)
