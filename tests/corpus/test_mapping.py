@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from pathlib import Path
 
 import psutil
 import pytest
@@ -129,7 +130,9 @@ if __name__ == "__main__":
 def test_processes_do_not_outlive_their_parent(tmp_path, number):
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     (tmp_path / "pids").mkdir()
-    parent = subprocess.Popen([sys.executable, str(tmp_path / "sleeper.py"), str(tmp_path / "pids")])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(tmp_path / "sleeper.py"), str(tmp_path / "pids")]
+    parent = subprocess.Popen(command, env=environment)
     try:
         deadline = time.monotonic() + 60
         while len(list((tmp_path / "pids").iterdir())) < 2 and time.monotonic() < deadline:
