@@ -45,7 +45,7 @@ DOCUMENT = np.dtype(
     ]
 )
 _SCRATCH = "scratch"
-_SAMPLE_BYTES = 4 * SAMPLE_CHARACTERS
+_SAMPLE_BYTES = 8 * SAMPLE_CHARACTERS
 _JUDGED, _TRAINED, _TOKENISED = 45.0, 60.0, 85.0  # percentages of the stage at which the steps end
 SOURCES = (Path(__file__).parent,)
 
