@@ -19,7 +19,24 @@ from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import decode, open_tokenizer
 from longcat.errors import ConfigError, LongcatError
 
-WORDS = ["harbour", "pier", "boat", "net", "herring", "basket", "wind", "rope", "anchor", "tide", "lamp", "bell", "crew", "deck", "sail", "storm"]
+WORDS = [
+    "harbour",
+    "pier",
+    "boat",
+    "net",
+    "herring",
+    "basket",
+    "wind",
+    "rope",
+    "anchor",
+    "tide",
+    "lamp",
+    "bell",
+    "crew",
+    "deck",
+    "sail",
+    "storm",
+]
 
 
 def text(number, length=90):
