@@ -210,6 +210,9 @@ FIELDS = {
 SOURCE_FIELDS = {
     "kind": ("stdlib", True),
     "path": (None, False),  # another place for the same files, see the test
+    "package": ("apt:x", True),
+    "members": ("*.txt", True),
+    "licence": ("MIT", False),
     "name": ("x", True),
     "subset": ("x", True),
     "split": ("x", True),

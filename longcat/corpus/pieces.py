@@ -196,6 +196,14 @@ def _sign(found: _Collected, corpus: CorpusConfig, at_least: int) -> None:
         found.shingles.clear()
 
 
+@lru_cache(maxsize=1)
+def _tokenizer(path: Path) -> Any:
+    # kept: every one that is opened costs memory that does not come back
+    from longcat.corpus.tokenizer import open_tokenizer
+
+    return open_tokenizer(path)
+
+
 @lru_cache(maxsize=2)
 def _known(path: Path) -> np.ndarray:
     known: np.ndarray = np.load(path)
@@ -269,9 +277,9 @@ def tokenise_block(task: TokeniseTask) -> None:
     done = task.scratch / f"{task.name}.lengths.npy"
     if done.exists():
         return
-    from longcat.corpus.tokenizer import encode, open_tokenizer, single_threaded
+    from longcat.corpus.tokenizer import encode, single_threaded
 
-    tokenizer = open_tokenizer(task.tokenizer)
+    tokenizer = _tokenizer(task.tokenizer)
     lengths: list[int] = []
     parts: list[np.ndarray] = []
     with single_threaded():
