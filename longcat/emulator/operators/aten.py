@@ -19,6 +19,18 @@ def matmul_backward(gradient: Tensor, x: Tensor, y: Tensor, mask: list[bool]) ->
     return d_x if mask[0] else None, d_y if mask[1] else None
 
 
+@reference("npu_dtype_cast", "_npu_dtype_cast")
+def dtype_cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """torch_npu's own conversion, which its autocast and its collectives use."""
+    return x.to(dtype)
+
+
+@reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward")
+def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """Back to the type that was cast."""
+    return gradient.to(dtype)
+
+
 @reference("mm.dtype")
 def mm_dtype(x: Tensor, y: Tensor, out_dtype: torch.dtype) -> Tensor:
     """Product with a wider result: on a CPU the factors are widened."""
