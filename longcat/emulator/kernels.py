@@ -11,7 +11,7 @@ import torch
 from longcat.emulator.build import KERNELS
 from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES, kernel
 
-_MODULES = ("aten",)
+_MODULES = ("aten", "activation", "attention", "loss", "matmul", "moe", "norm", "optimizer", "rotary", "sparse")
 _FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
 

@@ -97,3 +97,8 @@ def gradients(function: Function, inputs: list[Tensor | None], output_gradient: 
     there = [leaf for leaf in leaves if leaf is not None]
     found = iter(torch.autograd.grad(result, there, output_gradient, allow_unused=True))
     return [None if leaf is None else next(found) for leaf in leaves]
+
+
+def draw_seed() -> int:
+    """A seed from the current device's generator, which moves on: for operators that make random masks."""
+    return int(torch.randint(0, 2**31 - 1, (1,), device=torch._C._get_privateuse1_backend_name()).item())

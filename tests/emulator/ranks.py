@@ -1,6 +1,6 @@
 """Run by torchrun: every function `check_...` on each rank; rank 0 writes what came of them.
 
-    torchrun --nproc-per-node N ranks.py FOLDER CHECK ...
+torchrun --nproc-per-node N ranks.py FOLDER CHECK ...
 """
 
 import json

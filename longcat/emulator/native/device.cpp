@@ -9,7 +9,10 @@
 
 namespace emulator {
 
-static thread_local std::string recent_error;
+// torch_npu holds on to a message while it asks for more, so the last few stay where they are.
+constexpr int MESSAGES = 8;
+static thread_local char messages[MESSAGES][1024];
+static thread_local int recent;
 static thread_local int device = -1;
 static int contexts[MAX_DEVICES];  // a context is the address of its device's entry
 
@@ -39,7 +42,8 @@ uint64_t microseconds() {
 }
 
 aclError fail(aclError code, const std::string& message) {
-  recent_error = "[emulated Ascend] " + message;
+  recent = (recent + 1) % MESSAGES;
+  snprintf(messages[recent], sizeof messages[recent], "[emulated Ascend] %s", message.c_str());
   return code;
 }
 
@@ -51,13 +55,13 @@ extern "C" {
 
 long emulator_unsupported(const char* function) {
   fail(NOT_SUPPORTED, std::string(function) + " is not emulated");
-  fprintf(stderr, "%s\n", recent_error.c_str());
+  fprintf(stderr, "%s\n", messages[recent]);
   return NOT_SUPPORTED;
 }
 
 aclError aclInit(const char*) { return ACL_SUCCESS; }
 aclError aclFinalize() { return ACL_SUCCESS; }
-const char* aclGetRecentErrMsg() { return recent_error.c_str(); }
+const char* aclGetRecentErrMsg() { return messages[recent]; }
 aclError aclrtPeekAtLastError(aclrtLastErrLevel) { return ACL_SUCCESS; }
 aclError aclrtGetLastError(aclrtLastErrLevel) { return ACL_SUCCESS; }
 
