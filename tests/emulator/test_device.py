@@ -65,6 +65,9 @@ def test_attention(options):
         return F.scaled_dot_product_attention(query, key, value, **{**options, **moved})
 
     assert_same(attention, inputs)
+    with torch.inference_mode():
+        found = attention(*(t.to(DEVICE) for t in inputs))
+    assert torch.allclose(found.cpu(), attention(*inputs), atol=1e-5)
 
 
 @pytest.mark.parametrize(
