@@ -91,6 +91,15 @@ def test_modules(module, shape):
             assert torch.allclose(ours.grad.cpu(), theirs.grad, atol=1e-5)
 
 
+def test_gradients_that_torch_npu_has_its_own_operators_for():
+    index, target = torch.tensor([[0, 2, 2], [1, 1, 0]]), torch.rand(2, 4)
+    assert_same(lambda x: x.gather(1, index.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: F.binary_cross_entropy_with_logits(x, target.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: x.max(-1).values, [torch.randn(2, 4)])
+    assert_same(lambda x: F.l1_loss(x, target.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: x.repeat_interleave(2, 0), [torch.randn(2, 4)])
+
+
 def test_grouped_products():
     offsets = torch.tensor([8, 16], dtype=torch.int32)
     inputs = [torch.randn(16, 8).bfloat16(), torch.randn(2, 8, 16).bfloat16()]

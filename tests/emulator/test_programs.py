@@ -27,7 +27,7 @@ def test_a_gpt(tmp_path):
     expected = losses(run("gpt.py", "--device", "cpu", "--checkpoint", tmp_path / "cpu.pt"))
     found = losses(run("gpt.py", "--checkpoint", tmp_path / "npu.pt"))
     assert len(found) == 17
-    assert found == pytest.approx(expected, abs=2e-6)
+    assert found == pytest.approx(expected, rel=1e-5)
     assert found[-1] < found[0] - 0.5
 
 
@@ -62,7 +62,8 @@ for step in range(20):
     optimizer.zero_grad()
 dist.all_reduce(loss, dist.ReduceOp.AVG)
 if dist.get_rank() == 0:
-    print(dist.get_backend(), model.device.type, loss.item() < 8)
+    backend = dist.group.WORLD._get_backend(torch.device(device))
+    print(type(backend).__name__, model.device.type, loss.item() < 8)
 dist.destroy_process_group()
 """
 
@@ -72,4 +73,4 @@ def test_a_ddp_program_that_names_no_device(tmp_path):
     file.write_text(DDP)
     code, output = torchrun(2, file, seconds=100)
     assert code == 0, output[-3000:]
-    assert re.search(r"hccl npu True", output), output[-2000:]
+    assert re.search("ProcessGroupHCCL npu True", output), output[-2000:]
