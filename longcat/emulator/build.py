@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 def cache_key(wheel: Wheel) -> str:
     """Changes with the sources, this file, the versions and the kind of machine."""
     digest = hashlib.sha256()
-    for source in sorted([*NATIVE.iterdir(), Path(__file__)]):
+    for source in [*sorted(NATIVE.iterdir()), Path(__file__)]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     digest.update(f"{wheel.torch_version} {wheel.torch_npu_version} {platform.machine()}".encode())
     return digest.hexdigest()[:20]

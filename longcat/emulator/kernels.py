@@ -51,6 +51,7 @@ def install(folder: str) -> None:
         _register(name, kernel(name, function), "PrivateUse1")
     for name, function in DIFFERENTIABLE.items():
         _register(name, function, "AutogradPrivateUse1")
+        _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
 
 
 def schema(name: str) -> torch.FunctionSchema | None:
@@ -66,7 +67,7 @@ def schema(name: str) -> torch.FunctionSchema | None:
 def computes(name: str) -> bool:
     """Whether an operator of aten has to be run on the CPU: all but views and those that only handle memory."""
     found = schema(name)
-    if found is None or name[6:].partition(".")[0] in _MEMORY or name[6:] in REFERENCES:
+    if found is None or name[6:].partition(".")[0] in _MEMORY or name[6:] in {**REFERENCES, **DIFFERENTIABLE}:
         return False
     return not any(argument.alias_info is not None and not argument.alias_info.is_write for argument in found.arguments)
 

@@ -65,6 +65,9 @@ def test_attention(options):
         return F.scaled_dot_product_attention(query, key, value, **{**options, **moved})
 
     assert_same(attention, inputs)
+    with torch.inference_mode():
+        found = attention(*(t.to(DEVICE) for t in inputs))
+    assert torch.allclose(found.cpu(), attention(*inputs), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,15 @@ def test_modules(module, shape):
         found.sin().sum().backward()
         for ours, theirs in zip(there.parameters(), module.parameters(), strict=True):
             assert torch.allclose(ours.grad.cpu(), theirs.grad, atol=1e-5)
+
+
+def test_gradients_that_torch_npu_has_its_own_operators_for():
+    index, target = torch.tensor([[0, 2, 2], [1, 1, 0]]), torch.rand(2, 4)
+    assert_same(lambda x: x.gather(1, index.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: F.binary_cross_entropy_with_logits(x, target.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: x.max(-1).values, [torch.randn(2, 4)])
+    assert_same(lambda x: F.l1_loss(x, target.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: x.repeat_interleave(2, 0), [torch.randn(2, 4)])
 
 
 def test_grouped_products():

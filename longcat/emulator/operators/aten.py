@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.emulator.reference import gradients, reference
@@ -29,6 +30,25 @@ def dtype_cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """Back to the type that was cast."""
     return gradient.to(dtype)
+
+
+@reference("npu_gather_backward")
+def gather_backward(gradient: Tensor, sizes: list[int], dim: int, index: Tensor, sparse_grad: bool) -> Tensor:
+    """Back to where each value was taken from."""
+    return gradient.new_zeros(sizes).scatter_add_(dim, index, gradient)
+
+
+@reference("npu_binary_cross_entropy_with_logits_backward")
+def binary_cross_entropy_with_logits_backward(
+    gradient: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, reduction: int
+) -> Tensor | None:
+    """Of the logits; `reduction` is 0 (none), 1 (mean) or 2 (sum)."""
+
+    def loss(logits: Tensor) -> Tensor:
+        how = ("none", "mean", "sum")[reduction]
+        return F.binary_cross_entropy_with_logits(logits, target, weight, pos_weight=pos_weight, reduction=how)
+
+    return gradients(loss, [x], gradient)[0]
 
 
 @reference("mm.dtype")

@@ -46,11 +46,24 @@ def fusion_attention(
     return layout.joined(parts), *repeated, query.new_empty(0), seed, 0, 0
 
 
-@reference("npu_fusion_attention_grad", "npu_fusion_attention_grad_v2")
-def fusion_attention_grad(
-    query: Tensor, key: Tensor, value: Tensor, dy: Tensor, head_num: int, input_layout: str, **chosen: Any
-) -> tuple[Any, ...]:
-    """Gradients of query, key, value, pse (none), the rotary parts where there are such, and sink (none)."""
+@reference("npu_fusion_attention_grad")
+def fusion_attention_grad(query: Tensor, *arguments: Any, **chosen: Any) -> tuple[Any, ...]:
+    """Gradients of query, key and value; of pse and sink none."""
+    empty = query.new_empty(0)
+    return *_gradients(query, *arguments, **chosen)[:3], empty, empty
+
+
+@reference("npu_fusion_attention_grad_v2")
+def fusion_attention_grad_v2(query: Tensor, *arguments: Any, **chosen: Any) -> tuple[Any, ...]:
+    """Gradients of query, key and value, none of pse, of the rotary parts where there are such, none of sink."""
+    empty = query.new_empty(0)
+    found = [empty if gradient is None else gradient for gradient in _gradients(query, *arguments, **chosen)]
+    return *found[:3], empty, *found[3:], empty
+
+
+def _gradients(
+    query: Tensor, key: Tensor, value: Tensor, d_y: Tensor, head_num: int, input_layout: str, **chosen: Any
+) -> list[Tensor | None]:
     chosen = {**chosen, "scale": chosen.get("scale_value", 1.0)}
     ropes = [chosen.get("query_rope"), chosen.get("key_rope")]
     layout = Layout(input_layout, head_num, query, chosen)
@@ -66,11 +79,7 @@ def fusion_attention_grad(
             parts.append((kept @ v_.float()).to(q.dtype))
         return layout.joined(parts)
 
-    d_query, d_key, d_value, *d_ropes = gradients(forward, [query, key, value, *ropes], dy)
-    empty = query.new_empty(0)
-    if "pse_type" not in chosen:  # the first version
-        return d_query, d_key, d_value, empty, empty
-    return d_query, d_key, d_value, empty, *(empty if t is None else t for t in d_ropes), empty
+    return gradients(forward, [query, key, value, *ropes], d_y)
 
 
 _ORDER = (
