@@ -25,8 +25,9 @@ PRESET_DIRECTORY = Path(__file__).parent / "presets"
 
 
 OperatorName = Literal[
-    "attention", "gating", "grouped_matmul", "linear_cross_entropy", "permute", "rms_norm", "rotary", "swiglu"
-]
+    "attention", "gating", "grouped_matmul", "key_selection", "linear_cross_entropy", "permute", "rms_norm", "rotary",
+    "sparse_attention", "swiglu",
+]  # fmt: skip
 """Operators of `longcat.ops` that have a plain reference and faster paths."""
 
 

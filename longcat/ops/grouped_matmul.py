@@ -57,7 +57,7 @@ def _cpu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 def _cuda_obstacle(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
-    """torch's kernel wants rows that start at multiples of 16 bytes, on both sides of the product."""
+    """Torch's kernel wants rows that start at multiples of 16 bytes, on both sides of the product."""
     if any(size * x.element_size() % 16 for size in weight.shape[1:]):
         return f"rows of weights {list(weight.shape)} in {x.dtype} do not start at multiples of 16 bytes"
     return None

@@ -188,7 +188,7 @@ def _results(
         if value.requires_grad:
             total = total + (value.float() * draw(*value.shape, learns=False).to(device)).sum()
     leaves = {number: value for number, value in enumerate(own) if isinstance(value, Tensor) and value.requires_grad}
-    gradients = torch.autograd.grad(total, list(leaves.values()))
+    gradients = torch.autograd.grad(total, list(leaves.values())) if total.requires_grad else ()
     named = [(f"result {number}", value) for number, value in enumerate(values)]
     named += [(f"gradient of argument {number}", g) for number, g in zip(leaves, gradients, strict=True)]
     return [(what, value.detach().to("cpu", torch.float32)) for what, value in named]
