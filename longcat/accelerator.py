@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Kind = Literal["npu", "cuda", "cpu"]
 
 _BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+_EMULATED = "ASCEND_EMULATOR_LIBRARIES"
+"""Set under `longcat emulate`."""
 _CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -154,9 +156,11 @@ def _runtime(kind: Kind) -> ModuleType:
 def _device(kind: Kind) -> Accelerator:
     runtime = _runtime(kind)
     properties = runtime.get_device_properties(0)
+    name = str(runtime.get_device_name(0))
     return Accelerator(
         kind=kind,
-        name=str(runtime.get_device_name(0)),
+        # a name that no table of hardware has: nothing measured is taken for an Ascend's
+        name=f"{name} (emulated)" if kind == "npu" and _EMULATED in os.environ else name,
         count=int(runtime.device_count()),
         memory_bytes=int(properties.total_memory),
         supports_bf16=bool(runtime.is_bf16_supported()),
