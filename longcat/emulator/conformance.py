@@ -10,6 +10,7 @@ operators are those that a training step calls, which is found out by watching o
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -135,9 +136,9 @@ def run(names: list[str]) -> Iterator[Outcome]:
 def examine(name: str, device: torch.device) -> Outcome:
     """Test one operator in this process."""
     from torch.testing._internal.common_methods_invocations import op_db
-    from torch_npu.testing._npu_testing_utils import skip_list  # type: ignore[import-not-found,unused-ignore]
 
-    spared = any((s.cls_name, s.test_name) == _DEVICE_TESTS for s in skip_list.get(name, ()))
+    skips = importlib.import_module("torch_npu.testing._npu_testing_utils").skip_list.get(name, ())
+    spared = any((skip.cls_name, skip.test_name) == _DEVICE_TESTS for skip in skips)
     tested = 0
     for op in (op for op in op_db if op.name == name):
         for dtype in DTYPES:
@@ -253,9 +254,9 @@ def summary(outcomes: list[Outcome]) -> str:
 def _worker(names: list[str]) -> None:
     import signal
 
-    import torch_npu  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+    from longcat.accelerator import choose
 
-    device = torch.device(torch._C._get_privateuse1_backend_name(), 0)
+    device = choose("npu").device()
     for name in names:
         signal.alarm(int(OPERATOR_SECONDS))
         print(json.dumps(asdict(examine(name, device))), flush=True)
