@@ -18,7 +18,7 @@ _FUSED = ("npu", "atb")
 _MEMORY = {
     "empty", "empty_strided", "empty_like", "new_empty_strided", "set_", "resize_", "resize_as_", "_resize_output_",
     "record_stream", "is_pinned", "_pin_memory", "pin_memory", "_to_copy", "to", "is_set_to", "_lazy_clone",
-    "from_blob", "_has_compatible_shallow_copy_type", "_nested_view_from_buffer",
+    "_copy_from_and_resize", "from_blob", "_has_compatible_shallow_copy_type", "_nested_view_from_buffer",
 }  # fmt: skip
 """Operators of aten that make memory, describe it or move it: torch_npu's code for them needs no device kernel."""
 
