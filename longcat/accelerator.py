@@ -109,11 +109,18 @@ def npu_problem() -> str | None:
     return None if runtime.is_available() else "torch_npu finds no device (npu-smi info lists what the driver sees)"
 
 
+_DETERMINISM: dict[Kind, dict[str, str]] = {
+    "npu": {"HCCL_DETERMINISTIC": "true", "LCCL_DETERMINISTIC": "1", "CLOSE_MATMUL_K_SHIFT": "1"},
+    "cuda": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+    "cpu": {},
+}
+"""Read by the libraries when they are loaded, so too late once torch is imported."""
+
+
 def environment(kind: Kind, processes: int) -> dict[str, str]:
     """Variables that training processes need before they import torch."""
-    if kind == "cpu":
-        return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
-    return {"HCCL_DETERMINISTIC": "true"} if kind == "npu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))} if kind == "cpu" else {}
+    return _DETERMINISM[kind] | threads
 
 
 def _cuda_available() -> bool:
@@ -127,6 +134,8 @@ def _runtime(kind: Kind) -> ModuleType:
 
     if kind == "npu":
         importlib.import_module("torch_npu")
+        # Ascend's private tensor formats: not every operator and collective takes them
+        torch.npu.config.allow_internal_format = False  # type: ignore[attr-defined]
     runtime: ModuleType = getattr(torch, kind)
     return runtime
 

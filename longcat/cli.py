@@ -313,6 +313,20 @@ def import_(
         print(import_folder(folder.expanduser().resolve(), space, shard_bytes=int(shard_gb * 1e9)).path)
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def emulate(
+    command: Annotated[list[str], typer.Argument(metavar="PROGRAM [ARGUMENTS]...", help="What to run.")],
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Python of an environment with torch_npu (default: .venv-emulator's)."),
+    ] = None,
+) -> None:
+    """Run a program, for example `python train.py`, with torch_npu on an Ascend emulated on the CPU."""
+    from longcat.emulator.command import emulate as run_emulated
+
+    run_emulated(command, python)
+
+
 @app.command()
 def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) -> None:
     """Say what this machine can do, and what is missing."""

@@ -113,6 +113,7 @@ def npu(monkeypatch):
         set_device=current.append,
         synchronize=lambda: current.append("wait"),
         max_memory_allocated=lambda: 12345,
+        config=SimpleNamespace(allow_internal_format=True),
     )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace())
@@ -167,5 +168,5 @@ def test_environment_shares_cores_and_asks_for_determinism(monkeypatch):
     monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
     assert environment("cpu", 2) == {"OMP_NUM_THREADS": "4"}
     assert environment("cpu", 16) == {"OMP_NUM_THREADS": "1"}
-    assert environment("npu", 8) == {"HCCL_DETERMINISTIC": "true"}
+    assert environment("npu", 8)["HCCL_DETERMINISTIC"] == "true"
     assert "CUBLAS_WORKSPACE_CONFIG" in environment("cuda", 8)

@@ -29,7 +29,7 @@ blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1p
 {% endfor %}</div>
 <h2>Sources</h2>
 <div class="scroll"><table><tr><th>name</th><th>licence</th><th class="n">documents read</th><th class="n">unreadable</th><th>pinned to</th></tr>
-{% for s in f.sources %}<tr><td>{{ s.name }}</td><td>{{ s.licence or "not stated" }}</td><td class="n">{{ s.documents|number }}</td><td class="n">{{ s.skipped|number }}</td><td>{{ (s.sha256 or s.revision)[:16] }}…</td></tr>
+{% for s in f.sources %}<tr><td>{{ s.name }}</td><td style="white-space: normal">{{ s.licence or "not stated" }}</td><td class="n">{{ s.documents|number }}</td><td class="n">{{ s.skipped|number }}</td><td>{{ (s.sha256 or s.revision)[:12] }}…</td></tr>
 {% endfor %}</table></div>
 <h2>Mixture of the training split</h2>
 <div class="scroll"><table><tr><th>source</th><th>part</th><th class="n">documents</th><th class="n">tokens there are</th><th class="n">tokens taken</th><th class="n">share</th><th class="n">times</th></tr>

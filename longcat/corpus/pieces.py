@@ -29,6 +29,7 @@ import numpy as np
 
 from longcat.artifact import write_json
 from longcat.config import CorpusConfig
+from longcat.corpus.arrays import save
 from longcat.corpus.cleaning import Dropped
 from longcat.corpus.judge import SAMPLES, Judge, reasons
 from longcat.corpus.near_duplicates import shingles, signatures
@@ -213,16 +214,6 @@ def _known(path: Path) -> np.ndarray:
 def content_hash(content: bytes) -> bytes:
     """128 bits that stand for a text: the beginning of its SHA-256."""
     return hashlib.sha256(content).digest()[:16]
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    """Write an array so that a reader finds the whole of it or nothing, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        np.save(stream, array)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 class Piece:

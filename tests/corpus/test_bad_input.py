@@ -16,7 +16,7 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import DataError
-from tests.corpus.test_documents import TEXTS, texts_of
+from tests.corpus.test_tokenised_documents import TEXTS, texts_of
 
 LINES = [json.dumps({"text": text}) for text in TEXTS[:80]]
 
