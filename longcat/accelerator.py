@@ -9,11 +9,12 @@ import importlib
 import importlib.util
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -107,6 +108,16 @@ def npu_problem() -> str | None:
     except (ImportError, OSError, RuntimeError) as error:
         return f"torch_npu cannot be imported, CANN or the driver may be missing ({error})"
     return None if runtime.is_available() else "torch_npu finds no device (npu-smi info lists what the driver sees)"
+
+
+@lru_cache
+def npu_operator(name: str) -> Callable[..., Any]:
+    """One of torch_npu's fused operators, such as `npu_rms_norm`."""
+    import torch
+
+    importlib.import_module("torch_npu")
+    operator: Callable[..., Any] = getattr(torch.ops.npu, name)
+    return operator
 
 
 _DETERMINISM: dict[Kind, dict[str, str]] = {

@@ -24,6 +24,13 @@ RUNTIME = "runtime"
 PRESET_DIRECTORY = Path(__file__).parent / "presets"
 
 
+OperatorName = Literal[
+    "attention", "gating", "grouped_matmul", "key_selection", "linear_cross_entropy", "permute", "rms_norm", "rotary",
+    "sparse_attention", "swiglu",
+]  # fmt: skip
+"""Operators of `longcat.ops` that have a plain reference and faster paths."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
@@ -471,6 +478,8 @@ class TrainingConfig(_Section):
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False
     """Compile the layers with torch.compile: about half a minute once, and faster steps. Needs a C++ compiler on a CPU."""
+    reference_operators: list[OperatorName] = Field(default_factory=list)
+    """Operators that are computed by their plain torch reference, whatever the device has a faster path for (docs/ascend.md)."""
     mask_documents: bool = False
     """Attention, its indexer, n-grams and multi-token prediction do not reach from a document into those before it in its row.
     Off by default: LongCat's reports do not say."""

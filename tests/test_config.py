@@ -169,6 +169,7 @@ FIELDS = {
     "training.expert_parallel": (1, {"checkpoint"}),
     "training.precision": ("fp32", {"checkpoint"}),
     "training.compile": (True, {"checkpoint"}),
+    "training.reference_operators": (["rotary"], {"checkpoint"}),
     "training.mask_documents": (True, {"checkpoint"}),
     "training.optimizer.name": ("muon", {"checkpoint"}),
     "training.optimizer.momentum": (0.8, {"checkpoint"}),

@@ -227,13 +227,13 @@ def test_grouped_matmul(npu):
         npu.npu_grouped_matmul([x], [weight], scale=[x], group_list=counts, split_item=2, group_type=0)
 
 
-def test_grouped_matmul_has_no_gradient_of_its_own(npu):
+def test_grouped_matmul_has_no_gradient_of_its_own(npu, capfd):
     x, weight = torch.randn(4, 8, device=DEVICE, requires_grad=True), torch.randn(1, 8, 6, device=DEVICE)
     ends = torch.tensor([4], device=DEVICE)
     found = npu.npu_grouped_matmul([x], [weight], group_list=ends, split_item=3, group_type=0)[0]
     assert found.grad_fn.name().endswith("WarnNotImplemented")
-    with pytest.warns(UserWarning, match="autograd kernel was not registered"):
-        found.sum().backward()
+    found.sum().backward()  # in the device's thread, which is why the warning is torch's own line and not Python's
+    assert "autograd kernel was not registered" in capfd.readouterr().err
     assert x.grad is None
 
 

@@ -137,7 +137,9 @@ def sparse_flash_attention_grad(
     actual_seq_kvlen: Tensor | None = None,
     layout: str = "BSND",
     sparse_mode: int = 3,
-    **others: Any,
+    pre_tokens: int = 0,
+    next_tokens: int = 0,
+    attention_mode: int = 0,
 ) -> tuple[Tensor | None, ...]:
     """Of query, key, value and the rotary parts, the last two empty where there are none."""
     options = {"sparse_block_size": sparse_block_size, "sparse_mode": sparse_mode}
