@@ -10,7 +10,6 @@ STAMP := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 
 # torch_npu has an environment of its own: where it is installed, torch cannot be imported without CANN or its emulator
 EMULATOR := .venv-emulator
-EMULATOR_PACKAGES := torch-npu==2.13.0 transformers accelerate==1.15.0 datasets numpy orjson psutil pydantic pyyaml rich safetensors tokenizers typer pytest pytest-timeout
 
 .PHONY: pipeline test check setup ui emulator test-emulator clean
 
@@ -44,8 +43,7 @@ emulator: $(EMULATOR)/.installed
 $(EMULATOR)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(EMULATOR)
 	$(EMULATOR)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
-	$(EMULATOR)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(EMULATOR_PACKAGES)
-	$(EMULATOR)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(EMULATOR)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[emulator]'
 	@touch $@
 
 test-emulator: emulator

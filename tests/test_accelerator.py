@@ -86,6 +86,22 @@ def test_cpu():
     cpu.synchronize()
 
 
+def test_a_cpu_has_the_rest_of_the_interface():
+    cpu = choose("cpu")
+    begin = cpu.mark()
+    state = cpu.random_state()
+    with cpu.stream():
+        first = torch.rand(3)
+    cpu.restore_random_state(state)
+    assert torch.equal(torch.rand(3), first)
+    with cpu.autocast(torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with cpu.profiler() as profile:
+        torch.ones(8, 8) @ torch.ones(8, 8)
+    assert "aten::mm" in {event.key for event in profile.key_averages()}
+    assert 0 < cpu.seconds(begin, cpu.mark()) < 60
+
+
 def test_unknown_kind_is_refused():
     with pytest.raises(DeviceError, match="there are auto, npu, cuda and cpu"):
         choose("tpu")
