@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Kind = Literal["npu", "cuda", "cpu"]
 
 _BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
-_EMULATED = "ASCEND_EMULATOR_LIBRARIES"
+EMULATED = "ASCEND_EMULATOR_LIBRARIES"
 """Set under `longcat emulate`."""
 _CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
@@ -220,7 +220,7 @@ def _device(kind: Kind) -> Accelerator:
     return Accelerator(
         kind=kind,
         # a name that no table of hardware has: nothing measured is taken for an Ascend's
-        name=f"{name} (emulated)" if kind == "npu" and _EMULATED in os.environ else name,
+        name=f"{name} (emulated)" if kind == "npu" and EMULATED in os.environ else name,
         count=int(runtime.device_count()),
         memory_bytes=int(properties.total_memory),
         supports_bf16=bool(runtime.is_bf16_supported()),
