@@ -80,11 +80,11 @@ def require_hardware(name: str) -> HardwareRow:
         names = {known.lower(): known for row in hardware_table() for known in (row.name, *row.aliases)}
         close = [names[match] for match in get_close_matches(name.lower(), names, n=4, cutoff=0.5)]
         hint = (
-            f"did you mean {', '.join(close)}?"
+            f"did you mean {' or '.join(close)}"
             if close
             else f"there are: {', '.join(r.name for r in hardware_table())}"
         )
-        raise ConfigError(f"device {name!r} is not in the table of hardware; {hint} --peak-tflops does without")
+        raise ConfigError(f"device {name!r} is not in the table of hardware; {hint}; --peak-tflops does without")
     return row
 
 

@@ -72,7 +72,7 @@ def benchmark(
             sequence_length=timed.sequence_length,
             peak_flops=peak_flops,
         )
-        activated = workload.activated_parameters
+        activated = workload.activated_parameters - workload.embedding_parameters
         rows = nearest(activated, timed.processes, timed.sequence_length, config.benchmark.reference_rows)
         words, ratio = verdict(accelerator.kind, work.mfu_full_attention, rows)
         result = {
