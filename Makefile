@@ -8,7 +8,10 @@ BIN := .venv/bin
 COMMA := ,
 STAMP := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 
-.PHONY: pipeline test check setup ui clean
+# torch_npu has an environment of its own: where it is installed, torch cannot be imported without CANN or its emulator
+EMULATOR := .venv-emulator
+
+.PHONY: pipeline test check setup ui emulator test-emulator clean
 
 pipeline: setup
 	$(BIN)/longcat run
@@ -35,6 +38,17 @@ check: setup
 ui: setup
 	$(BIN)/longcat ui
 
+emulator: $(EMULATOR)/.installed
+
+$(EMULATOR)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(EMULATOR)
+	$(EMULATOR)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
+	$(EMULATOR)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[emulator]'
+	@touch $@
+
+test-emulator: emulator
+	$(EMULATOR)/bin/longcat emulate -- python -m pytest -q tests/emulator
+
 # what can be made again by installing; workspace/ holds results and stays
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv $(EMULATOR) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,11 +9,14 @@ import importlib
 import importlib.util
 import os
 import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import psutil
 
@@ -21,10 +24,13 @@ from longcat.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 Kind = Literal["npu", "cuda", "cpu"]
 
 _BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+EMULATED = "ASCEND_EMULATOR_LIBRARIES"
+"""Set under `longcat emulate`."""
 _CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -63,6 +69,63 @@ class Accelerator:
         """Wait until the device has done all that was asked of it."""
         if self.kind != "cpu":
             _runtime(self.kind).synchronize()
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """Work asked for inside goes into a queue of its own, beside the main one; a CPU has one only."""
+        if self.kind == "cpu":
+            return nullcontext()
+        runtime = _runtime(self.kind)
+        return cast(AbstractContextManager[Any], runtime.stream(runtime.Stream()))
+
+    def mark(self) -> Any:
+        """A moment in the device's order of work, without waiting for it; see `seconds`."""
+        if self.kind == "cpu":
+            return time.perf_counter()
+        event = _runtime(self.kind).Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Time between two marks as the device saw it; waits until the second is reached."""
+        if self.kind == "cpu":
+            return float(end - begin)
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+    def random_state(self, local_rank: int = 0) -> Tensor:
+        """State of the device's random numbers, uint8."""
+        import torch
+
+        state = torch.get_rng_state() if self.kind == "cpu" else _runtime(self.kind).get_rng_state(local_rank)
+        return cast("Tensor", state)
+
+    def restore_random_state(self, state: Tensor, local_rank: int = 0) -> None:
+        """Go on with a state from `random_state`."""
+        import torch
+
+        if self.kind == "cpu":
+            torch.set_rng_state(state)
+        else:
+            _runtime(self.kind).set_rng_state(state, local_rank)
+
+    def autocast(self, dtype: torch.dtype) -> AbstractContextManager[Any]:
+        """Matrix products inside compute in that type."""
+        import torch
+
+        return torch.autocast(self.kind, dtype=dtype)
+
+    def profiler(self) -> Any:
+        """A profiler of host and device, to be used as a context; torch's, or torch_npu's own on an NPU."""
+        import torch
+
+        if self.kind == "npu":
+            npu = importlib.import_module("torch_npu").profiler
+            kinds = npu.ProfilerActivity
+            return npu.profile(activities=[kinds.CPU, kinds.NPU])
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if self.kind == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        return torch.profiler.profile(activities=activities)
 
     def peak_memory_bytes(self) -> int:
         """Most memory this process has held: allocated on a device, resident on a CPU."""
@@ -109,11 +172,28 @@ def npu_problem() -> str | None:
     return None if runtime.is_available() else "torch_npu finds no device (npu-smi info lists what the driver sees)"
 
 
+@lru_cache
+def npu_operator(name: str) -> Callable[..., Any]:
+    """One of torch_npu's fused operators, such as `npu_rms_norm`."""
+    import torch
+
+    importlib.import_module("torch_npu")
+    operator: Callable[..., Any] = getattr(torch.ops.npu, name)
+    return operator
+
+
+_DETERMINISM: dict[Kind, dict[str, str]] = {
+    "npu": {"HCCL_DETERMINISTIC": "true", "LCCL_DETERMINISTIC": "1", "CLOSE_MATMUL_K_SHIFT": "1"},
+    "cuda": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+    "cpu": {},
+}
+"""Read by the libraries when they are loaded, so too late once torch is imported."""
+
+
 def environment(kind: Kind, processes: int) -> dict[str, str]:
     """Variables that training processes need before they import torch."""
-    if kind == "cpu":
-        return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
-    return {"HCCL_DETERMINISTIC": "true"} if kind == "npu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))} if kind == "cpu" else {}
+    return _DETERMINISM[kind] | threads
 
 
 def _cuda_available() -> bool:
@@ -127,6 +207,8 @@ def _runtime(kind: Kind) -> ModuleType:
 
     if kind == "npu":
         importlib.import_module("torch_npu")
+        # Ascend's private tensor formats: not every operator and collective takes them
+        torch.npu.config.allow_internal_format = False  # type: ignore[attr-defined]
     runtime: ModuleType = getattr(torch, kind)
     return runtime
 
@@ -134,9 +216,11 @@ def _runtime(kind: Kind) -> ModuleType:
 def _device(kind: Kind) -> Accelerator:
     runtime = _runtime(kind)
     properties = runtime.get_device_properties(0)
+    name = str(runtime.get_device_name(0))
     return Accelerator(
         kind=kind,
-        name=str(runtime.get_device_name(0)),
+        # a name that no table of hardware has: nothing measured is taken for an Ascend's
+        name=f"{name} (emulated)" if kind == "npu" and EMULATED in os.environ else name,
         count=int(runtime.device_count()),
         memory_bytes=int(properties.total_memory),
         supports_bf16=bool(runtime.is_bf16_supported()),

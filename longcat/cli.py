@@ -10,13 +10,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from longcat.errors import Cancelled, LongcatError
+from longcat.errors import Cancelled, LongcatError, UserError
 
 if TYPE_CHECKING:
     from longcat.config import PipelineConfig
@@ -203,6 +204,70 @@ def presets(
     Console().print(table)
 
 
+@app.command()
+def mfu(
+    model: Annotated[str, typer.Option(metavar="WHAT", help="A config.json, a folder with one, or a preset.")],
+    device: Annotated[str, typer.Option(metavar="NAME", help="For example a100-80gb, NVIDIA H200 or Ascend910B2.")],
+    sequence_length: Annotated[int, typer.Option(help="Tokens that attention sees.")],
+    devices: Annotated[int, typer.Option(help="How many.")] = 1,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Of all devices together.")] = None,
+    step_time: Annotated[float | None, typer.Option(help="Seconds of a step; with --batch-tokens.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens of a step over all devices.")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Log of Megatron, MindSpeed, torchtitan or nanoGPT, a Trainer's trainer_state.json, or our metrics.jsonl.",
+        ),
+    ] = None,
+    peak_tflops: Annotated[
+        float | None, typer.Option(help="Of one device; for one that the table does not have.")
+    ] = None,
+    ffn_experts: Annotated[
+        float | None, typer.Option(help="Mean routed experts of a token, as measured (LongCat).")
+    ] = None,
+    recompute: Annotated[str, typer.Option(metavar="WHAT", help="none, selective or full.")] = "none",
+    as_json: Json = False,
+) -> None:
+    """MFU of any training run, among published A100 runs; nothing is run and torch is not loaded."""
+    from longcat.benchmark.answer import answer, find_workload
+    from longcat.benchmark.logs import Setting, Throughput, read_log
+
+    if recompute not in ("none", "selective", "full"):
+        raise UserError(f"--recompute {recompute}: there are none, selective and full")
+    if sum(given is not None for given in (tokens_per_second, step_time, log)) != 1:
+        raise UserError("one of --tokens-per-second, --step-time and --log tells the speed")
+    for name, number in (("--step-time", step_time), ("--batch-tokens", batch_tokens), ("--ffn-experts", ffn_experts)):
+        if number is not None and not 0 < number < float("inf"):
+            raise UserError(f"{name} must be above 0, found {number:g}")
+    read: Throughput | None = None
+    if step_time is not None:
+        if batch_tokens is None:
+            raise UserError("--step-time needs --batch-tokens")
+        tokens_per_second = batch_tokens / step_time
+    elif log is not None:
+        read = read_log(log, Setting(devices, sequence_length, batch_tokens))
+        tokens_per_second = read.tokens_per_second
+    assert tokens_per_second is not None
+    found = answer(
+        find_workload(model, ffn_experts),
+        device=device,
+        devices=devices,
+        tokens_per_second=tokens_per_second,
+        sequence_length=sequence_length,
+        peak_tflops=peak_tflops,
+        recomputation=cast(Literal["none", "selective", "full"], recompute),
+    )
+    if read is not None:
+        found["log"] = asdict(read)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        from longcat.terminal import print_mfu
+
+        print_mfu(found)
+
+
 def _count(number: float) -> str:
     """A large number for people: 2.7 M, 68.6 B."""
     size, unit = (1e9, "B") if number >= 1e9 else (1e6, "M")
@@ -311,6 +376,20 @@ def import_(
     space = Workspace(workspace.expanduser().resolve())
     with space.lease():
         print(import_folder(folder.expanduser().resolve(), space, shard_bytes=int(shard_gb * 1e9)).path)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def emulate(
+    command: Annotated[list[str], typer.Argument(metavar="PROGRAM [ARGUMENTS]...", help="What to run.")],
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Python of an environment with torch_npu (default: .venv-emulator's)."),
+    ] = None,
+) -> None:
+    """Run a program, for example `python train.py`, with torch_npu on an Ascend emulated on the CPU."""
+    from longcat.emulator.command import emulate as run_emulated
+
+    run_emulated(command, python)
 
 
 @app.command()

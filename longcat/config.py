@@ -24,6 +24,13 @@ RUNTIME = "runtime"
 PRESET_DIRECTORY = Path(__file__).parent / "presets"
 
 
+OperatorName = Literal[
+    "attention", "gating", "grouped_matmul", "key_selection", "linear_cross_entropy", "permute", "rms_norm", "rotary",
+    "sparse_attention", "swiglu",
+]  # fmt: skip
+"""Operators of `longcat.ops` that have a plain reference and faster paths."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
@@ -31,12 +38,20 @@ class _Section(BaseModel):
 
 
 class SourceConfig(_Section):
-    """One place that text comes from. Written short as a string: `stdlib`, a path, or `hub:NAME`."""
+    """One place that text comes from. Written short as a string: `stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`."""
 
-    kind: Literal["stdlib", "files", "hub"]
-    """`stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name."""
+    kind: Literal["stdlib", "files", "hub", "package"]
+    """`stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name; `package`: what
+    apt or pip installs."""
     path: Annotated[str | None, RUNTIME] = None
-    """For `files`: a .jsonl, .jsonl.zst, .jsonl.gz, .parquet or .txt file, or a folder of them. The files' sha256 stand in for it."""
+    """For `files`: a .jsonl, .jsonl.zst, .jsonl.gz, .parquet, .arrow, .txt, .html, .py file or a manual page, or a folder of them. The
+    files' sha256 stand in for it."""
+    package: str | None = Field(default=None, pattern=r"^(apt|pip):[A-Za-z0-9][A-Za-z0-9+._-]*(==[A-Za-z0-9+._!-]+)?$")
+    """For `package`: `apt:NAME` or `pip:NAME==VERSION`. It is fetched by its client when it is first needed, and not installed."""
+    members: str = "*"
+    """For `package`: a pattern for the paths in it, such as `*/html/zh-CN/*`."""
+    licence: Annotated[str | None, RUNTIME] = None
+    """The text's licence (SPDX), recorded with the artifact; as the source states it when none."""
     name: str | None = None
     """For `hub`: the data set's name, as in `datasets.load_dataset`."""
     subset: str | None = None
@@ -65,6 +80,8 @@ class SourceConfig(_Section):
             return {"kind": "stdlib"}
         if value.startswith("hub:"):
             return {"kind": "hub", "name": value.removeprefix("hub:")}
+        if value.startswith(("apt:", "pip:")):
+            return {"kind": "package", "package": value}
         return {"kind": "files", "path": value}
 
     @model_validator(mode="after")
@@ -73,6 +90,8 @@ class SourceConfig(_Section):
             raise ValueError("a source of kind 'files' needs `path`")
         if self.kind == "hub" and not self.name:
             raise ValueError("a source of kind 'hub' needs `name`")
+        if self.kind == "package" and not self.package:
+            raise ValueError("a source of kind 'package' needs `package`")
         return self
 
 
@@ -459,6 +478,8 @@ class TrainingConfig(_Section):
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False
     """Compile the layers with torch.compile: about half a minute once, and faster steps. Needs a C++ compiler on a CPU."""
+    reference_operators: list[OperatorName] = Field(default_factory=list)
+    """Operators that are computed by their plain torch reference, whatever the device has a faster path for (docs/ascend.md)."""
     mask_documents: bool = False
     """Attention, its indexer, n-grams and multi-token prediction do not reach from a document into those before it in its row.
     Off by default: LongCat's reports do not say."""

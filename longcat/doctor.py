@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from longcat.accelerator import EMULATED
+
 TORCH = "torch==2.13.0"
 _CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
 _DRIVER = Path("/usr/local/Ascend/driver/version.info")
@@ -104,6 +106,8 @@ def cann_version() -> str | None:
 
 def driver_version() -> str | None:
     """Version of the Ascend driver; None without one."""
+    if EMULATED in os.environ:
+        return "emulated: longcat emulate"
     if _DRIVER.is_file() and (found := re.search(r"Version=(\S+)", _DRIVER.read_text(errors="replace"))):
         return f"Ascend {found[1]}"
     if shutil.which("npu-smi"):

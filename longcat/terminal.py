@@ -174,3 +174,51 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         table.add_row(name, escape(str(value)))
     Console().print(table)
+
+
+def print_mfu(found: Mapping[str, Any]) -> None:
+    """The answer of `longcat mfu`: the figures, how others would count them, and the nearest published runs."""
+    console = Console()
+    pairs = {
+        "model": f"{found['family']}, {found['activated_parameters'] / 1e9:.3g} B of "
+        f"{found['total_parameters'] / 1e9:.3g} B parameters activated",
+        "speed": f"{found['tokens_per_second']:,.0f} tokens/s on {found['devices']} x {found['device']}, "
+        f"{found['tflops_per_device']:.4g} TFLOP/s each",
+        "peak": f"{found['peak_flops'] / 1e12:.4g} TFLOP/s; {found['peak_source']}",
+        "MFU": f"{found['mfu']:.1%}, causal attention",
+        "MFU, full attention": f"{found['mfu_full_attention']:.1%}, as PaLM and the older A100 rows count",
+        "HFU": f"{found['hfu']:.1%}, recomputation {found['recomputation']}",
+    }
+    if "log" in found:
+        log = found["log"]
+        pairs["log"] = f"{log['kind']}, median of {log['readings']} readings, spread {log['spread']:.1%}"
+    print_pairs("model FLOPs utilisation", pairs)
+
+    total = sum(found["flops_per_token"].values())
+    parts = Table(title=f"FLOP of a training token: {total:.4g}", title_justify="left")
+    parts.add_column("component")
+    parts.add_column("FLOP", justify="right")
+    parts.add_column("share", justify="right")
+    for name, flops in sorted(found["flops_per_token"].items(), key=lambda pair: -pair[1]):
+        parts.add_row(name.replace("_", " "), f"{flops:.3g}", f"{flops / total:.1%}")
+    console.print(parts)
+
+    others = Table(title="MFU as others count it", title_justify="left")
+    others.add_column("convention")
+    others.add_column("MFU", justify="right")
+    for name, value in found["mfu_by_convention"].items():
+        others.add_row(name, f"{value:.1%}")
+    console.print(others)
+
+    rows = Table(title="nearest published runs", title_justify="left")
+    for column in ("model", "devices", "sequence", "MFU", "source"):
+        rows.add_column(column, justify="right" if column in ("sequence", "MFU") else "left")
+    for row in found["nearest"]:
+        rows.add_row(
+            row["model"], f"{row['devices']} x {row['device']}", str(row["sequence_length"]), f"{row['mfu']:.1%}",
+            escape(row["source"]),
+        )  # fmt: skip
+    console.print(rows)
+    for assumption in found["assumptions"]:
+        console.print(f"Assumed: {escape(assumption)}.")
+    console.print(f"Verdict: {escape(found['verdict'])}.", soft_wrap=True)

@@ -9,7 +9,9 @@ from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
 from longcat.corpus import stage
 from longcat.corpus.card import CARD_HTML, CARD_MARKDOWN
+from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker
+from tasks.cluster import mapper_for
 from tasks.stage import run_stage, stage_task
 
 
@@ -23,9 +25,8 @@ def preprocess(config: PipelineConfig, workspace: Workspace, tracker: Tracker) -
             run.log_artifact(tokens.path / name)
         create_markdown_artifact((tokens.path / CARD_MARKDOWN).read_text(encoding="utf-8"), key="data-card")
 
-    return run_stage(
-        "preprocess",
-        tracker,
-        lambda report, run: stage.preprocess(config, workspace=workspace, report=report),
-        publish,
-    )
+    def work(report: Reporter, run: StageRun) -> Artifact:
+        with mapper_for(config.corpus) as mapper:
+            return stage.preprocess(config, workspace=workspace, report=report, mapper=mapper)
+
+    return run_stage("preprocess", tracker, work, publish)

@@ -86,6 +86,22 @@ def test_cpu():
     cpu.synchronize()
 
 
+def test_a_cpu_has_the_rest_of_the_interface():
+    cpu = choose("cpu")
+    begin = cpu.mark()
+    state = cpu.random_state()
+    with cpu.stream():
+        first = torch.rand(3)
+    cpu.restore_random_state(state)
+    assert torch.equal(torch.rand(3), first)
+    with cpu.autocast(torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with cpu.profiler() as profile:
+        torch.ones(8, 8) @ torch.ones(8, 8)
+    assert "aten::mm" in {event.key for event in profile.key_averages()}
+    assert 0 < cpu.seconds(begin, cpu.mark()) < 60
+
+
 def test_unknown_kind_is_refused():
     with pytest.raises(DeviceError, match="there are auto, npu, cuda and cpu"):
         choose("tpu")
@@ -113,6 +129,7 @@ def npu(monkeypatch):
         set_device=current.append,
         synchronize=lambda: current.append("wait"),
         max_memory_allocated=lambda: 12345,
+        config=SimpleNamespace(allow_internal_format=True),
     )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace())
@@ -167,5 +184,5 @@ def test_environment_shares_cores_and_asks_for_determinism(monkeypatch):
     monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
     assert environment("cpu", 2) == {"OMP_NUM_THREADS": "4"}
     assert environment("cpu", 16) == {"OMP_NUM_THREADS": "1"}
-    assert environment("npu", 8) == {"HCCL_DETERMINISTIC": "true"}
+    assert environment("npu", 8)["HCCL_DETERMINISTIC"] == "true"
     assert "CUBLAS_WORKSPACE_CONFIG" in environment("cuda", 8)

@@ -169,6 +169,7 @@ FIELDS = {
     "training.expert_parallel": (1, {"checkpoint"}),
     "training.precision": ("fp32", {"checkpoint"}),
     "training.compile": (True, {"checkpoint"}),
+    "training.reference_operators": (["rotary"], {"checkpoint"}),
     "training.mask_documents": (True, {"checkpoint"}),
     "training.optimizer.name": ("muon", {"checkpoint"}),
     "training.optimizer.momentum": (0.8, {"checkpoint"}),
@@ -210,6 +211,9 @@ FIELDS = {
 SOURCE_FIELDS = {
     "kind": ("stdlib", True),
     "path": (None, False),  # another place for the same files, see the test
+    "package": ("apt:x", True),
+    "members": ("*.txt", True),
+    "licence": ("MIT", False),
     "name": ("x", True),
     "subset": ("x", True),
     "split": ("x", True),

@@ -1,17 +1,56 @@
 """Floating-point operations of LongCat, per token and component, from the configuration alone.
 
-A matrix product of `[m, k]` and `[k, n]` costs 2mkn. The backward pass costs twice the forward, so training costs three
-times the sums below. Norms, softmax, rotary embedding, activations and the embedding's look-up are not counted, as in
+A matrix product of `[m, k]` and `[k, n]` costs 2mkn. Its backward pass costs twice that, one product for the gradient of
+each factor. Norms, softmax, rotary embedding, activations and look-ups (embedding, n-gram tables) are not counted, as in
 PaLM (arXiv 2204.02311, appendix B) and Megatron (arXiv 2104.04473).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from longcat.config import ModelConfig
 
-BACKWARD_AND_FORWARD = 3
+Scores = Literal["causal", "full"]
+"""Which attention scores count: `causal` those that are used, half the square; `full` the whole square, as PaLM does."""
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOP of one token."""
+
+    forward: float
+    backward: float
+
+    @property
+    def training(self) -> float:
+        """Of both passes."""
+        return self.forward + self.backward
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.forward + other.forward, self.backward + other.backward)
+
+    def times(self, factor: float) -> Flops:
+        """So many of them."""
+        return Flops(factor * self.forward, factor * self.backward)
+
+
+def product(weights: float) -> Flops:
+    """A token times so many weights: 2 FLOP each, and twice that to go back."""
+    return Flops(2.0 * weights, 4.0 * weights)
+
+
+def keys_read(sequence_length: int, scores: Scores, window: int | None = None) -> float:
+    """Mean keys that a query is multiplied with; with a window (or a sparse budget) the first queries have fewer."""
+    if window is not None and sequence_length > window:
+        return window * (1 - window / (2 * sequence_length))
+    return sequence_length / 2 if scores == "causal" else float(sequence_length)
+
+
+def attention_scores(heads: int, key_dim: int, value_dim: int, keys: float) -> Flops:
+    """Queries times keys and probabilities times values of one attention, for one token."""
+    return product(heads * (key_dim + value_dim) * keys)
 
 
 def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float]:
@@ -54,11 +93,11 @@ def _indexer(model: ModelConfig) -> int:
 
 
 def _mtp(model: ModelConfig) -> int:
-    """Matrices of the multi-token-prediction module."""
+    """Matrices of the multi-token-prediction module without its indexer; every depth multiplies by all of them."""
     hidden = model.hidden_size
     if not model.mtp_num_layers:
         return 0
-    return 2 * hidden * hidden + _mla(model) + _indexer(model) + 3 * hidden * model.ffn_hidden_size
+    return 2 * hidden * hidden + _mla(model) + 3 * hidden * model.ffn_hidden_size
 
 
 def expected_ffn_experts(model: ModelConfig) -> float:
@@ -72,42 +111,51 @@ def activated_parameters(model: ModelConfig, target_ffn_experts: float) -> dict[
     return {name: sum(matmul_parameters(model, experts).values()) for name, experts in counts.items()}
 
 
-def training_flops_per_token(
-    model: ModelConfig,
-    sequence_length: int,
-    ffn_experts: float | None = None,
-    attention: Literal["causal", "full"] = "causal",
-) -> dict[str, float]:
-    """FLOP of forward and backward pass for one token, by component.
+def flops_per_token(
+    model: ModelConfig, sequence_length: int, ffn_experts: float | None = None, scores: Scores = "causal"
+) -> dict[str, Flops]:
+    """FLOP of one token, by component.
 
     Args:
         model: the model.
         sequence_length: tokens that attention sees.
         ffn_experts: mean routed experts of a token, best as measured; `expected_ffn_experts` when none.
-        attention: `causal` counts the scores that are used, half the square; `full` the whole square, as PaLM does.
+        scores: which attention scores count.
     """
     if ffn_experts is None:
         ffn_experts = expected_ffn_experts(model)
-    forward = {name: 2.0 * count for name, count in matmul_parameters(model, ffn_experts).items()}
-    if "indexer_projections" in forward:  # its inputs are cut from the graph: no gradient of them
-        forward["indexer_projections"] *= 2 / BACKWARD_AND_FORWARD
-    heads, dims = model.num_attention_heads, model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim
-    before = sequence_length / 2 if attention == "causal" else float(sequence_length)
-    read, sparse = before, model.sparse_attention
-    if sparse is not None and sequence_length > sparse.index_topk:
-        # the first queries have fewer keys than the budget
-        read = sparse.index_topk * (1 - sparse.index_topk / (2 * sequence_length))
-    scores = heads * 2.0 * dims * read
-    forward["attention_scores"] = 2 * model.num_layers * scores
-    depths, index_scores = model.mtp_num_layers, 0.0
+    flops = {name: product(weights) for name, weights in matmul_parameters(model, ffn_experts).items()}
+    sparse = model.sparse_attention
+    read = keys_read(sequence_length, scores, None if sparse is None else sparse.index_topk)
+    key_dim = model.qk_nope_head_dim + model.qk_rope_head_dim
+    one_attention = attention_scores(model.num_attention_heads, key_dim, model.v_head_dim, read)
+    flops["attention_scores"] = one_attention.times(2 * model.num_layers)
+    one_index = Flops(0.0, 0.0)
     if sparse is not None:
-        # forward over all keys before the query; backward, which the threefold below stands for, over those read
-        index_scores = 2.0 * sparse.index_n_heads * sparse.index_head_dim * (before + 2 * read) / BACKWARD_AND_FORWARD
-        forward["index_scores"] = model.num_layers * index_scores
-    if depths:
-        head = model.hidden_size * model.vocabulary
-        forward["mtp"] = depths * (2.0 * (_mtp(model) + head) + scores) + index_scores
-    return {name: BACKWARD_AND_FORWARD * flops for name, flops in forward.items()}
+        # its inputs are cut from the graph: weights have a gradient, inputs none
+        flops["indexer_projections"] = _cut(model).times(model.num_layers)
+        # forward over all keys before the query, backward over those read
+        width = sparse.index_n_heads * sparse.index_head_dim
+        one_index = Flops(2.0 * width * keys_read(sequence_length, scores), 4.0 * width * read)
+        flops["index_scores"] = one_index.times(model.num_layers)
+    if model.mtp_num_layers:
+        depth = product(_mtp(model) + model.hidden_size * model.vocabulary) + one_attention
+        # the first depth chooses the keys for all
+        flops["mtp"] = depth.times(model.mtp_num_layers) + one_index + _cut(model)
+    return flops
+
+
+def _cut(model: ModelConfig) -> Flops:
+    """Projections of one indexer."""
+    return Flops(2.0 * _indexer(model), 2.0 * _indexer(model))
+
+
+def training_flops_per_token(
+    model: ModelConfig, sequence_length: int, ffn_experts: float | None = None, attention: Scores = "causal"
+) -> dict[str, float]:
+    """FLOP of both passes for one token, by component; see `flops_per_token`."""
+    parts = flops_per_token(model, sequence_length, ffn_experts, attention)
+    return {name: flops.training for name, flops in parts.items()}
 
 
 def parameters(model: ModelConfig) -> dict[str, int]:
@@ -116,7 +164,7 @@ def parameters(model: ModelConfig) -> dict[str, int]:
     norms = 2 * model.num_layers * (2 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank) + model.hidden_size
     attentions = 2 * model.num_layers
     if model.mtp_num_layers:
-        counts["mtp"] = _mtp(model)
+        counts["mtp"] = _mtp(model) + _indexer(model)
         norms += 5 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank
         attentions += 1
     if model.sparse_attention is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import time
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from longcat.accelerator import Accelerator
 from longcat.artifact import ROOT
+from longcat.errors import ConfigError
 
 TABLE = ROOT / "data/reference/hardware.csv"
 _GEMM_SIZES = (512, 1024, 2048)
@@ -65,6 +67,25 @@ def find_hardware(name: str) -> HardwareRow | None:
         if wanted in (row.name.lower(), *(alias.lower() for alias in row.aliases)):
             return row
     return None
+
+
+def require_hardware(name: str) -> HardwareRow:
+    """The row with exactly this name.
+
+    Raises:
+        ConfigError: there is none; says which names are close.
+    """
+    row = find_hardware(name)
+    if row is None:
+        names = {known.lower(): known for row in hardware_table() for known in (row.name, *row.aliases)}
+        close = [names[match] for match in get_close_matches(name.lower(), names, n=4, cutoff=0.5)]
+        hint = (
+            f"did you mean {' or '.join(close)}"
+            if close
+            else f"there are: {', '.join(r.name for r in hardware_table())}"
+        )
+        raise ConfigError(f"device {name!r} is not in the table of hardware; {hint}; --peak-tflops does without")
+    return row
 
 
 def peak(accelerator: Accelerator, precision: str) -> Peak | None:

@@ -2,16 +2,19 @@
 
 mfu                  useful work only: causal attention, routed experts as measured (zero-computation experts cost 0)
 mfu_full_attention   attention over the whole square, as PaLM (arXiv 2204.02311) and the older A100 rows count it
-hfu                  what the hardware does; recomputed activations count again (there is no recomputation yet)
+hfu                  what the hardware does: mfu, and once more the forward pass of what is recomputed
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from longcat.benchmark.flops import training_flops_per_token
-from longcat.config import ModelConfig
+from longcat.benchmark.workload import Workload
 from longcat.errors import DataError
+
+Recomputation = Literal["none", "selective", "full"]
+"""What is worked out again for the backward pass: nothing, attention's scores, or all layers."""
 
 
 @dataclass(frozen=True)
@@ -29,30 +32,31 @@ class Utilisation:
 
 
 def utilisation(
-    model: ModelConfig,
+    workload: Workload,
     *,
     tokens_per_second: float,
     devices: int,
     sequence_length: int,
-    ffn_experts: float | None,
     peak_flops: float | None,
+    recomputation: Recomputation = "none",
 ) -> Utilisation:
     """Utilisation of a run.
 
     Args:
-        model: what was trained.
+        workload: what was trained.
         tokens_per_second: of all devices together.
         devices: how many.
         sequence_length: tokens that attention sees.
-        ffn_experts: mean routed experts of a token, as measured.
         peak_flops: of all devices together, FLOP/s.
+        recomputation: in the backward pass.
 
     Raises:
         DataError: the result is above 100 %, so an input is wrong.
     """
-    causal = training_flops_per_token(model, sequence_length, ffn_experts)
-    full = training_flops_per_token(model, sequence_length, ffn_experts, attention="full")
-    useful, square = (tokens_per_second * sum(flops.values()) for flops in (causal, full))
+    parts = workload.flops(sequence_length, "causal")
+    useful = tokens_per_second * sum(part.training for part in parts.values())
+    square = tokens_per_second * workload.training_flops(sequence_length, "full")
+    again = tokens_per_second * sum(part.forward for name, part in parts.items() if _recomputed(name, recomputation))
     if peak_flops is not None and useful > peak_flops:
         raise DataError(
             f"an MFU of {useful / peak_flops:.0%} is impossible: {tokens_per_second:g} tokens/s on {devices} devices is "
@@ -61,8 +65,14 @@ def utilisation(
     return Utilisation(
         tokens_per_second=tokens_per_second,
         tflops_per_device=useful / devices / 1e12,
-        flops_per_token=causal,
+        flops_per_token={name: part.training for name, part in parts.items()},
         mfu=None if peak_flops is None else useful / peak_flops,
         mfu_full_attention=None if peak_flops is None else square / peak_flops,
-        hfu=None if peak_flops is None else useful / peak_flops,
+        hfu=None if peak_flops is None else (useful + again) / peak_flops,
     )
+
+
+def _recomputed(component: str, recomputation: Recomputation) -> bool:
+    if recomputation == "selective":
+        return component == "attention_scores"
+    return recomputation == "full" and component != "lm_head"

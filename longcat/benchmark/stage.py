@@ -11,16 +11,16 @@ from typing import Any
 
 from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace, write_json
-from longcat.benchmark.flops import matmul_parameters
 from longcat.benchmark.hardware import peak
 from longcat.benchmark.mfu import utilisation
 from longcat.benchmark.references import nearest, references, verdict
 from longcat.benchmark.report import write
+from longcat.benchmark.workload import longcat_workload
 from longcat.config import PipelineConfig, identity
 from longcat.progress import Reporter, silent
 from longcat.training import stage as training
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def benchmark(
@@ -64,15 +64,15 @@ def benchmark(
         devices = 1 if accelerator.kind == "cpu" else timed.processes
         peak_flops = None if best is None else best.flops * devices
         seconds = statistics.median(timed.window_seconds)
+        workload = longcat_workload(config.model, timed.ffn_experts_per_token)
         work = utilisation(
-            config.model,
+            workload,
             tokens_per_second=timed.window_steps * timed.batch_tokens / seconds,
             devices=timed.processes,
             sequence_length=timed.sequence_length,
-            ffn_experts=timed.ffn_experts_per_token,
             peak_flops=peak_flops,
         )
-        activated = sum(matmul_parameters(config.model, timed.ffn_experts_per_token).values())
+        activated = workload.activated_parameters - workload.embedding_parameters
         rows = nearest(activated, timed.processes, timed.sequence_length, config.benchmark.reference_rows)
         words, ratio = verdict(accelerator.kind, work.mfu_full_attention, rows)
         result = {

@@ -29,12 +29,18 @@ blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1p
 {% endfor %}</div>
 <h2>Sources</h2>
 <div class="scroll"><table><tr><th>name</th><th>licence</th><th class="n">documents read</th><th class="n">unreadable</th><th>pinned to</th></tr>
-{% for s in f.sources %}<tr><td>{{ s.name }}</td><td>{{ s.licence or "not stated" }}</td><td class="n">{{ s.documents|number }}</td><td class="n">{{ s.skipped|number }}</td><td>{{ (s.sha256 or s.revision)[:16] }}…</td></tr>
+{% for s in f.sources %}<tr><td>{{ s.name }}</td><td style="white-space: normal">{{ s.licence or "not stated" }}</td><td class="n">{{ s.documents|number }}</td><td class="n">{{ s.skipped|number }}</td><td>{{ (s.sha256 or s.revision)[:12] }}…</td></tr>
 {% endfor %}</table></div>
+<h2>Mixture of the training split</h2>
+<div class="scroll"><table><tr><th>source</th><th>part</th><th class="n">documents</th><th class="n">tokens there are</th><th class="n">tokens taken</th><th class="n">share</th><th class="n">times</th></tr>
+{% for g in f.mixture %}<tr><td>{{ g.source }}</td><td>{{ parts[g.long] }}</td><td class="n">{{ g.documents|number }}</td><td class="n">{{ g.tokens|number }}</td><td class="n">{{ g.wanted_tokens|number }}</td><td class="n">{{ "%.1f %%"|format(100 * g.wanted_tokens / mixed) }}</td><td class="n">{{ "%.2f"|format(g.repeats) }}</td></tr>
+{% endfor %}</table></div>
+<p>Of each sequence {{ "%.2f %%"|format(100 * f.padding_share) }} is padding; {{ "%.2f %%"|format(100 * f.extra_cuts_share) }} of the documents were cut to fill sequences besides those longer than one.</p>
 <h2>Left out</h2>
 <div class="scroll"><table><tr><th>reason</th><th class="n">documents</th><th class="n">share</th><th></th></tr>
 {% for reason, count in f.dropped.items() %}<tr><td>{{ reason|replace("_", " ") }}</td><td class="n">{{ count|number }}</td><td class="n">{{ "%.1f %%"|format(100 * count / read) }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / most_dropped }}%"></div></td></tr>
 {% endfor %}</table></div>
+{% if f.paragraphs_cut %}<p>{{ f.paragraphs_cut|number }} paragraphs that an earlier document has too were cut out.</p>{% endif %}
 {% if f.masked %}<h2>Personal data replaced</h2>
 <div class="scroll"><table><tr><th>kind</th><th class="n">pieces</th></tr>
 {% for kind, count in f.masked.items() %}<tr><td>{{ kind|replace("_", " ") }}</td><td class="n">{{ count|number }}</td></tr>
@@ -76,17 +82,23 @@ def _values(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "read": facts["documents"] + sum(facts["dropped"].values()),
         "cards": [
-            (f"{facts['train_tokens'] / 1e6:,.2f} M", "training tokens"),
-            (f"{facts['held_out_tokens'] / 1e6:,.2f} M", "held-out tokens"),
+            (_tokens(facts["train_tokens"]), "training tokens"),
+            (_tokens(facts["held_out_tokens"]), "held-out tokens"),
             (f"{facts['text_bytes'] / 1e6:,.1f} MB", "of text kept"),
             (f"{facts['bytes_per_token']:.2f}", "bytes a token"),
             (f"{facts['vocabulary_size']:,}", "tokens in the vocabulary"),
         ],
+        "parts": {None: "all", True: "long documents", False: "the others"},
+        "mixed": max(1, sum(group["wanted_tokens"] for group in facts["mixture"])),
         "most_dropped": max([1, *facts["dropped"].values()]),
         "languages": sorted(facts["languages"].items(), key=lambda item: -item[1])[:12],
         "lengths": lengths,
         "longest": max([1, *facts["length_log2"].values()]),
     }
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.2f} M"
 
 
 def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
@@ -105,6 +117,14 @@ def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
             f"| {source['name']} | {source['licence'] or 'not stated'} | {source['documents']:,} | {source['skipped']:,} "
             f"| {source.get('sha256') or source.get('revision')} |"
             for source in facts["sources"]
+        ),
+        "",
+        "| mixture: source | part | tokens there are | tokens taken | times |",
+        "| --- | --- | ---: | ---: | ---: |",
+        *(
+            f"| {group['source']} | {values['parts'][group['long']]} | {group['tokens']:,} | {group['wanted_tokens']:,} "
+            f"| {group['repeats']:.2f} |"
+            for group in facts["mixture"]
         ),
         "",
         "| left out | documents |",

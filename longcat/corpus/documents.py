@@ -23,10 +23,11 @@ import numpy as np
 
 from longcat.artifact import source_hashes, write_json
 from longcat.config import CorpusConfig
+from longcat.corpus.arrays import save
 from longcat.corpus.decontamination import known_runs
 from longcat.corpus.judge import SAMPLE_CHARACTERS, SAMPLES, Judge, reasons
 from longcat.corpus.mapping import Mapper
-from longcat.corpus.pieces import JudgeTask, Piece, TokeniseTask, judge_block, save, tokenise_block
+from longcat.corpus.pieces import JudgeTask, Piece, TokeniseTask, judge_block, tokenise_block
 from longcat.corpus.selection import Selection, select
 from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, token_dtype
 from longcat.corpus.sources import Source
@@ -45,7 +46,7 @@ DOCUMENT = np.dtype(
     ]
 )
 _SCRATCH = "scratch"
-_SAMPLE_BYTES = 4 * SAMPLE_CHARACTERS
+_SAMPLE_BYTES = 8 * SAMPLE_CHARACTERS
 _JUDGED, _TRAINED, _TOKENISED = 45.0, 60.0, 85.0  # percentages of the stage at which the steps end
 SOURCES = (Path(__file__).parent,)
 

@@ -84,7 +84,7 @@ def _stop_words_hashed() -> np.ndarray:
 def _stop_words(document: Document) -> bool:
     if document.mostly_cjk:
         return False
-    return int(np.isin(_stop_words_hashed(), document.words.hashes).sum()) < 2
+    return int((document.words.hashes[:, None] == _stop_words_hashed()).any(0).sum()) < 2
 
 
 def _repeated(parts: list[str], by_count: float, by_characters: float) -> bool:
@@ -111,10 +111,13 @@ def _top_ngrams(document: Document) -> bool:
         hashed = document.words.runs(n)
         if not len(hashed):
             return False
-        _, first, counts = np.unique(hashed, return_index=True, return_counts=True)
-        best = int(counts.argmax())
-        length = int(document.words.lengths[first[best] : first[best] + n].sum())
-        if counts[best] > 1 and counts[best] * length > share * total:
+        different, counts = np.unique(hashed, return_counts=True)
+        most = int(counts.max())
+        if most == 1:  # nor does any longer run come twice
+            return False
+        # of several that are as frequent, the one that comes first
+        first = int(np.isin(hashed, different[counts == most]).argmax())
+        if most * int(document.words.lengths[first : first + n].sum()) > share * total:
             return True
     return False
 
@@ -122,18 +125,28 @@ def _top_ngrams(document: Document) -> bool:
 def _duplicate_ngrams(document: Document) -> bool:
     """N-grams that came before, each of their characters counted once."""
     total = int(document.words.lengths.sum())
+    least = min(_DUPLICATE_NGRAM.values())
     for n, share in _DUPLICATE_NGRAM.items():
-        hashed = document.words.runs(n)
-        if not len(hashed):
-            return False
-        _, first, where = np.unique(hashed, return_index=True, return_inverse=True)
-        again = np.flatnonzero(first[where] != np.arange(len(hashed)))
-        edges = np.zeros(len(document.words) + 1, np.int64)
-        np.add.at(edges, again, 1)
-        np.add.at(edges, again + n, -1)
-        if int(document.words.lengths[edges[:-1].cumsum() > 0].sum()) > share * total:
+        characters = _repeated_characters(document.words, n)
+        if characters > share * total:
             return True
+        if characters <= least * total:  # what is covered by longer runs is covered by these
+            return False
     return False
+
+
+def _repeated_characters(words: Words, n: int) -> int:
+    """Characters in runs of n words that came before."""
+    hashed = words.runs(n)
+    ordered = np.sort(hashed)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return 0
+    _, first, where = np.unique(hashed, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[where] != np.arange(len(hashed)))
+    edges = np.zeros(len(words) + 1, np.int64)
+    np.add.at(edges, again, 1)
+    np.add.at(edges, again + n, -1)
+    return int(words.lengths[edges[:-1].cumsum() > 0].sum())
 
 
 def _sentences(document: Document) -> bool:

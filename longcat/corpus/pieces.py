@@ -29,6 +29,7 @@ import numpy as np
 
 from longcat.artifact import write_json
 from longcat.config import CorpusConfig
+from longcat.corpus.arrays import save
 from longcat.corpus.cleaning import Dropped
 from longcat.corpus.judge import SAMPLES, Judge, reasons
 from longcat.corpus.near_duplicates import shingles, signatures
@@ -196,6 +197,14 @@ def _sign(found: _Collected, corpus: CorpusConfig, at_least: int) -> None:
         found.shingles.clear()
 
 
+@lru_cache(maxsize=1)
+def _tokenizer(path: Path) -> Any:
+    # kept: every one that is opened costs memory that does not come back
+    from longcat.corpus.tokenizer import open_tokenizer
+
+    return open_tokenizer(path)
+
+
 @lru_cache(maxsize=2)
 def _known(path: Path) -> np.ndarray:
     known: np.ndarray = np.load(path)
@@ -205,16 +214,6 @@ def _known(path: Path) -> np.ndarray:
 def content_hash(content: bytes) -> bytes:
     """128 bits that stand for a text: the beginning of its SHA-256."""
     return hashlib.sha256(content).digest()[:16]
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    """Write an array so that a reader finds the whole of it or nothing, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        np.save(stream, array)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 class Piece:
@@ -269,9 +268,9 @@ def tokenise_block(task: TokeniseTask) -> None:
     done = task.scratch / f"{task.name}.lengths.npy"
     if done.exists():
         return
-    from longcat.corpus.tokenizer import encode, open_tokenizer, single_threaded
+    from longcat.corpus.tokenizer import encode, single_threaded
 
-    tokenizer = open_tokenizer(task.tokenizer)
+    tokenizer = _tokenizer(task.tokenizer)
     lengths: list[int] = []
     parts: list[np.ndarray] = []
     with single_threaded():

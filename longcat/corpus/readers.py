@@ -19,9 +19,13 @@ from typing import IO, Any
 
 import orjson
 
+from longcat.corpus.markup import html_text, man_text
 from longcat.errors import DataError
 
-SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".arrow", ".txt", ".py")
+_MANUAL = tuple(f".{section}{packed}" for section in range(1, 9) for packed in ("", ".gz"))
+_WHOLE = (".txt", ".py", ".html", ".htm", *_MANUAL)
+"""A file is one document."""
+SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".arrow", *_WHOLE)
 _CHUNK_BYTES = 1 << 20
 _BATCH_ROWS = 64
 
@@ -71,27 +75,41 @@ def read_file(
     try:
         if kind in (".parquet", ".arrow"):
             yield from _columns(path, kind, text_field, encodings, record_bytes, begin, end)
-        elif kind in (".txt", ".py"):
-            if path.stat().st_size > record_bytes:
-                yield Oversized(str(path))
-            elif kind == ".py":
-                yield _python(path)
-            else:
-                yield as_text(path.read_bytes(), str(path), encodings)
+        elif kind in _WHOLE:
+            long = path.stat().st_size > record_bytes
+            yield Oversized(str(path)) if long else _document(path, kind, encodings)
         else:
             yield from _json_lines(path, kind, text_field, encodings, record_bytes, begin, end)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _python(path: Path) -> Record:
-    """The text of a Python source file, in the encoding that it declares (PEP 263)."""
+def _document(path: Path, kind: str, encodings: list[str]) -> Record:
+    """The one text of a file."""
+    content = path.read_bytes()
+    if kind == ".py":
+        return _python(content, str(path))
+    if kind in (".html", ".htm"):
+        try:
+            return html_text(content)
+        except ValueError as error:
+            return Unreadable(str(path), f"no HTML in the encoding it declares ({error})")
+    if kind.endswith(".gz"):
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error) as error:
+            raise DataError(f"{path} is not an intact gzip file ({error}); fetch it again") from None
+    text = as_text(content, str(path), encodings)
+    return man_text(text) if kind in _MANUAL and isinstance(text, str) else text
+
+
+def _python(content: bytes, place: str) -> Record:
+    """A Python source, in the encoding that it declares (PEP 263)."""
     try:
-        content = path.read_bytes()
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         return content.decode(encoding)
     except (SyntaxError, UnicodeDecodeError, LookupError) as error:
-        return Unreadable(str(path), f"not in the encoding it declares ({error})")
+        return Unreadable(place, f"not in the encoding it declares ({error})")
 
 
 def as_text(value: object, place: str, encodings: list[str]) -> Record:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from longcat.artifact import sha256_file, write_json
+from longcat.corpus.arrays import save
 from longcat.corpus.packing import Pieces, pack
-from longcat.corpus.pieces import save
 from longcat.errors import ArtifactError
 
 INDEX, TOKENIZER, TOKEN_BYTES = "index.json", "tokenizer.json", "token_bytes.npy"

@@ -14,7 +14,8 @@ import sysconfig
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -22,6 +23,7 @@ from typing import Any, Protocol, overload
 from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
 from longcat.corpus.blocks import cut, stamp
+from longcat.corpus.packages import unpack
 from longcat.corpus.readers import SUFFIXES, Oversized, Record, as_text, file_format
 from longcat.errors import DataError
 
@@ -56,8 +58,14 @@ def resolve(config: SourceConfig, block_bytes: int) -> Source:
         DataError: nothing there, not readable, a format we do not read, or the hub does not answer.
     """
     if config.kind == "stdlib":
-        return _standard_library(block_bytes)
-    return _local(config, block_bytes) if config.kind == "files" else _hub(config)
+        source = _standard_library(block_bytes)
+    elif config.kind == "files":
+        source = _local(config, block_bytes)
+    elif config.kind == "package":
+        source = _package(config, block_bytes)
+    else:
+        source = _hub(config)
+    return source if config.licence is None else replace(source, licence=config.licence)
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -83,6 +91,21 @@ def _local(config: SourceConfig, block_bytes: int) -> Source:
         what = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
         raise DataError(f"corpus source {config.path} {what}; formats are {', '.join(SUFFIXES)}")
     return _pinned(path.name or str(path), None, files, config.text_field, block_bytes)
+
+
+def _package(config: SourceConfig, block_bytes: int) -> Source:
+    package = unpack(str(config.package))
+    files = [
+        path
+        for path in _walk(package.path)
+        if file_format(path) and fnmatchcase(path.relative_to(package.path).as_posix(), config.members)
+    ]
+    if not files:
+        raise DataError(
+            f"corpus source {config.package} has no file that can be read and matches members={config.members!r} "
+            f"(they are in {package.path})"
+        )
+    return _pinned(f"{package.name} {package.version}", None, files, config.text_field, block_bytes)
 
 
 def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:

@@ -229,6 +229,6 @@ def _describe(group: Group, sources: list[dict[str, Any]]) -> dict[str, Any]:
         "long": group.long,
         "documents": len(group.members),
         "tokens": group.tokens,
-        "wanted_tokens": round(group.wanted),
-        "repeats": round(group.repeats, 4),
+        "wanted_tokens": round(float(group.wanted)),
+        "repeats": round(float(group.repeats), 4),
     }

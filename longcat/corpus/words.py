@@ -51,7 +51,8 @@ class Words:
         kind = kind[inside]
         begins = np.empty(len(inside), bool)
         begins[0] = True
-        begins[1:] = (np.diff(inside) > 1) | (kind[1:] == _CJK) | (kind[:-1] == _CJK)
+        is_cjk = kind == _CJK
+        begins[1:] = (inside[1:] - inside[:-1] > 1) | is_cjk[1:] | is_cjk[:-1]
         first = np.flatnonzero(begins)
         lengths = np.diff(first, append=len(inside))
         place = np.arange(len(inside)) - np.repeat(first, lengths)
@@ -60,7 +61,7 @@ class Words:
         return cls(
             hashes=mix(np.add.reduceat(terms, first)),
             lengths=lengths,
-            is_cjk=kind[first] == _CJK,
+            is_cjk=is_cjk[first],
             is_alphabetic=np.logical_or.reduceat(letters[looked_up[inside]], first),
         )
 

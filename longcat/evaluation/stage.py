@@ -91,6 +91,7 @@ def _score(config: PipelineConfig, corpus: TokenCorpus, checkpoint: Artifact, re
         held_out,
         evaluation.batch_sequences,
         lambda done: report(Progress("evaluate", 0.5 * done / len(held_out), 1, f"{done} held-out sequences")),
+        mask_documents=config.training.mask_documents,
     )
     report(Progress("evaluate", 0.5, 1, "counting n-grams"))
     rows = trained_rows(config, corpus)

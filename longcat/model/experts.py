@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
+from longcat.ops.permute import through_experts
+from longcat.ops.swiglu import swiglu
 
 
 class Dispatcher(Protocol):
@@ -40,8 +41,7 @@ class Experts(nn.Module):
     def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
         """The same for the experts this process holds: `counts` has one entry for each of them."""
         gate_up, down = _local(self.gate_up_proj), _local(self.down_proj)
-        gate, up = grouped_matmul(rows, gate_up, counts).chunk(2, dim=-1)
-        return grouped_matmul(F.silu(gate) * up, down, counts)
+        return grouped_matmul(swiglu(grouped_matmul(rows, gate_up, counts)), down, counts)
 
 
 class RouterStatistics(NamedTuple):
@@ -87,16 +87,9 @@ class MixtureOfExperts(nn.Module):
             probabilities = probabilities.masked_fill(void, 0.0)
         load = torch.bincount(experts.flatten(), minlength=slots + 1)
         zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
-        out = tokens * zero_share.to(x.dtype)
-
-        counts = load[: self.routed]
-        flat = experts.flatten()
-        sorted_slots = flat.argsort(stable=True)[: int(counts.sum())]  # zero experts have the highest numbers: cut off
-        owners = sorted_slots // experts.shape[-1]
-        outputs = self.experts(tokens.index_select(0, owners), counts)
-        outputs = outputs * weights.flatten()[sorted_slots, None].to(x.dtype)
-        statistics = RouterStatistics(probabilities.sum(0), load[:slots].float())
-        return out.index_add(0, owners, outputs).view_as(x), statistics
+        rest = tokens * zero_share.to(x.dtype)
+        out = through_experts(tokens, experts, weights, load[: self.routed], self.experts, rest)
+        return out.view_as(x), RouterStatistics(probabilities.sum(0), load[:slots].float())
 
 
 def _local(parameter: Tensor) -> Tensor:

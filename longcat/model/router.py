@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.scaling import routed_scale
+from longcat.ops.gating import choose_experts
 
 
 class Router(nn.Module):
@@ -36,7 +37,5 @@ class Router(nn.Module):
             Weights (fp32) and numbers (int64) of the chosen experts, both `[tokens, moe_topk]`, and all experts'
             probabilities, fp32 `[tokens, experts]`.
         """
-        probabilities = F.linear(x.float(), self.classifier.weight.float()).softmax(dim=-1)
-        wanted = probabilities.detach() + self.e_score_correction_bias
-        experts = wanted.topk(self.top_k, dim=-1, sorted=False).indices
-        return probabilities.gather(1, experts) * self.scale, experts, probabilities
+        logits = F.linear(x.float(), self.classifier.weight.float())
+        return choose_experts(logits, self.e_score_correction_bias, self.top_k, self.scale)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.ops.documents import readable
+from longcat.accelerator import npu_operator
+from longcat.ops.documents import document_starts, readable
+from longcat.ops.registry import Draw, operator
 
 KEPT_LENGTH = 2048
 """Up to this length `BlockAttention` keeps the probabilities for the backward pass; beyond it they are worked out again."""
@@ -17,8 +21,22 @@ QUERY_BLOCK = 128
 """Queries that go through `BlockAttention` at once: their scores stay in the cache, and later keys are never touched."""
 BLOCK_SCORES = 134_217_728
 """Scores held at once; blocks become smaller where they would be more."""
+MOST_HEADS, WIDEST_HEAD, MOST_TOKENS = 256, 768, 1_000_000
+"""What npu_fusion_attention takes; packed sequences count together."""
+MOST_DOCUMENTS = 1000
+"""Packed sequences that go through it at once; documents are independent, so that more of them go one after the other."""
+COMPRESSED_MASK = 2048
+LEFT_UP_CAUSAL, RIGHT_DOWN_CAUSAL = 2, 3
+"""Its sparse modes with a mask of that size: queries and keys begin, or end, together."""
 
 
+def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    starts = document_starts(torch.tensor([[0] * 3 + [1] * 130 + [2] * 17, [0] * 149 + [1]]))
+    for apart in (None, starts):
+        yield draw(2, 3, 150, 32), draw(2, 3, 150, 32), draw(2, 3, 150, 16), 0.3, apart
+
+
+@operator("attention", _examples)
 def causal_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
 ) -> Tensor:
@@ -34,24 +52,85 @@ def causal_attention(
     Returns:
         `[batch, heads, seq, value dim]`.
     """
-    if query.device.type == "cpu":  # torch's kernel there wants value and key of one width, and is slower
-        return block_attention(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, starts)
-    return torch_attention(query, key, value, scale, starts)
+    scores = (query @ key.mT).float() * _scale(query, scale)
+    seen = readable(starts, query.shape[2], key.shape[2], query.device).unsqueeze(-3)
+    return scores.masked_fill(~seen, -math.inf).softmax(-1).to(value.dtype) @ value
 
 
-def torch_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, starts: Tensor | None) -> Tensor:
-    """`causal_attention` by torch's kernels. With documents they need a mask of the whole square."""
+def _scale(query: Tensor, scale: float | None) -> float:
+    return float(query.shape[-1] ** -0.5) if scale is None else scale
+
+
+@causal_attention.path("cuda")
+def torch_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+) -> Tensor:
+    """By torch's kernels. With documents they need a mask of the whole square."""
     if starts is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     mask = readable(starts, query.shape[2], key.shape[2], query.device)[:, None]
     return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
 
 
+def _npu_obstacle(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+) -> str | None:
+    batch, heads, seq, dim = query.shape
+    if heads > MOST_HEADS:
+        return f"{heads} heads are more than {MOST_HEADS}"
+    if not value.shape[-1] <= dim <= WIDEST_HEAD:
+        return (
+            f"heads of {dim}, with values of {value.shape[-1]}: values may not be wider, nor heads than {WIDEST_HEAD}"
+        )
+    tokens = seq if starts is None else batch * seq
+    return None if tokens <= MOST_TOKENS else f"{tokens} tokens are more than {MOST_TOKENS}"
+
+
+@causal_attention.path("npu", obstacle=_npu_obstacle)
+def _npu_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+) -> Tensor:
+    """By torch_npu's kernel, which skips what lies in other documents.
+
+    Rotated and plain part of a head come concatenated: npu_fusion_attention_v2 takes them apart in bf16 and packed
+    sequences only, and wants the rotated key once for every head.
+    """
+    batch, heads, seq, _ = query.shape
+    fused, mask = npu_operator("npu_fusion_attention"), _compressed_mask(query.device)
+    factor = _scale(query, scale)
+    inputs = [tensor.transpose(1, 2) for tensor in (query, key, value)]  # as the projections laid them
+    if starts is None:
+        out: Tensor = fused(*inputs, heads, "BSND", atten_mask=mask, scale=factor, sparse_mode=LEFT_UP_CAUSAL)[0]
+        return out.transpose(1, 2)
+    inputs = [tensor.flatten(0, 1) for tensor in inputs]
+    first = (starts == torch.arange(seq, device=starts.device)).flatten().nonzero().flatten().tolist()
+    parts = []
+    for number in range(0, len(first), MOST_DOCUMENTS):
+        begins = [*first[number : number + MOST_DOCUMENTS + 1], batch * seq][: MOST_DOCUMENTS + 1]
+        ends = [end - begins[0] for end in begins[1:]]
+        part = [tensor[begins[0] : begins[-1]] for tensor in inputs]
+        lengths = {"actual_seq_qlen": ends, "actual_seq_kvlen": ends}
+        parts.append(
+            fused(*part, heads, "TND", atten_mask=mask, scale=factor, sparse_mode=RIGHT_DOWN_CAUSAL, **lengths)[0]
+        )
+    return torch.cat(parts).unflatten(0, (batch, seq)).transpose(1, 2)
+
+
+@lru_cache(maxsize=1)
+def _compressed_mask(device: torch.device) -> Tensor:
+    """The causal mask that stands for one of any length."""
+    return torch.ones(COMPRESSED_MASK, COMPRESSED_MASK, dtype=torch.bool, device=device).triu(1)
+
+
+@causal_attention.path("cpu")  # torch's kernel there wants value and key of one width, and is slower
 @torch.compiler.disable
-def block_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, starts: Tensor | None = None) -> Tensor:
+def block_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+) -> Tensor:
     """`causal_attention` in blocks of queries: on a CPU about four times as fast as torch's flash kernel."""
     batch, heads, seq, _ = query.shape
-    out = BlockAttention.apply(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), scale, starts)
+    inputs = (tensor.flatten(0, 1) for tensor in (query, key, value))
+    out = BlockAttention.apply(*inputs, _scale(query, scale), starts)
     return out.view(batch, heads, seq, -1)
 
 

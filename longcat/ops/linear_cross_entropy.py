@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from longcat.ops.registry import Draw, operator
 
 IGNORE = -100
 """Target of a position that is not trained on."""
@@ -14,12 +17,13 @@ CHUNK_LOGITS = 4_194_304
 """Logits held at once."""
 
 
-@torch.compiler.disable
+def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    yield draw(6, 32), draw(40, 32), torch.tensor([3, IGNORE, 0, 39, 7, 7])
+
+
+@operator("linear_cross_entropy", _examples)
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Sum of -log softmax(hidden weight^T)[target], in fp32.
-
-    The gradients are worked out chunk by chunk together with the loss, so that a chunk's logits are made once and never
-    leave the cache; `torch.nn.functional.linear_cross_entropy` makes them twice.
 
     Args:
         hidden: `[tokens, hidden]`.
@@ -29,12 +33,19 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     Returns:
         fp32 scalar, in nats.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, targets)
-
-
-def linear_cross_entropy_reference(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The same from whole logits."""
     return F.cross_entropy(F.linear(hidden, weight).float(), targets, ignore_index=IGNORE, reduction="sum")
+
+
+@linear_cross_entropy.path("cpu", "cuda", "npu")
+@torch.compiler.disable
+def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The gradients are worked out chunk by chunk together with the loss.
+
+    So a chunk's logits are made once and never leave the cache; `torch.nn.functional.linear_cross_entropy` makes them
+    twice, and npu_cross_entropy_loss wants all of them at once and keeps them for the gradient.
+    """
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)
+    return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

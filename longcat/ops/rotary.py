@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from longcat.accelerator import npu_operator
 from longcat.config import RopeScalingConfig
+from longcat.ops.registry import Draw, operator
+
+INNER_LIMIT = 896
+"""Heads that npu_rotary_mul turns are smaller."""
+COUNT_LIMIT = 1000
+"""Rows of a batch and heads that it turns are fewer."""
 
 
 def rotary_angles(
@@ -59,6 +68,12 @@ def _yarn(frequencies: Tensor, theta: float, scaling: RopeScalingConfig) -> Tens
     return frequencies * (1 - slowed) + frequencies / scaling.factor * slowed
 
 
+def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    cos, sin = rotary_angles(torch.arange(5), 16, 100.0)
+    yield draw(2, 5, 3, 16), cos, sin
+
+
+@operator("rotary", _examples)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i+1) of the last axis; the result holds all first halves, then all second halves.
 
@@ -72,3 +87,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+
+
+def _obstacle(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
+    if x.dim() != 4:
+        return "x is not [batch, seq, heads, dim]"
+    if max(x.shape[0], x.shape[2]) >= COUNT_LIMIT or x.shape[3] >= INNER_LIMIT:
+        return f"x is {list(x.shape)}: batch and heads have to be less than {COUNT_LIMIT}, dim than {INNER_LIMIT}"
+    return None
+
+
+@rotate.path("npu", obstacle=_obstacle)
+def _npu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    cos, sin = (torch.cat([angles, angles], dim=-1)[None, :, None].to(x.dtype) for angles in (cos, sin))
+    y: Tensor = npu_operator("npu_rotary_mul")(halves, cos, sin)
+    return y

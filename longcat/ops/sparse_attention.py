@@ -12,13 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from longcat.accelerator import npu_operator
 from longcat.config import SparseAttentionConfig
-from longcat.ops.documents import readable
+from longcat.ops.documents import document_starts, readable
+from longcat.ops.registry import Draw, operator
 
 CHUNK_ELEMENTS = 16_777_216
 """Numbers that the largest intermediate result of a chunk of queries may have."""
 GATHERED_ELEMENTS = 2_097_152
 """Numbers of keys gathered at once: they are used several times, and should still be in the cache."""
+INDEX_DIM, MOST_INDEX_HEADS, MOST_CHOSEN = 128, 64, 2048
+"""What npu_lightning_indexer takes."""
+LATENT_DIM, ROTARY_DIM, HEADS = 512, 64, (1, 2, 4, 8, 16, 32, 64, 128)
+"""What npu_sparse_flash_attention takes."""
+ABSORBED = 2
+"""Its mode for heads that share one latent, which is key and value."""
 
 
 def index_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
@@ -37,6 +45,24 @@ def index_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
     return (weight.reshape(batch * queries, 1, heads).to(products.dtype) @ products).view(batch, queries, -1).float()
 
 
+def _selection_examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    """Scores that no type rounds, so that there is one right choice."""
+    sparse = SparseAttentionConfig(
+        index_n_heads=2, index_head_dim=INDEX_DIM, index_topk=24, index_init_tokens=2, index_local_tokens=6
+    )
+    length = 96
+    key = torch.zeros(2, length, INDEX_DIM, dtype=draw.dtype)
+    key[..., 0] = torch.stack([torch.randperm(length, generator=draw.generator) for _ in range(2)])
+    query = torch.zeros(2, length, 2, INDEX_DIM, dtype=draw.dtype)
+    query[..., 0, 0] = 1.0
+    weight = torch.ones(2, length, 2, dtype=draw.dtype)
+    yield query, key, weight, sparse
+    starts = document_starts(torch.tensor([[0] * 3 + [1] * 70 + [2] * 23, [0] * 95 + [1]]))
+    yield query, key, weight, sparse, False, starts
+    yield query[:, 90:], key, weight[:, 90:], sparse
+
+
+@operator("key_selection", _selection_examples, lambda keys: keys.sort(-1).values.float())
 @torch.compiler.disable
 @torch.no_grad()
 def select_keys(
@@ -44,7 +70,6 @@ def select_keys(
     key: Tensor,
     weight: Tensor,
     config: SparseAttentionConfig,
-    *,
     hierarchical: bool = False,
     starts: Tensor | None = None,
 ) -> Tensor:
@@ -85,6 +110,67 @@ def select_keys(
         keys = candidates.gather(-1, places)
         chosen.append(keys.masked_fill(best == -torch.inf, -1))
     return torch.cat(chosen, dim=1)
+
+
+def _selection_obstacle(
+    query: Tensor,
+    key: Tensor,
+    weight: Tensor,
+    config: SparseAttentionConfig,
+    hierarchical: bool = False,
+    starts: Tensor | None = None,
+) -> str | None:
+    heads, dim = query.shape[2:]
+    if hierarchical:
+        return "keys are chosen by pages"
+    if dim != INDEX_DIM or heads > MOST_INDEX_HEADS or config.index_topk > MOST_CHOSEN:
+        return (
+            f"{heads} heads of {dim} that choose {config.index_topk} keys, not at most {MOST_INDEX_HEADS} of "
+            f"{INDEX_DIM} and {MOST_CHOSEN}"
+        )
+    return _narrow(query)
+
+
+def _narrow(query: Tensor) -> str | None:
+    return None if query.dtype in (torch.bfloat16, torch.float16) else f"queries are {query.dtype}, not 16 bits wide"
+
+
+@select_keys.path("npu", obstacle=_selection_obstacle)
+@torch.compiler.disable
+@torch.no_grad()
+def _npu_select_keys(
+    query: Tensor,
+    key: Tensor,
+    weight: Tensor,
+    config: SparseAttentionConfig,
+    hierarchical: bool = False,
+    starts: Tensor | None = None,
+) -> Tensor:
+    """The lightning indexer knows neither sink nor window, but its list is long enough to do without those in it."""
+    (batch, queries), length, budget = query.shape[:2], key.shape[1], config.index_topk
+    indexer = npu_operator("npu_lightning_indexer")
+    position = torch.arange(length - queries, length, device=query.device)[:, None]  # [queries, 1]
+    if starts is None:
+        begin = torch.zeros_like(position)
+        best = indexer(query, key[:, :, None], weight, sparse_count=budget)[0][:, :, 0].long()
+    else:  # whole rows, documents laid end to end
+        begin = starts[..., None]
+        first = (starts == torch.arange(queries, device=starts.device)).flatten().nonzero().flatten()
+        ends = torch.cat([first[1:], first.new_tensor([batch * queries])]).to(torch.int32)
+        packed = [tensor.flatten(0, 1) for tensor in (query, key[:, :, None], weight)]
+        lengths = {"actual_seq_lengths_query": ends, "actual_seq_lengths_key": ends}
+        best = indexer(*packed, layout_query="TND", layout_key="TND", sparse_count=budget, **lengths)[0]
+        best = best.view(batch, queries, budget).long()
+        best = torch.where(best < 0, -1, best + begin)
+
+    own = (begin + config.index_init_tokens).clamp(max=position + 1)  # where the sink ends
+    window = torch.maximum(own, position - config.index_local_tokens + 1)
+    always = (own - begin) + (position + 1 - window)
+    other = (best >= own) & (best < window)
+    kept = other & (other.cumsum(-1) <= budget - always)
+    number = (~kept).cumsum(-1) - 1  # the free places take sink and window, in this order
+    near = torch.where(number < own - begin, begin + number, window + number - (own - begin))
+    return torch.where(kept, best, torch.where(number < always, near, -1))
 
 
 def _page_candidates(
@@ -219,6 +305,17 @@ def _divergence(attended: Tensor, scores: Tensor, seen: Tensor) -> Tensor:
     return torch.xlogy(attended, attended).sum() - (attended * log_q).sum()
 
 
+def _attention_examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    keys = torch.stack([torch.randperm(40, generator=draw.generator)[:12] for _ in range(2 * 40)]).view(2, 40, 12)
+    keys = keys.where(keys <= torch.arange(40)[:, None], -1)
+    keys[..., 3] = torch.arange(40)  # a query always reads itself
+    keys[..., :3].masked_fill_(keys[..., :3] == keys[..., 3:4], -1)
+    keys[..., 4:].masked_fill_(keys[..., 4:] == keys[..., 3:4], -1)
+    dim = LATENT_DIM + ROTARY_DIM
+    yield draw(2, 40, 4, dim), draw(2, 40, dim), keys, LATENT_DIM, 0.1
+
+
+@operator("sparse_attention", _attention_examples)
 @torch.compiler.disable
 def sparse_attention(query: Tensor, known: Tensor, keys: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
     """Attention of all heads to the same chosen keys, in the space of the latent (MLA absorbed, arXiv 2405.04434, 2.1.2).
@@ -239,6 +336,41 @@ def sparse_attention(query: Tensor, known: Tensor, keys: Tensor, rank: int, scal
         (keys < 0).flatten(0, 1), rank, scale,
     )  # fmt: skip
     return out.view(*query.shape[:3], rank), attended.view(keys.shape)
+
+
+def _attention_obstacle(query: Tensor, known: Tensor, keys: Tensor, rank: int, scale: float) -> str | None:
+    heads, dim = query.shape[2:]
+    if rank != LATENT_DIM or dim - rank != ROTARY_DIM or heads not in HEADS:
+        return f"{heads} heads of {rank} + {dim - rank}, not a power of two up to {HEADS[-1]} of {LATENT_DIM} + {ROTARY_DIM}"
+    return _narrow(query)
+
+
+@sparse_attention.path("npu", obstacle=_attention_obstacle)
+@torch.compiler.disable
+def _npu_sparse_attention(query: Tensor, known: Tensor, keys: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+    """The kernel does not tell what each key got; that is worked out beside it, which costs half a forward pass."""
+    latent, turned = (part.contiguous() for part in known[:, :, None].split([rank, known.shape[-1] - rank], dim=-1))
+    places = keys.sort(dim=-1, descending=True).values.to(torch.int32)  # absent ones have to be last
+    out = npu_operator("npu_sparse_flash_attention")(
+        query[..., :rank].contiguous(), latent, latent, places[:, :, None], scale,
+        query_rope=query[..., rank:].contiguous(), key_rope=turned,
+        attention_mode=ABSORBED, return_softmax_lse=True,
+    )[0]  # fmt: skip
+    with torch.no_grad():
+        attended = _attended(query, known, keys, scale)
+    return out, attended
+
+
+def _attended(query: Tensor, known: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """The mean over heads of the probabilities, fp32 `[batch, queries, chosen]`."""
+    flat, rows = query.flatten(0, 1), _flat_rows(keys, known.shape[1]).flatten(0, 1)
+    absent, known = (keys < 0).flatten(0, 1), known.flatten(0, 1)
+    attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
+    for start, end in _row_chunks(flat, rows):
+        gathered = known.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
+        weights = _weights(flat[start:end], gathered, absent[start:end], scale)
+        attended[start:end] = weights.mean(1, dtype=torch.float32)
+    return attended.view(keys.shape)
 
 
 class _SparseAttention(torch.autograd.Function):

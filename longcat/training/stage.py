@@ -33,6 +33,7 @@ SOURCES = (
     _PACKAGE / "parallel",
     _PACKAGE / "training",
     _PACKAGE / "corpus/loader.py",
+    _PACKAGE / "corpus/shards.py",
 )
 
 Records = list[dict[str, Any]]

@@ -15,6 +15,7 @@ from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel
 from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.ops.registry import force_reference
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, move_bias
@@ -47,6 +48,7 @@ class Trainer:
 
     def __init__(self, config: PipelineConfig, mesh: ProcessMesh, accelerator: Accelerator, precision: str) -> None:
         self.config, self.mesh = config, mesh
+        force_reference(config.training.reference_operators)
         model = LongcatModel(config.model)
         model.initialize(config.seed)
         compute = torch.bfloat16 if precision == "bf16" else torch.float32

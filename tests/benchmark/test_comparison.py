@@ -7,6 +7,7 @@ from longcat.benchmark.hardware import find_hardware, hardware_table, measured_g
 from longcat.benchmark.mfu import utilisation
 from longcat.benchmark.references import nearest, references, verdict
 from longcat.benchmark.report import html, markdown, plot
+from longcat.benchmark.workload import longcat_workload
 from longcat.config import load_config
 from longcat.errors import DataError
 
@@ -56,8 +57,8 @@ def test_verdicts():
 
 
 def use(**changes):
-    values = {"tokens_per_second": 1e4, "devices": 2, "sequence_length": 256, "ffn_experts": 2.0, "peak_flops": 4e11}
-    return utilisation(load_config("tiny").model, **(values | changes))
+    values = {"tokens_per_second": 1e4, "devices": 2, "sequence_length": 256, "peak_flops": 4e11}
+    return utilisation(longcat_workload(load_config("tiny").model, 2.0), **(values | changes))
 
 
 def test_utilisation_scales_and_refuses_the_impossible():
@@ -67,6 +68,15 @@ def test_utilisation_scales_and_refuses_the_impossible():
     assert use(peak_flops=None).mfu is None
     with pytest.raises(DataError, match="impossible"):
         use(tokens_per_second=1e9)
+
+
+def test_recomputation_counts_for_the_hardware_only():
+    none, selective, full = (use(recomputation=kind) for kind in ("none", "selective", "full"))
+    assert none.mfu == selective.mfu == full.mfu == none.hfu
+    parts = none.flops_per_token
+    total = sum(parts.values())
+    assert selective.hfu / none.mfu == pytest.approx(1 + parts["attention_scores"] / 3 / total)
+    assert full.hfu / none.mfu == pytest.approx(1 + (total - parts["lm_head"]) / 3 / total)
 
 
 def test_report_stands_alone():

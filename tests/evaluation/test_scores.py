@@ -33,6 +33,20 @@ def test_bits_do_not_depend_on_the_batch_size():
     assert model_bits(lambda t: weights[t], rows, 3) == pytest.approx(model_bits(lambda t: weights[t], rows, 7))
 
 
+def test_a_model_is_told_of_documents_where_it_learnt_them():
+    told = []
+
+    def model(tokens, documents=None):
+        told.append(documents)
+        return uniform(tokens)
+
+    rows = Batch.of_rows(np.zeros((3, 9), np.int64))
+    model_bits(model, rows, 2)
+    model_bits(model, rows, 2, mask_documents=True)
+    assert told[:2] == [None, None]
+    assert [documents.tolist() for documents in told[2:]] == [[[0] * 8] * 2, [[0] * 8]]
+
+
 @pytest.fixture(scope="module")
 def byte_tokenizer():
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,0 +1,142 @@
+"""A model as a counter of FLOPs sees it, of whatever family: weights by component, attentions, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from longcat.benchmark import flops
+from longcat.benchmark.flops import Flops, Scores
+from longcat.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attentions of one shape."""
+
+    layers: int
+    heads: int
+    key_dim: int
+    """Of a head."""
+    value_dim: int
+    """Of a head."""
+    window: int | None = None
+    """Keys that a query reads at most."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one token costs, and the few sizes that the formulas of others are written in."""
+
+    family: str
+    """Model type, as config.json names it."""
+    mixture: bool
+    """Whether it has routed experts."""
+    layers: int
+    hidden_size: int
+    vocabulary: int
+    total_parameters: int
+    activated_parameters: float
+    """All but the routed experts that a token does not meet; with embedding, as published tables count."""
+    embedding_parameters: int
+    """Of them those that are only looked up: embedding, positions, n-gram tables; none of a head's."""
+    attention_width: float
+    """Sum of heads x (key + value dimensions) / 2 over all attentions: layers x hidden size for a plain model."""
+    ffn_experts: float
+    """Mean routed experts of a token in a mixture layer; 0 without one."""
+    flops: Callable[[int, Scores], dict[str, Flops]]
+    """FLOP of one token by component, of a sequence length."""
+    assumptions: tuple[str, ...] = ()
+    """What was taken for granted and could be otherwise."""
+
+    def training_flops(self, sequence_length: int, scores: Scores = "causal") -> float:
+        """FLOP of forward and backward pass for one token."""
+        return sum(part.training for part in self.flops(sequence_length, scores).values())
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder of a usual family, by its matrices."""
+
+    family: str
+    layers: int
+    hidden_size: int
+    vocabulary: int
+    matrices: Mapping[str, float]
+    """Weights that a token is multiplied by, by component; of the routed experts, those of the mean token."""
+    attentions: tuple[Attention, ...]
+    look_ups: int
+    """Embedding and positions."""
+    vectors: int
+    """Norms and biases."""
+    tied: bool
+    """Whether the head is the embedding."""
+    idle: float = 0.0
+    """Weights of the routed experts that the mean token does not meet."""
+    ffn_experts: float = 0.0
+    assumptions: tuple[str, ...] = field(default=())
+
+    def flops(self, sequence_length: int, scores: Scores = "causal") -> dict[str, Flops]:
+        """FLOP of one token by component."""
+        parts = {name: flops.product(weights) for name, weights in self.matrices.items()}
+        parts["attention_scores"] = Flops(0.0, 0.0)
+        for one in self.attentions:
+            keys = flops.keys_read(sequence_length, scores, one.window)
+            parts["attention_scores"] += flops.attention_scores(one.heads, one.key_dim, one.value_dim, keys).times(
+                one.layers
+            )
+        return parts
+
+    def workload(self) -> Workload:
+        """The same, ready to be counted."""
+        head = self.hidden_size * self.vocabulary if self.tied else 0
+        activated = sum(self.matrices.values()) - head + self.look_ups + self.vectors
+        return Workload(
+            family=self.family,
+            mixture="routed_experts" in self.matrices,
+            layers=self.layers,
+            hidden_size=self.hidden_size,
+            vocabulary=self.vocabulary,
+            total_parameters=round(activated + self.idle),
+            activated_parameters=activated,
+            embedding_parameters=self.look_ups - head,
+            attention_width=sum(a.layers * a.heads * (a.key_dim + a.value_dim) / 2 for a in self.attentions),
+            ffn_experts=self.ffn_experts,
+            flops=self.flops,
+            assumptions=self.assumptions,
+        )
+
+
+def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, family: str = "longcat") -> Workload:
+    """A LongCat model.
+
+    Args:
+        model: the model.
+        ffn_experts: mean routed experts of a token, best as measured; `expected_ffn_experts` when none.
+        family: its model type.
+    """
+    assumptions: tuple[str, ...] = ()
+    if ffn_experts is None:
+        ffn_experts = flops.expected_ffn_experts(model)
+        if model.zero_expert_num:
+            assumptions = (f"{ffn_experts:g} routed experts a token, as if all experts were chosen equally often",)
+    total = sum(flops.parameters(model).values())
+    expert = 3 * model.hidden_size * model.expert_ffn_hidden_size
+    idle = model.num_layers * (model.n_routed_experts - ffn_experts) * expert
+    tables = flops.parameters(model).get("ngram_tables", 0)
+    head_dims = model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim
+    experts = ffn_experts
+    return Workload(
+        family=family,
+        mixture=True,
+        layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        vocabulary=model.vocabulary,
+        total_parameters=total,
+        activated_parameters=total - idle,
+        embedding_parameters=tables + model.hidden_size * model.vocabulary,
+        attention_width=2 * model.num_layers * model.num_attention_heads * head_dims / 2,
+        ffn_experts=ffn_experts,
+        flops=lambda sequence_length, scores: flops.flops_per_token(model, sequence_length, experts, scores),
+        assumptions=assumptions,
+    )

@@ -1,0 +1,146 @@
+"""Compiling the emulated CANN and the CPU kernels, once for each pair of torch and torch_npu."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from longcat.emulator.wheel import Wheel
+from longcat.errors import DeviceError
+
+NATIVE = Path(__file__).resolve().parent / "native"
+CANN = "libcann_emulator.so"
+CANN_VERSION = "8.5.0.emulated"
+KERNELS = "libcpu_kernels.so"
+
+_OURS_TO_DEFINE = re.compile(r"acl|Hccl|Msprof|rt[A-Z]|_ZNK?3atb")
+"""Names that CANN's libraries define. The wheel is bound at load time: each one it needs has to be there."""
+_HARMLESS = re.compile(
+    r"Msprof|aclprof|aclAppLog|aclmdl(Init|Finalize|Set)Dump|acl(op)?(Set|Create|Destroy)(Attr|Tensor)"
+)
+"""Of those without a body, the ones that may do nothing: profiling, dumps, attributes of operators not run here."""
+
+
+def cache_folder() -> Path:
+    """Where what was built is kept: `longcat/emulator` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longcat" / "emulator"
+
+
+def cache_key(wheel: Wheel) -> str:
+    """Changes with the sources, this file, the versions and the kind of machine."""
+    digest = hashlib.sha256()
+    for source in [*sorted(NATIVE.iterdir()), Path(__file__)]:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    digest.update(f"{wheel.torch_version} {wheel.torch_npu_version} {platform.machine()}".encode())
+    return digest.hexdigest()[:20]
+
+
+def build(wheel: Wheel) -> Path:
+    """The folder with the libraries, made first if it is not there. Processes that build at once do not clash.
+
+    Raises:
+        DeviceError: no compiler, or it failed; carries what it said first.
+    """
+    folder = cache_folder() / cache_key(wheel)
+    if folder.is_dir():
+        return folder
+    compiler = _tool(os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), "g++"))
+    print("longcat emulate: compiling the emulator, once, about half a minute", file=sys.stderr, flush=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+    except OSError as error:
+        raise DeviceError(f"the emulator cannot be kept in {folder.parent} ({error}): set XDG_CACHE_HOME") from error
+    try:
+        _build_cann(compiler, wheel, temporary)
+        _build_kernels(compiler, wheel, temporary)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _build_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
+    """One library with all of CANN, and its names: the loader opens the file once however often it is named."""
+    libraries = [*wheel.torch_npu.glob("lib/*.so"), *wheel.torch_npu.glob("_C*.so")]
+    include = wheel.torch_npu / "include"
+    third_party = include / "third_party"
+    flags = [f"-I{include}", f"-I{third_party / 'acl/inc'}", f"-I{third_party / 'hccl/inc'}", "-std=c++17"]
+    sources = [str(source) for source in sorted(NATIVE.glob("*.cpp")) if source.name != "kernels.cpp"]
+    _compile(compiler, ["-c", *flags, *sources], folder)
+    objects = sorted(folder.glob("*.o"))
+    defined = {name for file in objects for name in _symbols(file, "--defined-only")}
+    needed = {name for library in libraries for name in _symbols(library, "-D", "--undefined-only")}
+    (folder / "stubs.cpp").write_text(stub_source(sorted(filter(_OURS_TO_DEFINE.match, needed - defined))))
+    _compile(compiler, ["-shared", "stubs.cpp", *map(str, objects), "-o", CANN, "-lpthread"], folder)
+    for file in objects:
+        file.unlink()
+    for name in ("runtime", "compiler", "opp"):  # torch_npu looks for these where CANN is installed
+        (folder / name).mkdir()
+    (folder / "runtime" / "ascend_toolkit_install.info").write_text(f"version={CANN_VERSION}\n")
+    for name in _missing_libraries(compiler, wheel, libraries):
+        (folder / name).symlink_to(CANN)
+
+
+def stub_source(names: list[str]) -> str:
+    """Functions without a body: some may do nothing, the others say so and fail."""
+    lines = ['extern "C" {', "long emulator_unsupported(const char*);"]
+    for name in names:
+        body = "return 0;" if _HARMLESS.match(name) else f'return emulator_unsupported("{name}");'
+        lines.append(f"long {name}() {{ {body} }}")
+    return "\n".join([*lines, "}", ""])
+
+
+def _missing_libraries(compiler: str, wheel: Wheel, libraries: list[Path]) -> list[str]:
+    """What the wheel's libraries want to be loaded that neither torch, the wheel nor the system has."""
+    wanted = {
+        name
+        for library in libraries
+        for name in re.findall(r"NEEDED.*\[(.+?)\]", _output(_tool("readelf"), "-d", str(library)))
+    }
+    there = {path.name for folder in (wheel.torch, wheel.torch_npu) for path in folder.glob("lib/*.so*")}
+    return sorted(
+        name for name in wanted - there if not Path(_output(compiler, f"-print-file-name={name}").strip()).is_absolute()
+    )
+
+
+def _build_kernels(compiler: str, wheel: Wheel, folder: Path) -> None:
+    torch = [f"-I{wheel.torch / 'include'}", f"-L{wheel.torch / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+    _compile(compiler, ["-shared", "-std=c++20", str(NATIVE / "kernels.cpp"), *torch, "-o", KERNELS], folder)
+
+
+def _compile(compiler: str, arguments: list[str], folder: Path) -> None:
+    _output(compiler, "-O2", "-fPIC", "-w", *arguments, folder=folder)
+
+
+def _symbols(file: Path, *options: str) -> list[str]:
+    lines = _output(_tool("nm"), *options, str(file)).splitlines()
+    return [line.split()[-1].partition("@")[0] for line in lines if line.strip()]
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise DeviceError(f"the emulator is compiled on first use and there is no {name} here: install g++ or set CXX")
+    return found
+
+
+def _output(*command: str, folder: Path | None = None) -> str:
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if run.returncode:
+        lines = (
+            [line for line in run.stderr.splitlines() if "error" in line] or run.stderr.splitlines() or ["no message"]
+        )
+        raise DeviceError(f"building the emulator failed: {Path(command[0]).name}: {lines[0]}")
+    return run.stdout

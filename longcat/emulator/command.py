@@ -1,0 +1,76 @@
+"""`longcat emulate -- python train.py`: a program with the emulated Ascend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from longcat.emulator.build import build
+from longcat.emulator.hook import LIBRARIES
+from longcat.emulator.wheel import Wheel, examine, find_python
+from longcat.errors import DeviceError, UserError
+
+SITE = Path(__file__).resolve().parent / "site"
+MOST_DEVICES = 64
+SETTINGS = {"ASCEND_EMULATED_DEVICES": "8", "ASCEND_EMULATED_SOC": "Ascend910B2", "ASCEND_EMULATED_MEMORY_MB": "65536"}
+"""What is emulated where the user has set nothing; the memory is each device's."""
+
+
+def emulate(command: Sequence[str], python: str | None = None) -> None:
+    """Become the program, with an emulated Ascend. Does not return.
+
+    Raises:
+        DeviceError: no environment with a fitting torch_npu, no compiler, or settings that make no sense.
+        UserError: no such program.
+    """
+    check_settings(os.environ)
+    wheel = examine(find_python(python))
+    variables = environment(wheel, build(wheel), os.environ)
+    program = shutil.which(command[0], path=variables["PATH"])
+    if program is None:
+        raise UserError(f"{command[0]}: no such program, neither in {wheel.python.parent} nor on PATH")
+    print(banner(variables), file=sys.stderr, flush=True)
+    os.execve(program, [command[0], *command[1:]], variables)
+
+
+def check_settings(variables: Mapping[str, str]) -> None:
+    """Refuse numbers that are none."""
+    for name, most in (("ASCEND_EMULATED_DEVICES", MOST_DEVICES), ("ASCEND_EMULATED_MEMORY_MB", 1 << 20)):
+        text = variables.get(name) or "1"
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise DeviceError(f"{name}={text}: a whole number from 1 to {most:,} is wanted")
+
+
+def environment(wheel: Wheel, libraries: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables under which torch_npu of that environment finds the emulated Ascend; child processes inherit them."""
+    changed = {
+        **SETTINGS,
+        "TASK_QUEUE_ENABLE": "0",  # an operator's error is raised where it is called
+        **{name: value for name, value in variables.items() if value or name not in SETTINGS},
+        LIBRARIES: str(libraries),
+        "LD_LIBRARY_PATH": _before(str(libraries), variables.get("LD_LIBRARY_PATH")),
+        "PATH": _before(str(wheel.python.parent), variables.get("PATH")),
+        "PYTHONPATH": _before(str(SITE), variables.get("PYTHONPATH")),
+        "ASCEND_HOME_PATH": str(libraries),
+        "ASCEND_OPP_PATH": str(libraries / "opp"),
+        "VIRTUAL_ENV": str(wheel.python.parent.parent),
+    }
+    for name in ("TORCH_DEVICE_BACKEND_AUTOLOAD", "PYTHONHOME", "ASCEND_TOOLKIT_HOME"):
+        changed.pop(name, None)  # another environment's, or an installed CANN's
+    return changed
+
+
+def banner(variables: Mapping[str, str]) -> str:
+    """What a user must know before anything else is printed."""
+    devices, name, memory = (variables[setting] for setting in SETTINGS)
+    return (
+        f"longcat emulate: {devices} x {name} with {int(memory) / 1024:g} GB each are emulated on the CPU; "
+        "no time measured here says anything about an Ascend"
+    )
+
+
+def _before(first: str, others: str | None) -> str:
+    return os.pathsep.join(filter(None, [first, others]))

@@ -1,0 +1,97 @@
+"""Kernels for the emulated device, put over those of torch_npu, which would call an NPU."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longcat.emulator.build import KERNELS
+from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES, kernel
+
+_MODULES = ("aten", "activation", "attention", "loss", "matmul", "moe", "norm", "optimizer", "rotary", "sparse")
+_FUSED = ("npu", "atb")
+"""Namespaces of torch_npu's own operators."""
+
+_MEMORY = {
+    "empty", "empty_strided", "empty_like", "new_empty_strided", "set_", "resize_", "resize_as_", "_resize_output_",
+    "record_stream", "is_pinned", "_pin_memory", "pin_memory", "_to_copy", "to", "is_set_to", "_lazy_clone",
+    "_copy_from_and_resize", "from_blob", "_has_compatible_shallow_copy_type", "_nested_view_from_buffer",
+}  # fmt: skip
+"""Operators of aten that make memory, describe it or move it: torch_npu's code for them needs no device kernel."""
+
+_HOST = {
+    "get_npu_format", "get_storage_size", "npu_change_data_ptr", "npu_format_cast", "npu_format_cast_",
+    "_npu_format_cast", "set_op_timeout_ms", "copy_memory_", "npu_prefetch",
+}  # fmt: skip
+"""The same of torch_npu's own operators."""
+
+_CPU_ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
+"""Not torch_npu's, but what its attention is computed with here."""
+
+_libraries: list[torch.library.Library] = []
+
+
+def install(folder: str) -> None:
+    """Replace torch_npu's kernels in this process; `folder` is what `build` made."""
+    torch.ops.load_library(str(Path(folder) / KERNELS))
+    for module in _MODULES:
+        importlib.import_module(f"longcat.emulator.operators.{module}")
+    ours = torch.ops.longcat_emulator
+    device = torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1")
+    autograd = torch._C._dispatch_get_registrations_for_dispatch_key("AutogradPrivateUse1")
+    ours.install_cpu_kernels([name for name in device if name.startswith("aten::") and computes(name)])
+    ours.install_cpu_kernels([f"aten::{name}" for name in _CPU_ATTENTION])
+    ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
+    refused = [name for name in device if name.partition("::")[0] in _FUSED and not has_kernel(name)]
+    ours.install_refusals(refused)
+    for name, function in REFERENCES.items():
+        _register(name, kernel(name, function), "PrivateUse1")
+    for name, function in DIFFERENTIABLE.items():
+        _register(name, function, "AutogradPrivateUse1")
+        _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
+
+
+def schema(name: str) -> torch.FunctionSchema | None:
+    """Of an operator by its full name; None where only a kernel was registered, without an operator."""
+    namespace, _, rest = name.partition("::")
+    operator, _, overload = rest.partition(".")
+    try:
+        return torch._C._get_schema(f"{namespace}::{operator}", overload)
+    except RuntimeError:
+        return None
+
+
+def computes(name: str) -> bool:
+    """Whether an operator of aten has to be run on the CPU: all but views and those that only handle memory."""
+    found = schema(name)
+    if found is None or name[6:].partition(".")[0] in _MEMORY or name[6:] in {**REFERENCES, **DIFFERENTIABLE}:
+        return False
+    return not any(argument.alias_info is not None and not argument.alias_info.is_write for argument in found.arguments)
+
+
+def composed(name: str) -> bool:
+    """Whether torch composes an operator of aten of others, where torch_npu has an autograd kernel for it."""
+    own = {"matmul", "contiguous", "scaled_dot_product_attention"}
+    return (
+        schema(name) is not None
+        and name[6:].partition(".")[0] not in own
+        and torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+    )
+
+
+def has_kernel(name: str) -> bool:
+    """Whether an operator of torch_npu can run: it has a reference, needs none, or is no operator."""
+    rest = name.partition("::")[2]
+    return schema(name) is None or rest in REFERENCES or rest.partition(".")[0] in _HOST
+
+
+def _register(name: str, function: Any, key: str) -> None:
+    namespace = "npu" if schema(f"npu::{name}") is not None else "aten"
+    if schema(f"{namespace}::{name}") is None:
+        return  # another torch_npu, which has no such operator
+    library = torch.library.Library(namespace, "IMPL")
+    library.impl(name, function, key)
+    _libraries.append(library)  # its kernels live as long as it does

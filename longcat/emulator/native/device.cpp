@@ -1,0 +1,153 @@
+// Devices, contexts and what they say of themselves.
+#include "emulator.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <unistd.h>
+
+namespace emulator {
+
+// torch_npu holds on to a message while it asks for more, so the last few stay where they are.
+constexpr int MESSAGES = 8;
+static thread_local char messages[MESSAGES][1024];
+static thread_local int recent;
+static thread_local int device = -1;
+static int contexts[MAX_DEVICES];  // a context is the address of its device's entry
+
+int setting(const char* name, int otherwise) {
+  const char* text = getenv(name);
+  if (!text || !*text) return otherwise;
+  char* end;
+  long value = strtol(text, &end, 10);
+  if (*end || value < 1 || value > 1 << 20) {
+    fprintf(stderr, "longcat emulate: %s=%s is not a positive integer\n", name, text);
+    _exit(2);
+  }
+  return static_cast<int>(value);
+}
+
+int devices() {
+  static int count = setting("ASCEND_EMULATED_DEVICES", 8);
+  return count < MAX_DEVICES ? count : MAX_DEVICES;
+}
+
+int current_device() { return device; }
+
+uint64_t microseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000000ull + now.tv_nsec / 1000;
+}
+
+aclError fail(aclError code, const std::string& message) {
+  recent = (recent + 1) % MESSAGES;
+  snprintf(messages[recent], sizeof messages[recent], "[emulated Ascend] %s", message.c_str());
+  return code;
+}
+
+}  // namespace emulator
+
+using namespace emulator;
+
+extern "C" {
+
+long emulator_unsupported(const char* function) {
+  fail(NOT_SUPPORTED, std::string(function) + " is not emulated");
+  fprintf(stderr, "%s\n", messages[recent]);
+  return NOT_SUPPORTED;
+}
+
+aclError aclInit(const char*) { return ACL_SUCCESS; }
+aclError aclFinalize() { return ACL_SUCCESS; }
+const char* aclGetRecentErrMsg() { return messages[recent]; }
+aclError aclrtPeekAtLastError(aclrtLastErrLevel) { return ACL_SUCCESS; }
+aclError aclrtGetLastError(aclrtLastErrLevel) { return ACL_SUCCESS; }
+
+const char* aclrtGetSocName() {
+  const char* name = getenv("ASCEND_EMULATED_SOC");
+  return name && *name ? name : "Ascend910B2";
+}
+
+aclError aclrtGetDeviceCount(uint32_t* count) {
+  *count = devices();
+  return ACL_SUCCESS;
+}
+
+aclError aclrtSetDevice(int32_t wanted) {
+  if (wanted < 0 || wanted >= devices())
+    return fail(INVALID_DEVICE, "device " + std::to_string(wanted) + " was asked for, " + std::to_string(devices()) +
+                                    " are emulated: set ASCEND_EMULATED_DEVICES");
+  device = wanted;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtResetDevice(int32_t) {
+  device = -1;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtGetDevice(int32_t* found) {
+  if (device < 0) return fail(NO_CONTEXT, "no device was set");
+  *found = device;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtGetCurrentContext(aclrtContext* context) {
+  *context = &contexts[device < 0 ? 0 : device];
+  return ACL_SUCCESS;
+}
+
+aclError aclrtSetCurrentContext(aclrtContext context) {
+  device = static_cast<int>(static_cast<int*>(context) - contexts);
+  return ACL_SUCCESS;
+}
+
+aclError aclrtGetPrimaryCtxState(int32_t, uint32_t* flags, int32_t* active) {
+  if (flags) *flags = 0;
+  *active = 1;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtGetLogicDevIdByUserDevId(const int32_t user, int32_t* const logic) {
+  *logic = user;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtDeviceCanAccessPeer(int32_t* can, int32_t, int32_t) {
+  *can = 1;
+  return ACL_SUCCESS;
+}
+aclError aclrtDeviceEnablePeerAccess(int32_t, uint32_t) { return ACL_SUCCESS; }
+
+aclError aclrtDeviceGetBareTgid(int32_t* pid) {
+  *pid = getpid();
+  return ACL_SUCCESS;
+}
+
+// Cores of an Ascend 910B: 20 that do matrices.
+aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo, int64_t* value) {
+  *value = 20;
+  return ACL_SUCCESS;
+}
+aclError aclrtGetDeviceInfo(uint32_t, aclrtDevAttr, int64_t* value) {
+  *value = 20;
+  return ACL_SUCCESS;
+}
+
+aclError aclGetCannAttribute(aclCannAttr, int32_t* value) {
+  *value = 1;
+  return ACL_SUCCESS;
+}
+aclError aclsysGetVersionStr(char*, char* version) {
+  strcpy(version, "8.5.0");
+  return ACL_SUCCESS;
+}
+aclError aclsysGetCANNVersion(aclCANNPackageName, aclCANNPackageVersion* version) {
+  memset(version, 0, sizeof *version);
+  strcpy(version->version, "8.5.0");
+  return ACL_SUCCESS;
+}
+
+}  // extern "C"

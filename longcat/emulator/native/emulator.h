@@ -1,0 +1,37 @@
+// What the parts of the emulated CANN share.
+#pragma once
+
+#include <acl/acl.h>
+
+#include <cstdint>
+#include <string>
+
+namespace emulator {
+
+constexpr int MAX_DEVICES = 64;
+
+// ACL's codes for what can go wrong here; torch_npu turns the allocation's into torch.OutOfMemoryError.
+constexpr aclError INVALID_PARAMETER = 107000;
+constexpr aclError INVALID_DEVICE = 107001;
+constexpr aclError NO_CONTEXT = 107002;
+constexpr aclError NOT_SUPPORTED = 207000;
+constexpr aclError OUT_OF_MEMORY = 207001;
+
+// An integer from the environment; a value that is none ends the process with a message.
+int setting(const char* name, int otherwise);
+
+// Devices that are emulated: ASCEND_EMULATED_DEVICES.
+int devices();
+
+// Device of the calling thread, -1 before one was set.
+int current_device();
+
+uint64_t microseconds();
+
+// Keeps the message for aclGetRecentErrMsg, which torch_npu puts into its exception, and returns the code.
+aclError fail(aclError code, const std::string& message);
+
+}  // namespace emulator
+
+// What a stub of a CANN function that is not emulated calls; generated code is C, so this name is too.
+extern "C" long emulator_unsupported(const char* function);

@@ -1,0 +1,266 @@
+// aten on the emulated device: the operator's CPU kernel, on CPU tensors over the same memory.
+//
+// Loaded into torch with torch.ops.load_library; Python sees the operators of the namespace longcat_emulator.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/enum_tag.h>
+#include <ATen/ops/as_strided.h>
+#include <ATen/ops/empty_strided.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
+#include <torch/library.h>
+
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <unordered_set>
+#include <vector>
+
+using at::Tensor;
+using c10::IValue;
+
+namespace {
+
+bool on_device(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == at::kPrivateUse1; }
+
+// A CPU tensor over a device tensor's memory, which it keeps alive.
+Tensor alias(const Tensor& tensor) {
+  if (!on_device(tensor)) return tensor;
+  auto storage = tensor.storage();
+  auto keeper = std::make_unique<c10::Storage>(storage);
+  void* start = const_cast<void*>(storage.data());
+  at::DataPtr data(start, keeper.release(), [](void* held) { delete static_cast<c10::Storage*>(held); }, at::kCPU);
+  c10::Storage shared(c10::Storage::use_byte_size_t(), storage.nbytes(), std::move(data), c10::GetCPUAllocator(), true);
+  auto made = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(shared), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype());
+  auto implementation = made.unsafeGetTensorImpl();
+  implementation->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) implementation->set_wrapped_number(true);
+  return made;
+}
+
+// A CPU tensor's content as a new tensor of the device, strides kept.
+Tensor place(const Tensor& tensor, at::Device device) {
+  if (!tensor.defined() || !tensor.device().is_cpu()) return tensor;
+  auto made = at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(device).pinned_memory(false));
+  if (tensor.numel() == 0) return made;
+  size_t span = 1;
+  for (int64_t i = 0; i < tensor.dim(); i++) span += (tensor.size(i) - 1) * tensor.stride(i);
+  std::memcpy(made.mutable_data_ptr(), tensor.const_data_ptr(), span * tensor.itemsize());
+  return made;
+}
+
+at::Device current_device() { return c10::impl::VirtualGuardImpl(at::kPrivateUse1).getDevice(); }
+
+// A CPU generator for one operator, a function of the device generator's seed and offset, which moves on.
+at::Generator generator_for(at::Generator device_generator) {
+  std::lock_guard<std::mutex> lock(device_generator.mutex());
+  uint64_t seed = device_generator.current_seed(), offset = device_generator.get_offset();
+  device_generator.set_offset(offset + 4);
+  return at::detail::createCPUGenerator(seed * 0x9E3779B97F4A7C15ull + offset);
+}
+
+// For operators that draw random numbers without being given a generator: the CPU's own one, set as above, and put back.
+class BorrowedGenerator {
+ public:
+  explicit BorrowedGenerator(const at::Generator& source) : state_(own().get_state()) { own().set_state(source.get_state()); }
+  ~BorrowedGenerator() { own().set_state(state_); }
+
+ private:
+  static at::Generator own() { return at::detail::getDefaultCPUGenerator(); }
+  Tensor state_;
+};
+
+// The arguments and results of one call, translated to the CPU and back.
+class Call {
+ public:
+  Call(const c10::OperatorHandle& operation, torch::jit::Stack* stack) : operation_(operation), stack_(stack) {}
+
+  void run() {
+    const auto& arguments = operation_.schema().arguments();
+    size_t first = stack_->size() - arguments.size();
+    for (size_t i = 0; i < arguments.size(); i++) argument_down((*stack_)[first + i], arguments[i]);
+    check_devices(first);
+    if (!device_ || !device_->has_index()) device_ = current_device();
+    {
+      c10::impl::ExcludeDispatchKeyGuard kernels_only(
+          c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
+          c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
+      std::optional<BorrowedGenerator> random;
+      if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded)) random.emplace(generator_of_device());
+      operation_.callBoxed(stack_);
+    }
+    size_t results = operation_.schema().returns().size();
+    for (size_t i = stack_->size() - results; i < stack_->size(); i++) result_up((*stack_)[i]);
+  }
+
+ private:
+  struct Pair {
+    Tensor device, cpu;
+  };
+
+  Tensor down(const Tensor& tensor) {
+    if (!on_device(tensor)) return tensor;
+    if (!device_ || !device_->has_index()) device_ = tensor.device();
+    for (auto& pair : pairs_)
+      if (pair.device.is_same(tensor)) return pair.cpu;
+    pairs_.push_back({tensor, alias(tensor)});
+    return pairs_.back().cpu;
+  }
+
+  void argument_down(IValue& value, const c10::Argument& argument) {
+    if (value.isTensor()) {
+      if (on_device(value.toTensor())) value = down(value.toTensor());
+    } else if (value.isTensorList()) {
+      c10::List<Tensor> translated;
+      for (const Tensor& tensor : value.toTensorVector()) translated.push_back(down(tensor));
+      value = translated;
+    } else if (value.isOptionalTensorList()) {
+      c10::List<std::optional<Tensor>> translated;
+      for (std::optional<Tensor> tensor : value.toOptionalTensorList())
+        translated.push_back(tensor ? std::optional<Tensor>(down(*tensor)) : tensor);
+      value = translated;
+    } else if (value.isDevice()) {
+      if (value.toDevice().type() != at::kPrivateUse1) return;
+      device_ = value.toDevice();
+      value = at::Device(at::kCPU);
+    } else if (value.isGenerator()) {
+      generator_ = true;
+      auto generator = value.toGenerator();
+      if (generator.device().type() == at::kPrivateUse1) value = generator_for(generator);
+    } else if (value.isNone() && is_generator(argument)) {
+      generator_ = true;
+      value = generator_of_device();
+    }
+  }
+
+  at::Generator generator_of_device() {
+    auto device = device_ && device_->has_index() ? *device_ : current_device();
+    return generator_for(at::globalContext().defaultGenerator(device));
+  }
+
+  static bool is_generator(const c10::Argument& argument) {
+    auto optional = argument.type()->cast<c10::OptionalType>();
+    return optional && optional->getElementType()->kind() == c10::TypeKind::GeneratorType;
+  }
+
+  // As on a device: all tensors on one, save numbers (CPU tensors without dimensions), copies and indices.
+  void check_devices(size_t first) {
+    static const std::unordered_set<std::string> MIXING = {
+        "aten::copy_", "aten::_copy_from", "aten::_copy_from_and_resize", "aten::set_",
+        "aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"};
+    if (pairs_.empty() || MIXING.count(operation_.schema().name())) return;
+    for (auto& pair : pairs_) refuse_other(pair.device.device(), pairs_[0].device.device());
+    for (size_t i = first; i < stack_->size(); i++) {
+      const auto& value = (*stack_)[i];
+      if (value.isTensor()) check_cpu(value.toTensor());
+      if (value.isTensorList())
+        for (const Tensor& tensor : value.toTensorVector()) check_cpu(tensor);
+    }
+  }
+
+  void check_cpu(const Tensor& tensor) {
+    if (!tensor.defined() || !tensor.device().is_cpu() || tensor.dim() == 0) return;
+    for (auto& pair : pairs_)
+      if (pair.cpu.is_same(tensor)) return;
+    refuse_other(tensor.device(), pairs_[0].device.device());
+  }
+
+  void refuse_other(at::Device found, at::Device expected) {
+    TORCH_CHECK(found == expected, "Expected all tensors to be on the same device, but found at least two devices, ",
+                expected, " and ", found, "! (in ", operation_.schema().operator_name(), ")");
+  }
+
+  void result_up(IValue& value) {
+    if (value.isTensor()) {
+      value = up(value.toTensor());
+    } else if (value.isTensorList()) {
+      c10::List<Tensor> translated;
+      for (const Tensor& tensor : value.toTensorVector()) translated.push_back(up(tensor));
+      value = translated;
+    }
+  }
+
+  Tensor up(const Tensor& result) {
+    if (!result.defined() || !result.device().is_cpu()) return result;
+    for (auto& pair : pairs_)
+      if (pair.cpu.is_same(result)) return written(pair);
+    for (auto& pair : pairs_)
+      if (pair.cpu.storage().unsafeGetStorageImpl() == result.storage().unsafeGetStorageImpl())
+        return at::as_strided(pair.device, result.sizes(), result.strides(), result.storage_offset());
+    return place(result, *device_);
+  }
+
+  // An argument that the operator has written to; it may have given it another shape or, where it had to grow, memory.
+  Tensor written(Pair& pair) {
+    const Tensor &device = pair.device, &cpu = pair.cpu;
+    if (cpu.storage().data() != device.storage().data()) {
+      device.resize_(cpu.sizes());
+      alias(device).copy_(cpu);
+    } else if (cpu.sizes() != device.sizes() || cpu.strides() != device.strides()) {
+      device.unsafeGetTensorImpl()->set_sizes_and_strides(cpu.sizes(), cpu.strides(), cpu.storage_offset());
+    }
+    return device;
+  }
+
+  const c10::OperatorHandle& operation_;
+  torch::jit::Stack* stack_;
+  std::vector<Pair> pairs_;
+  std::optional<at::Device> device_;
+  bool generator_ = false;  // one is an argument
+};
+
+void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack).run(); }
+
+void refuse(const c10::OperatorHandle& operation, torch::jit::Stack*) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", operation.schema().operator_name(),
+                              "; on a real device it may run");
+}
+
+// The operator as torch composes it of others, instead of torch_npu's own autograd kernel, whose device kernel would be
+// called without the dispatcher. What another backend's autograd key finds is the composite kernel.
+void compose(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
+  operation.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::AutogradXPU), stack);
+}
+
+// torch warns of kernels that are replaced, which is what is meant here.
+struct Quiet : c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
+
+template <torch::CppFunction (*make)()>
+void install(const std::vector<std::string>& names, c10::DispatchKey key) {
+  static auto* kept = new std::vector<std::unique_ptr<torch::Library>>;  // for ever: the process may end in any order
+  static Quiet quiet;
+  c10::WarningUtils::WarningHandlerGuard guard(&quiet);
+  for (const auto& name : names) {
+    auto colons = name.find("::");
+    kept->push_back(std::make_unique<torch::Library>(
+        torch::Library::IMPL, name.substr(0, colons), std::make_optional(key), __FILE__, __LINE__));
+    kept->back()->impl(name.substr(colons + 2).c_str(), make());
+  }
+}
+
+torch::CppFunction cpu_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>(); }
+torch::CppFunction refusal() { return torch::CppFunction::makeFromBoxedFunction<&refuse>(); }
+torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunction<&compose>(); }
+
+void install_cpu_kernels(const std::vector<std::string>& names) {
+  install<cpu_kernel>(names, c10::DispatchKey::PrivateUse1);
+}
+void install_refusals(const std::vector<std::string>& names) { install<refusal>(names, c10::DispatchKey::PrivateUse1); }
+void install_composites(const std::vector<std::string>& names) {
+  install<composite>(names, c10::DispatchKey::AutogradPrivateUse1);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(longcat_emulator, library) {
+  library.def("alias(Tensor tensor) -> Tensor", &alias);
+  library.def("place(Tensor tensor, Device device) -> Tensor", &place);
+  library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
+  library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
+  library.def("install_composites(str[] names) -> ()", [](std::vector<std::string> names) { install_composites(names); });
+}

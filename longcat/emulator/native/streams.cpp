@@ -1,0 +1,133 @@
+// Streams and events. All work is done when it is asked for, so a stream is a name and an event a time.
+#include "emulator.h"
+
+#include <acl/acl_op_compiler.h>
+
+#include <atomic>
+#include <map>
+#include <mutex>
+
+using namespace emulator;
+
+namespace {
+
+struct Stream {
+  int id;
+};
+
+struct Event {
+  uint64_t at_us = 0;
+};
+
+std::atomic<int> streams{1};
+std::mutex mutex;
+std::map<int, int64_t> parameters;
+
+Event* event(aclrtEvent handle) { return static_cast<Event*>(handle); }
+
+}  // namespace
+
+extern "C" {
+
+aclError aclrtCreateStream(aclrtStream* stream) {
+  *stream = new Stream{streams++};
+  return ACL_SUCCESS;
+}
+aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uint32_t, uint32_t) { return aclrtCreateStream(stream); }
+aclError aclrtDestroyStream(aclrtStream stream) {
+  delete static_cast<Stream*>(stream);
+  return ACL_SUCCESS;
+}
+aclError aclrtDestroyStreamForce(aclrtStream stream) { return aclrtDestroyStream(stream); }
+aclError aclrtStreamGetId(aclrtStream stream, int32_t* id) {
+  *id = stream ? static_cast<Stream*>(stream)->id : 0;
+  return ACL_SUCCESS;
+}
+aclError aclrtStreamQuery(aclrtStream, aclrtStreamStatus* status) {
+  *status = ACL_STREAM_STATUS_COMPLETE;
+  return ACL_SUCCESS;
+}
+aclError aclrtSynchronizeStream(aclrtStream) { return ACL_SUCCESS; }
+aclError aclrtSynchronizeStreamWithTimeout(aclrtStream, int32_t) { return ACL_SUCCESS; }
+aclError aclrtSynchronizeDevice() { return ACL_SUCCESS; }
+aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return ACL_SUCCESS; }
+
+aclError aclrtCreateEventExWithFlag(aclrtEvent* handle, uint32_t) {
+  *handle = new Event;
+  return ACL_SUCCESS;
+}
+aclError aclrtCreateEventWithFlag(aclrtEvent* handle, uint32_t flag) { return aclrtCreateEventExWithFlag(handle, flag); }
+aclError aclrtDestroyEvent(aclrtEvent handle) {
+  delete event(handle);
+  return ACL_SUCCESS;
+}
+aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream) {
+  event(handle)->at_us = microseconds();
+  return ACL_SUCCESS;
+}
+aclError aclrtResetEvent(aclrtEvent, aclrtStream) { return ACL_SUCCESS; }
+aclError aclrtStreamWaitEvent(aclrtStream, aclrtEvent) { return ACL_SUCCESS; }
+aclError aclrtSynchronizeEvent(aclrtEvent) { return ACL_SUCCESS; }
+aclError aclrtQueryEventStatus(aclrtEvent, aclrtEventRecordedStatus* status) {
+  *status = ACL_EVENT_RECORDED_STATUS_COMPLETE;
+  return ACL_SUCCESS;
+}
+aclError aclrtQueryEventWaitStatus(aclrtEvent, aclrtEventWaitStatus* status) {
+  *status = ACL_EVENT_WAIT_STATUS_COMPLETE;
+  return ACL_SUCCESS;
+}
+aclError aclrtEventElapsedTime(float* milliseconds, aclrtEvent from, aclrtEvent to) {
+  *milliseconds = (static_cast<double>(event(to)->at_us) - static_cast<double>(event(from)->at_us)) / 1000;
+  return ACL_SUCCESS;
+}
+aclError aclrtEventGetTimestamp(aclrtEvent handle, uint64_t* at_us) {
+  *at_us = event(handle)->at_us;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtLaunchCallback(aclrtCallback function, void* data, aclrtCallbackBlockType, aclrtStream) {
+  function(data);
+  return ACL_SUCCESS;
+}
+aclError aclrtLaunchHostFunc(aclrtStream, aclrtHostFunc function, void* data) {
+  function(data);
+  return ACL_SUCCESS;
+}
+aclError aclrtSubscribeReport(uint64_t, aclrtStream) { return ACL_SUCCESS; }
+aclError aclrtUnSubscribeReport(uint64_t, aclrtStream) { return ACL_SUCCESS; }
+aclError aclrtProcessReport(int32_t) { return ACL_SUCCESS; }
+
+// Settings are kept and given back; none changes what is computed.
+aclError aclrtSetSysParamOpt(aclSysParamOpt option, int64_t value) {
+  std::lock_guard<std::mutex> lock(mutex);
+  parameters[option] = value;
+  return ACL_SUCCESS;
+}
+aclError aclrtGetSysParamOpt(aclSysParamOpt option, int64_t* value) {
+  std::lock_guard<std::mutex> lock(mutex);
+  *value = parameters[option];
+  return ACL_SUCCESS;
+}
+aclError aclrtCtxSetSysParamOpt(aclSysParamOpt option, int64_t value) { return aclrtSetSysParamOpt(option, value); }
+aclError aclrtCtxGetSysParamOpt(aclSysParamOpt option, int64_t* value) { return aclrtGetSysParamOpt(option, value); }
+aclError aclrtSetOpWaitTimeout(uint32_t) { return ACL_SUCCESS; }
+aclError aclrtSetOpExecuteTimeOut(uint32_t) { return ACL_SUCCESS; }
+aclError aclrtSetOpExecuteTimeOutV2(uint64_t, uint64_t* actual) {
+  if (actual) *actual = 0;
+  return ACL_SUCCESS;
+}
+aclError aclrtSetStreamFailureMode(aclrtStream, uint64_t) { return ACL_SUCCESS; }
+aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode) { return ACL_SUCCESS; }
+aclError aclrtSetStreamOverflowSwitch(aclrtStream, uint32_t) { return ACL_SUCCESS; }
+aclError aclrtGetStreamOverflowSwitch(aclrtStream, uint32_t* on) {
+  *on = 0;
+  return ACL_SUCCESS;
+}
+aclError aclSetCompileopt(aclCompileOpt, const char*) { return ACL_SUCCESS; }
+size_t aclGetCompileoptSize(aclCompileOpt) { return 16; }  // torch_npu refuses a size of nothing
+aclError aclGetCompileopt(aclCompileOpt, char* value, size_t size) {
+  if (size) *value = 0;
+  return ACL_SUCCESS;
+}
+
+}  // extern "C"

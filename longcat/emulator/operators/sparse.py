@@ -1,0 +1,235 @@
+"""The lightning indexer and sparse attention: `BSND` and `TND`, one token a block, gradients included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longcat.emulator.reference import gradients, reference
+
+
+@reference("npu_lightning_indexer")
+def lightning_indexer(
+    query: Tensor,
+    key: Tensor,
+    weights: Tensor,
+    *,
+    actual_seq_lengths_query: Tensor | None = None,
+    actual_seq_lengths_key: Tensor | None = None,
+    block_table: Tensor | None = None,
+    layout_query: str = "BSND",
+    layout_key: str = "BSND",
+    sparse_count: int = 2048,
+    sparse_mode: int = 3,
+    return_value: bool = False,
+    **others: Any,
+) -> tuple[Tensor, Tensor]:
+    """Each query's keys with the highest `sum over heads of weight * relu(query key)`, best first.
+
+    Args:
+        query: `[batch, queries, heads, size]` or packed `[tokens, heads, size]`.
+        key: `[batch, keys, 1, size]` or packed.
+        weights: `[batch, queries, heads]` or packed.
+        actual_seq_lengths_query: where packed sequences end; lengths otherwise.
+        actual_seq_lengths_key: likewise.
+        block_table: of a paged cache: not emulated.
+        layout_query: BSND or TND.
+        layout_key: the same.
+        sparse_count: keys wanted.
+        sparse_mode: 0 all keys, 3 those up to the query, the last ones aligned.
+        return_value: whether the scores are wanted.
+        others: windows: not emulated.
+
+    Returns:
+        Places of keys in their sequence, -1 where there are no more (int32, `[batch, queries, 1, sparse_count]`), and
+        their scores in the query's type, or nothing.
+    """
+    if block_table is not None or layout_query != layout_key:
+        raise NotImplementedError("npu_lightning_indexer: a paged cache is not emulated")
+    places, values = [], []
+    spans = _Spans(layout_query, query, key, actual_seq_lengths_query, actual_seq_lengths_key)
+    for q, k, w in spans.parts(query, key, weights):
+        scores = _indexer_scores(q, k, w)
+        scores = scores.masked_fill(_hidden(scores, sparse_mode), -torch.inf)
+        found = scores.sort(dim=-1, descending=True, stable=True)
+        count = min(sparse_count, scores.shape[-1])
+        place = torch.full((len(q), sparse_count), -1, dtype=torch.int32)
+        value = torch.full((len(q), sparse_count), -torch.inf)
+        seen = found.values[:, :count] > -torch.inf
+        place[:, :count] = torch.where(seen, found.indices[:, :count], -1)
+        value[:, :count] = found.values[:, :count]
+        places.append(place[:, None])
+        values.append(value[:, None])
+    chosen = spans.joined(places, query)
+    return chosen, spans.joined(values, query).to(query.dtype) if return_value else query.new_empty(0)
+
+
+@reference("npu_lightning_indexer_grad")
+def lightning_indexer_grad(
+    query: Tensor,
+    key: Tensor,
+    d_values: Tensor,
+    sparse_indices: Tensor,
+    weights: Tensor,
+    actual_seq_lengths_query: Tensor | None = None,
+    actual_seq_lengths_key: Tensor | None = None,
+    layout: str = "BSND",
+    **others: Any,
+) -> tuple[Tensor | None, ...]:
+    """Of query, key and weights, through the scores of the chosen keys."""
+    spans = _Spans(layout, query, key, actual_seq_lengths_query, actual_seq_lengths_key)
+
+    def values(q_all: Tensor, k_all: Tensor, w_all: Tensor) -> Tensor:
+        found = []
+        chosen = spans.query_parts(sparse_indices)
+        for (q, k, w), index in zip(spans.parts(q_all, k_all, w_all), chosen, strict=True):
+            places = index[:, 0].long()
+            taken = _indexer_scores(q, k, w).gather(-1, places.clamp_min(0))
+            found.append((taken * (places >= 0))[:, None])
+        return spans.joined(found, query)
+
+    return tuple(gradients(values, [query, key, weights], d_values.float()))
+
+
+@reference("npu_sparse_flash_attention")
+def sparse_flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    sparse_indices: Tensor,
+    scale_value: float,
+    *,
+    return_softmax_lse: bool = False,
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention of each query to its chosen keys only, all heads sharing one key head.
+
+    Returns:
+        As query; each row's maximum and sum (float32, `[batch, 1, queries, heads]`, packed `[1, tokens, heads]`) where
+        they are wanted, else nothing.
+    """
+    if options.get("block_table") is not None or options.get("sinks") is not None or value is None:
+        raise NotImplementedError("npu_sparse_flash_attention: a paged cache, sinks and no value are not emulated")
+    given = [query, key, value, options.get("query_rope"), options.get("key_rope")]
+    lengths = options.get("actual_seq_lengths_query"), options.get("actual_seq_lengths_kv")
+    outcome = _sparse(given, sparse_indices, scale_value, options.get("layout_query", "BSND"), lengths, options)
+    empty = query.new_empty(0, dtype=torch.float32)
+    return outcome if return_softmax_lse else (outcome[0], empty, empty)
+
+
+@reference("npu_sparse_flash_attention_grad")
+def sparse_flash_attention_grad(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    sparse_indices: Tensor,
+    d_out: Tensor,
+    out: Tensor,
+    softmax_max: Tensor,
+    softmax_sum: Tensor,
+    scale_value: float,
+    sparse_block_size: int,
+    query_rope: Tensor | None = None,
+    key_rope: Tensor | None = None,
+    actual_seq_qlen: Tensor | None = None,
+    actual_seq_kvlen: Tensor | None = None,
+    layout: str = "BSND",
+    sparse_mode: int = 3,
+    pre_tokens: int = 0,
+    next_tokens: int = 0,
+    attention_mode: int = 0,
+) -> tuple[Tensor | None, ...]:
+    """Of query, key, value and the rotary parts, the last two empty where there are none."""
+    options = {"sparse_block_size": sparse_block_size, "sparse_mode": sparse_mode}
+    lengths = actual_seq_qlen, actual_seq_kvlen
+
+    def forward(*inputs: Tensor) -> Tensor:
+        return _sparse(list(inputs), sparse_indices, scale_value, layout, lengths, options)[0]
+
+    found = gradients(forward, [query, key, value, query_rope, key_rope], d_out)
+    return *found[:3], *(query.new_empty(0) if tensor is None else tensor for tensor in found[3:])
+
+
+def _sparse(
+    given: list[Tensor | None],
+    sparse_indices: Tensor,
+    scale: float,
+    layout: str,
+    lengths: tuple[Tensor | None, Tensor | None],
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor]:
+    if options.get("sparse_block_size", 1) != 1:
+        raise NotImplementedError("npu_sparse_flash_attention: blocks of more than one token are not emulated")
+    query, key, value, query_rope, key_rope = given
+    assert query is not None and key is not None and value is not None
+    spans = _Spans(layout, query, key, *lengths)
+    outs, maxima, sums = [], [], []
+    of_queries = (spans.query_parts(tensor) for tensor in (query, sparse_indices, query_rope))
+    of_keys = (spans.key_parts(tensor) for tensor in (key, value, key_rope))
+    for q, index, q_rope, k, v, k_rope in zip(*of_queries, *of_keys, strict=True):
+        scores = torch.einsum("qnd,kd->qnk", q.float(), k[:, 0].float())
+        if q_rope is not None:
+            scores = scores + torch.einsum("qnd,kd->qnk", q_rope.float(), k_rope[:, 0].float())
+        places = index[:, 0].long()
+        chosen = torch.zeros(len(q), len(k) + 1, dtype=torch.bool)
+        chosen = chosen.scatter_(-1, torch.where(places < 0, len(k), places), True)[:, :-1]
+        hidden = ~chosen | _hidden(scores[:, 0], options.get("sparse_mode", 3))
+        scores = (scores * scale).masked_fill(hidden[:, None], -torch.inf)
+        maximum = scores.amax(-1, keepdim=True).detach()
+        maximum = maximum.masked_fill(maximum == -torch.inf, 0)
+        shares = (scores - maximum).exp()
+        total = shares.sum(-1, keepdim=True)
+        tiny = torch.finfo(torch.float32).tiny
+        outs.append(torch.einsum("qnk,kd->qnd", shares / total.clamp_min(tiny), v[:, 0].float()).to(query.dtype))
+        maxima.append(maximum[..., 0])
+        sums.append(total[..., 0])
+    maximum, total = (spans.joined(both, query).unsqueeze(0 if spans.packed else 1) for both in (maxima, sums))
+    return spans.joined(outs, query), maximum, total
+
+
+def _indexer_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
+    """`[queries, keys]`, float32."""
+    products = torch.einsum("qnd,kd->qnk", query.float(), key[:, 0].float()).relu()
+    return torch.einsum("qnk,qn->qk", products, weights.float())
+
+
+def _hidden(scores: Tensor, sparse_mode: int) -> Tensor:
+    queries, keys = scores.shape
+    if sparse_mode == 0:
+        return torch.zeros(queries, keys, dtype=torch.bool)
+    if sparse_mode != 3:
+        raise NotImplementedError(f"sparse_mode {sparse_mode} is not emulated")
+    return torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries)
+
+
+class _Spans:
+    """The sequences of a batch, each `[tokens, heads, size]`."""
+
+    def __init__(self, layout: str, query: Tensor, key: Tensor, query_ends: Any, key_ends: Any) -> None:
+        if layout not in ("BSND", "TND"):
+            raise NotImplementedError(f"layout {layout} is not emulated")
+        self.packed = layout == "TND"
+        self.query, self.key = self._of(query, query_ends), self._of(key, key_ends)
+
+    def _of(self, tensor: Tensor, ends: Any) -> list[Any]:
+        if self.packed:
+            stops = ends.tolist() if isinstance(ends, Tensor) else list(ends)
+            return [slice(first, last) for first, last in zip([0, *stops[:-1]], stops, strict=True)]
+        if ends is not None and any(int(end) != tensor.shape[1] for end in ends):
+            raise NotImplementedError("sequences shorter than their row are not emulated: use TND")
+        return list(range(tensor.shape[0]))
+
+    def query_parts(self, tensor: Tensor | None) -> list[Any]:
+        return [None if tensor is None else tensor[span] for span in self.query]
+
+    def key_parts(self, tensor: Tensor | None) -> list[Any]:
+        return [None if tensor is None else tensor[span] for span in self.key]
+
+    def parts(self, query: Tensor, key: Tensor, other: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Query, key and what goes with the query."""
+        return list(zip(self.query_parts(query), self.key_parts(key), self.query_parts(other), strict=True))
+
+    def joined(self, parts: list[Tensor], like: Tensor) -> Tensor:
+        return torch.cat(parts) if self.packed else torch.stack(parts)

@@ -1,0 +1,80 @@
+"""The tokens' way to their experts and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longcat.accelerator import npu_operator
+from longcat.ops.registry import Draw, operator
+
+Compute = Callable[[Tensor, Tensor], Tensor]
+"""Rows `[n, hidden]` sorted by expert, and how many each expert has, to the experts' outputs in the same order."""
+MOST_SLOTS = 16_777_215
+"""That npu_moe_token_permute sorts."""
+MOST_CHOICES = 512
+"""Experts of a token that it takes."""
+
+
+def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    """Seven experts, of which the third has no token and the last three are of zero computation; one is behind the last."""
+    experts = torch.tensor([[0, 5], [1, 0], [4, 6], [3, 1], [0, 3], [7, 7]])
+    weights = draw(6, 2, dtype=torch.float32)
+    yield draw(6, 32), experts, weights, experts.flatten().bincount()[:4], _square, draw(6, 32)
+
+
+def _square(rows: Tensor, counts: Tensor) -> Tensor:
+    return rows * rows
+
+
+@operator("permute", _examples)
+def through_experts(
+    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, rest: Tensor
+) -> Tensor:
+    """`rest` + sum over a token's routed experts of weight * expert(token).
+
+    Slots of zero-computation experts, which have the highest numbers, are neither sorted into the rows nor computed.
+
+    Args:
+        tokens: `[tokens, hidden]`.
+        experts: int64 `[tokens, top_k]`, numbers of the chosen experts.
+        weights: fp32, the same shape.
+        counts: integer `[routed experts]`, slots given to each.
+        compute: the experts.
+        rest: `[tokens, hidden]`, what zero-computation experts gave.
+
+    Returns:
+        `[tokens, hidden]`.
+    """
+    slots = experts.flatten().argsort(stable=True)[: int(counts.sum())]  # zero experts are last: cut off
+    owners = slots // experts.shape[-1]
+    outputs = compute(tokens.index_select(0, owners), counts)
+    outputs = outputs * weights.flatten()[slots, None].to(tokens.dtype)
+    return rest.index_add(0, owners, outputs)
+
+
+def _obstacle(
+    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, rest: Tensor
+) -> str | None:
+    if tokens.dtype != torch.bfloat16:
+        return f"tokens are {tokens.dtype}, not bfloat16"
+    if experts.numel() >= MOST_SLOTS or experts.shape[-1] > MOST_CHOICES:
+        return f"{experts.shape[0]} tokens with {experts.shape[-1]} experts each are too many"
+    return None
+
+
+@through_experts.path("npu", obstacle=_obstacle)
+def _npu_through_experts(
+    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, rest: Tensor
+) -> Tensor:
+    rows = int(counts.sum())
+    if rows == 0:  # to the operator 0 means all of them
+        return through_experts.reference(tokens, experts, weights, counts, compute, rest)
+    permuted, places = npu_operator("npu_moe_token_permute")(tokens, experts, rows)
+    outputs = compute(permuted, counts)
+    # places from `rows` on are those of zero experts: the kernel skips them
+    result: Tensor = rest + npu_operator("npu_moe_token_unpermute")(outputs, places, weights.to(tokens.dtype))
+    return result

@@ -1,0 +1,39 @@
+"""Root-mean-square layer norm (arXiv 1910.07467)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from longcat.accelerator import npu_operator
+from longcat.ops.registry import Draw, operator
+
+
+def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    yield draw(3, 5, 48), draw(48), 1e-5
+
+
+@operator("rms_norm", _examples)
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`weight * x / sqrt(mean(x^2) + eps)` over the last axis, computed in fp32.
+
+    torch has a kernel of its own for this on a CPU and on CUDA.
+
+    Args:
+        x: `[..., size]`.
+        weight: `[size]`.
+        eps: added to the mean.
+
+    Returns:
+        x's shape and type.
+    """
+    return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
+
+
+@rms_norm.path("npu", obstacle=lambda x, weight, eps: None if 2 <= x.dim() <= 8 else "x has not 2 to 8 axes")
+def _npu_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    y: Tensor = npu_operator("npu_rms_norm")(x, weight.to(x.dtype), eps)[0]
+    return y

@@ -1,0 +1,33 @@
+"""SwiGLU's inner part (arXiv 2002.05202)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from longcat.accelerator import npu_operator
+from longcat.ops.registry import Draw, operator
+
+
+def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+    yield (draw(7, 64),)
+
+
+@operator("swiglu", _examples)
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up of the two halves of `[..., 2 * inner]`: `[..., inner]`.
+
+    For a gate and an up that come out of one product, as the experts' do. Where they are two tensors, putting them
+    together first would cost as much memory traffic as a fused kernel saves.
+    """
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+@swiglu.path("npu")
+def _npu_swiglu(x: Tensor) -> Tensor:
+    y: Tensor = npu_operator("npu_swiglu")(x)
+    return y

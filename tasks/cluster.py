@@ -1,0 +1,76 @@
+"""Preprocessing on a cluster: every block is a Prefect task, run where the task runner of Dask or Ray has room.
+
+All machines need longcat, and see the workspace and the corpus under the same paths.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+from prefect.task_runners import TaskRunner
+
+from longcat.config import CorpusConfig
+from longcat.corpus.mapping import Mapper, in_order, processes
+from longcat.errors import ConfigError
+
+_PENDING = 256
+"""Blocks handed over at once; the cluster sees to it that its workers have some waiting."""
+
+
+@task(name="block", cache_policy=NO_CACHE, persist_result=False)
+def _call(function: Callable[[Any], Any], item: bytes) -> Any:
+    return function(pickle.loads(item))
+
+
+@contextmanager
+def mapper_for(corpus: CorpusConfig) -> Iterator[Mapper]:
+    """Where `corpus.runner` says.
+
+    Raises:
+        ConfigError: the package of that runner is not installed.
+    """
+    if corpus.runner == "processes":
+        with processes(corpus.workers) as mapper:
+            yield mapper
+        return
+    with _runner(corpus) as runner:
+
+        def mapper(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+            return in_order(lambda item: _submit(runner, function, item), items, _PENDING)
+
+        yield mapper
+
+
+def _submit(runner: TaskRunner[Any], function: Callable[[Any], Any], item: Any) -> Any:
+    # Prefect would send the parameters of the task that this one is started by, an open tracker among them
+    hidden = TaskRunContext.__var__.set(None)
+    try:
+        # as bytes: Prefect and Dask would take the item apart and look for futures in it
+        return runner.submit(_call, parameters={"function": function, "item": pickle.dumps(item)})
+    finally:
+        TaskRunContext.__var__.reset(hidden)
+
+
+def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
+    try:
+        if corpus.runner == "dask":
+            from prefect_dask.task_runners import DaskTaskRunner
+
+            if corpus.cluster:
+                return DaskTaskRunner(address=corpus.cluster)
+            return DaskTaskRunner(
+                cluster_kwargs={"n_workers": corpus.workers or None, "threads_per_worker": 1, "dashboard_address": None}
+            )
+        from prefect_ray.task_runners import RayTaskRunner
+
+        return RayTaskRunner(address=corpus.cluster, init_kwargs={"num_cpus": corpus.workers or None})
+    except ImportError as error:
+        raise ConfigError(
+            f"corpus.runner={corpus.runner} needs a package that is missing ({error}): pip install 'longcat[{corpus.runner}]'"
+        ) from None

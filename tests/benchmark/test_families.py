@@ -1,0 +1,124 @@
+"""Parameter counts of config.json against transformers' own classes, FLOPs against torch's counter."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+
+from longcat.benchmark.families import FAMILIES, from_config, read_workload
+from longcat.errors import ConfigError
+
+COMMON = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+GROUPED = {**COMMON, "num_key_value_heads": 2, "intermediate_size": 80}
+MLA = {
+    **COMMON, "intermediate_size": 80, "num_key_value_heads": 4, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12, "v_head_dim": 10, "moe_intermediate_size": 24, "n_routed_experts": 8, "n_shared_experts": 2,
+    "num_experts_per_tok": 2, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1,
+}  # fmt: skip
+CASES = [
+    ("gpt2", {"vocab_size": 97, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 32}),
+    ("gpt2", {"vocab_size": 97, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 32, "n_inner": 100}),
+    ("gpt_neox", {**COMMON, "intermediate_size": 100}),
+    ("gpt_neox", {**COMMON, "intermediate_size": 100, "attention_bias": False, "tie_word_embeddings": True}),
+    ("opt", {**COMMON, "ffn_dim": 100, "max_position_embeddings": 32, "word_embed_proj_dim": 48}),
+    ("opt", {**COMMON, "ffn_dim": 100, "max_position_embeddings": 32, "word_embed_proj_dim": 20}),
+    ("opt", {**COMMON, "ffn_dim": 100, "max_position_embeddings": 32, "do_layer_norm_before": False, "word_embed_proj_dim": 48}),
+    ("bloom", {"vocab_size": 97, "hidden_size": 48, "n_layer": 3, "n_head": 4}),
+    ("mpt", {"vocab_size": 97, "d_model": 48, "n_layers": 3, "n_heads": 4, "max_seq_len": 32}),
+    ("falcon", {**COMMON}),
+    ("falcon", {**COMMON, "multi_query": False, "parallel_attn": False, "bias": True}),
+    ("falcon", {**COMMON, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    ("llama", GROUPED),
+    ("llama", {**GROUPED, "head_dim": 20, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    ("mistral", {**GROUPED, "sliding_window": 8}),
+    ("mixtral", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("qwen2", {**GROUPED, "tie_word_embeddings": True}),
+    ("qwen2_moe", {
+        **GROUPED, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40, "num_experts": 6,
+        "num_experts_per_tok": 2, "decoder_sparse_step": 2,
+    }),
+    ("qwen3", {**GROUPED}),
+    ("qwen3_moe", {
+        **GROUPED, "head_dim": 16, "moe_intermediate_size": 24, "num_experts": 6, "num_experts_per_tok": 2,
+        "mlp_only_layers": [1],
+    }),
+    ("deepseek_v2", {**MLA, "q_lora_rank": None}),
+    ("deepseek_v2", {**MLA, "q_lora_rank": 20}),
+    ("deepseek_v3", {**MLA, "q_lora_rank": 20}),
+    ("longcat_flash", {
+        "vocab_size": 97, "hidden_size": 48, "num_layers": 2, "num_attention_heads": 4, "ffn_hidden_size": 80,
+        "q_lora_rank": 20, "kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10,
+        "expert_ffn_hidden_size": 24, "n_routed_experts": 6, "zero_expert_num": 2, "moe_topk": 3, "head_dim": 8,
+    }),
+]  # fmt: skip
+IDS = [f"{family}-{index}" for index, (family, _) in enumerate(CASES)]
+
+
+def build(family, fields):
+    config = transformers.AutoConfig.for_model(family, **fields)
+    torch.manual_seed(0)
+    return config, transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", experts_implementation="eager"
+    )
+
+
+@pytest.mark.parametrize(("family", "fields"), CASES, ids=IDS)
+def test_parameters_are_those_of_transformers(family, fields, tmp_path):
+    config, model = build(family, fields)
+    config.save_pretrained(tmp_path)  # with every default written out, as on the hub
+    expected = sum(p.numel() for p in model.parameters())
+    if family == "longcat_flash":  # its class keeps weights for zero-computation experts that nothing reads
+        phantoms = config.num_layers * config.zero_expert_num
+        expected -= phantoms * 2 * config.expert_ffn_hidden_size * config.hidden_size
+    assert read_workload(tmp_path).total_parameters == expected
+    assert from_config({"model_type": family} | fields).total_parameters == expected
+
+
+@pytest.mark.parametrize(("family", "fields"), CASES, ids=IDS)
+def test_flops_equal_torchs_counter(family, fields):
+    """Eager attention multiplies the whole square."""
+    if family in ("longcat_flash", "mistral"):
+        pytest.skip("tested on our own model; eager attention does not cut windows out")
+    _, model = build(family, fields)
+    tokens = torch.randint(0, 97, (1, 32))
+    with FlopCounterMode(display=False) as counter:
+        model(tokens, labels=tokens, use_cache=False).loss.backward()
+    expected = from_config({"model_type": family} | fields).training_flops(32, "full")
+    assert counter.get_total_flops() == pytest.approx(32 * expected, rel=0.005)  # rotary angles are products too
+
+
+def test_every_family_is_checked():
+    assert set(FAMILIES) < {family for family, _ in CASES}
+
+
+LLAMA2_7B = {
+    "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "intermediate_size": 11008,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "bert"}, ["'bert'", "llama"]),
+        ({"hidden_size": None}, ["no hidden_size"]),
+        ({"hidden_size": 0}, ["hidden_size", "at least 1", "0"]),
+        ({"num_hidden_layers": "many"}, ["num_hidden_layers", "'many'"]),
+        ({"num_experts": 2, "num_experts_per_tok": 3}, ["num_experts_per_tok 3", "2 experts"]),
+    ],
+)
+def test_a_wrong_config_is_named(change, words):
+    with pytest.raises(ConfigError) as caught:
+        from_config(LLAMA2_7B | change, "my.json")
+    assert all(word in str(caught.value) for word in ["my.json", *words])
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        read_workload(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps([1]))
+    with pytest.raises(ConfigError, match="found list"):
+        read_workload(tmp_path)

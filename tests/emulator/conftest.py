@@ -1,0 +1,14 @@
+"""What is marked `emulator` runs under `longcat emulate` only (`make test-emulator`)."""
+
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("ASCEND_EMULATOR_LIBRARIES"):
+        return
+    skip = pytest.mark.skip(reason="needs the emulated Ascend: make test-emulator")
+    for item in items:
+        if item.get_closest_marker("emulator"):
+            item.add_marker(skip)

@@ -1,0 +1,210 @@
+"""Starting the emulator, as far as it needs neither the wheel nor a compiler."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from longcat.artifact import ROOT
+from longcat.emulator import build as building
+from longcat.emulator import command, wheel
+from longcat.emulator.build import CANN_VERSION, build, cache_key, stub_source
+from longcat.emulator.wheel import Wheel, examine, find_python
+from longcat.errors import DeviceError, UserError
+
+INSTALLED = Wheel(Path("/env/bin/python"), Path("/env/lib/torch"), "2.13.0+cpu", Path("/env/lib/torch_npu"), "2.13.0")
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("ASCEND_EMULAT")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CXX", raising=False)
+
+
+def python_with(tmp_path, **packages):
+    """A Python that says it has these packages."""
+    facts = {name: (f"{tmp_path}/{name}/__init__.py", version) for name, version in packages.items()}
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\necho '{json.dumps(facts)}'\n")
+    script.chmod(0o755)
+    return script
+
+
+def longcat(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", "longcat.cli", "emulate", *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+    )  # fmt: skip
+
+
+def test_the_environment_is_found(tmp_path, monkeypatch):
+    given, beside = python_with(tmp_path), tmp_path / "beside"
+    monkeypatch.setattr(wheel, "BESIDE", beside)
+    monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match=r"no environment with torch_npu: `make emulator`.*ASCEND_EMULATOR_PYTHON"):
+        find_python()
+    beside.touch()
+    assert find_python() == beside
+    monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda name: object())
+    assert find_python() == Path(sys.executable)
+    monkeypatch.setenv("ASCEND_EMULATOR_PYTHON", str(given))
+    assert find_python() == given
+    with pytest.raises(DeviceError, match="--python /nowhere: there is no such file"):
+        find_python("/nowhere")
+
+
+def test_what_is_installed_is_told_without_importing_it(tmp_path):
+    found = examine(python_with(tmp_path, torch="2.13.0+cpu", torch_npu="2.13.0.post2"))
+    assert (found.torch, found.torch_npu_version) == (tmp_path / "torch", "2.13.0.post2")
+
+
+@pytest.mark.parametrize(
+    ("packages", "message"),
+    [
+        ({"torch": "2.12.1", "torch_npu": "2.13.0"}, "torch 2.12.1 and torch_npu 2.13.0 do not belong together"),
+        ({"torch": "2.13.0"}, "has no torch_npu: `make emulator`"),
+        ({"torch_npu": "2.13.0"}, "has no torch:"),
+    ],
+)
+def test_an_environment_that_does_not_fit(tmp_path, packages, message):
+    python = python_with(tmp_path, **packages)
+    with pytest.raises(DeviceError, match=message):
+        examine(python)
+    run = longcat("--python", python, "--", "python", "train.py")
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_python_that_is_none(tmp_path):
+    file = tmp_path / "python"
+    file.write_text("no program")
+    with pytest.raises(DeviceError, match="does not run as a Python"):
+        examine(file)
+
+
+def test_no_compiler(tmp_path, monkeypatch):
+    python = python_with(tmp_path, torch="2.13.0", torch_npu="2.13.0")
+    run = longcat("--python", python, "--", "python", PATH="/nowhere")
+    assert run.returncode == 2
+    assert "there is no g++ here: install g++ or set CXX" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ASCEND_EMULATED_DEVICES", "0"), ("ASCEND_EMULATED_DEVICES", "65"), ("ASCEND_EMULATED_MEMORY_MB", "64GB")],
+)
+def test_settings_that_make_no_sense(name, value):
+    run = longcat("--", "python", **{name: value})
+    assert run.returncode == 2
+    assert f"{name}={value}: a whole number from 1 to" in run.stderr
+
+
+def test_no_program(tmp_path, monkeypatch):
+    python = python_with(tmp_path, torch="2.13.0", torch_npu="2.13.0")
+    monkeypatch.setattr(command, "build", lambda wheel: tmp_path)
+    with pytest.raises(UserError, match="nosuchprogram: no such program"):
+        command.emulate(["nosuchprogram"], str(python))
+    assert longcat().returncode == 2
+
+
+def test_the_program_gets_the_variables(tmp_path, monkeypatch, capsys):
+    python = python_with(tmp_path, torch="2.13.0", torch_npu="2.13.0")
+    monkeypatch.setattr(command, "build", lambda wheel: Path("/libraries"))
+    monkeypatch.setenv("ASCEND_EMULATED_DEVICES", "2")
+    started = []
+    monkeypatch.setattr(command.os, "execve", lambda *arguments: started.append(arguments))
+    command.emulate(["python", "train.py", "--steps", "3"], str(python))
+    program, arguments, variables = started[0]
+    assert (program, arguments) == (str(python), ["python", "train.py", "--steps", "3"])
+    assert variables["ASCEND_EMULATED_DEVICES"] == "2"
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "longcat emulate: 2 x Ascend910B2 with 64 GB each are emulated on the CPU; "
+        "no time measured here says anything about an Ascend"
+    ]
+
+
+def test_variables():
+    outer = {"PATH": "/bin", "PYTHONPATH": "/mine", "LD_LIBRARY_PATH": "/cann", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    found = command.environment(INSTALLED, Path("/libraries"), {**outer, "ASCEND_EMULATED_SOC": "Ascend910_9382"})
+    assert found["PATH"] == "/env/bin:/bin"
+    assert found["PYTHONPATH"] == f"{command.SITE}:/mine"
+    assert found["LD_LIBRARY_PATH"] == "/libraries:/cann"
+    assert found["ASCEND_EMULATED_SOC"] == "Ascend910_9382"
+    assert found["TASK_QUEUE_ENABLE"] == "0"
+    assert "TORCH_DEVICE_BACKEND_AUTOLOAD" not in found
+
+
+def test_a_build_belongs_to_its_sources_and_versions(monkeypatch, tmp_path):
+    key = cache_key(INSTALLED)
+    assert cache_key(INSTALLED) == key
+    assert cache_key(Wheel(INSTALLED.python, INSTALLED.torch, "2.14.0", INSTALLED.torch_npu, "2.14.0")) != key
+    changed = tmp_path / "native"
+    changed.mkdir()
+    for source in building.NATIVE.iterdir():
+        (changed / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(building, "NATIVE", changed)
+    assert cache_key(INSTALLED) == key
+    (changed / "hccl.cpp").write_text("int x;")
+    assert cache_key(INSTALLED) != key
+
+
+def test_two_that_build_at_once_get_the_same(monkeypatch):
+    both, made = threading.Barrier(2, timeout=10), []
+
+    def compiling(compiler, wheel, folder):
+        (folder / "library").write_text("made")
+        made.append(folder)
+        both.wait()
+
+    monkeypatch.setattr(building, "_build_cann", lambda *arguments: None)
+    monkeypatch.setattr(building, "_build_kernels", compiling)
+    monkeypatch.setattr(building, "_tool", lambda name: name)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(build(INSTALLED))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] == found[1]
+    assert len(made) == 2
+    assert [path.name for path in building.cache_folder().iterdir()] == [cache_key(INSTALLED)]
+    assert (found[0] / "library").read_text() == "made"
+    assert build(INSTALLED) == found[0]
+    assert len(made) == 2
+
+
+def test_a_build_that_fails_leaves_nothing(monkeypatch):
+    def failing(*arguments):
+        raise DeviceError("building the emulator failed: g++: error")
+
+    monkeypatch.setattr(building, "_build_cann", failing)
+    monkeypatch.setattr(building, "_tool", lambda name: name)
+    with pytest.raises(DeviceError, match="failed"):
+        build(INSTALLED)
+    assert list(building.cache_folder().iterdir()) == []
+
+
+def test_functions_without_a_body_fail_by_name_unless_harmless():
+    source = stub_source(["aclmdlRIExecuteAsync", "MsprofReportApi"])
+    assert 'emulator_unsupported("aclmdlRIExecuteAsync")' in source
+    assert "long MsprofReportApi() { return 0; }" in source
+
+
+def test_nobody_takes_it_for_an_installed_cann():
+    assert "emulated" in CANN_VERSION
+
+
+def test_every_file_of_references_is_installed():
+    from longcat.emulator.kernels import _MODULES
+
+    folder = Path(building.__file__).with_name("operators")
+    assert {path.stem for path in folder.glob("*.py")} == {*_MODULES, "__init__"}

@@ -1,0 +1,278 @@
+"""The device itself: memory, streams, random numbers, what it refuses; and aten computed as on the CPU."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+pytestmark = pytest.mark.emulator
+DEVICE = "npu:0"
+
+
+def test_it_is_found_without_an_import_of_torch_npu():
+    assert torch.npu.is_available()
+    assert torch.npu.device_count() == 8
+    assert torch.npu.get_device_name(0) == "Ascend910B2"
+    assert torch.npu.get_device_properties(0).total_memory == 64 << 30
+
+
+def test_training_is_the_cpus_to_the_bit():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, dropout=0.0)
+    model = nn.Sequential(nn.Embedding(100, 64), layer, nn.Linear(64, 100))
+    tokens = torch.randint(0, 100, (4, 16))
+    losses = {}
+    for device in ("cpu", DEVICE):
+        copied = copy.deepcopy(model).to(device)
+        optimizer = torch.optim.AdamW(copied.parameters(), 1e-2)
+        x = tokens.to(device)
+        losses[device] = []
+        for _ in range(5):
+            loss = F.cross_entropy(copied(x).flatten(0, 1), x.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(copied.parameters(), 1.0)
+            optimizer.step()
+            losses[device].append(loss.item())
+    assert losses[DEVICE] == losses["cpu"]
+    assert losses["cpu"][-1] < losses["cpu"][0] / 2
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((4,), (4,)), ((3, 4), (4,)), ((4,), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5)),
+        ((2, 1, 3, 4), (5, 4, 2)), ((3, 4), (2, 4, 5)), ((2, 3, 4), (4,)),
+    ],
+)  # fmt: skip
+def test_products_and_their_gradients(left, right):
+    inputs = [torch.randn(left), torch.randn(right)]
+    assert_same(torch.matmul, inputs)
+
+
+@pytest.mark.parametrize("options", [{"is_causal": True}, {"attn_mask": torch.randn(16, 16)}, {"enable_gqa": True}])
+def test_attention(options):
+    key_heads = 2 if options.get("enable_gqa") else 4
+    inputs = [torch.randn(2, heads, 16, 8) for heads in (4, key_heads, key_heads)]
+
+    def attention(query, key, value):
+        mask = options.get("attn_mask")
+        moved = {} if mask is None else {"attn_mask": mask.to(query.device)}
+        return F.scaled_dot_product_attention(query, key, value, **{**options, **moved})
+
+    assert_same(attention, inputs)
+    with torch.inference_mode():
+        found = attention(*(t.to(DEVICE) for t in inputs))
+    assert torch.allclose(found.cpu(), attention(*inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Conv2d(3, 4, 3), (2, 3, 8, 8)), (nn.BatchNorm1d(8), (4, 8)), (nn.LayerNorm(8), (4, 8)),
+        (nn.GroupNorm(2, 8), (4, 8)), (nn.RMSNorm(8), (4, 8)), (nn.GELU("tanh"), (4, 8)), (nn.SiLU(), (4, 8)),
+        (nn.Softmax(-1), (4, 8)), (nn.Embedding(9, 4), None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)  # fmt: skip
+def test_modules(module, shape):
+    x = torch.arange(8) if shape is None else torch.randn(shape)
+    there = copy.deepcopy(module).to(DEVICE)
+    expected, found = module(x), there(x.to(DEVICE))
+    assert torch.allclose(found.cpu(), expected, atol=1e-6)
+    if expected.requires_grad:
+        expected.sin().sum().backward()
+        found.sin().sum().backward()
+        for ours, theirs in zip(there.parameters(), module.parameters(), strict=True):
+            assert torch.allclose(ours.grad.cpu(), theirs.grad, atol=1e-5)
+
+
+def test_gradients_that_torch_npu_has_its_own_operators_for():
+    index, target = torch.tensor([[0, 2, 2], [1, 1, 0]]), torch.rand(2, 4)
+    assert_same(lambda x: x.gather(1, index.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: F.binary_cross_entropy_with_logits(x, target.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: x.max(-1).values, [torch.randn(2, 4)])
+    assert_same(lambda x: F.l1_loss(x, target.to(x.device)), [torch.randn(2, 4)])
+    assert_same(lambda x: x.repeat_interleave(2, 0), [torch.randn(2, 4)])
+
+
+def test_grouped_products():
+    offsets = torch.tensor([8, 16], dtype=torch.int32)
+    inputs = [torch.randn(16, 8).bfloat16(), torch.randn(2, 8, 16).bfloat16()]
+    assert_same(lambda x, weight: F.grouped_mm(x, weight, offs=offsets.to(x.device)), inputs)
+
+
+def test_indices_sorting_and_counting():
+    x = torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0, 0.0])
+    for function in (
+        lambda t: t[t > 2], torch.nonzero, torch.sort, lambda t: t.topk(2), lambda t: t.cumsum(0), torch.isfinite,
+        lambda t: torch.bincount(t.long()), lambda t: F.one_hot(t.long()), torch.unique,
+        lambda t: torch.repeat_interleave(t, t.long()), lambda t: torch.where(t > 2, t, 0.0),
+        lambda t: torch.zeros_like(t).scatter_(0, torch.tensor([1], device=t.device), 1.0),
+        lambda t: torch.einsum("i,j->ij", t, t), lambda t: t.clone().index_add_(0, t.long(), t),
+    ):  # fmt: skip
+        found, expected = function(x.to(DEVICE)), function(x)
+        if isinstance(expected, torch.Tensor):
+            found, expected = [found], [expected]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.device.type == "npu"
+            assert torch.equal(ours.cpu(), theirs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.AdamW(p, foreach=True), lambda p: torch.optim.AdamW(p, fused=True),
+        torch.optim.Muon, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    ],
+    ids=["foreach", "fused", "muon", "sgd"],
+)  # fmt: skip
+def test_optimizers(make):
+    values = []
+    for device in ("cpu", DEVICE):
+        parameter = nn.Parameter(torch.linspace(-1, 1, 64).reshape(8, 8).to(device))
+        optimizer = make([parameter])
+        for step in range(3):
+            parameter.grad = parameter.detach() * (0.1 + step)
+            optimizer.step()
+        values.append(parameter.detach().cpu())
+    assert torch.allclose(values[0], values[1], atol=1e-6)
+
+
+def test_the_fused_optimizer_of_torch_npu():
+    import torch_npu
+
+    parameter = nn.Parameter(torch.linspace(-1, 1, 64, device=DEVICE))
+    expected = nn.Parameter(parameter.detach().cpu())
+    ours, theirs = torch_npu.optim.NpuFusedAdamW([parameter], lr=1e-2), torch.optim.AdamW([expected], lr=1e-2)
+    for _ in range(3):
+        for optimizer, values in ((ours, parameter), (theirs, expected)):
+            optimizer.zero_grad()
+            (values**2).sum().backward()
+            optimizer.step()
+    assert torch.allclose(parameter.detach().cpu(), expected.detach(), atol=1e-6)
+
+
+def test_autocast():
+    with torch.autocast("npu", dtype=torch.bfloat16):
+        product = F.linear(torch.randn(2, 4, device=DEVICE), torch.randn(3, 4, device=DEVICE))
+        shares = torch.softmax(product, -1)
+    assert (product.dtype, shares.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_random_numbers_follow_the_seed_and_the_state():
+    torch.npu.manual_seed(5)
+    first = torch.randn(4, device=DEVICE)
+    state = torch.npu.get_rng_state()
+    second = torch.randn(4, device=DEVICE)
+    torch.npu.set_rng_state(state)
+    assert torch.equal(torch.randn(4, device=DEVICE), second)
+    torch.npu.manual_seed(5)
+    assert torch.equal(torch.randn(4, device=DEVICE), first)
+    assert not torch.equal(first, second)
+
+
+def test_dropout_is_the_same_when_activations_are_recomputed():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5), nn.Linear(64, 1)).to(DEVICE)
+    x = torch.randn(8, 64, device=DEVICE)
+    gradients = []
+    for wrap in (lambda t: model(t), lambda t: checkpoint(model, t, use_reentrant=False)):
+        torch.npu.manual_seed(7)
+        model.zero_grad()
+        wrap(x).sum().backward()
+        gradients.append(model[0].weight.grad.cpu())
+    assert torch.equal(*gradients)
+    state = torch.get_rng_state()
+    model(x)
+    assert torch.equal(torch.get_rng_state(), state)  # the CPU's own numbers are another sequence
+
+
+def test_streams_and_events():
+    stream, before, after = torch.npu.Stream(), *(torch.npu.Event(enable_timing=True) for _ in range(2))
+    with torch.npu.stream(stream):
+        before.record()
+        x = torch.ones(4, device=DEVICE) + 1
+        after.record()
+    torch.npu.current_stream().wait_stream(stream)
+    torch.npu.synchronize()
+    assert before.elapsed_time(after) >= 0
+    assert x.sum().item() == 8
+
+
+def test_memory_is_counted_and_runs_out():
+    torch.npu.reset_peak_memory_stats()
+    before = torch.npu.memory_allocated()
+    x = torch.empty(1 << 20, device=DEVICE)
+    assert 4 << 20 <= torch.npu.memory_allocated() - before < (4 << 20) + 4096
+    del x
+    assert torch.npu.memory_allocated() == before
+    assert torch.npu.max_memory_allocated() >= before + (4 << 20)
+    with pytest.raises(torch.OutOfMemoryError, match="64.00 GiB total capacity"):
+        torch.empty(65 << 30, dtype=torch.uint8, device=DEVICE)
+    torch.ones(3, device=DEVICE)  # what fits still can be had
+
+
+def test_pinned_memory_and_copies():
+    pinned = torch.randn(4).pin_memory()
+    assert pinned.is_pinned()
+    assert not torch.randn(4).is_pinned()
+    moved = pinned.to(DEVICE, non_blocking=True)
+    assert torch.equal(moved.to("npu:1").cpu(), pinned)
+    assert moved.to("npu:1").device.index == 1
+
+
+def test_devices_do_not_mix():
+    here, there, host = torch.ones(2, 2, device=DEVICE), torch.ones(2, 2, device="npu:1"), torch.ones(2, 2)
+    for function in (lambda: here @ host, lambda: here + host, lambda: host + here):
+        with pytest.raises(RuntimeError, match=r"found at least two devices, .*npu:0.*cpu|cpu.*npu:0"):
+            function()
+    with pytest.raises(RuntimeError, match="found at least two devices, npu:0 and npu:1"):
+        here + there
+    assert (here * torch.tensor(2.0)).sum().item() == 8  # a number is no tensor of another device
+    with pytest.raises(Exception, match="CUDA"):
+        host.cuda()
+
+
+def test_there_are_so_many_devices_and_no_more():
+    with pytest.raises(RuntimeError, match=r"(?s)107001.*device 8 was asked for, 8 are emulated"):
+        torch.npu.set_device(8)
+
+
+def test_an_operator_without_a_kernel_is_named():
+    import torch_npu
+
+    with pytest.raises(NotImplementedError, match="no kernel for npu::npu_nms_rotated"):
+        torch_npu.npu_nms_rotated(torch.ones(3, 5, device=DEVICE), torch.ones(3, device=DEVICE), 0.5)
+
+
+def test_save_and_load():
+    file, x = io.BytesIO(), torch.randn(3, device=DEVICE)
+    torch.save({"x": x}, file)
+    for where, expected in (("cpu", "cpu"), (None, "npu")):
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True, map_location=where)["x"]
+        assert loaded.device.type == expected
+        assert torch.equal(loaded.cpu(), x.cpu())
+
+
+def test_compiled_graphs_without_a_code_generator():
+    compiled = torch.compile(lambda x: (x * 2).sin(), backend="aot_eager")
+    assert torch.equal(compiled(torch.ones(3, device=DEVICE)).cpu(), (torch.ones(3) * 2).sin())
+
+
+def assert_same(function, inputs, tolerance=1e-5):
+    """The value and all gradients, on the device and on the CPU."""
+    results = []
+    for device in ("cpu", DEVICE):
+        leaves = [x.to(device).requires_grad_() for x in (t.detach().clone() for t in inputs)]
+        value = function(*leaves)
+        value.float().sin().sum().backward()
+        results.append([value, *(leaf.grad for leaf in leaves)])
+    for expected, found in zip(*results, strict=True):
+        assert found.device.type == "npu"
+        assert torch.allclose(found.cpu(), expected, atol=tolerance, rtol=tolerance)

@@ -1,0 +1,63 @@
+"""`longcat.accelerator` with the real torch_npu."""
+
+import pytest
+import torch
+
+from longcat.accelerator import choose
+
+pytestmark = pytest.mark.emulator
+
+
+@pytest.fixture
+def npu():
+    found = choose("auto")
+    found.activate(1)
+    yield found
+    found.activate(0)
+
+
+def test_facts(npu):
+    assert (npu.kind, npu.backend, npu.count, npu.memory_bytes) == ("npu", "hccl", 8, 64 << 30)
+    assert npu.name == "Ascend910B2 (emulated)"
+    assert npu.supports_bf16
+    assert torch.empty(1, device=npu.kind).device == npu.device(1)
+
+
+def test_streams_and_marks(npu):
+    begin = npu.mark()
+    main = torch.npu.current_stream()
+    with npu.stream():
+        assert torch.npu.current_stream() != main
+        product = torch.ones(64, 64, device="npu") @ torch.ones(64, 64, device="npu")
+    npu.synchronize()
+    assert torch.npu.current_stream() == main
+    assert 0 < npu.seconds(begin, npu.mark()) < 60
+    assert product.sum().item() == 64**3
+
+
+def test_random_state_of_each_device(npu):
+    states = [npu.random_state(rank) for rank in (0, 1)]
+    first = [torch.rand(4, device=npu.device(rank)).cpu() for rank in (0, 1)]
+    npu.restore_random_state(states[1], 1)
+    again = torch.rand(4, device=npu.device(1)).cpu()
+    assert torch.equal(again, first[1])
+    assert not torch.equal(torch.rand(4, device=npu.device(0)).cpu(), first[0])
+
+
+def test_autocast(npu):
+    x = torch.ones(4, 4, device="npu")
+    with npu.autocast(torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+    assert (x @ x).dtype == torch.float32
+
+
+def test_memory_is_counted(npu):
+    before = npu.peak_memory_bytes()
+    block = torch.empty(before + (64 << 20), dtype=torch.uint8, device="npu")
+    assert npu.peak_memory_bytes() >= before + block.nbytes - (2 << 20)
+
+
+def test_a_profiler_is_made_and_leaves_the_work_alone(npu):
+    """The emulated device has nothing to tell it."""
+    with npu.profiler():
+        assert torch.ones(8, 8, device="npu").sum().item() == 64

@@ -1,0 +1,135 @@
+"""Which function computes an operator, and that a wrong one is noticed before it is used."""
+
+import logging
+from typing import get_args
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import longcat.model.transformer  # noqa: F401  all operators of training are made
+from longcat.config import OperatorName
+from longcat.errors import DeviceError
+from longcat.ops import registry
+from longcat.ops.registry import OPERATORS, check, force_reference, operator
+
+CPU = torch.device("cpu")
+PATHS = [(name, kind) for name, of in OPERATORS.items() for kind in ("cpu", "cuda") if kind in of.paths]
+
+
+def test_all_operators_can_be_named_in_the_configuration():
+    assert set(get_args(OperatorName)) == set(OPERATORS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "kind"), PATHS)
+def test_paths_agree_with_their_reference(name, kind, dtype):
+    """Those for CUDA are torch's own functions, which a CPU has too."""
+    check(OPERATORS[name], OPERATORS[name].paths[kind], CPU, dtype)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A machine whose tensors say that they are an NPU's, and what was called on it."""
+    monkeypatch.setattr(registry, "OPERATORS", {})
+    for name in ("_checked", "_reported"):
+        monkeypatch.setattr(registry, name, set())
+    monkeypatch.setattr(registry, "kind_of", lambda tensor: "npu")
+    yield []
+    force_reference([])
+
+
+def doubled(calls, path=None, obstacle=None):
+    """An operator that doubles, with a path that does `path`."""
+
+    @operator("swiglu", lambda draw: [(draw(3, 4),)])
+    def double(x):
+        calls.append("reference")
+        return 2 * x
+
+    def fast(x):
+        calls.append("path")
+        return x + x if path is None else path(x)
+
+    double.path("npu", **({} if obstacle is None else {"obstacle": obstacle}))(fast)
+    return double
+
+
+def test_the_path_of_the_device_is_taken_and_checked_once(calls):
+    double = doubled(calls)
+    assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0))
+    assert calls == ["reference", "path", "path"]
+    double(torch.ones(2))
+    assert calls[3:] == ["path"]
+    double(torch.ones(2, dtype=torch.bfloat16))  # another type is another kernel
+    assert calls[4:] == ["reference", "path", "path"]
+
+
+def test_other_devices_take_the_reference(calls, monkeypatch):
+    monkeypatch.setattr(registry, "kind_of", lambda tensor: "cuda")
+    doubled(calls)(torch.ones(2))
+    assert calls == ["reference"]
+
+
+def test_the_user_can_ask_for_the_reference(calls):
+    double = doubled(calls)
+    force_reference(["swiglu"])
+    double(torch.ones(2))
+    assert calls == ["reference"]
+
+
+def test_an_obstacle_is_told_once(calls, caplog):
+    double = doubled(calls, obstacle=lambda x: "x is long" if len(x) > 2 else None)
+    with caplog.at_level(logging.WARNING):
+        double(torch.ones(3))
+        double(torch.ones(3))
+    assert calls == ["reference", "reference"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "operator swiglu is computed by its reference, not by the path for npu: x is long"
+    ]
+    double(torch.ones(2))
+    assert "path" in calls
+
+
+class WrongGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 3 * gradient
+
+
+def broken(x):
+    raise RuntimeError("no kernel")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (lambda x: 2.1 * x, "differs from its reference: result 0 by up to"),
+        (lambda x: (2 * x)[:2], "differs from its reference: result 0 by up to nan"),
+        (lambda x: 2 * x * torch.nan, "differs from its reference: result 0 by up to nan"),
+        (WrongGradient.apply, "differs from its reference: gradient of argument 0 by up to"),
+        (broken, r"fails on cpu with torch.float32 \(no kernel\)"),
+    ],
+    ids=["value", "shape", "nan", "gradient", "error"],
+)
+def test_a_wrong_path_is_refused_with_the_remedy(calls, path, message):
+    double = doubled(calls, path)
+    for _ in range(2):  # it stays refused
+        with pytest.raises(DeviceError, match=f"operator swiglu .*{message}.*training.reference_operators"):
+            double(torch.ones(2))
+
+
+def test_the_check_goes_unnoticed_by_what_surrounds_it(calls):
+    x = torch.ones(2, requires_grad=True)
+    checkpoint(doubled(calls), x, use_reentrant=False).sum().backward()
+    assert torch.equal(x.grad, torch.full((2,), 2.0))
+    with torch.inference_mode():
+        assert torch.equal(doubled(calls)(torch.ones(2)), torch.full((2,), 2.0))
+    state = torch.random.get_rng_state()
+    registry._checked.clear()
+    doubled(calls)(torch.ones(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
