@@ -57,7 +57,8 @@ def test_memory_is_counted(npu):
     assert npu.peak_memory_bytes() >= before + block.nbytes - (2 << 20)
 
 
-def test_a_profiler_is_made_and_leaves_the_work_alone(npu):
-    """The emulated device has nothing to tell it."""
+def test_a_profiler_is_made_and_leaves_the_work_alone(npu, tmp_path, monkeypatch):
+    """The emulated device has nothing to tell it; what it writes lands in the working directory."""
+    monkeypatch.chdir(tmp_path)
     with npu.profiler():
         assert torch.ones(8, 8, device="npu").sum().item() == 64
