@@ -63,11 +63,19 @@ class Judge:
         document = Document(mask(cleaned, corpus.mask, masked) if corpus.mask else cleaned)
         if rule := self._filter.verdict(document):
             return Verdict(Dropped(rule), spoken)
-        if self._quality and corpus.quality and float(self._quality(document.text)) < corpus.quality.minimum:
+        if corpus.quality and not self._score(document.text) >= corpus.quality.minimum:  # no number is not enough
             return Verdict(Dropped("quality"), spoken)
         if len(self._known) and is_contaminated(document.words, self._known):
             return Verdict(Dropped("contaminated"), spoken)
         return Verdict(document, spoken, masked)
+
+    def _score(self, text: str) -> float:
+        assert self._quality and self._corpus.quality
+        try:
+            return float(self._quality(text))
+        except Exception as error:  # other people's code
+            name = self._corpus.quality.function
+            raise ConfigError(f"corpus.quality.function={name} failed: {type(error).__name__}: {error}") from error
 
     def sample(self, text: str) -> str:
         """The beginning of a document that was left out, without the personal data that is masked elsewhere."""
@@ -114,7 +122,10 @@ def quality_function(name: str) -> Callable[[str], float]:
 
 def quality_source(name: str) -> Path | None:
     """The file that the function is defined in; none for one written in C."""
-    try:
-        return Path(str(inspect.getsourcefile(inspect.unwrap(quality_function(name)))))
-    except TypeError:
-        return None
+    function = inspect.unwrap(quality_function(name))
+    for defined in (function, type(function)):  # an object that can be called is of some class
+        try:
+            return Path(str(inspect.getsourcefile(defined)))
+        except (TypeError, OSError):
+            continue
+    return None

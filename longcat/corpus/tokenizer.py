@@ -25,6 +25,8 @@ _PIECES = (  # the most frequent first: the order changes nothing but the time
     rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}&&[^{_HAN}]]+|\p{{N}}{{1,3}}|[{_HAN}]+"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_PROBE = "Every  Document, of 12345 numbers\n\n\tand  é É ﬁ 專門 한 😀 don't  end "
+"""Text that a tokenizer with a normal form, a lower case or spaces of its own does not give back."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -68,6 +70,8 @@ def open_tokenizer(path: Path) -> Tokenizer:
 def _text_only(tokenizer: Tokenizer) -> Tokenizer:
     # A document that spells out "</longcat_s>" must not end there; tokenizer.json has no place for this switch.
     tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()  # of no concern to a corpus, whoever saved the tokenizer with it
+    tokenizer.no_padding()
     return tokenizer
 
 
@@ -91,27 +95,38 @@ def provide_tokenizer(path: Path, corpus: CorpusConfig, sample: Iterable[str]) -
 
 
 def _check(tokenizer: Tokenizer, corpus: CorpusConfig) -> None:
-    size = tokenizer.get_vocab_size()
-    if size > corpus.vocabulary_size:
-        raise ConfigError(f"{corpus.tokenizer} has {size} tokens; corpus.vocabulary_size is {corpus.vocabulary_size}")
     if any(tokenizer.token_to_id(letter) is None for letter in pre_tokenizers.ByteLevel.alphabet()):
-        raise ConfigError(f"{corpus.tokenizer} does not work on bytes; only byte-level tokenizers lose nothing")
+        raise ConfigError(
+            f"corpus.tokenizer={corpus.tokenizer} does not work on bytes; only byte-level tokenizers lose nothing"
+        )
+    size = max(tokenizer.get_vocab().values()) + 1
+    if size > corpus.vocabulary_size:
+        raise ConfigError(
+            f"corpus.tokenizer={corpus.tokenizer} has {size} tokens; corpus.vocabulary_size is {corpus.vocabulary_size}"
+        )
     end_of_text(tokenizer, corpus)
+    added = "".join(f"a  {token.content}  " for token in tokenizer.get_added_tokens_decoder().values())
+    for text in (_PROBE, added):
+        found = decode(tokenizer, encode(tokenizer, [text])[0])
+        if found != text:
+            raise ConfigError(f"corpus.tokenizer={corpus.tokenizer} changes text: {text!r} comes back as {found!r}")
 
 
 def end_of_text(tokenizer: Tokenizer, corpus: CorpusConfig) -> int:
     """The token that follows every document.
 
     Raises:
-        ConfigError: `corpus.tokenizer` has no `corpus.end_of_text`.
+        ConfigError: `corpus.tokenizer` has no special token `corpus.end_of_text`.
     """
-    found = END_OF_TEXT if corpus.tokenizer is None else tokenizer.token_to_id(corpus.end_of_text)
-    if found is None:
-        special = ", ".join(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+    if corpus.tokenizer is None:
+        return END_OF_TEXT
+    special = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    if corpus.end_of_text not in special:
         raise ConfigError(
-            f"{corpus.tokenizer} has no token {corpus.end_of_text!r} (corpus.end_of_text); special ones are: {special}"
+            f"{corpus.tokenizer} has no special token {corpus.end_of_text!r} (corpus.end_of_text); special ones are: "
+            f"{', '.join(special) or 'none'}"
         )
-    return int(found)
+    return int(special[corpus.end_of_text])
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], end: int | None = None) -> list[np.ndarray]:
@@ -129,10 +144,14 @@ def decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
 
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     """UTF-8 bytes that each token stands for, int32 `[vocabulary]`; 0 for special tokens."""
-    special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    lengths = np.zeros(tokenizer.get_vocab_size(), np.int32)
-    for token, index in tokenizer.get_vocab().items():
-        lengths[index] = 0 if index in special else len(token)  # one letter of the byte alphabet each
+    added = tokenizer.get_added_tokens_decoder()
+    vocabulary = tokenizer.get_vocab()
+    lengths = np.zeros(max(vocabulary.values()) + 1, np.int32)
+    for token, index in vocabulary.items():
+        if index in added:  # text as it is
+            lengths[index] = 0 if added[index].special else len(token.encode())
+        else:
+            lengths[index] = len(token)  # one letter of the byte alphabet each
     return lengths
 
 

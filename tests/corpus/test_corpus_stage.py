@@ -491,7 +491,7 @@ def test_a_tokenizer_given_is_as_good_as_the_same_one_trained(tmp_path):
             ConfigError,
             r"mine\.json has 340 tokens; corpus\.vocabulary_size is 300",
         ),
-        (None, ("corpus.end_of_text=<eos>",), ConfigError, r"has no token '<eos>' \(corpus\.end_of_text\)"),
+        (None, ("corpus.end_of_text=<eos>",), ConfigError, r"has no special token '<eos>' \(corpus\.end_of_text\)"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_used(tmp_path, content, settings, error, message):

@@ -150,7 +150,6 @@ def test_source_of_a_function(scores):
     assert quality_source("math:sqrt") is None
 
 
-@pytest.mark.xfail(strict=True, reason="inspect finds no file for an object, so its module is not part of the identity")
 def test_source_of_an_object_that_can_be_called(scores):
     source = quality_source(f"{scores}:model")
     assert source is not None
@@ -158,13 +157,11 @@ def test_source_of_an_object_that_can_be_called(scores):
 
 
 @pytest.mark.parametrize("name", ["fails", "nothing"])
-@pytest.mark.xfail(strict=True, reason="nobody says whose fault it is")
 def test_a_function_that_fails_is_named(scores, name):
     with pytest.raises(LongcatError, match=rf"corpus\.quality\.function={scores}:{name}"):
         verdict("x" * 20, quality=quality(scores, name))
 
 
-@pytest.mark.xfail(strict=True, reason="not a number is not less than the minimum")
 def test_a_score_that_is_no_number_is_not_enough(scores):
     try:
         assert verdict("x" * 20, quality=quality(scores, "not_a_number")) == "quality"

@@ -161,7 +161,7 @@ def test_an_existing_tokenizer_gives_the_same_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["corpus.end_of_text=<eos>"], "has no token '<eos>' .*</longcat_s>"),
+        (["corpus.end_of_text=<eos>"], "has no special token '<eos>' .*</longcat_s>"),
         (["corpus.vocabulary_size=290"], "has 300 tokens; corpus.vocabulary_size is 290"),
         (["corpus.tokenizer=nowhere.json"], "corpus.tokenizer=nowhere.json cannot be read"),
     ],
