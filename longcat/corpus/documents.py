@@ -62,8 +62,10 @@ def build_documents(
     """Fill the directory of a `documents` artifact, or what an interruption left of one; returns its facts."""
     import tokenizers
 
-    from longcat.corpus.tokenizer import end_of_text, provide_tokenizer, token_bytes
+    from longcat.corpus.tokenizer import end_of_text, given_tokenizer, provide_tokenizer, token_bytes
 
+    if corpus.tokenizer is not None:  # a mistake is told before everything has been read
+        given_tokenizer(corpus.tokenizer, corpus)
     scratch = _scratch(directory)
     known = scratch / "known.npy"
     save(known, known_runs(evaluations))

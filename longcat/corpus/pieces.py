@@ -183,11 +183,11 @@ def _collect(found: _Collected, content: bytes, characters: int, corpus: CorpusC
     if corpus.repeated_paragraph_characters:
         begin = 0
         for end in [*(blank.end() for blank in _BLANK_LINES.finditer(content)), len(content)]:
-            text = content[begin:end].strip()
-            length = len(text.decode())
-            if length >= corpus.repeated_paragraph_characters:
+            whole = content[begin:end]  # with the white space round it, which is cut out too
+            text = whole.strip()
+            if len(text.decode()) >= corpus.repeated_paragraph_characters:
                 hashed = int.from_bytes(content_hash(text)[:8], "little", signed=True)
-                found.paragraphs.append((hashed, number, begin, end, length))
+                found.paragraphs.append((hashed, number, begin, end, len(whole.decode())))
             begin = end
 
 

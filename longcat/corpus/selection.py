@@ -73,7 +73,7 @@ def select(pieces: list[Piece], corpus: CorpusConfig) -> Selection:
         characters=np.concatenate([np.empty(0, np.int64), *(one.characters for one in arrays)]),
     )
     selection.leave_out("duplicate", _again(selection.digests[:, 0], selection.digests[:, 1]))
-    if corpus.near_duplicates:
+    if corpus.near_duplicates and pieces:
         kept = np.flatnonzero(selection.keep)
         signed = np.concatenate(
             [piece.signatures()[selection.keep[selection.of(number)]] for number, piece in enumerate(pieces)]
@@ -83,7 +83,7 @@ def select(pieces: list[Piece], corpus: CorpusConfig) -> Selection:
         paragraphs = [
             one.paragraphs + np.array([0, begin, 0, 0, 0]) for one, begin in zip(arrays, begins, strict=False)
         ]
-        _cut_paragraphs(selection, np.concatenate(paragraphs), corpus.min_characters)
+        _cut_paragraphs(selection, np.concatenate([np.empty((0, 5), np.int64), *paragraphs]), corpus.min_characters)
     return selection
 
 

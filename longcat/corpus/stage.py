@@ -137,6 +137,14 @@ def _build_tokens(
     for name in (TOKENIZER, TOKEN_BYTES):
         shutil.copyfile(documents.path / name, directory / name)
     chosen = {"train": choose(table, mixture), "held_out": np.flatnonzero(table["held_out"])}
+    width = corpus.sequence_length_tokens + 1
+    tokens = {name: int(table["tokens"][numbers].sum()) for name, numbers in chosen.items()}
+    for name, used in tokens.items():
+        if used < width:
+            raise DataError(
+                f"the {name} split has {used} tokens, one sequence needs {width}: {describe_losses(facts)}; "
+                f"{MORE[name]}, or lower corpus.sequence_length_tokens"
+            )
     tasks = {name: _shard_tasks(corpus, documents, table, numbers, directory, name) for name, numbers in chosen.items()}
     count = sum(map(len, tasks.values()))
     written = []
@@ -147,15 +155,8 @@ def _build_tokens(
     for name, split in tasks.items():
         shards, written = written[: len(split)], written[len(split) :]
         rows = sum(shard.rows for shard in shards)
-        width = corpus.sequence_length_tokens + 1
         spans = np.concatenate([np.load(directory / shard.spans_file) for shard in shards])
         padding = int((width - spans[spans[:, 2] < 0, 1]).sum())
-        used = int(table["tokens"][chosen[name]].sum())
-        if used < width:
-            raise DataError(
-                f"the {name} split has {used} tokens, one sequence needs {width}: {describe_losses(facts)}; "
-                f"{MORE[name]}, or lower corpus.sequence_length_tokens"
-            )
         cuts = int((spans[:, 2] > 0).sum()) - int(sum((task.pieces.offset > 0).sum() for task in split))
         indices[name] = SplitIndex(
             shards=shards,

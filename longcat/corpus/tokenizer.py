@@ -86,15 +86,21 @@ def provide_tokenizer(path: Path, corpus: CorpusConfig, sample: Iterable[str]) -
         if corpus.tokenizer is None:
             tokenizer = train_tokenizer(sample, corpus.vocabulary_size)
         else:
-            tokenizer = open_tokenizer(Path(corpus.tokenizer).expanduser())
-            _check(tokenizer, corpus)
+            tokenizer = given_tokenizer(corpus.tokenizer, corpus)
         temporary = path.with_name(f".{path.name}.tmp")
         tokenizer.save(str(temporary))
         os.replace(temporary, path)
     return open_tokenizer(path)
 
 
-def _check(tokenizer: Tokenizer, corpus: CorpusConfig) -> None:
+def given_tokenizer(path: str, corpus: CorpusConfig) -> Tokenizer:
+    """A tokenizer of the user's.
+
+    Raises:
+        DataError: it cannot be read.
+        ConfigError: it has too many tokens, works on other units than bytes, changes text, or does not end it.
+    """
+    tokenizer = open_tokenizer(Path(path).expanduser())
     if any(tokenizer.token_to_id(letter) is None for letter in pre_tokenizers.ByteLevel.alphabet()):
         raise ConfigError(
             f"corpus.tokenizer={corpus.tokenizer} does not work on bytes; only byte-level tokenizers lose nothing"
@@ -110,6 +116,7 @@ def _check(tokenizer: Tokenizer, corpus: CorpusConfig) -> None:
         found = decode(tokenizer, encode(tokenizer, [text])[0])
         if found != text:
             raise ConfigError(f"corpus.tokenizer={corpus.tokenizer} changes text: {text!r} comes back as {found!r}")
+    return tokenizer
 
 
 def end_of_text(tokenizer: Tokenizer, corpus: CorpusConfig) -> int:

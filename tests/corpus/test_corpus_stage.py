@@ -443,9 +443,7 @@ def test_documents_repeated_to_reach_the_mixture_are_all_there(tmp_path):
 @pytest.mark.parametrize(
     "setting",
     [
-        pytest.param(
-            "corpus.mixture_tokens=1", marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="no shard")
-        ),
+        "corpus.mixture_tokens=1",
         "corpus.mixture_tokens=300",
     ],
 )
@@ -504,7 +502,6 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path, content, settings, error, mes
     assert not finished(tmp_path / "workspace")
 
 
-@pytest.mark.xfail(strict=True, reason="a tokenizer is opened when everything has been judged")
 def test_a_tokenizer_that_cannot_be_used_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "mine.json").write_text("{}")
     seen = []
@@ -592,9 +589,6 @@ def test_a_run_without_rows_in_a_file_and_with_near_duplicates(tmp_path):
         run(tmp_path, tmp_path / "a.parquet", "corpus.workers=1", "corpus.near_duplicates={}")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="a file without row groups that is larger than a block has none"
-)
 @pytest.mark.parametrize("setting", ["corpus.near_duplicates={}", "corpus.repeated_paragraph_characters=9"])
 def test_no_blocks_at_all(tmp_path, setting):
     with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("text", pa.string())])):
