@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from longcat.benchmark.comparison import nearest, verdict
 from longcat.benchmark.conventions import side_by_side
 from longcat.benchmark.families import read_workload
 from longcat.benchmark.hardware import require_hardware
 from longcat.benchmark.mfu import Recomputation, utilisation
-from longcat.benchmark.references import nearest, verdict
 from longcat.benchmark.workload import Workload, longcat_workload
 from longcat.config import load_config, preset_names, target_ffn_experts
 from longcat.errors import ConfigError

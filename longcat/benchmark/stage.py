@@ -11,9 +11,10 @@ from typing import Any
 
 from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace, write_json
+from longcat.benchmark.comparison import nearest, verdict
 from longcat.benchmark.hardware import peak
 from longcat.benchmark.mfu import utilisation
-from longcat.benchmark.references import nearest, references, verdict
+from longcat.benchmark.references import references
 from longcat.benchmark.report import write
 from longcat.benchmark.workload import longcat_workload
 from longcat.config import PipelineConfig, identity

@@ -3,9 +3,10 @@
 import pytest
 
 from longcat.accelerator import Accelerator
+from longcat.benchmark.comparison import nearest, verdict
 from longcat.benchmark.hardware import find_hardware, hardware_table, measured_gemm_flops, peak
 from longcat.benchmark.mfu import utilisation
-from longcat.benchmark.references import nearest, references, verdict
+from longcat.benchmark.references import references
 from longcat.benchmark.report import html, markdown, plot
 from longcat.benchmark.workload import longcat_workload
 from longcat.config import load_config
