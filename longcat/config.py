@@ -470,6 +470,8 @@ class TrainingConfig(_Section):
     """Sequences in one optimizer step, over all processes."""
     micro_batch_sequences: int = Field(default=0, ge=0)
     """Sequences of one process that go through the model at once; 0 takes all of its share."""
+    recompute: Literal["none", "full"] = "none"
+    """What is worked out again for the backward pass instead of kept: nothing, or every layer (less memory, a third more work)."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     expert_parallel: int = Field(default=0, ge=0)
@@ -509,6 +511,19 @@ class TrainingConfig(_Section):
     """Time that processes told to stop have for saving a checkpoint before they are killed."""
 
 
+class SweepConfig(_Section):
+    """Settings of training whose every combination is timed; an empty list leaves the run's own."""
+
+    micro_batch_sequences: list[int] = Field(default_factory=list)
+    """Sequences of one process that go through the model at once."""
+    sequence_length_tokens: list[int] = Field(default_factory=list)
+    """The tokens of a batch are cut anew, without padding."""
+    recompute: list[Literal["none", "full"]] = Field(default_factory=list)
+    """See `training.recompute`."""
+    processes: list[int] = Field(default_factory=list)
+    """Training processes, for the scaling curve."""
+
+
 class BenchmarkConfig(_Section):
     """Measurement of the trained model's throughput."""
 
@@ -518,6 +533,14 @@ class BenchmarkConfig(_Section):
     """Measured windows; the median is reported with the spread."""
     window_steps: int = Field(default=4, ge=1)
     """Steps in one window."""
+    profiled_steps: int = Field(default=2, ge=0)
+    """Steps under the profiler, after the timed ones; 0 leaves the breakdown out."""
+    kernel_seconds: float = Field(default=0.3, ge=0)
+    """Time for each operator of the roofline; 0 leaves it out."""
+    collective_bytes: list[int] = Field(default_factory=lambda: [2**14, 2**18, 2**22, 2**26])
+    """Sizes at which collectives are timed; none leaves them out."""
+    sweep: SweepConfig = SweepConfig()
+    """Further settings to time."""
     reference_rows: int = Field(default=6, ge=1)
     """Published rows shown beside the result."""
 

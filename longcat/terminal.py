@@ -185,6 +185,10 @@ def print_mfu(found: Mapping[str, Any]) -> None:
         "speed": f"{found['tokens_per_second']:,.0f} tokens/s on {found['devices']} x {found['device']}, "
         f"{found['tflops_per_device']:.4g} TFLOP/s each",
         "peak": f"{found['peak_flops'] / 1e12:.4g} TFLOP/s; {found['peak_source']}",
+        "best product measured": None
+        if not found["measured_gemm_flops"]
+        else f"{found['measured_gemm_flops'] / 1e12:.4g} TFLOP/s, of which the run reaches "
+        f"{found['tflops_per_device'] * 1e12 / found['measured_gemm_flops']:.1%}",
         "MFU": f"{found['mfu']:.1%}, causal attention",
         "MFU, full attention": f"{found['mfu_full_attention']:.1%}, as PaLM and the older A100 rows count",
         "HFU": f"{found['hfu']:.1%}, recomputation {found['recomputation']}",
@@ -192,7 +196,7 @@ def print_mfu(found: Mapping[str, Any]) -> None:
     if "log" in found:
         log = found["log"]
         pairs["log"] = f"{log['kind']}, median of {log['readings']} readings, spread {log['spread']:.1%}"
-    print_pairs("model FLOPs utilisation", pairs)
+    print_pairs("model FLOPs utilisation", {name: value for name, value in pairs.items() if value})
 
     total = sum(found["flops_per_token"].values())
     parts = Table(title=f"FLOP of a training token: {total:.4g}", title_justify="left")
@@ -210,15 +214,22 @@ def print_mfu(found: Mapping[str, Any]) -> None:
         others.add_row(name, f"{value:.1%}")
     console.print(others)
 
-    rows = Table(title="nearest published runs", title_justify="left")
-    for column in ("model", "devices", "sequence", "MFU", "source"):
-        rows.add_column(column, justify="right" if column in ("sequence", "MFU") else "left")
-    for row in found["nearest"]:
-        rows.add_row(
-            row["model"], f"{row['devices']} x {row['device']}", str(row["sequence_length"]), f"{row['mfu']:.1%}",
-            escape(row["source"]),
-        )  # fmt: skip
+    comparison = found["comparison"]
+    rows = Table(
+        title="published A100 runs, " + ("comparable" if comparison["fair"] else "nearest, none comparable"),
+        title_justify="left",
+    )
+    for column in ("run", "MFU", "ours, counted so", "ratio"):
+        rows.add_column(column, justify="left" if column == "run" else "right")
+    for row in comparison["matches"]:
+        ours, ratio = (
+            ("-", "-") if row["ratio"] is None else (f"{row['ours']:.1%} {row['convention']}", f"{row['ratio']:.2f}")
+        )
+        run = f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens"
+        rows.add_row(run, f"{row['mfu']:.1%}", ours, ratio)
     console.print(rows)
+    for source in dict.fromkeys(f"{row['source']}: {row['table']}" for row in comparison["matches"]):
+        console.print(f"Source: {escape(source)}.", soft_wrap=True)
     for assumption in found["assumptions"]:
         console.print(f"Assumed: {escape(assumption)}.")
-    console.print(f"Verdict: {escape(found['verdict'])}.", soft_wrap=True)
+    console.print(f"Verdict: {escape(comparison['verdict'])}.", soft_wrap=True)

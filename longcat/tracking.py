@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -356,6 +356,36 @@ class Sender:
             source = f"{client.get_run(run_id).info.artifact_uri}/model"
             version = client.create_model_version(name, source, run_id, tags={"digest": event["digest"]})
         client.set_registered_model_alias(name, "latest-checkpoint", version.version)
+
+
+def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[float]]:
+    """What a run logged under those names, in the order of steps; names it did not log are left out.
+
+    Args:
+        uri: tracking server or store, as for MLFLOW_TRACKING_URI.
+        run_id: of the run.
+        keys: names of metrics.
+
+    Raises:
+        DataError: the store cannot be reached, or has no such run.
+    """
+    from longcat.errors import DataError
+
+    store = uri.removeprefix("sqlite:///")
+    if store != uri and not Path(store).is_file():  # MLflow would make one
+        raise DataError(f"there is no MLflow store at {store}; --tracking-uri or MLFLOW_TRACKING_URI names it")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient(uri)
+    try:
+        known = client.get_run(run_id).data.metrics
+        histories = {key: client.get_metric_history(run_id, key) for key in keys if key in known}
+    except MlflowException as error:
+        raise DataError(f"MLflow run {run_id} cannot be read from {uri}: {str(error).splitlines()[0]}") from None
+    return {key: [point.value for point in sorted(points, key=lambda p: p.step)] for key, points in histories.items()}
 
 
 def sync(workspace: Workspace) -> int:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longcat.benchmark.comparison import nearest, verdict
-from longcat.benchmark.conventions import side_by_side
+from longcat.benchmark.comparison import compare, subject
 from longcat.benchmark.families import read_workload
-from longcat.benchmark.hardware import require_hardware
-from longcat.benchmark.mfu import Recomputation, utilisation
+from longcat.benchmark.hardware import Precision, require_hardware
+from longcat.benchmark.mfu import Recomputation, Speed, utilisation
 from longcat.benchmark.workload import Workload, longcat_workload
 from longcat.config import load_config, preset_names, target_ffn_experts
 from longcat.errors import ConfigError
 
-ROWS = 5
+ROWS = 6
 
 
 def find_workload(model: str, ffn_experts: float | None = None) -> Workload:
@@ -38,6 +39,26 @@ def find_workload(model: str, ffn_experts: float | None = None) -> Workload:
     return read_workload(path, ffn_experts)
 
 
+def check_layout(layout: str, devices: int) -> None:
+    """See that degrees such as `tp8,pp4` or `dp=4,tp=2` go into the number of devices.
+
+    Raises:
+        ConfigError: they do not, or are not to be read.
+    """
+    degrees = {}
+    for part in layout.replace(" ", "").split(","):
+        found = re.fullmatch(r"([a-z]+)[=:]?(\d+)", part.lower())
+        if not found or not int(found[2]):
+            raise ConfigError(f"--layout {layout}: {part!r} is no degree such as tp8 or pp=4")
+        degrees[found[1]] = int(found[2])
+    # experts are spread over the same devices as everything else
+    taken = math.prod(degree for name, degree in degrees.items() if name not in ("ep", "etp"))
+    if devices % taken or ("dp" in degrees and devices != taken) or devices % degrees.get("ep", 1):
+        raise ConfigError(
+            f"--layout {layout} takes {taken} devices{'' if 'dp' in degrees else ' or a multiple'}, not --devices {devices}"
+        )
+
+
 def answer(
     workload: Workload,
     *,
@@ -45,6 +66,7 @@ def answer(
     devices: int,
     tokens_per_second: float,
     sequence_length: int,
+    precision: Precision = "bf16",
     peak_tflops: float | None = None,
     recomputation: Recomputation = "none",
 ) -> dict[str, Any]:
@@ -56,11 +78,12 @@ def answer(
         devices: how many.
         tokens_per_second: of all devices together.
         sequence_length: tokens that attention sees.
-        peak_tflops: of one device; the table's dense bf16 peak if none.
+        precision: of the matrix products, whose peak counts.
+        peak_tflops: of one device; the table's dense peak if none.
         recomputation: in the backward pass.
 
     Raises:
-        ConfigError: a number that makes no sense, or an unknown device.
+        ConfigError: a number that makes no sense, an unknown device, or one without a peak in this precision.
         DataError: the result is above 100 %.
     """
     for name, value in (
@@ -69,40 +92,34 @@ def answer(
     ):  # fmt: skip
         if not 0 < value < float("inf"):
             raise ConfigError(f"{name} must be above 0, found {value:g}")
+    measured: float | None = None
     if peak_tflops is None:
         row = require_hardware(device)
-        peak, source = row.bf16_flops, f"{row.name}, dense bf16: {row.source} (confidence {row.confidence})"
+        found = row.peak_flops(precision)
+        if found is None:
+            raise ConfigError(f"no {precision} peak of {row.name} is known; --peak-tflops does without the table")
+        peak, source = found, f"{row.name}, dense {precision}: {row.source} (confidence {row.confidence})"
+        measured = row.measured_gemm_flops if precision == "bf16" else None
     else:
         peak, source = peak_tflops * 1e12, "given"
-    work = utilisation(
-        workload,
-        tokens_per_second=tokens_per_second,
-        devices=devices,
-        sequence_length=sequence_length,
-        peak_flops=peak * devices,
-        recomputation=recomputation,
-    )
-    # an n-gram table would make a model look larger than what it computes with
-    matrices = workload.activated_parameters - workload.embedding_parameters
-    rows = nearest(matrices, devices, sequence_length, ROWS)
-    words, ratio = verdict("npu", work.mfu_full_attention, rows)
+    speed = Speed(tokens_per_second, devices, sequence_length, peak * devices)
+    work = utilisation(workload, speed, recomputation)
+    ours = subject(workload, speed, precision)
     return {
         **asdict(work),
         "family": workload.family,
+        "kind": ours.kind,
         "total_parameters": workload.total_parameters,
         "activated_parameters": workload.activated_parameters,
         "device": device,
         "devices": devices,
         "sequence_length": sequence_length,
+        "precision": precision,
         "recomputation": recomputation,
         "peak_flops": peak,
         "peak_source": source,
-        "mfu_by_convention": {
-            name: flops * tokens_per_second / (peak * devices)
-            for name, flops in side_by_side(workload, sequence_length).items()
-        },
-        "nearest": [asdict(row) for row in rows],
-        "verdict": words,
-        "ratio_to_a100": ratio,
+        "measured_gemm_flops": measured,
+        "mfu_by_convention": dict(ours.mfu_by_convention),
+        "comparison": compare(ours, accelerator=True, count=ROWS).as_dict(),
         "assumptions": list(workload.assumptions),
     }

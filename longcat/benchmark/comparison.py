@@ -1,47 +1,192 @@
-"""Which published runs a run may be compared with, and what the comparison says."""
+"""Which published runs a run may be compared with, and what the comparison says.
+
+A row is fair where kind, precision and convention are the same and the sizes are near (`LIMITS`). Each ratio is worked
+out in the row's own convention: ours counted as theirs, over theirs.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from longcat.benchmark.conventions import side_by_side
+from longcat.benchmark.mfu import Speed
 from longcat.benchmark.references import Reference, references
+from longcat.benchmark.workload import Workload
 
 CLAIM = 0.15
 """LongCat-2.0 is said to reach an MFU within 15 % of comparable A100 clusters."""
+LIMITS = {"activated_parameters": 4.0, "devices": 8.0, "sequence_length": 4.0}
+"""Largest factor between our size and a row's. Wider, and the table's own rows differ by more than the claim."""
+_BASELINE = ("A100 ", "A800 ")
+"""An A800 is an A100 with narrower links."""
+_AGREED = 0.75
+"""Share of the rows that must say the same, or the verdict is that they disagree."""
 
 
-def nearest(activated_parameters: float, devices: int, sequence_length: int, count: int) -> list[Reference]:
-    """Rows nearest in activated parameters, devices and sequence length, by sums of squared log ratios."""
+@dataclass(frozen=True)
+class Subject:
+    """The run that is compared."""
 
-    def distance(row: Reference) -> float:
-        pairs = (
-            (row.activated_parameters, activated_parameters),
-            (row.devices, devices),
-            (row.sequence_length, sequence_length),
-        )
-        return sum(math.log(theirs / ours) ** 2 for theirs, ours in pairs)
+    kind: str
+    """dense or moe."""
+    activated_parameters: float
+    """With embedding, without n-gram tables, as the rows count."""
+    devices: int
+    sequence_length: int
+    precision: str
+    mfu_by_convention: Mapping[str, float]
+    """Empty where no peak is known."""
+    tflops_per_device: float
+    """Causal attention."""
 
-    return sorted(references(), key=distance)[:count]
+    @property
+    def speed(self) -> float | None:
+        """Peak of one device in TFLOP/s, as the utilisations have it."""
+        causal = self.mfu_by_convention.get("longcat")
+        return self.tflops_per_device / causal if causal else None
 
 
-def verdict(kind: str, mfu: float | None, rows: list[Reference]) -> tuple[str, float | None]:
-    """What the comparison says, and the ratio to the median of the rows.
+@dataclass(frozen=True)
+class Match:
+    """A row beside our run."""
+
+    row: Reference
+    ours: float | None
+    """Our MFU in the row's convention; none where that is not known."""
+    ratio: float | None
+    """Ours over theirs."""
+    speed_ratio: float | None
+    """The same of FLOP/s a device: what an hour of a device is worth."""
+    differences: tuple[str, ...]
+    """Why it is not fair; empty where it is."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the rows say."""
+
+    fair: bool
+    """Whether `matches` are fair rows; else they are the nearest there are."""
+    matches: tuple[Match, ...]
+    ratio: float | None
+    """To the median of the rows."""
+    ratio_low: float | None
+    ratio_high: float | None
+    verdict: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: each row flat, with what was found of it."""
+        rows = []
+        for match in self.matches:
+            flat = asdict(match)
+            rows.append(flat.pop("row") | flat)
+        return asdict(self) | {"matches": rows}
+
+
+def subject(workload: Workload, speed: Speed, precision: str) -> Subject:
+    """The run that is compared: what was trained, how fast, and in which precision the matrix products were."""
+    conventions = side_by_side(workload, speed.sequence_length)
+    achieved = {name: flops * speed.tokens_per_second for name, flops in conventions.items()}
+    peak = speed.peak_flops
+    return Subject(
+        kind="moe" if workload.mixture else "dense",
+        activated_parameters=workload.activated_parameters - workload.table_parameters,
+        devices=speed.devices,
+        sequence_length=speed.sequence_length,
+        precision=precision,
+        mfu_by_convention={} if peak is None else {name: flops / peak for name, flops in achieved.items()},
+        tflops_per_device=achieved["longcat"] / speed.devices / 1e12,
+    )
+
+
+def compare(ours: Subject, *, accelerator: bool, count: int, rows: Sequence[Reference] | None = None) -> Comparison:
+    """Set a run against the nearest published A100 runs.
 
     Args:
-        kind: accelerator kind.
-        mfu: of the run, in the rows' convention (full attention).
-        rows: the rows to compare with.
+        ours: the run.
+        accelerator: whether it ran on one; a CPU is compared with nothing.
+        count: most rows to compare with.
+        rows: to choose from; the table's if none.
     """
-    if mfu is None:
-        return "no peak is known for this device, so there is no MFU to compare", None
-    ratio = mfu / statistics.median(row.mfu for row in rows)
-    if kind == "cpu":
-        return "not an accelerator: the figures stand, the comparison with A100s says nothing", ratio
-    low, high = (mfu / bound for bound in (max(r.mfu for r in rows), min(r.mfu for r in rows)))
-    word = "within" if ratio >= 1 - CLAIM else "outside"
-    return (
-        f"{word} 15 % of comparable A100 runs: {ratio:.2f} of the median row ({low:.2f} of the best, {high:.2f} of the "
-        f"weakest of {len(rows)}); dense rows, as no published A100 run of a mixture is in the table",
-        ratio,
+    candidates = [_match(ours, row) for row in rows if row.mfu] if rows is not None else _table(ours)
+    near = sorted(candidates, key=lambda match: _distance(ours, match.row))
+    fair = [match for match in near if not match.differences]
+    # without a fair row, those of the other kind that could be worked out: dense rows say a little of a mixture
+    chosen = (fair or sorted(near, key=lambda match: match.ratio is None))[:count]
+    ratios = [match.ratio for match in chosen if match.ratio is not None]
+    return Comparison(
+        fair=bool(fair),
+        matches=tuple(chosen),
+        ratio=statistics.median(ratios) if ratios else None,
+        ratio_low=min(ratios, default=None),
+        ratio_high=max(ratios, default=None),
+        verdict=_verdict(ours, accelerator, bool(fair), chosen, ratios),
     )
+
+
+def _table(ours: Subject) -> list[Match]:
+    return [_match(ours, row) for row in references() if row.mfu and row.device.startswith(_BASELINE)]
+
+
+def _match(ours: Subject, row: Reference) -> Match:
+    mine = ours.mfu_by_convention.get(row.convention)
+    ratio = mine / row.mfu if mine is not None and row.mfu else None
+    speed_ratio = ratio * ours.speed / row.peak_tflops if ratio is not None and ours.speed and row.peak_tflops else None
+    return Match(row, mine, ratio, speed_ratio, tuple(_differences(ours, row)))
+
+
+def _differences(ours: Subject, row: Reference) -> list[str]:
+    found = []
+    if row.kind != ours.kind:
+        found.append("a mixture" if row.kind == "moe" else "dense")
+    if row.precision != ours.precision:
+        found.append(f"in {row.precision}")
+    if ours.mfu_by_convention and row.convention not in ours.mfu_by_convention:
+        found.append("counted in a way that is not known")
+    for name, limit in LIMITS.items():
+        factor = getattr(row, name) / getattr(ours, name)
+        if max(factor, 1 / factor) > limit:
+            words = name.replace("_", " ")
+            found.append(f"{factor:.3g} x the {words}" if factor > 1 else f"1/{1 / factor:.3g} of the {words}")
+    return found
+
+
+def _distance(ours: Subject, row: Reference) -> float:
+    """Logarithms of the ratios of sizes, and a little for what else differs."""
+    sizes = sum(math.log(getattr(row, name) / getattr(ours, name)) ** 2 for name in LIMITS)
+    return sizes + (row.kind != ours.kind) + (row.precision != ours.precision)
+
+
+def _verdict(ours: Subject, accelerator: bool, fair: bool, matches: Sequence[Match], ratios: Sequence[float]) -> str:
+    if not ours.mfu_by_convention:
+        return "no peak is known for this device, so there is no MFU to compare"
+    if not accelerator:
+        return "not an accelerator: the figures stand, the comparison with A100s says nothing"
+    if not ratios:
+        return "no published A100 run can be compared"
+    ratio = (
+        f"{statistics.median(ratios):.2f} of the median row"
+        if len(ratios) == 1
+        else f"{statistics.median(ratios):.2f} of the median row, {min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rows"
+    )
+    if not fair:
+        nearest = matches[0]
+        return (
+            f"no fair A100 row is published: the nearest, {nearest.row.model} on {nearest.row.devices}, is "
+            f"{', '.join(nearest.differences)}. Against rows like it the MFU is {ratio}, which proves nothing"
+        )
+    agreeing = sum(one >= 1 - CLAIM for one in ratios)
+    claim = f"{CLAIM * 100:.0f} % of comparable A100 runs"
+    if agreeing >= _AGREED * len(ratios):
+        word = f"within {claim}"
+    elif agreeing <= (1 - _AGREED) * len(ratios):
+        word = f"outside {claim}"
+    else:
+        word = f"undecided whether within {claim}, as the rows disagree"
+    counted = "/".join(sorted({match.row.convention for match in matches}))
+    rests = f"rests on {len(ratios)} {ours.kind} row{'s' if len(ratios) > 1 else ''}, counted as {counted}"
+    return f"{word}: {ratio}; {agreeing} of {len(ratios)} say within; {rests}"

@@ -3,8 +3,8 @@
 | name          | scores | counted weights                            | source                                        |
 | ------------- | ------ | ------------------------------------------ | --------------------------------------------- |
 | six_n         | none   | all activated but the embedding            | Kaplan et al., arXiv 2001.08361, table 1      |
-| palm          | square | all activated                              | PaLM, arXiv 2204.02311, appendix B            |
-| llm_foundry   | square | all activated                              | llm-foundry, scripts/train/benchmarking       |
+| palm          | square | all activated but n-gram tables            | PaLM, arXiv 2204.02311, appendix B            |
+| llm_foundry   | square | all activated but n-gram tables            | llm-foundry, scripts/train/benchmarking       |
 | megatron_2021 | square | GPT of feed-forward width 4h, plus head    | Narayanan et al., arXiv 2104.04473, equation 3|
 | megatron      | causal | matrices but the router                    | Megatron-LM since 2025                        |
 | torchtitan    | square | all activated but the embedding            | torchtitan, num_flops_per_token               |
@@ -57,11 +57,12 @@ def torchtitan(workload: Workload, sequence_length: int) -> float:
 
 def side_by_side(workload: Workload, sequence_length: int) -> dict[str, float]:
     """FLOP of a training token as each source counts them, and as we do."""
-    n = workload.activated_parameters
+    n = workload.activated_parameters - workload.table_parameters
+    lookups = workload.embedding_parameters - workload.table_parameters
     return {
         "longcat": workload.training_flops(sequence_length),
         "longcat_full_attention": workload.training_flops(sequence_length, "full"),
-        "six_n": six_n(n - workload.embedding_parameters),
+        "six_n": six_n(n - lookups),
         "palm": palm(n, workload.attention_width, sequence_length),
         "llm_foundry": llm_foundry(n, workload.layers, workload.hidden_size, sequence_length),
         "megatron": megatron(workload, sequence_length),

@@ -17,6 +17,7 @@ from longcat.errors import ConfigError
 TABLE = ROOT / "data/reference/hardware.csv"
 _GEMM_SIZES = (512, 1024, 2048)
 _GEMM_SECONDS = 0.4
+Precision = Literal["bf16", "fp16", "fp32", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class HardwareRow:
     memory_gb: float
     source: str
     confidence: str
+
+    measured_gemm_flops: float | None = None
+
+    def peak_flops(self, precision: Precision) -> float | None:
+        """Dense FLOP/s."""
+        return self.bf16_flops if precision == "bf16" else None
 
 
 @lru_cache(maxsize=1)

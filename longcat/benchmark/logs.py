@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,15 @@ from longcat.errors import DataError
 
 WARM_UP = 0.1
 """Share of the first readings that is left out; at least one, where there are more than two."""
+
+
+METRICS = {
+    "perf/tokens_per_second": ("longcat", False),
+    "throughput/tokens_per_sec": ("llm-foundry", False),
+    "throughput/device/tokens_per_sec": ("llm-foundry", True),
+    "train_tokens_per_second": ("transformers' Trainer", True),
+}
+"""Names under which tools log tokens a second: whose they are, and whether they mean one device."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,23 @@ def read_log(path: Path, setting: Setting) -> Throughput:
     raise DataError(f"{path}: no line tells a step's time or tokens a second; known are:\n{known}")
 
 
+def read_metrics(histories: Mapping[str, Sequence[float]], run: str, setting: Setting) -> Throughput:
+    """The throughput that a tracked run tells.
+
+    Args:
+        histories: logged values by the names in `METRICS`.
+        run: its name, for messages.
+        setting: what it does not say.
+
+    Raises:
+        DataError: it logged none of them.
+    """
+    for name, (kind, each_device) in METRICS.items():
+        if values := histories.get(name):
+            return _throughput([value * (setting.devices if each_device else 1) for value in values], kind)
+    raise DataError(f"run {run} has logged no throughput; known are: {', '.join(METRICS)}")
+
+
 def _throughput(readings: list[float], kind: str) -> Throughput:
     wrong = next((reading for reading in readings if not 0 < reading < float("inf")), None)
     if wrong is not None:
@@ -68,6 +94,9 @@ def _throughput(readings: list[float], kind: str) -> Throughput:
 
 
 def _megatron(text: str, setting: Setting) -> list[float]:
+    world = re.search(r"using world size: (\d+)", text)
+    if world and int(world[1]) != setting.devices:
+        raise DataError(f"the log is of a run on {world[1]} devices, not on {setting.devices}")
     found = re.findall(r"elapsed time per iteration \(ms\): ([\d.]+).*?global batch size: +(\d+)", text)
     return [int(batch) * setting.sequence_length / (float(ms) / 1e3) for ms, batch in found if float(ms) > 0]
 

@@ -18,6 +18,19 @@ Recomputation = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
+class Speed:
+    """What was measured, and the peak it is measured against."""
+
+    tokens_per_second: float
+    """Of all devices together."""
+    devices: int
+    sequence_length: int
+    """Tokens that attention sees."""
+    peak_flops: float | None
+    """Of all devices together, FLOP/s; none when not known."""
+
+
+@dataclass(frozen=True)
 class Utilisation:
     """Fractions of the peak; none when no peak is known."""
 
@@ -31,31 +44,21 @@ class Utilisation:
     hfu: float | None
 
 
-def utilisation(
-    workload: Workload,
-    *,
-    tokens_per_second: float,
-    devices: int,
-    sequence_length: int,
-    peak_flops: float | None,
-    recomputation: Recomputation = "none",
-) -> Utilisation:
+def utilisation(workload: Workload, speed: Speed, recomputation: Recomputation = "none") -> Utilisation:
     """Utilisation of a run.
 
     Args:
         workload: what was trained.
-        tokens_per_second: of all devices together.
-        devices: how many.
-        sequence_length: tokens that attention sees.
-        peak_flops: of all devices together, FLOP/s.
+        speed: how fast, and on what.
         recomputation: in the backward pass.
 
     Raises:
         DataError: the result is above 100 %, so an input is wrong.
     """
-    parts = workload.flops(sequence_length, "causal")
+    tokens_per_second, devices, peak_flops = speed.tokens_per_second, speed.devices, speed.peak_flops
+    parts = workload.flops(speed.sequence_length, "causal")
     useful = tokens_per_second * sum(part.training for part in parts.values())
-    square = tokens_per_second * workload.training_flops(sequence_length, "full")
+    square = tokens_per_second * workload.training_flops(speed.sequence_length, "full")
     again = tokens_per_second * sum(part.forward for name, part in parts.items() if _recomputed(name, recomputation))
     if peak_flops is not None and useful > peak_flops:
         raise DataError(
@@ -75,4 +78,4 @@ def utilisation(
 def _recomputed(component: str, recomputation: Recomputation) -> bool:
     if recomputation == "selective":
         return component == "attention_scores"
-    return recomputation == "full" and component != "lm_head"
+    return recomputation == "full" and component not in ("lm_head", "mtp")

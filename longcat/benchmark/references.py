@@ -29,6 +29,8 @@ class Reference:
     peak_tflops: float
     source: str
     table: str
+    precision: str
+    convention: str
 
     @property
     def rederived_mfu(self) -> float:
@@ -57,6 +59,8 @@ def references(path: Path = TABLE) -> tuple[Reference, ...]:
                 float(row["peak_tflops"]),
                 row["source"],
                 row["table"],
+                row["precision"],
+                row["convention"],
             )
             for row in csv.DictReader(stream)
         )

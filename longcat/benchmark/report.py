@@ -1,43 +1,99 @@
-"""The benchmark as a page: HTML with a picture for people, Markdown for Prefect."""
+"""Utilisation as a page: HTML with pictures for people, Markdown for Prefect.
+
+Both the benchmark's result and the answer of `longcat mfu` are shown; the sections for which there is nothing are left out.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
+from jinja2 import Environment
 
+from longcat.benchmark import plots
+from longcat.benchmark.references import references
 from longcat.page import STYLE
 
-_PAGE = Template(
-    """<!doctype html>
+PARTS_IN_WORDS = {
+    "compute": "computing, forward and backward pass",
+    "exposed_communication": "collectives while nothing is computed",
+    "optimizer": "clipping, update of weights and routing bias",
+    "data_wait": "waiting for a batch",
+    "other": "the rest: Python, launching, waiting without a recorded reason",
+}
+
+_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>MFU report</title><style>{{ style|safe }}</style></head><body><main>
+<title>MFU on {{ r.device_name }}</title><style>{{ style|safe }}</style></head><body><main>
 <h1>Model FLOPs utilisation on {{ r.device_name }}</h1>
-<p class="lead">{{ r.processes }} process{{ "es" if r.processes > 1 }} · {{ r.precision }} · sequences of {{ r.sequence_length }} tokens · {{ "{:,}".format(r.batch_tokens) }} tokens a step</p>
+<p class="lead">{{ lead }}</p>
 <div class="cards">
 {% for value, label in cards %}<div class="card"><b>{{ value }}</b><span>{{ label }}</span></div>
 {% endfor %}</div>
-<p class="verdict">{{ r.verdict[0]|upper }}{{ r.verdict[1:] }}.</p>
-<h2>Among published A100 runs</h2>
-<img alt="MFU of this run among published A100 runs" src="data:image/png;base64,{{ picture }}">
-<h2>The nearest published rows</h2>
-<div class="scroll"><table><tr><th>run</th><th class="n">activated parameters</th><th class="n">devices</th><th class="n">sequence</th><th class="n">MFU</th><th>source</th></tr>
-<tr class="ours"><td>this run</td><td class="n">{{ count(r.activated_parameters) }}</td><td class="n">{{ r.processes }} × {{ r.device_kind }}</td><td class="n">{{ r.sequence_length }}</td><td class="n">{{ percent(r.mfu_full_attention) }}</td><td class="source">this measurement, full-attention convention</td></tr>
-{% for row in r.nearest %}<tr><td>{{ row.model }}</td><td class="n">{{ count(row.activated_parameters) }}</td><td class="n">{{ row.devices }} × {{ row.device }}</td><td class="n">{{ row.sequence_length }}</td><td class="n">{{ percent(row.mfu) }}</td><td class="source">{{ row.source }}</td></tr>
+<p class="verdict">{{ c.verdict[0]|upper }}{{ c.verdict[1:] }}.</p>
+
+<h2>Among published runs</h2>
+<img alt="MFU of this run among published runs, over activated parameters" src="{{ pictures.published }}">
+<h2>{{ "Comparable A100 runs" if c.fair else "The nearest A100 runs, none of them comparable" }}</h2>
+<div class="scroll"><table><tr><th>run</th><th class="n">activated</th><th class="n">MFU</th><th class="n">this run, counted so</th><th class="n">ratio</th><th class="n">FLOP/s ratio</th>{% if not c.fair %}<th>differs</th>{% endif %}<th>source</th></tr>
+{% for row in c.matches %}<tr><td>{{ row.model }}<br><span class="note">{{ row.devices }} × {{ row.device }}, {{ row.sequence_length }} tokens</span></td><td class="n">{{ row.activated_parameters|count }}</td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ row.ours|percent }}<br><span class="note">{{ row.convention }}</span></td><td class="n">{{ row.ratio|ratio }}</td><td class="n">{{ row.speed_ratio|ratio }}</td>{% if not c.fair %}<td class="wrap">{{ row.differences|join(", ") }}</td>{% endif %}<td class="source">{{ row.source }}: {{ row.table }}</td></tr>
 {% endfor %}</table></div>
+<p class="note">Each ratio is worked out in the row's own convention. FLOP/s ratio: the same of useful FLOP/s a device, which is what an hour of it is worth.</p>
+
+{% if r.breakdown %}<h2>Where the time of a step goes</h2>
+<img alt="Shares of a training step" src="{{ pictures.breakdown }}">
+<div class="scroll"><table><tr><th>part</th><th class="n">ms a step</th><th class="n">share</th><th>what it is</th></tr>
+{% for name, seconds in r.breakdown.parts.items() %}<tr><td>{{ name|words }}</td><td class="n">{{ "%.1f"|format(seconds * 1e3) }}</td><td class="n">{{ (seconds / r.breakdown.step_seconds)|percent }}</td><td>{{ parts_in_words[name] }}</td></tr>
+{% endfor %}</table></div>
+<p class="note">Of the first process, from the profiler over {{ r.breakdown.steps }} steps, which it slows down: {{ "%.0f"|format(r.breakdown.step_seconds * 1e3) }} ms a step under it, {{ "%.0f"|format(step_seconds * 1e3) }} ms without. {{ "%.1f"|format(r.breakdown.hidden_communication * 1e3) }} ms of collectives are hidden behind computing. The trace is trace.json.gz.</p>{% endif %}
+
 <h2>Where the FLOPs go</h2>
-<div class="scroll"><table><tr><th>component</th><th class="n">MFLOP a token</th><th class="n">share</th></tr>
-{% for name, flops in r.flops_per_token.items() %}<tr><td>{{ name|replace("_", " ") }}</td><td class="n">{{ "%.3f"|format(flops / 1e6) }}</td><td class="n">{{ percent(flops / total) }}</td></tr>
+<div class="scroll"><table><tr><th>component</th><th class="n">FLOP a token</th><th class="n">share</th></tr>
+{% for name, flops in flops %}<tr><td>{{ name|words }}</td><td class="n">{{ "%.3g"|format(flops) }}</td><td class="n">{{ (flops / total)|percent }}</td></tr>
+{% endfor %}<tr class="ours"><td>a training token</td><td class="n">{{ "%.4g"|format(total) }}</td><td class="n">100.0%</td></tr></table></div>
+
+{% if r.mfu_by_convention %}<h2>The same run as others count it</h2>
+<div class="scroll"><table><tr><th>convention</th><th class="n">MFU</th></tr>
+{% for name, value in r.mfu_by_convention.items() %}<tr><td>{{ name|words }}</td><td class="n">{{ value|percent }}</td></tr>
+{% endfor %}</table></div>{% endif %}
+
+{% if r.operators %}<h2>What the kernels reach</h2>
+<img alt="Roofline of the kernels" src="{{ pictures.roofline }}">
+<div class="scroll"><table><tr><th>operator</th><th>shape</th><th class="n">ms</th><th class="n">TFLOP/s</th><th class="n">of peak</th></tr>
+{% for k in r.operators.kernels %}<tr><td>{{ k.name }}</td><td class="note">{{ k.shape }}</td><td class="n">{{ "%.3g"|format(k.seconds * 1e3) }}</td><td class="n">{{ "%.3g"|format(k.flops_per_second / 1e12) }}</td><td class="n">{{ (k.flops_per_second / kernel_peak)|percent if kernel_peak else "n/a" }}</td></tr>
 {% endfor %}</table></div>
-<footer>Peak: {{ peak }}. MFU counts useful work only: causal attention, {{ "%.2f"|format(r.ffn_experts_per_token) }} routed experts a token as measured, zero-computation experts as nothing.
-The published rows count attention over the whole square; so does the value compared with them. Timed over {{ r.window_seconds|length }} windows of {{ r.window_steps }} steps, median, spread {{ percent(r.spread) }}.</footer>
+<p class="note">One process alone, {{ r.precision }}. Attention counts the causal half of the scores.</p>{% endif %}
+
+{% if r.collectives %}<h2>Collectives</h2>
+<img alt="Bus bandwidth of collectives over size" src="{{ pictures.collectives }}">
+<div class="scroll"><table><tr><th>collective</th><th>scope</th><th class="n">ranks</th><th class="n">size</th><th class="n">µs</th><th class="n">bus GB/s</th></tr>
+{% for one in r.collectives %}<tr><td>{{ one.name|words }}</td><td>{{ one.scope }}</td><td class="n">{{ one.ranks }}</td><td class="n">{{ one.bytes|size }}</td><td class="n">{{ "%.0f"|format(one.seconds * 1e6) }}</td><td class="n">{{ "%.3g"|format(one.bus_bandwidth / 1e9) }}</td></tr>
+{% endfor %}</table></div>
+<p class="note">Bus bandwidth as nccl-tests defines it: comparable between numbers of ranks, and with the link.</p>{% endif %}
+
+{% if r.memory %}<h2>What memory holds</h2>
+<div class="scroll"><table><tr><th>part</th><th class="n">MB</th><th class="n">share</th></tr>
+{% for name, bytes in r.memory.items() if name != "peak" %}<tr><td>{{ name }}</td><td class="n">{{ "{:,.0f}".format(bytes / 1e6) }}</td><td class="n">{{ (bytes / r.memory.peak)|percent }}</td></tr>
+{% endfor %}<tr class="ours"><td>peak</td><td class="n">{{ "{:,.0f}".format(r.memory.peak / 1e6) }}</td><td class="n">100.0%</td></tr></table></div>
+<p class="note">Of the first process; the rest is activations, buffers{{ " and the libraries themselves" if r.device_kind == "cpu" }}.</p>{% endif %}
+
+{% if r.sweep %}<h2>Other settings</h2>
+{% if pictures.sweep %}<img alt="Speed over memory of all settings" src="{{ pictures.sweep }}">{% endif %}
+<div class="scroll"><table><tr><th class="n">micro-batch</th><th class="n">sequence</th><th>recomputed</th><th class="n">processes</th><th class="n">tokens/s</th><th class="n">MFU</th><th class="n">peak memory</th></tr>
+{% for row in r.sweep %}<tr{{ ' class="ours"'|safe if row.pareto }}><td class="n">{{ row.micro_batch_sequences or "all" }}</td><td class="n">{{ row.sequence_length_tokens }}</td><td>{{ row.recompute }}</td><td class="n">{{ row.processes }}</td>{% if row.error %}<td colspan="3" class="wrap">{{ row.error }}</td>{% else %}<td class="n">{{ "{:,.0f}".format(row.tokens_per_second) }}</td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ "%.2f"|format(row.peak_memory_bytes / 1e9) }} GB</td>{% endif %}</tr>
+{% endfor %}</table></div>
+<p class="note">Marked: no other setting is as fast with as little memory.</p>{% endif %}
+{% if r.scaling %}<h2>More processes</h2>
+<img alt="Tokens a second over processes" src="{{ pictures.scaling }}">{% endif %}
+
+<footer>Peak: {{ peak }}.{% if r.measured_gemm_flops %} Best product measured: {{ "%.4g"|format(r.measured_gemm_flops / 1e12) }} TFLOP/s a device{{ " here, by one process" if r.operators }}.{% endif %}
+MFU counts useful work only: causal attention, routed experts as they were used, zero-computation experts as nothing.{% if r.window_seconds %}
+Timed over {{ r.window_seconds|length }} windows of {{ r.window_steps }} steps after a warm-up, median, spread {{ r.spread|percent }}.{% endif %}
+{% for assumption in r.assumptions or [] %}Assumed: {{ assumption }}. {% endfor %}</footer>
 </main></body></html>
 """
-)
 
 
 def percent(value: float | None) -> str:
@@ -52,104 +108,136 @@ def count(value: float) -> str:
 
 def cards(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The headline figures, value and label."""
-    return [
-        (percent(result["mfu"]), "MFU (causal, useful work)"),
+    found = [
+        (percent(result["mfu"]), "MFU: useful work, causal"),
         (percent(result["mfu_full_attention"]), "MFU, full attention"),
+        (percent(result["hfu"]), f"HFU, recomputation {result['recomputation']}"),
         (f"{result['tokens_per_second']:,.0f}", "tokens/s, all devices"),
         (f"{result['tflops_per_device']:.3g}", "TFLOP/s per device"),
-        (f"{result['peak_memory_bytes'] / 1e9:.2f} GB", "peak memory of a process"),
     ]
+    if "peak_memory_bytes" in result:
+        found.append((f"{result['peak_memory_bytes'] / 1e9:.2f} GB", "peak memory of a process"))
+    return found
 
 
 def peak_text(result: Mapping[str, Any]) -> str:
     """The peak used, with its source."""
     if result["peak_flops"] is None:
         return "not known for this device, so no utilisation is given"
-    return f"{result['peak_flops'] / 1e12:.4g} TFLOP/s for the whole job ({result['peak_source']})"
+    return f"{result['peak_flops'] / 1e12:.4g} TFLOP/s ({result['peak_source']})"
 
 
-def html(result: Mapping[str, Any], picture: bytes) -> str:
+def html(result: Mapping[str, Any]) -> str:
     """A page that needs nothing but itself."""
-    return _PAGE.render(
-        r=result,
-        style=STYLE,
-        cards=cards(result),
+    environment = Environment(autoescape=True)
+    environment.filters.update(
         percent=percent,
         count=count,
-        total=sum(result["flops_per_token"].values()),
+        words=lambda name: str(name).replace("_", " "),
+        ratio=lambda value: "n/a" if value is None else f"{value:.2f}",
+        size=plots.readable_bytes,
+    )
+    windows = result.get("window_seconds")
+    operators = result.get("operators")
+    flops = sorted(result["flops_per_token"].items(), key=lambda pair: -pair[1])
+    return environment.from_string(_PAGE).render(
+        r=result,
+        c=result["comparison"],
+        style=STYLE,
+        lead=_lead(result),
+        cards=cards(result),
+        pictures=_pictures(result),
+        flops=flops,
+        total=sum(value for _, value in flops),
+        parts_in_words=PARTS_IN_WORDS,
         peak=peak_text(result),
-        picture=base64.b64encode(picture).decode(),
+        kernel_peak=_device_peak(result) if operators else None,
+        step_seconds=sorted(windows)[len(windows) // 2] / result["window_steps"] if windows else None,
+    )
+
+
+def _lead(result: Mapping[str, Any]) -> str:
+    pieces = (
+        [f"{result['processes']} process{'es' if result['processes'] > 1 else ''}"] if "processes" in result else []
+    )
+    if "devices" in result:
+        pieces = [f"{result['devices']} device{'s' if result['devices'] > 1 else ''}", str(result["family"])]
+    pieces += [
+        f"{count(result['activated_parameters'])} parameters activated", result["precision"],
+        f"sequences of {result['sequence_length']} tokens",
+    ]  # fmt: skip
+    if "batch_tokens" in result:
+        pieces.append(f"{result['batch_tokens']:,} tokens a step")
+    return " · ".join(pieces)
+
+
+def _device_peak(result: Mapping[str, Any]) -> float | None:
+    """FLOP/s that one process can have; on a CPU all processes share one peak."""
+    peak = result["peak_flops"]
+    return None if peak is None else float(peak) / float(result["processes"])
+
+
+def _pictures(result: Mapping[str, Any]) -> dict[str, str]:
+    found = {"published": published(result)}
+    if result.get("breakdown"):
+        found["breakdown"] = plots.step_breakdown(result["breakdown"]["parts"])
+    if result.get("operators"):
+        found["roofline"] = plots.roofline(result["operators"], _device_peak(result))
+    if result.get("collectives"):
+        found["collectives"] = plots.bandwidths(result["collectives"])
+    if any("error" not in row for row in result.get("sweep") or []):
+        found["sweep"] = plots.sweep(result["sweep"])
+    if result.get("scaling"):
+        found["scaling"] = plots.scaling(result["scaling"])
+    return {name: plots.svg(figure) for name, figure in found.items()}
+
+
+def published(result: Mapping[str, Any]) -> Any:
+    """The run among all published ones."""
+    return plots.among_published(
+        references(),
+        result["comparison"]["matches"],
+        result["mfu_by_convention"].get("palm"),
+        result["activated_parameters"],
     )
 
 
 def markdown(result: Mapping[str, Any], picture: bytes | None = None) -> str:
     """The same, shorter."""
+    comparison = result["comparison"]
     rows = [
         "# MFU benchmark",
         "",
-        f"**{result['verdict']}**",
+        f"**{comparison['verdict']}**",
         "",
         "| figure | value |",
         "| --- | ---: |",
         *(f"| {label} | {value} |" for value, label in cards(result)),
         f"| peak | {peak_text(result)} |",
         "",
-        "| run | activated | devices | sequence | MFU (full attention) |",
+        "| A100 run | activated | MFU | this run, counted so | ratio |",
         "| --- | ---: | ---: | ---: | ---: |",
-        f"| **this run** | {count(result['activated_parameters'])} | {result['processes']} × {result['device_kind']} "
-        f"| {result['sequence_length']} | **{percent(result['mfu_full_attention'])}** |",
         *(
-            f"| {row['model']} | {count(row['activated_parameters'])} | {row['devices']} × {row['device']} "
-            f"| {row['sequence_length']} | {percent(row['mfu'])} |"
-            for row in result["nearest"]
+            f"| {row['model']}, {row['devices']} × {row['device']}, {row['sequence_length']} tokens "
+            f"| {count(row['activated_parameters'])} | {percent(row['mfu'])} "
+            f"| {percent(row['ours'])} ({row['convention']}) | {'n/a' if row['ratio'] is None else format(row['ratio'], '.2f')} |"
+            for row in comparison["matches"]
         ),
     ]
+    if result.get("breakdown"):
+        whole = result["breakdown"]["step_seconds"]
+        rows += ["", "| part of a step | share |", "| --- | ---: |"]
+        rows += [
+            f"| {name.replace('_', ' ')} | {seconds / whole:.1%} |"
+            for name, seconds in result["breakdown"]["parts"].items()
+        ]
     if picture:
         rows += ["", f"![MFU](data:image/png;base64,{base64.b64encode(picture).decode()})"]
     return "\n".join(rows) + "\n"
 
 
-def plot(result: Mapping[str, Any], everything: list[Mapping[str, Any]]) -> bytes:
-    """A PNG: this run among all published rows, MFU over activated parameters."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 4.2), dpi=130, layout="constrained")
-    near = {(row["model"], row["devices"], row["sequence_length"], row["mfu"]) for row in result["nearest"]}
-    for chosen, colour, label in ((False, "#b8c1d1", "published A100 runs"), (True, "#2f6fde", "nearest rows")):
-        points = [
-            (row["activated_parameters"] / 1e9, 100 * row["mfu"])
-            for row in everything
-            if ((row["model"], row["devices"], row["sequence_length"], row["mfu"]) in near) is chosen
-        ]
-        axes.scatter(
-            *zip(*points, strict=True), s=26, color=colour, label=f"{label} ({len(points)})", zorder=2 + chosen
-        )
-    ours = result["mfu_full_attention"]
-    if ours is not None:
-        x = result["activated_parameters"] / 1e9
-        axes.scatter([x], [100 * ours], s=110, marker="*", color="#d9480f", label="this run", zorder=5)
-        axes.annotate(
-            f"{100 * ours:.1f} %", (x, 100 * ours), textcoords="offset points", xytext=(10, 6), color="#d9480f"
-        )
-    axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("activated parameters (billions)")
-    axes.set_ylabel("MFU, full attention (%)")
-    axes.grid(color="#eef0f4", zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1.0), ncols=3, borderaxespad=0)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    pyplot.close(figure)
-    return buffer.getvalue()
-
-
-def write(result: Mapping[str, Any], everything: list[Mapping[str, Any]], directory: Path) -> None:
+def write(result: Mapping[str, Any], directory: Path) -> None:
     """Write report.html, report.md and mfu.png."""
-    picture = plot(result, everything)
-    (directory / "mfu.png").write_bytes(picture)
-    (directory / "report.html").write_text(html(result, picture), encoding="utf-8")
+    (directory / "mfu.png").write_bytes(plots.png(published(result)))
+    (directory / "report.html").write_text(html(result), encoding="utf-8")
     (directory / "report.md").write_text(markdown(result), encoding="utf-8")

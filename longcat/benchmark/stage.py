@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longcat.accelerator import choose
+from longcat.accelerator import Accelerator, choose
 from longcat.artifact import Artifact, Recipe, Workspace, write_json
-from longcat.benchmark.comparison import nearest, verdict
-from longcat.benchmark.hardware import peak
-from longcat.benchmark.mfu import utilisation
-from longcat.benchmark.references import references
+from longcat.benchmark.comparison import Subject, compare, subject
+from longcat.benchmark.hardware import Peak, peak
+from longcat.benchmark.mfu import Speed, Utilisation, utilisation
 from longcat.benchmark.report import write
+from longcat.benchmark.sweep import Point, configured, pareto, points, scaling
 from longcat.benchmark.workload import longcat_workload
 from longcat.config import PipelineConfig, identity
+from longcat.corpus.shards import TokenCorpus
+from longcat.errors import ConfigError, TrainingError
 from longcat.progress import Reporter, silent
 from longcat.training import stage as training
+from longcat.training.measuring import TRACE
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
+_LARGE = ("comparison", "window_seconds", "breakdown", "operators", "collectives", "sweep", "scaling", "memory")
 
 
 def benchmark(
@@ -37,9 +42,11 @@ def benchmark(
     A measurement is kept like any artifact; delete it to measure again.
 
     Returns:
-        A `benchmark` artifact: `result.json`, `report.html`, `report.md` and `mfu.png`.
+        A `benchmark` artifact: `result.json`, `report.html`, `report.md`, `mfu.png`, and the profiler's `trace.json.gz`
+        (Perfetto shows it).
 
     Raises:
+        ConfigError: the sweep asks for what does not fit the batch.
         TrainingError: the timed processes failed.
     """
     import torch
@@ -58,38 +65,85 @@ def benchmark(
     )
 
     def build(directory: Path) -> Mapping[str, Any]:
-        timed = training.measure(config, tokens, checkpoint, directory=directory / "processes", report=report)
+        processes = training.settle_layout(config, accelerator).processes
+        wanted = points(config, TokenCorpus.open(tokens.path).sequence_length, processes)
+
+        def measure(settings: PipelineConfig, length: int | None = None, note: str = "timing training steps") -> Any:
+            folder = directory / "processes"
+            shutil.rmtree(folder, ignore_errors=True)
+            timed = training.measure(
+                settings, tokens, checkpoint, directory=folder, report=report, sequence_length=length, note=note
+            )
+            return timed, *_judge(settings, timed, accelerator)
+
+        timed, speed, work, ours, best = measure(config)
+        if (trace := directory / "processes" / TRACE).is_file():
+            trace.rename(directory / TRACE)
+        rows = []
+        for number, point in enumerate(wanted, 1):
+            note = f"timing setting {number} of {len(wanted)}"
+            rows.append(_swept(point, partial(measure, configured(config, point), point.sequence_length_tokens, note)))
         shutil.rmtree(directory / "processes")
-        best = peak(accelerator, timed.precision)
-        # a CPU's peak is the whole machine's, whatever the number of processes
-        devices = 1 if accelerator.kind == "cpu" else timed.processes
-        peak_flops = None if best is None else best.flops * devices
-        seconds = statistics.median(timed.window_seconds)
-        workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-        work = utilisation(
-            workload,
-            tokens_per_second=timed.window_steps * timed.batch_tokens / seconds,
-            devices=timed.processes,
-            sequence_length=timed.sequence_length,
-            peak_flops=peak_flops,
-        )
-        activated = workload.activated_parameters - workload.embedding_parameters
-        rows = nearest(activated, timed.processes, timed.sequence_length, config.benchmark.reference_rows)
-        words, ratio = verdict(accelerator.kind, work.mfu_full_attention, rows)
+        comparison = compare(ours, accelerator=accelerator.kind != "cpu", count=config.benchmark.reference_rows)
+        kernels = (timed.operators or {}).get("kernels", [])
         result = {
             **asdict(work),
             **asdict(timed),
-            "spread": (max(timed.window_seconds) - min(timed.window_seconds)) / seconds,
-            "peak_flops": peak_flops,
+            "kind": ours.kind,
+            "recomputation": config.training.recompute,
+            "spread": _spread(timed),
+            "peak_flops": speed.peak_flops,
             "peak_source": None if best is None else best.source,
             "peak_measured": None if best is None else best.measured,
-            "activated_parameters": activated,
-            "verdict": words,
-            "ratio_to_a100": ratio,
-            "nearest": [asdict(row) for row in rows],
+            "measured_gemm_flops": max((k["flops_per_second"] for k in kernels if "GEMM" in k["name"]), default=None),
+            "activated_parameters": ours.activated_parameters,
+            "mfu_by_convention": dict(ours.mfu_by_convention),
+            "comparison": comparison.as_dict(),
+            "sweep": [row | {"pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],
+            "scaling": scaling(rows),
         }
         write_json(directory / "result.json", result)
-        write(result, [asdict(row) for row in references()], directory)
-        return {name: value for name, value in result.items() if name not in ("nearest", "window_seconds")}
+        write(result, directory)
+        facts = {name: value for name, value in result.items() if name not in _LARGE}
+        return facts | {"verdict": comparison.verdict, "ratio_to_a100": comparison.ratio}
 
     return workspace.materialize(recipe, build)
+
+
+def _judge(
+    config: PipelineConfig, timed: training.Measurement, accelerator: Accelerator
+) -> tuple[Speed, Utilisation, Subject, Peak | None]:
+    """What the measured times mean."""
+    best = peak(accelerator, timed.precision)
+    # a CPU's peak is the whole machine's, whatever the number of processes
+    devices = 1 if accelerator.kind == "cpu" else timed.processes
+    seconds = statistics.median(timed.window_seconds)
+    speed = Speed(
+        tokens_per_second=timed.window_steps * timed.batch_tokens / seconds,
+        devices=timed.processes,
+        sequence_length=timed.sequence_length,
+        peak_flops=None if best is None else best.flops * devices,
+    )
+    workload = longcat_workload(config.model, timed.ffn_experts_per_token)
+    work = utilisation(workload, speed, config.training.recompute)
+    return speed, work, subject(workload, speed, timed.precision), best
+
+
+def _swept(point: Point, measure: Callable[[], Any]) -> dict[str, Any]:
+    """A point with its figures, or why there are none: a setting that runs out of memory ends no sweep."""
+    try:
+        timed, _, work, *_ = measure()
+    except (TrainingError, ConfigError) as error:
+        return point.as_dict() | {"error": str(error).splitlines()[0]}
+    return point.as_dict() | {
+        "tokens_per_second": work.tokens_per_second,
+        "tflops_per_device": work.tflops_per_device,
+        "mfu": work.mfu,
+        "peak_memory_bytes": timed.peak_memory_bytes,
+        "spread": _spread(timed),
+    }
+
+
+def _spread(timed: training.Measurement) -> float:
+    """Slowest minus fastest window, as a share of the median."""
+    return (max(timed.window_seconds) - min(timed.window_seconds)) / statistics.median(timed.window_seconds)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from longcat.benchmark import flops
 from longcat.benchmark.flops import Flops, Scores
 from longcat.config import ModelConfig
+from longcat.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Workload:
     """Mean routed experts of a token in a mixture layer; 0 without one."""
     flops: Callable[[int, Scores], dict[str, Flops]]
     """FLOP of one token by component, of a sequence length."""
+    table_parameters: int = 0
+    """Of the n-gram tables: a token meets a few rows, and no source's N has such."""
     assumptions: tuple[str, ...] = ()
     """What was taken for granted and could be otherwise."""
 
@@ -138,5 +141,52 @@ def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, famil
         attention_width=2 * model.num_layers * model.num_attention_heads * head_dims / 2,
         ffn_experts=ffn_experts,
         flops=lambda sequence_length, scores: flops.flops_per_token(model, sequence_length, experts, scores),
+        table_parameters=tables,
         assumptions=assumptions,
     )
+
+
+def sized_workload(
+    parameters: float,
+    *,
+    layers: int | None = None,
+    hidden_size: int | None = None,
+    vocabulary: int | None = None,
+    total_parameters: float | None = None,
+) -> Workload:
+    """A model of which only sizes are known.
+
+    Args:
+        parameters: activated for a token, with embedding.
+        layers: with the hidden size, counts attention scores (full heads, as in a plain decoder).
+        hidden_size: of the residual stream.
+        vocabulary: with the hidden size, leaves the embedding out of the matrices.
+        total_parameters: of a mixture; a dense model if none.
+
+    Raises:
+        ConfigError: the sizes contradict one another.
+    """
+    if total_parameters is not None and total_parameters < parameters:
+        raise ConfigError(f"{total_parameters:g} parameters in total are fewer than {parameters:g} activated")
+    assumptions = []
+    if layers is None or hidden_size is None:
+        assumptions.append("attention scores are not counted, as layers and hidden size are not given")
+    if vocabulary is None or hidden_size is None:
+        assumptions.append("the embedding counts as a matrix, as vocabulary and hidden size are not given")
+    look_ups = (vocabulary or 0) * (hidden_size or 0)
+    if look_ups >= parameters:
+        raise ConfigError(f"{parameters:g} parameters are fewer than the embedding of {look_ups:g}")
+    decoder = Decoder(
+        family="given sizes",
+        layers=layers or 0,
+        hidden_size=hidden_size or 0,
+        vocabulary=vocabulary or 0,
+        matrices={"weights": parameters - look_ups},
+        attentions=(Attention(layers, 1, hidden_size, hidden_size),) if layers and hidden_size else (),
+        look_ups=look_ups,
+        vectors=0,
+        tied=False,
+        idle=0.0 if total_parameters is None else total_parameters - parameters,
+        assumptions=tuple(assumptions),
+    )
+    return replace(decoder.workload(), mixture=total_parameters is not None)

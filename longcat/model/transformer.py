@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from longcat.config import ModelConfig
 from longcat.model.cache import Cache
@@ -79,6 +80,8 @@ class Backbone(nn.Module):
             None if config.ngram is None else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size)
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.recompute = False
+        """Whether layers are worked out again for the backward pass instead of kept."""
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mtp = MultiTokenPrediction(config) if config.mtp_num_layers else None
 
@@ -109,7 +112,10 @@ class Backbone(nn.Module):
             x = self.ngram_embeddings(x, seen, context.starts)
         statistics, index_loss = [], None
         for number, layer in enumerate(self.layers):
-            x, asked, loss = layer(x, context, number)
+            if self.recompute and torch.is_grad_enabled():
+                x, asked, loss = checkpoint(layer, x, context, number, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, asked, loss = layer(x, context, number)
             statistics.append(asked)
             if loss is not None:
                 index_loss = loss if index_loss is None else index_loss + loss

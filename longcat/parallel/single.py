@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.utils.stateless import _reparametrize_module
 
 from longcat.model.context import Phase
 from longcat.model.router import Router
@@ -49,7 +50,8 @@ class Single:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a loss' gradients to the weights', in fp32."""
-        loss.backward()
+        with _reparametrize_module(self.model, self._copies):  # layers that are worked out again see them
+            loss.backward()
         for name, copy in self._copies.items():
             weight, gradient = self._weights[name], copy.grad
             copy.grad = None

@@ -45,6 +45,8 @@ class Job:
     """Launches of the same job before this one."""
     start_from: str | None = None
     """For `measure`: the state to begin with."""
+    sequence_length: int | None = None
+    """For `measure`: batches are cut anew to so many tokens; the corpus' own if none."""
     peak_flops: float | None = None
     """Peak of all processes together, for the MFU in the metrics."""
 

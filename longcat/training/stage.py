@@ -55,6 +55,14 @@ class Measurement:
     """Mean routed experts of a token, as measured."""
     peak_memory_bytes: int
     """Of the process that needed most."""
+    memory: dict[str, int]
+    """Bytes of the first process by what holds them; see `longcat.training.measuring.memory`."""
+    breakdown: dict[str, Any] | None
+    """See `longcat.benchmark.breakdown.Breakdown`."""
+    operators: dict[str, Any] | None
+    """`kernels`, see `longcat.benchmark.kernels.Kernel`, and `bandwidth` of the memory in bytes/s."""
+    collectives: list[dict[str, Any]]
+    """See `longcat.benchmark.collectives.Collective`."""
     device_kind: str
     device_name: str
 
@@ -163,9 +171,25 @@ def pretrain(
 
 
 def measure(
-    config: PipelineConfig, tokens: Artifact, checkpoint: Artifact, *, directory: Path, report: Reporter = silent
+    config: PipelineConfig,
+    tokens: Artifact,
+    checkpoint: Artifact,
+    *,
+    directory: Path,
+    report: Reporter = silent,
+    sequence_length: int | None = None,
+    note: str = "timing training steps",
 ) -> Measurement:
-    """Time training steps from a checkpoint's state, in the layout it was trained in.
+    """Time training steps from a checkpoint's state.
+
+    Args:
+        config: sections `model`, `training` and `benchmark`.
+        tokens: batches are of these.
+        checkpoint: of this model.
+        directory: for the processes' files; the profiler's trace stays there.
+        report: hears that it is under way.
+        sequence_length: batches are cut anew to so many tokens; the corpus' own if none.
+        note: what is reported.
 
     Raises:
         TrainingError: a process failed.
@@ -180,11 +204,12 @@ def measure(
         tokens=str(tokens.path),
         directory=str(directory),
         start_from=str(checkpoint.path / "state"),
+        sequence_length=sequence_length,
     )
     training = config.training
 
     def poll() -> None:
-        report(Progress("benchmark", 0, 0, "timing training steps"))
+        report(Progress("benchmark", 0, 0, note))
 
     launch(job, deadline_s=training.deadline_s, grace_s=training.grace_s, poll=poll)
     values = json.loads((directory / RESULT).read_text(encoding="utf-8"))

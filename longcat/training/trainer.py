@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longcat.accelerator import Accelerator
+from longcat.benchmark.breakdown import OPTIMIZER
 from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
@@ -51,12 +52,15 @@ class Trainer:
         force_reference(config.training.reference_operators)
         model = LongcatModel(config.model)
         model.initialize(config.seed)
-        compute = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
+        model.model.recompute = config.training.recompute == "full"
         self.parallel = parallelize(model, mesh, compute, config.training.compile)
         self.optimizers = build_optimizers(self.model, config.training.optimizer)
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
+        self.micro_batches = 0
+        """Of the last step."""
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
@@ -74,6 +78,7 @@ class Trainer:
         means: dict[str, Tensor] = {}
         load: Tensor | None = None
         parts = list(zip(*(tensor.split(self.micro_batch or len(tensor)) for tensor in whole), strict=True))
+        self.micro_batches = len(parts)
         for index, (tokens, targets, documents) in enumerate(parts):
             apart = documents if self.config.training.mask_documents else None
             sums = self.parallel.sums(tokens, targets, phase, apart, padding=documents < 0)
@@ -94,13 +99,14 @@ class Trainer:
         rate = learning_rate(step, training.steps, training.optimizer)
         healthy = bool(np.isfinite([loss, norm, *agreed.values()]).all())
         if healthy:
-            self._clip(norm)
-            set_learning_rate(self.optimizers, rate, only_indexer=phase == "warmup")
-            for optimizer in self.optimizers:
-                optimizer.step()
-            mu = bias_update_rate(step, training.steps, training.balance)
-            for router, slots in zip(self.routers, load, strict=True):
-                move_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
+            with torch.profiler.record_function(OPTIMIZER):
+                self._clip(norm)
+                set_learning_rate(self.optimizers, rate, only_indexer=phase == "warmup")
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                mu = bias_update_rate(step, training.steps, training.balance)
+                for router, slots in zip(self.routers, load, strict=True):
+                    move_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
         return StepResult(loss, agreed, norm, rate, load, skipped=not healthy, stop=stop)
 
     def _agree(

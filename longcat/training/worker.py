@@ -22,12 +22,13 @@ import torch.distributed as dist
 
 from longcat.accelerator import Accelerator, choose
 from longcat.artifact import disk_errors, write_json
+from longcat.benchmark.breakdown import DATA
 from longcat.benchmark.flops import parameters, training_flops_per_token
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import LongcatError
 from longcat.parallel.mesh import ProcessMesh, join, leave
-from longcat.training import checkpoint
+from longcat.training import checkpoint, measuring
 from longcat.training.balance import load_figures
 from longcat.training.job import METRICS, RESULT, Job
 from longcat.training.losses import active
@@ -53,6 +54,7 @@ class Worker:
         self.batches = Prefetcher(self.loader)
         self.auxiliary = active(self.config)
         self.batch_tokens = training.batch_sequences * self.corpus.sequence_length
+        self.sequence_length = job.sequence_length or self.corpus.sequence_length
         self.stop_asked = False
         signal.signal(signal.SIGTERM, self._ask_to_stop)
 
@@ -61,7 +63,11 @@ class Worker:
 
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
-        return self.trainer.step(step, self.batches.batch(step), self.stop_asked)
+        with torch.profiler.record_function(DATA):
+            batch = self.batches.batch(step)
+            if self.sequence_length != self.corpus.sequence_length:
+                batch = batch.cut(self.sequence_length)
+        return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write down its state."""
@@ -133,38 +139,40 @@ class Worker:
         dist.barrier()
 
     def measure(self) -> None:
-        """Time windows of steps from a given state; nothing is kept of what they learn."""
+        """Time steps from a given state, and what they consist of; nothing is kept of what they learn."""
         if self.job.start_from:
             checkpoint.load(Path(self.job.start_from), self.trainer.model, self.trainer.optimizers)
-        benchmark = self.config.benchmark
-        first = self.config.training.steps
-        for step in range(benchmark.warmup_steps):
-            self.step(first + step)
-        first += benchmark.warmup_steps
-        seconds, experts = [], []
-        for window in range(benchmark.windows):
-            dist.barrier()
-            self.accelerator.synchronize()
-            began = time.perf_counter()
-            for step in range(benchmark.window_steps):
-                result = self.step(first + window * benchmark.window_steps + step)
-                experts.append(load_figures(result.load, self.config.model)["moe/ffn_experts_per_token"])
-            self.accelerator.synchronize()
-            seconds.append(time.perf_counter() - began)
-        peak = torch.tensor(float(self.accelerator.peak_memory_bytes()), device=self.mesh.device)
+        settings, first = self.config.benchmark, self.config.training.steps
+        seconds, results = measuring.time_windows(self.step, first, settings, self.accelerator)
+        memory = measuring.memory(self.trainer, self.accelerator)
+        first += len(results) + settings.warmup_steps
+        profiled = None
+        if settings.profiled_steps:
+            profiled = measuring.profile(self.step, first, settings.profiled_steps, self.accelerator, self.directory)
+        tokens = self.batch_tokens // self.mesh.processes // max(1, self.trainer.micro_batches)
+        operators = measuring.operators(
+            self.config, tokens, self.sequence_length, self.trainer.compute, self.mesh, self.accelerator
+        )
+        collectives = measuring.collectives(settings.collective_bytes, self.mesh, self.accelerator)
+        peak = torch.tensor(float(memory["peak"]), device=self.mesh.device)
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
         if self.mesh.rank == 0:
-            result_facts: dict[str, Any] = {
+            experts = [load_figures(one.load, self.config.model)["moe/ffn_experts_per_token"] for one in results]
+            facts: dict[str, Any] = {
                 "window_seconds": seconds,
-                "window_steps": benchmark.window_steps,
+                "window_steps": settings.window_steps,
                 "batch_tokens": self.batch_tokens,
-                "sequence_length": self.corpus.sequence_length,
+                "sequence_length": self.sequence_length,
                 "ffn_experts_per_token": statistics.fmean(experts),
                 "peak_memory_bytes": int(peak),
+                "memory": memory,
+                "breakdown": profiled,
+                "operators": operators,
+                "collectives": collectives,
                 "device_kind": self.accelerator.kind,
                 "device_name": self.accelerator.name,
             }
-            write_json(self.directory / RESULT, result_facts)
+            write_json(self.directory / RESULT, facts)
         dist.barrier()
 
 

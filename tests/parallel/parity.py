@@ -23,7 +23,7 @@ EVERYTHING = [
 
 
 def main(expert_parallel: int, case: str) -> None:
-    config = load_config("smoke", overrides=EVERYTHING if case in ("everything", "documents") else []).model
+    config = load_config("smoke", overrides=[] if case in ("even", "starve") else EVERYTHING).model
     starve = case == "starve"
     mesh = join(choose("cpu"), expert_parallel, timeout_s=60)
     tokens = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0))
@@ -41,6 +41,7 @@ def main(expert_parallel: int, case: str) -> None:
             batch[2][row, end:], batch[1][row, end - 1 :] = -1, IGNORE
     real, learnt = int((batch[2] >= 0).sum()), int((batch[1] != IGNORE).sum())
     loss_of(whole, batch, Counts(real, learnt)).backward()
+    spread.model.recompute = case == "recompute"
     parallel = parallelize(spread, mesh, torch.float32)
     mine = [of[mesh.rank :: mesh.processes] for of in batch]
     counts = global_counts(mine[1], mine[2], mesh)

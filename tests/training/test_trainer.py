@@ -28,7 +28,9 @@ def make_trainer(monkeypatch):
     }.items():
         monkeypatch.setitem(os.environ, name, str(value))
     mesh = join(choose("cpu"), 1, timeout_s=30)
-    yield lambda *overrides: Trainer(load_config("smoke", None, overrides), mesh, choose("cpu"), "fp32")
+    yield lambda *overrides, precision="fp32": Trainer(
+        load_config("smoke", None, overrides), mesh, choose("cpu"), precision
+    )
     leave()
 
 
@@ -150,3 +152,16 @@ def test_masked_documents_are_learnt_from_as_if_alone(make_trainer, steps):
     masked = make_trainer(*make, "training.mask_documents=true").step(0, row)
     assert_alike(masked, alone)
     assert make_trainer(*make).step(0, row).loss != pytest.approx(alone.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputing_layers_changes_memory_only(make_trainer, precision):
+    batch = Batch.of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
+    kept = make_trainer("training.micro_batch_sequences=2", precision=precision)
+    again = make_trainer("training.micro_batch_sequences=2", "training.recompute=full", precision=precision)
+    calls = []
+    again.model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    for step in range(2):
+        assert kept.step(step, batch).loss == again.step(step, batch).loss
+    assert len(calls) == 8  # two micro-batches a step, each forward twice
+    assert all(torch.equal(a, b) for a, b in zip(snapshot(kept), snapshot(again), strict=True))

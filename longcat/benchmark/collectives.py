@@ -1,0 +1,124 @@
+"""Bandwidth of collectives between training processes, as nccl-tests defines it (its doc/PERFORMANCE.md).
+
+algorithm bandwidth   size / time
+bus bandwidth         the same times what the slowest link carries of a byte: 2 (n-1)/n for all-reduce, (n-1)/n for
+                      all-gather, reduce-scatter and all-to-all; comparable between numbers of ranks, and with the link
+
+Size is that of the whole buffer: what is reduced, or what is gathered or scattered or exchanged by a rank.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from longcat.accelerator import Accelerator
+
+INSIDE, BETWEEN = "inside a node", "between nodes"
+_WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A collective as measured."""
+
+    name: str
+    bytes: int
+    ranks: int
+    seconds: float
+    """Median of the repeats, of the slowest rank."""
+    scope: str
+    """`INSIDE` or `BETWEEN`."""
+
+    @property
+    def algorithm_bandwidth(self) -> float:
+        """Bytes/s."""
+        return self.bytes / self.seconds
+
+    @property
+    def bus_bandwidth(self) -> float:
+        """Bytes/s."""
+        return self.algorithm_bandwidth * bus_factor(self.name, self.ranks)
+
+
+def bus_factor(name: str, ranks: int) -> float:
+    """Bus bandwidth over algorithm bandwidth."""
+    return (2 if name == "all_reduce" else 1) * (ranks - 1) / ranks
+
+
+def scopes(world: int, local: int) -> list[tuple[str, list[int]]]:
+    """Groups of ranks to measure: those of the first node, and the first of each node.
+
+    Args:
+        world: number of ranks.
+        local: number of ranks of a node, which follow each other.
+    """
+    groups = []
+    if local > 1:
+        groups.append((INSIDE, list(range(min(local, world)))))
+    if world > local:
+        groups.append((BETWEEN, list(range(0, world, local))))
+    return groups
+
+
+def measure_collectives(
+    group: dist.ProcessGroup,
+    accelerator: Accelerator,
+    device: torch.device,
+    sizes: Sequence[int],
+    *,
+    repeats: int,
+    scope: str,
+) -> list[Collective]:
+    """Time all collectives over some sizes; every rank of the group calls it.
+
+    Args:
+        group: of two ranks or more.
+        accelerator: what it runs on.
+        device: of this rank.
+        sizes: bytes, rounded down to what the ranks can share.
+        repeats: of each.
+        scope: what the group is.
+    """
+    ranks = dist.get_world_size(group)
+    found = []
+    for size in sizes:
+        each = max(1, size // 4 // ranks)
+        whole = torch.ones(each * ranks, device=device)
+        for name, call in _calls(whole, each, group).items():
+            found.append(
+                Collective(name, 4 * each * ranks, ranks, _seconds(call, accelerator, device, group, repeats), scope)
+            )
+    return found
+
+
+def _calls(whole: Tensor, each: int, group: dist.ProcessGroup) -> dict[str, Callable[[], object]]:
+    part, other = whole[:each].clone(), torch.empty_like(whole)
+    return {
+        "all_reduce": lambda: dist.all_reduce(other, group=group),
+        "all_gather": lambda: dist.all_gather_into_tensor(other, part, group=group),
+        "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole, group=group),
+        "all_to_all": lambda: dist.all_to_all_single(other, whole, group=group),
+    }
+
+
+def _seconds(
+    call: Callable[[], object], accelerator: Accelerator, device: torch.device, group: dist.ProcessGroup, repeats: int
+) -> float:
+    for _ in range(_WARM_UP):
+        call()
+    accelerator.synchronize()
+    times = []
+    for _ in range(repeats):
+        dist.barrier(group)
+        begin = accelerator.mark()
+        call()
+        times.append(accelerator.seconds(begin, accelerator.mark()))
+    slowest = torch.tensor(statistics.median(times), device=device)
+    dist.all_reduce(slowest, op=dist.ReduceOp.MAX, group=group)
+    return float(slowest)

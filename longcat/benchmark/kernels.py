@@ -1,0 +1,164 @@
+"""The operators that training spends its time in, at the model's own shapes, against the device's peaks (roofline).
+
+The roofline is Williams et al. 2009 (doi 10.1145/1498765.1498785): FLOP/s that are attainable are the smaller of the
+peak and FLOP per byte times the memory's bandwidth.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from longcat.accelerator import Accelerator
+from longcat.benchmark.flops import attention_scores, keys_read
+from longcat.config import ModelConfig
+from longcat.ops.attention import causal_attention
+from longcat.ops.grouped_matmul import grouped_matmul
+
+SQUARES = (512, 1024, 2048, 4096, 8192)
+_LARGEST = 0.125
+"""Share of the device's memory that the operands of one product may take."""
+_COPIED_BYTES = 2**28
+_FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An operator as measured."""
+
+    name: str
+    shape: str
+    flops: float
+    """Of one call; of attention those of the causal half."""
+    bytes: float
+    """Least traffic of one call: operands read once, results written once."""
+    seconds: float
+    """Of one call, the median."""
+
+    @property
+    def flops_per_second(self) -> float:
+        """Achieved."""
+        return self.flops / self.seconds
+
+    @property
+    def intensity(self) -> float:
+        """FLOP per byte."""
+        return self.flops / self.bytes
+
+
+def measure_kernels(
+    model: ModelConfig,
+    tokens: int,
+    sequence_length: int,
+    compute: torch.dtype,
+    accelerator: Accelerator,
+    device: torch.device,
+    *,
+    seconds_each: float,
+) -> list[Kernel]:
+    """Square products, the model's products, its experts' products and attention, forward and backward.
+
+    Args:
+        model: whose shapes are measured.
+        tokens: rows that go through the products at once.
+        sequence_length: tokens that attention sees.
+        compute: type of the operands.
+        accelerator: what it runs on.
+        device: which one.
+        seconds_each: repeats go on for so long.
+    """
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device).to(compute)
+
+    def timed(call: Callable[[], object]) -> float:
+        return _median_seconds(call, accelerator, seconds_each)
+
+    width = torch.empty((), dtype=compute).element_size()
+    hidden, expert = model.hidden_size, model.expert_ffn_hidden_size
+    head = model.qk_nope_head_dim + model.qk_rope_head_dim
+    products = {f"GEMM {size}": (size, size, size) for size in SQUARES}
+    products |= {
+        "query projection": (tokens, model.q_lora_rank, model.num_attention_heads * head),
+        "attention output": (tokens, model.num_attention_heads * model.v_head_dim, hidden),
+        "dense feed-forward": (tokens, hidden, model.ffn_hidden_size),
+        "head": (tokens, hidden, model.vocabulary),
+    }
+    found = []
+    for name, (m, k, n) in products.items():
+        moved = width * (m * k + k * n + m * n)
+        if moved > _LARGEST * accelerator.memory_bytes:
+            continue
+        a, b = randn(m, k), randn(k, n)
+        found.append(Kernel(name, f"{m} x {k} x {n}", 2.0 * m * k * n, moved, timed(partial(torch.matmul, a, b))))
+
+    experts = model.n_routed_experts
+    slots = tokens * model.moe_topk
+    weight = randn(experts, 2 * expert, hidden)
+    rows = randn(slots, hidden)
+    for name, counts in (("even", even_load(slots, experts)), ("skewed", skewed_load(slots, experts))):
+        load = torch.tensor(counts, device=device)
+        moved = width * (slots * hidden + sum(map(bool, counts)) * 2 * expert * hidden + slots * 2 * expert)
+        seconds = timed(partial(grouped_matmul, rows, weight, load))
+        found.append(
+            Kernel(
+                f"grouped GEMM, {name}", f"{slots} rows, {experts} experts, {hidden} x {2 * expert}",
+                4.0 * slots * hidden * expert, moved, seconds,
+            )
+        )  # fmt: skip
+
+    heads, batch = model.num_attention_heads, max(1, tokens // sequence_length)
+    query, key = randn(batch, heads, sequence_length, head), randn(batch, heads, sequence_length, head)
+    value = randn(batch, heads, sequence_length, model.v_head_dim)
+    scores = attention_scores(heads, head, model.v_head_dim, keys_read(sequence_length, "causal"))
+    all_tokens = batch * sequence_length
+    moved = width * all_tokens * heads * 2 * (head + model.v_head_dim)
+    shape = f"{batch} x {heads} heads x {sequence_length} tokens"
+    seconds = timed(lambda: causal_attention(query, key, value))
+    found.append(Kernel("attention, forward", shape, all_tokens * scores.forward, moved, seconds))
+    inputs = [query.requires_grad_(), key.requires_grad_(), value.requires_grad_()]
+    upstream = randn(batch, heads, sequence_length, model.v_head_dim)
+
+    def both() -> object:
+        return torch.autograd.grad(causal_attention(query, key, value), inputs, upstream)
+
+    found.append(Kernel("attention, both passes", shape, all_tokens * scores.training, 3 * moved, timed(both)))
+    return found
+
+
+def measure_bandwidth(accelerator: Accelerator, device: torch.device, seconds: float) -> float:
+    """Bytes/s that a copy reads and writes."""
+    source = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=device).fill_(1)
+    target = torch.empty_like(source)
+    return 2 * _COPIED_BYTES / _median_seconds(lambda: target.copy_(source), accelerator, seconds)
+
+
+def even_load(slots: int, experts: int) -> list[int]:
+    """Rows of each expert where all have as many, up to one."""
+    return [slots // experts + (number < slots % experts) for number in range(experts)]
+
+
+def skewed_load(slots: int, experts: int) -> list[int]:
+    """Rows of each expert falling as 1 / rank (Zipf), as routers without balance do."""
+    shares = [1 / (number + 1) for number in range(experts)]
+    counts = [int(slots * share / sum(shares)) for share in shares]
+    counts[0] += slots - sum(counts)
+    return counts
+
+
+def _median_seconds(call: Callable[[], object], accelerator: Accelerator, seconds: float) -> float:
+    call()
+    accelerator.synchronize()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < _FEWEST or time.perf_counter() < end:
+        begin = accelerator.mark()
+        call()
+        times.append(accelerator.seconds(begin, accelerator.mark()))
+    return statistics.median(times)
