@@ -312,11 +312,12 @@ def mfu(
     if read is not None:
         found["log"] = asdict(read)
     if html is not None:
-        from longcat.artifact import disk_errors
         from longcat.benchmark.report import html as page
 
-        with disk_errors(html.parent):
+        try:
             html.write_text(page(found | {"device_name": device}), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--html {html}: {error.strerror}") from None
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:

@@ -6,7 +6,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1c2330; background: #f5f6f8
 main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 3rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .lead { color: #55607a; margin: 0 0 1.5rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .75rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; }
 .card { background: #fff; border: 1px solid #e1e5ec; border-radius: .5rem; padding: .8rem 1rem; }
 .card b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; } .card span { color: #55607a; font-size: .85rem; }
 .verdict { background: #fff; border-left: 4px solid #2f6fde; border-radius: .25rem; padding: .75rem 1rem; margin: 1rem 0; }

@@ -151,8 +151,12 @@ def _differences(ours: Subject, row: Reference) -> list[str]:
         factor = getattr(row, name) / getattr(ours, name)
         if max(factor, 1 / factor) > limit:
             words = name.replace("_", " ")
-            found.append(f"{factor:.3g} x the {words}" if factor > 1 else f"1/{1 / factor:.3g} of the {words}")
+            found.append(f"{_times(factor)} x the {words}" if factor > 1 else f"1/{_times(1 / factor)} of the {words}")
     return found
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
 
 
 def _distance(ours: Subject, row: Reference) -> float:

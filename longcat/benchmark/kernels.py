@@ -83,20 +83,22 @@ def measure_kernels(
     width = torch.empty((), dtype=compute).element_size()
     hidden, expert = model.hidden_size, model.expert_ffn_hidden_size
     head = model.qk_nope_head_dim + model.qk_rope_head_dim
-    products = {f"GEMM {size}": (size, size, size) for size in SQUARES}
-    products |= {
-        "query projection": (tokens, model.q_lora_rank, model.num_attention_heads * head),
-        "attention output": (tokens, model.num_attention_heads * model.v_head_dim, hidden),
-        "dense feed-forward": (tokens, hidden, model.ffn_hidden_size),
-        "head": (tokens, hidden, model.vocabulary),
-    }
-    found = []
-    for name, (m, k, n) in products.items():
+    found: list[Kernel] = []
+
+    def product(name: str, m: int, k: int, n: int) -> None:
         moved = width * (m * k + k * n + m * n)
-        if moved > _LARGEST * accelerator.memory_bytes:
-            continue
-        a, b = randn(m, k), randn(k, n)
-        found.append(Kernel(name, f"{m} x {k} x {n}", 2.0 * m * k * n, moved, timed(partial(torch.matmul, a, b))))
+        if moved <= _LARGEST * accelerator.memory_bytes:
+            seconds = timed(partial(torch.matmul, randn(m, k), randn(k, n)))
+            found.append(Kernel(name, f"{m} x {k} x {n}", 2.0 * m * k * n, moved, seconds))
+
+    for size in SQUARES:
+        product(f"GEMM {size}", size, size, size)
+        if found[-1].seconds > seconds_each / 10:  # the next one takes eight times as long, and shows nothing new
+            break
+    product("query projection", tokens, model.q_lora_rank, model.num_attention_heads * head)
+    product("attention output", tokens, model.num_attention_heads * model.v_head_dim, hidden)
+    product("dense feed-forward", tokens, hidden, model.ffn_hidden_size)
+    product("head", tokens, hidden, model.vocabulary)
 
     experts = model.n_routed_experts
     slots = tokens * model.moe_topk

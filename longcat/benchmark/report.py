@@ -37,9 +37,10 @@ _PAGE = """<!doctype html>
 <h2>Among published runs</h2>
 <img alt="MFU of this run among published runs, over activated parameters" src="{{ pictures.published }}">
 <h2>{{ "Comparable A100 runs" if c.fair else "The nearest A100 runs, none of them comparable" }}</h2>
-<div class="scroll"><table><tr><th>run</th><th class="n">activated</th><th class="n">MFU</th><th class="n">this run, counted so</th><th class="n">ratio</th><th class="n">FLOP/s ratio</th>{% if not c.fair %}<th>differs</th>{% endif %}<th>source</th></tr>
-{% for row in c.matches %}<tr><td>{{ row.model }}<br><span class="note">{{ row.devices }} × {{ row.device }}, {{ row.sequence_length }} tokens</span></td><td class="n">{{ row.activated_parameters|count }}</td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ row.ours|percent }}<br><span class="note">{{ row.convention }}</span></td><td class="n">{{ row.ratio|ratio }}</td><td class="n">{{ row.speed_ratio|ratio }}</td>{% if not c.fair %}<td class="wrap">{{ row.differences|join(", ") }}</td>{% endif %}<td class="source">{{ row.source }}: {{ row.table }}</td></tr>
+<div class="scroll"><table><tr><th>run</th><th class="n">activated</th><th class="n">MFU</th><th class="n">this run, counted so</th><th class="n">ratio</th><th class="n">FLOP/s ratio</th><th>source</th></tr>
+{% for row in c.matches %}<tr><td class="wrap">{{ row.model }}<br><span class="note">{{ row.devices }} × {{ row.device }}, {{ row.sequence_length }} tokens{{ ", " ~ row.layout if row.layout }}{% if row.differences %}<br>{{ row.differences|join(", ") }}{% endif %}</span></td><td class="n">{{ row.activated_parameters|count }}</td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ row.ours|percent }}<br><span class="note">{{ row.convention }}</span></td><td class="n">{{ row.ratio|ratio }}</td><td class="n">{{ row.speed_ratio|ratio }}</td><td>[{{ sources.index(row.source ~ ": " ~ row.table) + 1 }}]</td></tr>
 {% endfor %}</table></div>
+<p class="note">{% for source in sources %}[{{ loop.index }}] {{ source }}. {% endfor %}</p>
 <p class="note">Each ratio is worked out in the row's own convention. FLOP/s ratio: the same of useful FLOP/s a device, which is what an hour of it is worth.</p>
 
 {% if r.breakdown %}<h2>Where the time of a step goes</h2>
@@ -62,14 +63,14 @@ _PAGE = """<!doctype html>
 {% if r.operators %}<h2>What the kernels reach</h2>
 <img alt="Roofline of the kernels" src="{{ pictures.roofline }}">
 <div class="scroll"><table><tr><th>operator</th><th>shape</th><th class="n">ms</th><th class="n">TFLOP/s</th><th class="n">of peak</th></tr>
-{% for k in r.operators.kernels %}<tr><td>{{ k.name }}</td><td class="note">{{ k.shape }}</td><td class="n">{{ "%.3g"|format(k.seconds * 1e3) }}</td><td class="n">{{ "%.3g"|format(k.flops_per_second / 1e12) }}</td><td class="n">{{ (k.flops_per_second / kernel_peak)|percent if kernel_peak else "n/a" }}</td></tr>
+{% for k in r.operators.kernels %}<tr><td>{{ k.name }}</td><td class="note">{{ k.shape }}</td><td class="n">{{ (k.seconds * 1e3)|number }}</td><td class="n">{{ "%.3g"|format(k.flops_per_second / 1e12) }}</td><td class="n">{{ (k.flops_per_second / kernel_peak)|percent if kernel_peak else "n/a" }}</td></tr>
 {% endfor %}</table></div>
 <p class="note">One process alone, {{ r.precision }}. Attention counts the causal half of the scores.</p>{% endif %}
 
 {% if r.collectives %}<h2>Collectives</h2>
 <img alt="Bus bandwidth of collectives over size" src="{{ pictures.collectives }}">
-<div class="scroll"><table><tr><th>collective</th><th>scope</th><th class="n">ranks</th><th class="n">size</th><th class="n">µs</th><th class="n">bus GB/s</th></tr>
-{% for one in r.collectives %}<tr><td>{{ one.name|words }}</td><td>{{ one.scope }}</td><td class="n">{{ one.ranks }}</td><td class="n">{{ one.bytes|size }}</td><td class="n">{{ "%.0f"|format(one.seconds * 1e6) }}</td><td class="n">{{ "%.3g"|format(one.bus_bandwidth / 1e9) }}</td></tr>
+<div class="scroll"><table><tr><th>bus bandwidth, GB/s</th>{% for name in collectives %}<th class="n">{{ name|words }}</th>{% endfor %}</tr>
+{% for (scope, ranks, bytes), row in bandwidths.items() %}<tr><td>{{ bytes|size }} {{ scope }}, {{ ranks }} ranks</td>{% for name in collectives %}<td class="n">{{ "%.3g"|format(row[name] / 1e9) }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 <p class="note">Bus bandwidth as nccl-tests defines it: comparable between numbers of ranks, and with the link.</p>{% endif %}
 
@@ -134,11 +135,15 @@ def html(result: Mapping[str, Any]) -> str:
         percent=percent,
         count=count,
         words=lambda name: str(name).replace("_", " "),
-        ratio=lambda value: "n/a" if value is None else f"{value:.2f}",
+        ratio=lambda value: "n/a" if value is None else f"{value:.2f}" if value > 0.1 else f"{value:.1g}",
         size=plots.readable_bytes,
+        number=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
     )
     windows = result.get("window_seconds")
     operators = result.get("operators")
+    bandwidths: dict[tuple[str, int, int], dict[str, float]] = {}
+    for one in result.get("collectives") or []:
+        bandwidths.setdefault((one["scope"], one["ranks"], one["bytes"]), {})[one["name"]] = one["bus_bandwidth"]
     flops = sorted(result["flops_per_token"].items(), key=lambda pair: -pair[1])
     return environment.from_string(_PAGE).render(
         r=result,
@@ -146,9 +151,12 @@ def html(result: Mapping[str, Any]) -> str:
         style=STYLE,
         lead=_lead(result),
         cards=cards(result),
+        sources=list(dict.fromkeys(f"{row['source']}: {row['table']}" for row in result["comparison"]["matches"])),
         pictures=_pictures(result),
         flops=flops,
         total=sum(value for _, value in flops),
+        bandwidths=bandwidths,
+        collectives=list(next(iter(bandwidths.values()), {})),
         parts_in_words=PARTS_IN_WORDS,
         peak=peak_text(result),
         kernel_peak=_device_peak(result) if operators else None,

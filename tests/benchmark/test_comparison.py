@@ -1,13 +1,16 @@
-"""Hardware by exact name, published rows worked out again, verdicts, and the report."""
+"""Hardware by exact name, published rows worked out again, and verdicts."""
+
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from longcat.accelerator import Accelerator
-from longcat.benchmark.comparison import nearest, verdict
+from longcat.benchmark.comparison import Subject, compare
 from longcat.benchmark.hardware import find_hardware, hardware_table, measured_gemm_flops, peak
-from longcat.benchmark.mfu import utilisation
+from longcat.benchmark.mfu import Speed, utilisation
 from longcat.benchmark.references import references
-from longcat.benchmark.report import html, markdown, plot
 from longcat.benchmark.workload import longcat_workload
 from longcat.config import load_config
 from longcat.errors import DataError
@@ -42,24 +45,97 @@ def test_published_rows_can_be_worked_out_again():
     assert off == []
 
 
-def test_nearest_rows_are_near():
-    rows = nearest(13e9, 64, 2048, 4)
-    assert len(rows) == 4
-    assert all(5e9 < row.activated_parameters < 40e9 for row in rows)
+def run(row, **changes):
+    """A run just like a published row."""
+    values = {
+        "kind": row.kind, "activated_parameters": row.activated_parameters, "devices": row.devices,
+        "sequence_length": row.sequence_length, "precision": row.precision, "tflops_per_device": 312 * row.mfu,
+        "mfu_by_convention": {row.convention: row.mfu, "longcat": row.mfu},
+    }  # fmt: skip
+    return Subject(**(values | changes))
 
 
-def test_verdicts():
-    rows = nearest(13e9, 64, 2048, 4)
-    middle = sorted(row.mfu for row in rows)[2]
-    assert verdict("npu", middle, rows)[0].startswith("within 15 %")
-    assert verdict("npu", 0.1, rows)[0].startswith("outside 15 %")
-    assert verdict("cpu", 0.5, rows)[0].startswith("not an accelerator")
-    assert verdict("npu", None, rows)[1] is None
+def a_row(**changes):
+    row = next(row for row in references() if (row.model, row.devices, row.sequence_length) == ("MPT-7b", 8, 2048))
+    return replace(row, **changes)
 
 
-def use(**changes):
+@given(st.sampled_from([row for row in references() if row.mfu and row.device.startswith("A100")]))
+def test_a_published_run_equals_itself(row):
+    found = compare(run(row), accelerator=True, count=1, rows=[row])
+    assert found.fair == (row.convention != "unknown")
+    if found.fair:
+        assert found.ratio == pytest.approx(1)
+        assert found.matches[0].speed_ratio == pytest.approx(312 / row.peak_tflops)
+        assert found.verdict.startswith("within 15 % of comparable A100 runs: 1.00")
+
+
+def test_only_rows_like_the_run_are_fair():
+    row = a_row()
+    found = compare(run(row), accelerator=True, count=6)
+    assert found.fair
+    for match in found.matches:
+        assert match.row.kind == "dense"
+        assert match.row.activated_parameters / row.activated_parameters < 4
+        assert match.row.sequence_length / row.sequence_length <= 4
+        assert match.row.devices / row.devices <= 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"kind": "moe"}, "dense"),
+        ({"precision": "fp8"}, "in bf16"),
+        ({"activated_parameters": 69e12}, "1/9,"),
+        ({"devices": 800}, "1/100 of the devices"),
+        ({"devices": 0.5}, "16 x the devices"),
+        ({"sequence_length": 2048 * 32}, "1/32 of the sequence length"),
+    ],
+)
+def test_what_makes_a_row_unfair_is_said(changes, difference):
+    found = compare(run(a_row(), **changes), accelerator=True, count=2, rows=[a_row()])
+    assert not found.fair
+    (said,) = found.matches[0].differences
+    assert said.startswith(difference)
+    assert found.verdict.startswith("no fair A100 row is published: the nearest, MPT-7b on 8")
+    assert "proves nothing" in found.verdict
+
+
+def test_verdicts_are_those_of_the_rows():
+    rows = [a_row(mfu=mfu) for mfu in (0.40, 0.42, 0.50, 0.60)]
+
+    def verdict(mfu, **options):
+        found = compare(run(rows[0], mfu_by_convention={rows[0].convention: mfu}), count=4, rows=rows, **options)
+        return found.verdict
+
+    assert verdict(0.55, accelerator=True).startswith("within 15 %")
+    assert "4 of 4 say within" in verdict(0.55, accelerator=True)
+    assert verdict(0.30, accelerator=True).startswith("outside 15 %")
+    assert verdict(0.40, accelerator=True).startswith("undecided")
+    assert "0.67 to 1.00 over 4 rows" in verdict(0.40, accelerator=True)
+    assert verdict(0.55, accelerator=False).startswith("not an accelerator")
+
+
+def test_without_a_peak_there_is_nothing_to_compare():
+    found = compare(run(a_row(), mfu_by_convention={}), accelerator=True, count=3)
+    assert found.ratio is None
+    assert found.verdict.startswith("no peak is known")
+    assert found.matches
+
+
+def test_a_ratio_is_of_like_with_like():
+    """A row in a convention that counts more than ours is met with our own figure in that convention."""
+    row = a_row(convention="six_n", mfu=0.5)
+    found = compare(run(row, mfu_by_convention={"six_n": 0.4, "longcat": 0.6}), accelerator=True, count=1, rows=[row])
+    assert found.ratio == pytest.approx(0.8)
+    unknown = compare(run(row, mfu_by_convention={"longcat": 0.6}), accelerator=True, count=1, rows=[row])
+    assert not unknown.fair
+    assert unknown.ratio is None
+
+
+def use(recomputation="none", **changes):
     values = {"tokens_per_second": 1e4, "devices": 2, "sequence_length": 256, "peak_flops": 4e11}
-    return utilisation(longcat_workload(load_config("tiny").model, 2.0), **(values | changes))
+    return utilisation(longcat_workload(load_config("tiny").model, 2.0), Speed(**(values | changes)), recomputation)
 
 
 def test_utilisation_scales_and_refuses_the_impossible():
@@ -78,18 +154,3 @@ def test_recomputation_counts_for_the_hardware_only():
     total = sum(parts.values())
     assert selective.hfu / none.mfu == pytest.approx(1 + parts["attention_scores"] / 3 / total)
     assert full.hfu / none.mfu == pytest.approx(1 + (total - parts["lm_head"]) / 3 / total)
-
-
-def test_report_stands_alone():
-    rows = [vars(row) for row in references()]
-    result = {
-        **vars(use()), "nearest": rows[:3], "verdict": "not an accelerator", "peak_flops": 4e11, "peak_source": "measured",
-        "activated_parameters": 2e6, "device_kind": "cpu", "device_name": "a <CPU>", "processes": 2, "precision": "bf16",
-        "sequence_length": 256, "batch_tokens": 2048, "window_seconds": [1.0, 1.1], "window_steps": 4, "spread": 0.1,
-        "ffn_experts_per_token": 2.0, "peak_memory_bytes": 5e8,
-    }  # fmt: skip
-    page = html(result, plot(result, rows))
-    assert "data:image/png;base64," in page
-    assert "http" not in page.replace("http-equiv", "")
-    assert rows[0]["model"] in page
-    assert "| **this run** |" in markdown(result)

@@ -19,7 +19,8 @@ def mfu(tmp_path):
     config.write_text(json.dumps(LLAMA))
 
     def run(*arguments, model=config):
-        command = [sys.executable, "-m", "longcat.cli", "mfu", "--model", str(model), "--sequence-length", "2048"]
+        command = [sys.executable, "-m", "longcat.cli", "mfu", "--sequence-length", "2048"]
+        command += ["--model", str(model)] if model else []
         return subprocess.run(
             [*command, *arguments],
             capture_output=True,
@@ -47,7 +48,8 @@ def test_the_figures(mfu):
     assert found["mfu_by_convention"]["six_n"] == pytest.approx(
         21000 * 6 * layers / (8 * 312e12), rel=1e-3
     )  # norms too
-    assert len(found["nearest"]) == 5
+    assert len(found["comparison"]["matches"]) == 6
+    assert found["comparison"]["fair"]
 
 
 def test_for_people(mfu):
@@ -86,8 +88,16 @@ def test_presets_and_measured_experts(mfu):
         ((*A100, "--step-time", "0", "--batch-tokens", "3"), "--step-time must be above 0, found 0"),
         ((*A100, "--step-time", "1"), "--step-time needs --batch-tokens"),
         (("--device", "h20", "--devices", "0", "--tokens-per-second", "3"), "devices must be above 0, found 0"),
-        (A100, "one of --tokens-per-second, --step-time and --log tells the speed"),
+        (A100, "one of --tokens-per-second, --step-time, --log and --mlflow-run tells the speed"),
         ((*A100, "--tokens-per-second", "3", "--recompute", "some"), "there are none, selective and full"),
+        ((*A100, "--tokens-per-second", "3", "--precision", "int4"), "there are bf16, fp16, fp32 and fp8"),
+        ((*A100, "--tokens-per-second", "3", "--precision", "fp8"), "no fp8 peak of A100 SXM 80GB is known"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "tp3"), "--layout tp3 takes 3 devices or a multiple, not"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "tp2,dp2"), "takes 4 devices, not --devices 8"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "two"), "'two' is no degree such as tp8"),
+        ((*A100, "--tokens-per-second", "3", "--parameters", "7e9"), "one of --model and --parameters"),
+        ((*A100, "--tokens-per-second", "3", "--layers", "7"), "--layers belong to --parameters"),
+        ((*A100, "--mlflow-run", "abc", "--workspace", "nowhere"), "there is no MLflow store at"),
     ],
 )
 def test_mistakes(mfu, arguments, message):
@@ -113,3 +123,44 @@ def test_torch_is_not_loaded(mfu):
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert found.stdout.splitlines()[-1].strip() == "none of them"
+
+
+def test_sizes_stand_for_a_model(mfu):
+    """The same as the config.json says, but for norms."""
+    speed = (*A100, "--tokens-per-second", "21000", "--layout", "tp2,pp4", "--json")
+    sizes = ("--layers", "32", "--hidden-size", "4096", "--vocabulary", "32000")
+    ours = json.loads(mfu(*speed, "--parameters", "6738415616", *sizes, model=None).stdout)
+    theirs = json.loads(mfu(*speed).stdout)
+    assert ours["mfu"] == pytest.approx(theirs["mfu"], rel=1e-4)
+    assert ours["assumptions"] == []
+    bare = json.loads(mfu(*speed, "--parameters", "3e9", "--total-parameters", "9e9", model=None).stdout)
+    assert bare["kind"] == "moe"
+    assert len(bare["assumptions"]) == 2
+
+
+def test_as_a_page(mfu, tmp_path):
+    page = tmp_path / "page.html"
+    assert mfu(*A100, "--tokens-per-second", "21000", "--html", str(page)).returncode == 0
+    assert "Model FLOPs utilisation on a100-80gb" in page.read_text()
+    found = mfu(*A100, "--tokens-per-second", "21000", "--html", str(tmp_path / "no" / "page.html"))
+    assert found.returncode == 2
+    assert "no/page.html" in found.stderr
+
+
+def test_from_an_mlflow_run(mfu, tmp_path):
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = mlflow.MlflowClient(uri)
+    run = client.create_run(client.create_experiment("e", str(tmp_path / "artifacts")))
+    for step, value in enumerate((1.0, 20000.0, 22000.0)):
+        client.log_metric(run.info.run_id, "throughput/tokens_per_sec", value, step=step)
+    asked = (*A100, "--tracking-uri", uri, "--json", "--mlflow-run")
+    found = json.loads(mfu(*asked, run.info.run_id).stdout)
+    assert found["tokens_per_second"] == 21000
+    assert found["log"]["kind"] == "llm-foundry"
+    missing = mfu(*asked, "0" * 32)
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "cannot be read from sqlite:" in missing.stderr
+    empty = client.create_run(run.info.experiment_id).info.run_id
+    assert f"run {empty} has logged no throughput" in mfu(*asked, empty).stderr

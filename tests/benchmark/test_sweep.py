@@ -1,0 +1,82 @@
+"""Settings of a sweep, the front of the best, and the scaling curve."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longcat.benchmark.sweep import configured, pareto, points, scaling
+from longcat.config import load_config
+from longcat.errors import ConfigError
+
+
+def config(*overrides):
+    return load_config("smoke", None, overrides)
+
+
+def test_nothing_asked_nothing_done():
+    assert points(config(), 64, 2) == []
+
+
+def test_every_combination_once():
+    found = points(
+        config("benchmark.sweep.micro_batch_sequences=[1,2]", "benchmark.sweep.recompute=[none,full]"), 64, 2
+    )
+    assert len(set(found)) == 4
+    assert {point.sequence_length_tokens for point in found} == {64}
+    changed = configured(config("benchmark.kernel_seconds=1"), found[-1])
+    assert (changed.training.micro_batch_sequences, changed.training.recompute) == (2, "full")
+    assert changed.benchmark.kernel_seconds == 0
+    assert not changed.benchmark.collective_bytes
+
+
+def test_longer_sequences_than_the_model_was_made_for():
+    (point,) = points(config("benchmark.sweep.sequence_length_tokens=[256]"), 64, 2)
+    assert configured(config(), point).model.max_position_embeddings >= 256
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("benchmark.sweep.processes=[3]", "3 do not divide training.batch_sequences"),
+        ("benchmark.sweep.processes=[0]", "below 1"),
+        ("benchmark.sweep.sequence_length_tokens=[100]", "100 does not divide the"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_timed(override, message):
+    with pytest.raises(ConfigError, match=message):
+        points(config(override), 64, 2)
+
+
+ROW = st.tuples(st.integers(1, 9), st.integers(1, 9)).map(
+    lambda pair: {"tokens_per_second": pair[0], "peak_memory_bytes": pair[1]}
+)
+
+
+@given(st.lists(ROW | st.just({"error": "out of memory"}), max_size=9))
+def test_the_front_beats_everything(rows):
+    marks = pareto(rows)
+    front = [row for row, mark in zip(rows, marks, strict=True) if mark]
+    assert bool(front) == any("error" not in row for row in rows)
+    for row, mark in zip(rows, marks, strict=True):
+        if "error" in row:
+            assert not mark
+            continue
+        better = [
+            other for other in front
+            if other["tokens_per_second"] >= row["tokens_per_second"] and other["peak_memory_bytes"] <= row["peak_memory_bytes"]
+        ]  # fmt: skip
+        assert better  # itself, or what beats it
+        if mark:
+            assert all(other == row for other in better)
+
+
+def test_scaling_takes_the_best_of_each_count():
+    rows = [
+        {"processes": 1, "tokens_per_second": 10.0}, {"processes": 2, "tokens_per_second": 15.0},
+        {"processes": 2, "tokens_per_second": 12.0}, {"processes": 4, "error": "out of memory"},
+    ]  # fmt: skip
+    assert scaling(rows) == [
+        {"processes": 1, "tokens_per_second": 10.0, "efficiency": 1.0},
+        {"processes": 2, "tokens_per_second": 15.0, "efficiency": 0.75},
+    ]
+    assert scaling(rows[:1]) == []
