@@ -86,7 +86,7 @@ def test_only_rows_like_the_run_are_fair():
     [
         ({"kind": "moe"}, "dense"),
         ({"precision": "fp8"}, "in bf16"),
-        ({"activated_parameters": 69e12}, "1/9,"),
+        ({"activated_parameters": 69e12}, "1/10,"),
         ({"devices": 800}, "1/100 of the devices"),
         ({"devices": 0.5}, "16 x the devices"),
         ({"sequence_length": 2048 * 32}, "1/32 of the sequence length"),
