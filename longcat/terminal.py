@@ -228,8 +228,11 @@ def print_mfu(found: Mapping[str, Any]) -> None:
         run = f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens"
         rows.add_row(run, f"{row['mfu']:.1%}", ours, ratio)
     console.print(rows)
-    for source in dict.fromkeys(f"{row['source']}: {row['table']}" for row in comparison["matches"]):
-        console.print(f"Source: {escape(source)}.", soft_wrap=True)
+    tables: dict[str, list[str]] = {}
+    for row in comparison["matches"]:
+        tables.setdefault(row["source"], []).append(row["table"])
+    for source, places in tables.items():
+        console.print(f"Source: {escape(source)}: {escape('; '.join(dict.fromkeys(places)))}.", soft_wrap=True)
     for assumption in found["assumptions"]:
         console.print(f"Assumed: {escape(assumption)}.")
     console.print(f"Verdict: {escape(comparison['verdict'])}.", soft_wrap=True)

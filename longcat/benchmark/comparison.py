@@ -26,6 +26,8 @@ _BASELINE = ("A100 ", "A800 ")
 _AGREED = 0.75
 """Share of the rows that must say the same, or the verdict is that they disagree."""
 
+_FEW = 3
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -83,7 +85,7 @@ class Comparison:
         rows = []
         for match in self.matches:
             flat = asdict(match)
-            rows.append(flat.pop("row") | flat)
+            rows.append(flat.pop("row") | flat | {"mfu": match.row.mfu})
         return asdict(self) | {"matches": rows}
 
 
@@ -143,7 +145,7 @@ def _differences(ours: Subject, row: Reference) -> list[str]:
     found = []
     if row.kind != ours.kind:
         found.append("a mixture" if row.kind == "moe" else "dense")
-    if row.precision != ours.precision:
+    if _width(row.precision) != _width(ours.precision):
         found.append(f"in {row.precision}")
     if ours.mfu_by_convention and row.convention not in ours.mfu_by_convention:
         found.append("counted in a way that is not known")
@@ -155,6 +157,11 @@ def _differences(ours: Subject, row: Reference) -> list[str]:
     return found
 
 
+def _width(precision: str) -> int:
+    """Bits: a product of bf16 takes as long as one of fp16."""
+    return int(precision.removeprefix("bf").removeprefix("fp"))
+
+
 def _times(factor: float) -> str:
     return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
 
@@ -162,7 +169,7 @@ def _times(factor: float) -> str:
 def _distance(ours: Subject, row: Reference) -> float:
     """Logarithms of the ratios of sizes, and a little for what else differs."""
     sizes = sum(math.log(getattr(row, name) / getattr(ours, name)) ** 2 for name in LIMITS)
-    return sizes + (row.kind != ours.kind) + (row.precision != ours.precision)
+    return sizes + (row.kind != ours.kind) + (_width(row.precision) != _width(ours.precision))
 
 
 def _verdict(ours: Subject, accelerator: bool, fair: bool, matches: Sequence[Match], ratios: Sequence[float]) -> str:
@@ -193,4 +200,6 @@ def _verdict(ours: Subject, accelerator: bool, fair: bool, matches: Sequence[Mat
         word = f"undecided whether within {claim}, as the rows disagree"
     counted = "/".join(sorted({match.row.convention for match in matches}))
     rests = f"rests on {len(ratios)} {ours.kind} row{'s' if len(ratios) > 1 else ''}, counted as {counted}"
+    if len(ratios) < _FEW:
+        rests += ", too few to tell how far apart such runs are"
     return f"{word}: {ratio}; {agreeing} of {len(ratios)} say within; {rests}"

@@ -65,6 +65,7 @@ def side_by_side(workload: Workload, sequence_length: int) -> dict[str, float]:
         "six_n": six_n(n - lookups),
         "palm": palm(n, workload.attention_width, sequence_length),
         "llm_foundry": llm_foundry(n, workload.layers, workload.hidden_size, sequence_length),
+        "megatron_2021": workload.training_flops(sequence_length, "full"),  # its equation without recomputation
         "megatron": megatron(workload, sequence_length),
         "torchtitan": torchtitan(workload, sequence_length),
     }

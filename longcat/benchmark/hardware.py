@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -32,39 +33,58 @@ class Peak:
 
 @dataclass(frozen=True)
 class HardwareRow:
-    """One row of the table: a device by the exact names its driver gives."""
+    """One row of the table: a device by the exact names its driver gives; none where nothing is known."""
 
     name: str
     aliases: tuple[str, ...]
     vendor: str
-    bf16_flops: float
-    memory_gb: float
+    flops: Mapping[str, float]
+    """Dense matrix FLOP/s by precision; fp32 is plain fp32, not TF32."""
+    memory_gb: float | None
+    memory_bandwidth: float | None
+    """Bytes/s."""
+    interconnect: str
+    """Between devices of a node."""
+    interconnect_bandwidth: float | None
+    """Bytes/s out of one device."""
+    measured_gemm_flops: float | None
+    """Best bf16 product that was measured, FLOP/s."""
+    measured_source: str
     source: str
     confidence: str
-
-    measured_gemm_flops: float | None = None
+    """high: the maker's data sheet; medium: second-hand and consistent; low: one press figure."""
 
     def peak_flops(self, precision: Precision) -> float | None:
-        """Dense FLOP/s."""
-        return self.bf16_flops if precision == "bf16" else None
+        """Dense matrix FLOP/s."""
+        return self.flops.get(precision)
 
 
 @lru_cache(maxsize=1)
 def hardware_table(path: Path = TABLE) -> tuple[HardwareRow, ...]:
-    """All rows of data/reference/hardware.csv."""
+    """All rows of data/reference/hardware.csv, described in the README beside it."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return tuple(
-            HardwareRow(
-                row["name"],
-                tuple(alias.strip() for alias in row["aliases"].split(";") if alias.strip()),
-                row["vendor"],
-                float(row["bf16_tflops"]) * 1e12,
-                float(row["memory_gb"]),
-                row["source"],
-                row["confidence"],
-            )
-            for row in csv.DictReader(stream)
-        )
+        return tuple(_row(row) for row in csv.DictReader(stream))
+
+
+def _row(row: Mapping[str, str]) -> HardwareRow:
+    def number(name: str, unit: float) -> float | None:
+        return float(row[name]) * unit if row[name] else None
+
+    flops = {precision: number(f"{precision}_tflops", 1e12) for precision in ("bf16", "fp16", "fp32", "fp8")}
+    return HardwareRow(
+        name=row["name"],
+        aliases=tuple(alias.strip() for alias in row["aliases"].split(";") if alias.strip()),
+        vendor=row["vendor"],
+        flops={precision: value for precision, value in flops.items() if value is not None},
+        memory_gb=number("memory_gb", 1),
+        memory_bandwidth=number("memory_bandwidth_gb_s", 1e9),
+        interconnect=row["interconnect"],
+        interconnect_bandwidth=number("interconnect_gb_s", 1e9),
+        measured_gemm_flops=number("measured_gemm_tflops", 1e12),
+        measured_source=row["measured_source"],
+        source=row["source"],
+        confidence=row["confidence"],
+    )
 
 
 def find_hardware(name: str) -> HardwareRow | None:
@@ -95,7 +115,7 @@ def require_hardware(name: str) -> HardwareRow:
     return row
 
 
-def peak(accelerator: Accelerator, precision: str) -> Peak | None:
+def peak(accelerator: Accelerator, precision: Precision) -> Peak | None:
     """The peak that utilisation is measured against, or none when it is not known."""
     if accelerator.kind == "cpu":
         return Peak(
@@ -104,9 +124,10 @@ def peak(accelerator: Accelerator, precision: str) -> Peak | None:
             measured=True,
         )
     row = find_hardware(accelerator.name)
-    if row is None or precision != "bf16":
+    found = None if row is None else row.peak_flops(precision)
+    if row is None or found is None:
         return None
-    return Peak(row.bf16_flops, f"{row.name}, dense bf16: {row.source}", measured=False)
+    return Peak(found, f"{row.name}, dense {precision}: {row.source}", measured=False)
 
 
 @lru_cache(maxsize=2)

@@ -134,5 +134,6 @@ def collectives(sizes: list[int], mesh: ProcessMesh, accelerator: Accelerator) -
                 asdict(one) | {"algorithm_bandwidth": one.algorithm_bandwidth, "bus_bandwidth": one.bus_bandwidth}
                 for one in measured
             ]
+            dist.destroy_process_group(group)
         dist.barrier()
     return found

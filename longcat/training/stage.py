@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from longcat.accelerator import Accelerator, choose
 from longcat.artifact import Artifact, Recipe, Workspace
@@ -50,7 +50,7 @@ class Measurement:
     processes: int
     expert_parallel: int
     sequence_length: int
-    precision: str
+    precision: Literal["bf16", "fp32"]
     ffn_experts_per_token: float
     """Mean routed experts of a token, as measured."""
     peak_memory_bytes: int

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from longcat.accelerator import Accelerator
 from longcat.benchmark.comparison import Subject, compare
-from longcat.benchmark.hardware import find_hardware, hardware_table, measured_gemm_flops, peak
+from longcat.benchmark.hardware import measured_gemm_flops, peak
 from longcat.benchmark.mfu import Speed, utilisation
 from longcat.benchmark.references import references
 from longcat.benchmark.workload import longcat_workload
@@ -20,17 +20,6 @@ def device(kind, name):
     return Accelerator(kind, name, count=8, memory_bytes=1, supports_bf16=True)
 
 
-def test_names_match_exactly_or_not_at_all():
-    assert find_hardware("NVIDIA H200").bf16_flops == 989e12
-    assert find_hardware("NVIDIA H20").bf16_flops == 148e12
-    assert find_hardware("nvidia a100-sxm4-80gb").bf16_flops == 312e12
-    assert find_hardware("Ascend910B4").bf16_flops == 245.76e12
-    assert find_hardware("H20 something") is None
-    assert peak(device("cuda", "NVIDIA Unheard-Of"), "bf16") is None
-    names = [name.lower() for row in hardware_table() for name in (row.name, *row.aliases)]
-    assert len(names) == len(set(names))
-
-
 def test_a_cpus_peak_is_measured_and_said_so():
     found = peak(device("cpu", "some CPU"), "fp32")
     assert found.measured
@@ -38,19 +27,12 @@ def test_a_cpus_peak_is_measured_and_said_so():
     assert found.flops == measured_gemm_flops("fp32") > 1e9
 
 
-def test_published_rows_can_be_worked_out_again():
-    rows = references()
-    assert len(rows) > 100
-    off = [(row.model, row.mfu, row.rederived_mfu) for row in rows if abs(row.mfu - row.rederived_mfu) > 0.02]
-    assert off == []
-
-
 def run(row, **changes):
     """A run just like a published row."""
     values = {
         "kind": row.kind, "activated_parameters": row.activated_parameters, "devices": row.devices,
         "sequence_length": row.sequence_length, "precision": row.precision, "tflops_per_device": 312 * row.mfu,
-        "mfu_by_convention": {row.convention: row.mfu, "longcat": row.mfu},
+        "mfu_by_convention": {name: row.mfu for name in (row.convention, "longcat") if name != "unknown"},
     }  # fmt: skip
     return Subject(**(values | changes))
 
@@ -102,7 +84,7 @@ def test_what_makes_a_row_unfair_is_said(changes, difference):
 
 
 def test_verdicts_are_those_of_the_rows():
-    rows = [a_row(mfu=mfu) for mfu in (0.40, 0.42, 0.50, 0.60)]
+    rows = [a_row(published_mfu=mfu) for mfu in (0.40, 0.42, 0.50, 0.60)]
 
     def verdict(mfu, **options):
         found = compare(run(rows[0], mfu_by_convention={rows[0].convention: mfu}), count=4, rows=rows, **options)
@@ -125,7 +107,7 @@ def test_without_a_peak_there_is_nothing_to_compare():
 
 def test_a_ratio_is_of_like_with_like():
     """A row in a convention that counts more than ours is met with our own figure in that convention."""
-    row = a_row(convention="six_n", mfu=0.5)
+    row = a_row(convention="six_n", published_mfu=0.5)
     found = compare(run(row, mfu_by_convention={"six_n": 0.4, "longcat": 0.6}), accelerator=True, count=1, rows=[row])
     assert found.ratio == pytest.approx(0.8)
     unknown = compare(run(row, mfu_by_convention={"longcat": 0.6}), accelerator=True, count=1, rows=[row])

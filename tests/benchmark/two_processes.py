@@ -1,4 +1,4 @@
-"""Run by torchrun in test_collectives: writes what was measured."""
+"""Run by torchrun in test_collectives: writes what was measured between two processes."""
 
 import json
 import sys
@@ -11,10 +11,15 @@ from longcat.accelerator import choose
 from longcat.benchmark.collectives import INSIDE, measure_collectives
 from longcat.parallel.mesh import join, leave
 
-mesh = join(choose("cpu"), 1, timeout_s=60)
-group = dist.group.WORLD
-assert group is not None
-found = measure_collectives(group, choose("cpu"), mesh.device, [3, 40_001], repeats=2, scope=INSIDE)
-if mesh.rank == 0:
-    Path(sys.argv[1]).write_text(json.dumps([asdict(one) for one in found]))
+
+def main(path: Path) -> None:
+    mesh = join(choose("cpu"), 1, timeout_s=60)
+    # a group that outlives `leave` would be taken apart while its threads run
+    found = measure_collectives(dist.group.WORLD, choose("cpu"), mesh.device, [3, 40_001], repeats=2, scope=INSIDE)
+    if mesh.rank == 0:
+        path.write_text(json.dumps([asdict(one) for one in found]))
+    dist.barrier()
+
+
+main(Path(sys.argv[1]))
 leave()
