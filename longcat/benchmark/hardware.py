@@ -133,17 +133,21 @@ def peak(accelerator: Accelerator, precision: Precision) -> Peak | None:
 @lru_cache(maxsize=2)
 def measured_gemm_flops(precision: Literal["bf16", "fp32"]) -> float:
     """Best FLOP/s of square matrix products of several sizes on the CPU, with all cores."""
+    return max(best_product(size, precision, _GEMM_SECONDS) for size in _GEMM_SIZES)
+
+
+def best_product(size: int, precision: Literal["bf16", "fp32"], seconds: float) -> float:
+    """Best FLOP/s of square matrix products of one size on the CPU, with the cores of this process, tried for so long."""
     import torch
 
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best = 0.0
     with torch.no_grad():
-        for size in _GEMM_SIZES:
-            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        a @ b
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            began = time.perf_counter()
             a @ b
-            end = time.perf_counter() + _GEMM_SECONDS
-            while time.perf_counter() < end:
-                began = time.perf_counter()
-                a @ b
-                best = max(best, 2 * size**3 / (time.perf_counter() - began))
+            best = max(best, 2 * size**3 / (time.perf_counter() - began))
     return best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
@@ -74,7 +75,7 @@ def benchmark(
             timed = training.measure(
                 settings, tokens, checkpoint, directory=folder, report=report, sequence_length=length, note=note
             )
-            return timed, *_judge(settings, timed, accelerator)
+            return timed, *judge(settings, timed, accelerator)
 
         timed, speed, work, ours, best = measure(config)
         if (trace := directory / "processes" / TRACE).is_file():
@@ -110,16 +111,23 @@ def benchmark(
     return workspace.materialize(recipe, build)
 
 
-def _judge(
+def judge(
     config: PipelineConfig, timed: training.Measurement, accelerator: Accelerator
 ) -> tuple[Speed, Utilisation, Subject, Peak | None]:
     """What the measured times mean."""
-    best = peak(accelerator, timed.precision)
-    # a CPU's peak is the whole machine's, whatever the number of processes
-    devices = 1 if accelerator.kind == "cpu" else timed.processes
-    seconds = statistics.median(timed.window_seconds)
+    rates = [timed.window_steps * timed.batch_tokens / seconds for seconds in timed.window_seconds]
+    rate = statistics.median(rates)
+    best: Peak | None
+    if timed.window_peak_flops:
+        # each window against the products before and after it: a busy machine slows both down
+        around = [statistics.fmean(pair) for pair in itertools.pairwise(timed.window_peak_flops)]
+        share = statistics.median(one / product for one, product in zip(rates, around, strict=True))
+        source = f"measured: best {timed.precision} product of all processes at once, between the windows"
+        best, devices = Peak(rate / share, source, measured=True), 1
+    else:
+        best, devices = peak(accelerator, timed.precision), timed.processes
     speed = Speed(
-        tokens_per_second=timed.window_steps * timed.batch_tokens / seconds,
+        tokens_per_second=rate,
         devices=timed.processes,
         sequence_length=timed.sequence_length,
         peak_flops=None if best is None else best.flops * devices,

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from longcat.accelerator import Accelerator
 from longcat.benchmark.breakdown import STEP, breakdown, read_trace
 from longcat.benchmark.collectives import measure_collectives, scopes
+from longcat.benchmark.hardware import best_product
 from longcat.benchmark.kernels import measure_bandwidth, measure_kernels
 from longcat.config import BenchmarkConfig, PipelineConfig
 from longcat.errors import DataError
@@ -26,17 +27,25 @@ from longcat.parallel.mesh import ProcessMesh
 from longcat.training.trainer import StepResult, Trainer
 
 TRACE = "trace.json.gz"
+_PRODUCT_SIZE, _PRODUCT_SECONDS = 1024, 0.2
 Step = Callable[[int], StepResult]
 
 
 def time_windows(
-    step: Step, first: int, settings: BenchmarkConfig, accelerator: Accelerator
-) -> tuple[list[float], list[StepResult]]:
-    """Seconds of each window of steps, all processes starting together, and what the steps showed."""
+    step: Step,
+    first: int,
+    settings: BenchmarkConfig,
+    accelerator: Accelerator,
+    between: Callable[[], float] | None = None,
+) -> tuple[list[float], list[StepResult], list[float]]:
+    """Seconds of each window of steps, all processes starting together; what the steps showed; and what `between` gave
+    after each window.
+    """
     for number in range(first, first + settings.warmup_steps):
         step(number)
     first += settings.warmup_steps
     seconds, results = [], []
+    found = [] if between is None else [between()]
     for window in range(settings.windows):
         dist.barrier()
         accelerator.synchronize()
@@ -45,7 +54,20 @@ def time_windows(
         results += [step(number) for number in range(begin, begin + settings.window_steps)]
         accelerator.synchronize()
         seconds.append(time.perf_counter() - began)
-    return seconds, results
+        if between is not None:
+            found.append(between())
+    return seconds, results, found
+
+
+def machine_peak(compute: torch.dtype) -> float:
+    """FLOP/s of the best product of all processes at once on a CPU.
+
+    Taken between windows: others slow the machine down as they like, and steps and products alike.
+    """
+    best = best_product(_PRODUCT_SIZE, "bf16" if compute == torch.bfloat16 else "fp32", _PRODUCT_SECONDS)
+    everyone = torch.tensor(best, dtype=torch.float64)
+    dist.all_reduce(everyone)
+    return float(everyone)
 
 
 def profile(step: Step, first: int, count: int, accelerator: Accelerator, directory: Path) -> dict[str, Any] | None:

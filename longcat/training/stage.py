@@ -45,6 +45,9 @@ class Measurement:
 
     window_seconds: list[float]
     window_steps: int
+    window_peak_flops: list[float]
+    """Of a CPU: best product of all processes at once, FLOP/s, before the first window and after each one; of an
+    accelerator nothing."""
     batch_tokens: int
     """Tokens of one step, over all processes."""
     processes: int

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -143,7 +144,8 @@ class Worker:
         if self.job.start_from:
             checkpoint.load(Path(self.job.start_from), self.trainer.model, self.trainer.optimizers)
         settings, first = self.config.benchmark, self.config.training.steps
-        seconds, results = measuring.time_windows(self.step, first, settings, self.accelerator)
+        peak_of = partial(measuring.machine_peak, self.trainer.compute) if self.accelerator.kind == "cpu" else None
+        seconds, results, peaks = measuring.time_windows(self.step, first, settings, self.accelerator, peak_of)
         memory = measuring.memory(self.trainer, self.accelerator)
         first += len(results) + settings.warmup_steps
         profiled = None
@@ -161,6 +163,7 @@ class Worker:
             facts: dict[str, Any] = {
                 "window_seconds": seconds,
                 "window_steps": settings.window_steps,
+                "window_peak_flops": peaks,
                 "batch_tokens": self.batch_tokens,
                 "sequence_length": self.sequence_length,
                 "ffn_experts_per_token": statistics.fmean(experts),
