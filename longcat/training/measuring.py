@@ -5,6 +5,7 @@ Windows of plain steps first, then steps under the profiler, so that measuring d
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import time
@@ -38,8 +39,10 @@ def time_windows(
     accelerator: Accelerator,
     between: Callable[[], float] | None = None,
 ) -> tuple[list[float], list[StepResult], list[float]]:
-    """Seconds of each window of steps, all processes starting together; what the steps showed; and what `between` gave
-    after each window.
+    """Time windows of steps, all processes starting together.
+
+    Returns:
+        Seconds of each window; what the steps showed; what `between` gave before the first window and after each one.
     """
     for number in range(first, first + settings.warmup_steps):
         step(number)
@@ -87,11 +90,12 @@ def profile(step: Step, first: int, count: int, accelerator: Accelerator, direct
         for number in range(first + 1, first + 1 + count):
             one(number)
         return None
-    with accelerator.profiler() as profiler:
-        for number in range(first + 1, first + 1 + count):
-            one(number)
     plain = directory / "trace.json"
-    profiler.export_chrome_trace(str(plain))
+    with contextlib.chdir(directory):  # torch_npu's profiler leaves files where it stands
+        with accelerator.profiler() as profiler:
+            for number in range(first + 1, first + 1 + count):
+                one(number)
+        profiler.export_chrome_trace(str(plain))
     try:
         found = asdict(breakdown(read_trace(plain)))
     except DataError:

@@ -13,7 +13,10 @@ SHARED = ["--preset", "smoke", "--set", "training.processes=2", "--set", "traini
 
 def longcat(*arguments, workspace):
     command = [str(Path(sys.executable).with_name("longcat")), *arguments, "--workspace", str(workspace)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    here = workspace / "here"
+    here.mkdir(exist_ok=True)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=here)
+    assert not list(here.iterdir()), "nothing is left where the user stands"
     assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-3000:]
     return found.stdout
 
