@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["npu", "cuda", "cpu"]
 
-_BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+"""Of torch.distributed; their collectives in a trace begin with these names."""
 EMULATED = "ASCEND_EMULATOR_LIBRARIES"
 """Set under `longcat emulate`."""
 _CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -51,7 +52,7 @@ class Accelerator:
     @property
     def backend(self) -> str:
         """torch.distributed backend for its collectives."""
-        return _BACKENDS[self.kind]
+        return BACKENDS[self.kind]
 
     def device(self, local_rank: int = 0) -> torch.device:
         """The torch device of a process on this machine."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.states import State
 
 from longcat.artifact import Artifact, Workspace
@@ -19,9 +19,13 @@ def benchmark(
     """Time training steps and write the MFU report."""
 
     def publish(run: StageRun, result: Artifact) -> None:
-        for name in ("report.html", "mfu.png", "result.json", "report.md"):
-            run.log_artifact(result.path / name)
+        for name in ("report.html", "mfu.png", "result.json", "report.md", "trace.json.gz"):
+            if (result.path / name).is_file():  # without profiled steps there is no trace
+                run.log_artifact(result.path / name)
         create_markdown_artifact((result.path / "report.md").read_text(encoding="utf-8"), key="mfu-report")
+        create_link_artifact(
+            (result.path / "report.html").resolve().as_uri(), link_text="MFU report", key="mfu-report-page"
+        )
 
     return run_stage(
         "benchmark",

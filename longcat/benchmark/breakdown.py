@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longcat.accelerator import BACKENDS
 from longcat.errors import DataError
 
 STEP, DATA, OPTIMIZER = "longcat.step", "longcat.data", "longcat.optimizer"
 """Annotations that the training loop makes; see `torch.profiler.record_function`."""
 PARTS = ("compute", "exposed_communication", "optimizer", "data_wait", "other")
-_BACKENDS = ("nccl", "hccl", "gloo")
 _COLLECTIVES = ("c10d::", "_c10d_functional::")
 _DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
 
@@ -150,4 +150,4 @@ def _is(event: Mapping[str, Any], name: str, kind: str) -> bool:
 
 
 def _collective(name: str) -> bool:
-    return name.startswith(_COLLECTIVES) or name.lower().startswith(_BACKENDS)
+    return name.startswith(_COLLECTIVES) or name.lower().startswith(tuple(BACKENDS.values()))

@@ -106,6 +106,9 @@ def benchmark(
         write_json(directory / "result.json", result)
         write(result, directory)
         facts = {name: value for name, value in result.items() if name not in _LARGE}
+        if timed.breakdown is not None:
+            whole = timed.breakdown["step_seconds"]
+            facts |= {f"share_{name}": seconds / whole for name, seconds in timed.breakdown["parts"].items()}
         return facts | {"verdict": comparison.verdict, "ratio_to_a100": comparison.ratio}
 
     return workspace.materialize(recipe, build)
