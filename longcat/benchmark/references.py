@@ -9,9 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from longcat.artifact import ROOT
-from longcat.benchmark.conventions import megatron_2021, palm
+from longcat.benchmark.conventions import llm_foundry, megatron_2021, palm, six_n
 
 TABLE = ROOT / "data/reference/mfu.csv"
+COUNTED = ("llm_foundry", "megatron", "megatron_2021", "palm", "six_n")
+"""Conventions by which a row can be worked out again."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,15 @@ class Reference:
     """dense or moe."""
     total_parameters: float | None
     activated_parameters: float
-    """With embedding."""
+    """Of a token, with embedding."""
     layers: int
     hidden_size: int
     vocabulary: int | None
     device: str
-    devices: int
+    devices: int | None
     cluster: str
     layout: str
-    sequence_length: int
+    sequence_length: int | None
     precision: str
     recomputation: str
     """none, selective, full, or empty."""
@@ -50,40 +52,68 @@ class Reference:
 
     @property
     def mfu(self) -> float | None:
-        """As published; where only HFU or speed is, what follows from it."""
+        """As published; where only FLOP/s, HFU or speed are, what follows from them."""
         if self.published_mfu is not None:
             return self.published_mfu
-        if self.published_hfu is not None and self.convention == "megatron_2021" and self.recomputation == "full":
-            return self.published_hfu * self._flops(recomputed=False) / self._flops(recomputed=True)
+        if self._of_peak() is not None and not self._tflops_recompute:
+            return self._of_peak()
+        useful, done = self._flops(recomputed=False), self._flops(recomputed=True)
+        if self.published_hfu is not None and useful is not None and done is not None:
+            return self.published_hfu * useful / done
         return self.rederived_mfu
 
     @property
     def rederived_mfu(self) -> float | None:
-        """MFU worked out again from the published speed."""
-        return self._utilisation(recomputed=False)
+        """MFU worked out again: from the published speed, or from published FLOP/s that are all useful."""
+        found = self._utilisation(self._flops(recomputed=False))
+        return self._of_peak() if found is None and not self._tflops_recompute else found
 
     @property
     def rederived_hfu(self) -> float | None:
-        """HFU worked out again: from the published speed, or from the published FLOP/s."""
-        if self.convention != "megatron_2021" or self.recomputation != "full":
-            return None
-        found = self._utilisation(recomputed=True)
-        if found is None and self.published_tflops is not None and self.peak_tflops is not None:
-            found = self.published_tflops / self.peak_tflops
-        return found
+        """HFU worked out again: from the published speed, or from published FLOP/s with those of recomputation."""
+        found = self._utilisation(self._flops(recomputed=True))
+        return self._of_peak() if found is None and self._tflops_recompute else found
 
-    def _utilisation(self, *, recomputed: bool) -> float | None:
-        if self.convention == "unknown" or self.tokens_per_second_per_device is None or self.peak_tflops is None:
-            return None
-        return self._flops(recomputed=recomputed) * self.tokens_per_second_per_device / (self.peak_tflops * 1e12)
+    @property
+    def _tflops_recompute(self) -> bool:
+        """Whether the published FLOP/s count recomputation: those of 2021's equation do."""
+        return self.convention == "megatron_2021" and self.recomputation == "full"
 
-    def _flops(self, *, recomputed: bool) -> float:
-        """FLOP of a token by the row's convention."""
+    def _of_peak(self) -> float | None:
+        if self.published_tflops is None or self.peak_tflops is None:
+            return None
+        return self.published_tflops / self.peak_tflops
+
+    def _utilisation(self, flops: float | None) -> float | None:
+        if flops is None or self.tokens_per_second_per_device is None or self.peak_tflops is None:
+            return None
+        return flops * self.tokens_per_second_per_device / (self.peak_tflops * 1e12)
+
+    def _flops(self, *, recomputed: bool) -> float | None:
+        """FLOP of a token by the row's convention, with those of recomputation or without; none where not known."""
+        length = self.sequence_length
+        if length is None or self.convention not in COUNTED:
+            return None
+        full = recomputed and self.recomputation == "full"
         if self.convention == "megatron_2021":
-            return megatron_2021(
-                self.layers, self.hidden_size, self.vocabulary or 0, self.sequence_length, recomputation=recomputed
-            )
-        return palm(self.activated_parameters, self.layers * self.hidden_size, self.sequence_length)
+            once = megatron_2021(self.layers, self.hidden_size, self.vocabulary or 0, length, recomputation=full)
+        elif self.convention == "megatron":
+            lookups = (self.vocabulary or 0) * self.hidden_size
+            once = six_n(self.activated_parameters - lookups) + palm(0, self.layers * self.hidden_size, length) / 2
+        elif self.convention == "six_n":
+            once = six_n(self.activated_parameters)
+        elif self.convention == "llm_foundry":
+            once = llm_foundry(self.activated_parameters, self.layers, self.hidden_size, length)
+            once *= 4 / 3 if full else 1  # the forward pass once more
+        else:
+            once = palm(self.activated_parameters, self.layers * self.hidden_size, length)
+        if not recomputed or self.recomputation == "none":
+            return once
+        if full:
+            return once if self.convention in ("megatron_2021", "llm_foundry") else None
+        if self.recomputation == "selective" and self.convention == "megatron_2021":
+            return once + palm(0, self.layers * self.hidden_size, length)  # Korthikanti et al. count the scores twice
+        return None
 
 
 @lru_cache(maxsize=1)
@@ -106,10 +136,10 @@ def _reference(row: Mapping[str, str]) -> Reference:
         hidden_size=int(row["hidden_size"]),
         vocabulary=int(row["vocabulary"]) if row["vocabulary"] else None,
         device=row["device"],
-        devices=int(row["devices"]),
+        devices=int(row["devices"]) if row["devices"] else None,
         cluster=row["cluster"],
         layout=row["layout"],
-        sequence_length=int(row["sequence_length"]),
+        sequence_length=int(row["sequence_length"]) if row["sequence_length"] else None,
         precision=row["precision"],
         recomputation=row["recomputation"],
         tokens_per_second_per_device=number("tokens_per_second_per_device"),
