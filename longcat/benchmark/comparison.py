@@ -85,7 +85,7 @@ class Comparison:
         rows = []
         for match in self.matches:
             flat = asdict(match)
-            rows.append(flat.pop("row") | flat | {"mfu": match.row.mfu})
+            rows.append(flat.pop("row") | flat | {"mfu": match.row.comparable_mfu})
         return asdict(self) | {"matches": rows}
 
 
@@ -136,7 +136,8 @@ def _table(ours: Subject) -> list[Match]:
 
 def _match(ours: Subject, row: Reference) -> Match:
     mine = ours.mfu_by_convention.get(row.convention)
-    ratio = mine / row.mfu if mine is not None and row.mfu else None
+    theirs = row.comparable_mfu
+    ratio = mine / theirs if mine is not None and theirs else None
     speed_ratio = ratio * ours.speed / row.peak_tflops if ratio is not None and ours.speed and row.peak_tflops else None
     return Match(row, mine, ratio, speed_ratio, tuple(_differences(ours, row)))
 

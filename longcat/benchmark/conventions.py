@@ -3,6 +3,7 @@
 | name          | scores | counted weights                            | source                                        |
 | ------------- | ------ | ------------------------------------------ | --------------------------------------------- |
 | six_n         | none   | all activated but the embedding            | Kaplan et al., arXiv 2001.08361, table 1      |
+| six_n_all     | none   | all activated but n-gram tables            | FlagPerf's READMEs                            |
 | palm          | square | all activated but n-gram tables            | PaLM, arXiv 2204.02311, appendix B            |
 | llm_foundry   | square | all activated but n-gram tables            | llm-foundry, scripts/train/benchmarking       |
 | megatron_2021 | square | GPT of feed-forward width 4h, plus head    | Narayanan et al., arXiv 2104.04473, equation 3|
@@ -63,6 +64,7 @@ def side_by_side(workload: Workload, sequence_length: int) -> dict[str, float]:
         "longcat": workload.training_flops(sequence_length),
         "longcat_full_attention": workload.training_flops(sequence_length, "full"),
         "six_n": six_n(n - lookups),
+        "six_n_all": six_n(n),
         "palm": palm(n, workload.attention_width, sequence_length),
         "llm_foundry": llm_foundry(n, workload.layers, workload.hidden_size, sequence_length),
         "megatron_2021": workload.training_flops(sequence_length, "full"),  # its equation without recomputation

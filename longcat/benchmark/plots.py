@@ -25,12 +25,12 @@ def among_published(
 ) -> Figure:
     """MFU over activated parameters: all published rows, those compared with, and this run."""
     figure, axes = _figure(4.2)
-    chosen = {(row["model"], row["devices"], row["sequence_length"], row["mfu"]) for row in near}
+    chosen = {(row["model"], row["devices"], row["sequence_length"], row["layout"]) for row in near}
     groups: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for row in rows:
         if row.mfu is None:
             continue
-        if (row.model, row.devices, row.sequence_length, row.mfu) in chosen:
+        if (row.model, row.devices, row.sequence_length, row.layout) in chosen:
             group = ("compared with", BLUE, "o" if row.kind == "dense" else "D")
         elif row.device.startswith(("A100", "A800")):
             group = ("A100 or A800", FAINT, "o") if row.kind == "dense" else ("A100 or A800, mixture", VIOLET, "D")

@@ -12,7 +12,7 @@ from longcat.artifact import ROOT
 from longcat.benchmark.conventions import llm_foundry, megatron_2021, palm, six_n
 
 TABLE = ROOT / "data/reference/mfu.csv"
-COUNTED = ("llm_foundry", "megatron", "megatron_2021", "palm", "six_n")
+COUNTED = ("llm_foundry", "megatron", "megatron_2021", "palm", "six_n_all")
 """Conventions by which a row can be worked out again."""
 
 
@@ -63,6 +63,11 @@ class Reference:
         return self.rederived_mfu
 
     @property
+    def comparable_mfu(self) -> float | None:
+        """As published, or worked out again where it is not clear how it was counted (`reason`)."""
+        return self.rederived_mfu if self.reason and self.rederived_mfu is not None else self.mfu
+
+    @property
     def rederived_mfu(self) -> float | None:
         """MFU worked out again: from the published speed, or from published FLOP/s that are all useful."""
         found = self._utilisation(self._flops(recomputed=False))
@@ -100,7 +105,7 @@ class Reference:
         elif self.convention == "megatron":
             lookups = (self.vocabulary or 0) * self.hidden_size
             once = six_n(self.activated_parameters - lookups) + palm(0, self.layers * self.hidden_size, length) / 2
-        elif self.convention == "six_n":
+        elif self.convention == "six_n_all":
             once = six_n(self.activated_parameters)
         elif self.convention == "llm_foundry":
             once = llm_foundry(self.activated_parameters, self.layers, self.hidden_size, length)
