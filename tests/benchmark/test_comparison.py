@@ -31,8 +31,8 @@ def run(row, **changes):
     """A run just like a published row."""
     values = {
         "kind": row.kind, "activated_parameters": row.activated_parameters, "devices": row.devices,
-        "sequence_length": row.sequence_length, "precision": row.precision, "tflops_per_device": 312 * row.mfu,
-        "mfu_by_convention": {name: row.mfu for name in (row.convention, "longcat") if name != "unknown"},
+        "sequence_length": row.sequence_length, "precision": row.precision, "tflops_per_device": 312 * row.comparable_mfu,
+        "mfu_by_convention": {name: row.comparable_mfu for name in (row.convention, "longcat") if name != "unknown"},
     }  # fmt: skip
     return Subject(**(values | changes))
 
