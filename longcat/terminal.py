@@ -199,12 +199,12 @@ def print_mfu(found: Mapping[str, Any]) -> None:
     print_pairs("model FLOPs utilisation", {name: value for name, value in pairs.items() if value})
 
     total = sum(found["flops_per_token"].values())
-    parts = Table(title=f"FLOP of a training token: {total:.4g}", title_justify="left")
+    parts = Table(title=f"a training token: {total / 1e9:,.4g} GFLOP", title_justify="left")
     parts.add_column("component")
-    parts.add_column("FLOP", justify="right")
+    parts.add_column("GFLOP", justify="right")
     parts.add_column("share", justify="right")
     for name, flops in sorted(found["flops_per_token"].items(), key=lambda pair: -pair[1]):
-        parts.add_row(name.replace("_", " "), f"{flops:.3g}", f"{flops / total:.1%}")
+        parts.add_row(name.replace("_", " "), f"{flops / 1e9:,.4g}", f"{flops / total:.1%}")
     console.print(parts)
 
     others = Table(title="MFU as others count it", title_justify="left")

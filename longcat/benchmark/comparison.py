@@ -1,13 +1,14 @@
 """Which published runs a run may be compared with, and what the comparison says.
 
 A row is fair where kind, precision and convention are the same and the sizes are near (`LIMITS`). Each ratio is worked
-out in the row's own convention: ours counted as theirs, over theirs.
+out in the row's own convention: ours counted as theirs, over theirs. A verdict takes several rows, not all of one source.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,8 +26,8 @@ _BASELINE = ("A100 ", "A800 ")
 """An A800 is an A100 with narrower links."""
 _AGREED = 0.75
 """Share of the rows that must say the same, or the verdict is that they disagree."""
-
 _FEW = 3
+"""Rows that a verdict takes at least: fewer do not tell how far apart such runs are."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def compare(ours: Subject, *, accelerator: bool, count: int, rows: Sequence[Refe
     near = sorted(candidates, key=lambda match: _distance(ours, match.row))
     fair = [match for match in near if not match.differences]
     # without a fair row, those of the other kind that could be worked out: dense rows say a little of a mixture
-    chosen = (fair or sorted(near, key=lambda match: match.ratio is None))[:count]
+    chosen = _varied(fair, count) if fair else sorted(near, key=lambda match: match.ratio is None)[:count]
     ratios = [match.ratio for match in chosen if match.ratio is not None]
     return Comparison(
         fair=bool(fair),
@@ -132,6 +133,17 @@ def compare(ours: Subject, *, accelerator: bool, count: int, rows: Sequence[Refe
 
 def _table(ours: Subject) -> list[Match]:
     return [_match(ours, row) for row in references() if row.mfu and row.device.startswith(_BASELINE)]
+
+
+def _varied(near: Sequence[Match], count: int) -> list[Match]:
+    """The nearest, at most half of them of one source as long as others have some: one tool's rows are alike."""
+    taken: Counter[str] = Counter()
+    turns = []
+    for match in near:
+        turns.append(taken[match.row.source] >= -(-count // 2))
+        taken[match.row.source] += 1
+    ranked = sorted(range(len(near)), key=lambda number: (turns[number], number))[:count]
+    return [near[number] for number in sorted(ranked)]
 
 
 def _match(ours: Subject, row: Reference) -> Match:
@@ -193,14 +205,21 @@ def _verdict(ours: Subject, accelerator: bool, fair: bool, matches: Sequence[Mat
         )
     agreeing = sum(one >= 1 - CLAIM for one in ratios)
     claim = f"{CLAIM * 100:.0f} % of comparable A100 runs"
+    counted = "/".join(sorted({match.row.convention for match in matches}))
+    if len(ratios) < _FEW:
+        rows = " and ".join(f"{match.row.model} on {match.row.devices} x {match.row.device}" for match in matches)
+        return (
+            f"too few fair A100 rows for a verdict: of {rows} the MFU is {' and '.join(f'{one:.2f}' for one in ratios)}, "
+            f"counted as {counted}; {agreeing} of {len(ratios)} would say within {CLAIM * 100:.0f} %"
+        )
     if agreeing >= _AGREED * len(ratios):
-        word = f"within {claim}"
+        word = f"within {claim}, or better"
     elif agreeing <= (1 - _AGREED) * len(ratios):
         word = f"outside {claim}"
     else:
         word = f"undecided whether within {claim}, as the rows disagree"
-    counted = "/".join(sorted({match.row.convention for match in matches}))
-    rests = f"rests on {len(ratios)} {ours.kind} row{'s' if len(ratios) > 1 else ''}, counted as {counted}"
-    if len(ratios) < _FEW:
-        rests += ", too few to tell how far apart such runs are"
+    sources = len({match.row.source for match in matches})
+    rests = (
+        f"rests on {len(ratios)} {ours.kind} rows of {sources} source{'s' if sources > 1 else ''}, counted as {counted}"
+    )
     return f"{word}: {ratio}; {agreeing} of {len(ratios)} say within; {rests}"

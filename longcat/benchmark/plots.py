@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 INK, FAINT, GRID = "#1c2330", "#b8c1d1", "#eef0f4"
 BLUE, ORANGE, GREEN, VIOLET, GREY = "#2f6fde", "#d9480f", "#2b8a3e", "#7048e8", "#868e96"
 _WIDTH = 8.4
+_IDENTITY = ("source", "table", "model", "device", "devices", "sequence_length", "layout")
+"""What tells one published row from another."""
 _COLOURS = dict(zip(PARTS, (BLUE, ORANGE, GREEN, "#f08c00", FAINT), strict=True))
 
 
@@ -25,12 +27,12 @@ def among_published(
 ) -> Figure:
     """MFU over activated parameters: all published rows, those compared with, and this run."""
     figure, axes = _figure(4.2)
-    chosen = {(row["model"], row["devices"], row["sequence_length"], row["layout"]) for row in near}
+    chosen = {tuple(row[name] for name in _IDENTITY) for row in near}
     groups: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for row in rows:
         if row.mfu is None:
             continue
-        if (row.model, row.devices, row.sequence_length, row.layout) in chosen:
+        if tuple(getattr(row, name) for name in _IDENTITY) in chosen:
             group = ("compared with", BLUE, "o" if row.kind == "dense" else "D")
         elif row.device.startswith(("A100", "A800")):
             group = ("A100 or A800", FAINT, "o") if row.kind == "dense" else ("A100 or A800, mixture", VIOLET, "D")

@@ -37,8 +37,8 @@ _PAGE = """<!doctype html>
 <h2>Among published runs</h2>
 <img alt="MFU of this run among published runs, over activated parameters" src="{{ pictures.published }}">
 <h2>{{ "Comparable A100 runs" if c.fair else "The nearest A100 runs, none of them comparable" }}</h2>
-<div class="scroll"><table><tr><th>run</th><th class="n">activated</th><th class="n">MFU</th><th class="n">this run, counted so</th><th class="n">ratio</th><th class="n">FLOP/s ratio</th><th>source</th></tr>
-{% for row in c.matches %}<tr><td class="wrap">{{ row.model }}<br><span class="note">{{ row.devices }} × {{ row.device }}, {{ row.sequence_length }} tokens{{ ", " ~ row.layout if row.layout }}{% if row.reason %}<br>published {{ row.published_mfu|percent }}: {{ row.reason }}{% endif %}{% if row.differences %}<br>{{ row.differences|join(", ") }}{% endif %}</span></td><td class="n">{{ row.activated_parameters|count }}</td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ row.ours|percent }}<br><span class="note">{{ row.convention }}</span></td><td class="n">{{ row.ratio|ratio }}</td><td class="n">{{ row.speed_ratio|ratio }}</td><td>[{{ sources.index(row.source ~ ": " ~ row.table) + 1 }}]</td></tr>
+<div class="scroll"><table><tr><th>run</th><th class="n">MFU</th><th class="n">this run<br>counted so</th><th class="n">ratio</th><th class="n">FLOP/s<br>ratio</th><th>source</th></tr>
+{% for row in c.matches %}<tr><td class="wrap">{{ row.model }}<br><span class="note">{{ row.activated_parameters|count }} activated, {{ row.devices }} × {{ row.device }}, {{ row.sequence_length }} tokens{{ ", " ~ row.layout if row.layout }}{% if row.reason %}<br>published {{ row.published_mfu|percent }}: {{ row.reason }}{% endif %}{% if row.differences %}<br>{{ row.differences|join(", ") }}{% endif %}</span></td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ row.ours|percent }}<br><span class="note">{{ row.convention }}</span></td><td class="n">{{ row.ratio|ratio }}</td><td class="n">{{ row.speed_ratio|ratio }}</td><td>[{{ sources.index(row.source ~ ": " ~ row.table) + 1 }}]</td></tr>
 {% endfor %}</table></div>
 <p class="note">{% for source in sources %}[{{ loop.index }}] {{ source }}. {% endfor %}</p>
 <p class="note">Each ratio is worked out in the row's own convention. FLOP/s ratio: the same of useful FLOP/s a device, which is what an hour of it is worth.</p>
@@ -51,9 +51,9 @@ _PAGE = """<!doctype html>
 <p class="note">Of the first process, from the profiler over {{ r.breakdown.steps }} steps, which it slows down: {{ "%.0f"|format(r.breakdown.step_seconds * 1e3) }} ms a step under it, {{ "%.0f"|format(step_seconds * 1e3) }} ms without. {{ "%.1f"|format(r.breakdown.hidden_communication * 1e3) }} ms of collectives are hidden behind computing. The trace is trace.json.gz.</p>{% endif %}
 
 <h2>Where the FLOPs go</h2>
-<div class="scroll"><table><tr><th>component</th><th class="n">FLOP a token</th><th class="n">share</th></tr>
-{% for name, flops in flops %}<tr><td>{{ name|words }}</td><td class="n">{{ "%.3g"|format(flops) }}</td><td class="n">{{ (flops / total)|percent }}</td></tr>
-{% endfor %}<tr class="ours"><td>a training token</td><td class="n">{{ "%.4g"|format(total) }}</td><td class="n">100.0%</td></tr></table></div>
+<div class="scroll"><table><tr><th>component</th><th class="n">GFLOP a token</th><th class="n">share</th></tr>
+{% for name, flops in flops %}<tr><td>{{ name|words }}</td><td class="n">{{ flops|giga }}</td><td class="n">{{ (flops / total)|percent }}</td></tr>
+{% endfor %}<tr class="ours"><td>a training token</td><td class="n">{{ total|giga }}</td><td class="n">100.0%</td></tr></table></div>
 
 {% if r.mfu_by_convention %}<h2>The same run as others count it</h2>
 <div class="scroll"><table><tr><th>convention</th><th class="n">MFU</th></tr>
@@ -137,6 +137,7 @@ def html(result: Mapping[str, Any]) -> str:
         words=lambda name: str(name).replace("_", " "),
         ratio=lambda value: "n/a" if value is None else f"{value:.2f}" if value > 0.1 else f"{value:.1g}",
         size=plots.readable_bytes,
+        giga=lambda flops: f"{flops / 1e9:,.4g}",
         number=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
     )
     windows = result.get("window_seconds")

@@ -49,7 +49,7 @@ def test_a_published_run_equals_itself(row):
     if found.fair:
         assert found.ratio == pytest.approx(1)
         assert found.matches[0].speed_ratio == pytest.approx(312 / row.peak_tflops)
-        assert found.verdict.startswith("within 15 % of comparable A100 runs: 1.00")
+        assert f"{row.model} on {row.devices} x {row.device} the MFU is 1.00" in found.verdict
 
 
 def test_only_rows_like_the_run_are_fair():
@@ -96,6 +96,33 @@ def test_verdicts_are_those_of_the_rows():
     assert verdict(0.40, accelerator=True).startswith("undecided")
     assert "0.67 to 1.00 over 4 rows" in verdict(0.40, accelerator=True)
     assert verdict(0.55, accelerator=False).startswith("not an accelerator")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_rows_are_no_verdict(count):
+    row = a_row(published_mfu=0.5)
+    found = compare(run(row, mfu_by_convention={row.convention: 0.4}), accelerator=True, count=6, rows=[row] * count)
+    assert found.fair
+    assert found.ratio == pytest.approx(0.8)
+    assert found.verdict.startswith("too few fair A100 rows for a verdict")
+    assert f"0 of {count} would say within 15 %" in found.verdict
+
+
+def test_a_verdict_is_not_one_sources():
+    row = a_row(published_mfu=0.5)
+    near = [replace(row, table=str(number)) for number in range(9)]
+    far = [replace(row, source=other, devices=32) for other in ("a", "b")]
+
+    def chosen(rows):
+        found = compare(run(row), accelerator=True, count=6, rows=rows)
+        return [match.row for match in found.matches], found.verdict
+
+    rows, verdict = chosen(far + near)
+    assert rows == near[:4] + far  # three of one source, then the others, and the next nearest fills up
+    assert "6 dense rows of 3 sources" in verdict
+    rows, verdict = chosen(near)
+    assert rows == near[:6]
+    assert "6 dense rows of 1 source," in verdict
 
 
 def test_without_a_peak_there_is_nothing_to_compare():
