@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from prefect.logging import get_run_logger
 
+from longcat.accelerator import choose
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import load_config
 from longcat.errors import Cancelled
@@ -41,6 +42,8 @@ def chain(
         LongcatError: from the first stage that failed; finished artifacts stay.
     """
     config = load_config(preset, Path(config_file) if config_file else None, overrides or ())
+    if config.accelerator != "auto" and set(stages) != {"preprocess"}:
+        choose(config.accelerator)  # a device that is not there is told now, not after hours of preprocessing
     space = open_workspace(workspace)
     began = time.monotonic()
     with space.lease():

@@ -53,8 +53,16 @@ _ENVIRONMENT = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "true",
     "TQDM_DISABLE": "1",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # a torch_npu without CANN would end every import of torch
 }
 """Set before the libraries are imported, where the user has not set them: no telemetry, no bars but ours."""
+
+
+@app.callback()
+def _settle(context: typer.Context) -> None:
+    if context.invoked_subcommand != "emulate":  # somebody else's program
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
 
 
 def _run(
@@ -67,8 +75,6 @@ def _run(
     settings = load_config(preset, config, overrides or ())  # mistakes are told before anything is started
     workspace = workspace.expanduser().resolve()
     space = Workspace(workspace)
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     if not any(source.kind == "hub" for source in settings.corpus.sources):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with space.lease():
@@ -487,8 +493,6 @@ def sync(workspace: WorkspacePath = Path("workspace")) -> None:
     from longcat.tracking import sync as send
 
     space = Workspace(workspace)
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     with aside(space.path / "logs" / "sync.log", lambda _: None):
         sent = send(space)
     print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")

@@ -51,9 +51,9 @@ _PAGE = """<!doctype html>
 <p class="note">Of the first process, from the profiler over {{ r.breakdown.steps }} steps, which it slows down: {{ "%.0f"|format(r.breakdown.step_seconds * 1e3) }} ms a step under it, {{ "%.0f"|format(step_seconds * 1e3) }} ms without. {{ "%.1f"|format(r.breakdown.hidden_communication * 1e3) }} ms of collectives are hidden behind computing. The trace is trace.json.gz.</p>{% endif %}
 
 <h2>Where the FLOPs go</h2>
-<div class="scroll"><table><tr><th>component</th><th class="n">GFLOP a token</th><th class="n">share</th></tr>
-{% for name, flops in flops %}<tr><td>{{ name|words }}</td><td class="n">{{ flops|giga }}</td><td class="n">{{ (flops / total)|percent }}</td></tr>
-{% endfor %}<tr class="ours"><td>a training token</td><td class="n">{{ total|giga }}</td><td class="n">100.0%</td></tr></table></div>
+<div class="scroll"><table><tr><th>component</th><th class="n">{{ unit }} a token</th><th class="n">share</th></tr>
+{% for name, flops in flops %}<tr><td>{{ name|words }}</td><td class="n">{{ (flops / scale)|number }}</td><td class="n">{{ (flops / total)|percent }}</td></tr>
+{% endfor %}<tr class="ours"><td>a training token</td><td class="n">{{ (total / scale)|number }}</td><td class="n">100.0%</td></tr></table></div>
 
 {% if r.mfu_by_convention %}<h2>The same run as others count it</h2>
 <div class="scroll"><table><tr><th>convention</th><th class="n">MFU</th></tr>
@@ -76,8 +76,8 @@ _PAGE = """<!doctype html>
 
 {% if r.memory %}<h2>What memory holds</h2>
 <div class="scroll"><table><tr><th>part</th><th class="n">MB</th><th class="n">share</th></tr>
-{% for name, bytes in r.memory.items() if name != "peak" %}<tr><td>{{ name }}</td><td class="n">{{ "{:,.0f}".format(bytes / 1e6) }}</td><td class="n">{{ (bytes / r.memory.peak)|percent }}</td></tr>
-{% endfor %}<tr class="ours"><td>peak</td><td class="n">{{ "{:,.0f}".format(r.memory.peak / 1e6) }}</td><td class="n">100.0%</td></tr></table></div>
+{% for name, bytes in r.memory.items() if name != "peak" %}<tr><td>{{ name }}</td><td class="n">{{ (bytes / 1e6)|number }}</td><td class="n">{{ (bytes / r.memory.peak)|percent }}</td></tr>
+{% endfor %}<tr class="ours"><td>peak</td><td class="n">{{ (r.memory.peak / 1e6)|number }}</td><td class="n">100.0%</td></tr></table></div>
 <p class="note">Of the first process; the rest is activations, buffers{{ " and the libraries themselves" if r.device_kind == "cpu" }}.</p>{% endif %}
 
 {% if r.sweep %}<h2>Other settings</h2>
@@ -105,6 +105,16 @@ def percent(value: float | None) -> str:
 def count(value: float) -> str:
     """A number of parameters as people read it."""
     return f"{value / 1e9:.3g} B" if value >= 1e9 else f"{value / 1e6:.3g} M"
+
+
+def number(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def flop_unit(total: float) -> tuple[str, float]:
+    """The unit in which to show parts of so many FLOP, and its size."""
+    return ("GFLOP", 1e9) if total >= 1e9 else ("MFLOP", 1e6)
 
 
 def cards(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -137,8 +147,7 @@ def html(result: Mapping[str, Any]) -> str:
         words=lambda name: str(name).replace("_", " "),
         ratio=lambda value: "n/a" if value is None else f"{value:.2f}" if value > 0.1 else f"{value:.1g}",
         size=plots.readable_bytes,
-        giga=lambda flops: f"{flops / 1e9:,.4g}",
-        number=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
+        number=number,
     )
     windows = result.get("window_seconds")
     operators = result.get("operators")
@@ -146,6 +155,8 @@ def html(result: Mapping[str, Any]) -> str:
     for one in result.get("collectives") or []:
         bandwidths.setdefault((one["scope"], one["ranks"], one["bytes"]), {})[one["name"]] = one["bus_bandwidth"]
     flops = sorted(result["flops_per_token"].items(), key=lambda pair: -pair[1])
+    total = sum(value for _, value in flops)
+    unit, scale = flop_unit(total)
     return environment.from_string(_PAGE).render(
         r=result,
         c=result["comparison"],
@@ -155,7 +166,9 @@ def html(result: Mapping[str, Any]) -> str:
         sources=list(dict.fromkeys(f"{row['source']}: {row['table']}" for row in result["comparison"]["matches"])),
         pictures=_pictures(result),
         flops=flops,
-        total=sum(value for _, value in flops),
+        total=total,
+        unit=unit,
+        scale=scale,
         bandwidths=bandwidths,
         collectives=list(next(iter(bandwidths.values()), {})),
         parts_in_words=PARTS_IN_WORDS,

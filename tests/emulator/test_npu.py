@@ -1,5 +1,9 @@
 """`longcat.accelerator` with the real torch_npu."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -62,3 +66,23 @@ def test_a_profiler_is_made_and_leaves_the_work_alone(npu, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with npu.profiler():
         assert torch.ones(8, 8, device="npu").sum().item() == 64
+
+
+def test_torch_npu_without_cann_is_named_and_does_no_harm(tmp_path):
+    """This environment as it is outside of the emulator, where importing torch alone fails."""
+    gone = ("ASCEND_", "LD_LIBRARY_PATH", "PYTHONPATH", "TORCH_DEVICE_BACKEND")  # the last is set by torch_npu
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(gone)}
+
+    def longcat(*arguments):
+        command = [sys.executable, "-m", "longcat.cli", *arguments, "--workspace", str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=variables)
+
+    doctor = longcat("doctor")
+    assert doctor.returncode == 2
+    assert "problem: torch_npu is installed, CANN is not set up: source the set_env.sh" in doctor.stdout
+    assert "problem: torch_npu is installed, the Ascend driver is not" in doctor.stdout
+    asked = longcat("pretrain", "--preset", "smoke", "--set", "accelerator=npu")
+    assert asked.returncode == 2
+    (line,) = asked.stderr.splitlines()
+    assert line.startswith("error: accelerator npu: torch_npu cannot be imported, CANN or the driver may be missing")
+    assert not (tmp_path / "tokens").exists(), "it is told before anything is made"
