@@ -385,6 +385,18 @@ def test_what_is_not_emulated_is_named(npu):
         npu.npu_fusion_attention(*tensors, 1, "BNSD", atten_mask=COMPRESSED.to(DEVICE), sparse_mode=7)
 
 
+def test_sparse_operators_refuse_what_their_kernels_do(npu):
+    query, key = move(torch.randn(1, 8, 16)).unflatten(1, (4, 2)), move(torch.randn(1, 4, 1, 16))
+    strided = query[..., :8]
+    with pytest.raises(RuntimeError, match="npu_lightning_indexer: query is not contiguous"):
+        npu.npu_lightning_indexer(strided, key[..., :8].contiguous(), move(torch.ones(1, 4, 2)))
+    chosen = torch.tensor([0, -1, 1], dtype=torch.int32).expand(1, 4, 1, 3).contiguous().to(DEVICE)
+    with pytest.raises(RuntimeError, match=r"a key behind an absent one"):
+        npu.npu_sparse_flash_attention(query, key, key, chosen, 0.3)
+    with pytest.raises(RuntimeError, match="npu_sparse_flash_attention: value is not contiguous"):
+        npu.npu_sparse_flash_attention(query, key, key.expand(1, 4, 2, 16), chosen, 0.3)
+
+
 def test_shapes_are_those_of_the_meta_kernels(npu):
     cases = {
         "npu_rms_norm": (torch.ones(4, 8), torch.ones(8)),

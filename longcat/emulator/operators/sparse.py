@@ -10,6 +10,13 @@ from torch import Tensor
 from longcat.emulator.reference import gradients, reference
 
 
+def _check_contiguous(name: str, **tensors: Tensor | None) -> None:
+    """As the wheel's documentation demands of these two operators."""
+    for argument, tensor in tensors.items():
+        if tensor is not None and not tensor.is_contiguous():
+            raise RuntimeError(f"{name}: {argument} is not contiguous, which the device's kernel does not take")
+
+
 @reference("npu_lightning_indexer")
 def lightning_indexer(
     query: Tensor,
@@ -48,6 +55,7 @@ def lightning_indexer(
     """
     if block_table is not None or layout_query != layout_key:
         raise NotImplementedError("npu_lightning_indexer: a paged cache is not emulated")
+    _check_contiguous("npu_lightning_indexer", query=query, key=key, weights=weights)
     places, values = [], []
     spans = _Spans(layout_query, query, key, actual_seq_lengths_query, actual_seq_lengths_key)
     for q, k, w in spans.parts(query, key, weights):
@@ -112,7 +120,13 @@ def sparse_flash_attention(
     """
     if options.get("block_table") is not None or options.get("sinks") is not None or value is None:
         raise NotImplementedError("npu_sparse_flash_attention: a paged cache, sinks and no value are not emulated")
-    given = [query, key, value, options.get("query_rope"), options.get("key_rope")]
+    ropes = {name: options.get(name) for name in ("query_rope", "key_rope")}
+    tensors = {"query": query, "key": key, "value": value, "sparse_indices": sparse_indices, **ropes}
+    _check_contiguous("npu_sparse_flash_attention", **tensors)
+    there = sparse_indices >= 0
+    if bool((there[..., 1:] > there[..., :-1]).any()):
+        raise RuntimeError("npu_sparse_flash_attention: sparse_indices has a key behind an absent one (-1)")
+    given = [query, key, value, *ropes.values()]
     lengths = options.get("actual_seq_lengths_query"), options.get("actual_seq_lengths_kv")
     outcome = _sparse(given, sparse_indices, scale_value, options.get("layout_query", "BSND"), lengths, options)
     empty = query.new_empty(0, dtype=torch.float32)
