@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,24 +215,34 @@ def print_mfu(found: Mapping[str, Any]) -> None:
     console.print(others)
 
     comparison = found["comparison"]
-    rows = Table(
-        title="published A100 runs, " + ("comparable" if comparison["fair"] else "nearest, none comparable"),
-        title_justify="left",
-    )
-    for column in ("run", "MFU", "ours, counted so", "ratio"):
-        rows.add_column(column, justify="left" if column == "run" else "right")
-    for row in comparison["matches"]:
-        ours, ratio = (
-            ("-", "-") if row["ratio"] is None else (f"{row['ours']:.1%} {row['convention']}", f"{row['ratio']:.2f}")
+    console.print(
+        _runs(
+            "published A100 runs, " + ("comparable" if comparison["fair"] else "nearest, none comparable"),
+            comparison["matches"],
         )
-        run = f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens"
-        rows.add_row(run, f"{row['mfu']:.1%}", ours, ratio)
-    console.print(rows)
+    )
+    if comparison["others"]:
+        what = "mixtures" if found["kind"] == "moe" else "dense models"
+        console.print(_runs(f"for orientation: {what} on other devices", comparison["others"]))
     tables: dict[str, list[str]] = {}
-    for row in comparison["matches"]:
+    for row in [*comparison["matches"], *comparison["others"]]:
         tables.setdefault(row["source"], []).append(row["table"])
     for source, places in tables.items():
         console.print(f"Source: {escape(source)}: {escape('; '.join(dict.fromkeys(places)))}.", soft_wrap=True)
     for assumption in found["assumptions"]:
         console.print(f"Assumed: {escape(assumption)}.")
     console.print(f"Verdict: {escape(comparison['verdict'])}.", soft_wrap=True)
+
+
+def _runs(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Published runs, and ours as they count."""
+    table = Table(title=title, title_justify="left")
+    for column in ("run", "MFU", "ours, counted so", "ratio"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for row in rows:
+        ours, ratio = (
+            ("-", "-") if row["ratio"] is None else (f"{row['ours']:.1%} {row['convention']}", f"{row['ratio']:.2f}")
+        )
+        run = f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens"
+        table.add_row(run, f"{row['mfu']:.1%}", ours, ratio)
+    return table

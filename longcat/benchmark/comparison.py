@@ -75,19 +75,25 @@ class Comparison:
     fair: bool
     """Whether `matches` are fair rows; else they are the nearest there are."""
     matches: tuple[Match, ...]
+    others: tuple[Match, ...]
+    """Where too few A100 rows are fair for a verdict: the nearest of this kind on other devices, for orientation."""
     ratio: float | None
-    """To the median of the rows."""
+    """To the median of `matches`."""
     ratio_low: float | None
     ratio_high: float | None
     verdict: str
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: each row flat, with what was found of it."""
-        rows = []
-        for match in self.matches:
-            flat = asdict(match)
-            rows.append(flat.pop("row") | flat | {"mfu": match.row.comparable_mfu})
-        return asdict(self) | {"matches": rows}
+        return asdict(self) | {
+            "matches": [_flat(one) for one in self.matches],
+            "others": [_flat(one) for one in self.others],
+        }
+
+
+def _flat(match: Match) -> dict[str, Any]:
+    found = asdict(match)
+    return found.pop("row") | found | {"mfu": match.row.comparable_mfu}
 
 
 def subject(workload: Workload, speed: Speed, precision: str) -> Subject:
@@ -115,15 +121,19 @@ def compare(ours: Subject, *, accelerator: bool, count: int, rows: Sequence[Refe
         count: most rows to compare with.
         rows: to choose from; the table's if none.
     """
-    candidates = [_match(ours, row) for row in rows if row.mfu] if rows is not None else _table(ours)
-    near = sorted(candidates, key=lambda match: _distance(ours, match.row))
+    near = [_match(ours, row) for row in (references() if rows is None else rows) if row.mfu and _sized(row)]
+    near.sort(key=lambda match: _distance(ours, match.row))
+    elsewhere = [match for match in near if not match.row.device.startswith(_BASELINE) and match.row.kind == ours.kind]
+    near = [match for match in near if match.row.device.startswith(_BASELINE)]
     fair = [match for match in near if not match.differences]
+    lacking = accelerator and len(fair) < _FEW
     # without a fair row, those of the other kind that could be worked out: dense rows say a little of a mixture
     chosen = _varied(fair, count) if fair else sorted(near, key=lambda match: match.ratio is None)[:count]
     ratios = [match.ratio for match in chosen if match.ratio is not None]
     return Comparison(
         fair=bool(fair),
         matches=tuple(chosen),
+        others=tuple(sorted(elsewhere, key=lambda match: match.ratio is None)[:count]) if lacking else (),
         ratio=statistics.median(ratios) if ratios else None,
         ratio_low=min(ratios, default=None),
         ratio_high=max(ratios, default=None),
@@ -131,8 +141,8 @@ def compare(ours: Subject, *, accelerator: bool, count: int, rows: Sequence[Refe
     )
 
 
-def _table(ours: Subject) -> list[Match]:
-    return [_match(ours, row) for row in references() if row.mfu and row.device.startswith(_BASELINE)]
+def _sized(row: Reference) -> bool:
+    return row.devices is not None and row.sequence_length is not None and row.precision != ""
 
 
 def _varied(near: Sequence[Match], count: int) -> list[Match]:
@@ -207,10 +217,13 @@ def _verdict(ours: Subject, accelerator: bool, fair: bool, matches: Sequence[Mat
     claim = f"{CLAIM * 100:.0f} % of comparable A100 runs"
     counted = "/".join(sorted({match.row.convention for match in matches}))
     if len(ratios) < _FEW:
-        rows = " and ".join(f"{match.row.model} on {match.row.devices} x {match.row.device}" for match in matches)
+        each = " and ".join(
+            f"{one:.2f} of that of {match.row.model} on {match.row.devices} x {match.row.device}"
+            for one, match in zip(ratios, matches, strict=True)
+        )
         return (
-            f"too few fair A100 rows for a verdict: of {rows} the MFU is {' and '.join(f'{one:.2f}' for one in ratios)}, "
-            f"counted as {counted}; {agreeing} of {len(ratios)} would say within {CLAIM * 100:.0f} %"
+            f"too few fair A100 rows for a verdict: the MFU is {each}, counted as {counted}; "
+            f"{agreeing} of {len(ratios)} would say within {CLAIM * 100:.0f} %"
         )
     if agreeing >= _AGREED * len(ratios):
         word = f"within {claim}, or better"

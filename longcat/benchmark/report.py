@@ -24,7 +24,13 @@ PARTS_IN_WORDS = {
     "other": "the rest: Python, launching, waiting without a recorded reason",
 }
 
-_PAGE = """<!doctype html>
+_RUNS = """{% macro runs(rows) %}<div class="scroll"><table><tr><th>run</th><th class="n">MFU</th><th class="n">this run<br>counted so</th><th class="n">ratio</th><th class="n">FLOP/s<br>ratio</th><th>source</th></tr>
+{% for row in rows %}<tr><td class="wrap">{{ row.model }}<br><span class="note">{{ row.activated_parameters|count }} activated, {{ row.devices }} × {{ row.device }}, {{ row.sequence_length }} tokens{{ ", " ~ row.layout if row.layout }}{% if row.reason %}<br>published {{ row.published_mfu|percent }}: {{ row.reason }}{% endif %}{% if row.differences %}<br>{{ row.differences|join(", ") }}{% endif %}</span></td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ row.ours|percent }}<br><span class="note">{{ row.convention }}</span></td><td class="n">{{ row.ratio|ratio }}</td><td class="n">{{ row.speed_ratio|ratio }}</td><td>[{{ sources.index(row.source ~ ": " ~ row.table) + 1 }}]</td></tr>
+{% endfor %}</table></div>{% endmacro %}
+"""
+_PAGE = (
+    _RUNS
+    + """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>MFU on {{ r.device_name }}</title><style>{{ style|safe }}</style></head><body><main>
 <h1>Model FLOPs utilisation on {{ r.device_name }}</h1>
@@ -37,10 +43,10 @@ _PAGE = """<!doctype html>
 <h2>Among published runs</h2>
 <img alt="MFU of this run among published runs, over activated parameters" src="{{ pictures.published }}">
 <h2>{{ "Comparable A100 runs" if c.fair else "The nearest A100 runs, none of them comparable" }}</h2>
-<div class="scroll"><table><tr><th>run</th><th class="n">MFU</th><th class="n">this run<br>counted so</th><th class="n">ratio</th><th class="n">FLOP/s<br>ratio</th><th>source</th></tr>
-{% for row in c.matches %}<tr><td class="wrap">{{ row.model }}<br><span class="note">{{ row.activated_parameters|count }} activated, {{ row.devices }} × {{ row.device }}, {{ row.sequence_length }} tokens{{ ", " ~ row.layout if row.layout }}{% if row.reason %}<br>published {{ row.published_mfu|percent }}: {{ row.reason }}{% endif %}{% if row.differences %}<br>{{ row.differences|join(", ") }}{% endif %}</span></td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ row.ours|percent }}<br><span class="note">{{ row.convention }}</span></td><td class="n">{{ row.ratio|ratio }}</td><td class="n">{{ row.speed_ratio|ratio }}</td><td>[{{ sources.index(row.source ~ ": " ~ row.table) + 1 }}]</td></tr>
-{% endfor %}</table></div>
-<p class="note">{% for source in sources %}[{{ loop.index }}] {{ source }}. {% endfor %}</p>
+{{ runs(c.matches) }}
+{% if c.others %}<h2>For orientation: {{ "mixtures" if r.kind == "moe" else "dense models" }} on other devices</h2>
+{{ runs(c.others) }}
+{% endif %}<p class="note">{% for source in sources %}[{{ loop.index }}] {{ source }}. {% endfor %}</p>
 <p class="note">Each ratio is worked out in the row's own convention. FLOP/s ratio: the same of useful FLOP/s a device, which is what an hour of it is worth.</p>
 
 {% if r.breakdown %}<h2>Where the time of a step goes</h2>
@@ -95,6 +101,7 @@ Timed over {{ r.window_seconds|length }} windows of {{ r.window_steps }} steps a
 {% for assumption in r.assumptions or [] %}Assumed: {{ assumption }}. {% endfor %}</footer>
 </main></body></html>
 """
+)
 
 
 def percent(value: float | None) -> str:
@@ -163,7 +170,7 @@ def html(result: Mapping[str, Any]) -> str:
         style=STYLE,
         lead=_lead(result),
         cards=cards(result),
-        sources=list(dict.fromkeys(f"{row['source']}: {row['table']}" for row in result["comparison"]["matches"])),
+        sources=list(dict.fromkeys(f"{row['source']}: {row['table']}" for row in _shown(result))),
         pictures=_pictures(result),
         flops=flops,
         total=total,
@@ -177,6 +184,11 @@ def html(result: Mapping[str, Any]) -> str:
         kernel_peak_name="best" if result.get("peak_measured") or result["peak_flops"] is None else "peak",
         step_seconds=sorted(windows)[len(windows) // 2] / result["window_steps"] if windows else None,
     )
+
+
+def _shown(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Published runs that the page has in its tables."""
+    return [*result["comparison"]["matches"], *result["comparison"]["others"]]
 
 
 def _lead(result: Mapping[str, Any]) -> str:

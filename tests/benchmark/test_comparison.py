@@ -49,7 +49,7 @@ def test_a_published_run_equals_itself(row):
     if found.fair:
         assert found.ratio == pytest.approx(1)
         assert found.matches[0].speed_ratio == pytest.approx(312 / row.peak_tflops)
-        assert f"{row.model} on {row.devices} x {row.device} the MFU is 1.00" in found.verdict
+        assert f"the MFU is 1.00 of that of {row.model} on {row.devices} x {row.device}" in found.verdict
 
 
 def test_only_rows_like_the_run_are_fair():
@@ -106,6 +106,17 @@ def test_one_or_two_rows_are_no_verdict(count):
     assert found.ratio == pytest.approx(0.8)
     assert found.verdict.startswith("too few fair A100 rows for a verdict")
     assert f"0 of {count} would say within 15 %" in found.verdict
+
+
+def test_without_enough_a100_rows_other_devices_give_orientation():
+    mixture = run(a_row(), kind="moe", activated_parameters=3e10, devices=512, sequence_length=4096)
+    found = compare(mixture, accelerator=True, count=4)
+    assert "verdict" in found.verdict or "no fair" in found.verdict
+    assert len(found.others) == 4
+    assert all(match.row.kind == "moe" and not match.row.device.startswith("A") for match in found.others)
+    assert found.ratio not in [match.ratio for match in found.others], "they are not in the verdict"
+    assert compare(mixture, accelerator=False, count=4).others == ()
+    assert compare(run(a_row()), accelerator=True, count=4).others == ()
 
 
 def test_a_verdict_is_not_one_sources():
