@@ -238,18 +238,21 @@ def published(result: Mapping[str, Any]) -> Any:
     )
 
 
-def markdown(result: Mapping[str, Any], picture: bytes | None = None) -> str:
-    """The same, shorter."""
+def markdown(result: Mapping[str, Any], picture: bytes) -> str:
+    """The same, shorter, with a PNG."""
     comparison = result["comparison"]
     rows = [
         "# MFU benchmark",
         "",
-        f"**{comparison['verdict']}**",
+        f"**{comparison['verdict'][0].upper()}{comparison['verdict'][1:]}.**",
         "",
         "| figure | value |",
         "| --- | ---: |",
         *(f"| {label} | {value} |" for value, label in cards(result)),
-        f"| peak | {peak_text(result)} |",
+        "",
+        f"Peak: {peak_text(result)}.",  # too long for a table: Prefect does not break its lines
+        "",
+        f"![MFU](data:image/png;base64,{base64.b64encode(picture).decode()})",
         "",
         "| A100 run | activated | MFU | this run, counted so | ratio |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -267,13 +270,12 @@ def markdown(result: Mapping[str, Any], picture: bytes | None = None) -> str:
             f"| {name.replace('_', ' ')} | {seconds / whole:.1%} |"
             for name, seconds in result["breakdown"]["parts"].items()
         ]
-    if picture:
-        rows += ["", f"![MFU](data:image/png;base64,{base64.b64encode(picture).decode()})"]
     return "\n".join(rows) + "\n"
 
 
 def write(result: Mapping[str, Any], directory: Path) -> None:
     """Write report.html, report.md and mfu.png."""
-    (directory / "mfu.png").write_bytes(plots.png(published(result)))
+    picture = plots.png(published(result))
+    (directory / "mfu.png").write_bytes(picture)
     (directory / "report.html").write_text(html(result), encoding="utf-8")
-    (directory / "report.md").write_text(markdown(result), encoding="utf-8")
+    (directory / "report.md").write_text(markdown(result, picture), encoding="utf-8")

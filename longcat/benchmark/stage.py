@@ -26,7 +26,7 @@ from longcat.progress import Reporter, silent
 from longcat.training import stage as training
 from longcat.training.measuring import TRACE
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 _LARGE = ("comparison", "window_seconds", "breakdown", "operators", "collectives", "sweep", "scaling", "memory")
 
 
