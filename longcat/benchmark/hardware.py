@@ -105,7 +105,9 @@ def require_hardware(name: str) -> HardwareRow:
     row = find_hardware(name)
     if row is None:
         names = {known.lower(): known for row in hardware_table() for known in (row.name, *row.aliases)}
-        close = [names[match] for match in get_close_matches(name.lower(), names, n=4, cutoff=0.5)]
+        wanted = name.strip().lower()
+        longer = [known for lower, known in names.items() if wanted and wanted in lower]
+        close = longer[:4] or [names[match] for match in get_close_matches(wanted, names, n=4, cutoff=0.5)]
         hint = (
             f"did you mean {' or '.join(close)}"
             if close
