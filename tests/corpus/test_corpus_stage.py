@@ -452,7 +452,6 @@ def test_a_mixture_of_less_than_a_row_is_told(tmp_path, setting):
         run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, setting, *LONG_ROWS)
 
 
-@pytest.mark.xfail(strict=True, reason="the advice is about text and characters, though the text is there")
 def test_a_mixture_of_less_than_a_row_is_put_down_to_the_mixture(tmp_path):
     with pytest.raises(LongcatError, match="mixture_tokens"):
         run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, "corpus.mixture_tokens=300", *LONG_ROWS)
