@@ -457,6 +457,13 @@ def test_a_mixture_of_less_than_a_row_is_put_down_to_the_mixture(tmp_path):
         run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, "corpus.mixture_tokens=300", *LONG_ROWS)
 
 
+@pytest.mark.parametrize("most", [5, 250])
+def test_a_source_capped_below_a_row_is_put_down_to_the_cap(tmp_path, most):
+    source = json.dumps([{"kind": "files", "path": str(write(tmp_path / "a.jsonl")), "max_tokens": most}])
+    with pytest.raises(DataError, match="the train split has .* tokens, one sequence needs 257.*max_tokens"):
+        run(tmp_path, source, *SMALL, *LONG_ROWS)
+
+
 def test_a_mixture_that_cannot_be_made_can_be_mended_without_building_documents_again(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match=r"raise corpus\.max_repeats"):
