@@ -36,7 +36,7 @@ from longcat.corpus.sources import Source, resolve
 from longcat.errors import ConfigError, DataError
 from longcat.progress import Progress, Reporter, silent
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
