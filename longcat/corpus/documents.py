@@ -27,7 +27,7 @@ from longcat.corpus.arrays import save
 from longcat.corpus.decontamination import known_runs
 from longcat.corpus.judge import SAMPLE_CHARACTERS, SAMPLES, Judge, reasons
 from longcat.corpus.mapping import Mapper
-from longcat.corpus.pieces import JudgeTask, Piece, TokeniseTask, judge_block, tokenise_block
+from longcat.corpus.pieces import JudgeTask, Piece, TokeniseTask, judge_block, tokenise_block, without
 from longcat.corpus.selection import Selection, select
 from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, token_dtype
 from longcat.corpus.sources import Source
@@ -235,10 +235,9 @@ def _samples(corpus: CorpusConfig, pieces: list[Piece], selection: Selection) ->
 
 
 def _text(pieces: list[Piece], selection: Selection, document: int, limit_bytes: int) -> str:
-    """The beginning of a document as it was judged."""
-    begin, end = selection.bytes_of(document)
-    content = pieces[selection.piece_of(document)].read(begin, min(end, begin + limit_bytes))
-    return content.decode(errors="ignore")
+    """The beginning of a document, without the paragraphs that are cut out of one that is kept."""
+    content = pieces[selection.piece_of(document)].read(*selection.bytes_of(document))
+    return without(content, selection.cuts_in(document))[:limit_bytes].decode(errors="ignore")
 
 
 # ---------------------------------------------------------------------------------------------------- tokenising

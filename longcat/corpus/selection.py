@@ -45,6 +45,11 @@ class Selection:
         first, last = np.searchsorted(self.cuts[:, 0], [documents.start, documents.stop])
         return self.cuts[first:last] - np.array([documents.start, 0, 0])
 
+    def cuts_in(self, document: int) -> np.ndarray:
+        """What is cut out of a document, int64 `[cuts, 2]`: first byte, byte after the last."""
+        first, last = np.searchsorted(self.cuts[:, 0], [document, document + 1])
+        return self.cuts[first:last, 1:]
+
     def piece_of(self, document: int) -> int:
         """Number of the piece of a document."""
         return int(np.searchsorted(self.begins, document, side="right")) - 1
