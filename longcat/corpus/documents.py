@@ -16,6 +16,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from longcat.corpus.arrays import save
 from longcat.corpus.decontamination import known_runs
 from longcat.corpus.judge import SAMPLE_CHARACTERS, SAMPLES, Judge, reasons
 from longcat.corpus.mapping import Mapper
-from longcat.corpus.pieces import JudgeTask, Piece, TokeniseTask, judge_block, tokenise_block, without
+from longcat.corpus.pieces import JudgeTask, Piece, TokeniseTask, judge_block, tokenise_block, try_block, without
 from longcat.corpus.selection import Selection, select
 from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, token_dtype
 from longcat.corpus.sources import Source
@@ -144,21 +145,23 @@ def _judge(
         mine: list[Piece] = []
         texts = bad = 0
 
-        def task(block: int, limit: int | None = None, number: int = number, source: Source = source) -> JudgeTask:
-            name = f"{number:03d}-{block:05d}" + ("" if limit is None else f"-{limit}")
-            return JudgeTask(corpus, source.blocks[block], source.tolerant, scratch, name, known, limit)
-
-        for block, name in enumerate(mapper(judge_block, map(task, range(len(source.blocks))))):
-            piece = Piece(scratch, name, number)
-            if settings.max_documents and texts + piece.counts["texts"] > settings.max_documents:
-                shorter = task(block, settings.max_documents - texts)
-                piece = Piece(scratch, judge_block(shorter), number)
+        most = settings.max_documents
+        tasks = [
+            JudgeTask(corpus, block, source.tolerant, scratch, f"{number:03d}-{place:05d}", known, most)
+            for place, block in enumerate(source.blocks)
+        ]
+        for block, judged in enumerate(mapper(judge_block if most is None else try_block, tasks)):
+            left = None if most is None else most - texts
+            # how many documents are left for a block is only known when those before it are done
+            if judged is None or (left and texts and Piece(scratch, judged, number).counts["texts"] >= left):
+                judged = judge_block(replace(tasks[block], name=f"{tasks[block].name}-{left}", limit=left))
+            piece = Piece(scratch, judged, number)
             mine.append(piece)
             texts += piece.counts["texts"]
             bad += piece.counts["bad"]
-            share = (number + (block + 1) / len(source.blocks)) / len(sources)
+            share = (number + (block + 1) / len(tasks)) / len(sources)
             report(Progress("preprocess", _JUDGED * share, 100, f"reading {source.name}: {texts:,} documents"))
-            if texts == settings.max_documents:
+            if texts == most:
                 break
         first_bad = next((piece.counts["first_bad"] for piece in mine if piece.counts["first_bad"]), None)
         if first_bad and not source.tolerant:

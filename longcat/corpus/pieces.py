@@ -35,7 +35,7 @@ from longcat.corpus.judge import SAMPLES, Judge, reasons
 from longcat.corpus.near_duplicates import shingles, signatures
 from longcat.corpus.readers import Oversized, Unreadable
 from longcat.corpus.sources import Block
-from longcat.errors import DataError
+from longcat.errors import DataError, LongcatError
 
 _BATCH_BYTES = 1 << 20
 _SIGNED_AT_ONCE = 512
@@ -173,6 +173,14 @@ def judge_block(task: JudgeTask) -> str:
         },
     )
     return task.name
+
+
+def try_block(task: JudgeTask) -> str | None:
+    """`judge_block`, or none if that fails: where not all of the block may be wanted, what fails may not be either."""
+    try:
+        return judge_block(task)
+    except LongcatError:
+        return None
 
 
 def _collect(found: _Collected, content: bytes, characters: int, corpus: CorpusConfig) -> None:

@@ -361,21 +361,20 @@ def test_max_documents_is_exact_over_blocks(tmp_path, limit, block_bytes):
     assert artifact.facts["sources"][0]["documents"] == min(limit, len(TEXTS))
 
 
-@pytest.mark.parametrize(
-    "block_bytes",
-    [
-        1500,
-        pytest.param(
-            1 << 20,
-            marks=pytest.mark.xfail(strict=True, raises=DataError, reason="a block is judged without the limit first"),
-        ),
-    ],
-)
-def test_what_lies_behind_max_documents_is_not_read(tmp_path, block_bytes):
+@pytest.mark.parametrize("settings", [(), ("corpus.max_bad_share=0.001",)])
+@pytest.mark.parametrize("block_bytes", [1500, 20000, 1 << 20])
+def test_what_lies_behind_max_documents_is_not_read(tmp_path, block_bytes, settings):
     path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
-    source = json.dumps([{"kind": "files", "path": str(path), "max_documents": 60}])
-    artifact = run(tmp_path, source, "corpus.workers=1", f"corpus.block_bytes={block_bytes}")
-    assert artifact.facts["sources"][0]["documents"] == 60
+
+    def up_to(limit):
+        source = json.dumps([{"kind": "files", "path": str(path), "max_documents": limit}])
+        return run(tmp_path, source, "corpus.workers=1", f"corpus.block_bytes={block_bytes}", *settings)
+
+    for limit in (60, len(TEXTS)):
+        [source] = up_to(limit).facts["sources"]
+        assert (source["documents"], source["skipped"]) == (limit, 0)
+    with pytest.raises(DataError, match=rf"a\.jsonl, line {len(TEXTS) + 1}: broken JSON"):
+        up_to(len(TEXTS) + 1)
 
 
 def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
