@@ -188,12 +188,16 @@ def _judge(
 def _account(corpus: CorpusConfig, pieces: list[Piece], selection: Selection) -> dict[str, Any]:
     """What was kept and what became of the rest, as facts."""
     dropped = Counter(dict.fromkeys(reasons(corpus), 0))
-    masked: Counter[str] = Counter(dict.fromkeys(corpus.mask, 0))
     languages: Counter[str] = Counter()
-    for piece in pieces:
+    first = np.ones(len(selection.keep), bool)
+    first[selection.dropped["duplicate"]] = False
+    found = np.zeros(len(corpus.mask) + len(corpus.languages), np.int64)
+    for number, piece in enumerate(pieces):
         dropped.update(piece.counts["dropped"])
-        masked.update(piece.counts["masked"])
         languages.update(piece.counts["languages"])
+        found += piece.findings()[first[selection.of(number)]].sum(axis=0)
+    masked = dict(zip(corpus.mask, found.tolist(), strict=False))
+    languages += Counter(dict(zip(corpus.languages, found[len(corpus.mask) :].tolist(), strict=True)))
     dropped.update({reason: len(documents) for reason, documents in selection.dropped.items()})
     powers, documents = np.unique(
         np.frexp(selection.characters[selection.keep].astype(float))[1] - 1, return_counts=True
@@ -203,7 +207,7 @@ def _account(corpus: CorpusConfig, pieces: list[Piece], selection: Selection) ->
         "text_bytes": int(selection.sizes[selection.keep].sum()),
         "dropped": dict(dropped),
         "paragraphs_cut": len(selection.cuts),
-        "masked": dict(masked),
+        "masked": masked,
         "languages": dict(languages.most_common()),
         "length_log2": {str(power): int(count) for power, count in zip(powers, documents, strict=True)},
     }

@@ -324,9 +324,9 @@ def test_size_of_blocks_is_part_of_the_identity_but_not_of_the_documents(tmp_pat
     assert facts[0] == facts[1] == facts[2]
 
 
-@pytest.mark.xfail(strict=True, reason="repeated documents are judged once in a block, but again in every other block")
 def test_size_of_blocks_does_not_change_what_is_counted(tmp_path):
     texts = [f"Write to me{n}@example.org, he said. {PROSE.format(n=n, extra=text)}" for n, text in enumerate(TEXTS)]
+    texts += [f"{n}. {FRENCH}" for n in range(9)]
     path = write(tmp_path / "a.jsonl", [*texts, *texts])
     facts = [
         run(
@@ -341,6 +341,7 @@ def test_size_of_blocks_does_not_change_what_is_counted(tmp_path):
     ]
     assert facts[0]["dropped"] == facts[1]["dropped"]
     assert (facts[0]["masked"], facts[0]["languages"]) == (facts[1]["masked"], facts[1]["languages"])
+    assert (facts[0]["masked"], facts[0]["languages"]) == ({"email": 80}, {"en": 80, "fr": 18})
 
 
 @pytest.mark.parametrize(
