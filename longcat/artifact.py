@@ -134,6 +134,7 @@ class Workspace:
             began = time.monotonic()
             try:
                 facts = build(partial)
+                _clear(partial)
                 manifest = {
                     "kind": recipe.kind,
                     "digest": recipe.digest,
@@ -240,6 +241,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "(finished artifacts are untouched)"
             ) from error
         raise
+
+
+def _clear(directory: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote."""
+    for path in directory.rglob(".*.tmp"):
+        path.unlink()
 
 
 def _files(directory: Path) -> list[str]:

@@ -164,7 +164,7 @@ class CorpusConfig(_Section):
     near_duplicates: NearDuplicateConfig | None = None
     """Leave out near-duplicates; none leaves out exact ones only."""
     repeated_paragraph_characters: int | None = Field(default=None, ge=1)
-    """Cut out paragraphs of at least so many characters that an earlier document has too; none cuts nothing."""
+    """Cut out paragraphs of at least so many characters that an earlier document keeps; none cuts nothing."""
     decontaminate: list[str] = Field(default_factory=list)
     """Evaluation sets, as .jsonl files, whose 13-grams must not occur in training text; `data` stands for all in data/evaluation."""
     held_out_share: float = Field(default=0.02, gt=0, lt=0.5)

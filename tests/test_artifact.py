@@ -115,6 +115,18 @@ def test_resumable_build_finds_what_was_left(workspace):
     assert workspace.materialize(RECIPE, resume, resumable=True).facts == {"found": "step 5"}
 
 
+def test_temporary_files_of_a_killed_attempt_are_not_in_the_artifact(workspace):
+    def resume(directory):
+        (directory / "folder").mkdir()
+        for name in (".state.123.tmp", "folder/.array.npy.123.tmp", "state"):
+            (directory / name).write_text("step 5")
+        return {}
+
+    artifact = workspace.materialize(RECIPE, resume, resumable=True)
+    assert list(artifact.manifest["files"]) == ["state"]
+    assert {path.name for path in artifact.path.rglob("*") if path.is_file()} == {"state", "manifest.json"}
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
 def test_full_disk_is_a_storage_error_and_spares_what_is_finished(workspace, code):
     finished = workspace.materialize(RECIPE, build)

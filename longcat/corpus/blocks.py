@@ -44,7 +44,11 @@ class FileBlock:
         """
         for part in self.parts:
             yield from read_file(part.path, self.text_field, encodings, record_bytes, part.begin, part.end)
-            if stamp(part.path) != part.stamp:
+            try:
+                now = stamp(part.path)
+            except OSError as error:  # a file stays readable to whoever has it open when it is deleted
+                raise DataError(f"cannot read {part.path}: {error.strerror}") from error
+            if now != part.stamp:
                 raise DataError(f"{part.path} was changed while it was read; run again when nobody writes to it")
 
 

@@ -16,6 +16,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from longcat.corpus.arrays import save
 from longcat.corpus.decontamination import known_runs
 from longcat.corpus.judge import SAMPLE_CHARACTERS, SAMPLES, Judge, reasons
 from longcat.corpus.mapping import Mapper
-from longcat.corpus.pieces import JudgeTask, Piece, TokeniseTask, judge_block, tokenise_block
+from longcat.corpus.pieces import JudgeTask, Piece, TokeniseTask, judge_block, tokenise_block, try_block, without
 from longcat.corpus.selection import Selection, select
 from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, token_dtype
 from longcat.corpus.sources import Source
@@ -144,21 +145,23 @@ def _judge(
         mine: list[Piece] = []
         texts = bad = 0
 
-        def task(block: int, limit: int | None = None, number: int = number, source: Source = source) -> JudgeTask:
-            name = f"{number:03d}-{block:05d}" + ("" if limit is None else f"-{limit}")
-            return JudgeTask(corpus, source.blocks[block], source.tolerant, scratch, name, known, limit)
-
-        for block, name in enumerate(mapper(judge_block, map(task, range(len(source.blocks))))):
-            piece = Piece(scratch, name, number)
-            if settings.max_documents and texts + piece.counts["texts"] > settings.max_documents:
-                shorter = task(block, settings.max_documents - texts)
-                piece = Piece(scratch, judge_block(shorter), number)
+        most = settings.max_documents
+        tasks = [
+            JudgeTask(corpus, block, source.tolerant, scratch, f"{number:03d}-{place:05d}", known, most)
+            for place, block in enumerate(source.blocks)
+        ]
+        for block, judged in enumerate(mapper(judge_block if most is None else try_block, tasks)):
+            left = None if most is None else most - texts
+            # how many documents are left for a block is only known when those before it are done
+            if judged is None or (left and texts and Piece(scratch, judged, number).counts["texts"] >= left):
+                judged = judge_block(replace(tasks[block], name=f"{tasks[block].name}-{left}", limit=left))
+            piece = Piece(scratch, judged, number)
             mine.append(piece)
             texts += piece.counts["texts"]
             bad += piece.counts["bad"]
-            share = (number + (block + 1) / len(source.blocks)) / len(sources)
+            share = (number + (block + 1) / len(tasks)) / len(sources)
             report(Progress("preprocess", _JUDGED * share, 100, f"reading {source.name}: {texts:,} documents"))
-            if texts == settings.max_documents:
+            if texts == most:
                 break
         first_bad = next((piece.counts["first_bad"] for piece in mine if piece.counts["first_bad"]), None)
         if first_bad and not source.tolerant:
@@ -185,12 +188,16 @@ def _judge(
 def _account(corpus: CorpusConfig, pieces: list[Piece], selection: Selection) -> dict[str, Any]:
     """What was kept and what became of the rest, as facts."""
     dropped = Counter(dict.fromkeys(reasons(corpus), 0))
-    masked: Counter[str] = Counter(dict.fromkeys(corpus.mask, 0))
     languages: Counter[str] = Counter()
-    for piece in pieces:
+    first = np.ones(len(selection.keep), bool)
+    first[selection.dropped["duplicate"]] = False
+    found = np.zeros(len(corpus.mask) + len(corpus.languages), np.int64)
+    for number, piece in enumerate(pieces):
         dropped.update(piece.counts["dropped"])
-        masked.update(piece.counts["masked"])
         languages.update(piece.counts["languages"])
+        found += piece.findings()[first[selection.of(number)]].sum(axis=0)
+    masked = dict(zip(corpus.mask, found.tolist(), strict=False))
+    languages += Counter(dict(zip(corpus.languages, found[len(corpus.mask) :].tolist(), strict=True)))
     dropped.update({reason: len(documents) for reason, documents in selection.dropped.items()})
     powers, documents = np.unique(
         np.frexp(selection.characters[selection.keep].astype(float))[1] - 1, return_counts=True
@@ -200,7 +207,7 @@ def _account(corpus: CorpusConfig, pieces: list[Piece], selection: Selection) ->
         "text_bytes": int(selection.sizes[selection.keep].sum()),
         "dropped": dict(dropped),
         "paragraphs_cut": len(selection.cuts),
-        "masked": dict(masked),
+        "masked": masked,
         "languages": dict(languages.most_common()),
         "length_log2": {str(power): int(count) for power, count in zip(powers, documents, strict=True)},
     }
@@ -235,10 +242,9 @@ def _samples(corpus: CorpusConfig, pieces: list[Piece], selection: Selection) ->
 
 
 def _text(pieces: list[Piece], selection: Selection, document: int, limit_bytes: int) -> str:
-    """The beginning of a document as it was judged."""
-    begin, end = selection.bytes_of(document)
-    content = pieces[selection.piece_of(document)].read(begin, min(end, begin + limit_bytes))
-    return content.decode(errors="ignore")
+    """The beginning of a document, without the paragraphs that are cut out of one that is kept."""
+    content = pieces[selection.piece_of(document)].read(*selection.bytes_of(document))
+    return without(content, selection.cuts_in(document))[:limit_bytes].decode(errors="ignore")
 
 
 # ---------------------------------------------------------------------------------------------------- tokenising

@@ -54,6 +54,8 @@ def groups(table: np.ndarray, corpus: CorpusConfig) -> list[Group]:
             parts = [(True, mine[is_long]), (False, mine[~is_long])]
         members += [(number, long, part, int(table["tokens"][part].sum())) for long, part in parts]
     members = [entry for entry in members if entry[3]]
+    if not members:  # `max_tokens` is less than any document
+        return []
     shares = _shares(members, corpus)
     total = corpus.mixture_tokens or min(entry[3] / share for entry, share in zip(members, shares, strict=True))
     made = [Group(*entry, share * total) for entry, share in zip(members, shares, strict=True)]
@@ -105,4 +107,4 @@ def choose(table: np.ndarray, mixture: list[Group]) -> np.ndarray:
                 rounds.append(members)
             else:
                 rounds[number] = np.concatenate([rounds[number], members])
-    return np.concatenate([np.sort(members) for members in rounds])
+    return np.concatenate([np.empty(0, np.int64), *(np.sort(members) for members in rounds)])

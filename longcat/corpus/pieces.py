@@ -6,6 +6,7 @@ there: a second run finds it and leaves. In the scratch folder, for block NAME:
 NAME.text             UTF-8 of the documents that were not left out, one after another
 NAME.arrays.npz       see `Arrays`
 NAME.signatures.npy   uint32 [documents, minima], where near-duplicates are looked for
+NAME.findings.npy     int32 [documents, mask + languages]: personal data masked of each kind, and 1 for the language
 NAME.json             counts and samples; the last of these files
 NAME.lengths.npy      int64 [documents kept]: tokens of each; the last file of all
 
@@ -31,11 +32,11 @@ from longcat.artifact import write_json
 from longcat.config import CorpusConfig
 from longcat.corpus.arrays import save
 from longcat.corpus.cleaning import Dropped
-from longcat.corpus.judge import SAMPLES, Judge, reasons
+from longcat.corpus.judge import SAMPLES, Judge, Verdict, reasons
 from longcat.corpus.near_duplicates import shingles, signatures
 from longcat.corpus.readers import Oversized, Unreadable
 from longcat.corpus.sources import Block
-from longcat.errors import DataError
+from longcat.errors import DataError, LongcatError
 
 _BATCH_BYTES = 1 << 20
 _SIGNED_AT_ONCE = 512
@@ -62,6 +63,7 @@ class _Collected:
     digests: list[bytes] = field(default_factory=list)
     characters: list[int] = field(default_factory=list)
     paragraphs: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    findings: list[list[int]] = field(default_factory=list)
     shingles: list[np.ndarray] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
 
@@ -94,16 +96,18 @@ def judge_block(task: JudgeTask) -> str:
     corpus = task.corpus
     judge = Judge(corpus, _known(task.known))
     dropped = Counter(dict.fromkeys(reasons(corpus), 0))
-    masked: Counter[str] = Counter(dict.fromkeys(corpus.mask, 0))
     languages: Counter[str] = Counter()
     samples: dict[str, list[str]] = {}
-    seen: dict[bytes, str] = {}
+    seen: dict[bytes, Verdict] = {}
+    duplicate = Verdict(Dropped("duplicate"))  # its language and masks are those of the first, and counted there
     found = _Collected()
     texts = bad = 0
     first_bad: Unreadable | None = None
 
-    def leave_out(reason: str, text: str) -> None:
+    def leave_out(reason: str, text: str, spoken: str | None = None) -> None:
         dropped[reason] += 1
+        if spoken is not None:
+            languages[spoken] += 1
         if text and len(samples.setdefault(reason, [])) < SAMPLES and not text.isspace():
             samples[reason].append(judge.sample(text))
 
@@ -124,24 +128,21 @@ def judge_block(task: JudgeTask) -> str:
                 leave_out("too_long", "")
             else:
                 digest = content_hash(record.encode())
-                if digest in seen:  # the same text again: no need to ask again
-                    leave_out(seen[digest], record)
+                verdict = seen.get(digest) or judge.verdict(record)  # the same text again: no need to ask again
+                if isinstance(verdict.document, Dropped):
+                    seen[digest] = verdict
+                    leave_out(verdict.document.reason, record, verdict.language)
                 else:
-                    verdict = judge.verdict(record)
-                    if verdict.language is not None:
-                        languages[verdict.language] += 1
-                    if isinstance(verdict.document, Dropped):
-                        seen[digest] = verdict.document.reason
-                        leave_out(verdict.document.reason, record)
-                    else:
-                        seen[digest] = "duplicate"
-                        masked.update(verdict.masked or {})
-                        content = verdict.document.text.encode()
-                        stream.write(content)
-                        _collect(found, content, len(verdict.document.text), corpus)
-                        if corpus.near_duplicates:
-                            found.shingles.append(shingles(verdict.document.words, corpus.near_duplicates))
-                            _sign(found, corpus, _SIGNED_AT_ONCE)
+                    seen[digest] = duplicate
+                    content = verdict.document.text.encode()
+                    stream.write(content)
+                    _collect(found, content, len(verdict.document.text), corpus)
+                    masked = verdict.masked or Counter()
+                    spoken = [verdict.language == name for name in corpus.languages]
+                    found.findings.append([*(masked[kind] for kind in corpus.mask), *spoken])
+                    if corpus.near_duplicates:
+                        found.shingles.append(shingles(verdict.document.words, corpus.near_duplicates))
+                        _sign(found, corpus, _SIGNED_AT_ONCE)
             if texts == task.limit:
                 break
         stream.flush()
@@ -160,6 +161,9 @@ def judge_block(task: JudgeTask) -> str:
         )
         binary.flush()
         os.fsync(binary.fileno())
+    columns = len(corpus.mask) + len(corpus.languages)
+    findings = np.array(found.findings, np.int32).reshape(len(found.ends), columns)
+    save(task.scratch / f"{task.name}.findings.npy", findings)
     write_json(
         counts,
         {
@@ -167,12 +171,19 @@ def judge_block(task: JudgeTask) -> str:
             "bad": bad,
             "first_bad": None if first_bad is None else f"{first_bad.place}: {first_bad.reason}",
             "dropped": dropped,
-            "masked": masked,
-            "languages": languages,
+            "languages": languages,  # of those left out; `findings` has the others'
             "samples": samples,
         },
     )
     return task.name
+
+
+def try_block(task: JudgeTask) -> str | None:
+    """`judge_block`, or none if that fails: where not all of the block may be wanted, what fails may not be either."""
+    try:
+        return judge_block(task)
+    except LongcatError:
+        return None
 
 
 def _collect(found: _Collected, content: bytes, characters: int, corpus: CorpusConfig) -> None:
@@ -233,6 +244,11 @@ class Piece:
         """Of its documents, uint32 `[documents, minima]`."""
         signed: np.ndarray = np.load(self._scratch / f"{self.name}.signatures.npy")
         return signed
+
+    def findings(self) -> np.ndarray:
+        """Personal data masked in its documents and their languages, int32 `[documents, mask + languages]`."""
+        findings: np.ndarray = np.load(self._scratch / f"{self.name}.findings.npy")
+        return findings
 
     def read(self, begin: int, end: int) -> bytes:
         """Bytes of its text."""

@@ -45,6 +45,11 @@ class Selection:
         first, last = np.searchsorted(self.cuts[:, 0], [documents.start, documents.stop])
         return self.cuts[first:last] - np.array([documents.start, 0, 0])
 
+    def cuts_in(self, document: int) -> np.ndarray:
+        """What is cut out of a document, int64 `[cuts, 2]`: first byte, byte after the last."""
+        first, last = np.searchsorted(self.cuts[:, 0], [document, document + 1])
+        return self.cuts[first:last, 1:]
+
     def piece_of(self, document: int) -> int:
         """Number of the piece of a document."""
         return int(np.searchsorted(self.begins, document, side="right")) - 1
@@ -100,9 +105,42 @@ def _again(*keys: np.ndarray) -> np.ndarray:
 def _cut_paragraphs(selection: Selection, paragraphs: np.ndarray, min_characters: int) -> None:
     paragraphs = paragraphs[selection.keep[paragraphs[:, 1]]]
     cuts = paragraphs[_again(paragraphs[:, 0])]
+    touched, place = np.unique(cuts[:, 1], return_inverse=True)
+    left = selection.characters[touched]
+    np.subtract.at(left, place, cuts[:, 4])
+    least = max(1, min_characters)
+    empty = _emptied(paragraphs, touched[left < least], selection.characters, least)
+    selection.leave_out("repeated_paragraphs", empty)
+    if len(empty):
+        paragraphs = paragraphs[selection.keep[paragraphs[:, 1]]]
+        cuts = paragraphs[_again(paragraphs[:, 0])]
     np.subtract.at(selection.characters, cuts[:, 1], cuts[:, 4])
     np.subtract.at(selection.sizes, cuts[:, 1], cuts[:, 3] - cuts[:, 2])
-    touched = np.unique(cuts[:, 1])
-    empty = touched[selection.characters[touched] < max(1, min_characters)]
-    selection.leave_out("repeated_paragraphs", empty)
-    selection.cuts = cuts[selection.keep[cuts[:, 1]]][:, 1:4]
+    selection.cuts = cuts[:, 1:4]
+
+
+def _emptied(paragraphs: np.ndarray, doubtful: np.ndarray, characters: np.ndarray, least: int) -> np.ndarray:
+    """Documents that are too short without the paragraphs that earlier ones keep, int64 in order.
+
+    A document that is left out keeps nothing: what it was the first to have stays in the next one, which may be long
+    enough then. So one follows from the other; but only among the `doubtful`, which are too short without the
+    paragraphs of all earlier ones. The rest stays in any case.
+    """
+    mine = np.isin(paragraphs[:, 1], doubtful)
+    others = paragraphs[~mine & np.isin(paragraphs[:, 0], paragraphs[mine, 0])]
+    hashes, first = np.unique(others[:, 0], return_index=True)
+    owner = dict(zip(hashes.tolist(), others[first, 1].tolist(), strict=True))  # the first document that keeps each
+    begins, ends = (np.searchsorted(paragraphs[:, 1], doubtful, side) for side in ("left", "right"))
+    empty = []
+    for document, begin, end in zip(doubtful.tolist(), begins.tolist(), ends.tolist(), strict=True):
+        whole = left = int(characters[document])
+        own: set[int] = set()
+        for hashed, size in paragraphs[begin:end, [0, 4]].tolist():
+            if hashed in own or owner.get(hashed, document) < document:
+                left -= size
+            own.add(hashed)
+        if left < min(least, whole):  # something was cut
+            empty.append(document)
+        else:
+            owner.update((hashed, min(document, owner.get(hashed, document))) for hashed in own)
+    return np.array(empty, np.int64)

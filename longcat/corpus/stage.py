@@ -36,7 +36,7 @@ from longcat.corpus.sources import Source, resolve
 from longcat.errors import ConfigError, DataError
 from longcat.progress import Progress, Reporter, silent
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
@@ -141,9 +141,14 @@ def _build_tokens(
     tokens = {name: int(table["tokens"][numbers].sum()) for name, numbers in chosen.items()}
     for name, used in tokens.items():
         if used < width:
+            there = int(table["tokens"][table["held_out"] == (name == "held_out")].sum())
+            reason, advice = describe_losses(facts), MORE[name]
+            if there >= width:
+                reason = f"the mixture takes no more of the {there} there are"
+                advice = "raise corpus.mixture_tokens or max_tokens of the sources, change their weights"
             raise DataError(
-                f"the {name} split has {used} tokens, one sequence needs {width}: {describe_losses(facts)}; "
-                f"{MORE[name]}, or lower corpus.sequence_length_tokens"
+                f"the {name} split has {used} tokens, one sequence needs {width}: {reason}; "
+                f"{advice}, or lower corpus.sequence_length_tokens"
             )
     tasks = {name: _shard_tasks(corpus, documents, table, numbers, directory, name) for name, numbers in chosen.items()}
     count = sum(map(len, tasks.values()))

@@ -87,7 +87,6 @@ def test_a_file_that_is_gone_is_named(tmp_path):
         texts_of(blocks)
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="the second stamp is taken outside of the reader")
 def test_a_file_that_vanishes_while_it_is_read_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one"}\n{"text": "two"}\n')
