@@ -76,11 +76,11 @@ def roofline(operators: Mapping[str, Any], peak_flops: float | None) -> Figure:
     kernels = operators["kernels"]
     best = max(kernel["flops_per_second"] for kernel in kernels)
     roof = max(best, peak_flops or 0.0)
-    low = min(kernel["intensity"] for kernel in kernels) / 2
-    high = max(kernel["intensity"] for kernel in kernels) * 2
     knee = roof / operators["bandwidth"]
+    low = min(knee, *(kernel["intensity"] for kernel in kernels)) / 2
+    high = max(knee, *(kernel["intensity"] for kernel in kernels)) * 2
     axes.plot(
-        [low, knee, max(high, knee * 2)], [low * operators["bandwidth"] / 1e12, roof / 1e12, roof / 1e12],
+        [low, knee, high], [low * operators["bandwidth"] / 1e12, roof / 1e12, roof / 1e12],
         color=INK, linewidth=1.4, zorder=1,
         label=f"roof: {operators['bandwidth'] / 1e9:.3g} GB/s copied, {roof / 1e12:.3g} TFLOP/s peak",
     )  # fmt: skip

@@ -11,8 +11,10 @@ from longcat.model.transformer import LongcatModel
 from longcat.training.muon import Muon
 
 
-def build_optimizers(model: LongcatModel, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two.
+def build_optimizers(
+    model: LongcatModel, config: OptimizerConfig, compute: torch.dtype = torch.bfloat16
+) -> list[torch.optim.Optimizer]:
+    """One optimizer, or two; Muon's matrix products are of the type `compute`, as the model's are.
 
     | parameters | adamw | muon | decay |
     |---|---|---|---|
@@ -49,7 +51,7 @@ def build_optimizers(model: LongcatModel, config: OptimizerConfig) -> list[torch
         )
     ]
     if matrices := of(muon=True):
-        optimizers.append(Muon(matrices, config.learning_rate, config.momentum, config.weight_decay))
+        optimizers.append(Muon(matrices, config.learning_rate, config.momentum, config.weight_decay, compute))
     return optimizers
 
 

@@ -24,7 +24,7 @@ from longcat.training.job import METRICS, RESULT, Job, Layout
 from longcat.training.launch import launch
 from longcat.training.metrics import Follower, read_metrics
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 _PACKAGE = Path(__file__).parents[1]
 SOURCES = (
     _PACKAGE / "model",

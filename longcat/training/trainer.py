@@ -56,7 +56,7 @@ class Trainer:
         self.model = model.train()
         model.model.recompute = config.training.recompute == "full"
         self.parallel = parallelize(model, mesh, compute, config.training.compile)
-        self.optimizers = build_optimizers(self.model, config.training.optimizer)
+        self.optimizers = build_optimizers(self.model, config.training.optimizer, compute)
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0

@@ -25,6 +25,22 @@ def test_zeros_stay_zeros():
     assert torch.equal(orthogonalise(torch.zeros(3, 4, 5)), torch.zeros(3, 4, 5, dtype=torch.bfloat16))
 
 
+def test_steps_are_of_the_type_asked_for():
+    """On a CPU without bf16 in hardware its products cost several times the rest of a training step."""
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 16, 24)
+    narrow, wide = (orthogonalise(matrices, dtype) for dtype in (torch.bfloat16, torch.float32))
+    assert (narrow.dtype, wide.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(narrow.float(), wide, atol=0.05, rtol=0.05)
+    weights = {dtype: torch.nn.Parameter(matrices[0].clone()) for dtype in (torch.bfloat16, torch.float32)}
+    for dtype, parameter in weights.items():
+        parameter.grad = matrices[1].clone()
+        Muon([parameter], lr=0.1, momentum=0.9, weight_decay=0.0, dtype=dtype).step()
+    moved = {dtype: matrices[0] - parameter.detach() for dtype, parameter in weights.items()}
+    assert not torch.equal(moved[torch.bfloat16], moved[torch.float32])
+    torch.testing.assert_close(moved[torch.bfloat16], moved[torch.float32], atol=0.01, rtol=0.05)
+
+
 def test_stacked_experts_move_like_single_matrices():
     torch.manual_seed(0)
     stack = torch.nn.Parameter(torch.randn(3, 6, 4))
