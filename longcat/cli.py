@@ -252,7 +252,7 @@ def mfu(
 ) -> None:
     """MFU of any training run, among published A100 runs; nothing is run and torch is not loaded."""
     from longcat.benchmark.answer import answer, check_layout, find_workload
-    from longcat.benchmark.logs import METRICS, Setting, Throughput, read_log, read_metrics
+    from longcat.benchmark.logs import METRICS, TOKENS_SEEN, Setting, Throughput, read_log, read_metrics
     from longcat.benchmark.workload import sized_workload
 
     _one_of("--recompute", recompute, ("none", "selective", "full"))
@@ -295,7 +295,7 @@ def mfu(
         from longcat.tracking import metric_histories
 
         uri = tracking_uri or f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
-        read = read_metrics(metric_histories(uri, mlflow_run, METRICS), mlflow_run, setting)
+        read = read_metrics(metric_histories(uri, mlflow_run, [*METRICS, TOKENS_SEEN]), mlflow_run, setting)
     if read is not None:
         tokens_per_second = read.tokens_per_second
     assert tokens_per_second is not None
