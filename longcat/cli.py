@@ -259,6 +259,8 @@ def mfu(
     _one_of("--precision", precision, ("bf16", "fp16", "fp32", "fp8"))
     sizes = {"--total-parameters": total_parameters, "--layers": layers, "--hidden-size": hidden_size}
     sizes["--vocabulary"] = vocabulary
+    if ffn_experts is not None and model is None:
+        raise UserError("--ffn-experts belongs to --model")
     if (model is None) == (parameters is None):
         raise UserError("one of --model and --parameters tells what is trained")
     if unused := [name for name, given in sizes.items() if given is not None and model is not None]:
@@ -530,7 +532,12 @@ def main() -> None:
         code = _INTERRUPTED
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
-            error.show()  # type: ignore[attr-defined]
+            context = getattr(error, "ctx", None)
+            if context is None or type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+            else:
+                text = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+                print(f"error: {text}; see {context.command_path} --help", file=sys.stderr)
             code = int(error.exit_code)
         else:
             if os.environ.get("LONGCAT_DEBUG"):

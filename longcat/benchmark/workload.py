@@ -117,12 +117,18 @@ def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, famil
         model: the model.
         ffn_experts: mean routed experts of a token, best as measured; `expected_ffn_experts` when none.
         family: its model type.
+
+    Raises:
+        ConfigError: more experts than a token is sent to.
     """
     assumptions: tuple[str, ...] = ()
     if ffn_experts is None:
         ffn_experts = flops.expected_ffn_experts(model)
         if model.zero_expert_num:
             assumptions = (f"{ffn_experts:g} routed experts a token, as if all experts were chosen equally often",)
+    most = min(model.moe_topk, model.n_routed_experts)
+    if not 0 <= ffn_experts <= most * 1.000001:
+        raise ConfigError(f"{ffn_experts:g} routed experts a token: it is sent to {most} at most")
     total = sum(flops.parameters(model).values())
     expert = 3 * model.hidden_size * model.expert_ffn_hidden_size
     idle = model.num_layers * (model.n_routed_experts - ffn_experts) * expert

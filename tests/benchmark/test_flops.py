@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 from longcat.benchmark.flops import (
     activated_parameters,
     expected_ffn_experts,
+    keys_read,
     matmul_parameters,
     parameters,
     training_flops_per_token,
@@ -31,6 +32,17 @@ def test_longcat_flash_figures():
     assert sum(training_flops_per_token(flash, 4096, 8, "full").values()) == pytest.approx(1.910778e11, rel=1e-4)
     assert sum(parameters(flash).values()) == pytest.approx(560e9, rel=0.01)
     assert expected_ffn_experts(flash) == 8
+
+
+def test_keys_that_a_query_reads():
+    """Half the square, or what a window leaves of it; no jump where the sequence outgrows the window."""
+    assert keys_read(100, "causal") == 50
+    assert keys_read(100, "full") == 100
+    mask = [min(query + 0.5, 40) for query in range(100)]
+    assert keys_read(100, "causal", 40) == pytest.approx(sum(mask) / 100, rel=1e-3)
+    assert [keys_read(length, "full", 40) for length in (39, 40, 41, 100)] == [39, 40, 40, 40]
+    for scores in ("causal", "full"):
+        assert keys_read(41, scores, 40) == pytest.approx(keys_read(40, scores, 40), rel=0.03)
 
 
 SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 16, index_topk: 64, index_local_tokens: 8}"
