@@ -246,6 +246,7 @@ def mfu(
     ffn_experts: Annotated[
         float | None, typer.Option(help="Mean routed experts of a token, as measured (LongCat).")
     ] = None,
+    mtp: Annotated[bool, typer.Option("--mtp", help="Count num_nextn_predict_layers, too (DeepSeek).")] = False,
     recompute: Annotated[str, typer.Option(metavar="WHAT", help="none, selective or full.")] = "none",
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer as a page, too.")] = None,
     as_json: Json = False,
@@ -259,8 +260,13 @@ def mfu(
     _one_of("--precision", precision, ("bf16", "fp16", "fp32", "fp8"))
     sizes = {"--total-parameters": total_parameters, "--layers": layers, "--hidden-size": hidden_size}
     sizes["--vocabulary"] = vocabulary
-    if ffn_experts is not None and model is None:
-        raise UserError("--ffn-experts belongs to --model")
+    for name, given in (("--ffn-experts", ffn_experts is not None), ("--mtp", mtp)):
+        if given and model is None:
+            raise UserError(f"{name} belongs to --model")
+    if batch_tokens is not None and 0 < batch_tokens < sequence_length:
+        raise UserError(
+            f"--batch-tokens {batch_tokens} are fewer than one sequence of {sequence_length}: tokens are meant"
+        )
     if (model is None) == (parameters is None):
         raise UserError("one of --model and --parameters tells what is trained")
     if unused := [name for name, given in sizes.items() if given is not None and model is not None]:
@@ -284,7 +290,7 @@ def mfu(
             total_parameters=total_parameters,
         )
     else:
-        workload = find_workload(str(model), ffn_experts)
+        workload = find_workload(str(model), ffn_experts, mtp=mtp)
     read: Throughput | None = None
     setting = Setting(devices, sequence_length, batch_tokens)
     if step_time is not None:

@@ -22,24 +22,27 @@ _SAME_DEVICES = ("ep", "etp", "vpp")
 """Experts are spread over the devices of everything else but the pipeline's; virtual stages take none."""
 
 
-def find_workload(model: str, ffn_experts: float | None = None) -> Workload:
+def find_workload(model: str, ffn_experts: float | None = None, *, mtp: bool = False) -> Workload:
     """The workload of a preset, a config.json or a folder with one.
 
     Args:
         model: which.
         ffn_experts: mean routed experts of a token, as measured; for models with zero-computation experts.
+        mtp: count DeepSeek's layers of multi-token prediction, too.
 
     Raises:
         ConfigError: it is none of these, or not to be used.
     """
     if model in preset_names():
+        if mtp:
+            raise ConfigError(f"preset {model} says itself whether it predicts several tokens; --mtp is for DeepSeek")
         config = load_config(model)
         wanted = target_ffn_experts(config.model, config.training.balance) if ffn_experts is None else ffn_experts
         return longcat_workload(config.model, wanted)
     path = Path(model).expanduser()
     if not path.exists():
         raise ConfigError(f"{model} is neither a file nor a preset; presets are {', '.join(preset_names())}")
-    return read_workload(path, ffn_experts)
+    return read_workload(path, ffn_experts, mtp=mtp)
 
 
 def check_layout(layout: str, devices: int) -> None:

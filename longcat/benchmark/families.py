@@ -174,7 +174,7 @@ def _llama(
         attention_weights=2 * h * dim * (heads + kv_heads),
         attentions=_windows(f, family, layers, heads, dim) if windowed else (Attention(layers, heads, dim, dim),),
         vectors=layers * (norms + biases) + h,
-    )
+    ).workload()
 
 
 def _windows(f: Fields, family: str, layers: int, heads: int, dim: int) -> tuple[Attention, ...]:
@@ -237,7 +237,7 @@ def _gated(
     attentions: tuple[Attention, ...],
     vectors: int,
     assumptions: tuple[str, ...] = (),
-) -> Workload:
+) -> Decoder:
     """Put a decoder together from dense layers (how many, width) and layers with experts (how many, which)."""
     vocabulary = f.size("vocab_size")
     matrices: dict[str, float] = {"attention_projections": layers * attention_weights, "lm_head": hidden * vocabulary}
@@ -263,7 +263,7 @@ def _gated(
         idle=idle,
         ffn_experts=0.0 if experts is None else experts.chosen,
         assumptions=assumptions,
-    ).workload()
+    )
 
 
 def _deepseek(f: Fields, family: str) -> Workload:
@@ -277,7 +277,8 @@ def _deepseek(f: Fields, family: str) -> Workload:
     biases = (q_rank + kv_rank + rope + h) * f.flag("attention_bias", False)
     experts, sparse, ffn = _experts(f, h, layers)
     depths = f.count("num_nextn_predict_layers", 0)
-    return _gated(
+    vectors = layers * (2 * h + q_rank + kv_rank + biases) + h
+    shape = _gated(
         f,
         family,
         hidden=h,
@@ -286,9 +287,25 @@ def _deepseek(f: Fields, family: str) -> Workload:
         mixture=(sparse, experts),
         attention_weights=weights,
         attentions=(Attention(layers, heads, key, value),),
-        vectors=layers * (2 * h + q_rank + kv_rank + biases) + h,
-        assumptions=(f"num_nextn_predict_layers={depths} is not counted",) if depths else (),
+        vectors=vectors,
+        assumptions=(f"num_nextn_predict_layers={depths} is not counted; --mtp does",) if depths and not f.mtp else (),
     )
+    if not f.mtp:
+        return shape.workload()
+    if not depths or experts is None:
+        raise ConfigError(f"{f.source}: no layers of multi-token prediction, but --mtp")
+    # each depth joins the hidden state with the next token's embedding and has one layer; the head is the model's own
+    # (DeepSeek-V3, arXiv 2412.19437, section 2.2)
+    layer = weights + experts.router + experts.chosen * experts.expert + experts.shared
+    head = h * shape.vocabulary
+    return replace(
+        shape,
+        matrices={**shape.matrices, "mtp": depths * (2 * h * h + layer + head)},
+        attentions=(Attention(layers + depths, heads, key, value),),
+        vectors=vectors + depths * (2 * h + q_rank + kv_rank + biases + 3 * h),
+        idle=shape.idle + depths * (experts.number - experts.chosen) * experts.expert,
+        used_again=depths * head,
+    ).workload()
 
 
 _LONGCAT_NGRAM = (
@@ -348,13 +365,16 @@ def _qwen3(f: Fields, family: str) -> Workload:
     return _llama(f, family, qkv_bias=bias, output_bias=bias, head_norms=True, windowed=windowed)
 
 
-def from_config(values: Mapping[str, Any], source: str = "config.json", ffn_experts: float | None = None) -> Workload:
+def from_config(
+    values: Mapping[str, Any], source: str = "config.json", ffn_experts: float | None = None, *, mtp: bool = False
+) -> Workload:
     """The workload of a config.json.
 
     Args:
         values: its fields.
         source: what to call it in errors.
         ffn_experts: mean routed experts of a token, as measured; only LongCat's zero-computation experts vary it.
+        mtp: whether DeepSeek's layers of multi-token prediction are trained, too; LongCat's own count always.
 
     Raises:
         ConfigError: an unknown family, or a field that is missing or senseless.
@@ -362,12 +382,14 @@ def from_config(values: Mapping[str, Any], source: str = "config.json", ffn_expe
     family, text = values.get("model_type"), values.get("text_config")
     if isinstance(text, Mapping) and "hidden_size" not in values:  # of a model that sees or hears, too
         outer = {name: values[name] for name in ("model_type", "tie_word_embeddings") if name in values}
-        inner = from_config(outer | dict(text), f"{source}: text_config", ffn_experts)
+        inner = from_config(outer | dict(text), f"{source}: text_config", ffn_experts, mtp=mtp)
         return replace(inner, assumptions=(*inner.assumptions, f"of {family} only the text model is counted"))
     if family not in (*FAMILIES, *LONGCAT):
         known = ", ".join([*FAMILIES, *LONGCAT])
         raise ConfigError(f"{source}: model_type {family!r} is not known; there are: {known}")
-    fields = Fields(complete(str(family), values), source)
+    if mtp and family not in ("deepseek_v2", "deepseek_v3"):
+        raise ConfigError(f"{source}: {family} has no layers of multi-token prediction that --mtp could count")
+    fields = Fields(complete(str(family), values), source, mtp)
     if family not in LONGCAT:
         if ffn_experts is not None:
             raise ConfigError(f"{source}: {family} has no zero-computation experts; --ffn-experts is for LongCat")
@@ -380,7 +402,7 @@ def from_config(values: Mapping[str, Any], source: str = "config.json", ffn_expe
         raise ConfigError(f"{source}: {where}{problem['msg'].removeprefix('Value error, ')}") from None
 
 
-def read_workload(path: Path, ffn_experts: float | None = None) -> Workload:
+def read_workload(path: Path, ffn_experts: float | None = None, *, mtp: bool = False) -> Workload:
     """The workload of a config.json, or of the one in a folder.
 
     Raises:
@@ -395,4 +417,4 @@ def read_workload(path: Path, ffn_experts: float | None = None) -> Workload:
         raise ConfigError(f"{path} is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected an object, found {type(values).__name__}")
-    return from_config(values, str(path), ffn_experts)
+    return from_config(values, str(path), ffn_experts, mtp=mtp)

@@ -51,8 +51,8 @@ def complete(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
 class Fields:
     """A config.json: a missing or senseless field is an error that names it."""
 
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self.values, self.source = values, source
+    def __init__(self, values: Mapping[str, Any], source: str, mtp: bool = False) -> None:
+        self.values, self.source, self.mtp = values, source, mtp
 
     def size(self, *names: str, default: int | None = None) -> int:
         """The first of these fields that is there: a whole number of at least 1, or the default."""

@@ -76,6 +76,8 @@ class Decoder:
     """Whether the head is the embedding."""
     idle: float = 0.0
     """Weights of the routed experts that the mean token does not meet."""
+    used_again: float = 0.0
+    """Of the matrices, weights that are counted in another already: the head, in multi-token prediction."""
     ffn_experts: float = 0.0
     assumptions: tuple[str, ...] = field(default=())
 
@@ -93,7 +95,7 @@ class Decoder:
     def workload(self) -> Workload:
         """The same, ready to be counted."""
         head = self.hidden_size * self.vocabulary if self.tied else 0
-        activated = sum(self.matrices.values()) - head + self.look_ups + self.vectors
+        activated = sum(self.matrices.values()) - head - self.used_again + self.look_ups + self.vectors
         return Workload(
             family=self.family,
             mixture="routed_experts" in self.matrices,

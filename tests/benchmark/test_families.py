@@ -182,6 +182,24 @@ def test_published_mixtures(name):
     assert least * 0.975 <= activated * 1e9 <= found.activated_parameters * 1.01
 
 
+def test_deepseeks_multi_token_prediction():
+    """671B, and 685B with the module's own copies of embedding and head (README of DeepSeek-V3)."""
+    fields = PUBLISHED["deepseek-v3"][2] | {"num_nextn_predict_layers": 1}
+    without, counted = from_config(fields), from_config(fields, mtp=True)
+    assert without.assumptions == ("num_nextn_predict_layers=1 is not counted; --mtp does",)
+    assert counted.assumptions == ()
+    embedding = 129280 * 7168
+    assert counted.total_parameters + 2 * embedding == pytest.approx(685e9, rel=0.001)
+    deeper = from_config(fields | {"num_hidden_layers": 62})  # one layer more
+    joined = 2 * 7168**2 + embedding
+    expected = deeper.training_flops(4096) + 6 * joined
+    assert counted.training_flops(4096) == pytest.approx(expected, rel=1e-9)
+    assert counted.total_parameters == deeper.total_parameters + 2 * 7168**2 + 3 * 7168
+    for other in (fields | {"num_nextn_predict_layers": 0}, LLAMA2_7B):
+        with pytest.raises(ConfigError, match="no layers of multi-token prediction"):
+            from_config(other, mtp=True)
+
+
 LLAMA2_7B = {
     "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32,
     "num_attention_heads": 32, "intermediate_size": 11008,
