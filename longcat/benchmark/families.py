@@ -217,12 +217,13 @@ def _experts(f: Fields, h: int, layers: int) -> tuple[_Experts | None, int, int]
         shared = 3 * h * width * f.size("n_shared_experts")
     if "first_k_dense_replace" in f.values:
         first, step = f.count("first_k_dense_replace", 0), f.size("moe_layer_freq", default=1)
-        where = [i for i in range(layers) if i >= first and i % step == 0]
+        where, dense_only = range(-(-first // step) * step, layers, step), set[int]()
     else:
-        step, dense_only = f.size("decoder_sparse_step", default=1), f.each("mlp_only_layers", int) or []
-        where = [i for i in range(layers) if i not in dense_only and (i + 1) % step == 0]
+        step, dense_only = f.size("decoder_sparse_step", default=1), set(f.each("mlp_only_layers", int) or [])
+        where = range(step - 1, layers, step)
+    sparse = len(where) - sum(one in where for one in dense_only)
     experts = _Experts(router=h * number, expert=3 * h * width, number=number, chosen=chosen, shared=shared)
-    return experts, len(where), ffn
+    return experts, sparse, ffn
 
 
 def _gated(

@@ -7,6 +7,7 @@ from typing import Any
 
 from longcat.errors import ConfigError
 
+_MOST = 10**12
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _SLIDING = {"sliding_window": 4096, "max_window_layers": 28}
 _MLA = {
@@ -60,8 +61,10 @@ class Fields:
             value = self.values.get(name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{self.source}: {name} must be a whole number of at least 1, found {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+                raise ConfigError(
+                    f"{self.source}: {name} must be a whole number of at least 1 and at most {_MOST}, found {value!r}"
+                )
             return value
         if default is None:
             raise ConfigError(f"{self.source}: no {' or '.join(names)}")
