@@ -126,16 +126,18 @@ def _rate(tokens: float, seconds: float) -> float:
 
 
 def _megatron(text: str, setting: Setting) -> list[float]:
-    """Megatron-LM and those made of it; BigScience's Megatron-DeepSpeed tells seconds."""
-    line = rf"elapsed time per iteration \((m?)s\): *{_NUMBER}.{{0,400}}?global batch size: *(\d{{1,12}})"
+    """Megatron-LM and those made of it; BigScience's Megatron-DeepSpeed tells seconds, that of 2019 no batch."""
+    line = rf"elapsed time per iteration \((m?)s\): *{_NUMBER}(?:.{{0,400}}?global batch size: *(\d{{1,12}}))?"
     found = re.findall(line, text)
-    if found:
-        _told(text, r"using world size: *(\d{1,12})", setting.devices, "devices")
-        _told(text, r" seq_length \.{3,} *(\d{1,12})", setting.sequence_length, "tokens in a sequence")
-    return [
-        _rate(int(batch) * setting.sequence_length, _number(time) / (1e3 if milli else 1))
-        for milli, time, batch in found
-    ]
+    if not found:
+        return []
+    _told(text, r"using world size: *(\d{1,12})", setting.devices, "devices")
+    _told(text, r" seq_length \.{3,} *(\d{1,12})", setting.sequence_length, "tokens in a sequence")
+    steps = [(int(batch) * setting.sequence_length, time, milli) for milli, time, batch in found if batch]
+    if not steps and setting.batch_tokens is None:
+        raise DataError("this log of Megatron does not say how many sequences a step has: add --batch-tokens")
+    steps = steps or [(setting.batch_tokens or 0, time, milli) for milli, time, _ in found]
+    return [_rate(tokens, _number(time) / (1e3 if milli else 1)) for tokens, time, milli in steps]
 
 
 def _torchtitan(text: str, setting: Setting) -> list[float]:

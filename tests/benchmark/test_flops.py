@@ -48,7 +48,9 @@ def test_keys_that_a_query_reads():
 SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 16, index_topk: 64, index_local_tokens: 8}"
 
 
-@pytest.mark.parametrize(("preset", "extra"), [("smoke", []), ("tiny", []), ("smoke", ["model.mtp_num_layers=2"])])
+@pytest.mark.parametrize(
+    ("preset", "extra"), [("smoke", []), ("tiny", []), ("smoke", ["model.mtp_num_layers=2"]), ("smoke", [SPARSE])]
+)
 def test_flops_equal_torchs_counter(preset, extra, monkeypatch):
     """torch counts the whole square of scores, as our attention does up to one block of queries."""
     monkeypatch.setattr(grouped_matmul, "ROW_MULTIPLE", 1)  # no rows but the experts' own

@@ -55,6 +55,16 @@ def test_megatron_of_other_years(tmp_path):
         read(tmp_path, restarted, sequence_length=4096)
 
 
+def test_megatron_of_2019_says_no_batch(tmp_path):
+    line = " iteration {n:8d}/  500 | elapsed time per iteration (ms): {ms:.1f} | learning rate 1.0E-04 | lm loss 7.1E+00 |\n"
+    text = "".join(line.format(n=n, ms=ms) for n, ms in enumerate([9000, 500, 500]))
+    assert read(tmp_path, text, batch_tokens=1000).tokens_per_second == 2000
+    with pytest.raises(DataError, match="how many sequences a step has: add --batch-tokens"):
+        read(tmp_path, text)
+    cut = MEGATRON.format(n=1, ms=1000.0) + line.format(n=2, ms=1)  # by another process, in the middle of a line
+    assert read(tmp_path, cut).readings == 1
+
+
 @pytest.mark.parametrize("time", ["0.0", "-3.5"])
 def test_a_step_takes_time(tmp_path, time):
     with pytest.raises(DataError, match="a step that took -?[03]"):
