@@ -252,19 +252,27 @@ def mfu(
     ffn_experts: Annotated[
         float | None, typer.Option(help="Mean routed experts of a token, as measured (LongCat).")
     ] = None,
+    mtp: Annotated[bool, typer.Option("--mtp", help="Count num_nextn_predict_layers, too (DeepSeek).")] = False,
     recompute: Annotated[str, typer.Option(metavar="WHAT", help="none, selective or full.")] = "none",
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer as a page, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """MFU of any training run, among published A100 runs; nothing is run and torch is not loaded."""
     from longcat.benchmark.answer import answer, check_layout, find_workload
-    from longcat.benchmark.logs import METRICS, Setting, Throughput, read_log, read_metrics
+    from longcat.benchmark.logs import METRICS, TOKENS_SEEN, Setting, Throughput, read_log, read_metrics
     from longcat.benchmark.workload import sized_workload
 
     _one_of("--recompute", recompute, ("none", "selective", "full"))
     _one_of("--precision", precision, ("bf16", "fp16", "fp32", "fp8"))
     sizes = {"--total-parameters": total_parameters, "--layers": layers, "--hidden-size": hidden_size}
     sizes["--vocabulary"] = vocabulary
+    for name, given in (("--ffn-experts", ffn_experts is not None), ("--mtp", mtp)):
+        if given and model is None:
+            raise UserError(f"{name} belongs to --model")
+    if batch_tokens is not None and 0 < batch_tokens < sequence_length:
+        raise UserError(
+            f"--batch-tokens {batch_tokens} are fewer than one sequence of {sequence_length}: tokens are meant"
+        )
     if (model is None) == (parameters is None):
         raise UserError("one of --model and --parameters tells what is trained")
     if unused := [name for name, given in sizes.items() if given is not None and model is not None]:
@@ -288,7 +296,7 @@ def mfu(
             total_parameters=total_parameters,
         )
     else:
-        workload = find_workload(str(model), ffn_experts)
+        workload = find_workload(str(model), ffn_experts, mtp=mtp)
     read: Throughput | None = None
     setting = Setting(devices, sequence_length, batch_tokens)
     if step_time is not None:
@@ -301,7 +309,7 @@ def mfu(
         from longcat.tracking import metric_histories
 
         uri = tracking_uri or f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
-        read = read_metrics(metric_histories(uri, mlflow_run, METRICS), mlflow_run, setting)
+        read = read_metrics(metric_histories(uri, mlflow_run, [*METRICS, TOKENS_SEEN]), mlflow_run, setting)
     if read is not None:
         tokens_per_second = read.tokens_per_second
     assert tokens_per_second is not None
@@ -534,7 +542,12 @@ def main() -> None:
         code = _INTERRUPTED
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
-            error.show()  # type: ignore[attr-defined]
+            context = getattr(error, "ctx", None)
+            if context is None or type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+            else:
+                text = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+                print(f"error: {text}; see {context.command_path} --help", file=sys.stderr)
             code = int(error.exit_code)
         else:
             if os.environ.get("LONGCAT_DEBUG"):

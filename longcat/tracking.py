@@ -379,8 +379,8 @@ def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, li
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    client = mlflow.MlflowClient(uri)
     try:
+        client = mlflow.MlflowClient(uri)
         known = client.get_run(run_id).data.metrics
         histories = {key: client.get_metric_history(run_id, key) for key in keys if key in known}
     except MlflowException as error:

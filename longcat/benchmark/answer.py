@@ -17,26 +17,32 @@ from longcat.config import load_config, preset_names, target_ffn_experts
 from longcat.errors import ConfigError
 
 ROWS = 6
+_OWN_DEVICES = ("dp", "dp_shard", "dp_replicate", "fsdp", "tp", "sp", "cp", "pp")
+_SAME_DEVICES = ("ep", "etp", "vpp")
+"""Experts are spread over the devices of everything else but the pipeline's; virtual stages take none."""
 
 
-def find_workload(model: str, ffn_experts: float | None = None) -> Workload:
+def find_workload(model: str, ffn_experts: float | None = None, *, mtp: bool = False) -> Workload:
     """The workload of a preset, a config.json or a folder with one.
 
     Args:
         model: which.
         ffn_experts: mean routed experts of a token, as measured; for models with zero-computation experts.
+        mtp: count DeepSeek's layers of multi-token prediction, too.
 
     Raises:
         ConfigError: it is none of these, or not to be used.
     """
     if model in preset_names():
+        if mtp:
+            raise ConfigError(f"preset {model} says itself whether it predicts several tokens; --mtp is for DeepSeek")
         config = load_config(model)
         wanted = target_ffn_experts(config.model, config.training.balance) if ffn_experts is None else ffn_experts
         return longcat_workload(config.model, wanted)
     path = Path(model).expanduser()
     if not path.exists():
         raise ConfigError(f"{model} is neither a file nor a preset; presets are {', '.join(preset_names())}")
-    return read_workload(path, ffn_experts)
+    return read_workload(path, ffn_experts, mtp=mtp)
 
 
 def check_layout(layout: str, devices: int) -> None:
@@ -45,18 +51,26 @@ def check_layout(layout: str, devices: int) -> None:
     Raises:
         ConfigError: they do not, or are not to be read.
     """
-    degrees = {}
+    degrees: dict[str, int] = {}
     for part in layout.replace(" ", "").split(","):
-        found = re.fullmatch(r"([a-z]+)[=:]?(\d+)", part.lower())
-        if not found or not int(found[2]):
+        found = re.fullmatch(r"([a-z_]+)[=:]?([1-9][0-9]{0,8})", part.lower())
+        if not found:
             raise ConfigError(f"--layout {layout}: {part!r} is no degree such as tp8 or pp=4")
+        if found[1] not in (*_OWN_DEVICES, *_SAME_DEVICES):
+            raise ConfigError(
+                f"--layout {layout}: there are {', '.join([*_OWN_DEVICES, *_SAME_DEVICES])}, no {found[1]}"
+            )
+        if found[1] in degrees:
+            raise ConfigError(f"--layout {layout} has two degrees {found[1]}")
         degrees[found[1]] = int(found[2])
-    # experts are spread over the same devices as everything else
-    taken = math.prod(degree for name, degree in degrees.items() if name not in ("ep", "etp"))
-    if devices % taken or ("dp" in degrees and devices != taken) or devices % degrees.get("ep", 1):
+    taken = math.prod(degree for name, degree in degrees.items() if name in _OWN_DEVICES)
+    if devices % taken or ("dp" in degrees and devices != taken):
         raise ConfigError(
             f"--layout {layout} takes {taken} devices{'' if 'dp' in degrees else ' or a multiple'}, not --devices {devices}"
         )
+    experts = math.prod(degrees.get(name, 1) for name in ("pp", "ep", "etp"))
+    if devices % experts:
+        raise ConfigError(f"--layout {layout}: experts take {experts} devices or a multiple, not --devices {devices}")
 
 
 def answer(

@@ -7,51 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from longcat.benchmark.fields import EXPERTS, Fields, complete
 from longcat.benchmark.workload import Attention, Decoder, Workload, longcat_workload
 from longcat.config import ModelConfig, NgramConfig, SparseAttentionConfig
 from longcat.errors import ConfigError
 
 
-class _Fields:
-    """A config.json: a missing or senseless field is an error that names it."""
-
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self.values, self.source = values, source
-
-    def size(self, *names: str, default: int | None = None) -> int:
-        """The first of these fields that is there: a whole number of at least 1, or the default."""
-        for name in names:
-            value = self.values.get(name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{self.source}: {name} must be a whole number of at least 1, found {value!r}")
-            return value
-        if default is None:
-            raise ConfigError(f"{self.source}: no {' or '.join(names)}")
-        return default
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.values.get(name)
-        return default if value is None else bool(value)
-
-    def count(self, name: str, default: int) -> int:
-        """A whole number that may be 0."""
-        return 0 if self.values.get(name) == 0 else self.size(name, default=default)
-
-    def divided(self, whole: int, parts: int, what: str) -> int:
-        if whole % parts:
-            raise ConfigError(f"{self.source}: {parts} heads do not divide {what} {whole}")
-        return whole // parts
-
-
 def _plain(
-    f: _Fields,
+    f: Fields,
     *,
     hidden: int,
     layers: int,
@@ -103,7 +72,7 @@ def _plain(
     ).workload()
 
 
-def _gpt2(f: _Fields) -> Workload:
+def _gpt2(f: Fields) -> Workload:
     h = f.size("n_embd", "hidden_size")
     ffn = f.size("n_inner", default=4 * h)
     return _plain(
@@ -113,7 +82,7 @@ def _gpt2(f: _Fields) -> Workload:
     )  # fmt: skip
 
 
-def _gpt_neox(f: _Fields) -> Workload:
+def _gpt_neox(f: Fields) -> Workload:
     h, ffn = f.size("hidden_size"), f.size("intermediate_size")
     biases = 4 * h * f.flag("attention_bias", True) + ffn + h
     return _plain(
@@ -122,7 +91,7 @@ def _gpt_neox(f: _Fields) -> Workload:
     )  # fmt: skip
 
 
-def _opt(f: _Fields) -> Workload:
+def _opt(f: Fields) -> Workload:
     h, ffn = f.size("hidden_size"), f.size("ffn_dim")
     width = f.size("word_embed_proj_dim", default=h)
     affine = f.flag("layer_norm_elementwise_affine", True)
@@ -135,7 +104,7 @@ def _opt(f: _Fields) -> Workload:
     )  # fmt: skip
 
 
-def _bloom(f: _Fields) -> Workload:
+def _bloom(f: Fields) -> Workload:
     h = f.size("hidden_size", "n_embed")
     return _plain(
         f, family="bloom", hidden=h, layers=f.size("n_layer", "num_hidden_layers"), ffn=4 * h,
@@ -144,8 +113,11 @@ def _bloom(f: _Fields) -> Workload:
     )  # fmt: skip
 
 
-def _mpt(f: _Fields) -> Workload:
+def _mpt(f: Fields) -> Workload:
     h = f.size("d_model", "hidden_size")
+    kind = f.inner("attn_config").get("attn_type", "multihead_attention")
+    if kind != "multihead_attention":  # transformers would build that one all the same
+        raise ConfigError(f"{f.source}: attn_config.attn_type {kind!r} is not known; multihead_attention is")
     return _plain(
         f, family="mpt", hidden=h, layers=f.size("n_layers", "num_hidden_layers"),
         heads=f.size("n_heads", "num_attention_heads"), ffn=h * f.size("expansion_ratio", default=4), vectors=2 * h,
@@ -153,7 +125,7 @@ def _mpt(f: _Fields) -> Workload:
     )  # fmt: skip
 
 
-def _falcon(f: _Fields) -> Workload:
+def _falcon(f: Fields) -> Workload:
     h, heads = f.size("hidden_size", "n_embed"), f.size("num_attention_heads", "n_head")
     newer, parallel = f.flag("new_decoder_architecture", False), f.flag("parallel_attn", True)
     kv_heads = heads
@@ -163,6 +135,7 @@ def _falcon(f: _Fields) -> Workload:
         kv_heads = 1
     ffn = f.size("ffn_hidden_size", default=4 * h)
     norms = f.size("num_ln_in_parallel_attn", default=2) if newer and parallel else 1 + (not parallel)
+    f.divided(heads, kv_heads, "the heads of queries,")
     biases = (h + 2 * kv_heads * (h // heads) + h + ffn + h) * f.flag("bias", False)
     return _plain(
         f, family="falcon", hidden=h, layers=f.size("num_hidden_layers", "n_layer"), heads=heads, kv_heads=kv_heads,
@@ -171,20 +144,20 @@ def _falcon(f: _Fields) -> Workload:
 
 
 def _llama(
-    f: _Fields,
+    f: Fields,
     family: str,
     *,
     qkv_bias: bool = False,
     output_bias: bool = False,
     ffn_bias: bool = False,
     head_norms: bool = False,
-    head_dim: int | None = None,
     windowed: bool = False,
 ) -> Workload:
     """The Llama kind: RMS norms, grouped queries, gated feed-forward network or a mixture of them."""
     h, layers, heads = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", default=heads)
-    dim = f.size("head_dim", default=head_dim or h // heads)
+    f.divided(heads, kv_heads, "the heads of queries,")
+    dim = f.size("head_dim") if f.values.get("head_dim") is not None else f.divided(h, heads, "the hidden size")
     norms = 2 * h + 2 * dim * head_norms
     biases = dim * (heads + 2 * kv_heads) * qkv_bias + h * output_bias
     experts, sparse, ffn = _experts(f, h, layers)
@@ -199,24 +172,23 @@ def _llama(
         dense=(dense, ffn),
         mixture=(sparse, experts),
         attention_weights=2 * h * dim * (heads + kv_heads),
-        attentions=_windows(f, layers, heads, dim) if windowed else (Attention(layers, heads, dim, dim),),
+        attentions=_windows(f, family, layers, heads, dim) if windowed else (Attention(layers, heads, dim, dim),),
         vectors=layers * (norms + biases) + h,
-    )
+    ).workload()
 
 
-def _windows(f: _Fields, layers: int, heads: int, dim: int) -> tuple[Attention, ...]:
+def _windows(f: Fields, family: str, layers: int, heads: int, dim: int) -> tuple[Attention, ...]:
     """Attentions with and without a sliding window."""
-    window = f.values.get("sliding_window")
-    if window is None or not f.flag("use_sliding_window", True):
+    if f.values.get("sliding_window") is None:
         return (Attention(layers, heads, dim, dim),)
-    window = f.size("sliding_window")
-    kinds = f.values.get("layer_types")
-    if isinstance(kinds, list):
-        sliding = sum(kind == "sliding_attention" for kind in kinds)
-    elif f.values.get("max_window_layers") is not None:
+    window, kinds = f.size("sliding_window"), f.each("layer_types", str, layers)
+    sliding = layers
+    if kinds is not None:
+        sliding = kinds.count("sliding_attention")
+    elif family in ("qwen2", "qwen3"):  # the later layers; of qwen2_moe every other one of the first
         sliding = max(0, layers - f.count("max_window_layers", layers))
-    else:
-        sliding = layers
+    elif family == "qwen2_moe":
+        sliding = (min(layers, f.count("max_window_layers", layers)) + 1) // 2
     shapes = ((sliding, window), (layers - sliding, None))
     return tuple(Attention(count, heads, dim, dim, size) for count, size in shapes if count)
 
@@ -228,13 +200,13 @@ class _Experts:
         self.router, self.expert, self.number, self.chosen, self.shared = router, expert, number, chosen, shared
 
 
-def _experts(f: _Fields, h: int, layers: int) -> tuple[_Experts | None, int, int]:
+def _experts(f: Fields, h: int, layers: int) -> tuple[_Experts | None, int, int]:
     """Mixture, layers that have it, width of the dense feed-forward network."""
-    number = f.values.get("num_experts") or f.values.get("num_local_experts") or f.values.get("n_routed_experts")
+    number = next((f.values[name] for name in EXPERTS if f.values.get(name)), None)
     ffn = f.size("intermediate_size", "moe_intermediate_size")
     if not number:
         return None, 0, ffn
-    number, chosen = f.size("num_experts", "num_local_experts", "n_routed_experts"), f.size("num_experts_per_tok")
+    number, chosen = f.size(*EXPERTS), f.size("num_experts_per_tok")
     if chosen > number:
         raise ConfigError(f"{f.source}: num_experts_per_tok {chosen} is more than {number} experts")
     width = f.size("moe_intermediate_size", "intermediate_size")
@@ -245,16 +217,17 @@ def _experts(f: _Fields, h: int, layers: int) -> tuple[_Experts | None, int, int
         shared = 3 * h * width * f.size("n_shared_experts")
     if "first_k_dense_replace" in f.values:
         first, step = f.count("first_k_dense_replace", 0), f.size("moe_layer_freq", default=1)
-        where = [i for i in range(layers) if i >= first and i % step == 0]
+        where, dense_only = range(-(-first // step) * step, layers, step), set[int]()
     else:
-        step, dense_only = f.size("decoder_sparse_step", default=1), f.values.get("mlp_only_layers") or []
-        where = [i for i in range(layers) if i not in dense_only and (i + 1) % step == 0]
+        step, dense_only = f.size("decoder_sparse_step", default=1), set(f.each("mlp_only_layers", int) or [])
+        where = range(step - 1, layers, step)
+    sparse = len(where) - sum(one in where for one in dense_only)
     experts = _Experts(router=h * number, expert=3 * h * width, number=number, chosen=chosen, shared=shared)
-    return experts, len(where), ffn
+    return experts, sparse, ffn
 
 
 def _gated(
-    f: _Fields,
+    f: Fields,
     family: str,
     *,
     hidden: int,
@@ -265,7 +238,7 @@ def _gated(
     attentions: tuple[Attention, ...],
     vectors: int,
     assumptions: tuple[str, ...] = (),
-) -> Workload:
+) -> Decoder:
     """Put a decoder together from dense layers (how many, width) and layers with experts (how many, which)."""
     vocabulary = f.size("vocab_size")
     matrices: dict[str, float] = {"attention_projections": layers * attention_weights, "lm_head": hidden * vocabulary}
@@ -291,21 +264,22 @@ def _gated(
         idle=idle,
         ffn_experts=0.0 if experts is None else experts.chosen,
         assumptions=assumptions,
-    ).workload()
+    )
 
 
-def _deepseek(f: _Fields, family: str) -> Workload:
+def _deepseek(f: Fields, family: str) -> Workload:
     """Latent attention, shared and routed experts (arXiv 2405.04434, section 2)."""
     h, layers, heads = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads")
-    q_rank, kv_rank = f.count("q_lora_rank", 0) if f.values.get("q_lora_rank") else 0, f.size("kv_lora_rank")
+    q_rank, kv_rank = f.count("q_lora_rank", 0), f.size("kv_lora_rank")
     rope, nope, value = f.size("qk_rope_head_dim"), f.size("qk_nope_head_dim"), f.size("v_head_dim")
     key = rope + nope
     queries = h * q_rank + q_rank * heads * key if q_rank else h * heads * key
     weights = queries + h * (kv_rank + rope) + kv_rank * heads * (nope + value) + heads * value * h
     biases = (q_rank + kv_rank + rope + h) * f.flag("attention_bias", False)
     experts, sparse, ffn = _experts(f, h, layers)
-    depths = f.count("num_nextn_predict_layers", 0) if f.values.get("num_nextn_predict_layers") else 0
-    return _gated(
+    depths = f.count("num_nextn_predict_layers", 0)
+    vectors = layers * (2 * h + q_rank + kv_rank + biases) + h
+    shape = _gated(
         f,
         family,
         hidden=h,
@@ -314,9 +288,25 @@ def _deepseek(f: _Fields, family: str) -> Workload:
         mixture=(sparse, experts),
         attention_weights=weights,
         attentions=(Attention(layers, heads, key, value),),
-        vectors=layers * (2 * h + q_rank + kv_rank + biases) + h,
-        assumptions=(f"num_nextn_predict_layers={depths} is not counted",) if depths else (),
+        vectors=vectors,
+        assumptions=(f"num_nextn_predict_layers={depths} is not counted; --mtp does",) if depths and not f.mtp else (),
     )
+    if not f.mtp:
+        return shape.workload()
+    if not depths or experts is None:
+        raise ConfigError(f"{f.source}: no layers of multi-token prediction, but --mtp")
+    # each depth joins the hidden state with the next token's embedding and has one layer; the head is the model's own
+    # (DeepSeek-V3, arXiv 2412.19437, section 2.2)
+    layer = weights + experts.router + experts.chosen * experts.expert + experts.shared
+    head = h * shape.vocabulary
+    return replace(
+        shape,
+        matrices={**shape.matrices, "mtp": depths * (2 * h * h + layer + head)},
+        attentions=(Attention(layers + depths, heads, key, value),),
+        vectors=vectors + depths * (2 * h + q_rank + kv_rank + biases + 3 * h),
+        idle=shape.idle + depths * (experts.number - experts.chosen) * experts.expert,
+        used_again=depths * head,
+    ).workload()
 
 
 _LONGCAT_NGRAM = (
@@ -326,10 +316,10 @@ _LONGCAT_NGRAM = (
 )
 
 
-def _longcat(f: _Fields, family: str, ffn_experts: float | None) -> Workload:
+def _longcat(f: Fields, family: str, ffn_experts: float | None) -> Workload:
     """Our own family. `longcat.interchange` reads the same file for the model itself, but needs torch."""
     values = dict(f.values)
-    values.setdefault("num_layers", values.get("num_hidden_layers", 0) // 2)
+    values.setdefault("num_layers", f.size("num_hidden_layers") // 2 if "num_hidden_layers" in values else None)
     values.setdefault("moe_topk", values.get("num_experts_per_tok"))
     fields = {name: values[name] for name in ModelConfig.model_fields if values.get(name) is not None}
     for name in ("rope_scaling", "ngram", "sparse_attention"):
@@ -343,7 +333,7 @@ def _longcat(f: _Fields, family: str, ffn_experts: float | None) -> Workload:
     return longcat_workload(ModelConfig(**fields), ffn_experts, family)
 
 
-FAMILIES: dict[str, Callable[[_Fields], Workload]] = {
+FAMILIES: dict[str, Callable[[Fields], Workload]] = {
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
     "opt": _opt,
@@ -363,7 +353,7 @@ FAMILIES: dict[str, Callable[[_Fields], Workload]] = {
     "qwen2_moe": lambda f: _llama(
         f, "qwen2_moe", qkv_bias=f.flag("qkv_bias", True), windowed=f.flag("use_sliding_window", False)
     ),
-    "qwen3": lambda f: _qwen3(f, "qwen3", head_dim=128),
+    "qwen3": lambda f: _qwen3(f, "qwen3"),
     "qwen3_moe": lambda f: _qwen3(f, "qwen3_moe"),
     "deepseek_v2": lambda f: _deepseek(f, "deepseek_v2"),
     "deepseek_v3": lambda f: _deepseek(f, "deepseek_v3"),
@@ -371,39 +361,49 @@ FAMILIES: dict[str, Callable[[_Fields], Workload]] = {
 LONGCAT = ("longcat_flash", "longcat_flash_ngram", "longcat2")
 
 
-def _qwen3(f: _Fields, family: str, head_dim: int | None = None) -> Workload:
+def _qwen3(f: Fields, family: str) -> Workload:
     bias, windowed = f.flag("attention_bias", False), f.flag("use_sliding_window", False)
-    return _llama(
-        f, family, qkv_bias=bias, output_bias=bias, head_norms=True, head_dim=head_dim, windowed=windowed
-    )  # fmt: skip
+    return _llama(f, family, qkv_bias=bias, output_bias=bias, head_norms=True, windowed=windowed)
 
 
-def from_config(values: Mapping[str, Any], source: str = "config.json", ffn_experts: float | None = None) -> Workload:
+def from_config(
+    values: Mapping[str, Any], source: str = "config.json", ffn_experts: float | None = None, *, mtp: bool = False
+) -> Workload:
     """The workload of a config.json.
 
     Args:
         values: its fields.
         source: what to call it in errors.
         ffn_experts: mean routed experts of a token, as measured; only LongCat's zero-computation experts vary it.
+        mtp: whether DeepSeek's layers of multi-token prediction are trained, too; LongCat's own count always.
 
     Raises:
         ConfigError: an unknown family, or a field that is missing or senseless.
     """
-    family = values.get("model_type")
-    fields = _Fields(values, source)
-    if family in LONGCAT:
-        try:
-            return _longcat(fields, str(family), ffn_experts)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise ConfigError(f"{source}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
-    if family not in FAMILIES:
+    family, text = values.get("model_type"), values.get("text_config")
+    if isinstance(text, Mapping) and "hidden_size" not in values:  # of a model that sees or hears, too
+        outer = {name: values[name] for name in ("model_type", "tie_word_embeddings") if name in values}
+        inner = from_config(outer | dict(text), f"{source}: text_config", ffn_experts, mtp=mtp)
+        return replace(inner, assumptions=(*inner.assumptions, f"of {family} only the text model is counted"))
+    if family not in (*FAMILIES, *LONGCAT):
         known = ", ".join([*FAMILIES, *LONGCAT])
         raise ConfigError(f"{source}: model_type {family!r} is not known; there are: {known}")
-    return FAMILIES[str(family)](fields)
+    if mtp and family not in ("deepseek_v2", "deepseek_v3"):
+        raise ConfigError(f"{source}: {family} has no layers of multi-token prediction that --mtp could count")
+    fields = Fields(complete(str(family), values), source, mtp)
+    if family not in LONGCAT:
+        if ffn_experts is not None:
+            raise ConfigError(f"{source}: {family} has no zero-computation experts; --ffn-experts is for LongCat")
+        return FAMILIES[str(family)](fields)
+    try:
+        return _longcat(fields, str(family), ffn_experts)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = "".join(f"{name}: " for name in problem["loc"])
+        raise ConfigError(f"{source}: {where}{problem['msg'].removeprefix('Value error, ')}") from None
 
 
-def read_workload(path: Path, ffn_experts: float | None = None) -> Workload:
+def read_workload(path: Path, ffn_experts: float | None = None, *, mtp: bool = False) -> Workload:
     """The workload of a config.json, or of the one in a folder.
 
     Raises:
@@ -411,9 +411,11 @@ def read_workload(path: Path, ffn_experts: float | None = None) -> Workload:
     """
     path = path / "config.json" if path.is_dir() else path
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected an object, found {type(values).__name__}")
-    return from_config(values, str(path), ffn_experts)
+    return from_config(values, str(path), ffn_experts, mtp=mtp)

@@ -42,10 +42,12 @@ def product(weights: float) -> Flops:
 
 
 def keys_read(sequence_length: int, scores: Scores, window: int | None = None) -> float:
-    """Mean keys that a query is multiplied with; with a window (or a sparse budget) the first queries have fewer."""
-    if window is not None and sequence_length > window:
-        return window * (1 - window / (2 * sequence_length))
-    return sequence_length / 2 if scores == "causal" else float(sequence_length)
+    """Mean keys that a query is multiplied with; with a window (or a sparse budget) the first queries have fewer.
+
+    `full` gives every query as many as the last one has: the whole square, or the window.
+    """
+    most = sequence_length if window is None else min(window, sequence_length)
+    return float(most) if scores == "full" else most * (1 - most / (2 * sequence_length))
 
 
 def attention_scores(heads: int, key_dim: int, value_dim: int, keys: float) -> Flops:

@@ -7,6 +7,7 @@ hfu                  what the hardware does: mfu, and once more the forward pass
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +54,7 @@ def utilisation(workload: Workload, speed: Speed, recomputation: Recomputation =
         recomputation: in the backward pass.
 
     Raises:
-        DataError: the result is above 100 %, so an input is wrong.
+        DataError: the MFU or the HFU is above 100 %, so an input is wrong; says what would be right.
     """
     tokens_per_second, devices, peak_flops = speed.tokens_per_second, speed.devices, speed.peak_flops
     parts = workload.flops(speed.sequence_length, "causal")
@@ -61,9 +62,18 @@ def utilisation(workload: Workload, speed: Speed, recomputation: Recomputation =
     square = tokens_per_second * workload.training_flops(speed.sequence_length, "full")
     again = tokens_per_second * sum(part.forward for name, part in parts.items() if _recomputed(name, recomputation))
     if peak_flops is not None and useful > peak_flops:
+        factor = useful / peak_flops
         raise DataError(
-            f"an MFU of {useful / peak_flops:.0%} is impossible: {tokens_per_second:g} tokens/s on {devices} devices is "
-            f"{useful / 1e12:.3g} TFLOP/s of {peak_flops / 1e12:.3g}; check the time, the number of devices and the peak"
+            f"an MFU of {100 * factor:.4g} % is impossible: {tokens_per_second:g} tokens/s of this model are "
+            f"{useful / 1e12:.4g} TFLOP/s, and {devices} devices have {peak_flops / 1e12:.4g}; the speed is at most "
+            f"{tokens_per_second / factor:,.6g} tokens/s, or there are at least {math.ceil(devices * factor):,} devices, "
+            f"or the model, the sequence length or the peak is another"
+        )
+    if peak_flops is not None and useful + again > peak_flops:
+        raise DataError(
+            f"an HFU of {100 * (useful + again) / peak_flops:.4g} % is impossible: the MFU is "
+            f"{100 * useful / peak_flops:.4g} %, and recomputation {recomputation} does not fit above it; either less is "
+            f"recomputed, or the speed, the number of devices or the peak is another"
         )
     return Utilisation(
         tokens_per_second=tokens_per_second,

@@ -76,6 +76,8 @@ class Decoder:
     """Whether the head is the embedding."""
     idle: float = 0.0
     """Weights of the routed experts that the mean token does not meet."""
+    used_again: float = 0.0
+    """Of the matrices, weights that are counted in another already: the head, in multi-token prediction."""
     ffn_experts: float = 0.0
     assumptions: tuple[str, ...] = field(default=())
 
@@ -93,7 +95,7 @@ class Decoder:
     def workload(self) -> Workload:
         """The same, ready to be counted."""
         head = self.hidden_size * self.vocabulary if self.tied else 0
-        activated = sum(self.matrices.values()) - head + self.look_ups + self.vectors
+        activated = sum(self.matrices.values()) - head - self.used_again + self.look_ups + self.vectors
         return Workload(
             family=self.family,
             mixture="routed_experts" in self.matrices,
@@ -117,12 +119,18 @@ def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, famil
         model: the model.
         ffn_experts: mean routed experts of a token, best as measured; `expected_ffn_experts` when none.
         family: its model type.
+
+    Raises:
+        ConfigError: more experts than a token is sent to.
     """
     assumptions: tuple[str, ...] = ()
     if ffn_experts is None:
         ffn_experts = flops.expected_ffn_experts(model)
         if model.zero_expert_num:
             assumptions = (f"{ffn_experts:g} routed experts a token, as if all experts were chosen equally often",)
+    most = min(model.moe_topk, model.n_routed_experts)
+    if not 0 <= ffn_experts <= most * 1.000001:
+        raise ConfigError(f"{ffn_experts:g} routed experts a token: it is sent to {most} at most")
     total = sum(flops.parameters(model).values())
     expert = 3 * model.hidden_size * model.expert_ffn_hidden_size
     idle = model.num_layers * (model.n_routed_experts - ffn_experts) * expert

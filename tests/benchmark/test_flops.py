@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 from longcat.benchmark.flops import (
     activated_parameters,
     expected_ffn_experts,
+    keys_read,
     matmul_parameters,
     parameters,
     training_flops_per_token,
@@ -33,10 +34,23 @@ def test_longcat_flash_figures():
     assert expected_ffn_experts(flash) == 8
 
 
+def test_keys_that_a_query_reads():
+    """Half the square, or what a window leaves of it; no jump where the sequence outgrows the window."""
+    assert keys_read(100, "causal") == 50
+    assert keys_read(100, "full") == 100
+    mask = [min(query + 0.5, 40) for query in range(100)]
+    assert keys_read(100, "causal", 40) == pytest.approx(sum(mask) / 100, rel=1e-3)
+    assert [keys_read(length, "full", 40) for length in (39, 40, 41, 100)] == [39, 40, 40, 40]
+    for scores in ("causal", "full"):
+        assert keys_read(41, scores, 40) == pytest.approx(keys_read(40, scores, 40), rel=0.03)
+
+
 SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 16, index_topk: 64, index_local_tokens: 8}"
 
 
-@pytest.mark.parametrize(("preset", "extra"), [("smoke", []), ("tiny", []), ("smoke", ["model.mtp_num_layers=2"])])
+@pytest.mark.parametrize(
+    ("preset", "extra"), [("smoke", []), ("tiny", []), ("smoke", ["model.mtp_num_layers=2"]), ("smoke", [SPARSE])]
+)
 def test_flops_equal_torchs_counter(preset, extra, monkeypatch):
     """torch counts the whole square of scores, as our attention does up to one block of queries."""
     monkeypatch.setattr(grouped_matmul, "ROW_MULTIPLE", 1)  # no rows but the experts' own

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from longcat.benchmark.logs import Setting, read_log
+from longcat.benchmark.logs import TOKENS_SEEN, Setting, read_log, read_metrics
 from longcat.errors import DataError
 
 MEGATRON = (
@@ -29,6 +29,64 @@ def test_megatron(tmp_path):
     assert found.spread == pytest.approx(1 - 1 / 1.1)
 
 
+RECENT = (
+    "[rank7]: [2025-06-10 12:34:56.123456] iteration {n:8d}/  500 | consumed samples: {n:12d} | elapsed time per iteration"
+    " (ms): {ms:.1f} | throughput per GPU (TFLOP/s/GPU): 321.4 | learning rate: 1.0E-05 | global batch size:    64 |"
+    " lm loss: 1.0E+01 | load_balancing_loss: 1.0E+00 | grad norm: 1.234 | number of skipped iterations:   0 |\n"
+)
+BIGSCIENCE = (
+    "[default7]: iteration {n:8d}/  500 | consumed samples: {n:12d} | consumed tokens: 20155564032 | elapsed time per"
+    " iteration (s): {s:.2f} | learning rate: 5.9E-05 | global batch size:  2048 | lm loss: 2.4 | TFLOPs: 149.02 |\n"
+)
+
+
+def test_megatron_of_other_years(tmp_path):
+    recent = "".join(RECENT.format(n=n, ms=ms) for n, ms in enumerate([9000, 500, 500]))
+    arguments = "using world size: 8, data-parallel size: 8\n  seq_length ................................ 2048\n"
+    restarted = 2 * (arguments + recent) + "[rank0]: a line of another process\n"
+    assert read(tmp_path, restarted).tokens_per_second == 64 * 2048 / 0.5
+    seconds = "".join(BIGSCIENCE.format(n=n, s=s) for n, s in enumerate([200, 100, 100]))
+    assert read(tmp_path, seconds).tokens_per_second == 2048 * 2048 / 100
+    with pytest.raises(DataError, match="tells of 8 devices, not of 16"):
+        read(tmp_path, restarted, devices=16)
+    with pytest.raises(DataError, match="tells of 8 and 16 devices, not of 8"):
+        read(tmp_path, restarted + restarted.replace("size: 8", "size: 16"))
+    with pytest.raises(DataError, match="tells of 2,048 tokens in a sequence, not of 4,096"):
+        read(tmp_path, restarted, sequence_length=4096)
+
+
+def test_megatron_of_2019_says_no_batch(tmp_path):
+    line = " iteration {n:8d}/  500 | elapsed time per iteration (ms): {ms:.1f} | learning rate 1.0E-04 | lm loss 7.1E+00 |\n"
+    text = "".join(line.format(n=n, ms=ms) for n, ms in enumerate([9000, 500, 500]))
+    assert read(tmp_path, text, batch_tokens=1000).tokens_per_second == 2000
+    with pytest.raises(DataError, match="how many sequences a step has: add --batch-tokens"):
+        read(tmp_path, text)
+    cut = MEGATRON.format(n=1, ms=1000.0) + line.format(n=2, ms=1)  # by another process, in the middle of a line
+    assert read(tmp_path, cut).readings == 1
+
+
+@pytest.mark.parametrize("time", ["0.0", "-3.5"])
+def test_a_step_takes_time(tmp_path, time):
+    with pytest.raises(DataError, match="a step that took -?[03]"):
+        read(tmp_path, MEGATRON.format(n=1, ms=1000.0).replace("1000.0", time))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_as_windows_writes_it(tmp_path, encoding):
+    """PowerShell redirects into UTF-16; progress bars return without a new line."""
+    text = "".join(f"\x1b[32miter {n}: loss nan, time 250.00ms, mfu -100.00%\x1b[0m\r\n" for n in range(3)) + "50%\r"
+    (tmp_path / "log").write_bytes(text.encode(encoding))
+    found = read_log(tmp_path / "log", Setting(8, 2048, batch_tokens=1000))
+    assert (found.kind, found.tokens_per_second, found.readings) == ("nanoGPT", 4000.0, 2)
+
+
+def test_torchtitan_of_2024_and_its_validation(tmp_path):
+    text = "".join(f"[rank0]:step: {n}  loss: 7.1  memory: 1GiB  wps: 1,000  mfu: 9%\n" for n in range(4))
+    text += "".join(f"validate step: {n}  loss: 7.1  memory: 1GiB  tps: 9,000\n" for n in range(9))
+    text += "step: 11  loss: 7.1  tps: , and a line that was cut\n"
+    assert read(tmp_path, text).tokens_per_second == 8000.0
+
+
 def test_torchtitan_counts_each_device(tmp_path):
     found = read(tmp_path, "".join(TORCHTITAN.format(n=n, tps=tps) for n, tps in [(1, 12), (10, 3456), (20, 3458)]))
     assert (found.kind, found.tokens_per_second) == ("torchtitan", 3457.0 * 8)
@@ -41,6 +99,10 @@ def test_nanogpt(tmp_path):
     assert read(tmp_path, text, batch_tokens=1000).tokens_per_second == 4000.0
     with pytest.raises(DataError, match="add --batch-tokens"):
         read(tmp_path, text)
+    told = "tokens per iteration will be: 491,520\n[rank1]: " + text
+    assert read(tmp_path, told).tokens_per_second == 491520 * 4
+    with pytest.raises(DataError, match="tells of 491,520 tokens in a step, not of 1,000"):
+        read(tmp_path, told, batch_tokens=1000)
 
 
 def test_trainer_state(tmp_path):
@@ -54,6 +116,32 @@ def test_trainer_state(tmp_path):
         read(tmp_path, json.dumps({"log_history": [{"loss": 2.0}]}))
 
 
+def test_a_trainer_that_tells_its_clock(tmp_path):
+    """transformers since 2025: every log has time and tokens, the latter counted on over a restart."""
+    logs = [(10.0, 1000), (12.0, 2000), (14.0, 3000), (16.0, 4000), (5.0, 5000), (7.0, 6000), (9.0, 7000), (9.1, 7000)]
+    history = [{"loss": 2.0, "train_runtime": time, TOKENS_SEEN: tokens} for time, tokens in logs]
+    found = read(tmp_path, json.dumps({"log_history": history}))
+    assert (found.tokens_per_second, found.readings) == (500.0, 4)
+
+
+@pytest.mark.parametrize(
+    "state",
+    ['{"log_history": [', '{"a": {"log_history": 1}}', '["log_history", "log_history"]', '{"log_history": {"a": 1}}',
+     '{"log_history": [3, {"train_runtime": "long"}]}', '{"log_history": [{"train_runtime": NaN}]}'],
+)  # fmt: skip
+def test_a_damaged_trainer_state(tmp_path, state):
+    with pytest.raises(DataError, match=r"trainer_state\.json"):
+        read(tmp_path, state)
+
+
+def test_a_tracked_trainer_counts_all_devices_or_one():
+    setting = Setting(8, 2048)
+    old = {"train_tokens_per_second": [100.0], TOKENS_SEEN: [1.0, 2.0]}
+    assert read_metrics(old, "r", setting).tokens_per_second == 800
+    new = {"train_tokens_per_second": [90.0, 100.0, 100.0], TOKENS_SEEN: [1.0, 2.0, 3.0]}
+    assert read_metrics(new, "r", setting).tokens_per_second == 100
+
+
 def test_our_metrics(tmp_path):
     lines = [{"step": 1}, *({"step": n, "perf/tokens_per_second": 100.0 + n} for n in range(2, 5))]
     found = read(tmp_path, "\n".join(map(json.dumps, lines)))
@@ -65,6 +153,7 @@ def test_a_log_of_nothing_says_what_was_looked_for(tmp_path):
         read(tmp_path, "loss 3\nloss 2\n")
     for kind in ("Megatron", "torchtitan", "nanoGPT", "Trainer", "longcat"):
         assert kind in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(DataError, match="cannot read .*gone"):
         read_log(tmp_path / "gone", Setting(1, 1))
     with pytest.raises(DataError, match="damaged"):

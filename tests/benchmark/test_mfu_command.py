@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from longcat.benchmark.answer import check_layout
+
 LLAMA = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "vocab_size": 32000, "tie_word_embeddings": False,
@@ -77,6 +79,8 @@ def test_presets_and_measured_experts(mfu):
     )
     assert few["mfu"] < many["mfu"]
     assert few["family"] == "longcat"
+    found = mfu(*A100, "--tokens-per-second", "9", "--ffn-experts", "40", model="longcat-flash")
+    assert (found.returncode, found.stderr) == (2, "error: 40 routed experts a token: it is sent to 12 at most\n")
 
 
 @pytest.mark.parametrize(
@@ -85,10 +89,18 @@ def test_presets_and_measured_experts(mfu):
         (("--device", "a100-80", "--tokens-per-second", "3"), "did you mean a100-80gb"),
         (("--device", "Ascend 910C", "--tokens-per-second", "3"), "did you mean Ascend 910C die;"),
         ((*A100, "--tokens-per-second", "-3"), "tokens per second must be above 0, found -3"),
-        ((*A100, "--tokens-per-second", "1e9"), "is impossible"),
-        ((*A100, "--step-time", "0", "--batch-tokens", "3"), "--step-time must be above 0, found 0"),
+        (
+            (*A100, "--tokens-per-second", "1e9"),
+            "the speed is at most 60,504.6 tokens/s, or there are at least 132,222 devices",
+        ),
+        ((*A100, "--step-time", "0", "--batch-tokens", "4096"), "--step-time must be above 0, found 0"),
         ((*A100, "--step-time", "1"), "--step-time needs --batch-tokens"),
+        ((*A100, "--step-time", "1", "--batch-tokens", "64"), "--batch-tokens 64 are fewer than one sequence of 2048"),
+        ((*A100, "--tokens-per-second", "3", "--mtp"), "llama has no layers of multi-token prediction"),
         (("--device", "h20", "--devices", "0", "--tokens-per-second", "3"), "devices must be above 0, found 0"),
+        (("--device", "h20", "--devices", "eight", "--tokens-per-second", "3"), "error: Invalid value for '--devices'"),
+        (("--devices", "8", "--tokens-per-second", "3"), "error: Missing option '--device'; see"),
+        ((*A100, "--tokens-per-second", "3", "--nosuch"), "error: No such option: --nosuch; see"),
         (A100, "one of --tokens-per-second, --step-time, --log and --mlflow-run tells the speed"),
         ((*A100, "--tokens-per-second", "3", "--recompute", "some"), "there are none, selective and full"),
         ((*A100, "--tokens-per-second", "3", "--precision", "int4"), "there are bf16, fp16, fp32 and fp8"),
@@ -96,6 +108,12 @@ def test_presets_and_measured_experts(mfu):
         ((*A100, "--tokens-per-second", "3", "--layout", "tp3"), "--layout tp3 takes 3 devices or a multiple, not"),
         ((*A100, "--tokens-per-second", "3", "--layout", "tp2,dp2"), "takes 4 devices, not --devices 8"),
         ((*A100, "--tokens-per-second", "3", "--layout", "two"), "'two' is no degree such as tp8"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "tp2,tp4"), "has two degrees tp"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "tp²"), "'tp²' is no degree such as tp8"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "xx4"), "there are dp, dp_shard, dp_replicate, fsdp, tp"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "tp8,ep3"), "experts take 3 devices or a multiple, not"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "pp4,ep4"), "experts take 16 devices or a multiple, not"),
+        ((*A100, "--tokens-per-second", "5e4", "--recompute", "full"), "recomputation full does not fit above it"),
         ((*A100, "--tokens-per-second", "3", "--parameters", "7e9"), "one of --model and --parameters"),
         ((*A100, "--tokens-per-second", "3", "--layers", "7"), "--layers belong to --parameters"),
         ((*A100, "--mlflow-run", "abc", "--workspace", "nowhere"), "there is no MLflow store at"),
@@ -105,6 +123,12 @@ def test_mistakes(mfu, arguments, message):
     found = mfu(*arguments)
     assert (found.returncode, found.stdout) == (2, "")
     assert message in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("layout", ["tp8,ep8", "dp=2,tp=2,pp=2,ep=4", "dp_shard4,pp2,vpp4", "cp2"])
+def test_layouts_that_fit(layout):
+    check_layout(layout, 8)
 
 
 def test_a_model_that_is_none(mfu, tmp_path):
@@ -163,5 +187,8 @@ def test_from_an_mlflow_run(mfu, tmp_path):
     missing = mfu(*asked, "0" * 32)
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "cannot be read from sqlite:" in missing.stderr
+    nowhere = mfu(*A100, "--tracking-uri", "bogus://x", "--mlflow-run", "abc")
+    assert (nowhere.returncode, nowhere.stdout) == (2, "")
+    assert "MLflow run abc cannot be read from bogus://x" in nowhere.stderr
     empty = client.create_run(run.info.experiment_id).info.run_id
     assert f"run {empty} has logged no throughput" in mfu(*asked, empty).stderr

@@ -1,0 +1,106 @@
+"""The fields of a config.json, checked as they are read, with what transformers takes for those that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from longcat.errors import ConfigError
+
+_MOST = 10**12
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_SLIDING = {"sliding_window": 4096, "max_window_layers": 28}
+_MLA = {
+    "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
+}  # fmt: skip
+_DEFAULTS: dict[str, dict[str, int]] = {
+    "gpt2": {"n_positions": 1024},
+    "opt": {"max_position_embeddings": 2048},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "mixtral": {"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen2": {"num_key_value_heads": 32, **_SLIDING},
+    "qwen2_moe": {
+        "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632, **_SLIDING,
+    },
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, **_SLIDING},
+    "qwen3_moe": {
+        "num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, **_SLIDING,
+    },
+    "deepseek_v2": {
+        "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407, "first_k_dense_replace": 0, **_MLA,
+    },
+    "deepseek_v3": {
+        "n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
+        "num_experts_per_tok": 8, **_MLA,
+    },
+    "longcat_flash": {"zero_expert_num": 256},
+}  # fmt: skip
+"""What transformers takes for a field that is left out, where that is more than "none" or "as another field".
+
+Width, depth, heads and vocabulary have to be there: a file without them is of something else.
+"""
+
+
+def complete(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with those that are left out; one that is null is meant to be none."""
+    defaults = _DEFAULTS.get(family, {})
+    counted = any(name in values for name in EXPERTS)  # under whichever name
+    return {name: value for name, value in defaults.items() if not (counted and name in EXPERTS)} | dict(values)
+
+
+class Fields:
+    """A config.json: a missing or senseless field is an error that names it."""
+
+    def __init__(self, values: Mapping[str, Any], source: str, mtp: bool = False) -> None:
+        self.values, self.source, self.mtp = values, source, mtp
+
+    def size(self, *names: str, default: int | None = None) -> int:
+        """The first of these fields that is there: a whole number of at least 1, or the default."""
+        for name in names:
+            value = self.values.get(name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+                raise ConfigError(
+                    f"{self.source}: {name} must be a whole number of at least 1 and at most {_MOST}, found {value!r}"
+                )
+            return value
+        if default is None:
+            raise ConfigError(f"{self.source}: no {' or '.join(names)}")
+        return default
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false; the default where it is not there."""
+        value = self.values.get(name)
+        if not isinstance(value, bool | None):
+            raise ConfigError(f"{self.source}: {name} must be true or false, found {value!r}")
+        return default if value is None else value
+
+    def count(self, name: str, default: int) -> int:
+        """A whole number that may be 0."""
+        return 0 if self.values.get(name) == 0 else self.size(name, default=default)
+
+    def each(self, name: str, kind: type, length: int | None = None) -> list[Any] | None:
+        """A list of such values, of this length; none where it is not there."""
+        values = self.values.get(name)
+        if values is None:
+            return None
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise ConfigError(f"{self.source}: {name} must be a list of {kind.__name__}, found {values!r}")
+        if length is not None and len(values) != length:
+            raise ConfigError(f"{self.source}: {name} has {len(values)} entries for {length} layers")
+        return values
+
+    def inner(self, name: str) -> Mapping[str, Any]:
+        """An object; an empty one where it is not there."""
+        value = self.values.get(name)
+        if not isinstance(value, Mapping | None):
+            raise ConfigError(f"{self.source}: {name} must be an object, found {value!r}")
+        return value or {}
+
+    def divided(self, whole: int, parts: int, what: str) -> int:
+        """A size by a number of heads, which has to go into it."""
+        if whole % parts:
+            raise ConfigError(f"{self.source}: {parts} heads do not divide {what} {whole}")
+        return whole // parts
