@@ -22,8 +22,18 @@ KERNELS = "libcpu_kernels.so"
 
 _OURS_TO_DEFINE = re.compile(r"acl|Hccl|Msprof|rt[A-Z]|_ZNK?3atb")
 """Names that CANN's libraries define. The wheel is bound at load time: each one it needs has to be there."""
+_LOADED_LATER = {
+    "libhcomm.so": ["HcommMemAlloc", "HcommMemFree"],
+    "libmspti.so": [
+        "msptiActivityDisable", "msptiActivityEnable", "msptiActivityFlushAll", "msptiActivityGetNextRecord",
+        "msptiActivityPopExternalCorrelationId", "msptiActivityPushExternalCorrelationId",
+        "msptiActivityRegisterCallbacks", "msptiSubscribe", "msptiUnsubscribe",
+    ],
+}  # fmt: skip
+"""Libraries that torch_npu opens when it first uses them (coalesced collectives, torch's profiler), and what it asks
+them for."""
 _HARMLESS = re.compile(
-    r"Msprof|aclprof|aclAppLog|aclmdl(Init|Finalize|Set)Dump|acl(op)?(Set|Create|Destroy)(Attr|Tensor)"
+    r"Msprof|mspti|aclprof|aclAppLog|aclmdl(Init|Finalize|Set)Dump|acl(op)?(Set|Create|Destroy)(Attr|Tensor)"
 )
 """Of those without a body, the ones that may do nothing: profiling, dumps, attributes of operators not run here."""
 
@@ -82,14 +92,16 @@ def _build_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
     objects = sorted(folder.glob("*.o"))
     defined = {name for file in objects for name in _symbols(file, "--defined-only")}
     needed = {name for library in libraries for name in _symbols(library, "-D", "--undefined-only")}
-    (folder / "stubs.cpp").write_text(stub_source(sorted(filter(_OURS_TO_DEFINE.match, needed - defined))))
+    later = {name for names in _LOADED_LATER.values() for name in names}
+    missing = {*filter(_OURS_TO_DEFINE.match, needed), *later} - defined
+    (folder / "stubs.cpp").write_text(stub_source(sorted(missing)))
     _compile(compiler, ["-shared", "stubs.cpp", *map(str, objects), "-o", CANN, "-lpthread"], folder)
     for file in objects:
         file.unlink()
     for name in ("runtime", "compiler", "opp"):  # torch_npu looks for these where CANN is installed
         (folder / name).mkdir()
     (folder / "runtime" / "ascend_toolkit_install.info").write_text(f"version={CANN_VERSION}\n")
-    for name in _missing_libraries(compiler, wheel, libraries):
+    for name in [*_missing_libraries(compiler, wheel, libraries), *_LOADED_LATER]:
         (folder / name).symlink_to(CANN)
 
 

@@ -28,6 +28,12 @@ _HOST = {
 }  # fmt: skip
 """The same of torch_npu's own operators."""
 
+_ON_BOTH = ("_pack_padded_sequence",)
+"""Results of these are on the device and on the host: torch composes them."""
+
+_COMPUTED = ("CPU", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd")
+"""Where the CPU's kernel of an operator is found."""
+
 _CPU_ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
 """Not torch_npu's, but what its attention is computed with here."""
 
@@ -42,10 +48,11 @@ def install(folder: str) -> None:
     ours = torch.ops.longcat_emulator
     device = torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1")
     autograd = torch._C._dispatch_get_registrations_for_dispatch_key("AutogradPrivateUse1")
-    ours.install_cpu_kernels([name for name in device if name.startswith("aten::") and computes(name)])
+    ours.install_cpu_kernels([name for name in device if computes(name) and has_kernel(name)])
     ours.install_cpu_kernels([f"aten::{name}" for name in _CPU_ATTENTION])
+    ours.install_composite_kernels([f"aten::{name}" for name in _ON_BOTH])
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
-    refused = [name for name in device if name.partition("::")[0] in _FUSED and not has_kernel(name)]
+    refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
     for name, function in REFERENCES.items():
         _register(name, kernel(name, function), "PrivateUse1")
@@ -66,8 +73,9 @@ def schema(name: str) -> torch.FunctionSchema | None:
 
 def computes(name: str) -> bool:
     """Whether an operator of aten has to be run on the CPU: all but views and those that only handle memory."""
-    found = schema(name)
-    if found is None or name[6:].partition(".")[0] in _MEMORY or name[6:] in {**REFERENCES, **DIFFERENTIABLE}:
+    found = schema(name) if name.startswith("aten::") else None
+    base = name[6:].partition(".")[0]
+    if found is None or base in _MEMORY or base in _ON_BOTH or name[6:] in {**REFERENCES, **DIFFERENTIABLE}:
         return False
     return not any(argument.alias_info is not None and not argument.alias_info.is_write for argument in found.arguments)
 
@@ -83,9 +91,12 @@ def composed(name: str) -> bool:
 
 
 def has_kernel(name: str) -> bool:
-    """Whether an operator of torch_npu can run: it has a reference, needs none, or is no operator."""
-    rest = name.partition("::")[2]
-    return schema(name) is None or rest in REFERENCES or rest.partition(".")[0] in _HOST
+    """Whether an operator can run: torch's if the CPU has it, torch_npu's if it has a reference or needs none."""
+    namespace, _, rest = name.partition("::")
+    if computes(name):
+        return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)
+    ours = namespace not in _FUSED or schema(name) is None
+    return ours or rest in REFERENCES or rest.partition(".")[0] in _HOST
 
 
 def _register(name: str, function: Any, key: str) -> None:

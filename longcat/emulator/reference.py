@@ -67,6 +67,10 @@ class Call:
                 "Expected all tensors to be on the same device, but found at least two devices, "
                 f"{self.device} and {value.device}! (in npu::{self.name})"
             )
+        if torch.ops.longcat_emulator.has_tangent(value):
+            raise NotImplementedError(
+                f"{self.name}: forward-mode differentiation; torch_npu has no formula for it and would lose the tangent"
+            )
         seen: Tensor = torch.ops.longcat_emulator.alias(value)
         self.given[id(seen)] = (seen, value)
         return seen

@@ -113,6 +113,48 @@ def check_messages():
             assert x.unique().tolist() == [size]
 
 
+def check_receives_posted_before_what_is_sent():
+    right, left = (RANK + 1) % RANKS, (RANK - 1) % RANKS
+    received = [torch.zeros(4, device=DEVICE) for _ in range(3)]
+    receives = [dist.irecv(x, left) for x in received]
+    assert torch.ones(2, device=DEVICE).sum().item() == 2  # the host does not wait for them
+    sends = [dist.isend(full(10 * RANK + i, 4), right) for i in range(3)]
+    for work in [*reversed(receives), *sends]:
+        work.wait()
+    assert [x.tolist() for x in received] == [[10 * left + i] * 4 for i in range(3)]
+
+
+def check_coalesced():
+    gathered, share, total = torch.empty(2 * RANKS, device=DEVICE), torch.empty(1, device=DEVICE), full(RANK, 3)
+    with dist._coalescing_manager(device=DEVICE, async_ops=True) as work:
+        dist.all_gather_into_tensor(gathered, full(RANK, 2))
+    work.wait()
+    with dist._coalescing_manager(device=DEVICE):
+        dist.reduce_scatter_tensor(share, torch.arange(float(RANKS), device=DEVICE))
+    with dist._coalescing_manager(device=DEVICE):
+        dist.all_reduce(total)
+        dist.all_reduce(share)
+    assert gathered[::2].tolist() == list(range(RANKS))
+    assert share.item() == RANKS * sum(range(RANKS))
+    assert total.tolist() == [sum(range(RANKS))] * 3
+
+
+def check_synchronized_batch_norm():
+    x = torch.linspace(-1, 2, 12 * RANKS).reshape(2 * RANKS, 3, 2) ** 2
+    single = nn.BatchNorm1d(3)
+    mine = nn.SyncBatchNorm.convert_sync_batchnorm(nn.BatchNorm1d(3)).to(DEVICE)
+    whole, part = x.clone().requires_grad_(), x[2 * RANK : 2 * RANK + 2].to(DEVICE).requires_grad_()
+    expected, found = single(whole), mine(part)
+    expected.sin().sum().backward()
+    found.sin().sum().backward()
+    rows = slice(2 * RANK, 2 * RANK + 2)
+    assert torch.allclose(found.cpu(), expected[rows], atol=1e-5)
+    assert torch.allclose(part.grad.cpu(), whole.grad[rows], atol=1e-4)
+    assert torch.allclose(mine.running_var.cpu(), single.running_var, atol=1e-5)
+    dist.all_reduce(mine.weight.grad)
+    assert torch.allclose(mine.weight.grad.cpu(), single.weight.grad, atol=1e-4)
+
+
 def check_groups():
     pairs = [dist.new_group([first, first + 1]) for first in range(0, RANKS, 2)]
     x = full(RANK, 1)

@@ -54,7 +54,13 @@ def test_products_and_their_gradients(left, right):
     assert_same(torch.matmul, inputs)
 
 
-@pytest.mark.parametrize("options", [{"is_causal": True}, {"attn_mask": torch.randn(16, 16)}, {"enable_gqa": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"is_causal": True}, {"attn_mask": torch.randn(16, 16)}, {"enable_gqa": True},
+        {"attn_mask": torch.ones(16, 16, dtype=torch.bool).tril()},
+    ],
+)  # fmt: skip
 def test_attention(options):
     key_heads = 2 if options.get("enable_gqa") else 4
     inputs = [torch.randn(2, heads, 16, 8) for heads in (4, key_heads, key_heads)]
@@ -100,6 +106,71 @@ def test_gradients_that_torch_npu_has_its_own_operators_for():
     assert_same(lambda x: x.repeat_interleave(2, 0), [torch.randn(2, 4)])
 
 
+def test_second_derivatives():
+    left, right = torch.randn(3, 4), torch.randn(4, 5)
+    for shapes in (lambda a, b: a @ b, lambda a, b: a[None] @ b, lambda a, b: a[0] @ b):
+
+        def slope(a, b, product=shapes):
+            return torch.autograd.grad(product(a, b).sin().sum(), a, create_graph=True)[0]
+
+        assert_same(slope, [left, right])
+    results = []
+    for device in ("cpu", DEVICE):
+        weight = left.to(device)
+        results.append(torch.func.hessian(lambda x, w=weight: (w @ x).sin().sum())(right[:, 0].to(device)).cpu())
+    assert torch.allclose(*results, atol=1e-5)
+    assert results[0].abs().min() > 0
+
+
+def test_a_tangent_is_not_lost_without_a_word():
+    import torch_npu
+
+    x = torch.ones(4, device=DEVICE)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x)
+        with pytest.raises(NotImplementedError, match="npu_silu: forward-mode differentiation"):
+            torch_npu.npu_silu(dual)
+
+
+def test_complex_numbers():
+    """Conjugates and negatives are views; and what torch composes of them, gradients among it."""
+    x, y = torch.randn(3, 4, dtype=torch.complex64), torch.randn(4, 5, dtype=torch.complex64)
+    for function in (
+        lambda a, b: a.conj() @ b, lambda a, b: a.conj().clone(), lambda a, b: a.conj().imag + 1,
+        lambda a, b: torch.empty_like(a).copy_(a.conj()), lambda a, b: torch.stack([a.conj(), a]),
+        lambda a, b: a.clone().conj().mul_(2), lambda a, b: torch.linalg.qr(b.mH)[0].abs(),
+        lambda a, b: torch.zeros_like(a).conj().copy_(a), lambda a, b: torch.fft.ihfft(a.real),
+    ):  # fmt: skip
+        torch.testing.assert_close(function(x.to(DEVICE), y.to(DEVICE)).cpu(), function(x, y))
+        torch.testing.assert_close(function(x.conj().to(DEVICE), y.to(DEVICE)).cpu(), function(x.conj(), y))
+    assert x.to(DEVICE).conj().tolist() == x.conj().tolist()
+    assert torch.equal(x.to(DEVICE).conj().cpu(), x.conj())
+    turns = torch.polar(torch.ones(3, 4), torch.arange(12.0).reshape(3, 4))
+
+    def rotary(t):
+        return torch.view_as_real(torch.view_as_complex(t.unflatten(-1, (4, 2))) * turns.to(t.device)).flatten(1)
+
+    assert_same(rotary, [torch.randn(3, 8)])
+    assert_same(lambda t: torch.fft.irfft(torch.fft.rfft(t) ** 2), [torch.randn(3, 8)])
+    assert_same(lambda t: torch.fft.fft(t).abs(), [torch.randn(3, 8)])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_networks(kind):
+    model, x = kind(4, 5, 2, bidirectional=True), torch.randn(6, 3, 4)
+    results = []
+    for device in ("cpu", DEVICE):
+        there = copy.deepcopy(model).to(device)
+        packed = nn.utils.rnn.pack_padded_sequence(x.to(device), torch.tensor([6, 4, 2]))
+        short, _ = nn.utils.rnn.pad_packed_sequence(there(packed)[0])
+        whole = there(x.to(device))[0]
+        (short.sin() + whole.sin()).sum().backward()
+        results.append([short, whole, *(parameter.grad for parameter in there.parameters())])
+    for expected, found in zip(*results, strict=True):
+        assert found.device.type == "npu"
+        assert torch.allclose(found.cpu(), expected, atol=1e-5)
+
+
 def test_grouped_products():
     offsets = torch.tensor([8, 16], dtype=torch.int32)
     inputs = [torch.randn(16, 8).bfloat16(), torch.randn(2, 8, 16).bfloat16()]
@@ -121,6 +192,13 @@ def test_indices_sorting_and_counting():
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.device.type == "npu"
             assert torch.equal(ours.cpu(), theirs)
+
+
+def test_whole_numbers_are_counted_in_bins():
+    """transformers counts the tokens of experts so, on every device but the CPU."""
+    experts = torch.tensor([0, 1, 1, 3], dtype=torch.int32, device=DEVICE)
+    counts = torch.histc(experts, bins=4, min=0, max=3)
+    assert (counts.tolist(), counts.dtype) == ([1, 2, 0, 1], torch.int32)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +240,28 @@ def test_autocast():
         product = F.linear(torch.randn(2, 4, device=DEVICE), torch.randn(3, 4, device=DEVICE))
         shares = torch.softmax(product, -1)
     assert (product.dtype, shares.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_a_cast_of_torch_npu():
+    import torch_npu
+
+    x = torch.ones(3, device=DEVICE)
+    for cast in (torch_npu.npu_dtype_cast(x, torch.half), torch_npu._npu_dtype_cast(x, torch.half)):
+        assert (cast.dtype, cast.device) == (torch.float16, x.device)
+
+
+def test_the_profiler_of_torch():
+    with torch.profiler.profile() as profile:
+        torch.ones(3, device=DEVICE) + 1
+    assert any(event.key == "aten::add" for event in profile.key_averages())
+
+
+def test_a_generator_is_of_the_device():
+    generators = {device: torch.Generator(device) for device in ("cpu", DEVICE)}
+    for device, other in (("cpu", DEVICE), (DEVICE, "cpu")):
+        torch.rand(3, device=device, generator=generators[device])
+        with pytest.raises(RuntimeError, match="device type for generator but found"):
+            torch.rand(3, device=device, generator=generators[other])
 
 
 def test_random_numbers_follow_the_seed_and_the_state():
@@ -233,6 +333,13 @@ def test_devices_do_not_mix():
             function()
     with pytest.raises(RuntimeError, match="found at least two devices, npu:0 and npu:1"):
         here + there
+    assert torch.equal(here[torch.tensor([0])].cpu(), host[:1])  # indices may be on the host, nothing else
+    for function in (
+        lambda: host[torch.tensor([0], device=DEVICE)], lambda: host[here > 0],
+        lambda: here.index_put((torch.tensor([0]),), host[:1]),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="found at least two devices"):
+            function()
     assert (here * torch.tensor(2.0)).sum().item() == 8  # a number is no tensor of another device
     with pytest.raises(Exception, match="CUDA"):
         host.cuda()
@@ -246,6 +353,8 @@ def test_there_are_so_many_devices_and_no_more():
 def test_an_operator_without_a_kernel_is_named():
     import torch_npu
 
+    with pytest.raises(NotImplementedError, match="no kernel for aten::_masked_scale"):
+        torch._masked_scale(torch.ones(3, device=DEVICE), torch.ones(3, device=DEVICE), 2.0)  # the CPU has none either
     with pytest.raises(NotImplementedError, match="no kernel for npu::npu_nms_rotated"):
         torch_npu.npu_nms_rotated(torch.ones(3, 5, device=DEVICE), torch.ones(3, device=DEVICE), 0.5)
 

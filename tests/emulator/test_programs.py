@@ -1,5 +1,6 @@
 """Programs of other people run as they are, with the CPU's losses."""
 
+import os
 import re
 import subprocess
 import sys
@@ -78,3 +79,57 @@ def test_a_ddp_program_that_names_no_device(tmp_path):
     code, output = torchrun(2, file, seconds=100)
     assert code == 0, output[-3000:]
     assert re.search("ProcessGroupHCCL npu True", output), output[-2000:]
+
+
+FSDP = """
+import os, torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+if ranks > 1:
+    torch.accelerator.set_device_index(rank)
+    dist.init_process_group()
+torch.manual_seed(0)
+layer = torch.nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+model = torch.nn.Sequential(torch.nn.Embedding(50, 32), layer, torch.nn.Linear(32, 50)).to(device)
+if ranks > 1:
+    mesh = init_device_mesh(device.type, (ranks,))
+    for part in model:
+        fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+batches = torch.randint(0, 50, (8, 4, 17))
+for batch in batches.chunk(ranks, 1)[rank].to(device):
+    logits = model(batch[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    loss = loss.detach()
+    if ranks > 1:
+        dist.all_reduce(loss, dist.ReduceOp.AVG)
+    if rank == 0:
+        print(f"loss {loss.item():.6f}", flush=True)
+if rank == 0:
+    print("ended on", device.type, type(next(model.parameters())).__name__)
+if ranks > 1:
+    dist.destroy_process_group()
+"""
+
+
+def test_an_fsdp_program_that_names_no_device_trains_as_one_cpu_process(tmp_path):
+    file = tmp_path / "fsdp.py"
+    file.write_text(FSDP)
+    without = {name: value for name, value in os.environ.items() if not name.startswith("ASCEND")}
+    without |= {"PYTHONPATH": "", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}  # this torch alone, on the CPU
+    alone = subprocess.run(
+        [sys.executable, str(file)], capture_output=True, text=True, timeout=100, check=False, env=without
+    )
+    assert "ended on cpu Parameter" in alone.stdout, alone.stderr[-2000:]
+    code, output = torchrun(2, file, seconds=100)
+    assert code == 0, output[-3000:]
+    assert "ended on npu DTensor" in output
+    assert len(losses(output)) == 8
+    assert losses(output) == pytest.approx(losses(alone.stdout), rel=1e-5)

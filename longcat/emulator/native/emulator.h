@@ -15,6 +15,7 @@ constexpr aclError INVALID_PARAMETER = 107000;
 constexpr aclError INVALID_DEVICE = 107001;
 constexpr aclError NO_CONTEXT = 107002;
 constexpr aclError NOT_SUPPORTED = 207000;
+constexpr aclError INTERNAL_ERROR = 500000;
 constexpr aclError OUT_OF_MEMORY = 207001;
 
 // An integer from the environment; a value that is none ends the process with a message.
@@ -27,6 +28,13 @@ int devices();
 int current_device();
 
 uint64_t microseconds();
+
+// Receives are posted on a stream and done when somebody waits for it: a host does not wait where a device's stream would.
+// They are numbered; `last` is the highest number that matters, a stream of null stands for all.
+constexpr uint64_t ALL_RECEIVES = UINT64_MAX;
+uint64_t last_receive();
+bool receives_done(aclrtStream stream, uint64_t last);  // takes what has come
+aclError wait_for_receives(aclrtStream stream, uint64_t last);
 
 // Keeps the message for aclGetRecentErrMsg, which torch_npu puts into its exception, and returns the code.
 aclError fail(aclError code, const std::string& message);

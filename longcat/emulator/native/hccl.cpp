@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <fcntl.h>
 #include <map>
 #include <memory>
@@ -320,7 +321,79 @@ HcclResult make(uint32_t size, uint32_t rank, const std::string& name, int contr
   return HCCL_SUCCESS;
 }
 
+// ---- receives that are posted
+
+struct Receive {
+  uint64_t number;
+  aclrtStream stream;
+  Communicator* c;
+  void* to;
+  uint64_t bytes;
+  uint32_t from;
+
+  bool has_come() const { return c->control->ranks[from].sent[c->rank] > c->received[from]; }
+};
+
+std::mutex receiving;
+auto* receives = new std::deque<Receive>;  // in the order of posting; never destroyed, as a thread may still ask
+std::atomic<uint64_t> open_receives{0}, posted{0};
+
+HcclResult take(const Receive& it) {
+  auto what = "receive from rank " + std::to_string(it.from);
+  auto c = it.c;
+  if (auto code = wait_for(c, "HCCL_EXEC_TIMEOUT", 300, what, [&] { return it.has_come(); })) return code;
+  uint64_t bytes, at = (c->rank + 1) * MAILBOX + c->received[it.from];
+  if (!read_at(c->data[it.from], &bytes, sizeof bytes, at)) return failed(c, HCCL_E_REMOTE, what);
+  if (bytes != it.bytes)
+    return failed(c, HCCL_E_PARA, what + ": " + std::to_string(it.bytes) + " bytes are expected, " +
+                                      std::to_string(bytes) + " were sent");
+  if (!read_at(c->data[it.from], it.to, bytes, at + sizeof bytes)) return failed(c, HCCL_E_REMOTE, what);
+  give_back(c->data[it.from], at, sizeof bytes + bytes);
+  c->received[it.from] += sizeof bytes + bytes;
+  return HCCL_SUCCESS;
+}
+
+// Takes the receives of a stream up to a number, in order; without waiting it stops at the first that has not come.
+HcclResult take_all(aclrtStream stream, uint64_t last, bool wait, bool* done) {
+  *done = true;
+  for (auto it = receives->begin(); it != receives->end();) {
+    bool wanted = it->number <= last && (!stream || it->stream == stream);
+    if (!wanted || (!wait && !it->has_come())) {
+      *done = *done && !wanted;
+      if (wanted) return HCCL_SUCCESS;
+      it++;
+      continue;
+    }
+    auto code = take(*it);
+    it = receives->erase(it);
+    open_receives--;
+    if (code) return code;
+  }
+  return HCCL_SUCCESS;
+}
+
 }  // namespace
+
+namespace emulator {
+
+uint64_t last_receive() { return posted; }
+
+bool receives_done(aclrtStream stream, uint64_t last) {
+  if (!open_receives) return true;
+  std::unique_lock<std::mutex> lock(receiving, std::try_to_lock);
+  bool done = false;
+  if (lock.owns_lock()) take_all(stream, last, false, &done);
+  return done;
+}
+
+aclError wait_for_receives(aclrtStream stream, uint64_t last) {
+  if (!open_receives) return ACL_SUCCESS;
+  std::lock_guard<std::mutex> lock(receiving);
+  bool done;
+  return take_all(stream, last, true, &done) ? INTERNAL_ERROR : ACL_SUCCESS;
+}
+
+}  // namespace emulator
 
 extern "C" {
 
@@ -385,6 +458,12 @@ HcclResult HcclCreateSubCommConfig(HcclComm* parent_handle, uint32_t size, uint3
 
 HcclResult HcclCommDestroy(HcclComm handle) {
   std::unique_ptr<Communicator> c(communicator(handle));
+  {
+    std::lock_guard<std::mutex> lock(receiving);
+    receives->erase(std::remove_if(receives->begin(), receives->end(), [&](auto& it) { return it.c == c.get(); }),
+                    receives->end());
+    open_receives = receives->size();
+  }
   for (int file : c->data)
     if (file >= 0) close(file);
   close(c->control_file);  // lets go of the lock
@@ -556,7 +635,7 @@ HcclResult HcclBarrier(HcclComm handle, aclrtStream) {
   return collective(communicator(handle), BARRIER, 0, nullptr, 0, [] { return true; });
 }
 
-// ---- point to point. A device's stream would wait, the host would not: so a send never does.
+// ---- point to point. A device's stream would wait, the host would not: a send never does, a receive is only posted.
 
 HcclResult HcclSend(void* send, uint64_t count, HcclDataType type, uint32_t to, HcclComm handle, aclrtStream) {
   auto c = communicator(handle);
@@ -569,20 +648,17 @@ HcclResult HcclSend(void* send, uint64_t count, HcclDataType type, uint32_t to, 
   return HCCL_SUCCESS;
 }
 
-HcclResult HcclRecv(void* receive, uint64_t count, HcclDataType type, uint32_t from, HcclComm handle, aclrtStream) {
+HcclResult HcclRecv(void* receive, uint64_t count, HcclDataType type, uint32_t from, HcclComm handle, aclrtStream stream) {
+  std::lock_guard<std::mutex> lock(receiving);
   auto c = communicator(handle);
-  auto& sent = c->control->ranks[from].sent[c->rank];
-  auto& received = c->received[from];
-  auto what = "receive from rank " + std::to_string(from);
-  if (auto code = wait_for(c, "HCCL_EXEC_TIMEOUT", 300, what, [&] { return sent > received; })) return code;
-  uint64_t bytes, at = (c->rank + 1) * MAILBOX + received;
-  if (!read_at(c->data[from], &bytes, sizeof bytes, at)) return failed(c, HCCL_E_REMOTE, what);
-  if (bytes != count * size_of(type))
-    return failed(c, HCCL_E_PARA, what + ": " + std::to_string(count * size_of(type)) + " bytes are expected, " +
-                                      std::to_string(bytes) + " were sent");
-  if (!read_at(c->data[from], receive, bytes, at + sizeof bytes)) return failed(c, HCCL_E_REMOTE, what);
-  give_back(c->data[from], at, sizeof bytes + bytes);
-  received += sizeof bytes + bytes;
+  for (auto& it : *receives) {  // what a communicator receives is taken in order, whatever the streams
+    if (it.c != c || it.stream == stream) continue;
+    bool done;
+    if (auto code = take_all(it.stream, it.number, true, &done)) return code;
+    break;
+  }
+  receives->push_back({++posted, stream, c, receive, count * size_of(type), from});
+  open_receives++;
   return HCCL_SUCCESS;
 }
 

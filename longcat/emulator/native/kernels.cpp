@@ -23,6 +23,12 @@ using c10::IValue;
 
 namespace {
 
+// Whether a tensor is to be read as its memory's conjugate or negative is kept in the tensor, not in the memory.
+void read_alike(const Tensor& tensor, const Tensor& made) {
+  if (tensor.is_conj() != made.is_conj()) made._set_conj(tensor.is_conj());
+  if (tensor.is_neg() != made.is_neg()) made._set_neg(tensor.is_neg());
+}
+
 bool on_device(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == at::kPrivateUse1; }
 
 // A CPU tensor over a device tensor's memory, which it keeps alive.
@@ -38,6 +44,7 @@ Tensor alias(const Tensor& tensor) {
   auto implementation = made.unsafeGetTensorImpl();
   implementation->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
   if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) implementation->set_wrapped_number(true);
+  read_alike(tensor, made);
   return made;
 }
 
@@ -45,6 +52,7 @@ Tensor alias(const Tensor& tensor) {
 Tensor place(const Tensor& tensor, at::Device device) {
   if (!tensor.defined() || !tensor.device().is_cpu()) return tensor;
   auto made = at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(device).pinned_memory(false));
+  read_alike(tensor, made);
   if (tensor.numel() == 0) return made;
   size_t span = 1;
   for (int64_t i = 0; i < tensor.dim(); i++) span += (tensor.size(i) - 1) * tensor.stride(i);
@@ -128,8 +136,8 @@ class Call {
       value = at::Device(at::kCPU);
     } else if (value.isGenerator()) {
       generator_ = true;
-      auto generator = value.toGenerator();
-      if (generator.device().type() == at::kPrivateUse1) value = generator_for(generator);
+      given_ = value.toGenerator();
+      if (given_->device().type() == at::kPrivateUse1) value = generator_for(*given_);
     } else if (value.isNone() && is_generator(argument)) {
       generator_ = true;
       value = generator_of_device();
@@ -146,19 +154,32 @@ class Call {
     return optional && optional->getElementType()->kind() == c10::TypeKind::GeneratorType;
   }
 
-  // As on a device: all tensors on one, save numbers (CPU tensors without dimensions), copies and indices.
+  // As on a device: all tensors on one, save numbers (CPU tensors without dimensions), copies, indices (which come as
+  // lists of optional tensors) and what an operator wants on the host. A generator is of the tensors' device.
   void check_devices(size_t first) {
-    static const std::unordered_set<std::string> MIXING = {
-        "aten::copy_", "aten::_copy_from", "aten::_copy_from_and_resize", "aten::set_",
-        "aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"};
-    if (pairs_.empty() || MIXING.count(operation_.schema().name())) return;
+    static const std::unordered_set<std::string> COPIES = {"aten::copy_", "aten::_copy_from",
+                                                           "aten::_copy_from_and_resize", "aten::set_"};
+    static const std::unordered_set<std::string> OF_THE_HOST = {"scalars", "lengths", "batch_sizes"};
+    if (COPIES.count(operation_.schema().name())) return;
+    if (given_) check_generator(first);
+    if (pairs_.empty()) return;
     for (auto& pair : pairs_) refuse_other(pair.device.device(), pairs_[0].device.device());
     for (size_t i = first; i < stack_->size(); i++) {
       const auto& value = (*stack_)[i];
+      if (OF_THE_HOST.count(operation_.schema().arguments()[i - first].name())) continue;
       if (value.isTensor()) check_cpu(value.toTensor());
       if (value.isTensorList())
         for (const Tensor& tensor : value.toTensorVector()) check_cpu(tensor);
     }
+  }
+
+  void check_generator(size_t first) {
+    auto wanted = at::kPrivateUse1;
+    for (size_t i = first; pairs_.empty() && i < stack_->size(); i++)
+      if ((*stack_)[i].isTensor() && (*stack_)[i].toTensor().defined()) wanted = at::kCPU;
+    auto found = given_->device().type();
+    TORCH_CHECK(found == wanted, "Expected a '", c10::DeviceTypeName(wanted, true), "' device type for generator but found '",
+                c10::DeviceTypeName(found, true), "' (in ", operation_.schema().operator_name(), ")");
   }
 
   void check_cpu(const Tensor& tensor) {
@@ -188,8 +209,11 @@ class Call {
     for (auto& pair : pairs_)
       if (pair.cpu.is_same(result)) return written(pair);
     for (auto& pair : pairs_)
-      if (pair.cpu.storage().unsafeGetStorageImpl() == result.storage().unsafeGetStorageImpl())
-        return at::as_strided(pair.device, result.sizes(), result.strides(), result.storage_offset());
+      if (pair.cpu.storage().unsafeGetStorageImpl() == result.storage().unsafeGetStorageImpl()) {
+        auto view = at::as_strided(pair.device, result.sizes(), result.strides(), result.storage_offset());
+        read_alike(result, view);
+        return view;
+      }
     return place(result, *device_);
   }
 
@@ -210,6 +234,7 @@ class Call {
   std::vector<Pair> pairs_;
   std::optional<at::Device> device_;
   bool generator_ = false;  // one is an argument
+  std::optional<at::Generator> given_;
 };
 
 void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack).run(); }
@@ -223,6 +248,11 @@ void refuse(const c10::OperatorHandle& operation, torch::jit::Stack*) {
 // called without the dispatcher. What another backend's autograd key finds is the composite kernel.
 void compose(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   operation.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::AutogradXPU), stack);
+}
+
+// The same for a kernel: for what torch composes itself and torch_npu has a device kernel for.
+void compose_kernel(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
+  operation.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::XPU), stack);
 }
 
 // torch warns of kernels that are replaced, which is what is meant here.
@@ -245,12 +275,16 @@ void install(const std::vector<std::string>& names, c10::DispatchKey key) {
 
 torch::CppFunction cpu_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>(); }
 torch::CppFunction refusal() { return torch::CppFunction::makeFromBoxedFunction<&refuse>(); }
+torch::CppFunction composite_kernel() { return torch::CppFunction::makeFromBoxedFunction<&compose_kernel>(); }
 torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunction<&compose>(); }
 
 void install_cpu_kernels(const std::vector<std::string>& names) {
   install<cpu_kernel>(names, c10::DispatchKey::PrivateUse1);
 }
 void install_refusals(const std::vector<std::string>& names) { install<refusal>(names, c10::DispatchKey::PrivateUse1); }
+void install_composite_kernels(const std::vector<std::string>& names) {
+  install<composite_kernel>(names, c10::DispatchKey::PrivateUse1);
+}
 void install_composites(const std::vector<std::string>& names) {
   install<composite>(names, c10::DispatchKey::AutogradPrivateUse1);
 }
@@ -259,8 +293,10 @@ void install_composites(const std::vector<std::string>& names) {
 
 TORCH_LIBRARY(longcat_emulator, library) {
   library.def("alias(Tensor tensor) -> Tensor", &alias);
+  library.def("has_tangent(Tensor tensor) -> bool", [](const Tensor& tensor) { return tensor._fw_grad(0).defined(); });
   library.def("place(Tensor tensor, Device device) -> Tensor", &place);
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
   library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
+  library.def("install_composite_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_composite_kernels(names); });
   library.def("install_composites(str[] names) -> ()", [](std::vector<std::string> names) { install_composites(names); });
 }

@@ -1,6 +1,7 @@
 // Device memory is memory of the host, counted per device, so that too much of it is refused as a device would.
 #include "emulator.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -50,6 +51,7 @@ aclError allocate(void** pointer, size_t bytes, int device) {
     return fail(OUT_OF_MEMORY, "device " + std::to_string(device) + " is out of memory");
   if (posix_memalign(pointer, GRAIN, bytes)) {
     if (device != HOST) release(device, bytes);
+    fprintf(stderr, "[emulated Ascend] %zu bytes cannot be had of the host, which stands for the device\n", bytes);
     return fail(OUT_OF_MEMORY, "the host is out of memory");
   }
   std::lock_guard<std::mutex> lock(mutex);

@@ -1,4 +1,5 @@
-// Streams and events. All work is done when it is asked for, so a stream is a name and an event a time.
+// Streams and events. All work but receiving is done when it is asked for, so a stream is a name and an event a time and
+// what was to be received before it.
 #include "emulator.h"
 
 #include <acl/acl_op_compiler.h>
@@ -16,7 +17,8 @@ struct Stream {
 };
 
 struct Event {
-  uint64_t at_us = 0;
+  uint64_t at_us = 0, receive = 0;
+  aclrtStream stream = nullptr;
 };
 
 std::atomic<int> streams{1};
@@ -43,14 +45,15 @@ aclError aclrtStreamGetId(aclrtStream stream, int32_t* id) {
   *id = stream ? static_cast<Stream*>(stream)->id : 0;
   return ACL_SUCCESS;
 }
-aclError aclrtStreamQuery(aclrtStream, aclrtStreamStatus* status) {
-  *status = ACL_STREAM_STATUS_COMPLETE;
+aclError aclrtStreamQuery(aclrtStream stream, aclrtStreamStatus* status) {
+  bool done = receives_done(stream, last_receive());
+  *status = done ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
   return ACL_SUCCESS;
 }
-aclError aclrtSynchronizeStream(aclrtStream) { return ACL_SUCCESS; }
-aclError aclrtSynchronizeStreamWithTimeout(aclrtStream, int32_t) { return ACL_SUCCESS; }
-aclError aclrtSynchronizeDevice() { return ACL_SUCCESS; }
-aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return ACL_SUCCESS; }
+aclError aclrtSynchronizeStream(aclrtStream stream) { return wait_for_receives(stream, last_receive()); }
+aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t) { return aclrtSynchronizeStream(stream); }
+aclError aclrtSynchronizeDevice() { return wait_for_receives(nullptr, ALL_RECEIVES); }
+aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return aclrtSynchronizeDevice(); }
 
 aclError aclrtCreateEventExWithFlag(aclrtEvent* handle, uint32_t) {
   *handle = new Event;
@@ -61,15 +64,18 @@ aclError aclrtDestroyEvent(aclrtEvent handle) {
   delete event(handle);
   return ACL_SUCCESS;
 }
-aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream) {
-  event(handle)->at_us = microseconds();
+aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream) {
+  *event(handle) = {microseconds(), last_receive(), stream};
   return ACL_SUCCESS;
 }
 aclError aclrtResetEvent(aclrtEvent, aclrtStream) { return ACL_SUCCESS; }
-aclError aclrtStreamWaitEvent(aclrtStream, aclrtEvent) { return ACL_SUCCESS; }
-aclError aclrtSynchronizeEvent(aclrtEvent) { return ACL_SUCCESS; }
-aclError aclrtQueryEventStatus(aclrtEvent, aclrtEventRecordedStatus* status) {
-  *status = ACL_EVENT_RECORDED_STATUS_COMPLETE;
+aclError aclrtSynchronizeEvent(aclrtEvent handle) {
+  return wait_for_receives(event(handle)->stream, event(handle)->receive);
+}
+aclError aclrtStreamWaitEvent(aclrtStream, aclrtEvent handle) { return aclrtSynchronizeEvent(handle); }
+aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecordedStatus* status) {
+  bool done = receives_done(event(handle)->stream, event(handle)->receive);
+  *status = done ? ACL_EVENT_RECORDED_STATUS_COMPLETE : ACL_EVENT_RECORDED_STATUS_NOT_READY;
   return ACL_SUCCESS;
 }
 aclError aclrtQueryEventWaitStatus(aclrtEvent, aclrtEventWaitStatus* status) {

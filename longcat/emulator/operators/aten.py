@@ -9,21 +9,94 @@ from torch import Tensor
 from longcat.emulator.reference import gradients, reference
 
 
-@reference("matmul_backward")
-def matmul_backward(gradient: Tensor, x: Tensor, y: Tensor, mask: list[bool]) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `x @ y`, which torch_npu differentiates as one operator."""
+@reference("matmul_backward", differentiable=True)
+def matmul_backward(
+    gradient: Tensor | None, x: Tensor, y: Tensor, mask: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `x @ y`, which torch_npu differentiates as one operator.
+
+    Composed here: torch_npu's own formula for the gradients of these loses tangents without a word.
+    """
+    if gradient is None:
+        return None, None
     if x.dim() >= 2 and y.dim() == 2:  # linear layers: one product each, without the leading dimensions
         d_x = gradient @ y.mT if mask[0] else None
         d_y = x.flatten(0, -2).mT @ gradient.flatten(0, -2) if mask[1] else None
         return d_x, d_y
-    d_x, d_y = gradients(torch.matmul, [x, y], gradient)
-    return d_x if mask[0] else None, d_y if mask[1] else None
+    left, right = x[None] if x.dim() == 1 else x, y[:, None] if y.dim() == 1 else y
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    gradient = gradient.reshape(*batch, left.shape[-2], right.shape[-1])
+    d_x = (gradient @ right.mT).sum_to_size(left.shape).reshape(x.shape) if mask[0] else None
+    d_y = (left.mT @ gradient).sum_to_size(right.shape).reshape(y.shape) if mask[1] else None
+    return d_x, d_y
+
+
+@reference("fft_r2c_backward")
+def fft_r2c_backward(
+    gradient: Tensor, dim: list[int], normalization: int, onesided: bool, last_dim_size: int
+) -> Tensor:
+    """Of the real input; the half of the spectrum that was not kept has no gradient."""
+    if onesided:
+        size = list(gradient.shape)
+        size[dim[-1]] = last_dim_size
+        whole = gradient.new_zeros(size)
+        whole.narrow(dim[-1], 0, gradient.shape[dim[-1]]).copy_(gradient)
+        gradient = whole
+    return torch._fft_c2c(gradient, dim, normalization, False).real
+
+
+@reference("fft_c2r_backward")
+def fft_c2r_backward(gradient: Tensor, dim: list[int], normalization: int) -> Tensor:
+    """Of the half spectrum, whose inner values stand for two each."""
+    found = torch._fft_r2c(gradient, dim, normalization, True)
+    twice = gradient.shape[dim[-1]] - found.shape[dim[-1]]
+    found.narrow(dim[-1], 1, twice).mul_(2)
+    return found
+
+
+@reference("_thnn_fused_lstm_cell")
+def lstm_cell(
+    x: Tensor, hidden: Tensor, cell: Tensor, x_bias: Tensor | None = None, hidden_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From the products of input and hidden state with their weights, `[batch, 4 * size]`.
+
+    Returns:
+        Hidden state, cell, and the gates after their activations.
+    """
+    gates = x + hidden if x_bias is None or hidden_bias is None else x + hidden + x_bias + hidden_bias
+    enter, forget, candidate, leave = gates.chunk(4, 1)
+    enter, forget, leave = enter.sigmoid(), forget.sigmoid(), leave.sigmoid()
+    candidate = candidate.tanh()
+    new = forget * cell + enter * candidate
+    return leave * new.tanh(), new, torch.cat([enter, forget, candidate, leave], 1)
+
+
+@reference("_thnn_fused_lstm_cell_backward_impl")
+def lstm_cell_backward(
+    d_hidden: Tensor | None, d_new: Tensor | None, cell: Tensor, new: Tensor, gates: Tensor, has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of the gates before their activations, of the old cell and of a bias."""
+    enter, forget, candidate, leave = gates.chunk(4, 1)
+    d_hidden = torch.zeros_like(new) if d_hidden is None else d_hidden
+    d_cell = d_hidden * leave * (1 - new.tanh() ** 2) + (0 if d_new is None else d_new)
+    d_gates = torch.cat(
+        [
+            d_cell * candidate * enter * (1 - enter),
+            d_cell * cell * forget * (1 - forget),
+            d_cell * enter * (1 - candidate**2),
+            d_hidden * new.tanh() * leave * (1 - leave),
+        ],
+        1,
+    )
+    return d_gates, d_cell * forget, d_gates.sum(0) if has_bias else None
 
 
 @reference("npu_dtype_cast", "_npu_dtype_cast")
-def dtype_cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """torch_npu's own conversion, which its autocast and its collectives use."""
-    return x.to(dtype)
+def dtype_cast(x: Tensor, dtype: torch.dtype | int, input_dtype: int | None = None) -> Tensor:
+    """torch_npu's own conversion, which its autocast and its collectives use; `dtype` may be the type's number."""
+    if input_dtype is not None or (isinstance(dtype, int) and dtype > 40):
+        raise NotImplementedError("npu_dtype_cast: types that torch has not are not emulated")
+    return x.to(torch.ops.aten.zeros([0], dtype=dtype).dtype)
 
 
 @reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward")
@@ -51,10 +124,24 @@ def binary_cross_entropy_with_logits_backward(
     return gradients(loss, [x], gradient)[0]
 
 
-@reference("mm.dtype")
+@reference("mm.dtype", "bmm.dtype")
 def mm_dtype(x: Tensor, y: Tensor, out_dtype: torch.dtype) -> Tensor:
     """Product with a wider result: on a CPU the factors are widened."""
     return x.to(out_dtype) @ y.to(out_dtype)
+
+
+@reference("addmm.dtype", "baddbmm.dtype")
+def addmm_dtype(
+    added: Tensor, x: Tensor, y: Tensor, out_dtype: torch.dtype, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """The same with something added."""
+    return beta * added.to(out_dtype) + alpha * (x.to(out_dtype) @ y.to(out_dtype))
+
+
+@reference("histc")
+def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """Of whole numbers as well, which a CPU has not."""
+    return torch.histc(x if x.is_floating_point() else x.double(), bins, min, max).to(x.dtype)
 
 
 @reference("scaled_dot_product_attention", differentiable=True)
@@ -82,5 +169,7 @@ def scaled_dot_product_attention(
     if flash:
         operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return operator(query, key, value, 0.0, is_causal, scale=scale)[0]
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # True may be seen
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
     operator = torch.ops.aten._scaled_dot_product_attention_math
     return operator(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
