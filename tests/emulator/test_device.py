@@ -114,6 +114,11 @@ def test_second_derivatives():
             return torch.autograd.grad(product(a, b).sin().sum(), a, create_graph=True)[0]
 
         assert_same(slope, [left, right])
+    for loss in (
+        lambda x: x.gather(1, torch.zeros(3, 2, dtype=torch.long, device=x.device)).sin(),
+        lambda x: F.binary_cross_entropy_with_logits(x, torch.full_like(x, 0.3), pos_weight=torch.full_like(x[0], 2.0)),
+    ):  # fmt: skip
+        assert_same(lambda x, f=loss: x * torch.autograd.grad(f(x).sum(), x, create_graph=True)[0], [left])
     results = []
     for device in ("cpu", DEVICE):
         weight = left.to(device)
@@ -315,6 +320,17 @@ def test_memory_is_counted_and_runs_out():
     with pytest.raises(torch.OutOfMemoryError, match="64.00 GiB total capacity"):
         torch.empty(65 << 30, dtype=torch.uint8, device=DEVICE)
     torch.ones(3, device=DEVICE)  # what fits still can be had
+    with pytest.raises(torch.OutOfMemoryError):  # made on the host first
+        torch.ones(1 << 45, dtype=torch.uint8, device=DEVICE)
+    halves = [torch.empty(31 << 30, dtype=torch.uint8, device=DEVICE) for _ in range(2)]  # the host has not as much
+    del halves[0]
+    torch.empty(31 << 30, dtype=torch.uint8, device=DEVICE)
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(33 << 30, dtype=torch.uint8, device=DEVICE)  # beside the other half
+    del halves
+    torch.empty(60 << 30, dtype=torch.uint8, device=DEVICE)  # cached memory is given back for it
+    torch.npu.empty_cache()
+    assert torch.npu.memory_reserved() < 1 << 30
 
 
 def test_pinned_memory_and_copies():

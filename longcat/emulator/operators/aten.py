@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference
+from longcat.emulator.reference import reference
 
 
 @reference("matmul_backward", differentiable=True)
@@ -105,23 +104,21 @@ def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     return gradient.to(dtype)
 
 
-@reference("npu_gather_backward")
+@reference("npu_gather_backward", differentiable=True)
 def gather_backward(gradient: Tensor, sizes: list[int], dim: int, index: Tensor, sparse_grad: bool) -> Tensor:
-    """Back to where each value was taken from."""
-    return gradient.new_zeros(sizes).scatter_add_(dim, index, gradient)
+    """Back to where each value was taken from. Composed: torch_npu has no derivative of it."""
+    return gradient.new_zeros(sizes).scatter_add(dim, index, gradient)
 
 
-@reference("npu_binary_cross_entropy_with_logits_backward")
+@reference("npu_binary_cross_entropy_with_logits_backward", differentiable=True)
 def binary_cross_entropy_with_logits_backward(
     gradient: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, reduction: int
-) -> Tensor | None:
-    """Of the logits; `reduction` is 0 (none), 1 (mean) or 2 (sum)."""
-
-    def loss(logits: Tensor) -> Tensor:
-        how = ("none", "mean", "sum")[reduction]
-        return F.binary_cross_entropy_with_logits(logits, target, weight, pos_weight=pos_weight, reduction=how)
-
-    return gradients(loss, [x], gradient)[0]
+) -> Tensor:
+    """Of the logits; `reduction` is 0 (none), 1 (mean) or 2 (sum). Composed: torch_npu has no derivative of it."""
+    yes = target if pos_weight is None else pos_weight * target
+    d_x = ((yes + 1 - target) * x.sigmoid() - yes) * gradient
+    d_x = d_x if weight is None else d_x * weight
+    return d_x / x.numel() if reduction == 1 else d_x
 
 
 @reference("mm.dtype", "bmm.dtype")
