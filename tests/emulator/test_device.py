@@ -157,7 +157,13 @@ def test_complex_numbers():
 
     assert_same(rotary, [torch.randn(3, 8)])
     assert_same(lambda t: torch.fft.irfft(torch.fft.rfft(t) ** 2), [torch.randn(3, 8)])
+    assert_same(lambda t: torch.fft.irfft2(torch.fft.rfft2(t) ** 2, s=(3, 9)), [torch.randn(3, 9)])
     assert_same(lambda t: torch.fft.fft(t).abs(), [torch.randn(3, 8)])
+
+    def slope(t):
+        return torch.autograd.grad(torch.fft.rfft(t).abs().sin().sum(), t, create_graph=True)[0]
+
+    assert_same(slope, [torch.randn(3, 8)], tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
@@ -253,6 +259,9 @@ def test_a_cast_of_torch_npu():
     x = torch.ones(3, device=DEVICE)
     for cast in (torch_npu.npu_dtype_cast(x, torch.half), torch_npu._npu_dtype_cast(x, torch.half)):
         assert (cast.dtype, cast.device) == (torch.float16, x.device)
+    x.requires_grad_()
+    (2 * torch_npu.npu_dtype_cast(x, torch.half)).sum().backward()
+    assert (x.grad.tolist(), x.grad.dtype) == ([2, 2, 2], torch.float32)
 
 
 def test_the_profiler_of_torch():

@@ -30,27 +30,26 @@ def matmul_backward(
     return d_x, d_y
 
 
-@reference("fft_r2c_backward")
+@reference("fft_r2c_backward", differentiable=True)
 def fft_r2c_backward(
     gradient: Tensor, dim: list[int], normalization: int, onesided: bool, last_dim_size: int
 ) -> Tensor:
     """Of the real input; the half of the spectrum that was not kept has no gradient."""
+    last = dim[-1] % gradient.dim()
     if onesided:
-        size = list(gradient.shape)
-        size[dim[-1]] = last_dim_size
-        whole = gradient.new_zeros(size)
-        whole.narrow(dim[-1], 0, gradient.shape[dim[-1]]).copy_(gradient)
-        gradient = whole
-    return torch._fft_c2c(gradient, dim, normalization, False).real
+        missing = [0, 0] * (gradient.dim() - 1 - last) + [0, last_dim_size - gradient.shape[last]]
+        gradient = torch.constant_pad_nd(gradient, missing)
+    return torch.real(torch._fft_c2c(gradient, dim, normalization, False))
 
 
-@reference("fft_c2r_backward")
+@reference("fft_c2r_backward", differentiable=True)
 def fft_c2r_backward(gradient: Tensor, dim: list[int], normalization: int) -> Tensor:
     """Of the half spectrum, whose inner values stand for two each."""
     found = torch._fft_r2c(gradient, dim, normalization, True)
-    twice = gradient.shape[dim[-1]] - found.shape[dim[-1]]
-    found.narrow(dim[-1], 1, twice).mul_(2)
-    return found
+    last = dim[-1] % gradient.dim()
+    inner = torch.arange(found.shape[last], device=found.device)
+    twice = (inner > 0) & (inner <= gradient.shape[last] - found.shape[last])
+    return found * (1.0 + twice).reshape(-1, *[1] * (gradient.dim() - 1 - last)).to(gradient.dtype)
 
 
 @reference("_thnn_fused_lstm_cell")
@@ -99,7 +98,7 @@ def dtype_cast(x: Tensor, dtype: torch.dtype | int, input_dtype: int | None = No
 
 
 @reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward")
-def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None) -> Tensor:
     """Back to the type that was cast."""
     return gradient.to(dtype)
 
