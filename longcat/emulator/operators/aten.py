@@ -25,8 +25,10 @@ def matmul_backward(
     left, right = x[None] if x.dim() == 1 else x, y[:, None] if y.dim() == 1 else y
     batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     gradient = gradient.reshape(*batch, left.shape[-2], right.shape[-1])
-    d_x = (gradient @ right.mT).sum_to_size(left.shape).reshape(x.shape) if mask[0] else None
-    d_y = (left.mT @ gradient).sum_to_size(right.shape).reshape(y.shape) if mask[1] else None
+    if not left.shape[:-2] == right.shape[:-2] == batch:  # what is summed is not rounded before
+        gradient, left, right = (t.float() if t.dtype.itemsize == 2 else t for t in (gradient, left, right))
+    d_x = (gradient @ right.mT).sum_to_size(left.shape).reshape(x.shape).to(x.dtype) if mask[0] else None
+    d_y = (left.mT @ gradient).sum_to_size(right.shape).reshape(y.shape).to(y.dtype) if mask[1] else None
     return d_x, d_y
 
 
