@@ -114,6 +114,11 @@ def test_second_derivatives():
             return torch.autograd.grad(product(a, b).sin().sum(), a, create_graph=True)[0]
 
         assert_same(slope, [left, right])
+    for loss in (
+        lambda x: x.gather(1, torch.zeros(3, 2, dtype=torch.long, device=x.device)).sin(),
+        lambda x: F.binary_cross_entropy_with_logits(x, torch.full_like(x, 0.3), pos_weight=torch.full_like(x[0], 2.0)),
+    ):  # fmt: skip
+        assert_same(lambda x, f=loss: x * torch.autograd.grad(f(x).sum(), x, create_graph=True)[0], [left])
     results = []
     for device in ("cpu", DEVICE):
         weight = left.to(device)
@@ -152,7 +157,13 @@ def test_complex_numbers():
 
     assert_same(rotary, [torch.randn(3, 8)])
     assert_same(lambda t: torch.fft.irfft(torch.fft.rfft(t) ** 2), [torch.randn(3, 8)])
+    assert_same(lambda t: torch.fft.irfft2(torch.fft.rfft2(t) ** 2, s=(3, 9)), [torch.randn(3, 9)])
     assert_same(lambda t: torch.fft.fft(t).abs(), [torch.randn(3, 8)])
+
+    def slope(t):
+        return torch.autograd.grad(torch.fft.rfft(t).abs().sin().sum(), t, create_graph=True)[0]
+
+    assert_same(slope, [torch.randn(3, 8)], tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
@@ -248,6 +259,9 @@ def test_a_cast_of_torch_npu():
     x = torch.ones(3, device=DEVICE)
     for cast in (torch_npu.npu_dtype_cast(x, torch.half), torch_npu._npu_dtype_cast(x, torch.half)):
         assert (cast.dtype, cast.device) == (torch.float16, x.device)
+    x.requires_grad_()
+    (2 * torch_npu.npu_dtype_cast(x, torch.half)).sum().backward()
+    assert (x.grad.tolist(), x.grad.dtype) == ([2, 2, 2], torch.float32)
 
 
 def test_the_profiler_of_torch():
@@ -315,6 +329,17 @@ def test_memory_is_counted_and_runs_out():
     with pytest.raises(torch.OutOfMemoryError, match="64.00 GiB total capacity"):
         torch.empty(65 << 30, dtype=torch.uint8, device=DEVICE)
     torch.ones(3, device=DEVICE)  # what fits still can be had
+    with pytest.raises(torch.OutOfMemoryError):  # made on the host first
+        torch.ones(1 << 45, dtype=torch.uint8, device=DEVICE)
+    halves = [torch.empty(31 << 30, dtype=torch.uint8, device=DEVICE) for _ in range(2)]  # the host has not as much
+    del halves[0]
+    torch.empty(31 << 30, dtype=torch.uint8, device=DEVICE)
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(33 << 30, dtype=torch.uint8, device=DEVICE)  # beside the other half
+    del halves
+    torch.empty(60 << 30, dtype=torch.uint8, device=DEVICE)  # cached memory is given back for it
+    torch.npu.empty_cache()
+    assert torch.npu.memory_reserved() < 1 << 30
 
 
 def test_pinned_memory_and_copies():

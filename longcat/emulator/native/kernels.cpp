@@ -98,7 +98,14 @@ class Call {
           c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
       std::optional<BorrowedGenerator> random;
       if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded)) random.emplace(generator_of_device());
-      operation_.callBoxed(stack_);
+      try {
+        operation_.callBoxed(stack_);
+      } catch (const c10::Error& error) {  // a result is made on the host first
+        bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
+        TORCH_CHECK_WITH(OutOfMemoryError, !memory, "NPU out of memory. ", operation_.schema().operator_name(),
+                         " needs more than the host has, which stands for the device: ", error.msg());
+        throw;
+      }
     }
     size_t results = operation_.schema().returns().size();
     for (size_t i = stack_->size() - results; i < stack_->size(); i++) result_up((*stack_)[i]);

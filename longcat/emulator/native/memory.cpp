@@ -13,6 +13,7 @@ using namespace emulator;
 namespace {
 
 constexpr size_t GRAIN = 512;     // bytes; what a device aligns to
+constexpr size_t MAPPED = 64 << 20;  // bytes from which on pages are only promised: what is not written costs nothing
 constexpr int HOST = -1;          // pinned memory of the host
 
 struct Block {
@@ -44,12 +45,20 @@ void release(int device, size_t bytes) {
   used[device] -= bytes;
 }
 
+// Null where the host has no more. What is only promised may be more than the host has, as on a device it would be there.
+void* host_memory(size_t bytes) {
+  void* pointer = nullptr;
+  if (bytes < MAPPED) return posix_memalign(&pointer, GRAIN, bytes) ? nullptr : pointer;
+  pointer = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return pointer == MAP_FAILED ? nullptr : pointer;
+}
+
 aclError allocate(void** pointer, size_t bytes, int device) {
   *pointer = nullptr;
   bytes = (bytes + GRAIN) / GRAIN * GRAIN;
   if (device != HOST && !reserve(device, bytes))
     return fail(OUT_OF_MEMORY, "device " + std::to_string(device) + " is out of memory");
-  if (posix_memalign(pointer, GRAIN, bytes)) {
+  if (!(*pointer = host_memory(bytes))) {
     if (device != HOST) release(device, bytes);
     fprintf(stderr, "[emulated Ascend] %zu bytes cannot be had of the host, which stands for the device\n", bytes);
     return fail(OUT_OF_MEMORY, "the host is out of memory");
@@ -64,8 +73,8 @@ aclError deallocate(void* pointer) {
   auto found = blocks->find(static_cast<char*>(pointer));
   if (found == blocks->end()) return pointer ? fail(INVALID_PARAMETER, "memory is freed that was not allocated") : 0;
   if (found->second.device != HOST) used[found->second.device] -= found->second.bytes;
+  found->second.bytes < MAPPED ? free(pointer) : (void)munmap(pointer, found->second.bytes);
   blocks->erase(found);
-  free(pointer);
   return ACL_SUCCESS;
 }
 

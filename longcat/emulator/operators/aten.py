@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference
+from longcat.emulator.reference import reference
 
 
 @reference("matmul_backward", differentiable=True)
@@ -26,32 +25,33 @@ def matmul_backward(
     left, right = x[None] if x.dim() == 1 else x, y[:, None] if y.dim() == 1 else y
     batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     gradient = gradient.reshape(*batch, left.shape[-2], right.shape[-1])
-    d_x = (gradient @ right.mT).sum_to_size(left.shape).reshape(x.shape) if mask[0] else None
-    d_y = (left.mT @ gradient).sum_to_size(right.shape).reshape(y.shape) if mask[1] else None
+    if not left.shape[:-2] == right.shape[:-2] == batch:  # what is summed is not rounded before
+        gradient, left, right = (t.float() if t.dtype.itemsize == 2 else t for t in (gradient, left, right))
+    d_x = (gradient @ right.mT).sum_to_size(left.shape).reshape(x.shape).to(x.dtype) if mask[0] else None
+    d_y = (left.mT @ gradient).sum_to_size(right.shape).reshape(y.shape).to(y.dtype) if mask[1] else None
     return d_x, d_y
 
 
-@reference("fft_r2c_backward")
+@reference("fft_r2c_backward", differentiable=True)
 def fft_r2c_backward(
     gradient: Tensor, dim: list[int], normalization: int, onesided: bool, last_dim_size: int
 ) -> Tensor:
     """Of the real input; the half of the spectrum that was not kept has no gradient."""
+    last = dim[-1] % gradient.dim()
     if onesided:
-        size = list(gradient.shape)
-        size[dim[-1]] = last_dim_size
-        whole = gradient.new_zeros(size)
-        whole.narrow(dim[-1], 0, gradient.shape[dim[-1]]).copy_(gradient)
-        gradient = whole
-    return torch._fft_c2c(gradient, dim, normalization, False).real
+        missing = [0, 0] * (gradient.dim() - 1 - last) + [0, last_dim_size - gradient.shape[last]]
+        gradient = torch.constant_pad_nd(gradient, missing)
+    return torch.real(torch._fft_c2c(gradient, dim, normalization, False))
 
 
-@reference("fft_c2r_backward")
+@reference("fft_c2r_backward", differentiable=True)
 def fft_c2r_backward(gradient: Tensor, dim: list[int], normalization: int) -> Tensor:
     """Of the half spectrum, whose inner values stand for two each."""
     found = torch._fft_r2c(gradient, dim, normalization, True)
-    twice = gradient.shape[dim[-1]] - found.shape[dim[-1]]
-    found.narrow(dim[-1], 1, twice).mul_(2)
-    return found
+    last = dim[-1] % gradient.dim()
+    inner = torch.arange(found.shape[last], device=found.device)
+    twice = (inner > 0) & (inner <= gradient.shape[last] - found.shape[last])
+    return found * (1.0 + twice).reshape(-1, *[1] * (gradient.dim() - 1 - last)).to(gradient.dtype)
 
 
 @reference("_thnn_fused_lstm_cell")
@@ -100,28 +100,26 @@ def dtype_cast(x: Tensor, dtype: torch.dtype | int, input_dtype: int | None = No
 
 
 @reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward")
-def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None) -> Tensor:
     """Back to the type that was cast."""
     return gradient.to(dtype)
 
 
-@reference("npu_gather_backward")
+@reference("npu_gather_backward", differentiable=True)
 def gather_backward(gradient: Tensor, sizes: list[int], dim: int, index: Tensor, sparse_grad: bool) -> Tensor:
-    """Back to where each value was taken from."""
-    return gradient.new_zeros(sizes).scatter_add_(dim, index, gradient)
+    """Back to where each value was taken from. Composed: torch_npu has no derivative of it."""
+    return gradient.new_zeros(sizes).scatter_add(dim, index, gradient)
 
 
-@reference("npu_binary_cross_entropy_with_logits_backward")
+@reference("npu_binary_cross_entropy_with_logits_backward", differentiable=True)
 def binary_cross_entropy_with_logits_backward(
     gradient: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, reduction: int
-) -> Tensor | None:
-    """Of the logits; `reduction` is 0 (none), 1 (mean) or 2 (sum)."""
-
-    def loss(logits: Tensor) -> Tensor:
-        how = ("none", "mean", "sum")[reduction]
-        return F.binary_cross_entropy_with_logits(logits, target, weight, pos_weight=pos_weight, reduction=how)
-
-    return gradients(loss, [x], gradient)[0]
+) -> Tensor:
+    """Of the logits; `reduction` is 0 (none), 1 (mean) or 2 (sum). Composed: torch_npu has no derivative of it."""
+    yes = target if pos_weight is None else pos_weight * target
+    d_x = ((yes + 1 - target) * x.sigmoid() - yes) * gradient
+    d_x = d_x if weight is None else d_x * weight
+    return d_x / x.numel() if reduction == 1 else d_x
 
 
 @reference("mm.dtype", "bmm.dtype")
