@@ -541,8 +541,8 @@ class BenchmarkConfig(_Section):
     """Sizes at which collectives are timed; none leaves them out."""
     sweep: SweepConfig = SweepConfig()
     """Further settings to time."""
-    reference_rows: int = Field(default=6, ge=1)
-    """Published rows shown beside the result."""
+    reference_rows: int = Field(default=6, ge=3)
+    """Published rows that the result is set against; a verdict takes three."""
 
 
 class EvaluationConfig(_Section):
