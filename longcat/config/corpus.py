@@ -1,0 +1,192 @@
+"""Configuration of data preprocessing: what is read, how it is cleaned, and how it becomes token shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from longcat.config.section import RUNTIME, Section
+
+RuleName = Literal[
+    "c4_line_punctuation", "c4_line_words", "c4_line_javascript", "c4_line_policy",
+    "c4_sentences", "c4_lorem_ipsum", "c4_curly_bracket",
+    "gopher_word_count", "gopher_word_length", "gopher_symbols", "gopher_bullets", "gopher_ellipses",
+    "gopher_alphabetic", "gopher_stop_words", "gopher_duplicate_lines", "gopher_duplicate_paragraphs",
+    "gopher_top_ngrams", "gopher_duplicate_ngrams",
+]  # fmt: skip
+"""Rules of `longcat.corpus.filters`."""
+
+
+PersonalData = Literal["email", "phone", "national_id", "address"]
+"""Kinds of `longcat.corpus.privacy`."""
+
+
+class SourceConfig(Section):
+    """One place that text comes from. Written short as a string: `stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`."""
+
+    kind: Literal["stdlib", "files", "hub", "package"]
+    """`stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name; `package`: what
+    apt or pip installs."""
+    path: Annotated[str | None, RUNTIME] = None
+    """For `files`: a .jsonl, .jsonl.zst, .jsonl.gz, .parquet, .arrow, .txt, .html, .py file or a manual page, or a folder of them. The
+    files' sha256 stand in for it."""
+    package: str | None = Field(default=None, pattern=r"^(apt|pip):[A-Za-z0-9][A-Za-z0-9+._-]*(==[A-Za-z0-9+._!-]+)?$")
+    """For `package`: `apt:NAME` or `pip:NAME==VERSION`. It is fetched by its client when it is first needed, and not installed."""
+    members: str = "*"
+    """For `package`: a pattern for the paths in it, such as `*/html/zh-CN/*`."""
+    licence: Annotated[str | None, RUNTIME] = None
+    """The text's licence (SPDX), recorded with the artifact; as the source states it when none."""
+    name: str | None = None
+    """For `hub`: the data set's name, as in `datasets.load_dataset`."""
+    subset: str | None = None
+    """For `hub`: the configuration name, where the data set has several."""
+    split: str = "train"
+    """For `hub`: which split is read."""
+    revision: str = "main"
+    """For `hub`: branch, tag or commit; resolved to a commit before it is hashed."""
+    text_field: str = "text"
+    """The field that holds the text in .jsonl, .parquet and hub data sets."""
+    max_documents: int | None = Field(default=None, ge=1)
+    """Stop reading this source after so many documents."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Train on no more tokens of this source, documents chosen by the hash of their content."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of this source in the training tokens, against the weights of the others; with none, sources keep their sizes."""
+    tokenizer_weight: float | None = Field(default=None, gt=0)
+    """The same for the bytes that the tokenizer is trained on."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value == "stdlib":
+            return {"kind": "stdlib"}
+        if value.startswith("hub:"):
+            return {"kind": "hub", "name": value.removeprefix("hub:")}
+        if value.startswith(("apt:", "pip:")):
+            return {"kind": "package", "package": value}
+        return {"kind": "files", "path": value}
+
+    @model_validator(mode="after")
+    def _complete(self) -> SourceConfig:
+        if self.kind == "files" and not self.path:
+            raise ValueError("a source of kind 'files' needs `path`")
+        if self.kind == "hub" and not self.name:
+            raise ValueError("a source of kind 'hub' needs `name`")
+        if self.kind == "package" and not self.package:
+            raise ValueError("a source of kind 'package' needs `package`")
+        return self
+
+
+class NearDuplicateConfig(Section):
+    """Near-duplicates by MinHash and locality-sensitive hashing: of several alike documents the first one stays."""
+
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    """Least estimated Jaccard similarity of two documents' shingles that makes the later one a duplicate."""
+    shingle_words: int = Field(default=5, ge=1)
+    """Words in a shingle; a Chinese, Japanese or Korean character counts as one."""
+    bands: int = Field(default=16, ge=1)
+    """Bands of the signature; documents that agree in one are compared. 16 of 8 rows find 95 % of pairs of similarity 0.8."""
+    rows: int = Field(default=8, ge=1)
+    """Minima in a band."""
+
+
+class QualityConfig(Section):
+    """A score that documents need: the hook for a classifier of one's own."""
+
+    function: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    """`package.module:name` of a function from text to a number. The module's source is part of the artifact's identity."""
+    minimum: float
+    """Documents that score less are left out."""
+
+
+class LongDocumentsConfig(Section):
+    """Another mixture for a stage of long sequences: more of what is long."""
+
+    min_tokens: int = Field(ge=2)
+    """Documents of at least so many tokens are long."""
+    share: float = Field(gt=0, lt=1)
+    """Their share in the training tokens."""
+
+
+class CorpusConfig(Section):
+    """What is read, how it is cleaned and how it becomes token shards."""
+
+    sources: list[SourceConfig] = Field(default_factory=lambda: [SourceConfig(kind="stdlib")], min_length=1)
+    """Where the text comes from, read in this order. A single string is accepted for a single source."""
+    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of unreadable lines (broken JSON, missing field, invalid UTF-8) that is skipped and counted before the stage stops."""
+    encodings: list[str] = Field(default_factory=lambda: ["utf-8"], min_length=1)
+    """Tried in this order on text that comes as bytes, for example `[utf-8, gb18030]`."""
+    repair_encoding: bool = False
+    """Mend text that was once decoded wrongly (â€™ for ’), by ftfy."""
+    min_characters: int = Field(default=200, ge=0)
+    """Documents shorter than this after cleaning are dropped."""
+    max_characters: int = Field(default=1_000_000, ge=1)
+    """Documents longer than this after cleaning are dropped."""
+    filters: list[RuleName] = Field(default_factory=list)
+    """Rules that leave documents or lines out; `gopher` and `c4` stand for all of theirs. None by default: code fails them."""
+    mask: list[PersonalData] = Field(default_factory=list)
+    """Personal data that is replaced by what it is, such as `<email>`."""
+    languages: list[str] = Field(default_factory=list)
+    """Keep documents in these languages only, as ISO 639 codes (`en`, `zh`); none keeps and identifies nothing."""
+    quality: QualityConfig | None = None
+    """Leave out documents with a low score of a function of one's own."""
+    near_duplicates: NearDuplicateConfig | None = None
+    """Leave out near-duplicates; none leaves out exact ones only."""
+    repeated_paragraph_characters: int | None = Field(default=None, ge=1)
+    """Cut out paragraphs of at least so many characters that an earlier document keeps; none cuts nothing."""
+    decontaminate: list[str] = Field(default_factory=list)
+    """Evaluation sets, as .jsonl files, whose 13-grams must not occur in training text; `data` stands for all in data/evaluation."""
+    held_out_share: float = Field(default=0.02, gt=0, lt=0.5)
+    """Share of documents, chosen by their content's hash, that is never trained on."""
+    tokenizer: Annotated[str | None, RUNTIME] = None
+    """A tokenizer.json to use instead of training one; its content's hash stands in for it."""
+    end_of_text: str = "</longcat_s>"
+    """The special token of `tokenizer` that follows every document."""
+    vocabulary_size: int = Field(default=4096, ge=259)
+    """Tokens of the byte-level BPE, special tokens included; at least those of `tokenizer`, if there is one."""
+    tokenizer_sample_bytes: int = Field(default=20_000_000, ge=1)
+    """At most so much training text is used to train the tokenizer."""
+    block_bytes: int = Field(default=16_000_000, ge=1)
+    """Input that is worked on, saved and, after an interruption, repeated as one piece. A compressed file is always one."""
+    sequence_length_tokens: int = Field(default=512, ge=8)
+    """Tokens the model sees in one sequence."""
+    shard_sequences: int = Field(default=8192, ge=1)
+    """Sequences in one token shard, at most."""
+    max_padding: float = Field(default=0.005, ge=0, lt=1)
+    """Share of padding above which documents are cut to fill rows, if they do not fill them otherwise."""
+    mixture_tokens: int | None = Field(default=None, ge=1)
+    """Training tokens to mix; with none, as many as the weights allow without repeating a document."""
+    max_repeats: float = Field(default=4.0, ge=1)
+    """Times that a document may be repeated to reach `mixture_tokens` (arXiv 2305.16264: up to 4 are nearly as good as new)."""
+    long_documents: LongDocumentsConfig | None = None
+    """More of the long documents, for a stage of long sequences; none keeps them as they come."""
+    runner: Annotated[Literal["processes", "dask", "ray"], RUNTIME] = "processes"
+    """Where the work is done: processes of this machine, or a cluster of Dask or Ray that sees the same files."""
+    cluster: Annotated[str | None, RUNTIME] = None
+    """Address of the Dask scheduler or the Ray head; none starts one on this machine."""
+    workers: Annotated[int, RUNTIME] = Field(default=0, ge=0)
+    """Processes that work at once; 0 takes one a core."""
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _groups(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        names = list(get_args(RuleName))
+        return [
+            name
+            for asked in value
+            for name in (
+                [rule for rule in names if rule.startswith(f"{asked}_")] if asked in ("gopher", "c4") else [asked]
+            )
+        ]
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Mapping) else value

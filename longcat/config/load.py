@@ -1,0 +1,145 @@
+"""Presets, files and `--set`: how a configuration is made, and how its mistakes are explained."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from longcat.config.tree import PipelineConfig
+from longcat.errors import ConfigError
+
+PRESET_DIRECTORY = Path(__file__).parents[1] / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets, in alphabetical order."""
+    return sorted(path.stem for path in PRESET_DIRECTORY.glob("*.yaml"))
+
+
+def load_config(preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()) -> PipelineConfig:
+    """Build the configuration: preset, then file, then `a.b=c` overrides, each over the one before.
+
+    Without preset and file the preset is `tiny`; a file alone has to be complete, or name a `preset` itself.
+
+    Raises:
+        ConfigError: naming the file or override and the field, with the nearest right key for an unknown one.
+    """
+    tree: dict[str, Any] = {}
+    origin = "--set"
+    if file is not None:
+        origin = str(file)
+        tree = _read_yaml(file)
+    preset = preset or tree.get("preset") or (None if file else "tiny")
+    if preset is not None:
+        names = preset_names()
+        if preset not in names:
+            raise ConfigError(f"unknown preset {preset!r}{_nearest(preset, names)}; there are: {', '.join(names)}")
+        tree = _merge(_read_yaml(PRESET_DIRECTORY / f"{preset}.yaml"), tree)
+        tree["preset"] = preset
+        origin = f"preset {preset}" if file is None else origin
+    for override in overrides:
+        tree = _merge(tree, _parse_override(override))
+        origin = f"{origin} with --set" if "--set" not in origin else origin
+    try:
+        return PipelineConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
+    return tree
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set training.steps=100")
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
+    if isinstance(tree, str):
+        try:
+            tree = float(tree)  # YAML 1.1 reads 1e-3 as a string
+        except ValueError:
+            pass
+    for part in reversed(key.strip().split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r}{_nearest_key(location)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is missing")
+        else:
+            found = (
+                "" if isinstance(problem["input"], dict) else f" (found {json.dumps(problem['input'], default=str)})"
+            )
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {message}{found}" if key else message)
+    return f"{origin}: " + "; ".join(lines)
+
+
+def _nearest_key(location: list[str]) -> str:
+    """Suggest a sibling of the unknown key, else the same name elsewhere in the tree."""
+    section: type[BaseModel] = PipelineConfig
+    for part in location[:-1]:
+        if part in section.model_fields:
+            section = _section_of(section.model_fields[part].annotation) or section
+    siblings = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
+    if siblings:
+        return f"; did you mean {'.'.join([*location[:-1], siblings[0]])!r}?"
+    leaf = location[-1]
+    elsewhere = [key for key in all_keys(PipelineConfig) if key.rsplit(".", 1)[-1] == leaf]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]!r}?"
+    return f"; there are: {', '.join(section.model_fields)}"
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def all_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """Every dotted key of a configuration section, sections themselves included."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        nested = _section_of(field.annotation)
+        if nested is not None:
+            yield from all_keys(nested, f"{prefix}{name}.")
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

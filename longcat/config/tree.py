@@ -1,0 +1,66 @@
+"""The whole configuration tree, and the checks between its sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from longcat.config.corpus import CorpusConfig
+from longcat.config.model import ModelConfig
+from longcat.config.section import RUNTIME, Section
+from longcat.config.stages import BenchmarkConfig, EvaluationConfig
+from longcat.config.training import TrainingConfig
+
+
+class PipelineConfig(Section):
+    """Everything a run depends on."""
+
+    preset: Annotated[str, RUNTIME] = "custom"
+    """Name of the preset this configuration started from."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights and of the order of data."""
+    accelerator: Annotated[Literal["auto", "npu", "cuda", "cpu"], RUNTIME] = "auto"
+    """Device to train on. The stages that compute put the resolved kind into their identity."""
+    experiment: Annotated[str, RUNTIME] = "longcat"
+    """MLflow experiment."""
+    corpus: CorpusConfig = CorpusConfig()
+    """Data preprocessing."""
+    model: ModelConfig
+    """The model."""
+    training: TrainingConfig
+    """Pre-training."""
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    """MFU benchmark."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Checkpoint evaluation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PipelineConfig:
+        if self.model.vocab_size is None:
+            fields = {
+                **dict(self.model),
+                "vocab_size": self.corpus.vocabulary_size,
+            }  # checked again, with the vocabulary
+            object.__setattr__(self, "model", ModelConfig(**fields))
+        elif self.model.vocab_size < self.corpus.vocabulary_size:
+            raise ValueError(
+                f"model.vocab_size={self.model.vocab_size} is smaller than "
+                f"corpus.vocabulary_size={self.corpus.vocabulary_size}"
+            )
+        if self.corpus.sequence_length_tokens > self.model.max_position_embeddings:
+            raise ValueError(
+                f"corpus.sequence_length_tokens={self.corpus.sequence_length_tokens} exceeds "
+                f"model.max_position_embeddings={self.model.max_position_embeddings}"
+            )
+        if self.model.n_routed_experts % self.training.losses.balance_groups:
+            raise ValueError(
+                f"training.losses.balance_groups={self.training.losses.balance_groups} does not divide "
+                f"model.n_routed_experts={self.model.n_routed_experts}"
+            )
+        if self.training.expert_parallel and self.model.n_routed_experts % self.training.expert_parallel:
+            raise ValueError(
+                f"training.expert_parallel={self.training.expert_parallel} does not divide "
+                f"model.n_routed_experts={self.model.n_routed_experts}"
+            )
+        return self
