@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longcat.accelerator import Accelerator
-from longcat.benchmark.breakdown import OPTIMIZER
 from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
@@ -22,6 +21,7 @@ from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, move_bias
 from longcat.training.losses import Counts, losses, total
 from longcat.training.optimizer import build_optimizers, set_learning_rate
+from longcat.training.regions import OPTIMIZER
 from longcat.training.schedule import learning_rate
 
 

@@ -17,7 +17,8 @@ from longcat.errors import Cancelled, ConfigError, TrainingError
 from longcat.interchange import load_huggingface
 from longcat.model.generation import generate
 from longcat.progress import Progress
-from longcat.training.stage import pretrain, settle_layout
+from longcat.training.layout import settle_layout
+from longcat.training.stage import pretrain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

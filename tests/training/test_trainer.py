@@ -17,7 +17,7 @@ from longcat.training.trainer import Trainer
 @pytest.fixture
 def make_trainer(monkeypatch):
     """Makes trainers in a group of one process."""
-    from flows.server import free_port
+    from longcat.processes.child import free_port
 
     for name, value in {
         "RANK": 0,

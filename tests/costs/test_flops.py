@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
-from longcat.benchmark.flops import (
+from longcat.config import ModelConfig, load_config, target_ffn_experts
+from longcat.costs.flops import (
     activated_parameters,
     expected_ffn_experts,
     keys_read,
@@ -12,7 +13,6 @@ from longcat.benchmark.flops import (
     parameters,
     training_flops_per_token,
 )
-from longcat.config import ModelConfig, load_config, target_ffn_experts
 from longcat.model import LongcatModel
 from longcat.ops import attention, grouped_matmul
 from longcat.training.balance import load_figures
