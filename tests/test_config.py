@@ -163,9 +163,9 @@ FIELDS = {
     "model.ngram.split_num": (1, {"checkpoint"}),
     "model.ngram.allow_near_multiple": (True, {"checkpoint"}),
     "training.steps": (13, {"checkpoint"}),
-    "training.batch_sequences": (16, {"checkpoint"}),
+    "training.global_batch_sequences": (16, {"checkpoint"}),
     "training.micro_batch_sequences": (2, {"checkpoint"}),
-    "training.recompute": ("full", {"checkpoint"}),
+    "training.activation_checkpointing": ("full", {"checkpoint"}),
     "training.processes": (1, {"checkpoint"}),
     "training.expert_parallel": (1, {"checkpoint"}),
     "training.precision": ("fp32", {"checkpoint"}),
@@ -175,7 +175,7 @@ FIELDS = {
     "training.optimizer.name": ("muon", {"checkpoint"}),
     "training.optimizer.momentum": (0.8, {"checkpoint"}),
     "training.optimizer.learning_rate": (1e-4, {"checkpoint"}),
-    "training.optimizer.final_learning_rate_share": (0.5, {"checkpoint"}),
+    "training.optimizer.final_learning_rate_fraction": (0.5, {"checkpoint"}),
     "training.optimizer.warmup_steps": (7, {"checkpoint"}),
     "training.optimizer.beta1": (0.8, {"checkpoint"}),
     "training.optimizer.beta2": (0.8, {"checkpoint"}),
@@ -184,7 +184,7 @@ FIELDS = {
     "training.optimizer.max_gradient_norm": (2.0, {"checkpoint"}),
     "training.balance.target_ffn_experts": (1.5, {"checkpoint"}),
     "training.balance.bias_update_rate": (1e-2, {"checkpoint"}),
-    "training.balance.final_bias_update_share": (1.0, {"checkpoint"}),
+    "training.balance.final_bias_update_fraction": (1.0, {"checkpoint"}),
     "training.losses.mtp_weight": (0.1, {"checkpoint"}),
     "training.losses.indexer_weight": (0.1, {"checkpoint"}),
     "training.losses.balance_weight": (0.1, {"checkpoint"}),
@@ -208,7 +208,7 @@ FIELDS = {
     "benchmark.collective_bytes": ([64], set()),
     "benchmark.sweep.micro_batch_sequences": ([1], set()),
     "benchmark.sweep.sequence_length_tokens": ([32], set()),
-    "benchmark.sweep.recompute": (["full"], set()),
+    "benchmark.sweep.activation_checkpointing": (["full"], set()),
     "benchmark.sweep.processes": ([1], set()),
     "evaluation.held_out_sequences": (8, set()),
     "evaluation.ngram_order": (3, set()),
@@ -311,7 +311,7 @@ def test_file_over_preset_and_override_over_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("preset: smoke\ntraining: {steps: 5, optimizer: {beta1: 0.5}}\n")
     config = load_config(file=file, overrides=["training.optimizer.learning_rate=3e-4", "seed=7"])
-    assert (config.preset, config.training.steps, config.training.batch_sequences) == ("smoke", 5, 8)
+    assert (config.preset, config.training.steps, config.training.global_batch_sequences) == ("smoke", 5, 8)
     optimizer = config.training.optimizer
     assert (optimizer.beta1, optimizer.warmup_steps, optimizer.learning_rate, config.seed) == (0.5, 2, 3e-4, 7)
     assert load_config("tiny", file=file).corpus.sequence_length_tokens == 256
@@ -337,6 +337,17 @@ def test_short_form_of_a_source(value, expected):
         (["trainin.steps=1"], r"unknown key 'trainin'; did you mean 'training'\?"),
         (["training.step=1"], r"unknown key 'training.step'; did you mean 'training.steps'\?"),
         (["training.learning_rate=1"], r"did you mean 'training.optimizer.learning_rate'\?"),
+        (["training.batch_sequences=8"], r"did you mean 'training.global_batch_sequences'\?"),
+        (["training.recompute=full"], r"did you mean 'training.activation_checkpointing'\?"),
+        (["benchmark.sweep.recompute=[full]"], r"did you mean 'benchmark.sweep.activation_checkpointing'\?"),
+        (
+            ["training.optimizer.final_learning_rate_share=1"],
+            r"did you mean 'training.optimizer.final_learning_rate_fraction'\?",
+        ),
+        (
+            ["training.balance.final_bias_update_share=1"],
+            r"did you mean 'training.balance.final_bias_update_fraction'\?",
+        ),
         (["corpus.held_out_share=0.9"], r"corpus.held_out_share: .*less than 0.5 \(found 0.9\)"),
         (["training.steps"], "expected KEY=VALUE"),
         (["training.steps=[1"], "not valid YAML"),

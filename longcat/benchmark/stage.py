@@ -91,7 +91,7 @@ def benchmark(
             **asdict(work),
             **asdict(timed),
             "kind": ours.kind,
-            "recomputation": config.training.recompute,
+            "recomputation": config.training.activation_checkpointing,
             "spread": _spread(timed),
             "peak_flops": speed.peak_flops,
             "peak_source": None if best is None else best.source,
@@ -136,7 +136,7 @@ def judge(
         peak_flops=None if best is None else best.flops * devices,
     )
     workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-    work = utilisation(workload, speed, config.training.recompute)
+    work = utilisation(workload, speed, config.training.activation_checkpointing)
     return speed, work, subject(workload, speed, timed.precision), best
 
 

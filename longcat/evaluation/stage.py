@@ -51,7 +51,7 @@ def evaluate(
         identity={
             "evaluation": identity(evaluation),
             "tasks": harness.identity_of(evaluation.tasks),
-            "trained_on": [config.seed, config.training.steps, config.training.batch_sequences],
+            "trained_on": [config.seed, config.training.steps, config.training.global_batch_sequences],
         },
         parents=(tokens, checkpoint),
         sources=(Path(__file__).parent,),
@@ -69,9 +69,9 @@ def evaluate(
 def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> Batch:
     """The rows that training has seen, each once: what a fair baseline is counted over."""
     training = config.training
-    if training.steps * training.batch_sequences >= len(corpus.train):
+    if training.steps * training.global_batch_sequences >= len(corpus.train):
         return corpus.train.take(np.arange(len(corpus.train)))
-    loader = Loader(corpus.train, config.seed, training.batch_sequences)
+    loader = Loader(corpus.train, config.seed, training.global_batch_sequences)
     return corpus.train.take(np.concatenate([loader.indices(step) for step in range(training.steps)]))
 
 

@@ -30,9 +30,9 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.errors import LongcatError
 from longcat.parallel.mesh import ProcessMesh, join, leave
 from longcat.training import checkpoint, measuring
-from longcat.training.balance import load_figures
+from longcat.training.balance import load_metrics
 from longcat.training.job import METRICS, RESULT, Job
-from longcat.training.losses import active
+from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.trainer import StepResult, Trainer
 
@@ -50,11 +50,11 @@ class Worker:
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
-            self.corpus.train, self.config.seed, training.batch_sequences, rank=mesh.rank, world=mesh.processes
+            self.corpus.train, self.config.seed, training.global_batch_sequences, rank=mesh.rank, world=mesh.processes
         )
         self.batches = Prefetcher(self.loader)
-        self.auxiliary = active(self.config)
-        self.batch_tokens = training.batch_sequences * self.corpus.sequence_length
+        self.auxiliary = active_losses(self.config)
+        self.batch_tokens = training.global_batch_sequences * self.corpus.sequence_length
         self.sequence_length = job.sequence_length or self.corpus.sequence_length
         self.stop_asked = False
         signal.signal(signal.SIGTERM, self._ask_to_stop)
@@ -110,7 +110,7 @@ class Worker:
             "train/tokens": float((step + 1) * self.batch_tokens),
             "perf/data_wait_seconds": self.batches.waited,
             "train/epoch": float(self.loader.epoch(step)),
-            **load_figures(result.load, self.config.model),
+            **load_metrics(result.expert_load, self.config.model),
         }
 
     def _throughput(self, tokens_per_second: float, ffn_experts: float) -> dict[str, float]:
@@ -159,7 +159,7 @@ class Worker:
         peak = torch.tensor(float(memory["peak"]), device=self.mesh.device)
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
         if self.mesh.rank == 0:
-            experts = [load_figures(one.load, self.config.model)["moe/ffn_experts_per_token"] for one in results]
+            experts = [load_metrics(one.expert_load, self.config.model)["moe/ffn_experts_per_token"] for one in results]
             facts: dict[str, Any] = {
                 "window_seconds": seconds,
                 "window_steps": settings.window_steps,
