@@ -171,9 +171,9 @@ FIELDS = {
     "model.ngram.split_num": (1, TRAINED),
     "model.ngram.allow_near_multiple": (True, TRAINED),
     "training.steps": (13, TRAINED),
-    "training.batch_sequences": (16, TRAINED),
+    "training.global_batch_sequences": (16, TRAINED),
     "training.micro_batch_sequences": (2, TRAINED),
-    "training.recompute": ("full", TRAINED),
+    "training.activation_checkpointing": ("full", TRAINED),
     "training.processes": (1, TRAINED),
     "training.expert_parallel": (1, TRAINED),
     "training.precision": ("fp32", TRAINED),
@@ -183,7 +183,7 @@ FIELDS = {
     "training.optimizer.name": ("muon", TRAINED),
     "training.optimizer.momentum": (0.8, TRAINED),
     "training.optimizer.learning_rate": (1e-4, TRAINED),
-    "training.optimizer.final_learning_rate_share": (0.5, TRAINED),
+    "training.optimizer.final_learning_rate_fraction": (0.5, TRAINED),
     "training.optimizer.warmup_steps": (7, TRAINED),
     "training.optimizer.beta1": (0.8, TRAINED),
     "training.optimizer.beta2": (0.8, TRAINED),
@@ -192,7 +192,7 @@ FIELDS = {
     "training.optimizer.max_gradient_norm": (2.0, TRAINED),
     "training.balance.target_ffn_experts": (1.5, TRAINED),
     "training.balance.bias_update_rate": (1e-2, TRAINED),
-    "training.balance.final_bias_update_share": (1.0, TRAINED),
+    "training.balance.final_bias_update_fraction": (1.0, TRAINED),
     "training.losses.mtp_weight": (0.1, TRAINED),
     "training.losses.indexer_weight": (0.1, TRAINED),
     "training.losses.balance_weight": (0.1, TRAINED),
@@ -216,7 +216,7 @@ FIELDS = {
     "benchmark.collective_bytes": ([64], {"measurement"}),
     "benchmark.sweep.micro_batch_sequences": ([1], {"measurement"}),
     "benchmark.sweep.sequence_length_tokens": ([32], {"measurement"}),
-    "benchmark.sweep.recompute": (["full"], {"measurement"}),
+    "benchmark.sweep.activation_checkpointing": (["full"], {"measurement"}),
     "benchmark.sweep.processes": ([1], {"measurement"}),
     "evaluation.suites": (["held_out"], set()),
     "evaluation.held_out_sequences": (8, set()),
@@ -320,7 +320,7 @@ def test_file_over_preset_and_override_over_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("preset: smoke\ntraining: {steps: 5, optimizer: {beta1: 0.5}}\n")
     config = load_config(file=file, overrides=["training.optimizer.learning_rate=3e-4", "seed=7"])
-    assert (config.preset, config.training.steps, config.training.batch_sequences) == ("smoke", 5, 8)
+    assert (config.preset, config.training.steps, config.training.global_batch_sequences) == ("smoke", 5, 8)
     optimizer = config.training.optimizer
     assert (optimizer.beta1, optimizer.warmup_steps, optimizer.learning_rate, config.seed) == (0.5, 2, 3e-4, 7)
     assert load_config("tiny", file=file).corpus.sequence_length_tokens == 256
@@ -343,6 +343,17 @@ def test_short_form_of_a_source(value, expected):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["training.batch_sequences=8"], r"did you mean 'training.global_batch_sequences'\?"),
+        (["training.recompute=full"], r"did you mean 'training.activation_checkpointing'\?"),
+        (["benchmark.sweep.recompute=[full]"], r"did you mean 'benchmark.sweep.activation_checkpointing'\?"),
+        (
+            ["training.optimizer.final_learning_rate_share=1"],
+            r"did you mean 'training.optimizer.final_learning_rate_fraction'\?",
+        ),
+        (
+            ["training.balance.final_bias_update_share=1"],
+            r"did you mean 'training.balance.final_bias_update_fraction'\?",
+        ),
         (["trainin.steps=1"], r"unknown key 'trainin'; did you mean 'training'\?"),
         (["training.step=1"], r"unknown key 'training.step'; did you mean 'training.steps'\?"),
         (["training.learning_rate=1"], r"did you mean 'training.optimizer.learning_rate'\?"),

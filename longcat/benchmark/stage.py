@@ -122,7 +122,7 @@ def benchmark(
             **asdict(work),
             **asdict(timed),
             "kind": ours.kind,
-            "recomputation": config.training.recompute,
+            "recomputation": config.training.activation_checkpointing,
             "spread": timed.spread,
             "peak_flops": speed.peak_flops,
             "peak_source": None if best is None else best.source,
@@ -172,7 +172,7 @@ def summarise(config: PipelineConfig, timed: Measurement) -> tuple[Speed, Utilis
         peak_flops=None if best is None else best.of(timed.processes),
     )
     workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-    work = utilisation(workload, speed, config.training.recompute)
+    work = utilisation(workload, speed, config.training.activation_checkpointing)
     return speed, work, subject(workload, speed, timed.precision), best
 
 

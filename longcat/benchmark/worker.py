@@ -13,7 +13,7 @@ import torch.distributed as dist
 from longcat.artifact import write_json
 from longcat.benchmark import measuring
 from longcat.training import checkpoint
-from longcat.training.balance import load_figures
+from longcat.training.balance import load_metrics
 from longcat.training.job import RESULT
 from longcat.training.worker import Worker, run
 
@@ -38,7 +38,7 @@ def measure(worker: Worker) -> None:
     peak = torch.tensor(float(memory["peak"]), device=worker.mesh.device)
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     if worker.mesh.rank == 0:
-        experts = [load_figures(one.load, worker.config.model)["moe/ffn_experts_per_token"] for one in results]
+        experts = [load_metrics(one.expert_load, worker.config.model)["moe/ffn_experts_per_token"] for one in results]
         facts = {
             "window_seconds": seconds,
             "window_steps": settings.window_steps,

@@ -37,7 +37,7 @@ def presets(
                 "activated_parameters": round(activated_parameters(config.model, wanted)["mean"]),
                 "sequence_length_tokens": config.corpus.sequence_length_tokens,
                 "training_tokens": config.training.steps
-                * config.training.batch_sequences
+                * config.training.global_batch_sequences
                 * config.corpus.sequence_length_tokens,
             }
         )

@@ -51,7 +51,7 @@ def preprocess(
     """Turn the corpus into token shards; an interrupted run goes on with the block it was at.
 
     Args:
-        config: section `corpus`; `training.batch_sequences` only for a check.
+        config: section `corpus`; `training.global_batch_sequences` only for a check.
         workspace: where the artifacts go.
         report: hears of progress in percent.
         mapper: where the work is done; `corpus.workers` processes of this machine if none is given.
@@ -85,10 +85,10 @@ def preprocess(
 
     artifact = workspace.materialize(tokens_recipe(corpus, recipe), build, resumable=True)
     rows = artifact.facts.train_rows
-    if rows < config.training.batch_sequences:
+    if rows < config.training.global_batch_sequences:
         raise DataError(
             f"the corpus makes {rows} training sequences of {corpus.sequence_length_tokens} tokens, fewer than "
-            f"one batch: give it more text, or lower training.batch_sequences={config.training.batch_sequences} or "
+            f"one batch: give it more text, or lower training.global_batch_sequences={config.training.global_batch_sequences} or "
             "corpus.sequence_length_tokens"
         )
     report(Progress("preprocess", 100, 100, f"{artifact.facts.train_tokens:,} training tokens"))

@@ -19,9 +19,9 @@ from longcat.progress import Progress
 def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> Batch:
     """Take the rows that training has seen, each once: what a fair baseline is counted over."""
     training = config.training
-    if training.steps * training.batch_sequences >= len(corpus.train):
+    if training.steps * training.global_batch_sequences >= len(corpus.train):
         return corpus.train.take(np.arange(len(corpus.train)))
-    loader = Loader(corpus.train, config.seed, training.batch_sequences)
+    loader = Loader(corpus.train, config.seed, training.global_batch_sequences)
     return corpus.train.take(np.concatenate([loader.indices(step) for step in range(training.steps)]))
 
 
@@ -78,7 +78,7 @@ Measured on {figures["sequences"]:,.0f} held-out sequences ({figures["bytes"]:,.
 
 def _identity(config: PipelineConfig) -> dict[str, Any]:
     """The baseline is counted over the rows that training has seen."""
-    return {"trained_on": [config.seed, config.training.steps, config.training.batch_sequences]}
+    return {"trained_on": [config.seed, config.training.steps, config.training.global_batch_sequences]}
 
 
 SUITE = Suite(run=_run, identity=_identity)

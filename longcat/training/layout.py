@@ -36,9 +36,9 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
             f"training.expert_parallel={expert_parallel} does not divide training.processes={processes}"
             + ("" if training.processes else f" (this machine's count of {accelerator.kind} devices)")
         )
-    if training.batch_sequences % processes:
+    if training.global_batch_sequences % processes:
         raise ConfigError(
-            f"training.batch_sequences={training.batch_sequences} is not a multiple of training.processes={processes}"
+            f"training.global_batch_sequences={training.global_batch_sequences} is not a multiple of training.processes={processes}"
         )
     if accelerator.kind != "cpu" and processes > accelerator.count:
         raise ConfigError(

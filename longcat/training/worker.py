@@ -27,9 +27,9 @@ from longcat.errors import LongcatError
 from longcat.parallel.mesh import ProcessMesh, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
-from longcat.training.balance import load_figures
+from longcat.training.balance import load_metrics
 from longcat.training.job import METRICS, RESULT, Job
-from longcat.training.losses import active
+from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import DATA
 from longcat.training.trainer import StepResult, Trainer
@@ -46,11 +46,11 @@ class Worker:
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
-            self.corpus.train, self.config.seed, training.batch_sequences, rank=mesh.rank, world=mesh.processes
+            self.corpus.train, self.config.seed, training.global_batch_sequences, rank=mesh.rank, world=mesh.processes
         )
         self.batches = Prefetcher(self.loader)
-        self.auxiliary = active(self.config)
-        self.batch_tokens = training.batch_sequences * self.corpus.sequence_length
+        self.auxiliary = active_losses(self.config)
+        self.batch_tokens = training.global_batch_sequences * self.corpus.sequence_length
         self.sequence_length = job.sequence_length or self.corpus.sequence_length
         self.stop_asked = False
         signal.signal(signal.SIGTERM, self._ask_to_stop)
@@ -105,7 +105,7 @@ class Worker:
             "train/tokens": float((step + 1) * self.batch_tokens),
             "perf/data_wait_seconds": self.batches.waited,
             "train/epoch": float(self.loader.epoch(step)),
-            **load_figures(result.load, self.config.model),
+            **load_metrics(result.expert_load, self.config.model),
         }
 
     def _throughput(self, tokens_per_second: float, ffn_experts: float) -> dict[str, float]:

@@ -145,7 +145,10 @@ def test_broken_line_stops_with_file_and_line(tmp_path):
         (["corpus.min_characters=100000"], "left for the train split: of 80 documents read, 0 were kept, 80 too short"),
         (["corpus.held_out_share=1e-9"], "no document is left for the held_out split.*raise corpus.held_out_share"),
         (["corpus.sequence_length_tokens=99999", "model.max_position_embeddings=99999"], "one sequence needs 100000"),
-        (["training.batch_sequences=100000"], "fewer than one batch.*lower training.batch_sequences=100000"),
+        (
+            ["training.global_batch_sequences=100000"],
+            "fewer than one batch.*lower training.global_batch_sequences=100000",
+        ),
     ],
 )
 def test_too_little_text(tmp_path, overrides, message):
