@@ -66,8 +66,8 @@ def _plain(
         }
         | ({"embedding_projections": projections} if projections else {}),
         attentions=(Attention(layers, heads, dim, dim),),
-        look_ups=vocabulary * width + positions * hidden,
-        vectors=layers * vectors + other_vectors,
+        embedding_parameters=vocabulary * width + positions * hidden,
+        norm_and_bias_parameters=layers * vectors + other_vectors,
         tied=tied,
     ).workload()
 
@@ -173,7 +173,7 @@ def _llama(
         mixture=(sparse, experts),
         attention_weights=2 * h * dim * (heads + kv_heads),
         attentions=_windows(f, family, layers, heads, dim) if windowed else (Attention(layers, heads, dim, dim),),
-        vectors=layers * (norms + biases) + h,
+        norm_and_bias_parameters=layers * (norms + biases) + h,
     ).workload()
 
 
@@ -236,7 +236,7 @@ def _gated(
     mixture: tuple[int, _Experts | None],
     attention_weights: int,
     attentions: tuple[Attention, ...],
-    vectors: int,
+    norm_and_bias_parameters: int,
     assumptions: tuple[str, ...] = (),
 ) -> Decoder:
     """Put a decoder together from dense layers (how many, width) and layers with experts (how many, which)."""
@@ -244,13 +244,13 @@ def _gated(
     matrices: dict[str, float] = {"attention_projections": layers * attention_weights, "lm_head": hidden * vocabulary}
     if dense[0]:
         matrices["dense_ffn"] = dense[0] * 3 * hidden * dense[1]
-    idle, count, experts = 0.0, *mixture
+    inactive, count, experts = 0.0, *mixture
     if experts is not None and count:
         matrices["router"] = count * experts.router
         matrices["routed_experts"] = count * experts.chosen * experts.expert
         if experts.shared:
             matrices["shared_experts"] = count * experts.shared
-        idle = count * (experts.number - experts.chosen) * experts.expert
+        inactive = count * (experts.number - experts.chosen) * experts.expert
     return Decoder(
         family=family,
         layers=layers,
@@ -258,10 +258,10 @@ def _gated(
         vocabulary=vocabulary,
         matrices=matrices,
         attentions=attentions,
-        look_ups=vocabulary * hidden,
-        vectors=vectors,
+        embedding_parameters=vocabulary * hidden,
+        norm_and_bias_parameters=norm_and_bias_parameters,
         tied=f.flag("tie_word_embeddings", False),
-        idle=idle,
+        inactive_expert_parameters=inactive,
         ffn_experts=0.0 if experts is None else experts.chosen,
         assumptions=assumptions,
     )
@@ -288,7 +288,7 @@ def _deepseek(f: Fields, family: str) -> Workload:
         mixture=(sparse, experts),
         attention_weights=weights,
         attentions=(Attention(layers, heads, key, value),),
-        vectors=vectors,
+        norm_and_bias_parameters=vectors,
         assumptions=(f"num_nextn_predict_layers={depths} is not counted; --mtp does",) if depths and not f.mtp else (),
     )
     if not f.mtp:
@@ -303,8 +303,9 @@ def _deepseek(f: Fields, family: str) -> Workload:
         shape,
         matrices={**shape.matrices, "mtp": depths * (2 * h * h + layer + head)},
         attentions=(Attention(layers + depths, heads, key, value),),
-        vectors=vectors + depths * (2 * h + q_rank + kv_rank + biases + 3 * h),
-        idle=shape.idle + depths * (experts.number - experts.chosen) * experts.expert,
+        norm_and_bias_parameters=vectors + depths * (2 * h + q_rank + kv_rank + biases + 3 * h),
+        inactive_expert_parameters=shape.inactive_expert_parameters
+        + depths * (experts.number - experts.chosen) * experts.expert,
         used_again=depths * head,
     ).workload()
 
