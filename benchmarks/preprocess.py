@@ -30,7 +30,7 @@ from longcat.artifact import Workspace
 from longcat.config import CorpusConfig, NearDuplicateConfig, load_config
 from longcat.corpus.mapping import processes
 from longcat.corpus.near_duplicates import near_duplicates, shingles, signatures
-from longcat.corpus.packing import cut, pack
+from longcat.corpus.packing import pack, split_documents
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import encode, single_threaded, train_tokenizer
 from longcat.corpus.words import Words
@@ -115,9 +115,9 @@ def tokenise(documents: list[str], folder: Path) -> dict[str, Contender]:
                 for part in encode(tokenizer, documents[begin : begin + 300], end=2)
             ]
             lengths = np.array([len(part) for part in tokens])
-            packed = pack(cut(np.arange(len(tokens)), lengths, LENGTH + 1), LENGTH + 1, 0.005)
+            packed = pack(split_documents(np.arange(len(tokens)), lengths, LENGTH + 1), LENGTH + 1, 0.005)
             rows = np.full((packed.rows, LENGTH + 1), 2, np.uint16)
-            places = zip(packed.row, packed.column, *packed.pieces.arrays, strict=True)
+            places = zip(packed.row, packed.column, *packed.segments.arrays, strict=True)
             for row, column, document, offset, length in places:
                 rows[row, column : column + length] = tokens[document][offset : offset + length]
             np.save(folder / "ours.npy", rows)

@@ -108,7 +108,7 @@ class LongDocumentsConfig(Section):
 
     min_tokens: int = Field(ge=2)
     """Documents of at least so many tokens are long."""
-    share: float = Field(gt=0, lt=1)
+    fraction: float = Field(gt=0, lt=1)
     """Their share in the training tokens."""
 
 
@@ -117,7 +117,7 @@ class CorpusConfig(Section):
 
     sources: list[SourceConfig] = Field(default_factory=lambda: [SourceConfig(kind="stdlib")], min_length=1)
     """Where the text comes from, read in this order. A single string is accepted for a single source."""
-    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
+    max_bad_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of unreadable lines (broken JSON, missing field, invalid UTF-8) that is skipped and counted before the stage stops."""
     encodings: list[str] = Field(default_factory=lambda: ["utf-8"], min_length=1)
     """Tried in this order on text that comes as bytes, for example `[utf-8, gb18030]`."""
@@ -141,7 +141,7 @@ class CorpusConfig(Section):
     """Cut out paragraphs of at least so many characters that an earlier document keeps; none cuts nothing."""
     decontaminate: list[str] = Field(default_factory=list)
     """Evaluation sets, as .jsonl files, whose 13-grams must not occur in training text; `data` stands for all in data/evaluation."""
-    held_out_share: float = Field(default=0.02, gt=0, lt=0.5)
+    held_out_fraction: float = Field(default=0.02, gt=0, lt=0.5)
     """Share of documents, chosen by their content's hash, that is never trained on."""
     tokenizer: Annotated[str | None, RUNTIME] = None
     """A tokenizer.json to use instead of training one; its content's hash stands in for it."""

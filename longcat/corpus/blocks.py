@@ -14,7 +14,7 @@ from longcat.errors import DataError
 
 
 @dataclass(frozen=True)
-class Part:
+class FileSlice:
     """A file, or a piece of a file that can be read by itself."""
 
     path: Path
@@ -27,9 +27,9 @@ class Part:
 
 @dataclass(frozen=True)
 class FileBlock:
-    """Some parts of files, in their order."""
+    """Some slices of files, in their order."""
 
-    parts: tuple[Part, ...]
+    slices: tuple[FileSlice, ...]
     text_field: str
 
     def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
@@ -42,14 +42,16 @@ class FileBlock:
         Raises:
             DataError: a file is missing or damaged, or was changed since it was hashed.
         """
-        for part in self.parts:
-            yield from read_file(part.path, self.text_field, encodings, record_bytes, part.begin, part.end)
+        for file_slice in self.slices:
+            yield from read_file(
+                file_slice.path, self.text_field, encodings, record_bytes, file_slice.begin, file_slice.end
+            )
             try:
-                now = stamp(part.path)
+                now = stamp(file_slice.path)
             except OSError as error:  # a file stays readable to whoever has it open when it is deleted
-                raise DataError(f"cannot read {part.path}: {error.strerror}") from error
-            if now != part.stamp:
-                raise DataError(f"{part.path} was changed while it was read; run again when nobody writes to it")
+                raise DataError(f"cannot read {file_slice.path}: {error.strerror}") from error
+            if now != file_slice.stamp:
+                raise DataError(f"{file_slice.path} was changed while it was read; run again when nobody writes to it")
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -58,30 +60,30 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def cut(files: list[tuple[Path, tuple[int, int]]], text_field: str, block_bytes: int) -> list[FileBlock]:
+def split_into_blocks(files: list[tuple[Path, tuple[int, int]]], text_field: str, block_bytes: int) -> list[FileBlock]:
     """Blocks of about `block_bytes`: small files together, large ones in pieces where their format allows it."""
     blocks: list[FileBlock] = []
-    parts: list[Part] = []
+    slices: list[FileSlice] = []
     filled = 0
     for path, stamp in files:
-        for part, size in _parts(path, stamp, block_bytes):
-            if parts and filled + size > block_bytes:
-                blocks.append(FileBlock(tuple(parts), text_field))
-                parts, filled = [], 0
-            parts.append(part)
+        for file_slice, size in _slices(path, stamp, block_bytes):
+            if slices and filled + size > block_bytes:
+                blocks.append(FileBlock(tuple(slices), text_field))
+                slices, filled = [], 0
+            slices.append(file_slice)
             filled += size
-    return [*blocks, FileBlock(tuple(parts), text_field)] if parts else blocks
+    return [*blocks, FileBlock(tuple(slices), text_field)] if slices else blocks
 
 
-def _parts(path: Path, stamp: tuple[int, int], block_bytes: int) -> Iterator[tuple[Part, int]]:
+def _slices(path: Path, stamp: tuple[int, int], block_bytes: int) -> Iterator[tuple[FileSlice, int]]:
     """The pieces of one file, each with its size in bytes."""
     size, kind = stamp[0], file_format(path)
     if size > block_bytes and kind == ".jsonl":
         for begin in range(0, size, block_bytes):
             end = min(begin + block_bytes, size)
-            yield Part(path, stamp, begin, end), end - begin
+            yield FileSlice(path, stamp, begin, end), end - begin
     elif size > block_bytes and kind == ".parquet":
         for begin, end, taken in parquet_groups(path, block_bytes):
-            yield Part(path, stamp, begin, end), taken
+            yield FileSlice(path, stamp, begin, end), taken
     else:
-        yield Part(path, stamp), size
+        yield FileSlice(path, stamp), size

@@ -35,7 +35,7 @@ blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1p
 <div class="scroll"><table><tr><th>source</th><th>part</th><th class="n">documents</th><th class="n">tokens there are</th><th class="n">tokens taken</th><th class="n">share</th><th class="n">times</th></tr>
 {% for g in f.mixture %}<tr><td>{{ g.source }}</td><td>{{ parts[g.long] }}</td><td class="n">{{ g.documents|number }}</td><td class="n">{{ g.tokens|number }}</td><td class="n">{{ g.wanted_tokens|number }}</td><td class="n">{{ "%.1f %%"|format(100 * g.wanted_tokens / mixed) }}</td><td class="n">{{ "%.2f"|format(g.repeats) }}</td></tr>
 {% endfor %}</table></div>
-<p>Of each sequence {{ "%.2f %%"|format(100 * f.padding_share) }} is padding; {{ "%.2f %%"|format(100 * f.extra_cuts_share) }} of the documents were cut to fill sequences besides those longer than one.</p>
+<p>Of each sequence {{ "%.2f %%"|format(100 * f.padding_fraction) }} is padding; {{ "%.2f %%"|format(100 * f.extra_cuts_fraction) }} of the documents were cut to fill sequences besides those longer than one.</p>
 <h2>Left out</h2>
 <div class="scroll"><table><tr><th>reason</th><th class="n">documents</th><th class="n">share</th><th></th></tr>
 {% for reason, count in f.dropped.items() %}<tr><td>{{ reason|replace("_", " ") }}</td><td class="n">{{ count|number }}</td><td class="n">{{ "%.1f %%"|format(100 * count / read) }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / most_dropped }}%"></div></td></tr>

@@ -43,7 +43,7 @@ class Loader:
         indices = np.empty_like(places)
         for epoch in np.unique(epochs):
             mine = epochs == epoch
-            indices[mine] = permute(places[mine], len(self.rows), self.seed, int(epoch))
+            indices[mine] = shuffled_index(places[mine], len(self.rows), self.seed, int(epoch))
         return indices
 
     def epoch(self, step: int) -> float:
@@ -73,7 +73,7 @@ class Prefetcher:
         return rows
 
 
-def permute(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+def shuffled_index(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
     """Where each place in `range(size)` goes under the permutation of (seed, epoch), int64 of the same shape."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     keys = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64)

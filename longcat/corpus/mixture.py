@@ -82,7 +82,7 @@ def _shares(members: list[tuple[int, bool | None, np.ndarray, int]], corpus: Cor
         return list(weights[source])
     long = np.array([bool(entry[1]) for entry in members])
     shares = np.zeros(len(members))
-    wishes = (("long", long, corpus.long_documents.share), ("short", ~long, 1 - corpus.long_documents.share))
+    wishes = (("long", long, corpus.long_documents.fraction), ("short", ~long, 1 - corpus.long_documents.fraction))
     for what, wanted, share in wishes:
         if not wanted.any():
             raise ConfigError(

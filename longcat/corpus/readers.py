@@ -1,6 +1,6 @@
 """Readers of the file formats: each yields texts, and an `Unreadable` with its place for every record that has none.
 
-A record that cannot be read is the caller's to judge (`corpus.max_bad_share`); a file that is cut off or damaged as a
+A record that cannot be read is the caller's to judge (`corpus.max_bad_fraction`); a file that is cut off or damaged as a
 whole is a `DataError` at once, because nobody can tell how much of it is missing.
 """
 

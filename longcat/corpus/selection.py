@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from longcat.config import CorpusConfig
+from longcat.corpus.block_tasks import JudgedBlock
 from longcat.corpus.near_duplicates import near_duplicates
-from longcat.corpus.pieces import Piece
 
 
 @dataclass
-class Selection:
-    """Arrays over all documents of all pieces that were not left out before, in their order."""
+class KeptDocuments:
+    """Arrays over all documents of all blocks that were not left out before, in their order."""
 
     begins: np.ndarray
-    """Number of the first document of each piece, and of all documents, int64 `[pieces + 1]`."""
+    """Number of the first document of each block, and of all documents, int64 `[blocks + 1]`."""
     keep: np.ndarray
     """bool `[documents]`."""
     digests: np.ndarray
     """uint64 `[documents, 2]`."""
     ends: np.ndarray
-    """Byte after each in the text of its piece, int64."""
+    """Byte after each in the text of its block, int64."""
     sizes: np.ndarray
     """UTF-8 bytes of each without the paragraphs that are cut out, int64."""
     characters: np.ndarray
@@ -35,13 +35,13 @@ class Selection:
     cuts: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
     """Paragraphs to cut out of the documents kept, int64 `[cuts, 3]`: document, first byte, byte after the last."""
 
-    def of(self, piece: int) -> slice:
-        """The documents of a piece."""
-        return slice(int(self.begins[piece]), int(self.begins[piece + 1]))
+    def of(self, block: int) -> slice:
+        """The documents of a block."""
+        return slice(int(self.begins[block]), int(self.begins[block + 1]))
 
-    def cuts_of(self, piece: int) -> np.ndarray:
-        """The cuts of a piece, with documents counted from its beginning."""
-        documents = self.of(piece)
+    def cuts_of(self, block: int) -> np.ndarray:
+        """The cuts of a block, with documents counted from its beginning."""
+        documents = self.of(block)
         first, last = np.searchsorted(self.cuts[:, 0], [documents.start, documents.stop])
         return self.cuts[first:last] - np.array([documents.start, 0, 0])
 
@@ -50,12 +50,12 @@ class Selection:
         first, last = np.searchsorted(self.cuts[:, 0], [document, document + 1])
         return self.cuts[first:last, 1:]
 
-    def piece_of(self, document: int) -> int:
-        """Number of the piece of a document."""
+    def block_of(self, document: int) -> int:
+        """Number of the block of a document."""
         return int(np.searchsorted(self.begins, document, side="right")) - 1
 
     def bytes_of(self, document: int) -> tuple[int, int]:
-        """First byte of a document in the text of its piece, and the byte after the last."""
+        """First byte of a document in the text of its block, and the byte after the last."""
         first = document in self.begins
         return (0 if first else int(self.ends[document - 1])), int(self.ends[document])
 
@@ -65,11 +65,11 @@ class Selection:
         self.dropped[reason] = documents
 
 
-def select(pieces: list[Piece], corpus: CorpusConfig) -> Selection:
+def select(blocks: list[JudgedBlock], corpus: CorpusConfig) -> KeptDocuments:
     """Decide over all documents; of several alike the first one stays."""
-    arrays = [piece.arrays() for piece in pieces]
+    arrays = [block.arrays() for block in blocks]
     begins = np.cumsum([0, *(len(one.ends) for one in arrays)])
-    selection = Selection(
+    selection = KeptDocuments(
         begins=begins,
         keep=np.ones(begins[-1], bool),
         digests=np.concatenate([np.empty((0, 2), np.uint64), *(one.digests for one in arrays)]),
@@ -78,10 +78,10 @@ def select(pieces: list[Piece], corpus: CorpusConfig) -> Selection:
         characters=np.concatenate([np.empty(0, np.int64), *(one.characters for one in arrays)]),
     )
     selection.leave_out("duplicate", _again(selection.digests[:, 0], selection.digests[:, 1]))
-    if corpus.near_duplicates and pieces:
+    if corpus.near_duplicates and blocks:
         kept = np.flatnonzero(selection.keep)
         signed = np.concatenate(
-            [piece.signatures()[selection.keep[selection.of(number)]] for number, piece in enumerate(pieces)]
+            [block.signatures()[selection.keep[selection.of(number)]] for number, block in enumerate(blocks)]
         )
         selection.leave_out("near_duplicate", kept[near_duplicates(signed, corpus.near_duplicates)])
     if corpus.repeated_paragraph_characters:
@@ -102,7 +102,7 @@ def _again(*keys: np.ndarray) -> np.ndarray:
     return np.sort(order[1:][same])
 
 
-def _cut_paragraphs(selection: Selection, paragraphs: np.ndarray, min_characters: int) -> None:
+def _cut_paragraphs(selection: KeptDocuments, paragraphs: np.ndarray, min_characters: int) -> None:
     paragraphs = paragraphs[selection.keep[paragraphs[:, 1]]]
     cuts = paragraphs[_again(paragraphs[:, 0])]
     touched, place = np.unique(cuts[:, 1], return_inverse=True)

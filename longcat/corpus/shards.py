@@ -3,7 +3,7 @@
 tokenizer.json        the tokenizer
 token_bytes.npy       int32 [vocabulary]: UTF-8 bytes each token stands for
 SPLIT-00000.npy       uint16 or uint32 [rows, sequence_length + 1], see `packing`; what is left of a row is padding
-SPLIT-00000.spans.npy int32 [spans, 3]: row in the shard and column where a piece of a document begins, and how many
+SPLIT-00000.spans.npy int32 [spans, 3]: row in the shard and column where a segment of a document begins, and how many
                       tokens of the document came before it; -1 where the padding of a row begins
 index.json            what there is; SPLIT is `train` or `held_out`
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from longcat.artifact import sha256_file, write_json
 from longcat.corpus.arrays import save
-from longcat.corpus.packing import Pieces, pack
+from longcat.corpus.packing import Segments, pack
 from longcat.errors import ArtifactError
 
 INDEX, TOKENIZER, TOKEN_BYTES = "index.json", "tokenizer.json", "token_bytes.npy"
@@ -67,7 +67,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def cut(self, length: int) -> Batch:
+    def reshape(self, length: int) -> Batch:
         """The same tokens in rows of another length, each taken for one document; for measurements of speed.
 
         Raises:
@@ -96,11 +96,11 @@ def token_dtype(vocabulary_size: int) -> type[np.generic]:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Pack some pieces of documents into rows and write them."""
+    """Pack some segments of documents into rows and write them."""
 
     directory: Path
     name: str
-    pieces: Pieces
+    segments: Segments
     """`document` counts in `files` and `begins`."""
     files: list[Path]
     """Arrays of tokens."""
@@ -120,16 +120,16 @@ def write_shard(task: ShardTask) -> Shard:
     shard_file, spans_file = f"{task.name}.npy", f"{task.name}.spans.npy"
     if (task.directory / spans_file).exists():
         return Shard(shard_file, spans_file, len(np.load(task.directory / shard_file, mmap_mode="r")))
-    packed = pack(task.pieces, task.width, task.max_padding)
+    packed = pack(task.segments, task.width, task.max_padding)
     rows = np.full((packed.rows, task.width), task.filler, task.dtype)
     maps = [np.load(path, mmap_mode="r") for path in task.files]
-    begins = task.begins[packed.pieces.document] + packed.pieces.offset
+    begins = task.begins[packed.segments.document] + packed.segments.offset
     for row, column, file, begin, length in zip(
         packed.row.tolist(),
         packed.column.tolist(),
-        task.file_of[packed.pieces.document].tolist(),
+        task.file_of[packed.segments.document].tolist(),
         begins.tolist(),
-        packed.pieces.length.tolist(),
+        packed.segments.length.tolist(),
         strict=True,
     ):
         rows[row, column : column + length] = maps[file][begin : begin + length]
@@ -137,7 +137,7 @@ def write_shard(task: ShardTask) -> Shard:
     padded = np.flatnonzero(used < task.width)
     spans = np.concatenate(
         [
-            np.stack([packed.row, packed.column, packed.pieces.offset], axis=1),
+            np.stack([packed.row, packed.column, packed.segments.offset], axis=1),
             np.stack([padded, used[padded], np.full(len(padded), PADDING)], axis=1),
         ]
     )

@@ -22,7 +22,7 @@ from typing import Any, Protocol, overload
 
 from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
-from longcat.corpus.blocks import cut, stamp
+from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.packages import unpack
 from longcat.corpus.readers import SUFFIXES, Oversized, Record, as_text, file_format
 from longcat.errors import DataError
@@ -136,7 +136,7 @@ def _pinned(
         name=name,
         licence=licence,
         pin={"sha256": hashlib.sha256(contents.encode()).hexdigest()},
-        blocks=cut(list(zip(files, stamps, strict=True)), text_field, block_bytes),
+        blocks=split_into_blocks(list(zip(files, stamps, strict=True)), text_field, block_bytes),
         tolerant=tolerant,
     )
 

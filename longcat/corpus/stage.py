@@ -22,7 +22,7 @@ from longcat.corpus.documents import BLOCKS, DOCUMENTS, MORE, SAMPLES_FILE, SOUR
 from longcat.corpus.judge import quality_source
 from longcat.corpus.mapping import Mapper, processes
 from longcat.corpus.mixture import Group, choose, groups
-from longcat.corpus.packing import Pieces, cut
+from longcat.corpus.packing import Segments, split_documents
 from longcat.corpus.shards import (
     TOKEN_BYTES,
     TOKENIZER,
@@ -59,7 +59,7 @@ def preprocess(
         A `tokens` artifact; `longcat.corpus.shards` describes and opens it.
 
     Raises:
-        DataError: a source is missing or damaged, more records than `corpus.max_bad_share` cannot be read, nothing is
+        DataError: a source is missing or damaged, more records than `corpus.max_bad_fraction` cannot be read, nothing is
             left after cleaning, or there is less text than one row per split and one training batch.
         ConfigError: the mixture cannot be made, or the tokenizer or quality function cannot be used.
         StorageError: the disk is full.
@@ -162,7 +162,7 @@ def _build_tokens(
         rows = sum(shard.rows for shard in shards)
         spans = np.concatenate([np.load(directory / shard.spans_file) for shard in shards])
         padding = int((width - spans[spans[:, 2] < 0, 1]).sum())
-        cuts = int((spans[:, 2] > 0).sum()) - int(sum((task.pieces.offset > 0).sum() for task in split))
+        cuts = int((spans[:, 2] > 0).sum()) - int(sum((task.segments.offset > 0).sum() for task in split))
         indices[name] = SplitIndex(
             shards=shards,
             rows=rows,
@@ -184,8 +184,8 @@ def _build_tokens(
         "held_out_tokens": indices["held_out"].tokens,
         "train_rows": train.rows,
         "held_out_rows": indices["held_out"].rows,
-        "padding_share": train.padding_tokens / (train.rows * (corpus.sequence_length_tokens + 1)),
-        "extra_cuts_share": train.extra_cuts / train.documents,
+        "padding_fraction": train.padding_tokens / (train.rows * (corpus.sequence_length_tokens + 1)),
+        "extra_cuts_fraction": train.extra_cuts / train.documents,
         "mixture": [_describe(group, facts["sources"]) for group in mixture],
         **facts,
         "documents_artifact": documents.digest,
@@ -201,22 +201,22 @@ def _shard_tasks(
     """Documents in their order, dealt out to shards of at most `shard_sequences` rows."""
     width = corpus.sequence_length_tokens + 1
     blocks = json.loads((documents.path / BLOCKS).read_text(encoding="utf-8"))
-    pieces = cut(np.arange(len(chosen)), table["tokens"][chosen], width)
+    segments = split_documents(np.arange(len(chosen)), table["tokens"][chosen], width)
     # so few that they fit with the padding that packing may leave, tokens that are there twice, and a nearly empty row
     room = max(1, int(0.98 * corpus.shard_sequences * (1 - corpus.max_padding)) - 1) * width
-    ends = np.cumsum(pieces.length)
-    shard_of = (ends - pieces.length) // room
+    ends = np.cumsum(segments.length)
+    shard_of = (ends - segments.length) // room
     tasks = []
-    for number in range(int(shard_of[-1]) + 1 if len(pieces) else 0):
+    for number in range(int(shard_of[-1]) + 1 if len(segments) else 0):
         first, last = np.searchsorted(shard_of, [number, number + 1])
-        mine = pieces.take(slice(first, last))
+        mine = segments.take(slice(first, last))
         used = np.arange(mine.document[0], mine.document[-1] + 1)
         block_numbers, file_of = np.unique(table["block"][chosen[used]], return_inverse=True)
         tasks.append(
             ShardTask(
                 directory=directory,
                 name=f"{split}-{number:05d}",
-                pieces=Pieces(mine.document - mine.document[0], mine.offset, mine.length),
+                segments=Segments(mine.document - mine.document[0], mine.offset, mine.length),
                 files=[documents.path / f"{blocks[block]}.tokens.npy" for block in block_numbers],
                 file_of=file_of,
                 begins=table["begin"][chosen[used]],

@@ -9,7 +9,7 @@ import pytest
 
 from longcat.artifact import Workspace
 from longcat.config import load_config
-from longcat.corpus.pieces import content_hash
+from longcat.corpus.block_tasks import content_hash
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import decode, open_tokenizer, train_tokenizer
@@ -75,7 +75,7 @@ def test_documents_come_back_from_the_shards(tmp_path):
     assert facts["train_tokens"] == len(corpus.train) * 256
     assert facts["text_bytes"] == sum(map(len, TEXTS))
     assert facts["bytes_per_token"] == pytest.approx(facts["text_bytes"] / facts["tokens"])
-    used = (1 - facts["padding_share"]) * facts["train_rows"] * 257
+    used = (1 - facts["padding_fraction"]) * facts["train_rows"] * 257
     held_out_used = corpus.held_out.index.rows * 257 - corpus.held_out.index.padding_tokens
     assert used + held_out_used == pytest.approx(facts["tokens"])
 
@@ -103,7 +103,7 @@ def test_second_run_reuses_and_other_content_does_not(tmp_path):
 def test_what_is_left_out_is_counted(tmp_path):
     texts = [*TEXTS, TEXTS[3], TEXTS[5] + "\r", "short", "", "y" * 3000]
     path = write(tmp_path / "a.jsonl", texts, extra=['{"text": "cut', '{"other": 1}'])
-    artifact = run(tmp_path, path, "corpus.max_bad_share=0.05", "corpus.max_characters=2000")
+    artifact = run(tmp_path, path, "corpus.max_bad_fraction=0.05", "corpus.max_characters=2000")
     facts = artifact.facts
     assert facts["dropped"] == {
         "empty": 1,
@@ -132,10 +132,10 @@ def test_sources_are_read_in_order_up_to_their_limit(tmp_path):
 
 def test_broken_line_stops_with_file_and_line(tmp_path):
     path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
-    with pytest.raises(DataError, match=rf"{path}, line {len(TEXTS) + 1}: broken JSON.*max_bad_share"):
+    with pytest.raises(DataError, match=rf"{path}, line {len(TEXTS) + 1}: broken JSON.*max_bad_fraction"):
         run(tmp_path, path)
     with pytest.raises(DataError, match=rf"1 of {len(TEXTS) + 1} records of a\.jsonl.*the first is {path}, line"):
-        run(tmp_path, path, "corpus.max_bad_share=0.001")
+        run(tmp_path, path, "corpus.max_bad_fraction=0.001")
     assert not finished(tmp_path / "workspace")
 
 
@@ -143,7 +143,10 @@ def test_broken_line_stops_with_file_and_line(tmp_path):
     ("overrides", "message"),
     [
         (["corpus.min_characters=100000"], "left for the train split: of 80 documents read, 0 were kept, 80 too short"),
-        (["corpus.held_out_share=1e-9"], "no document is left for the held_out split.*raise corpus.held_out_share"),
+        (
+            ["corpus.held_out_fraction=1e-9"],
+            "no document is left for the held_out split.*raise corpus.held_out_fraction",
+        ),
         (["corpus.sequence_length_tokens=99999", "model.max_position_embeddings=99999"], "one sequence needs 100000"),
         (["training.batch_sequences=100000"], "fewer than one batch.*lower training.batch_sequences=100000"),
     ],
@@ -356,13 +359,13 @@ def test_max_documents_is_exact_over_blocks(tmp_path, limit, block_bytes):
         *LONG_ROWS,
         "corpus.workers=1",
         f"corpus.block_bytes={block_bytes}",
-        "corpus.held_out_share=0.3",
+        "corpus.held_out_fraction=0.3",
     )
     assert all_documents(artifact) == sorted(TEXTS[:limit])
     assert artifact.facts["sources"][0]["documents"] == min(limit, len(TEXTS))
 
 
-@pytest.mark.parametrize("settings", [(), ("corpus.max_bad_share=0.001",)])
+@pytest.mark.parametrize("settings", [(), ("corpus.max_bad_fraction=0.001",)])
 @pytest.mark.parametrize("block_bytes", [1500, 20000, 1 << 20])
 def test_what_lies_behind_max_documents_is_not_read(tmp_path, block_bytes, settings):
     path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
@@ -395,7 +398,7 @@ def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
     made = [
         run(tmp_path, sources(None, None), *SMALL, "corpus.sequence_length_tokens=32"),
         run(tmp_path, sources(1, 3), *SMALL),
-        run(tmp_path, sources(None, None), *SMALL, "corpus.long_documents={min_tokens: 200, share: 0.8}"),
+        run(tmp_path, sources(None, None), *SMALL, "corpus.long_documents={min_tokens: 200, fraction: 0.8}"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.mixture_tokens=30000"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.shard_sequences=50"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.max_padding=0.5"),
@@ -417,7 +420,7 @@ def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    ["corpus.vocabulary_size=300", "corpus.min_characters=21", "corpus.held_out_share=0.2", "corpus.mask=[email]"],
+    ["corpus.vocabulary_size=300", "corpus.min_characters=21", "corpus.held_out_fraction=0.2", "corpus.mask=[email]"],
 )
 def test_other_documents_are_built_anew(tmp_path, change):
     path = write(tmp_path / "a.jsonl")

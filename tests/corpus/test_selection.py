@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcat.config import CorpusConfig
-from longcat.corpus.pieces import Arrays, _collect, _Collected, content_hash, without
+from longcat.corpus.block_tasks import Arrays, _collect, _Collected, content_hash, without
 from longcat.corpus.selection import select
 
 
@@ -31,8 +31,8 @@ class Block:
 
 def choose(blocks, **settings):
     corpus = CorpusConfig.model_validate({"min_characters": 0, **settings})
-    pieces = [Block(texts, corpus) for texts in blocks]
-    return select(pieces, corpus), [text for texts in blocks for text in texts]
+    judged = [Block(texts, corpus) for texts in blocks]
+    return select(judged, corpus), [text for texts in blocks for text in texts]
 
 
 def remaining(selection, blocks):
@@ -62,12 +62,12 @@ def test_the_first_of_equal_documents_stays(blocks):
 
 
 @given(some_blocks)
-def test_documents_are_found_in_their_piece(blocks):
+def test_documents_are_found_in_their_block(blocks):
     selection, texts = choose(blocks)
     content = ["".join(block).encode() for block in blocks]
     for number, text in enumerate(texts):
         begin, end = selection.bytes_of(number)
-        assert content[selection.piece_of(number)][begin:end].decode() == text
+        assert content[selection.block_of(number)][begin:end].decode() == text
     assert [len(range(*selection.of(number).indices(len(texts)))) for number in range(len(blocks))] == list(
         map(len, blocks)
     )

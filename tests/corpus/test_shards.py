@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.artifact import sha256_file
-from longcat.corpus.packing import cut
+from longcat.corpus.packing import split_documents
 from longcat.corpus.shards import (
     IGNORE,
     PADDING,
@@ -36,7 +36,9 @@ def task(directory, name, documents, max_padding=0.0):
     return ShardTask(
         directory=directory,
         name=name,
-        pieces=cut(np.arange(len(documents)), np.array([len(document) for document in documents]), LENGTH + 1),
+        segments=split_documents(
+            np.arange(len(documents)), np.array([len(document) for document in documents]), LENGTH + 1
+        ),
         files=files,
         file_of=np.arange(len(documents)) % 2,
         begins=begins,

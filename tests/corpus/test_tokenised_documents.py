@@ -198,7 +198,7 @@ SLOW = """
 import sys, time
 from longcat.artifact import Workspace
 from longcat.config import load_config
-from longcat.corpus import pieces, stage
+from longcat.corpus import block_tasks, stage
 from longcat.corpus.mapping import processes
 
 def slowly(function):
@@ -207,7 +207,7 @@ def slowly(function):
         return function(self, *arguments)
     return call
 
-pieces.Judge.verdict = slowly(pieces.Judge.verdict)
+block_tasks.Judge.verdict = slowly(block_tasks.Judge.verdict)
 if __name__ == "__main__":
     config = load_config("smoke", overrides=sys.argv[2:])
     with processes(config.corpus.workers) as mapper:

@@ -88,7 +88,7 @@ def judge_block(task: JudgeTask) -> str:
     """Write the cleaned documents of a block and what is known of them; returns the task's name.
 
     Raises:
-        DataError: the file is damaged, or a record is unreadable and `corpus.max_bad_share` allows none.
+        DataError: the file is damaged, or a record is unreadable and `corpus.max_bad_fraction` allows none.
     """
     counts = task.scratch / f"{task.name}.json"
     if counts.exists():
@@ -118,9 +118,9 @@ def judge_block(task: JudgeTask) -> str:
             if isinstance(record, Unreadable):
                 bad += 1
                 first_bad = first_bad or record
-                if not task.tolerant and corpus.max_bad_share == 0:
+                if not task.tolerant and corpus.max_bad_fraction == 0:
                     raise DataError(
-                        f"{record.place}: {record.reason}; mend it, or skip such records with corpus.max_bad_share"
+                        f"{record.place}: {record.reason}; mend it, or skip such records with corpus.max_bad_fraction"
                     )
                 continue
             texts += 1
@@ -227,7 +227,7 @@ def content_hash(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:16]
 
 
-class Piece:
+class JudgedBlock:
     """A block that was judged."""
 
     def __init__(self, scratch: Path, name: str, source: int) -> None:
