@@ -1,4 +1,4 @@
-"""A corpus cut into blocks: what is worked on, saved and, after an interruption, repeated as one piece.
+"""A corpus divided into blocks: what one call works on, saves, and repeats after an interruption.
 
 A block is described by names and places alone, so any process that sees the same files can read it.
 """
@@ -9,25 +9,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from longcat.corpus.readers import Record, file_format, parquet_groups, read_file
+from longcat.corpus.readers import Reading, Record, read_file, split_file
 from longcat.errors import DataError
 
 
 @dataclass(frozen=True)
 class FileSlice:
-    """A file, or a piece of a file that can be read by itself."""
+    """A file, or a part of one that can be read by itself."""
 
     path: Path
     stamp: tuple[int, int]
     """Size in bytes and time of the last change in nanoseconds, when the file was hashed."""
     begin: int = 0
+    """Where it begins, in the unit of the file's format (bytes of .jsonl, row groups of .parquet)."""
     end: int | None = None
-    """Bytes (.jsonl) or row groups (.parquet); the whole file when none."""
+    """The place after its last; None for the end of the file."""
 
 
 @dataclass(frozen=True)
 class FileBlock:
-    """Some slices of files, in their order."""
+    """Slices of files that are read one after another."""
 
     slices: tuple[FileSlice, ...]
     text_field: str
@@ -42,48 +43,42 @@ class FileBlock:
         Raises:
             DataError: a file is missing or damaged, or was changed since it was hashed.
         """
-        for file_slice in self.slices:
-            yield from read_file(
-                file_slice.path, self.text_field, encodings, record_bytes, file_slice.begin, file_slice.end
-            )
+        reading = Reading(self.text_field, encodings, record_bytes)
+        for part in self.slices:
+            yield from read_file(part.path, reading, part.begin, part.end)
             try:
-                now = stamp(file_slice.path)
+                now = stamp(part.path)
             except OSError as error:  # a file stays readable to whoever has it open when it is deleted
-                raise DataError(f"cannot read {file_slice.path}: {error.strerror}") from error
-            if now != file_slice.stamp:
-                raise DataError(f"{file_slice.path} was changed while it was read; run again when nobody writes to it")
+                raise DataError(f"cannot read {part.path}: {error.strerror}") from error
+            if now != part.stamp:
+                raise DataError(f"{part.path} was changed while it was read; run again when nobody writes to it")
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds."""
+    """Return a file's size in bytes and the time of its last change in nanoseconds."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def split_into_blocks(files: list[tuple[Path, tuple[int, int]]], text_field: str, block_bytes: int) -> list[FileBlock]:
-    """Blocks of about `block_bytes`: small files together, large ones in pieces where their format allows it."""
+    """Make blocks of about `block_bytes`: small files together, large ones divided where their format allows it.
+
+    Args:
+        files: each with its `stamp`, in the order they are read.
+        text_field: the key or column that holds the text.
+        block_bytes: bytes of a block.
+
+    Raises:
+        DataError: a file that would be divided is damaged.
+    """
     blocks: list[FileBlock] = []
     slices: list[FileSlice] = []
     filled = 0
-    for path, stamp in files:
-        for file_slice, size in _slices(path, stamp, block_bytes):
-            if slices and filled + size > block_bytes:
+    for path, file_stamp in files:
+        for part in split_file(path, file_stamp[0], block_bytes):
+            if slices and filled + part.size_bytes > block_bytes:
                 blocks.append(FileBlock(tuple(slices), text_field))
                 slices, filled = [], 0
-            slices.append(file_slice)
-            filled += size
+            slices.append(FileSlice(path, file_stamp, part.begin, part.end))
+            filled += part.size_bytes
     return [*blocks, FileBlock(tuple(slices), text_field)] if slices else blocks
-
-
-def _slices(path: Path, stamp: tuple[int, int], block_bytes: int) -> Iterator[tuple[FileSlice, int]]:
-    """The pieces of one file, each with its size in bytes."""
-    size, kind = stamp[0], file_format(path)
-    if size > block_bytes and kind == ".jsonl":
-        for begin in range(0, size, block_bytes):
-            end = min(begin + block_bytes, size)
-            yield FileSlice(path, stamp, begin, end), end - begin
-    elif size > block_bytes and kind == ".parquet":
-        for begin, end, taken in parquet_groups(path, block_bytes):
-            yield FileSlice(path, stamp, begin, end), taken
-    else:
-        yield FileSlice(path, stamp), size

