@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from longcat.config import load_config
 from longcat.model import LongcatModel
 from longcat.model.mtp import mtp_targets
-from longcat.ops.documents import document_starts
+from longcat.ops.documents import find_document_starts
 from longcat.ops.linear_cross_entropy import IGNORE
 
 
@@ -29,9 +29,9 @@ def test_targets_stop_at_ends_of_documents(text, depth):
 def test_targets_stay_in_their_document(lengths, depth):
     """A row of documents has the targets that each would have alone."""
     texts = [torch.arange(10 * n, 10 * n + length) + 3 for n, length in enumerate(lengths)]
-    starts = document_starts(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None])
+    document_starts = find_document_starts(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None])
     alone = torch.cat([mtp_targets(text[None], depth) for text in texts], dim=1)
-    assert torch.equal(mtp_targets(torch.cat(texts)[None], depth, starts), alone)
+    assert torch.equal(mtp_targets(torch.cat(texts)[None], depth, document_starts), alone)
 
 
 def make(depths):

@@ -10,7 +10,7 @@ from longcat.errors import ConfigError
 from longcat.interchange import load_huggingface, save_huggingface
 from longcat.model import LongcatModel
 from longcat.model.ngram import NgramEmbedding, ngram_rows
-from longcat.ops.documents import document_starts
+from longcat.ops.documents import find_document_starts
 
 
 def oracle(row, vocabulary, neighbors, splits, ratio):
@@ -50,7 +50,7 @@ def test_ngrams_stay_in_their_document(texts):
     config = NgramConfig(vocab_size_ratio=78.5, neighbor_num=4, split_num=2)
     numbers = torch.tensor([[number for number, text in enumerate(texts) for _ in text]])
     row = torch.tensor([[token for text in texts for token in text]])
-    got = ngram_rows(row, 97, 4, 2, config.rows(97), document_starts(numbers))
+    got = ngram_rows(row, 97, 4, 2, config.rows(97), find_document_starts(numbers))
     assert got[0].tolist() == [rows for text in texts for rows in oracle(text, 97, 4, 2, 78.5)]
 
 
