@@ -10,7 +10,6 @@ from longcat.config import ModelConfig
 from longcat.model.attention import LatentAttention
 from longcat.model.context import ForwardContext
 from longcat.model.feed_forward import FeedForward
-from longcat.model.ngram import EOS
 from longcat.model.norm import RMSNorm
 from longcat.ops.documents import same_document
 from longcat.ops.linear_cross_entropy import IGNORE
@@ -61,7 +60,7 @@ class MultiTokenPrediction(nn.Module):
         return states, index_loss
 
 
-def mtp_targets(targets: Tensor, depth: int, document_starts: Tensor | None = None) -> Tensor:
+def mtp_targets(targets: Tensor, depth: int, end_of_text: int, document_starts: Tensor | None = None) -> Tensor:
     """What depth 1, 2, ... predicts where `targets` `[batch, seq]` holds the word after each position.
 
     Left out: what lies behind the sequence, and words that follow an end of document which the state has not seen: they
@@ -71,5 +70,5 @@ def mtp_targets(targets: Tensor, depth: int, document_starts: Tensor | None = No
     if document_starts is not None:
         shifted = shifted.where(same_document(document_starts, depth), IGNORE)
     for back in range(depth):
-        shifted = shifted.masked_fill(F.pad(targets, (0, back), value=IGNORE)[:, back:] == EOS, IGNORE)
+        shifted = shifted.masked_fill(F.pad(targets, (0, back), value=IGNORE)[:, back:] == end_of_text, IGNORE)
     return shifted

@@ -77,7 +77,9 @@ class Backbone(nn.Module):
         )
         self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden_size)
         self.ngram_embeddings = (
-            None if config.ngram is None else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size)
+            None
+            if config.ngram is None
+            else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size, config.end_of_text)
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.recompute = False
@@ -171,7 +173,9 @@ class LongcatModel(nn.Module):
             states, own = self.model.mtp(state.hidden, words, context)
             index_loss = index_loss if own is None else index_loss + own
             for depth, hidden in enumerate(states, 1):
-                mtp = mtp + self._loss(hidden, mtp_targets(targets, depth, context.document_starts))
+                mtp = mtp + self._loss(
+                    hidden, mtp_targets(targets, depth, self.config.end_of_text, context.document_starts)
+                )
         return LossSums(
             language_model=self._loss(state.hidden, targets),
             mtp=mtp,
