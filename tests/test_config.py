@@ -119,6 +119,7 @@ FIELDS = {
     "corpus.cluster": ("tcp://somewhere:1", set()),
     "corpus.workers": (3, set()),
     "model.vocab_size": (600, {"checkpoint"}),
+    "model.eos_token_id": (7, {"checkpoint"}),
     "model.hidden_size": (32, {"checkpoint"}),
     "model.num_layers": (2, {"checkpoint"}),
     "model.num_attention_heads": (4, {"checkpoint"}),

@@ -22,6 +22,9 @@ RuleName = Literal[
 PersonalData = Literal["email", "phone", "national_id", "address"]
 """Kinds of `longcat.corpus.privacy`."""
 
+TRAINED_END_OF_TEXT = 2
+"""Id of the token that ends a document in the tokenizer that preprocessing trains."""
+
 
 class SourceConfig(Section):
     """One place that text comes from. Written short as a string: `stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`."""

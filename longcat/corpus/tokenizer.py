@@ -16,9 +16,10 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longcat.config import CorpusConfig
+from longcat.config.corpus import TRAINED_END_OF_TEXT
 from longcat.errors import ConfigError, DataError
 
-UNKNOWN, BEGIN_OF_TEXT, END_OF_TEXT = 0, 1, 2
+UNKNOWN, BEGIN_OF_TEXT, END_OF_TEXT = 0, 1, TRAINED_END_OF_TEXT
 SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>")
 _HAN = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _PIECES = (  # the most frequent first: the order changes nothing but the time

@@ -74,7 +74,7 @@ class Trainer:
         whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(whole[1], whole[2], self.mesh)
         phase = phase_of(step, self.config.training)
-        self.parallel.begin()
+        self.parallel.zero_grad()
         means: dict[str, Tensor] = {}
         load: Tensor | None = None
         parts = list(zip(*(tensor.split(self.micro_batch or len(tensor)) for tensor in whole), strict=True))

@@ -47,7 +47,7 @@ def packed():
 
 
 def learnt(model, sums):
-    """Sums and gradients."""
+    """LossSums and gradients."""
     model.zero_grad()
     loss = sums["language_model"] + 0.5 * sums["mtp"] + 0.1 * sums["indexer"] + 0.01 * sums["hidden_z"]
     (loss + (sums["router_probability"] ** 2).sum()).backward()

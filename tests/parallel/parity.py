@@ -46,7 +46,7 @@ def main(expert_parallel: int, case: str) -> None:
     mine = [of[mesh.rank :: mesh.processes] for of in batch]
     counts = global_counts(mine[1], mine[2], mesh)
     assert [int(count) for count in counts] == [real, learnt]
-    parallel.begin()
+    parallel.zero_grad()
     parallel.backward(loss_of(parallel, mine, counts), last=True)
     for (name, ours), (_, theirs) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
         assert ours.grad is not None, name
