@@ -22,12 +22,9 @@ from longcat.artifact import sha256_file, write_json
 from longcat.corpus.arrays import save
 from longcat.corpus.packing import Segments, pack
 from longcat.errors import ArtifactError
+from longcat.padding import IGNORE, PADDING, is_padding
 
 INDEX, TOKENIZER, TOKEN_BYTES = "index.json", "tokenizer.json", "token_bytes.npy"
-IGNORE = -100
-"""Target that is not learnt, as torch's losses have it."""
-PADDING = -1
-"""Document of a token that is padding."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +194,7 @@ class TokenRows:
             names = np.where(offsets == PADDING, PADDING, np.arange(len(offsets)))
             documents[place] = np.repeat(names, np.diff(columns, append=self._width))
             again[place, columns[offsets > 0]] = True
-        nothing = again | (documents == PADDING)
+        nothing = again | is_padding(documents)
         return Batch(tokens[:, :-1], np.where(nothing, IGNORE, tokens)[:, 1:], documents[:, :-1])
 
     def _open(self, number: int) -> _OpenShard:

@@ -12,7 +12,7 @@ from longcat.model.context import ForwardContext
 from longcat.model.feed_forward import FeedForward
 from longcat.model.norm import RMSNorm
 from longcat.ops.documents import same_document
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
 
 
 class MultiTokenPrediction(nn.Module):

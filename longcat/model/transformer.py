@@ -24,6 +24,7 @@ from longcat.model.scaling import role_of, transfer, width_over_proxy
 from longcat.ops.documents import find_document_starts
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.rotary import rotary_angles
+from longcat.padding import is_padding
 
 
 class State(NamedTuple):
@@ -103,7 +104,7 @@ class Backbone(nn.Module):
             return ForwardContext(cos, sin, cache, padding, phase=phase)
         if cache is not None:
             raise ValueError("a cache holds one document a row: documents cannot be told apart in it")
-        padding = documents < 0 if padding is None else padding
+        padding = is_padding(documents) if padding is None else padding
         return ForwardContext(cos, sin, None, padding, find_document_starts(documents), phase)
 
     def forward(self, tokens: Tensor, context: ForwardContext) -> State:

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.ops.registry import SampleInputs, operator
+from longcat.padding import IGNORE
 
-IGNORE = -100
-"""Target of a position that is not trained on."""
 CHUNK_LOGITS = 4_194_304
 """Logits held at once."""
 

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from longcat.artifact import sha256_file
 from longcat.corpus.packing import split_documents
 from longcat.corpus.shards import (
-    IGNORE,
-    PADDING,
     ShardTask,
     SplitIndex,
     TokenCorpus,
@@ -18,6 +16,7 @@ from longcat.corpus.shards import (
     write_shard,
 )
 from longcat.errors import ArtifactError
+from longcat.padding import IGNORE, PADDING
 
 LENGTH = 8
 DOCUMENTS = [np.append(np.arange(100 * n, 100 * n + 3 * n + 1), 2) for n in range(1, 20)]

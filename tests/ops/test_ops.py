@@ -10,8 +10,9 @@ from longcat.ops import attention
 from longcat.ops.attention import block_attention, torch_attention
 from longcat.ops.documents import find_document_starts, readable, same_document
 from longcat.ops.grouped_matmul import grouped_matmul
-from longcat.ops.linear_cross_entropy import IGNORE, linear_cross_entropy
+from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.rotary import rotary_angles, rotate
+from longcat.padding import IGNORE
 
 
 @settings(max_examples=25, deadline=None)
