@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from longcat.config.section import RUNTIME, Section
-
-RuleName = Literal[
-    "c4_line_punctuation", "c4_line_words", "c4_line_javascript", "c4_line_policy",
-    "c4_sentences", "c4_lorem_ipsum", "c4_curly_bracket",
-    "gopher_word_count", "gopher_word_length", "gopher_symbols", "gopher_bullets", "gopher_ellipses",
-    "gopher_alphabetic", "gopher_stop_words", "gopher_duplicate_lines", "gopher_duplicate_paragraphs",
-    "gopher_top_ngrams", "gopher_duplicate_ngrams",
-]  # fmt: skip
-"""Rules of `longcat.corpus.filters`."""
-
 
 PersonalData = Literal["email", "phone", "national_id", "address"]
 """Kinds of `longcat.corpus.privacy`."""
@@ -35,7 +26,7 @@ class SourceConfig(Section):
     path: Annotated[str | None, RUNTIME] = None
     """For `files`: a .jsonl, .jsonl.zst, .jsonl.gz, .parquet, .arrow, .txt, .html, .py file or a manual page, or a folder of them. The
     files' sha256 stand in for it."""
-    package: str | None = Field(default=None, pattern=r"^(apt|pip):[A-Za-z0-9][A-Za-z0-9+._-]*(==[A-Za-z0-9+._!-]+)?$")
+    package: str | None = None
     """For `package`: `apt:NAME` or `pip:NAME==VERSION`. It is fetched by its client when it is first needed, and not installed."""
     members: str = "*"
     """For `package`: a pattern for the paths in it, such as `*/html/zh-CN/*`."""
@@ -63,25 +54,70 @@ class SourceConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
-        if not isinstance(value, str):
+        if isinstance(value, str):
+            return _source_fields(value)
+        if isinstance(value, SourceConfig):
             return value
-        if value == "stdlib":
-            return {"kind": "stdlib"}
-        if value.startswith("hub:"):
-            return {"kind": "hub", "name": value.removeprefix("hub:")}
-        if value.startswith(("apt:", "pip:")):
-            return {"kind": "package", "package": value}
-        return {"kind": "files", "path": value}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a source: {_SOURCES}")
+        if prefix := next((name for name in ("hub", "apt", "pip", "stdlib") if name in value), None):
+            name = value[prefix]
+            hint = f"{prefix}:{'NAME' if name is None else name}" if prefix != "stdlib" else "stdlib"
+            raise ValueError(
+                f"YAML reads `{prefix}: {'' if name is None else name}` as a mapping; write {hint}, without a space behind the colon"
+            )
+        if "kind" not in value:
+            raise ValueError(f"a mapping needs `kind`, one of {', '.join(_KINDS)}; or write {_SOURCES}")
+        return value
+
+    @field_validator("package")
+    @classmethod
+    def _is_package(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(
+            r"(apt|pip):[A-Za-z0-9][A-Za-z0-9+._-]*(==[A-Za-z0-9+._!-]+)?", value
+        ):
+            raise ValueError("expected apt:NAME or pip:NAME==VERSION")
+        return value
 
     @model_validator(mode="after")
     def _complete(self) -> SourceConfig:
-        if self.kind == "files" and not self.path:
-            raise ValueError("a source of kind 'files' needs `path`")
-        if self.kind == "hub" and not self.name:
-            raise ValueError("a source of kind 'hub' needs `name`")
-        if self.kind == "package" and not self.package:
-            raise ValueError("a source of kind 'package' needs `package`")
+        needed = {"files": "path", "hub": "name", "package": "package"}.get(self.kind)
+        if needed and not getattr(self, needed):
+            raise ValueError(f"a source of kind {self.kind!r} needs `{needed}`")
+        for kind, fields in _FIELDS_OF_KIND.items():
+            for name in fields:
+                if kind != self.kind and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"`{name}` is for sources of kind {kind!r}, this one is of kind {self.kind!r}")
         return self
+
+
+_KINDS = ("stdlib", "files", "hub", "package")
+_FIELDS_OF_KIND = {
+    "files": ("path",),
+    "hub": ("name", "subset", "split", "revision"),
+    "package": ("package", "members"),
+}
+_SOURCES = "`stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`"
+
+
+def _source_fields(text: str) -> dict[str, str]:
+    """Read a source that is written short.
+
+    Raises:
+        ValueError: it names nothing.
+    """
+    prefix, colon, name = text.partition(":")
+    if text == "stdlib":
+        return {"kind": "stdlib"}
+    if colon and prefix in ("hub", "apt", "pip") and not name.strip():
+        raise ValueError(f"{text!r} names nothing; write {prefix}:NAME")
+    if colon and prefix == "hub":
+        return {"kind": "hub", "name": name}
+    if colon and prefix in ("apt", "pip"):
+        return {"kind": "package", "package": text}
+    if not text.strip():
+        raise ValueError(f"a source cannot be empty; write {_SOURCES}")
+    return {"kind": "files", "path": text}
 
 
 class NearDuplicateConfig(Section):
@@ -130,8 +166,9 @@ class CorpusConfig(Section):
     """Documents shorter than this after cleaning are dropped."""
     max_characters: int = Field(default=1_000_000, ge=1)
     """Documents longer than this after cleaning are dropped."""
-    filters: list[RuleName] = Field(default_factory=list)
-    """Rules that leave documents or lines out; `gopher` and `c4` stand for all of theirs. None by default: code fails them."""
+    filters: list[str] = Field(default_factory=list)
+    """Rules of `longcat.corpus.filters` that leave documents or lines out, `gopher` and `c4` for all of theirs, or `package.module:function`
+    of a function of your own from a text to whether it is kept. Empty by default: code fails them."""
     mask: list[PersonalData] = Field(default_factory=list)
     """Personal data that is replaced by what it is, such as `<email>`."""
     languages: list[str] = Field(default_factory=list)
@@ -175,21 +212,48 @@ class CorpusConfig(Section):
     workers: Annotated[int, RUNTIME] = Field(default=0, ge=0)
     """Processes that work at once; 0 takes one a core."""
 
-    @field_validator("filters", mode="before")
-    @classmethod
-    def _groups(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        names = list(get_args(RuleName))
-        return [
-            name
-            for asked in value
-            for name in (
-                [rule for rule in names if rule.startswith(f"{asked}_")] if asked in ("gopher", "c4") else [asked]
-            )
-        ]
-
-    @field_validator("sources", mode="before")
+    @field_validator("sources", "filters", "mask", "languages", "encodings", "decontaminate", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Mapping) else value
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _is_norwegian(cls, value: Any) -> Any:
+        if False in (value if isinstance(value, list) else [value]):
+            raise ValueError('YAML reads no as false; write "no" in quotes for Norwegian')
+        return value
+
+    @field_validator("encodings")
+    @classmethod
+    def _are_encodings(cls, value: list[str]) -> list[str]:
+        for name in value:
+            try:
+                b"a".decode(name)
+            except LookupError:
+                raise ValueError(f"{name!r} is no encoding of text that Python knows") from None
+            except UnicodeError:  # of more than one byte a character
+                pass
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CorpusConfig:
+        for name in ("weight", "tokenizer_weight"):
+            given = [getattr(source, name) is not None for source in self.sources]
+            if any(given) and not all(given):
+                raise ValueError(f"sources.{given.index(False)} has no `{name}`; give one to every source, or to none")
+        if self.max_characters < self.min_characters:
+            raise ValueError(
+                f"max_characters={self.max_characters} is less than min_characters={self.min_characters}: no document is left"
+            )
+        if self.tokenizer is None and self.end_of_text != type(self).model_fields["end_of_text"].default:
+            raise ValueError(
+                f"end_of_text={self.end_of_text!r} is a token of a `tokenizer` of your own, and none is given; the trained one "
+                f"ends documents with {type(self).model_fields['end_of_text'].default!r}"
+            )
+        if self.mixture_tokens is not None and self.mixture_tokens <= self.sequence_length_tokens:
+            raise ValueError(
+                f"mixture_tokens={self.mixture_tokens} does not fill one sequence of "
+                f"sequence_length_tokens={self.sequence_length_tokens} + 1"
+            )
+        return self

@@ -5,18 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
-
-from longcat.config import RuleName
-
-Reason = (
-    Literal[
-        "empty", "too_short", "too_long", "language", "quality",
-        "contaminated", "duplicate", "near_duplicate", "repeated_paragraphs",
-    ]
-    | RuleName
-)  # fmt: skip
-"""Why a document is left out."""
 
 # C0 and C1 without tab and the two newline characters, and DEL. U+0085 (a newline of EBCDIC) goes with them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -26,7 +14,8 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 class Dropped:
     """A document that is left out."""
 
-    reason: Reason
+    reason: str
+    """`empty`, `too_short`, `too_long`, `language`, `quality`, `contaminated`, or the name of a filter."""
 
 
 def clean(text: str, min_characters: int, max_characters: int) -> str | Dropped:

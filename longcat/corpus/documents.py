@@ -24,6 +24,7 @@ import numpy as np
 
 from longcat.artifact import source_hashes, write_json
 from longcat.config import CorpusConfig
+from longcat.config.tokenizer_file import end_of_text
 from longcat.corpus.arrays import save
 from longcat.corpus.block_tasks import (
     JudgedBlock,
@@ -71,10 +72,8 @@ def build_documents(
     """Fill the directory of a `documents` artifact, or what an interruption left of one; returns its facts."""
     import tokenizers
 
-    from longcat.corpus.tokenizer import end_of_text, given_tokenizer, provide_tokenizer, token_bytes
+    from longcat.corpus.tokenizer import provide_tokenizer, token_bytes, vocabulary_size
 
-    if corpus.tokenizer is not None:  # a mistake is told before everything has been read
-        given_tokenizer(corpus.tokenizer, corpus)
     scratch = _scratch(directory)
     known = scratch / "known.npy"
     save(known, known_runs(evaluations))
@@ -93,7 +92,7 @@ def build_documents(
     tokenizer = provide_tokenizer(directory / TOKENIZER, corpus, sample)
     np.save(directory / TOKEN_BYTES, token_bytes(tokenizer))
 
-    end, size = end_of_text(tokenizer, corpus), tokenizer.get_vocab_size()
+    end, size = end_of_text(corpus), vocabulary_size(tokenizer)
     tasks = (
         TokeniseTask(
             scratch=scratch,

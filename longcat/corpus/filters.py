@@ -7,6 +7,7 @@ about English stop words are not asked of texts that consist mostly of such char
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from longcat.config import RuleName
+from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.words import CJK_RANGES, Words
+from longcat.errors import ConfigError
 
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$|[\"'”’)])|[。！？]+")
 _CJK = "".join(f"{chr(first)}-{chr(last)}" for first, last in CJK_RANGES)
@@ -178,7 +180,7 @@ def _keep_not_policy(line: str) -> bool:
     return not any(phrase in lower for phrase in _POLICY)
 
 
-LINE_RULES: dict[RuleName, Callable[[str], bool]] = {
+LINE_RULES: dict[str, Callable[[str], bool]] = {
     "c4_line_punctuation": _keep_punctuated,
     "c4_line_words": _keep_long,
     "c4_line_javascript": _keep_not_javascript,
@@ -186,7 +188,7 @@ LINE_RULES: dict[RuleName, Callable[[str], bool]] = {
 }
 """Lines that a rule does not keep are cut out before documents are judged."""
 
-DOCUMENT_RULES: dict[RuleName, Callable[[Document], bool]] = {
+DOCUMENT_RULES: dict[str, Callable[[Document], bool]] = {
     "c4_sentences": _sentences,
     "c4_lorem_ipsum": _lorem_ipsum,
     "c4_curly_bracket": _curly_bracket,
@@ -206,20 +208,75 @@ DOCUMENT_RULES: dict[RuleName, Callable[[Document], bool]] = {
 
 
 class Filter:
-    """Some of the rules, in their fixed order."""
+    """Some of the rules in their fixed order, and functions of the user's own after them."""
 
-    def __init__(self, rules: list[RuleName]) -> None:
-        self.names = [name for name in DOCUMENT_RULES if name in rules]
-        """Of the rules that leave documents out."""
-        self._lines = [rule for name, rule in LINE_RULES.items() if name in rules]
-        self._documents = [(name, DOCUMENT_RULES[name]) for name in self.names]
+    def __init__(self, filters: list[str]) -> None:
+        """Look the rules up.
+
+        Args:
+            filters: names of rules, of groups of rules, and of functions as `package.module:function`.
+
+        Raises:
+            ConfigError: there is no such rule, group or function.
+        """
+        chosen = {rule for name in filters if ":" not in name for rule in _rules_of(name)}
+        self.line_rules = [name for name in LINE_RULES if name in chosen]
+        """Names of the rules that cut lines."""
+        self.document_rules = [name for name in DOCUMENT_RULES if name in chosen]
+        """Names of the rules that leave documents out."""
+        own = dict.fromkeys(name for name in filters if ":" in name)
+        self.own = [OwnFunction.load(name, "corpus.filters") for name in own]
+        """Functions that say whether a text is kept."""
+        self._lines = [LINE_RULES[name] for name in self.line_rules]
+        self._documents = [(name, DOCUMENT_RULES[name]) for name in self.document_rules]
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons for which documents may be left out, in the order of the questions."""
+        return [*self.document_rules, *(own.name for own in self.own)]
 
     def lines(self, text: str) -> str:
-        """The text without the lines that some rule does not keep; unchanged where no such rule is asked for."""
+        """Cut out the lines that some rule does not keep; without such rules the text stays the same object."""
         if not self._lines:
             return text
         return "\n".join(line for line in text.split("\n") if all(keeps(line) for keeps in self._lines))
 
-    def verdict(self, document: Document) -> RuleName | None:
-        """The first rule that leaves a document out, or none."""
-        return next((name for name, leaves_out in self._documents if leaves_out(document)), None)
+    def verdict(self, document: Document) -> str | None:
+        """Return the first reason to leave a document out, or None.
+
+        Raises:
+            ConfigError: a function of the user's own failed, or returned something else than True or False.
+        """
+        for name, leaves_out in self._documents:
+            if leaves_out(document):
+                return name
+        for own in self.own:
+            kept = own(document.text)
+            if not isinstance(kept, bool | np.bool_):
+                raise own.failed(f"it returned {kept!r}; expected True for a document to keep, or False")
+            if not kept:
+                return own.name
+        return None
+
+
+def rule_groups() -> dict[str, list[str]]:
+    """Map each group, the part of a rule's name before the first underscore, to its rules."""
+    groups: dict[str, list[str]] = {}
+    for name in [*LINE_RULES, *DOCUMENT_RULES]:
+        groups.setdefault(name.partition("_")[0], []).append(name)
+    return groups
+
+
+def _rules_of(name: str) -> list[str]:
+    """Return the rules that a name stands for."""
+    groups = rule_groups()
+    rules = [*LINE_RULES, *DOCUMENT_RULES]
+    if name in groups or name in rules:
+        return groups.get(name, [name])
+    near = difflib.get_close_matches(name, [*groups, *rules], n=1, cutoff=0.6)
+    raise ConfigError(
+        f"corpus.filters: there is no rule {name!r}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+        + f"; groups are {', '.join(groups)}, which stand for all of their rules; rules are {', '.join(rules)}; "
+        "a function of your own is package.module:function"
+    )

