@@ -1,10 +1,10 @@
-"""What becomes of a block of the corpus: first its cleaned documents, then their tokens, each written by one call.
+"""The two steps that work block by block: judging writes cleaned documents, tokenising writes their tokens.
 
-The calls are pure functions of their task, run in any process that sees the files, and are done when their last file is
-there: a second run finds it and leaves. In the scratch folder, for block NAME:
+Both are pure functions of their task, run in any process that sees the files, and are done when their last file is
+there: a second run finds it and returns. In the scratch folder, for block NAME:
 
 NAME.text             UTF-8 of the documents that were not left out, one after another
-NAME.arrays.npz       see `Arrays`
+NAME.arrays.npz       see `block_arrays.Arrays`
 NAME.signatures.npy   uint32 [documents, minima], where near-duplicates are looked for
 NAME.findings.npy     int32 [documents, mask + languages]: personal data masked of each kind, and 1 for the language
 NAME.json             counts and samples; the last of these files
@@ -15,57 +15,33 @@ and in the artifact NAME.tokens.npy, the tokens of the documents kept, one after
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from longcat.artifact import write_json
-from longcat.config import CorpusConfig
+from longcat.config import CorpusConfig, NearDuplicateConfig
 from longcat.corpus.arrays import save
+from longcat.corpus.block_arrays import Arrays, ArraysBuilder, content_hash
 from longcat.corpus.cleaning import Dropped
+from longcat.corpus.filters import Document
 from longcat.corpus.judge import SAMPLES, Judge, Verdict, reasons
 from longcat.corpus.near_duplicates import shingles, signatures
-from longcat.corpus.readers import Oversized, Unreadable
+from longcat.corpus.readers import Oversized, Record, Unreadable
 from longcat.corpus.sources import Block
 from longcat.errors import DataError, LongcatError
 
 _BATCH_BYTES = 1 << 20
 _SIGNED_AT_ONCE = 512
-_BLANK_LINES = re.compile(rb"\n(?:[ \t]*\n)+")
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """What the driver has to know of the documents of a block that were not left out; arrays are `[documents]`."""
-
-    ends: np.ndarray
-    """Byte after each document in the text, int64."""
-    digests: np.ndarray
-    """The beginning of the SHA-256 of each, uint64 `[documents, 2]`."""
-    characters: np.ndarray
-    """int64."""
-    paragraphs: np.ndarray
-    """int64 `[paragraphs, 5]`: hash, document, first byte, byte after the last, characters; empty if nobody asks."""
-
-
-@dataclass
-class _Collected:
-    ends: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    characters: list[int] = field(default_factory=list)
-    paragraphs: list[tuple[int, int, int, int, int]] = field(default_factory=list)
-    findings: list[list[int]] = field(default_factory=list)
-    shingles: list[np.ndarray] = field(default_factory=list)
-    signatures: list[np.ndarray] = field(default_factory=list)
+_DUPLICATE = Verdict(Dropped("duplicate"))
+"""Verdict on a text that is kept already: its language and masked data were counted with the first."""
 
 
 @dataclass(frozen=True)
@@ -94,88 +70,117 @@ def judge_block(task: JudgeTask) -> str:
     if counts.exists():
         return task.name
     corpus = task.corpus
-    judge = Judge(corpus, _known(task.known))
-    dropped = Counter(dict.fromkeys(reasons(corpus), 0))
-    languages: Counter[str] = Counter()
-    samples: dict[str, list[str]] = {}
-    seen: dict[bytes, Verdict] = {}
-    duplicate = Verdict(Dropped("duplicate"))  # its language and masks are those of the first, and counted there
-    found = _Collected()
-    texts = bad = 0
-    first_bad: Unreadable | None = None
-
-    def leave_out(reason: str, text: str, spoken: str | None = None) -> None:
-        dropped[reason] += 1
-        if spoken is not None:
-            languages[spoken] += 1
-        if text and len(samples.setdefault(reason, [])) < SAMPLES and not text.isspace():
-            samples[reason].append(judge.sample(text))
-
+    # one character takes at most 12 bytes, as two \u escapes of JSON; the rest is for other fields
+    record_bytes = 12 * corpus.max_characters + 1_000_000
     with (task.scratch / f"{task.name}.text").open("wb") as stream:
-        # one character takes at most 12 bytes, as two \u escapes of JSON; the rest is for other fields
-        record_bytes = 12 * corpus.max_characters + 1_000_000
+        judging = _Judging(task, stream)
         for record in task.block.records(corpus.encodings, record_bytes):
-            if isinstance(record, Unreadable):
-                bad += 1
-                first_bad = first_bad or record
-                if not task.tolerant and corpus.max_bad_fraction == 0:
-                    raise DataError(
-                        f"{record.place}: {record.reason}; mend it, or skip such records with corpus.max_bad_fraction"
-                    )
-                continue
-            texts += 1
-            if isinstance(record, Oversized):
-                leave_out("too_long", "")
-            else:
-                digest = content_hash(record.encode())
-                verdict = seen.get(digest) or judge.verdict(record)  # the same text again: no need to ask again
-                if isinstance(verdict.document, Dropped):
-                    seen[digest] = verdict
-                    leave_out(verdict.document.reason, record, verdict.language)
-                else:
-                    seen[digest] = duplicate
-                    content = verdict.document.text.encode()
-                    stream.write(content)
-                    _collect(found, content, len(verdict.document.text), corpus)
-                    masked = verdict.masked or Counter()
-                    spoken = [verdict.language == name for name in corpus.languages]
-                    found.findings.append([*(masked[kind] for kind in corpus.mask), *spoken])
-                    if corpus.near_duplicates:
-                        found.shingles.append(shingles(verdict.document.words, corpus.near_duplicates))
-                        _sign(found, corpus, _SIGNED_AT_ONCE)
-            if texts == task.limit:
+            judging.add(record)
+            if judging.texts == task.limit:
                 break
         stream.flush()
         os.fsync(stream.fileno())
-    if corpus.near_duplicates:
-        _sign(found, corpus, 1)
-        empty = signatures([], corpus.near_duplicates)
-        save(task.scratch / f"{task.name}.signatures.npy", np.concatenate([empty, *found.signatures]))
-    with (task.scratch / f"{task.name}.arrays.npz").open("wb") as binary:
-        np.savez(
-            binary,
-            ends=np.array(found.ends, np.int64),
-            digests=np.frombuffer(b"".join(found.digests), ">u8").astype(np.uint64).reshape(-1, 2),
-            characters=np.array(found.characters, np.int64),
-            paragraphs=np.array(found.paragraphs, np.int64).reshape(-1, 5),
-        )
-        binary.flush()
-        os.fsync(binary.fileno())
-    columns = len(corpus.mask) + len(corpus.languages)
-    findings = np.array(found.findings, np.int32).reshape(len(found.ends), columns)
-    save(task.scratch / f"{task.name}.findings.npy", findings)
-    write_json(
-        counts,
-        {
-            "texts": texts,
-            "bad": bad,
-            "first_bad": None if first_bad is None else f"{first_bad.place}: {first_bad.reason}",
-            "dropped": dropped,
-            "languages": languages,  # of those left out; `findings` has the others'
-            "samples": samples,
-        },
-    )
+    judging.save(task.scratch, task.name)
+    write_json(counts, judging.counts())
     return task.name
+
+
+class _Judging:
+    """A block while its records are judged one after another."""
+
+    def __init__(self, task: JudgeTask, stream: IO[bytes]) -> None:
+        self.texts = 0
+        """Records that could be read."""
+        self._corpus, self._tolerant, self._stream = task.corpus, task.tolerant, stream
+        self._judge = Judge(task.corpus, _known(task.known))
+        self._dropped = Counter(dict.fromkeys(reasons(task.corpus), 0))
+        self._languages: Counter[str] = Counter()
+        self._samples: dict[str, list[str]] = {}
+        self._seen: dict[bytes, Verdict] = {}
+        self._unreadable = 0
+        self._first_unreadable: Unreadable | None = None
+        self._arrays = ArraysBuilder(task.corpus.repeated_paragraph_characters)
+        self._findings: list[list[int]] = []
+        self._shingles: list[np.ndarray] = []
+        self._signatures: list[np.ndarray] = []
+
+    def add(self, record: Record) -> None:
+        """Judge a record, and write its document if it is not left out.
+
+        Raises:
+            DataError: it is unreadable, and none may be.
+        """
+        if isinstance(record, Unreadable):
+            self._count_unreadable(record)
+            return
+        self.texts += 1
+        if isinstance(record, Oversized):
+            self._leave_out("too_long", "")
+            return
+        digest = content_hash(record.encode())
+        verdict = self._seen.get(digest) or self._judge.verdict(record)  # the same text again: no need to ask again
+        if isinstance(verdict.document, Dropped):
+            self._seen[digest] = verdict
+            self._leave_out(verdict.document.reason, record, verdict.language)
+        else:
+            self._seen[digest] = _DUPLICATE
+            self._keep(verdict.document, verdict)
+
+    def _count_unreadable(self, record: Unreadable) -> None:
+        self._unreadable += 1
+        self._first_unreadable = self._first_unreadable or record
+        if not self._tolerant and self._corpus.max_bad_fraction == 0:
+            raise DataError(
+                f"{record.place}: {record.reason}; mend it, or skip such records with corpus.max_bad_fraction"
+            )
+
+    def _leave_out(self, reason: str, text: str, language: str | None = None) -> None:
+        self._dropped[reason] += 1
+        if language is not None:
+            self._languages[language] += 1
+        if text and len(self._samples.setdefault(reason, [])) < SAMPLES and not text.isspace():
+            self._samples[reason].append(self._judge.sample(text))
+
+    def _keep(self, document: Document, verdict: Verdict) -> None:
+        corpus = self._corpus
+        self._stream.write(self._arrays.add(document.text))
+        masked = verdict.masked or Counter()
+        languages = [verdict.language == name for name in corpus.languages]
+        self._findings.append([*(masked[kind] for kind in corpus.mask), *languages])
+        if corpus.near_duplicates:
+            self._shingles.append(shingles(document.words, corpus.near_duplicates))
+            if len(self._shingles) == _SIGNED_AT_ONCE:
+                self._sign(corpus.near_duplicates)
+
+    def _sign(self, config: NearDuplicateConfig) -> None:
+        self._signatures.append(signatures(self._shingles, config))
+        self._shingles.clear()
+
+    def save(self, scratch: Path, name: str) -> None:
+        """Write the arrays of the documents that were not left out."""
+        corpus = self._corpus
+        if corpus.near_duplicates:
+            self._sign(corpus.near_duplicates)
+            save(scratch / f"{name}.signatures.npy", np.concatenate(self._signatures))
+        arrays = self._arrays.build()
+        with (scratch / f"{name}.arrays.npz").open("wb") as binary:
+            np.savez(binary, **vars(arrays))
+            binary.flush()
+            os.fsync(binary.fileno())
+        columns = len(corpus.mask) + len(corpus.languages)
+        save(scratch / f"{name}.findings.npy", np.array(self._findings, np.int32).reshape(len(arrays.ends), columns))
+
+    def counts(self) -> dict[str, Any]:
+        """Return what was counted, and samples of what was left out."""
+        first = self._first_unreadable
+        return {
+            "texts": self.texts,
+            "bad": self._unreadable,
+            "first_bad": None if first is None else f"{first.place}: {first.reason}",
+            "dropped": self._dropped,
+            "languages": self._languages,  # of those left out; the findings have the others'
+            "samples": self._samples,
+        }
 
 
 def try_block(task: JudgeTask) -> str | None:
@@ -184,28 +189,6 @@ def try_block(task: JudgeTask) -> str | None:
         return judge_block(task)
     except LongcatError:
         return None
-
-
-def _collect(found: _Collected, content: bytes, characters: int, corpus: CorpusConfig) -> None:
-    number = len(found.ends)
-    found.ends.append((found.ends[-1] if found.ends else 0) + len(content))
-    found.digests.append(content_hash(content))
-    found.characters.append(characters)
-    if corpus.repeated_paragraph_characters:
-        begin = 0
-        for end in [*(blank.end() for blank in _BLANK_LINES.finditer(content)), len(content)]:
-            whole = content[begin:end]  # with the white space round it, which is cut out too
-            text = whole.strip()
-            if len(text.decode()) >= corpus.repeated_paragraph_characters:
-                hashed = int.from_bytes(content_hash(text)[:8], "little", signed=True)
-                found.paragraphs.append((hashed, number, begin, end, len(whole.decode())))
-            begin = end
-
-
-def _sign(found: _Collected, corpus: CorpusConfig, at_least: int) -> None:
-    if corpus.near_duplicates and len(found.shingles) >= at_least:
-        found.signatures.append(signatures(found.shingles, corpus.near_duplicates))
-        found.shingles.clear()
 
 
 @lru_cache(maxsize=1)
@@ -220,11 +203,6 @@ def _tokenizer(path: Path) -> Any:
 def _known(path: Path) -> np.ndarray:
     known: np.ndarray = np.load(path)
     return known
-
-
-def content_hash(content: bytes) -> bytes:
-    """128 bits that stand for a text: the beginning of its SHA-256."""
-    return hashlib.sha256(content).digest()[:16]
 
 
 class JudgedBlock:

@@ -16,7 +16,7 @@ from typing import IO
 from longcat.corpus.readers import file_suffix
 from longcat.errors import DataError
 
-_FETCH_S = 600
+FETCH_S = 600
 _VERSION = "VERSION"
 
 
@@ -113,9 +113,9 @@ def _run(command: list[str], where: Path, package: str) -> str:
     client = "pip" if "pip" in command else command[0]
     _check_client(command[0], package)
     try:
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=_FETCH_S, check=False)
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=FETCH_S, check=False)
     except subprocess.TimeoutExpired:
-        raise DataError(f"corpus source {package}: {client} did not come to an end in {_FETCH_S} s") from None
+        raise DataError(f"corpus source {package}: {client} did not come to an end in {FETCH_S} s") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise DataError(

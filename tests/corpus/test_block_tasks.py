@@ -1,5 +1,4 @@
 import json
-import os
 
 import numpy as np
 import pytest
@@ -7,14 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.config import CorpusConfig, SourceConfig
+from longcat.corpus.block_arrays import content_hash
 from longcat.corpus.block_tasks import (
     JudgedBlock,
     JudgeTask,
     TokeniseTask,
-    content_hash,
     judge_block,
     kept_texts,
-    save,
     tokenise_block,
     without,
 )
@@ -165,15 +163,3 @@ def test_signatures_are_those_of_the_documents(tmp_path):
     block = judged(tmp_path, lines_of([*TEXTS, TEXTS[0], "x"]), near_duplicates={"bands": 3, "rows": 2})
     assert block.signatures().shape == (len(TEXTS), 6)
     assert block.signatures().dtype == np.uint32
-
-
-def test_an_array_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    save(tmp_path / "a.npy", np.arange(3))
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path / "a.npy", np.arange(9))
-    assert np.load(tmp_path / "a.npy").tolist() == [0, 1, 2]

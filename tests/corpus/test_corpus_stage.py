@@ -9,7 +9,7 @@ import pytest
 
 from longcat.artifact import Workspace
 from longcat.config import load_config
-from longcat.corpus.block_tasks import content_hash
+from longcat.corpus.block_arrays import content_hash
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import decode, open_tokenizer, train_tokenizer

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcat.config import CorpusConfig
-from longcat.corpus.block_tasks import Arrays, _collect, _Collected, content_hash, without
+from longcat.corpus.block_arrays import ArraysBuilder, content_hash
+from longcat.corpus.block_tasks import without
 from longcat.corpus.selection import select
 
 
@@ -15,15 +16,10 @@ class Block:
 
     def __init__(self, texts, corpus):
         self.texts = texts
-        found = _Collected()
+        builder = ArraysBuilder(corpus.repeated_paragraph_characters)
         for text in texts:
-            _collect(found, text.encode(), len(text), corpus)
-        self._arrays = Arrays(
-            ends=np.array(found.ends, np.int64),
-            digests=np.frombuffer(b"".join(found.digests), ">u8").astype(np.uint64).reshape(-1, 2),
-            characters=np.array(found.characters, np.int64),
-            paragraphs=np.array(found.paragraphs, np.int64).reshape(-1, 5),
-        )
+            builder.add(text)
+        self._arrays = builder.build()
 
     def arrays(self):
         return self._arrays
