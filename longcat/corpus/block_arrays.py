@@ -1,4 +1,4 @@
-"""What the driver has to know of the documents of a block, as arrays."""
+"""Facts about the documents of a block that selection needs, as arrays."""
 
 from __future__ import annotations
 

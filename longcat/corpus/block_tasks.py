@@ -51,17 +51,17 @@ class JudgeTask:
     corpus: CorpusConfig
     block: Block
     tolerant: bool
-    """Whether unreadable records are nobody's mistake."""
+    """Whether unreadable records are expected and not counted as errors."""
     scratch: Path
     name: str
     known: Path
-    """Hashes of what may not occur, see `decontamination`."""
+    """File of the hashes that must not occur, see `decontamination.known_runs`."""
     limit: int | None = None
-    """Read no more documents."""
+    """Stop after this many documents; None reads all."""
 
 
 def judge_block(task: JudgeTask) -> str:
-    """Write the cleaned documents of a block and what is known of them; returns the task's name.
+    """Write the cleaned documents of a block and the facts about them; returns the task's name.
 
     Raises:
         DataError: the file is damaged, or a record is unreadable and `corpus.max_bad_fraction` allows none.
@@ -86,7 +86,7 @@ def judge_block(task: JudgeTask) -> str:
 
 
 class _Judging:
-    """A block while its records are judged one after another."""
+    """The state of a block while its records are judged one by one."""
 
     def __init__(self, task: JudgeTask, stream: IO[bytes]) -> None:
         self.texts = 0
@@ -184,7 +184,7 @@ class _Judging:
 
 
 def try_block(task: JudgeTask) -> str | None:
-    """`judge_block`, or none if that fails: where not all of the block may be wanted, what fails may not be either."""
+    """Judge a block that may be wanted in part only; returns None if it fails, as the failing part may not be wanted."""
     try:
         return judge_block(task)
     except LongcatError:
@@ -206,7 +206,7 @@ def _known(path: Path) -> np.ndarray:
 
 
 class JudgedBlock:
-    """A block that was judged."""
+    """The files that judging left of a block."""
 
     def __init__(self, scratch: Path, name: str, source: int) -> None:
         self.name, self.source = name, source
@@ -214,47 +214,48 @@ class JudgedBlock:
         self.counts: dict[str, Any] = json.loads((scratch / f"{name}.json").read_text(encoding="utf-8"))
 
     def arrays(self) -> Arrays:
-        """What is known of its documents."""
+        """Read the arrays of its documents."""
         with np.load(self._scratch / f"{self.name}.arrays.npz") as arrays:
             return Arrays(**arrays)
 
     def signatures(self) -> np.ndarray:
-        """Of its documents, uint32 `[documents, minima]`."""
+        """Read the MinHash signatures of its documents, uint32 `[documents, minima]`."""
         signed: np.ndarray = np.load(self._scratch / f"{self.name}.signatures.npy")
         return signed
 
     def findings(self) -> np.ndarray:
-        """Personal data masked in its documents and their languages, int32 `[documents, mask + languages]`."""
+        """Read how much personal data was masked in its documents and their languages, int32 `[documents, mask + languages]`."""
         findings: np.ndarray = np.load(self._scratch / f"{self.name}.findings.npy")
         return findings
 
     def read(self, begin: int, end: int) -> bytes:
-        """Bytes of its text."""
+        """Read a range of bytes of its text."""
         with (self._scratch / f"{self.name}.text").open("rb") as stream:
             stream.seek(begin)
             return stream.read(end - begin)
 
     def lengths(self) -> np.ndarray:
-        """Tokens of the documents kept, int64, after `tokenise_block`."""
+        """Read the number of tokens of each document kept, int64; there are none before `tokenise_block`."""
         lengths: np.ndarray = np.load(self._scratch / f"{self.name}.lengths.npy")
         return lengths
 
 
 @dataclass(frozen=True)
 class TokeniseTask:
-    """Tokenise what is kept of a block."""
+    """Tokenise the documents of a block that are kept."""
 
     scratch: Path
     name: str
     keep: np.ndarray
-    """Which documents, bool `[documents]`."""
+    """Whether each document is kept, bool `[documents]`."""
     cuts: np.ndarray
     """Paragraphs to cut out, int64 `[cuts, 3]`: document, first byte, byte after the last, in order."""
     tokenizer: Path
     tokens: Path
-    """The file to write."""
+    """The file to write them to."""
     dtype: type[np.generic]
     end_of_text: int
+    """Id of the token behind every document."""
 
 
 def tokenise_block(task: TokeniseTask) -> None:
@@ -277,7 +278,7 @@ def tokenise_block(task: TokeniseTask) -> None:
 
 
 def kept_texts(task: TokeniseTask) -> Iterator[str]:
-    """The documents kept, without the paragraphs to cut out."""
+    """Yield the documents kept, without the paragraphs to cut out."""
     with np.load(task.scratch / f"{task.name}.arrays.npz") as arrays:
         ends = arrays["ends"]
     first_cut = np.searchsorted(task.cuts[:, 0], np.arange(len(ends) + 1))
@@ -290,7 +291,12 @@ def kept_texts(task: TokeniseTask) -> Iterator[str]:
 
 
 def without(content: bytes, cuts: np.ndarray) -> bytes:
-    """A text without some pieces of it, `[cuts, 2]` bytes in order."""
+    """Remove ranges of bytes from a text.
+
+    Args:
+        content: UTF-8.
+        cuts: first byte and byte after the last of each range, int64 `[cuts, 2]` in order.
+    """
     if not len(cuts):
         return content
     edges = [0, *cuts.ravel().tolist(), len(content)]

@@ -1,4 +1,4 @@
-"""What preprocessing can refuse before it starts."""
+"""The mistakes that preprocessing refuses before it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleaning of one document: the same text in the same form, or the reason why it is left out."""
+"""Cleaning of one document: its text in a normal form, or the reason why it is left out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Dropped:
 
 
 def clean(text: str, min_characters: int, max_characters: int) -> str | Dropped:
-    """Normalise a document, and judge its length in characters afterwards.
+    """Normalise a document, then check its length in characters.
 
     Control characters go first, so that what they separated can become one newline or one composed character; then
     byte-order marks at the beginning; CR LF and CR become LF; the result is put into NFC. Applying it twice changes
@@ -39,7 +39,7 @@ def clean(text: str, min_characters: int, max_characters: int) -> str | Dropped:
 
 
 def repair(text: str) -> str:
-    """Undo a wrong decoding (ftfy's `fix_encoding`), where the text shows signs of one."""
+    """Undo a wrong decoding with ftfy's `fix_encoding`, where the text shows signs of one."""
     import ftfy
 
     return ftfy.fix_encoding(text)

@@ -1,4 +1,4 @@
-"""Training text that contains what a model is later asked: found by runs of 13 words, as GPT-3 did (arXiv 2005.14165, C)."""
+"""Decontamination: training text that shares a run of 13 words with an evaluation set, as for GPT-3 (arXiv 2005.14165, C)."""
 
 from __future__ import annotations
 

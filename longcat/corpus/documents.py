@@ -69,7 +69,7 @@ def build_documents(
     mapper: Mapper,
     report: Reporter,
 ) -> dict[str, Any]:
-    """Fill the directory of a `documents` artifact, or what an interruption left of one; returns its facts."""
+    """Fill the directory of a `documents` artifact, or complete one that was interrupted; returns its facts."""
     import tokenizers
 
     from longcat.corpus.tokenizer import provide_tokenizer, token_bytes, vocabulary_size
@@ -107,8 +107,8 @@ def build_documents(
         for number, block in enumerate(blocks)
     )
     for done, _ in enumerate(mapper(tokenise_block, tasks), start=1):
-        share = done / len(blocks)
-        report(Progress("preprocess", _TRAINED + (_TOKENISED - _TRAINED) * share, 100, "tokenising"))
+        percent = _TRAINED + (_TOKENISED - _TRAINED) * done / len(blocks)
+        report(Progress("preprocess", percent, 100, "tokenising"))
 
     table = _table(blocks, selection, held_out, source_of)
     save(directory / DOCUMENTS, table)
@@ -126,7 +126,7 @@ def build_documents(
 
 
 def _scratch(directory: Path) -> Path:
-    """The folder of what is only needed until the artifact is whole; emptied if other code has begun to fill it."""
+    """Return the folder for intermediate files; everything is deleted first if other code has begun to fill it."""
     scratch = directory / _SCRATCH
     written = scratch / "code.json"
     code = source_hashes(SOURCES)
@@ -149,7 +149,7 @@ def _judge(
     described = []
     bad_lines = 0
     for number, (settings, source) in enumerate(zip(corpus.sources, sources, strict=True)):
-        mine: list[JudgedBlock] = []
+        of_source: list[JudgedBlock] = []
         texts = bad = 0
 
         most = settings.max_documents
@@ -163,14 +163,14 @@ def _judge(
             if judged is None or (left and texts and JudgedBlock(scratch, judged, number).counts["texts"] >= left):
                 judged = judge_block(replace(tasks[place], name=f"{tasks[place].name}-{left}", limit=left))
             block = JudgedBlock(scratch, judged, number)
-            mine.append(block)
+            of_source.append(block)
             texts += block.counts["texts"]
             bad += block.counts["bad"]
-            share = (number + (place + 1) / len(tasks)) / len(sources)
-            report(Progress("preprocess", _JUDGED * share, 100, f"reading {source.name}: {texts:,} documents"))
+            done = (number + (place + 1) / len(tasks)) / len(sources)
+            report(Progress("preprocess", _JUDGED * done, 100, f"reading {source.name}: {texts:,} documents"))
             if texts == most:
                 break
-        first_bad = next((block.counts["first_bad"] for block in mine if block.counts["first_bad"]), None)
+        first_bad = next((block.counts["first_bad"] for block in of_source if block.counts["first_bad"]), None)
         if first_bad and not source.tolerant:
             if bad > corpus.max_bad_fraction * (texts + bad):
                 raise DataError(
@@ -178,7 +178,7 @@ def _judge(
                     f"corpus.max_bad_fraction={corpus.max_bad_fraction}; the first is {first_bad}"
                 )
             bad_lines += bad
-        blocks += mine
+        blocks += of_source
         described.append(
             {
                 "kind": settings.kind,
@@ -193,18 +193,18 @@ def _judge(
 
 
 def _account(corpus: CorpusConfig, blocks: list[JudgedBlock], selection: KeptDocuments) -> dict[str, Any]:
-    """What was kept and what became of the rest, as facts."""
+    """Summarise which documents were kept, and why the others were not, as facts."""
     dropped = Counter(dict.fromkeys(reasons(corpus), 0))
     languages: Counter[str] = Counter()
     first = np.ones(len(selection.keep), bool)
     first[selection.dropped["duplicate"]] = False
-    found = np.zeros(len(corpus.mask) + len(corpus.languages), np.int64)
+    totals = np.zeros(len(corpus.mask) + len(corpus.languages), np.int64)
     for number, block in enumerate(blocks):
         dropped.update(block.counts["dropped"])
         languages.update(block.counts["languages"])
-        found += block.findings()[first[selection.of(number)]].sum(axis=0)
-    masked = dict(zip(corpus.mask, found.tolist(), strict=False))
-    languages += Counter(dict(zip(corpus.languages, found[len(corpus.mask) :].tolist(), strict=True)))
+        totals += block.findings()[first[selection.of(number)]].sum(axis=0)
+    masked = dict(zip(corpus.mask, totals.tolist(), strict=False))
+    languages += Counter(dict(zip(corpus.languages, totals[len(corpus.mask) :].tolist(), strict=True)))
     dropped.update({reason: len(documents) for reason, documents in selection.dropped.items()})
     powers, documents = np.unique(
         np.frexp(selection.characters[selection.keep].astype(float))[1] - 1, return_counts=True
@@ -227,7 +227,7 @@ MORE = {
 
 
 def describe_losses(facts: Mapping[str, Any]) -> str:
-    """What became of everything that was read, for an error message."""
+    """Describe in an error message what became of all documents read."""
     losses = {**facts["dropped"], "unreadable": facts["bad_lines"]}
     kept = facts["documents"]
     return f"of {kept + sum(losses.values())} documents read, {kept} were kept" + "".join(
@@ -236,7 +236,7 @@ def describe_losses(facts: Mapping[str, Any]) -> str:
 
 
 def _samples(corpus: CorpusConfig, blocks: list[JudgedBlock], selection: KeptDocuments) -> dict[str, list[str]]:
-    """Beginnings of the first documents left out, by reason."""
+    """Return the beginnings of the first documents left out, by reason."""
     samples: dict[str, list[str]] = {reason: [] for reason in reasons(corpus)}
     for block in blocks:
         for reason, texts in block.counts["samples"].items():
@@ -249,7 +249,7 @@ def _samples(corpus: CorpusConfig, blocks: list[JudgedBlock], selection: KeptDoc
 
 
 def _text(blocks: list[JudgedBlock], selection: KeptDocuments, document: int, limit_bytes: int) -> str:
-    """The beginning of a document, without the paragraphs that are cut out of one that is kept."""
+    """Read the beginning of a document, without the paragraphs that are cut out of it."""
     content = blocks[selection.block_of(document)].read(*selection.bytes_of(document))
     return without(content, selection.cuts_in(document))[:limit_bytes].decode(errors="ignore")
 
@@ -257,9 +257,9 @@ def _text(blocks: list[JudgedBlock], selection: KeptDocuments, document: int, li
 # ---------------------------------------------------------------------------------------------------- tokenising
 
 
-def _held_out(selection: KeptDocuments, share: float) -> np.ndarray:
-    """Which documents are never trained on, bool: their own content decides, not the rest of the corpus."""
-    return selection.digests[:, 0] < np.uint64(share * 2**64)
+def _held_out(selection: KeptDocuments, fraction: float) -> np.ndarray:
+    """Mark the documents that are never trained on, bool; only the content of each decides, not the rest of the corpus."""
+    return selection.digests[:, 0] < np.uint64(fraction * 2**64)
 
 
 def _sample(
@@ -269,14 +269,14 @@ def _sample(
     members: np.ndarray,
     source_of: np.ndarray,
 ) -> Iterator[str]:
-    """Training documents for the tokenizer, in the order of their keys, up to the bytes of the sample or their source's."""
+    """Yield training documents for the tokenizer in the order of their keys, up to the bytes of the sample or of their source."""
     weights = [source.tokenizer_weight for source in corpus.sources]
-    shares = [(members, 1.0)]
+    groups = [(members, 1.0)]
     if None not in weights:
         total = sum(filter(None, weights))
-        shares = [(members & (source_of == n), (weight or 0) / total) for n, weight in enumerate(weights)]
-    for group, share in shares:
-        left = round(share * corpus.tokenizer_sample_bytes)
+        groups = [(members & (source_of == n), (weight or 0) / total) for n, weight in enumerate(weights)]
+    for group, fraction in groups:
+        left = round(fraction * corpus.tokenizer_sample_bytes)
         documents = np.flatnonzero(group)
         for document in documents[np.argsort(selection.digests[documents, 1], kind="stable")]:
             text = _text(blocks, selection, int(document), left)
@@ -289,15 +289,15 @@ def _sample(
 def _table(
     blocks: list[JudgedBlock], selection: KeptDocuments, held_out: np.ndarray, source_of: np.ndarray
 ) -> np.ndarray:
-    """One `DOCUMENT` for each document kept."""
+    """Make the table with a `DOCUMENT` for each document kept."""
     kept = selection.keep
     table = np.zeros(int(kept.sum()), DOCUMENT)
     table["source"], table["held_out"], table["key"] = source_of[kept], held_out[kept], selection.digests[kept, 1]
     filled = 0
     for number, block in enumerate(blocks):
         lengths = block.lengths()
-        mine = table[filled : filled + len(lengths)]
-        mine["block"], mine["tokens"] = number, lengths
-        mine["begin"] = np.cumsum(lengths) - lengths
+        rows = table[filled : filled + len(lengths)]
+        rows["block"], rows["tokens"] = number, lengths
+        rows["begin"] = np.cumsum(lengths) - lengths
         filled += len(lengths)
     return table

@@ -1,4 +1,4 @@
-"""Rules that leave documents, or lines of them, out: those of Gopher and C4, with their published thresholds.
+"""Rules that leave out documents, or lines of them: those of Gopher and C4, with their published thresholds.
 
 Gopher: Rae et al., arXiv 2112.11446, appendix A.1. C4: Raffel et al., arXiv 1910.10683, section 2.2. Both were made for
 English. Here every Chinese, Japanese or Korean character is a word of its own, and rules about the length of words and
@@ -33,7 +33,7 @@ _DUPLICATE_NGRAM = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 @dataclass(frozen=True)
 class Document:
-    """A text and what several rules ask of it, worked out once."""
+    """A text and the features that several rules need, computed once."""
 
     text: str
 
@@ -44,7 +44,7 @@ class Document:
 
     @cached_property
     def lines(self) -> list[str]:
-        """Lines that are not empty."""
+        """The lines that are not empty, without white space around them."""
         return [line.strip() for line in self.text.split("\n") if line.strip()]
 
     @cached_property
@@ -90,13 +90,12 @@ def _stop_words(document: Document) -> bool:
 
 
 def _repeated(parts: list[str], by_count: float, by_characters: float) -> bool:
-    """Whether parts that came before are more than a share of all, by number or by characters."""
+    """Decide whether repetitions of earlier parts exceed a fraction of all parts, by number or by characters."""
     if not parts:
         return False
-    again = Counter(parts)
-    more = {part: count - 1 for part, count in again.items() if count > 1}
-    characters = sum(len(part) * count for part, count in more.items())
-    return sum(more.values()) > by_count * len(parts) or characters > by_characters * sum(map(len, parts))
+    repetitions = {part: count - 1 for part, count in Counter(parts).items() if count > 1}
+    characters = sum(len(part) * count for part, count in repetitions.items())
+    return sum(repetitions.values()) > by_count * len(parts) or characters > by_characters * sum(map(len, parts))
 
 
 def _duplicate_lines(document: Document) -> bool:
@@ -125,7 +124,7 @@ def _top_ngrams(document: Document) -> bool:
 
 
 def _duplicate_ngrams(document: Document) -> bool:
-    """N-grams that came before, each of their characters counted once."""
+    """Decide whether repeated n-grams cover too many characters, each character counted once."""
     total = int(document.words.lengths.sum())
     least = min(_DUPLICATE_NGRAM.values())
     for n, share in _DUPLICATE_NGRAM.items():
@@ -138,16 +137,16 @@ def _duplicate_ngrams(document: Document) -> bool:
 
 
 def _repeated_characters(words: Words, n: int) -> int:
-    """Characters in runs of n words that came before."""
+    """Count the characters in runs of n words that occurred before."""
     hashed = words.runs(n)
     ordered = np.sort(hashed)
     if not (ordered[1:] == ordered[:-1]).any():
         return 0
     _, first, where = np.unique(hashed, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[where] != np.arange(len(hashed)))
+    repeated = np.flatnonzero(first[where] != np.arange(len(hashed)))
     edges = np.zeros(len(words) + 1, np.int64)
-    np.add.at(edges, again, 1)
-    np.add.at(edges, again + n, -1)
+    np.add.at(edges, repeated, 1)
+    np.add.at(edges, repeated + n, -1)
     return int(words.lengths[edges[:-1].cumsum() > 0].sum())
 
 
@@ -186,7 +185,7 @@ LINE_RULES: dict[str, Callable[[str], bool]] = {
     "c4_line_javascript": _keep_not_javascript,
     "c4_line_policy": _keep_not_policy,
 }
-"""Lines that a rule does not keep are cut out before documents are judged."""
+"""Rules for lines: lines for which a rule is false are cut out before documents are judged."""
 
 DOCUMENT_RULES: dict[str, Callable[[Document], bool]] = {
     "c4_sentences": _sentences,
@@ -204,7 +203,7 @@ DOCUMENT_RULES: dict[str, Callable[[Document], bool]] = {
     "gopher_top_ngrams": _top_ngrams,
     "gopher_duplicate_ngrams": _duplicate_ngrams,
 }
-"""Documents for which a rule is true are left out; the first one that is counts."""
+"""Rules for documents: a document is left out by the first rule that is true."""
 
 
 class Filter:

@@ -1,4 +1,4 @@
-"""One document after another: cleaned, or left out for a reason that can be seen from the document alone."""
+"""The questions that a document is asked by itself: it is cleaned, or left out for a reason."""
 
 from __future__ import annotations
 

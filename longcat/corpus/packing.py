@@ -32,16 +32,16 @@ class Segments:
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Document, offset, length."""
+        """The three arrays: document, offset, length."""
         return self.document, self.offset, self.length
 
     def take(self, places: np.ndarray | slice) -> Segments:
-        """Some of them."""
+        """Select segments by their places."""
         return Segments(*(array[places] for array in self.arrays))
 
 
 def split_documents(documents: np.ndarray, tokens: np.ndarray, width: int) -> Segments:
-    """Documents cut where they are longer than a row.
+    """Split documents that are longer than a row into segments.
 
     Args:
         documents: their numbers, in order.
@@ -59,7 +59,7 @@ def split_documents(documents: np.ndarray, tokens: np.ndarray, width: int) -> Se
 
 @dataclass(frozen=True)
 class Packed:
-    """Segments in their places, sorted by row and column."""
+    """Segments with their places, sorted by row and column."""
 
     segments: Segments
     row: np.ndarray
@@ -88,7 +88,7 @@ def pack(segments: Segments, width: int, max_padding: float) -> Packed:
 
 
 def _best_fit(lengths: np.ndarray, width: int) -> np.ndarray:
-    """Row of each segment, int64: best fit decreasing."""
+    """Return the row of each segment, int64, by best fit decreasing."""
     row = np.empty(len(lengths), np.int64)
     order = np.argsort(-lengths, kind="stable")
     whole = int((lengths == width).sum())
@@ -114,7 +114,7 @@ def _best_fit(lengths: np.ndarray, width: int) -> np.ndarray:
 
 
 def _dissolve(packed: Packed, width: int, max_padding: float) -> Packed:
-    """Give up the emptiest rows one by one, and cut what they held into the room of the next emptiest."""
+    """Dissolve the emptiest rows one by one, and cut their segments to fill the next emptiest."""
     used = packed.used
     room = (width - used).tolist()
     begins = np.searchsorted(packed.row, np.arange(packed.rows + 1)).tolist()
@@ -142,7 +142,7 @@ def _dissolve(packed: Packed, width: int, max_padding: float) -> Packed:
                 padding -= part
                 if part == length:
                     break
-                # the rest goes on with the token it was cut at, which is there twice then
+                # the rest goes on with the token it was cut at, which is stored twice
                 offset, length = offset + part - 1, length - part + 1
         padding += width - kept - room[giver] if kept else -room[giver]
         rows -= not kept

@@ -1,4 +1,4 @@
-"""Where text comes from: the standard library, files, or a data set of the hub, each pinned to its content.
+"""Sources of text: the standard library, files, packages, or a data set of the hub, each pinned to its content.
 
 `resolve` turns what the configuration names into a `Source` whose `pin` stands for the bytes, never for where they lie:
 SHA-256 of files in the order they are read, or the commit of a hub data set.
@@ -31,10 +31,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Block(Protocol):
-    """A piece of a source that can be read by itself, in any process that sees the same files."""
+    """A part of a source that can be read by itself, in any process that sees the same files."""
 
     def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
-        """Read it from its beginning, see `blocks.FileBlock.records`."""
+        """Read the block from its beginning, see `blocks.FileBlock.records`."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class Source:
 
     name: str
     licence: str | None
-    """As the source states it; None when it states none."""
+    """Licence that the source states; None if it states none."""
     pin: dict[str, str]
     """`{"sha256": ...}` of the content, or `{"revision": commit}`."""
     blocks: Sequence[Block]
     tolerant: bool = False
-    """Whether unreadable records are nobody's mistake: the standard library tests itself with broken files."""
+    """Whether unreadable records are expected: the standard library tests itself with broken files."""
 
 
 def resolve(config: SourceConfig, block_bytes: int) -> Source:
-    """Find a source, pin it to its content, and cut it into blocks of about `block_bytes`.
+    """Find a source, pin it to its content, and divide it into blocks of about `block_bytes`.
 
     Raises:
-        DataError: nothing there, not readable, a format we do not read, or the hub does not answer.
+        DataError: the source is missing or unreadable, has no format that is read, or the hub does not answer.
     """
     if config.kind == "stdlib":
         source = _standard_library(block_bytes)
@@ -72,10 +72,10 @@ def resolve(config: SourceConfig, block_bytes: int) -> Source:
 
 
 def check_source(config: SourceConfig) -> None:
-    """Refuse a source that cannot be there, without reading it or asking the network.
+    """Refuse a source that cannot be read, without reading it or asking the network.
 
     Raises:
-        DataError: there is no such file, no file in a format that is read, or no client to fetch with.
+        DataError: a file or client is missing, or no file has a format that is read.
     """
     if config.kind == "stdlib":
         _standard_library_files()
@@ -154,7 +154,7 @@ def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:
 def _pinned(
     name: str, licence: str | None, files: list[Path], text_field: str, block_bytes: int, tolerant: bool = False
 ) -> Source:
-    """A source of files, read in the order given."""
+    """Make a source of files that are read in the order given."""
     try:
         stamps = [stamp(path) for path in files]
         with ThreadPoolExecutor() as pool:
@@ -198,7 +198,7 @@ def _hub(config: SourceConfig) -> Source:
 
 
 class HubBlocks(Sequence[Block]):
-    """A block for each file of a data set; the hub is asked for their number when it is needed."""
+    """The blocks of a data set, one per file; the hub is asked for their number when it is needed."""
 
     def __init__(self, config: SourceConfig, commit: str) -> None:
         self._config, self._commit = config, commit
@@ -216,7 +216,7 @@ class HubBlocks(Sequence[Block]):
     @overload
     def __getitem__(self, index: slice) -> list[Block]: ...
     def __getitem__(self, index: int | slice) -> Block | list[Block]:
-        """The block of a file."""
+        """Return the block of a file."""
         chosen = range(len(self))[index]
         if isinstance(chosen, range):
             return [self[number] for number in chosen]
@@ -233,7 +233,7 @@ class HubBlock:
     count: int
 
     def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
-        """The texts of the file.
+        """Read the texts of the file.
 
         Raises:
             DataError: the hub does not answer, or the data set has no such field.

@@ -54,8 +54,8 @@ def preprocess(
     Args:
         config: section `corpus`; `training.batch_sequences` only for a check.
         workspace: where the artifacts go.
-        report: hears of progress in percent.
-        mapper: where the work is done; `corpus.workers` processes of this machine if none is given.
+        report: receives progress in percent.
+        mapper: does the work; `corpus.workers` processes of this machine if none is given.
 
     Returns:
         A `tokens` artifact; `longcat.corpus.shards` describes and opens it.
@@ -99,35 +99,35 @@ def preprocess(
 
 
 def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: list[Path]) -> Recipe:
-    """What the documents follow from: the configuration, and the content of sources and files instead of their place."""
-    essence = {name: value for name, value in identity(corpus).items() if name not in _MIXING}
-    essence["decontaminate"] = pins(evaluations)
+    """Make the recipe of the documents: the configuration, with the content of files instead of their paths."""
+    payload = {name: value for name, value in identity(corpus).items() if name not in _MIXING}
+    payload["decontaminate"] = pins(evaluations)
     if corpus.tokenizer is not None:
-        essence["tokenizer"] = _content(Path(corpus.tokenizer).expanduser(), "corpus.tokenizer")
+        payload["tokenizer"] = _content(Path(corpus.tokenizer).expanduser(), "corpus.tokenizer")
     rules = Filter(corpus.filters)
-    essence["filters"] = [
+    payload["filters"] = [
         *rules.line_rules,
         *rules.document_rules,
         *([own.name, _sha256(own.source)] for own in rules.own),
     ]
     if quality := quality_function(corpus):
-        essence["quality"]["source"] = _sha256(quality.source)
-    for described, origin in zip(essence["sources"], sources, strict=True):
+        payload["quality"]["source"] = _sha256(quality.source)
+    for described, origin in zip(payload["sources"], sources, strict=True):
         described.update(origin.pin)  # a moving `revision` becomes the commit it stands for now
         for name in _MIXING_OF_SOURCES:
             del described[name]
-    return Recipe(kind="documents", version=STAGE_VERSION, identity=essence, sources=SOURCES)
+    return Recipe(kind="documents", version=STAGE_VERSION, identity=payload, sources=SOURCES)
 
 
 def tokens_recipe(corpus: CorpusConfig, documents: Recipe) -> Recipe:
-    """What the shards follow from: the documents' recipe and the mixture."""
-    essence = {name: value for name, value in identity(corpus).items() if name in _MIXING}
-    essence["sources"] = [
+    """Make the recipe of the shards: the documents' recipe and the mixture."""
+    payload = {name: value for name, value in identity(corpus).items() if name in _MIXING}
+    payload["sources"] = [
         {name: value for name, value in identity(source).items() if name in _MIXING_OF_SOURCES}
         for source in corpus.sources
     ]
-    essence["documents"] = documents.digest
-    return Recipe(kind="tokens", version=STAGE_VERSION, identity=essence, sources=SOURCES)
+    payload["documents"] = documents.digest
+    return Recipe(kind="tokens", version=STAGE_VERSION, identity=payload, sources=SOURCES)
 
 
 def _sha256(source: Path | None) -> str | None:
@@ -154,10 +154,10 @@ def _build_tokens(
     tokens = {name: int(table["tokens"][numbers].sum()) for name, numbers in chosen.items()}
     for name, used in tokens.items():
         if used < width:
-            there = int(table["tokens"][table["held_out"] == (name == "held_out")].sum())
+            available = int(table["tokens"][table["held_out"] == (name == "held_out")].sum())
             reason, advice = describe_losses(facts), MORE[name]
-            if there >= width:
-                reason = f"the mixture takes no more of the {there} there are"
+            if available >= width:
+                reason = f"the mixture takes no more of the {available} available"
                 advice = "raise corpus.mixture_tokens or max_tokens of the sources, change their weights"
             raise DataError(
                 f"the {name} split has {used} tokens, one sequence needs {width}: {reason}; "
@@ -211,25 +211,25 @@ def _build_tokens(
 def _shard_tasks(
     corpus: CorpusConfig, documents: Artifact, table: np.ndarray, chosen: np.ndarray, directory: Path, split: str
 ) -> list[ShardTask]:
-    """Documents in their order, dealt out to shards of at most `shard_sequences` rows."""
+    """Divide documents in their order among shards of at most `shard_sequences` rows."""
     width = corpus.sequence_length_tokens + 1
     blocks = json.loads((documents.path / BLOCKS).read_text(encoding="utf-8"))
     segments = split_documents(np.arange(len(chosen)), table["tokens"][chosen], width)
-    # so few that they fit with the padding that packing may leave, tokens that are there twice, and a nearly empty row
+    # few enough to fit with the padding that packing may leave, tokens that are stored twice, and a nearly empty row
     room = max(1, int(0.98 * corpus.shard_sequences * (1 - corpus.max_padding)) - 1) * width
     ends = np.cumsum(segments.length)
     shard_of = (ends - segments.length) // room
     tasks = []
     for number in range(int(shard_of[-1]) + 1 if len(segments) else 0):
         first, last = np.searchsorted(shard_of, [number, number + 1])
-        mine = segments.take(slice(first, last))
-        used = np.arange(mine.document[0], mine.document[-1] + 1)
+        part = segments.take(slice(first, last))
+        used = np.arange(part.document[0], part.document[-1] + 1)
         block_numbers, file_of = np.unique(table["block"][chosen[used]], return_inverse=True)
         tasks.append(
             ShardTask(
                 directory=directory,
                 name=f"{split}-{number:05d}",
-                segments=Segments(mine.document - mine.document[0], mine.offset, mine.length),
+                segments=Segments(part.document - part.document[0], part.offset, part.length),
                 files=[documents.path / f"{blocks[block]}.tokens.npy" for block in block_numbers],
                 file_of=file_of,
                 begins=table["begin"][chosen[used]],

@@ -30,7 +30,7 @@ _PIECES = (  # the most frequent first: the order changes nothing but the time
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _PROBE = "Every  Document, of 12345 numbers\n\n\tand  é É ﬁ 專門 한 😀 don't  end "
-"""Text that a tokenizer with a normal form, a lower case or spaces of its own does not give back."""
+"""Text that does not survive a tokenizer which normalises, lower-cases or adds spaces."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -184,7 +184,7 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Keep `tokenizers` from starting threads of its own, where the caller has brought some."""
+    """Keep `tokenizers` from starting threads of its own, where the caller works in parallel already."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from longcat.artifact import ROOT
 from longcat.config import SourceConfig
 from longcat.corpus import readers
 from longcat.corpus.readers import Format, Oversized, Reading, Slice, file_suffix, read_file, suffixes
@@ -45,6 +46,12 @@ def test_missing_file(tmp_path):
 )
 def test_format_by_suffix(tmp_path, name, kind):
     assert file_suffix(tmp_path / name) == kind
+
+
+def test_every_suffix_is_in_the_documentation():
+    page = (ROOT / "docs/preprocess.md").read_text()
+    sections = {f".{section}{packed}" for section in range(2, 8) for packed in ("", ".gz")}  # as ".1 to .8"
+    assert [suffix for suffix in suffixes() if f"`{suffix}`" not in page and suffix not in sections] == []
 
 
 def test_no_two_formats_share_a_suffix():
