@@ -224,7 +224,7 @@ def stage(documents: list[str], folder: Path) -> dict[str, Contender]:
         scratch = Path(tempfile.mkdtemp(dir=folder))
         with processes(1) as mapper:
             tokens = preprocess(config, workspace=Workspace(scratch), mapper=mapper)
-        return {"documents": tokens.facts["documents"], "tokens": tokens.facts["tokens"]}
+        return {"documents": tokens.facts.documents, "tokens": tokens.facts.tokens}
 
     contenders: dict[str, Contender] = {"longcat": run_longcat}
     if _installed("datatrove", "spacy"):

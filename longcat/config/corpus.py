@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from longcat.config.section import RUNTIME, Section
+from longcat.config.section import RUNTIME, Formerly, Section
 
 PersonalData = Literal["email", "phone", "national_id", "address"]
 """Kinds of personal data that `longcat.corpus.privacy` finds."""
@@ -147,7 +147,7 @@ class LongDocumentsConfig(Section):
 
     min_tokens: int = Field(ge=2)
     """Tokens from which on a document is long."""
-    fraction: float = Field(gt=0, lt=1)
+    fraction: Annotated[float, Formerly("share")] = Field(gt=0, lt=1)
     """Fraction of the training tokens that comes from long documents."""
 
 
@@ -156,7 +156,7 @@ class CorpusConfig(Section):
 
     sources: list[SourceConfig] = Field(default_factory=lambda: [SourceConfig(kind="stdlib")], min_length=1)
     """Where the text comes from, read in this order. A single string is accepted for a single source."""
-    max_bad_fraction: float = Field(default=0.0, ge=0, lt=1)
+    max_bad_fraction: Annotated[float, Formerly("max_bad_share")] = Field(default=0.0, ge=0, lt=1)
     """Fraction of unreadable records (broken JSON, missing field, invalid UTF-8) that may be skipped; more stop the stage."""
     encodings: list[str] = Field(default_factory=lambda: ["utf-8"], min_length=1)
     """Encodings tried in this order on text that comes as bytes, for example `[utf-8, gb18030]`."""
@@ -181,7 +181,7 @@ class CorpusConfig(Section):
     """Characters from which on a paragraph is cut out if an earlier document keeps it; null cuts none."""
     decontaminate: list[str] = Field(default_factory=list)
     """Evaluation sets, as .jsonl files, whose 13-grams must not occur in training text; `data` stands for all in data/evaluation."""
-    held_out_fraction: float = Field(default=0.02, gt=0, lt=0.5)
+    held_out_fraction: Annotated[float, Formerly("held_out_share")] = Field(default=0.02, gt=0, lt=0.5)
     """Fraction of documents, chosen by the hash of their content, that is never trained on."""
     tokenizer: Annotated[str | None, RUNTIME] = None
     """A tokenizer.json to use instead of training one; its content's hash stands in for it."""

@@ -23,7 +23,7 @@ def tokens(folder, **changes):
         },
     }
     (folder / "index.json").write_text(json.dumps({**index, **changes}))
-    return Artifact("tokens", "0" * 32, folder, {})
+    return Artifact("tokens", "0" * 32, folder, {}, facts=None)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from longcat.artifact import ROOT
 from longcat.config import SourceConfig
 from longcat.corpus import readers
 from longcat.corpus.readers import Format, Oversized, Reading, Slice, file_suffix, read_file, suffixes
 from longcat.corpus.sources import resolve
 from longcat.errors import DataError
+from longcat.provenance import ROOT
 
 
 def read(path, field="text", encodings=("utf-8",), limit=1 << 24):
