@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from longcat.config import ModelConfig
 from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
-from longcat.ops.permute import through_experts
+from longcat.ops.permute import permute_and_combine
 from longcat.ops.swiglu import swiglu
 
 
@@ -87,8 +87,8 @@ class MixtureOfExperts(nn.Module):
             probabilities = probabilities.masked_fill(void, 0.0)
         load = torch.bincount(experts.flatten(), minlength=slots + 1)
         zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
-        rest = tokens * zero_share.to(x.dtype)
-        out = through_experts(tokens, experts, weights, load[: self.routed], self.experts, rest)
+        zero_expert_output = tokens * zero_share.to(x.dtype)
+        out = permute_and_combine(tokens, experts, weights, load[: self.routed], self.experts, zero_expert_output)
         return out.view_as(x), RouterStatistics(probabilities.sum(0), load[:slots].float())
 
 

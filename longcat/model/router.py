@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.scaling import routed_scale
-from longcat.ops.gating import choose_experts
+from longcat.ops.gating import topk_gating
 
 
 class Router(nn.Module):
@@ -38,4 +38,4 @@ class Router(nn.Module):
             probabilities, fp32 `[tokens, experts]`.
         """
         logits = F.linear(x.float(), self.classifier.weight.float())
-        return choose_experts(logits, self.e_score_correction_bias, self.top_k, self.scale)
+        return topk_gating(logits, self.e_score_correction_bias, self.top_k, self.scale)

@@ -1,7 +1,7 @@
-"""Which function computes an operator: the plain torch reference, or a faster path for the kind of device.
+"""Which function computes an operator: the plain torch reference, or a faster implementation for the kind of device.
 
-An operator is called like the reference it is made from. It takes the path for the device of its first argument, unless
-there is none, the path says why it cannot take these arguments, or the user asked for the reference. A path for an
+An operator is called like the reference it is made from. It takes the implementation for the device of its first argument, unless
+there is none, the implementation says why it cannot take these arguments, or the user asked for the reference. An implementation for an
 accelerator is compared with the reference before its first use in a process: values and gradients, on small inputs.
 """
 
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""Largest difference of a path from the reference in fp32, as a share of the reference's largest number: a few roundings
+"""Largest difference of an implementation from the reference in fp32, as a share of the reference's largest number: a few roundings
 of each type. A wrong mask, scale or order is off by far more."""
 REMEDY = "add it to training.reference_operators to go on without"
 OPERATORS: dict[OperatorName, Operator[..., Any]] = {}
@@ -35,7 +35,7 @@ _reported: set[tuple[OperatorName, str]] = set()
 _log = logging.getLogger(__name__)
 
 
-class Draw:
+class SampleInputs:
     """Draws the small inputs of a check, the same ones in every process and on every device."""
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -47,74 +47,76 @@ class Draw:
         return torch.randn(shape, generator=self.generator).to(dtype or self.dtype).requires_grad_(learns)
 
 
-Examples = Callable[[Draw], Iterable[tuple[Any, ...]]]
+DrawInputs = Callable[[SampleInputs], Iterable[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
-class Path:
+class Implementation:
     """A faster function for one kind of device."""
 
     operator: OperatorName
     kind: Kind
     function: Callable[..., Any]
     """Takes the reference's arguments and gives its results."""
-    obstacle: Callable[..., str | None]
+    unsupported_reason: Callable[..., str | None]
     """Takes the same and says why the function cannot, or None if it can. Looks at shapes and types only."""
 
 
 class Operator(Generic[P, R]):
-    """A reference and the paths that may stand in for it."""
+    """A reference and the implementations that may stand in for it."""
 
     def __init__(
         self,
         name: OperatorName,
         reference: Callable[P, R],
-        examples: Examples,
+        sample_inputs: DrawInputs,
         compared: Callable[[Any], Any],
     ) -> None:
-        self.name, self.reference, self.examples, self.compared = name, reference, examples, compared
-        self.paths: dict[str, Path] = {}
+        self.name, self.reference, self.sample_inputs, self.compared = name, reference, sample_inputs, compared
+        self.implementations: dict[str, Implementation] = {}
         self.__doc__ = reference.__doc__
         OPERATORS[name] = self
 
-    def path(
-        self, *kinds: Kind, obstacle: Callable[..., str | None] = lambda *_, **__: None
+    def implementation(
+        self, *kinds: Kind, unsupported_reason: Callable[..., str | None] = lambda *_, **__: None
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Make a function the path for these kinds of device."""
+        """Make a function the implementation for these kinds of device."""
 
         def register(function: Callable[P, R]) -> Callable[P, R]:
-            self.paths.update({kind: Path(self.name, kind, function, obstacle) for kind in kinds})
+            self.implementations.update(
+                {kind: Implementation(self.name, kind, function, unsupported_reason) for kind in kinds}
+            )
             return function
 
         return register
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The results of the path, or of the reference."""
+        """The results of the implementation, or of the reference."""
         first = cast(Tensor, args[0])
-        path = self.paths.get(kind_of(first))
-        if path is None or self.name in _forced:
+        implementation = self.implementations.get(kind_of(first))
+        if implementation is None or self.name in _forced:
             return self.reference(*args, **kwargs)
-        problem = path.obstacle(*args, **kwargs)
+        problem = implementation.unsupported_reason(*args, **kwargs)
         if problem is not None:
             if (self.name, problem) not in _reported:
-                _report(self.name, path.kind, problem)
+                _report(self.name, implementation.kind, problem)
             return self.reference(*args, **kwargs)
-        if path.kind != "cpu" and (self.name, path.kind, first.dtype) not in _checked:
-            check(self, path, first.device, first.dtype)
-        return cast(R, path.function(*args, **kwargs))
+        if implementation.kind != "cpu" and (self.name, implementation.kind, first.dtype) not in _checked:
+            check(self, implementation, first.device, first.dtype)
+        return cast(R, implementation.function(*args, **kwargs))
 
 
 def operator(
-    name: OperatorName, examples: Examples, compared: Callable[[Any], Any] = lambda result: result
+    name: OperatorName, sample_inputs: DrawInputs, compared: Callable[[Any], Any] = lambda result: result
 ) -> Callable[[Callable[P, R]], Operator[P, R]]:
     """Make an operator from its reference.
 
     Args:
         name: how the configuration calls it.
-        examples: small arguments for a check, on the CPU, that every path can take.
-        compared: what of the results a path must agree in: a tensor or several.
+        sample_inputs: small arguments for a check, on the CPU, that every implementation can take.
+        compared: what of the results an implementation must agree in: a tensor or several.
     """
-    return lambda reference: Operator(name, reference, examples, compared)
+    return lambda reference: Operator(name, reference, sample_inputs, compared)
 
 
 def force_reference(names: Collection[OperatorName]) -> None:
@@ -131,14 +133,14 @@ def kind_of(tensor: Tensor) -> str:
 @torch.compiler.disable
 def _report(name: OperatorName, kind: Kind, problem: str) -> None:
     _reported.add((name, problem))
-    _log.warning("operator %s is computed by its reference, not by the path for %s: %s", name, kind, problem)
+    _log.warning("operator %s is computed by its reference, not by the implementation for %s: %s", name, kind, problem)
 
 
 @torch.compiler.disable
-def check(of: Operator[..., Any], path: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Compare a path with the reference, once.
+def check(of: Operator[..., Any], implementation: Implementation, device: torch.device, dtype: torch.dtype) -> None:
+    """Compare an implementation with the reference, once.
 
-    The reference computes in fp32 on the CPU from the same numbers, so that the difference is the path's own.
+    The reference computes in fp32 on the CPU from the same numbers, so that the difference is the implementation's own.
 
     Raises:
         DeviceError: it fails or gives something else; names operator, device and largest difference.
@@ -150,14 +152,14 @@ def check(of: Operator[..., Any], path: Path, device: torch.device, dtype: torch
     # the model may be in inference, or in a part whose tensors are recomputed: none of that is the check's concern
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, keep)
     with torch.inference_mode(False), torch.enable_grad(), hooks:
-        for arguments in of.examples(Draw(dtype)):
+        for arguments in of.sample_inputs(SampleInputs(dtype)):
             expected = _results(of, of.reference, arguments, torch.device("cpu"), torch.float32)
             try:
-                found = _results(of, path.function, arguments, device, None)
+                found = _results(of, implementation.function, arguments, device, None)
             except (RuntimeError, TypeError, AttributeError, ImportError) as error:
                 raise DeviceError(f"operator {of.name} fails on {device} with {dtype} ({error}); {REMEDY}") from error
             _compare(f"operator {of.name} on {device} with {dtype}", expected, found, TOLERANCE[dtype])
-    _checked.add((of.name, path.kind, dtype))
+    _checked.add((of.name, implementation.kind, dtype))
 
 
 def _compare(subject: str, expected: list[tuple[str, Tensor]], found: list[tuple[str, Tensor]], share: float) -> None:
@@ -182,7 +184,7 @@ def _results(
     own = [_placed(value, device, dtype) for value in arguments]
     results = of.compared(function(*own))
     values = [results] if isinstance(results, Tensor) else list(results)
-    draw = Draw(torch.float32)
+    draw = SampleInputs(torch.float32)
     total = torch.zeros((), device=device)
     for value in values:
         if value.requires_grad:

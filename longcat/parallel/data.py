@@ -10,11 +10,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from longcat.model.context import Phase
-from longcat.model.transformer import LongcatModel, Sums
+from longcat.model.transformer import LongcatModel, LossSums
 from longcat.parallel.mesh import ProcessMesh
 
 
-class Sharded:
+class FSDPModel:
     """A model whose every parameter is spread over the processes that would hold a copy of it.
 
     Weights, gradients' sums and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
@@ -34,7 +34,7 @@ class Sharded:
             _shard(model.model.mtp, mesh.world, policy)
         _shard(model, mesh.world, policy)
 
-    def begin(self) -> None:
+    def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self.model.parameters():
             parameter.grad = None
@@ -46,7 +46,7 @@ class Sharded:
         phase: Phase,
         documents: Tensor | None = None,
         padding: Tensor | None = None,
-    ) -> Sums:
+    ) -> LossSums:
         """See `LongcatModel.sums`."""
         return self.model.sums(tokens, targets, phase, documents, padding)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from longcat.model.transformer import LongcatModel
-from longcat.parallel.data import Sharded
+from longcat.parallel.data import FSDPModel
 from longcat.parallel.expert import spread_experts
 from longcat.parallel.mesh import ProcessMesh
-from longcat.parallel.single import Single
+from longcat.parallel.single import SingleProcess
 
-Parallel = Sharded | Single
+Parallel = FSDPModel | SingleProcess
 """A model in training. One micro-batch after another: `begin`, then `sums` and `backward` for each."""
 
 
@@ -27,4 +27,4 @@ def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, co
     if compiled:
         for module in (*model.blocks, model.model.norm, model.hidden_z):
             module.compile()
-    return Single(model, compute) if mesh.processes == 1 else Sharded(model, mesh, compute)
+    return SingleProcess(model, compute) if mesh.processes == 1 else FSDPModel(model, mesh, compute)

@@ -15,10 +15,10 @@ from torch.nn.utils.stateless import _reparametrize_module
 
 from longcat.model.context import Phase
 from longcat.model.router import Router
-from longcat.model.transformer import LongcatModel, Sums
+from longcat.model.transformer import LongcatModel, LossSums
 
 
-class Single:
+class SingleProcess:
     """A model whose own parameters are the fp32 weights that the optimizer moves."""
 
     def __init__(self, model: LongcatModel, compute: torch.dtype) -> None:
@@ -28,7 +28,7 @@ class Single:
         self._copies = {name: p.detach().to(compute).requires_grad_() for name, p in self._weights.items()}
         self._gradients = {name: torch.empty_like(weight) for name, weight in self._weights.items()}
 
-    def begin(self) -> None:
+    def zero_grad(self) -> None:
         """Copy the weights, which the optimizer has moved, and forget the gradients."""
         with torch.no_grad():
             for name, copy in self._copies.items():
@@ -43,10 +43,10 @@ class Single:
         phase: Phase,
         documents: Tensor | None = None,
         padding: Tensor | None = None,
-    ) -> Sums:
+    ) -> LossSums:
         """See `LongcatModel.sums`."""
         options = {"phase": phase, "documents": documents, "padding": padding}
-        return cast(Sums, functional_call(self.model, self._copies, (tokens, targets), options))
+        return cast(LossSums, functional_call(self.model, self._copies, (tokens, targets), options))
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a loss' gradients to the weights', in fp32."""

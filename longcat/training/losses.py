@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from longcat.config import ModelConfig, PipelineConfig, target_ffn_experts
-from longcat.model.transformer import Sums
+from longcat.model.transformer import LossSums
 
 AUXILIARY = ("mtp", "indexer", "balance", "hidden_z")
 """Losses beside the next token's, by the name of their weight in `training.losses`."""
@@ -57,7 +57,7 @@ def active_losses(config: PipelineConfig) -> list[str]:
     return [name for name in AUXILIARY if there.get(name, True) and getattr(settings, f"{name}_weight") > 0]
 
 
-def losses(sums: Sums, counts: Counts, config: PipelineConfig) -> dict[str, Tensor]:
+def losses(sums: LossSums, counts: Counts, config: PipelineConfig) -> dict[str, Tensor]:
     """A micro-batch's part of each loss, such that the parts of a batch with these counts add up to its mean; unweighted.
 
     `language_model` and the names in `AUXILIARY`. Multi-token prediction is divided by the next tokens' targets at every

@@ -114,7 +114,11 @@ def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
     corpus = TokenCorpus.open(tokens.path)
     if corpus.vocabulary_size > config.model.vocabulary:
         raise ArtifactError(
-            f"{tokens.path} has a vocabulary of {corpus.vocabulary_size}, model.vocab_size is {config.model.vocabulary}"
+            f"{tokens.path} has token ids up to {corpus.vocabulary_size - 1}, model.vocab_size is {config.model.vocabulary}"
+        )
+    if corpus.end_of_text != config.model.end_of_text:
+        raise ArtifactError(
+            f"{tokens.path} ends documents with token {corpus.end_of_text}, model.eos_token_id is {config.model.end_of_text}"
         )
     if corpus.sequence_length > config.model.max_position_embeddings:
         raise ArtifactError(

@@ -14,8 +14,8 @@ from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel
-from longcat.ops.linear_cross_entropy import IGNORE
 from longcat.ops.registry import force_reference
+from longcat.padding import IGNORE, is_padding
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -74,14 +74,14 @@ class Trainer:
         whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(whole[1], whole[2], self.mesh)
         phase = phase_of(step, self.config.training)
-        self.parallel.begin()
+        self.parallel.zero_grad()
         means: dict[str, Tensor] = {}
         load: Tensor | None = None
         parts = list(zip(*(tensor.split(self.micro_batch or len(tensor)) for tensor in whole), strict=True))
         self.micro_batches = len(parts)
         for index, (tokens, targets, documents) in enumerate(parts):
             apart = documents if self.config.training.mask_documents else None
-            sums = self.parallel.sums(tokens, targets, phase, apart, padding=documents < 0)
+            sums = self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents))
             parts_of_loss = losses(sums, counts, self.config)
             self.parallel.backward(weighted_total(parts_of_loss, self.config), last=index == len(parts) - 1)
             for name, value in parts_of_loss.items():
@@ -138,7 +138,7 @@ def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Coun
     Shares differ in padding, so they have to be added up before the first loss is divided. The sums stay on the device:
     nobody waits for them.
     """
-    counts = torch.stack([(documents >= 0).sum(), (targets != IGNORE).sum()])
+    counts = torch.stack([(~is_padding(documents)).sum(), (targets != IGNORE).sum()])
     dist.all_reduce(counts, group=mesh.world.get_group())
     return Counts(*counts.clamp_min(1))
 

@@ -63,7 +63,7 @@ class Worker:
         with torch.profiler.record_function(DATA):
             batch = self.batches.batch(step)
             if self.sequence_length != self.corpus.sequence_length:
-                batch = batch.cut(self.sequence_length)
+                batch = batch.reshape(self.sequence_length)
         return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:

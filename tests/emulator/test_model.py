@@ -17,7 +17,7 @@ OVERRIDES = [
     "model.sparse_attention.index_head_dim=128", "model.sparse_attention.index_n_heads=16", "model.sparse_attention.index_topk=24",
     "model.sparse_attention.index_local_tokens=8", "corpus.vocabulary_size=512",
 ]  # fmt: skip
-PATHS = {name for name, of in registry.OPERATORS.items() if "npu" in of.paths}
+PATHS = {name for name, of in registry.OPERATORS.items() if "npu" in of.implementations}
 
 
 def learn(model, device, tokens, documents, phase):

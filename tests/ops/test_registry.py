@@ -14,7 +14,7 @@ from longcat.ops import registry
 from longcat.ops.registry import OPERATORS, check, force_reference, operator
 
 CPU = torch.device("cpu")
-PATHS = [(name, kind) for name, of in OPERATORS.items() for kind in ("cpu", "cuda") if kind in of.paths]
+PATHS = [(name, kind) for name, of in OPERATORS.items() for kind in ("cpu", "cuda") if kind in of.implementations]
 
 
 def test_all_operators_can_be_named_in_the_configuration():
@@ -25,7 +25,7 @@ def test_all_operators_can_be_named_in_the_configuration():
 @pytest.mark.parametrize(("name", "kind"), PATHS)
 def test_paths_agree_with_their_reference(name, kind, dtype):
     """Those for CUDA are torch's own functions, which a CPU has too."""
-    check(OPERATORS[name], OPERATORS[name].paths[kind], CPU, dtype)
+    check(OPERATORS[name], OPERATORS[name].implementations[kind], CPU, dtype)
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def calls(monkeypatch):
     force_reference([])
 
 
-def doubled(calls, path=None, obstacle=None):
-    """An operator that doubles, with a path that does `path`."""
+def doubled(calls, implementation=None, unsupported_reason=None):
+    """An operator that doubles, with an implementation that does `implementation`."""
 
     @operator("swiglu", lambda draw: [(draw(3, 4),)])
     def double(x):
@@ -48,21 +48,23 @@ def doubled(calls, path=None, obstacle=None):
         return 2 * x
 
     def fast(x):
-        calls.append("path")
-        return x + x if path is None else path(x)
+        calls.append("implementation")
+        return x + x if implementation is None else implementation(x)
 
-    double.path("npu", **({} if obstacle is None else {"obstacle": obstacle}))(fast)
+    double.implementation("npu", **({} if unsupported_reason is None else {"unsupported_reason": unsupported_reason}))(
+        fast
+    )
     return double
 
 
 def test_the_path_of_the_device_is_taken_and_checked_once(calls):
     double = doubled(calls)
     assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0))
-    assert calls == ["reference", "path", "path"]
+    assert calls == ["reference", "implementation", "implementation"]
     double(torch.ones(2))
-    assert calls[3:] == ["path"]
+    assert calls[3:] == ["implementation"]
     double(torch.ones(2, dtype=torch.bfloat16))  # another type is another kernel
-    assert calls[4:] == ["reference", "path", "path"]
+    assert calls[4:] == ["reference", "implementation", "implementation"]
 
 
 def test_other_devices_take_the_reference(calls, monkeypatch):
@@ -79,16 +81,16 @@ def test_the_user_can_ask_for_the_reference(calls):
 
 
 def test_an_obstacle_is_told_once(calls, caplog):
-    double = doubled(calls, obstacle=lambda x: "x is long" if len(x) > 2 else None)
+    double = doubled(calls, unsupported_reason=lambda x: "x is long" if len(x) > 2 else None)
     with caplog.at_level(logging.WARNING):
         double(torch.ones(3))
         double(torch.ones(3))
     assert calls == ["reference", "reference"]
     assert [record.getMessage() for record in caplog.records] == [
-        "operator swiglu is computed by its reference, not by the path for npu: x is long"
+        "operator swiglu is computed by its reference, not by the implementation for npu: x is long"
     ]
     double(torch.ones(2))
-    assert "path" in calls
+    assert "implementation" in calls
 
 
 class WrongGradient(torch.autograd.Function):
@@ -106,7 +108,7 @@ def broken(x):
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
+    ("implementation", "message"),
     [
         (lambda x: 2.1 * x, "differs from its reference: result 0 by up to"),
         (lambda x: (2 * x)[:2], "differs from its reference: result 0 by up to nan"),
@@ -116,8 +118,8 @@ def broken(x):
     ],
     ids=["value", "shape", "nan", "gradient", "error"],
 )
-def test_a_wrong_path_is_refused_with_the_remedy(calls, path, message):
-    double = doubled(calls, path)
+def test_a_wrong_path_is_refused_with_the_remedy(calls, implementation, message):
+    double = doubled(calls, implementation)
     for _ in range(2):  # it stays refused
         with pytest.raises(DeviceError, match=f"operator swiglu .*{message}.*training.reference_operators"):
             double(torch.ones(2))

@@ -9,7 +9,7 @@ import torch
 from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.corpus.shards import Batch
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
 from longcat.parallel.mesh import join, leave
 from longcat.training.trainer import Trainer
 
