@@ -16,7 +16,7 @@ MOST_EXPERTS = 2048
 
 
 def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
-    yield draw(9, 24, dtype=torch.float32), 0.05 * draw(24, dtype=torch.float32, learns=False), 4, 6.0
+    yield draw(9, 24, dtype=torch.float32), 0.05 * draw(24, dtype=torch.float32, requires_grad=False), 4, 6.0
 
 
 def _by_expert(result: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:

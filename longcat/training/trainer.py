@@ -16,7 +16,7 @@ from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel
 from longcat.ops.linear_cross_entropy import IGNORE
-from longcat.ops.registry import force_reference
+from longcat.ops.registry import OperatorSettings
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, move_bias
@@ -49,8 +49,7 @@ class Trainer:
 
     def __init__(self, config: PipelineConfig, mesh: ProcessMesh, accelerator: Accelerator, precision: str) -> None:
         self.config, self.mesh = config, mesh
-        force_reference(config.training.reference_operators)
-        model = LongcatModel(config.model)
+        model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         model.initialize(config.seed)
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
