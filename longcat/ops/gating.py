@@ -75,4 +75,5 @@ class _NpuGating(torch.autograd.Function):
         experts, probabilities = ctx.saved_tensors
         d_weights, _, d_probabilities = gradients
         d_probabilities = d_probabilities.scatter_add(1, experts, d_weights * ctx.scale)
-        return torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype), None, None, None
+        d_logits = probabilities * (d_probabilities - (d_probabilities * probabilities).sum(-1, keepdim=True))
+        return d_logits, None, None, None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from longcat.accelerator import Accelerator
 from longcat.benchmark.breakdown import OPTIMIZER
@@ -115,8 +116,7 @@ class Trainer:
 
         Every parameter is spread over all processes, experts included, so the local squares add up to the global one.
         """
-        norms = torch._foreach_norm([_local(parameter.grad) for parameter in self._parameters])
-        square = torch.stack(norms).square().sum()
+        square = get_total_norm([_local(parameter.grad) for parameter in self._parameters]).square()
         numbers = [*means.values(), square, torch.full_like(square, float(stop))]
         message = torch.cat([torch.stack(numbers), load.flatten()])
         dist.all_reduce(message, group=self.mesh.world.get_group())
