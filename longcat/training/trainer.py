@@ -56,12 +56,14 @@ class Trainer:
         self.model = model.train()
         model.model.recompute = config.training.recompute == "full"
         self.parallel = parallelize(model, mesh, compute, config.training.compile)
-        self.optimizers = build_optimizers(self.model, config.training.optimizer, compute)
+        self.weights = self.parallel.weights
+        """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
+        self.optimizers = build_optimizers(self.weights, config.training.optimizer, compute)
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Of the last step."""
-        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in self.weights.parameters() if parameter.requires_grad]
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Learn from this process' share of a batch.
@@ -104,6 +106,7 @@ class Trainer:
                 set_learning_rate(self.optimizers, rate, only_indexer=phase == "warmup")
                 for optimizer in self.optimizers:
                     optimizer.step()
+                self.parallel.write_weights()
                 mu = bias_update_rate(step, training.steps, training.balance)
                 for router, slots in zip(self.routers, load, strict=True):
                     move_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)

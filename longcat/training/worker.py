@@ -75,7 +75,7 @@ class Worker:
         training, states = self.config.training, self.directory / "checkpoints"
         done = 0
         if newest := checkpoint.saved(states):
-            done = checkpoint.load(newest[-1][1], self.trainer.model, self.trainer.optimizers)
+            done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
         metrics = MetricsFile(self.directory / METRICS, after_step=done) if self.mesh.rank == 0 else None
         window_began, window_step, working = time.perf_counter(), done, 0.0
         ffn_experts, losses = 0.0, []
@@ -93,7 +93,7 @@ class Worker:
             if metrics:
                 metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **figures})
             if result.stop or (done % training.checkpoint_every_steps == 0 and done < training.steps):
-                checkpoint.save(states, done, self.trainer.model, self.trainer.optimizers, training.keep_checkpoints)
+                checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
             if result.stop and done < training.steps:
                 return
             if done % training.log_every_steps == 0:  # time spent on checkpoints is not training time
@@ -127,7 +127,7 @@ class Worker:
         return figures
 
     def _finish(self, steps: int, loss: float | None, ffn_experts: float) -> None:
-        checkpoint.write(self.directory / "state", steps, self.trainer.model, self.trainer.optimizers)
+        checkpoint.write(self.directory / "state", steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
             facts = {
                 "steps": steps,
@@ -142,7 +142,7 @@ class Worker:
     def measure(self) -> None:
         """Time steps from a given state, and what they consist of; nothing is kept of what they learn."""
         if self.job.start_from:
-            checkpoint.load(Path(self.job.start_from), self.trainer.model, self.trainer.optimizers)
+            checkpoint.load(Path(self.job.start_from), self.trainer.weights, self.trainer.optimizers)
         settings, first = self.config.benchmark, self.config.training.steps
         peak_of = partial(measuring.machine_peak, self.trainer.compute) if self.accelerator.kind == "cpu" else None
         seconds, results, peaks = measuring.time_windows(self.step, first, settings, self.accelerator, peak_of)

@@ -8,7 +8,8 @@ import torch
 
 from longcat.config import load_config
 from longcat.model import LongcatModel
-from longcat.ops import OPERATORS, registry
+from longcat.ops import registry
+from longcat.ops.operators import OPERATORS
 
 pytestmark = pytest.mark.emulator
 OVERRIDES = [

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from longcat.artifact import ROOT
-from longcat.ops import OPERATORS
+from longcat.ops.operators import OPERATORS
 from longcat.ops.registry import SampleInputs, check
 
 pytestmark = pytest.mark.emulator

@@ -10,7 +10,8 @@ from longcat.config import load_config
 from longcat.config.training import operator_names
 from longcat.errors import ConfigError, DeviceError
 from longcat.model import LongcatModel
-from longcat.ops import OPERATORS, registry
+from longcat.ops import registry
+from longcat.ops.operators import OPERATORS
 from longcat.ops.registry import OperatorSettings, check, operator
 
 CPU = torch.device("cpu")
