@@ -224,7 +224,7 @@ def stage(documents: list[str], folder: Path) -> dict[str, Contender]:
         where = Path(tempfile.mkdtemp(dir=folder))
         with processes(1) as mapper:
             tokens = preprocess(config, workspace=Workspace(where), mapper=mapper)
-        return {"documents": tokens.facts["documents"], "tokens": tokens.facts["tokens"]}
+        return {"documents": tokens.facts.documents, "tokens": tokens.facts.tokens}
 
     contenders: dict[str, Contender] = {"ours": ours}
     if _there("datatrove", "spacy"):

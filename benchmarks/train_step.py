@@ -41,7 +41,7 @@ def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
         overrides=[
             *(f"model.{name}={value}" for name, value in SHAPES.items()),
             f"corpus.sequence_length_tokens={LENGTH}",
-            f"training.batch_sequences={BATCH}",
+            f"training.global_batch_sequences={BATCH}",
             "training.processes=1",
             "training.steps=1000000",
             f"training.compile={str(compiled).lower()}",
@@ -63,7 +63,7 @@ def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
     def step(number: int) -> dict[str, float]:
         result = trainer.step(number, Batch.of_rows(tokens(number).numpy()))
         accelerator.synchronize()
-        routed = result.load[:, : config.model.n_routed_experts].sum() / result.load.sum()
+        routed = result.expert_load[:, : config.model.n_routed_experts].sum() / result.expert_load.sum()
         return {"loss": result.loss, "ffn_experts": config.model.moe_topk * float(routed)}
 
     return step
@@ -117,8 +117,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from longcat.accelerator import choose
-    from longcat.benchmark.flops import training_flops_per_token
     from longcat.config import ModelConfig
+    from longcat.costs.flops import training_flops_per_token
 
     torch.manual_seed(0)
     device = choose().device()

@@ -174,7 +174,7 @@ def leave_with(monkeypatch, error):
     def work(*_):
         raise error
 
-    monkeypatch.setattr(cli, "_run", work)
+    monkeypatch.setattr("longcat.commands.run.run_flow", work)
     monkeypatch.setattr(sys, "argv", ["longcat", "run"])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as left:
@@ -240,16 +240,16 @@ def test_summary_table(capsys):
             "preset": "tiny",
             "seconds": 3,
             "stages": [
-                row | {"stage": "pretrain", "status": "cached", "key_figure": "loss 3.5", "facts": {}},
+                row | {"stage": "pretrain", "status": "cached", "headline": "loss 3.5", "remarks": []},
                 row
-                | {"stage": "benchmark", "status": "run", "key_figure": "MFU [1%]", "facts": {"verdict": "all well"}},
+                | {"stage": "benchmark", "status": "run", "headline": "MFU [1%]", "remarks": ["Verdict: [all] well."]},
             ],
             "mlflow": {"warning": None},
         }
     )
     out = capsys.readouterr().out
     assert "cached" in out and "MFU [1%]" in out and "0" * 32 in out
-    assert "Verdict: all well." in out and "/w/benchmark/d/report.html" in out
+    assert "Verdict: [all] well." in out
     assert "reused" not in out
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from longcat.artifact import ROOT
+from longcat.provenance import ROOT
 
 EXCEPTIONS = {
     # which kernels a device has registered, and for which dispatch keys, has no public question

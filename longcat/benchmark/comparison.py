@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from longcat.benchmark.conventions import side_by_side
-from longcat.benchmark.mfu import Speed
 from longcat.benchmark.references import Reference, references
-from longcat.benchmark.workload import Workload
+from longcat.costs.conventions import side_by_side
+from longcat.costs.mfu import Speed
+from longcat.costs.workload import Workload
 
 CLAIM = 0.15
 """LongCat-2.0 is said to reach an MFU within 15 % of comparable A100 clusters."""

@@ -182,7 +182,7 @@ def scaling(rows: Sequence[Mapping[str, float]]) -> Figure:
 def setting(row: Mapping[str, Any]) -> str:
     """A point of a sweep in few words."""
     micro = row["micro_batch_sequences"] or "all"
-    again = ", recomputed" if row["recompute"] == "full" else ""
+    again = ", recomputed" if row["activation_checkpointing"] == "full" else ""
     return f"{micro} x {row['sequence_length_tokens']}{again}, {row['processes']} proc."
 
 

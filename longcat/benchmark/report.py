@@ -89,7 +89,7 @@ _PAGE = (
 {% if r.sweep %}<h2>Other settings</h2>
 {% if pictures.sweep %}<img alt="Speed over memory of all settings" src="{{ pictures.sweep }}">{% endif %}
 <div class="scroll"><table><tr><th class="n">micro-batch</th><th class="n">sequence</th><th>recomputed</th><th class="n">processes</th><th class="n">tokens/s</th><th class="n">MFU</th><th class="n">peak memory</th></tr>
-{% for row in r.sweep %}<tr{{ ' class="ours"'|safe if row.pareto }}><td class="n">{{ row.micro_batch_sequences or "all" }}</td><td class="n">{{ row.sequence_length_tokens }}</td><td>{{ row.recompute }}</td><td class="n">{{ row.processes }}</td>{% if row.error %}<td colspan="3" class="wrap">{{ row.error }}</td>{% else %}<td class="n">{{ "{:,.0f}".format(row.tokens_per_second) }}</td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ "%.2f"|format(row.peak_memory_bytes / 1e9) }} GB</td>{% endif %}</tr>
+{% for row in r.sweep %}<tr{{ ' class="ours"'|safe if row.pareto }}><td class="n">{{ row.micro_batch_sequences or "all" }}</td><td class="n">{{ row.sequence_length_tokens }}</td><td>{{ row.activation_checkpointing }}</td><td class="n">{{ row.processes }}</td>{% if row.error %}<td colspan="3" class="wrap">{{ row.error }}</td>{% else %}<td class="n">{{ "{:,.0f}".format(row.tokens_per_second) }}</td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ "%.2f"|format(row.peak_memory_bytes / 1e9) }} GB</td>{% endif %}</tr>
 {% endfor %}</table></div>
 <p class="note">Marked: no other setting is as fast with as little memory.</p>{% endif %}
 {% if r.scaling %}<h2>More processes</h2>

@@ -20,7 +20,7 @@ class Point:
 
     micro_batch_sequences: int
     sequence_length_tokens: int
-    recompute: str
+    activation_checkpointing: str
     processes: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -43,20 +43,22 @@ def points(config: PipelineConfig, sequence_length: int, processes: int) -> list
     lists = (
         sweep.micro_batch_sequences or [training.micro_batch_sequences],
         sweep.sequence_length_tokens or [sequence_length],
-        sweep.recompute or [training.recompute],
+        sweep.activation_checkpointing or [training.activation_checkpointing],
         sweep.processes or [processes],
     )
-    if not any((sweep.micro_batch_sequences, sweep.sequence_length_tokens, sweep.recompute, sweep.processes)):
+    if not any(
+        (sweep.micro_batch_sequences, sweep.sequence_length_tokens, sweep.activation_checkpointing, sweep.processes)
+    ):
         return []
     found = [Point(*values) for values in itertools.product(*lists)]
     for point in found:
         if point.micro_batch_sequences < 0 or min(point.sequence_length_tokens, point.processes) < 1:
             raise ConfigError(f"benchmark.sweep: {point.as_dict()} has a number below 1")
-        if training.batch_sequences % point.processes:
+        if training.global_batch_sequences % point.processes:
             raise ConfigError(
-                f"benchmark.sweep.processes: {point.processes} do not divide training.batch_sequences={training.batch_sequences}"
+                f"benchmark.sweep.processes: {point.processes} do not divide training.global_batch_sequences={training.global_batch_sequences}"
             )
-        share = training.batch_sequences // point.processes * sequence_length
+        share = training.global_batch_sequences // point.processes * sequence_length
         if share % point.sequence_length_tokens:
             raise ConfigError(
                 f"benchmark.sweep.sequence_length_tokens: {point.sequence_length_tokens} does not divide the {share} "
@@ -70,7 +72,7 @@ def configured(config: PipelineConfig, point: Point) -> PipelineConfig:
     length = max(point.sequence_length_tokens, config.model.max_position_embeddings)
     training = {
         "micro_batch_sequences": point.micro_batch_sequences,
-        "recompute": point.recompute,
+        "activation_checkpointing": point.activation_checkpointing,
         "processes": point.processes,
     }
     # as many processes as there are for the experts, or the largest share of them that fits

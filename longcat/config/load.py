@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from longcat.config.section import Formerly
 from longcat.config.tree import PipelineConfig
 from longcat.errors import ConfigError
 
@@ -109,11 +110,14 @@ def _explain(error: ValidationError, origin: str) -> str:
 
 
 def _nearest_key(location: list[str]) -> str:
-    """Suggest a sibling of the unknown key, else the same name elsewhere in the tree."""
+    """Suggest the present name of a renamed key, else a sibling like it, else the same name elsewhere in the tree."""
     section: type[BaseModel] = PipelineConfig
     for part in location[:-1]:
         if part in section.model_fields:
             section = _section_of(section.model_fields[part].annotation) or section
+    for name, field in section.model_fields.items():
+        if Formerly(location[-1]) in field.metadata:
+            return f"; did you mean {'.'.join([*location[:-1], name])!r}?"
     siblings = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
     if siblings:
         return f"; did you mean {'.'.join([*location[:-1], siblings[0]])!r}?"

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
 
 RUNTIME = "runtime"
 """Field marker: has no influence on the bytes of an artifact, so it is left out of `identity`."""
+
+
+@dataclass(frozen=True)
+class Formerly:
+    """Field marker: an earlier name of the field, which is refused with a hint at the present one."""
+
+    name: str
 
 
 class Section(BaseModel):

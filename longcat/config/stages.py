@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from longcat.config.section import Section
+from longcat.config.section import Formerly, Section
 
 
 class SweepConfig(Section):
@@ -16,8 +16,10 @@ class SweepConfig(Section):
     """Sequences of one process that go through the model at once."""
     sequence_length_tokens: list[int] = Field(default_factory=list)
     """The tokens of a batch are cut anew, without padding."""
-    recompute: list[Literal["none", "full"]] = Field(default_factory=list)
-    """See `training.recompute`."""
+    activation_checkpointing: Annotated[list[Literal["none", "full"]], Formerly("recompute")] = Field(
+        default_factory=list
+    )
+    """See `training.activation_checkpointing`."""
     processes: list[int] = Field(default_factory=list)
     """Training processes, for the scaling curve."""
 
@@ -46,6 +48,8 @@ class BenchmarkConfig(Section):
 class EvaluationConfig(Section):
     """What the checkpoint is scored on."""
 
+    suites: list[str] = Field(default_factory=lambda: ["held_out", "tasks"], min_length=1)
+    """Kinds of evaluation, in this order: `held_out`, `tasks`, or `package.module:NAME` of a suite of your own."""
     held_out_sequences: int = Field(default=256, ge=1)
     """At most so many held-out sequences are scored."""
     ngram_order: int = Field(default=5, ge=1, le=8)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from longcat.config.model import ModelConfig
-from longcat.config.section import RUNTIME, Section
+from longcat.config.section import RUNTIME, Formerly, Section
 
 _OPERATORS = Path(__file__).parents[1] / "ops"
 
@@ -36,7 +36,7 @@ class OptimizerConfig(Section):
     """`adamw`, or `muon` for the matrices of the layers and AdamW for the rest."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
-    final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
+    final_learning_rate_fraction: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the last step as a share of the peak."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps of linear warm-up."""
@@ -61,7 +61,7 @@ class BalanceConfig(Section):
     """K_e, mean routed experts of a token; none takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without zero experts."""
     bias_update_rate: float = Field(default=1e-3, ge=0)
     """mu of the bias update. Meituan has published no value: ours."""
-    final_bias_update_share: float = Field(default=0.1, ge=0, le=1)
+    final_bias_update_fraction: float = Field(default=0.1, ge=0, le=1)
     """mu at the last step as a share of the first, with a straight line between. That mu decays is published, how is not."""
 
 
@@ -92,12 +92,12 @@ class TrainingConfig(Section):
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    batch_sequences: int = Field(ge=1)
+    global_batch_sequences: Annotated[int, Formerly("batch_sequences")] = Field(ge=1)
     """Sequences in one optimizer step, over all processes."""
     micro_batch_sequences: int = Field(default=0, ge=0)
     """Sequences of one process that go through the model at once; 0 takes all of its share."""
-    recompute: Literal["none", "full"] = "none"
-    """What is worked out again for the backward pass instead of kept: nothing, or every layer (less memory, a third more work)."""
+    activation_checkpointing: Annotated[Literal["none", "full"], Formerly("recompute")] = "none"
+    """Activations recomputed in the backward pass instead of kept: none, or those of every layer (less memory, a third more work)."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     expert_parallel: int = Field(default=0, ge=0)

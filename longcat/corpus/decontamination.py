@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from longcat.artifact import ROOT, sha256_file
+from longcat.artifact import sha256_file
 from longcat.corpus.words import Words
 from longcat.errors import DataError
+from longcat.provenance import ROOT
 
 WORDS = 13
 _SETS = ROOT / "data/evaluation"

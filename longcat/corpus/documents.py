@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from longcat.artifact import source_hashes, write_json
+from longcat.artifact import write_json
 from longcat.config import CorpusConfig
 from longcat.corpus.arrays import save
 from longcat.corpus.decontamination import known_runs
@@ -34,6 +34,7 @@ from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, token_dtype
 from longcat.corpus.sources import Source
 from longcat.errors import DataError
 from longcat.progress import Progress, Reporter
+from longcat.provenance import code_of, source_hashes
 
 DOCUMENTS, BLOCKS, SAMPLES_FILE = "documents.npy", "blocks.json", "samples.json"
 DOCUMENT = np.dtype(
@@ -49,7 +50,6 @@ DOCUMENT = np.dtype(
 _SCRATCH = "scratch"
 _SAMPLE_BYTES = 8 * SAMPLE_CHARACTERS
 _JUDGED, _TRAINED, _TOKENISED = 45.0, 60.0, 85.0  # percentages of the stage at which the steps end
-SOURCES = (Path(__file__).parent,)
 
 
 def build_documents(
@@ -122,7 +122,7 @@ def _scratch(directory: Path) -> Path:
     """The folder of what is only needed until the artifact is whole; emptied if other code has begun to fill it."""
     scratch = directory / _SCRATCH
     written = scratch / "code.json"
-    code = source_hashes(SOURCES)
+    code = source_hashes(code_of(__name__))
     if not written.exists() or json.loads(written.read_text(encoding="utf-8")) != code:
         for path in directory.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -6,7 +6,6 @@ process, in others of this machine, and on a cluster (`tasks.cluster`).
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -19,10 +18,10 @@ from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
 from longcat.errors import LongcatError
+from longcat.processes.child import die_with_parent
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-_PR_SET_PDEATHSIG = 1
 
 
 class Mapper(Protocol):
@@ -82,6 +81,6 @@ def in_order(submit: Callable[[_In], Any], items: Iterable[_In], pending: int) -
 def _follow_parent(parent: int) -> None:
     """Do not outlive a parent that is killed; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from longcat.artifact import Artifact, Recipe, Workspace, sha256_file
 from longcat.config import CorpusConfig, PipelineConfig, identity
 from longcat.corpus import card
 from longcat.corpus.decontamination import evaluation_files, pins
-from longcat.corpus.documents import BLOCKS, DOCUMENTS, MORE, SAMPLES_FILE, SOURCES, build_documents, describe_losses
+from longcat.corpus.documents import BLOCKS, DOCUMENTS, MORE, SAMPLES_FILE, build_documents, describe_losses
+from longcat.corpus.facts import DocumentsFacts, TokensFacts
 from longcat.corpus.judge import quality_source
 from longcat.corpus.mapping import Mapper, processes
 from longcat.corpus.mixture import Group, choose, groups
@@ -35,8 +35,9 @@ from longcat.corpus.shards import (
 from longcat.corpus.sources import Source, resolve
 from longcat.errors import ConfigError, DataError
 from longcat.progress import Progress, Reporter, silent
+from longcat.provenance import code_of
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
@@ -46,11 +47,11 @@ _PACKING = 85.0  # percentage of the whole at which packing begins
 
 def preprocess(
     config: PipelineConfig, *, workspace: Workspace, report: Reporter = silent, mapper: Mapper | None = None
-) -> Artifact:
+) -> Artifact[TokensFacts]:
     """Turn the corpus into token shards; an interrupted run goes on with the block it was at.
 
     Args:
-        config: section `corpus`; `training.batch_sequences` only for a check.
+        config: section `corpus`; `training.global_batch_sequences` only for a check.
         workspace: where the artifacts go.
         report: hears of progress in percent.
         mapper: where the work is done; `corpus.workers` processes of this machine if none is given.
@@ -73,52 +74,54 @@ def preprocess(
     evaluations = evaluation_files(corpus.decontaminate)
     recipe = documents_recipe(corpus, sources, evaluations)
 
-    def build(directory: Path) -> Mapping[str, Any]:
+    def build(directory: Path) -> TokensFacts:
         documents = workspace.materialize(
             recipe,
-            lambda inner: build_documents(corpus, sources, evaluations, inner, mapper, report),
+            lambda inner: DocumentsFacts(**build_documents(corpus, sources, evaluations, inner, mapper, report)),
             resumable=True,
         )
         report(Progress("preprocess", _PACKING, 100, "packing"))
         return _build_tokens(corpus, documents, directory, mapper, report)
 
     artifact = workspace.materialize(tokens_recipe(corpus, recipe), build, resumable=True)
-    rows = artifact.facts["train_rows"]
-    if rows < config.training.batch_sequences:
+    rows = artifact.facts.train_rows
+    if rows < config.training.global_batch_sequences:
         raise DataError(
             f"the corpus makes {rows} training sequences of {corpus.sequence_length_tokens} tokens, fewer than "
-            f"one batch: give it more text, or lower training.batch_sequences={config.training.batch_sequences} or "
+            f"one batch: give it more text, or lower training.global_batch_sequences={config.training.global_batch_sequences} or "
             "corpus.sequence_length_tokens"
         )
-    report(Progress("preprocess", 100, 100, f"{artifact.facts['train_tokens']:,} training tokens"))
+    report(Progress("preprocess", 100, 100, f"{artifact.facts.train_tokens:,} training tokens"))
     return artifact
 
 
-def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: list[Path]) -> Recipe:
+def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: list[Path]) -> Recipe[DocumentsFacts]:
     """What the documents follow from: the configuration, and the content of sources and files instead of their place."""
-    essence = {name: value for name, value in identity(corpus).items() if name not in _MIXING}
-    essence["decontaminate"] = pins(evaluations)
+    payload = {name: value for name, value in identity(corpus).items() if name not in _MIXING}
+    payload["decontaminate"] = pins(evaluations)
     if corpus.tokenizer is not None:
-        essence["tokenizer"] = _content(Path(corpus.tokenizer).expanduser(), "corpus.tokenizer")
+        payload["tokenizer"] = _content(Path(corpus.tokenizer).expanduser(), "corpus.tokenizer")
     if corpus.quality is not None:
         source = quality_source(corpus.quality.function)
-        essence["quality"]["source"] = None if source is None else sha256_file(source)
-    for described, origin in zip(essence["sources"], sources, strict=True):
+        payload["quality"]["source"] = None if source is None else sha256_file(source)
+    for described, origin in zip(payload["sources"], sources, strict=True):
         described.update(origin.pin)  # a moving `revision` becomes the commit it stands for now
         for name in _MIXING_OF_SOURCES:
             del described[name]
-    return Recipe(kind="documents", version=STAGE_VERSION, identity=essence, sources=SOURCES)
+    return Recipe(
+        kind="documents", facts=DocumentsFacts, version=STAGE_VERSION, identity=payload, sources=code_of(__name__)
+    )
 
 
-def tokens_recipe(corpus: CorpusConfig, documents: Recipe) -> Recipe:
+def tokens_recipe(corpus: CorpusConfig, documents: Recipe[DocumentsFacts]) -> Recipe[TokensFacts]:
     """What the shards follow from: the documents' recipe and the mixture."""
-    essence = {name: value for name, value in identity(corpus).items() if name in _MIXING}
-    essence["sources"] = [
+    payload = {name: value for name, value in identity(corpus).items() if name in _MIXING}
+    payload["sources"] = [
         {name: value for name, value in identity(source).items() if name in _MIXING_OF_SOURCES}
         for source in corpus.sources
     ]
-    essence["documents"] = documents.digest
-    return Recipe(kind="tokens", version=STAGE_VERSION, identity=essence, sources=SOURCES)
+    payload["documents"] = documents.digest
+    return Recipe(kind="tokens", facts=TokensFacts, version=STAGE_VERSION, identity=payload, sources=code_of(__name__))
 
 
 def _content(path: Path, field: str) -> str:
@@ -129,9 +132,9 @@ def _content(path: Path, field: str) -> str:
 
 
 def _build_tokens(
-    corpus: CorpusConfig, documents: Artifact, directory: Path, mapper: Mapper, report: Reporter
-) -> dict[str, Any]:
-    facts = dict(documents.facts)
+    corpus: CorpusConfig, documents: Artifact[DocumentsFacts], directory: Path, mapper: Mapper, report: Reporter
+) -> TokensFacts:
+    facts = documents.facts.model_dump()
     table = np.load(documents.path / DOCUMENTS)
     mixture = groups(table, corpus)
     for name in (TOKENIZER, TOKEN_BYTES):
@@ -192,11 +195,16 @@ def _build_tokens(
     }
     samples = json.loads((documents.path / SAMPLES_FILE).read_text(encoding="utf-8"))
     card.write(facts, samples, directory)
-    return facts
+    return TokensFacts(**facts)
 
 
 def _shard_tasks(
-    corpus: CorpusConfig, documents: Artifact, table: np.ndarray, chosen: np.ndarray, directory: Path, split: str
+    corpus: CorpusConfig,
+    documents: Artifact[DocumentsFacts],
+    table: np.ndarray,
+    chosen: np.ndarray,
+    directory: Path,
+    split: str,
 ) -> list[ShardTask]:
     """Documents in their order, dealt out to shards of at most `shard_sequences` rows."""
     width = corpus.sequence_length_tokens + 1
@@ -222,8 +230,8 @@ def _shard_tasks(
                 begins=table["begin"][chosen[used]],
                 width=width,
                 max_padding=corpus.max_padding,
-                dtype=token_dtype(documents.facts["vocabulary_size"]),
-                filler=documents.facts["end_of_text"],
+                dtype=token_dtype(documents.facts.vocabulary_size),
+                filler=documents.facts.end_of_text,
             )
         )
     return tasks

@@ -84,8 +84,8 @@ class Backbone(nn.Module):
             else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size, config.end_of_text)
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.recompute = False
-        """Whether layers are worked out again for the backward pass instead of kept."""
+        self.activation_checkpointing = False
+        """Whether the activations of layers are recomputed in the backward pass instead of kept."""
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mtp = MultiTokenPrediction(config) if config.mtp_num_layers else None
 
@@ -116,7 +116,7 @@ class Backbone(nn.Module):
             x = self.ngram_embeddings(x, seen, context.document_starts)
         statistics, index_loss = [], None
         for number, layer in enumerate(self.layers):
-            if self.recompute and torch.is_grad_enabled():
+            if self.activation_checkpointing and torch.is_grad_enabled():
                 x, asked, loss = checkpoint(layer, x, context, number, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, asked, loss = layer(x, context, number)

@@ -19,11 +19,11 @@ from longcat.config import BalanceConfig, ModelConfig, target_ffn_experts
 def bias_update_rate(step: int, steps: int, balance: BalanceConfig) -> float:
     """Rate mu in optimizer step `step` (0-based) of `steps`: a straight line from the first value to its final share."""
     progress = min(1.0, step / max(1, steps - 1))
-    return balance.bias_update_rate * (1 - progress * (1 - balance.final_bias_update_share))
+    return balance.bias_update_rate * (1 - progress * (1 - balance.final_bias_update_fraction))
 
 
 @torch.no_grad()
-def move_bias(bias: Tensor, load: Tensor, model: ModelConfig, balance: BalanceConfig, mu: float) -> None:
+def update_router_bias(bias: Tensor, load: Tensor, model: ModelConfig, balance: BalanceConfig, mu: float) -> None:
     """Move one layer's selection bias in place.
 
     Args:
@@ -38,7 +38,7 @@ def move_bias(bias: Tensor, load: Tensor, model: ModelConfig, balance: BalanceCo
     bias[:routed] += mu * (wanted - load[:routed] / load.sum())
 
 
-def load_figures(load: Tensor, model: ModelConfig) -> dict[str, float]:
+def load_metrics(load: Tensor, model: ModelConfig) -> dict[str, float]:
     """What the load of all layers `[layers, experts]` says: for the metrics.
 
     `moe/ffn_experts_per_token`: mean routed experts of a token; `moe/max_load`: the busiest routed expert's load over

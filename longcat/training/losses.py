@@ -50,7 +50,7 @@ def balance_loss(probability: Tensor, load: Tensor, model: ModelConfig, target: 
     return loss
 
 
-def active(config: PipelineConfig) -> list[str]:
+def active_losses(config: PipelineConfig) -> list[str]:
     """The auxiliary losses that this model has and that weigh something."""
     there = {"mtp": config.model.mtp_num_layers > 0, "indexer": config.model.sparse_attention is not None}
     settings = config.training.losses
@@ -76,10 +76,10 @@ def losses(sums: LossSums, counts: Counts, config: PipelineConfig) -> dict[str, 
     }
 
 
-def total(parts: dict[str, Tensor], config: PipelineConfig) -> Tensor:
+def weighted_total(parts: dict[str, Tensor], config: PipelineConfig) -> Tensor:
     """The weighted sum that is differentiated."""
     loss = parts["language_model"]
-    for name in active(config):
+    for name in active_losses(config):
         weight: float = getattr(config.training.losses, f"{name}_weight")
         loss = loss + weight * parts[name]
     return loss

@@ -12,5 +12,5 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
-    floor = config.final_learning_rate_share
+    floor = config.final_learning_rate_fraction
     return config.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)

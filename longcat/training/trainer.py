@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from longcat.accelerator import Accelerator
-from longcat.benchmark.breakdown import OPTIMIZER
 from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
@@ -20,9 +19,10 @@ from longcat.ops.linear_cross_entropy import IGNORE
 from longcat.ops.registry import OperatorSettings
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
-from longcat.training.balance import bias_update_rate, move_bias
-from longcat.training.losses import Counts, losses, total
+from longcat.training.balance import bias_update_rate, update_router_bias
+from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.optimizer import build_optimizers, set_learning_rate
+from longcat.training.regions import OPTIMIZER
 from longcat.training.schedule import learning_rate
 
 
@@ -37,7 +37,7 @@ class StepResult:
     gradient_norm: float
     """Global norm before clipping."""
     learning_rate: float
-    load: Tensor
+    expert_load: Tensor
     """Slots given to each expert, `[layers, n_routed_experts + zero_expert_num]`, over the whole batch."""
     skipped: bool
     """Loss or gradients were not finite, and nothing was updated."""
@@ -54,7 +54,7 @@ class Trainer:
         model.initialize(config.seed)
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
-        model.model.recompute = config.training.recompute == "full"
+        model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
         self.parallel = parallelize(model, mesh, compute, config.training.compile)
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
@@ -85,7 +85,7 @@ class Trainer:
             apart = documents if self.config.training.mask_documents else None
             sums = self.parallel.sums(tokens, targets, phase, apart, padding=documents < 0)
             parts_of_loss = losses(sums, counts, self.config)
-            self.parallel.backward(total(parts_of_loss, self.config), last=index == len(parts) - 1)
+            self.parallel.backward(weighted_total(parts_of_loss, self.config), last=index == len(parts) - 1)
             for name, value in parts_of_loss.items():
                 means[name] = means[name] + value.detach() if name in means else value.detach()
             load = sums.router_load if load is None else load + sums.router_load
@@ -109,7 +109,7 @@ class Trainer:
                 self.parallel.write_weights()
                 mu = bias_update_rate(step, training.steps, training.balance)
                 for router, slots in zip(self.routers, load, strict=True):
-                    move_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
+                    update_router_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
         return StepResult(loss, agreed, norm, rate, load, skipped=not healthy, stop=stop)
 
     def _agree(

@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from longcat.benchmark.answer import answer
+from longcat.benchmark.mfu_answer import answer
 from longcat.benchmark.report import html, markdown, write
-from longcat.benchmark.workload import sized_workload
+from longcat.costs.workload import sized_workload
 
 WORKLOAD = sized_workload(7e9, layers=32, hidden_size=4096, vocabulary=32000)
 
@@ -19,7 +19,12 @@ def given_run():
 
 @pytest.fixture
 def measured(given_run):
-    row = {"micro_batch_sequences": 0, "sequence_length_tokens": 2048, "recompute": "none", "processes": 2}
+    row = {
+        "micro_batch_sequences": 0,
+        "sequence_length_tokens": 2048,
+        "activation_checkpointing": "none",
+        "processes": 2,
+    }
     return given_run | {
         "processes": 2, "batch_tokens": 4096, "window_seconds": [1.0, 1.1], "window_steps": 4, "spread": 0.1,
         "device_kind": "cpu", "peak_memory_bytes": 5e9,
@@ -40,7 +45,7 @@ def measured(given_run):
         "memory": {"weights": 1_500_000_000, "rest": 500_000_000, "peak": 2_000_000_000},
         "sweep": [
             row | {"tokens_per_second": 100.0, "mfu": 0.3, "peak_memory_bytes": 2e9, "pareto": True},
-            row | {"recompute": "full", "error": "out of <memory>", "pareto": False},
+            row | {"activation_checkpointing": "full", "error": "out of <memory>", "pareto": False},
         ],
         "scaling": [
             {"processes": 1, "tokens_per_second": 60.0, "efficiency": 1.0},

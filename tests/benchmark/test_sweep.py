@@ -19,12 +19,14 @@ def test_nothing_asked_nothing_done():
 
 def test_every_combination_once():
     found = points(
-        config("benchmark.sweep.micro_batch_sequences=[1,2]", "benchmark.sweep.recompute=[none,full]"), 64, 2
+        config("benchmark.sweep.micro_batch_sequences=[1,2]", "benchmark.sweep.activation_checkpointing=[none,full]"),
+        64,
+        2,
     )
     assert len(set(found)) == 4
     assert {point.sequence_length_tokens for point in found} == {64}
     changed = configured(config("benchmark.kernel_seconds=1"), found[-1])
-    assert (changed.training.micro_batch_sequences, changed.training.recompute) == (2, "full")
+    assert (changed.training.micro_batch_sequences, changed.training.activation_checkpointing) == (2, "full")
     assert changed.benchmark.kernel_seconds == 0
     assert not changed.benchmark.collective_bytes
 
@@ -37,7 +39,7 @@ def test_longer_sequences_than_the_model_was_made_for():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("benchmark.sweep.processes=[3]", "3 do not divide training.batch_sequences"),
+        ("benchmark.sweep.processes=[3]", "3 do not divide training.global_batch_sequences"),
         ("benchmark.sweep.processes=[0]", "below 1"),
         ("benchmark.sweep.sequence_length_tokens=[100]", "100 does not divide the"),
     ],

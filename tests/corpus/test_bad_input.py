@@ -48,7 +48,7 @@ def test_a_broken_record_is_refused_with_its_place_or_counted(tmp_path, line):
     with pytest.raises(DataError, match=rf"a\.jsonl, line 51: (?:{BROKEN[line]}).*corpus\.max_bad_share"):
         run(tmp_path, path)
     tokens = run(tmp_path, path, "corpus.max_bad_share=0.02")
-    assert tokens.facts["bad_lines"] == 1
+    assert tokens.facts.bad_lines == 1
     assert texts_of(tokens) == TEXTS[:80]
 
 
@@ -102,7 +102,7 @@ def test_empty_files_and_empty_documents_are_no_harm(tmp_path):
     blank = [json.dumps({"text": text}) for text in ("", " \t\n", "\u3000\ufeff", "\x00\x00", "x")]
     (tmp_path / "texts" / "d.jsonl").write_text("\n".join([*LINES, *blank, "", "   "]))
     tokens = run(tmp_path, tmp_path / "texts")
-    assert tokens.facts["dropped"] == {"empty": 4, "too_short": 2, "too_long": 0, "duplicate": 0}
+    assert tokens.facts.dropped == {"empty": 4, "too_short": 2, "too_long": 0, "duplicate": 0}
     assert texts_of(tokens) == TEXTS[:80]
 
 
@@ -151,7 +151,7 @@ from longcat.corpus.stage import preprocess
 
 if __name__ == "__main__":
     tokens = preprocess(load_config("smoke", overrides=sys.argv[2:]), workspace=Workspace(sys.argv[1]))
-    print(tokens.facts["dropped"], tokens.facts["documents"])
+    print(tokens.facts.dropped, tokens.facts.documents)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -189,7 +189,7 @@ def test_a_million_identical_documents_are_one(tmp_path):
         for _ in range(100):
             stream.write((LINES[3] + "\n") * 10_000)
     tokens = run(tmp_path, path, "corpus.near_duplicates={}")
-    assert tokens.facts["dropped"]["duplicate"] == 1_000_000
+    assert tokens.facts.dropped["duplicate"] == 1_000_000
     assert texts_of(tokens) == TEXTS[:80]
 
 
@@ -200,11 +200,11 @@ def test_very_many_short_documents(tmp_path):
         for number in range(0, 300_000, 1000):
             stream.write("".join(f'{{"text": "{n}"}}\n' for n in range(number, number + 1000)))
     tokens = run(tmp_path, path, "corpus.min_characters=1")
-    assert tokens.facts["documents"] == 300_000
-    assert tokens.facts["padding_share"] < 0.01
+    assert tokens.facts.documents == 300_000
+    assert tokens.facts.padding_share < 0.01
     assert (
-        np.load(tokens.path.parents[1] / "documents" / tokens.facts["documents_artifact"] / "documents.npy")[
+        np.load(tokens.path.parents[1] / "documents" / tokens.facts.documents_artifact / "documents.npy")[
             "tokens"
         ].sum()
-        == tokens.facts["tokens"]
+        == tokens.facts.tokens
     )

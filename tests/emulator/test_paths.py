@@ -8,9 +8,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from longcat.artifact import ROOT
 from longcat.ops.operators import OPERATORS
 from longcat.ops.registry import SampleInputs, check
+from longcat.provenance import ROOT
 
 pytestmark = pytest.mark.emulator
 NPU = "npu:0"  # a device only where torch_npu is

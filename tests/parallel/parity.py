@@ -41,7 +41,7 @@ def main(expert_parallel: int, case: str) -> None:
             batch[2][row, end:], batch[1][row, end - 1 :] = -1, IGNORE
     real, learnt = int((batch[2] >= 0).sum()), int((batch[1] != IGNORE).sum())
     loss_of(whole, batch, Counts(real, learnt)).backward()
-    spread.model.recompute = case == "recompute"
+    spread.model.activation_checkpointing = case == "recompute"
     parallel = parallelize(spread, mesh, torch.float32)
     mine = [of[mesh.rank :: mesh.processes] for of in batch]
     counts = global_counts(mine[1], mine[2], mesh)

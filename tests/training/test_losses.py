@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from longcat.config import load_config
 from longcat.model import LongcatModel
-from longcat.training.losses import Counts, active, balance_loss, losses, total
+from longcat.training.losses import Counts, active_losses, balance_loss, losses, weighted_total
 from longcat.training.trainer import phase_of
 
 
@@ -48,13 +48,13 @@ def config_with(*overrides):
 
 def test_total_is_the_weighted_sum_and_zero_weights_leave_out():
     config = config_with("training.losses.hidden_z_weight=0", "training.losses.mtp_weight=0.5")
-    assert active(config) == ["mtp", "indexer", "balance"]
+    assert active_losses(config) == ["mtp", "indexer", "balance"]
     model = LongcatModel(config.model)
     model.initialize(0)
     tokens = torch.randint(3, 512, (4, 25), generator=torch.Generator().manual_seed(0))
     parts = losses(model.sums(tokens[:, :-1], tokens[:, 1:]), Counts(96, 96), config)
     expected = parts["language_model"] + 0.5 * parts["mtp"] + parts["indexer"] + 1e-3 * parts["balance"]
-    torch.testing.assert_close(total(parts, config), expected)
+    torch.testing.assert_close(weighted_total(parts, config), expected)
     assert parts["language_model"].item() == pytest.approx(6.24, abs=0.1)  # ln 512
     assert parts["mtp"].item() == pytest.approx(6.24 * 43 / 48, rel=0.05)  # depth k lacks the last k positions
     halves = [losses(model.sums(part[:, :-1], part[:, 1:]), Counts(96, 96), config) for part in tokens.split(2)]
@@ -63,7 +63,7 @@ def test_total_is_the_weighted_sum_and_zero_weights_leave_out():
 
 
 def test_a_model_without_the_parts_has_fewer_losses():
-    assert active(load_config("smoke")) == ["balance", "hidden_z"]
+    assert active_losses(load_config("smoke")) == ["balance", "hidden_z"]
 
 
 def test_phases_follow_one_another():

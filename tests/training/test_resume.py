@@ -17,7 +17,8 @@ from longcat.errors import Cancelled, ConfigError, TrainingError
 from longcat.interchange import load_huggingface
 from longcat.model.generation import generate
 from longcat.progress import Progress
-from longcat.training.stage import pretrain, settle_layout
+from longcat.training.layout import settle_layout
+from longcat.training.stage import pretrain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -133,7 +134,7 @@ def test_layouts_that_do_not_fit_are_refused():
     from longcat.accelerator import choose
 
     cpu = choose("cpu")
-    with pytest.raises(ConfigError, match="batch_sequences=8 is not a multiple"):
+    with pytest.raises(ConfigError, match="global_batch_sequences=8 is not a multiple"):
         settle_layout(load_config("smoke", None, ["training.processes=3"]), cpu)
     with pytest.raises(ConfigError, match="expert_parallel=4 does not divide"):
         settle_layout(load_config("smoke", None, ["training.processes=2", "training.expert_parallel=4"]), cpu)

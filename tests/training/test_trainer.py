@@ -19,7 +19,7 @@ from longcat.training.trainer import Trainer
 @pytest.fixture
 def make_trainer(monkeypatch):
     """Makes trainers in a group of one process."""
-    from flows.server import free_port
+    from longcat.processes.child import free_port
 
     for name, value in {
         "RANK": 0,
@@ -130,7 +130,7 @@ def assert_alike(ours, theirs):
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
     assert ours.auxiliary == pytest.approx(theirs.auxiliary, rel=1e-4, abs=1e-5)
     assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-4)
-    torch.testing.assert_close(ours.load, theirs.load)
+    torch.testing.assert_close(ours.expert_load, theirs.expert_load)
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1])
@@ -143,7 +143,7 @@ def test_means_are_over_what_counts(make_trainer, masked, micro_batch):
     padded = batch_of(text, width=37, rows=3)
     found = make_trainer(*make, f"training.micro_batch_sequences={micro_batch}").step(0, padded)
     assert_alike(found, plain)
-    assert int(found.load[0].sum()) == 3 * 30
+    assert int(found.expert_load[0].sum()) == 3 * 30
 
 
 @pytest.mark.parametrize("steps", ["", "training.dense_attention_steps=9"])
@@ -179,7 +179,9 @@ def test_a_loaded_state_is_fp32_and_goes_on_as_if_never_stopped(make_trainer, pr
 def test_recomputing_layers_changes_memory_only(make_trainer, precision):
     batch = Batch.of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
     kept = make_trainer("training.micro_batch_sequences=2", precision=precision)
-    again = make_trainer("training.micro_batch_sequences=2", "training.recompute=full", precision=precision)
+    again = make_trainer(
+        "training.micro_batch_sequences=2", "training.activation_checkpointing=full", precision=precision
+    )
     calls = []
     again.model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     for step in range(2):

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.config import BalanceConfig, OptimizerConfig, load_config
-from longcat.training.balance import load_figures, move_bias, target_ffn_experts
+from longcat.training.balance import load_metrics, target_ffn_experts, update_router_bias
 from longcat.training.metrics import Follower, MetricsFile, read_metrics
 from longcat.training.schedule import learning_rate
 
 
 @given(steps=st.integers(2, 5000), warmup=st.integers(0, 100), share=st.floats(0, 1))
 def test_learning_rate_rises_then_falls_between_its_bounds(steps, warmup, share):
-    config = OptimizerConfig(learning_rate=1e-3, warmup_steps=warmup, final_learning_rate_share=share)
+    config = OptimizerConfig(learning_rate=1e-3, warmup_steps=warmup, final_learning_rate_fraction=share)
     rates = [learning_rate(step, steps, config) for step in range(steps)]
     assert all(0 < rate <= 1e-3 * (1 + 1e-9) for rate in rates if share > 0)
     assert rates[:warmup] == sorted(rates[:warmup])
@@ -33,10 +33,10 @@ def test_bias_control_reaches_the_target_share():
     for _ in range(600):
         scores = (preference + torch.randn(512, 6, generator=generator)).softmax(-1)
         load = torch.bincount((scores + bias).topk(model.moe_topk).indices.flatten(), minlength=6).float()
-        move_bias(bias, load, model, balance, balance.bias_update_rate)
+        update_router_bias(bias, load, model, balance, balance.bias_update_rate)
         loads.append(load)
-    settled = load_figures(torch.stack(loads[-50:]).mean(0)[None], model)
-    before = load_figures(loads[0][None], model)
+    settled = load_metrics(torch.stack(loads[-50:]).mean(0)[None], model)
+    before = load_metrics(loads[0][None], model)
     assert settled["moe/ffn_experts_per_token"] == pytest.approx(target_ffn_experts(model, balance), rel=0.02)
     assert settled["moe/max_load"] < 1.1 < before["moe/max_load"]
     assert torch.equal(bias[model.n_routed_experts :], torch.zeros(2))

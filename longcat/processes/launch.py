@@ -1,70 +1,65 @@
-"""Starting training processes under torchrun, watching them, and making sure that none is left."""
+"""Starting processes under torchrun, watching them, and making sure that none is left."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from longcat import errors
-from longcat.accelerator import environment
 from longcat.errors import StorageError, TrainingError
-from longcat.training.job import Job
+from longcat.processes.child import supervised
 
 POLL_S = 0.25
 LOG = "processes.log"
 
 
-def launch(job: Job, *, deadline_s: float, grace_s: float, poll: Callable[[], None]) -> None:
-    """Run a job to its end.
+def launch(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    directory: Path,
+    processes: int,
+    environment: Mapping[str, str],
+    deadline_s: float,
+    grace_s: float,
+    poll: Callable[[], None],
+) -> None:
+    """Run a Python module in several processes to its end.
 
-    `poll` is called a few times a second; what it raises ends the processes, who get `grace_s` to save a checkpoint.
+    Args:
+        module: run as `python -m` in every process; it reports a failure with `write_failure`.
+        arguments: of the module.
+        directory: where the log and the reports of failures go.
+        processes: number of processes.
+        environment: variables laid over our own.
+        deadline_s: seconds after which the processes are ended.
+        grace_s: seconds that processes have to save their work when they are ended.
+        poll: called a few times a second; an exception from it ends the processes.
 
     Raises:
         TrainingError: a process failed, or `deadline_s` has passed; carries the first failing rank's cause.
         UserError: the cause is one of these, for example a full disk.
     """
-    directory = Path(job.directory)
     for old in directory.glob("error-*.json"):
         old.unlink()
     command = [
-        sys.executable, "-m", "longcat.training.lifeline", str(grace_s),
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=0",
-        f"--nproc-per-node={job.layout.processes}", "-m", "longcat.training.worker", str(job.write()),
+        f"--nproc-per-node={processes}", "-m", module, *arguments,
     ]  # fmt: skip
-    variables = {**os.environ, **environment(job.layout.accelerator, job.layout.processes), **_shutdown_time(grace_s)}
+    variables = {**environment, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(grace_s)))}
     began = time.monotonic()
-    with (directory / LOG).open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=variables, start_new_session=True
-        )
-        try:
-            while process.poll() is None:
-                poll()
-                if time.monotonic() - began > deadline_s:
-                    raise TrainingError(
-                        f"training did not finish within training.deadline_s={deadline_s:g}; {directory}"
-                    )
-                time.sleep(POLL_S)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()  # lets go of the lifeline: whatever still runs is ended
-            try:
-                process.wait(grace_s + 15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with supervised(command, log=directory / LOG, environment=variables, grace_s=grace_s) as process:
+        while process.poll() is None:
+            poll()
+            if time.monotonic() - began > deadline_s:
+                raise TrainingError(f"training did not finish within training.deadline_s={deadline_s:g}; {directory}")
+            time.sleep(POLL_S)
     if process.returncode != 0:
         raise _failure(directory, process.returncode)
-
-
-def _shutdown_time(grace_s: float) -> Mapping[str, str]:
-    return {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(grace_s)))}
 
 
 def _failure(directory: Path, code: int) -> Exception:

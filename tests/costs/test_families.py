@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from longcat.benchmark.families import FAMILIES, from_config, read_workload
+from longcat.costs.families import FAMILIES, from_config, read_workload
 from longcat.errors import ConfigError
 
 COMMON = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}

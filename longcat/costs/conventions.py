@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from longcat.benchmark.workload import Workload
+from longcat.costs.workload import Workload
 
 
 def six_n(parameters: float) -> float:

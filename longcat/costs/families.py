@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from longcat.benchmark.fields import EXPERTS, Fields, complete
-from longcat.benchmark.workload import Attention, Decoder, Workload, longcat_workload
 from longcat.config import ModelConfig, NgramConfig, SparseAttentionConfig
+from longcat.costs.fields import EXPERTS, Fields, complete
+from longcat.costs.workload import Attention, Decoder, Workload, longcat_workload
 from longcat.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from longcat.benchmark.workload import Workload
+from longcat.costs.workload import Workload
 from longcat.errors import DataError
 
 Recomputation = Literal["none", "selective", "full"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from longcat.benchmark import flops
-from longcat.benchmark.flops import Flops, Scores
 from longcat.config import ModelConfig
+from longcat.costs import flops
+from longcat.costs.flops import Flops, Scores
 from longcat.errors import ConfigError
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
-from longcat.benchmark.flops import (
+from longcat.config import ModelConfig, load_config, target_ffn_experts
+from longcat.costs.flops import (
     activated_parameters,
     expected_ffn_experts,
     keys_read,
@@ -12,10 +13,9 @@ from longcat.benchmark.flops import (
     parameters,
     training_flops_per_token,
 )
-from longcat.config import ModelConfig, load_config, target_ffn_experts
 from longcat.model import LongcatModel
 from longcat.ops import attention, grouped_matmul
-from longcat.training.balance import load_figures
+from longcat.training.balance import load_metrics
 
 FLASH = {
     "vocab_size": 131072, "hidden_size": 6144, "num_layers": 28, "num_attention_heads": 64, "q_lora_rank": 1536,
@@ -65,7 +65,7 @@ def test_flops_equal_torchs_counter(preset, extra, monkeypatch):
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         sums = model.sums(tokens[:, :-1], tokens[:, 1:])
         (sums.language_model + sums.mtp).backward()
-    experts = load_figures(sums.router_load, config)["moe/ffn_experts_per_token"]
+    experts = load_metrics(sums.router_load, config)["moe/ffn_experts_per_token"]
     expected = training_flops_per_token(config, 32, experts, "full")
     assert counter.get_total_flops() == pytest.approx(64 * sum(expected.values()), rel=1e-3)
 

@@ -1,4 +1,4 @@
-"""`python -m longcat.training.lifeline GRACE_S COMMAND...`: run a command that cannot outlive its owner.
+"""`python -m longcat.processes.supervisor GRACE_S COMMAND...`: run a command that cannot outlive its owner.
 
 The owner holds the writing end of this process' standard input. When it closes, because the owner said so or was
 killed, every process of the command gets SIGTERM, and after the grace time SIGKILL. Leaves with the command's exit code.
@@ -6,44 +6,44 @@ killed, every process of the command gets SIGTERM, and after the grace time SIGK
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from types import FrameType
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+from longcat.processes.child import die_with_parent
 
 
 def main() -> int:
-    """Run the command on the command line under the lifeline on standard input."""
+    """Run the command on the command line until it ends or standard input is closed."""
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),
     )
-    let_go = threading.Event()
+    released = threading.Event()
 
     def on_signal(_signal: int, _frame: FrameType | None) -> None:
-        let_go.set()
+        released.set()
 
     def watch() -> None:
         # not sys.stdin: its lock would be held by this thread when the interpreter ends
         while os.read(0, 4096):
             pass
-        let_go.set()
+        released.set()
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     threading.Thread(target=watch, daemon=True).start()
     while child.poll() is None:
-        if let_go.wait(0.1):
+        if released.wait(0.1):
             end(child.pid, grace_s)
     end(child.pid, 0)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode

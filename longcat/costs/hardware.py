@@ -1,9 +1,8 @@
-"""Peak throughput: from the hardware table for a known accelerator, measured for a CPU, none for anything else."""
+"""The table of accelerators: peaks, memory and links of each, by the exact names that its driver gives."""
 
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,24 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from longcat.accelerator import Accelerator
-from longcat.artifact import ROOT
 from longcat.errors import ConfigError
+from longcat.provenance import ROOT
 
 TABLE = ROOT / "data/reference/hardware.csv"
-_GEMM_SIZES = (512, 1024, 2048)
-_GEMM_SECONDS = 0.4
 Precision = Literal["bf16", "fp16", "fp32", "fp8"]
-
-
-@dataclass(frozen=True)
-class Peak:
-    """A peak and where it comes from."""
-
-    flops: float
-    """Dense matrix FLOP/s of one device; for a CPU of the whole machine."""
-    source: str
-    measured: bool
 
 
 @dataclass(frozen=True)
@@ -115,41 +101,3 @@ def require_hardware(name: str) -> HardwareRow:
         )
         raise ConfigError(f"device {name!r} is not in the table of hardware; {hint}; --peak-tflops does without")
     return row
-
-
-def peak(accelerator: Accelerator, precision: Precision) -> Peak | None:
-    """The peak that utilisation is measured against, or none when it is not known."""
-    if accelerator.kind == "cpu":
-        return Peak(
-            measured_gemm_flops("bf16" if precision == "bf16" else "fp32"),
-            f"measured: best {precision} matrix product on all cores of this machine",
-            measured=True,
-        )
-    row = find_hardware(accelerator.name)
-    found = None if row is None else row.peak_flops(precision)
-    if row is None or found is None:
-        return None
-    return Peak(found, f"{row.name}, dense {precision}: {row.source}", measured=False)
-
-
-@lru_cache(maxsize=2)
-def measured_gemm_flops(precision: Literal["bf16", "fp32"]) -> float:
-    """Best FLOP/s of square matrix products of several sizes on the CPU, with all cores."""
-    return max(best_product(size, precision, _GEMM_SECONDS) for size in _GEMM_SIZES)
-
-
-def best_product(size: int, precision: Literal["bf16", "fp32"], seconds: float) -> float:
-    """Best FLOP/s of square matrix products of one size on the CPU, with the cores of this process, tried for so long."""
-    import torch
-
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    best = 0.0
-    with torch.no_grad():
-        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-        a @ b
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            began = time.perf_counter()
-            a @ b
-            best = max(best, 2 * size**3 / (time.perf_counter() - began))
-    return best

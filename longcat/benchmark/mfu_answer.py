@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from longcat.benchmark.comparison import compare, subject
-from longcat.benchmark.families import read_workload
-from longcat.benchmark.hardware import Precision, require_hardware
-from longcat.benchmark.mfu import Recomputation, Speed, utilisation
-from longcat.benchmark.workload import Workload, longcat_workload
 from longcat.config import load_config, preset_names, target_ffn_experts
+from longcat.costs.families import read_workload
+from longcat.costs.hardware import Precision, require_hardware
+from longcat.costs.mfu import Recomputation, Speed, utilisation
+from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
 ROWS = 6

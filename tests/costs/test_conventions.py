@@ -2,10 +2,10 @@
 
 import pytest
 
-from longcat.benchmark.conventions import llm_foundry, megatron_2021, palm, side_by_side, six_n
-from longcat.benchmark.families import from_config
-from longcat.benchmark.workload import longcat_workload
 from longcat.config import ModelConfig, load_config
+from longcat.costs.conventions import llm_foundry, megatron_2021, palm, side_by_side, six_n
+from longcat.costs.families import from_config
+from longcat.costs.workload import longcat_workload
 
 LLAMA2_7B = {
     "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32,

@@ -1,4 +1,4 @@
-"""What a benchmark wants to know of training, found out in the training processes themselves.
+"""Measurements of training, taken in the training processes themselves.
 
 Windows of plain steps first, then steps under the profiler, so that measuring does not slow down what is measured.
 """
@@ -18,13 +18,14 @@ import torch
 import torch.distributed as dist
 
 from longcat.accelerator import Accelerator
-from longcat.benchmark.breakdown import STEP, breakdown, read_trace
+from longcat.benchmark.breakdown import breakdown, read_trace
 from longcat.benchmark.collectives import measure_collectives, scopes
-from longcat.benchmark.hardware import best_product
 from longcat.benchmark.kernels import measure_bandwidth, measure_kernels
 from longcat.config import BenchmarkConfig, PipelineConfig
 from longcat.errors import DataError
 from longcat.parallel.mesh import ProcessMesh
+from longcat.peak import best_product
+from longcat.training.regions import STEP
 from longcat.training.trainer import StepResult, Trainer
 
 TRACE = "trace.json.gz"

@@ -1,0 +1,74 @@
+"""Key figures of the two artifacts that preprocessing makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from longcat.artifact import Facts
+
+
+class DocumentsFacts(Facts):
+    """Key figures of a `documents` artifact: the cleaned corpus as tokens."""
+
+    sources: list[dict[str, Any]]
+    """One entry per source: its name, licence and pin, documents and unreadable records."""
+    bad_lines: int
+    """Records that could not be read."""
+    documents: int
+    """Kept."""
+    text_bytes: int
+    """UTF-8 bytes of the kept text."""
+    dropped: dict[str, int]
+    """Documents left out, by reason."""
+    paragraphs_cut: int
+    masked: dict[str, int]
+    """Personal data replaced, by kind."""
+    languages: dict[str, int]
+    """Documents kept, by language."""
+    length_log2: dict[str, int]
+    """Documents kept, by the logarithm of their length in bytes."""
+    tokens: int
+    bytes_per_token: float
+    vocabulary_size: int
+    """Largest token id + 1."""
+    end_of_text: int
+    """Token that follows every document."""
+    versions: dict[str, str]
+    """Of Python and the libraries whose output could differ."""
+
+    @property
+    def headline(self) -> str:
+        """How much text there is."""
+        return f"{self.tokens / 1e6:.2f} M tokens in {self.documents:,} documents"
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The size of the text."""
+        return {"documents": float(self.documents), "bytes_per_token": self.bytes_per_token}
+
+
+class TokensFacts(DocumentsFacts):
+    """Key figures of a `tokens` artifact: a mixture of the documents, packed into rows."""
+
+    train_tokens: int
+    held_out_tokens: int
+    train_rows: int
+    held_out_rows: int
+    padding_share: float
+    """Fraction of the training rows' tokens that is padding."""
+    extra_cuts_share: float
+    """Cuts inside documents, beyond those that their length asks for, per training document."""
+    mixture: list[dict[str, Any]]
+    """One entry per group of documents: source, whether long ones, documents, tokens, tokens taken, repeats."""
+    documents_artifact: str
+    """Digest of the documents that were packed."""
+
+    @property
+    def headline(self) -> str:
+        """How much there is to train on."""
+        return f"{self.train_tokens / 1e6:.2f} M training tokens"
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The size of the training data."""
+        return {"train_tokens": float(self.train_tokens), "bytes_per_token": self.bytes_per_token}
