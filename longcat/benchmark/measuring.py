@@ -108,7 +108,7 @@ def profile(step: Step, first: int, count: int, accelerator: Accelerator, direct
 
 def memory(trainer: Trainer, accelerator: Accelerator) -> dict[str, int]:
     """Bytes of this process by what holds them; `rest` is the peak without them: activations, buffers, the libraries."""
-    parameters = list(trainer.model.parameters())
+    parameters = list({id(one): one for of in (trainer.model, trainer.weights) for one in of.parameters()}.values())
     states = [
         value for optimizer in trainer.optimizers for state in optimizer.state.values() for value in state.values()
     ]

@@ -21,7 +21,7 @@ from longcat.training.worker import Worker, run
 def measure(worker: Worker) -> None:
     """Time steps from a given state, and what they consist of; nothing is kept of what they learn."""
     if worker.job.start_from:
-        checkpoint.load(Path(worker.job.start_from), worker.trainer.model, worker.trainer.optimizers)
+        checkpoint.load(Path(worker.job.start_from), worker.trainer.weights, worker.trainer.optimizers)
     settings, first = worker.config.benchmark, worker.config.training.steps
     peak_of = partial(measuring.machine_peak, worker.trainer.compute) if worker.accelerator.kind == "cpu" else None
     seconds, results, peaks = measuring.time_windows(worker.step, first, settings, worker.accelerator, peak_of)

@@ -21,7 +21,6 @@ from longcat.config.stages import BenchmarkConfig, EvaluationConfig, SweepConfig
 from longcat.config.training import (
     BalanceConfig,
     LossConfig,
-    OperatorName,
     OptimizerConfig,
     TrainingConfig,
     target_ffn_experts,
@@ -39,7 +38,6 @@ __all__ = [
     "ModelConfig",
     "NearDuplicateConfig",
     "NgramConfig",
-    "OperatorName",
     "OptimizerConfig",
     "PersonalData",
     "PipelineConfig",

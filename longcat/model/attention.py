@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from longcat.config import ModelConfig
 from longcat.model.context import ForwardContext
 from longcat.model.indexer import Indexer, IndexerOutput
+from longcat.model.module import Module
 from longcat.model.norm import RMSNorm
 from longcat.model.scaling import mla_alignment
 from longcat.ops.attention import causal_attention
@@ -18,7 +19,7 @@ LORA_NORM_EPS = 1e-6
 """The two norms inside attention keep this epsilon in the reference implementation, whatever `rms_norm_eps` says."""
 
 
-class LatentAttention(nn.Module):
+class LatentAttention(Module):
     """Causal attention over a query of rank `q_lora_rank` and keys and values of rank `kv_lora_rank`.
 
     The compressed query and key-value are scaled, see `longcat.model.scaling.mla_alignment`; the rotated part of the key
@@ -67,8 +68,8 @@ class LatentAttention(nn.Module):
         q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope_dim], dim=-1)
         latent = self.kv_a_layernorm(latent) * self.kv_scale
-        k_rope = rotate(k_rope.unsqueeze(2), context.cos, context.sin)
-        q_rope = rotate(q_rope, context.cos, context.sin)
+        k_rope = self.operators.run(rotate, k_rope.unsqueeze(2), context.cos, context.sin)
+        q_rope = self.operators.run(rotate, q_rope, context.cos, context.sin)
 
         cached_latents = None
         if context.cache is not None:
@@ -85,7 +86,11 @@ class LatentAttention(nn.Module):
         k_nope, v = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).split([self.nope_dim, self.v_dim], dim=-1)
         q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
         k = torch.cat([k_nope, k_rope.expand(-1, -1, self.heads, -1)], dim=-1).transpose(1, 2)
-        out = causal_attention(q, k, v.transpose(1, 2), self.scale, context.document_starts).transpose(1, 2).flatten(2)
+        out = (
+            self.operators.run(causal_attention, q, k, v.transpose(1, 2), self.scale, context.document_starts)
+            .transpose(1, 2)
+            .flatten(2)
+        )
         loss = selection.dense_loss(q, k, self.scale, context) if self.training and selection is not None else None
         return self.o_proj(out), selection, loss
 
@@ -113,7 +118,7 @@ class LatentAttention(nn.Module):
         """The same to chosen keys `[batch, new, chosen]` only; also what each of them got, fp32, the mean over heads."""
         up_key, up_value = self._up()
         query = torch.cat([torch.einsum("bshn,hnr->bshr", q_nope, up_key), q_rope], dim=-1)
-        latent, attended = sparse_attention(query, cached_latents, keys, self.kv_rank, self.scale)
+        latent, attended = self.operators.run(sparse_attention, query, cached_latents, keys, self.kv_rank, self.scale)
         return torch.einsum("bshr,hvr->bshv", latent, up_value).flatten(2), attended
 
     def _up(self) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
+from longcat.model.module import Module
 from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
 from longcat.ops.permute import permute_and_combine
@@ -21,7 +22,7 @@ class Dispatcher(Protocol):
         """Rows `[n, hidden]` sorted by expert with `counts` `[n_routed_experts]` to the experts' outputs, same order."""
 
 
-class Experts(nn.Module):
+class Experts(Module):
     """SwiGLU experts with weights stacked along the first axis."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -41,7 +42,8 @@ class Experts(nn.Module):
     def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
         """The same for the experts this process holds: `counts` has one entry for each of them."""
         gate_up, down = _local(self.gate_up_proj), _local(self.down_proj)
-        return grouped_matmul(swiglu(grouped_matmul(rows, gate_up, counts)), down, counts)
+        run = self.operators.run
+        return run(grouped_matmul, run(swiglu, run(grouped_matmul, rows, gate_up, counts)), down, counts)
 
 
 class RouterStatistics(NamedTuple):
@@ -53,7 +55,7 @@ class RouterStatistics(NamedTuple):
     """Slots given to each expert, fp32 `[experts]`."""
 
 
-class MixtureOfExperts(nn.Module):
+class MixtureOfExperts(Module):
     """Router, routed experts and zero-computation experts.
 
     A slot that goes to a zero-computation expert costs one multiply-add of the token: it is neither sorted, nor sent to
@@ -88,7 +90,9 @@ class MixtureOfExperts(nn.Module):
         load = torch.bincount(experts.flatten(), minlength=slots + 1)
         zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
         zero_expert_output = tokens * zero_share.to(x.dtype)
-        out = permute_and_combine(tokens, experts, weights, load[: self.routed], self.experts, zero_expert_output)
+        out = self.operators.run(
+            permute_and_combine, tokens, experts, weights, load[: self.routed], self.experts, zero_expert_output
+        )
         return out.view_as(x), RouterStatistics(probabilities.sum(0), load[:slots].float())
 
 

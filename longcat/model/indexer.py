@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from longcat.config import ModelConfig, SparseAttentionConfig
 from longcat.model.context import ForwardContext
+from longcat.model.module import Module
 from longcat.model.norm import RMSNorm
 from longcat.ops.rotary import rotate
 from longcat.ops.sparse_attention import dense_index_loss, select_keys, sparse_index_loss
@@ -43,7 +44,7 @@ class IndexerOutput:
         return sparse_index_loss(self.query, self.key, self.weight, self.keys, attended)
 
 
-class Indexer(nn.Module):
+class Indexer(Module):
     """Scores every key for every query with a few small heads (arXiv 2608.01662).
 
     Its inputs are cut from the graph: it learns from the divergence alone, and the model does not learn from it.
@@ -72,11 +73,17 @@ class Indexer(nn.Module):
                 not self.training and context.document_starts is None and length >= self.sparse.hierarchical_from_tokens
             )
             by_pages = by_pages and layer >= self.sparse.hierarchical_after_layers
-            keys = select_keys(
-                query, key, weight, self.sparse, hierarchical=by_pages, document_starts=context.document_starts
+            keys = self.operators.run(
+                select_keys,
+                query,
+                key,
+                weight,
+                self.sparse,
+                hierarchical=by_pages,
+                document_starts=context.document_starts,
             )
         return IndexerOutput(query, key, weight, keys)
 
     def _rotated(self, x: Tensor, context: ForwardContext) -> Tensor:
         turned, plain = x.split([self.rope_dim, self.dim - self.rope_dim], dim=-1)
-        return torch.cat([rotate(turned, context.cos, context.sin), plain], dim=-1)
+        return torch.cat([self.operators.run(rotate, turned, context.cos, context.sin), plain], dim=-1)

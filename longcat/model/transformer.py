@@ -17,12 +17,14 @@ from longcat.model.cache import Cache
 from longcat.model.context import ForwardContext, Phase
 from longcat.model.experts import RouterStatistics
 from longcat.model.layer import Layer
+from longcat.model.module import Module, use_operators
 from longcat.model.mtp import MultiTokenPrediction, mtp_targets
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
 from longcat.model.scaling import role_of, transfer, width_over_proxy
 from longcat.ops.documents import find_document_starts
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
+from longcat.ops.registry import OperatorSettings
 from longcat.ops.rotary import rotary_angles
 from longcat.padding import is_padding
 
@@ -125,15 +127,16 @@ class Backbone(nn.Module):
         return State(x, self.norm(x), statistics, index_loss)
 
 
-class LongcatModel(nn.Module):
+class LongcatModel(Module):
     """LongCat for causal language modelling: Flash, Flash-Lite (n-grams), 2.0 (n-grams, sparse attention, MTP)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, operators: OperatorSettings | None = None) -> None:
         super().__init__()
         self.config = config
         self.model = Backbone(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False)
         self.hidden_z = HiddenZ()
+        use_operators(self, operators or OperatorSettings())
 
     def forward(
         self,
@@ -202,7 +205,7 @@ class LongcatModel(nn.Module):
         return cast(LossSums, self(tokens, targets, phase=phase, documents=documents, padding=padding))
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
+        return self.operators.run(linear_cross_entropy, hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
     def new_cache(self) -> Cache:
         """An empty cache for `forward`."""

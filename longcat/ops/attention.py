@@ -154,15 +154,17 @@ class BlockAttention(torch.autograd.Function):
             out[:, start:end] = torch.bmm(probabilities, value[:, first:end])
             if keeps:
                 kept.append(probabilities)
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(query, key, value, out, *kept)
         ctx.scale, ctx.document_starts = scale, document_starts
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key and value."""
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, out, *kept = ctx.saved_tensors
         (gradient,) = gradients
+        # sum_k p_k dL/dp_k of each query (arXiv 2205.14135, appendix B.4)
+        delta = (gradient.float() * out).sum(-1, keepdim=True).to(query.dtype)
         # many small terms add up over a long sequence: in fp32 there
         dtype = query.dtype if kept else torch.float32
         d_query, d_key = torch.empty_like(query), key.new_zeros(key.shape, dtype=dtype)
@@ -173,17 +175,17 @@ class BlockAttention(torch.autograd.Function):
             d_out = gradient[:, start:end]
             _add_product(d_value[:, first:end], probabilities.mT, d_out)
             d_probabilities = torch.bmm(d_out, value[:, first:end].mT)
-            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, query.dtype).mul_(ctx.scale)
+            d_scores = d_probabilities.sub_(delta[:, start:end]).mul_(probabilities)  # but for the scale
             d_query[:, start:end] = torch.bmm(d_scores, key[:, first:end])
-            _add_product(d_key[:, first:end], d_scores.mT, query[:, start:end])
-        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
+            _add_product(d_key[:, first:end], d_scores.mT, query[:, start:end], ctx.scale)
+        return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+def _add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
     if total.dtype == a.dtype:
-        total.baddbmm_(a, b)
+        total.baddbmm_(a, b, alpha=scale)
     else:
-        total += torch.bmm(a, b)
+        total.add_(torch.bmm(a, b), alpha=scale)
 
 
 def _probabilities(

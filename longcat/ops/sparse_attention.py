@@ -395,15 +395,17 @@ class _SparseAttention(torch.autograd.Function):
             weights = _weights(query[start:end], keys, absent[start:end], scale)
             attended[start:end] = weights.mean(1, dtype=torch.float32)
             out[start:end] = (weights @ keys)[..., :rank]  # a part of the keys would be copied first
-        ctx.save_for_backward(query, cached_latents, rows, absent)
+        ctx.save_for_backward(query, cached_latents, rows, absent, out)
         ctx.rank, ctx.scale = rank, scale
         ctx.mark_non_differentiable(attended)
         return out, attended
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, cached_latents, rows, absent = ctx.saved_tensors
+        query, cached_latents, rows, absent, out = ctx.saved_tensors
         d_out, rank = gradients[0], ctx.rank
+        # sum_k p_k dL/dp_k of each query and head (arXiv 2205.14135, appendix B.4)
+        delta = (d_out.float() * out).sum(-1, keepdim=True).to(query.dtype)
         # of d_keys = d_scores^T query + weights^T [d_out, 0] one product is made
         d_out_wide = torch.nn.functional.pad(d_out, (0, query.shape[2] - rank))
         d_query = torch.empty_like(query)
@@ -414,7 +416,7 @@ class _SparseAttention(torch.autograd.Function):
             keys = cached_latents.index_select(0, chosen).view(end - start, rows.shape[1], -1)
             weights = _weights(query[start:end], keys, absent[start:end], ctx.scale)
             d_weights = d_out_wide[start:end] @ keys.mT
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+            d_scores = d_weights.sub_(delta[start:end]).mul_(weights).mul_(ctx.scale)
             d_query[start:end] = d_scores @ keys
             both = torch.cat([query[start:end], d_out_wide[start:end]], dim=1)
             d_keys = torch.bmm(torch.cat([d_scores, weights], dim=1).mT, both, out=keys).flatten(0, 1)

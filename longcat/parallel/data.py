@@ -34,10 +34,14 @@ class FSDPModel:
             _shard(model.model.mtp, mesh.world, policy)
         _shard(model, mesh.world, policy)
 
+    @property
+    def weights(self) -> LongcatModel:
+        """The fp32 weights, by the model's names: FSDP casts them as they are gathered."""
+        return self.model
+
     def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for parameter in self.model.parameters():
-            parameter.grad = None
+        """Drop the gradients."""
+        self.model.zero_grad()
 
     def sums(
         self,
@@ -47,13 +51,16 @@ class FSDPModel:
         documents: Tensor | None = None,
         padding: Tensor | None = None,
     ) -> LossSums:
-        """See `LongcatModel.sums`."""
+        """Sum the loss terms of a micro-batch, see `LongcatModel.sums`."""
         return self.model.sums(tokens, targets, phase, documents, padding)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a loss' gradients to the weights'; they are exchanged once, with the `last` part of a batch."""
         cast(FSDPModule, self.model).set_requires_gradient_sync(last)
         loss.backward()
+
+    def write_weights(self) -> None:
+        """Do nothing: the weights that the optimizer has moved are the model's own."""
 
 
 def _shard(module: nn.Module, axis: DeviceMesh, policy: MixedPrecisionPolicy) -> None:

@@ -8,11 +8,12 @@ from torch import Tensor
 from longcat.config import OptimizerConfig
 from longcat.model.scaling import role_of, transfer, width_over_proxy
 from longcat.model.transformer import LongcatModel
+from longcat.parallel.master_weights import MasterWeights
 from longcat.training.muon import Muon
 
 
 def build_optimizers(
-    model: LongcatModel, config: OptimizerConfig, compute: torch.dtype = torch.bfloat16
+    model: LongcatModel | MasterWeights, config: OptimizerConfig, compute: torch.dtype = torch.bfloat16
 ) -> list[torch.optim.Optimizer]:
     """One optimizer, or two; Muon's matrix products are of the type `compute`, as the model's are.
 

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel
-from longcat.ops.registry import force_reference
+from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
@@ -49,19 +50,20 @@ class Trainer:
 
     def __init__(self, config: PipelineConfig, mesh: ProcessMesh, accelerator: Accelerator, precision: str) -> None:
         self.config, self.mesh = config, mesh
-        force_reference(config.training.reference_operators)
-        model = LongcatModel(config.model)
+        model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         model.initialize(config.seed)
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
         self.parallel = parallelize(model, mesh, compute, config.training.compile)
-        self.optimizers = build_optimizers(self.model, config.training.optimizer, compute)
+        self.weights = self.parallel.weights
+        """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
+        self.optimizers = build_optimizers(self.weights, config.training.optimizer, compute)
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Of the last step."""
-        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in self.weights.parameters() if parameter.requires_grad]
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Learn from this process' share of a batch.
@@ -104,6 +106,7 @@ class Trainer:
                 set_learning_rate(self.optimizers, rate, only_indexer=phase == "warmup")
                 for optimizer in self.optimizers:
                     optimizer.step()
+                self.parallel.write_weights()
                 mu = bias_update_rate(step, training.steps, training.balance)
                 for router, slots in zip(self.routers, load, strict=True):
                     update_router_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
@@ -116,8 +119,7 @@ class Trainer:
 
         Every parameter is spread over all processes, experts included, so the local squares add up to the global one.
         """
-        norms = torch._foreach_norm([_local(parameter.grad) for parameter in self._parameters])
-        square = torch.stack(norms).square().sum()
+        square = get_total_norm([_local(parameter.grad) for parameter in self._parameters]).square()
         numbers = [*means.values(), square, torch.full_like(square, float(stop))]
         message = torch.cat([torch.stack(numbers), load.flatten()])
         dist.all_reduce(message, group=self.mesh.world.get_group())

@@ -71,7 +71,7 @@ class Worker:
         training, states = self.config.training, self.directory / "checkpoints"
         done = 0
         if newest := checkpoint.saved(states):
-            done = checkpoint.load(newest[-1][1], self.trainer.model, self.trainer.optimizers)
+            done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
         metrics = MetricsFile(self.directory / METRICS, after_step=done) if self.mesh.rank == 0 else None
         window_began, window_step, working = time.perf_counter(), done, 0.0
         ffn_experts = 0.0
@@ -88,7 +88,7 @@ class Worker:
             if metrics:
                 metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **figures})
             if result.stop or (done % training.checkpoint_every_steps == 0 and done < training.steps):
-                checkpoint.save(states, done, self.trainer.model, self.trainer.optimizers, training.keep_checkpoints)
+                checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
             if result.stop and done < training.steps:
                 return
             if done % training.log_every_steps == 0:  # time spent on checkpoints is not training time
@@ -122,7 +122,7 @@ class Worker:
         return figures
 
     def _finish(self, steps: int, ffn_experts: float) -> None:
-        checkpoint.write(self.directory / "state", steps, self.trainer.model, self.trainer.optimizers)
+        checkpoint.write(self.directory / "state", steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
             facts = {
                 "steps": steps,

@@ -8,8 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-import longcat.model.transformer  # noqa: F401  all operators of training are made
-from longcat.ops.registry import OPERATORS, SampleInputs, check
+from longcat.ops.operators import OPERATORS
+from longcat.ops.registry import SampleInputs, check
 from longcat.provenance import ROOT
 
 pytestmark = pytest.mark.emulator

@@ -1,24 +1,50 @@
 """Which function computes an operator, and that a wrong one is noticed before it is used."""
 
 import logging
-from typing import get_args
 
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-import longcat.model.transformer  # noqa: F401  all operators of training are made
-from longcat.config import OperatorName
-from longcat.errors import DeviceError
+from longcat.config import load_config
+from longcat.config.training import operator_names
+from longcat.errors import ConfigError, DeviceError
+from longcat.model import LongcatModel
 from longcat.ops import registry
-from longcat.ops.registry import OPERATORS, check, force_reference, operator
+from longcat.ops.operators import OPERATORS
+from longcat.ops.registry import OperatorSettings, check, operator
 
 CPU = torch.device("cpu")
 PATHS = [(name, kind) for name, of in OPERATORS.items() for kind in ("cpu", "cuda") if kind in of.implementations]
 
 
 def test_all_operators_can_be_named_in_the_configuration():
-    assert set(get_args(OperatorName)) == set(OPERATORS)
+    assert sorted(operator_names()) == sorted(OPERATORS)
+    named = load_config("smoke", overrides=[f"training.reference_operators={sorted(OPERATORS)}"])
+    assert named.training.reference_operators == sorted(OPERATORS)
+
+
+def test_an_unknown_operator_is_refused_with_the_nearest_name():
+    message = (
+        r"training\.reference_operators\.1: unknown operator 'rotery'; did you mean 'rotary'\?; there are: .*swiglu"
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_config("smoke", overrides=["training.reference_operators=[gating, rotery]"])
+    with pytest.raises(ConfigError, match=r"unknown operator 'xyz'; there are: "):
+        load_config("smoke", overrides=["training.reference_operators=[xyz]"])
+
+
+def test_models_in_one_process_have_settings_of_their_own(monkeypatch):
+    """What one model computes by the reference does not change the other."""
+    config = load_config("smoke").model
+    first, second = LongcatModel(config, OperatorSettings(["attention"])), LongcatModel(config)
+    calls = []
+    monkeypatch.setattr(OPERATORS["attention"], "reference", lambda *args: calls.append(args) or args[2])
+    for model, references in ((first, 2 * config.num_layers), (second, 0), (first, 2 * config.num_layers)):
+        calls.clear()
+        model.initialize(0)
+        model(torch.ones(1, 4, dtype=torch.long))
+        assert len(calls) == references
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -31,12 +57,9 @@ def test_paths_agree_with_their_reference(name, kind, dtype):
 @pytest.fixture
 def calls(monkeypatch):
     """A machine whose tensors say that they are an NPU's, and what was called on it."""
-    monkeypatch.setattr(registry, "OPERATORS", {})
-    for name in ("_checked", "_reported"):
-        monkeypatch.setattr(registry, name, set())
+    monkeypatch.setattr(registry, "STANDARD", OperatorSettings())
     monkeypatch.setattr(registry, "kind_of", lambda tensor: "npu")
-    yield []
-    force_reference([])
+    return []
 
 
 def doubled(calls, implementation=None, unsupported_reason=None):
@@ -75,8 +98,7 @@ def test_other_devices_take_the_reference(calls, monkeypatch):
 
 def test_the_user_can_ask_for_the_reference(calls):
     double = doubled(calls)
-    force_reference(["swiglu"])
-    double(torch.ones(2))
+    OperatorSettings(["swiglu"]).run(double, torch.ones(2))
     assert calls == ["reference"]
 
 
@@ -87,7 +109,7 @@ def test_an_obstacle_is_told_once(calls, caplog):
         double(torch.ones(3))
     assert calls == ["reference", "reference"]
     assert [record.getMessage() for record in caplog.records] == [
-        "operator swiglu is computed by its reference, not by the implementation for npu: x is long"
+        "operator swiglu is computed by its reference, not by its implementation for npu: x is long"
     ]
     double(torch.ones(2))
     assert "implementation" in calls
@@ -132,6 +154,6 @@ def test_the_check_goes_unnoticed_by_what_surrounds_it(calls):
     with torch.inference_mode():
         assert torch.equal(doubled(calls)(torch.ones(2)), torch.full((2,), 2.0))
     state = torch.random.get_rng_state()
-    registry._checked.clear()
+    registry.STANDARD.checked.clear()
     doubled(calls)(torch.ones(2))
     assert torch.equal(torch.random.get_rng_state(), state)

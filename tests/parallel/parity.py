@@ -11,7 +11,7 @@ from longcat.config import load_config
 from longcat.model import LongcatModel
 from longcat.padding import IGNORE, PADDING, is_padding
 from longcat.parallel.mesh import join, leave
-from longcat.parallel.parallelize import Parallel, parallelize
+from longcat.parallel.parallelize import ParallelModel, parallelize
 from longcat.training.losses import Counts
 from longcat.training.trainer import global_counts
 
@@ -60,7 +60,7 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def loss_of(model: LongcatModel | Parallel, batch: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:
+def loss_of(model: LongcatModel | ParallelModel, batch: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:
     tokens, targets, documents = batch
     sums = model.sums(tokens, targets, "sparse", documents)
     return (sums.language_model + 0.3 * sums.mtp) / counts.targets + (
