@@ -44,7 +44,11 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
         raise ConfigError(
             f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"
         )
-    precision = training.precision
-    if precision == "auto":
-        precision = "bf16" if accelerator.supports_bf16 else "fp32"
-    return ParallelLayout(accelerator.kind, processes, expert_parallel, precision)
+    return ParallelLayout(accelerator.kind, processes, expert_parallel, settle_precision(config, accelerator))
+
+
+def settle_precision(config: PipelineConfig, accelerator: Accelerator) -> Literal["bf16", "fp32"]:
+    """Return the precision that is computed in: `auto` stands for bf16 where the hardware has it."""
+    if config.training.precision == "auto":
+        return "bf16" if accelerator.supports_bf16 else "fp32"
+    return config.training.precision
