@@ -30,7 +30,7 @@ def measure(worker: Worker) -> None:
     profiled = None
     if settings.profiled_steps:
         profiled = measuring.profile(worker.step, first, settings.profiled_steps, worker.accelerator, worker.directory)
-    tokens = worker.batch_tokens // worker.mesh.processes // max(1, worker.trainer.micro_batches)
+    tokens = worker.batch_tokens // worker.mesh.batch_world // max(1, worker.trainer.micro_batches)
     operators = measuring.operators(
         worker.config, tokens, worker.sequence_length, worker.trainer.compute, worker.mesh, worker.accelerator
     )

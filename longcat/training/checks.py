@@ -21,9 +21,12 @@ def check_training(config: PipelineConfig) -> None:
     """
     accelerator = choose(config.accelerator)
     layout = settle_layout(config, accelerator)
-    memory = training_memory(config.model, config.training, layout.processes, layout.expert_parallel, layout.precision)
+    degrees = layout.degrees
+    memory = training_memory(
+        config.model, config.training, degrees.processes, degrees.expert_parallel, layout.precision
+    )
     on_cpu = accelerator.kind == "cpu"
-    needed = memory.states * (layout.processes if on_cpu else 1)
+    needed = memory.states * (degrees.processes if on_cpu else 1)
     if needed > accelerator.memory_bytes:
         where = "this machine has" if on_cpu else f"a device ({accelerator.name}) has"
         parts = ", ".join(f"{name} {size / _GIB:,.1f}" for name, size in memory.parts().items())

@@ -46,7 +46,11 @@ class Worker:
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
-            self.corpus.train, self.config.seed, training.global_batch_sequences, rank=mesh.rank, world=mesh.processes
+            self.corpus.train,
+            self.config.seed,
+            training.global_batch_sequences,
+            rank=mesh.batch_rank,
+            world=mesh.batch_world,
         )
         self.batches = Prefetcher(self.loader)
         self.auxiliary = active_losses(self.config)
@@ -145,7 +149,7 @@ def run(body: Callable[[Worker], None]) -> int:
     rank = int(os.environ["RANK"])
     try:
         accelerator = choose(job.layout.accelerator)
-        mesh = join(accelerator, job.layout.expert_parallel, job.pipeline.training.collective_timeout_s)
+        mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)):
             body(Worker(job, mesh, accelerator))
         leave()
