@@ -120,7 +120,7 @@ def main() -> None:
     from longcat.accelerator import choose
     from longcat.config import ModelConfig
     from longcat.costs.flops import training_flops_per_token
-    from longcat.parallel.mesh import leave
+    from longcat.parallel.mesh import end_process, leave
 
     torch.manual_seed(0)
     device = choose().device()
@@ -160,6 +160,7 @@ def main() -> None:
             print(f"{name:14}{value:8.0f} tokens/s  {outcome['share_of_peak'][name]:6.1%} of {peak / 1e9:.0f} GFLOP/s")
         print(f"ratio {outcome['ratio']:.2f} (rounds: {', '.join(f'{value:.2f}' for value in outcome['ratios'])})")
     leave()
+    end_process()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -59,4 +58,4 @@ def measure(worker: Worker) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(measure))
+    run(measure)

@@ -6,8 +6,9 @@ Every group that longcat uses comes from here, so that no collective waits longe
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 import torch.distributed as dist
@@ -154,6 +155,19 @@ def leave() -> None:
     """Destroy every group."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_process(code: int = 0) -> NoReturn:
+    """End a process that was in a group, for good and at once, after `leave`.
+
+    Gloo's threads outlive `destroy_process_group` while anything refers to a group, as DTensor's caches do for ever. One
+    that lets go of its last collective's tensors asks for the interpreter's lock; if the interpreter is being taken apart
+    meanwhile, CPython before 3.14 ends that thread inside a C++ destructor, and the process aborts after all its work is
+    done. Processes of `multiprocessing` end as here.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _world() -> dist.ProcessGroup:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from longcat.accelerator import choose
 from longcat.benchmark.collectives import INSIDE, measure_collectives
 from longcat.parallel.axes import Degrees
-from longcat.parallel.mesh import join, leave
+from longcat.parallel.mesh import end_process, join, leave
 
 
 def main(path: Path) -> None:
@@ -24,3 +24,4 @@ def main(path: Path) -> None:
 
 main(Path(sys.argv[1]))
 leave()
+end_process()

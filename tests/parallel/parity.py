@@ -23,7 +23,7 @@ from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
 from longcat.padding import IGNORE, PADDING, is_padding
 from longcat.parallel.axes import Degrees
-from longcat.parallel.mesh import ProcessMesh, join, leave
+from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.parallel.parallelize import ParallelModel, parallelize
 from longcat.training import checkpoint
 from longcat.training.losses import Counts
@@ -192,3 +192,4 @@ def main(folder: Path, expert_parallel: int) -> None:
 
 
 main(Path(sys.argv[1]), int(sys.argv[2]))
+end_process()

@@ -1,6 +1,30 @@
 """Joining and leaving the groups."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+
+
+def torchrun(script, *arguments, processes=2):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script),
+        *arguments,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_process_ends_with_its_code_whatever_its_threads_do(code):
+    """Returning from `__main__` instead ends with -6, "terminate called without an active exception"."""
+    result = torchrun(Path(__file__).with_name("late_thread.py"), "end_process", str(code))
+    assert "written before the end" in result.stdout
+    if code:
+        assert f"exitcode  : {code} " in result.stderr
+    assert result.returncode == (1 if code else 0), result.stderr[-3000:]
 
 
 def test_another_number_of_processes_is_refused(monkeypatch):
