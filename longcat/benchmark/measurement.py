@@ -128,7 +128,7 @@ def measure(
     )
 
     def build(directory: Path) -> MeasurementFacts:
-        processes = settle_layout(config, accelerator).processes
+        processes = settle_layout(config, accelerator).degrees.processes
         settings = points(config, TokenCorpus.open(tokens.path).sequence_length, processes)
         folder = directory / "processes"
         timed = time_steps(config, tokens, checkpoint, directory=folder, report=report)
@@ -216,6 +216,4 @@ def time_steps(
 
     run_workers(WORKER, job, config, config.training.deadline_s, poll)
     values = json.loads((directory / RESULT).read_text(encoding="utf-8"))
-    return Measurement(
-        processes=layout.processes, expert_parallel=layout.expert_parallel, precision=layout.precision, **values
-    )
+    return Measurement(**asdict(layout.degrees), precision=layout.precision, **values)

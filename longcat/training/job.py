@@ -15,6 +15,7 @@ from typing import Any
 
 from longcat.artifact import write_json
 from longcat.config import PipelineConfig
+from longcat.parallel.axes import Degrees
 from longcat.training.layout import ParallelLayout
 
 JOB, METRICS, RESULT = "job.json", "metrics.jsonl", "result.json"
@@ -50,7 +51,8 @@ class Job:
     def read(cls, path: Path) -> Job:
         """Read a `job.json`."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "layout": ParallelLayout(**values["layout"])})
+        layout = values["layout"]
+        return cls(**{**values, "layout": ParallelLayout(**{**layout, "degrees": Degrees(**layout["degrees"])})})
 
     @property
     def pipeline(self) -> PipelineConfig:

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def pretrain(
             "seed": config.seed,
             "model": identity(config.model),
             "training": identity(config.training),
-            "layout": [layout.accelerator, layout.processes, layout.expert_parallel, layout.precision],
+            "layout": [layout.accelerator, *astuple(layout.degrees), layout.precision],
         },
         parents=(tokens,),
         sources=code_of(__name__, WORKER),
@@ -86,7 +86,7 @@ def pretrain(
             layout=layout,
             tokens=str(tokens.path),
             directory=str(directory),
-            peak_flops=None if best is None else best.of(layout.processes),
+            peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
             _supervise(job, config, report, on_metrics)
@@ -96,8 +96,7 @@ def pretrain(
         facts = CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
             **_summary(read_metrics(directory / METRICS)),
-            processes=layout.processes,
-            expert_parallel=layout.expert_parallel,
+            **asdict(layout.degrees),
             precision=layout.precision,
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),
@@ -162,8 +161,8 @@ def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float
         module,
         [str(job.write())],
         directory=Path(job.directory),
-        processes=layout.processes,
-        environment=environment(layout.accelerator, layout.processes),
+        processes=layout.degrees.processes,
+        environment=environment(layout.accelerator, layout.degrees.processes),
         deadline_s=deadline_s,
         grace_s=config.training.grace_s,
         poll=poll,

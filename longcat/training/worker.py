@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
 from longcat.errors import LongcatError
-from longcat.parallel.mesh import ProcessMesh, join, leave
+from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
 from longcat.training.balance import load_metrics
@@ -46,7 +47,11 @@ class Worker:
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
-            self.corpus.train, self.config.seed, training.global_batch_sequences, rank=mesh.rank, world=mesh.processes
+            self.corpus.train,
+            self.config.seed,
+            training.global_batch_sequences,
+            rank=mesh.batch_rank,
+            world=mesh.batch_world,
         )
         self.batches = Prefetcher(self.loader)
         self.auxiliary = active_losses(self.config)
@@ -134,8 +139,8 @@ class Worker:
         dist.barrier()
 
 
-def run(body: Callable[[Worker], None]) -> int:
-    """Do a job's work in this process; a failure is written down before the process exits.
+def run(body: Callable[[Worker], None]) -> NoReturn:
+    """Do a job's work in this process and end it; a failure is written down first.
 
     Args:
         body: the work, the same in every process.
@@ -145,7 +150,7 @@ def run(body: Callable[[Worker], None]) -> int:
     rank = int(os.environ["RANK"])
     try:
         accelerator = choose(job.layout.accelerator)
-        mesh = join(accelerator, job.layout.expert_parallel, job.pipeline.training.collective_timeout_s)
+        mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)):
             body(Worker(job, mesh, accelerator))
         leave()
@@ -163,10 +168,9 @@ def run(body: Callable[[Worker], None]) -> int:
         except OSError:
             print(json.dumps(report), file=sys.stderr)
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # do not wait for the other ranks in a collective that will never end
-    return 0
+        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+    end_process()
 
 
 if __name__ == "__main__":
-    sys.exit(run(Worker.pretrain))
+    run(Worker.pretrain)
