@@ -13,8 +13,8 @@ from longcat.artifact import Artifact, Recipe, Workspace, disk_errors, sha256_fi
 from longcat.errors import ConfigError, StorageError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.config_json import BOS_TOKEN_ID, CONFIG, EOS_TOKEN_ID
-from longcat.interchange.folder import INDEX, SHARD_BYTES, WEIGHTS, Folder, write_huggingface
-from longcat.interchange.layout import count_parameters, phantoms
+from longcat.interchange.folder import INDEX, SHARD_BYTES, WEIGHTS, HuggingFaceFolder, write_huggingface
+from longcat.interchange.state_dict_map import count_parameters, zero_expert_matrices
 from longcat.provenance import code_of
 
 TOKENIZER = "tokenizer.json"
@@ -34,7 +34,7 @@ def export(
     dtype: str | None = None,
     routed_only: bool = False,
     shard_bytes: int = SHARD_BYTES,
-) -> Folder:
+) -> HuggingFaceFolder:
     """Write a folder that transformers opens (LongCat-Flash; it has no class for n-grams and sparse attention yet).
 
     Args:
@@ -51,11 +51,11 @@ def export(
         StorageError: the output is there already, or the disk is full.
     """
     source = model_folder(checkpoint)
-    folder = Folder(source)
+    folder = HuggingFaceFolder(source)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StorageError(f"{output} is there already and is not empty; choose another --output")
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    extra = [] if routed_only or folder.config.ngram is not None else phantoms(folder.config)
+    extra = [] if routed_only or folder.config.ngram is not None else zero_expert_matrices(folder.config)
     try:
         with disk_errors(output):
             write_huggingface(
@@ -85,7 +85,7 @@ def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHAR
         DataError: weights are missing, unreadable, of another shape, or of something this model does not have.
         StorageError: the disk is full.
     """
-    folder = Folder(source)
+    folder = HuggingFaceFolder(source)
     dtype = _dtype(folder.dtype)
     files = [source / name for name in (CONFIG, INDEX, WEIGHTS, TOKENIZER) if (source / name).is_file()]
     files += sorted(source.glob("model-*.safetensors"))
@@ -113,7 +113,7 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _tokenizer_config(folder: Folder, path: Path) -> dict[str, Any]:
+def _tokenizer_config(folder: HuggingFaceFolder, path: Path) -> dict[str, Any]:
     """What transformers' AutoTokenizer needs beside tokenizer.json."""
     from tokenizers import Tokenizer
 

@@ -15,7 +15,7 @@ from longcat.artifact import write_json
 from longcat.config import ModelConfig
 from longcat.errors import DataError
 from longcat.interchange.config_json import CONFIG, read_config, to_config_json
-from longcat.interchange.layout import Part, is_needless, layout
+from longcat.interchange.state_dict_map import StoredTensor, is_ignorable, state_dict_map
 from longcat.model.transformer import LongcatModel
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,7 +24,7 @@ SHARD_BYTES = 4 * 10**9
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
-class Folder:
+class HuggingFaceFolder:
     """Weights of a folder, opened a tensor at a time.
 
     Raises:
@@ -44,10 +44,10 @@ class Folder:
                 self._files = dict.fromkeys(self._stream(WEIGHTS).keys(), WEIGHTS)
         except _unreadable() as error:
             raise self._error(error) from None
-        self.parts = [part for part in layout(self.config) if not part.repeats]
+        self.parts = [part for part in state_dict_map(self.config) if not part.repeats]
         self._check()
 
-    def tensor(self, part: Part) -> Tensor:
+    def tensor(self, part: StoredTensor) -> Tensor:
         """Read one tensor."""
         name = self._name(part)
         try:
@@ -68,12 +68,12 @@ class Folder:
                 raise self._error(error) from None
             if shape != part.shape:
                 raise DataError(f"{self.directory}: {name} has shape {list(shape)}, expected {list(part.shape)}")
-        unknown = sorted(name for name in self._files.keys() - names if not is_needless(name, self.config))
+        unknown = sorted(name for name in self._files.keys() - names if not is_ignorable(name, self.config))
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise DataError(f"{self.directory}: {unknown[0]}{more} belong to no part of the model in {CONFIG}")
 
-    def _name(self, part: Part) -> str:
+    def _name(self, part: StoredTensor) -> str:
         for name in (part.name, *part.aliases):
             if name in self._files:
                 return name
@@ -106,7 +106,7 @@ def load_huggingface(directory: Path | str, dtype: torch.dtype = torch.float32) 
         ConfigError: `config.json` is missing or describes another model.
         DataError: weights are missing, unreadable, of another shape, or of something this model does not have.
     """
-    folder = Folder(Path(directory))
+    folder = HuggingFaceFolder(Path(directory))
     with torch.device("meta"):
         model = LongcatModel(folder.config).to(dtype)
         for layer in model.blocks:
@@ -128,10 +128,10 @@ def save_huggingface(model: LongcatModel, directory: Path) -> None:
 def write_huggingface(
     directory: Path,
     config: ModelConfig,
-    read: Callable[[Part], Tensor],
+    read: Callable[[StoredTensor], Tensor],
     *,
     dtype: torch.dtype = torch.float32,
-    extra: Iterable[Part] = (),
+    extra: Iterable[StoredTensor] = (),
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write `config.json` and the weights, with no more than one tensor in memory.
@@ -141,13 +141,13 @@ def write_huggingface(
         config: the model.
         read: gives each tensor that lies in the model.
         dtype: of the file; routers' selection bias stays fp32.
-        extra: tensors besides those of `layout`.
+        extra: tensors besides those of `state_dict_map`.
         shard_bytes: size of a file.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    shards: list[list[Part]] = [[]]
+    shards: list[list[StoredTensor]] = [[]]
     total, filled = 0, 0
-    for part in (*layout(config), *extra):
+    for part in (*state_dict_map(config), *extra):
         size = math.prod(part.shape) * _stored_as(part, dtype).itemsize
         if shards[-1] and filled + size > shard_bytes:
             shards.append([])
@@ -164,7 +164,9 @@ def write_huggingface(
     write_json(directory / CONFIG, to_config_json(config, str(dtype).removeprefix("torch.")))
 
 
-def _write_shard(path: Path, parts: list[Part], read: Callable[[Part], Tensor], dtype: torch.dtype) -> None:
+def _write_shard(
+    path: Path, parts: list[StoredTensor], read: Callable[[StoredTensor], Tensor], dtype: torch.dtype
+) -> None:
     """Write a safetensors file tensor after tensor: the library wants all of them at once, and copies them.
 
     Eight bytes with the length of the header, the header in JSON with each tensor's place, the tensors.
@@ -183,10 +185,12 @@ def _write_shard(path: Path, parts: list[Part], read: Callable[[Part], Tensor], 
             _write_tensor(stream, part, read, _stored_as(part, dtype))
 
 
-def _write_tensor(stream: BinaryIO, part: Part, read: Callable[[Part], Tensor], stored: torch.dtype) -> None:
+def _write_tensor(
+    stream: BinaryIO, part: StoredTensor, read: Callable[[StoredTensor], Tensor], stored: torch.dtype
+) -> None:
     tensor = torch.zeros(part.shape) if part.parameter is None else read(part)
     stream.write(tensor.to(stored).contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
-def _stored_as(part: Part, dtype: torch.dtype) -> torch.dtype:
+def _stored_as(part: StoredTensor, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if part.name.endswith("e_score_correction_bias") else dtype

@@ -13,10 +13,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 
 from longcat.errors import DataError
-from longcat.interchange.layout import Part
+from longcat.interchange.state_dict_map import StoredTensor
 
 
-def reader(directory: Path) -> Callable[[Part], Tensor]:
+def reader(directory: Path) -> Callable[[StoredTensor], Tensor]:
     """A function that reads one tensor of the model from what each process has written of it.
 
     Only one process' share of one parameter is in memory at a time.
@@ -38,7 +38,7 @@ def reader(directory: Path) -> Callable[[Part], Tensor]:
         loaded: Tensor = torch.load(data, map_location="cpu", weights_only=True)
         return loaded
 
-    def read(part: Part) -> Tensor:
+    def read(part: StoredTensor) -> Tensor:
         name = f"model.{part.parameter}"
         stored = metadata.state_dict_metadata.get(name)
         if not isinstance(stored, TensorStorageMetadata):
@@ -62,7 +62,7 @@ def reader(directory: Path) -> Callable[[Part], Tensor]:
     return read
 
 
-def _bounds(part: Part, size: torch.Size) -> list[tuple[int, int]]:
+def _bounds(part: StoredTensor, size: torch.Size) -> list[tuple[int, int]]:
     """Begin and end of a part's region in every dimension of its parameter."""
     bounds = [(0, length) for length in size]
     for axis, index in enumerate(part.region):

@@ -21,7 +21,7 @@ Region = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredTensor:
     """One tensor on disk."""
 
     name: str
@@ -56,7 +56,7 @@ _NOT_NEEDED = re.compile(
 _EXPERT = re.compile(r"model\.layers\.\d+\.mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
-def layout(config: ModelConfig) -> Iterator[Part]:
+def state_dict_map(config: ModelConfig) -> Iterator[StoredTensor]:
     """All tensors of a model, with routed experts only, in the order of its state dict."""
     with torch.device("meta"):
         state = LongcatModel(config).state_dict()
@@ -68,25 +68,27 @@ def layout(config: ModelConfig) -> Iterator[Part]:
             for expert in range(shape[0]):
                 for number, matrix in enumerate(("gate", "up")):
                     rows = slice(number * inner, (number + 1) * inner)
-                    yield Part(f"{prefix}.{expert}.{matrix}_proj.weight", name, (expert, rows), (inner, shape[2]))
+                    yield StoredTensor(
+                        f"{prefix}.{expert}.{matrix}_proj.weight", name, (expert, rows), (inner, shape[2])
+                    )
         elif last == "down_proj":
             for expert in range(shape[0]):
-                yield Part(f"{prefix}.{expert}.down_proj.weight", name, (expert,), shape[1:])
+                yield StoredTensor(f"{prefix}.{expert}.down_proj.weight", name, (expert,), shape[1:])
         elif ".ngram_embeddings." in name and config.ngram is not None:
             yield from _ngram(name, shape, config, config.ngram)
         elif name.startswith("model.mtp."):
             rest = name.removeprefix("model.mtp.")
             theirs = next(new + rest.removeprefix(old) for old, new in _MTP.items() if rest.startswith(old))
-            yield Part(f"model.mtp.{theirs}", name, (), shape)
+            yield StoredTensor(f"model.mtp.{theirs}", name, (), shape)
         else:
             tied = ("model.embed_tokens.weight",) if name == "lm_head.weight" else ()
-            yield Part(name, name, (), shape, tied)
+            yield StoredTensor(name, name, (), shape, tied)
     if config.mtp_num_layers:
         shape = tuple(state["model.embed_tokens.weight"].shape)
-        yield Part("model.mtp.embed_tokens.weight", "model.embed_tokens.weight", (), shape, repeats=True)
+        yield StoredTensor("model.mtp.embed_tokens.weight", "model.embed_tokens.weight", (), shape, repeats=True)
 
 
-def _ngram(name: str, shape: tuple[int, ...], config: ModelConfig, ngram: NgramConfig) -> Iterator[Part]:
+def _ngram(name: str, shape: tuple[int, ...], config: ModelConfig, ngram: NgramConfig) -> Iterator[StoredTensor]:
     tables = ".tables." in name
     begin, width = 0, shape[1] // ngram.branches
     for branch, rows in enumerate(ngram.rows(config.vocabulary)):
@@ -94,31 +96,31 @@ def _ngram(name: str, shape: tuple[int, ...], config: ModelConfig, ngram: NgramC
         v2 = f"model.oe_embed_{'tokens' if tables else 'proj'}{branch}.weight"
         first, other = (v2, lite) if is_v2(config) else (lite, v2)
         if tables:
-            yield Part(first, name, (slice(begin, begin + rows),), (rows, shape[1]), (other,))
+            yield StoredTensor(first, name, (slice(begin, begin + rows),), (rows, shape[1]), (other,))
         else:
             columns = slice(branch * width, (branch + 1) * width)
-            yield Part(first, name, (slice(None), columns), (shape[0], width), (other,))
+            yield StoredTensor(first, name, (slice(None), columns), (shape[0], width), (other,))
         begin += rows
 
 
-def phantoms(config: ModelConfig) -> Iterator[Part]:
+def zero_expert_matrices(config: ModelConfig) -> Iterator[StoredTensor]:
     """Gate and up matrices of zero-computation experts, which nothing uses but transformers' loader asks for."""
     shape = (config.expert_ffn_hidden_size, config.hidden_size)
     for layer in range(config.num_layers):
         for expert in range(config.n_routed_experts, config.n_routed_experts + config.zero_expert_num):
             for matrix in ("gate", "up"):
-                yield Part(f"model.layers.{layer}.mlp.experts.{expert}.{matrix}_proj.weight", None, (), shape)
+                yield StoredTensor(f"model.layers.{layer}.mlp.experts.{expert}.{matrix}_proj.weight", None, (), shape)
 
 
-def count_parameters(parts: Iterable[Part]) -> int:
-    """Trained numbers in some tensors of `layout`; a router's selection bias is none."""
+def count_parameters(parts: Iterable[StoredTensor]) -> int:
+    """Trained numbers in some tensors of `state_dict_map`; a router's selection bias is none."""
     return sum(
         math.prod(part.shape) for part in parts if not part.repeats and not part.name.endswith("correction_bias")
     )
 
 
-def is_needless(name: str, config: ModelConfig) -> bool:
-    """Whether a tensor that `layout` does not have can be left out: phantoms, copies, parts of inference only."""
+def is_ignorable(name: str, config: ModelConfig) -> bool:
+    """Whether a tensor that `state_dict_map` does not have can be left out: zero_expert_matrices, copies, parts of inference only."""
     expert = _EXPERT.fullmatch(name)
     if expert is not None:
         return config.n_routed_experts <= int(expert[1]) < config.n_routed_experts + config.zero_expert_num
