@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from longcat.config import ModelConfig, NgramConfig
-from longcat.interchange.config_json import is_v2
+from longcat.config.config_json import is_v2
 from longcat.model.transformer import LongcatModel
 
 Region = tuple[int | slice, ...]
@@ -27,14 +27,14 @@ class StoredTensor:
     name: str
     """As it is written."""
     parameter: str | None
-    """Name in our state dict; none is a tensor of zeros that only its readers need."""
+    """Name in our state dict; none is a tensor of zeros that transformers' loader asks for and nothing uses."""
     region: Region
     """Its place in that parameter; empty is the whole."""
     shape: tuple[int, ...]
     aliases: tuple[str, ...] = ()
     """Other names under which it is found when read."""
-    repeats: bool = False
-    """What it holds is written under another name too: not needed when read."""
+    duplicate: bool = False
+    """Whether it holds the word embedding again: written for other programs, not needed when read."""
 
 
 _MTP = {
@@ -47,17 +47,23 @@ _MTP = {
     "mlp.": "layers.0.transformer_layer.mlp.",
     "norm.": "norm.",
 }
-_NOT_NEEDED = re.compile(
-    r"model\.mtp\..*"  # of a model whose config.json has none: transformers leaves it out too
-    r"|model\.(ngram_embeddings\.word_embeddings|oe_)\S*"  # another copy of the word embedding
-    r"|.*\.router\.classifier\.bias"  # transformers writes it on request and does not use it
-    r"|.*\.rotary_emb\.inv_freq"
-)
-_EXPERT = re.compile(r"model\.layers\.\d+\.mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
+_LEFT_OUT = {
+    "copies of the word embedding": re.compile(
+        r"model\.(ngram_embeddings\.word_embeddings|oe_word_embeddings)\.weight"
+    ),
+    "biases of routers, which nothing adds": re.compile(r".*\.router\.classifier\.bias"),
+    "frequencies of the rotary embedding": re.compile(r".*\.rotary_emb\.inv_freq"),
+    "tensors of model.mtp": re.compile(r"model\.mtp\..*"),
+}
+_EXPERT = re.compile(r"model\.layers\.\d+\.mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight(_scale(_inv)?)?")
+_EMBEDDING = "model.embed_tokens.weight"
+_ALIASES = {"lm_head.weight": (_EMBEDDING,), _EMBEDDING: ("model.ngram_embeddings.word_embeddings.weight",)}
+MTP = "model.mtp."
+"""What the names of multi-token prediction begin with."""
 
 
 def state_dict_map(config: ModelConfig) -> Iterator[StoredTensor]:
-    """All tensors of a model, with routed experts only, in the order of its state dict."""
+    """Yield all tensors of a model, with routed experts only, in the order of its state dict."""
     with torch.device("meta"):
         state = LongcatModel(config).state_dict()
     for name, value in state.items():
@@ -76,16 +82,15 @@ def state_dict_map(config: ModelConfig) -> Iterator[StoredTensor]:
                 yield StoredTensor(f"{prefix}.{expert}.down_proj.weight", name, (expert,), shape[1:])
         elif ".ngram_embeddings." in name and config.ngram is not None:
             yield from _ngram(name, shape, config, config.ngram)
-        elif name.startswith("model.mtp."):
-            rest = name.removeprefix("model.mtp.")
+        elif name.startswith(MTP):
+            rest = name.removeprefix(MTP)
             theirs = next(new + rest.removeprefix(old) for old, new in _MTP.items() if rest.startswith(old))
             yield StoredTensor(f"model.mtp.{theirs}", name, (), shape)
         else:
-            tied = ("model.embed_tokens.weight",) if name == "lm_head.weight" else ()
-            yield StoredTensor(name, name, (), shape, tied)
+            yield StoredTensor(name, name, (), shape, _ALIASES.get(name, ()))
     if config.mtp_num_layers:
-        shape = tuple(state["model.embed_tokens.weight"].shape)
-        yield StoredTensor("model.mtp.embed_tokens.weight", "model.embed_tokens.weight", (), shape, repeats=True)
+        shape = tuple(state[_EMBEDDING].shape)
+        yield StoredTensor(f"{MTP}embed_tokens.weight", _EMBEDDING, (), shape, duplicate=True)
 
 
 def _ngram(name: str, shape: tuple[int, ...], config: ModelConfig, ngram: NgramConfig) -> Iterator[StoredTensor]:
@@ -104,7 +109,7 @@ def _ngram(name: str, shape: tuple[int, ...], config: ModelConfig, ngram: NgramC
 
 
 def zero_expert_matrices(config: ModelConfig) -> Iterator[StoredTensor]:
-    """Gate and up matrices of zero-computation experts, which nothing uses but transformers' loader asks for."""
+    """Yield gate and up matrices of zero-computation experts, which nothing uses but transformers' loader asks for."""
     shape = (config.expert_ffn_hidden_size, config.hidden_size)
     for layer in range(config.num_layers):
         for expert in range(config.n_routed_experts, config.n_routed_experts + config.zero_expert_num):
@@ -112,16 +117,19 @@ def zero_expert_matrices(config: ModelConfig) -> Iterator[StoredTensor]:
                 yield StoredTensor(f"model.layers.{layer}.mlp.experts.{expert}.{matrix}_proj.weight", None, (), shape)
 
 
-def count_parameters(parts: Iterable[StoredTensor]) -> int:
-    """Trained numbers in some tensors of `state_dict_map`; a router's selection bias is none."""
+def count_parameters(tensors: Iterable[StoredTensor]) -> int:
+    """Count the trained numbers in some tensors of `state_dict_map`; a router's selection bias is none."""
     return sum(
-        math.prod(part.shape) for part in parts if not part.repeats and not part.name.endswith("correction_bias")
+        math.prod(tensor.shape)
+        for tensor in tensors
+        if not tensor.duplicate and not tensor.name.endswith("correction_bias")
     )
 
 
-def is_ignorable(name: str, config: ModelConfig) -> bool:
-    """Whether a tensor that `state_dict_map` does not have can be left out: zero_expert_matrices, copies, parts of inference only."""
+def left_out_kind(name: str, config: ModelConfig) -> str | None:
+    """Say what a tensor that `state_dict_map` does not have is, where the model does without it; none where it does not."""
     expert = _EXPERT.fullmatch(name)
     if expert is not None:
-        return config.n_routed_experts <= int(expert[1]) < config.n_routed_experts + config.zero_expert_num
-    return _NOT_NEEDED.fullmatch(name) is not None
+        phantom = config.n_routed_experts <= int(expert[1]) < config.n_routed_experts + config.zero_expert_num
+        return "matrices of zero-computation experts" if phantom else None
+    return next((kind for kind, pattern in _LEFT_OUT.items() if pattern.fullmatch(name)), None)

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from longcat.artifact import Workspace
 from longcat.config import load_config
+from longcat.config.config_json import from_config_json, to_config_json
 from longcat.errors import ConfigError, DataError, StorageError
 from longcat.interchange import load_huggingface, save_huggingface
-from longcat.interchange.config_json import from_config_json, to_config_json
 from longcat.interchange.convert import export, import_folder
 from longcat.interchange.folder import write_huggingface
 from longcat.interchange.state_dict_map import state_dict_map
@@ -94,7 +94,7 @@ def test_config_json_of_meituan_is_understood():
         "ffn_hidden_size": 12288, "expert_ffn_hidden_size": 2048, "n_routed_experts": 768, "zero_expert_num": 128,
         "zero_expert_type": "identity", "moe_topk": 12, "routed_scaling_factor": 9, "rms_norm_eps": 1e-5,
         "max_position_embeddings": 262144, "rope_theta": 1e6, "hidden_act": "silu", "torch_dtype": "bfloat16",
-        "rope_scaling": {"type": "deepseek_yarn", "factor": 120, "original_max_position_embeddings": 8192},
+        "rope_scaling": {"type": "deepseek_yarn", "factor": 120, "original_max_position_embeddings": 8192, "mscale": 1, "mscale_all_dim": 1},
         "oe_neighbor_num": 5, "oe_split_num": 4, "oe_vocab_size_ratio": 100.567, "index_n_heads": 32,
         "index_head_dim": 128, "index_topk": 2048, "index_init_tokens": 16, "index_local_tokens": 1024,
         "index_k_norm_type": "rms", "indexer_rope_interleave": True, "cli_factor": 2, "mtp_num_layers": 3,
