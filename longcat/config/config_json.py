@@ -99,7 +99,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot read {path}: it is no JSON ({error})") from None
+        raise ConfigError(f"{path} is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected an object, found {type(values).__name__}")
     return values
@@ -404,10 +404,10 @@ class _Reader:
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(self._their_name(str(name)) for name in problem["loc"])
-            reason = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] != "value_error":
-                reason += f", found {problem['input']!r}"
-            raise self._error(f"{where + ': ' if where else ''}{reason}") from None
+            message = f"{where}: {problem['msg']}, found {problem['input']!r}"
+            if problem["type"] == "value_error":  # the model's own words, which name the field
+                message = problem["msg"].removeprefix("Value error, ")
+            raise self._error(message) from None
         if model.begin_of_text == model.model_copy(update={"bos_token_id": None}).begin_of_text:
             return model.model_copy(update={"bos_token_id": None})
         return model
@@ -427,7 +427,7 @@ def _deepseek(yarn: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     mscale, every_dim = yarn.get("mscale", 1), yarn.get("mscale_all_dim", 0)
     numbers = all(isinstance(number, int | float) for number in (yarn["factor"], mscale, every_dim))
-    if not numbers or yarn["factor"] < 1 or (mscale and every_dim):
+    if not numbers or yarn["factor"] < 1 or (yarn.get("mscale") and yarn.get("mscale_all_dim")):
         return {}
     growth = 0.1 * math.log(yarn["factor"])
     return {"attention_factor": (growth * mscale + 1) / (growth * every_dim + 1)}
