@@ -104,7 +104,7 @@ def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHAR
         write_huggingface(target, folder.config, folder.tensor, dtype=folder.stored_type, shard_bytes=shard_bytes)
         _copy_tokenizer(source, target)
         return CheckpointFacts(
-            parameters=count_parameters(folder.tensors), imported_from=source.name, notes=list(folder.notes)
+            parameters=count_parameters(folder.tensors), imported_from=source.name, notes=folder.notes
         )
 
     return workspace.materialize(recipe, build)
