@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from longcat.config.config_json_keys import HARMLESS, SUPPORTED
-from longcat.config.model import ModelConfig, RopeScalingConfig, SparseAttentionConfig
+from longcat.config.model import BOS_TOKEN_ID, EOS_TOKEN_ID, ModelConfig, RopeScalingConfig, SparseAttentionConfig
 from longcat.errors import ConfigError
 
 CONFIG = "config.json"
-BOS_TOKEN_ID, EOS_TOKEN_ID = 1, 2
-"""Ids of the published models, and of the tokenizer that `longcat preprocess` trains."""
 
 FAMILIES = {
     "LongcatFlashForCausalLM": "longcat_flash",
@@ -39,6 +37,11 @@ _DEFAULTS: dict[str, Any] = {
     "attention_bias": False, "initializer_range": 0.02, "mla_scale_q_lora": True, "mla_scale_kv_lora": True,
 }  # fmt: skip
 """Values of transformers' `LongcatFlashConfig` for keys that are left out."""
+_NEVER_NULL = (
+    "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "ffn_hidden_size",
+    "expert_ffn_hidden_size", "n_routed_experts", "moe_topk", "routed_scaling_factor", "rms_norm_eps",
+)  # fmt: skip
+"""Keys for which null would mean another model (no compressed query, for example), and not the default."""
 _THETA = 10_000_000.0
 _ALIASES = {
     "moe_topk": ("num_experts_per_tok",),
@@ -129,11 +132,16 @@ def read_longcat(values: Mapping[str, Any], source: str = CONFIG) -> LongcatJson
     Raises:
         ConfigError: a key is missing, unknown, or says something this model does not do.
     """
-    return _Reader({name: value for name, value in values.items() if value is not None}, source).read()
+    present = {name: value for name, value in values.items() if value is not None}
+    return _Reader(present, values.keys() - present.keys(), source).read()
 
 
 def to_config_json(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
-    """Return the `config.json` of a model whose weights are stored as `dtype`."""
+    """Return the `config.json` of a model whose weights are stored as `dtype`.
+
+    Raises:
+        ConfigError: the vocabulary or the end of text has not been settled.
+    """
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.rope_scaling is not None:
         rope |= {"rope_type": "yarn", **config.rope_scaling.model_dump(exclude_none=True)}
@@ -155,12 +163,11 @@ def to_config_json(config: ModelConfig, dtype: str = "float32") -> dict[str, Any
         extra |= {"cli_factor": 2, "index_k_norm_type": "rms", "indexer_rope_interleave": True}
     if config.zero_expert_num:
         extra["zero_expert_type"] = "identity"
-    if config.eos_token_id is None:
-        config = config.model_copy(update={"eos_token_id": EOS_TOKEN_ID})
     return {
         "architectures": [architecture],
         "model_type": FAMILIES[architecture],
         **{name: getattr(config, name) for name in (*_SIZES, *_DEFAULTS)},
+        "vocab_size": config.vocabulary,
         "routed_scaling_factor": config.routed_scale,
         "num_key_value_heads": config.num_attention_heads,
         "head_dim": config.qk_rope_head_dim,  # transformers takes the rotary dimension from here
@@ -185,10 +192,10 @@ def _architectures(values: Mapping[str, Any]) -> list[str]:
 
 
 class _Reader:
-    """One config.json on its way to a model; `values` are its keys that are not null."""
+    """One config.json on its way to a model: its keys that are not null, and the names of those that are."""
 
-    def __init__(self, values: dict[str, Any], source: str) -> None:
-        self.values, self.source = values, source
+    def __init__(self, values: dict[str, Any], nulls: Set[str], source: str) -> None:
+        self.values, self.nulls, self.source = values, nulls, source
         self.notes: list[str] = []
 
     def read(self) -> LongcatJson:
@@ -199,6 +206,10 @@ class _Reader:
         }
         if missing := [name for name in _SIZES if fields[name] is None]:
             raise self._error(f"missing {', '.join(missing)}")
+        if null := [name for name in _NEVER_NULL if fields[name] is None and name in self.nulls]:
+            raise self._error(f"{null[0]} is null, and has to be a number")
+        if "zero_expert_num" in self.nulls:  # none, as transformers' model reads it
+            fields["zero_expert_num"] = 0
         fields = {name: _DEFAULTS.get(name) if value is None else value for name, value in fields.items()}
         self._refuse_unsupported()
         fields["rope_theta"], fields["rope_scaling"] = self._rope(fields["max_position_embeddings"])
@@ -300,10 +311,7 @@ class _Reader:
 
     def _rope(self, longest: int) -> tuple[Any, dict[str, Any] | None]:
         """Base of the rotary frequencies and YaRN, as transformers' `convert_rope_params_to_dict` finds them."""
-        scaling, parameters = self._object("rope_scaling"), self._object("rope_parameters")
-        if scaling and parameters and scaling != parameters:
-            raise self._error(f"rope_scaling {scaling} and rope_parameters {parameters} contradict one another")
-        written = scaling or parameters
+        written = self._object("rope_scaling") or self._object("rope_parameters")
         rope = {name: value for name, value in written.items() if value is not None}
         if unknown := sorted(rope.keys() - _ROPE_KEYS):
             raise self._error(f"unknown key {unknown[0]} ({rope[unknown[0]]!r}) of the rotary embedding")

@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from longcat.config.section import Section
 from longcat.errors import ConfigError
 
+BOS_TOKEN_ID, EOS_TOKEN_ID = 1, 2
+"""Ids that begin and end a text in LongCat's own tokenizers."""
+
 
 class NgramConfig(Section):
     """N-gram embedding (arXiv 2601.21204): hash tables of the last tokens beside the word embedding."""
@@ -225,7 +228,7 @@ class ModelConfig(Section):
         """
         if self.bos_token_id is not None:
             return self.bos_token_id
-        return 1 if self.end_of_text == 2 else self.end_of_text
+        return BOS_TOKEN_ID if self.end_of_text == EOS_TOKEN_ID else self.end_of_text
 
     @property
     def routed_scale(self) -> float:

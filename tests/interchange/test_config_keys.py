@@ -70,6 +70,11 @@ PLACES = {
     "original above": ({"original_max_position_embeddings": 16, "rope_parameters": YARN}, []),
     "original left out": ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, []),
     "null rope_scaling": ({"rope_scaling": None}, []),
+    "both": ({"rope_scaling": YARN}, []),
+    "both, theta in the other": (
+        {"rope_scaling": {k: v for k, v in YARN.items() if k != "rope_theta"}, "rope_parameters": {"rope_theta": 300.0}},
+        [],
+    ),
     "default with a factor": ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "factor": 4.0}}, []),
 }  # fmt: skip
 
@@ -114,7 +119,16 @@ def test_a_key_left_out_means_what_transformers_takes(name):
     assert getattr(from_config_json({**changed, "qk_head_dim": None, "head_dim": None}), name) != values[name]
     del values[name]
     assert getattr(from_config_json(values), name) == getattr(transformers.LongcatFlashConfig(), name)
-    assert getattr(from_config_json({**values, name: None}), name) == getattr(transformers.LongcatFlashConfig(), name)
+
+
+@pytest.mark.parametrize("name", ["q_lora_rank", "moe_topk", "routed_scaling_factor", "v_head_dim"])
+def test_null_is_not_a_size(name):
+    with pytest.raises(ConfigError, match=f"{name} is null"):
+        from_config_json({**published(), name: None})
+
+
+def test_null_zero_experts_are_none():
+    assert from_config_json({**published(), "zero_expert_num": None, "zero_expert_type": None}).zero_expert_num == 0
 
 
 def published():
@@ -167,7 +181,7 @@ REFUSED = {
     "use_longcat_dsa": False, "use_oe_embedding": False, "mtp_disable_over_tokenizer": False,
     "partial_rotary_factor": 0.5, "sliding_window": 4096, "layer_types": ["linear_attention"],
     "is_encoder_decoder": True, "moe_router_activation_func": "sigmoid", "index_topk": 5, "num_hidden_layers": 30,
-    "num_experts_per_tok": 8, "ngram_vocab_size_ratio": 10, "rope_parameters": {"rope_type": "llama3", "factor": 8.0},
+    "num_experts_per_tok": 8, "ngram_vocab_size_ratio": 10, "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
     "rope_theta": "1e6", "hidden_size": "3072", "num_attention_heads": True, "eos_token_id": 200000,
     "tie_word_embeddings": "no", "quantization_config": "fp8", "text_vocab_size": 5, "logit_softcapping": 30.0,
     "final_logit_scale": 2, "some_new_switch": False, "dtype": 16, "mtp_num_layers": -1,
@@ -178,7 +192,7 @@ REFUSED = {
 def test_what_the_model_does_not_do_is_refused_with_its_name(name):
     with pytest.raises(ConfigError) as caught:
         read_longcat({**published(), name: REFUSED[name]}, "their.json")
-    word = {"rope_parameters": "rope_scaling", "num_experts_per_tok": "moe_topk"}.get(name, name)
+    word = {"rope_scaling": "llama3", "num_experts_per_tok": "moe_topk"}.get(name, name)
     message = str(caught.value)
     assert message.startswith("their.json: ")
     assert "architecture" in message if name == "architectures" else word in message
