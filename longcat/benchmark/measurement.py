@@ -17,6 +17,7 @@ from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ConfigError, TrainingError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Progress, Reporter, silent
 from longcat.provenance import code_of
 from longcat.training.job import RESULT, Job
@@ -207,7 +208,7 @@ def time_steps(
         layout=layout,
         tokens=str(tokens.path),
         directory=str(directory),
-        start_from=str(checkpoint.path / "state"),
+        start_from=str(CheckpointFolder(checkpoint.path).state),
         sequence_length=sequence_length,
     )
 

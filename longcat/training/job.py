@@ -1,7 +1,6 @@
 """The files that the launcher and the training processes exchange in one directory, all JSON.
 
 job.json            what to do (written by the launcher)
-metrics.jsonl       one record a step, fsynced (rank 0)
 result.json         facts of a finished job (rank 0)
 error-RANK.json     why a process failed
 """
@@ -18,7 +17,7 @@ from longcat.config import PipelineConfig
 from longcat.parallel.axes import Degrees
 from longcat.training.layout import ParallelLayout
 
-JOB, METRICS, RESULT = "job.json", "metrics.jsonl", "result.json"
+JOB, RESULT = "job.json", "result.json"
 
 
 @dataclass(frozen=True)

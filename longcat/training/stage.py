@@ -17,15 +17,16 @@ from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ArtifactError, TrainingError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.interchange.folder import write_huggingface
-from longcat.interchange.state import reader as state_reader
 from longcat.peak import peak
 from longcat.processes.launch import launch
 from longcat.progress import Progress, Reporter, silent
 from longcat.provenance import code_of
-from longcat.training.job import METRICS, RESULT, Job
+from longcat.training.job import JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.metrics import Follower, read_metrics
+from longcat.training.state_reader import state_reader
 
 STAGE_VERSION = 3
 WORKER = "longcat.training.worker"
@@ -53,8 +54,7 @@ def pretrain(
         on_metrics: gets the records of metrics.jsonl as they appear, each step once.
 
     Returns:
-        A `checkpoint` artifact: `huggingface/` (model and tokenizer), `state/` (torch distributed checkpoint with the
-        optimizer) and `metrics.jsonl`.
+        A `checkpoint` artifact, see `CheckpointFolder`.
 
     Raises:
         ConfigError: the layout does not fit the machine or the batch.
@@ -79,6 +79,7 @@ def pretrain(
     )
 
     def build(directory: Path) -> CheckpointFacts:
+        folder = CheckpointFolder(directory)
         best = peak(accelerator, layout.precision)
         began = time.monotonic()
         job = Job(
@@ -91,19 +92,19 @@ def pretrain(
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
             _supervise(job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
-        write_huggingface(directory / "huggingface", config.model, state_reader(directory / "state"))
-        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, directory / "huggingface/tokenizer.json")
+        write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
+        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         facts = CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
-            **_summary(read_metrics(directory / METRICS)),
+            **_summary(read_metrics(folder.metrics)),
             **asdict(layout.degrees),
             precision=layout.precision,
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),
         )
-        for leftover in (directory / "job.json", directory / RESULT):
+        for leftover in (directory / JOB, directory / RESULT):
             leftover.unlink()
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder.progress, ignore_errors=True)
         return facts
 
     return workspace.materialize(recipe, build, resumable=True)
@@ -129,7 +130,8 @@ def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
 def _supervise(job: Job, config: PipelineConfig, report: Reporter, on_metrics: Callable[[Records], None]) -> None:
     """Launch, and launch again after a failure, as long as each attempt gets further than the one before."""
     training, directory = config.training, Path(job.directory)
-    follower = Follower(directory / METRICS)
+    metrics = CheckpointFolder(directory).metrics
+    follower = Follower(metrics)
     deadline = time.monotonic() + training.deadline_s
     furthest, loss = -1, ""
 
@@ -145,7 +147,7 @@ def _supervise(job: Job, config: PipelineConfig, report: Reporter, on_metrics: C
             run_workers(WORKER, replace(job, attempt=attempt), config, deadline - time.monotonic(), poll)
             break
         except TrainingError:
-            reached = max((record["step"] for record in read_metrics(directory / METRICS)), default=0)
+            reached = max((record["step"] for record in read_metrics(metrics)), default=0)
             if attempt == training.max_restarts or reached <= furthest or time.monotonic() > deadline:
                 raise
             furthest = reached

@@ -25,11 +25,12 @@ from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
 from longcat.errors import LongcatError
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
 from longcat.training.balance import load_metrics
-from longcat.training.job import METRICS, RESULT, Job
+from longcat.training.job import RESULT, Job
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import DATA
@@ -73,11 +74,12 @@ class Worker:
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write down its state."""
-        training, states = self.config.training, self.directory / "checkpoints"
+        folder = CheckpointFolder(self.directory)
+        training, states = self.config.training, folder.progress
         done = 0
         if newest := checkpoint.saved(states):
             done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
-        metrics = MetricsFile(self.directory / METRICS, after_step=done) if self.mesh.rank == 0 else None
+        metrics = MetricsFile(folder.metrics, after_step=done) if self.mesh.rank == 0 else None
         window_began, window_step, working = time.perf_counter(), done, 0.0
         ffn_experts = 0.0
         for step in range(done, training.steps):
@@ -127,7 +129,7 @@ class Worker:
         return figures
 
     def _finish(self, steps: int, ffn_experts: float) -> None:
-        checkpoint.write(self.directory / "state", steps, self.trainer.weights, self.trainer.optimizers)
+        checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
             facts = {
                 "steps": steps,
