@@ -128,14 +128,19 @@ def smoke_tokens(smoke_run, tmp_path):
 
 @pytest.fixture(scope="session")
 def prefect_server():
-    """A Prefect server for all flows that run in this process; tests with it are of the group `prefect`."""
+    """A Prefect server for all flows that run in this process; tests with it are of the group `prefect`.
+
+    The flows wait for MLflow even where a busy machine takes a minute over its first database.
+    """
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
     with (
+        pytest.MonkeyPatch.context() as patch,
         prefect_test_harness(server_startup_timeout=500),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
+        patch.setattr("longcat.tracking.FLUSH_S", 300.0)
         yield
 
 

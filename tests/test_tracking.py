@@ -13,6 +13,12 @@ from longcat.config import load_config
 from longcat.tracking import Tracker, sync
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A store that is only slow is waited for."""
+    monkeypatch.setattr(tracking, "FLUSH_S", 300.0)
+
+
 def client_of(workspace):
     import mlflow
 

@@ -80,9 +80,10 @@ def test_a_changed_table_makes_another_report_of_the_same_measurement(finished, 
     table = tmp_path / "hardware.csv"
     lines = stage.HARDWARE.read_text(encoding="utf-8").splitlines(keepends=True)
     table.write_text("".join([*lines, lines[1].replace(lines[1].split(",")[0], "one more", 1)]), encoding="utf-8")
-    monkeypatch.setattr(stage, "HARDWARE", table)
-    monkeypatch.setattr(measurement, "launch", lambda *_, **__: pytest.fail("measured again"))
-    rows = FLOWS["benchmark"](**options)["stages"]
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "HARDWARE", table)
+        patch.setattr(measurement, "run_workers", lambda *_, **__: pytest.fail("measured again"))
+        rows = FLOWS["benchmark"](**options)["stages"]
     assert [(row["stage"], row["status"]) for row in rows] == [
         ("preprocess", "cached"), ("pretrain", "cached"), ("benchmark", "run"),
     ]  # fmt: skip
@@ -90,5 +91,4 @@ def test_a_changed_table_makes_another_report_of_the_same_measurement(finished, 
     assert after["artifact"]["digest"] != before["artifact"]["digest"]
     assert after["facts"]["measurement"] == before["facts"]["measurement"]
     assert len([path for path in (workspace / "measurement").iterdir() if not path.name.startswith(".")]) == 1
-    monkeypatch.undo()
     assert FLOWS["benchmark"](**options)["stages"][-1]["artifact"] == before["artifact"]
