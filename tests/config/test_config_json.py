@@ -323,4 +323,4 @@ def test_reading_needs_no_torch():
     code = (
         "import sys, longcat.config.config_json, longcat.interchange, longcat.model; assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
@@ -18,6 +17,7 @@ from longcat.corpus.mapping import processes
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import decode, open_tokenizer
 from longcat.errors import ConfigError, LongcatError
+from tests.waiting import all_gone, wait_until
 
 WORDS = [
     "harbour",
@@ -229,13 +229,6 @@ def configure_overrides(path, workers):
     ]  # fmt: skip
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
-
-
 def finished_blocks(tmp_path):
     return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("workspace/documents/.*/scratch/*-*.json")}
 
@@ -247,13 +240,12 @@ def test_after_a_kill_only_the_blocks_in_work_are_done_again(tmp_path, workers, 
     expected = contents(run(tmp_path, path, workspace="whole"))
     process = start(tmp_path, path, workers)
     try:
-        wait_for(lambda: len(finished_blocks(tmp_path)) >= blocks)
+        wait_until(lambda: len(finished_blocks(tmp_path)) >= blocks, process)
         children = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+        process.wait()
+    assert all_gone(children)
     before = finished_blocks(tmp_path)
     assert blocks <= len(before) < 7
     judged = []
