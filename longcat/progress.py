@@ -1,4 +1,4 @@
-"""How a stage tells its caller where it stands.
+"""Progress reports from a stage to its caller.
 
 A stage knows nothing of terminals, Prefect or MLflow: it calls `report(Progress(...))`. A reporter may raise
 `longcat.errors.Cancelled`; the stage then unwinds, ends its children and keeps what it has saved.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """One sign of life of a stage."""
+    """One progress report of a stage."""
 
     stage: str
     """Name of the stage, as in `longcat STAGE`."""
@@ -25,29 +25,29 @@ class Progress:
     """What is being done now, for people."""
 
     @property
-    def share(self) -> float:
-        """Finished share between 0 and 1 (0 while the total is unknown)."""
+    def fraction(self) -> float:
+        """Return the finished fraction, between 0 and 1 (0 while the total is unknown)."""
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
 
 
 Reporter = Callable[[Progress], None]
 
 
-def silent(progress: Progress) -> None:
-    """The reporter that says nothing."""
+def no_progress(progress: Progress) -> None:
+    """Discard a progress report; the default reporter."""
 
 
 _listeners: list[Reporter] = []
 
 
-def listeners() -> tuple[Reporter, ...]:
-    """Reporters that want to hear of every stage in this process, besides the one a stage was given."""
+def progress_listeners() -> tuple[Reporter, ...]:
+    """Return the reporters that receive the progress of every stage of this process, besides a stage's own reporter."""
     return tuple(_listeners)
 
 
 @contextmanager
-def listening(reporter: Reporter) -> Iterator[None]:
-    """Let `reporter` hear of every stage while the context is open."""
+def progress_listener(reporter: Reporter) -> Iterator[None]:
+    """Pass the progress of every stage to `reporter` while the context is open."""
     _listeners.append(reporter)
     try:
         yield

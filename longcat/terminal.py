@@ -1,4 +1,4 @@
-"""What a person sees while a run works and when it is done."""
+"""Terminal output: progress while a run works, tables of results afterwards."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LINE_EVERY_S = 10.0
 
 
 class Display:
-    """A bar a stage on a terminal; elsewhere a line every few seconds. Everything goes to stderr.
+    """Progress display: one bar per stage on a terminal, elsewhere a line every `LINE_EVERY_S` seconds; all on stderr.
 
-    Keeps the stream that is standard error when it is made, so that `aside` can move the rest elsewhere.
+    It writes to the stream that was standard error at construction, so `redirected_output` does not affect it.
     """
 
     def __init__(self, quiet: bool) -> None:
@@ -60,7 +60,7 @@ class Display:
             self._bars.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Show one sign of life."""
+        """Show one progress report."""
         if self.quiet:
             return
         if self._bars:
@@ -69,21 +69,21 @@ class Display:
                 self._tasks[progress.stage] = self._bars.add_task("", total=1.0, stage=progress.stage)
             self._bars.update(
                 self._tasks[progress.stage],
-                completed=min(progress.share, 0.999),  # a full bar would stop the clock
+                completed=min(progress.fraction, 0.999),  # a full bar would stop the clock
                 total=1.0 if progress.total > 0 else None,
                 description=progress.message,
             )
         elif time.monotonic() - self._said.get(progress.stage, -LINE_EVERY_S) >= LINE_EVERY_S:
             self._said[progress.stage] = time.monotonic()
-            share = f"{progress.share:4.0%} " if progress.total else ""
-            self._console.print(f"{progress.stage:<10} {share}{progress.message}", markup=False, highlight=False)
+            percent = f"{progress.fraction:4.0%} " if progress.total else ""
+            self._console.print(f"{progress.stage:<10} {percent}{progress.message}", markup=False, highlight=False)
 
     def warn(self, text: str) -> None:
         """Show a warning above the bars."""
         self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _finish(self, but: str | None) -> None:
-        """Fill the bars of stages that are over."""
+        """Fill the bars of all stages but one, as they are finished."""
         assert self._bars is not None
         for stage, task in self._tasks.items():
             if stage != but:
@@ -91,10 +91,10 @@ class Display:
 
 
 @contextlib.contextmanager
-def aside(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """Send log records and whatever libraries print to a file; warnings of flows and stages also to `warn`.
+def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Redirect log records, stdout and stderr to a file; warnings of flows and stages also go to `warn`.
 
-    An exception that nobody foresaw is written there in full, and gets a note that says so.
+    An unexpected exception is written there with its traceback, and gets a note that names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
@@ -122,21 +122,21 @@ def aside(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Warnings(logging.Handler):
-    """Hands on what flows and stages warn of."""
+    """Log handler that passes the warnings of flows and stages to a function."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self._warn = warn
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by logging."""
-        ours = record.name.startswith(("longcat", "prefect.flow_runs", "prefect.task_runs"))
-        if ours and record.levelno == logging.WARNING:
+        """Pass on a record if it is a warning of a flow or a stage."""
+        from_pipeline = record.name.startswith(("longcat", "prefect.flow_runs", "prefect.task_runs"))
+        if from_pipeline and record.levelno == logging.WARNING:
             self._warn(record.getMessage())
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """The table at the end of a run."""
+    """Print the table of stages at the end of a run."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
@@ -144,7 +144,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     table = Table(
         title=f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s", title_justify="left"
     )
-    for column in ("stage", "time", "", "key figure", "MLflow run"):
+    for column in ("stage", "time", "", "result", "MLflow run"):
         table.add_column(column, justify="right" if column == "time" else "left", no_wrap=True)
     for row in summary["stages"]:
         table.add_row(
@@ -156,7 +156,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         )
     console.print(table)
     if all(row["status"] == "cached" for row in summary["stages"]):
-        console.print("Everything was finished already and has been reused.")
+        console.print("All stages were already complete; their results were reused.")
     for row in summary["stages"]:
         for line in row["remarks"]:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -164,7 +164,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
-    """A table of two columns."""
+    """Print a table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -173,73 +173,73 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
-def print_mfu(found: Mapping[str, Any]) -> None:
-    """The answer of `longcat mfu`: the figures, how others would count them, and the nearest published runs."""
+def print_mfu(answer: Mapping[str, Any]) -> None:
+    """Print the answer of `longcat mfu`: the figures, the MFU by other conventions, and the nearest published runs."""
     console = Console()
     pairs = {
-        "model": f"{found['family']}, {found['activated_parameters'] / 1e9:.3g} B of "
-        f"{found['total_parameters'] / 1e9:.3g} B parameters activated",
-        "speed": f"{found['tokens_per_second']:,.0f} tokens/s on {found['devices']} x {found['device']}, "
-        f"{found['tflops_per_device']:.4g} TFLOP/s each",
-        "peak": f"{found['peak_flops'] / 1e12:.4g} TFLOP/s; {found['peak_source']}",
+        "model": f"{answer['family']}, {answer['activated_parameters'] / 1e9:.3g} B of "
+        f"{answer['total_parameters'] / 1e9:.3g} B parameters activated",
+        "speed": f"{answer['tokens_per_second']:,.0f} tokens/s on {answer['devices']} x {answer['device']}, "
+        f"{answer['tflops_per_device']:.4g} TFLOP/s each",
+        "peak": f"{answer['peak_flops'] / 1e12:.4g} TFLOP/s; {answer['peak_source']}",
         "best product measured": None
-        if not found["measured_gemm_flops"]
-        else f"{found['measured_gemm_flops'] / 1e12:.4g} TFLOP/s, of which the run reaches "
-        f"{found['tflops_per_device'] * 1e12 / found['measured_gemm_flops']:.1%}",
-        "MFU": f"{found['mfu']:.1%}, causal attention",
-        "MFU, full attention": f"{found['mfu_full_attention']:.1%}, as PaLM and the older A100 rows count",
-        "HFU": f"{found['hfu']:.1%}, recomputation {found['recomputation']}",
+        if not answer["measured_gemm_flops"]
+        else f"{answer['measured_gemm_flops'] / 1e12:.4g} TFLOP/s, of which this run reaches "
+        f"{answer['tflops_per_device'] * 1e12 / answer['measured_gemm_flops']:.1%}",
+        "MFU": f"{answer['mfu']:.1%}, causal attention",
+        "MFU, full attention": f"{answer['mfu_full_attention']:.1%}, as PaLM and the older A100 rows count",
+        "HFU": f"{answer['hfu']:.1%}, recomputation {answer['recomputation']}",
     }
-    if "log" in found:
-        log = found["log"]
+    if "log" in answer:
+        log = answer["log"]
         pairs["log"] = f"{log['kind']}, median of {log['readings']} readings, spread {log['spread']:.1%}"
     print_pairs("model FLOPs utilisation", {name: value for name, value in pairs.items() if value})
 
-    total = sum(found["flops_per_token"].values())
-    parts = Table(title=f"a training token: {total / 1e9:,.4g} GFLOP", title_justify="left")
+    total = sum(answer["flops_per_token"].values())
+    parts = Table(title=f"one training token: {total / 1e9:,.4g} GFLOP", title_justify="left")
     parts.add_column("component")
     parts.add_column("GFLOP", justify="right")
-    parts.add_column("share", justify="right")
-    for name, flops in sorted(found["flops_per_token"].items(), key=lambda pair: -pair[1]):
+    parts.add_column("fraction", justify="right")
+    for name, flops in sorted(answer["flops_per_token"].items(), key=lambda pair: -pair[1]):
         parts.add_row(name.replace("_", " "), f"{flops / 1e9:,.4g}", f"{flops / total:.1%}")
     console.print(parts)
 
-    others = Table(title="MFU as others count it", title_justify="left")
-    others.add_column("convention")
-    others.add_column("MFU", justify="right")
-    for name, value in found["mfu_by_convention"].items():
-        others.add_row(name, f"{value:.1%}")
-    console.print(others)
+    conventions = Table(title="MFU by other conventions", title_justify="left")
+    conventions.add_column("convention")
+    conventions.add_column("MFU", justify="right")
+    for name, value in answer["mfu_by_convention"].items():
+        conventions.add_row(name, f"{value:.1%}")
+    console.print(conventions)
 
-    comparison = found["comparison"]
+    comparison = answer["comparison"]
     console.print(
         _runs(
             "published A100 runs, " + ("comparable" if comparison["fair"] else "nearest, none comparable"),
             comparison["matches"],
         )
     )
-    if comparison["others"]:
-        what = "mixtures" if found["kind"] == "moe" else "dense models"
-        console.print(_runs(f"for orientation: {what} on other devices", comparison["others"]))
+    if comparison["other_devices"]:
+        what = "mixtures" if answer["kind"] == "moe" else "dense models"
+        console.print(_runs(f"for orientation: {what} on other devices", comparison["other_devices"]))
     tables: dict[str, list[str]] = {}
-    for row in [*comparison["matches"], *comparison["others"]]:
+    for row in [*comparison["matches"], *comparison["other_devices"]]:
         tables.setdefault(row["source"], []).append(row["table"])
     for source, places in tables.items():
         console.print(f"Source: {escape(source)}: {escape('; '.join(dict.fromkeys(places)))}.", soft_wrap=True)
-    for assumption in found["assumptions"]:
+    for assumption in answer["assumptions"]:
         console.print(f"Assumed: {escape(assumption)}.")
     console.print(f"Verdict: {escape(comparison['verdict'])}.", soft_wrap=True)
 
 
 def _runs(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Published runs, and ours as they count."""
+    """Return a table of published runs beside this run in each row's own convention."""
     table = Table(title=title, title_justify="left")
-    for column in ("run", "MFU", "ours, counted so", "ratio"):
+    for column in ("run", "MFU", "this run, same convention", "ratio"):
         table.add_column(column, justify="left" if column == "run" else "right")
     for row in rows:
-        ours, ratio = (
-            ("-", "-") if row["ratio"] is None else (f"{row['ours']:.1%} {row['convention']}", f"{row['ratio']:.2f}")
+        own_mfu, ratio = (
+            ("-", "-") if row["ratio"] is None else (f"{row['own_mfu']:.1%} {row['convention']}", f"{row['ratio']:.2f}")
         )
         run = f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens"
-        table.add_row(run, f"{row['mfu']:.1%}", ours, ratio)
+        table.add_row(run, f"{row['mfu']:.1%}", own_mfu, ratio)
     return table

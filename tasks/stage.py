@@ -21,7 +21,7 @@ from prefect.states import Completed, State
 
 from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
-from longcat.progress import Progress, Reporter, listeners
+from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.tracking import StageRun, Tracker
 
 UPDATE_S = 2.0
@@ -89,7 +89,7 @@ class _Reporter:
         self._updated = self._asked = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        for listener in listeners():
+        for listener in progress_listeners():
             listener(progress)
         context = TaskRunContext.get()
         if context is None:
@@ -108,7 +108,7 @@ class _Reporter:
             _logger().debug("Prefect cannot be reached: %s", error)
 
     def _update(self, progress: Progress) -> None:
-        percent = round(100 * progress.share, 1)
+        percent = round(100 * progress.fraction, 1)
         if self._artifact is None:
             self._artifact = create_progress_artifact(percent, key=self.stage, description=f"Progress of {self.stage}")
         else:

@@ -17,7 +17,7 @@ from longcat.errors import TrainingError
 from longcat.interchange import save_huggingface
 from longcat.model import LongcatModel
 from longcat.progress import Progress
-from longcat.terminal import Display, aside, print_summary
+from longcat.terminal import Display, print_summary, redirected_output
 
 
 def process(*arguments, **options):
@@ -65,7 +65,7 @@ def test_a_workspace_in_use_is_refused_at_once(tmp_path):
 
 def test_a_file_in_the_place_of_the_workspace(longcat, tmp_path):
     (tmp_path / "file").touch()
-    assert "a file is in the way" in one_error(longcat("run", "--workspace", tmp_path / "file"))
+    assert "because a file has this name" in one_error(longcat("run", "--workspace", tmp_path / "file"))
 
 
 def test_an_unknown_option_ends_with_2(longcat):
@@ -236,7 +236,10 @@ def test_chatter_goes_to_the_log_and_warnings_to_people(tmp_path, capsys):
     import logging
 
     warned = []
-    with pytest.raises(ValueError, match="odd") as caught, aside(tmp_path / "logs" / "run.log", warned.append):
+    with (
+        pytest.raises(ValueError, match="odd") as caught,
+        redirected_output(tmp_path / "logs" / "run.log", warned.append),
+    ):
         print("said by a library")
         print("complained by a library", file=sys.stderr)
         logging.getLogger("some.library").warning("not for people")

@@ -1,12 +1,12 @@
-"""Where the time of a training step goes, from a profiler's trace.
+"""Breakdown of a training step's time, from a profiler's trace.
 
-Every moment of the steps is given to one part, in this order of precedence:
+Every interval of a step is assigned to exactly one part, in this order of precedence:
 
 data_wait               the loop waits for a batch
-exposed_communication   a collective is under way, and nothing is computed
+exposed_communication   a collective is running while nothing is computed
 optimizer               computing inside the optimizer: clipping, update, routing bias
-compute                 any other computing: forward and backward pass
-other                   the rest: Python, launching, waiting without a recorded reason
+compute                 all other computing: forward and backward pass
+other                   the rest: Python, kernel launches, waiting without a recorded reason
 """
 
 from __future__ import annotations
@@ -31,42 +31,43 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Mean over the traced steps, in seconds of one process."""
+    """Time of one training step of one process, in seconds; the mean over the traced steps."""
 
     step_seconds: float
     parts: dict[str, float]
-    """By the names in `PARTS`; they add up to the step."""
+    """Seconds of each part in `PARTS`; their sum is `step_seconds`."""
     hidden_communication: float
-    """Collectives under way while something is computed."""
+    """Seconds in which a collective runs while something is computed."""
     steps: int
+    """Number of traced steps."""
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
-    """Events of a Chrome trace, gzipped or not.
+    """Read the events of a Chrome trace, gzipped or not.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file is not a Chrome trace.
     """
     try:
         raw = path.read_bytes()
-        found = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-        return list(found["traceEvents"] if isinstance(found, dict) else found)
+        trace = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+        return list(trace["traceEvents"] if isinstance(trace, dict) else trace)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is no Chrome trace: {error}") from None
+        raise DataError(f"{path} is not a Chrome trace: {error}") from None
 
 
 def breakdown(events: Iterable[Mapping[str, Any]]) -> Breakdown:
     """Break down the steps of a trace.
 
-    On a device its own events tell what is computed; without any, the operators that the host ran do.
+    Computing is taken from the device's events; without any (a CPU run), from the operators that the host ran.
 
     Raises:
-        DataError: no step is annotated, or nothing was recorded inside.
+        DataError: no step is annotated, or no computing was recorded inside the steps.
     """
     complete = [event for event in events if event.get("ph") == "X"]
     steps = [_interval(event) for event in complete if _is(event, STEP, "user_annotation")]
     if not steps:
-        raise DataError(f"the trace has no {STEP!r}")
+        raise DataError(f"the trace has no annotation {STEP!r}")
     on_device = any(event.get("cat") in _DEVICE for event in complete)
     annotation = "gpu_user_annotation" if on_device else "user_annotation"
     computed: list[Interval] = []
@@ -110,7 +111,7 @@ def breakdown(events: Iterable[Mapping[str, Any]]) -> Breakdown:
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same time without overlaps, in order."""
+    """Merge overlapping intervals; the result is sorted and disjoint."""
     merged: list[Interval] = []
     for begin, end in sorted(intervals):
         if merged and begin <= merged[-1][1]:
@@ -121,21 +122,21 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def intersection(some: list[Interval], others: list[Interval]) -> list[Interval]:
-    """The time in both; each in order and without overlaps."""
-    found, i, j = [], 0, 0
+    """Intersect two lists of intervals, each sorted and disjoint."""
+    common, i, j = [], 0, 0
     while i < len(some) and j < len(others):
         begin, end = max(some[i][0], others[j][0]), min(some[i][1], others[j][1])
         if begin < end:
-            found.append((begin, end))
+            common.append((begin, end))
         if some[i][1] < others[j][1]:
             i += 1
         else:
             j += 1
-    return found
+    return common
 
 
 def length(intervals: Iterable[Interval]) -> float:
-    """Seconds altogether."""
+    """Return the total length of disjoint intervals, in seconds."""
     return sum(end - begin for begin, end in intervals)
 
 

@@ -1,10 +1,11 @@
 """Bandwidth of collectives between training processes, as nccl-tests defines it (its doc/PERFORMANCE.md).
 
 algorithm bandwidth   size / time
-bus bandwidth         the same times what the slowest link carries of a byte: 2 (n-1)/n for all-reduce, (n-1)/n for
-                      all-gather, reduce-scatter and all-to-all; comparable between numbers of ranks, and with the link
+bus bandwidth         algorithm bandwidth times the traffic of the slowest link per byte of data: 2 (n-1)/n for
+                      all-reduce, (n-1)/n for all-gather, reduce-scatter and all-to-all. It does not depend on the
+                      number of ranks n and can be compared with the bandwidth of the link.
 
-Size is that of the whole buffer: what is reduced, or what is gathered or scattered or exchanged by a rank.
+The size is that of the whole buffer which a rank reduces, gathers, scatters or exchanges.
 """
 
 from __future__ import annotations
@@ -25,38 +26,40 @@ _WARM_UP = 2
 
 @dataclass(frozen=True)
 class Collective:
-    """A collective as measured."""
+    """Measured time of one collective at one size."""
 
     name: str
+    """all_reduce, all_gather, reduce_scatter or all_to_all."""
     bytes: int
+    """Size of the whole buffer."""
     ranks: int
     seconds: float
-    """Median of the repeats, of the slowest rank."""
+    """Median of the repeats on the slowest rank."""
     scope: str
     """`INSIDE` or `BETWEEN`."""
 
     @property
     def algorithm_bandwidth(self) -> float:
-        """Bytes/s."""
+        """Return the size over the time, in bytes/s."""
         return self.bytes / self.seconds
 
     @property
     def bus_bandwidth(self) -> float:
-        """Bytes/s."""
+        """Return the bus bandwidth of nccl-tests, in bytes/s."""
         return self.algorithm_bandwidth * bus_factor(self.name, self.ranks)
 
 
 def bus_factor(name: str, ranks: int) -> float:
-    """Bus bandwidth over algorithm bandwidth."""
+    """Return the ratio of bus bandwidth to algorithm bandwidth."""
     return (2 if name == "all_reduce" else 1) * (ranks - 1) / ranks
 
 
 def scopes(world: int, local: int) -> list[tuple[str, list[int]]]:
-    """Groups of ranks to measure: those of the first node, and the first of each node.
+    """Choose the groups of ranks to measure: the ranks of the first node, and the first rank of each node.
 
     Args:
         world: number of ranks.
-        local: number of ranks of a node, which follow each other.
+        local: number of ranks per node; the ranks of a node are consecutive.
     """
     groups = []
     if local > 1:
@@ -75,26 +78,26 @@ def measure_collectives(
     repeats: int,
     scope: str,
 ) -> list[Collective]:
-    """Time all collectives over some sizes; every rank of the group calls it.
+    """Time every collective at several sizes; all ranks of the group must call it.
 
     Args:
-        group: of two ranks or more.
-        accelerator: what it runs on.
-        device: of this rank.
-        sizes: bytes, rounded down to what the ranks can share.
-        repeats: of each.
-        scope: what the group is.
+        group: group of at least two ranks.
+        accelerator: accelerator that the ranks run on.
+        device: device of this rank.
+        sizes: buffer sizes in bytes, rounded down to a multiple of the ranks.
+        repeats: timed calls of each collective at each size.
+        scope: `INSIDE` or `BETWEEN`.
     """
     ranks = dist.get_world_size(group)
-    found = []
+    measured = []
     for size in sizes:
         each = max(1, size // 4 // ranks)
         whole = torch.ones(each * ranks, device=device)
         for name, call in _calls(whole, each, group).items():
-            found.append(
+            measured.append(
                 Collective(name, 4 * each * ranks, ranks, _seconds(call, accelerator, device, group, repeats), scope)
             )
-    return found
+    return measured
 
 
 def _calls(whole: Tensor, each: int, group: dist.ProcessGroup) -> dict[str, Callable[[], object]]:

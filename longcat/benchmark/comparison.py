@@ -1,7 +1,8 @@
-"""Which published runs a run may be compared with, and what the comparison says.
+"""Comparison of a run with published runs: which rows are fair, the ratios, and the verdict.
 
-A row is fair where kind, precision and convention are the same and the sizes are near (`LIMITS`). Each ratio is worked
-out in the row's own convention: ours counted as theirs, over theirs. A verdict takes several rows, not all of one source.
+A row is fair where kind and precision are those of the run, its convention is known and the sizes are near (`LIMITS`).
+Each ratio is our MFU, counted by the row's own convention, over the row's MFU. A verdict takes at least `_MIN_ROWS`
+rows, not all of one source.
 """
 
 from __future__ import annotations
@@ -19,85 +20,88 @@ from longcat.costs.mfu import Speed
 from longcat.costs.workload import Workload
 
 CLAIM = 0.15
-"""LongCat-2.0 is said to reach an MFU within 15 % of comparable A100 clusters."""
+"""LongCat-2.0 is claimed to reach an MFU within 15 % of comparable A100 clusters."""
 LIMITS = {"activated_parameters": 4.0, "devices": 8.0, "sequence_length": 4.0}
-"""Largest factor between our size and a row's. Wider, and the table's own rows differ by more than the claim."""
+"""Largest factor between our size and a row's; with wider limits the table's own rows differ by more than the claim."""
 _BASELINE = ("A100 ", "A800 ")
-"""An A800 is an A100 with narrower links."""
+"""Devices that count as A100: an A800 is an A100 with narrower links."""
 _AGREED = 0.75
-"""Share of the rows that must say the same, or the verdict is that they disagree."""
-_FEW = 3
-"""Rows that a verdict takes at least: fewer do not tell how far apart such runs are."""
+"""Fraction of the rows that must agree; otherwise the verdict is that they disagree."""
+_MIN_ROWS = 3
+"""Rows that a verdict takes at least: fewer do not show how far apart such runs are."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The run that is compared."""
+    """Our run as a subject of comparison: kind, sizes, precision and MFU by convention."""
 
     kind: str
     """dense or moe."""
     activated_parameters: float
-    """Weights that a mean token is multiplied by."""
+    """Weights that a mean token is multiplied by, without embedding and other look-ups."""
     devices: int
     sequence_length: int
     precision: str
     mfu_by_convention: Mapping[str, float]
-    """Empty where no peak is known."""
+    """MFU as a fraction, by convention (`longcat.costs.conventions`); empty where the device's peak is not known."""
     tflops_per_device: float
-    """Causal attention."""
+    """Useful TFLOP/s of one device, with causal attention."""
 
     @property
-    def speed(self) -> float | None:
-        """Peak of one device in TFLOP/s, as the utilisations have it."""
+    def peak_tflops(self) -> float | None:
+        """Return the peak of one device in TFLOP/s that the utilisations refer to; None where it is not known."""
         causal = self.mfu_by_convention.get("longcat")
         return self.tflops_per_device / causal if causal else None
 
 
 @dataclass(frozen=True)
 class Match:
-    """A row beside our run."""
+    """A published run beside our run."""
 
     row: Reference
-    ours: float | None
-    """Our MFU in the row's convention; none where that is not known."""
+    own_mfu: float | None
+    """Our MFU in the row's convention, as a fraction; None where that is not known."""
     ratio: float | None
-    """Ours over theirs."""
+    """Our MFU over the row's."""
     speed_ratio: float | None
-    """The same of FLOP/s a device: what an hour of a device is worth."""
+    """Our useful FLOP/s per device over the row's: the ratio of what an hour of a device is worth."""
     differences: tuple[str, ...]
-    """Why it is not fair; empty where it is."""
+    """Reasons why the row is not fair; empty where it is."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the rows say."""
+    """The result of comparing a run with published runs."""
 
     fair: bool
-    """Whether `matches` are fair rows; else they are the nearest there are."""
+    """Whether `matches` are fair rows; otherwise they are the nearest rows."""
     matches: tuple[Match, ...]
-    others: tuple[Match, ...]
-    """Where too few A100 rows are fair for a verdict: the nearest of this kind on other devices, for orientation."""
+    """A100 rows that the run is compared with."""
+    other_devices: tuple[Match, ...]
+    """Nearest rows of this kind on other devices, for orientation, where too few A100 rows are fair for a verdict."""
     ratio: float | None
-    """To the median of `matches`."""
+    """Median of the ratios of `matches`."""
     ratio_low: float | None
+    """Smallest of the ratios."""
     ratio_high: float | None
+    """Largest of the ratios."""
     verdict: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: each row flat, with what was found of it."""
+        """Return the comparison as JSON values, with each match flattened into its row."""
         return asdict(self) | {
             "matches": [_flat(one) for one in self.matches],
-            "others": [_flat(one) for one in self.others],
+            "other_devices": [_flat(one) for one in self.other_devices],
         }
 
 
 def _flat(match: Match) -> dict[str, Any]:
-    found = asdict(match)
-    return found.pop("row") | found | {"mfu": match.row.comparable_mfu}
+    values = asdict(match)
+    return values.pop("row") | values | {"mfu": match.row.comparable_mfu}
 
 
 def subject(workload: Workload, speed: Speed, precision: str) -> Subject:
-    """The run that is compared: what was trained, how fast, and in which precision the matrix products were."""
+    """Make the subject of a comparison from the workload, its speed and the precision of its matrix products."""
     conventions = side_by_side(workload, speed.sequence_length)
     achieved = {name: flops * speed.tokens_per_second for name, flops in conventions.items()}
     peak = speed.peak_flops
@@ -113,27 +117,29 @@ def subject(workload: Workload, speed: Speed, precision: str) -> Subject:
 
 
 def compare(ours: Subject, *, accelerator: bool, count: int, rows: Sequence[Reference] | None = None) -> Comparison:
-    """Set a run against the nearest published A100 runs.
+    """Compare a run with the nearest published A100 runs.
 
     Args:
-        ours: the run.
-        accelerator: whether it ran on one; a CPU is compared with nothing.
-        count: most rows to compare with.
-        rows: to choose from; the table's if none.
+        ours: our run.
+        accelerator: whether it ran on an accelerator; a run on a CPU gets no verdict.
+        count: rows to compare with at most.
+        rows: published runs to choose from; the whole table if None.
     """
     near = [_match(ours, row) for row in (references() if rows is None else rows) if row.mfu and _sized(row)]
     near.sort(key=lambda match: _distance(ours, match.row))
-    elsewhere = [match for match in near if not match.row.device.startswith(_BASELINE) and match.row.kind == ours.kind]
+    other_devices = [
+        match for match in near if not match.row.device.startswith(_BASELINE) and match.row.kind == ours.kind
+    ]
     near = [match for match in near if match.row.device.startswith(_BASELINE)]
     fair = [match for match in near if not match.differences]
-    lacking = accelerator and len(fair) < _FEW
-    # without a fair row, those of the other kind that could be worked out: dense rows say a little of a mixture
+    too_few = accelerator and len(fair) < _MIN_ROWS
+    # without a fair row, prefer rows whose ratio can be computed, also of the other kind
     chosen = _varied(fair, count) if fair else sorted(near, key=lambda match: match.ratio is None)[:count]
     ratios = [match.ratio for match in chosen if match.ratio is not None]
     return Comparison(
         fair=bool(fair),
         matches=tuple(chosen),
-        others=tuple(sorted(elsewhere, key=lambda match: match.ratio is None)[:count]) if lacking else (),
+        other_devices=tuple(sorted(other_devices, key=lambda match: match.ratio is None)[:count]) if too_few else (),
         ratio=statistics.median(ratios) if ratios else None,
         ratio_low=min(ratios, default=None),
         ratio_high=max(ratios, default=None),
@@ -146,42 +152,44 @@ def _sized(row: Reference) -> bool:
 
 
 def _varied(near: Sequence[Match], count: int) -> list[Match]:
-    """The nearest, at most half of them of one source as long as others have some: one tool's rows are alike."""
-    taken: Counter[str] = Counter()
-    turns = []
+    """Take the nearest rows, at most half of them from one source while others have some: a tool's rows are similar."""
+    rows_of: Counter[str] = Counter()
+    over_quota = []
     for match in near:
-        turns.append(taken[match.row.source] >= -(-count // 2))
-        taken[match.row.source] += 1
-    ranked = sorted(range(len(near)), key=lambda number: (turns[number], number))[:count]
+        over_quota.append(rows_of[match.row.source] >= -(-count // 2))
+        rows_of[match.row.source] += 1
+    ranked = sorted(range(len(near)), key=lambda number: (over_quota[number], number))[:count]
     return [near[number] for number in sorted(ranked)]
 
 
 def _match(ours: Subject, row: Reference) -> Match:
-    mine = ours.mfu_by_convention.get(row.convention)
-    theirs = row.comparable_mfu
-    ratio = mine / theirs if mine is not None and theirs else None
-    speed_ratio = ratio * ours.speed / row.peak_tflops if ratio is not None and ours.speed and row.peak_tflops else None
-    return Match(row, mine, ratio, speed_ratio, tuple(_differences(ours, row)))
+    our_mfu, row_mfu = ours.mfu_by_convention.get(row.convention), row.comparable_mfu
+    ratio = our_mfu / row_mfu if our_mfu is not None and row_mfu else None
+    our_peak, row_peak = ours.peak_tflops, row.peak_tflops
+    speed_ratio = ratio * our_peak / row_peak if ratio is not None and our_peak and row_peak else None
+    return Match(row, our_mfu, ratio, speed_ratio, tuple(_differences(ours, row)))
 
 
 def _differences(ours: Subject, row: Reference) -> list[str]:
-    found = []
+    reasons = []
     if row.kind != ours.kind:
-        found.append("a mixture" if row.kind == "moe" else "dense")
+        reasons.append("a mixture" if row.kind == "moe" else "dense")
     if _width(row.precision) != _width(ours.precision):
-        found.append(f"in {row.precision}")
+        reasons.append(f"in {row.precision}")
     if ours.mfu_by_convention and row.convention not in ours.mfu_by_convention:
-        found.append("counted in a way that is not known")
+        reasons.append("counted by an unknown convention")
     for name, limit in LIMITS.items():
         factor = getattr(row, name) / getattr(ours, name)
         if max(factor, 1 / factor) > limit:
             words = name.replace("_", " ")
-            found.append(f"{_times(factor)} x the {words}" if factor > 1 else f"1/{_times(1 / factor)} of the {words}")
-    return found
+            reasons.append(
+                f"{_times(factor)} x the {words}" if factor > 1 else f"1/{_times(1 / factor)} of the {words}"
+            )
+    return reasons
 
 
 def _width(precision: str) -> int:
-    """Bits: a product of bf16 takes as long as one of fp16."""
+    """Return the bits of a precision: matrix products in bf16 and fp16 are equally fast."""
     return int(precision.removeprefix("bf").removeprefix("fp"))
 
 
@@ -190,18 +198,18 @@ def _times(factor: float) -> str:
 
 
 def _distance(ours: Subject, row: Reference) -> float:
-    """Logarithms of the ratios of sizes, and a little for what else differs."""
+    """Return the sum of the squared logarithms of the size ratios, plus 1 each for another kind or precision."""
     sizes = sum(math.log(getattr(row, name) / getattr(ours, name)) ** 2 for name in LIMITS)
     return sizes + (row.kind != ours.kind) + (_width(row.precision) != _width(ours.precision))
 
 
 def _verdict(ours: Subject, accelerator: bool, fair: bool, matches: Sequence[Match], ratios: Sequence[float]) -> str:
     if not ours.mfu_by_convention:
-        return "no peak is known for this device, so there is no MFU to compare"
+        return "the peak of this device is not known, so there is no MFU to compare"
     if not accelerator:
-        return "not an accelerator: the figures stand, the comparison with A100s says nothing"
+        return "CPU run: utilisation is valid, comparison with A100s is not meaningful"
     if not ratios:
-        return "no published A100 run can be compared"
+        return "no published A100 run can be compared with"
     ratio = (
         f"{statistics.median(ratios):.2f} of the median row"
         if len(ratios) == 1
@@ -211,12 +219,12 @@ def _verdict(ours: Subject, accelerator: bool, fair: bool, matches: Sequence[Mat
         nearest = matches[0]
         return (
             f"no fair A100 row is published: the nearest, {nearest.row.model} on {nearest.row.devices}, is "
-            f"{', '.join(nearest.differences)}. Against rows like it the MFU is {ratio}, which proves nothing"
+            f"{', '.join(nearest.differences)}. Against rows like it the MFU is {ratio}, which is no evidence"
         )
     agreeing = sum(one >= 1 - CLAIM for one in ratios)
     claim = f"{CLAIM * 100:.0f} % of comparable A100 runs"
     counted = "/".join(sorted({match.row.convention for match in matches}))
-    if len(ratios) < _FEW:
+    if len(ratios) < _MIN_ROWS:
         each = " and ".join(
             f"{one:.2f} of that of {match.row.model} on {match.row.devices} x {match.row.device}"
             for one, match in zip(ratios, matches, strict=True)

@@ -1,7 +1,7 @@
-"""The operators that training spends its time in, at the model's own shapes, against the device's peaks (roofline).
+"""Speed of the operators that dominate training, at the model's own shapes, for the roofline.
 
-The roofline is Williams et al. 2009 (doi 10.1145/1498765.1498785): FLOP/s that are attainable are the smaller of the
-peak and FLOP per byte times the memory's bandwidth.
+Roofline of Williams et al. 2009 (doi 10.1145/1498765.1498785): the attainable FLOP/s are the smaller of the peak and
+the intensity (FLOP per byte) times the memory bandwidth.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from longcat.ops.attention import causal_attention
 from longcat.ops.grouped_matmul import grouped_matmul
 
 SQUARES = (512, 1024, 2048, 4096, 8192)
-_LARGEST = 0.125
-"""Share of the device's memory that the operands of one product may take."""
+"""Sizes of the square matrix products."""
+_MAX_MEMORY_FRACTION = 0.125
+"""Fraction of the device's memory that the operands of one product may take."""
 _COPIED_BYTES = 2**28
-_FEWEST = 3
+_MIN_REPEATS = 3
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """An operator as measured."""
+    """Measured speed of one operator at one shape."""
 
     name: str
     shape: str
     flops: float
-    """Of one call; of attention those of the causal half."""
+    """FLOP of one call; attention counts the causal half of the scores only."""
     bytes: float
-    """Least traffic of one call: operands read once, results written once."""
+    """Least memory traffic of one call: operands read once, results written once."""
     seconds: float
-    """Of one call, the median."""
+    """Median time of one call."""
 
     @property
     def flops_per_second(self) -> float:
-        """Achieved."""
+        """Return the achieved FLOP/s."""
         return self.flops / self.seconds
 
     @property
     def intensity(self) -> float:
-        """FLOP per byte."""
+        """Return the FLOP per byte of least memory traffic."""
         return self.flops / self.bytes
 
 
@@ -62,16 +63,16 @@ def measure_kernels(
     *,
     seconds_each: float,
 ) -> list[Kernel]:
-    """Square products, the model's products, its experts' products and attention, forward and backward.
+    """Measure square products, the model's products, its grouped expert products, and attention forward and backward.
 
     Args:
-        model: whose shapes are measured.
-        tokens: rows that go through the products at once.
+        model: model whose shapes are measured.
+        tokens: rows of the products.
         sequence_length: tokens that attention sees.
         compute: type of the operands.
-        accelerator: what it runs on.
-        device: which one.
-        seconds_each: repeats go on for so long.
+        accelerator: accelerator that is measured.
+        device: device that is measured.
+        seconds_each: time for the repeats of each operator.
     """
 
     def randn(*shape: int) -> Tensor:
@@ -83,17 +84,17 @@ def measure_kernels(
     width = torch.empty((), dtype=compute).element_size()
     hidden, expert = model.hidden_size, model.expert_ffn_hidden_size
     head = model.qk_nope_head_dim + model.qk_rope_head_dim
-    found: list[Kernel] = []
+    measured: list[Kernel] = []
 
     def product(name: str, m: int, k: int, n: int) -> None:
         moved = width * (m * k + k * n + m * n)
-        if moved <= _LARGEST * accelerator.memory_bytes:
+        if moved <= _MAX_MEMORY_FRACTION * accelerator.memory_bytes:
             seconds = timed(partial(torch.matmul, randn(m, k), randn(k, n)))
-            found.append(Kernel(name, f"{m} x {k} x {n}", 2.0 * m * k * n, moved, seconds))
+            measured.append(Kernel(name, f"{m} x {k} x {n}", 2.0 * m * k * n, moved, seconds))
 
     for size in SQUARES:
         product(f"GEMM {size}", size, size, size)
-        if found[-1].seconds > seconds_each / 10:  # the next one takes eight times as long, and shows nothing new
+        if measured[-1].seconds > seconds_each / 10:  # the next one takes eight times as long
             break
     product("query projection", tokens, model.q_lora_rank, model.num_attention_heads * head)
     product("attention output", tokens, model.num_attention_heads * model.v_head_dim, hidden)
@@ -108,7 +109,7 @@ def measure_kernels(
         load = torch.tensor(counts, device=device)
         moved = width * (slots * hidden + sum(map(bool, counts)) * 2 * expert * hidden + slots * 2 * expert)
         seconds = timed(partial(grouped_matmul, rows, weight, load))
-        found.append(
+        measured.append(
             Kernel(
                 f"grouped GEMM, {name}", f"{slots} rows, {experts} experts, {hidden} x {2 * expert}",
                 4.0 * slots * hidden * expert, moved, seconds,
@@ -123,33 +124,33 @@ def measure_kernels(
     moved = width * all_tokens * heads * 2 * (head + model.v_head_dim)
     shape = f"{batch} x {heads} heads x {sequence_length} tokens"
     seconds = timed(lambda: causal_attention(query, key, value))
-    found.append(Kernel("attention, forward", shape, all_tokens * scores.forward, moved, seconds))
+    measured.append(Kernel("attention, forward", shape, all_tokens * scores.forward, moved, seconds))
     inputs = [query.requires_grad_(), key.requires_grad_(), value.requires_grad_()]
     upstream = randn(batch, heads, sequence_length, model.v_head_dim)
 
     def both() -> object:
         return torch.autograd.grad(causal_attention(query, key, value), inputs, upstream)
 
-    found.append(Kernel("attention, both passes", shape, all_tokens * scores.training, 3 * moved, timed(both)))
-    return found
+    measured.append(Kernel("attention, both passes", shape, all_tokens * scores.training, 3 * moved, timed(both)))
+    return measured
 
 
 def measure_bandwidth(accelerator: Accelerator, device: torch.device, seconds: float) -> float:
-    """Bytes/s that a copy reads and writes."""
+    """Measure the memory bandwidth in bytes/s: the bytes that a copy reads and writes, over its time."""
     source = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     return 2 * _COPIED_BYTES / _median_seconds(lambda: target.copy_(source), accelerator, seconds)
 
 
 def even_load(slots: int, experts: int) -> list[int]:
-    """Rows of each expert where all have as many, up to one."""
+    """Return the rows of each expert under an even load; counts differ by at most one."""
     return [slots // experts + (number < slots % experts) for number in range(experts)]
 
 
 def skewed_load(slots: int, experts: int) -> list[int]:
-    """Rows of each expert falling as 1 / rank (Zipf), as routers without balance do."""
-    shares = [1 / (number + 1) for number in range(experts)]
-    counts = [int(slots * share / sum(shares)) for share in shares]
+    """Return the rows of each expert under a load that falls as 1 / rank (Zipf), as unbalanced routers give."""
+    weights = [1 / (number + 1) for number in range(experts)]
+    counts = [int(slots * weight / sum(weights)) for weight in weights]
     counts[0] += slots - sum(counts)
     return counts
 
@@ -159,7 +160,7 @@ def _median_seconds(call: Callable[[], object], accelerator: Accelerator, second
     accelerator.synchronize()
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < _FEWEST or time.perf_counter() < end:
+    while len(times) < _MIN_REPEATS or time.perf_counter() < end:
         begin = accelerator.mark()
         call()
         times.append(accelerator.seconds(begin, accelerator.mark()))

@@ -1,4 +1,4 @@
-"""Throughput from the log of a training run, of whatever tool wrote it."""
+"""Throughput from the log or the tracked metrics of a training run by one of several tools."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from longcat.errors import DataError
 
 WARM_UP = 0.1
-"""Share of the first readings that is left out; at least one, where there are more than two."""
+"""Fraction of the readings at the start that is left out; at least one reading, if there are more than two."""
 
 
 METRICS = {
@@ -24,51 +24,53 @@ METRICS = {
     "throughput/device/tokens_per_sec": ("llm-foundry", True),
     "train_tokens_per_second": ("transformers' Trainer", True),
 }
-"""Names under which tools log tokens a second: whose they are, and whether they mean one device."""
+"""Names of logged tokens/s, with the tool that logs them and whether the value is per device."""
 TOKENS_SEEN = "num_input_tokens_seen"
-"""Logged beside it by a Trainer that counts the tokens of all devices; such a Trainer tells them at every log."""
+"""Tokens seen by all devices, logged by a Trainer that counts them; its throughput is then over all devices."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a log does not say."""
+class LogContext:
+    """Facts about a run that its log may not contain."""
 
     devices: int
     sequence_length: int
+    """Tokens per sequence."""
     batch_tokens: int | None = None
     """Tokens of one step over all devices."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a log says."""
+    """Throughput of a run, as its log reports it."""
 
     tokens_per_second: float
-    """Of all devices together, the median."""
+    """Median over the readings, summed over all devices."""
     spread: float
-    """Largest minus smallest, as a share of the median."""
+    """Largest minus smallest reading, as a fraction of the median."""
     readings: int
+    """Number of readings, without those left out at the start."""
     kind: str
-    """Whose log it is."""
+    """Tool that wrote the log."""
 
 
-def read_log(path: Path, setting: Setting) -> Throughput:
-    """The throughput that a log tells.
+def read_log(path: Path, context: LogContext) -> Throughput:
+    """Read the throughput from a log file.
 
     Raises:
-        DataError: it cannot be read, or has no line of a known kind.
+        DataError: the file cannot be read, has no line of a known kind, or contradicts the context.
     """
     text = _text(path)
     for kind, reader in _KINDS.items():
-        readings = reader(text, setting)
+        readings = reader(text, context)
         if readings:
             return _throughput(readings, kind)
-    known = "; ".join(f"{kind}: {line}" for kind, line in _LOOKED_FOR.items())
-    raise DataError(f"{path}: no line tells a step's time or tokens a second; known are {known}")
+    known = "; ".join(f"{kind}: {line}" for kind, line in _EXAMPLES.items())
+    raise DataError(f"{path}: no line reports the time of a step or tokens/s; known are {known}")
 
 
 def _text(path: Path) -> str:
-    """The file without colours, its lines ended by a newline only; redirecting in PowerShell writes UTF-16."""
+    """Read a file, without colour codes and with plain newlines; a redirection in PowerShell writes UTF-16."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -78,29 +80,29 @@ def _text(path: Path) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", text) if "\x1b" in text else text
 
 
-def read_metrics(histories: Mapping[str, Sequence[float]], run: str, setting: Setting) -> Throughput:
-    """The throughput that a tracked run tells.
+def read_metrics(histories: Mapping[str, Sequence[float]], run: str, context: LogContext) -> Throughput:
+    """Read the throughput from the metrics of a tracked run.
 
     Args:
-        histories: logged values by the names in `METRICS`, and `TOKENS_SEEN`.
-        run: its name, for messages.
-        setting: what it does not say.
+        histories: logged values by metric name (`METRICS` and `TOKENS_SEEN`).
+        run: name of the run, for messages.
+        context: what the run does not record.
 
     Raises:
-        DataError: it logged none of them.
+        DataError: the run has logged none of these metrics.
     """
     for name, (kind, each_device) in METRICS.items():
         if values := histories.get(name):
             if name == "train_tokens_per_second" and len(values) > 1 and histories.get(TOKENS_SEEN):
                 each_device = False
-            return _throughput([value * (setting.devices if each_device else 1) for value in values], kind)
+            return _throughput([value * (context.devices if each_device else 1) for value in values], kind)
     raise DataError(f"run {run} has logged no throughput; known are: {', '.join(METRICS)}")
 
 
 def _throughput(readings: list[float], kind: str) -> Throughput:
     wrong = next((reading for reading in readings if not 0 < reading < float("inf")), None)
     if wrong is not None:
-        raise DataError(f"the log of {kind} tells {wrong:g} tokens/s")
+        raise DataError(f"the log of {kind} reports {wrong:g} tokens/s")
     dropped = max(1, int(WARM_UP * len(readings))) if len(readings) > 2 else 0
     steady = readings[dropped:]
     median = statistics.median(steady)
@@ -111,57 +113,58 @@ def _number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def _told(text: str, pattern: str, given: int, what: str) -> None:
-    """Refuse a log that tells another number than was given; one that goes on after a restart tells it again."""
-    told = {int(_number(number)) for number in re.findall(pattern, text)}
-    if told - {given}:
-        numbers = " and ".join(f"{number:,}" for number in sorted(told))
-        raise DataError(f"the log tells of {numbers} {what}, not of {given:,}")
+def _check_reported(text: str, pattern: str, given: int, what: str) -> None:
+    """Refuse a log that reports another number than was given; after a restart it reports the number repeatedly."""
+    reported = {int(_number(number)) for number in re.findall(pattern, text)}
+    if reported - {given}:
+        numbers = " and ".join(f"{number:,}" for number in sorted(reported))
+        raise DataError(f"the log reports {numbers} {what}, not {given:,}")
 
 
 def _rate(tokens: float, seconds: float) -> float:
     if seconds <= 0:
-        raise DataError(f"the log tells of a step that took {seconds:g} s")
+        raise DataError(f"the log reports a step that took {seconds:g} s")
     return tokens / seconds
 
 
-def _megatron(text: str, setting: Setting) -> list[float]:
-    """Megatron-LM and those made of it; BigScience's Megatron-DeepSpeed tells seconds, that of 2019 no batch."""
+def _megatron(text: str, context: LogContext) -> list[float]:
+    """Read a log of Megatron-LM or a derivative. BigScience's Megatron-DeepSpeed logs seconds; logs of 2019 lack the batch."""
     line = rf"elapsed time per iteration \((m?)s\): *{_NUMBER}(?:.{{0,400}}?global batch size: *(\d{{1,12}}))?"
-    found = re.findall(line, text)
-    if not found:
+    matches = re.findall(line, text)
+    if not matches:
         return []
-    _told(text, r"using world size: *(\d{1,12})", setting.devices, "devices")
-    _told(text, r" seq_length \.{3,} *(\d{1,12})", setting.sequence_length, "tokens in a sequence")
-    steps = [(int(batch) * setting.sequence_length, time, milli) for milli, time, batch in found if batch]
-    if not steps and setting.batch_tokens is None:
+    _check_reported(text, r"using world size: *(\d{1,12})", context.devices, "devices")
+    _check_reported(text, r" seq_length \.{3,} *(\d{1,12})", context.sequence_length, "tokens in a sequence")
+    steps = [(int(batch) * context.sequence_length, time, milli) for milli, time, batch in matches if batch]
+    if not steps and context.batch_tokens is None:
         raise DataError("this log of Megatron does not say how many sequences a step has: add --batch-tokens")
-    steps = steps or [(setting.batch_tokens or 0, time, milli) for milli, time, _ in found]
+    steps = steps or [(context.batch_tokens or 0, time, milli) for milli, time, _ in matches]
     return [_rate(tokens, _number(time) / (1e3 if milli else 1)) for tokens, time, milli in steps]
 
 
-def _torchtitan(text: str, setting: Setting) -> list[float]:
-    """Of one device; wps until 2024. Validation tells its own speed, which is none of training."""
+def _torchtitan(text: str, context: LogContext) -> list[float]:
+    """Read a log of torchtitan: tps (wps until 2024) per device. Lines of validation are left out."""
     training = text.replace("validate step:", "")
-    found = re.findall(rf"step: *\d+ .{{0,400}}?\b(?:tps|wps): *{_NUMBER}", training)
-    return [_number(tps) * setting.devices for tps in found]
+    rates = re.findall(rf"step: *\d+ .{{0,400}}?\b(?:tps|wps): *{_NUMBER}", training)
+    return [_number(tps) * context.devices for tps in rates]
 
 
-def _nanogpt(text: str, setting: Setting) -> list[float]:
-    found = re.findall(rf"iter \d+: loss \S{{1,99}}, time {_NUMBER}ms", text)
-    if not found:
+def _nanogpt(text: str, context: LogContext) -> list[float]:
+    """Read a log of nanoGPT: time of each iteration, and tokens per iteration from the header or the context."""
+    times = re.findall(rf"iter \d+: loss \S{{1,99}}, time {_NUMBER}ms", text)
+    if not times:
         return []
-    batch, said = setting.batch_tokens, r"tokens per iteration will be: *(\d[\d,]{0,15})"
-    told = re.findall(said, text)
-    if batch is None and not told:
+    batch, header = context.batch_tokens, r"tokens per iteration will be: *(\d[\d,]{0,15})"
+    reported = re.findall(header, text)
+    if batch is None and not reported:
         raise DataError("this log of nanoGPT does not say how many tokens a step has: add --batch-tokens")
-    batch = int(_number(told[0])) if batch is None else batch
-    _told(text, said, batch, "tokens in a step")
-    return [_rate(batch, _number(ms) / 1e3) for ms in found]
+    batch = int(_number(reported[0])) if batch is None else batch
+    _check_reported(text, header, batch, "tokens in a step")
+    return [_rate(batch, _number(ms) / 1e3) for ms in times]
 
 
-def _transformers(text: str, setting: Setting) -> list[float]:
-    """trainer_state.json: tokens and time of every log where it counts tokens, else the whole run's time at the end."""
+def _transformers(text: str, context: LogContext) -> list[float]:
+    """Read a trainer_state.json: tokens and time of each log entry if tokens are counted, else the whole run's mean."""
     if '"log_history"' not in text:
         return []
     try:
@@ -171,7 +174,7 @@ def _transformers(text: str, setting: Setting) -> list[float]:
     history = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     clocked = [(_positive(entry, "train_runtime"), _positive(entry, TOKENS_SEEN)) for entry in history]
     both = [(time, tokens) for time, tokens in clocked if time and tokens]
-    # a run that goes on counts its tokens from the first start, its time from its own
+    # a resumed run counts tokens from the first start, but time from its own start
     windows = [(end[0] - begin[0], end[1] - begin[1]) for begin, end in itertools.pairwise(both)]
     if rates := [tokens / time for time, tokens in windows if time > 0 and tokens > 0]:
         return rates
@@ -180,21 +183,21 @@ def _transformers(text: str, setting: Setting) -> list[float]:
         raise DataError("trainer_state.json has no train_runtime: the run has not ended")
     if seen := max((tokens for _, tokens in clocked), default=0):
         return [seen / _positive(last, "train_runtime")]
-    if setting.batch_tokens is not None and _positive(last, "train_steps_per_second"):
-        return [setting.batch_tokens * _positive(last, "train_steps_per_second")]
+    if context.batch_tokens is not None and _positive(last, "train_steps_per_second"):
+        return [context.batch_tokens * _positive(last, "train_steps_per_second")]
     if samples := _positive(last, "train_samples_per_second"):
-        return [setting.sequence_length * samples]
+        return [context.sequence_length * samples]
     return []
 
 
 def _positive(entry: Mapping[str, Any], name: str) -> float:
-    """This number of a log's entry; 0 where it has no sensible one."""
+    """Return a number of a log entry; 0 where it is missing, not positive or not finite."""
     value = entry.get(name)
     return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else 0.0
 
 
-def _longcat(text: str, setting: Setting) -> list[float]:
-    """metrics.jsonl of a checkpoint."""
+def _longcat(text: str, context: LogContext) -> list[float]:
+    """Read the metrics.jsonl of a checkpoint."""
     readings = []
     for line in text.splitlines():
         if '"perf/tokens_per_second"' in line:
@@ -206,14 +209,14 @@ def _longcat(text: str, setting: Setting) -> list[float]:
 
 
 _NUMBER = r"(-?\d[\d,]{0,15}(?:\.\d{1,15})?)"
-_KINDS: dict[str, Callable[[str, Setting], list[float]]] = {
+_KINDS: dict[str, Callable[[str, LogContext], list[float]]] = {
     "Megatron or MindSpeed": _megatron,
     "torchtitan": _torchtitan,
     "nanoGPT": _nanogpt,
     "transformers' Trainer": _transformers,
     "longcat": _longcat,
 }
-_LOOKED_FOR = {
+_EXAMPLES = {
     "Megatron or MindSpeed": "elapsed time per iteration (ms): 1234.5 | ... global batch size: 64",
     "torchtitan": "step: 10 ... tps: 3,456",
     "nanoGPT": "iter 10: loss 3.2101, time 123.45ms",

@@ -18,7 +18,7 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ConfigError, TrainingError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
-from longcat.progress import Progress, Reporter, silent
+from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
@@ -27,19 +27,21 @@ from longcat.training.stage import run_workers
 STAGE_VERSION = 1
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
-_OF_THE_REPORT = ("reference_rows",)
-"""Fields of the section `benchmark` that a measurement does not depend on."""
+_REPORT_FIELDS = ("reference_rows",)
+"""Fields of the section `benchmark` that only the report depends on, not the measurement."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Timed steps of training."""
+    """Timed steps of training, with the layout and the device they ran on."""
 
     window_seconds: list[float]
+    """Time of each window."""
     window_steps: int
+    """Steps in one window."""
     window_peak_flops: list[float]
-    """Of a CPU: best product of all processes at once, FLOP/s, before the first window and after each one; of an
-    accelerator nothing."""
+    """On a CPU, FLOP/s of the best matrix product of all processes at once, before the first window and after each
+    one; empty on an accelerator."""
     batch_tokens: int
     """Tokens of one step, over all processes."""
     processes: int
@@ -47,11 +49,11 @@ class Measurement:
     sequence_length: int
     precision: Literal["bf16", "fp32"]
     ffn_experts_per_token: float
-    """Mean routed experts of a token, as measured."""
+    """Mean routed experts per token, as measured."""
     peak_memory_bytes: int
-    """Of the process that needed most."""
+    """Peak memory of the process that needed most."""
     memory: dict[str, int]
-    """Bytes of the first process by what holds them; see `longcat.benchmark.measuring.memory`."""
+    """Bytes of the first process by use; see `longcat.benchmark.measuring.memory`."""
     breakdown: dict[str, Any] | None
     """See `longcat.benchmark.breakdown.Breakdown`."""
     operators: dict[str, Any] | None
@@ -63,12 +65,12 @@ class Measurement:
 
     @property
     def tokens_per_second(self) -> float:
-        """The median over the windows, of all processes together."""
+        """Return the median over the windows, summed over all processes."""
         return statistics.median(self.window_steps * self.batch_tokens / seconds for seconds in self.window_seconds)
 
     @property
     def spread(self) -> float:
-        """Slowest minus fastest window, as a fraction of the median."""
+        """Return the slowest minus the fastest window, as a fraction of the median."""
         return (max(self.window_seconds) - min(self.window_seconds)) / statistics.median(self.window_seconds)
 
 
@@ -82,12 +84,12 @@ class MeasurementFacts(Facts):
 
     @property
     def headline(self) -> str:
-        """The speed."""
+        """Return the speed and the devices."""
         return f"{self.tokens_per_second:,.0f} tokens/s on {self.processes} x {self.device_name}"
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """The speed."""
+        """Return the speed."""
         return {"tokens_per_second": self.tokens_per_second}
 
 
@@ -97,9 +99,9 @@ def measure(
     checkpoint: Artifact[CheckpointFacts],
     *,
     workspace: Workspace,
-    report: Reporter = silent,
+    report: Reporter = no_progress,
 ) -> Artifact[MeasurementFacts]:
-    """Time training steps from a checkpoint's state, and those of every setting of the sweep.
+    """Time training steps from a checkpoint's state, with the run's own settings and with each setting of the sweep.
 
     A measurement is kept like any artifact; delete it to measure again.
 
@@ -107,7 +109,7 @@ def measure(
         A `measurement` artifact: `measurement.json` (see `read_measurement`) and the profiler's `trace.json.gz`.
 
     Raises:
-        ConfigError: the sweep asks for what does not fit the batch.
+        ConfigError: a setting of the sweep does not fit the batch.
         TrainingError: the timed processes failed.
     """
     import torch
@@ -119,7 +121,7 @@ def measure(
         version=STAGE_VERSION,
         identity={
             "benchmark": {
-                name: value for name, value in identity(config.benchmark).items() if name not in _OF_THE_REPORT
+                name: value for name, value in identity(config.benchmark).items() if name not in _REPORT_FIELDS
             },
             "device": [accelerator.kind, accelerator.name, accelerator.count],
             "torch": torch.__version__,
@@ -149,7 +151,7 @@ def measure(
                     sequence_length=point.sequence_length_tokens,
                     note=f"timing setting {number} of {len(settings)}",
                 )
-            except (TrainingError, ConfigError) as error:  # a setting that runs out of memory ends no sweep
+            except (TrainingError, ConfigError) as error:  # a setting that runs out of memory does not end the sweep
                 sweep.append({"point": row, "error": str(error).splitlines()[0]})
             else:
                 sweep.append({"point": row, "timed": asdict(one)})
@@ -166,7 +168,7 @@ def measure(
 
 
 def read_measurement(directory: Path) -> tuple[Measurement, list[dict[str, Any]]]:
-    """Read what `measure` wrote.
+    """Read the measurements of an artifact of `measure`.
 
     Returns:
         The run's own measurement, and one row per setting of the sweep: `point`, and `timed` (a `Measurement`) or `error`.
@@ -182,7 +184,7 @@ def time_steps(
     checkpoint: Artifact[CheckpointFacts],
     *,
     directory: Path,
-    report: Reporter = silent,
+    report: Reporter = no_progress,
     sequence_length: int | None = None,
     note: str = "timing training steps",
 ) -> Measurement:
@@ -190,12 +192,12 @@ def time_steps(
 
     Args:
         config: sections `model`, `training` and `benchmark`.
-        tokens: where the batches come from.
-        checkpoint: of this model.
-        directory: for the processes' files; the profiler's trace stays there.
+        tokens: artifact that the batches come from.
+        checkpoint: checkpoint of this model.
+        directory: folder for the processes' files; the profiler's trace stays there.
         report: called while the processes run.
-        sequence_length: tokens that batches are cut into; the corpus' own sequence length if none.
-        note: message of the progress.
+        sequence_length: tokens that batches are cut into; the corpus' own sequence length if None.
+        note: progress message.
 
     Raises:
         TrainingError: a process failed.

@@ -1,6 +1,6 @@
-"""Measurements of training, taken in the training processes themselves.
+"""Measurements of training steps, taken inside the training processes.
 
-Windows of plain steps first, then steps under the profiler, so that measuring does not slow down what is measured.
+Windows of plain steps come first, steps under the profiler after them, so that profiling does not slow the timed steps.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def time_windows(
     """Time windows of steps, all processes starting together.
 
     Returns:
-        Seconds of each window; what the steps showed; what `between` gave before the first window and after each one.
+        Seconds of each window; the result of each step; the values of `between` before the first window and after each.
     """
     for number in range(first, first + settings.warmup_steps):
         step(number)
     first += settings.warmup_steps
     seconds, results = [], []
-    found = [] if between is None else [between()]
+    values = [] if between is None else [between()]
     for window in range(settings.windows):
         dist.barrier()
         accelerator.synchronize()
@@ -59,26 +59,26 @@ def time_windows(
         accelerator.synchronize()
         seconds.append(time.perf_counter() - began)
         if between is not None:
-            found.append(between())
-    return seconds, results, found
+            values.append(between())
+    return seconds, results, values
 
 
 def machine_peak(compute: torch.dtype) -> float:
-    """FLOP/s of the best product of all processes at once on a CPU.
+    """Measure the FLOP/s of the best matrix product of all processes at once on a CPU.
 
-    Taken between windows: others slow the machine down as they like, and steps and products alike.
+    It is called between windows, so that other load on the machine slows steps and products equally.
     """
     best = best_product(_PRODUCT_SIZE, "bf16" if compute == torch.bfloat16 else "fp32", _PRODUCT_SECONDS)
-    everyone = torch.tensor(best, dtype=torch.float64)
-    dist.all_reduce(everyone)
-    return float(everyone)
+    total = torch.tensor(best, dtype=torch.float64)
+    dist.all_reduce(total)
+    return float(total)
 
 
 def profile(step: Step, first: int, count: int, accelerator: Accelerator, directory: Path) -> dict[str, Any] | None:
-    """Breakdown of some steps in this process; the trace stays in the directory. Another process only takes part.
+    """Profile `count` steps on rank 0; other ranks run the same steps unprofiled. The trace stays in the directory.
 
     Returns:
-        The breakdown, or none where the profiler saw nothing, as under the emulator.
+        The breakdown on rank 0; None on other ranks, and where the profiler recorded nothing, as under the emulator.
     """
 
     def one(number: int) -> None:
@@ -86,28 +86,28 @@ def profile(step: Step, first: int, count: int, accelerator: Accelerator, direct
             step(number)
             accelerator.synchronize()
 
-    one(first)  # the profiler's own start, and what is only done once after windows
+    one(first)  # warm-up: one-time work after the windows
     if dist.get_rank() != 0:
         for number in range(first + 1, first + 1 + count):
             one(number)
         return None
     plain = directory / "trace.json"
-    with contextlib.chdir(directory):  # torch_npu's profiler leaves files where it stands
+    with contextlib.chdir(directory):  # torch_npu's profiler leaves files in the working directory
         with accelerator.profiler() as profiler:
             for number in range(first + 1, first + 1 + count):
                 one(number)
         profiler.export_chrome_trace(str(plain))
     try:
-        found = asdict(breakdown(read_trace(plain)))
+        parts = asdict(breakdown(read_trace(plain)))
     except DataError:
         return None
     (directory / TRACE).write_bytes(gzip.compress(plain.read_bytes(), 6))
     plain.unlink()
-    return found
+    return parts
 
 
 def memory(trainer: Trainer, accelerator: Accelerator) -> dict[str, int]:
-    """Bytes of this process by what holds them; `rest` is the peak without them: activations, buffers, the libraries."""
+    """Count the bytes of this process by use; `rest` is the remainder of the peak: activations, buffers, libraries."""
     parameters = list({id(one): one for of in (trainer.model, trainer.weights) for one in of.parameters()}.values())
     states = [
         value for optimizer in trainer.optimizers for state in optimizer.state.values() for value in state.values()
@@ -130,36 +130,36 @@ def _bytes(tensor: torch.Tensor) -> int:
 def operators(
     config: PipelineConfig, tokens: int, sequence_length: int, compute: torch.dtype, mesh: ProcessMesh, on: Accelerator
 ) -> dict[str, Any] | None:
-    """The kernels' roofline and the memory's bandwidth, of one process while the others wait."""
+    """Measure kernels and memory bandwidth on rank 0 while the other ranks wait; None elsewhere, or if switched off."""
     seconds = config.benchmark.kernel_seconds
     if not seconds:
         return None
-    found = None
+    measured = None
     if mesh.rank == 0:
         kernels = measure_kernels(config.model, tokens, sequence_length, compute, on, mesh.device, seconds_each=seconds)
-        found = {
+        measured = {
             "bandwidth": measure_bandwidth(on, mesh.device, seconds),
             "kernels": [
                 asdict(one) | {"flops_per_second": one.flops_per_second, "intensity": one.intensity} for one in kernels
             ],
         }
     dist.barrier()
-    return found
+    return measured
 
 
 def collectives(sizes: list[int], mesh: ProcessMesh, accelerator: Accelerator) -> list[dict[str, Any]]:
-    """Bandwidth of collectives inside a node and between nodes, as rank 0 sees them."""
+    """Measure the bandwidth of collectives inside a node and between nodes; a rank returns those of its own groups."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", mesh.processes))
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     if not sizes:
-        return found
+        return rows
     for scope, ranks in scopes(mesh.processes, local):
         if mesh.rank in ranks:
             group = mesh.share(scope, tuple(ranks))
             measured = measure_collectives(group, accelerator, mesh.device, sizes, repeats=5, scope=scope)
-            found += [
+            rows += [
                 asdict(one) | {"algorithm_bandwidth": one.algorithm_bandwidth, "bus_bandwidth": one.bus_bandwidth}
                 for one in measured
             ]
         dist.barrier()
-    return found
+    return rows

@@ -1,4 +1,4 @@
-"""The answer of `longcat mfu`: a workload, a device and a speed in, utilisation and comparison out."""
+"""The answer of `longcat mfu`: utilisation and comparison, from a workload, a device and a speed."""
 
 from __future__ import annotations
 
@@ -17,56 +17,59 @@ from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
 ROWS = 6
+"""Published runs to compare with at most."""
 _OWN_DEVICES = ("dp", "dp_shard", "dp_replicate", "fsdp", "tp", "sp", "cp", "pp")
 _SAME_DEVICES = ("ep", "etp", "vpp")
-"""Experts are spread over the devices of everything else but the pipeline's; virtual stages take none."""
+"""Degrees that take no devices of their own: experts and virtual stages use the devices of other axes."""
 
 
 def find_workload(model: str, ffn_experts: float | None = None, *, mtp: bool = False) -> Workload:
-    """The workload of a preset, a config.json or a folder with one.
+    """Read the workload of a preset, a config.json or a folder with one.
 
     Args:
-        model: which.
-        ffn_experts: mean routed experts of a token, as measured; for models with zero-computation experts.
-        mtp: count DeepSeek's layers of multi-token prediction, too.
+        model: name of a preset, or a path.
+        ffn_experts: mean routed experts per token, as measured; for models with zero-computation experts.
+        mtp: count DeepSeek's layers of multi-token prediction as well.
 
     Raises:
-        ConfigError: it is none of these, or not to be used.
+        ConfigError: the model is not found or its configuration cannot be used.
     """
     if model in preset_names():
         if mtp:
-            raise ConfigError(f"preset {model} says itself whether it predicts several tokens; --mtp is for DeepSeek")
+            raise ConfigError(
+                f"preset {model} already sets its multi-token prediction; --mtp is for DeepSeek's config.json"
+            )
         config = load_config(model)
-        wanted = target_ffn_experts(config.model, config.training.balance) if ffn_experts is None else ffn_experts
-        return longcat_workload(config.model, wanted)
+        target = target_ffn_experts(config.model, config.training.balance) if ffn_experts is None else ffn_experts
+        return longcat_workload(config.model, target)
     path = Path(model).expanduser()
     if not path.exists():
-        raise ConfigError(f"{model} is neither a file nor a preset; presets are {', '.join(preset_names())}")
+        raise ConfigError(f"{model} is neither a file nor a preset; the presets are {', '.join(preset_names())}")
     return read_workload(path, ffn_experts, mtp=mtp)
 
 
 def check_layout(layout: str, devices: int) -> None:
-    """See that degrees such as `tp8,pp4` or `dp=4,tp=2` go into the number of devices.
+    """Check that degrees such as `tp8,pp4` or `dp=4,tp=2` fit the number of devices.
 
     Raises:
-        ConfigError: they do not, or are not to be read.
+        ConfigError: they do not fit, or cannot be parsed.
     """
     degrees: dict[str, int] = {}
     for part in layout.replace(" ", "").split(","):
-        found = re.fullmatch(r"([a-z_]+)[=:]?([1-9][0-9]{0,8})", part.lower())
-        if not found:
-            raise ConfigError(f"--layout {layout}: {part!r} is no degree such as tp8 or pp=4")
-        if found[1] not in (*_OWN_DEVICES, *_SAME_DEVICES):
+        match = re.fullmatch(r"([a-z_]+)[=:]?([1-9][0-9]{0,8})", part.lower())
+        if not match:
+            raise ConfigError(f"--layout {layout}: {part!r} is not a degree such as tp8 or pp=4")
+        if match[1] not in (*_OWN_DEVICES, *_SAME_DEVICES):
             raise ConfigError(
-                f"--layout {layout}: there are {', '.join([*_OWN_DEVICES, *_SAME_DEVICES])}, no {found[1]}"
+                f"--layout {layout}: unknown degree {match[1]}; there are: {', '.join([*_OWN_DEVICES, *_SAME_DEVICES])}"
             )
-        if found[1] in degrees:
-            raise ConfigError(f"--layout {layout} has two degrees {found[1]}")
-        degrees[found[1]] = int(found[2])
-    taken = math.prod(degree for name, degree in degrees.items() if name in _OWN_DEVICES)
-    if devices % taken or ("dp" in degrees and devices != taken):
+        if match[1] in degrees:
+            raise ConfigError(f"--layout {layout} has the degree {match[1]} twice")
+        degrees[match[1]] = int(match[2])
+    needed = math.prod(degree for name, degree in degrees.items() if name in _OWN_DEVICES)
+    if devices % needed or ("dp" in degrees and devices != needed):
         raise ConfigError(
-            f"--layout {layout} takes {taken} devices{'' if 'dp' in degrees else ' or a multiple'}, not --devices {devices}"
+            f"--layout {layout} takes {needed} devices{'' if 'dp' in degrees else ' or a multiple'}, not --devices {devices}"
         )
     experts = math.prod(degrees.get(name, 1) for name in ("pp", "ep", "etp"))
     if devices % experts:
@@ -84,21 +87,24 @@ def answer(
     peak_tflops: float | None = None,
     recomputation: Recomputation = "none",
 ) -> dict[str, Any]:
-    """Everything that can be said of a run.
+    """Compute the utilisation of a run and compare it with published runs.
 
     Args:
-        workload: what is trained.
-        device: its name in the table of hardware, or any name where `peak_tflops` is given.
-        devices: how many.
-        tokens_per_second: of all devices together.
+        workload: model that is trained.
+        device: name in the table of hardware, or any name if `peak_tflops` is given.
+        devices: number of devices.
+        tokens_per_second: speed, summed over all devices.
         sequence_length: tokens that attention sees.
-        precision: of the matrix products, whose peak counts.
-        peak_tflops: of one device; the table's dense peak if none.
-        recomputation: in the backward pass.
+        precision: precision of the matrix products; selects the peak.
+        peak_tflops: peak of one device; the table's dense peak if None.
+        recomputation: part of the forward pass that is recomputed in the backward pass.
+
+    Returns:
+        The answer as JSON values; MFU and HFU are fractions.
 
     Raises:
-        ConfigError: a number that makes no sense, an unknown device, or one without a peak in this precision.
-        DataError: the result is above 100 %.
+        ConfigError: a number is out of range, or the device or its peak in this precision is not known.
+        DataError: the MFU or the HFU is above 100 %.
     """
     for name, value in (
         ("devices", devices), ("tokens per second", tokens_per_second), ("sequence length", sequence_length),
@@ -109,13 +115,13 @@ def answer(
     measured: float | None = None
     if peak_tflops is None:
         row = require_hardware(device)
-        found = row.peak_flops(precision)
-        if found is None:
-            raise ConfigError(f"no {precision} peak of {row.name} is known; --peak-tflops does without the table")
-        peak, source = found, f"{row.name}, dense {precision}: {row.source} (confidence {row.confidence})"
+        table_peak = row.peak_flops(precision)
+        if table_peak is None:
+            raise ConfigError(f"the {precision} peak of {row.name} is not known; give it with --peak-tflops")
+        peak, source = table_peak, f"{row.name}, dense {precision}: {row.source} (confidence {row.confidence})"
         measured = row.measured_gemm_flops if precision == "bf16" else None
     else:
-        peak, source = peak_tflops * 1e12, "given"
+        peak, source = peak_tflops * 1e12, "given by --peak-tflops"
     speed = Speed(tokens_per_second, devices, sequence_length, peak * devices)
     work = utilisation(workload, speed, recomputation)
     ours = subject(workload, speed, precision)

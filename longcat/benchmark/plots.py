@@ -1,4 +1,4 @@
-"""The pictures of the reports; SVG for pages, PNG for MLflow."""
+"""Figures of the benchmark's reports: SVG for HTML pages, PNG for MLflow and Markdown."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ INK, FAINT, GRID = "#1c2330", "#b8c1d1", "#eef0f4"
 BLUE, ORANGE, GREEN, VIOLET, GREY = "#2f6fde", "#d9480f", "#2b8a3e", "#7048e8", "#868e96"
 _WIDTH = 8.4
 _IDENTITY = ("source", "table", "model", "device", "devices", "sequence_length", "layout")
-"""What tells one published row from another."""
+"""Columns that identify a published row."""
 _COLOURS = dict(zip(PARTS, (BLUE, ORANGE, GREEN, "#f08c00", FAINT), strict=True))
 
 
 def among_published(
-    rows: Sequence[Reference], near: Sequence[Mapping[str, Any]], ours: float | None, activated_parameters: float
+    rows: Sequence[Reference], near: Sequence[Mapping[str, Any]], own_mfu: float | None, activated_parameters: float
 ) -> Figure:
-    """MFU over activated parameters: all published rows, those compared with, and this run."""
+    """Plot MFU over activated parameters: all published rows, the rows compared with, and this run."""
     figure, axes = _figure(4.2)
     chosen = {tuple(row[name] for name in _IDENTITY) for row in near}
     groups: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
@@ -42,36 +42,36 @@ def among_published(
     for (label, colour, marker), points in sorted(groups.items(), key=lambda pair: pair[0][0] == "compared with"):
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=26, color=colour, marker=marker, label=f"{label} ({len(points)})", zorder=2)
-    if ours is not None:
-        place = (activated_parameters / 1e9, 100 * ours)
+    if own_mfu is not None:
+        place = (activated_parameters / 1e9, 100 * own_mfu)
         axes.scatter(*place, s=150, marker="*", color=ORANGE, label="this run", zorder=5)
-        _note(axes, f"{100 * ours:.1f} %", place)
+        _note(axes, f"{100 * own_mfu:.1f} %", place)
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("activated parameters (billions)")
-    axes.set_ylabel("MFU as published, ours by PaLM's count (%)")
+    axes.set_ylabel("MFU as published; this run by PaLM's formula (%)")
     _legend(axes, 3)
     return figure
 
 
 def step_breakdown(parts: Mapping[str, float]) -> Figure:
-    """One bar: a training step by what it is spent on."""
+    """Plot the parts of a training step as one stacked bar, in percent."""
     figure, axes = _figure(1.5)
     left, total = 0.0, sum(parts.values())
     for name, seconds in parts.items():
-        share = 100 * seconds / total
-        axes.barh(0, share, left=left, color=_COLOURS[name], label=f"{name.replace('_', ' ')} {share:.1f} %")
-        left += share
+        percent = 100 * seconds / total
+        axes.barh(0, percent, left=left, color=_COLOURS[name], label=f"{name.replace('_', ' ')} {percent:.1f} %")
+        left += percent
     axes.set_xlim(0, 100)
     axes.set_yticks([])
-    axes.set_xlabel("share of a step (%)")
+    axes.set_xlabel("fraction of a step (%)")
     axes.spines["left"].set_visible(False)
     _legend(axes, 3)
     return figure
 
 
 def roofline(operators: Mapping[str, Any], peak_flops: float | None) -> Figure:
-    """FLOP/s over FLOP per byte: what the kernels reach, under the memory's slope and the peak."""
+    """Plot the kernels' FLOP/s over intensity (FLOP per byte), below the roof of memory bandwidth and peak."""
     figure, axes = _figure(4.2)
     kernels = operators["kernels"]
     best = max(kernel["flops_per_second"] for kernel in kernels)
@@ -87,7 +87,7 @@ def roofline(operators: Mapping[str, Any], peak_flops: float | None) -> Figure:
     if peak_flops and best < peak_flops:
         axes.axhline(best / 1e12, color=GREY, linestyle=":", zorder=1, label=f"best measured {best / 1e12:.3g} TFLOP/s")
     kinds = {"GEMM": (GREY, "s"), "grouped": (VIOLET, "D"), "attention,": (ORANGE, "^")}
-    seen = set()
+    labelled = set()
     for kernel in kernels:
         first = kernel["name"].split()[0]
         colour, marker = kinds.get(first, (BLUE, "o"))
@@ -96,9 +96,9 @@ def roofline(operators: Mapping[str, Any], peak_flops: float | None) -> Figure:
         )
         axes.scatter(
             kernel["intensity"], kernel["flops_per_second"] / 1e12, s=44, color=colour, marker=marker, zorder=3,
-            label=None if label in seen else label,
+            label=None if label in labelled else label,
         )  # fmt: skip
-        seen.add(label)
+        labelled.add(label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("intensity (FLOP per byte of least traffic)")
@@ -108,7 +108,7 @@ def roofline(operators: Mapping[str, Any], peak_flops: float | None) -> Figure:
 
 
 def bandwidths(collectives: Sequence[Mapping[str, Any]]) -> Figure:
-    """Bus bandwidth over size, a line for each collective and scope."""
+    """Plot the bus bandwidth over size, one line per collective and scope."""
     figure, axes = _figure(3.6)
     colours = dict(
         zip(("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), (BLUE, GREEN, ORANGE, VIOLET), strict=True)
@@ -133,39 +133,39 @@ def bandwidths(collectives: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Speed over memory: every setting, and the front that no other one beats."""
+    """Plot speed over memory for every setting of a sweep, and the Pareto front."""
     figure, axes = _figure(3.8)
-    good = [row for row in rows if "error" not in row]
-    for row in good:
+    timed = [row for row in rows if "error" not in row]
+    for row in timed:
         axes.scatter(
             row["peak_memory_bytes"] / 1e9, row["tokens_per_second"], s=46, zorder=3,
             color=BLUE if row["pareto"] else FAINT,
         )  # fmt: skip
-    front = sorted((row for row in good if row["pareto"]), key=lambda row: row["peak_memory_bytes"])
+    front = sorted((row for row in timed if row["pareto"]), key=lambda row: row["peak_memory_bytes"])
     axes.step(
         [row["peak_memory_bytes"] / 1e9 for row in front], [row["tokens_per_second"] for row in front],
-        where="post", color=BLUE, label="no setting is faster with as little memory",
+        where="post", color=BLUE, label="Pareto front: no setting is faster with as little memory",
     )  # fmt: skip
     for number, row in enumerate(front):
         above = number % 2 == 0
         _note(
-            axes, setting(row), (row["peak_memory_bytes"] / 1e9, row["tokens_per_second"]), INK,
+            axes, point_label(row), (row["peak_memory_bytes"] / 1e9, row["tokens_per_second"]), INK,
             (6, 8) if above else (6, -14),
         )  # fmt: skip
     axes.margins(x=0.25, y=0.2)
-    axes.set_xlabel("peak memory of a process (GB)")
+    axes.set_xlabel("peak memory per process (GB)")
     axes.set_ylabel("tokens/s, all devices")
     _legend(axes, 1)
     return figure
 
 
 def scaling(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Tokens/s over processes, beside what the fewest would give in proportion."""
+    """Plot tokens/s over processes, beside linear scaling from the fewest processes."""
     figure, axes = _figure(3.4)
     counts, speeds = [row["processes"] for row in rows], [row["tokens_per_second"] for row in rows]
     ideal = [speeds[0] / counts[0] * count for count in counts]
-    axes.plot(counts, ideal, color=FAINT, linestyle="--", label="in proportion")
-    axes.plot(counts, speeds, color=BLUE, marker="o", label="measured, the batch staying the same")
+    axes.plot(counts, ideal, color=FAINT, linestyle="--", label="linear scaling")
+    axes.plot(counts, speeds, color=BLUE, marker="o", label="measured at the same global batch")
     for row in rows:
         _note(axes, f"{row['efficiency']:.0%}", (row["processes"], row["tokens_per_second"]), INK)
     axes.set_xscale("log", base=2)
@@ -179,15 +179,15 @@ def scaling(rows: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def setting(row: Mapping[str, Any]) -> str:
-    """A point of a sweep in few words."""
+def point_label(row: Mapping[str, Any]) -> str:
+    """Return a short label for a point of a sweep."""
     micro = row["micro_batch_sequences"] or "all"
-    again = ", recomputed" if row["activation_checkpointing"] == "full" else ""
-    return f"{micro} x {row['sequence_length_tokens']}{again}, {row['processes']} proc."
+    recomputed = ", recomputed" if row["activation_checkpointing"] == "full" else ""
+    return f"{micro} x {row['sequence_length_tokens']}{recomputed}, {row['processes']} proc."
 
 
 def svg(figure: Figure) -> str:
-    """As a data URI, the same for the same figure."""
+    """Render a figure as a data URI of SVG; equal figures give equal bytes."""
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.hashsalt": "longcat"}):
@@ -195,7 +195,7 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """As a file."""
+    """Render a figure as the bytes of a PNG file."""
     return _saved(figure, "png", {"Software": None})
 
 
@@ -206,7 +206,7 @@ def _saved(figure: Figure, kind: str, metadata: Mapping[str, Any]) -> bytes:
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
-    # without pyplot: no global state, nothing to close
+    # without pyplot, so there is no global state and nothing to close
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -230,7 +230,7 @@ def _note(
 
 
 def readable_bytes(size: float) -> str:
-    """With a binary unit."""
+    """Format a size with a binary unit (B, KiB, MiB or GiB)."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":
             return f"{size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Published runs: data/reference/mfu.csv, described in the README beside it."""
+"""Published training runs: the rows of data/reference/mfu.csv, whose columns the README beside it describes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from longcat.costs.conventions import llm_foundry, megatron_2021, palm, six_n
 from longcat.provenance import ROOT
 
 TABLE = ROOT / "data/reference/mfu.csv"
-COUNTED = ("llm_foundry", "megatron", "megatron_2021", "palm", "six_n_all")
-"""Conventions by which a row can be worked out again."""
+KNOWN_CONVENTIONS = ("llm_foundry", "megatron", "megatron_2021", "palm", "six_n_all")
+"""Conventions by which the FLOPs of a row can be rederived."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A published run; none where the source says nothing."""
+    """A published training run; fields are None or empty where the source gives no value."""
 
     model: str
     kind: str
     """dense or moe."""
     total_parameters: float | None
     activated_parameters: float
-    """Of a token, with embedding."""
+    """Parameters activated per token, with embedding."""
     layers: int
     hidden_size: int
     vocabulary: int | None
@@ -39,52 +39,54 @@ class Reference:
     """none, selective, full, or empty."""
     tokens_per_second_per_device: float | None
     published_tflops: float | None
-    """Of one device, as the source counts."""
+    """TFLOP/s per device, counted by the source's convention."""
     published_mfu: float | None
     published_hfu: float | None
     convention: str
-    """See `longcat.costs.conventions`; or `unknown`."""
+    """Name of a convention in `longcat.costs.conventions`, or `unknown`."""
     peak_tflops: float | None
+    """Dense peak per device, in TFLOP/s."""
     source: str
     table: str
     reason: str
-    """Why what is worked out again differs by more than 2 points; empty where it does not."""
+    """Why our rederived MFU differs from the published one by more than 2 points; empty where it does not."""
 
     @property
     def mfu(self) -> float | None:
-        """As published; where only FLOP/s, HFU or speed are, what follows from them."""
+        """Return the published MFU as a fraction; if there is none, derive it from published FLOP/s, HFU or speed."""
         if self.published_mfu is not None:
             return self.published_mfu
         if self._of_peak() is not None and not self._tflops_recompute:
             return self._of_peak()
-        useful, done = self._flops(recomputed=False), self._flops(recomputed=True)
-        if self.published_hfu is not None and useful is not None and done is not None:
-            return self.published_hfu * useful / done
+        useful, executed = self._flops(recomputed=False), self._flops(recomputed=True)
+        if self.published_hfu is not None and useful is not None and executed is not None:
+            return self.published_hfu * useful / executed
         return self.rederived_mfu
 
     @property
     def comparable_mfu(self) -> float | None:
-        """As published, or worked out again where it is not clear how it was counted (`reason`)."""
+        """Return the MFU to compare with: as published, or rederived where the row has a `reason`."""
         return self.rederived_mfu if self.reason and self.rederived_mfu is not None else self.mfu
 
     @property
     def rederived_mfu(self) -> float | None:
-        """MFU worked out again: from the published speed, or from published FLOP/s that are all useful."""
-        found = self._utilisation(self._flops(recomputed=False))
-        return self._of_peak() if found is None and not self._tflops_recompute else found
+        """Rederive the MFU from the published speed, or from published FLOP/s that contain no recomputation."""
+        mfu = self._utilisation(self._flops(recomputed=False))
+        return self._of_peak() if mfu is None and not self._tflops_recompute else mfu
 
     @property
     def rederived_hfu(self) -> float | None:
-        """HFU worked out again: from the published speed, or from published FLOP/s with those of recomputation."""
-        found = self._utilisation(self._flops(recomputed=True))
-        return self._of_peak() if found is None and self._tflops_recompute else found
+        """Rederive the HFU from the published speed, or from published FLOP/s that contain recomputation."""
+        hfu = self._utilisation(self._flops(recomputed=True))
+        return self._of_peak() if hfu is None and self._tflops_recompute else hfu
 
     @property
     def _tflops_recompute(self) -> bool:
-        """Whether the published FLOP/s count recomputation: those of 2021's equation do."""
+        """Whether the published FLOP/s contain recomputation, as those of Megatron's equation of 2021 do."""
         return self.convention == "megatron_2021" and self.recomputation == "full"
 
     def _of_peak(self) -> float | None:
+        """Return the published FLOP/s as a fraction of the peak."""
         if self.published_tflops is None or self.peak_tflops is None:
             return None
         return self.published_tflops / self.peak_tflops
@@ -95,9 +97,9 @@ class Reference:
         return flops * self.tokens_per_second_per_device / (self.peak_tflops * 1e12)
 
     def _flops(self, *, recomputed: bool) -> float | None:
-        """FLOP of a token by the row's convention, with those of recomputation or without; none where not known."""
+        """Return the FLOP per token by the row's convention, with or without recomputation; None where not known."""
         length = self.sequence_length
-        if length is None or self.convention not in COUNTED:
+        if length is None or self.convention not in KNOWN_CONVENTIONS:
             return None
         full = recomputed and self.recomputation == "full"
         if self.convention == "megatron_2021":
@@ -123,7 +125,7 @@ class Reference:
 
 @lru_cache(maxsize=1)
 def references(path: Path = TABLE) -> tuple[Reference, ...]:
-    """All rows of the table."""
+    """Read all rows of the table."""
     with path.open(encoding="utf-8", newline="") as stream:
         return tuple(_reference(row) for row in csv.DictReader(stream))
 

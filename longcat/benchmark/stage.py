@@ -1,4 +1,4 @@
-"""The benchmark stage: time the trained model's steps, and set the MFU against published A100 runs."""
+"""The benchmark stage: time the trained model's steps, and compare the MFU with published A100 runs."""
 
 from __future__ import annotations
 
@@ -22,28 +22,32 @@ from longcat.costs.mfu import Speed, Utilisation, utilisation
 from longcat.costs.workload import longcat_workload
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.peak import Peak, device_peak
-from longcat.progress import Reporter, silent
+from longcat.progress import Reporter, no_progress
 from longcat.provenance import code_of
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 
 
 class BenchmarkFacts(Facts):
     """Key figures of a benchmark; the rest is in `result.json`."""
 
     tokens_per_second: float
-    """Of all processes together."""
+    """Speed, summed over all processes."""
     tflops_per_device: float
+    """Useful TFLOP/s per device, with causal attention."""
     mfu: float | None
-    """A fraction; None where the device's peak is not known. So are the next two."""
+    """Model FLOPs utilisation, causal attention, as a fraction; None where the device's peak is not known."""
     mfu_full_attention: float | None
+    """The same with attention over the whole square."""
     hfu: float | None
+    """Hardware FLOPs utilisation: with recomputation."""
     spread: float
     """Slowest minus fastest window, as a fraction of the median."""
     peak_flops: float | None
-    """Of all processes together."""
+    """Peak FLOP/s, summed over all processes; None where not known."""
     peak_source: str | None
     peak_memory_bytes: int
+    """Peak memory of the process that needed most."""
     device_kind: str
     device_name: str
     processes: int
@@ -52,26 +56,26 @@ class BenchmarkFacts(Facts):
     precision: str
     total_parameters: int
     activated_parameters: float
-    """Weights that a mean token is multiplied by."""
+    """Weights that a mean token is multiplied by, without embedding and other look-ups."""
     formula_parameters: float
-    """N in the formulas of others, see `longcat.costs.workload`."""
+    """N in published formulas, see `longcat.costs.workload`."""
     step_fractions: dict[str, float]
-    """Parts of a step, see `longcat.benchmark.breakdown.PARTS`; empty without profiled steps."""
+    """Fraction of a step's time by part, see `longcat.benchmark.breakdown.PARTS`; empty without profiled steps."""
     ratio_to_a100: float | None
-    """Of our MFU to the median published one."""
+    """Median ratio of our MFU to that of the published A100 runs compared with; None without one."""
     verdict: str
     measurement: str
-    """Digest of the measurement that the figures come from."""
+    """Digest of the measurement artifact that the figures come from."""
 
     @property
     def headline(self) -> str:
-        """The utilisation and the speed."""
+        """Return the utilisation and the speed."""
         mfu = "no MFU" if self.mfu is None else f"MFU {self.mfu:.1%}"
         return f"{mfu}, {self.tokens_per_second:,.0f} tokens/s"
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """The utilisation and the speed."""
+        """Return the utilisation and the speed."""
         return {
             "mfu": self.mfu,
             "tokens_per_second": self.tokens_per_second,
@@ -79,7 +83,7 @@ class BenchmarkFacts(Facts):
         }
 
     def remarks(self, artifact: Path) -> list[str]:
-        """Return the verdict, and where the report is."""
+        """Return the verdict and the path of the report."""
         return [f"Verdict: {self.verdict}.", f"MFU report: {artifact / 'report.html'}"]
 
 
@@ -89,18 +93,18 @@ def benchmark(
     checkpoint: Artifact[CheckpointFacts],
     *,
     workspace: Workspace,
-    report: Reporter = silent,
+    report: Reporter = no_progress,
 ) -> Artifact[BenchmarkFacts]:
-    """Measure training throughput from a checkpoint's state and compare its MFU.
+    """Measure training throughput from a checkpoint's state and compare its MFU with published runs.
 
-    The measurement is an artifact of its own: a changed reference table makes a new report of the same measurement.
+    The measurement is a separate artifact: a changed reference table gives a new report of the same measurement.
 
     Returns:
         A `benchmark` artifact: `result.json`, `report.html`, `report.md`, `mfu.png`, and the profiler's `trace.json.gz`
-        (Perfetto shows it).
+        (open it in Perfetto).
 
     Raises:
-        ConfigError: the sweep asks for what does not fit the batch.
+        ConfigError: a setting of the sweep does not fit the batch.
         TrainingError: the timed processes failed.
     """
     measurement = measure(config, tokens, checkpoint, workspace=workspace, report=report)
@@ -119,7 +123,7 @@ def benchmark(
     def build(directory: Path) -> BenchmarkFacts:
         timed, sweep = read_measurement(measurement.path)
         workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-        speed, work, ours, best = summarise(config, timed)
+        speed, work, ours, peak = summarise(config, timed)
         rows = [_swept(config, row) for row in sweep]
         comparison = compare(ours, accelerator=timed.device_kind != "cpu", count=config.benchmark.reference_rows)
         kernels = (timed.operators or {}).get("kernels", [])
@@ -130,15 +134,15 @@ def benchmark(
             "recomputation": config.training.activation_checkpointing,
             "spread": timed.spread,
             "peak_flops": speed.peak_flops,
-            "peak_source": None if best is None else best.source,
-            "peak_measured": None if best is None else best.measured,
+            "peak_source": None if peak is None else peak.source,
+            "peak_measured": None if peak is None else peak.measured,
             "measured_gemm_flops": max((k["flops_per_second"] for k in kernels if "GEMM" in k["name"]), default=None),
             "total_parameters": workload.total_parameters,
             "activated_parameters": workload.activated_parameters,
             "formula_parameters": workload.formula_parameters,
             "mfu_by_convention": dict(ours.mfu_by_convention),
             "comparison": comparison.as_dict(),
-            "sweep": [row | {"pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],
+            "sweep": [row | {"pareto": on_front} for row, on_front in zip(rows, pareto(rows), strict=True)],
             "scaling": scaling(rows),
         }
         write_json(directory / "result.json", result)
@@ -160,31 +164,31 @@ def benchmark(
 
 
 def summarise(config: PipelineConfig, timed: Measurement) -> tuple[Speed, Utilisation, Subject, Peak | None]:
-    """Work out the speed, the utilisation and the subject of a comparison from a measurement, and the peak used."""
+    """Compute speed, utilisation and the subject of a comparison from a measurement; also returns the peak used."""
     rate = timed.tokens_per_second
-    best: Peak | None
+    peak: Peak | None
     if timed.window_peak_flops:
-        # each window against the products before and after it: a busy machine slows both down
+        # compare each window with the products before and after it: other load slows both down
         rates = [timed.window_steps * timed.batch_tokens / seconds for seconds in timed.window_seconds]
         around = [statistics.fmean(pair) for pair in itertools.pairwise(timed.window_peak_flops)]
         per_flop = statistics.median(one / product for one, product in zip(rates, around, strict=True))
-        source = f"measured: best {timed.precision} product of all processes at once, between the windows"
-        best = Peak(rate / per_flop, source, measured=True)
+        source = f"measured: best {timed.precision} matrix product of all processes at once, between the windows"
+        peak = Peak(rate / per_flop, source, measured=True)
     else:
-        best = device_peak(timed.device_name, timed.precision)
+        peak = device_peak(timed.device_name, timed.precision)
     speed = Speed(
         tokens_per_second=rate,
         devices=timed.processes,
         sequence_length=timed.sequence_length,
-        peak_flops=None if best is None else best.of(timed.processes),
+        peak_flops=None if peak is None else peak.of(timed.processes),
     )
     workload = longcat_workload(config.model, timed.ffn_experts_per_token)
     work = utilisation(workload, speed, config.training.activation_checkpointing)
-    return speed, work, subject(workload, speed, timed.precision), best
+    return speed, work, subject(workload, speed, timed.precision), peak
 
 
 def _swept(config: PipelineConfig, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a setting of the sweep with its figures, or with the reason why it has none."""
+    """Return a setting of the sweep with its figures, or with the error that prevented them."""
     if "error" in row:
         return {**row["point"], "error": row["error"]}
     timed: Measurement = row["timed"]

@@ -1,4 +1,4 @@
-"""Settings of training to time one after another, and which of the results are worth having."""
+"""Sweep over training settings: the points to time, their Pareto front and the scaling over processes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError
 
-QUIET = {"profiled_steps": 0, "kernel_seconds": 0.0, "collective_bytes": []}
-"""Only the speed of a point is asked for."""
+SPEED_ONLY = {"profiled_steps": 0, "kernel_seconds": 0.0, "collective_bytes": []}
+"""Settings of the section `benchmark` for a point of the sweep: only its speed and memory are measured."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One combination."""
+    """One combination of settings in a sweep."""
 
     micro_batch_sequences: int
     sequence_length_tokens: int
@@ -24,20 +24,20 @@ class Point:
     processes: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the settings as JSON values."""
         return asdict(self)
 
 
 def points(config: PipelineConfig, sequence_length: int, processes: int) -> list[Point]:
-    """All combinations that the configuration asks for; none without a list.
+    """List all combinations of the configured sweep; empty if no setting is swept.
 
     Args:
-        config: section `benchmark.sweep`.
-        sequence_length: of the corpus.
-        processes: that the run itself takes.
+        config: sections `benchmark.sweep` and `training`.
+        sequence_length: tokens per sequence of the corpus.
+        processes: training processes of the run itself.
 
     Raises:
-        ConfigError: a sequence length that the share of a process cannot be cut into, or a number below 1.
+        ConfigError: a number is below 1, or processes or sequence length do not divide the batch.
     """
     sweep, training = config.benchmark.sweep, config.training
     lists = (
@@ -50,45 +50,45 @@ def points(config: PipelineConfig, sequence_length: int, processes: int) -> list
         (sweep.micro_batch_sequences, sweep.sequence_length_tokens, sweep.activation_checkpointing, sweep.processes)
     ):
         return []
-    found = [Point(*values) for values in itertools.product(*lists)]
-    for point in found:
+    combinations = [Point(*values) for values in itertools.product(*lists)]
+    for point in combinations:
         if point.micro_batch_sequences < 0 or min(point.sequence_length_tokens, point.processes) < 1:
             raise ConfigError(f"benchmark.sweep: {point.as_dict()} has a number below 1")
         if training.global_batch_sequences % point.processes:
             raise ConfigError(
                 f"benchmark.sweep.processes: {point.processes} do not divide training.global_batch_sequences={training.global_batch_sequences}"
             )
-        share = training.global_batch_sequences // point.processes * sequence_length
-        if share % point.sequence_length_tokens:
+        local_tokens = training.global_batch_sequences // point.processes * sequence_length
+        if local_tokens % point.sequence_length_tokens:
             raise ConfigError(
-                f"benchmark.sweep.sequence_length_tokens: {point.sequence_length_tokens} does not divide the {share} "
-                "tokens that a process has of a batch"
+                f"benchmark.sweep.sequence_length_tokens: {point.sequence_length_tokens} does not divide the "
+                f"{local_tokens} tokens of a batch per process"
             )
-    return found
+    return combinations
 
 
 def configured(config: PipelineConfig, point: Point) -> PipelineConfig:
-    """The configuration of a point."""
+    """Return the configuration for timing a point of the sweep."""
     length = max(point.sequence_length_tokens, config.model.max_position_embeddings)
     training = {
         "micro_batch_sequences": point.micro_batch_sequences,
         "activation_checkpointing": point.activation_checkpointing,
         "processes": point.processes,
     }
-    # as many processes as there are for the experts, or the largest share of them that fits
+    # keep expert_parallel if it divides the processes, else choose the largest that fits
     if point.processes % (config.training.expert_parallel or 1):
         training["expert_parallel"] = 0
     return config.model_copy(
         update={
             "training": config.training.model_copy(update=training),
             "model": config.model.model_copy(update={"max_position_embeddings": length}),
-            "benchmark": config.benchmark.model_copy(update=QUIET),
+            "benchmark": config.benchmark.model_copy(update=SPEED_ONLY),
         }
     )
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Which rows no other one beats: as fast and with less memory, or faster with no more; failed rows are none."""
+    """Mark the rows on the Pareto front of speed and memory; failed rows are not on it."""
 
     def beaten(row: Mapping[str, Any]) -> bool:
         speed, memory = row["tokens_per_second"], row["peak_memory_bytes"]
@@ -104,9 +104,9 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
 
 
 def scaling(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Best speed for each number of processes, and its share of what the fewest would give in proportion.
+    """Return the best speed for each number of processes and its efficiency relative to linear scaling.
 
-    The batch of all processes together stays the same (strong scaling).
+    The reference is the fewest processes; the global batch stays the same (strong scaling).
     """
     best: dict[int, float] = {}
     for row in rows:

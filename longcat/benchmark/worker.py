@@ -18,7 +18,7 @@ from longcat.training.worker import Worker, run
 
 
 def measure(worker: Worker) -> None:
-    """Time steps from a given state, and what they consist of; nothing is kept of what they learn."""
+    """Time and profile training steps from a given state; the updated weights are discarded."""
     if worker.job.start_from:
         checkpoint.load(Path(worker.job.start_from), worker.trainer.weights, worker.trainer.optimizers)
     settings, first = worker.config.benchmark, worker.config.training.steps

@@ -60,7 +60,7 @@ def mfu(
     as_json: Json = False,
 ) -> None:
     """MFU of any training run, among published A100 runs; nothing is run and torch is not loaded."""
-    from longcat.benchmark.logs import METRICS, TOKENS_SEEN, Setting, Throughput, read_log, read_metrics
+    from longcat.benchmark.logs import METRICS, TOKENS_SEEN, LogContext, Throughput, read_log, read_metrics
     from longcat.benchmark.mfu_answer import answer, check_layout, find_workload
     from longcat.costs.workload import sized_workload
 
@@ -100,18 +100,18 @@ def mfu(
     else:
         workload = find_workload(str(model), ffn_experts, mtp=mtp)
     read: Throughput | None = None
-    setting = Setting(devices, sequence_length, batch_tokens)
+    context = LogContext(devices, sequence_length, batch_tokens)
     if step_time is not None:
         if batch_tokens is None:
             raise UserError("--step-time needs --batch-tokens")
         tokens_per_second = batch_tokens / step_time
     elif log is not None:
-        read = read_log(log, setting)
+        read = read_log(log, context)
     elif mlflow_run is not None:
         from longcat.tracking import metric_histories
 
         uri = tracking_uri or f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
-        read = read_metrics(metric_histories(uri, mlflow_run, [*METRICS, TOKENS_SEEN]), mlflow_run, setting)
+        read = read_metrics(metric_histories(uri, mlflow_run, [*METRICS, TOKENS_SEEN]), mlflow_run, context)
     if read is not None:
         tokens_per_second = read.tokens_per_second
     assert tokens_per_second is not None

@@ -46,13 +46,13 @@ def run_flow(
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with space.lease():
         from flows.server import prefect_api
-        from longcat.progress import listening
-        from longcat.terminal import Display, aside, print_summary
+        from longcat.progress import progress_listener
+        from longcat.terminal import Display, print_summary, redirected_output
 
         with (
             Display(quiet=as_json) as display,
-            aside(workspace / "logs" / "run.log", display.warn),
-            listening(display),
+            redirected_output(workspace / "logs" / "run.log", display.warn),
+            progress_listener(display),
             prefect_api(workspace),
         ):
             from flows.pipeline import FLOWS

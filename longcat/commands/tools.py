@@ -52,11 +52,11 @@ def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
 def sync(workspace: WorkspacePath = Path("workspace")) -> None:
     """Send MLflow what it missed while it could not be reached."""
     from longcat.artifact import Workspace
-    from longcat.terminal import aside
+    from longcat.terminal import redirected_output
     from longcat.tracking import sync as send
 
     space = Workspace(workspace)
-    with aside(space.path / "logs" / "sync.log", lambda _: None):
+    with redirected_output(space.path / "logs" / "sync.log", lambda _: None):
         sent = send(space)
     print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")
 

@@ -36,7 +36,7 @@ from longcat.corpus.shards import (
 )
 from longcat.corpus.sources import Source, resolve
 from longcat.errors import ConfigError, DataError
-from longcat.progress import Progress, Reporter, silent
+from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 
 STAGE_VERSION = 4
@@ -48,7 +48,7 @@ _PACKING = 85.0  # percentage of the whole at which packing begins
 
 
 def preprocess(
-    config: PipelineConfig, *, workspace: Workspace, report: Reporter = silent, mapper: Mapper | None = None
+    config: PipelineConfig, *, workspace: Workspace, report: Reporter = no_progress, mapper: Mapper | None = None
 ) -> Artifact[TokensFacts]:
     """Turn the corpus into token shards; an interrupted run goes on with the block it was at.
 

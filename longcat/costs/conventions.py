@@ -1,4 +1,4 @@
-"""How others count the FLOPs of a training token. A ratio of two utilisations is fair only within one of these.
+"""Published conventions for the FLOPs of a training token. Two utilisations are comparable only within one convention.
 
 | name          | scores | counted weights                            | source                                        |
 | ------------- | ------ | ------------------------------------------ | --------------------------------------------- |
@@ -19,26 +19,26 @@ from longcat.costs.workload import Workload
 
 
 def six_n(parameters: float) -> float:
-    """6N: two FLOP forward and four backward for each weight, attention scores left out."""
+    """Return 6N: two FLOP forward and four backward for each weight, without attention scores."""
     return 6 * parameters
 
 
 def palm(parameters: float, attention_width: float, sequence_length: int) -> float:
-    """6N + 12LHQT, where `attention_width` is LHQ: layers x heads x head dimension."""
+    """Return 6N + 12LHQT, where `attention_width` is LHQ: layers x heads x head dimension."""
     return 6 * parameters + 12 * attention_width * sequence_length
 
 
 def llm_foundry(parameters: float, layers: int, hidden_size: int, sequence_length: int) -> float:
-    """(6N + 12 layers hidden T), N with embedding. Like PaLM's where heads x head dimension is the hidden size."""
+    """Return 6N + 12 layers hidden T, N with embedding; PaLM's formula if heads x head dimension is the hidden size."""
     return palm(parameters, layers * hidden_size, sequence_length)
 
 
 def megatron_2021(
     layers: int, hidden_size: int, vocabulary: int, sequence_length: int, *, recomputation: bool
 ) -> float:
-    """Equation 3: 96 l h^2 (1 + s/6h + V/16lh), with one more forward pass of the layers. Without it 72 and V/12lh.
+    """Return equation 3: 96 l h^2 (1 + s/6h + V/16lh) with recomputation of the layers, 72 and V/12lh without.
 
-    The well-known A100 rows of 2021 use the first one: they are utilisations of the hardware (HFU).
+    The well-known A100 rows of 2021 use the form with recomputation: they are hardware utilisations (HFU).
     """
     factor = 96 if recomputation else 72
     scores = sequence_length / (6 * hidden_size)
@@ -47,19 +47,19 @@ def megatron_2021(
 
 
 def megatron(workload: Workload, sequence_length: int) -> float:
-    """Every matrix but the router's, and half the square of scores."""
+    """Count every matrix but the router's, and causal attention scores."""
     parts = workload.flops(sequence_length, "causal")
     return sum(part.training for name, part in parts.items() if name != "router")
 
 
 def torchtitan(workload: Workload, sequence_length: int) -> float:
-    """PaLM's formula, N without the embedding: norms count as if they were matrices."""
+    """Return PaLM's formula for N without the embedding; norms count as if they were matrices."""
     parameters = workload.formula_parameters - workload.embedding_parameters
     return palm(parameters, workload.attention_width, sequence_length)
 
 
 def side_by_side(workload: Workload, sequence_length: int) -> dict[str, float]:
-    """FLOP of a training token as each source counts them, and as we do."""
+    """Return the FLOP of a training token by each convention, ours (`longcat`, causal and full attention) included."""
     n = workload.formula_parameters
     return {
         "longcat": workload.training_flops(sequence_length),

@@ -304,7 +304,7 @@ def _deepseek(f: Fields, family: str) -> Workload:
         norm_and_bias_parameters=vectors + depths * (2 * h + q_rank + kv_rank + biases + 3 * h),
         inactive_expert_parameters=shape.inactive_expert_parameters
         + depths * (experts.number - experts.chosen) * experts.expert,
-        used_again=depths * head,
+        shared_parameters=depths * head,
     ).workload()
 
 

@@ -13,54 +13,54 @@ from typing import Literal
 from longcat.config import ModelConfig
 
 Scores = Literal["causal", "full"]
-"""Which attention scores count: `causal` those that are used, half the square; `full` the whole square, as PaLM does."""
+"""Attention scores that count: `causal`, the used half of the square, or `full`, the whole square as in PaLM."""
 
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOP of one token."""
+    """FLOP of one token, forward and backward."""
 
     forward: float
     backward: float
 
     @property
     def training(self) -> float:
-        """Of both passes."""
+        """Return the FLOP of both passes."""
         return self.forward + self.backward
 
     def __add__(self, other: Flops) -> Flops:
         return Flops(self.forward + other.forward, self.backward + other.backward)
 
     def times(self, factor: float) -> Flops:
-        """So many of them."""
+        """Multiply both counts by a factor."""
         return Flops(factor * self.forward, factor * self.backward)
 
 
 def product(weights: float) -> Flops:
-    """A token times so many weights: 2 FLOP each, and twice that to go back."""
+    """Count the product of one token with a number of weights: 2 FLOP per weight forward, 4 backward."""
     return Flops(2.0 * weights, 4.0 * weights)
 
 
 def keys_read(sequence_length: int, scores: Scores, window: int | None = None) -> float:
-    """Mean keys that a query is multiplied with; with a window (or a sparse budget) the first queries have fewer.
+    """Return the mean number of keys per query; within a window (or a sparse budget) the first queries have fewer.
 
-    `full` gives every query as many as the last one has: the whole square, or the window.
+    `full` gives every query as many keys as the last one has: the whole square, or the window.
     """
     most = sequence_length if window is None else min(window, sequence_length)
     return float(most) if scores == "full" else most * (1 - most / (2 * sequence_length))
 
 
 def attention_scores(heads: int, key_dim: int, value_dim: int, keys: float) -> Flops:
-    """Queries times keys and probabilities times values of one attention, for one token."""
+    """Count queries times keys and probabilities times values of one attention, for one token."""
     return product(heads * (key_dim + value_dim) * keys)
 
 
 def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float]:
-    """Weights that one token is multiplied by, by component.
+    """Count the weights that one token is multiplied by, by component.
 
     Args:
         model: the model.
-        ffn_experts: mean routed experts of a token; zero-computation experts have no weights.
+        ffn_experts: mean routed experts per token; zero-computation experts have no weights.
     """
     hidden, layers = model.hidden_size, model.num_layers
     counts = {
@@ -95,7 +95,7 @@ def _indexer(model: ModelConfig) -> int:
 
 
 def _mtp(model: ModelConfig) -> int:
-    """Matrices of the multi-token-prediction module without its indexer; every depth multiplies by all of them."""
+    """Count the matrix weights of the multi-token-prediction module without its indexer; every depth uses all."""
     hidden = model.hidden_size
     if not model.mtp_num_layers:
         return 0
@@ -103,24 +103,24 @@ def _mtp(model: ModelConfig) -> int:
 
 
 def expected_ffn_experts(model: ModelConfig) -> float:
-    """Mean routed experts of a token when every expert, of both kinds, is chosen equally often."""
+    """Return the mean routed experts per token if every expert, of both kinds, is chosen equally often."""
     return model.moe_topk * model.n_routed_experts / (model.n_routed_experts + model.zero_expert_num)
 
 
 def activated_parameters(model: ModelConfig, ffn_experts: float) -> float:
-    """Count the weights that a token is multiplied by when it is sent to a number of routed experts in every layer."""
+    """Count the weights that a token is multiplied by with `ffn_experts` routed experts in every layer."""
     return sum(matmul_parameters(model, ffn_experts).values())
 
 
 def flops_per_token(
     model: ModelConfig, sequence_length: int, ffn_experts: float | None = None, scores: Scores = "causal"
 ) -> dict[str, Flops]:
-    """FLOP of one token, by component.
+    """Count the FLOP of one token, by component.
 
     Args:
         model: the model.
         sequence_length: tokens that attention sees.
-        ffn_experts: mean routed experts of a token, best as measured; `expected_ffn_experts` when none.
+        ffn_experts: mean routed experts per token, best as measured; `expected_ffn_experts` if None.
         scores: which attention scores count.
     """
     if ffn_experts is None:
@@ -133,8 +133,8 @@ def flops_per_token(
     flops["attention_scores"] = one_attention.times(2 * model.num_layers)
     one_index = Flops(0.0, 0.0)
     if sparse is not None:
-        # its inputs are cut from the graph: weights have a gradient, inputs none
-        flops["indexer_projections"] = _cut(model).times(model.num_layers)
+        # its inputs are detached: the weights have a gradient, the inputs none
+        flops["indexer_projections"] = _detached_indexer(model).times(model.num_layers)
         # forward over all keys before the query, backward over those read
         width = sparse.index_n_heads * sparse.index_head_dim
         one_index = Flops(2.0 * width * keys_read(sequence_length, scores), 4.0 * width * read)
@@ -142,25 +142,25 @@ def flops_per_token(
     if model.mtp_num_layers:
         depth = product(_mtp(model) + model.hidden_size * model.vocabulary) + one_attention
         # the first depth chooses the keys for all
-        flops["mtp"] = depth.times(model.mtp_num_layers) + one_index + _cut(model)
+        flops["mtp"] = depth.times(model.mtp_num_layers) + one_index + _detached_indexer(model)
     return flops
 
 
-def _cut(model: ModelConfig) -> Flops:
-    """Projections of one indexer."""
+def _detached_indexer(model: ModelConfig) -> Flops:
+    """Count the projections of one indexer, whose inputs need no gradient."""
     return Flops(2.0 * _indexer(model), 2.0 * _indexer(model))
 
 
 def training_flops_per_token(
     model: ModelConfig, sequence_length: int, ffn_experts: float | None = None, attention: Scores = "causal"
 ) -> dict[str, float]:
-    """FLOP of both passes for one token, by component; see `flops_per_token`."""
+    """Count the FLOP of both passes for one token, by component; see `flops_per_token`."""
     parts = flops_per_token(model, sequence_length, ffn_experts, attention)
     return {name: flops.training for name, flops in parts.items()}
 
 
 def parameters(model: ModelConfig) -> dict[str, int]:
-    """All parameters, by component; the router's selection bias is none."""
+    """Count all parameters, by component; the router's selection bias is not a parameter."""
     counts = {name: int(count) for name, count in matmul_parameters(model, model.n_routed_experts).items()}
     norms = 2 * model.num_layers * (2 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank) + model.hidden_size
     attentions = 2 * model.num_layers

@@ -1,4 +1,4 @@
-"""The table of accelerators: peaks, memory and links of each, by the exact names that its driver gives."""
+"""The table of accelerators: peaks, memory and links, by the exact device names that drivers report."""
 
 from __future__ import annotations
 
@@ -19,35 +19,37 @@ Precision = Literal["bf16", "fp16", "fp32", "fp8"]
 
 @dataclass(frozen=True)
 class HardwareRow:
-    """One row of the table: a device by the exact names its driver gives; none where nothing is known."""
+    """Data of one accelerator; fields are None where nothing is known."""
 
     name: str
     aliases: tuple[str, ...]
+    """Further names, such as those that drivers report."""
     vendor: str
     flops: Mapping[str, float]
     """Dense matrix FLOP/s by precision; fp32 is plain fp32, not TF32."""
     memory_gb: float | None
+    """Memory of one device in GB (1e9 bytes)."""
     memory_bandwidth: float | None
     """Bytes/s."""
     interconnect: str
-    """Between devices of a node."""
+    """Link between the devices of a node."""
     interconnect_bandwidth: float | None
     """Bytes/s out of one device."""
     measured_gemm_flops: float | None
-    """Best bf16 product that was measured, FLOP/s."""
+    """Best measured bf16 matrix product, FLOP/s."""
     measured_source: str
     source: str
     confidence: str
-    """high: the maker's data sheet; medium: second-hand and consistent; low: one press figure."""
+    """Confidence in the peaks. high: vendor's data sheet; medium: second-hand and consistent; low: one press figure."""
 
     def peak_flops(self, precision: Precision) -> float | None:
-        """Dense matrix FLOP/s."""
+        """Return the dense matrix FLOP/s in a precision; None where not known."""
         return self.flops.get(precision)
 
 
 @lru_cache(maxsize=1)
 def hardware_table(path: Path = TABLE) -> tuple[HardwareRow, ...]:
-    """All rows of data/reference/hardware.csv, described in the README beside it."""
+    """Read all rows of data/reference/hardware.csv, whose columns the README beside it describes."""
     with path.open(encoding="utf-8", newline="") as stream:
         return tuple(_row(row) for row in csv.DictReader(stream))
 
@@ -74,7 +76,7 @@ def _row(row: Mapping[str, str]) -> HardwareRow:
 
 
 def find_hardware(name: str) -> HardwareRow | None:
-    """The row with exactly this name or alias, whatever the case; an H200 is not an H20, and unknown is none."""
+    """Find the row whose name or alias equals `name`, ignoring case; None if there is no exact match."""
     wanted = name.strip().lower()
     for row in hardware_table():
         if wanted in (row.name.lower(), *(alias.lower() for alias in row.aliases)):
@@ -83,10 +85,10 @@ def find_hardware(name: str) -> HardwareRow | None:
 
 
 def require_hardware(name: str) -> HardwareRow:
-    """The row with exactly this name.
+    """Return the row whose name or alias equals `name`, ignoring case.
 
     Raises:
-        ConfigError: there is none; says which names are close.
+        ConfigError: the name is not in the table; the message gives the closest names.
     """
     row = find_hardware(name)
     if row is None:
@@ -99,5 +101,7 @@ def require_hardware(name: str) -> HardwareRow:
             if close
             else f"there are: {', '.join(r.name for r in hardware_table())}"
         )
-        raise ConfigError(f"device {name!r} is not in the table of hardware; {hint}; --peak-tflops does without")
+        raise ConfigError(
+            f"device {name!r} is not in the table of hardware; {hint}; another device needs --peak-tflops"
+        )
     return row

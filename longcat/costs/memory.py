@@ -1,8 +1,8 @@
-"""Bytes that training keeps on one device, by closed formulas over the configuration. A lower bound: no activations.
+"""Memory of training states on one device, by closed formulas over the configuration: a lower bound, no activations.
 
-States follow mixed precision as `longcat.parallel` does it (Rajbhandari et al., arXiv 1910.02054, section 3.1): weights
-that are computed with, fp32 master weights, fp32 gradients, and the optimizer's moments, spread over the processes
-(fully sharded data parallelism) but for what is gathered: n-gram tables, embedding and head whole in every process.
+The states are those of mixed precision in `longcat.parallel` (Rajbhandari et al., arXiv 1910.02054, section 3.1):
+weights in the compute precision, fp32 master weights, fp32 gradients and the optimizer's moments, all sharded over the
+processes (fully sharded data parallelism). N-gram tables, embedding and head are gathered whole in every process.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ from longcat.costs.flops import parameters
 
 _WIDTH = {"fp32": 4, "bf16": 2}
 _GATHERED = ("ngram_tables", "embedding", "lm_head")
-"""Components, see `longcat.costs.flops.parameters`, that every process gathers whole and keeps during a step."""
+"""Components (`longcat.costs.flops.parameters`) that every process gathers whole and keeps during a step."""
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one process."""
+    """Training states of one process, in bytes."""
 
     weights: float
-    """fp32 master weights, and copies in the type that is computed in."""
+    """fp32 master weights, and their copies in the compute precision."""
     gradients: float
-    """fp32."""
+    """fp32 gradients."""
     optimizer: float
-    """Moments, fp32."""
+    """fp32 moments of the optimizer."""
     gathered: float
-    """What is held whole beside its share, in the type that is computed in."""
+    """Parts of gathered components that belong to other processes, in the compute precision."""
 
     @property
     def states(self) -> float:
-        """The sum of all of them."""
+        """Return the sum over all parts."""
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, float]:
-        """Return the bytes by what they hold."""
+        """Return the bytes by use."""
         return asdict(self)
 
 
 def training_memory(
     model: ModelConfig, training: TrainingConfig, processes: int, precision: Literal["bf16", "fp32"]
 ) -> TrainingMemory:
-    """Estimate the memory of one training process.
+    """Estimate the memory of the training states of one process.
 
     Args:
         model: the model.
-        training: gives the optimizer.
-        processes: over which weights and states are spread, experts included.
-        precision: that is computed in.
+        training: training settings; the optimizer matters.
+        processes: processes over which weights and states are sharded, experts included.
+        precision: compute precision.
     """
     counts = parameters(model)
-    share = sum(counts.values()) / processes
+    local = sum(counts.values()) / processes
     copies = _WIDTH[precision] if precision != "fp32" else 0
     # Muon has one moment for the matrices of the layers; AdamW two for everything
     matrices = sum(count for name, count in counts.items() if name not in (*_GATHERED, "norms_and_biases"))
-    moments = 2 * share if training.optimizer.name == "adamw" else 2 * share - matrices / processes
+    moments = 2 * local if training.optimizer.name == "adamw" else 2 * local - matrices / processes
     gathered = 0.0
     if processes > 1:
         whole = sum(counts.get(name, 0) for name in _GATHERED)
         gathered = whole * _WIDTH[precision] * (1 - 1 / processes)
-    return TrainingMemory(weights=share * (4 + copies), gradients=share * 4, optimizer=moments * 4, gathered=gathered)
+    return TrainingMemory(weights=local * (4 + copies), gradients=local * 4, optimizer=moments * 4, gathered=gathered)

@@ -1,4 +1,4 @@
-"""A model as a counter of FLOPs sees it, of whatever family: weights by component, attentions, and what follows."""
+"""Workload of a model of any family: its parameter counts, and the FLOPs per token by component."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from longcat.errors import ConfigError
 
 @dataclass(frozen=True)
 class Attention:
-    """Attentions of one shape."""
+    """Attention layers of one shape."""
 
     layers: int
     heads: int
     key_dim: int
-    """Of a head."""
+    """Query and key dimensions per head."""
     value_dim: int
-    """Of a head."""
+    """Value dimensions per head."""
     window: int | None = None
-    """Keys that a query reads at most."""
+    """Maximum number of keys that a query reads; None for no limit."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What one token costs, and the few sizes that the formulas of others are written in."""
+    """Cost of one token, and the sizes that published FLOP formulas are written in."""
 
     family: str
     """Model type, as config.json names it."""
@@ -38,50 +38,50 @@ class Workload:
     vocabulary: int
     total_parameters: int
     activated_parameters: float
-    """Weights that a mean token is multiplied by: no look-ups, no norms, and of the routed experts those it is sent to."""
+    """Weights that a mean token is multiplied by: no look-ups, no norms, of the routed experts only the chosen ones."""
     formula_parameters: float
-    """N in the formulas of others: what is activated, with norms and embedding, without n-gram tables."""
+    """N in published formulas: activated parameters with norms and embedding, without n-gram tables."""
     embedding_parameters: int
-    """Of N, what is only read by index: embedding and positions. A tied head is not included."""
+    """Part of N that is only read by index: embedding and positions. A tied head is not included."""
     attention_width: float
     """Sum of heads x (key + value dimensions) / 2 over all attentions: layers x hidden size for a plain model."""
     ffn_experts: float
-    """Mean routed experts of a token in a mixture layer; 0 without one."""
+    """Mean routed experts per token in a mixture layer; 0 for a dense model."""
     flops: Callable[[int, Scores], dict[str, Flops]]
-    """FLOP of one token by component, of a sequence length."""
+    """FLOP of one token by component, for a sequence length in tokens and the scores that count."""
     assumptions: tuple[str, ...] = ()
-    """What was taken for granted and could be otherwise."""
+    """Assumptions made where the inputs leave a choice, one sentence each."""
 
     def training_flops(self, sequence_length: int, scores: Scores = "causal") -> float:
-        """FLOP of forward and backward pass for one token."""
+        """Return the FLOP of forward and backward pass for one token."""
         return sum(part.training for part in self.flops(sequence_length, scores).values())
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder of a usual family, by its matrices."""
+    """A decoder of a common family, described by its matrices."""
 
     family: str
     layers: int
     hidden_size: int
     vocabulary: int
     matrices: Mapping[str, float]
-    """Weights that a token is multiplied by, by component; of the routed experts, those of the mean token."""
+    """Weights that a token is multiplied by, by component; routed experts by the mean number per token."""
     attentions: tuple[Attention, ...]
     embedding_parameters: int
-    """Embedding and positions, a tied head included."""
+    """Parameters of embedding and positions, a tied head included."""
     norm_and_bias_parameters: int
     tied: bool
-    """Whether the head is the embedding."""
+    """Whether the head shares its weights with the embedding."""
     inactive_expert_parameters: float = 0.0
-    """Weights of the routed experts that the mean token is not sent to."""
-    used_again: float = 0.0
-    """Of the matrices, weights that are counted in another already: the head, in multi-token prediction."""
+    """Weights of the routed experts that a mean token is not routed to."""
+    shared_parameters: float = 0.0
+    """Weights in `matrices` that are counted in more than one: the head, in multi-token prediction."""
     ffn_experts: float = 0.0
     assumptions: tuple[str, ...] = field(default=())
 
     def flops(self, sequence_length: int, scores: Scores = "causal") -> dict[str, Flops]:
-        """FLOP of one token by component."""
+        """Return the FLOP of one token by component."""
         parts = {name: flops.product(weights) for name, weights in self.matrices.items()}
         parts["attention_scores"] = Flops(0.0, 0.0)
         for one in self.attentions:
@@ -92,9 +92,9 @@ class Decoder:
         return parts
 
     def workload(self) -> Workload:
-        """The same, ready to be counted."""
+        """Return the workload of this decoder."""
         head = self.hidden_size * self.vocabulary if self.tied else 0
-        activated = sum(self.matrices.values()) - self.used_again
+        activated = sum(self.matrices.values()) - self.shared_parameters
         n = activated - head + self.embedding_parameters + self.norm_and_bias_parameters
         return Workload(
             family=self.family,
@@ -114,24 +114,24 @@ class Decoder:
 
 
 def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, family: str = "longcat") -> Workload:
-    """A LongCat model.
+    """Return the workload of a LongCat model.
 
     Args:
         model: the model.
-        ffn_experts: mean routed experts of a token, best as measured; `expected_ffn_experts` when none.
-        family: its model type.
+        ffn_experts: mean routed experts per token, best as measured; `expected_ffn_experts` if None.
+        family: model type to report.
 
     Raises:
-        ConfigError: more experts than a token is sent to.
+        ConfigError: a negative number of routed experts, or more than a token can be routed to.
     """
     assumptions: tuple[str, ...] = ()
     if ffn_experts is None:
         ffn_experts = flops.expected_ffn_experts(model)
         if model.zero_expert_num:
-            assumptions = (f"{ffn_experts:g} routed experts a token, as if all experts were chosen equally often",)
+            assumptions = (f"{ffn_experts:g} routed experts per token, as if all experts were chosen equally often",)
     most = min(model.moe_topk, model.n_routed_experts)
     if not 0 <= ffn_experts <= most * 1.000001:
-        raise ConfigError(f"{ffn_experts:g} routed experts a token: it is sent to {most} at most")
+        raise ConfigError(f"{ffn_experts:g} routed experts per token: this model allows 0 to {most}")
     total = sum(flops.parameters(model).values())
     expert = 3 * model.hidden_size * model.expert_ffn_hidden_size
     inactive = model.num_layers * (model.n_routed_experts - ffn_experts) * expert
@@ -163,14 +163,14 @@ def sized_workload(
     vocabulary: int | None = None,
     total_parameters: float | None = None,
 ) -> Workload:
-    """A model of which only sizes are known.
+    """Return the workload of a model of which only sizes are known.
 
     Args:
-        parameters: N, as published: activated for a token, with embedding.
-        layers: with the hidden size, counts attention scores (full heads, as in a plain decoder).
-        hidden_size: of the residual stream.
-        vocabulary: with the hidden size, leaves the embedding out of the matrices.
-        total_parameters: of a mixture; a dense model if none.
+        parameters: N, as published: activated per token, with embedding.
+        layers: number of layers; with the hidden size, attention scores are counted (full heads, plain decoder).
+        hidden_size: width of the residual stream.
+        vocabulary: rows of the embedding; with the hidden size, the embedding is left out of the matrices.
+        total_parameters: all parameters of a mixture; None for a dense model.
 
     Raises:
         ConfigError: the sizes contradict one another.

@@ -1,4 +1,4 @@
-"""The evaluation stage: a checkpoint goes through suites, and their scores become a report."""
+"""The evaluation stage: suites score a checkpoint, and their scores become a report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from longcat.errors import ArtifactError
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, find_suite, source_of
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
-from longcat.progress import Progress, Reporter, silent
+from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 
 STAGE_VERSION = 3
@@ -23,34 +23,34 @@ class EvaluationFacts(Facts):
     """Scores of a checkpoint."""
 
     scores: dict[str, dict[str, float]]
-    """Metrics by subject: `held_out`, and each task."""
+    """Metrics by subject: `held_out`, and each task by its name."""
     headlines: list[str]
-    """The suites' own, in their order."""
+    """Headline of each suite that has one, in the order of the suites."""
 
     @property
     def headline(self) -> str:
-        """The suites' headlines in a row."""
+        """Return the headlines of the suites, joined by commas."""
         return ", ".join(self.headlines) or f"{len(self.scores)} scores"
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """Every score, as `SUBJECT/METRIC`."""
+        """Return every score under the name `SUBJECT/METRIC`."""
         return {f"{name}/{metric}": value for name, values in self.scores.items() for metric, value in values.items()}
 
 
 def suite_identities(config: PipelineConfig) -> dict[str, Any]:
-    """Return what each suite's scores depend on; finds unknown suites and settings that cannot be used.
+    """Return what each suite's scores depend on, by suite; refuses unknown suites and unusable settings.
 
     Raises:
         ConfigError: a suite or a task is unknown.
         DataError: a task's file is broken.
     """
-    found = {}
+    identities = {}
     for name in config.evaluation.suites:
         own = dict(find_suite(name).identity(config))
         source = source_of(name)
-        found[name] = own if source is None else own | {"source": sha256_file(source)}
-    return found
+        identities[name] = own if source is None else own | {"source": sha256_file(source)}
+    return identities
 
 
 def evaluate(
@@ -59,7 +59,7 @@ def evaluate(
     checkpoint: Artifact[CheckpointFacts],
     *,
     workspace: Workspace,
-    report: Reporter = silent,
+    report: Reporter = no_progress,
 ) -> Artifact[EvaluationFacts]:
     """Score a checkpoint by the suites of `evaluation.suites`.
 
@@ -96,7 +96,7 @@ def evaluate(
         for number, suite in enumerate(suites.values()):
 
             def part(progress: Progress, before: int = number) -> None:
-                report(Progress("evaluate", before + progress.share, len(suites), progress.message))
+                report(Progress("evaluate", before + progress.fraction, len(suites), progress.message))
 
             outcomes.append(suite.run(Checkpoint(config, corpus, model, tokenizer, part)))
         write_json(directory / "result.json", {name: asdict(one) for name, one in zip(suites, outcomes, strict=True)})

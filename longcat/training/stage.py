@@ -21,7 +21,7 @@ from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.processes.launch import launch
-from longcat.progress import Progress, Reporter, silent
+from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.job import JOB, RESULT, Job
 from longcat.training.layout import settle_layout
@@ -41,7 +41,7 @@ def pretrain(
     tokens: Artifact[Any],
     *,
     workspace: Workspace,
-    report: Reporter = silent,
+    report: Reporter = no_progress,
     on_metrics: Callable[[Records], None] = lambda records: None,
 ) -> Artifact[CheckpointFacts]:
     """Train a model on a tokens artifact; an interrupted run goes on from its last checkpoint.

@@ -112,5 +112,5 @@ def test_a_trace_that_tells_nothing(events, message):
 
 def test_a_file_that_is_no_trace(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"events": []}))
-    with pytest.raises(DataError, match="is no Chrome trace"):
+    with pytest.raises(DataError, match="is not a Chrome trace"):
         read_trace(tmp_path / "a.json")

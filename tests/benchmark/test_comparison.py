@@ -80,7 +80,7 @@ def test_what_makes_a_row_unfair_is_said(changes, difference):
     (said,) = found.matches[0].differences
     assert said.startswith(difference)
     assert found.verdict.startswith("no fair A100 row is published: the nearest, MPT-7b on 8")
-    assert "proves nothing" in found.verdict
+    assert "no evidence" in found.verdict
 
 
 def test_verdicts_are_those_of_the_rows():
@@ -95,7 +95,7 @@ def test_verdicts_are_those_of_the_rows():
     assert verdict(0.30, accelerator=True).startswith("outside 15 %")
     assert verdict(0.40, accelerator=True).startswith("undecided")
     assert "0.67 to 1.00 over 4 rows" in verdict(0.40, accelerator=True)
-    assert verdict(0.55, accelerator=False).startswith("not an accelerator")
+    assert verdict(0.55, accelerator=False).startswith("CPU run")
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -112,11 +112,11 @@ def test_without_enough_a100_rows_other_devices_give_orientation():
     mixture = run(a_row(), kind="moe", activated_parameters=3e10, devices=512, sequence_length=4096)
     found = compare(mixture, accelerator=True, count=4)
     assert "verdict" in found.verdict or "no fair" in found.verdict
-    assert len(found.others) == 4
-    assert all(match.row.kind == "moe" and not match.row.device.startswith("A") for match in found.others)
-    assert found.ratio not in [match.ratio for match in found.others], "they are not in the verdict"
-    assert compare(mixture, accelerator=False, count=4).others == ()
-    assert compare(run(a_row()), accelerator=True, count=4).others == ()
+    assert len(found.other_devices) == 4
+    assert all(match.row.kind == "moe" and not match.row.device.startswith("A") for match in found.other_devices)
+    assert found.ratio not in [match.ratio for match in found.other_devices], "they are not in the verdict"
+    assert compare(mixture, accelerator=False, count=4).other_devices == ()
+    assert compare(run(a_row()), accelerator=True, count=4).other_devices == ()
 
 
 def test_a_verdict_is_not_one_sources():
@@ -139,7 +139,7 @@ def test_a_verdict_is_not_one_sources():
 def test_without_a_peak_there_is_nothing_to_compare():
     found = compare(run(a_row(), mfu_by_convention={}), accelerator=True, count=3)
     assert found.ratio is None
-    assert found.verdict.startswith("no peak is known")
+    assert found.verdict.startswith("the peak of this device is not known")
     assert found.matches
 
 

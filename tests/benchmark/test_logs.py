@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from longcat.benchmark.logs import TOKENS_SEEN, Setting, read_log, read_metrics
+from longcat.benchmark.logs import TOKENS_SEEN, LogContext, read_log, read_metrics
 from longcat.errors import DataError
 
 MEGATRON = (
@@ -17,7 +17,7 @@ TORCHTITAN = "[titan] 2025-01-01 10:00:00,000 - root - INFO - \x1b[31mstep: {n:2
 def read(tmp_path, text, **setting):
     file = tmp_path / "log.txt"
     file.write_text(text)
-    return read_log(file, Setting(**{"devices": 8, "sequence_length": 2048, **setting}))
+    return read_log(file, LogContext(**{"devices": 8, "sequence_length": 2048, **setting}))
 
 
 def test_megatron(tmp_path):
@@ -47,11 +47,11 @@ def test_megatron_of_other_years(tmp_path):
     assert read(tmp_path, restarted).tokens_per_second == 64 * 2048 / 0.5
     seconds = "".join(BIGSCIENCE.format(n=n, s=s) for n, s in enumerate([200, 100, 100]))
     assert read(tmp_path, seconds).tokens_per_second == 2048 * 2048 / 100
-    with pytest.raises(DataError, match="tells of 8 devices, not of 16"):
+    with pytest.raises(DataError, match="reports 8 devices, not 16"):
         read(tmp_path, restarted, devices=16)
-    with pytest.raises(DataError, match="tells of 8 and 16 devices, not of 8"):
+    with pytest.raises(DataError, match="reports 8 and 16 devices, not 8"):
         read(tmp_path, restarted + restarted.replace("size: 8", "size: 16"))
-    with pytest.raises(DataError, match="tells of 2,048 tokens in a sequence, not of 4,096"):
+    with pytest.raises(DataError, match="reports 2,048 tokens in a sequence, not 4,096"):
         read(tmp_path, restarted, sequence_length=4096)
 
 
@@ -76,7 +76,7 @@ def test_as_windows_writes_it(tmp_path, encoding):
     """PowerShell redirects into UTF-16; progress bars return without a new line."""
     text = "".join(f"\x1b[32miter {n}: loss nan, time 250.00ms, mfu -100.00%\x1b[0m\r\n" for n in range(3)) + "50%\r"
     (tmp_path / "log").write_bytes(text.encode(encoding))
-    found = read_log(tmp_path / "log", Setting(8, 2048, batch_tokens=1000))
+    found = read_log(tmp_path / "log", LogContext(8, 2048, batch_tokens=1000))
     assert (found.kind, found.tokens_per_second, found.readings) == ("nanoGPT", 4000.0, 2)
 
 
@@ -101,7 +101,7 @@ def test_nanogpt(tmp_path):
         read(tmp_path, text)
     told = "tokens per iteration will be: 491,520\n[rank1]: " + text
     assert read(tmp_path, told).tokens_per_second == 491520 * 4
-    with pytest.raises(DataError, match="tells of 491,520 tokens in a step, not of 1,000"):
+    with pytest.raises(DataError, match="reports 491,520 tokens in a step, not 1,000"):
         read(tmp_path, told, batch_tokens=1000)
 
 
@@ -135,11 +135,11 @@ def test_a_damaged_trainer_state(tmp_path, state):
 
 
 def test_a_tracked_trainer_counts_all_devices_or_one():
-    setting = Setting(8, 2048)
+    context = LogContext(8, 2048)
     old = {"train_tokens_per_second": [100.0], TOKENS_SEEN: [1.0, 2.0]}
-    assert read_metrics(old, "r", setting).tokens_per_second == 800
+    assert read_metrics(old, "r", context).tokens_per_second == 800
     new = {"train_tokens_per_second": [90.0, 100.0, 100.0], TOKENS_SEEN: [1.0, 2.0, 3.0]}
-    assert read_metrics(new, "r", setting).tokens_per_second == 100
+    assert read_metrics(new, "r", context).tokens_per_second == 100
 
 
 def test_our_metrics(tmp_path):
@@ -149,12 +149,12 @@ def test_our_metrics(tmp_path):
 
 
 def test_a_log_of_nothing_says_what_was_looked_for(tmp_path):
-    with pytest.raises(DataError, match="no line tells") as caught:
+    with pytest.raises(DataError, match="no line reports") as caught:
         read(tmp_path, "loss 3\nloss 2\n")
     for kind in ("Megatron", "torchtitan", "nanoGPT", "Trainer", "longcat"):
         assert kind in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(DataError, match="cannot read .*gone"):
-        read_log(tmp_path / "gone", Setting(1, 1))
+        read_log(tmp_path / "gone", LogContext(1, 1))
     with pytest.raises(DataError, match="damaged"):
         read(tmp_path, '{"perf/tokens_per_second": 1\n')

@@ -71,7 +71,7 @@ def test_presets_and_measured_experts(mfu):
     assert few["mfu"] < many["mfu"]
     assert few["family"] == "longcat"
     found = mfu(*A100, "--tokens-per-second", "9", "--ffn-experts", "40", model="longcat-flash")
-    assert (found.returncode, found.stderr) == (2, "error: 40 routed experts a token: it is sent to 12 at most\n")
+    assert (found.returncode, found.stderr) == (2, "error: 40 routed experts per token: this model allows 0 to 12\n")
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,16 @@ def test_presets_and_measured_experts(mfu):
         (A100, "one of --tokens-per-second, --step-time, --log and --mlflow-run tells the speed"),
         ((*A100, "--tokens-per-second", "3", "--recompute", "some"), "there are none, selective and full"),
         ((*A100, "--tokens-per-second", "3", "--precision", "int4"), "there are bf16, fp16, fp32 and fp8"),
-        ((*A100, "--tokens-per-second", "3", "--precision", "fp8"), "no fp8 peak of A100 SXM 80GB is known"),
+        ((*A100, "--tokens-per-second", "3", "--precision", "fp8"), "the fp8 peak of A100 SXM 80GB is not known"),
         ((*A100, "--tokens-per-second", "3", "--layout", "tp3"), "--layout tp3 takes 3 devices or a multiple, not"),
         ((*A100, "--tokens-per-second", "3", "--layout", "tp2,dp2"), "takes 4 devices, not --devices 8"),
-        ((*A100, "--tokens-per-second", "3", "--layout", "two"), "'two' is no degree such as tp8"),
-        ((*A100, "--tokens-per-second", "3", "--layout", "tp2,tp4"), "has two degrees tp"),
-        ((*A100, "--tokens-per-second", "3", "--layout", "tp²"), "'tp²' is no degree such as tp8"),
-        ((*A100, "--tokens-per-second", "3", "--layout", "xx4"), "there are dp, dp_shard, dp_replicate, fsdp, tp"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "two"), "'two' is not a degree such as tp8"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "tp2,tp4"), "has the degree tp twice"),
+        ((*A100, "--tokens-per-second", "3", "--layout", "tp²"), "'tp²' is not a degree such as tp8"),
+        (
+            (*A100, "--tokens-per-second", "3", "--layout", "xx4"),
+            "unknown degree xx; there are: dp, dp_shard, dp_replicate, fsdp, tp",
+        ),
         ((*A100, "--tokens-per-second", "3", "--layout", "tp8,ep3"), "experts take 3 devices or a multiple, not"),
         ((*A100, "--tokens-per-second", "3", "--layout", "pp4,ep4"), "experts take 16 devices or a multiple, not"),
         ((*A100, "--tokens-per-second", "5e4", "--recompute", "full"), "recomputation full does not fit above it"),
@@ -125,7 +128,7 @@ def test_layouts_that_fit(layout):
 def test_a_model_that_is_none(mfu, tmp_path):
     found = mfu(*A100, "--tokens-per-second", "3", model="lama")
     assert found.returncode == 2
-    assert "neither a file nor a preset; presets are longcat-2.0" in found.stderr
+    assert "neither a file nor a preset; the presets are longcat-2.0" in found.stderr
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps({key: value for key, value in LLAMA.items() if key != "hidden_size"}))
     assert "no hidden_size" in mfu(*A100, "--tokens-per-second", "3", model=broken).stderr

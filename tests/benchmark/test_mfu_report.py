@@ -81,12 +81,12 @@ def test_a_measured_run(measured):
     page = html(measured)
     outline = Outline(page)
     assert outline.outside == outline.open == []
-    for heading in ("Where the time of a step goes", "What the kernels reach", "Collectives", "Other settings"):
+    for heading in ("Time of a training step", "Speed of the kernels", "Collectives", "Sweep of settings"):
         assert heading in outline.headings
     assert page.count("data:image/svg+xml;base64,") == 6
     assert "an &lt;A100&gt;" in page and "<A100>" not in page
     assert "out of &lt;memory&gt;" in page
-    for figure in ("3.21", "83", "25.0%", "1,500"):  # bus GB/s; exposed share; weights in MB
+    for figure in ("3.21", "83", "25.0%", "1,500"):  # bus GB/s; exposed fraction; weights in MB
         assert figure in page
 
 

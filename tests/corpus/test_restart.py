@@ -13,7 +13,7 @@ import pytest
 from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.stage import preprocess
-from longcat.progress import silent
+from longcat.progress import no_progress
 from tests.waiting import all_gone, wait_until
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def finish(folder, workspace, **options):
     return process.returncode, errors
 
 
-def complete(folder, workspace, report=silent):
+def complete(folder, workspace, report=no_progress):
     """The content of both artifacts, when a run in this process has finished them."""
     config = load_config("smoke", overrides=settings(folder, workers=1))
     tokens = preprocess(config, workspace=Workspace(workspace), report=report).path

@@ -13,7 +13,7 @@ def test_runs_then_reuses_everything(finished):
     assert [row["artifact"] for row in first["stages"]] == [row["artifact"] for row in second["stages"]]
     facts = {row["stage"]: row["facts"] for row in first["stages"]}
     assert 0 < facts["benchmark"]["mfu"] < 1
-    assert "not an accelerator" in facts["benchmark"]["verdict"]
+    assert "CPU run" in facts["benchmark"]["verdict"]
     assert 0 < facts["evaluate"]["scores"]["held_out"]["bits_per_byte"] < 9
     assert facts["evaluate"]["scores"]["python_completion"]["documents"] == 8
 
