@@ -29,57 +29,57 @@ if TYPE_CHECKING:
 Kind = Literal["npu", "cuda", "cpu"]
 
 BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
-"""Of torch.distributed; their collectives in a trace begin with these names."""
+"""Backends of torch.distributed by device kind; names of their collectives in a trace begin with the backend's name."""
 EMULATED = "ASCEND_EMULATOR_LIBRARIES"
-"""Set under `longcat emulate`."""
+"""Environment variable that is set under `longcat emulate`."""
 _CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Facts about the device that training runs on, and the few calls that differ between kinds."""
+    """Properties of the device that training runs on, and the calls that differ between device kinds."""
 
     kind: Kind
     name: str
-    """Model name as the driver gives it, for example `NVIDIA A100-SXM4-80GB` or `Ascend910B2`."""
+    """Model name as the driver reports it, for example `NVIDIA A100-SXM4-80GB` or `Ascend910B2`."""
     count: int
-    """Devices on this machine; for a CPU the number of training processes it can hold (one per two cores' worth, at most 2)."""
+    """Devices on this machine; for a CPU the number of training processes to start (its cores, at most 2)."""
     memory_bytes: int
-    """Memory of one device; for a CPU all of the machine's."""
+    """Memory of one device; for a CPU the memory of the machine."""
     supports_bf16: bool
     """Whether bf16 matrix products run in hardware."""
 
     @property
     def backend(self) -> str:
-        """torch.distributed backend for its collectives."""
+        """Return the torch.distributed backend for collectives."""
         return BACKENDS[self.kind]
 
     def device(self, local_rank: int = 0) -> torch.device:
-        """The torch device of a process on this machine."""
+        """Return the torch device of the process with this local rank."""
         import torch
 
         return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, local_rank)
 
     def activate(self, local_rank: int = 0) -> torch.device:
-        """Make the process' device current and return it."""
+        """Make the device of this process current and return it."""
         if self.kind != "cpu":
             _runtime(self.kind).set_device(local_rank)
         return self.device(local_rank)
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it."""
+        """Wait until the device has finished all queued work."""
         if self.kind != "cpu":
             _runtime(self.kind).synchronize()
 
     def stream(self) -> AbstractContextManager[Any]:
-        """Work asked for inside goes into a queue of its own, beside the main one; a CPU has one only."""
+        """Return a context whose work is queued on a second stream, beside the main one; no effect on a CPU."""
         if self.kind == "cpu":
             return nullcontext()
         runtime = _runtime(self.kind)
         return cast(AbstractContextManager[Any], runtime.stream(runtime.Stream()))
 
     def mark(self) -> Any:
-        """A moment in the device's order of work, without waiting for it; see `seconds`."""
+        """Record a point in the device's queue without waiting for it; see `seconds`."""
         if self.kind == "cpu":
             return time.perf_counter()
         event = _runtime(self.kind).Event(enable_timing=True)
@@ -87,21 +87,21 @@ class Accelerator:
         return event
 
     def seconds(self, begin: Any, end: Any) -> float:
-        """Time between two marks as the device saw it; waits until the second is reached."""
+        """Return the device time in seconds between two marks; waits until the second one is reached."""
         if self.kind == "cpu":
             return float(end - begin)
         end.synchronize()
         return float(begin.elapsed_time(end)) / 1e3
 
     def random_state(self, local_rank: int = 0) -> Tensor:
-        """State of the device's random numbers, uint8."""
+        """Return the state of the device's random generator, a uint8 tensor."""
         import torch
 
         state = torch.get_rng_state() if self.kind == "cpu" else _runtime(self.kind).get_rng_state(local_rank)
         return cast("Tensor", state)
 
     def restore_random_state(self, state: Tensor, local_rank: int = 0) -> None:
-        """Go on with a state from `random_state`."""
+        """Restore a state from `random_state`."""
         import torch
 
         if self.kind == "cpu":
@@ -110,13 +110,13 @@ class Accelerator:
             _runtime(self.kind).set_rng_state(state, local_rank)
 
     def autocast(self, dtype: torch.dtype) -> AbstractContextManager[Any]:
-        """Matrix products inside compute in that type."""
+        """Return a context in which matrix products are computed in `dtype`."""
         import torch
 
         return torch.autocast(self.kind, dtype=dtype)
 
     def profiler(self) -> Any:
-        """A profiler of host and device, to be used as a context; torch's, or torch_npu's own on an NPU."""
+        """Return a profiler of host and device, to be used as a context; torch's, or torch_npu's own on an NPU."""
         import torch
 
         if self.kind == "npu":
@@ -129,7 +129,7 @@ class Accelerator:
         return torch.profiler.profile(activities=activities)
 
     def peak_memory_bytes(self) -> int:
-        """Most memory this process has held: allocated on a device, resident on a CPU."""
+        """Return the peak memory of this process: allocated on a device, resident on a CPU."""
         if self.kind != "cpu":
             return int(_runtime(self.kind).max_memory_allocated())
         import resource
@@ -138,7 +138,7 @@ class Accelerator:
 
 
 def choose(request: str = "auto") -> Accelerator:
-    """The accelerator that `request` (auto, npu, cuda or cpu) stands for on this machine.
+    """Choose the accelerator of this machine for `request`: auto, npu, cuda or cpu.
 
     `auto` takes an NPU before a CUDA device before the CPU.
 
@@ -163,7 +163,7 @@ def choose(request: str = "auto") -> Accelerator:
 
 @lru_cache(maxsize=1)
 def npu_problem() -> str | None:
-    """Why no Ascend NPU can be used here; None when one can."""
+    """Return why no Ascend NPU can be used on this machine; None if one can."""
     if importlib.util.find_spec("torch_npu") is None:
         return "torch_npu is not installed (pip install 'longcat[npu]')"
     try:
@@ -175,7 +175,7 @@ def npu_problem() -> str | None:
 
 @lru_cache
 def npu_operator(name: str) -> Callable[..., Any]:
-    """One of torch_npu's fused operators, such as `npu_rms_norm`."""
+    """Return one of torch_npu's fused operators, such as `npu_rms_norm`."""
     import torch
 
     importlib.import_module("torch_npu")
@@ -188,11 +188,11 @@ _DETERMINISM: dict[Kind, dict[str, str]] = {
     "cuda": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
     "cpu": {},
 }
-"""Read by the libraries when they are loaded, so too late once torch is imported."""
+"""Environment variables that libraries read when they are loaded, so they must be set before torch is imported."""
 
 
 def environment(kind: Kind, processes: int) -> dict[str, str]:
-    """Variables that training processes need before they import torch."""
+    """Return the environment variables that training processes need before they import torch."""
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))} if kind == "cpu" else {}
     return _DETERMINISM[kind] | threads
 
@@ -240,7 +240,7 @@ def _cpu() -> Accelerator:
 
 
 def _cpu_facts() -> tuple[str, set[str]]:
-    """Model name and instruction-set flags of the CPU."""
+    """Return the model name and the instruction-set flags of the CPU."""
     name, flags = platform.processor() or platform.machine(), set[str]()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -1,8 +1,8 @@
 """Content-addressed results of stages: a directory `workspace/<kind>/<digest>/` with a `manifest.json`.
 
-The digest covers what can change the bytes: the stage's version, the declared part of the configuration, what it was
-made from. A directory gets its final name only when it is complete, so whatever has one is finished, and a finished
-artifact is checked against its manifest before it is used and never written again.
+The digest covers everything that can change the bytes: the stage's version, the declared part of the configuration and
+the parent artifacts. A directory gets its final name only when it is complete. A finished artifact is never modified,
+and it is checked against its manifest before each use.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Facts(BaseModel, ABC):
     @property
     @abstractmethod
     def headline(self) -> str:
-        """The result in a few words, for tables of stages."""
+        """Return the result in a few words, for tables of stages."""
 
     @property
     @abstractmethod
     def figures(self) -> dict[str, float | None]:
-        """The figures to compare runs by; None is one that this run does not have."""
+        """Return the figures to compare runs by; None for a figure that this run does not have."""
 
     def remarks(self, artifact: Path) -> list[str]:
         """Return lines for people to read below the table of stages; none by default.
@@ -70,34 +70,34 @@ class Artifact(Generic[FactsT]):
     manifest: Mapping[str, Any]
     facts: FactsT
     cached: bool = False
-    """Whether it was there already when it was asked for."""
+    """Whether it existed already and was reused."""
 
     @property
     def seconds(self) -> float:
-        """Time it took to build."""
+        """Return the time that building it took, in seconds."""
         return float(self.manifest["seconds"])
 
 
 @dataclass(frozen=True)
 class Recipe(Generic[FactsT]):
-    """What makes an artifact what it is."""
+    """Inputs of an artifact: everything that its digest depends on, its type of facts and its code."""
 
     kind: str
     """Directory under the workspace, for example `tokens`."""
     facts: type[FactsT] = field(compare=False)
     """Type of the key figures."""
     version: int
-    """The stage's STAGE_VERSION; its author raises it when the same inputs give other bytes."""
+    """STAGE_VERSION of the stage; raised whenever the same inputs give other bytes."""
     identity: Mapping[str, Any]
     """Everything else that can change the bytes, as JSON values (`longcat.config.identity`)."""
     parents: tuple[Artifact[Any], ...] = ()
-    """Artifacts it is made from."""
+    """Artifacts that it is made from."""
     sources: tuple[Path, ...] = field(default=(), compare=False)
-    """Files of code that make it (`longcat.provenance.code_of`); recorded, and compared on reuse."""
+    """Source files of the code that makes it (`longcat.provenance.code_of`); recorded, and compared on reuse."""
 
     @property
     def digest(self) -> str:
-        """128 bits of SHA-256 over the canonical JSON of all of the above but `facts` and `sources`."""
+        """Return 128 bits of SHA-256, in hex, over the canonical JSON of all fields but `facts` and `sources`."""
         payload = {
             "kind": self.kind,
             "version": self.version,
@@ -118,18 +118,18 @@ class Workspace:
                 self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise StorageError(
-                f"{self.path} cannot be a folder, a file is in the way; choose another --workspace"
+                f"{self.path} cannot be a folder because a file has this name; choose another --workspace"
             ) from None
 
     def lease(self) -> AbstractContextManager[None]:
-        """Be the only process that writes here; raises `WorkspaceBusyError`."""
+        """Hold the exclusive right to write in this workspace; raises `WorkspaceBusyError` if another process does."""
         return lease(self.path / ".lease")
 
     def find(self, recipe: Recipe[FactsT]) -> Artifact[FactsT] | None:
-        """The finished artifact of a recipe, verified, or None.
+        """Return the finished and verified artifact of a recipe, or None if it does not exist.
 
         Raises:
-            ArtifactError: it is there, but a file is missing or differs from the manifest.
+            ArtifactError: it exists, but a file is missing or differs from the manifest.
         """
         directory = self.path / recipe.kind / recipe.digest
         if not directory.is_dir():
@@ -141,19 +141,19 @@ class Workspace:
     def materialize(
         self, recipe: Recipe[FactsT], build: Callable[[Path], FactsT], *, resumable: bool = False
     ) -> Artifact[FactsT]:
-        """Return the artifact of `recipe`, building it when it is not there.
+        """Return the artifact of `recipe`, and build it first if it does not exist.
 
-        `build(directory)` fills an empty directory and returns the artifact's facts. A `resumable` build
-        finds what an interrupted attempt left there.
+        `build(directory)` fills an empty directory and returns the artifact's facts. If `resumable`, the directory
+        still holds the files of an interrupted attempt.
 
         Raises:
             ArtifactError: a finished artifact is damaged.
             StorageError: the disk is full or not writable.
             WorkspaceBusyError: another process is writing in this workspace.
         """
-        found = self.find(recipe)
-        if found is not None:
-            return found
+        finished = self.find(recipe)
+        if finished is not None:
+            return finished
         partial = self.path / recipe.kind / f".{recipe.digest}.partial"
         with disk_errors(partial), self.lease():
             if partial.exists() and not resumable:
@@ -226,7 +226,7 @@ def _problem(path: Path, expected: Mapping[str, Any]) -> str | None:
 
 
 def _remedy(directory: Path) -> str:
-    return f"restore it from a copy, or delete {directory} to have it built again"
+    return f"restore it from a copy, or delete {directory} to rebuild it"
 
 
 def _warn_of_changed_code(artifact: Artifact[Any], recipe: Recipe[Any]) -> None:
@@ -246,13 +246,13 @@ def _warn_of_changed_code(artifact: Artifact[Any], recipe: Recipe[Any]) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, also after a power cut."""
+    """Write JSON atomically: a reader sees the old or the new file as a whole, also after a power failure."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=2, ensure_ascii=False, allow_nan=False)
@@ -264,7 +264,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into a `StorageError` that names the place."""
+    """Turn errors of a full or unwritable disk into a `StorageError` that names the path."""
     try:
         yield
     except OSError as error:
@@ -277,7 +277,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _clear(directory: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote."""
+    """Remove temporary files of processes that were killed while writing."""
     for path in directory.rglob(".*.tmp"):
         path.unlink()
 

@@ -1,4 +1,4 @@
-"""What this machine can do for longcat, and what is missing."""
+"""Diagnosis of a machine: its devices and packages, and what longcat misses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DISK_BYTES, _MEMORY_BYTES = 2e9, 4e9
 
 
 def examine(workspace: Path) -> dict[str, Any]:
-    """Facts about this machine, and `problems`: a list of sentences, each with the remedy."""
+    """Return facts about this machine, and `problems`, a list of sentences that each name the remedy."""
     versions, problems = check_packages([TORCH, *(metadata.requires("longcat") or ())])
     accelerator, npu, trouble = _accelerator(versions["torch"] is not None)
     cann, driver = cann_version(), driver_version()
@@ -52,7 +52,7 @@ def examine(workspace: Path) -> dict[str, Any]:
 
 
 def check_packages(requirements: list[str]) -> tuple[dict[str, str | None], list[str]]:
-    """Installed versions of what is required (without the extra `dev`), and what is missing or does not fit."""
+    """Return the installed versions of required packages (without the extra `dev`), and problems with them."""
     from packaging.requirements import Requirement
 
     versions: dict[str, str | None] = {}
@@ -63,23 +63,23 @@ def check_packages(requirements: list[str]) -> tuple[dict[str, str | None], list
             continue
         name = requirement.name
         try:
-            versions[name] = found = metadata.version(name)
+            versions[name] = installed = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
             if not optional:
                 problems.append(f"{name} is not installed: run make setup")
             continue
-        if not requirement.specifier.contains(found, prereleases=True):
-            problems.append(f"{name} {found} is installed, {requirement.specifier} is needed: run make setup")
+        if not requirement.specifier.contains(installed, prereleases=True):
+            problems.append(f"{name} {installed} is installed, {requirement.specifier} is needed: run make setup")
     return versions, problems
 
 
 def check_triple(torch: str | None, torch_npu: str | None, cann: str | None, driver: str | None) -> list[str]:
-    """What does not fit among torch, torch_npu, CANN and the driver; nothing where there is no torch_npu and no driver."""
+    """List mismatches among torch, torch_npu, CANN and the driver; empty without torch_npu and driver."""
     problems = []
     if torch_npu is None:
         if driver is not None:
-            problems.append("an Ascend driver is here, torch_npu is not: run make setup EXTRAS=dev,npu")
+            problems.append("an Ascend driver is installed, torch_npu is not: run make setup EXTRAS=dev,npu")
         return problems
     if torch and torch.split("+")[0].split(".")[:2] != torch_npu.split(".")[:2]:
         problems.append(
@@ -93,23 +93,23 @@ def check_triple(torch: str | None, torch_npu: str | None, cann: str | None, dri
 
 
 def cann_version() -> str | None:
-    """Version of the CANN toolkit that the environment points to; its folder when no version can be read."""
+    """Return the version of the CANN toolkit in the environment, its folder if the version is unreadable, or None."""
     home = next((os.environ[name] for name in _CANN_HOMES if os.environ.get(name)), None)
     if home is None:
         return None
     candidates = [*sorted(Path(home).glob("*/ascend_toolkit_install.info")), Path(home, "version.cfg")]
     for file in candidates:
-        if file.is_file() and (found := re.search(r"version=\[?([\w.]+)", file.read_text(errors="replace"))):
-            return found[1]
+        if file.is_file() and (match := re.search(r"version=\[?([\w.]+)", file.read_text(errors="replace"))):
+            return match[1]
     return home
 
 
 def driver_version() -> str | None:
-    """Version of the Ascend driver; None without one."""
+    """Return the version of the Ascend driver; None without one."""
     if EMULATED in os.environ:
         return "emulated: longcat emulate"
-    if _DRIVER.is_file() and (found := re.search(r"Version=(\S+)", _DRIVER.read_text(errors="replace"))):
-        return f"Ascend {found[1]}"
+    if _DRIVER.is_file() and (match := re.search(r"Version=(\S+)", _DRIVER.read_text(errors="replace"))):
+        return f"Ascend {match[1]}"
     if shutil.which("npu-smi"):
         return "Ascend, version unknown"
     return None
@@ -127,7 +127,7 @@ def _cuda_driver() -> str | None:
 
 
 def _accelerator(has_torch: bool) -> tuple[dict[str, Any] | None, str, list[str]]:
-    """The device that `auto` takes, what there is to say of NPUs, and problems."""
+    """Return facts about the device that `auto` chooses, the state of NPUs, and problems."""
     if not has_torch or importlib.util.find_spec("torch") is None:
         return None, "torch is not installed", []
     from longcat.accelerator import choose, npu_problem
@@ -138,7 +138,7 @@ def _accelerator(has_torch: bool) -> tuple[dict[str, Any] | None, str, list[str]
     cuda = _cuda_driver()
     if chosen.kind == "cpu" and cuda is not None:
         problems.append(
-            f"an NVIDIA driver {cuda} is here, this torch does not use it: "
+            f"an NVIDIA driver {cuda} is installed, but this torch cannot use it: "
             "run make clean setup TORCH_INDEX_URL=... with an index of CUDA builds"
         )
     facts = {

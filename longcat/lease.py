@@ -1,7 +1,7 @@
 """A lock on a directory that survives kill -9 and shared file systems.
 
-The holder writes who it is into a file and refreshes it from a thread. A lease is free again when its process is gone
-(same host) or when it has not been refreshed for `STALE_S` (another host).
+The holder writes its identity into a file and refreshes the file from a thread. A lease is stale when its process is
+gone (same host) or when it has not been refreshed for `STALE_S` seconds (another host).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _held_guard = threading.Lock()
 
 @contextmanager
 def lease(path: Path) -> Iterator[None]:
-    """Hold the lease file `path`; nested use within one process is free.
+    """Hold the lease file `path` while the context is open; one process may nest it.
 
     Raises:
         WorkspaceBusyError: another live process holds it.
@@ -55,12 +55,12 @@ def lease(path: Path) -> Iterator[None]:
 
 
 def _acquire(path: Path) -> None:
-    mine = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-    mine.write_text(json.dumps(_me()))
+    own_file = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+    own_file.write_text(json.dumps(_identity()))
     try:
         for _ in range(2):
             try:
-                os.link(mine, path)  # atomic, also over NFS, and never seen half written
+                os.link(own_file, path)  # atomic, also over NFS, and never seen half written
                 return
             except FileExistsError:
                 holder = _read(path)
@@ -72,22 +72,22 @@ def _acquire(path: Path) -> None:
                 _discard(path, holder)
         raise WorkspaceBusyError(f"{path.parent} has just been taken by another process; try again")
     finally:
-        mine.unlink(missing_ok=True)
+        own_file.unlink(missing_ok=True)
 
 
 def _discard(path: Path, holder: dict[str, Any]) -> None:
-    """Remove a stale lease, unless somebody else has replaced it in the meantime."""
-    grave = path.with_name(f"{path.name}.stale.{os.getpid()}")
+    """Remove a stale lease, unless another process has replaced it in the meantime."""
+    moved = path.with_name(f"{path.name}.stale.{os.getpid()}")
     try:
-        os.rename(path, grave)
+        os.rename(path, moved)
     except FileNotFoundError:
         return
-    if _read(grave) != holder:
-        os.link(grave, path)
-    grave.unlink()
+    if _read(moved) != holder:
+        os.link(moved, path)
+    moved.unlink()
 
 
-def _me() -> dict[str, Any]:
+def _identity() -> dict[str, Any]:
     process = psutil.Process()
     return {
         "host": socket.gethostname(),

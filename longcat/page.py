@@ -1,4 +1,4 @@
-"""The look that our pages share."""
+"""Style sheet of all HTML pages that longcat writes."""
 
 STYLE = """
 :root { color-scheme: light; }

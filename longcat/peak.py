@@ -16,21 +16,21 @@ _GEMM_SECONDS = 0.4
 
 @dataclass(frozen=True)
 class Peak:
-    """A peak and where it comes from."""
+    """Peak FLOP/s of a device or a machine, and its source."""
 
     flops: float
-    """Dense matrix FLOP/s of one device; of a CPU, of the whole machine."""
+    """Dense matrix FLOP/s of one device; for a CPU of the whole machine."""
     source: str
     measured: bool
-    """Whether it is this machine's own, which all processes share; else each process has a device of this peak."""
+    """True for the measured peak of a machine, which all processes share; False for a peak per device and process."""
 
     def of(self, processes: int) -> float:
-        """Return the FLOP/s that a number of processes have together."""
+        """Return the peak FLOP/s of a number of processes together."""
         return self.flops if self.measured else self.flops * processes
 
 
 def device_peak(name: str, precision: Precision) -> Peak | None:
-    """Return the peak of one accelerator by the exact name that its driver gives, or None for an unknown one."""
+    """Return the peak of one accelerator by the exact name that its driver reports; None for an unknown name."""
     row = find_hardware(name)
     flops = None if row is None else row.peak_flops(precision)
     if row is None or flops is None:
@@ -61,7 +61,7 @@ def best_product(size: int, precision: Literal["bf16", "fp32"], seconds: float) 
     Args:
         size: rows and columns of both factors.
         precision: type of the factors.
-        seconds: how long products are tried.
+        seconds: duration of the measurement.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The code behind a stage, found from its imports, and the commit it was checked out from."""
+"""Provenance of results: the source files behind a stage, found from its imports, and the git commit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PACKAGE = "longcat"
 
 
 def code_of(*modules: str) -> tuple[Path, ...]:
-    """Return the files of modules of ours and of all that they import, at any place in them, directly or not.
+    """Return the files of modules of this package and of all its modules that they import, directly or indirectly.
 
-    Imports that are only made for type checkers are left out.
+    Imports inside functions count, imports for type checkers only do not.
     """
     files: dict[str, Path] = {}
     waiting = list(modules)
@@ -69,19 +69,19 @@ def _imports(path: Path) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _parse_imports(path: Path, _modified: int, _size: int) -> list[str]:
-    """Names that a file imports from this package, and modules that it starts with `python -m`."""
-    found = []
+    """List the names that a file imports from this package."""
+    imported = []
     for node in _runtime_nodes(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):
-                found += [alias.name for alias in names]
+                imported += [alias.name for alias in names]
             case ast.ImportFrom(module=str(module), names=names, level=0):
-                found += [module, *(f"{module}.{alias.name}" for alias in names)]
-    return [name for name in found if name.split(".")[0] == PACKAGE]
+                imported += [module, *(f"{module}.{alias.name}" for alias in names)]
+    return [name for name in imported if name.split(".")[0] == PACKAGE]
 
 
 def _runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those under `if TYPE_CHECKING`."""
+    """Yield every node but those under `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
             continue

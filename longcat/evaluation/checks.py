@@ -1,4 +1,4 @@
-"""What the evaluation can refuse before any stage starts."""
+"""Checks of the evaluation's settings that run before any stage starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thin adapter that lets lm-evaluation-harness score our models on local tasks, with no network."""
+"""Adapter for lm-evaluation-harness: it scores our models on local tasks, without network access."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def task_files(names: list[str]) -> dict[str, list[Path]]:
     """Find the YAML and JSONL files of each task.
 
     Raises:
-        ConfigError: there is no such task.
+        ConfigError: a task is unknown.
         DataError: a line of its JSONL is broken.
     """
-    there = {path.stem: path for path in TASKS.glob("*.yaml")}
+    task_yaml = {path.stem: path for path in TASKS.glob("*.yaml")}
     files = {}
     for name in names:
-        if name not in there:
-            raise ConfigError(f"evaluation.tasks: unknown task {name!r}; there are: {', '.join(sorted(there))}")
-        data = there[name].with_suffix(".jsonl")
+        if name not in task_yaml:
+            raise ConfigError(f"evaluation.tasks: unknown task {name!r}; there are: {', '.join(sorted(task_yaml))}")
+        data = task_yaml[name].with_suffix(".jsonl")
         for number, line in enumerate(data.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 json.loads(line)
             except ValueError as error:
                 raise DataError(f"{data}:{number}: broken JSON ({error})") from None
-        files[name] = [there[name], data]
+        files[name] = [task_yaml[name], data]
     return files
 
 
@@ -64,16 +64,16 @@ def score(
 
     Args:
         model: the model.
-        tokenizer: its tokenizer.
-        names: tasks in data/evaluation.
-        end_of_text: token that stands before a text without context, and that ends a generated one.
-        length: tokens that the model sees at most.
+        tokenizer: the model's tokenizer.
+        names: names of tasks in data/evaluation.
+        end_of_text: token that precedes a text without context, and that ends a generated text.
+        length: maximum number of tokens in the model's input.
         batch: sequences scored at once.
-        limit: documents of each task at most; all if none.
-        seed: of the harness.
+        limit: maximum number of documents per task; all if None.
+        seed: random seed of the harness.
 
     Returns:
-        For each task its metrics, their standard errors (`NAME_stderr`), `version` and `documents`.
+        By task: its metrics, their standard errors (`NAME_stderr`), `version` and the number of `documents`.
     """
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -111,11 +111,11 @@ def score(
 
 
 def adapter(model: TokenModel, tokenizer: Tokenizer, *, end_of_text: int, length: int, batch: int) -> Any:
-    """Make the lm-eval model of one of ours; see `score` for the arguments."""
+    """Wrap one of our models as a model of lm-eval; see `score` for the arguments."""
     from lm_eval.api.model import TemplateLM
 
     class Adapter(TemplateLM):
-        """Log-likelihoods of continuations, sorted by length and in batches of one fixed size."""
+        """A model of lm-eval that scores continuations sorted by length, in batches of one fixed size."""
 
         @property
         def eot_token_id(self) -> int:

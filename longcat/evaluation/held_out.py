@@ -17,7 +17,7 @@ from longcat.progress import Progress
 
 
 def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> Batch:
-    """Take the rows that training has seen, each once: what a fair baseline is counted over."""
+    """Take the rows that training has seen, each once; a fair baseline is counted over exactly these."""
     training = config.training
     if training.steps * training.global_batch_sequences >= len(corpus.train):
         return corpus.train.take(np.arange(len(corpus.train)))
@@ -77,7 +77,7 @@ Measured on {figures["sequences"]:,.0f} held-out sequences ({figures["bytes"]:,.
 
 
 def _identity(config: PipelineConfig) -> dict[str, Any]:
-    """The baseline is counted over the rows that training has seen."""
+    """Return what determines the rows that training has seen, as the baseline is counted over them."""
     return {"trained_on": [config.seed, config.training.steps, config.training.global_batch_sequences]}
 
 

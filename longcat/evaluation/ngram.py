@@ -1,4 +1,4 @@
-"""n-gram baselines: what a model has to beat to have learnt more than local statistics.
+"""n-gram baselines; a model that beats them has learnt more than local statistics.
 
 Interpolated absolute discounting (Ney, Essen and Kneser 1994, as in Chen and Goodman, "An Empirical Study of Smoothing
 Techniques", 1999, section 2.7):
@@ -23,11 +23,12 @@ from longcat.padding import IGNORE
 
 @dataclass(frozen=True)
 class _Order:
-    """Counts of one order: n-grams are numbered by their place in `keys`."""
+    """Counts of the n-grams of one order, numbered by their index in `keys`."""
 
     keys: np.ndarray
     """Sorted `history number * vocabulary + token`."""
     counts: np.ndarray
+    """c(h w) by n-gram number."""
     totals: np.ndarray
     """c(h) by history number."""
     followers: np.ndarray
@@ -43,7 +44,10 @@ class NGram:
         counts = np.bincount(rows.targets[rows.targets != IGNORE], minlength=vocabulary).astype(np.float64) + 1
         self.unigram = counts / counts.sum()
         self._orders: list[_Order] = []
-        numbers, histories = rows.tokens, vocabulary  # the number of the history that ends at each place, -1 for none
+        numbers, histories = (
+            rows.tokens,
+            vocabulary,
+        )  # the number of the history that ends at each position, -1 for none
         for n in range(2, order + 1):
             grams = self._grams(numbers, rows.targets[:, n - 2 :])
             counted = grams >= 0
@@ -63,11 +67,11 @@ class NGram:
             histories = len(keys)
 
     def _grams(self, numbers: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Histories and what follows them as one number, -1 where either is missing."""
+        """Combine history and next token into one number; -1 where either is missing."""
         return np.where((numbers >= 0) & (targets != IGNORE), numbers * self.vocabulary + targets, -1)
 
     def probabilities(self, rows: Batch) -> Iterator[np.ndarray]:
-        """Probability of every target under orders 1, 2, ..., each an array `[n, length]`; 1 where nothing is learnt."""
+        """Yield the probability of every target under orders 1, 2, ..., each `[n, length]`; 1 at ignored targets."""
         learnt = rows.targets != IGNORE
         p = np.where(learnt, self.unigram[rows.targets.clip(min=0)], 1.0)
         yield p

@@ -1,7 +1,7 @@
-"""Bits per byte: the same measure for every model and tokenizer.
+"""Bits per byte, a measure that compares models with different tokenizers.
 
-The negative log-likelihood of the target tokens in bits, over the bytes of UTF-8 text they stand for. End-of-text tokens
-cost bits and stand for no bytes.
+It is the negative log-likelihood of the target tokens in bits, over the bytes of their UTF-8 text. End-of-text tokens
+cost bits and have no bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from longcat.corpus.shards import Batch
 from longcat.padding import IGNORE
 
 TokenModel = Callable[..., torch.Tensor]
-"""Int64 tokens `[batch, seq]`, and `documents` of the same shape if asked for, to logits `[batch, seq, vocab]`."""
+"""Function of int64 tokens `[batch, seq]` and optional `documents` of that shape; returns logits `[batch, seq, vocab]`."""
 
 
 def model_bits(
@@ -28,16 +28,16 @@ def model_bits(
     *,
     mask_documents: bool = False,
 ) -> float:
-    """Sum of -log2 p over all targets that are learnt, in fp32 log-softmax, in batches of one fixed size.
+    """Sum -log2 p over all targets that are not ignored, in fp32, in batches of one fixed size.
 
-    With `mask_documents` the model is told of the documents, and keeps them apart.
+    With `mask_documents` the model gets the document of each token, and keeps documents apart.
     """
     bits = 0.0
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
             part = slice(start, start + batch)
-            told = {"documents": torch.from_numpy(rows.documents[part])} if mask_documents else {}
-            logits = model(torch.from_numpy(rows.tokens[part]), **told).float()
+            inputs = {"documents": torch.from_numpy(rows.documents[part])} if mask_documents else {}
+            logits = model(torch.from_numpy(rows.tokens[part]), **inputs).float()
             targets = torch.from_numpy(rows.targets[part])
             nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
             bits += float(nats) / math.log(2)
@@ -46,5 +46,5 @@ def model_bits(
 
 
 def text_bytes(rows: Batch, token_bytes: np.ndarray) -> int:
-    """Bytes of text behind the targets that are learnt."""
+    """Count the UTF-8 bytes of all targets that are not ignored."""
     return int(token_bytes[rows.targets[rows.targets != IGNORE]].sum())

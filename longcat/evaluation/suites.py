@@ -1,4 +1,4 @@
-"""Suites: the kinds of evaluation that a checkpoint goes through. A new one is one object in a file of its own."""
+"""Evaluation suites, and how they are found by name. A new suite is one `Suite` object in its own file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BUILT_IN = {
     "held_out": "longcat.evaluation.held_out:SUITE",
     "tasks": "longcat.evaluation.tasks:SUITE",
 }
-"""Suites by the names that `evaluation.suites` takes, in the form it takes those of others."""
+"""Built-in suites, as `module:NAME` by the name that `evaluation.suites` takes."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a suite scores: a model, its tokenizer, and the corpus and the settings it was trained with."""
+    """A checkpoint to score: the model, its tokenizer, and the corpus and settings it was trained with."""
 
     config: PipelineConfig
     corpus: TokenCorpus
@@ -36,32 +36,32 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Scores:
-    """The outcome of a suite."""
+    """Scores that a suite gives a checkpoint, and how to report them."""
 
     figures: dict[str, dict[str, float]]
-    """Metrics by subject, for example a task; what MLflow shows as `SUBJECT/METRIC`."""
+    """Metrics by subject, for example a task; MLflow shows them as `SUBJECT/METRIC`."""
     markdown: str
-    """A section of the report, with its heading."""
+    """Section of the report, with its heading."""
     headline: str = ""
-    """A few words for the table of stages; empty for none."""
+    """Short result for the table of stages; empty for none."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A kind of evaluation."""
+    """A kind of evaluation: how to run it and what its scores depend on."""
 
     run: Callable[[Checkpoint], Scores]
-    """Scores a checkpoint."""
+    """Function that scores a checkpoint."""
     identity: Callable[[PipelineConfig], Mapping[str, Any]] = field(default=lambda config: {})
-    """What the scores depend on beside the section `evaluation`, such as the hashes of files; JSON values.
-    Raises `ConfigError` or `DataError` where a setting cannot be used, so it serves as the early check."""
+    """Function that returns what the scores depend on besides the section `evaluation`, as JSON values, for example hashes
+    of files. It raises `ConfigError` or `DataError` if a setting cannot be used, so it is also the early check."""
 
 
 def find_suite(name: str) -> Suite:
-    """Return a built-in suite, or the one that `package.module:NAME` names.
+    """Return a suite by its built-in name or by `package.module:NAME`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the suite is unknown, cannot be imported or is not a `Suite`.
     """
     module, separator, attribute = BUILT_IN.get(name, name).partition(":")
     if not separator:
@@ -80,7 +80,7 @@ def find_suite(name: str) -> Suite:
 
 
 def source_of(name: str) -> Path | None:
-    """Return the file of a suite of the user's own, whose hash is part of the identity; None for a built-in one."""
+    """Return the file of a user's own suite, whose hash is part of the identity; None for a built-in suite."""
     if name in BUILT_IN:
         return None
     path = importlib.import_module(name.partition(":")[0]).__file__

@@ -1,4 +1,4 @@
-"""The suite of tasks: lm-evaluation-harness on the tasks that `evaluation.tasks` names."""
+"""The task suite: lm-evaluation-harness on the tasks of `evaluation.tasks`."""
 
 from __future__ import annotations
 
