@@ -1,4 +1,4 @@
-"""What every flow does: stages in order, each with what the ones before it made, and a summary at the end."""
+"""Execution of a flow: its stages in order, each given the artifacts it needs, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_workspace(path: str | None) -> Workspace:
 
 
 def check(config: PipelineConfig, stages: Sequence[Stage]) -> None:
-    """Refuse whatever a stage could only fail at, before the first one starts.
+    """Run the checks of all stages before the first stage starts.
 
     Raises:
         UserError: naming the setting and what would be right.

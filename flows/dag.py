@@ -1,4 +1,4 @@
-"""The one table of stages: what each is called, what it needs, and where its code is. Loads none of it."""
+"""The table of stages: name, needs and code location of each. It imports none of the code."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Stage:
     name: str
     """Name of its flow, its command and its MLflow run."""
     title: str
-    """What its flow makes, a sentence without its stop."""
+    """What the flow produces, as a phrase for help texts."""
     task: str
     """`module:function` of its Prefect task, called with the configuration, the artifacts of `needs`, the workspace and
     the tracker."""
     needs: tuple[str, ...] = ()
     """Stages whose artifacts it takes, in the order of its arguments."""
     check: str | None = None
-    """`module:function` that refuses, given the configuration, what this stage could only fail at."""
+    """`module:function` that checks the configuration for this stage and raises a `UserError`."""
 
 
 STAGES = (
@@ -41,7 +41,7 @@ STAGES = (
     ),
     Stage(
         "benchmark",
-        "MFU of the trained model among published A100 runs",
+        "MFU of the trained model, compared with published A100 runs",
         task="tasks.benchmark:benchmark",
         needs=("preprocess", "pretrain"),
         check="longcat.benchmark.checks:check_benchmark",
@@ -55,14 +55,14 @@ STAGES = (
     ),
 )
 PIPELINE = "pipeline"
-"""Name of the flow of all stages."""
+"""Name of the flow that runs all stages."""
 
 
 def stages_of(flow: str, stages: Iterable[Stage] = STAGES) -> list[Stage]:
-    """Return the stages that a flow runs, in order: one stage with all that it needs, or every stage.
+    """Return the stages that a flow runs, in order: one stage with all its needs, or every stage.
 
     Raises:
-        KeyError: there is no such flow.
+        KeyError: the flow is unknown.
     """
     table = {stage.name: stage for stage in stages}
     if flow == PIPELINE:
@@ -77,6 +77,6 @@ def stages_of(flow: str, stages: Iterable[Stage] = STAGES) -> list[Stage]:
 
 
 def load(place: str) -> Any:
-    """Import what `module:name` names."""
+    """Import the object that `module:name` names."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

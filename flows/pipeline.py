@@ -1,4 +1,4 @@
-"""The flows: one for all stages, and one for each stage with what it needs, made from the table in `flows.dag`."""
+"""The flows, made from the table in `flows.dag`: one for all stages, and one for each stage with its needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flows.dag import PIPELINE, STAGES, Stage
 
 
 def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Flow[..., dict[str, Any]]:
-    """Make the flow that runs a stage with all that it needs, or all stages.
+    """Make the flow that runs a stage with all its needs, or all stages.
 
     Args:
         name: a stage, or `PIPELINE`.

@@ -1,4 +1,4 @@
-"""A Prefect API for runs on one machine: the user's own if there is one, else a server for the time of the run."""
+"""Prefect API for runs on one machine: the user's own server, or one that runs as long as the context."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTLE_S = 5.0
 
 @contextmanager
 def prefect_api(workspace: Path) -> Iterator[None]:
-    """Have `PREFECT_API_URL` point to a live server while the context is open.
+    """Make `PREFECT_API_URL` point to a running server while the context is open.
 
     A server of our own starts at once and is waited for only when prefect has been imported, which takes as long; it
     is supervised, so it ends with this process, however that happens. Its database stays in the workspace, where
@@ -72,7 +72,7 @@ def _wait(url: str, server: subprocess.Popen[bytes], logs: Path) -> None:
 
 
 def _settle() -> None:
-    """Send the last log lines, and give the server time to store the last states of task runs, which travel as events."""
+    """Send the last log lines, and wait until the server has stored the last task-run states (they arrive as events)."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterState, TaskRunFilterStateType
     from prefect.client.schemas.objects import StateType

@@ -1,4 +1,4 @@
-"""`longcat ...`: the commands, and what becomes of their errors."""
+"""The command line `longcat`: its commands, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Pre-train LongCat models, from text to MFU.",
+    help="Pre-train LongCat models: from text to checkpoint, MFU benchmark and evaluation.",
 )
 
 
 @app.callback()
 def _quieten(context: typer.Context) -> None:
-    if context.invoked_subcommand != "emulate":  # somebody else's program
+    if context.invoked_subcommand != "emulate":  # a program of the user
         for name, value in (NO_TELEMETRY | QUIET).items():
             os.environ.setdefault(name, value)
 
 
 app.command("run")(flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}."))
 for _stage in STAGES:
-    _needs = "; makes what it needs if it is not there." if _stage.needs else "."
+    _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
     app.command(_stage.name)(flow_command(_stage.name, _stage.title + _needs))
 app.command()(presets.presets)
 app.command()(mfu.mfu)
@@ -50,11 +50,11 @@ _INTERRUPTED = 130
 
 
 def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise Cancelled("stopped by SIGTERM; run the same command again to go on from the last checkpoint")
+    raise Cancelled("stopped by SIGTERM; run the same command again to continue from the last checkpoint")
 
 
 def main() -> None:
-    """Entry point: turns errors into one line and an exit code."""
+    """Run the command line; errors become one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
         # the command's exit code where typer has caught its exit or an interrupt, else None
@@ -65,7 +65,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("error: interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print("error: interrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
         code = _INTERRUPTED
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
@@ -80,7 +80,7 @@ def main() -> None:
             if os.environ.get("LONGCAT_DEBUG"):
                 traceback.print_exc()
             text = str(error).splitlines()[0] if str(error) else ""
-            where = "; ".join(getattr(error, "__notes__", ())) or "LONGCAT_DEBUG=1 shows where"
+            where = "; ".join(getattr(error, "__notes__", ())) or "set LONGCAT_DEBUG=1 for the traceback"
             print(f"error: {type(error).__name__}: {text} ({where})", file=sys.stderr)
             code = 1
     sys.exit(code)

@@ -1,9 +1,9 @@
-"""MLflow behind a journal on disk: tracking never blocks a stage, and an outage loses nothing.
+"""MLflow tracking through a journal on disk: tracking never blocks a stage, and an outage loses no records.
 
-Every call appends an event to `workspace/tracking/RUN.jsonl` and returns. One thread forwards events in order, in
-batches, with back-off; how far it came is kept beside the journal. Points carry their own step and time, so sending
-them twice stores them once. What could not be sent when a run ends is sent by `sync`, or by the next run. Only this file
-imports mlflow.
+Every call appends an event to `workspace/tracking/RUN.jsonl` and returns. One thread forwards the events in order, in
+batches, with back-off; the offset it has reached is stored beside the journal. Points carry their own step and time, so
+sending them twice stores them once. Events that could not be sent by the end of a run are sent by `sync` or by the next
+run. Only this file imports mlflow.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from longcat.provenance import git_commit
 
 POINTS_AT_ONCE = 500
 FLUSH_S = 15.0
-"""How long the end of a run waits for MLflow without progress."""
+"""Seconds that the end of a run waits for MLflow without progress."""
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 _ENVIRONMENT = {
     **NO_TELEMETRY,
@@ -47,12 +47,12 @@ OWNER_TAG, KEY_TAG = "longcat.owner", "longcat.key"
 
 
 def tracking_uri(workspace: Workspace) -> str:
-    """`MLFLOW_TRACKING_URI`, or an SQLite store in the workspace."""
+    """Return `MLFLOW_TRACKING_URI`, or the URI of an SQLite store in the workspace."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.path / 'mlflow.db'}"
 
 
 class Tracker:
-    """One pipeline run: a parent run and a child for each stage."""
+    """Tracking of one pipeline run: a parent run and a child run for each stage."""
 
     def __init__(self, workspace: Workspace, config: PipelineConfig, name: str) -> None:
         self.workspace, self.uri, self.experiment = workspace, tracking_uri(workspace), config.experiment
@@ -68,12 +68,12 @@ class Tracker:
         self._journal.append(
             "artifact", "pipeline", path=str(self._journal.path.with_suffix(".config.json")), folder="config"
         )
-        # what earlier runs could not send goes out behind our own first events
+        # events left over from earlier runs are sent after our own first events
         self._sender.start(then=lambda: sync(workspace))
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[StageRun]:
-        """A child run; it ends as finished, failed or killed according to how the block ends."""
+        """Open a child run; it ends as finished, failed or killed according to how the block ends."""
         from longcat.errors import Cancelled
 
         key = f"stage:{name}"
@@ -96,28 +96,28 @@ class Tracker:
         self._journal.append("end", key, status="FINISHED", time=time.time())
 
     def log_metrics(self, figures: Mapping[str, float]) -> None:
-        """Headline figures of the whole pipeline."""
+        """Log figures of the whole pipeline in the parent run."""
         StageRun(self._journal, "pipeline").log_metrics(figures)
 
     def close(self, status: str) -> str | None:
-        """End the parent run and wait a bounded time for MLflow; returns a warning when something is left to send."""
+        """End the parent run and wait a bounded time for MLflow; returns a warning if unsent events remain."""
         self._journal.append("end", "pipeline", status=status, time=time.time())
         return self._sender.finish()
 
     def run_id(self, stage: str | None = None) -> str | None:
-        """MLflow's id of a stage's run, or of the parent; none while MLflow has not been reached."""
+        """Return MLflow's id of a stage's run, or of the parent run; None while MLflow has not been reached."""
         return self._sender.run_ids.get("pipeline" if stage is None else f"stage:{stage}")
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """What a stage may log; every call returns at once."""
+    """Logging interface of one stage's run; every call returns at once."""
 
     _journal: Journal
     _key: str
 
     def log_records(self, records: list[dict[str, Any]]) -> None:
-        """Records of metrics.jsonl: every number but `step` and `time` becomes a point."""
+        """Log records of metrics.jsonl: every number but `step`, `time` and `attempt` becomes a point."""
         points = [
             [name, float(value), int(record["time"] * 1000), int(record["step"])]
             for record in records
@@ -128,20 +128,20 @@ class StageRun:
             self._journal.append("points", self._key, points=points[start : start + POINTS_AT_ONCE])
 
     def log_metrics(self, figures: Mapping[str, float]) -> None:
-        """Single figures."""
+        """Log single figures at step 0."""
         now = int(time.time() * 1000)
         self._journal.append("points", self._key, points=[[name, float(v), now, 0] for name, v in figures.items()])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters, flattened to dotted names."""
+        """Log parameters, flattened to dotted names."""
         self._journal.append("params", self._key, params=_flatten(params))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """A file or a folder; it must stay where it is until it is sent."""
+        """Log a file or a folder; it must stay in place until it is sent."""
         self._journal.append("artifact", self._key, path=str(path), folder=folder)
 
     def log_input(self, artifact: Artifact[Any], context: str) -> None:
-        """The artifact as data-set input, by its digest."""
+        """Log an artifact as data-set input, identified by its digest."""
         self._journal.append(
             "input",
             self._key,
@@ -152,7 +152,7 @@ class StageRun:
         )
 
     def register_model(self, name: str, checkpoint: Artifact[Any]) -> None:
-        """The checkpoint as a new version of a registered model, aliased `latest`; once for each digest."""
+        """Register the checkpoint as a version of a model, with alias `latest-checkpoint`; once per digest."""
         self._journal.append(
             "model",
             self._key,
@@ -162,12 +162,12 @@ class StageRun:
         )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Tags."""
+        """Set tags of the run."""
         self._journal.append("tags", self._key, tags=dict(tags))
 
 
 class Journal:
-    """An append-only file of events."""
+    """Append-only file of tracking events."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -176,7 +176,7 @@ class Journal:
         self._lock = threading.Lock()
 
     def append(self, event: str, key: str, **values: Any) -> None:
-        """Write one event and hand it to the operating system."""
+        """Write one event and flush it to the operating system."""
         line = json.dumps({"event": event, "key": key, **values})
         with self._lock:
             self._stream.write(line + "\n")
@@ -185,14 +185,14 @@ class Journal:
 
 @dataclass
 class _Sent:
-    """How far a journal has been forwarded."""
+    """State of forwarding a journal: the offset reached, and the MLflow run of each key."""
 
     offset: int = 0
     run_ids: dict[str, str] = field(default_factory=dict)
 
 
 class Sender:
-    """Forwards one journal to MLflow."""
+    """Forwarder of one journal to MLflow, in a background thread."""
 
     def __init__(self, journal: Journal | Path, uri: str, artifacts: Path) -> None:
         self.path = journal if isinstance(journal, Path) else journal.path
@@ -209,16 +209,16 @@ class Sender:
 
     @property
     def run_ids(self) -> Mapping[str, str]:
-        """MLflow's run ids by journal key."""
+        """Return MLflow's run ids by journal key."""
         return dict(self._sent.run_ids)
 
     def start(self, then: Callable[[], object] = lambda: None) -> None:
-        """Forward in the background; `then` is called once, after the first events have gone through."""
+        """Start forwarding in the background; `then` is called once, after the first events have been sent."""
         self._then: Callable[[], object] | None = then
         self._thread.start()
 
     def finish(self) -> str | None:
-        """Wait until all is sent, or `FLUSH_S` passed without progress; returns a warning in that case."""
+        """Wait until all events are sent; after `FLUSH_S` seconds without progress give up and return a warning."""
         self._finish.set()
         self._progress = time.monotonic()
         while self._thread.is_alive() and time.monotonic() - self._progress < FLUSH_S:
@@ -228,11 +228,11 @@ class Sender:
             return None
         return (
             f"MLflow at {self.uri} could not be reached ({self.last_error}); {left} bytes of records are kept in "
-            f"{self.path} and are sent by the next run or by `longcat sync`"
+            f"{self.path} and will be sent by the next run or by `longcat sync`"
         )
 
     def send_all(self) -> None:
-        """Forward everything now, raising what MLflow raises."""
+        """Forward all events now; exceptions of MLflow are raised."""
         while batch := self._next():
             for offset, event in batch:
                 self._forward(event)
@@ -252,7 +252,7 @@ class Sender:
                     then()
                 if ending:
                     return
-            except Exception as error:  # whatever MLflow or its store raise, training goes on
+            except Exception as error:  # training continues whatever MLflow or its store raise
                 self.last_error = f"{type(error).__name__}: {error}".splitlines()[0][:300]
                 self._client = None
                 failures += 1
@@ -317,15 +317,15 @@ class Sender:
             local = self.artifacts.as_uri() if self.uri.startswith("sqlite:") else None
             try:
                 experiment_id = client.create_experiment(name, artifact_location=local, tags=_KIND)
-            except MlflowException:  # somebody else was faster
+            except MlflowException:  # another process was faster
                 experiment_id = client.get_experiment_by_name(name).experiment_id
         else:
             experiment_id = experiment.experiment_id
         mark = f"{self.path.stem}/{event['key']}"
-        # an earlier attempt may have created the run and died before writing that down
-        found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{mark}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
+        # an earlier attempt may have created the run and died before recording it
+        existing = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{mark}'", max_results=1)
+        if existing:
+            return str(existing[0].info.run_id)
         tags = {**event["tags"], KEY_TAG: mark, "mlflow.runName": event["name"]}
         if event["parent"]:
             tags["mlflow.parentRunId"] = self._sent.run_ids[event["parent"]]
@@ -366,11 +366,11 @@ class Sender:
 
 
 def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[float]]:
-    """What a run logged under those names, in the order of steps; names it did not log are left out.
+    """Read the values that a run has logged under the given names, in the order of steps; missing names are left out.
 
     Args:
         uri: tracking server or store, as for MLFLOW_TRACKING_URI.
-        run_id: of the run.
+        run_id: MLflow's id of the run.
         keys: names of metrics.
 
     Raises:
@@ -379,8 +379,10 @@ def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, li
     from longcat.errors import DataError
 
     store = uri.removeprefix("sqlite:///")
-    if store != uri and not Path(store).is_file():  # MLflow would make one
-        raise DataError(f"there is no MLflow store at {store}; --tracking-uri or MLFLOW_TRACKING_URI names it")
+    if store != uri and not Path(store).is_file():  # MLflow would create one
+        raise DataError(
+            f"there is no MLflow store at {store}; give its address by --tracking-uri or MLFLOW_TRACKING_URI"
+        )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -396,7 +398,7 @@ def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, li
 
 
 def sync(workspace: Workspace) -> int:
-    """Send what earlier runs could not, and mark runs whose process is gone as killed; returns the journals sent.
+    """Send unsent events of earlier runs, and mark runs whose process is gone as killed; returns how many were sent.
 
     Raises:
         Exception: whatever MLflow raises when it still cannot be reached.
@@ -414,7 +416,7 @@ def sync(workspace: Workspace) -> int:
 
 
 def _close_abandoned(path: Path) -> None:
-    """Append the ends that a killed process could not write."""
+    """Append the end events that a killed process could not write."""
     data = path.read_bytes()
     if data and not data.endswith(b"\n"):  # cut short by the kill
         path.write_bytes(data[: data.rfind(b"\n") + 1])

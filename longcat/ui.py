@@ -1,4 +1,4 @@
-"""MLflow's and Prefect's own pages for a workspace."""
+"""Web servers of MLflow and Prefect for the runs in a workspace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Server:
     name: str
     port: int
     health: str
-    """Path that answers once the pages do."""
+    """Path that answers once the server is ready."""
     arguments: list[str]
     environment: dict[str, str]
 
@@ -45,7 +45,7 @@ class _Server:
 def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
     """Run both servers on loopback until interrupted.
 
-    Where the user has a server of their own (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`), its address is named instead.
+    If the user has a server of their own (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`), its address is printed instead.
 
     Raises:
         UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
@@ -57,7 +57,9 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
     }
     servers = [server for server in _servers(workspace, mlflow_port, prefect_port) if server.name not in own]
     if not (workspace / "prefect").is_dir():
-        raise UserError(f"nothing has been run in {workspace} yet: run `longcat run` first, or name its --workspace")
+        raise UserError(
+            f"nothing has been run in {workspace} yet: run `longcat run` first, or choose another --workspace"
+        )
     for server in servers:
         _require_free(server)
     logs = workspace / "logs"
@@ -70,7 +72,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
             print(f"{name:<8} {url} (your own server)")
         for server in servers:
             print(f"{server.name:<8} {server.url}")
-        print("Ctrl-C ends them.", flush=True)
+        print("Press Ctrl-C to stop.", flush=True)
         while servers:
             for server, process in started:
                 if process.poll() is not None:

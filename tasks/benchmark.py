@@ -1,4 +1,4 @@
-"""Task: the MFU of the trained model among published A100 runs."""
+"""Prefect task of the benchmark stage: MFU of the trained model, compared with published A100 runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preprocessing on a cluster: every block is a Prefect task, run where the task runner of Dask or Ray has room.
+"""Preprocessing on a cluster: every block is a Prefect task, scheduled by the task runner of Dask or Ray.
 
 All machines need longcat, and see the workspace and the corpus under the same paths.
 """
@@ -20,7 +20,7 @@ from longcat.corpus.mapping import Mapper, in_order, processes
 from longcat.errors import ConfigError
 
 _PENDING = 256
-"""Blocks handed over at once; the cluster sees to it that its workers have some waiting."""
+"""Blocks submitted at once, so that the workers of the cluster always have some queued."""
 
 
 @task(name="block", cache_policy=NO_CACHE, persist_result=False)
@@ -30,7 +30,7 @@ def _call(function: Callable[[Any], Any], item: bytes) -> Any:
 
 @contextmanager
 def mapper_for(corpus: CorpusConfig) -> Iterator[Mapper]:
-    """Provide the mapper that `corpus.runner` names.
+    """Open the mapper that `corpus.runner` names.
 
     Raises:
         ConfigError: the package of that runner is not installed.

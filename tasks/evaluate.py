@@ -1,4 +1,4 @@
-"""Task: score the checkpoint."""
+"""Prefect task of the evaluation stage: scores of the checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def evaluate(
     workspace: Workspace,
     tracker: Tracker,
 ) -> State[Artifact[stage.EvaluationFacts]]:
-    """Bits per byte against n-grams, and lm-evaluation-harness tasks."""
+    """Score the checkpoint: bits per byte against n-grams, and lm-evaluation-harness tasks."""
 
     def publish(run: StageRun, result: Artifact[stage.EvaluationFacts]) -> None:
         run.log_input(tokens, context="evaluation")

@@ -1,4 +1,4 @@
-"""Task: corpus to tokens."""
+"""Prefect task of the preprocessing stage: from the corpus to token shards."""
 
 from __future__ import annotations
 

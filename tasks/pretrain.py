@@ -1,4 +1,4 @@
-"""Task: tokens to a checkpoint."""
+"""Prefect task of the pre-training stage: from token shards to a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.stage import run_stage, stage_task
 def pretrain(
     config: PipelineConfig, tokens: Artifact[TokensFacts], workspace: Workspace, tracker: Tracker
 ) -> State[Artifact[CheckpointFacts]]:
-    """Train the model; the training processes never hear of Prefect or MLflow."""
+    """Train the model; the training processes use neither Prefect nor MLflow."""
 
     def work(report: Reporter, run: StageRun) -> Artifact[CheckpointFacts]:
         run.log_input(tokens, context="training")

@@ -1,4 +1,4 @@
-"""The shell round every stage: Prefect progress and cancellation, an MLflow run, the state "Cached".
+"""Wrapper of every stage: Prefect progress and cancellation, an MLflow run, the state "Cached".
 
 Tasks are called directly, never submitted: a thread could not be interrupted when the run is cancelled.
 """
@@ -29,7 +29,7 @@ ASK_S = 3.0
 
 
 def retry_helps(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Whether running the task again may end differently: not after an error that longcat raised on purpose."""
+    """Whether a retry may succeed: not after an error that longcat raised deliberately."""
     try:
         state.result()
     except LongcatError:
@@ -51,7 +51,7 @@ def run_stage(
     work: Callable[[Reporter, StageRun], Artifact[FactsT]],
     publish: Callable[[StageRun, Artifact[FactsT]], None],
 ) -> State[Artifact[FactsT]]:
-    """Do a stage's work under its MLflow run, publish what it made, and tell Prefect whether it was there already."""
+    """Run a stage under its MLflow run, publish its artifact, and report to Prefect whether it was cached."""
     with tracker.stage(name) as run, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default", UserWarning)
         artifact = work(_Reporter(name), run)
@@ -81,7 +81,7 @@ def _logger() -> Any:
 
 
 class _Reporter:
-    """Passes progress to a Prefect artifact and to whoever listens, and asks now and then whether to stop."""
+    """Reporter that passes progress to a Prefect artifact and to listeners, and checks regularly for cancellation."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
@@ -101,10 +101,10 @@ class _Reporter:
                 self._update(progress)
             if now - self._asked > ASK_S:
                 self._asked = now
-                self._ask(context.task_run.flow_run_id)
+                self._check_cancelled(context.task_run.flow_run_id)
         except Cancelled:
             raise
-        except Exception as error:  # the work goes on when the orchestrator is away
+        except Exception as error:  # work continues while the orchestrator is unreachable
             _logger().debug("Prefect cannot be reached: %s", error)
 
     def _update(self, progress: Progress) -> None:
@@ -114,11 +114,13 @@ class _Reporter:
         else:
             update_progress_artifact(self._artifact, percent, description=f"{self.stage}: {progress.message}")
 
-    def _ask(self, flow_run: UUID | None) -> None:
-        """Raise when this flow run, or the one it belongs to, is being cancelled."""
+    def _check_cancelled(self, flow_run: UUID | None) -> None:
+        """Raise `Cancelled` if this flow run is being cancelled."""
         if flow_run is None:
             return
         with get_client(sync_client=True) as client:
             state = client.read_flow_run(flow_run).state
         if state is not None and state.is_cancelling():
-            raise Cancelled(f"{self.stage} was cancelled; run the same command again to go on from the last checkpoint")
+            raise Cancelled(
+                f"{self.stage} was cancelled; run the same command again to continue from the last checkpoint"
+            )

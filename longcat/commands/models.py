@@ -1,4 +1,4 @@
-"""`longcat generate`, `export` and `import`: what can be done with a checkpoint."""
+"""`longcat generate`, `export` and `import`: use and conversion of checkpoints."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from longcat.commands.options import WorkspacePath
 
 def generate(
     checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint artifact, or a Hugging Face folder.")],
-    prompt: Annotated[str, typer.Option(help="Text to go on from; empty starts a document.")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, more is more varied.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from so many likeliest tokens only.")] = None,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens up to this sum.")] = 1.0,
+    prompt: Annotated[str, typer.Option(help="Text to continue; empty starts a document.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens to generate.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the most likely token; higher values give more varied text.")
+    ] = 0.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample only from the K most likely tokens.")] = None,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Sample only from the most likely tokens up to this total probability.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
 ) -> None:
     """Let a trained model continue a text."""
@@ -46,14 +50,20 @@ def generate(
 
 def export(
     checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint artifact, or a Hugging Face folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write; must not exist.")],
-    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="Only huggingface.")] = "huggingface",
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to create; must not exist.")],
+    format_: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="Output format; only huggingface.")
+    ] = "huggingface",
     dtype: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16 (default: as it is).")
+        str | None, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16 (default: the stored type).")
     ] = None,
-    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file.")] = 4.0,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Maximum size of a weight file, in GB.")] = 4.0,
     routed_only: Annotated[
-        bool, typer.Option("--routed-only", help="Routed experts only, as Meituan's folders; transformers wants more.")
+        bool,
+        typer.Option(
+            "--routed-only",
+            help="Omit the matrices of zero-computation experts, as Meituan does; transformers asks for them.",
+        ),
     ] = False,
 ) -> None:
     """Write a checkpoint as a folder that transformers opens."""
@@ -70,9 +80,9 @@ def export(
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face folder of a LongCat model.")],
     workspace: WorkspacePath = Path("workspace"),
-    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file.")] = 4.0,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Maximum size of a weight file, in GB.")] = 4.0,
 ) -> None:
-    """Make a checkpoint of somebody's Hugging Face folder; prints where it is."""
+    """Import a Hugging Face folder of a LongCat model as a checkpoint, and print the checkpoint's path."""
     from longcat.artifact import Workspace
     from longcat.interchange.convert import import_folder
 

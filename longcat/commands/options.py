@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Command-line options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ Preset = Annotated[
     str | None, typer.Option("--preset", "-p", metavar="NAME", help="Preset to start from (default: tiny).")
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", metavar="FILE.yaml", help="Settings laid over the preset.")
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE.yaml", help="YAML file of settings that override the preset."),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="a.b=c", help="One setting; may be repeated.")
+    list[str] | None, typer.Option("--set", "-s", metavar="a.b=c", help="Override one setting; may be repeated.")
 ]
 WorkspacePath = Annotated[
-    Path, typer.Option("--workspace", "-w", metavar="DIR", envvar="LONGCAT_WORKSPACE", help="Where results are kept.")
+    Path, typer.Option("--workspace", "-w", metavar="DIR", envvar="LONGCAT_WORKSPACE", help="Folder for results.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

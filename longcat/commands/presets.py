@@ -1,4 +1,4 @@
-"""`longcat presets`: the presets, and the size of the model that each one makes."""
+"""`longcat presets`: the presets and the sizes of their models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def presets(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the presets, or show one."""
+    """List the presets, or show one in full."""
     from longcat.config import load_config, preset_names, target_ffn_experts
     from longcat.costs.workload import longcat_workload
 
@@ -63,13 +63,13 @@ def presets(
 
 
 def _count(number: float) -> str:
-    """A large number for people: 2.7 M, 68.6 B."""
+    """Format a large number, for example 2.7 M or 68.6 B."""
     size, unit = (1e9, "B") if number >= 1e9 else (1e6, "M")
     return f"{number / size:,.2f} {unit}"
 
 
 def _show_preset(config: PipelineConfig, as_json: bool) -> None:
-    """Print everything that a preset settles, and the size of its model."""
+    """Print all settings of a preset, and the parameter counts of its model."""
     import yaml
 
     from longcat.config import target_ffn_experts
@@ -99,5 +99,5 @@ def _show_preset(config: PipelineConfig, as_json: bool) -> None:
     for experts, name in ((0, "least"), (workload.ffn_experts, "mean"), (most, "most")):
         count = round(activated_parameters(model, experts))
         pairs[f"activated, {name}"] = f"{count:,} ({experts:g} routed experts per layer)"
-    pairs["N of others' formulas"] = f"{round(workload.formula_parameters):,} (with embedding, without n-gram tables)"
+    pairs["N of published formulas"] = f"{round(workload.formula_parameters):,} (with embedding, without n-gram tables)"
     print_pairs("parameters", pairs)

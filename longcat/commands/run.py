@@ -1,4 +1,4 @@
-"""`longcat run` and one command per stage: the flows, run in this process."""
+"""`longcat run` and one command per stage; they run the flows in this process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def flow_command(flow: str, title: str) -> Callable[..., None]:
     """Make the command that runs a flow.
 
     Args:
-        flow: its name.
-        title: the command's help.
+        flow: name of the flow.
+        title: help text of the command.
     """
 
     def command(

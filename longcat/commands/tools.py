@@ -1,4 +1,4 @@
-"""`longcat emulate`, `doctor`, `sync` and `ui`: the machine, and the pages about what was run."""
+"""`longcat emulate`, `doctor`, `sync` and `ui`: tools for the machine and for tracked runs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from longcat.errors import Cancelled
 
 
 def emulate(
-    command: Annotated[list[str], typer.Argument(metavar="PROGRAM [ARGUMENTS]...", help="What to run.")],
+    command: Annotated[
+        list[str], typer.Argument(metavar="PROGRAM [ARGUMENTS]...", help="Program to run, with its arguments.")
+    ],
     python: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Python of an environment with torch_npu (default: .venv-emulator's)."),
     ] = None,
 ) -> None:
-    """Run a program, for example `python train.py`, with torch_npu on an Ascend emulated on the CPU."""
+    """Run a program, for example `python train.py`, with torch_npu on an Ascend NPU that is emulated on the CPU."""
     from longcat.emulator.command import emulate as run_emulated
 
     run_emulated(command, python)
 
 
 def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) -> None:
-    """Say what this machine can do, and what is missing."""
+    """Report devices, versions and problems of this machine."""
     from longcat.doctor import examine
 
     facts = examine(workspace.expanduser().resolve())
@@ -50,7 +52,7 @@ def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
 
 
 def sync(workspace: WorkspacePath = Path("workspace")) -> None:
-    """Send MLflow what it missed while it could not be reached."""
+    """Send MLflow the records of runs during which it could not be reached."""
     from longcat.artifact import Workspace
     from longcat.terminal import redirected_output
     from longcat.tracking import sync as send
@@ -66,8 +68,8 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(help="Loopback port of MLflow's pages.")] = 5010,
     prefect_port: Annotated[int, typer.Option(help="Loopback port of Prefect's pages.")] = 4210,
 ) -> None:
-    """Show MLflow and Prefect for what was run in a workspace, until Ctrl-C."""
+    """Serve the pages of MLflow and Prefect for a workspace, until Ctrl-C."""
     from longcat.ui import serve
 
-    with contextlib.suppress(KeyboardInterrupt, Cancelled):  # the ways to end it
+    with contextlib.suppress(KeyboardInterrupt, Cancelled):  # the usual ways to stop it
         serve(workspace.expanduser().resolve(), mlflow_port, prefect_port)

@@ -1,4 +1,4 @@
-"""A child process that cannot outlive us: it is started under `longcat.processes.supervisor`."""
+"""Child processes that cannot outlive this process: they run under `longcat.processes.supervisor`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _MARGIN_S = 15.0
-"""Time that a supervisor has to end its processes, beyond the grace time that they have themselves."""
+"""Seconds that a supervisor has to end its processes, beyond their own grace time."""
 
 
 @contextmanager
 def supervised(
     command: Sequence[str], *, log: Path, environment: Mapping[str, str], grace_s: float = 5
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command while the context is open; it and all it started are ended with the context, or when we are killed.
+    """Run a command while the context is open; it and its children end with the context, or if this process is killed.
 
     Args:
         command: program and arguments.
         log: file that the command's output is appended to.
-        environment: variables laid over our own.
+        environment: variables set in addition to those of this process.
         grace_s: seconds between SIGTERM and SIGKILL.
 
     Yields:
@@ -44,7 +44,7 @@ def supervised(
         yield process
     finally:
         assert process.stdin is not None
-        process.stdin.close()  # the supervisor ends whatever still runs
+        process.stdin.close()  # the supervisor ends all processes that still run
         try:
             process.wait(grace_s + _MARGIN_S)
         except subprocess.TimeoutExpired:
@@ -53,7 +53,7 @@ def supervised(
 
 
 def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process a signal when its parent ends, however that happens (Linux)."""
+    """Have the kernel send this process a signal when its parent ends for any reason (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 

@@ -1,4 +1,4 @@
-"""Environment variables that keep libraries quiet: no telemetry, no calls home, no progress bars but ours."""
+"""Environment variables that keep libraries quiet: no telemetry, no progress bars of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-"""For every process of ours that loads Prefect, MLflow or a Hugging Face library."""
+"""Variables of every process that loads Prefect, MLflow or a Hugging Face library."""
 
 QUIET = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -19,7 +19,7 @@ QUIET = {
     "TQDM_DISABLE": "1",
     "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # a torch_npu without CANN would end every import of torch
 }
-"""For the command line, beside `NO_TELEMETRY`; set before the libraries are imported."""
+"""Further variables of the command line, besides `NO_TELEMETRY`; set before the libraries are imported."""
 
 
 def server_environment(home: str, port: int) -> dict[str, str]:

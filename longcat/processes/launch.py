@@ -1,4 +1,4 @@
-"""Starting processes under torchrun, watching them, and making sure that none is left."""
+"""Launching of processes under torchrun, supervised so that none is left behind."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def launch(
     grace_s: float,
     poll: Callable[[], None],
 ) -> None:
-    """Run a Python module in several processes to its end.
+    """Run a Python module in several processes and wait for their end.
 
     Args:
         module: run as `python -m` in every process; it reports a failure with `write_failure`.
-        arguments: of the module.
-        directory: where the log and the reports of failures go.
+        arguments: command-line arguments of the module.
+        directory: folder for the log and the reports of failures.
         processes: number of processes.
-        environment: variables laid over our own.
+        environment: variables set in addition to those of this process.
         deadline_s: seconds after which the processes are ended.
         grace_s: seconds that processes have to save their work when they are ended.
-        poll: called a few times a second; an exception from it ends the processes.
+        poll: called a few times per second; an exception from it ends the processes.
 
     Raises:
-        TrainingError: a process failed, or `deadline_s` has passed; carries the first failing rank's cause.
-        UserError: the cause is one of these, for example a full disk.
+        TrainingError: a process failed, or `deadline_s` has passed; the message has the first failing rank's cause.
+        UserError: the cause of the failure is a user error, for example a full disk.
     """
     for old in directory.glob("error-*.json"):
         old.unlink()

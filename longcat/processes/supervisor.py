@@ -1,7 +1,7 @@
 """`python -m longcat.processes.supervisor GRACE_S COMMAND...`: run a command that cannot outlive its owner.
 
-The owner holds the writing end of this process' standard input. When it closes, because the owner said so or was
-killed, every process of the command gets SIGTERM, and after the grace time SIGKILL. Leaves with the command's exit code.
+The owner holds the writing end of this process' standard input. When it is closed, by the owner or by its death, every
+process of the command gets SIGTERM, and after the grace time SIGKILL. The exit code is that of the command.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from longcat.processes.child import die_with_parent
 
 
 def main() -> int:
-    """Run the command on the command line until it ends or standard input is closed."""
+    """Run the command given by the arguments until it ends or standard input is closed; returns its exit code."""
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
     child = subprocess.Popen(
         command,
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def end(pid: int, grace_s: float) -> None:
-    """End a process and all it started: SIGTERM to the root, which passes it on; SIGKILL to what is left after `grace_s`."""
+    """End a process and its children: SIGTERM to the root, which passes it on; SIGKILL to the rest after `grace_s`."""
     try:
         root = psutil.Process(pid)
         family = [root, *root.children(recursive=True)]
