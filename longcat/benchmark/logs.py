@@ -128,7 +128,7 @@ def _rate(tokens: float, seconds: float) -> float:
 
 
 def _megatron(text: str, context: LogContext) -> list[float]:
-    """Read a log of Megatron-LM or a derivative. BigScience's Megatron-DeepSpeed logs seconds; logs of 2019 lack the batch."""
+    """Read a log of Megatron-LM or a derivative. Megatron-DeepSpeed may log seconds, versions of 2019 no batch."""
     line = rf"elapsed time per iteration \((m?)s\): *{_NUMBER}(?:.{{0,400}}?global batch size: *(\d{{1,12}}))?"
     matches = re.findall(line, text)
     if not matches:

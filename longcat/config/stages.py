@@ -10,53 +10,53 @@ from longcat.config.section import Formerly, Section
 
 
 class SweepConfig(Section):
-    """Settings of training whose every combination is timed; an empty list leaves the run's own."""
+    """Sweep over training settings: every combination is timed; an empty list keeps the run's own value."""
 
     micro_batch_sequences: list[int] = Field(default_factory=list)
-    """Sequences of one process that go through the model at once."""
+    """Sequences per process and forward pass; see `training.micro_batch_sequences`."""
     sequence_length_tokens: list[int] = Field(default_factory=list)
-    """The tokens of a batch are cut anew, without padding."""
+    """Tokens per sequence; the tokens of a batch are split into such sequences, without padding."""
     activation_checkpointing: Annotated[list[Literal["none", "full"]], Formerly("recompute")] = Field(
         default_factory=list
     )
-    """See `training.activation_checkpointing`."""
+    """Values of `training.activation_checkpointing`."""
     processes: list[int] = Field(default_factory=list)
-    """Training processes, for the scaling curve."""
+    """Numbers of training processes, for the scaling curve."""
 
 
 class BenchmarkConfig(Section):
-    """Measurement of the trained model's throughput."""
+    """Measurement of training throughput with the trained model, and its comparison with published runs."""
 
     warmup_steps: int = Field(default=3, ge=0)
-    """Steps before measuring."""
+    """Untimed steps before the first window."""
     windows: int = Field(default=3, ge=1)
-    """Measured windows; the median is reported with the spread."""
+    """Timed windows; the median and the spread are reported."""
     window_steps: int = Field(default=4, ge=1)
-    """Steps in one window."""
+    """Steps per window."""
     profiled_steps: int = Field(default=2, ge=0)
-    """Steps under the profiler, after the timed ones; 0 leaves the breakdown out."""
+    """Steps under the profiler, after the timed ones; 0 omits the breakdown."""
     kernel_seconds: float = Field(default=0.3, ge=0)
-    """Time for each operator of the roofline; 0 leaves it out."""
+    """Seconds for each operator of the roofline; 0 omits the roofline."""
     collective_bytes: list[int] = Field(default_factory=lambda: [2**14, 2**18, 2**22, 2**26])
-    """Sizes at which collectives are timed; none leaves them out."""
+    """Buffer sizes in bytes at which collectives are timed; an empty list omits them."""
     sweep: SweepConfig = SweepConfig()
-    """Further settings to time."""
+    """Further training settings to time."""
     reference_rows: int = Field(default=6, ge=3)
-    """Published rows that the result is set against; a verdict takes three."""
+    """Maximum number of published rows to compare with; a verdict needs three."""
 
 
 class EvaluationConfig(Section):
-    """What the checkpoint is scored on."""
+    """Evaluation of the checkpoint: suites, held-out text and tasks."""
 
     suites: list[str] = Field(default_factory=lambda: ["held_out", "tasks"], min_length=1)
-    """Kinds of evaluation, in this order: `held_out`, `tasks`, or `package.module:NAME` of a suite of your own."""
+    """Evaluation suites, run in this order: `held_out`, `tasks`, or `package.module:NAME` of a suite of your own."""
     held_out_sequences: int = Field(default=256, ge=1)
-    """At most so many held-out sequences are scored."""
+    """Maximum number of held-out sequences to score."""
     ngram_order: int = Field(default=5, ge=1, le=8)
     """Order of the n-gram baseline."""
     tasks: list[str] = Field(default_factory=lambda: ["python_completion"])
     """lm-evaluation-harness tasks, by name; each is a YAML file with its JSONL in data/evaluation/."""
     task_limit: int | None = Field(default=None, ge=1)
-    """At most so many documents of each task."""
+    """Maximum number of documents per task; null takes all."""
     batch_sequences: int = Field(default=16, ge=1)
-    """Sequences scored at once; fixed, because results can depend on it."""
+    """Sequences scored at once; part of the identity, because results can depend on it."""

@@ -16,7 +16,7 @@ _OPERATORS = Path(__file__).parents[1] / "ops"
 
 
 def operator_names() -> list[str]:
-    """List the operators of `longcat.ops`, by reading its files: to import them would load torch."""
+    """List the operators of `longcat.ops` by reading its files, as importing them would load torch."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(_OPERATORS.glob("*.py"))]
     return [name for text in texts for name in re.findall(r'^@operator\(\s*"(\w+)"', text, re.MULTILINE)]
 
@@ -37,101 +37,104 @@ class OptimizerConfig(Section):
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     final_learning_rate_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Learning rate at the last step as a share of the peak."""
+    """Learning rate at the last step, as a fraction of the peak."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps of linear warm-up."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the first moment."""
+    """Decay rate of AdamW's first moment."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the second moment."""
+    """Decay rate of AdamW's second moment."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Momentum of Muon."""
     epsilon: float = Field(default=1e-16, gt=0)
-    """Well below the gradients' RMS, as LongCat-Flash prescribes (arXiv 2509.01322)."""
+    """Epsilon of AdamW; well below the RMS of the gradients, as LongCat-Flash prescribes (arXiv 2509.01322)."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay of matrices; norms, embeddings and biases have none."""
+    """Decoupled weight decay of matrices; norms, embeddings and biases have none."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this global norm."""
+    """Maximum global norm of the gradients; larger gradients are scaled down to it."""
 
 
 class BalanceConfig(Section):
-    """Control of the experts' load through the selection bias (arXiv 2509.01322, section on zero-computation experts)."""
+    """Load balance of the experts through the selection bias (arXiv 2509.01322, section on zero-computation experts)."""
 
     target_ffn_experts: float | None = Field(default=None, gt=0)
-    """K_e, mean routed experts of a token; none takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without zero experts."""
+    """K_e, mean routed experts per token; null takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without
+    zero-computation experts."""
     bias_update_rate: float = Field(default=1e-3, ge=0)
-    """mu of the bias update. Meituan has published no value: ours."""
+    """mu, step size of the bias update. Our choice: Meituan has published no value."""
     final_bias_update_fraction: float = Field(default=0.1, ge=0, le=1)
-    """mu at the last step as a share of the first, with a straight line between. That mu decays is published, how is not."""
+    """mu at the last step, as a fraction of the first, with linear decay. Published is only that mu decays."""
 
 
 def target_ffn_experts(model: ModelConfig, balance: BalanceConfig) -> float:
-    """K_e: the configured value, or two thirds of the slots (all of them without zero-computation experts)."""
+    """Return K_e: the configured value, or two thirds of the slots (all of them without zero-computation experts)."""
     if balance.target_ffn_experts is not None:
         return balance.target_ffn_experts
     return model.moe_topk * 2 / 3 if model.zero_expert_num else float(model.moe_topk)
 
 
 class LossConfig(Section):
-    """Weights of what is learnt beside the next token. Where Meituan has published no value, the choice is ours."""
+    """Weights of the losses besides next-token prediction; our choice where Meituan has published no value."""
 
     mtp_weight: float = Field(default=0.3, ge=0)
-    """Of multi-token prediction, the mean over its depths (DeepSeek-V3's first value; LongCat's is not published)."""
+    """Weight of the multi-token-prediction loss, a mean over depths (DeepSeek-V3's first value; LongCat's is unpublished)."""
     indexer_weight: float = Field(default=1.0, ge=0)
-    """Of the indexer's divergence from attention; nothing but the indexer learns from it. Ours."""
+    """Weight of the indexer's KL divergence from attention; it has a gradient in the indexer only. Our choice."""
     balance_weight: float = Field(default=1e-3, ge=0)
-    """alpha of the device-level balance loss. Ours; published is that its gradient stays below a tenth of the main one."""
+    """alpha, weight of the device-level balance loss. Our choice; published: its gradient is below a tenth of the main one."""
     balance_groups: int = Field(default=1, ge=1)
-    """D of the balance loss: groups of routed experts, one for each expert-parallel device."""
+    """D, number of expert groups in the balance loss, one per expert-parallel device."""
     hidden_z_weight: float = Field(default=1e-7, ge=0)
-    """lambda of the hidden z-loss, which keeps activations from growing (arXiv 2509.01322)."""
+    """lambda, weight of the hidden z-loss, which keeps activations from growing (arXiv 2509.01322)."""
 
 
 class TrainingConfig(Section):
-    """Pre-training: batch, length, layout and what is saved."""
+    """Pre-training: batch, length, losses, parallel layout and checkpoints."""
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
     global_batch_sequences: Annotated[int, Formerly("batch_sequences")] = Field(ge=1)
     """Sequences in one optimizer step, over all processes."""
     micro_batch_sequences: int = Field(default=0, ge=0)
-    """Sequences of one process that go through the model at once; 0 takes all of its share."""
+    """Sequences per process and forward pass; 0 takes all sequences of a process at once."""
     activation_checkpointing: Annotated[Literal["none", "full"], Formerly("recompute")] = "none"
-    """Activations recomputed in the backward pass instead of kept: none, or those of every layer (less memory, a third more work)."""
+    """Activations recomputed in the backward pass instead of stored: none, or those of every layer (less memory, a third
+    more work)."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     expert_parallel: int = Field(default=0, ge=0)
-    """Processes over which the experts are spread; 0 takes the most that divide both `processes` and the routed experts."""
+    """Processes over which the experts are sharded; 0 takes the largest divisor of `processes` and the routed experts."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False
     """Compile the layers with torch.compile: about half a minute once, and faster steps. Needs a C++ compiler on a CPU."""
     reference_operators: list[Annotated[str, AfterValidator(_known_operator)]] = Field(default_factory=list)
-    """Operators that are computed by their plain torch reference, whatever the device has a faster path for (docs/ascend.md)."""
+    """Operators to compute by their plain torch reference even if the device has a faster implementation
+    (docs/ascend.md)."""
     mask_documents: bool = False
-    """Attention, its indexer, n-grams and multi-token prediction do not reach from a document into those before it in its row.
-    Off by default: LongCat's reports do not say."""
+    """Keep attention, its indexer, n-grams and multi-token prediction within the documents of a row.
+    Off by default: LongCat's reports do not mention it."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimizer and its schedule."""
     balance: BalanceConfig = BalanceConfig()
-    """Control of the experts' load."""
+    """Load balance of the experts."""
     losses: LossConfig = LossConfig()
-    """What is learnt beside the next token."""
+    """Weights of the losses besides next-token prediction."""
     dense_attention_steps: int = Field(default=0, ge=0)
-    """With sparse attention: first steps, in which attention is dense and the indexer rests."""
+    """With sparse attention: number of first steps with dense attention and a frozen indexer."""
     indexer_warmup_steps: int = Field(default=0, ge=0)
-    """With sparse attention: steps after those, in which attention is dense and only the indexer learns."""
+    """With sparse attention: number of following steps with dense attention, in which only the indexer is trained."""
     log_every_steps: Annotated[int, RUNTIME] = Field(default=10, ge=1)
     """Steps between two records of throughput and MFU; the loss is recorded at every step."""
     checkpoint_every_steps: Annotated[int, RUNTIME] = Field(default=200, ge=1)
     """Steps between two checkpoints that an interrupted run resumes from."""
     keep_checkpoints: Annotated[int, RUNTIME] = Field(default=2, ge=1)
-    """Checkpoints kept while training."""
+    """Number of latest checkpoints kept while training."""
     max_restarts: Annotated[int, RUNTIME] = Field(default=2, ge=0)
     """Restarts from the last checkpoint after a failed process, as long as each attempt gets further."""
     collective_timeout_s: Annotated[float, RUNTIME] = Field(default=300, gt=0)
-    """No collective waits longer than this."""
+    """Maximum time in seconds that a collective waits."""
     deadline_s: Annotated[float, RUNTIME] = Field(default=7 * 24 * 3600, gt=0)
-    """The whole stage takes no longer than this."""
+    """Maximum time in seconds of the whole stage."""
     grace_s: Annotated[float, RUNTIME] = Field(default=20, gt=0)
-    """Time that processes told to stop have for saving a checkpoint before they are killed."""
+    """Seconds that stopping processes have to save a checkpoint before they are killed."""

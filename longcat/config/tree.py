@@ -16,7 +16,7 @@ from longcat.errors import UserError
 
 
 class PipelineConfig(Section):
-    """Everything a run depends on."""
+    """The whole configuration of a run."""
 
     preset: Annotated[str, RUNTIME] = "custom"
     """Name of the preset this configuration started from."""

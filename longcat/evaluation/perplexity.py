@@ -17,7 +17,7 @@ from longcat.corpus.shards import Batch
 from longcat.padding import IGNORE
 
 TokenModel = Callable[..., torch.Tensor]
-"""Function of int64 tokens `[batch, seq]` and optional `documents` of that shape; returns logits `[batch, seq, vocab]`."""
+"""Function of int64 tokens `[batch, seq]` and optional `documents` of that shape to logits `[batch, seq, vocab]`."""
 
 
 def model_bits(

@@ -53,8 +53,8 @@ class Suite:
     run: Callable[[Checkpoint], Scores]
     """Function that scores a checkpoint."""
     identity: Callable[[PipelineConfig], Mapping[str, Any]] = field(default=lambda config: {})
-    """Function that returns what the scores depend on besides the section `evaluation`, as JSON values, for example hashes
-    of files. It raises `ConfigError` or `DataError` if a setting cannot be used, so it is also the early check."""
+    """Function that returns what the scores depend on besides the section `evaluation`, for example hashes of files, as
+    JSON values. It raises `ConfigError` or `DataError` if a setting cannot be used, so it is also the early check."""
 
 
 def find_suite(name: str) -> Suite:

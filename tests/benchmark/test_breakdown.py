@@ -103,9 +103,10 @@ def test_a_real_trace(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("events", "message"), [([], "has no 'longcat.step'"), ([event(STEP, 0, 1, "user_annotation")], "no computing")]
+    ("events", "message"),
+    [([], "has no annotation 'longcat.step'"), ([event(STEP, 0, 1, "user_annotation")], "no computing")],
 )
-def test_a_trace_that_tells_nothing(events, message):
+def test_a_trace_without_steps_or_computing(events, message):
     with pytest.raises(DataError, match=message):
         breakdown(events)
 

@@ -92,7 +92,7 @@ def test_presets_and_measured_experts(mfu):
         (("--device", "h20", "--devices", "eight", "--tokens-per-second", "3"), "error: Invalid value for '--devices'"),
         (("--devices", "8", "--tokens-per-second", "3"), "error: Missing option '--device'; see"),
         ((*A100, "--tokens-per-second", "3", "--nosuch"), "error: No such option: --nosuch; see"),
-        (A100, "one of --tokens-per-second, --step-time, --log and --mlflow-run tells the speed"),
+        (A100, "exactly one of --tokens-per-second, --step-time, --log and --mlflow-run"),
         ((*A100, "--tokens-per-second", "3", "--recompute", "some"), "there are none, selective and full"),
         ((*A100, "--tokens-per-second", "3", "--precision", "int4"), "there are bf16, fp16, fp32 and fp8"),
         ((*A100, "--tokens-per-second", "3", "--precision", "fp8"), "the fp8 peak of A100 SXM 80GB is not known"),
@@ -109,7 +109,7 @@ def test_presets_and_measured_experts(mfu):
         ((*A100, "--tokens-per-second", "3", "--layout", "pp4,ep4"), "experts take 16 devices or a multiple, not"),
         ((*A100, "--tokens-per-second", "5e4", "--recompute", "full"), "recomputation full does not fit above it"),
         ((*A100, "--tokens-per-second", "3", "--parameters", "7e9"), "one of --model and --parameters"),
-        ((*A100, "--tokens-per-second", "3", "--layers", "7"), "--layers belong to --parameters"),
+        ((*A100, "--tokens-per-second", "3", "--layers", "7"), "--layers can only be used with --parameters"),
         ((*A100, "--mlflow-run", "abc", "--workspace", "nowhere"), "there is no MLflow store at"),
     ],
 )
