@@ -72,7 +72,7 @@ def _wait(url: str, server: subprocess.Popen[bytes], logs: Path) -> None:
 
 
 def _settle() -> None:
-    """Send the last log lines, and wait until the server has stored the last task-run states (they arrive as events)."""
+    """Send the last log lines, and wait until the server has stored the last task-run states (sent as events)."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterState, TaskRunFilterStateType
     from prefect.client.schemas.objects import StateType

@@ -92,7 +92,7 @@ def mfu(
             raise UserError(f"{name} can only be used with --model")
     if batch_tokens is not None and 0 < batch_tokens < sequence_length:
         raise UserError(
-            f"--batch-tokens {batch_tokens} are fewer than one sequence of {sequence_length}: give tokens, not sequences"
+            f"--batch-tokens {batch_tokens} are fewer than one sequence of {sequence_length}: tokens, not sequences"
         )
     if (model is None) == (parameters is None):
         raise UserError("give exactly one of --model and --parameters")

@@ -194,7 +194,7 @@ class ModelConfig(Section):
 
     @staticmethod
     def _check_tables(ngram: NgramConfig, vocabulary: int) -> None:
-        """Refuse table sizes within 1 % of a multiple of the vocabulary: V^k mod M_b is small there, and rows collide."""
+        """Refuse table sizes within 1 % of a multiple of the vocabulary: V^k mod M_b is small there."""
         for branch, rows in enumerate(ngram.rows(vocabulary)):
             distance = min(rows % vocabulary, -rows % vocabulary)
             if distance < 0.01 * vocabulary and not ngram.allow_near_multiple:

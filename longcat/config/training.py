@@ -55,7 +55,7 @@ class OptimizerConfig(Section):
 
 
 class BalanceConfig(Section):
-    """Load balance of the experts through the selection bias (arXiv 2509.01322, section on zero-computation experts)."""
+    """Load balance of experts through the selection bias (arXiv 2509.01322, section on zero-computation experts)."""
 
     target_ffn_experts: float | None = Field(default=None, gt=0)
     """K_e, mean routed experts per token; null takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without
@@ -77,11 +77,11 @@ class LossConfig(Section):
     """Weights of the losses besides next-token prediction; our choice where Meituan has published no value."""
 
     mtp_weight: float = Field(default=0.3, ge=0)
-    """Weight of the multi-token-prediction loss, a mean over depths (DeepSeek-V3's first value; LongCat's is unpublished)."""
+    """Weight of the multi-token-prediction loss, a mean over depths; value of DeepSeek-V3 (LongCat's is unpublished)."""
     indexer_weight: float = Field(default=1.0, ge=0)
     """Weight of the indexer's KL divergence from attention; it has a gradient in the indexer only. Our choice."""
     balance_weight: float = Field(default=1e-3, ge=0)
-    """alpha, weight of the device-level balance loss. Our choice; published: its gradient is below a tenth of the main one."""
+    """alpha, weight of the device-level balance loss. Published is only that its gradient is below 0.1 of the main one."""
     balance_groups: int = Field(default=1, ge=1)
     """D, number of expert groups in the balance loss, one per expert-parallel device."""
     hidden_z_weight: float = Field(default=1e-7, ge=0)
@@ -98,12 +98,12 @@ class TrainingConfig(Section):
     micro_batch_sequences: int = Field(default=0, ge=0)
     """Sequences per process and forward pass; 0 takes all sequences of a process at once."""
     activation_checkpointing: Annotated[Literal["none", "full"], Formerly("recompute")] = "none"
-    """Activations recomputed in the backward pass instead of stored: none, or those of every layer (less memory, a third
-    more work)."""
+    """Activations recomputed in the backward pass instead of stored: none, or those of every layer (less memory, one
+    third more work)."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     expert_parallel: int = Field(default=0, ge=0)
-    """Processes over which the experts are sharded; 0 takes the largest divisor of `processes` and the routed experts."""
+    """Processes over which the experts are sharded; 0 takes the largest common divisor with the routed experts."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False

@@ -1,4 +1,4 @@
-"""Compiling the emulated CANN and the CPU kernels, once for each pair of torch and torch_npu."""
+"""Compilation of the emulated CANN and the CPU kernels, once for each pair of torch and torch_npu."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CANN_VERSION = "8.5.0.emulated"
 KERNELS = "libcpu_kernels.so"
 
 _OURS_TO_DEFINE = re.compile(r"acl|Hccl|Msprof|rt[A-Z]|_ZNK?3atb")
-"""Names that CANN's libraries define. The wheel is bound at load time: each one it needs has to be there."""
+"""Name patterns of CANN's symbols. The wheel is bound at load time, so every symbol it needs must be defined."""
 _LOADED_LATER = {
     "libhcomm.so": ["HcommMemAlloc", "HcommMemFree"],
     "libmspti.so": [
@@ -30,21 +30,20 @@ _LOADED_LATER = {
         "msptiActivityRegisterCallbacks", "msptiSubscribe", "msptiUnsubscribe",
     ],
 }  # fmt: skip
-"""Libraries that torch_npu opens when it first uses them (coalesced collectives, torch's profiler), and what it asks
-them for."""
+"""Libraries that torch_npu opens on first use (coalesced collectives, torch's profiler), and their symbols."""
 _HARMLESS = re.compile(
     r"Msprof|mspti|aclprof|aclAppLog|aclmdl(Init|Finalize|Set)Dump|acl(op)?(Set|Create|Destroy)(Attr|Tensor)"
 )
-"""Of those without a body, the ones that may do nothing: profiling, dumps, attributes of operators not run here."""
+"""Stub functions that may do nothing: profiling, dumps, attributes of operators that are not run here."""
 
 
 def cache_folder() -> Path:
-    """Where what was built is kept: `longcat/emulator` in the user's cache."""
+    """Return the folder for built libraries: `longcat/emulator` in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longcat" / "emulator"
 
 
 def cache_key(wheel: Wheel) -> str:
-    """Changes with the sources, this file, the versions and the kind of machine."""
+    """Return a key that changes with the sources, this file, the versions and the kind of machine."""
     digest = hashlib.sha256()
     for source in [*sorted(NATIVE.iterdir()), Path(__file__)]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
@@ -53,7 +52,7 @@ def cache_key(wheel: Wheel) -> str:
 
 
 def build(wheel: Wheel) -> Path:
-    """The folder with the libraries, made first if it is not there. Processes that build at once do not clash.
+    """Return the folder with the libraries, building them first if needed; concurrent builds do not conflict.
 
     Raises:
         DeviceError: no compiler, or it failed; carries what it said first.
@@ -82,7 +81,7 @@ def build(wheel: Wheel) -> Path:
 
 
 def _build_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
-    """One library with all of CANN, and its names: the loader opens the file once however often it is named."""
+    """Build one library with all of CANN and link it under every name; the loader opens the file once."""
     libraries = [*wheel.torch_npu.glob("lib/*.so"), *wheel.torch_npu.glob("_C*.so")]
     include = wheel.torch_npu / "include"
     third_party = include / "third_party"
@@ -106,7 +105,7 @@ def _build_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
 
 
 def stub_source(names: list[str]) -> str:
-    """Functions without a body: some may do nothing, the others say so and fail."""
+    """Return C++ source of stub functions: some do nothing, the others report that they are missing and fail."""
     lines = ['extern "C" {', "long emulator_unsupported(const char*);"]
     for name in names:
         body = "return 0;" if _HARMLESS.match(name) else f'return emulator_unsupported("{name}");'
@@ -115,15 +114,17 @@ def stub_source(names: list[str]) -> str:
 
 
 def _missing_libraries(compiler: str, wheel: Wheel, libraries: list[Path]) -> list[str]:
-    """What the wheel's libraries want to be loaded that neither torch, the wheel nor the system has."""
+    """List the libraries that the wheel needs and that neither torch, the wheel nor the system has."""
     wanted = {
         name
         for library in libraries
         for name in re.findall(r"NEEDED.*\[(.+?)\]", _output(_tool("readelf"), "-d", str(library)))
     }
-    there = {path.name for folder in (wheel.torch, wheel.torch_npu) for path in folder.glob("lib/*.so*")}
+    present = {path.name for folder in (wheel.torch, wheel.torch_npu) for path in folder.glob("lib/*.so*")}
     return sorted(
-        name for name in wanted - there if not Path(_output(compiler, f"-print-file-name={name}").strip()).is_absolute()
+        name
+        for name in wanted - present
+        if not Path(_output(compiler, f"-print-file-name={name}").strip()).is_absolute()
     )
 
 
@@ -142,10 +143,10 @@ def _symbols(file: Path, *options: str) -> list[str]:
 
 
 def _tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise DeviceError(f"the emulator is compiled on first use and there is no {name} here: install g++ or set CXX")
-    return found
+    compiler = shutil.which(name)
+    if compiler is None:
+        raise DeviceError(f"the emulator is compiled on first use, but {name} was not found: install g++ or set CXX")
+    return compiler
 
 
 def _output(*command: str, folder: Path | None = None) -> str:

@@ -1,4 +1,4 @@
-"""`longcat emulate -- python train.py`: a program with the emulated Ascend."""
+"""`longcat emulate -- python train.py`: run a program with the emulated Ascend NPU."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from longcat.errors import DeviceError, UserError
 SITE = Path(__file__).resolve().parent / "site"
 MOST_DEVICES = 64
 SETTINGS = {"ASCEND_EMULATED_DEVICES": "8", "ASCEND_EMULATED_SOC": "Ascend910B2", "ASCEND_EMULATED_MEMORY_MB": "65536"}
-"""What is emulated where the user has set nothing; the memory is each device's."""
+"""Default settings of the emulation; the memory is per device."""
 
 
 def emulate(command: Sequence[str], python: str | None = None) -> None:
-    """Become the program, with an emulated Ascend. Does not return.
+    """Replace this process by the program, with an emulated Ascend NPU; does not return.
 
     Raises:
         DeviceError: no environment with a fitting torch_npu, no compiler, or settings that make no sense.
@@ -37,7 +37,7 @@ def emulate(command: Sequence[str], python: str | None = None) -> None:
 
 
 def check_settings(variables: Mapping[str, str]) -> None:
-    """Refuse numbers that are none."""
+    """Refuse settings that are not whole numbers within their range."""
     for name, most in (("ASCEND_EMULATED_DEVICES", MOST_DEVICES), ("ASCEND_EMULATED_MEMORY_MB", 1 << 20)):
         text = variables.get(name) or "1"
         if not text.isdecimal() or not 1 <= int(text) <= most:
@@ -45,7 +45,7 @@ def check_settings(variables: Mapping[str, str]) -> None:
 
 
 def environment(wheel: Wheel, libraries: Path, variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables under which torch_npu of that environment finds the emulated Ascend; child processes inherit them."""
+    """Return the environment variables by which torch_npu finds the emulated NPU; child processes inherit them."""
     changed = {
         **SETTINGS,
         "TASK_QUEUE_ENABLE": "0",  # an operator's error is raised where it is called
@@ -64,7 +64,7 @@ def environment(wheel: Wheel, libraries: Path, variables: Mapping[str, str]) -> 
 
 
 def banner(variables: Mapping[str, str]) -> str:
-    """What a user must know before anything else is printed."""
+    """Return the line that is printed first: what is emulated, and its limits."""
     devices, name, memory = (variables[setting] for setting in SETTINGS)
     return (
         f"longcat emulate: {devices} x {name} with {int(memory) / 1024:g} GB each are emulated on the CPU; "

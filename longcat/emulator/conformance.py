@@ -1,4 +1,4 @@
-"""torch's operator tests on the emulated device: what passes, what fails, what it cannot do.
+"""torch's operator tests on the emulated device: which pass, which fail, which are unsupported.
 
     longcat emulate -- python -m longcat.emulator.conformance [OPERATOR]... [--all] [--json FILE]
 
@@ -27,31 +27,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
-"""That training uses."""
+"""Types that training uses."""
 MOST_SAMPLES = 12
-"""Of an operator and a type."""
+"""Maximum number of samples per operator and type."""
 OPERATOR_SECONDS = 120.0
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 _DEVICE_TESTS = "TestCommon", "test_compare_cpu"
-"""torch's test that this one is like; what cannot be compared there cannot here."""
+"""torch's test that this one follows; operators that it excludes are excluded here."""
 _TESTED_AS = {"index": "__getitem__", "to_copy": "to", "nll_loss_forward": "nll_loss"}
-"""Operators whose tests are under a name of Python's."""
+"""Operators whose OpInfo has another name."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one operator."""
+    """Test result of one operator."""
 
     name: str
     status: str
     """passed, failed, unsupported (the device says that it has no kernel) or untested (no sample of these types)."""
     reason: str = ""
     spared: bool = False
-    """torch_npu's wheel leaves out its comparison with the CPU."""
+    """Whether torch_npu's own test list skips its comparison with the CPU."""
 
 
 class _Watch(TorchDispatchMode):
-    """Names of the operators of aten that are called."""
+    """Dispatch mode that records the names of the aten operators that are called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class _Watch(TorchDispatchMode):
 
 
 def called_in_training() -> set[str]:
-    """Operators of aten that a training step of a small LongCat-2.0 calls on the device, with Muon and AdamW."""
+    """Return the aten operators that a training step of a small LongCat-2.0 calls, with Muon and AdamW."""
     import numpy as np
 
     from longcat.accelerator import choose
@@ -89,19 +89,19 @@ def called_in_training() -> set[str]:
 
 
 def base_name(name: str) -> str:
-    """Of an operator's in-place and private forms: `_softmax` and `softmax_` are tested as `softmax`."""
+    """Return the public name of an operator's in-place and private forms: `softmax` for `_softmax` and `softmax_`."""
     return name.strip("_").removesuffix("_backward")
 
 
 def select(wanted: Iterable[str] | None) -> list[str]:
-    """Names of the OpInfos for these operators of aten, or of all."""
+    """Return the names of the OpInfos of these aten operators, or of all."""
     from torch.testing._internal.common_methods_invocations import op_db
 
     if wanted is None:
         return sorted({op.name for op in op_db})
     bases = {base_name(name) for name in wanted}
     bases |= {_TESTED_AS[name] for name in bases & _TESTED_AS.keys()}
-    found = set()
+    selected = set()
     for op in op_db:
         if bases & {
             op.name,
@@ -109,12 +109,12 @@ def select(wanted: Iterable[str] | None) -> list[str]:
             op.name.removeprefix("nn.functional."),
             *(alias.name for alias in op.aliases),
         }:
-            found.add(op.name)
-    return sorted(found)
+            selected.add(op.name)
+    return sorted(selected)
 
 
 def run(names: list[str]) -> Iterator[Outcome]:
-    """Test operators, in a process that is replaced when one of them ends or stalls it."""
+    """Test operators in a child process, which is replaced if an operator ends or stalls it."""
     left = list(names)
     while left:
         done = 0
@@ -145,7 +145,7 @@ def examine(name: str, device: torch.device) -> Outcome:
         for dtype in DTYPES:
             if dtype not in op.supported_dtypes("cpu"):
                 continue
-            # random results, or memory nobody has written to, are compared in shape only
+            # random or uninitialised results are compared in shape only
             values = not (op.get_decorators(*_DEVICE_TESTS, "cpu", dtype, {}) or _is_random(op.aten_name))
             grad = op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
             try:
@@ -177,37 +177,37 @@ def _compare(
     op: Any, sample: Any, device: torch.device, values: bool, grad: bool, dtype: torch.dtype
 ) -> tuple[str, str]:
     own = (sample.input, sample.args, sample.kwargs)
-    there = tree_map(lambda value: _moved(value, device), own)
+    moved = tree_map(lambda value: _moved(value, device), own)
     try:
         torch.manual_seed(0)
         expected = _results(op, sample, own, grad)
-    except Exception:  # what the CPU refuses, nobody has to do
+    except Exception:  # inputs that the CPU refuses need not work
         return "passed", ""
     try:
         torch.manual_seed(0)
-        found = _results(op, sample, there, grad)
+        actual = _results(op, sample, moved, grad)
     except NotImplementedError as error:
         return "unsupported", str(error).splitlines()[0]
-    except Exception as error:  # whatever it is, it is a finding about this operator
+    except Exception as error:  # any exception is a failure of this operator
         return "failed", f"{type(error).__name__}: {error}".splitlines()[0]
-    reason = _difference(found, expected, TOLERANCE.get(dtype, 0.0) if values else None)
+    reason = _difference(actual, expected, TOLERANCE.get(dtype, 0.0) if values else None)
     return ("failed", reason) if reason else ("passed", "")
 
 
-def _difference(found: list[Any], expected: list[Any], tolerance: float | None) -> str:
-    """What differs, nothing if nothing does; without a tolerance shapes and types only."""
-    if len(found) != len(expected):
-        return f"{len(found)} results instead of {len(expected)}"
-    for ours, right in zip(found, expected, strict=True):
+def _difference(actual: list[Any], expected: list[Any], tolerance: float | None) -> str:
+    """Describe the first difference, empty if there is none; without a tolerance compare shapes and types only."""
+    if len(actual) != len(expected):
+        return f"{len(actual)} results instead of {len(expected)}"
+    for result, right in zip(actual, expected, strict=True):
         if not isinstance(right, Tensor):
-            if tolerance is not None and ours != right and right == right:
-                return f"{ours!r} instead of {right!r}"
+            if tolerance is not None and result != right and right == right:
+                return f"{result!r} instead of {right!r}"
             continue
-        if not isinstance(ours, Tensor) or (ours.shape, ours.dtype) != (right.shape, right.dtype):
+        if not isinstance(result, Tensor) or (result.shape, result.dtype) != (right.shape, right.dtype):
             return f"{tuple(right.shape)} of {right.dtype} expected"
         if tolerance is not None and right.layout == torch.strided:
             try:
-                torch.testing.assert_close(ours.cpu(), right, atol=tolerance, rtol=tolerance, equal_nan=True)
+                torch.testing.assert_close(result.cpu(), right, atol=tolerance, rtol=tolerance, equal_nan=True)
             except AssertionError as error:
                 return " ".join(str(error).split())
     return ""
@@ -220,26 +220,27 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def _results(op: Any, sample: Any, given: tuple[Any, Any, Any], grad: bool) -> list[Any]:
-    """Values, and gradients of the inputs that have one."""
+    """Compute the results of a sample, and the gradients of the inputs that have one."""
     tensor, args, kwargs = given
     results = op(tensor, *args, **kwargs)
     if sample.output_process_fn_grad is not None:
         results = sample.output_process_fn_grad(results)
     leaves = [value for value in tree_leaves(results) if isinstance(value, (Tensor, int, float, bool))]
     inputs = [value for value in tree_leaves(given) if isinstance(value, Tensor) and value.requires_grad]
-    learnt = [value for value in leaves if isinstance(value, Tensor) and value.requires_grad]
-    found: list[Any] = []
-    if grad and learnt and inputs:
+    differentiable = [value for value in leaves if isinstance(value, Tensor) and value.requires_grad]
+    gradients: list[Any] = []
+    if grad and differentiable and inputs:
         total = sum(
-            value.abs().sum() if value.is_complex() else (value * value.detach().cos()).sum() for value in learnt
+            value.abs().sum() if value.is_complex() else (value * value.detach().cos()).sum()
+            for value in differentiable
         )
         assert isinstance(total, Tensor)
-        found = [g for g in torch.autograd.grad(total, inputs, allow_unused=True) if g is not None]
-    return [value.detach() if isinstance(value, Tensor) else value for value in [*leaves, *found]]
+        gradients = [g for g in torch.autograd.grad(total, inputs, allow_unused=True) if g is not None]
+    return [value.detach() if isinstance(value, Tensor) else value for value in [*leaves, *gradients]]
 
 
 def summary(outcomes: list[Outcome]) -> str:
-    """Counts and shares, then what did not pass."""
+    """Format counts and fractions by status, then the operators that did not pass."""
     counts = Counter(outcome.status for outcome in outcomes)
     tested = len(outcomes) - counts["untested"]
     lines = [f"{tested} operators tested, {counts['untested']} without a sample of these types"]
@@ -265,10 +266,10 @@ def _worker(names: list[str]) -> None:
 
 
 def main() -> int:
-    """The command; 1 where an operator failed."""
+    """Run the command line; returns 1 if an operator failed."""
     parser = argparse.ArgumentParser(prog="python -m longcat.emulator.conformance", description=__doc__)
     parser.add_argument("operators", nargs="*", metavar="OPERATOR", help="names of OpInfos; default: those of training")
-    parser.add_argument("--all", action="store_true", help="all that torch has tests for")
+    parser.add_argument("--all", action="store_true", help="all operators that torch has tests for")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every outcome")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Putting the emulator's kernels into torch_npu as soon as a program has imported it, however it did."""
+"""Import hook that installs the emulator's kernels in torch_npu as soon as a program has imported it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 LIBRARIES = "ASCEND_EMULATOR_LIBRARIES"
-"""Names the folder with what was built; set by `longcat emulate`."""
+"""Environment variable with the folder of the built libraries; set by `longcat emulate`."""
 
 
 def watch_for_torch_npu() -> None:
@@ -32,7 +32,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """The module's own loader, and after it the kernels."""
+    """Loader that runs the module's own loader and then installs the kernels."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self.loader = loader

@@ -1,4 +1,4 @@
-"""Kernels for the emulated device, put over those of torch_npu, which would call an NPU."""
+"""Kernels of the emulated device, which replace those of torch_npu that would call an NPU."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _MEMORY = {
     "record_stream", "is_pinned", "_pin_memory", "pin_memory", "_to_copy", "to", "is_set_to", "_lazy_clone",
     "_copy_from_and_resize", "from_blob", "_has_compatible_shallow_copy_type", "_nested_view_from_buffer",
 }  # fmt: skip
-"""Operators of aten that make memory, describe it or move it: torch_npu's code for them needs no device kernel."""
+"""aten operators that allocate, describe or move memory: torch_npu's code for them needs no device kernel."""
 
 _HOST = {
     "get_npu_format", "get_storage_size", "npu_change_data_ptr", "npu_format_cast", "npu_format_cast_",
     "_npu_format_cast", "set_op_timeout_ms", "copy_memory_", "npu_prefetch",
 }  # fmt: skip
-"""The same of torch_npu's own operators."""
+"""torch_npu's own operators of this kind."""
 
 _ON_BOTH = ("_pack_padded_sequence",)
-"""Results of these are on the device and on the host: torch composes them."""
+"""Operators with results on the device and on the host: torch composes them from others."""
 
 _COMPUTED = ("CPU", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd")
-"""Where the CPU's kernel of an operator is found."""
+"""Dispatch keys under which the CPU's kernel of an operator is registered."""
 
 _CPU_ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
-"""Not torch_npu's, but what its attention is computed with here."""
+"""aten operators that the emulated attention is computed with."""
 
 _libraries: list[torch.library.Library] = []
 
@@ -62,7 +62,7 @@ def install(folder: str) -> None:
 
 
 def schema(name: str) -> torch.FunctionSchema | None:
-    """Of an operator by its full name; None where only a kernel was registered, without an operator."""
+    """Return the schema of an operator by its full name; None if only a kernel is registered under this name."""
     namespace, _, rest = name.partition("::")
     operator, _, overload = rest.partition(".")
     try:
@@ -72,16 +72,18 @@ def schema(name: str) -> torch.FunctionSchema | None:
 
 
 def computes(name: str) -> bool:
-    """Whether an operator of aten has to be run on the CPU: all but views and those that only handle memory."""
-    found = schema(name) if name.startswith("aten::") else None
+    """Whether an aten operator has to run on the CPU: all but views and those that only handle memory."""
+    signature = schema(name) if name.startswith("aten::") else None
     base = name[6:].partition(".")[0]
-    if found is None or base in _MEMORY or base in _ON_BOTH or name[6:] in {**REFERENCES, **DIFFERENTIABLE}:
+    if signature is None or base in _MEMORY or base in _ON_BOTH or name[6:] in {**REFERENCES, **DIFFERENTIABLE}:
         return False
-    return not any(argument.alias_info is not None and not argument.alias_info.is_write for argument in found.arguments)
+    return not any(
+        argument.alias_info is not None and not argument.alias_info.is_write for argument in signature.arguments
+    )
 
 
 def composed(name: str) -> bool:
-    """Whether torch composes an operator of aten of others, where torch_npu has an autograd kernel for it."""
+    """Whether torch composes an aten operator from others although torch_npu has an autograd kernel for it."""
     own = {"matmul", "contiguous", "scaled_dot_product_attention"}
     return (
         schema(name) is not None
@@ -91,7 +93,7 @@ def composed(name: str) -> bool:
 
 
 def has_kernel(name: str) -> bool:
-    """Whether an operator can run: torch's if the CPU has it, torch_npu's if it has a reference or needs none."""
+    """Whether an operator can run: an aten one if the CPU has it, torch_npu's if it has a reference or needs none."""
     namespace, _, rest = name.partition("::")
     if computes(name):
         return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)

@@ -10,14 +10,13 @@ from torch import Tensor
 
 Function = Callable[..., Any]
 REFERENCES: dict[str, Function] = {}
-"""By the operator's name in torch_npu's namespace, for example `npu_rms_norm` or `npu_apply_adam_w.out`."""
+"""References by the operator's name in torch_npu's namespace, such as `npu_rms_norm` or `npu_apply_adam_w.out`."""
 DIFFERENTIABLE: dict[str, Function] = {}
-"""The same, for operators whose autograd kernel in the wheel reaches past the dispatcher to the device: differentiated
-by torch instead."""
+"""References of operators that torch differentiates, as the wheel's autograd kernel bypasses the dispatcher."""
 
 
 def reference(*names: str, differentiable: bool = False) -> Callable[[Function], Function]:
-    """Make a function the kernel of these operators.
+    """Register a function as the reference of these operators.
 
     It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors.
     """
@@ -35,7 +34,7 @@ def on_device(tensor: Any) -> bool:
 
 
 def kernel(name: str, function: Function) -> Function:
-    """The function as a kernel for tensors of the device."""
+    """Wrap a reference as a kernel for tensors of the device."""
 
     def run(*positional: Any, **named: Any) -> Any:
         call = Call(name)
@@ -48,7 +47,7 @@ def kernel(name: str, function: Function) -> Function:
 
 
 class Call:
-    """Tensors of one call, on the device and on the CPU."""
+    """One call of an operator: maps its tensors between the device and the CPU."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -56,7 +55,7 @@ class Call:
         self.device: torch.device | None = None
 
     def down(self, value: Any) -> Any:
-        """CPU tensors over the memory of those of the device, through lists."""
+        """Return CPU tensors that share the memory of device tensors; lists are mapped item by item."""
         if isinstance(value, (list, tuple)):
             return type(value)(self.down(item) for item in value)
         if not isinstance(value, Tensor):
@@ -71,12 +70,12 @@ class Call:
             raise NotImplementedError(
                 f"{self.name}: forward-mode differentiation; torch_npu has no formula for it and would lose the tangent"
             )
-        seen: Tensor = torch.ops.longcat_emulator.alias(value)
-        self.given[id(seen)] = (seen, value)
-        return seen
+        alias: Tensor = torch.ops.longcat_emulator.alias(value)
+        self.given[id(alias)] = (alias, value)
+        return alias
 
     def up(self, value: Any) -> Any:
-        """Results as tensors of the device; an argument that was written to is itself."""
+        """Return results as tensors of the device; an argument that was modified in place is returned itself."""
         if isinstance(value, (list, tuple)):
             return type(value)(self.up(item) for item in value)
         if not isinstance(value, Tensor):
@@ -87,22 +86,22 @@ class Call:
 
 
 def gradients(function: Function, inputs: list[Tensor | None], output_gradient: Tensor) -> list[Tensor | None]:
-    """Gradients of a function by torch's own differentiation, for the inputs that are there.
+    """Differentiate a function by torch's autograd with respect to all inputs that are not None.
 
     Args:
-        function: takes as many tensors as there are inputs.
-        inputs: what it is differentiated by; None where the operator was called without.
-        output_gradient: of its result, same shape.
+        function: function of the inputs that returns one tensor.
+        inputs: tensors to differentiate by; None for an optional input that was not given.
+        output_gradient: gradient of the result, of the same shape.
     """
     # a kernel runs with differentiation shut off, in the dispatcher as well
     with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False), torch.enable_grad():
         leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in inputs]
         result = function(*leaves)
-    there = [leaf for leaf in leaves if leaf is not None]
-    found = iter(torch.autograd.grad(result, there, output_gradient, allow_unused=True))
-    return [None if leaf is None else next(found) for leaf in leaves]
+    given = [leaf for leaf in leaves if leaf is not None]
+    computed = iter(torch.autograd.grad(result, given, output_gradient, allow_unused=True))
+    return [None if leaf is None else next(computed) for leaf in leaves]
 
 
 def draw_seed() -> int:
-    """A seed from the current device's generator, which moves on: for operators that make random masks."""
+    """Draw a seed from the generator of the current device, for operators that make random masks."""
     return int(torch.randint(0, 2**31 - 1, (1,), device=torch._C._get_privateuse1_backend_name()).item())

@@ -1,4 +1,4 @@
-"""The environment that has the torch_npu wheel: which Python, and where torch and torch_npu lie in it."""
+"""The environment with the torch_npu wheel: its Python, and the folders of torch and torch_npu."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from longcat.errors import DeviceError
 
 BESIDE = Path(__file__).resolve().parents[2] / ".venv-emulator" / "bin" / "python"
-"""Where `make emulator` puts it."""
+"""Environment that `make emulator` creates."""
 
 _PROBE = """
 import importlib.util, json
@@ -29,27 +29,27 @@ print(json.dumps(facts))
 
 @dataclass(frozen=True)
 class Wheel:
-    """torch and torch_npu as they are installed in one environment."""
+    """Installation of torch and torch_npu in one environment."""
 
     python: Path
     torch: Path
-    """Folder of the package."""
+    """Folder of the package torch."""
     torch_version: str
     torch_npu: Path
     torch_npu_version: str
 
 
 def find_python(given: str | None = None) -> Path:
-    """The Python of the emulator's environment: as given, ASCEND_EMULATOR_PYTHON, this one, or .venv-emulator's.
+    """Find the Python of the emulator's environment: as given, ASCEND_EMULATOR_PYTHON, this one, or .venv-emulator's.
 
     Raises:
-        DeviceError: there is none.
+        DeviceError: no such Python exists.
     """
     chosen = given or os.environ.get("ASCEND_EMULATOR_PYTHON")
     if chosen:
         path = Path(chosen).expanduser()
         if not path.is_file():
-            raise DeviceError(f"{'--python' if given else 'ASCEND_EMULATOR_PYTHON'} {chosen}: there is no such file")
+            raise DeviceError(f"{'--python' if given else 'ASCEND_EMULATOR_PYTHON'} {chosen}: no such file")
         return path.absolute()  # not resolved: a link is what makes it an environment's
     if importlib.util.find_spec("torch_npu") is not None:
         return Path(sys.executable)
@@ -62,7 +62,7 @@ def find_python(given: str | None = None) -> Path:
 
 
 def examine(python: Path) -> Wheel:
-    """What an environment has, without importing it.
+    """Find torch and torch_npu in an environment, without importing them.
 
     Raises:
         DeviceError: torch or torch_npu is missing, or they do not belong together.

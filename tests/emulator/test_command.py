@@ -55,7 +55,7 @@ def test_the_environment_is_found(tmp_path, monkeypatch):
     assert find_python() == Path(sys.executable)
     monkeypatch.setenv("ASCEND_EMULATOR_PYTHON", str(given))
     assert find_python() == given
-    with pytest.raises(DeviceError, match="--python /nowhere: there is no such file"):
+    with pytest.raises(DeviceError, match="--python /nowhere: no such file"):
         find_python("/nowhere")
 
 
@@ -93,7 +93,7 @@ def test_no_compiler(tmp_path, monkeypatch):
     python = python_with(tmp_path, torch="2.13.0", torch_npu="2.13.0")
     run = longcat("--python", python, "--", "python", PATH="/nowhere")
     assert run.returncode == 2
-    assert "there is no g++ here: install g++ or set CXX" in run.stderr
+    assert "g++ was not found: install g++ or set CXX" in run.stderr
 
 
 @pytest.mark.parametrize(

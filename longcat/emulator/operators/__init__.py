@@ -1,1 +1,1 @@
-"""What the fused operators of torch_npu compute, in plain torch; one file a family."""
+"""References of torch_npu's fused operators in plain torch; one file per family."""

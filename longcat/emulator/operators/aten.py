@@ -1,4 +1,4 @@
-"""Operators of aten that torch_npu computes in its own way, or that have no CPU kernel of that name."""
+"""aten operators that torch_npu implements itself, or that have no CPU kernel of that name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from longcat.emulator.reference import reference
 def matmul_backward(
     gradient: Tensor | None, x: Tensor, y: Tensor, mask: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `x @ y`, which torch_npu differentiates as one operator.
+    """Return the gradients of `x @ y`, which torch_npu differentiates as one operator.
 
     Composed here: torch_npu's own formula for the gradients of these loses tangents without a word.
     """
@@ -36,7 +36,7 @@ def matmul_backward(
 def fft_r2c_backward(
     gradient: Tensor, dim: list[int], normalization: int, onesided: bool, last_dim_size: int
 ) -> Tensor:
-    """Of the real input; the half of the spectrum that was not kept has no gradient."""
+    """Return the gradient of the real input; the omitted half of the spectrum has no gradient."""
     last = dim[-1] % gradient.dim()
     if onesided:
         missing = [0, 0] * (gradient.dim() - 1 - last) + [0, last_dim_size - gradient.shape[last]]
@@ -46,19 +46,19 @@ def fft_r2c_backward(
 
 @reference("fft_c2r_backward", differentiable=True)
 def fft_c2r_backward(gradient: Tensor, dim: list[int], normalization: int) -> Tensor:
-    """Of the half spectrum, whose inner values stand for two each."""
-    found = torch._fft_r2c(gradient, dim, normalization, True)
+    """Return the gradient of the half spectrum, whose inner values represent two frequencies each."""
+    spectrum = torch._fft_r2c(gradient, dim, normalization, True)
     last = dim[-1] % gradient.dim()
-    inner = torch.arange(found.shape[last], device=found.device)
-    twice = (inner > 0) & (inner <= gradient.shape[last] - found.shape[last])
-    return found * (1.0 + twice).reshape(-1, *[1] * (gradient.dim() - 1 - last)).to(gradient.dtype)
+    inner = torch.arange(spectrum.shape[last], device=spectrum.device)
+    twice = (inner > 0) & (inner <= gradient.shape[last] - spectrum.shape[last])
+    return spectrum * (1.0 + twice).reshape(-1, *[1] * (gradient.dim() - 1 - last)).to(gradient.dtype)
 
 
 @reference("_thnn_fused_lstm_cell")
 def lstm_cell(
     x: Tensor, hidden: Tensor, cell: Tensor, x_bias: Tensor | None = None, hidden_bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """From the products of input and hidden state with their weights, `[batch, 4 * size]`.
+    """Compute an LSTM cell from the products of input and hidden state with their weights, `[batch, 4 * size]`.
 
     Returns:
         Hidden state, cell, and the gates after their activations.
@@ -75,7 +75,7 @@ def lstm_cell(
 def lstm_cell_backward(
     d_hidden: Tensor | None, d_new: Tensor | None, cell: Tensor, new: Tensor, gates: Tensor, has_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of the gates before their activations, of the old cell and of a bias."""
+    """Return the gradients of the gates before their activations, of the old cell and of a bias."""
     enter, forget, candidate, leave = gates.chunk(4, 1)
     d_hidden = torch.zeros_like(new) if d_hidden is None else d_hidden
     d_cell = d_hidden * leave * (1 - new.tanh() ** 2) + (0 if d_new is None else d_new)
@@ -93,7 +93,7 @@ def lstm_cell_backward(
 
 @reference("npu_dtype_cast", "_npu_dtype_cast")
 def dtype_cast(x: Tensor, dtype: torch.dtype | int, input_dtype: int | None = None) -> Tensor:
-    """torch_npu's own conversion, which its autocast and its collectives use; `dtype` may be the type's number."""
+    """Convert to a type as torch_npu's autocast and collectives do; `dtype` may be the type's number."""
     if input_dtype is not None or (isinstance(dtype, int) and dtype > 40):
         raise NotImplementedError("npu_dtype_cast: types that torch has not are not emulated")
     return x.to(torch.ops.aten.zeros([0], dtype=dtype).dtype)
@@ -101,13 +101,13 @@ def dtype_cast(x: Tensor, dtype: torch.dtype | int, input_dtype: int | None = No
 
 @reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward")
 def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None) -> Tensor:
-    """Back to the type that was cast."""
+    """Return the gradient in the type before the cast."""
     return gradient.to(dtype)
 
 
 @reference("npu_gather_backward", differentiable=True)
 def gather_backward(gradient: Tensor, sizes: list[int], dim: int, index: Tensor, sparse_grad: bool) -> Tensor:
-    """Back to where each value was taken from. Composed: torch_npu has no derivative of it."""
+    """Scatter the gradient to the gathered places. Composed, as torch_npu has no derivative of it."""
     return gradient.new_zeros(sizes).scatter_add(dim, index, gradient)
 
 
@@ -115,7 +115,7 @@ def gather_backward(gradient: Tensor, sizes: list[int], dim: int, index: Tensor,
 def binary_cross_entropy_with_logits_backward(
     gradient: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, reduction: int
 ) -> Tensor:
-    """Of the logits; `reduction` is 0 (none), 1 (mean) or 2 (sum). Composed: torch_npu has no derivative of it."""
+    """Return the gradient of the logits; `reduction` is 0 (none), 1 (mean) or 2 (sum). Composed: differentiable."""
     yes = target if pos_weight is None else pos_weight * target
     d_x = ((yes + 1 - target) * x.sigmoid() - yes) * gradient
     d_x = d_x if weight is None else d_x * weight
@@ -124,7 +124,7 @@ def binary_cross_entropy_with_logits_backward(
 
 @reference("mm.dtype", "bmm.dtype")
 def mm_dtype(x: Tensor, y: Tensor, out_dtype: torch.dtype) -> Tensor:
-    """Product with a wider result: on a CPU the factors are widened."""
+    """Multiply matrices with a wider result type; on a CPU the factors are converted first."""
     return x.to(out_dtype) @ y.to(out_dtype)
 
 
@@ -132,13 +132,13 @@ def mm_dtype(x: Tensor, y: Tensor, out_dtype: torch.dtype) -> Tensor:
 def addmm_dtype(
     added: Tensor, x: Tensor, y: Tensor, out_dtype: torch.dtype, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    """The same with something added."""
+    """Add a tensor to a matrix product with a wider result type."""
     return beta * added.to(out_dtype) + alpha * (x.to(out_dtype) @ y.to(out_dtype))
 
 
 @reference("histc")
 def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
-    """Of whole numbers as well, which a CPU has not."""
+    """Compute a histogram, also of integers, for which the CPU has no kernel."""
     return torch.histc(x if x.is_floating_point() else x.double(), bins, min, max).to(x.dtype)
 
 
@@ -154,7 +154,7 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """The CPU's flash attention where it can be had, else torch's composition. `[batch, heads, tokens, size]`."""
+    """Attend by the CPU's flash attention if it applies, else torch's composition; `[batch, heads, tokens, size]`."""
     flash = (
         query.dim() == 4
         and dropout_p == 0.0
@@ -167,7 +167,7 @@ def scaled_dot_product_attention(
     if flash:
         operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return operator(query, key, value, 0.0, is_causal, scale=scale)[0]
-    if attn_mask is not None and attn_mask.dtype == torch.bool:  # True may be seen
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # True: attended to
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
     operator = torch.ops.aten._scaled_dot_product_attention_math
     return operator(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]

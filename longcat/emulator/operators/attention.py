@@ -10,14 +10,14 @@ from torch import Tensor
 from longcat.emulator.reference import draw_seed, gradients, reference
 
 STATISTICS = 8
-"""The device keeps each row's maximum and sum so many times."""
+"""Number of copies of each row's maximum and sum that the device stores."""
 
 
 @reference("npu_fusion_attention", "npu_fusion_attention_v2")
 def fusion_attention(
     query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, *options: Any, **named: Any
 ) -> tuple[Any, ...]:
-    """`softmax(scale * (query key^T + pse)) value`.
+    """Compute `softmax(scale * (query key^T + pse)) value`.
 
     Returns:
         The result in the query's layout, each row's maximum and sum (float32, `[batch, heads, tokens, 8]`, packed
@@ -35,9 +35,9 @@ def fusion_attention(
         scores = _scores(q, k, q_rope, k_rope, chosen, index)
         maximum = scores.amax(-1, keepdim=True)
         maximum = maximum.masked_fill(maximum == -torch.inf, 0)  # a row that may see nothing
-        shares = (scores - maximum).exp()
-        total = shares.sum(-1, keepdim=True)
-        kept = _dropout(shares / total.clamp_min(torch.finfo(torch.float32).tiny), chosen, seed + index)
+        probabilities = (scores - maximum).exp()
+        total = probabilities.sum(-1, keepdim=True)
+        kept = _dropout(probabilities / total.clamp_min(torch.finfo(torch.float32).tiny), chosen, seed + index)
         parts.append((kept @ v.float()).to(query.dtype))
         maxima.append(maximum)
         sums.append(total)
@@ -48,17 +48,17 @@ def fusion_attention(
 
 @reference("npu_fusion_attention_grad")
 def fusion_attention_grad(query: Tensor, *arguments: Any, **chosen: Any) -> tuple[Any, ...]:
-    """Gradients of query, key and value; of pse and sink none."""
+    """Return the gradients of query, key and value; pse and sink have none."""
     empty = query.new_empty(0)
     return *_gradients(query, *arguments, **chosen)[:3], empty, empty
 
 
 @reference("npu_fusion_attention_grad_v2")
 def fusion_attention_grad_v2(query: Tensor, *arguments: Any, **chosen: Any) -> tuple[Any, ...]:
-    """Gradients of query, key and value, none of pse, of the rotary parts where there are such, none of sink."""
+    """Return the gradients of query, key, value and, if given, the rotary parts; pse and sink have none."""
     empty = query.new_empty(0)
-    found = [empty if gradient is None else gradient for gradient in _gradients(query, *arguments, **chosen)]
-    return *found[:3], empty, *found[3:], empty
+    all_gradients = [empty if gradient is None else gradient for gradient in _gradients(query, *arguments, **chosen)]
+    return *all_gradients[:3], empty, *all_gradients[3:], empty
 
 
 def _gradients(
@@ -73,9 +73,9 @@ def _gradients(
         parts = []
         for index, (q_, k_, v_, q_rope_, k_rope_) in enumerate(layout.sequences(q, k, v, options)):
             scores = _scores(q_, k_, q_rope_, k_rope_, options, index)
-            unseen = (scores == -torch.inf).all(-1, keepdim=True)
-            shares = scores.masked_fill(unseen, 0).softmax(-1).masked_fill(unseen, 0)
-            kept = _dropout(shares, options, chosen.get("seed", 0) + index)
+            masked = (scores == -torch.inf).all(-1, keepdim=True)
+            probabilities = scores.masked_fill(masked, 0).softmax(-1).masked_fill(masked, 0)
+            kept = _dropout(probabilities, options, chosen.get("seed", 0) + index)
             parts.append((kept @ v_.float()).to(q.dtype))
         return layout.joined(parts)
 
@@ -87,11 +87,11 @@ _ORDER = (
     "actual_seq_qlen", "actual_seq_kvlen", "sparse_mode", "gen_mask_parallel", "sync", "softmax_layout", "sink",
     "dropout_mask", "seed", "offset",
 )  # fmt: skip
-"""Options of the first version, which may be given by position."""
+"""Options of the first version, in the order of its positional arguments."""
 
 
 class Layout:
-    """How queries, keys and values lie in memory, and which sequences there are."""
+    """Memory layout of queries, keys and values, and the sequences in it."""
 
     def __init__(self, name: str, heads: int, query: Tensor, options: dict[str, Any]) -> None:
         self.name, self.heads = name.upper(), heads
@@ -103,7 +103,7 @@ class Layout:
         self.size = query.shape[-1] // heads if self.name in ("BSH", "SBH") else query.shape[-1]
 
     def sequences(self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> list[list[Any]]:
-        """Query, key, value and rotary parts as `[batch, heads, tokens, size]`, keys and values for each query head."""
+        """Yield query, key, value and rotary parts as `[batch, heads, tokens, size]`, keys repeated per query head."""
         given = [query, key, value, options.get("query_rope"), options.get("key_rope")]
         if self.name != "TND":
             return [self._whole(given)]
@@ -121,7 +121,7 @@ class Layout:
         return sequences
 
     def joined(self, parts: list[Tensor]) -> Tensor:
-        """Results `[batch, heads, tokens, size]` of all sequences in the layout."""
+        """Join the results `[batch, heads, tokens, size]` of all sequences in the layout."""
         if self.name == "TND":
             return torch.cat([part[0].transpose(0, 1) for part in parts])
         result = parts[0]
@@ -152,7 +152,7 @@ def _ends(lengths: Any) -> list[int]:
 
 
 def _scores(query: Any, key: Any, query_rope: Any, key_rope: Any, options: dict[str, Any], sequence: int) -> Tensor:
-    """Scaled and masked, float32, `[batch, heads, queries, keys]`."""
+    """Return scaled and masked float32 scores, `[batch, heads, queries, keys]`."""
     scores: Tensor = query.float() @ key.float().mT
     if query_rope is not None:
         scores = scores + query_rope.float() @ key_rope.float().mT
@@ -170,7 +170,7 @@ def _scores(query: Any, key: Any, query_rope: Any, key_rope: Any, options: dict[
 
 
 def _mask(scores: Tensor, options: dict[str, Any], sequence: int) -> Tensor | None:
-    """What may not be seen; `sparse_mode` says how the mask that is given is meant."""
+    """Return the mask of keys to exclude; `sparse_mode` determines the meaning of the given mask."""
     mode, given = options.get("sparse_mode", 0), options.get("atten_mask")
     queries, keys = scores.shape[-2:]
     if mode in (0, 1):  # the mask as it is
@@ -188,10 +188,10 @@ def _mask(scores: Tensor, options: dict[str, Any], sequence: int) -> Tensor | No
     raise NotImplementedError(f"npu_fusion_attention: sparse_mode {mode} is not emulated")
 
 
-def _dropout(shares: Tensor, options: dict[str, Any], seed: int) -> Tensor:
-    """The mask is a function of the seed, so that the gradient sees the same."""
+def _dropout(probabilities: Tensor, options: dict[str, Any], seed: int) -> Tensor:
+    """Apply dropout with a mask that is a function of the seed, so that the gradient uses the same mask."""
     keep = options.get("keep_prob", 1.0)
     if keep >= 1.0:
-        return shares
-    mask = torch.rand(shares.shape, generator=torch.Generator().manual_seed(seed)) < keep
-    return shares * mask / keep
+        return probabilities
+    mask = torch.rand(probabilities.shape, generator=torch.Generator().manual_seed(seed)) < keep
+    return probabilities * mask / keep

@@ -20,7 +20,7 @@ def cross_entropy_loss(
     lse_square_scale_for_zloss: float = 0.0,
     return_zloss: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss (`[tokens]` or `[1]`), log-probabilities `[tokens, classes]`, and two empty tensors for the z-loss.
+    """Return loss (`[tokens]` or `[1]`), log-probabilities `[tokens, classes]` and two empty tensors for the z-loss.
 
     Raises:
         NotImplementedError: for the z-loss, which devices do not have either.
@@ -46,7 +46,7 @@ def cross_entropy_loss_backward(
     label_smoothing: float = 0.0,
     lse_square_scale_for_zloss: float = 0.0,
 ) -> Tensor:
-    """Of the logits, from the log-probabilities."""
+    """Return the gradient of the logits, from the log-probabilities."""
 
     def loss(values: Tensor) -> Tensor:
         return _loss(values, target, weight, reduction, ignore_index, label_smoothing).reshape(-1)

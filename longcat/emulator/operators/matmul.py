@@ -1,4 +1,4 @@
-"""Grouped matrix products and torch_npu's plain ones."""
+"""Grouped matrix products, and torch_npu's own plain products and transpositions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def grouped_matmul(
     group_list_type: int = 0,
     **others: Any,
 ) -> list[Tensor]:
-    """A product a group.
+    """Compute one matrix product per group.
 
     Args:
         x: one tensor, or one a group (`group_type` -1).
@@ -62,7 +62,7 @@ def grouped_matmul(
 def grouped_matmul_add_(
     total: Tensor, x: Tensor, weight: Tensor, group_list: Tensor, *, group_list_type: int = 0, **others: Any
 ) -> Tensor:
-    """Adds the groups' weight gradients: total `[groups, in, out]` float32, x `[rows, in]`, weight `[rows, out]`."""
+    """Add the groups' weight gradients to total: `[groups, in, out]` float32, x `[rows, in]`, weight `[rows, out]`."""
     ends = _ends(group_list, group_list_type)
     for group, (first, last) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
         total[group] += x[first:last].float().mT @ weight[first:last].float()
@@ -71,43 +71,43 @@ def grouped_matmul_add_(
 
 @reference("npu_grouped_matmul_add")
 def grouped_matmul_add(total: Tensor, *arguments: Any, **options: Any) -> Tensor:
-    """The same into a new tensor."""
+    """Return the sum of `grouped_matmul_add_` as a new tensor."""
     return grouped_matmul_add_(total.clone(), *arguments, **options)
 
 
 @reference("npu_linear")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As torch's."""
+    """Compute a linear layer as torch does."""
     return torch.nn.functional.linear(x, weight, bias)
 
 
 @reference("npu_linear_backward")
 def linear_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Of x and weight."""
+    """Return the gradients of x and weight."""
     return d_y @ weight, d_y.flatten(0, -2).mT @ x.flatten(0, -2)
 
 
 @reference("npu_bmmV2")
 def bmm(x: Tensor, y: Tensor, output_sizes: list[int]) -> Tensor:
-    """As torch's."""
+    """Compute batched matrix products as torch does."""
     return x @ y
 
 
 @reference("npu_transpose")
 def transpose(x: Tensor, perm: list[int], require_contiguous: bool = True) -> Tensor:
-    """A copy with the dimensions in another order."""
+    """Return a contiguous copy with permuted dimensions."""
     return x.permute(perm)
 
 
 @reference("npu_confusion_transpose")
 def confusion_transpose(x: Tensor, perm: list[int], shape: list[int], transpose_first: bool) -> Tensor:
-    """Other order and other shape, one after the other."""
+    """Permute and reshape, in the order that `transpose_first` selects."""
     return x.permute(perm).reshape(shape) if transpose_first else x.reshape(shape).permute(perm)
 
 
 @reference("npu_confusion_transpose_backward")
 def confusion_transpose_backward(d_y: Tensor, perm: list[int], shape: list[int], transpose_first: bool) -> Tensor:
-    """The way back; `shape` is that of the operator's argument."""
+    """Return the gradient of x; `shape` is the shape of x."""
     back = [perm.index(i) for i in range(len(perm))]
     if transpose_first:
         return d_y.reshape([shape[i] for i in perm]).permute(back)

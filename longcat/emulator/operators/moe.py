@@ -1,4 +1,4 @@
-"""Routing: scores to experts, tokens to their experts and back."""
+"""Routing: choice of experts from scores, and permutation of tokens to experts and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def gating_top_k(
     routed_scaling_factor: float = 1.0,
     eps: float = 1e-20,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k experts with the highest score plus bias, and their scores without.
+    """Choose the k experts with the highest score plus bias; returns their scores without bias.
 
     Args:
         x: logits `[tokens, experts]`.
@@ -36,7 +36,7 @@ def gating_top_k(
         input_ids: choice by token: not emulated.
         tid2eid: likewise.
         k_group: groups of experts a token may choose from.
-        group_count: groups there are.
+        group_count: number of groups.
         group_select_mode: a group counts with its best (0) or the sum of its two best (1).
         renorm: 1 makes the chosen scores' sum 1, as `norm_type` 1 does.
         norm_type: scores are a softmax (0) or sigmoids (1).
@@ -81,7 +81,7 @@ def gating_top_k_backward(
     routed_scaling_factor: float = 1.0,
     eps: float = 1e-20,
 ) -> Tensor:
-    """Of the logits, from all scores, in the gradient's type."""
+    """Return the gradient of the logits, from all scores, in the type of the incoming gradient."""
     options = renorm, norm_type, routed_scaling_factor, eps
     (d_scores,) = gradients(lambda all_: _chosen(all_, experts, *options), [scores], d_chosen.float())
     assert d_scores is not None
@@ -94,20 +94,20 @@ def gating_top_k_backward(
 
 @reference("npu_moe_gating_top_k_softmax")
 def gating_top_k_softmax(x: Tensor, finished: Tensor | None = None, k: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """The k highest of a softmax: scores, experts (int32), and the rows' places after sorting by choice (int32)."""
+    """Choose the k highest of a softmax; returns scores, experts (int32) and row indices sorted by choice (int32)."""
     if finished is not None:
         raise NotImplementedError("npu_moe_gating_top_k_softmax: finished is not emulated")
-    shares = x.float().softmax(-1)
-    found = shares.sort(dim=-1, descending=True, stable=True)
+    probabilities = x.float().softmax(-1)
+    ranked = probabilities.sort(dim=-1, descending=True, stable=True)
     rows = torch.arange(x.shape[0] * k, dtype=torch.int32).reshape(k, x.shape[0]).mT
-    return found.values[:, :k].to(x.dtype), found.indices[:, :k].to(torch.int32), rows
+    return ranked.values[:, :k].to(x.dtype), ranked.indices[:, :k].to(torch.int32), rows
 
 
 @reference("npu_moe_token_permute")
 def token_permute(
     tokens: Tensor, indices: Tensor, num_out_tokens: int | None = None, padded_mode: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Tokens, once for each of their experts, sorted by expert.
+    """Copy each token once per expert, sorted by expert.
 
     Args:
         tokens: `[tokens, hidden]`.
@@ -129,7 +129,7 @@ def token_permute(
 def token_permute_grad(
     tokens: Tensor, d_permuted: Tensor, indices: Tensor, rows: Tensor, padded_mode: bool = False
 ) -> Tensor:
-    """Each token's sum over its rows."""
+    """Return the gradient of the tokens: each token's sum over its rows."""
     return _sums(d_permuted, rows, _choices(indices)).to(tokens.dtype)
 
 
@@ -137,7 +137,7 @@ def token_permute_grad(
 def token_permute_grad_v2(
     d_permuted: Tensor, rows: Tensor, tokens: int, dtype: torch.dtype, k: int, padded_mode: bool = False
 ) -> Tensor:
-    """The same."""
+    """Return the gradient of the tokens, as `token_permute_grad` does."""
     return _sums(d_permuted, rows, k).to(dtype)
 
 
@@ -149,7 +149,7 @@ def token_unpermute(
     padded_mode: bool = False,
     restore_shape: list[int] | None = None,
 ) -> Tensor:
-    """The way back: each token's sum over its rows, weighted by `probs` `[tokens, k]`."""
+    """Sum each token's rows, weighted by `probs` `[tokens, k]`."""
     if padded_mode:
         raise NotImplementedError("npu_moe_token_unpermute: padded_mode is not supported")
     return _sums(permuted, rows, 1 if probs is None else probs.shape[1], probs).to(permuted.dtype)
@@ -157,7 +157,7 @@ def token_unpermute(
 
 @reference("_npu_moe_token_unpermute")
 def token_unpermute_kept(permuted: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    """The same, and what the gradient needs."""
+    """Sum each token's rows as `token_unpermute` does, and return the rows for the gradient."""
     return token_unpermute(permuted, *arguments, **options), permuted.clone()
 
 
@@ -170,7 +170,7 @@ def token_unpermute_grad(
     padded_mode: bool = False,
     restore_shape: list[int] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of the rows, and of the weights where there are some."""
+    """Return the gradients of the rows and, if given, of the weights."""
     d_permuted, d_probs = gradients(lambda x, p: token_unpermute(x, rows, p), [permuted, probs], d_tokens)
     return d_permuted, permuted.new_empty(0) if d_probs is None else d_probs
 
@@ -186,7 +186,7 @@ def token_unpermute_grad_v2(
     restore_shape: list[int] | None = None,
     permuted: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The same; without weights the rows themselves are not needed."""
+    """Return the gradients of the rows and weights; without weights the rows themselves are not needed."""
     if permuted is None:
         permuted = d_tokens.new_zeros(permuted_rows, d_tokens.shape[-1], dtype=dtype)
     return token_unpermute_grad(permuted, d_tokens, rows, probs)
@@ -207,7 +207,7 @@ def init_routing_v2(
     row_idx_type: int = 0,
     **others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tokens sorted by expert, each choice's row, tokens of each expert (int64), and no scales."""
+    """Return tokens sorted by expert, the row of each choice, the tokens per expert (int64), and no scales."""
     first, last = active_expert_range or (0, expert_num)
     whole = (first, last) == (0, expert_num)
     if drop_pad_mode or quant_mode != -1 or others.get("scale") is not None or not whole or expert_tokens_num_type > 1:
@@ -227,7 +227,7 @@ def init_routing_v2(
 
 @reference("npu_moe_compute_expert_tokens")
 def compute_expert_tokens(sorted_experts: Tensor, num_expert: int) -> Tensor:
-    """Where each expert's rows end, int32."""
+    """Return the end of each expert's rows, int32."""
     return sorted_experts.long().bincount(minlength=num_expert).cumsum(0).to(torch.int32)
 
 
@@ -236,8 +236,8 @@ def _choices(indices: Tensor) -> int:
 
 
 def _sums(permuted: Tensor, rows: Tensor, k: int, probs: Tensor | None = None) -> Tensor:
-    """Sums of `k` rows a token, in float32; a row beyond the end was dropped and counts nothing."""
-    there = rows < permuted.shape[0]
-    taken = permuted[rows.long().clamp_max(max(permuted.shape[0] - 1, 0))].float() * there[:, None]
+    """Sum `k` rows per token in float32; row indices beyond the end belong to dropped rows and count as 0."""
+    kept = rows < permuted.shape[0]
+    taken = permuted[rows.long().clamp_max(max(permuted.shape[0] - 1, 0))].float() * kept[:, None]
     apart = taken.unflatten(0, (-1, k))
     return (apart if probs is None else apart * probs.float()[..., None]).sum(1)

@@ -10,7 +10,7 @@ from longcat.emulator.reference import reference
 
 @reference("npu_rms_norm")
 def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """`x / rms(x) * gamma` over gamma's dimensions, and `1 / rms(x)` in float32 with those of size 1."""
+    """Compute `x / rms(x) * gamma` over gamma's dimensions, and `1 / rms(x)` in float32 with those of size 1."""
     dimensions = tuple(range(-gamma.dim(), 0))
     reciprocal = torch.rsqrt(x.float().square().mean(dimensions, keepdim=True) + epsilon)
     return (x.float() * reciprocal * gamma.float()).to(x.dtype), reciprocal
@@ -18,7 +18,7 @@ def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, T
 
 @reference("npu_rms_norm_backward")
 def rms_norm_backward(d_y: Tensor, x: Tensor, gamma: Tensor, reciprocal: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x, in its type, and of gamma, in float32."""
+    """Return the gradients of x, in its type, and of gamma, in float32."""
     dimensions = tuple(range(-gamma.dim(), 0))
     normal, scaled = x.float() * reciprocal, d_y.float() * gamma.float()
     d_x = reciprocal * (scaled - normal * (scaled * normal).mean(dimensions, keepdim=True))
@@ -27,19 +27,19 @@ def rms_norm_backward(d_y: Tensor, x: Tensor, gamma: Tensor, reciprocal: Tensor)
 
 @reference("npu_add_rms_norm")
 def add_rms_norm(x: Tensor, residual: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor, Tensor]:
-    """The norm of a sum, `1 / rms`, and the sum."""
+    """Return the norm of a sum, `1 / rms`, and the sum."""
     total = x + residual
     return *rms_norm(total, gamma, epsilon), total
 
 
 @reference("npu_gemma_rms_norm")
 def gemma_rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """The same with a weight of `1 + gamma`."""
+    """Compute `rms_norm` with a weight of `1 + gamma`."""
     return rms_norm(x, 1 + gamma.float(), epsilon)
 
 
 def _per_channel(statistic: Tensor, x: Tensor) -> Tensor:
-    """`[channels]` beside `[batch, channels, ...]`."""
+    """Reshape `[channels]` to broadcast over `[batch, channels, ...]`."""
     return statistic.reshape(1, -1, *[1] * (x.dim() - 2))
 
 
@@ -49,7 +49,7 @@ def _sums(x: Tensor) -> Tensor:
 
 @reference("batch_norm_stats")
 def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and inverse deviation of each channel: what synchronized batch norm gathers of all ranks."""
+    """Return mean and inverse standard deviation per channel, which synchronized batch norm gathers from all ranks."""
     variance, mean = torch.var_mean(x.float().transpose(0, 1).flatten(1), 1, correction=0)
     return mean, (variance + eps).rsqrt()
 
@@ -65,7 +65,7 @@ def batch_norm_gather_stats_with_counts(
     eps: float,
     counts: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """One mean and inverse deviation of those of all ranks, `[ranks, channels]`; the running ones are moved."""
+    """Combine the statistics `[ranks, channels]` of all ranks, and update the running statistics."""
     total, weights = counts.sum(), counts.reshape(-1, 1)
     whole = (mean * weights).sum(0) / total
     variance = ((invstd**-2 - eps + (mean - whole) ** 2) * weights).sum(0) / total
@@ -80,7 +80,7 @@ def batch_norm_gather_stats_with_counts(
 def batch_norm_elemt(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, invstd: Tensor, eps: float
 ) -> Tensor:
-    """Normalized with the statistics given."""
+    """Normalise with the given statistics."""
     y = (x.float() - _per_channel(mean, x)) * _per_channel(invstd, x)
     y = y if weight is None else y * _per_channel(weight, x)
     return (y if bias is None else y + _per_channel(bias, x)).to(x.dtype)
@@ -90,7 +90,7 @@ def batch_norm_elemt(
 def batch_norm_backward_reduce(
     d_y: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None, *wanted: bool
 ) -> tuple[Tensor, ...]:
-    """This rank's sums of the gradient and of its product with `x - mean`; the gradients of weight and bias."""
+    """Return this rank's sums of the gradient and of its product with `x - mean`, and gradients of weight and bias."""
     sums, products = _sums(d_y), _sums(d_y.float() * (x - _per_channel(mean, x)))
     dtype = x.dtype if weight is None else weight.dtype
     return sums, products, (products * invstd).to(dtype), sums.to(dtype)
@@ -107,7 +107,7 @@ def batch_norm_backward_elemt(
     products: Tensor,
     count: Tensor,
 ) -> Tensor:
-    """Of x, from the sums of all ranks."""
+    """Return the gradient of x, from the sums of all ranks."""
     total = count.sum()
     through_mean = _per_channel(sums / total, x)
     through_deviation = (x.float() - _per_channel(mean, x)) * _per_channel(products / total * invstd**2, x)

@@ -1,4 +1,4 @@
-"""The optimizer's fused step, and what loss scaling asks."""
+"""Fused AdamW step, and the check for non-finite gradients that loss scaling uses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def apply_adam_w(
     *,
     out: list[Tensor],
 ) -> tuple[Tensor, ...]:
-    """One step of AdamW on `out`: values, first and second moment, all in place.
+    """Apply one step of AdamW in place to `out`: values, first and second moment.
 
     Args:
         beta1_power: `beta1` to the power of the steps made before this one.
@@ -55,5 +55,5 @@ def apply_adam_w(
 
 @reference("_amp_foreach_non_finite_check")
 def non_finite_check(gradients: list[Tensor]) -> bool:
-    """Whether any is infinite or no number."""
+    """Whether any gradient is infinite or NaN."""
     return not all(bool(gradient.isfinite().all()) for gradient in gradients)

@@ -12,7 +12,7 @@ from longcat.emulator.reference import gradients, reference
 def rotary_mul(
     x: Tensor, cosine: Tensor, sine: Tensor, rotary_mode: str = "half", rotate: Tensor | None = None
 ) -> Tensor:
-    """`x * cosine + turned(x) * sine`, where pairs are halves apart (half) or neighbours (interleave).
+    """Compute `x * cosine + rotated(x) * sine`, where pairs are half the size apart (half) or neighbours (interleave).
 
     Args:
         x: `[batch, tokens, heads, size]` in any order that cosine and sine broadcast to.
@@ -37,7 +37,7 @@ def rotary_mul(
 def rotary_mul_backward(
     d_y: Tensor, x: Tensor, cosine: Tensor, sine: Tensor, rotary_mode: str = "half"
 ) -> tuple[Tensor | None, ...]:
-    """Of x, cosine and sine."""
+    """Return the gradients of x, cosine and sine."""
     return tuple(gradients(lambda *inputs: rotary_mul(*inputs, rotary_mode), [x, cosine, sine], d_y))
 
 
@@ -45,7 +45,7 @@ def rotary_mul_backward(
 def apply_rotary_pos_emb(
     query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, layout: str = "BSND", rotary_mode: str = "half"
 ) -> tuple[Tensor, Tensor]:
-    """Both turned, in place."""
+    """Rotate query and key in place."""
     for x in (query, key):
         x.copy_(rotary_mul(x, cosine, sine, rotary_mode))
     return query, key
@@ -53,6 +53,6 @@ def apply_rotary_pos_emb(
 
 @reference("npu_interleave_rope")
 def interleave_rope(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Neighbours become halves, then turned: DeepSeek's order. `[batch, heads, tokens, size]`."""
+    """Reorder neighbouring pairs into halves and rotate, as DeepSeek does; `[batch, heads, tokens, size]`."""
     halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
     return rotary_mul(halves, cosine, sine)

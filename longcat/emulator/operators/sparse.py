@@ -1,4 +1,4 @@
-"""The lightning indexer and sparse attention: `BSND` and `TND`, one token a block, gradients included."""
+"""The lightning indexer and sparse attention: `BSND` and `TND`, one token per block, with gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from longcat.emulator.reference import gradients, reference
 
 
 def _check_contiguous(name: str, **tensors: Tensor | None) -> None:
-    """As the wheel's documentation demands of these two operators."""
+    """Refuse strided tensors, as the wheel's documentation does for these two operators."""
     for argument, tensor in tensors.items():
         if tensor is not None and not tensor.is_contiguous():
             raise RuntimeError(f"{name}: {argument} is not contiguous, which the device's kernel does not take")
@@ -33,7 +33,7 @@ def lightning_indexer(
     return_value: bool = False,
     **others: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Each query's keys with the highest `sum over heads of weight * relu(query key)`, best first.
+    """Choose each query's keys with the highest `sum over heads of weight * relu(query key)`, best first.
 
     Args:
         query: `[batch, queries, heads, size]` or packed `[tokens, heads, size]`.
@@ -50,8 +50,8 @@ def lightning_indexer(
         others: windows: not emulated.
 
     Returns:
-        Places of keys in their sequence, -1 where there are no more (int32, `[batch, queries, 1, sparse_count]`), and
-        their scores in the query's type, or nothing.
+        Positions of keys in their sequence, -1 beyond the last chosen key (int32, `[batch, queries, 1, sparse_count]`),
+        and their scores in the query's type, or nothing.
     """
     if block_table is not None or layout_query != layout_key:
         raise NotImplementedError("npu_lightning_indexer: a paged cache is not emulated")
@@ -61,13 +61,13 @@ def lightning_indexer(
     for q, k, w in spans.parts(query, key, weights):
         scores = _indexer_scores(q, k, w)
         scores = scores.masked_fill(_hidden(scores, sparse_mode), -torch.inf)
-        found = scores.sort(dim=-1, descending=True, stable=True)
+        ranked = scores.sort(dim=-1, descending=True, stable=True)
         count = min(sparse_count, scores.shape[-1])
         place = torch.full((len(q), sparse_count), -1, dtype=torch.int32)
         value = torch.full((len(q), sparse_count), -torch.inf)
-        seen = found.values[:, :count] > -torch.inf
-        place[:, :count] = torch.where(seen, found.indices[:, :count], -1)
-        value[:, :count] = found.values[:, :count]
+        valid = ranked.values[:, :count] > -torch.inf
+        place[:, :count] = torch.where(valid, ranked.indices[:, :count], -1)
+        value[:, :count] = ranked.values[:, :count]
         places.append(place[:, None])
         values.append(value[:, None])
     chosen = spans.joined(places, query)
@@ -86,17 +86,17 @@ def lightning_indexer_grad(
     layout: str = "BSND",
     **others: Any,
 ) -> tuple[Tensor | None, ...]:
-    """Of query, key and weights, through the scores of the chosen keys."""
+    """Return the gradients of query, key and weights, through the scores of the chosen keys."""
     spans = _Spans(layout, query, key, actual_seq_lengths_query, actual_seq_lengths_key)
 
     def values(q_all: Tensor, k_all: Tensor, w_all: Tensor) -> Tensor:
-        found = []
+        rows = []
         chosen = spans.query_parts(sparse_indices)
         for (q, k, w), index in zip(spans.parts(q_all, k_all, w_all), chosen, strict=True):
             places = index[:, 0].long()
             taken = _indexer_scores(q, k, w).gather(-1, places.clamp_min(0))
-            found.append((taken * (places >= 0))[:, None])
-        return spans.joined(found, query)
+            rows.append((taken * (places >= 0))[:, None])
+        return spans.joined(rows, query)
 
     return tuple(gradients(values, [query, key, weights], d_values.float()))
 
@@ -112,7 +112,7 @@ def sparse_flash_attention(
     return_softmax_lse: bool = False,
     **options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of each query to its chosen keys only, all heads sharing one key head.
+    """Attend from each query to its chosen keys only; all heads share one key head.
 
     Returns:
         As query; each row's maximum and sum (float32, `[batch, 1, queries, heads]`, packed `[1, tokens, heads]`) where
@@ -123,8 +123,8 @@ def sparse_flash_attention(
     ropes = {name: options.get(name) for name in ("query_rope", "key_rope")}
     tensors = {"query": query, "key": key, "value": value, "sparse_indices": sparse_indices, **ropes}
     _check_contiguous("npu_sparse_flash_attention", **tensors)
-    there = sparse_indices >= 0
-    if bool((there[..., 1:] > there[..., :-1]).any()):
+    valid = sparse_indices >= 0
+    if bool((valid[..., 1:] > valid[..., :-1]).any()):
         raise RuntimeError("npu_sparse_flash_attention: sparse_indices has a key behind an absent one (-1)")
     given = [query, key, value, *ropes.values()]
     lengths = options.get("actual_seq_lengths_query"), options.get("actual_seq_lengths_kv")
@@ -155,15 +155,15 @@ def sparse_flash_attention_grad(
     next_tokens: int = 0,
     attention_mode: int = 0,
 ) -> tuple[Tensor | None, ...]:
-    """Of query, key, value and the rotary parts, the last two empty where there are none."""
+    """Return the gradients of query, key, value and the rotary parts; the last two are empty if not given."""
     options = {"sparse_block_size": sparse_block_size, "sparse_mode": sparse_mode}
     lengths = actual_seq_qlen, actual_seq_kvlen
 
     def forward(*inputs: Tensor) -> Tensor:
         return _sparse(list(inputs), sparse_indices, scale_value, layout, lengths, options)[0]
 
-    found = gradients(forward, [query, key, value, query_rope, key_rope], d_out)
-    return *found[:3], *(query.new_empty(0) if tensor is None else tensor for tensor in found[3:])
+    all_gradients = gradients(forward, [query, key, value, query_rope, key_rope], d_out)
+    return *all_gradients[:3], *(query.new_empty(0) if tensor is None else tensor for tensor in all_gradients[3:])
 
 
 def _sparse(
@@ -204,7 +204,7 @@ def _sparse(
 
 
 def _indexer_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
-    """`[queries, keys]`, float32."""
+    """Return the float32 scores of the indexer, `[queries, keys]`."""
     products = torch.einsum("qnd,kd->qnk", query.float(), key[:, 0].float()).relu()
     return torch.einsum("qnk,qn->qk", products, weights.float())
 
@@ -219,7 +219,7 @@ def _hidden(scores: Tensor, sparse_mode: int) -> Tensor:
 
 
 class _Spans:
-    """The sequences of a batch, each `[tokens, heads, size]`."""
+    """Sequences of a batch, each `[tokens, heads, size]`."""
 
     def __init__(self, layout: str, query: Tensor, key: Tensor, query_ends: Any, key_ends: Any) -> None:
         if layout not in ("BSND", "TND"):
@@ -242,7 +242,7 @@ class _Spans:
         return [None if tensor is None else tensor[span] for span in self.key]
 
     def parts(self, query: Tensor, key: Tensor, other: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Query, key and what goes with the query."""
+        """Yield query, key and the further tensors of the query, by sequence."""
         return list(zip(self.query_parts(query), self.key_parts(key), self.query_parts(other), strict=True))
 
     def joined(self, parts: list[Tensor], like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Run by every Python process under `longcat emulate`, before its program: has the kernels put into torch_npu.
+"""Start-up code of every Python process under `longcat emulate`: it installs the import hook for torch_npu.
 
 On PYTHONPATH, so that child processes (torchrun's workers, data loaders) do the same.
 """
