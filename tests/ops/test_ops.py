@@ -40,6 +40,42 @@ def test_an_expert_without_tokens_gets_zero_gradients():
     assert torch.equal(empty, torch.zeros_like(weight))
 
 
+@pytest.mark.parametrize("counts", [[5, 40, 3, 0, 33], [0, 0, 7, 1], [100, 2, 64]])
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_is_not_finite_in_one_group_stays_there(counts, bad):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(sum(counts), 8, generator=generator)
+    weight = torch.randn(len(counts), 6, 8, generator=generator, requires_grad=True)
+    upstream = torch.randn(sum(counts), 6, generator=generator)
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    for group in (group for group, count in enumerate(counts) if count):
+        for spoiled in ("row", "gradient"):
+            results = []
+            for spoil in (False, True):
+                x, direction = clean.clone(), upstream.clone()
+                if spoil:
+                    (x if spoiled == "row" else direction)[ends[group] - 1, 3] = bad
+                x.requires_grad_()
+                out = grouped_matmul(x, weight, torch.tensor(counts))
+                results.append((out, *torch.autograd.grad(out, (x, weight), direction)))
+            (out, d_x, d_weight), (bad_out, bad_d_x, bad_d_weight) = results
+            others = torch.arange(len(counts)) != group
+            assert torch.equal(d_weight[others], bad_d_weight[others])
+            rows = torch.arange(sum(counts)) != ends[group] - 1
+            assert torch.equal(out[rows], bad_out[rows])
+            assert torch.equal(d_x[rows], bad_d_x[rows])
+            assert not bad_d_weight[group].isfinite().all()
+
+
+@pytest.mark.parametrize("counts", [[1, 0, 3], [31, 31, 2], [32, 1, 0]])
+def test_products_without_gradient_are_the_same(counts):
+    x, weight = torch.randn(sum(counts), 8), torch.randn(3, 6, 8, requires_grad=True)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            grouped_matmul(x, weight, torch.tensor(counts)), grouped_matmul.reference(x, weight, torch.tensor(counts))
+        )
+
+
 @pytest.mark.parametrize(("seq", "value_dim"), [(1, 12), (17, 8), (128, 12), (300, 8)])
 @pytest.mark.parametrize("kept_length", [2048, 0])
 def test_block_attention_equals_torch(seq, value_dim, kept_length, monkeypatch):
