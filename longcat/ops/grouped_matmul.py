@@ -176,13 +176,9 @@ def _products(aligned: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
 
 def _few_rows(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
     """Multiply each group without spare rows and without a gradient."""
-    out = x.new_empty(x.shape[0], weight.shape[1])
-    start = 0
-    for group, count in enumerate(counts):
-        if count:
-            torch.mm(x[start : start + count], weight[group].mT, out=out[start : start + count])
-            start += count
-    return out
+    matrices = [weight[group] for group, count in enumerate(counts) if count]
+    rows = x.split([count for count in counts if count])
+    return torch.cat([F.linear(part, matrix) for part, matrix in zip(rows, matrices, strict=True)])
 
 
 def _aligned(count: int) -> int:
