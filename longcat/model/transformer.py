@@ -190,8 +190,13 @@ class LongcatModel(Module):
         )
 
     def logits(self, tokens: Tensor, *, cache: Cache | None = None, padding: Tensor | None = None) -> Tensor:
-        """fp32 logits `[batch, seq, vocab]`, see `forward`."""
+        """Compute fp32 logits `[batch, seq, vocab]`, see `forward`."""
         return cast(Tensor, self(tokens, cache=cache, padding=padding))
+
+    def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Compute fp32 logits `[batch, vocab]` of the token after these, which the cache gets; see `forward`."""
+        state = self.model(tokens, self.model.context(tokens, cache, None, "sparse"))
+        return cast(Tensor, self.lm_head(state.hidden[:, -1])).float()
 
     def sums(
         self,
