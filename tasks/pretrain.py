@@ -9,6 +9,7 @@ from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
 from longcat.tracking import StageRun, Tracker
 from longcat.training import stage
+from longcat.training.job import SAMPLES
 from longcat.training.metrics import read_metrics
 from tasks.stage import run_stage, stage_task
 
@@ -24,7 +25,9 @@ def pretrain(config: PipelineConfig, tokens: Artifact, workspace: Workspace, tra
     def publish(run: StageRun, checkpoint: Artifact) -> None:
         if checkpoint.cached:  # the curves belong to this run's page as well
             run.log_records(read_metrics(checkpoint.path / "metrics.jsonl"))
-        run.log_artifact(checkpoint.path / "metrics.jsonl")
+        for name in ("metrics.jsonl", stage.EXPERT_LOAD_PICTURE):
+            run.log_artifact(checkpoint.path / name)
+        run.log_artifact(checkpoint.path / SAMPLES, SAMPLES)
         run.register_model(f"longcat-{config.preset}", checkpoint)
         facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.items()]
         create_table_artifact(facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")

@@ -45,12 +45,16 @@ class Experts(nn.Module):
 
 
 class RouterStatistics(NamedTuple):
-    """What a batch asked of the experts of one layer; padding does not count."""
+    """Router statistics of one layer for balancing; padding is excluded."""
 
     probability: Tensor
     """Sum over tokens of the router's probabilities, fp32 `[experts]`, with gradient."""
     load: Tensor
     """Slots given to each expert, fp32 `[experts]`."""
+    entropy: Tensor
+    """Sum over tokens of the entropy of the router's probabilities, in nats, fp32 scalar without gradient."""
+    top_probability: Tensor
+    """Sum over tokens of the largest probability, fp32 scalar without gradient."""
 
 
 class MixtureOfExperts(nn.Module):
@@ -89,7 +93,14 @@ class MixtureOfExperts(nn.Module):
         zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
         rest = tokens * zero_share.to(x.dtype)
         out = through_experts(tokens, experts, weights, load[: self.routed], self.experts, rest)
-        return out.view_as(x), RouterStatistics(probabilities.sum(0), load[:slots].float())
+        detached = probabilities.detach()
+        statistics = RouterStatistics(
+            probability=probabilities.sum(0),
+            load=load[:slots].float(),
+            entropy=torch.special.entr(detached).sum(),
+            top_probability=detached.amax(-1).sum(),
+        )
+        return out.view_as(x), statistics
 
 
 def _local(parameter: Tensor) -> Tensor:

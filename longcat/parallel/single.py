@@ -33,6 +33,7 @@ class Single:
         with torch.no_grad():
             for name, copy in self._copies.items():
                 copy.copy_(self._weights[name])
+                copy.requires_grad_(self._weights[name].requires_grad)
         for parameter in self.model.parameters():
             parameter.grad = None
 

@@ -2,6 +2,8 @@
 
 job.json            what to do (written by the launcher)
 metrics.jsonl       one record a step, fsynced (rank 0)
+expert-load.jsonl   load of every expert, at most 200 records (rank 0)
+samples/STEP.txt    what the model writes at each checkpoint (rank 0)
 result.json         facts of a finished job (rank 0)
 error-RANK.json     why a process failed
 """
@@ -17,6 +19,7 @@ from longcat.artifact import write_json
 from longcat.config import PipelineConfig
 
 JOB, METRICS, RESULT = "job.json", "metrics.jsonl", "result.json"
+EXPERT_LOAD, SAMPLES = "expert-load.jsonl", "samples"
 
 
 @dataclass(frozen=True)

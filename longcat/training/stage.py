@@ -20,11 +20,12 @@ from longcat.errors import ArtifactError, ConfigError, TrainingError
 from longcat.interchange.folder import write_huggingface
 from longcat.interchange.state import reader as state_reader
 from longcat.progress import Progress, Reporter, silent
-from longcat.training.job import METRICS, RESULT, Job, Layout
+from longcat.training.job import EXPERT_LOAD, METRICS, RESULT, Job, Layout
 from longcat.training.launch import launch
 from longcat.training.metrics import Follower, read_metrics
+from longcat.training.plots import plot_expert_load
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 _PACKAGE = Path(__file__).parents[1]
 SOURCES = (
     _PACKAGE / "model",
@@ -35,6 +36,8 @@ SOURCES = (
     _PACKAGE / "corpus/loader.py",
     _PACKAGE / "corpus/shards.py",
 )
+
+EXPERT_LOAD_PICTURE = "expert-load.png"
 
 Records = list[dict[str, Any]]
 
@@ -117,7 +120,7 @@ def pretrain(
 
     Returns:
         A `checkpoint` artifact: `huggingface/` (model and tokenizer), `state/` (torch distributed checkpoint with the
-        optimizer) and `metrics.jsonl`.
+        optimizer), `metrics.jsonl`, `expert-load.jsonl` and its picture, and `samples/` of text.
 
     Raises:
         ConfigError: the layout does not fit the machine or the batch.
@@ -156,6 +159,7 @@ def pretrain(
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(directory / "huggingface", config.model, state_reader(directory / "state"))
         shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, directory / "huggingface/tokenizer.json")
+        plot_expert_load(directory / EXPERT_LOAD, config.model.n_routed_experts, directory / EXPERT_LOAD_PICTURE)
         facts = json.loads((directory / RESULT).read_text(encoding="utf-8"))
         facts |= _speed(read_metrics(directory / METRICS))
         facts |= {

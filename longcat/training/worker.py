@@ -13,6 +13,9 @@ import statistics
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -30,17 +33,25 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.errors import LongcatError
 from longcat.parallel.mesh import ProcessMesh, join, leave
 from longcat.training import checkpoint, measuring
-from longcat.training.balance import load_metrics
-from longcat.training.job import METRICS, RESULT, Job
+from longcat.training.balance import layer_metrics, load_metrics
+from longcat.training.held_out import held_out_batch, write_sample
+from longcat.training.job import EXPERT_LOAD, METRICS, RESULT, Job
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.trainer import StepResult, Trainer
 
+LOAD_RECORDS = 200
+"""At most so many records of every expert's load in a run."""
 _PR_SET_PDEATHSIG = 1
 
 
+@dataclass
+class _Pause:
+    seconds: float = 0.0
+
+
 class Worker:
-    """The job's objects in one process."""
+    """One training process: model, data and the loop over steps."""
 
     def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator) -> None:
         self.job, self.mesh, self.accelerator = job, mesh, accelerator
@@ -76,31 +87,62 @@ class Worker:
         done = 0
         if newest := checkpoint.saved(states):
             done = checkpoint.load(newest[-1][1], self.trainer.model, self.trainer.optimizers)
-        metrics = MetricsFile(self.directory / METRICS, after_step=done) if self.mesh.rank == 0 else None
-        window_began, window_step, working = time.perf_counter(), done, 0.0
+            write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
+        metrics, loads = (
+            (MetricsFile(self.directory / name, after_step=done) for name in (METRICS, EXPERT_LOAD))
+            if self.mesh.rank == 0
+            else (None, None)
+        )
+        held_out = held_out_batch(
+            self.corpus.held_out, training.held_out_sequences, self.mesh.rank, self.mesh.processes
+        )
+        window_began, window_step, aside = time.perf_counter(), done, 0.0
         ffn_experts, losses = 0.0, []
         for step in range(done, training.steps):
             result = self.step(step)
-            done = step + 1
+            done, last = step + 1, step + 1 == training.steps
             losses.append(result.loss)
-            figures = self._figures(result, step)
-            ffn_experts = figures["moe/ffn_experts_per_token"]
-            if done % training.log_every_steps == 0 or done == training.steps:
+            values = self._metrics(result, step)
+            ffn_experts = values["moe/ffn_experts_per_token"]
+            if logged := done % training.log_every_steps == 0 or last:
                 self.accelerator.synchronize()
-                seconds = time.perf_counter() - window_began
-                working += seconds
-                figures |= self._throughput((done - window_step) * self.batch_tokens / seconds, ffn_experts)
-            if metrics:
-                metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **figures})
-            if result.stop or (done % training.checkpoint_every_steps == 0 and done < training.steps):
-                checkpoint.save(states, done, self.trainer.model, self.trainer.optimizers, training.keep_checkpoints)
-            if result.stop and done < training.steps:
-                return
-            if done % training.log_every_steps == 0:  # time spent on checkpoints is not training time
-                window_began, window_step = time.perf_counter(), done
+                seconds = time.perf_counter() - window_began - aside
+                values |= self._throughput((done - window_step) * self.batch_tokens / seconds, ffn_experts)
+                values |= layer_metrics(
+                    result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
+                )
+            saved = result.stop or (done % training.checkpoint_every_steps == 0 and not last)
+            with self._not_training() as pause:
+                if training.held_out_every_steps and (done % training.held_out_every_steps == 0 or last):
+                    values["held_out/loss"] = self.trainer.held_out_loss(step, held_out)
+                if metrics:
+                    metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
+                if loads and done % max(1, training.steps // LOAD_RECORDS) == 0:
+                    loads.append({"step": done, "slots": result.expert_load.int().tolist()})
+                if saved:
+                    checkpoint.save(
+                        states, done, self.trainer.model, self.trainer.optimizers, training.keep_checkpoints
+                    )
+                if result.stop and not last:
+                    return
+                if saved or last:
+                    write_sample(self.trainer, self.corpus, self.directory, done)
+            aside += pause.seconds
+            if logged:
+                window_began, window_step, aside = time.perf_counter(), done, 0.0
         self._finish(done, statistics.fmean(losses[-20:]) if losses else None, ffn_experts)
 
-    def _figures(self, result: StepResult, step: int) -> dict[str, float]:
+    @contextmanager
+    def _not_training(self) -> Iterator[_Pause]:
+        """Measure the time of what is done between two steps, which does not count in the throughput."""
+        pause = _Pause()
+        self.accelerator.synchronize()
+        began = time.perf_counter()
+        yield pause
+        self.accelerator.synchronize()
+        pause.seconds = time.perf_counter() - began
+
+    def _metrics(self, result: StepResult, step: int) -> dict[str, float]:
         return {
             "train/loss": result.loss,
             **{f"train/{name}_loss": result.auxiliary[name] for name in self.auxiliary},

@@ -48,8 +48,23 @@ def same_as(uninterrupted, checkpoint):
         ours, theirs = load_file(checkpoint.path / name), load_file(uninterrupted.path / name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    steps = [json.loads(line)["step"] for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    records, expected = (
+        [json.loads(line) for line in (of.path / "metrics.jsonl").read_text().splitlines()]
+        for of in (checkpoint, uninterrupted)
+    )
+    assert [record["step"] for record in records] == list(range(1, 13))
+    held_out, same = ({r["step"]: r["held_out/loss"] for r in of if "held_out/loss" in r} for of in (records, expected))
+    assert list(held_out) == [4, 8, 12]
+    assert held_out == same
+    samples, same = (
+        {path.name: path.read_text() for path in (of.path / "samples").iterdir()} for of in (checkpoint, uninterrupted)
+    )
+    assert {"00000004.txt", "00000008.txt", "00000012.txt"} <= samples.keys()
+    assert all(samples[name] == text for name, text in same.items())
+    assert all(text.startswith("def ") and len(text) > len("def \n") for text in same.values())
+    loads = [json.loads(line)["step"] for line in (checkpoint.path / "expert-load.jsonl").read_text().splitlines()]
+    assert loads == list(range(1, 13))
+    assert (checkpoint.path / "expert-load.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_expert_is_in_the_export(uninterrupted):
