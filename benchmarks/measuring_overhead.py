@@ -20,17 +20,19 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from flows.server import free_port
 from longcat.accelerator import choose
 from longcat.artifact import Artifact, Workspace
-from longcat.benchmark.breakdown import DATA, OPTIMIZER
-from longcat.benchmark.stage import judge
+from longcat.benchmark.measurement import time_steps
+from longcat.benchmark.stage import summarise
 from longcat.config import PipelineConfig, load_config
 from longcat.corpus.stage import preprocess
 from longcat.parallel.mesh import join, leave
-from longcat.training.job import Job, Layout
+from longcat.processes.child import free_port
+from longcat.training.job import Job
+from longcat.training.layout import ParallelLayout
 from longcat.training.metrics import MetricsFile
-from longcat.training.stage import measure, pretrain
+from longcat.training.regions import DATA, OPTIMIZER
+from longcat.training.stage import pretrain
 from longcat.training.worker import Worker
 
 
@@ -39,9 +41,9 @@ def overhead(config: PipelineConfig, tokens: Artifact, folder: Path, steps: int)
     variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     os.environ.update({name: str(value) for name, value in variables.items()})
     accelerator = choose(config.accelerator)
-    layout = Layout(accelerator.kind, 1, 1, "bf16" if accelerator.supports_bf16 else "fp32")
+    layout = ParallelLayout(accelerator.kind, 1, 1, "bf16" if accelerator.supports_bf16 else "fp32")
     folder.mkdir()
-    job = Job("measure", config.model_dump(mode="json"), layout, str(tokens.path), str(folder))
+    job = Job(config.model_dump(mode="json"), layout, str(tokens.path), str(folder))
     mesh = join(accelerator, 1, timeout_s=60)
     worker = Worker(job, mesh, accelerator)
     metrics = MetricsFile(folder / "metrics.jsonl", after_step=0)
@@ -73,8 +75,8 @@ def repeated(config: PipelineConfig, tokens: Artifact, space: Workspace, count: 
     checkpoint = pretrain(config, tokens, workspace=space)
     found = []
     for number in range(count):
-        timed = measure(config, tokens, checkpoint, directory=space.path / f"measure-{number}")
-        _, work, *_ = judge(config, timed, choose(config.accelerator))
+        timed = time_steps(config, tokens, checkpoint, directory=space.path / f"measure-{number}")
+        _, work, *_ = summarise(config, timed)
         found.append(work.mfu or 0.0)
     return found
 

@@ -77,9 +77,9 @@ def main() -> None:
         records[name] = read_metrics(checkpoint.path / "metrics.jsonl")
         last = records[name][-max(1, arguments.steps // 10) :]
         result[name] = {
-            "bits_per_byte": scores.facts["bits_per_byte"],
-            "tokens": checkpoint.facts["tokens"],
-            "seconds": checkpoint.facts["seconds_training"],
+            "bits_per_byte": scores.facts.scores["held_out"]["bits_per_byte"],
+            "tokens": checkpoint.facts.tokens,
+            "seconds": checkpoint.facts.seconds_training,
             "ffn_experts_per_token": statistics.fmean(row["moe/ffn_experts_per_token"] for row in last),
             "max_load": statistics.fmean(row["moe/max_load"] for row in last),
         }

@@ -37,14 +37,14 @@ def main() -> None:
         space = Workspace(folder)
         tokens = preprocess(config, workspace=space)
         with prefect_api(space.path):
-            from flows.pretrain import pretrain as flow
+            from flows.pipeline import FLOWS
 
             for _ in range(arguments.repeats):
                 began = time.monotonic()
                 pretrain(config, tokens, workspace=space)
                 seconds["library"].append(time.monotonic() - began)
                 shutil.rmtree(Path(folder) / "checkpoint")
-                summary = flow(preset="tiny", overrides=overrides, workspace=folder)
+                summary = FLOWS["pretrain"](preset="tiny", overrides=overrides, workspace=folder)
                 seconds["flow"].append(next(r["seconds"] for r in summary["stages"] if r["stage"] == "pretrain"))
                 shutil.rmtree(Path(folder) / "checkpoint")
     medians = {name: statistics.median(values) for name, values in seconds.items()}

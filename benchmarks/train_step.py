@@ -117,8 +117,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from longcat.accelerator import choose
-    from longcat.benchmark.flops import training_flops_per_token
     from longcat.config import ModelConfig
+    from longcat.costs.flops import training_flops_per_token
 
     torch.manual_seed(0)
     device = choose().device()

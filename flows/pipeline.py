@@ -1,22 +1,34 @@
-"""Flow: Corpus to tokens to checkpoint to MFU and scores."""
+"""The flows: one for all stages, and one for each stage with what it needs, made from the table in `flows.dag`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
+from prefect import Flow, flow
 
 from flows.chain import chain
+from flows.dag import PIPELINE, STAGES, Stage
 
 
-@flow(name="pipeline", persist_result=False, validate_parameters=True)
-def pipeline(
-    preset: str | None = None,
-    config_file: str | None = None,
-    overrides: list[str] | None = None,
-    workspace: str | None = None,
-) -> dict[str, Any]:
-    """Corpus to tokens to checkpoint to MFU and scores.
+def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Flow[..., dict[str, Any]]:
+    """Make the flow that runs a stage with all that it needs, or all stages.
+
+    Args:
+        name: a stage, or `PIPELINE`.
+        title: what the flow makes.
+        stages: the table.
+    """
+
+    def run(
+        preset: str | None = None,
+        config_file: str | None = None,
+        overrides: list[str] | None = None,
+        workspace: str | None = None,
+    ) -> dict[str, Any]:
+        return chain(name, stages, preset, config_file, overrides, workspace)
+
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = f"""{title}; what it needs is made or reused.
 
     Args:
         preset: name of a preset; `tiny` when neither this nor a file is given.
@@ -27,6 +39,11 @@ def pipeline(
     Returns:
         The summary that is also written to `summary.json` in the workspace.
     """
-    return chain(
-        "pipeline", ("preprocess", "pretrain", "benchmark", "evaluate"), preset, config_file, overrides, workspace
-    )
+    return flow(run, name=name, persist_result=False, validate_parameters=True)
+
+
+FLOWS = {
+    PIPELINE: make_flow(PIPELINE, "Text to token shards, a checkpoint, its MFU and its scores"),
+    **{stage.name: make_flow(stage.name, stage.title) for stage in STAGES},
+}
+globals().update(FLOWS)  # a deployment names its flow as `flows/pipeline.py:NAME`

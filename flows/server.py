@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,28 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from longcat.processes.child import free_port, supervised
+from longcat.processes.environment import server_environment
+
 START_S = 90.0
 SETTLE_S = 5.0
-
-
-def server_environment(home: Path, port: int) -> dict[str, str]:
-    """Variables of a Prefect server that keeps its database in `home` and calls nobody."""
-    return {
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_API_HOST": "127.0.0.1",
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "DO_NOT_TRACK": "true",
-    }
-
-
-def free_port() -> int:
-    """A loopback port that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -42,7 +24,7 @@ def prefect_api(workspace: Path) -> Iterator[None]:
     """Have `PREFECT_API_URL` point to a live server while the context is open.
 
     A server of our own starts at once and is waited for only when prefect has been imported, which takes as long; it
-    hangs on a lifeline, so it ends with this process, however that happens. Its database stays in the workspace, where
+    is supervised, so it ends with this process, however that happens. Its database stays in the workspace, where
     `longcat ui` shows the runs.
     """
     if os.environ.get("PREFECT_API_URL"):
@@ -53,46 +35,27 @@ def prefect_api(workspace: Path) -> Iterator[None]:
     for folder in (home, logs):
         folder.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}/api"
-    with (logs / "prefect-server.log").open("ab") as log:
-        server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "longcat.training.lifeline",
-                "5",
-                sys.executable,
-                "-m",
-                "prefect",
-                "server",
-                "start",
-            ],
-            env={**os.environ, **server_environment(home, port)},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
     # heartbeats make a lost worker's run visible; here they would only add a second to every flow
     os.environ.update(
         {"PREFECT_API_URL": url, "PREFECT_HOME": str(home), "DO_NOT_TRACK": "true", "PREFECT_LOGGING_LEVEL": "WARNING"}
     )
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    log = logs / "prefect-server.log"
     try:
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+        with supervised(command, log=log, environment=server_environment(str(home), port)) as server:
+            from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        import flows.chain  # noqa: F401  (loaded while the server starts)
+            import flows.pipeline  # noqa: F401  (loaded while the server starts)
 
-        _wait(url, server, logs)
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            try:
-                yield
-            finally:  # a failed run's states and logs matter most
-                with suppress(Exception):
-                    _settle()
+            _wait(url, server, logs)
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                try:
+                    yield
+                finally:  # a failed run's states and logs matter most
+                    with suppress(Exception):
+                        _settle()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
-        assert server.stdin is not None
-        server.stdin.close()
-        server.wait(20)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], logs: Path) -> None:

@@ -12,39 +12,65 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 from longcat import __version__
 from longcat.errors import ArtifactError, StorageError
 from longcat.lease import lease
+from longcat.provenance import git_commit, source_hashes
 
 MANIFEST = "manifest.json"
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
+class Facts(BaseModel, ABC):
+    """Key figures of a finished stage, as its manifest records them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @property
+    @abstractmethod
+    def headline(self) -> str:
+        """The result in a few words, for tables of stages."""
+
+    @property
+    @abstractmethod
+    def figures(self) -> dict[str, float | None]:
+        """The figures to compare runs by; None is one that this run does not have."""
+
+    def remarks(self, artifact: Path) -> list[str]:
+        """Return lines for people to read below the table of stages; none by default.
+
+        Args:
+            artifact: directory of the artifact.
+        """
+        return []
+
+
+FactsT = TypeVar("FactsT", bound=Facts)
+
+
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Generic[FactsT]):
     """A finished, verified result of a stage."""
 
     kind: str
     digest: str
     path: Path
     manifest: Mapping[str, Any]
+    facts: FactsT
     cached: bool = False
     """Whether it was there already when it was asked for."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """Key figures that the stage recorded: plain JSON values."""
-        return dict(self.manifest["facts"])
 
     @property
     def seconds(self) -> float:
@@ -53,30 +79,32 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Generic[FactsT]):
     """What makes an artifact what it is."""
 
     kind: str
     """Directory under the workspace, for example `tokens`."""
+    facts: type[FactsT] = field(compare=False)
+    """Type of the key figures."""
     version: int
     """The stage's STAGE_VERSION; its author raises it when the same inputs give other bytes."""
     identity: Mapping[str, Any]
     """Everything else that can change the bytes, as JSON values (`longcat.config.identity`)."""
-    parents: tuple[Artifact, ...] = ()
+    parents: tuple[Artifact[Any], ...] = ()
     """Artifacts it is made from."""
     sources: tuple[Path, ...] = field(default=(), compare=False)
-    """Files and packages of code that make it; recorded, and compared on reuse."""
+    """Files of code that make it (`longcat.provenance.code_of`); recorded, and compared on reuse."""
 
     @property
     def digest(self) -> str:
-        """128 bits of SHA-256 over the canonical JSON of all of the above but `sources`."""
-        essence = {
+        """128 bits of SHA-256 over the canonical JSON of all of the above but `facts` and `sources`."""
+        payload = {
             "kind": self.kind,
             "version": self.version,
             "identity": self.identity,
             "parents": [[parent.kind, parent.digest] for parent in self.parents],
         }
-        text = json.dumps(essence, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(payload, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -97,7 +125,7 @@ class Workspace:
         """Be the only process that writes here; raises `WorkspaceBusyError`."""
         return lease(self.path / ".lease")
 
-    def find(self, recipe: Recipe) -> Artifact | None:
+    def find(self, recipe: Recipe[FactsT]) -> Artifact[FactsT] | None:
         """The finished artifact of a recipe, verified, or None.
 
         Raises:
@@ -106,16 +134,16 @@ class Workspace:
         directory = self.path / recipe.kind / recipe.digest
         if not directory.is_dir():
             return None
-        artifact = open_artifact(directory)
+        artifact = open_artifact(directory, recipe.facts)
         _warn_of_changed_code(artifact, recipe)
-        return Artifact(artifact.kind, artifact.digest, artifact.path, artifact.manifest, cached=True)
+        return artifact
 
     def materialize(
-        self, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False
-    ) -> Artifact:
+        self, recipe: Recipe[FactsT], build: Callable[[Path], FactsT], *, resumable: bool = False
+    ) -> Artifact[FactsT]:
         """Return the artifact of `recipe`, building it when it is not there.
 
-        `build(directory)` fills an empty directory and returns the artifact's facts (JSON values). A `resumable` build
+        `build(directory)` fills an empty directory and returns the artifact's facts. A `resumable` build
         finds what an interrupted attempt left there.
 
         Raises:
@@ -141,7 +169,7 @@ class Workspace:
                     "stage_version": recipe.version,
                     "identity": recipe.identity,
                     "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
-                    "facts": dict(facts),
+                    "facts": facts.model_dump(mode="json"),
                     "files": {name: _describe(partial / name) for name in _files(partial)},
                     "seconds": round(time.monotonic() - began, 3),
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -157,11 +185,15 @@ class Workspace:
             final = self.path / recipe.kind / recipe.digest
             os.rename(partial, final)
             _sync_directory(final.parent)
-        return Artifact(recipe.kind, recipe.digest, final, manifest)
+        return Artifact(recipe.kind, recipe.digest, final, manifest, facts)
 
 
-def open_artifact(directory: Path) -> Artifact:
+def open_artifact(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
     """Open a finished artifact and check every file against its manifest.
+
+    Args:
+        directory: the artifact.
+        facts: type of its key figures.
 
     Raises:
         ArtifactError: naming the file and what is wrong with it.
@@ -169,6 +201,7 @@ def open_artifact(directory: Path) -> Artifact:
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, dict[str, Any]] = manifest["files"]
+        known = facts.model_validate(manifest["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"
@@ -177,7 +210,7 @@ def open_artifact(directory: Path) -> Artifact:
         for problem in pool.map(lambda item: _problem(directory / item[0], item[1]), files.items()):
             if problem:
                 raise ArtifactError(f"{problem}; {_remedy(directory)}")
-    return Artifact(manifest["kind"], manifest["digest"], directory, manifest, cached=True)
+    return Artifact(manifest["kind"], manifest["digest"], directory, manifest, known, cached=True)
 
 
 def _problem(path: Path, expected: Mapping[str, Any]) -> str | None:
@@ -196,7 +229,7 @@ def _remedy(directory: Path) -> str:
     return f"restore it from a copy, or delete {directory} to have it built again"
 
 
-def _warn_of_changed_code(artifact: Artifact, recipe: Recipe) -> None:
+def _warn_of_changed_code(artifact: Artifact[Any], recipe: Recipe[Any]) -> None:
     then, now = artifact.manifest.get("source", {}), source_hashes(recipe.sources)
     changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
     if changed and recipe.sources:
@@ -265,28 +298,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# ---------------------------------------------------------------------------------------------------- provenance
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def source_hashes(sources: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of Python files (packages are walked), by their path in the repository."""
-    files: set[Path] = set()
-    for source in sources:
-        files.update(source.rglob("*.py") if source.is_dir() else [source])
-    return {str(path.relative_to(ROOT)): sha256_file(path) for path in sorted(files)}
-
-
-def git_commit() -> str | None:
-    """The checked-out commit of longcat, with `-dirty` appended when files differ; None outside a repository."""
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=ROOT, capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None

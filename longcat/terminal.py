@@ -151,18 +151,15 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             row["stage"],
             f"{row['seconds']:.1f} s",
             "[dim]cached[/dim]" if row["status"] == "cached" else row["status"],
-            escape(row["key_figure"]),
+            escape(row["headline"]),
             (row["mlflow_run_id"] or "not sent yet")[: None if wide else 12],
         )
     console.print(table)
     if all(row["status"] == "cached" for row in summary["stages"]):
         console.print("Everything was finished already and has been reused.")
     for row in summary["stages"]:
-        if row["stage"] == "benchmark":
-            console.print(f"Verdict: {row['facts']['verdict']}.", highlight=False, markup=False)
-            console.print(
-                f"MFU report: {row['artifact']['path']}/report.html", highlight=False, markup=False, soft_wrap=True
-            )
+        for line in row["remarks"]:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("Curves, reports and flow runs: make ui", highlight=False)
 
 

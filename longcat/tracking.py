@@ -24,17 +24,19 @@ from typing import Any
 
 import psutil
 
-from longcat.artifact import Artifact, Workspace, git_commit, write_json
+from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import PipelineConfig
+from longcat.processes.environment import NO_TELEMETRY
+from longcat.provenance import git_commit
 
 POINTS_AT_ONCE = 500
 FLUSH_S = 15.0
 """How long the end of a run waits for MLflow without progress."""
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 _ENVIRONMENT = {
+    **NO_TELEMETRY,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
@@ -137,7 +139,7 @@ class StageRun:
         """A file or a folder; it must stay where it is until it is sent."""
         self._journal.append("artifact", self._key, path=str(path), folder=folder)
 
-    def log_input(self, artifact: Artifact, context: str) -> None:
+    def log_input(self, artifact: Artifact[Any], context: str) -> None:
         """The artifact as data-set input, by its digest."""
         self._journal.append(
             "input",
@@ -148,7 +150,7 @@ class StageRun:
             context=context,
         )
 
-    def register_model(self, name: str, checkpoint: Artifact) -> None:
+    def register_model(self, name: str, checkpoint: Artifact[Any]) -> None:
         """The checkpoint as a new version of a registered model, aliased `latest`; once for each digest."""
         self._journal.append(
             "model", self._key, name=name, digest=checkpoint.digest, path=str(checkpoint.path / "huggingface")

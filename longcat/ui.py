@@ -10,20 +10,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from longcat.errors import UserError
+from longcat.processes.child import supervised
+from longcat.processes.environment import NO_TELEMETRY, server_environment
 
 START_S = 120.0
-_OFFLINE = {
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven helpers of 250 MB that nothing here needs
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
     logs = workspace / "logs"
     logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        started = [(server, stack.enter_context(_running(server, logs))) for server in servers]
+        started = [(server, stack.enter_context(_supervised(server, logs))) for server in servers]
         for server, process in started:
             _wait(server, process, logs)
         for name, url in own.items():
@@ -94,40 +89,22 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
                 "--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}",
                 "--default-artifact-root", str(workspace / "mlartifacts"),
             ],
-            environment={},
+            # without seven job processes of 250 MB that nothing here needs
+            environment={**NO_TELEMETRY, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         ),
         _Server(
             name="Prefect",
             port=prefect_port,
             health="/api/health",
             arguments=["-m", "prefect", "server", "start"],
-            environment={
-                "PREFECT_HOME": str(workspace / "prefect"),
-                "PREFECT_SERVER_API_HOST": "127.0.0.1",
-                "PREFECT_SERVER_API_PORT": str(prefect_port),  # the option --port would not tell the pages
-            },
+            environment=server_environment(str(workspace / "prefect"), prefect_port),
         ),
     ]  # fmt: skip
 
 
-@contextlib.contextmanager
-def _running(server: _Server, logs: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server on a lifeline: it ends with this process, however that happens."""
-    with _log(server, logs).open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "longcat.training.lifeline", "5", sys.executable, *server.arguments],
-            env={**os.environ, **_OFFLINE, **server.environment},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(20)
+def _supervised(server: _Server, logs: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    command = [sys.executable, *server.arguments]
+    return supervised(command, log=_log(server, logs), environment=server.environment)
 
 
 def _wait(server: _Server, process: subprocess.Popen[bytes], logs: Path) -> None:

@@ -8,17 +8,23 @@ from prefect.states import State
 from longcat.artifact import Artifact, Workspace
 from longcat.benchmark import stage
 from longcat.config import PipelineConfig
+from longcat.corpus.facts import TokensFacts
+from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.tracking import StageRun, Tracker
 from tasks.stage import run_stage, stage_task
 
 
 @stage_task
 def benchmark(
-    config: PipelineConfig, tokens: Artifact, checkpoint: Artifact, workspace: Workspace, tracker: Tracker
-) -> State[Artifact]:
+    config: PipelineConfig,
+    tokens: Artifact[TokensFacts],
+    checkpoint: Artifact[CheckpointFacts],
+    workspace: Workspace,
+    tracker: Tracker,
+) -> State[Artifact[stage.BenchmarkFacts]]:
     """Time training steps and write the MFU report."""
 
-    def publish(run: StageRun, result: Artifact) -> None:
+    def publish(run: StageRun, result: Artifact[stage.BenchmarkFacts]) -> None:
         for name in ("report.html", "mfu.png", "result.json", "report.md", "trace.json.gz"):
             if (result.path / name).is_file():  # without profiled steps there is no trace
                 run.log_artifact(result.path / name)

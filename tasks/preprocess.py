@@ -9,6 +9,7 @@ from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
 from longcat.corpus import stage
 from longcat.corpus.card import CARD_HTML, CARD_MARKDOWN
+from longcat.corpus.facts import TokensFacts
 from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker
 from tasks.cluster import mapper_for
@@ -16,16 +17,16 @@ from tasks.stage import run_stage, stage_task
 
 
 @stage_task
-def preprocess(config: PipelineConfig, workspace: Workspace, tracker: Tracker) -> State[Artifact]:
+def preprocess(config: PipelineConfig, workspace: Workspace, tracker: Tracker) -> State[Artifact[TokensFacts]]:
     """Read, clean, tokenise and pack the corpus."""
 
-    def publish(run: StageRun, tokens: Artifact) -> None:
+    def publish(run: StageRun, tokens: Artifact[TokensFacts]) -> None:
         run.log_input(tokens, context="preprocessing")
         for name in ("index.json", CARD_HTML, CARD_MARKDOWN):
             run.log_artifact(tokens.path / name)
         create_markdown_artifact((tokens.path / CARD_MARKDOWN).read_text(encoding="utf-8"), key="data-card")
 
-    def work(report: Reporter, run: StageRun) -> Artifact:
+    def work(report: Reporter, run: StageRun) -> Artifact[TokensFacts]:
         with mapper_for(config.corpus) as mapper:
             return stage.preprocess(config, workspace=workspace, report=report, mapper=mapper)
 

@@ -7,6 +7,9 @@ from prefect.states import State
 
 from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
+from longcat.corpus.facts import TokensFacts
+from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker
 from longcat.training import stage
 from longcat.training.job import SAMPLES
@@ -15,21 +18,23 @@ from tasks.stage import run_stage, stage_task
 
 
 @stage_task
-def pretrain(config: PipelineConfig, tokens: Artifact, workspace: Workspace, tracker: Tracker) -> State[Artifact]:
+def pretrain(
+    config: PipelineConfig, tokens: Artifact[TokensFacts], workspace: Workspace, tracker: Tracker
+) -> State[Artifact[CheckpointFacts]]:
     """Train the model; the training processes never hear of Prefect or MLflow."""
 
-    def work(report: object, run: StageRun) -> Artifact:
+    def work(report: Reporter, run: StageRun) -> Artifact[CheckpointFacts]:
         run.log_input(tokens, context="training")
-        return stage.pretrain(config, tokens, workspace=workspace, report=report, on_metrics=run.log_records)  # type: ignore[arg-type]
+        return stage.pretrain(config, tokens, workspace=workspace, report=report, on_metrics=run.log_records)
 
-    def publish(run: StageRun, checkpoint: Artifact) -> None:
+    def publish(run: StageRun, checkpoint: Artifact[CheckpointFacts]) -> None:
         if checkpoint.cached:  # the curves belong to this run's page as well
             run.log_records(read_metrics(checkpoint.path / "metrics.jsonl"))
         for name in ("metrics.jsonl", stage.EXPERT_LOAD_PICTURE):
             run.log_artifact(checkpoint.path / name)
         run.log_artifact(checkpoint.path / SAMPLES, SAMPLES)
         run.register_model(f"longcat-{config.preset}", checkpoint)
-        facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.items()]
+        facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]
         create_table_artifact(facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")
 
     return run_stage("pretrain", tracker, work, publish)

@@ -19,7 +19,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
-from longcat.artifact import Artifact
+from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
 from longcat.progress import Progress, Reporter, listeners
 from longcat.tracking import StageRun, Tracker
@@ -48,15 +48,15 @@ stage_task = task(
 def run_stage(
     name: str,
     tracker: Tracker,
-    work: Callable[[Reporter, StageRun], Artifact],
-    publish: Callable[[StageRun, Artifact], None],
-) -> State[Artifact]:
+    work: Callable[[Reporter, StageRun], Artifact[FactsT]],
+    publish: Callable[[StageRun, Artifact[FactsT]], None],
+) -> State[Artifact[FactsT]]:
     """Do a stage's work under its MLflow run, publish what it made, and tell Prefect whether it was there already."""
     with tracker.stage(name) as run, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default", UserWarning)
         artifact = work(_Reporter(name), run)
         run.set_tags({"artifact": f"{artifact.kind}/{artifact.digest}", "cached": str(artifact.cached).lower()})
-        run.log_metrics(_numbers(artifact.facts))
+        run.log_metrics(_numbers(artifact.facts.model_dump()) | _known(artifact.facts.figures))
         run.log_artifact(artifact.path / "manifest.json")
         publish(run, artifact)
     for warning in caught:
@@ -67,6 +67,10 @@ def run_stage(
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in facts.items() if isinstance(value, int | float)}
+
+
+def _known(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _logger() -> Any:

@@ -8,8 +8,8 @@ import torch
 
 from longcat import accelerator as module
 from longcat.accelerator import Accelerator, choose, environment, npu_problem
-from longcat.artifact import ROOT
 from longcat.errors import DeviceError
+from longcat.provenance import ROOT
 
 OWNER = ROOT / "longcat" / "accelerator.py"
 FILES = [

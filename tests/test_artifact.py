@@ -7,17 +7,32 @@ import warnings
 import pytest
 
 from longcat import artifact as module
-from longcat.artifact import ROOT, Recipe, Workspace, open_artifact, source_hashes, write_json
+from longcat.artifact import Facts, Recipe, Workspace, open_artifact, write_json
 from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
+from longcat.provenance import ROOT
 
-RECIPE = Recipe("things", 1, {"size": 3})
+
+class Figures(Facts):
+    figure: int = 0
+    found: str = ""
+
+    @property
+    def headline(self):
+        return f"figure {self.figure}"
+
+    @property
+    def figures(self):
+        return {"figure": float(self.figure)}
+
+
+RECIPE = Recipe("things", Figures, 1, {"size": 3})
 
 
 def build(directory):
     (directory / "deep").mkdir(exist_ok=True)
     (directory / "deep" / "a.bin").write_bytes(b"abc")
     (directory / "b.txt").write_text("text")
-    return {"figure": 7}
+    return Figures(figure=7)
 
 
 @pytest.fixture
@@ -30,7 +45,7 @@ def test_built_once_then_reused(workspace):
     again = workspace.materialize(RECIPE, lambda _: pytest.fail("built twice"))
     assert (first.cached, again.cached) == (False, True)
     assert first.path == again.path == workspace.path / "things" / RECIPE.digest
-    assert first.facts == again.facts == {"figure": 7}
+    assert first.facts == again.facts == Figures(figure=7)
     assert set(again.manifest["files"]) == {"deep/a.bin", "b.txt"}
     assert again.manifest["files"]["b.txt"]["bytes"] == 4
     assert not (workspace.path / ".lease").exists()
@@ -49,21 +64,21 @@ def test_digest_moves_with_everything_but_the_code(workspace):
     parent = workspace.materialize(RECIPE, build)
     variants = [
         RECIPE,
-        Recipe("other", 1, {"size": 3}),
-        Recipe("things", 2, {"size": 3}),
-        Recipe("things", 1, {"size": 4}),
-        Recipe("things", 1, {"size": "3"}),
-        Recipe("things", 1, {"size": 3}, parents=(parent,)),
+        Recipe("other", Figures, 1, {"size": 3}),
+        Recipe("things", Figures, 2, {"size": 3}),
+        Recipe("things", Figures, 1, {"size": 4}),
+        Recipe("things", Figures, 1, {"size": "3"}),
+        Recipe("things", Figures, 1, {"size": 3}, parents=(parent,)),
     ]
     assert len({recipe.digest for recipe in variants}) == len(variants)
-    assert Recipe("things", 1, {"size": 3}, sources=(ROOT / "longcat" / "lease.py",)).digest == RECIPE.digest
-    assert Recipe("t", 1, {"a": 1, "b": 2}).digest == Recipe("t", 1, {"b": 2, "a": 1}).digest
+    assert Recipe("things", Figures, 1, {"size": 3}, sources=(ROOT / "longcat" / "lease.py",)).digest == RECIPE.digest
+    assert Recipe("t", Figures, 1, {"a": 1, "b": 2}).digest == Recipe("t", Figures, 1, {"b": 2, "a": 1}).digest
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}])
 def test_identity_without_a_canonical_form_is_refused(value):
     with pytest.raises((TypeError, ValueError)):
-        _ = Recipe("things", 1, {"value": value}).digest
+        _ = Recipe("things", Figures, 1, {"value": value}).digest
 
 
 @pytest.mark.parametrize(
@@ -84,7 +99,7 @@ def test_damage_is_named_and_nothing_is_touched(workspace, damage, message):
     with pytest.raises(ArtifactError, match=rf"{message}.*delete {built.path}"):
         workspace.materialize(RECIPE, lambda _: pytest.fail("built over it"))
     with pytest.raises(ArtifactError):
-        open_artifact(built.path)
+        open_artifact(built.path, Figures)
     assert before == {path: path.read_bytes() for path in built.path.rglob("*") if path.is_file()}
 
 
@@ -97,7 +112,7 @@ def test_failed_build_leaves_nothing_and_can_be_repeated(workspace):
         workspace.materialize(RECIPE, fail)
     assert not list((workspace.path / "things").iterdir())
     assert not (workspace.path / ".lease").exists()
-    assert workspace.materialize(RECIPE, build).facts == {"figure": 7}
+    assert workspace.materialize(RECIPE, build).facts == Figures(figure=7)
 
 
 def test_resumable_build_finds_what_was_left(workspace):
@@ -110,9 +125,9 @@ def test_resumable_build_finds_what_was_left(workspace):
     assert workspace.find(RECIPE) is None
 
     def resume(directory):
-        return {"found": (directory / "state").read_text()}
+        return Figures(found=(directory / "state").read_text())
 
-    assert workspace.materialize(RECIPE, resume, resumable=True).facts == {"found": "step 5"}
+    assert workspace.materialize(RECIPE, resume, resumable=True).facts == Figures(found="step 5")
 
 
 def test_temporary_files_of_a_killed_attempt_are_not_in_the_artifact(workspace):
@@ -120,7 +135,7 @@ def test_temporary_files_of_a_killed_attempt_are_not_in_the_artifact(workspace):
         (directory / "folder").mkdir()
         for name in (".state.123.tmp", "folder/.array.npy.123.tmp", "state"):
             (directory / name).write_text("step 5")
-        return {}
+        return Figures()
 
     artifact = workspace.materialize(RECIPE, resume, resumable=True)
     assert list(artifact.manifest["files"]) == ["state"]
@@ -136,9 +151,9 @@ def test_full_disk_is_a_storage_error_and_spares_what_is_finished(workspace, cod
         raise OSError(code, "No room", str(directory / "partly"))
 
     with pytest.raises(StorageError, match="partly: No room; make room or choose another --workspace"):
-        workspace.materialize(Recipe("things", 2, {}), full)
+        workspace.materialize(Recipe("things", Figures, 2, {}), full)
     assert [path.name for path in (workspace.path / "things").iterdir()] == [RECIPE.digest]
-    assert open_artifact(finished.path).digest == RECIPE.digest
+    assert open_artifact(finished.path, Figures).digest == RECIPE.digest
 
 
 def test_full_disk_while_the_manifest_is_written(workspace, monkeypatch):
@@ -178,7 +193,7 @@ def test_workspace_of_another_process(workspace):
 
 
 def test_changed_code_of_the_same_version_is_warned_of(workspace, monkeypatch):
-    recipe = Recipe("things", 1, {}, sources=(ROOT / "longcat" / "lease.py",))
+    recipe = Recipe("things", Figures, 1, {}, sources=(ROOT / "longcat" / "lease.py",))
     workspace.materialize(recipe, build)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -186,12 +201,6 @@ def test_changed_code_of_the_same_version_is_warned_of(workspace, monkeypatch):
     monkeypatch.setattr(module, "source_hashes", lambda _: {"longcat/lease.py": "0" * 64})
     with pytest.warns(UserWarning, match=r"same STAGE_VERSION 1: longcat/lease\.py changed"):
         workspace.materialize(recipe, build)
-
-
-def test_source_hashes_walk_packages():
-    hashes = source_hashes([ROOT / "longcat" / "corpus", ROOT / "longcat" / "lease.py"])
-    assert {"longcat/corpus/packing.py", "longcat/lease.py"} <= set(hashes)
-    assert all(len(digest) == 64 for digest in hashes.values())
 
 
 def test_json_is_replaced_as_a_whole(tmp_path, monkeypatch):

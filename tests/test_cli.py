@@ -96,8 +96,9 @@ def test_presets_show_the_size_of_the_model():
     shown = json.loads(longcat("presets", "--show", "longcat-flash", "--json").stdout)
     assert shown["ngram_parameters"] == 0
     assert shown["total_parameters"] == sum(shown["parameters"].values())
-    active = shown["activated_parameters"]
-    assert active["min"] < active["mean"] < active["max"] < shown["total_parameters"]
+    least, most = shown["activated_parameters_range"]
+    assert least < shown["activated_parameters"] < most < shown["total_parameters"]
+    assert shown["activated_parameters"] == pytest.approx(27.15e9, rel=1e-3)
     assert f"{shown['total_parameters']:,}" in longcat("presets", "--show", "longcat-flash").stdout
 
 
@@ -174,7 +175,7 @@ def leave_with(monkeypatch, error):
     def work(*_):
         raise error
 
-    monkeypatch.setattr(cli, "_run", work)
+    monkeypatch.setattr("longcat.commands.run.run_flow", work)
     monkeypatch.setattr(sys, "argv", ["longcat", "run"])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as left:
@@ -240,16 +241,16 @@ def test_summary_table(capsys):
             "preset": "tiny",
             "seconds": 3,
             "stages": [
-                row | {"stage": "pretrain", "status": "cached", "key_figure": "loss 3.5", "facts": {}},
+                row | {"stage": "pretrain", "status": "cached", "headline": "loss 3.5", "remarks": []},
                 row
-                | {"stage": "benchmark", "status": "run", "key_figure": "MFU [1%]", "facts": {"verdict": "all well"}},
+                | {"stage": "benchmark", "status": "run", "headline": "MFU [1%]", "remarks": ["Verdict: [all] well."]},
             ],
             "mlflow": {"warning": None},
         }
     )
     out = capsys.readouterr().out
     assert "cached" in out and "MFU [1%]" in out and "0" * 32 in out
-    assert "Verdict: all well." in out and "/w/benchmark/d/report.html" in out
+    assert "Verdict: [all] well." in out
     assert "reused" not in out
 
 

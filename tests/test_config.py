@@ -1,11 +1,14 @@
 """Which artifacts each field of the configuration moves, and how configurations are read."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from longcat.artifact import Artifact, Workspace
+from longcat.artifact import Workspace
+from longcat.benchmark.measurement import measure
 from longcat.config import (
     RUNTIME,
     ModelConfig,
@@ -17,6 +20,7 @@ from longcat.config import (
     preset_names,
 )
 from longcat.corpus.stage import preprocess
+from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import ConfigError
 from longcat.training.stage import pretrain
 
@@ -53,7 +57,7 @@ def base(corpus_file):
             "training.processes=2",
             "corpus.near_duplicates={threshold: 1.0}",
             "corpus.quality={function: 'builtins:len', minimum: 1}",
-            "corpus.long_documents={min_tokens: 500, share: 0.5}",
+            "corpus.long_documents={min_tokens: 500, fraction: 0.5}",
             "model.ngram={vocab_size_ratio: 3.5, neighbor_num: 3, split_num: 2}",
             "model.sparse_attention={index_topk: 64, index_head_dim: 16, index_init_tokens: 2, index_local_tokens: 8}",
             "model.rope_scaling={factor: 4.0, original_max_position_embeddings: 64}",
@@ -72,21 +76,29 @@ def digests(tokens, tmp_path):
     recorder = Recorder(tmp_path / "recorder")
 
     def of(config):
-        # the second stage gets the first one's digest as its parent, whatever it is made from
-        parent = Artifact("tokens", digest_of(preprocess, config, workspace=recorder), tokens.path, tokens.manifest)
-        return {"tokens": parent.digest, "checkpoint": digest_of(pretrain, config, parent, workspace=recorder)}
+        # the second stage gets the first one's digest as its parent, whatever it is made from, and the end of text it needs
+        index = json.loads((tokens.path / "index.json").read_text())
+        (tmp_path / "index.json").write_text(json.dumps({**index, "end_of_text": config.model.end_of_text}))
+        parent = replace(tokens, digest=digest_of(preprocess, config, workspace=recorder), path=tmp_path)
+        checkpoint = replace(tokens, kind="checkpoint", digest=digest_of(pretrain, config, parent, workspace=recorder))
+        return {
+            "tokens": parent.digest,
+            "checkpoint": checkpoint.digest,
+            "measurement": digest_of(measure, config, parent, checkpoint, workspace=recorder),
+        }
 
     return of
 
 
-ALL = {"tokens", "checkpoint"}
+ALL = {"tokens", "checkpoint", "measurement"}
+TRAINED = {"checkpoint", "measurement"}
 # field -> another valid value, and what it moves. A new field fails the test below until it is entered here.
 FIELDS = {
     "preset": ("other", set()),
-    "seed": (1, {"checkpoint"}),
+    "seed": (1, TRAINED),
     "accelerator": ("cpu", set()),
     "experiment": ("other", set()),
-    "corpus.max_bad_share": (0.5, ALL),
+    "corpus.max_bad_fraction": (0.5, ALL),
     "corpus.min_characters": (100, ALL),
     "corpus.max_characters": (90_000, ALL),
     "corpus.filters": (["gopher_bullets"], ALL),
@@ -97,7 +109,7 @@ FIELDS = {
     "corpus.near_duplicates.bands": (4, ALL),
     "corpus.near_duplicates.rows": (4, ALL),
     "corpus.decontaminate": (["data"], ALL),
-    "corpus.held_out_share": (0.2, ALL),
+    "corpus.held_out_fraction": (0.2, ALL),
     "corpus.vocabulary_size": (500, ALL),
     "corpus.tokenizer_sample_bytes": (1000, ALL),
     "corpus.sequence_length_tokens": (32, ALL),
@@ -107,97 +119,98 @@ FIELDS = {
     "corpus.quality.function": ("math:log10", ALL),
     "corpus.quality.minimum": (2.0, ALL),
     "corpus.repeated_paragraph_characters": (50, ALL),
-    "corpus.tokenizer": (__file__, ALL),  # only its content is asked for here
-    "corpus.end_of_text": ("<eos>", ALL),
+    "corpus.tokenizer": ("tokenizer.json", ALL),
+    "corpus.end_of_text": ("<longcat_s>", ALL),
     "corpus.block_bytes": (1000, ALL),
     "corpus.max_padding": (0.1, ALL),
     "corpus.mixture_tokens": (100, ALL),
     "corpus.max_repeats": (2.0, ALL),
     "corpus.long_documents.min_tokens": (9, ALL),
-    "corpus.long_documents.share": (0.3, ALL),
+    "corpus.long_documents.fraction": (0.3, ALL),
     "corpus.runner": ("dask", set()),
     "corpus.cluster": ("tcp://somewhere:1", set()),
     "corpus.workers": (3, set()),
-    "model.vocab_size": (600, {"checkpoint"}),
-    "model.hidden_size": (32, {"checkpoint"}),
-    "model.num_layers": (2, {"checkpoint"}),
-    "model.num_attention_heads": (4, {"checkpoint"}),
-    "model.q_lora_rank": (8, {"checkpoint"}),
-    "model.kv_lora_rank": (8, {"checkpoint"}),
-    "model.qk_nope_head_dim": (8, {"checkpoint"}),
-    "model.qk_rope_head_dim": (4, {"checkpoint"}),
-    "model.v_head_dim": (8, {"checkpoint"}),
-    "model.ffn_hidden_size": (64, {"checkpoint"}),
-    "model.expert_ffn_hidden_size": (16, {"checkpoint"}),
-    "model.n_routed_experts": (8, {"checkpoint"}),
-    "model.zero_expert_num": (4, {"checkpoint"}),
-    "model.moe_topk": (2, {"checkpoint"}),
-    "model.routed_scaling_factor": (3.0, {"checkpoint"}),
-    "model.attention_bias": (True, {"checkpoint"}),
-    "model.rms_norm_eps": (1e-6, {"checkpoint"}),
-    "model.rope_theta": (1e4, {"checkpoint"}),
-    "model.rope_scaling.factor": (2.0, {"checkpoint"}),
-    "model.rope_scaling.original_max_position_embeddings": (32, {"checkpoint"}),
-    "model.rope_scaling.beta_fast": (16.0, {"checkpoint"}),
-    "model.rope_scaling.beta_slow": (2.0, {"checkpoint"}),
-    "model.rope_scaling.mscale": (0.5, {"checkpoint"}),
-    "model.rope_scaling.mscale_all_dim": (0.5, {"checkpoint"}),
-    "model.max_position_embeddings": (512, {"checkpoint"}),
-    "model.mla_scale_q_lora": (False, {"checkpoint"}),
-    "model.mla_scale_kv_lora": (False, {"checkpoint"}),
-    "model.initializer_range": (0.01, {"checkpoint"}),
-    "model.proxy_hidden_size": (32, {"checkpoint"}),
-    "model.sparse_attention.index_n_heads": (2, {"checkpoint"}),
-    "model.sparse_attention.index_head_dim": (32, {"checkpoint"}),
-    "model.sparse_attention.index_topk": (32, {"checkpoint"}),
-    "model.sparse_attention.index_init_tokens": (1, {"checkpoint"}),
-    "model.sparse_attention.index_local_tokens": (4, {"checkpoint"}),
-    "model.sparse_attention.hierarchical_from_tokens": (128, {"checkpoint"}),
-    "model.sparse_attention.index_page_tokens": (64, {"checkpoint"}),
-    "model.sparse_attention.index_block_tokens": (4, {"checkpoint"}),
-    "model.sparse_attention.index_pages": (8, {"checkpoint"}),
-    "model.sparse_attention.hierarchical_after_layers": (0, {"checkpoint"}),
-    "model.mtp_num_layers": (1, {"checkpoint"}),
-    "model.ngram.vocab_size_ratio": (4.5, {"checkpoint"}),
-    "model.ngram.neighbor_num": (2, {"checkpoint"}),
-    "model.ngram.split_num": (1, {"checkpoint"}),
-    "model.ngram.allow_near_multiple": (True, {"checkpoint"}),
-    "training.steps": (13, {"checkpoint"}),
-    "training.global_batch_sequences": (16, {"checkpoint"}),
-    "training.micro_batch_sequences": (2, {"checkpoint"}),
-    "training.activation_checkpointing": ("full", {"checkpoint"}),
-    "training.processes": (1, {"checkpoint"}),
-    "training.expert_parallel": (1, {"checkpoint"}),
-    "training.precision": ("fp32", {"checkpoint"}),
-    "training.compile": (True, {"checkpoint"}),
-    "training.reference_operators": (["rotary"], {"checkpoint"}),
-    "training.mask_documents": (True, {"checkpoint"}),
-    "training.optimizer.name": ("muon", {"checkpoint"}),
-    "training.optimizer.momentum": (0.8, {"checkpoint"}),
-    "training.optimizer.learning_rate": (1e-4, {"checkpoint"}),
-    "training.optimizer.router_learning_rate_fraction": (0.5, {"checkpoint"}),
-    "training.losses.importance_weight": (0.5, {"checkpoint"}),
+    "model.vocab_size": (600, TRAINED),
+    "model.eos_token_id": (7, TRAINED),
+    "model.hidden_size": (32, TRAINED),
+    "model.num_layers": (2, TRAINED),
+    "model.num_attention_heads": (4, TRAINED),
+    "model.q_lora_rank": (8, TRAINED),
+    "model.kv_lora_rank": (8, TRAINED),
+    "model.qk_nope_head_dim": (8, TRAINED),
+    "model.qk_rope_head_dim": (4, TRAINED),
+    "model.v_head_dim": (8, TRAINED),
+    "model.ffn_hidden_size": (64, TRAINED),
+    "model.expert_ffn_hidden_size": (16, TRAINED),
+    "model.n_routed_experts": (8, TRAINED),
+    "model.zero_expert_num": (4, TRAINED),
+    "model.moe_topk": (2, TRAINED),
+    "model.routed_scaling_factor": (3.0, TRAINED),
+    "model.attention_bias": (True, TRAINED),
+    "model.rms_norm_eps": (1e-6, TRAINED),
+    "model.rope_theta": (1e4, TRAINED),
+    "model.rope_scaling.factor": (2.0, TRAINED),
+    "model.rope_scaling.original_max_position_embeddings": (32, TRAINED),
+    "model.rope_scaling.beta_fast": (16.0, TRAINED),
+    "model.rope_scaling.beta_slow": (2.0, TRAINED),
+    "model.rope_scaling.mscale": (0.5, TRAINED),
+    "model.rope_scaling.mscale_all_dim": (0.5, TRAINED),
+    "model.max_position_embeddings": (512, TRAINED),
+    "model.mla_scale_q_lora": (False, TRAINED),
+    "model.mla_scale_kv_lora": (False, TRAINED),
+    "model.initializer_range": (0.01, TRAINED),
+    "model.proxy_hidden_size": (32, TRAINED),
+    "model.sparse_attention.index_n_heads": (2, TRAINED),
+    "model.sparse_attention.index_head_dim": (32, TRAINED),
+    "model.sparse_attention.index_topk": (32, TRAINED),
+    "model.sparse_attention.index_init_tokens": (1, TRAINED),
+    "model.sparse_attention.index_local_tokens": (4, TRAINED),
+    "model.sparse_attention.hierarchical_from_tokens": (128, TRAINED),
+    "model.sparse_attention.index_page_tokens": (64, TRAINED),
+    "model.sparse_attention.index_block_tokens": (4, TRAINED),
+    "model.sparse_attention.index_pages": (8, TRAINED),
+    "model.sparse_attention.hierarchical_after_layers": (0, TRAINED),
+    "model.mtp_num_layers": (1, TRAINED),
+    "model.ngram.vocab_size_ratio": (4.5, TRAINED),
+    "model.ngram.neighbor_num": (2, TRAINED),
+    "model.ngram.split_num": (1, TRAINED),
+    "model.ngram.allow_near_multiple": (True, TRAINED),
+    "training.steps": (13, TRAINED),
+    "training.global_batch_sequences": (16, TRAINED),
+    "training.micro_batch_sequences": (2, TRAINED),
+    "training.activation_checkpointing": ("full", TRAINED),
+    "training.processes": (1, TRAINED),
+    "training.expert_parallel": (1, TRAINED),
+    "training.precision": ("fp32", TRAINED),
+    "training.compile": (True, TRAINED),
+    "training.reference_operators": (["rotary"], TRAINED),
+    "training.mask_documents": (True, TRAINED),
+    "training.optimizer.name": ("muon", TRAINED),
+    "training.optimizer.momentum": (0.8, TRAINED),
+    "training.optimizer.learning_rate": (1e-4, TRAINED),
+    "training.optimizer.router_learning_rate_fraction": (0.5, TRAINED),
+    "training.losses.importance_weight": (0.5, TRAINED),
     "training.held_out_every_steps": (7, set()),
     "training.held_out_sequences": (7, set()),
     "training.sample_prompt": ("class ", set()),
     "training.sample_tokens": (7, set()),
-    "training.optimizer.final_learning_rate_fraction": (0.5, {"checkpoint"}),
-    "training.optimizer.warmup_steps": (7, {"checkpoint"}),
-    "training.optimizer.beta1": (0.8, {"checkpoint"}),
-    "training.optimizer.beta2": (0.8, {"checkpoint"}),
-    "training.optimizer.epsilon": (1e-8, {"checkpoint"}),
-    "training.optimizer.weight_decay": (0.2, {"checkpoint"}),
-    "training.optimizer.max_gradient_norm": (2.0, {"checkpoint"}),
-    "training.balance.target_ffn_experts": (1.5, {"checkpoint"}),
-    "training.balance.bias_update_rate": (1e-2, {"checkpoint"}),
-    "training.balance.final_bias_update_fraction": (1.0, {"checkpoint"}),
-    "training.losses.mtp_weight": (0.1, {"checkpoint"}),
-    "training.losses.indexer_weight": (0.1, {"checkpoint"}),
-    "training.losses.balance_weight": (0.1, {"checkpoint"}),
-    "training.losses.balance_groups": (2, {"checkpoint"}),
-    "training.losses.hidden_z_weight": (0.1, {"checkpoint"}),
-    "training.dense_attention_steps": (1, {"checkpoint"}),
-    "training.indexer_warmup_steps": (1, {"checkpoint"}),
+    "training.optimizer.final_learning_rate_fraction": (0.5, TRAINED),
+    "training.optimizer.warmup_steps": (7, TRAINED),
+    "training.optimizer.beta1": (0.8, TRAINED),
+    "training.optimizer.beta2": (0.8, TRAINED),
+    "training.optimizer.epsilon": (1e-8, TRAINED),
+    "training.optimizer.weight_decay": (0.2, TRAINED),
+    "training.optimizer.max_gradient_norm": (2.0, TRAINED),
+    "training.balance.target_ffn_experts": (1.5, TRAINED),
+    "training.balance.bias_update_rate": (1e-2, TRAINED),
+    "training.balance.final_bias_update_fraction": (1.0, TRAINED),
+    "training.losses.mtp_weight": (0.1, TRAINED),
+    "training.losses.indexer_weight": (0.1, TRAINED),
+    "training.losses.balance_weight": (0.1, TRAINED),
+    "training.losses.balance_groups": (2, TRAINED),
+    "training.losses.hidden_z_weight": (0.1, TRAINED),
+    "training.dense_attention_steps": (1, TRAINED),
+    "training.indexer_warmup_steps": (1, TRAINED),
     "training.log_every_steps": (3, set()),
     "training.checkpoint_every_steps": (3, set()),
     "training.keep_checkpoints": (3, set()),
@@ -205,17 +218,18 @@ FIELDS = {
     "training.collective_timeout_s": (30, set()),
     "training.deadline_s": (30, set()),
     "training.grace_s": (3, set()),
-    "benchmark.warmup_steps": (2, set()),
-    "benchmark.windows": (4, set()),
-    "benchmark.window_steps": (5, set()),
+    "benchmark.warmup_steps": (2, {"measurement"}),
+    "benchmark.windows": (4, {"measurement"}),
+    "benchmark.window_steps": (5, {"measurement"}),
     "benchmark.reference_rows": (3, set()),
-    "benchmark.profiled_steps": (1, set()),
-    "benchmark.kernel_seconds": (0.1, set()),
-    "benchmark.collective_bytes": ([64], set()),
-    "benchmark.sweep.micro_batch_sequences": ([1], set()),
-    "benchmark.sweep.sequence_length_tokens": ([32], set()),
-    "benchmark.sweep.activation_checkpointing": (["full"], set()),
-    "benchmark.sweep.processes": ([1], set()),
+    "benchmark.profiled_steps": (1, {"measurement"}),
+    "benchmark.kernel_seconds": (0.1, {"measurement"}),
+    "benchmark.collective_bytes": ([64], {"measurement"}),
+    "benchmark.sweep.micro_batch_sequences": ([1], {"measurement"}),
+    "benchmark.sweep.sequence_length_tokens": ([32], {"measurement"}),
+    "benchmark.sweep.activation_checkpointing": (["full"], {"measurement"}),
+    "benchmark.sweep.processes": ([1], {"measurement"}),
+    "evaluation.suites": (["held_out"], set()),
     "evaluation.held_out_sequences": (8, set()),
     "evaluation.ngram_order": (3, set()),
     "evaluation.tasks": (["other"], set()),
@@ -250,6 +264,10 @@ def changed(config, key, value):
     part[name] = value
     if key == "corpus.vocabulary_size":
         tree["model"]["vocab_size"] = None  # follows the corpus, as it does where nobody sets it
+    if key == "corpus.end_of_text":
+        tree["model"]["eos_token_id"] = None
+    if key == "model.eos_token_id":  # which never differs from the tokenizer's
+        return config.model_copy(update={"model": config.model.model_copy(update={name: value})})
     return PipelineConfig.model_validate(tree)
 
 
@@ -265,9 +283,14 @@ def test_every_field_is_entered_here():
 
 
 @pytest.mark.parametrize("key", FIELDS)
-def test_field_moves_what_it_can_change(key, corpus_file, digests):
+def test_field_moves_what_it_can_change(key, corpus_file, digests, tmp_path, monkeypatch):
     value, moves = FIELDS[key]
-    before, after = digests(base(corpus_file)), digests(changed(base(corpus_file), key, value))
+    monkeypatch.chdir(tmp_path)
+    train_tokenizer(["some words"], 300).save("tokenizer.json")
+    config = base(corpus_file)
+    if key == "corpus.end_of_text":
+        config = changed(config, "corpus.tokenizer", "tokenizer.json")
+    before, after = digests(config), digests(changed(config, key, value))
     assert {kind for kind in ALL if before[kind] != after[kind]} == moves
 
 
@@ -337,12 +360,28 @@ def test_short_form_of_a_source(value, expected):
     assert source == SourceConfig(**expected)
 
 
+@pytest.mark.parametrize("field", ["filters", "mask", "languages", "encodings", "decontaminate"])
+def test_a_single_name_is_a_list_of_one(field):
+    value = {"mask": "email", "encodings": "gb18030"}.get(field, "data")
+    assert getattr(load_config("smoke", overrides=[f"corpus.{field}={value}"]).corpus, field) == [value]
+
+
+def test_the_end_of_text_is_that_of_the_tokenizer(tmp_path):
+    train_tokenizer(["some words"], 300).save(str(tmp_path / "tokenizer.json"))
+    own = f"corpus.tokenizer={tmp_path / 'tokenizer.json'}"
+    assert load_config("smoke").model.eos_token_id == 2
+    assert load_config("smoke", overrides=[own]).model.eos_token_id == 2
+    config = load_config("smoke", overrides=[own, "corpus.end_of_text=<longcat_s>"])
+    assert config.model.eos_token_id == 1
+    (tmp_path / "tokenizer.json").unlink()  # a settled configuration needs the file no more, wherever it is read
+    assert PipelineConfig.model_validate(config.model_dump()) == config
+    with pytest.raises(ConfigError, match="cannot read tokenizer"):
+        load_config("smoke", overrides=[own])
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainin.steps=1"], r"unknown key 'trainin'; did you mean 'training'\?"),
-        (["training.step=1"], r"unknown key 'training.step'; did you mean 'training.steps'\?"),
-        (["training.learning_rate=1"], r"did you mean 'training.optimizer.learning_rate'\?"),
         (["training.batch_sequences=8"], r"did you mean 'training.global_batch_sequences'\?"),
         (["training.recompute=full"], r"did you mean 'training.activation_checkpointing'\?"),
         (["benchmark.sweep.recompute=[full]"], r"did you mean 'benchmark.sweep.activation_checkpointing'\?"),
@@ -354,7 +393,10 @@ def test_short_form_of_a_source(value, expected):
             ["training.balance.final_bias_update_share=1"],
             r"did you mean 'training.balance.final_bias_update_fraction'\?",
         ),
-        (["corpus.held_out_share=0.9"], r"corpus.held_out_share: .*less than 0.5 \(found 0.9\)"),
+        (["trainin.steps=1"], r"unknown key 'trainin'; did you mean 'training'\?"),
+        (["training.step=1"], r"unknown key 'training.step'; did you mean 'training.steps'\?"),
+        (["training.learning_rate=1"], r"did you mean 'training.optimizer.learning_rate'\?"),
+        (["corpus.held_out_fraction=0.9"], r"corpus.held_out_fraction: .*less than 0.5 \(found 0.9\)"),
         (["training.steps"], "expected KEY=VALUE"),
         (["training.steps=[1"], "not valid YAML"),
         (["model.moe_topk=7"], "moe_topk=7 exceeds n_routed_experts"),
@@ -369,6 +411,29 @@ def test_short_form_of_a_source(value, expected):
         (["corpus.sources=[{kind: files}]"], "needs `path`"),
         (["corpus.sources=[]"], "corpus.sources"),
         (["training.optimizer.learning_rate=.nan"], "training.optimizer.learning_rate"),
+        (
+            ["model.eos_token_id=7"],
+            "model.eos_token_id=7, but the tokenizer that preprocessing trains ends a document with",
+        ),
+        (
+            ["corpus.end_of_text=<eos>"],
+            "end_of_text='<eos>' is a token of a `tokenizer` of your own, and none is given",
+        ),
+        (["corpus.tokenizer=nowhere.json"], r"corpus\.tokenizer: cannot read tokenizer nowhere\.json: No such file"),
+        (["corpus.sources=hub:"], r"corpus\.sources\.0: YAML reads `hub: ` as a mapping; write hub:NAME"),
+        (["corpus.sources=[hub: org/name]"], "write hub:org/name, without a space"),
+        (["corpus.sources=[apt:]"], "write apt:NAME"),
+        (["corpus.sources='hub:'"], "'hub:' names nothing; write hub:NAME"),
+        (["corpus.sources='pip:_'"], "expected apt:NAME or pip:NAME==VERSION"),
+        (["corpus.sources={path: a.jsonl}"], "needs `kind`"),
+        (["corpus.sources=[null]"], "expected a source: `stdlib`, a path"),
+        (["corpus.sources={kind: files, path: a, revision: b}"], "`revision` is for sources of kind 'hub'"),
+        (["corpus.sources=[{kind: stdlib, weight: 1}, stdlib]"], "sources.1 has no `weight`; give one to every source"),
+        (["corpus.languages=[no]"], "YAML reads no as false"),
+        (["corpus.encodings=[utf-9]"], "'utf-9' is no encoding"),
+        (["corpus.encodings=[base64]"], "'base64' is no encoding of text"),
+        (["corpus.max_characters=10"], "max_characters=10 is less than min_characters=200"),
+        (["corpus.mixture_tokens=64"], "mixture_tokens=64 does not fill one sequence"),
     ],
 )
 def test_mistakes_are_named(overrides, message):

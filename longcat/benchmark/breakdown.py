@@ -20,9 +20,8 @@ from typing import Any
 
 from longcat.accelerator import BACKENDS
 from longcat.errors import DataError
+from longcat.training.regions import DATA, OPTIMIZER, STEP
 
-STEP, DATA, OPTIMIZER = "longcat.step", "longcat.data", "longcat.optimizer"
-"""Annotations that the training loop makes; see `torch.profiler.record_function`."""
 PARTS = ("compute", "exposed_communication", "optimizer", "data_wait", "other")
 _COLLECTIVES = ("c10d::", "_c10d_functional::")
 _DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})

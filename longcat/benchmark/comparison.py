@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from longcat.benchmark.conventions import side_by_side
-from longcat.benchmark.mfu import Speed
 from longcat.benchmark.references import Reference, references
-from longcat.benchmark.workload import Workload
+from longcat.costs.conventions import side_by_side
+from longcat.costs.mfu import Speed
+from longcat.costs.workload import Workload
 
 CLAIM = 0.15
 """LongCat-2.0 is said to reach an MFU within 15 % of comparable A100 clusters."""
@@ -37,7 +37,7 @@ class Subject:
     kind: str
     """dense or moe."""
     activated_parameters: float
-    """With embedding, without n-gram tables, as the rows count."""
+    """Weights that a mean token is multiplied by."""
     devices: int
     sequence_length: int
     precision: str
@@ -103,7 +103,7 @@ def subject(workload: Workload, speed: Speed, precision: str) -> Subject:
     peak = speed.peak_flops
     return Subject(
         kind="moe" if workload.mixture else "dense",
-        activated_parameters=workload.activated_parameters - workload.table_parameters,
+        activated_parameters=workload.activated_parameters,
         devices=speed.devices,
         sequence_length=speed.sequence_length,
         precision=precision,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from longcat.accelerator import Accelerator
-from longcat.benchmark.flops import attention_scores, keys_read
 from longcat.config import ModelConfig
+from longcat.costs.flops import attention_scores, keys_read
 from longcat.ops.attention import causal_attention
 from longcat.ops.grouped_matmul import grouped_matmul
 

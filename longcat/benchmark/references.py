@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from longcat.artifact import ROOT
-from longcat.benchmark.conventions import llm_foundry, megatron_2021, palm, six_n
+from longcat.costs.conventions import llm_foundry, megatron_2021, palm, six_n
+from longcat.provenance import ROOT
 
 TABLE = ROOT / "data/reference/mfu.csv"
 COUNTED = ("llm_foundry", "megatron", "megatron_2021", "palm", "six_n_all")
@@ -43,7 +43,7 @@ class Reference:
     published_mfu: float | None
     published_hfu: float | None
     convention: str
-    """See `longcat.benchmark.conventions`; or `unknown`."""
+    """See `longcat.costs.conventions`; or `unknown`."""
     peak_tflops: float | None
     source: str
     table: str

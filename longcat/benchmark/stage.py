@@ -5,42 +5,95 @@ from __future__ import annotations
 import itertools
 import shutil
 import statistics
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longcat.accelerator import Accelerator, choose
-from longcat.artifact import Artifact, Recipe, Workspace, write_json
+from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
 from longcat.benchmark.comparison import Subject, compare, subject
-from longcat.benchmark.hardware import Peak, peak
-from longcat.benchmark.mfu import Speed, Utilisation, utilisation
+from longcat.benchmark.measurement import Measurement, measure, read_measurement
+from longcat.benchmark.measuring import TRACE
+from longcat.benchmark.references import TABLE as PUBLISHED
 from longcat.benchmark.report import write
-from longcat.benchmark.sweep import Point, configured, pareto, points, scaling
-from longcat.benchmark.workload import longcat_workload
-from longcat.config import PipelineConfig, identity
-from longcat.corpus.shards import TokenCorpus
-from longcat.errors import ConfigError, TrainingError
+from longcat.benchmark.sweep import pareto, scaling
+from longcat.config import PipelineConfig
+from longcat.costs.hardware import TABLE as HARDWARE
+from longcat.costs.mfu import Speed, Utilisation, utilisation
+from longcat.costs.workload import longcat_workload
+from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.peak import Peak, device_peak
 from longcat.progress import Reporter, silent
-from longcat.training import stage as training
-from longcat.training.measuring import TRACE
+from longcat.provenance import code_of
 
-STAGE_VERSION = 4
-_LARGE = ("comparison", "window_seconds", "breakdown", "operators", "collectives", "sweep", "scaling", "memory")
+STAGE_VERSION = 5
+
+
+class BenchmarkFacts(Facts):
+    """Key figures of a benchmark; the rest is in `result.json`."""
+
+    tokens_per_second: float
+    """Of all processes together."""
+    tflops_per_device: float
+    mfu: float | None
+    """A fraction; None where the device's peak is not known. So are the next two."""
+    mfu_full_attention: float | None
+    hfu: float | None
+    spread: float
+    """Slowest minus fastest window, as a fraction of the median."""
+    peak_flops: float | None
+    """Of all processes together."""
+    peak_source: str | None
+    peak_memory_bytes: int
+    device_kind: str
+    device_name: str
+    processes: int
+    expert_parallel: int
+    sequence_length: int
+    precision: str
+    total_parameters: int
+    activated_parameters: float
+    """Weights that a mean token is multiplied by."""
+    formula_parameters: float
+    """N in the formulas of others, see `longcat.costs.workload`."""
+    step_fractions: dict[str, float]
+    """Parts of a step, see `longcat.benchmark.breakdown.PARTS`; empty without profiled steps."""
+    ratio_to_a100: float | None
+    """Of our MFU to the median published one."""
+    verdict: str
+    measurement: str
+    """Digest of the measurement that the figures come from."""
+
+    @property
+    def headline(self) -> str:
+        """The utilisation and the speed."""
+        mfu = "no MFU" if self.mfu is None else f"MFU {self.mfu:.1%}"
+        return f"{mfu}, {self.tokens_per_second:,.0f} tokens/s"
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The utilisation and the speed."""
+        return {
+            "mfu": self.mfu,
+            "tokens_per_second": self.tokens_per_second,
+            "tflops_per_device": self.tflops_per_device,
+        }
+
+    def remarks(self, artifact: Path) -> list[str]:
+        """Return the verdict, and where the report is."""
+        return [f"Verdict: {self.verdict}.", f"MFU report: {artifact / 'report.html'}"]
 
 
 def benchmark(
     config: PipelineConfig,
-    tokens: Artifact,
-    checkpoint: Artifact,
+    tokens: Artifact[Any],
+    checkpoint: Artifact[CheckpointFacts],
     *,
     workspace: Workspace,
     report: Reporter = silent,
-) -> Artifact:
+) -> Artifact[BenchmarkFacts]:
     """Measure training throughput from a checkpoint's state and compare its MFU.
 
-    A measurement is kept like any artifact; delete it to measure again.
+    The measurement is an artifact of its own: a changed reference table makes a new report of the same measurement.
 
     Returns:
         A `benchmark` artifact: `result.json`, `report.html`, `report.md`, `mfu.png`, and the profiler's `trace.json.gz`
@@ -50,54 +103,39 @@ def benchmark(
         ConfigError: the sweep asks for what does not fit the batch.
         TrainingError: the timed processes failed.
     """
-    import torch
-
-    accelerator = choose(config.accelerator)
+    measurement = measure(config, tokens, checkpoint, workspace=workspace, report=report)
     recipe = Recipe(
         kind="benchmark",
+        facts=BenchmarkFacts,
         version=STAGE_VERSION,
         identity={
-            "benchmark": identity(config.benchmark),
-            "device": [accelerator.kind, accelerator.name, accelerator.count],
-            "torch": torch.__version__,
+            "reference_rows": config.benchmark.reference_rows,
+            "tables": {path.name: sha256_file(path) for path in (HARDWARE, PUBLISHED)},
         },
-        parents=(tokens, checkpoint),
-        sources=(Path(__file__).parent,),
+        parents=(measurement,),
+        sources=code_of(__name__),
     )
 
-    def build(directory: Path) -> Mapping[str, Any]:
-        processes = training.settle_layout(config, accelerator).processes
-        wanted = points(config, TokenCorpus.open(tokens.path).sequence_length, processes)
-
-        def measure(settings: PipelineConfig, length: int | None = None, note: str = "timing training steps") -> Any:
-            folder = directory / "processes"
-            shutil.rmtree(folder, ignore_errors=True)
-            timed = training.measure(
-                settings, tokens, checkpoint, directory=folder, report=report, sequence_length=length, note=note
-            )
-            return timed, *judge(settings, timed, accelerator)
-
-        timed, speed, work, ours, best = measure(config)
-        if (trace := directory / "processes" / TRACE).is_file():
-            trace.rename(directory / TRACE)
-        rows = []
-        for number, point in enumerate(wanted, 1):
-            note = f"timing setting {number} of {len(wanted)}"
-            rows.append(_swept(point, partial(measure, configured(config, point), point.sequence_length_tokens, note)))
-        shutil.rmtree(directory / "processes")
-        comparison = compare(ours, accelerator=accelerator.kind != "cpu", count=config.benchmark.reference_rows)
+    def build(directory: Path) -> BenchmarkFacts:
+        timed, sweep = read_measurement(measurement.path)
+        workload = longcat_workload(config.model, timed.ffn_experts_per_token)
+        speed, work, ours, best = summarise(config, timed)
+        rows = [_swept(config, row) for row in sweep]
+        comparison = compare(ours, accelerator=timed.device_kind != "cpu", count=config.benchmark.reference_rows)
         kernels = (timed.operators or {}).get("kernels", [])
         result = {
             **asdict(work),
             **asdict(timed),
             "kind": ours.kind,
             "recomputation": config.training.activation_checkpointing,
-            "spread": _spread(timed),
+            "spread": timed.spread,
             "peak_flops": speed.peak_flops,
             "peak_source": None if best is None else best.source,
             "peak_measured": None if best is None else best.measured,
             "measured_gemm_flops": max((k["flops_per_second"] for k in kernels if "GEMM" in k["name"]), default=None),
-            "activated_parameters": ours.activated_parameters,
+            "total_parameters": workload.total_parameters,
+            "activated_parameters": workload.activated_parameters,
+            "formula_parameters": workload.formula_parameters,
             "mfu_by_convention": dict(ours.mfu_by_convention),
             "comparison": comparison.as_dict(),
             "sweep": [row | {"pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],
@@ -105,56 +143,57 @@ def benchmark(
         }
         write_json(directory / "result.json", result)
         write(result, directory)
-        facts = {name: value for name, value in result.items() if name not in _LARGE}
-        if timed.breakdown is not None:
-            whole = timed.breakdown["step_seconds"]
-            facts |= {f"share_{name}": seconds / whole for name, seconds in timed.breakdown["parts"].items()}
-        return facts | {"verdict": comparison.verdict, "ratio_to_a100": comparison.ratio}
+        if (trace := measurement.path / TRACE).is_file():
+            shutil.copyfile(trace, directory / TRACE)
+        parts = {} if timed.breakdown is None else timed.breakdown["parts"]
+        return BenchmarkFacts(
+            **{name: result[name] for name in BenchmarkFacts.model_fields if name in result},
+            step_fractions={name: seconds / timed.breakdown["step_seconds"] for name, seconds in parts.items()}
+            if timed.breakdown is not None
+            else {},
+            ratio_to_a100=comparison.ratio,
+            verdict=comparison.verdict,
+            measurement=measurement.digest,
+        )
 
     return workspace.materialize(recipe, build)
 
 
-def judge(
-    config: PipelineConfig, timed: training.Measurement, accelerator: Accelerator
-) -> tuple[Speed, Utilisation, Subject, Peak | None]:
-    """What the measured times mean."""
-    rates = [timed.window_steps * timed.batch_tokens / seconds for seconds in timed.window_seconds]
-    rate = statistics.median(rates)
+def summarise(config: PipelineConfig, timed: Measurement) -> tuple[Speed, Utilisation, Subject, Peak | None]:
+    """Work out the speed, the utilisation and the subject of a comparison from a measurement, and the peak used."""
+    rate = timed.tokens_per_second
     best: Peak | None
     if timed.window_peak_flops:
         # each window against the products before and after it: a busy machine slows both down
+        rates = [timed.window_steps * timed.batch_tokens / seconds for seconds in timed.window_seconds]
         around = [statistics.fmean(pair) for pair in itertools.pairwise(timed.window_peak_flops)]
-        share = statistics.median(one / product for one, product in zip(rates, around, strict=True))
+        per_flop = statistics.median(one / product for one, product in zip(rates, around, strict=True))
         source = f"measured: best {timed.precision} product of all processes at once, between the windows"
-        best, devices = Peak(rate / share, source, measured=True), 1
+        best = Peak(rate / per_flop, source, measured=True)
     else:
-        best, devices = peak(accelerator, timed.precision), timed.processes
+        best = device_peak(timed.device_name, timed.precision)
     speed = Speed(
         tokens_per_second=rate,
         devices=timed.processes,
         sequence_length=timed.sequence_length,
-        peak_flops=None if best is None else best.flops * devices,
+        peak_flops=None if best is None else best.of(timed.processes),
     )
     workload = longcat_workload(config.model, timed.ffn_experts_per_token)
     work = utilisation(workload, speed, config.training.activation_checkpointing)
     return speed, work, subject(workload, speed, timed.precision), best
 
 
-def _swept(point: Point, measure: Callable[[], Any]) -> dict[str, Any]:
-    """A point with its figures, or why there are none: a setting that runs out of memory ends no sweep."""
-    try:
-        timed, _, work, *_ = measure()
-    except (TrainingError, ConfigError) as error:
-        return point.as_dict() | {"error": str(error).splitlines()[0]}
-    return point.as_dict() | {
+def _swept(config: PipelineConfig, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a setting of the sweep with its figures, or with the reason why it has none."""
+    if "error" in row:
+        return {**row["point"], "error": row["error"]}
+    timed: Measurement = row["timed"]
+    _, work, *_ = summarise(config, timed)
+    return {
+        **row["point"],
         "tokens_per_second": work.tokens_per_second,
         "tflops_per_device": work.tflops_per_device,
         "mfu": work.mfu,
         "peak_memory_bytes": timed.peak_memory_bytes,
-        "spread": _spread(timed),
+        "spread": timed.spread,
     }
-
-
-def _spread(timed: training.Measurement) -> float:
-    """Slowest minus fastest window, as a share of the median."""
-    return (max(timed.window_seconds) - min(timed.window_seconds)) / statistics.median(timed.window_seconds)

@@ -11,7 +11,6 @@ from longcat.config.corpus import (
     NearDuplicateConfig,
     PersonalData,
     QualityConfig,
-    RuleName,
     SourceConfig,
 )
 from longcat.config.identity import identity
@@ -22,7 +21,6 @@ from longcat.config.stages import BenchmarkConfig, EvaluationConfig, SweepConfig
 from longcat.config.training import (
     BalanceConfig,
     LossConfig,
-    OperatorName,
     OptimizerConfig,
     TrainingConfig,
     target_ffn_experts,
@@ -40,13 +38,11 @@ __all__ = [
     "ModelConfig",
     "NearDuplicateConfig",
     "NgramConfig",
-    "OperatorName",
     "OptimizerConfig",
     "PersonalData",
     "PipelineConfig",
     "QualityConfig",
     "RopeScalingConfig",
-    "RuleName",
     "SourceConfig",
     "SparseAttentionConfig",
     "SweepConfig",

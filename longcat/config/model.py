@@ -95,6 +95,8 @@ class ModelConfig(Section):
 
     vocab_size: int | None = Field(default=None, ge=1)
     """Rows of the embedding; none takes the corpus' `vocabulary_size`."""
+    eos_token_id: int | None = Field(default=None, ge=0)
+    """Token that ends a document: n-grams and multi-token prediction do not reach over it; none takes that of the corpus' tokenizer."""
     hidden_size: int = Field(ge=1)
     """Width of the residual stream."""
     num_layers: int = Field(ge=1)
@@ -166,6 +168,8 @@ class ModelConfig(Section):
             )
         if self.ngram is not None and self.vocab_size is not None:
             self._check_tables(self.ngram, self.vocab_size)
+        if self.eos_token_id is not None and self.vocab_size is not None and self.eos_token_id >= self.vocab_size:
+            raise ValueError(f"eos_token_id={self.eos_token_id} is not a token of vocab_size={self.vocab_size}")
         if self.moe_topk > self.n_routed_experts + self.zero_expert_num:
             raise ValueError(
                 f"moe_topk={self.moe_topk} exceeds n_routed_experts + zero_expert_num = "
@@ -191,3 +195,14 @@ class ModelConfig(Section):
         if self.vocab_size is None:
             raise ConfigError("model.vocab_size is not set and there is no corpus to take it from")
         return self.vocab_size
+
+    @property
+    def end_of_text(self) -> int:
+        """`eos_token_id` once it has been settled.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        if self.eos_token_id is None:
+            raise ConfigError("model.eos_token_id is not set and there is no tokenizer to take it from")
+        return self.eos_token_id

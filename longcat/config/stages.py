@@ -48,6 +48,8 @@ class BenchmarkConfig(Section):
 class EvaluationConfig(Section):
     """What the checkpoint is scored on."""
 
+    suites: list[str] = Field(default_factory=lambda: ["held_out", "tasks"], min_length=1)
+    """Kinds of evaluation, in this order: `held_out`, `tasks`, or `package.module:NAME` of a suite of your own."""
     held_out_sequences: int = Field(default=256, ge=1)
     """At most so many held-out sequences are scored."""
     ngram_order: int = Field(default=5, ge=1, le=8)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from longcat.config.model import ModelConfig
 from longcat.config.section import RUNTIME, Formerly, Section
 
-OperatorName = Literal[
-    "attention", "gating", "grouped_matmul", "key_selection", "linear_cross_entropy", "permute", "rms_norm", "rotary",
-    "sparse_attention", "swiglu",
-]  # fmt: skip
-"""Operators of `longcat.ops` that have a plain reference and faster paths."""
+_OPERATORS = Path(__file__).parents[1] / "ops"
+
+
+def operator_names() -> list[str]:
+    """List the operators of `longcat.ops`, by reading its files: to import them would load torch."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(_OPERATORS.glob("*.py"))]
+    return [name for text in texts for name in re.findall(r'^@operator\(\s*"(\w+)"', text, re.MULTILINE)]
+
+
+def _known_operator(name: str) -> str:
+    if name not in (names := operator_names()):
+        near = difflib.get_close_matches(name, names, n=1)
+        suggestion = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown operator {name!r}{suggestion}; there are: {', '.join(names)}")
+    return name
 
 
 class OptimizerConfig(Section):
@@ -100,7 +113,7 @@ class TrainingConfig(Section):
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False
     """Compile the layers with torch.compile: about half a minute once, and faster steps. Needs a C++ compiler on a CPU."""
-    reference_operators: list[OperatorName] = Field(default_factory=list)
+    reference_operators: list[Annotated[str, AfterValidator(_known_operator)]] = Field(default_factory=list)
     """Operators that are computed by their plain torch reference, whatever the device has a faster path for (docs/ascend.md)."""
     mask_documents: bool = False
     """Attention, its indexer, n-grams and multi-token prediction do not reach from a document into those before it in its row.

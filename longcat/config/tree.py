@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longcat.config.corpus import CorpusConfig
+from longcat.config.corpus import TRAINED_END_OF_TEXT, CorpusConfig
 from longcat.config.model import ModelConfig
 from longcat.config.section import RUNTIME, Section
 from longcat.config.stages import BenchmarkConfig, EvaluationConfig
+from longcat.config.tokenizer_file import end_of_text
 from longcat.config.training import TrainingConfig
+from longcat.errors import UserError
 
 
 class PipelineConfig(Section):
@@ -37,13 +39,22 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> PipelineConfig:
+        settled: dict[str, int] = {}
         if self.model.vocab_size is None:
-            fields = {
-                **dict(self.model),
-                "vocab_size": self.corpus.vocabulary_size,
-            }  # checked again, with the vocabulary
-            object.__setattr__(self, "model", ModelConfig(**fields))
-        elif self.model.vocab_size < self.corpus.vocabulary_size:
+            settled["vocab_size"] = self.corpus.vocabulary_size
+        if self.model.eos_token_id is None:
+            try:
+                settled["eos_token_id"] = end_of_text(self.corpus)
+            except UserError as error:
+                raise ValueError(f"corpus.tokenizer: {error}") from None
+        elif self.corpus.tokenizer is None and self.model.eos_token_id != TRAINED_END_OF_TEXT:
+            raise ValueError(
+                f"model.eos_token_id={self.model.eos_token_id}, but the tokenizer that preprocessing trains ends a "
+                f"document with token {TRAINED_END_OF_TEXT}; leave model.eos_token_id out, or name your corpus.tokenizer"
+            )
+        if settled:  # checked again, with these
+            object.__setattr__(self, "model", ModelConfig(**{**dict(self.model), **settled}))
+        if self.model.vocabulary < self.corpus.vocabulary_size:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is smaller than "
                 f"corpus.vocabulary_size={self.corpus.vocabulary_size}"

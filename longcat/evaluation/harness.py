@@ -12,18 +12,18 @@ import torch
 import yaml
 from tokenizers import Tokenizer
 
-from longcat.artifact import ROOT, sha256_file
-from longcat.corpus.tokenizer import END_OF_TEXT
+from longcat.artifact import sha256_file
 from longcat.errors import ConfigError, DataError
 from longcat.evaluation.perplexity import TokenModel
 from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel
+from longcat.provenance import ROOT
 
 TASKS = ROOT / "data/evaluation"
 
 
 def task_files(names: list[str]) -> dict[str, list[Path]]:
-    """The YAML and JSONL files of each task.
+    """Find the YAML and JSONL files of each task.
 
     Raises:
         ConfigError: there is no such task.
@@ -45,14 +45,36 @@ def task_files(names: list[str]) -> dict[str, list[Path]]:
 
 
 def identity_of(names: list[str]) -> dict[str, list[str]]:
-    """sha256 of each task's files."""
+    """Return the SHA-256 of each task's files."""
     return {name: [sha256_file(path) for path in paths] for name, paths in task_files(names).items()}
 
 
 def score(
-    model: TokenModel, tokenizer: Tokenizer, names: list[str], *, length: int, batch: int, limit: int | None, seed: int
+    model: TokenModel,
+    tokenizer: Tokenizer,
+    names: list[str],
+    *,
+    end_of_text: int,
+    length: int,
+    batch: int,
+    limit: int | None,
+    seed: int,
 ) -> dict[str, dict[str, float]]:
-    """Run tasks; returns for each its metrics, their standard errors (`NAME_stderr`), `version` and `documents`."""
+    """Run tasks of lm-evaluation-harness.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        names: tasks in data/evaluation.
+        end_of_text: token that stands before a text without context, and that ends a generated one.
+        length: tokens that the model sees at most.
+        batch: sequences scored at once.
+        limit: documents of each task at most; all if none.
+        seed: of the harness.
+
+    Returns:
+        For each task its metrics, their standard errors (`NAME_stderr`), `version` and `documents`.
+    """
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import datasets
@@ -66,7 +88,7 @@ def score(
         task = yaml.safe_load(yaml_path.read_text(encoding="utf-8"))
         tasks.append({**task, "dataset_kwargs": {"data_files": {"test": str(data)}}})
     outcome = lm_eval.simple_evaluate(
-        model=_adapter(model, tokenizer, length, batch),
+        model=adapter(model, tokenizer, end_of_text=end_of_text, length=length, batch=batch),
         tasks=tasks,
         task_manager=TaskManager(include_defaults=False),
         limit=limit,
@@ -88,7 +110,8 @@ def score(
     }
 
 
-def _adapter(model: TokenModel, tokenizer: Tokenizer, length: int, batch: int) -> Any:
+def adapter(model: TokenModel, tokenizer: Tokenizer, *, end_of_text: int, length: int, batch: int) -> Any:
+    """Make the lm-eval model of one of ours; see `score` for the arguments."""
     from lm_eval.api.model import TemplateLM
 
     class Adapter(TemplateLM):
@@ -96,7 +119,7 @@ def _adapter(model: TokenModel, tokenizer: Tokenizer, length: int, batch: int) -
 
         @property
         def eot_token_id(self) -> int:
-            return END_OF_TEXT
+            return end_of_text
 
         def tok_encode(self, string: str, **_: Any) -> list[int]:
             ids: list[int] = tokenizer.encode(string, add_special_tokens=False).ids
@@ -109,7 +132,7 @@ def _adapter(model: TokenModel, tokenizer: Tokenizer, length: int, batch: int) -
                 part = order[start : start + batch]
                 rows = [(requests[i][1] + requests[i][2])[-(length + 1) :] for i in part]
                 width = max(map(len, rows)) - 1
-                padded = torch.full((batch, width), END_OF_TEXT)
+                padded = torch.full((batch, width), end_of_text)
                 padding = torch.ones(batch, width, dtype=torch.bool)
                 for row, ids in enumerate(rows):
                     padded[row, : len(ids) - 1] = torch.tensor(ids[:-1])
@@ -132,7 +155,7 @@ def _adapter(model: TokenModel, tokenizer: Tokenizer, length: int, batch: int) -
             for request in requests:
                 ids = self.tok_encode(request.args[0])
                 pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
-                scored = self._loglikelihood_tokens([(None, [END_OF_TEXT], piece) for piece in pieces])
+                scored = self._loglikelihood_tokens([(None, [end_of_text], piece) for piece in pieces])
                 results.append(sum(value for value, _ in scored))
             return results
 
@@ -142,11 +165,11 @@ def _adapter(model: TokenModel, tokenizer: Tokenizer, length: int, batch: int) -
             for request in requests:
                 prompt, options = request.args
                 count = int(options.get("max_gen_toks", 64))
-                ids = self.tok_encode(prompt) or [END_OF_TEXT]
+                ids = self.tok_encode(prompt) or [end_of_text]
                 ids = ids[-(model.config.max_position_embeddings - count) :]
                 chosen: list[int] = []
                 text = ""
-                for token in generate(model, ids, count, stop=END_OF_TEXT):
+                for token in generate(model, ids, count, stop=end_of_text):
                     chosen.append(token)
                     text = tokenizer.decode(chosen)
                     if stops := [text.index(stop) for stop in options.get("until", []) if stop in text]:

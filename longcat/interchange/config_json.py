@@ -78,7 +78,7 @@ def to_config_json(config: ModelConfig, dtype: str = "float32") -> dict[str, Any
         "hidden_act": "silu",
         "tie_word_embeddings": False,
         "bos_token_id": BOS_TOKEN_ID,
-        "eos_token_id": EOS_TOKEN_ID,
+        "eos_token_id": EOS_TOKEN_ID if config.eos_token_id is None else config.eos_token_id,
         "dtype": dtype,
         **extra,
     }
@@ -110,6 +110,7 @@ def from_config_json(values: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError(f"{CONFIG}: missing {', '.join(missing)}")
     fields["rope_theta"] = rope.get("rope_theta", values.get("rope_theta", 10_000_000.0))
     fields["routed_scaling_factor"] = fields.get("routed_scaling_factor", 1.0)
+    fields["eos_token_id"] = values.get("eos_token_id", EOS_TOKEN_ID)
     fields["mtp_num_layers"] = values.get("mtp_num_layers") or 0
     try:
         fields["rope_scaling"] = _yarn(rope, values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,11 @@ import torch
 
 from longcat.artifact import Artifact, Recipe, Workspace, disk_errors, sha256_file, write_json
 from longcat.errors import ConfigError, StorageError
+from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.config_json import BOS_TOKEN_ID, CONFIG, EOS_TOKEN_ID
 from longcat.interchange.folder import INDEX, SHARD_BYTES, WEIGHTS, Folder, write_huggingface
 from longcat.interchange.layout import count_parameters, phantoms
+from longcat.provenance import code_of
 
 TOKENIZER = "tokenizer.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -76,7 +77,7 @@ def export(
     return folder
 
 
-def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHARD_BYTES) -> Artifact:
+def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHARD_BYTES) -> Artifact[CheckpointFacts]:
     """Make a checkpoint artifact of somebody's Hugging Face folder, which may hold routed experts only.
 
     Raises:
@@ -90,17 +91,18 @@ def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHAR
     files += sorted(source.glob("model-*.safetensors"))
     recipe = Recipe(
         kind="checkpoint",
-        version=1,
+        facts=CheckpointFacts,
+        version=2,
         identity={"imported": {path.name: sha256_file(path) for path in files}},
-        sources=(Path(__file__).parent,),
+        sources=code_of(__name__),
     )
 
-    def build(directory: Path) -> Mapping[str, Any]:
+    def build(directory: Path) -> CheckpointFacts:
         target = directory / "huggingface"
         write_huggingface(target, folder.config, folder.tensor, dtype=dtype, shard_bytes=shard_bytes)
         if (source / TOKENIZER).is_file():
             shutil.copy2(source / TOKENIZER, target)
-        return {"parameters": count_parameters(folder.parts), "imported_from": source.name}
+        return CheckpointFacts(parameters=count_parameters(folder.parts), imported_from=source.name)
 
     return workspace.materialize(recipe, build)
 

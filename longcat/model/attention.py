@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
-from longcat.model.context import Context
-from longcat.model.indexer import Indexer, Selection
+from longcat.model.context import ForwardContext
+from longcat.model.indexer import Indexer, IndexerOutput
+from longcat.model.module import Module
 from longcat.model.norm import RMSNorm
 from longcat.model.scaling import mla_alignment
 from longcat.ops.attention import causal_attention
@@ -18,7 +19,7 @@ LORA_NORM_EPS = 1e-6
 """The two norms inside attention keep this epsilon in the reference implementation, whatever `rms_norm_eps` says."""
 
 
-class LatentAttention(nn.Module):
+class LatentAttention(Module):
     """Causal attention over a query of rank `q_lora_rank` and keys and values of rank `kv_lora_rank`.
 
     The compressed query and key-value are scaled, see `longcat.model.scaling.mla_alignment`; the rotated part of the key
@@ -46,8 +47,8 @@ class LatentAttention(nn.Module):
         self.indexer = None if sparse is None else Indexer(config, sparse)
 
     def forward(
-        self, x: Tensor, context: Context, sublayer: int, selection: Selection | None = None
-    ) -> tuple[Tensor, Selection | None, Tensor | None]:
+        self, x: Tensor, context: ForwardContext, sublayer: int, selection: IndexerOutput | None = None
+    ) -> tuple[Tensor, IndexerOutput | None, Tensor | None]:
         """Attend, and let the indexer learn from it.
 
         Args:
@@ -67,51 +68,57 @@ class LatentAttention(nn.Module):
         q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope_dim], dim=-1)
         latent = self.kv_a_layernorm(latent) * self.kv_scale
-        k_rope = rotate(k_rope.unsqueeze(2), context.cos, context.sin)
-        q_rope = rotate(q_rope, context.cos, context.sin)
+        k_rope = self.operators.run(rotate, k_rope.unsqueeze(2), context.cos, context.sin)
+        q_rope = self.operators.run(rotate, q_rope, context.cos, context.sin)
 
-        known = None
+        cached_latents = None
         if context.cache is not None:
-            known = context.cache.extend_latents(sublayer, torch.cat([latent, k_rope.squeeze(2)], dim=-1))
+            cached_latents = context.cache.extend_latents(sublayer, torch.cat([latent, k_rope.squeeze(2)], dim=-1))
         if selection is not None and selection.keys is not None:
-            known = torch.cat([latent, k_rope.squeeze(2)], dim=-1) if known is None else known
-            out, attended = self._sparse(q_nope, q_rope, known, selection.keys)
+            cached_latents = (
+                torch.cat([latent, k_rope.squeeze(2)], dim=-1) if cached_latents is None else cached_latents
+            )
+            out, attended = self._sparse(q_nope, q_rope, cached_latents, selection.keys)
             loss = selection.sparse_loss(attended, context) if self.training else None
             return self.o_proj(out), selection, loss
-        if known is not None and known.shape[1] > x.shape[1]:
-            return self.o_proj(self._absorbed(q_nope, q_rope, known)), selection, None
+        if cached_latents is not None and cached_latents.shape[1] > x.shape[1]:
+            return self.o_proj(self._absorbed(q_nope, q_rope, cached_latents)), selection, None
         k_nope, v = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).split([self.nope_dim, self.v_dim], dim=-1)
         q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
         k = torch.cat([k_nope, k_rope.expand(-1, -1, self.heads, -1)], dim=-1).transpose(1, 2)
-        out = causal_attention(q, k, v.transpose(1, 2), self.scale, context.starts).transpose(1, 2).flatten(2)
+        out = (
+            self.operators.run(causal_attention, q, k, v.transpose(1, 2), self.scale, context.document_starts)
+            .transpose(1, 2)
+            .flatten(2)
+        )
         loss = selection.dense_loss(q, k, self.scale, context) if self.training and selection is not None else None
         return self.o_proj(out), selection, loss
 
-    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, known: Tensor) -> Tensor:
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor) -> Tensor:
         """Attention in the space of the latent: keys and values of single heads are never made (arXiv 2405.04434, 2.1.2).
 
         Args:
             q_nope: `[batch, new, heads, nope]`.
             q_rope: `[batch, new, heads, rope]`.
-            known: `[batch, length, rank + rope]`, the new positions last.
+            cached_latents: `[batch, length, rank + rope]`, the new positions last.
 
         Returns:
             `[batch, new, heads * v_head_dim]`.
         """
         up_key, up_value = self._up()
         query = torch.cat([torch.einsum("bshn,hnr->bshr", q_nope, up_key), q_rope], dim=-1)
-        scores = torch.einsum("bshr,blr->bhsl", query, known) * self.scale
+        scores = torch.einsum("bshr,blr->bhsl", query, cached_latents) * self.scale
         new, length = scores.shape[-2:]
-        future = torch.ones(new, length, dtype=torch.bool, device=known.device).triu(length - new + 1)
-        weights = scores.float().masked_fill(future, -torch.inf).softmax(-1).to(known.dtype)
-        latent = torch.einsum("bhsl,blr->bshr", weights, known[..., : self.kv_rank])
+        future = torch.ones(new, length, dtype=torch.bool, device=cached_latents.device).triu(length - new + 1)
+        weights = scores.float().masked_fill(future, -torch.inf).softmax(-1).to(cached_latents.dtype)
+        latent = torch.einsum("bhsl,blr->bshr", weights, cached_latents[..., : self.kv_rank])
         return torch.einsum("bshr,hvr->bshv", latent, up_value).flatten(2)
 
-    def _sparse(self, q_nope: Tensor, q_rope: Tensor, known: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def _sparse(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """The same to chosen keys `[batch, new, chosen]` only; also what each of them got, fp32, the mean over heads."""
         up_key, up_value = self._up()
         query = torch.cat([torch.einsum("bshn,hnr->bshr", q_nope, up_key), q_rope], dim=-1)
-        latent, attended = sparse_attention(query, known, keys, self.kv_rank, self.scale)
+        latent, attended = self.operators.run(sparse_attention, query, cached_latents, keys, self.kv_rank, self.scale)
         return torch.einsum("bshr,hvr->bshv", latent, up_value).flatten(2), attended
 
     def _up(self) -> tuple[Tensor, Tensor]:

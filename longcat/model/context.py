@@ -14,7 +14,7 @@ Phase = Literal["dense", "warmup", "sparse"]
 
 
 @dataclass(frozen=True)
-class Context:
+class ForwardContext:
     """Made once by the backbone."""
 
     cos: Tensor
@@ -25,7 +25,7 @@ class Context:
     """Keys of the tokens before these, in inference."""
     padding: Tensor | None = None
     """Bool `[batch, seq]`, true for tokens that mean nothing: no expert is spent on them, and they count for nothing."""
-    starts: Tensor | None = None
+    document_starts: Tensor | None = None
     """Where each token's document starts (see `longcat.ops.documents`); none where every row is one document."""
     phase: Phase = "sparse"
     """How attention is trained, if it is sparse."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
+from longcat.model.module import Module
 from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
-from longcat.ops.permute import through_experts
+from longcat.ops.permute import permute_and_combine
 from longcat.ops.swiglu import swiglu
 
 
@@ -21,7 +22,7 @@ class Dispatcher(Protocol):
         """Rows `[n, hidden]` sorted by expert with `counts` `[n_routed_experts]` to the experts' outputs, same order."""
 
 
-class Experts(nn.Module):
+class Experts(Module):
     """SwiGLU experts with weights stacked along the first axis."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -41,11 +42,12 @@ class Experts(nn.Module):
     def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
         """The same for the experts this process holds: `counts` has one entry for each of them."""
         gate_up, down = _local(self.gate_up_proj), _local(self.down_proj)
-        return grouped_matmul(swiglu(grouped_matmul(rows, gate_up, counts)), down, counts)
+        run = self.operators.run
+        return run(grouped_matmul, run(swiglu, run(grouped_matmul, rows, gate_up, counts)), down, counts)
 
 
 class RouterStatistics(NamedTuple):
-    """Router statistics of one layer for balancing; padding is excluded."""
+    """What a batch asked of the experts of one layer; padding does not count."""
 
     probability: Tensor
     """Sum over tokens of the router's probabilities, fp32 `[experts]`, with gradient."""
@@ -57,7 +59,7 @@ class RouterStatistics(NamedTuple):
     """Sum over tokens of the largest probability, fp32 scalar without gradient."""
 
 
-class MixtureOfExperts(nn.Module):
+class MixtureOfExperts(Module):
     """Router, routed experts and zero-computation experts.
 
     A slot that goes to a zero-computation expert costs one multiply-add of the token: it is neither sorted, nor sent to
@@ -91,8 +93,10 @@ class MixtureOfExperts(nn.Module):
             probabilities = probabilities.masked_fill(void, 0.0)
         load = torch.bincount(experts.flatten(), minlength=slots + 1)
         zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
-        rest = tokens * zero_share.to(x.dtype)
-        out = through_experts(tokens, experts, weights, load[: self.routed], self.experts, rest)
+        zero_expert_output = tokens * zero_share.to(x.dtype)
+        out = self.operators.run(
+            permute_and_combine, tokens, experts, weights, load[: self.routed], self.experts, zero_expert_output
+        )
         detached = probabilities.detach()
         statistics = RouterStatistics(
             probability=probabilities.sum(0),

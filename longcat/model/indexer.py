@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig, SparseAttentionConfig
-from longcat.model.context import Context
+from longcat.model.context import ForwardContext
+from longcat.model.module import Module
 from longcat.model.norm import RMSNorm
 from longcat.ops.rotary import rotate
 from longcat.ops.sparse_attention import dense_index_loss, select_keys, sparse_index_loss
 
 
 @dataclass(frozen=True)
-class Selection:
+class IndexerOutput:
     """What the indexer says; the first sublayer of a layer makes it, the second one uses it too (cross-layer indexing)."""
 
     query: Tensor
@@ -27,15 +28,15 @@ class Selection:
     keys: Tensor | None
     """Int64 `[batch, seq, index_topk]` positions to read, -1 for none; none reads all up to the query."""
 
-    def dense_loss(self, query: Tensor, key: Tensor, scale: float, context: Context) -> Tensor:
+    def dense_loss(self, query: Tensor, key: Tensor, scale: float, context: ForwardContext) -> Tensor:
         """Sum over queries of the divergence from dense attention of `query` and `key`, `[batch, heads, seq, dim]`.
 
         Padding does not count.
         """
         index = self.query, self.key, self.weight
-        return dense_index_loss(*index, query, key, scale, context.starts, context.padding)
+        return dense_index_loss(*index, query, key, scale, context.document_starts, context.padding)
 
-    def sparse_loss(self, attended: Tensor, context: Context) -> Tensor:
+    def sparse_loss(self, attended: Tensor, context: ForwardContext) -> Tensor:
         """The same from what sparse attention gave to the chosen keys, fp32 `[batch, seq, index_topk]`."""
         assert self.keys is not None
         if context.padding is not None:
@@ -43,7 +44,7 @@ class Selection:
         return sparse_index_loss(self.query, self.key, self.weight, self.keys, attended)
 
 
-class Indexer(nn.Module):
+class Indexer(Module):
     """Scores every key for every query with a few small heads (arXiv 2608.01662).
 
     Its inputs are cut from the graph: it learns from the divergence alone, and the model does not learn from it.
@@ -58,7 +59,7 @@ class Indexer(nn.Module):
         self.k_norm = RMSNorm(self.dim, config.rms_norm_eps)
         self.weights_proj = nn.Linear(config.hidden_size, self.heads, bias=False)
 
-    def forward(self, x: Tensor, compressed_query: Tensor, context: Context, layer: int) -> Selection:
+    def forward(self, x: Tensor, compressed_query: Tensor, context: ForwardContext, layer: int) -> IndexerOutput:
         """Choose keys for `x` `[batch, seq, hidden]`, whose scaled compressed query is `[batch, seq, q_lora_rank]`."""
         x, compressed_query = x.detach(), compressed_query.detach()
         query = self._rotated(self.wq_b(compressed_query).unflatten(-1, (self.heads, self.dim)), context)
@@ -68,11 +69,21 @@ class Indexer(nn.Module):
             key = context.cache.extend_index_keys(layer, key)
         length, keys = key.shape[1], None
         if context.phase == "sparse" and length > self.sparse.index_topk:
-            by_pages = not self.training and context.starts is None and length >= self.sparse.hierarchical_from_tokens
+            by_pages = (
+                not self.training and context.document_starts is None and length >= self.sparse.hierarchical_from_tokens
+            )
             by_pages = by_pages and layer >= self.sparse.hierarchical_after_layers
-            keys = select_keys(query, key, weight, self.sparse, hierarchical=by_pages, starts=context.starts)
-        return Selection(query, key, weight, keys)
+            keys = self.operators.run(
+                select_keys,
+                query,
+                key,
+                weight,
+                self.sparse,
+                hierarchical=by_pages,
+                document_starts=context.document_starts,
+            )
+        return IndexerOutput(query, key, weight, keys)
 
-    def _rotated(self, x: Tensor, context: Context) -> Tensor:
+    def _rotated(self, x: Tensor, context: ForwardContext) -> Tensor:
         turned, plain = x.split([self.rope_dim, self.dim - self.rope_dim], dim=-1)
-        return torch.cat([rotate(turned, context.cos, context.sin), plain], dim=-1)
+        return torch.cat([self.operators.run(rotate, turned, context.cos, context.sin), plain], dim=-1)

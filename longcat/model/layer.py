@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.attention import LatentAttention
-from longcat.model.context import Context
+from longcat.model.context import ForwardContext
 from longcat.model.experts import MixtureOfExperts, RouterStatistics
 from longcat.model.feed_forward import FeedForward
 from longcat.model.norm import RMSNorm
@@ -27,7 +27,9 @@ class Layer(nn.Module):
         self.input_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
         self.post_attention_layernorm = nn.ModuleList(RMSNorm(hidden, eps) for _ in range(2))
 
-    def forward(self, x: Tensor, context: Context, number: int) -> tuple[Tensor, RouterStatistics, Tensor | None]:
+    def forward(
+        self, x: Tensor, context: ForwardContext, number: int
+    ) -> tuple[Tensor, RouterStatistics, Tensor | None]:
         """`[batch, seq, hidden]` to the same shape; also what was asked of the experts, and the indexer's loss if it learns.
 
         `number` is the layer's place in the model, by which it finds its part of the cache.

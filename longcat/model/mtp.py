@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from longcat.config import ModelConfig
 from longcat.model.attention import LatentAttention
-from longcat.model.context import Context
+from longcat.model.context import ForwardContext
 from longcat.model.feed_forward import FeedForward
-from longcat.model.ngram import EOS
 from longcat.model.norm import RMSNorm
 from longcat.ops.documents import same_document
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
 
 
 class MultiTokenPrediction(nn.Module):
@@ -35,7 +34,7 @@ class MultiTokenPrediction(nn.Module):
         self.mlp = FeedForward(hidden, config.ffn_hidden_size)
         self.norm = RMSNorm(hidden, eps)
 
-    def forward(self, hidden: Tensor, words: Tensor, context: Context) -> tuple[list[Tensor], Tensor | None]:
+    def forward(self, hidden: Tensor, words: Tensor, context: ForwardContext) -> tuple[list[Tensor], Tensor | None]:
         """Chain all depths.
 
         Args:
@@ -49,8 +48,8 @@ class MultiTokenPrediction(nn.Module):
         states, selection, index_loss = [], None, None
         for depth in range(self.depths):
             following = F.pad(words, (0, 0, 0, depth))[:, depth:]
-            if context.starts is not None:  # as where the row ends
-                following = following * same_document(context.starts, depth)[..., None]
+            if context.document_starts is not None:  # as where the row ends
+                following = following * same_document(context.document_starts, depth)[..., None]
             x = self.eh_proj(torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1))
             attended, selection, loss = self.self_attn(self.input_layernorm(x), context, self.sublayer, selection)
             x = x + attended
@@ -61,15 +60,15 @@ class MultiTokenPrediction(nn.Module):
         return states, index_loss
 
 
-def mtp_targets(targets: Tensor, depth: int, starts: Tensor | None = None) -> Tensor:
+def mtp_targets(targets: Tensor, depth: int, end_of_text: int, document_starts: Tensor | None = None) -> Tensor:
     """What depth 1, 2, ... predicts where `targets` `[batch, seq]` holds the word after each position.
 
     Left out: what lies behind the sequence, and words that follow an end of document which the state has not seen: they
-    begin another text. With the `starts` of documents, also what is the target of a position in another document.
+    begin another text. With the `document_starts`, also what is the target of a position in another document.
     """
     shifted = F.pad(targets, (0, depth), value=IGNORE)[:, depth:]
-    if starts is not None:
-        shifted = shifted.where(same_document(starts, depth), IGNORE)
+    if document_starts is not None:
+        shifted = shifted.where(same_document(document_starts, depth), IGNORE)
     for back in range(depth):
-        shifted = shifted.masked_fill(F.pad(targets, (0, back), value=IGNORE)[:, back:] == EOS, IGNORE)
+        shifted = shifted.masked_fill(F.pad(targets, (0, back), value=IGNORE)[:, back:] == end_of_text, IGNORE)
     return shifted

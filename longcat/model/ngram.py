@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from longcat.config import NgramConfig
 
-EOS = 2
-"""The token that ends a document; n-grams do not reach over it."""
-
 
 class NgramEmbedding(nn.Module):
     """Mean of the word's embedding and one projected row for each n-gram branch.
@@ -18,28 +15,36 @@ class NgramEmbedding(nn.Module):
     tables are stacked into one, and so are the projections: their sum is one product with the branches' rows side by side.
     """
 
-    def __init__(self, config: NgramConfig, vocabulary: int, hidden: int) -> None:
+    def __init__(self, config: NgramConfig, vocabulary: int, hidden: int, end_of_text: int) -> None:
         super().__init__()
         self.rows = config.rows(vocabulary)
         self.neighbors, self.splits = config.neighbor_num, config.split_num
-        self.vocabulary = vocabulary
+        self.vocabulary, self.end_of_text = vocabulary, end_of_text
         self.tables = nn.Embedding(sum(self.rows), hidden // config.branches)
         self.projection = nn.Linear(hidden, hidden, bias=False)
 
-    def forward(self, words: Tensor, tokens: Tensor, starts: Tensor | None = None) -> Tensor:
+    def forward(self, words: Tensor, tokens: Tensor, document_starts: Tensor | None = None) -> Tensor:
         """Word embeddings `[batch, seq, hidden]` to the same shape.
 
         Int64 `tokens` `[batch, at least seq]` end with those of the words; earlier ones are looked back at,
-        but not over the `starts` of documents, which come without earlier ones.
+        but not over the `document_starts`, which come without earlier ones.
         """
         seq = words.shape[1]
         seen = tokens[:, -(seq + self.neighbors - 1) :]
-        rows = ngram_rows(seen, self.vocabulary, self.neighbors, self.splits, self.rows, starts)[:, -seq:]
+        rows = ngram_rows(
+            seen, self.vocabulary, self.neighbors, self.splits, self.rows, self.end_of_text, document_starts
+        )[:, -seq:]
         return (words + self.projection(self.tables(rows).flatten(-2))) / (1 + len(self.rows))
 
 
 def ngram_rows(
-    tokens: Tensor, vocabulary: int, neighbors: int, splits: int, rows: list[int], starts: Tensor | None = None
+    tokens: Tensor,
+    vocabulary: int,
+    neighbors: int,
+    splits: int,
+    rows: list[int],
+    end_of_text: int,
+    document_starts: Tensor | None = None,
 ) -> Tensor:
     """Row of every branch in the stacked table: a rolling hash in base V, modulo the branch's own table size.
 
@@ -52,17 +57,18 @@ def ngram_rows(
         neighbors: N, the longest n-gram.
         splits: K, tables for each length.
         rows: M_b of each branch, `(N - 1) K` of them.
-        starts: of documents, see `longcat.ops.documents`; none where every row is one.
+        end_of_text: id of the token that ends a document.
+        document_starts: see `longcat.ops.documents`; none where every row is one.
 
     Returns:
         int64 `[batch, seq, branches]`.
     """
     previous = [tokens]
     reaches = torch.ones_like(tokens, dtype=torch.bool)
-    into = None if starts is None else torch.arange(tokens.shape[1], device=tokens.device) - starts
+    into = None if document_starts is None else torch.arange(tokens.shape[1], device=tokens.device) - document_starts
     for back in range(1, neighbors):
         shifted = torch.nn.functional.pad(tokens, (back, 0))[:, : tokens.shape[1]]
-        reaches = reaches & (shifted != EOS)
+        reaches = reaches & (shifted != end_of_text)
         if into is not None:
             reaches = reaches & (into >= back)
         previous.append(shifted.where(reaches, 0))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from longcat.model.module import Module
 from longcat.ops.rms_norm import rms_norm
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """`weight * x / sqrt(mean(x^2) + eps)` over the last axis, computed in fp32."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -18,4 +19,4 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., size]` to the same shape and type."""
-        return rms_norm(x, self.weight, self.eps)
+        return self.operators.run(rms_norm, x, self.weight, self.eps)

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
+from longcat.model.module import Module
 from longcat.model.scaling import routed_scale
-from longcat.ops.gating import choose_experts
+from longcat.ops.gating import topk_gating
 
 
-class Router(nn.Module):
+class Router(Module):
     """Choose `moe_topk` of the `n_routed_experts + zero_expert_num` experts for each token (arXiv 2509.01322, section 2.1).
 
     p = softmax(W h) in fp32; the experts with the largest p + b are chosen; their weight is p times
@@ -38,4 +39,4 @@ class Router(nn.Module):
             probabilities, fp32 `[tokens, experts]`.
         """
         logits = F.linear(x.float(), self.classifier.weight.float())
-        return choose_experts(logits, self.e_score_correction_bias, self.top_k, self.scale)
+        return self.operators.run(topk_gating, logits, self.e_score_correction_bias, self.top_k, self.scale)

@@ -14,16 +14,19 @@ from torch.utils.checkpoint import checkpoint
 
 from longcat.config import ModelConfig
 from longcat.model.cache import Cache
-from longcat.model.context import Context, Phase
+from longcat.model.context import ForwardContext, Phase
 from longcat.model.experts import RouterStatistics
 from longcat.model.layer import Layer
+from longcat.model.module import Module, use_operators
 from longcat.model.mtp import MultiTokenPrediction, mtp_targets
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
 from longcat.model.scaling import role_of, transfer, width_over_proxy
-from longcat.ops.documents import document_starts
+from longcat.ops.documents import find_document_starts
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
+from longcat.ops.registry import OperatorSettings
 from longcat.ops.rotary import rotary_angles
+from longcat.padding import is_padding
 
 
 class State(NamedTuple):
@@ -39,7 +42,7 @@ class State(NamedTuple):
     """Sum over layers and tokens, if indexers learn."""
 
 
-class Sums(NamedTuple):
+class LossSums(NamedTuple):
     """What a batch is learnt from, each an fp32 sum over its tokens; padding is none of them."""
 
     language_model: Tensor
@@ -81,7 +84,9 @@ class Backbone(nn.Module):
         )
         self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden_size)
         self.ngram_embeddings = (
-            None if config.ngram is None else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size)
+            None
+            if config.ngram is None
+            else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size, config.end_of_text)
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.activation_checkpointing = False
@@ -96,24 +101,24 @@ class Backbone(nn.Module):
         padding: Tensor | None,
         phase: Phase,
         documents: Tensor | None = None,
-    ) -> Context:
+    ) -> ForwardContext:
         """What the layers need to know about `tokens` `[batch, seq]`, which follow what the cache holds."""
         start = 0 if cache is None else cache.length
         positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         cos, sin = rotary_angles(positions, self.rope_dim, self.rope_theta, self.rope_scaling)
         if documents is None:
-            return Context(cos, sin, cache, padding, phase=phase)
+            return ForwardContext(cos, sin, cache, padding, phase=phase)
         if cache is not None:
             raise ValueError("a cache holds one document a row: documents cannot be told apart in it")
-        padding = documents < 0 if padding is None else padding
-        return Context(cos, sin, None, padding, document_starts(documents), phase)
+        padding = is_padding(documents) if padding is None else padding
+        return ForwardContext(cos, sin, None, padding, find_document_starts(documents), phase)
 
-    def forward(self, tokens: Tensor, context: Context) -> State:
+    def forward(self, tokens: Tensor, context: ForwardContext) -> State:
         """Int64 `[batch, seq]` to the state after the layers."""
         seen = tokens if context.cache is None else context.cache.extend_tokens(tokens)
         x = self.embed_tokens(tokens)
         if self.ngram_embeddings is not None:
-            x = self.ngram_embeddings(x, seen, context.starts)
+            x = self.ngram_embeddings(x, seen, context.document_starts)
         statistics, index_loss = [], None
         for number, layer in enumerate(self.layers):
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -126,15 +131,16 @@ class Backbone(nn.Module):
         return State(x, self.norm(x), statistics, index_loss)
 
 
-class LongcatModel(nn.Module):
+class LongcatModel(Module):
     """LongCat for causal language modelling: Flash, Flash-Lite (n-grams), 2.0 (n-grams, sparse attention, MTP)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, operators: OperatorSettings | None = None) -> None:
         super().__init__()
         self.config = config
         self.model = Backbone(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False)
         self.hidden_z = HiddenZ()
+        use_operators(self, operators or OperatorSettings())
 
     def forward(
         self,
@@ -145,7 +151,7 @@ class LongcatModel(nn.Module):
         padding: Tensor | None = None,
         phase: Phase = "sparse",
         documents: Tensor | None = None,
-    ) -> Tensor | Sums:
+    ) -> Tensor | LossSums:
         """Logits, or with `targets` what to learn from; `logits` and `sums` say which.
 
         Args:
@@ -175,8 +181,10 @@ class LongcatModel(nn.Module):
             states, own = self.model.mtp(state.hidden, words, context)
             index_loss = index_loss if own is None else index_loss + own
             for depth, hidden in enumerate(states, 1):
-                mtp = mtp + self._loss(hidden, mtp_targets(targets, depth, context.starts))
-        return Sums(
+                mtp = mtp + self._loss(
+                    hidden, mtp_targets(targets, depth, self.config.end_of_text, context.document_starts)
+                )
+        return LossSums(
             language_model=self._loss(state.hidden, targets),
             mtp=mtp,
             indexer=index_loss,
@@ -198,12 +206,12 @@ class LongcatModel(nn.Module):
         phase: Phase = "sparse",
         documents: Tensor | None = None,
         padding: Tensor | None = None,
-    ) -> Sums:
+    ) -> LossSums:
         """What to learn from, see `forward`."""
-        return cast(Sums, self(tokens, targets, phase=phase, documents=documents, padding=padding))
+        return cast(LossSums, self(tokens, targets, phase=phase, documents=documents, padding=padding))
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
+        return self.operators.run(linear_cross_entropy, hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
     def new_cache(self) -> Cache:
         """An empty cache for `forward`."""
@@ -215,7 +223,7 @@ class LongcatModel(nn.Module):
         return [cast(Layer, layer) for layer in self.model.layers]
 
     def initialize(self, seed: int) -> None:
-        """Draw weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order.
+        """SampleInputs weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order.
 
         With `proxy_hidden_size` the variance is carried over from the proxy, see `longcat.model.scaling.transfer`.
         """

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
-from longcat.ops.documents import document_starts, readable
-from longcat.ops.registry import Draw, operator
+from longcat.ops.documents import find_document_starts, readable
+from longcat.ops.registry import SampleInputs, operator
 
 KEPT_LENGTH = 2048
 """Up to this length `BlockAttention` keeps the probabilities for the backward pass; beyond it they are worked out again."""
@@ -30,15 +30,15 @@ LEFT_UP_CAUSAL, RIGHT_DOWN_CAUSAL = 2, 3
 """Its sparse modes with a mask of that size: queries and keys begin, or end, together."""
 
 
-def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
-    starts = document_starts(torch.tensor([[0] * 3 + [1] * 130 + [2] * 17, [0] * 149 + [1]]))
-    for apart in (None, starts):
+def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
+    document_starts = find_document_starts(torch.tensor([[0] * 3 + [1] * 130 + [2] * 17, [0] * 149 + [1]]))
+    for apart in (None, document_starts):
         yield draw(2, 3, 150, 32), draw(2, 3, 150, 32), draw(2, 3, 150, 16), 0.3, apart
 
 
-@operator("attention", _examples)
+@operator("attention", _sample_inputs)
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:
     """softmax(scale Q K^T) V over the positions up to each one (arXiv 1706.03762, eq. 1), within its document.
 
@@ -47,13 +47,13 @@ def causal_attention(
         key: the same shape.
         value: `[batch, heads, seq, value dim]`.
         scale: factor on the scores; dim ** -0.5 when none.
-        starts: of documents, see `longcat.ops.documents`; none where every row is one.
+        document_starts: see `longcat.ops.documents`; none where every row is one.
 
     Returns:
         `[batch, heads, seq, value dim]`.
     """
     scores = (query @ key.mT).float() * _scale(query, scale)
-    seen = readable(starts, query.shape[2], key.shape[2], query.device).unsqueeze(-3)
+    seen = readable(document_starts, query.shape[2], key.shape[2], query.device).unsqueeze(-3)
     return scores.masked_fill(~seen, -math.inf).softmax(-1).to(value.dtype) @ value
 
 
@@ -61,19 +61,19 @@ def _scale(query: Tensor, scale: float | None) -> float:
     return float(query.shape[-1] ** -0.5) if scale is None else scale
 
 
-@causal_attention.path("cuda")
+@causal_attention.implementation("cuda")
 def torch_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:
     """By torch's kernels. With documents they need a mask of the whole square."""
-    if starts is None:
+    if document_starts is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
-    mask = readable(starts, query.shape[2], key.shape[2], query.device)[:, None]
+    mask = readable(document_starts, query.shape[2], key.shape[2], query.device)[:, None]
     return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
 
 
-def _npu_obstacle(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+def _npu_unsupported_reason(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> str | None:
     batch, heads, seq, dim = query.shape
     if heads > MOST_HEADS:
@@ -82,13 +82,13 @@ def _npu_obstacle(
         return (
             f"heads of {dim}, with values of {value.shape[-1]}: values may not be wider, nor heads than {WIDEST_HEAD}"
         )
-    tokens = seq if starts is None else batch * seq
+    tokens = seq if document_starts is None else batch * seq
     return None if tokens <= MOST_TOKENS else f"{tokens} tokens are more than {MOST_TOKENS}"
 
 
-@causal_attention.path("npu", obstacle=_npu_obstacle)
+@causal_attention.implementation("npu", unsupported_reason=_npu_unsupported_reason)
 def _npu_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:
     """By torch_npu's kernel, which skips what lies in other documents.
 
@@ -99,11 +99,11 @@ def _npu_attention(
     fused, mask = npu_operator("npu_fusion_attention"), _compressed_mask(query.device)
     factor = _scale(query, scale)
     inputs = [tensor.transpose(1, 2) for tensor in (query, key, value)]  # as the projections laid them
-    if starts is None:
+    if document_starts is None:
         out: Tensor = fused(*inputs, heads, "BSND", atten_mask=mask, scale=factor, sparse_mode=LEFT_UP_CAUSAL)[0]
         return out.transpose(1, 2)
     inputs = [tensor.flatten(0, 1) for tensor in inputs]
-    first = (starts == torch.arange(seq, device=starts.device)).flatten().nonzero().flatten().tolist()
+    first = (document_starts == torch.arange(seq, device=document_starts.device)).flatten().nonzero().flatten().tolist()
     parts = []
     for number in range(0, len(first), MOST_DOCUMENTS):
         begins = [*first[number : number + MOST_DOCUMENTS + 1], batch * seq][: MOST_DOCUMENTS + 1]
@@ -122,88 +122,90 @@ def _compressed_mask(device: torch.device) -> Tensor:
     return torch.ones(COMPRESSED_MASK, COMPRESSED_MASK, dtype=torch.bool, device=device).triu(1)
 
 
-@causal_attention.path("cpu")  # torch's kernel there wants value and key of one width, and is slower
+@causal_attention.implementation("cpu")  # torch's kernel there wants value and key of one width, and is slower
 @torch.compiler.disable
 def block_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, starts: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:
     """`causal_attention` in blocks of queries: on a CPU about four times as fast as torch's flash kernel."""
     batch, heads, seq, _ = query.shape
     inputs = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    out = BlockAttention.apply(*inputs, _scale(query, scale), starts)
+    out = BlockAttention.apply(*inputs, _scale(query, scale), document_starts)
     return out.view(batch, heads, seq, -1)
 
 
 class BlockAttention(torch.autograd.Function):
     """Causal attention over `[n, seq, dim]`, a block of queries at a time against the keys up to its end.
 
-    With documents, from the earliest start of a document in it; row i of `starts` holds for n / batch heads.
+    With documents, from the earliest start of a document in it; row i of `document_starts` holds for n / batch heads.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, starts: Tensor | None = None
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, document_starts: Tensor | None = None
     ) -> Tensor:
         """`[n, seq, value dim]`."""
         out = query.new_empty(*query.shape[:2], value.shape[-1])
         keeps = query.shape[1] <= KEPT_LENGTH and any(ctx.needs_input_grad)
         kept = []
-        for block in _blocks(query, starts):
+        for block in _blocks(query, document_starts):
             first, start, end = block
-            probabilities = _probabilities(query, key, block, scale, starts)
+            probabilities = _probabilities(query, key, block, scale, document_starts)
             out[:, start:end] = torch.bmm(probabilities, value[:, first:end])
             if keeps:
                 kept.append(probabilities)
-        ctx.save_for_backward(query, key, value, *kept)
-        ctx.scale, ctx.starts = scale, starts
+        ctx.save_for_backward(query, key, value, out, *kept)
+        ctx.scale, ctx.document_starts = scale, document_starts
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key and value."""
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, out, *kept = ctx.saved_tensors
         (gradient,) = gradients
+        # sum_k p_k dL/dp_k of each query (arXiv 2205.14135, appendix B.4)
+        delta = (gradient.float() * out).sum(-1, keepdim=True).to(query.dtype)
         # many small terms add up over a long sequence: in fp32 there
         dtype = query.dtype if kept else torch.float32
         d_query, d_key = torch.empty_like(query), key.new_zeros(key.shape, dtype=dtype)
         d_value = value.new_zeros(value.shape, dtype=dtype)
-        for number, block in enumerate(_blocks(query, ctx.starts)):
+        for number, block in enumerate(_blocks(query, ctx.document_starts)):
             first, start, end = block
-            probabilities = kept[number] if kept else _probabilities(query, key, block, ctx.scale, ctx.starts)
+            probabilities = kept[number] if kept else _probabilities(query, key, block, ctx.scale, ctx.document_starts)
             d_out = gradient[:, start:end]
             _add_product(d_value[:, first:end], probabilities.mT, d_out)
             d_probabilities = torch.bmm(d_out, value[:, first:end].mT)
-            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, query.dtype).mul_(ctx.scale)
+            d_scores = d_probabilities.sub_(delta[:, start:end]).mul_(probabilities)  # but for the scale
             d_query[:, start:end] = torch.bmm(d_scores, key[:, first:end])
-            _add_product(d_key[:, first:end], d_scores.mT, query[:, start:end])
-        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
+            _add_product(d_key[:, first:end], d_scores.mT, query[:, start:end], ctx.scale)
+        return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+def _add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
     if total.dtype == a.dtype:
-        total.baddbmm_(a, b)
+        total.baddbmm_(a, b, alpha=scale)
     else:
-        total += torch.bmm(a, b)
+        total.add_(torch.bmm(a, b), alpha=scale)
 
 
 def _probabilities(
-    query: Tensor, key: Tensor, block: tuple[int, int, int], scale: float, starts: Tensor | None
+    query: Tensor, key: Tensor, block: tuple[int, int, int], scale: float, document_starts: Tensor | None
 ) -> Tensor:
     """softmax(scale Q K^T) of queries `start` to `end` over the keys from `first` on and before `end`."""
     first, start, end = block
     mask = query.new_full((end - start, end - start), -math.inf).triu_(1)
     scores = torch.bmm(query[:, start:end], key[:, first:end].mT).mul_(scale)
     scores[:, :, start - first :].add_(mask)
-    if starts is not None:
-        latest = int(starts[:, end - 1].max())  # keys from there on belong to everybody's document
-        foreign = torch.arange(first, latest) < starts[:, start:end, None]  # [batch, queries, keys]
-        scores[..., : latest - first].unflatten(0, (len(starts), -1)).masked_fill_(foreign[:, None], -math.inf)
+    if document_starts is not None:
+        latest = int(document_starts[:, end - 1].max())  # keys from there on belong to everybody's document
+        foreign = torch.arange(first, latest) < document_starts[:, start:end, None]  # [batch, queries, keys]
+        scores[..., : latest - first].unflatten(0, (len(document_starts), -1)).masked_fill_(foreign[:, None], -math.inf)
     return scores.softmax(-1)
 
 
-def _blocks(query: Tensor, starts: Tensor | None) -> list[tuple[int, int, int]]:
+def _blocks(query: Tensor, document_starts: Tensor | None) -> list[tuple[int, int, int]]:
     """First key, first query and end of each block."""
     count, seq, _ = query.shape
     size = max(1, min(QUERY_BLOCK, BLOCK_SCORES // (count * seq)))
-    first = [0] * seq if starts is None else starts.amin(0).tolist()  # a row's starts never fall
+    first = [0] * seq if document_starts is None else document_starts.amin(0).tolist()  # the starts of a row never fall
     return [(first[start], start, min(start + size, seq)) for start in range(0, seq, size)]

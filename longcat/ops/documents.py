@@ -1,6 +1,6 @@
 """Several documents in one row: a token reads nothing before the start of its own.
 
-`starts`, int64 `[batch, seq]`, says it all: the position at which each token's document starts, as attention, its indexer,
+`document_starts`, int64 `[batch, seq]`, says it all: the position at which each token's document starts, as attention, its indexer,
 n-grams and multi-token prediction need it. Padding at the end of a row is a document too, which nobody else reads.
 """
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def document_starts(documents: Tensor) -> Tensor:
+def find_document_starts(documents: Tensor) -> Tensor:
     """Where each token's document starts.
 
     Args:
@@ -25,22 +25,22 @@ def document_starts(documents: Tensor) -> Tensor:
     return positions.where(new, 0).cummax(1).values
 
 
-def same_document(starts: Tensor, distance: int) -> Tensor:
+def same_document(document_starts: Tensor, distance: int) -> Tensor:
     """Bool `[batch, seq]`: whether the token `distance` after each one exists and is of its document."""
-    return F.pad(starts, (0, distance), value=-1)[:, distance:] == starts
+    return F.pad(document_starts, (0, distance), value=-1)[:, distance:] == document_starts
 
 
-def readable(starts: Tensor | None, queries: int, keys: int, device: torch.device) -> Tensor:
+def readable(document_starts: Tensor | None, queries: int, keys: int, device: torch.device) -> Tensor:
     """Which keys each query reads: those up to its own position, from the start of its document on.
 
     Args:
-        starts: of the queries, `[batch, queries]`; none where every row is one document.
+        document_starts: of the queries, `[batch, queries]`; none where every row is one document.
         queries: how many; they are at the last positions of the keys' sequence.
         keys: how many.
         device: of the result.
 
     Returns:
-        Bool `[batch, queries, keys]`, or `[queries, keys]` without `starts`.
+        Bool `[batch, queries, keys]`, or `[queries, keys]` without `document_starts`.
     """
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    return seen if starts is None else seen & (torch.arange(keys, device=device) >= starts[..., None])
+    return seen if document_starts is None else seen & (torch.arange(keys, device=device) >= document_starts[..., None])

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
-from longcat.ops.registry import Draw, operator
+from longcat.ops.registry import SampleInputs, operator
 
 MOST_EXPERTS = 2048
 """That npu_moe_gating_top_k takes."""
 
 
-def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
-    yield draw(9, 24, dtype=torch.float32), 0.05 * draw(24, dtype=torch.float32, learns=False), 4, 6.0
+def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
+    yield draw(9, 24, dtype=torch.float32), 0.05 * draw(24, dtype=torch.float32, requires_grad=False), 4, 6.0
 
 
 def _by_expert(result: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -25,8 +25,8 @@ def _by_expert(result: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(probabilities).scatter(1, experts, weights), probabilities
 
 
-@operator("gating", _examples, _by_expert)
-def choose_experts(logits: Tensor, bias: Tensor, top_k: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+@operator("gating", _sample_inputs, _by_expert)
+def topk_gating(logits: Tensor, bias: Tensor, top_k: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """The `top_k` experts with the largest softmax + bias; they weigh softmax * scale, without bias and without renorm.
 
     Args:
@@ -45,13 +45,13 @@ def choose_experts(logits: Tensor, bias: Tensor, top_k: int, scale: float) -> tu
     return probabilities.gather(1, experts) * scale, experts, probabilities
 
 
-def _obstacle(logits: Tensor, bias: Tensor, top_k: int, scale: float) -> str | None:
+def _unsupported_reason(logits: Tensor, bias: Tensor, top_k: int, scale: float) -> str | None:
     experts = logits.shape[-1]
     return None if 2 < experts <= MOST_EXPERTS else f"{experts} experts, not 3 to {MOST_EXPERTS}"
 
 
-@choose_experts.path("npu", obstacle=_obstacle)
-def _npu_choose_experts(logits: Tensor, bias: Tensor, top_k: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+@topk_gating.implementation("npu", unsupported_reason=_unsupported_reason)
+def _npu_topk_gating(logits: Tensor, bias: Tensor, top_k: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     result: tuple[Tensor, Tensor, Tensor] = _NpuGating.apply(logits, bias, top_k, scale)
     return result
 
@@ -75,4 +75,5 @@ class _NpuGating(torch.autograd.Function):
         experts, probabilities = ctx.saved_tensors
         d_weights, _, d_probabilities = gradients
         d_probabilities = d_probabilities.scatter_add(1, experts, d_weights * ctx.scale)
-        return torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype), None, None, None
+        d_logits = probabilities * (d_probabilities - (d_probabilities * probabilities).sum(-1, keepdim=True))
+        return d_logits, None, None, None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
-from longcat.ops.registry import Draw, operator
+from longcat.ops.registry import SampleInputs, operator
 
 ROW_MULTIPLE = 32
 """On a CPU products are made with a multiple of so many rows: a kernel is built for every new shape, which costs as much
@@ -21,11 +21,11 @@ INNER_LIMIT = 65_536
 """No matrix of npu_grouped_matmul reaches this width."""
 
 
-def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     yield draw(144, 32), draw(4, 16, 32), torch.tensor([3, 0, 140, 1])
 
 
-@operator("grouped_matmul", _examples)
+@operator("grouped_matmul", _sample_inputs)
 def grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """Rows of group g times `weight[g]` transposed.
 
@@ -48,7 +48,7 @@ def _no_rows(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.sum(0).transpose(0, 1)
 
 
-@grouped_matmul.path("cpu")
+@grouped_matmul.implementation("cpu")
 def _cpu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if x.shape[0] == 0:
         return _no_rows(x, weight)
@@ -56,21 +56,21 @@ def _cpu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return out
 
 
-def _cuda_obstacle(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
+def _cuda_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
     """Torch's kernel wants rows that start at multiples of 16 bytes, on both sides of the product."""
     if any(size * x.element_size() % 16 for size in weight.shape[1:]):
         return f"rows of weights {list(weight.shape)} in {x.dtype} do not start at multiples of 16 bytes"
     return None
 
 
-@grouped_matmul.path("cuda", obstacle=_cuda_obstacle)
+@grouped_matmul.implementation("cuda", unsupported_reason=_cuda_unsupported_reason)
 def _cuda_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if x.shape[0] == 0:
         return _no_rows(x, weight)
     return F.grouped_mm(x, weight.transpose(-2, -1), offs=counts.cumsum(0).to(torch.int32))
 
 
-def _npu_obstacle(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
+def _npu_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
     groups, *sizes = weight.shape
     if not 2 <= groups <= MOST_GROUPS:
         return f"{groups} groups, not 2 to {MOST_GROUPS}"
@@ -79,7 +79,7 @@ def _npu_obstacle(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
     return None
 
 
-@grouped_matmul.path("npu", obstacle=_npu_obstacle)
+@grouped_matmul.implementation("npu", unsupported_reason=_npu_unsupported_reason)
 def _npu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if x.shape[0] == 0:
         return _no_rows(x, weight)

@@ -9,19 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.ops.registry import Draw, operator
+from longcat.ops.registry import SampleInputs, operator
+from longcat.padding import IGNORE
 
-IGNORE = -100
-"""Target of a position that is not trained on."""
 CHUNK_LOGITS = 4_194_304
 """Logits held at once."""
 
 
-def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     yield draw(6, 32), draw(40, 32), torch.tensor([3, IGNORE, 0, 39, 7, 7])
 
 
-@operator("linear_cross_entropy", _examples)
+@operator("linear_cross_entropy", _sample_inputs)
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Sum of -log softmax(hidden weight^T)[target], in fp32.
 
@@ -36,7 +35,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     return F.cross_entropy(F.linear(hidden, weight).float(), targets, ignore_index=IGNORE, reduction="sum")
 
 
-@linear_cross_entropy.path("cpu", "cuda", "npu")
+@linear_cross_entropy.implementation("cpu", "cuda", "npu")
 @torch.compiler.disable
 def _chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The gradients are worked out chunk by chunk together with the loss.

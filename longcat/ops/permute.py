@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
-from longcat.ops.registry import Draw, operator
+from longcat.ops.registry import SampleInputs, operator
 
 Compute = Callable[[Tensor, Tensor], Tensor]
 """Rows `[n, hidden]` sorted by expert, and how many each expert has, to the experts' outputs in the same order."""
@@ -19,7 +19,7 @@ MOST_CHOICES = 512
 """Experts of a token that it takes."""
 
 
-def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     """Seven experts, of which the third has no token and the last three are of zero computation; one is behind the last."""
     experts = torch.tensor([[0, 5], [1, 0], [4, 6], [3, 1], [0, 3], [7, 7]])
     weights = draw(6, 2, dtype=torch.float32)
@@ -30,11 +30,11 @@ def _square(rows: Tensor, counts: Tensor) -> Tensor:
     return rows * rows
 
 
-@operator("permute", _examples)
-def through_experts(
-    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, rest: Tensor
+@operator("permute", _sample_inputs)
+def permute_and_combine(
+    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, zero_expert_output: Tensor
 ) -> Tensor:
-    """`rest` + sum over a token's routed experts of weight * expert(token).
+    """`zero_expert_output` + sum over a token's routed experts of weight * expert(token).
 
     Slots of zero-computation experts, which have the highest numbers, are neither sorted into the rows nor computed.
 
@@ -44,7 +44,7 @@ def through_experts(
         weights: fp32, the same shape.
         counts: integer `[routed experts]`, slots given to each.
         compute: the experts.
-        rest: `[tokens, hidden]`, what zero-computation experts gave.
+        zero_expert_output: `[tokens, hidden]`, what zero-computation experts gave.
 
     Returns:
         `[tokens, hidden]`.
@@ -53,11 +53,11 @@ def through_experts(
     owners = slots // experts.shape[-1]
     outputs = compute(tokens.index_select(0, owners), counts)
     outputs = outputs * weights.flatten()[slots, None].to(tokens.dtype)
-    return rest.index_add(0, owners, outputs)
+    return zero_expert_output.index_add(0, owners, outputs)
 
 
-def _obstacle(
-    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, rest: Tensor
+def _unsupported_reason(
+    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, zero_expert_output: Tensor
 ) -> str | None:
     if tokens.dtype != torch.bfloat16:
         return f"tokens are {tokens.dtype}, not bfloat16"
@@ -66,15 +66,17 @@ def _obstacle(
     return None
 
 
-@through_experts.path("npu", obstacle=_obstacle)
-def _npu_through_experts(
-    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, rest: Tensor
+@permute_and_combine.implementation("npu", unsupported_reason=_unsupported_reason)
+def _npu_permute_and_combine(
+    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, zero_expert_output: Tensor
 ) -> Tensor:
     rows = int(counts.sum())
     if rows == 0:  # to the operator 0 means all of them
-        return through_experts.reference(tokens, experts, weights, counts, compute, rest)
+        return permute_and_combine.reference(tokens, experts, weights, counts, compute, zero_expert_output)
     permuted, places = npu_operator("npu_moe_token_permute")(tokens, experts, rows)
     outputs = compute(permuted, counts)
     # places from `rows` on are those of zero experts: the kernel skips them
-    result: Tensor = rest + npu_operator("npu_moe_token_unpermute")(outputs, places, weights.to(tokens.dtype))
+    result: Tensor = zero_expert_output + npu_operator("npu_moe_token_unpermute")(
+        outputs, places, weights.to(tokens.dtype)
+    )
     return result

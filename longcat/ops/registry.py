@@ -1,8 +1,8 @@
-"""Which function computes an operator: the plain torch reference, or a faster path for the kind of device.
+"""Operators: a plain torch reference each, and faster implementations for kinds of device.
 
-An operator is called like the reference it is made from. It takes the path for the device of its first argument, unless
-there is none, the path says why it cannot take these arguments, or the user asked for the reference. A path for an
-accelerator is compared with the reference before its first use in a process: values and gradients, on small inputs.
+An operator is called like the reference it is made from. The implementation for the device of the first argument runs,
+unless there is none, it cannot take these arguments, or `OperatorSettings` ask for the reference. An implementation for
+an accelerator is compared with the reference before its first use: values and gradients, on small inputs.
 """
 
 from __future__ import annotations
@@ -17,128 +17,141 @@ import torch
 from torch import Tensor
 
 from longcat.accelerator import Kind
-from longcat.config import OperatorName
 from longcat.errors import DeviceError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""Largest difference of a path from the reference in fp32, as a share of the reference's largest number: a few roundings
-of each type. A wrong mask, scale or order is off by far more."""
+"""Largest difference of an implementation from the fp32 reference, as a fraction of the reference's largest number: a few
+roundings of each type. A wrong mask, scale or order is off by far more."""
 REMEDY = "add it to training.reference_operators to go on without"
-OPERATORS: dict[OperatorName, Operator[..., Any]] = {}
-
-_forced: frozenset[OperatorName] = frozenset()
-_checked: set[tuple[OperatorName, str, torch.dtype]] = set()
-_reported: set[tuple[OperatorName, str]] = set()
 _log = logging.getLogger(__name__)
 
 
-class Draw:
+class SampleInputs:
     """Draws the small inputs of a check, the same ones in every process and on every device."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.generator = torch.Generator().manual_seed(0)
 
-    def __call__(self, *shape: int, dtype: torch.dtype | None = None, learns: bool = True) -> Tensor:
-        """Normal numbers of the type that is checked, or of another one; `learns` asks for their gradient too."""
-        return torch.randn(shape, generator=self.generator).to(dtype or self.dtype).requires_grad_(learns)
+    def __call__(self, *shape: int, dtype: torch.dtype | None = None, requires_grad: bool = True) -> Tensor:
+        """Draw normal numbers of the type that is checked, or of another one."""
+        return torch.randn(shape, generator=self.generator).to(dtype or self.dtype).requires_grad_(requires_grad)
 
 
-Examples = Callable[[Draw], Iterable[tuple[Any, ...]]]
+DrawInputs = Callable[[SampleInputs], Iterable[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
-class Path:
+class Implementation:
     """A faster function for one kind of device."""
 
-    operator: OperatorName
+    operator: str
     kind: Kind
     function: Callable[..., Any]
-    """Takes the reference's arguments and gives its results."""
-    obstacle: Callable[..., str | None]
-    """Takes the same and says why the function cannot, or None if it can. Looks at shapes and types only."""
+    """Takes the reference's arguments and returns its results."""
+    unsupported_reason: Callable[..., str | None]
+    """Takes the same arguments; says why the function cannot take them, or None. Looks at shapes and types only."""
 
 
 class Operator(Generic[P, R]):
-    """A reference and the paths that may stand in for it."""
+    """A reference and the implementations that may stand in for it."""
 
     def __init__(
-        self,
-        name: OperatorName,
-        reference: Callable[P, R],
-        examples: Examples,
-        compared: Callable[[Any], Any],
+        self, name: str, reference: Callable[P, R], sample_inputs: DrawInputs, compared: Callable[[Any], Any]
     ) -> None:
-        self.name, self.reference, self.examples, self.compared = name, reference, examples, compared
-        self.paths: dict[str, Path] = {}
+        self.name, self.reference, self.sample_inputs, self.compared = name, reference, sample_inputs, compared
+        self.implementations: dict[str, Implementation] = {}
         self.__doc__ = reference.__doc__
-        OPERATORS[name] = self
 
-    def path(
-        self, *kinds: Kind, obstacle: Callable[..., str | None] = lambda *_, **__: None
+    def implementation(
+        self, *kinds: Kind, unsupported_reason: Callable[..., str | None] = lambda *_, **__: None
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Make a function the path for these kinds of device."""
+        """Make a function the implementation for these kinds of device."""
 
         def register(function: Callable[P, R]) -> Callable[P, R]:
-            self.paths.update({kind: Path(self.name, kind, function, obstacle) for kind in kinds})
+            for kind in kinds:
+                self.implementations[kind] = Implementation(self.name, kind, function, unsupported_reason)
             return function
 
         return register
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The results of the path, or of the reference."""
-        first = cast(Tensor, args[0])
-        path = self.paths.get(kind_of(first))
-        if path is None or self.name in _forced:
-            return self.reference(*args, **kwargs)
-        problem = path.obstacle(*args, **kwargs)
-        if problem is not None:
-            if (self.name, problem) not in _reported:
-                _report(self.name, path.kind, problem)
-            return self.reference(*args, **kwargs)
-        if path.kind != "cpu" and (self.name, path.kind, first.dtype) not in _checked:
-            check(self, path, first.device, first.dtype)
-        return cast(R, path.function(*args, **kwargs))
+        """Compute the operator outside of a model; a model has `OperatorSettings` of its own."""
+        return STANDARD.run(self, *args, **kwargs)
 
 
 def operator(
-    name: OperatorName, examples: Examples, compared: Callable[[Any], Any] = lambda result: result
+    name: str, sample_inputs: DrawInputs, compared: Callable[[Any], Any] = lambda result: result
 ) -> Callable[[Callable[P, R]], Operator[P, R]]:
     """Make an operator from its reference.
 
     Args:
-        name: how the configuration calls it.
-        examples: small arguments for a check, on the CPU, that every path can take.
-        compared: what of the results a path must agree in: a tensor or several.
+        name: its name in `training.reference_operators`.
+        sample_inputs: draws small arguments for a check, on the CPU, that every implementation can take.
+        compared: picks the results in which an implementation must agree: a tensor or several.
     """
-    return lambda reference: Operator(name, reference, examples, compared)
+    return lambda reference: Operator(name, reference, sample_inputs, compared)
 
 
-def force_reference(names: Collection[OperatorName]) -> None:
-    """From now on compute these operators, and no others, by their references in this process."""
-    global _forced
-    _forced = frozenset(names)
+class OperatorSettings:
+    """How one model computes its operators, and what has been checked and logged for it."""
+
+    def __init__(self, reference: Collection[str] = ()) -> None:
+        self.reference = frozenset(reference)
+        """Names of the operators that are computed by their reference on every device."""
+        self.checked: set[tuple[str, str, torch.dtype]] = set()
+        """Operator, kind of device and type of the implementations that have been compared with their reference."""
+        self.reported: set[tuple[str, str]] = set()
+        """Operators whose fall-back to the reference has been logged, with its reason."""
+
+    def run(self, called: Operator[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute an operator by the implementation for its arguments' device, or by its reference.
+
+        Raises:
+            DeviceError: the implementation fails its check.
+        """
+        first = cast(Tensor, args[0])
+        implementation = called.implementations.get(kind_of(first))
+        if implementation is None or called.name in self.reference:
+            return called.reference(*args, **kwargs)
+        reason = implementation.unsupported_reason(*args, **kwargs)
+        if reason is not None:
+            if (called.name, reason) not in self.reported:
+                self._report(called.name, implementation.kind, reason)
+            return called.reference(*args, **kwargs)
+        if implementation.kind != "cpu" and (called.name, implementation.kind, first.dtype) not in self.checked:
+            self._check(called, implementation, first)
+        return cast(R, implementation.function(*args, **kwargs))
+
+    @torch.compiler.disable
+    def _report(self, name: str, kind: Kind, reason: str) -> None:
+        self.reported.add((name, reason))
+        _log.warning(
+            "operator %s is computed by its reference, not by its implementation for %s: %s", name, kind, reason
+        )
+
+    @torch.compiler.disable
+    def _check(self, called: Operator[..., Any], implementation: Implementation, first: Tensor) -> None:
+        check(called, implementation, first.device, first.dtype)
+        self.checked.add((called.name, implementation.kind, first.dtype))
+
+
+STANDARD = OperatorSettings()
+"""Settings of calls outside of a model: nothing is computed by its reference that need not be."""
 
 
 def kind_of(tensor: Tensor) -> str:
-    """The kind of device a tensor lies on."""
+    """Return the kind of device that a tensor is on."""
     return tensor.device.type
 
 
-@torch.compiler.disable
-def _report(name: OperatorName, kind: Kind, problem: str) -> None:
-    _reported.add((name, problem))
-    _log.warning("operator %s is computed by its reference, not by the path for %s: %s", name, kind, problem)
+def check(of: Operator[..., Any], implementation: Implementation, device: torch.device, dtype: torch.dtype) -> None:
+    """Compare an implementation with the reference.
 
-
-@torch.compiler.disable
-def check(of: Operator[..., Any], path: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Compare a path with the reference, once.
-
-    The reference computes in fp32 on the CPU from the same numbers, so that the difference is the path's own.
+    The reference computes in fp32 on the CPU from the same numbers, so the difference is the implementation's own.
 
     Raises:
         DeviceError: it fails or gives something else; names operator, device and largest difference.
@@ -150,14 +163,13 @@ def check(of: Operator[..., Any], path: Path, device: torch.device, dtype: torch
     # the model may be in inference, or in a part whose tensors are recomputed: none of that is the check's concern
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, keep)
     with torch.inference_mode(False), torch.enable_grad(), hooks:
-        for arguments in of.examples(Draw(dtype)):
+        for arguments in of.sample_inputs(SampleInputs(dtype)):
             expected = _results(of, of.reference, arguments, torch.device("cpu"), torch.float32)
             try:
-                found = _results(of, path.function, arguments, device, None)
+                found = _results(of, implementation.function, arguments, device, None)
             except (RuntimeError, TypeError, AttributeError, ImportError) as error:
                 raise DeviceError(f"operator {of.name} fails on {device} with {dtype} ({error}); {REMEDY}") from error
             _compare(f"operator {of.name} on {device} with {dtype}", expected, found, TOLERANCE[dtype])
-    _checked.add((of.name, path.kind, dtype))
 
 
 def _compare(subject: str, expected: list[tuple[str, Tensor]], found: list[tuple[str, Tensor]], share: float) -> None:
@@ -182,11 +194,11 @@ def _results(
     own = [_placed(value, device, dtype) for value in arguments]
     results = of.compared(function(*own))
     values = [results] if isinstance(results, Tensor) else list(results)
-    draw = Draw(torch.float32)
+    draw = SampleInputs(torch.float32)
     total = torch.zeros((), device=device)
     for value in values:
         if value.requires_grad:
-            total = total + (value.float() * draw(*value.shape, learns=False).to(device)).sum()
+            total = total + (value.float() * draw(*value.shape, requires_grad=False).to(device)).sum()
     leaves = {number: value for number, value in enumerate(own) if isinstance(value, Tensor) and value.requires_grad}
     gradients = torch.autograd.grad(total, list(leaves.values())) if total.requires_grad else ()
     named = [(f"result {number}", value) for number, value in enumerate(values)]

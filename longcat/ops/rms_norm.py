@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
-from longcat.ops.registry import Draw, operator
+from longcat.ops.registry import SampleInputs, operator
 
 
-def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     yield draw(3, 5, 48), draw(48), 1e-5
 
 
-@operator("rms_norm", _examples)
+@operator("rms_norm", _sample_inputs)
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`weight * x / sqrt(mean(x^2) + eps)` over the last axis, computed in fp32.
 
@@ -33,7 +33,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
 
-@rms_norm.path("npu", obstacle=lambda x, weight, eps: None if 2 <= x.dim() <= 8 else "x has not 2 to 8 axes")
+@rms_norm.implementation(
+    "npu", unsupported_reason=lambda x, weight, eps: None if 2 <= x.dim() <= 8 else "x has not 2 to 8 axes"
+)
 def _npu_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     y: Tensor = npu_operator("npu_rms_norm")(x, weight.to(x.dtype), eps)[0]
     return y

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longcat.accelerator import npu_operator
 from longcat.config import RopeScalingConfig
-from longcat.ops.registry import Draw, operator
+from longcat.ops.registry import SampleInputs, operator
 
 INNER_LIMIT = 896
 """Heads that npu_rotary_mul turns are smaller."""
@@ -68,12 +68,12 @@ def _yarn(frequencies: Tensor, theta: float, scaling: RopeScalingConfig) -> Tens
     return frequencies * (1 - slowed) + frequencies / scaling.factor * slowed
 
 
-def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     cos, sin = rotary_angles(torch.arange(5), 16, 100.0)
     yield draw(2, 5, 3, 16), cos, sin
 
 
-@operator("rotary", _examples)
+@operator("rotary", _sample_inputs)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i+1) of the last axis; the result holds all first halves, then all second halves.
 
@@ -89,7 +89,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
 
 
-def _obstacle(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
+def _unsupported_reason(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
     if x.dim() != 4:
         return "x is not [batch, seq, heads, dim]"
     if max(x.shape[0], x.shape[2]) >= COUNT_LIMIT or x.shape[3] >= INNER_LIMIT:
@@ -97,7 +97,7 @@ def _obstacle(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
     return None
 
 
-@rotate.path("npu", obstacle=_obstacle)
+@rotate.implementation("npu", unsupported_reason=_unsupported_reason)
 def _npu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
     cos, sin = (torch.cat([angles, angles], dim=-1)[None, :, None].to(x.dtype) for angles in (cos, sin))

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from longcat.accelerator import npu_operator
 from longcat.config import SparseAttentionConfig
-from longcat.ops.documents import document_starts, readable
-from longcat.ops.registry import Draw, operator
+from longcat.ops.documents import find_document_starts, readable
+from longcat.ops.registry import SampleInputs, operator
 
 CHUNK_ELEMENTS = 16_777_216
 """Numbers that the largest intermediate result of a chunk of queries may have."""
@@ -45,7 +45,7 @@ def index_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
     return (weight.reshape(batch * queries, 1, heads).to(products.dtype) @ products).view(batch, queries, -1).float()
 
 
-def _selection_examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+def _selection_sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     """Scores that no type rounds, so that there is one right choice."""
     sparse = SparseAttentionConfig(
         index_n_heads=2, index_head_dim=INDEX_DIM, index_topk=24, index_init_tokens=2, index_local_tokens=6
@@ -57,12 +57,12 @@ def _selection_examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
     query[..., 0, 0] = 1.0
     weight = torch.ones(2, length, 2, dtype=draw.dtype)
     yield query, key, weight, sparse
-    starts = document_starts(torch.tensor([[0] * 3 + [1] * 70 + [2] * 23, [0] * 95 + [1]]))
-    yield query, key, weight, sparse, False, starts
+    document_starts = find_document_starts(torch.tensor([[0] * 3 + [1] * 70 + [2] * 23, [0] * 95 + [1]]))
+    yield query, key, weight, sparse, False, document_starts
     yield query[:, 90:], key, weight[:, 90:], sparse
 
 
-@operator("key_selection", _selection_examples, lambda keys: keys.sort(-1).values.float())
+@operator("key_selection", _selection_sample_inputs, lambda keys: keys.sort(-1).values.float())
 @torch.compiler.disable
 @torch.no_grad()
 def select_keys(
@@ -71,7 +71,7 @@ def select_keys(
     weight: Tensor,
     config: SparseAttentionConfig,
     hierarchical: bool = False,
-    starts: Tensor | None = None,
+    document_starts: Tensor | None = None,
 ) -> Tensor:
     """The keys that each query reads: sink, window and those with the highest scores, `index_topk` together.
 
@@ -84,7 +84,7 @@ def select_keys(
         weight: `[batch, queries, heads]`.
         config: budget, sink and window.
         hierarchical: score only the tokens of the best pages (for inference, without documents).
-        starts: of the queries' documents, see `longcat.ops.documents`; none where every row is one.
+        document_starts: of the queries, see `longcat.ops.documents`; none where every row is one.
 
     Returns:
         int64 `[batch, queries, index_topk]` positions, -1 where there is none.
@@ -102,7 +102,7 @@ def select_keys(
             seen = max(first + end, config.index_topk)  # later keys are nobody's yet
             candidates = torch.arange(seen, device=query.device).expand(batch, end - start, -1)
             scores = index_scores(part[0], key[:, :seen], part[1])
-        begin = 0 if starts is None else starts[:, start:end, None]
+        begin = 0 if document_starts is None else document_starts[:, start:end, None]
         always = (candidates < begin + config.index_init_tokens) | (candidates > position - config.index_local_tokens)
         foreign = (candidates > position) | (candidates < begin)
         scores = scores.masked_fill(always, torch.inf).masked_fill(foreign, -torch.inf)
@@ -112,13 +112,13 @@ def select_keys(
     return torch.cat(chosen, dim=1)
 
 
-def _selection_obstacle(
+def _selection_unsupported_reason(
     query: Tensor,
     key: Tensor,
     weight: Tensor,
     config: SparseAttentionConfig,
     hierarchical: bool = False,
-    starts: Tensor | None = None,
+    document_starts: Tensor | None = None,
 ) -> str | None:
     heads, dim = query.shape[2:]
     if hierarchical:
@@ -135,7 +135,7 @@ def _narrow(query: Tensor) -> str | None:
     return None if query.dtype in (torch.bfloat16, torch.float16) else f"queries are {query.dtype}, not 16 bits wide"
 
 
-@select_keys.path("npu", obstacle=_selection_obstacle)
+@select_keys.implementation("npu", unsupported_reason=_selection_unsupported_reason)
 @torch.compiler.disable
 @torch.no_grad()
 def _npu_select_keys(
@@ -144,18 +144,18 @@ def _npu_select_keys(
     weight: Tensor,
     config: SparseAttentionConfig,
     hierarchical: bool = False,
-    starts: Tensor | None = None,
+    document_starts: Tensor | None = None,
 ) -> Tensor:
     """The lightning indexer knows neither sink nor window, but its list is long enough to do without those in it."""
     (batch, queries), length, budget = query.shape[:2], key.shape[1], config.index_topk
     indexer = npu_operator("npu_lightning_indexer")
     position = torch.arange(length - queries, length, device=query.device)[:, None]  # [queries, 1]
-    if starts is None:
+    if document_starts is None:
         begin = torch.zeros_like(position)
         best = indexer(query, key[:, :, None], weight, sparse_count=budget)[0][:, :, 0].long()
     else:  # whole rows, documents laid end to end
-        begin = starts[..., None]
-        first = (starts == torch.arange(queries, device=starts.device)).flatten().nonzero().flatten()
+        begin = document_starts[..., None]
+        first = (document_starts == torch.arange(queries, device=document_starts.device)).flatten().nonzero().flatten()
         ends = torch.cat([first[1:], first.new_tensor([batch * queries])]).to(torch.int32)
         packed = [tensor.flatten(0, 1) for tensor in (query, key[:, :, None], weight)]
         lengths = {"actual_seq_lengths_query": ends, "actual_seq_lengths_key": ends}
@@ -248,7 +248,7 @@ def dense_index_loss(
     query: Tensor,
     key: Tensor,
     scale: float,
-    starts: Tensor | None = None,
+    document_starts: Tensor | None = None,
     padding: Tensor | None = None,
 ) -> Tensor:
     """The same over all keys up to each query, with p worked out from attention's own query and key (without gradient).
@@ -260,7 +260,7 @@ def dense_index_loss(
         query: `[batch, heads, seq, head dim]`.
         key: the same shape.
         scale: of attention's scores.
-        starts: of documents, see `longcat.ops.documents`; none where every row is one.
+        document_starts: see `longcat.ops.documents`; none where every row is one.
         padding: bool `[batch, seq]`, true for queries that do not count.
     """
     query, key = query.detach(), key.detach()
@@ -274,7 +274,7 @@ def dense_index_loss(
             query[:, :, start:end],
             key[:, :, :end],
             scale,
-            None if starts is None else starts[:, start:end],
+            None if document_starts is None else document_starts[:, start:end],
             None if padding is None else padding[:, start:end],
         )
         total = total + checkpoint(_dense_divergence, *part, use_reentrant=False)
@@ -288,10 +288,10 @@ def _dense_divergence(
     query: Tensor,
     key: Tensor,
     scale: float,
-    starts: Tensor | None,
+    document_starts: Tensor | None,
     padding: Tensor | None,
 ) -> Tensor:
-    seen = readable(starts, query.shape[-2], key.shape[-2], query.device)
+    seen = readable(document_starts, query.shape[-2], key.shape[-2], query.device)
     with torch.no_grad():
         scores = (query @ key.mT).float() * scale
         attended = scores.masked_fill(~seen.unsqueeze(-3), -torch.inf).softmax(-1).mean(1)
@@ -305,7 +305,7 @@ def _divergence(attended: Tensor, scores: Tensor, seen: Tensor) -> Tensor:
     return torch.xlogy(attended, attended).sum() - (attended * log_q).sum()
 
 
-def _attention_examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+def _attention_sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     keys = torch.stack([torch.randperm(40, generator=draw.generator)[:12] for _ in range(2 * 40)]).view(2, 40, 12)
     keys = keys.where(keys <= torch.arange(40)[:, None], -1)
     keys[..., 3] = torch.arange(40)  # a query always reads itself
@@ -315,14 +315,16 @@ def _attention_examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
     yield draw(2, 40, 4, dim), draw(2, 40, dim), keys, LATENT_DIM, 0.1
 
 
-@operator("sparse_attention", _attention_examples)
+@operator("sparse_attention", _attention_sample_inputs)
 @torch.compiler.disable
-def sparse_attention(query: Tensor, known: Tensor, keys: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+def sparse_attention(
+    query: Tensor, cached_latents: Tensor, keys: Tensor, rank: int, scale: float
+) -> tuple[Tensor, Tensor]:
     """Attention of all heads to the same chosen keys, in the space of the latent (MLA absorbed, arXiv 2405.04434, 2.1.2).
 
     Args:
         query: `[batch, queries, heads, dim]`.
-        known: `[batch, length, dim]`: keys; their first `rank` numbers are the values.
+        cached_latents: `[batch, length, dim]`: keys; their first `rank` numbers are the values.
         keys: int64 `[batch, queries, chosen]`, -1 where there is none.
         rank: of the latent.
         scale: factor on the scores.
@@ -332,24 +334,30 @@ def sparse_attention(query: Tensor, known: Tensor, keys: Tensor, rank: int, scal
         without gradient.
     """
     out, attended = _SparseAttention.apply(
-        query.flatten(0, 1), known.flatten(0, 1), _flat_rows(keys, known.shape[1]).flatten(0, 1),
+        query.flatten(0, 1), cached_latents.flatten(0, 1), _flat_rows(keys, cached_latents.shape[1]).flatten(0, 1),
         (keys < 0).flatten(0, 1), rank, scale,
     )  # fmt: skip
     return out.view(*query.shape[:3], rank), attended.view(keys.shape)
 
 
-def _attention_obstacle(query: Tensor, known: Tensor, keys: Tensor, rank: int, scale: float) -> str | None:
+def _attention_unsupported_reason(
+    query: Tensor, cached_latents: Tensor, keys: Tensor, rank: int, scale: float
+) -> str | None:
     heads, dim = query.shape[2:]
     if rank != LATENT_DIM or dim - rank != ROTARY_DIM or heads not in HEADS:
         return f"{heads} heads of {rank} + {dim - rank}, not a power of two up to {HEADS[-1]} of {LATENT_DIM} + {ROTARY_DIM}"
     return _narrow(query)
 
 
-@sparse_attention.path("npu", obstacle=_attention_obstacle)
+@sparse_attention.implementation("npu", unsupported_reason=_attention_unsupported_reason)
 @torch.compiler.disable
-def _npu_sparse_attention(query: Tensor, known: Tensor, keys: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+def _npu_sparse_attention(
+    query: Tensor, cached_latents: Tensor, keys: Tensor, rank: int, scale: float
+) -> tuple[Tensor, Tensor]:
     """The kernel does not tell what each key got; that is worked out beside it, which costs half a forward pass."""
-    latent, turned = (part.contiguous() for part in known[:, :, None].split([rank, known.shape[-1] - rank], dim=-1))
+    latent, turned = (
+        part.contiguous() for part in cached_latents[:, :, None].split([rank, cached_latents.shape[-1] - rank], dim=-1)
+    )
     places = keys.sort(dim=-1, descending=True).values.to(torch.int32)  # absent ones have to be last
     out = npu_operator("npu_sparse_flash_attention")(
         query[..., :rank].contiguous(), latent, latent, places[:, :, None], scale,
@@ -357,17 +365,17 @@ def _npu_sparse_attention(query: Tensor, known: Tensor, keys: Tensor, rank: int,
         attention_mode=ABSORBED, return_softmax_lse=True,
     )[0]  # fmt: skip
     with torch.no_grad():
-        attended = _attended(query, known, keys, scale)
+        attended = _attended(query, cached_latents, keys, scale)
     return out, attended
 
 
-def _attended(query: Tensor, known: Tensor, keys: Tensor, scale: float) -> Tensor:
+def _attended(query: Tensor, cached_latents: Tensor, keys: Tensor, scale: float) -> Tensor:
     """The mean over heads of the probabilities, fp32 `[batch, queries, chosen]`."""
-    flat, rows = query.flatten(0, 1), _flat_rows(keys, known.shape[1]).flatten(0, 1)
-    absent, known = (keys < 0).flatten(0, 1), known.flatten(0, 1)
+    flat, rows = query.flatten(0, 1), _flat_rows(keys, cached_latents.shape[1]).flatten(0, 1)
+    absent, cached_latents = (keys < 0).flatten(0, 1), cached_latents.flatten(0, 1)
     attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
     for start, end in _row_chunks(flat, rows):
-        gathered = known.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
+        gathered = cached_latents.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
         weights = _weights(flat[start:end], gathered, absent[start:end], scale)
         attended[start:end] = weights.mean(1, dtype=torch.float32)
     return attended.view(keys.shape)
@@ -378,42 +386,44 @@ class _SparseAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, known: Tensor, rows: Tensor, absent: Tensor, rank: int, scale: float
+        ctx: Any, query: Tensor, cached_latents: Tensor, rows: Tensor, absent: Tensor, rank: int, scale: float
     ) -> tuple[Tensor, Tensor]:
         out = query.new_empty(*query.shape[:2], rank)
         attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
         for start, end in _row_chunks(query, rows):
-            keys = known.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
+            keys = cached_latents.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
             weights = _weights(query[start:end], keys, absent[start:end], scale)
             attended[start:end] = weights.mean(1, dtype=torch.float32)
             out[start:end] = (weights @ keys)[..., :rank]  # a part of the keys would be copied first
-        ctx.save_for_backward(query, known, rows, absent)
+        ctx.save_for_backward(query, cached_latents, rows, absent, out)
         ctx.rank, ctx.scale = rank, scale
         ctx.mark_non_differentiable(attended)
         return out, attended
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, known, rows, absent = ctx.saved_tensors
+        query, cached_latents, rows, absent, out = ctx.saved_tensors
         d_out, rank = gradients[0], ctx.rank
+        # sum_k p_k dL/dp_k of each query and head (arXiv 2205.14135, appendix B.4)
+        delta = (d_out.float() * out).sum(-1, keepdim=True).to(query.dtype)
         # of d_keys = d_scores^T query + weights^T [d_out, 0] one product is made
         d_out_wide = torch.nn.functional.pad(d_out, (0, query.shape[2] - rank))
         d_query = torch.empty_like(query)
-        d_known = torch.zeros_like(known, dtype=torch.float32)
+        d_cached_latents = torch.zeros_like(cached_latents, dtype=torch.float32)
         wide: Tensor | None = None
         for start, end in _row_chunks(query, rows):
             chosen = rows[start:end].flatten()
-            keys = known.index_select(0, chosen).view(end - start, rows.shape[1], -1)
+            keys = cached_latents.index_select(0, chosen).view(end - start, rows.shape[1], -1)
             weights = _weights(query[start:end], keys, absent[start:end], ctx.scale)
             d_weights = d_out_wide[start:end] @ keys.mT
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+            d_scores = d_weights.sub_(delta[start:end]).mul_(weights).mul_(ctx.scale)
             d_query[start:end] = d_scores @ keys
             both = torch.cat([query[start:end], d_out_wide[start:end]], dim=1)
             d_keys = torch.bmm(torch.cat([d_scores, weights], dim=1).mT, both, out=keys).flatten(0, 1)
             if wide is None:
                 wide = torch.empty_like(d_keys, dtype=torch.float32)
-            d_known.index_add_(0, chosen, wide[: len(chosen)].copy_(d_keys))
-        return d_query, d_known.to(known.dtype), None, None, None, None
+            d_cached_latents.index_add_(0, chosen, wide[: len(chosen)].copy_(d_keys))
+        return d_query, d_cached_latents.to(cached_latents.dtype), None, None, None, None
 
 
 def _weights(query: Tensor, keys: Tensor, absent: Tensor, scale: float) -> Tensor:

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
-from longcat.ops.registry import Draw, operator
+from longcat.ops.registry import SampleInputs, operator
 
 
-def _examples(draw: Draw) -> Iterator[tuple[Any, ...]]:
+def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     yield (draw(7, 64),)
 
 
-@operator("swiglu", _examples)
+@operator("swiglu", _sample_inputs)
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up of the two halves of `[..., 2 * inner]`: `[..., inner]`.
 
@@ -27,7 +27,7 @@ def swiglu(x: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-@swiglu.path("npu")
+@swiglu.implementation("npu")
 def _npu_swiglu(x: Tensor) -> Tensor:
     y: Tensor = npu_operator("npu_swiglu")(x)
     return y

@@ -10,11 +10,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from longcat.model.context import Phase
-from longcat.model.transformer import LongcatModel, Sums
+from longcat.model.transformer import LongcatModel, LossSums
 from longcat.parallel.mesh import ProcessMesh
 
 
-class Sharded:
+class FSDPModel:
     """A model whose every parameter is spread over the processes that would hold a copy of it.
 
     Weights, gradients' sums and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
@@ -34,10 +34,14 @@ class Sharded:
             _shard(model.model.mtp, mesh.world, policy)
         _shard(model, mesh.world, policy)
 
-    def begin(self) -> None:
-        """Forget the gradients."""
-        for parameter in self.model.parameters():
-            parameter.grad = None
+    @property
+    def weights(self) -> LongcatModel:
+        """The fp32 weights, by the model's names: FSDP casts them as they are gathered."""
+        return self.model
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self.model.zero_grad()
 
     def sums(
         self,
@@ -46,14 +50,17 @@ class Sharded:
         phase: Phase,
         documents: Tensor | None = None,
         padding: Tensor | None = None,
-    ) -> Sums:
-        """See `LongcatModel.sums`."""
+    ) -> LossSums:
+        """Sum the loss terms of a micro-batch, see `LongcatModel.sums`."""
         return self.model.sums(tokens, targets, phase, documents, padding)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a loss' gradients to the weights'; they are exchanged once, with the `last` part of a batch."""
         cast(FSDPModule, self.model).set_requires_gradient_sync(last)
         loss.backward()
+
+    def write_weights(self) -> None:
+        """Do nothing: the weights that the optimizer has moved are the model's own."""
 
 
 def _shard(module: nn.Module, axis: DeviceMesh, policy: MixedPrecisionPolicy) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
@@ -36,9 +37,28 @@ class AllToAll:
         return _exchange(outputs[by_expert.argsort()], sent, received, self.group)
 
 
+class _Exchange(torch.autograd.Function):
+    """An all-to-all of rows; its gradient goes the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup) -> Tensor:
+        ctx.received, ctx.sent, ctx.group = received, sent, group
+        arrived = rows.new_empty(sum(received), *rows.shape[1:])
+        dist.all_to_all_single(arrived, rows.contiguous(), received, sent, group=group)
+        return arrived
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        returned = gradient.new_empty(sum(ctx.sent), *gradient.shape[1:])
+        dist.all_to_all_single(returned, gradient.contiguous(), ctx.sent, ctx.received, group=ctx.group)
+        return returned, None, None, None
+
+
 def _exchange(rows: Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup) -> Tensor:
-    result: Tensor = all_to_all_single_autograd(rows.contiguous(), received, sent, group)
-    return result
+    """Send the first `sent[0]` rows to process 0, and so on; returns what came, `received[i]` rows from process i."""
+    arrived: Tensor = _Exchange.apply(rows, received, sent, group)
+    return arrived
 
 
 def spread_experts(model: nn.Module, axis: DeviceMesh) -> None:

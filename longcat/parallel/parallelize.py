@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 
 from longcat.model.transformer import LongcatModel
-from longcat.parallel.data import Sharded
+from longcat.parallel.data import FSDPModel
 from longcat.parallel.expert import spread_experts
 from longcat.parallel.mesh import ProcessMesh
-from longcat.parallel.single import Single
+from longcat.parallel.single import SingleProcess
 
-Parallel = Sharded | Single
-"""A model in training. One micro-batch after another: `begin`, then `sums` and `backward` for each."""
+ParallelModel = FSDPModel | SingleProcess
+"""A model in training. A step is `zero_grad`, `sums` and `backward` for each micro-batch, and `write_weights` once the
+optimizer has moved the `weights`."""
 
 
-def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, compiled: bool = False) -> Parallel:
+def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, compiled: bool = False) -> ParallelModel:
     """Spread an initialised model over the mesh, in place: experts first, then everything by data parallelism.
 
     With `compiled` each layer is compiled on its own, so that alike layers share the result, and so are the norm and the
@@ -27,4 +28,4 @@ def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, co
     if compiled:
         for module in (*model.blocks, model.model.norm, model.hidden_z):
             module.compile()
-    return Single(model, compute) if mesh.processes == 1 else Sharded(model, mesh, compute)
+    return SingleProcess(model, compute) if mesh.processes == 1 else FSDPModel(model, mesh, compute)

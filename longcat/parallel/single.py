@@ -1,4 +1,4 @@
-"""Training in one process: fp32 weights, and copies of them in the type that is computed in.
+"""Training in one process: the model computes in its own type, the weights are fp32.
 
 What FSDP's mixed precision does for several processes, without its exchange buffers: those cost a copy of all weights
 and gradients in each step.
@@ -6,36 +6,29 @@ and gradients in each step.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn.utils.stateless import _reparametrize_module
 
 from longcat.model.context import Phase
-from longcat.model.router import Router
-from longcat.model.transformer import LongcatModel, Sums
+from longcat.model.transformer import LongcatModel, LossSums
+from longcat.parallel.master_weights import MasterWeights
 
 
-class Single:
-    """A model whose own parameters are the fp32 weights that the optimizer moves."""
+class SingleProcess:
+    """A model that one process trains; see `ParallelModel`."""
 
     def __init__(self, model: LongcatModel, compute: torch.dtype) -> None:
         self.model = model
-        exact = {id(p) for module in model.modules() if isinstance(module, Router) for p in module.parameters()}
-        self._weights = {name: p for name, p in model.named_parameters() if id(p) not in exact and p.dtype != compute}
-        self._copies = {name: p.detach().to(compute).requires_grad_() for name, p in self._weights.items()}
-        self._gradients = {name: torch.empty_like(weight) for name, weight in self._weights.items()}
+        self.masters = None if compute == torch.float32 else MasterWeights(model, compute)
 
-    def begin(self) -> None:
-        """Copy the weights, which the optimizer has moved, and forget the gradients."""
-        with torch.no_grad():
-            for name, copy in self._copies.items():
-                copy.copy_(self._weights[name])
-                copy.requires_grad_(self._weights[name].requires_grad)
-        for parameter in self.model.parameters():
-            parameter.grad = None
+    @property
+    def weights(self) -> LongcatModel | MasterWeights:
+        """The fp32 weights, by the model's names."""
+        return self.masters or self.model
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self.weights.zero_grad()
 
     def sums(
         self,
@@ -44,22 +37,17 @@ class Single:
         phase: Phase,
         documents: Tensor | None = None,
         padding: Tensor | None = None,
-    ) -> Sums:
-        """See `LongcatModel.sums`."""
-        options = {"phase": phase, "documents": documents, "padding": padding}
-        return cast(Sums, functional_call(self.model, self._copies, (tokens, targets), options))
+    ) -> LossSums:
+        """Sum the loss terms of a micro-batch, see `LongcatModel.sums`."""
+        return self.model.sums(tokens, targets, phase, documents, padding)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add a loss' gradients to the weights', in fp32."""
-        with _reparametrize_module(self.model, self._copies):  # layers that are worked out again see them
-            loss.backward()
-        for name, copy in self._copies.items():
-            weight, gradient = self._weights[name], copy.grad
-            copy.grad = None
-            if gradient is None:
-                continue
-            if weight.grad is not None:
-                weight.grad += gradient
-                continue
-            # memory that a process has not used before is dear: every step uses the same
-            weight.grad = self._gradients[name].copy_(gradient)
+        """Add a loss' gradients to those of the weights, in fp32."""
+        loss.backward()
+        if self.masters is not None:
+            self.masters.collect_gradients()
+
+    def write_weights(self) -> None:
+        """Let the model compute with the weights that the optimizer has moved."""
+        if self.masters is not None:
+            self.masters.write_copies()

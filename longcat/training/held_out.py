@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from longcat.corpus.shards import IGNORE, PADDING, Batch, TokenCorpus, TokenRows
+from longcat.corpus.shards import Batch, TokenCorpus, TokenRows
 from longcat.corpus.tokenizer import open_tokenizer
+from longcat.padding import IGNORE, PADDING
 from longcat.training.job import SAMPLES
 from longcat.training.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""What the launcher and the training processes tell each other: files in one directory, all JSON.
+"""The files that the launcher and the training processes exchange in one directory, all JSON.
 
 job.json            what to do (written by the launcher)
 metrics.jsonl       one record a step, fsynced (rank 0)
@@ -13,33 +13,23 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from longcat.artifact import write_json
 from longcat.config import PipelineConfig
+from longcat.training.layout import ParallelLayout
 
 JOB, METRICS, RESULT = "job.json", "metrics.jsonl", "result.json"
 EXPERT_LOAD, SAMPLES = "expert-load.jsonl", "samples"
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How training is laid out over processes, settled from the configuration and the machine."""
-
-    accelerator: Literal["npu", "cuda", "cpu"]
-    processes: int
-    expert_parallel: int
-    precision: Literal["bf16", "fp32"]
-
-
-@dataclass(frozen=True)
 class Job:
     """One launch of the training processes."""
 
-    task: Literal["pretrain", "measure"]
     config: dict[str, Any]
     """`PipelineConfig` as JSON."""
-    layout: Layout
+    layout: ParallelLayout
     tokens: str
     """Directory of the tokens artifact."""
     directory: str
@@ -47,9 +37,9 @@ class Job:
     attempt: int = 0
     """Launches of the same job before this one."""
     start_from: str | None = None
-    """For `measure`: the state to begin with."""
+    """State that a measurement begins with."""
     sequence_length: int | None = None
-    """For `measure`: batches are cut anew to so many tokens; the corpus' own if none."""
+    """Tokens that batches are cut into for a measurement; the corpus' own sequence length if none."""
     peak_flops: float | None = None
     """Peak of all processes together, for the MFU in the metrics."""
 
@@ -63,7 +53,7 @@ class Job:
     def read(cls, path: Path) -> Job:
         """Read a `job.json`."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "layout": Layout(**values["layout"])})
+        return cls(**{**values, "layout": ParallelLayout(**values["layout"])})
 
     @property
     def pipeline(self) -> PipelineConfig:

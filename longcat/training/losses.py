@@ -8,7 +8,7 @@ from torch import Tensor
 
 from longcat.config import ModelConfig, PipelineConfig, target_ffn_experts
 from longcat.model.context import Phase
-from longcat.model.transformer import Sums
+from longcat.model.transformer import LossSums
 
 AUXILIARY = ("mtp", "indexer", "balance", "importance", "hidden_z")
 """Auxiliary losses, by the name of their weight in `training.losses`."""
@@ -85,7 +85,7 @@ def active_losses(config: PipelineConfig) -> list[str]:
     return [name for name in AUXILIARY if present.get(name, True) and getattr(settings, f"{name}_weight") > 0]
 
 
-def losses(sums: Sums, counts: Counts, config: PipelineConfig) -> dict[str, Tensor]:
+def losses(sums: LossSums, counts: Counts, config: PipelineConfig) -> dict[str, Tensor]:
     """Return the part of a micro-batch in each unweighted loss; the parts of all micro-batches add up to the batch's mean.
 
     Keys are `language_model` and the names in `AUXILIARY`. Multi-token prediction is divided by the number of next-token

@@ -8,11 +8,12 @@ from torch import Tensor
 from longcat.config import OptimizerConfig
 from longcat.model.scaling import role_of, transfer, width_over_proxy
 from longcat.model.transformer import LongcatModel
+from longcat.parallel.master_weights import MasterWeights
 from longcat.training.muon import Muon
 
 
 def build_optimizers(
-    model: LongcatModel, config: OptimizerConfig, compute: torch.dtype = torch.bfloat16
+    model: LongcatModel | MasterWeights, config: OptimizerConfig, compute: torch.dtype = torch.bfloat16
 ) -> list[torch.optim.Optimizer]:
     """Build AdamW, and Muon where it is asked for; the matrix products of Muon are of the type `compute`.
 

@@ -1,114 +1,50 @@
-"""The pre-training stage, and the measurement that the benchmark asks for."""
+"""The pre-training stage: a tokens artifact becomes a checkpoint artifact."""
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from longcat.accelerator import Accelerator, choose
+from longcat.accelerator import choose, environment
 from longcat.artifact import Artifact, Recipe, Workspace
-from longcat.benchmark.hardware import peak
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
-from longcat.errors import ArtifactError, ConfigError, TrainingError
+from longcat.errors import ArtifactError, TrainingError
+from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.folder import write_huggingface
 from longcat.interchange.state import reader as state_reader
+from longcat.peak import peak
+from longcat.processes.launch import launch
 from longcat.progress import Progress, Reporter, silent
-from longcat.training.job import EXPERT_LOAD, METRICS, RESULT, Job, Layout
-from longcat.training.launch import launch
+from longcat.provenance import code_of
+from longcat.training.job import EXPERT_LOAD, METRICS, RESULT, Job
+from longcat.training.layout import settle_layout
 from longcat.training.metrics import Follower, read_metrics
 from longcat.training.plots import plot_expert_load
 
-STAGE_VERSION = 3
-_PACKAGE = Path(__file__).parents[1]
-SOURCES = (
-    _PACKAGE / "model",
-    _PACKAGE / "interchange",
-    _PACKAGE / "ops",
-    _PACKAGE / "parallel",
-    _PACKAGE / "training",
-    _PACKAGE / "corpus/loader.py",
-    _PACKAGE / "corpus/shards.py",
-)
-
+STAGE_VERSION = 4
+WORKER = "longcat.training.worker"
 EXPERT_LOAD_PICTURE = "expert-load.png"
+LAST_STEPS = 20
+"""Steps that the final loss is the mean of."""
 
 Records = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Timed steps of training."""
-
-    window_seconds: list[float]
-    window_steps: int
-    window_peak_flops: list[float]
-    """Of a CPU: best product of all processes at once, FLOP/s, before the first window and after each one; of an
-    accelerator nothing."""
-    batch_tokens: int
-    """Tokens of one step, over all processes."""
-    processes: int
-    expert_parallel: int
-    sequence_length: int
-    precision: Literal["bf16", "fp32"]
-    ffn_experts_per_token: float
-    """Mean routed experts of a token, as measured."""
-    peak_memory_bytes: int
-    """Of the process that needed most."""
-    memory: dict[str, int]
-    """Bytes of the first process by what holds them; see `longcat.training.measuring.memory`."""
-    breakdown: dict[str, Any] | None
-    """See `longcat.benchmark.breakdown.Breakdown`."""
-    operators: dict[str, Any] | None
-    """`kernels`, see `longcat.benchmark.kernels.Kernel`, and `bandwidth` of the memory in bytes/s."""
-    collectives: list[dict[str, Any]]
-    """See `longcat.benchmark.collectives.Collective`."""
-    device_kind: str
-    device_name: str
-
-
-def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> Layout:
-    """Fill in what the configuration leaves to the machine.
-
-    Raises:
-        ConfigError: batch, processes and expert parallelism do not fit one another, or the precision is missing here.
-    """
-    training = config.training
-    processes = training.processes or accelerator.count
-    expert_parallel = training.expert_parallel or math.gcd(processes, config.model.n_routed_experts)
-    if processes % expert_parallel:
-        raise ConfigError(
-            f"training.expert_parallel={expert_parallel} does not divide training.processes={processes}"
-            + ("" if training.processes else f" (this machine's count of {accelerator.kind} devices)")
-        )
-    if training.global_batch_sequences % processes:
-        raise ConfigError(
-            f"training.global_batch_sequences={training.global_batch_sequences} is not a multiple of training.processes={processes}"
-        )
-    if accelerator.kind != "cpu" and processes > accelerator.count:
-        raise ConfigError(
-            f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"
-        )
-    precision = training.precision
-    if precision == "auto":
-        precision = "bf16" if accelerator.supports_bf16 else "fp32"
-    return Layout(accelerator.kind, processes, expert_parallel, precision)
-
-
 def pretrain(
     config: PipelineConfig,
-    tokens: Artifact,
+    tokens: Artifact[Any],
     *,
     workspace: Workspace,
     report: Reporter = silent,
     on_metrics: Callable[[Records], None] = lambda records: None,
-) -> Artifact:
+) -> Artifact[CheckpointFacts]:
     """Train a model on a tokens artifact; an interrupted run goes on from its last checkpoint.
 
     Args:
@@ -132,6 +68,7 @@ def pretrain(
     _check_contract(config, tokens)
     recipe = Recipe(
         kind="checkpoint",
+        facts=CheckpointFacts,
         version=STAGE_VERSION,
         identity={
             "seed": config.seed,
@@ -140,19 +77,18 @@ def pretrain(
             "layout": [layout.accelerator, layout.processes, layout.expert_parallel, layout.precision],
         },
         parents=(tokens,),
-        sources=SOURCES,
+        sources=code_of(__name__, WORKER),
     )
 
-    def build(directory: Path) -> Mapping[str, Any]:
+    def build(directory: Path) -> CheckpointFacts:
         best = peak(accelerator, layout.precision)
         began = time.monotonic()
         job = Job(
-            task="pretrain",
             config=config.model_dump(mode="json"),
             layout=layout,
             tokens=str(tokens.path),
             directory=str(directory),
-            peak_flops=None if best is None else best.flops * (1 if accelerator.kind == "cpu" else layout.processes),
+            peak_flops=None if best is None else best.of(layout.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
             _supervise(job, config, report, on_metrics)
@@ -160,15 +96,15 @@ def pretrain(
         write_huggingface(directory / "huggingface", config.model, state_reader(directory / "state"))
         shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, directory / "huggingface/tokenizer.json")
         plot_expert_load(directory / EXPERT_LOAD, config.model.n_routed_experts, directory / EXPERT_LOAD_PICTURE)
-        facts = json.loads((directory / RESULT).read_text(encoding="utf-8"))
-        facts |= _speed(read_metrics(directory / METRICS))
-        facts |= {
-            "processes": layout.processes,
-            "expert_parallel": layout.expert_parallel,
-            "precision": layout.precision,
-            "device": accelerator.name,
-            "seconds_training": round(time.monotonic() - began, 1),
-        }
+        facts = CheckpointFacts(
+            **json.loads((directory / RESULT).read_text(encoding="utf-8")),
+            **_summary(read_metrics(directory / METRICS)),
+            processes=layout.processes,
+            expert_parallel=layout.expert_parallel,
+            precision=layout.precision,
+            device=accelerator.name,
+            seconds_training=round(time.monotonic() - began, 1),
+        )
         for leftover in (directory / "job.json", directory / RESULT):
             leftover.unlink()
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
@@ -177,59 +113,15 @@ def pretrain(
     return workspace.materialize(recipe, build, resumable=True)
 
 
-def measure(
-    config: PipelineConfig,
-    tokens: Artifact,
-    checkpoint: Artifact,
-    *,
-    directory: Path,
-    report: Reporter = silent,
-    sequence_length: int | None = None,
-    note: str = "timing training steps",
-) -> Measurement:
-    """Time training steps from a checkpoint's state.
-
-    Args:
-        config: sections `model`, `training` and `benchmark`.
-        tokens: batches are of these.
-        checkpoint: of this model.
-        directory: for the processes' files; the profiler's trace stays there.
-        report: hears that it is under way.
-        sequence_length: batches are cut anew to so many tokens; the corpus' own if none.
-        note: what is reported.
-
-    Raises:
-        TrainingError: a process failed.
-    """
-    accelerator = choose(config.accelerator)
-    layout = settle_layout(config, accelerator)
-    directory.mkdir(parents=True, exist_ok=True)
-    job = Job(
-        task="measure",
-        config=config.model_dump(mode="json"),
-        layout=layout,
-        tokens=str(tokens.path),
-        directory=str(directory),
-        start_from=str(checkpoint.path / "state"),
-        sequence_length=sequence_length,
-    )
-    training = config.training
-
-    def poll() -> None:
-        report(Progress("benchmark", 0, 0, note))
-
-    launch(job, deadline_s=training.deadline_s, grace_s=training.grace_s, poll=poll)
-    values = json.loads((directory / RESULT).read_text(encoding="utf-8"))
-    return Measurement(
-        processes=layout.processes, expert_parallel=layout.expert_parallel, precision=layout.precision, **values
-    )
-
-
-def _check_contract(config: PipelineConfig, tokens: Artifact) -> None:
+def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
     corpus = TokenCorpus.open(tokens.path)
     if corpus.vocabulary_size > config.model.vocabulary:
         raise ArtifactError(
-            f"{tokens.path} has a vocabulary of {corpus.vocabulary_size}, model.vocab_size is {config.model.vocabulary}"
+            f"{tokens.path} has token ids up to {corpus.vocabulary_size - 1}, model.vocab_size is {config.model.vocabulary}"
+        )
+    if corpus.end_of_text != config.model.end_of_text:
+        raise ArtifactError(
+            f"{tokens.path} ends documents with token {corpus.end_of_text}, model.eos_token_id is {config.model.end_of_text}"
         )
     if corpus.sequence_length > config.model.max_position_embeddings:
         raise ArtifactError(
@@ -254,12 +146,7 @@ def _supervise(job: Job, config: PipelineConfig, report: Reporter, on_metrics: C
 
     for attempt in range(training.max_restarts + 1):
         try:
-            launch(
-                Job(**{**vars(job), "attempt": attempt}),
-                deadline_s=deadline - time.monotonic(),
-                grace_s=training.grace_s,
-                poll=poll,
-            )
+            run_workers(WORKER, replace(job, attempt=attempt), config, deadline - time.monotonic(), poll)
             break
         except TrainingError:
             reached = max((record["step"] for record in read_metrics(directory / METRICS)), default=0)
@@ -271,9 +158,31 @@ def _supervise(job: Job, config: PipelineConfig, report: Reporter, on_metrics: C
         raise TrainingError(f"training left before its last step; run the same command again to go on from {directory}")
 
 
-def _speed(records: Records) -> dict[str, Any]:
-    """Median throughput of the second half of the run, where caches are warm."""
+def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float, poll: Callable[[], None]) -> None:
+    """Run a module of worker processes on a job, to its end; see `longcat.processes.launch.launch`."""
+    layout = job.layout
+    launch(
+        module,
+        [str(job.write())],
+        directory=Path(job.directory),
+        processes=layout.processes,
+        environment=environment(layout.accelerator, layout.processes),
+        deadline_s=deadline_s,
+        grace_s=config.training.grace_s,
+        poll=poll,
+    )
+
+
+def _summary(records: Records) -> dict[str, Any]:
+    """Return the last losses and the median throughput of the second half of the run, where caches are warm."""
+    held_out = [record["held_out/loss"] for record in records if "held_out/loss" in record]
+    losses = [record["train/loss"] for record in records[-LAST_STEPS:]]
     timed = [record for record in records if "perf/tokens_per_second" in record]
     steady = sorted(timed[len(timed) // 2 :], key=lambda record: float(record["perf/tokens_per_second"]))
     middle = steady[len(steady) // 2]
-    return {"tokens_per_second": middle["perf/tokens_per_second"], "mfu": middle.get("perf/mfu")}
+    return {
+        "final_loss": statistics.fmean(losses),
+        "held_out_loss": held_out[-1] if held_out else None,
+        "tokens_per_second": middle["perf/tokens_per_second"],
+        "mfu": middle.get("perf/mfu"),
+    }

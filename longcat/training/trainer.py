@@ -8,22 +8,23 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from longcat.accelerator import Accelerator
-from longcat.benchmark.breakdown import OPTIMIZER
 from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel
-from longcat.ops.linear_cross_entropy import IGNORE
-from longcat.ops.registry import force_reference
+from longcat.ops.registry import OperatorSettings
+from longcat.padding import IGNORE, is_padding
 from longcat.parallel.data import reshard, unshard
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
 from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.optimizer import build_optimizers, set_learning_rate
+from longcat.training.regions import OPTIMIZER
 from longcat.training.schedule import learning_rate
 
 
@@ -55,14 +56,15 @@ class Trainer:
 
     def __init__(self, config: PipelineConfig, mesh: ProcessMesh, accelerator: Accelerator, precision: str) -> None:
         self.config, self.mesh = config, mesh
-        force_reference(config.training.reference_operators)
-        model = LongcatModel(config.model)
+        model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         model.initialize(config.seed)
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
         self.parallel = parallelize(model, mesh, compute, config.training.compile)
-        self.optimizers = build_optimizers(self.model, config.training.optimizer, compute)
+        self.weights = self.parallel.weights
+        """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
+        self.optimizers = build_optimizers(self.weights, config.training.optimizer, compute)
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
@@ -83,14 +85,14 @@ class Trainer:
         phase = phase_of(step, self.config.training)
         for name, parameter in self.model.named_parameters():  # what rests is not even differentiated
             parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
-        self.parallel.begin()
+        self.parallel.zero_grad()
         means: dict[str, Tensor] = {}
         routing: Tensor | None = None
         parts = list(zip(*(tensor.split(self.micro_batch or len(tensor)) for tensor in whole), strict=True))
         self.micro_batches = len(parts)
         for index, (tokens, targets, documents) in enumerate(parts):
             apart = documents if self.config.training.mask_documents else None
-            sums = self.parallel.sums(tokens, targets, phase, apart, padding=documents < 0)
+            sums = self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents))
             parts_of_loss = losses(sums, counts, self.config)
             self.parallel.backward(weighted_total(parts_of_loss, self.config, phase), last=index == len(parts) - 1)
             for name, value in parts_of_loss.items():
@@ -100,10 +102,10 @@ class Trainer:
             routing = statistics if routing is None else routing + statistics
         assert routing is not None
 
-        self._parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        self._parameters = [parameter for parameter in self.weights.parameters() if parameter.grad is not None]
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
-        tokens_routed = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
+        routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
         norm = square**0.5
         loss = agreed.pop("language_model")
         training = self.config.training
@@ -115,6 +117,7 @@ class Trainer:
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
                     optimizer.step()
+                self.parallel.write_weights()
                 if phase != "warmup":
                     self._update_biases(step, load)
         return StepResult(
@@ -123,8 +126,8 @@ class Trainer:
             norm,
             rate,
             load,
-            entropy / tokens_routed,
-            top_probability / tokens_routed,
+            entropy / routed_tokens,
+            top_probability / routed_tokens,
             skipped=not healthy,
             stop=stop,
         )
@@ -140,12 +143,11 @@ class Trainer:
         phase: Phase = "sparse" if phase_of(step, self.config.training) == "sparse" else "dense"
         rows = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(rows[1], rows[2], self.mesh)
-        self.parallel.begin()
         total = torch.zeros((), device=self.mesh.device)
         with torch.compiler.set_stance("force_eager"):
             for tokens, targets, documents in zip(*(of.split(self.micro_batch or len(of)) for of in rows), strict=True):
                 apart = documents if self.config.training.mask_documents else None
-                total += self.parallel.sums(tokens, targets, phase, apart, padding=documents < 0).language_model
+                total += self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents)).language_model
         reshard(self.model)
         total /= counts.targets
         dist.all_reduce(total, group=self.mesh.world.get_group())
@@ -156,7 +158,6 @@ class Trainer:
 
         The end of text does not end it: processes may differ in the last bit, and have to make the same number of tokens.
         """
-        self.parallel.begin()
         unshard(self.model)
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):
@@ -178,8 +179,7 @@ class Trainer:
 
         Every parameter is spread over all processes, experts included, so the local squares add up to the global one.
         """
-        norms = torch._foreach_norm([_local(parameter.grad) for parameter in self._parameters])
-        square = torch.stack(norms).square().sum()
+        square = get_total_norm([_local(parameter.grad) for parameter in self._parameters]).square()
         numbers = [*means.values(), square, torch.full_like(square, float(stop))]
         message = torch.cat([torch.stack(numbers), load.flatten()])
         dist.all_reduce(message, group=self.mesh.world.get_group())
@@ -200,7 +200,7 @@ def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Coun
     Shares differ in padding, so they have to be added up before the first loss is divided. The sums stay on the device:
     nobody waits for them.
     """
-    counts = torch.stack([(documents >= 0).sum(), (targets != IGNORE).sum()])
+    counts = torch.stack([(~is_padding(documents)).sum(), (targets != IGNORE).sum()])
     dist.all_reduce(counts, group=mesh.world.get_group())
     return Counts(*counts.clamp_min(1))
 

@@ -1,48 +1,44 @@
-"""A training process: `python -m longcat.training.worker JOB.json`, started by torchrun, once a rank.
+"""A training process: `python -m longcat.training.worker JOB.json`, started by torchrun, one per rank.
 
 Knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint after the step in work and leave.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
-import statistics
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from longcat.accelerator import Accelerator, choose
 from longcat.artifact import disk_errors, write_json
-from longcat.benchmark.breakdown import DATA
-from longcat.benchmark.flops import parameters, training_flops_per_token
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
+from longcat.costs.flops import parameters, training_flops_per_token
 from longcat.errors import LongcatError
 from longcat.parallel.mesh import ProcessMesh, join, leave
-from longcat.training import checkpoint, measuring
+from longcat.processes.child import die_with_parent
+from longcat.training import checkpoint
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import EXPERT_LOAD, METRICS, RESULT, Job
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
+from longcat.training.regions import DATA
 from longcat.training.trainer import StepResult, Trainer
 
 LOAD_RECORDS = 200
 """At most so many records of every expert's load in a run."""
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -78,7 +74,7 @@ class Worker:
         with torch.profiler.record_function(DATA):
             batch = self.batches.batch(step)
             if self.sequence_length != self.corpus.sequence_length:
-                batch = batch.cut(self.sequence_length)
+                batch = batch.reshape(self.sequence_length)
         return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:
@@ -86,7 +82,7 @@ class Worker:
         training, states = self.config.training, self.directory / "checkpoints"
         done = 0
         if newest := checkpoint.saved(states):
-            done = checkpoint.load(newest[-1][1], self.trainer.model, self.trainer.optimizers)
+            done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
             write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
         metrics, loads = (
             (MetricsFile(self.directory / name, after_step=done) for name in (METRICS, EXPERT_LOAD))
@@ -97,11 +93,10 @@ class Worker:
             self.corpus.held_out, training.held_out_sequences, self.mesh.rank, self.mesh.processes
         )
         window_began, window_step, aside = time.perf_counter(), done, 0.0
-        ffn_experts, losses = 0.0, []
+        ffn_experts = 0.0
         for step in range(done, training.steps):
             result = self.step(step)
             done, last = step + 1, step + 1 == training.steps
-            losses.append(result.loss)
             values = self._metrics(result, step)
             ffn_experts = values["moe/ffn_experts_per_token"]
             if logged := done % training.log_every_steps == 0 or last:
@@ -121,7 +116,7 @@ class Worker:
                     loads.append({"step": done, "slots": result.expert_load.int().tolist()})
                 if saved:
                     checkpoint.save(
-                        states, done, self.trainer.model, self.trainer.optimizers, training.keep_checkpoints
+                        states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints
                     )
                 if result.stop and not last:
                     return
@@ -130,7 +125,7 @@ class Worker:
             aside += pause.seconds
             if logged:
                 window_began, window_step, aside = time.perf_counter(), done, 0.0
-        self._finish(done, statistics.fmean(losses[-20:]) if losses else None, ffn_experts)
+        self._finish(done, ffn_experts)
 
     @contextmanager
     def _not_training(self) -> Iterator[_Pause]:
@@ -168,71 +163,33 @@ class Worker:
             figures["perf/mfu"] = achieved / self.job.peak_flops
         return figures
 
-    def _finish(self, steps: int, loss: float | None, ffn_experts: float) -> None:
-        checkpoint.write(self.directory / "state", steps, self.trainer.model, self.trainer.optimizers)
+    def _finish(self, steps: int, ffn_experts: float) -> None:
+        checkpoint.write(self.directory / "state", steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
             facts = {
                 "steps": steps,
                 "tokens": steps * self.batch_tokens,
-                "final_loss": loss,
                 "parameters": sum(parameters(self.config.model).values()),
                 "ffn_experts_per_token": ffn_experts,
             }
             write_json(self.directory / RESULT, facts)
         dist.barrier()
 
-    def measure(self) -> None:
-        """Time steps from a given state, and what they consist of; nothing is kept of what they learn."""
-        if self.job.start_from:
-            checkpoint.load(Path(self.job.start_from), self.trainer.model, self.trainer.optimizers)
-        settings, first = self.config.benchmark, self.config.training.steps
-        peak_of = partial(measuring.machine_peak, self.trainer.compute) if self.accelerator.kind == "cpu" else None
-        seconds, results, peaks = measuring.time_windows(self.step, first, settings, self.accelerator, peak_of)
-        memory = measuring.memory(self.trainer, self.accelerator)
-        first += len(results) + settings.warmup_steps
-        profiled = None
-        if settings.profiled_steps:
-            profiled = measuring.profile(self.step, first, settings.profiled_steps, self.accelerator, self.directory)
-        tokens = self.batch_tokens // self.mesh.processes // max(1, self.trainer.micro_batches)
-        operators = measuring.operators(
-            self.config, tokens, self.sequence_length, self.trainer.compute, self.mesh, self.accelerator
-        )
-        collectives = measuring.collectives(settings.collective_bytes, self.mesh, self.accelerator)
-        peak = torch.tensor(float(memory["peak"]), device=self.mesh.device)
-        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-        if self.mesh.rank == 0:
-            experts = [load_metrics(one.expert_load, self.config.model)["moe/ffn_experts_per_token"] for one in results]
-            facts: dict[str, Any] = {
-                "window_seconds": seconds,
-                "window_steps": settings.window_steps,
-                "window_peak_flops": peaks,
-                "batch_tokens": self.batch_tokens,
-                "sequence_length": self.sequence_length,
-                "ffn_experts_per_token": statistics.fmean(experts),
-                "peak_memory_bytes": int(peak),
-                "memory": memory,
-                "breakdown": profiled,
-                "operators": operators,
-                "collectives": collectives,
-                "device_kind": self.accelerator.kind,
-                "device_name": self.accelerator.name,
-            }
-            write_json(self.directory / RESULT, facts)
-        dist.barrier()
 
+def run(body: Callable[[Worker], None]) -> int:
+    """Do a job's work in this process; a failure is written down before the process exits.
 
-def main() -> int:
-    """Run the job named on the command line; a failure is written down before the process leaves."""
-    # the kernel ends this process when torchrun is gone, however that happened
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    Args:
+        body: the work, the same in every process.
+    """
+    die_with_parent(signal.SIGKILL)
     job = Job.read(Path(sys.argv[1]))
     rank = int(os.environ["RANK"])
     try:
         accelerator = choose(job.layout.accelerator)
         mesh = join(accelerator, job.layout.expert_parallel, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)):
-            worker = Worker(job, mesh, accelerator)
-            {"pretrain": worker.pretrain, "measure": worker.measure}[job.task]()
+            body(Worker(job, mesh, accelerator))
         leave()
     except Exception as error:
         report = {
@@ -254,4 +211,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Worker.pretrain))

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from longcat.accelerator import Accelerator
 from longcat.benchmark.comparison import Subject, compare
-from longcat.benchmark.hardware import measured_gemm_flops, peak
-from longcat.benchmark.mfu import Speed, utilisation
 from longcat.benchmark.references import references
-from longcat.benchmark.workload import longcat_workload
 from longcat.config import load_config
+from longcat.costs.mfu import Speed, utilisation
+from longcat.costs.workload import longcat_workload
 from longcat.errors import DataError
+from longcat.peak import measured_gemm_flops, peak
 
 
 def device(kind, name):

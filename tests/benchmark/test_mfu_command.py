@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from longcat.benchmark.answer import check_layout
+from longcat.benchmark.mfu_answer import check_layout
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,

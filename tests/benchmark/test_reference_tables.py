@@ -5,9 +5,10 @@ import csv
 import pytest
 
 from longcat.accelerator import Accelerator
-from longcat.artifact import ROOT
-from longcat.benchmark.hardware import find_hardware, hardware_table, peak
 from longcat.benchmark.references import COUNTED, references
+from longcat.costs.hardware import find_hardware, hardware_table
+from longcat.peak import peak
+from longcat.provenance import ROOT
 
 
 def test_names_match_exactly_or_not_at_all():

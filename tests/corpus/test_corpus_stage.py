@@ -9,11 +9,12 @@ import pytest
 
 from longcat.artifact import Workspace
 from longcat.config import load_config
-from longcat.corpus.pieces import content_hash
+from longcat.corpus.block_arrays import content_hash
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import decode, open_tokenizer, train_tokenizer
 from longcat.errors import Cancelled, ConfigError, DataError, LongcatError, StorageError
+from longcat.evaluation.ngram import NGram
 
 TEXTS = [f"Document {n}: " + " ".join(f"word{(n * m) % 31}" for m in range(60)) + "\n" for n in range(80)]
 
@@ -70,14 +71,14 @@ def test_documents_come_back_from_the_shards(tmp_path):
     assert sorted(train + held_out) == sorted(TEXTS)
     assert held_out
     facts = artifact.facts
-    assert facts["documents"] == len(TEXTS) == corpus.train.index.documents + corpus.held_out.index.documents
-    assert facts["train_rows"] == len(corpus.train)
-    assert facts["train_tokens"] == len(corpus.train) * 256
-    assert facts["text_bytes"] == sum(map(len, TEXTS))
-    assert facts["bytes_per_token"] == pytest.approx(facts["text_bytes"] / facts["tokens"])
-    used = (1 - facts["padding_share"]) * facts["train_rows"] * 257
+    assert facts.documents == len(TEXTS) == corpus.train.index.documents + corpus.held_out.index.documents
+    assert facts.train_rows == len(corpus.train)
+    assert facts.train_tokens == len(corpus.train) * 256
+    assert facts.text_bytes == sum(map(len, TEXTS))
+    assert facts.bytes_per_token == pytest.approx(facts.text_bytes / facts.tokens)
+    used = (1 - facts.padding_fraction) * facts.train_rows * 257
     held_out_used = corpus.held_out.index.rows * 257 - corpus.held_out.index.padding_tokens
-    assert used + held_out_used == pytest.approx(facts["tokens"])
+    assert used + held_out_used == pytest.approx(facts.tokens)
 
 
 def test_same_content_gives_the_same_digest_and_bytes_wherever_it_lies(tmp_path):
@@ -103,17 +104,17 @@ def test_second_run_reuses_and_other_content_does_not(tmp_path):
 def test_what_is_left_out_is_counted(tmp_path):
     texts = [*TEXTS, TEXTS[3], TEXTS[5] + "\r", "short", "", "y" * 3000]
     path = write(tmp_path / "a.jsonl", texts, extra=['{"text": "cut', '{"other": 1}'])
-    artifact = run(tmp_path, path, "corpus.max_bad_share=0.05", "corpus.max_characters=2000")
+    artifact = run(tmp_path, path, "corpus.max_bad_fraction=0.05", "corpus.max_characters=2000")
     facts = artifact.facts
-    assert facts["dropped"] == {
+    assert facts.dropped == {
         "empty": 1,
         "too_short": 1,
         "too_long": 1,
         "duplicate": 1,
     }  # "\r" at the end is another text: one more newline
-    assert facts["bad_lines"] == 2
-    assert facts["documents"] == len(TEXTS) + 1
-    [source] = facts["sources"]
+    assert facts.bad_lines == 2
+    assert facts.documents == len(TEXTS) + 1
+    [source] = facts.sources
     assert (source["name"], source["documents"], source["skipped"]) == ("a.jsonl", len(texts), 2)
     assert len(source["sha256"]) == 64
 
@@ -127,15 +128,15 @@ def test_sources_are_read_in_order_up_to_their_limit(tmp_path):
         [{"kind": "files", "path": str(tmp_path / "a.jsonl"), "max_documents": 40}, str(tmp_path / "texts")]
     )
     artifact = run(tmp_path, sources)
-    assert [source["documents"] for source in artifact.facts["sources"]] == [40, 30]
+    assert [source["documents"] for source in artifact.facts.sources] == [40, 30]
 
 
 def test_broken_line_stops_with_file_and_line(tmp_path):
     path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
-    with pytest.raises(DataError, match=rf"{path}, line {len(TEXTS) + 1}: broken JSON.*max_bad_share"):
+    with pytest.raises(DataError, match=rf"{path}, line {len(TEXTS) + 1}: broken JSON.*max_bad_fraction"):
         run(tmp_path, path)
     with pytest.raises(DataError, match=rf"1 of {len(TEXTS) + 1} records of a\.jsonl.*the first is {path}, line"):
-        run(tmp_path, path, "corpus.max_bad_share=0.001")
+        run(tmp_path, path, "corpus.max_bad_fraction=0.001")
     assert not finished(tmp_path / "workspace")
 
 
@@ -143,7 +144,10 @@ def test_broken_line_stops_with_file_and_line(tmp_path):
     ("overrides", "message"),
     [
         (["corpus.min_characters=100000"], "left for the train split: of 80 documents read, 0 were kept, 80 too short"),
-        (["corpus.held_out_share=1e-9"], "no document is left for the held_out split.*raise corpus.held_out_share"),
+        (
+            ["corpus.held_out_fraction=1e-9"],
+            "no document is left for the held_out split.*raise corpus.held_out_fraction",
+        ),
         (["corpus.sequence_length_tokens=99999", "model.max_position_embeddings=99999"], "one sequence needs 100000"),
         (
             ["training.global_batch_sequences=100000"],
@@ -227,9 +231,9 @@ def test_rules_masks_and_duplicates_are_counted(tmp_path):
         f"corpus.decontaminate=[{tmp_path / 'set.jsonl'}]",
         *LONG_ROWS,
     )
-    assert artifact.facts["documents"] == 40
-    assert artifact.facts["masked"] == {"email": 1, "phone": 1}
-    assert artifact.facts["dropped"] == {
+    assert artifact.facts.documents == 40
+    assert artifact.facts.masked == {"email": 1, "phone": 1}
+    assert artifact.facts.dropped == {
         "empty": 0, "too_short": 0, "too_long": 0,
         "gopher_word_count": 1, "contaminated": 1, "duplicate": 1, "near_duplicate": 1,
     }  # fmt: skip
@@ -263,10 +267,10 @@ def test_other_languages_are_left_out_and_the_card_tells(tmp_path):
         "corpus.mask=[phone]",
         "corpus.sequence_length_tokens=16",
     )
-    assert artifact.facts["languages"] == {"en": 60, "fr": 1}
-    assert artifact.facts["dropped"]["language"] == 1
-    assert sum(artifact.facts["length_log2"].values()) == 60
-    assert artifact.facts["length_log2"] == {"7": 60}
+    assert artifact.facts.languages == {"en": 60, "fr": 1}
+    assert artifact.facts.dropped["language"] == 1
+    assert sum(artifact.facts.length_log2.values()) == 60
+    assert artifact.facts.length_log2 == {"7": 60}
     page, markdown = ((artifact.path / name).read_text() for name in ("card.html", "card.md"))
     assert "60 documents kept of 62 read" in page
     assert "60 documents kept of 62 read" in markdown
@@ -282,7 +286,7 @@ SMALL = ("corpus.workers=1", "corpus.block_bytes=4000")
 
 
 def documents_artifact(tokens):
-    [path] = tokens.path.parents[1].glob(f"documents/{tokens.facts['documents_artifact']}")
+    [path] = tokens.path.parents[1].glob(f"documents/{tokens.facts.documents_artifact}")
     return path
 
 
@@ -323,7 +327,7 @@ def test_size_of_blocks_is_part_of_the_identity_but_not_of_the_documents(tmp_pat
     assert len({artifact.digest for artifact in made}) == 3
     assert {tuple(all_documents(artifact)) for artifact in made} == {tuple(sorted(TEXTS))}
     assert len({(artifact.path / "tokenizer.json").read_bytes() for artifact in made}) == 1
-    facts = [{key: value for key, value in artifact.facts.items() if key != "documents_artifact"} for artifact in made]
+    facts = [artifact.facts.model_dump(exclude={"documents_artifact"}) for artifact in made]
     assert facts[0] == facts[1] == facts[2]
 
 
@@ -342,9 +346,9 @@ def test_size_of_blocks_does_not_change_what_is_counted(tmp_path):
         ).facts
         for size in (4000, 1 << 20)
     ]
-    assert facts[0]["dropped"] == facts[1]["dropped"]
-    assert (facts[0]["masked"], facts[0]["languages"]) == (facts[1]["masked"], facts[1]["languages"])
-    assert (facts[0]["masked"], facts[0]["languages"]) == ({"email": 80}, {"en": 80, "fr": 18})
+    assert facts[0].dropped == facts[1].dropped
+    assert (facts[0].masked, facts[0].languages) == (facts[1].masked, facts[1].languages)
+    assert (facts[0].masked, facts[0].languages) == ({"email": 80}, {"en": 80, "fr": 18})
 
 
 @pytest.mark.parametrize(
@@ -359,13 +363,13 @@ def test_max_documents_is_exact_over_blocks(tmp_path, limit, block_bytes):
         *LONG_ROWS,
         "corpus.workers=1",
         f"corpus.block_bytes={block_bytes}",
-        "corpus.held_out_share=0.3",
+        "corpus.held_out_fraction=0.3",
     )
     assert all_documents(artifact) == sorted(TEXTS[:limit])
-    assert artifact.facts["sources"][0]["documents"] == min(limit, len(TEXTS))
+    assert artifact.facts.sources[0]["documents"] == min(limit, len(TEXTS))
 
 
-@pytest.mark.parametrize("settings", [(), ("corpus.max_bad_share=0.001",)])
+@pytest.mark.parametrize("settings", [(), ("corpus.max_bad_fraction=0.001",)])
 @pytest.mark.parametrize("block_bytes", [1500, 20000, 1 << 20])
 def test_what_lies_behind_max_documents_is_not_read(tmp_path, block_bytes, settings):
     path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
@@ -375,7 +379,7 @@ def test_what_lies_behind_max_documents_is_not_read(tmp_path, block_bytes, setti
         return run(tmp_path, source, "corpus.workers=1", f"corpus.block_bytes={block_bytes}", *settings)
 
     for limit in (60, len(TEXTS)):
-        [source] = up_to(limit).facts["sources"]
+        [source] = up_to(limit).facts.sources
         assert (source["documents"], source["skipped"]) == (limit, 0)
     with pytest.raises(DataError, match=rf"a\.jsonl, line {len(TEXTS) + 1}: broken JSON"):
         up_to(len(TEXTS) + 1)
@@ -398,34 +402,34 @@ def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
     made = [
         run(tmp_path, sources(None, None), *SMALL, "corpus.sequence_length_tokens=32"),
         run(tmp_path, sources(1, 3), *SMALL),
-        run(tmp_path, sources(None, None), *SMALL, "corpus.long_documents={min_tokens: 200, share: 0.8}"),
+        run(tmp_path, sources(None, None), *SMALL, "corpus.long_documents={min_tokens: 200, fraction: 0.8}"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.mixture_tokens=30000"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.shard_sequences=50"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.max_padding=0.5"),
     ]
     assert len({artifact.digest for artifact in [first, *made]}) == 7
-    assert {artifact.facts["documents_artifact"] for artifact in made} == {first.facts["documents_artifact"]}
+    assert {artifact.facts.documents_artifact for artifact in made} == {first.facts.documents_artifact}
     assert len(list((tmp_path / "workspace" / "documents").iterdir())) == 1
     for artifact in made:
         manifest = json.loads((artifact.path / "manifest.json").read_text())
         assert manifest["identity"]["documents"] == documents_artifact(first).name
-    shares = {group["source"]: group["wanted_tokens"] for group in made[1].facts["mixture"]}
+    shares = {group["source"]: group["wanted_tokens"] for group in made[1].facts.mixture}
     assert shares["b.jsonl"] == pytest.approx(3 * shares["a.jsonl"], rel=1e-3)
     wanted = {True: 0, False: 0}
-    for group in made[2].facts["mixture"]:
+    for group in made[2].facts.mixture:
         wanted[group["long"]] += group["wanted_tokens"]
     assert wanted[True] == pytest.approx(4 * wanted[False], rel=1e-3)
-    assert made[3].facts["train_tokens"] == pytest.approx(30000, rel=0.02)
+    assert made[3].facts.train_tokens == pytest.approx(30000, rel=0.02)
 
 
 @pytest.mark.parametrize(
     "change",
-    ["corpus.vocabulary_size=300", "corpus.min_characters=21", "corpus.held_out_share=0.2", "corpus.mask=[email]"],
+    ["corpus.vocabulary_size=300", "corpus.min_characters=21", "corpus.held_out_fraction=0.2", "corpus.mask=[email]"],
 )
 def test_other_documents_are_built_anew(tmp_path, change):
     path = write(tmp_path / "a.jsonl")
     first, second = run(tmp_path, path, *SMALL), run(tmp_path, path, *SMALL, change)
-    assert first.facts["documents_artifact"] != second.facts["documents_artifact"]
+    assert first.facts.documents_artifact != second.facts.documents_artifact
 
 
 def test_where_work_is_done_is_no_part_of_the_identity(tmp_path):
@@ -438,22 +442,22 @@ def test_where_work_is_done_is_no_part_of_the_identity(tmp_path):
 def test_documents_repeated_to_reach_the_mixture_are_all_there(tmp_path):
     path = write(tmp_path / "a.jsonl")
     once = run(tmp_path, path, *SMALL, *LONG_ROWS)
-    tokens = once.facts["mixture"][0]["tokens"]
+    tokens = once.facts.mixture[0]["tokens"]
     thrice = run(tmp_path, path, *SMALL, *LONG_ROWS, f"corpus.mixture_tokens={3 * tokens}")
     assert sorted(documents_of(thrice, "train")) == sorted(3 * documents_of(once, "train"))
-    assert thrice.facts["mixture"][0]["repeats"] == 3
+    assert thrice.facts.mixture[0]["repeats"] == 3
 
 
 @pytest.mark.parametrize(
-    "setting",
+    ("tokens", "error", "message"),
     [
-        "corpus.mixture_tokens=1",
-        "corpus.mixture_tokens=300",
+        (256, ConfigError, "mixture_tokens=256 does not fill one sequence"),
+        (300, DataError, "the train split has .* tokens, one sequence needs 257"),
     ],
 )
-def test_a_mixture_of_less_than_a_row_is_told(tmp_path, setting):
-    with pytest.raises(DataError, match="the train split has .* tokens, one sequence needs 257"):
-        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, setting, *LONG_ROWS)
+def test_a_mixture_of_less_than_a_row_is_reported(tmp_path, tokens, error, message):
+    with pytest.raises(error, match=message):
+        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, f"corpus.mixture_tokens={tokens}", *LONG_ROWS)
 
 
 def test_a_mixture_of_less_than_a_row_is_put_down_to_the_mixture(tmp_path):
@@ -473,7 +477,7 @@ def test_a_mixture_that_cannot_be_made_can_be_mended_without_building_documents_
     with pytest.raises(ConfigError, match=r"raise corpus\.max_repeats"):
         run(tmp_path, path, *SMALL, "corpus.mixture_tokens=10000000")
     monkeypatch.setattr("longcat.corpus.stage.build_documents", None)
-    assert run(tmp_path, path, *SMALL, "corpus.mixture_tokens=20000").facts["train_rows"] > 0
+    assert run(tmp_path, path, *SMALL, "corpus.mixture_tokens=20000").facts.train_rows > 0
 
 
 def test_a_tokenizer_given_is_as_good_as_the_same_one_trained(tmp_path):
@@ -485,19 +489,20 @@ def test_a_tokenizer_given_is_as_good_as_the_same_one_trained(tmp_path):
     assert everything(brought) == everything(trained)
     (tmp_path / "mine.json").rename(tmp_path / "moved.json")
     assert run(tmp_path, path, *SMALL, f"corpus.tokenizer={tmp_path / 'moved.json'}").cached
-    with pytest.raises(ConfigError, match=r"corpus\.tokenizer=.*mine\.json cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"corpus\.tokenizer: cannot read tokenizer .*mine\.json: No such file"):
         run(tmp_path, path, *SMALL, f"corpus.tokenizer={tmp_path / 'mine.json'}")
 
 
 @pytest.mark.parametrize(
     ("content", "settings", "error", "message"),
     [
-        ("{}", (), DataError, r"cannot read tokenizer .*mine\.json"),
+        ("{}", (), ConfigError, r"corpus\.tokenizer: cannot read tokenizer .*mine\.json"),
+        ("{}", ("model.eos_token_id=2",), DataError, r"cannot read tokenizer .*mine\.json"),
         (
             None,
             ("corpus.vocabulary_size=300",),
             ConfigError,
-            r"mine\.json has 340 tokens; corpus\.vocabulary_size is 300",
+            r"mine\.json has ids up to 339; corpus\.vocabulary_size=300 has to be at least 340",
         ),
         (None, ("corpus.end_of_text=<eos>",), ConfigError, r"has no special token '<eos>' \(corpus\.end_of_text\)"),
     ],
@@ -521,9 +526,75 @@ def test_a_tokenizer_that_cannot_be_used_is_refused_before_anything_is_read(tmp_
             write(tmp_path / "a.jsonl"),
             *SMALL,
             f"corpus.tokenizer={tmp_path / 'mine.json'}",
+            "model.eos_token_id=2",
             report=seen.append,
         )
     assert not [progress for progress in seen if progress.message.startswith("reading")]
+
+
+def sparse_tokenizer(path, end):
+    """A tokenizer of 401 tokens; the one that every text begins with has the id 70,000."""
+    tokenizer = train_tokenizer(TEXTS, 400)
+    content = json.loads(tokenizer.to_str())
+    content["model"]["vocab"][tokenizer.encode(TEXTS[0]).tokens[0]] = 70_000
+    content["added_tokens"].append({**content["added_tokens"][0], "content": "<|endoftext|>", "id": end})
+    path.write_text(json.dumps(content))
+    return (f"corpus.tokenizer={path}", "corpus.end_of_text=<|endoftext|>", "corpus.vocabulary_size=80000")
+
+
+def test_ids_beyond_the_number_of_tokens_are_kept(tmp_path):
+    settings = sparse_tokenizer(tmp_path / "mine.json", 70_005)
+    path = write(tmp_path / "a.jsonl")
+    artifact = run(tmp_path, path, *SMALL, *settings, *LONG_ROWS)
+    corpus = TokenCorpus.open(artifact.path)
+    assert (corpus.vocabulary_size, corpus.end_of_text) == (70_006, 70_005)
+    assert artifact.facts.vocabulary_size == len(corpus.token_bytes) == 70_006
+    assert configure(path, *SMALL, *settings).model.eos_token_id == 70_005
+    assert {np.load(artifact.path / shard.file).dtype for shard in corpus.train.index.shards} == {np.dtype(np.uint32)}
+    batch = corpus.train.take(np.arange(len(corpus.train)))
+    assert {70_000, 70_005} <= {*batch.tokens.ravel().tolist()} | {*batch.targets.ravel().tolist()}
+    assert all_documents(artifact) == sorted(TEXTS)
+    held_out = corpus.held_out.take(np.arange(len(corpus.held_out)))
+    # a smaller vocabulary would give several n-grams the same number
+    expected = NGram(batch, 3, 80_000).probabilities(held_out)
+    for probability, other in zip(
+        NGram(batch, 3, corpus.vocabulary_size).probabilities(held_out), expected, strict=True
+    ):
+        assert probability.min() > 0
+        np.testing.assert_allclose(np.log(probability), np.log(other), atol=0.3)
+
+
+def test_another_end_of_text_than_the_models_is_refused_before_anything_is_read(tmp_path):
+    settings = sparse_tokenizer(tmp_path / "mine.json", 407)
+    seen = []
+    with pytest.raises(
+        ConfigError,
+        match=r"model\.eos_token_id=2, but corpus\.end_of_text='<\|endoftext\|>' is token 407 of corpus\.tokenizer=.*mine\.json",
+    ):
+        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, *settings, "model.eos_token_id=2", report=seen.append)
+    assert not [progress for progress in seen if progress.message.startswith("reading")]
+
+
+def test_filters_of_ones_own_leave_documents_out(tmp_path, monkeypatch):
+    module = tmp_path / "odd_documents_only.py"
+    module.write_text("def keep(text):\n    return int(text.split()[1].rstrip(':')) % 2 == 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(tmp_path / "a.jsonl")
+    filters = "corpus.filters=[c4_curly_bracket, 'odd_documents_only:keep']"
+    artifact = run(tmp_path, path, "corpus.block_bytes=4000", "corpus.workers=2", *LONG_ROWS, filters)
+    assert artifact.facts.dropped["odd_documents_only:keep"] == 40
+    assert all_documents(artifact) == sorted(TEXTS[1::2])
+    assert run(tmp_path, path, "corpus.block_bytes=4000", *LONG_ROWS, filters).cached
+    module.write_text(module.read_text() + "# another opinion\n")
+    assert not run(tmp_path, path, "corpus.block_bytes=4000", "corpus.workers=1", *LONG_ROWS, filters).cached
+
+
+def test_a_group_of_filters_is_its_rules(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    rules = ["c4_lorem_ipsum", "c4_line_javascript", "c4_curly_bracket"]
+    first = run(tmp_path, path, *SMALL, f"corpus.filters={rules}")
+    assert run(tmp_path, path, *SMALL, f"corpus.filters={rules[::-1]}").cached
+    assert not first.cached
 
 
 def test_scores_of_ones_own_leave_documents_out(tmp_path, monkeypatch):
@@ -533,7 +604,7 @@ def test_scores_of_ones_own_leave_documents_out(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl")
     quality = "corpus.quality={function: 'even_documents_only:score', minimum: 1}"
     artifact = run(tmp_path, path, "corpus.block_bytes=4000", "corpus.workers=2", *LONG_ROWS, quality)
-    assert artifact.facts["dropped"]["quality"] == 40
+    assert artifact.facts.dropped["quality"] == 40
     assert all_documents(artifact) == sorted(TEXTS[::2])
     assert run(tmp_path, path, "corpus.block_bytes=4000", *LONG_ROWS, quality).cached
     module.write_text(module.read_text() + "# another opinion\n")
@@ -574,12 +645,12 @@ def test_repeated_paragraphs_are_cut_over_blocks(tmp_path):
     path = write(tmp_path / "a.jsonl", [*texts, f"{NOTICE}\n\nbye", texts[0]])
     artifact = run(tmp_path, path, *SMALL, *LONG_ROWS, "corpus.repeated_paragraph_characters=60")
     facts = artifact.facts
-    assert (facts["dropped"]["repeated_paragraphs"], facts["dropped"]["duplicate"]) == (1, 1)
-    assert facts["paragraphs_cut"] == len(TEXTS) - 1
+    assert (facts.dropped["repeated_paragraphs"], facts.dropped["duplicate"]) == (1, 1)
+    assert facts.paragraphs_cut == len(TEXTS) - 1
     expected = [texts[0], *(f"{text}\n" for text in TEXTS[1:])]
     assert all_documents(artifact) == sorted(expected)
-    assert facts["text_bytes"] == sum(map(len, expected))
-    assert facts["documents"] == len(TEXTS)
+    assert facts.text_bytes == sum(map(len, expected))
+    assert facts.documents == len(TEXTS)
     sample = json.loads((documents_artifact(artifact) / "samples.json").read_text())["repeated_paragraphs"]
     assert sample == [f"{NOTICE}\n\nbye"]
 

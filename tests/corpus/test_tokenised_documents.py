@@ -67,7 +67,7 @@ def run(tmp_path, source, *overrides, workspace="workspace"):
 
 
 def folder_of(tokens, kind="documents"):
-    return tokens.path.parents[1] / kind / tokens.facts["documents_artifact"]
+    return tokens.path.parents[1] / kind / tokens.facts.documents_artifact
 
 
 def texts_of(tokens):
@@ -102,8 +102,8 @@ def test_of_duplicates_in_other_blocks_the_first_stays(tmp_path):
     texts = [*TEXTS[:100], TEXTS[3], TEXTS[50], near, *TEXTS[100:], TEXTS[0]]
     tokens = run(tmp_path, write(tmp_path / "a.jsonl", texts), "corpus.near_duplicates={threshold: 0.7}")
     assert texts_of(tokens) == TEXTS
-    assert tokens.facts["dropped"]["duplicate"] == 3
-    assert tokens.facts["dropped"]["near_duplicate"] == 1
+    assert tokens.facts.dropped["duplicate"] == 3
+    assert tokens.facts.dropped["near_duplicate"] == 1
     samples = json.loads((folder_of(tokens) / "samples.json").read_text())
     assert samples["near_duplicate"] == [near[:300]]
     assert samples["duplicate"] == [TEXTS[3][:300], TEXTS[50][:300], TEXTS[0][:300]]
@@ -116,9 +116,9 @@ def test_paragraphs_of_earlier_documents_are_cut_out(tmp_path):
     tokens = run(tmp_path, write(tmp_path / "a.jsonl", texts), "corpus.repeated_paragraph_characters=60")
     cut = [f"{item}\n\n{short}\n\nEnd of {n} 页。" for n, item in enumerate(TEXTS[:60])]
     assert texts_of(tokens) == [texts[0], *cut[1:]]
-    assert tokens.facts["paragraphs_cut"] == 59
-    assert tokens.facts["dropped"]["repeated_paragraphs"] == 1
-    assert tokens.facts["text_bytes"] == sum(len(item.encode()) for item in texts_of(tokens))
+    assert tokens.facts.paragraphs_cut == 59
+    assert tokens.facts.dropped["repeated_paragraphs"] == 1
+    assert tokens.facts.text_bytes == sum(len(item.encode()) for item in texts_of(tokens))
 
 
 def test_number_of_processes_does_not_change_a_byte(tmp_path):
@@ -134,7 +134,7 @@ def test_a_limit_of_documents_holds_across_blocks(tmp_path):
         sources = json.dumps([{"kind": "files", "path": str(path), "max_documents": limit}])
         tokens = run(tmp_path, sources, workspace=str(limit))
         assert texts_of(tokens) == TEXTS[:limit]
-        assert tokens.facts["sources"][0]["documents"] == limit
+        assert tokens.facts.sources[0]["documents"] == limit
 
 
 def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
@@ -143,10 +143,10 @@ def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
     monkeypatch.setattr("longcat.corpus.stage.build_documents", lambda *_: pytest.fail("built again"))
     longer = run(tmp_path, path, "corpus.sequence_length_tokens=128")
     fewer = run(tmp_path, path, "corpus.mixture_tokens=2000")
-    digests = {tokens.facts["documents_artifact"] for tokens in (first, longer, fewer)}
+    digests = {tokens.facts.documents_artifact for tokens in (first, longer, fewer)}
     assert len(digests) == 1
     assert len({tokens.digest for tokens in (first, longer, fewer)}) == 3
-    assert fewer.facts["train_tokens"] < 3000 < longer.facts["train_tokens"]
+    assert fewer.facts.train_tokens < 3000 < longer.facts.train_tokens
 
 
 def test_an_existing_tokenizer_gives_the_same_tokens(tmp_path):
@@ -162,8 +162,8 @@ def test_an_existing_tokenizer_gives_the_same_tokens(tmp_path):
     ("overrides", "message"),
     [
         (["corpus.end_of_text=<eos>"], "has no special token '<eos>' .*</longcat_s>"),
-        (["corpus.vocabulary_size=290"], "has 300 tokens; corpus.vocabulary_size is 290"),
-        (["corpus.tokenizer=nowhere.json"], "corpus.tokenizer=nowhere.json cannot be read"),
+        (["corpus.vocabulary_size=290"], "has ids up to 299; corpus.vocabulary_size=290 has to be at least 300"),
+        (["corpus.tokenizer=nowhere.json"], "cannot read tokenizer nowhere.json: No such file"),
     ],
 )
 def test_tokenizers_that_do_not_fit_are_refused(tmp_path, overrides, message):
@@ -179,7 +179,7 @@ def test_a_function_scores_documents(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl")
     tokens = run(tmp_path, path, "corpus.quality={function: 'my_quality:score', minimum: 1}")
     assert texts_of(tokens) == TEXTS[1::2]
-    assert tokens.facts["dropped"]["quality"] == 120
+    assert tokens.facts.dropped["quality"] == 120
     with pytest.raises(ConfigError, match="my_quality:absent cannot be imported"):
         run(tmp_path, path, "corpus.quality={function: 'my_quality:absent', minimum: 1}")
 
@@ -198,7 +198,7 @@ SLOW = """
 import sys, time
 from longcat.artifact import Workspace
 from longcat.config import load_config
-from longcat.corpus import pieces, stage
+from longcat.corpus import block_tasks, stage
 from longcat.corpus.mapping import processes
 
 def slowly(function):
@@ -207,7 +207,7 @@ def slowly(function):
         return function(self, *arguments)
     return call
 
-pieces.Judge.verdict = slowly(pieces.Judge.verdict)
+block_tasks.Judge.verdict = slowly(block_tasks.Judge.verdict)
 if __name__ == "__main__":
     config = load_config("smoke", overrides=sys.argv[2:])
     with processes(config.corpus.workers) as mapper:

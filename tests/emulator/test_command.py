@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from longcat.artifact import ROOT
 from longcat.emulator import build as building
 from longcat.emulator import command, wheel
 from longcat.emulator.build import CANN_VERSION, build, cache_key, stub_source
 from longcat.emulator.wheel import Wheel, examine, find_python
 from longcat.errors import DeviceError, UserError
+from longcat.provenance import ROOT
 
 INSTALLED = Wheel(Path("/env/bin/python"), Path("/env/lib/torch"), "2.13.0+cpu", Path("/env/lib/torch_npu"), "2.13.0")
 

@@ -9,6 +9,7 @@ import torch
 from longcat.config import load_config
 from longcat.model import LongcatModel
 from longcat.ops import registry
+from longcat.ops.operators import OPERATORS
 
 pytestmark = pytest.mark.emulator
 OVERRIDES = [
@@ -17,7 +18,7 @@ OVERRIDES = [
     "model.sparse_attention.index_head_dim=128", "model.sparse_attention.index_n_heads=16", "model.sparse_attention.index_topk=24",
     "model.sparse_attention.index_local_tokens=8", "corpus.vocabulary_size=512",
 ]  # fmt: skip
-PATHS = {name for name, of in registry.OPERATORS.items() if "npu" in of.paths}
+PATHS = {name for name, of in OPERATORS.items() if "npu" in of.implementations}
 
 
 def learn(model, device, tokens, documents, phase):
@@ -33,9 +34,7 @@ def learn(model, device, tokens, documents, phase):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["whole rows", "documents"])
 @pytest.mark.parametrize("phase", ["dense", "sparse"])
-def test_all_paths_together_give_what_the_cpu_gives(phase, packed, caplog, monkeypatch):
-    monkeypatch.setattr(registry, "_checked", set())
-    monkeypatch.setattr(registry, "_reported", set())
+def test_all_paths_together_give_what_the_cpu_gives(phase, packed, caplog):
     config = load_config("tiny-2.0", overrides=OVERRIDES)
     on_cpu = LongcatModel(config.model).bfloat16()
     on_cpu.initialize(0)
@@ -46,7 +45,7 @@ def test_all_paths_together_give_what_the_cpu_gives(phase, packed, caplog, monke
     with caplog.at_level(logging.WARNING, registry.__name__):
         found, found_gradients = learn(on_npu, "npu", tokens, documents, phase)
     assert not caplog.records, "an operator fell back to its reference"
-    taken = {name for name, kind, _ in registry._checked if kind == "npu"}
+    taken = {name for name, kind, _ in on_npu.operators.checked if kind == "npu"}
     unused = {"key_selection", "sparse_attention"} if phase == "dense" else {"attention"}
     assert taken == PATHS - unused
     _, near_gradients = learn(on_cpu, "cpu", tokens, documents, phase)

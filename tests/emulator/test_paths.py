@@ -8,13 +8,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-import longcat.model.transformer  # noqa: F401  all operators of training are made
-from longcat.artifact import ROOT
-from longcat.ops.registry import OPERATORS, Draw, check
+from longcat.ops.operators import OPERATORS
+from longcat.ops.registry import SampleInputs, check
+from longcat.provenance import ROOT
 
 pytestmark = pytest.mark.emulator
 NPU = "npu:0"  # a device only where torch_npu is
-PATHS = {name: of.paths["npu"] for name, of in OPERATORS.items() if "npu" in of.paths}
+PATHS = {name: of.implementations["npu"] for name, of in OPERATORS.items() if "npu" in of.implementations}
 
 
 def named_operators():
@@ -42,15 +42,15 @@ def recorded(monkeypatch):
         return call
 
     with monkeypatch.context() as patch:
-        for module in {OPERATORS[name].paths["npu"].function.__module__ for name in PATHS}:
+        for module in {OPERATORS[name].implementations["npu"].function.__module__ for name in PATHS}:
             found = __import__(module, fromlist=["_"])
             if hasattr(found, "npu_operator"):
                 patch.setattr(found, "npu_operator", recording)
         yield calls
 
 
-def examples(name, dtype):
-    for arguments in OPERATORS[name].examples(Draw(dtype)):
+def inputs_of(name, dtype):
+    for arguments in OPERATORS[name].sample_inputs(SampleInputs(dtype)):
         yield [value.detach().to(NPU) if isinstance(value, torch.Tensor) else value for value in arguments]
 
 
@@ -63,7 +63,7 @@ def test_values_and_gradients_are_those_of_the_reference(name, dtype):
 def run_all(monkeypatch):
     with recorded(monkeypatch) as calls:
         for name, path in PATHS.items():
-            for arguments in examples(name, torch.bfloat16):
+            for arguments in inputs_of(name, torch.bfloat16):
                 leaves = [
                     value.requires_grad_()
                     for value in arguments

@@ -58,7 +58,7 @@ def byte_tokenizer():
 
 
 def score(model, tokenizer, names, limit=24):
-    return harness.score(model, tokenizer, names, length=128, batch=4, limit=limit, seed=0)
+    return harness.score(model, tokenizer, names, end_of_text=2, length=128, batch=4, limit=limit, seed=0)
 
 
 def test_an_oracle_gets_everything_right_and_its_opposite_nothing(byte_tokenizer):
@@ -109,7 +109,7 @@ def test_unknown_task_and_broken_items_are_named(tmp_path, monkeypatch):
 def test_generation_is_greedy_and_stops(byte_tokenizer):
     model = LongcatModel(load_config("smoke", overrides=["model.initializer_range=0.3"]).model).eval()
     model.initialize(3)
-    adapter = harness._adapter(model, byte_tokenizer, length=64, batch=2)
+    adapter = harness.adapter(model, byte_tokenizer, end_of_text=2, length=64, batch=2)
     ids = byte_tokenizer.encode("ab").ids
     for _ in range(12):
         with torch.inference_mode():
@@ -128,6 +128,6 @@ def test_a_likelihood_does_not_depend_on_what_it_is_batched_with(byte_tokenizer)
     model = LongcatModel(load_config("smoke", overrides=["model.initializer_range=0.3"]).model).eval()
     model.initialize(3)
     requests = [(None, [5, 9], [12, 14, 20]), (None, [7], [8]), (None, list(range(30, 60)), [61, 62])]
-    together = harness._adapter(model, byte_tokenizer, length=64, batch=3)._loglikelihood_tokens(requests)
-    alone = harness._adapter(model, byte_tokenizer, length=64, batch=1)._loglikelihood_tokens(requests)
+    together = harness.adapter(model, byte_tokenizer, end_of_text=2, length=64, batch=3)._loglikelihood_tokens(requests)
+    alone = harness.adapter(model, byte_tokenizer, end_of_text=2, length=64, batch=1)._loglikelihood_tokens(requests)
     assert [value for value, _ in together] == pytest.approx([value for value, _ in alone], abs=1e-4)

@@ -39,8 +39,8 @@ def test_runs_then_reuses_everything(finished):
     facts = {row["stage"]: row["facts"] for row in first["stages"]}
     assert 0 < facts["benchmark"]["mfu"] < 1
     assert "not an accelerator" in facts["benchmark"]["verdict"]
-    assert 0 < facts["evaluate"]["bits_per_byte"] < 9
-    assert facts["evaluate"]["tasks"]["python_completion"]["documents"] == 8
+    assert 0 < facts["evaluate"]["scores"]["held_out"]["bits_per_byte"] < 9
+    assert facts["evaluate"]["scores"]["python_completion"]["documents"] == 8
 
 
 @pytest.mark.timeout(300)
@@ -52,7 +52,8 @@ def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
     parent = client.get_run(first["mlflow"]["run_id"])
     assert parent.info.status == "FINISHED"
     assert parent.data.params["preset"] == "smoke"
-    assert parent.data.metrics["bits_per_byte"] == pytest.approx(first["stages"][3]["facts"]["bits_per_byte"])
+    scores = first["stages"][3]["facts"]["scores"]
+    assert parent.data.metrics["held_out/bits_per_byte"] == pytest.approx(scores["held_out"]["bits_per_byte"])
     children = {row["stage"]: client.get_run(row["mlflow_run_id"]) for row in first["stages"]}
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children.values())
     assert all(run.info.status == "FINISHED" for run in children.values())

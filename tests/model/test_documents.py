@@ -5,7 +5,7 @@ import torch
 
 from longcat.config import load_config
 from longcat.model import LongcatModel
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
 
 NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
 # many heads: scores of zero, of which any will do, are rare
@@ -47,7 +47,7 @@ def packed():
 
 
 def learnt(model, sums):
-    """Sums and gradients."""
+    """LossSums and gradients."""
     model.zero_grad()
     loss = sums["language_model"] + 0.5 * sums["mtp"] + 0.1 * sums["indexer"] + 0.01 * sums["hidden_z"]
     (loss + (sums["router_probability"] ** 2).sum()).backward()

@@ -9,19 +9,20 @@ from hypothesis import strategies as st
 from longcat.config import load_config
 from longcat.model import LongcatModel
 from longcat.model.mtp import mtp_targets
-from longcat.ops.documents import document_starts
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.ops.documents import find_document_starts
+from longcat.padding import IGNORE
 
 
 @settings(deadline=None)
-@given(text=st.lists(st.integers(1, 4), min_size=2, max_size=12), depth=st.integers(1, 3))
-def test_targets_stop_at_ends_of_documents(text, depth):
-    """2 ends a document; words[i] is seen at i, words[i + 1] is the main target."""
-    targets = mtp_targets(torch.tensor([text[1:]]), depth)[0].tolist()
+@given(text=st.lists(st.integers(1, 4), min_size=2, max_size=12), depth=st.integers(1, 3),
+       end_of_text=st.integers(1, 4))  # fmt: skip
+def test_targets_stop_at_ends_of_documents(text, depth, end_of_text):
+    """words[i] is seen at i, words[i + 1] is the main target."""
+    targets = mtp_targets(torch.tensor([text[1:]]), depth, end_of_text)[0].tolist()
     for i, found in enumerate(targets):
         inputs = text[i + 1 : i + 1 + depth]
         target = text[i + 1 + depth] if i + 1 + depth < len(text) else IGNORE
-        assert found == (IGNORE if 2 in inputs else target)
+        assert found == (IGNORE if end_of_text in inputs else target)
 
 
 @settings(deadline=None)
@@ -29,9 +30,9 @@ def test_targets_stop_at_ends_of_documents(text, depth):
 def test_targets_stay_in_their_document(lengths, depth):
     """A row of documents has the targets that each would have alone."""
     texts = [torch.arange(10 * n, 10 * n + length) + 3 for n, length in enumerate(lengths)]
-    starts = document_starts(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None])
-    alone = torch.cat([mtp_targets(text[None], depth) for text in texts], dim=1)
-    assert torch.equal(mtp_targets(torch.cat(texts)[None], depth, starts), alone)
+    document_starts = find_document_starts(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None])
+    alone = torch.cat([mtp_targets(text[None], depth, 2) for text in texts], dim=1)
+    assert torch.equal(mtp_targets(torch.cat(texts)[None], depth, 2, document_starts), alone)
 
 
 def make(depths):
@@ -58,7 +59,7 @@ def test_depths_chain_one_module():
         hidden = module.norm(x + module.mlp(module.post_attention_layernorm(x)))
         logits = model.lm_head(hidden).float()
         expected = expected + F.cross_entropy(
-            logits.flatten(0, 1), mtp_targets(targets, depth).flatten(), ignore_index=IGNORE, reduction="sum"
+            logits.flatten(0, 1), mtp_targets(targets, depth, 2).flatten(), ignore_index=IGNORE, reduction="sum"
         )
     torch.testing.assert_close(model.sums(inputs, targets).mtp, expected, rtol=1e-4, atol=1e-2)
 

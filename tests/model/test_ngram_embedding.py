@@ -10,10 +10,10 @@ from longcat.errors import ConfigError
 from longcat.interchange import load_huggingface, save_huggingface
 from longcat.model import LongcatModel
 from longcat.model.ngram import NgramEmbedding, ngram_rows
-from longcat.ops.documents import document_starts
+from longcat.ops.documents import find_document_starts
 
 
-def oracle(row, vocabulary, neighbors, splits, ratio):
+def oracle(row, vocabulary, neighbors, splits, ratio, end_of_text=2):
     """Rows of every branch by the published rule, one position and one branch at a time."""
     result = []
     for t in range(len(row)):
@@ -22,7 +22,7 @@ def oracle(row, vocabulary, neighbors, splits, ratio):
             size = int(ratio * vocabulary) + 2 * branch + 1
             total = row[t]
             for back in range(1, 2 + branch // splits):
-                if t - back < 0 or row[t - back] == 2:
+                if t - back < 0 or row[t - back] == end_of_text:
                     break
                 total += row[t - back] * vocabulary**back
             here.append(offset + total % size)
@@ -37,11 +37,12 @@ def oracle(row, vocabulary, neighbors, splits, ratio):
     neighbors=st.integers(2, 5),
     splits=st.integers(1, 3),
     ratio=st.sampled_from([1.5, 78.5, 100.567]),
+    end_of_text=st.sampled_from([0, 2, 96]),
 )
-def test_rows_equal_the_published_rule_in_integers(row, neighbors, splits, ratio):
+def test_rows_equal_the_published_rule_in_integers(row, neighbors, splits, ratio, end_of_text):
     config = NgramConfig(vocab_size_ratio=ratio, neighbor_num=neighbors, split_num=splits)
-    got = ngram_rows(torch.tensor([row]), 97, neighbors, splits, config.rows(97))
-    assert got[0].tolist() == oracle(row, 97, neighbors, splits, ratio)
+    got = ngram_rows(torch.tensor([row]), 97, neighbors, splits, config.rows(97), end_of_text)
+    assert got[0].tolist() == oracle(row, 97, neighbors, splits, ratio, end_of_text)
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,7 +51,7 @@ def test_ngrams_stay_in_their_document(texts):
     config = NgramConfig(vocab_size_ratio=78.5, neighbor_num=4, split_num=2)
     numbers = torch.tensor([[number for number, text in enumerate(texts) for _ in text]])
     row = torch.tensor([[token for text in texts for token in text]])
-    got = ngram_rows(row, 97, 4, 2, config.rows(97), document_starts(numbers))
+    got = ngram_rows(row, 97, 4, 2, config.rows(97), 2, find_document_starts(numbers))
     assert got[0].tolist() == [rows for text in texts for rows in oracle(text, 97, 4, 2, 78.5)]
 
 
@@ -58,16 +59,16 @@ def test_products_of_the_largest_model_fit():
     """Vocabulary and tables of LongCat-2.0: no overflow of 64 bits."""
     config = NgramConfig(vocab_size_ratio=100.567, neighbor_num=5, split_num=4)
     row = [163839] * 6
-    got = ngram_rows(torch.tensor([row]), 163840, 5, 4, config.rows(163840))
+    got = ngram_rows(torch.tensor([row]), 163840, 5, 4, config.rows(163840), 2)
     assert got[0].tolist() == oracle(row, 163840, 5, 4, 100.567)
 
 
 def test_embedding_is_the_mean_of_word_and_branches():
     torch.manual_seed(0)
     config = NgramConfig(vocab_size_ratio=2.5, neighbor_num=3, split_num=2)
-    module = NgramEmbedding(config, 50, 8)
+    module = NgramEmbedding(config, 50, 8, end_of_text=2)
     words, tokens = torch.randn(2, 7, 8), torch.randint(0, 50, (2, 7))
-    rows = ngram_rows(tokens, 50, 3, 2, config.rows(50))
+    rows = ngram_rows(tokens, 50, 3, 2, config.rows(50), 2)
     total = words.clone()
     for branch, weight in enumerate(module.projection.weight.chunk(4, dim=1)):
         total += module.tables(rows[..., branch]) @ weight.T
@@ -75,6 +76,25 @@ def test_embedding_is_the_mean_of_word_and_branches():
 
 
 NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
+
+
+def test_the_end_of_text_is_the_models_own():
+    """Token 0 ends a document here, and 2 is a letter like any other."""
+    config = load_config("smoke", overrides=[NGRAM, "model.eos_token_id=0", "model.mtp_num_layers=1"]).model
+    model = LongcatModel(config).eval()
+    model.initialize(0)
+    with torch.no_grad():
+        embedded = [model.model.ngram_embeddings(torch.zeros(1, 4, 64), torch.tensor([row]))[0, -1]
+                    for row in ([50, 60, 0, 70], [51, 61, 0, 70], [50, 60, 2, 70], [51, 61, 2, 70])]  # fmt: skip
+    assert torch.equal(embedded[0], embedded[1])
+    assert not torch.equal(embedded[2], embedded[3])
+
+
+def test_a_model_without_a_settled_end_of_text_is_refused():
+    settled = load_config("smoke", overrides=[NGRAM]).model
+    assert settled.end_of_text == 2  # of the tokenizer that preprocessing trains
+    with pytest.raises(ConfigError, match=r"model\.eos_token_id is not set"):
+        LongcatModel(settled.model_copy(update={"eos_token_id": None}))
 
 
 def test_a_model_with_ngrams_survives_disk(tmp_path):
@@ -93,6 +113,7 @@ def test_a_model_with_ngrams_survives_disk(tmp_path):
         ("model.ngram={vocab_size_ratio: 3.0, neighbor_num: 3, split_num: 2}", "multiple of vocab_size=512"),
         ("model.ngram={neighbor_num: 4, split_num: 5}", "do not divide hidden_size=64"),
         ("model.num_attention_heads=3", "does not divide hidden_size=64"),
+        ("model.eos_token_id=512", "not a token of vocab_size=512"),
         ("model.moe_topk=7", "exceeds n_routed_experts"),
         ("model.qk_rope_head_dim=7", "multiple of 2"),
     ],

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from longcat.ops import attention
 from longcat.ops.attention import block_attention, torch_attention
-from longcat.ops.documents import document_starts, readable, same_document
+from longcat.ops.documents import find_document_starts, readable, same_document
 from longcat.ops.grouped_matmul import grouped_matmul
-from longcat.ops.linear_cross_entropy import IGNORE, linear_cross_entropy
+from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.rotary import rotary_angles, rotate
+from longcat.padding import IGNORE
 
 
 @settings(max_examples=25, deadline=None)
@@ -70,10 +71,10 @@ def documents_of(seed, rows, seq, share):
 def test_a_query_reads_its_document_up_to_itself(seed, seq, share):
     documents = documents_of(seed, 2, seq, share)
     documents[1, seq - seq // 3 :] = -1
-    starts = document_starts(documents)
-    seen, after = readable(starts, seq, seq, starts.device), same_document(starts, 2)
+    document_starts = find_document_starts(documents)
+    seen, after = readable(document_starts, seq, seq, document_starts.device), same_document(document_starts, 2)
     for row, numbers in enumerate(documents.tolist()):
-        assert starts[row].tolist() == [numbers.index(number) for number in numbers]
+        assert document_starts[row].tolist() == [numbers.index(number) for number in numbers]
         expected = [[key <= query and numbers[key] == numbers[query] for key in range(seq)] for query in range(seq)]
         assert seen[row].tolist() == expected
         assert after[row].tolist() == [i + 2 < seq and numbers[i + 2] == numbers[i] for i in range(seq)]
@@ -86,13 +87,13 @@ def test_attention_within_documents_equals_torch_with_a_mask(seed, seq, share, k
     torch.manual_seed(seed)
     query, key = (torch.randn(3, 2, seq, 12, requires_grad=True) for _ in range(2))
     value, upstream = torch.randn(3, 2, seq, 8, requires_grad=True), torch.randn(3, 2, seq, 8)
-    starts = document_starts(documents_of(seed, 3, seq, share))
+    document_starts = find_document_starts(documents_of(seed, 3, seq, share))
     results = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "KEPT_LENGTH", kept_length)
         patch.setattr(attention, "QUERY_BLOCK", 16)
         for function in (block_attention, torch_attention):
-            out = function(query, key, value, 0.4, starts)
+            out = function(query, key, value, 0.4, document_starts)
             results.append((out, *torch.autograd.grad(out, (query, key, value), upstream)))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)

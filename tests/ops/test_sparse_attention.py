@@ -71,8 +71,8 @@ def test_a_document_chooses_what_it_would_choose_alone(seed, cut, budget):
     """The second one with its sink at its own start; compared by scores, of which zeros are many."""
     query, key, weight = indexer(seed)
     config = settings_of(budget, sink=2, window=3)
-    starts = torch.where(torch.arange(LENGTH) < cut, 0, cut).expand(BATCH, -1)
-    together = ops.select_keys(query, key, weight, config, starts=starts)
+    document_starts = torch.where(torch.arange(LENGTH) < cut, 0, cut).expand(BATCH, -1)
+    together = ops.select_keys(query, key, weight, config, document_starts=document_starts)
     scores = torch.nn.functional.pad(ops.index_scores(query, key, weight), (0, 1), value=-torch.inf)
     for start, end in ((0, cut), (cut, LENGTH)):
         keys = together[:, start:end]
@@ -120,19 +120,19 @@ def test_attention_and_gradients_equal_masked_dense_attention(queries):
     generator = torch.Generator().manual_seed(3)
     heads, rank, dim = 4, 6, 9
     query = torch.randn(BATCH, queries, heads, dim, generator=generator, dtype=torch.double, requires_grad=True)
-    known = torch.randn(BATCH, LENGTH, dim, generator=generator, dtype=torch.double, requires_grad=True)
+    cached_latents = torch.randn(BATCH, LENGTH, dim, generator=generator, dtype=torch.double, requires_grad=True)
     keys = ops.select_keys(*indexer(4, queries), settings_of(6))
     direction = torch.randn(BATCH, queries, heads, rank, generator=generator, dtype=torch.double)
 
-    out, attended = ops.sparse_attention(query, known, keys, rank, 0.3)
-    ours = torch.autograd.grad((out * direction).sum(), (query, known))
+    out, attended = ops.sparse_attention(query, cached_latents, keys, rank, 0.3)
+    ours = torch.autograd.grad((out * direction).sum(), (query, cached_latents))
 
     mask = torch.zeros(BATCH, queries, LENGTH + 1, dtype=torch.bool)
     mask = mask.scatter(2, torch.where(keys < 0, LENGTH, keys), True)[..., :LENGTH]
-    scores = torch.einsum("bthd,bsd->bhts", query, known) * 0.3
+    scores = torch.einsum("bthd,bsd->bhts", query, cached_latents) * 0.3
     weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
-    expected = torch.einsum("bhts,bsr->bthr", weights, known[..., :rank])
-    theirs = torch.autograd.grad((expected * direction).sum(), (query, known))
+    expected = torch.einsum("bhts,bsr->bthr", weights, cached_latents[..., :rank])
+    theirs = torch.autograd.grad((expected * direction).sum(), (query, cached_latents))
 
     torch.testing.assert_close(out, expected)
     mean = weights.mean(1).gather(2, keys.clamp_min(0)).masked_fill(keys < 0, 0.0)

@@ -9,9 +9,9 @@ from torch.distributed.tensor import DTensor
 from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.model import LongcatModel
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE, PADDING, is_padding
 from longcat.parallel.mesh import join, leave
-from longcat.parallel.parallelize import Parallel, parallelize
+from longcat.parallel.parallelize import ParallelModel, parallelize
 from longcat.training.losses import Counts
 from longcat.training.trainer import global_counts
 
@@ -38,15 +38,15 @@ def main(expert_parallel: int, case: str) -> None:
     if case == "documents":  # the second process has fewer tokens and targets
         for row, end in enumerate((32, 20, 30, 9)):
             batch[2][row, end // 2 :] = 1
-            batch[2][row, end:], batch[1][row, end - 1 :] = -1, IGNORE
-    real, learnt = int((batch[2] >= 0).sum()), int((batch[1] != IGNORE).sum())
+            batch[2][row, end:], batch[1][row, end - 1 :] = PADDING, IGNORE
+    real, learnt = int((~is_padding(batch[2])).sum()), int((batch[1] != IGNORE).sum())
     loss_of(whole, batch, Counts(real, learnt)).backward()
     spread.model.activation_checkpointing = case == "recompute"
     parallel = parallelize(spread, mesh, torch.float32)
     mine = [of[mesh.rank :: mesh.processes] for of in batch]
     counts = global_counts(mine[1], mine[2], mesh)
     assert [int(count) for count in counts] == [real, learnt]
-    parallel.begin()
+    parallel.zero_grad()
     parallel.backward(loss_of(parallel, mine, counts), last=True)
     for (name, ours), (_, theirs) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
         assert ours.grad is not None, name
@@ -60,7 +60,7 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def loss_of(model: LongcatModel | Parallel, batch: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:
+def loss_of(model: LongcatModel | ParallelModel, batch: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:
     tokens, targets, documents = batch
     sums = model.sums(tokens, targets, "sparse", documents)
     return (sums.language_model + 0.3 * sums.mtp) / counts.targets + (

@@ -25,14 +25,14 @@ def test_two_dask_workers_write_the_same_bytes(corpus_file, tmp_path):
     pytest.importorskip("prefect_dask")
     from prefect.testing.utilities import prefect_test_harness
 
-    from flows.preprocess import preprocess as flow
+    from flows.pipeline import FLOWS
 
     overrides = [f"corpus.sources={corpus_file}", "corpus.block_bytes=20000", "corpus.near_duplicates={}"]
     alone = preprocess(
         load_config("smoke", overrides=[*overrides, "corpus.workers=1"]), workspace=Workspace(tmp_path / "a")
     )
     with prefect_test_harness(server_startup_timeout=120):
-        summary = flow(
+        summary = FLOWS["preprocess"](
             preset="smoke",
             overrides=[*overrides, "corpus.runner=dask", "corpus.workers=2"],
             workspace=str(tmp_path / "b"),

@@ -1,28 +1,25 @@
 """Fixtures of tests that train in this process."""
 
 import os
-import socket
 
 import pytest
 
 from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.parallel.mesh import join, leave
+from longcat.processes.child import free_port
 from longcat.training.trainer import Trainer
 
 
 @pytest.fixture
 def mesh(monkeypatch):
     """A group of one process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     for name, value in {
         "RANK": 0,
         "LOCAL_RANK": 0,
         "WORLD_SIZE": 1,
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": free_port(),
     }.items():
         monkeypatch.setitem(os.environ, name, str(value))
     yield join(choose("cpu"), 1, timeout_s=30)

@@ -13,7 +13,7 @@ from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
 from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.trainer import Trainer
 

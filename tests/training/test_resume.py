@@ -17,7 +17,8 @@ from longcat.errors import Cancelled, ConfigError, TrainingError
 from longcat.interchange import load_huggingface
 from longcat.model.generation import generate
 from longcat.progress import Progress
-from longcat.training.stage import pretrain, settle_layout
+from longcat.training.layout import settle_layout
+from longcat.training.stage import pretrain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -30,9 +31,16 @@ def settings(corpus_file, *extra):
     )
 
 
+def command_of(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it ended meanwhile, or is a zombie
+        return []
+
+
 def workers():
     me = psutil.Process()
-    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(p.cmdline())]
+    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(command_of(p))]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +130,7 @@ def test_a_killed_parent_leaves_no_process(corpus_file, tmp_path):
     try:
         while time.monotonic() < end and len(family) < 2:
             everyone = psutil.Process(parent.pid).children(recursive=True)
-            family = [p for p in everyone if "longcat.training.worker" in " ".join(p.cmdline()[:4])]
+            family = [p for p in everyone if "longcat.training.worker" in " ".join(command_of(p)[:4])]
             time.sleep(0.2)
         metrics = lambda: list(tmp_path.glob("checkpoint/.*/metrics.jsonl"))  # noqa: E731
         while time.monotonic() < end and not metrics():

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemReader
 
 from longcat.corpus.shards import Batch
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
 from longcat.training import checkpoint
 from longcat.training.held_out import held_out_batch
 
@@ -16,11 +17,12 @@ def trainer(make_trainer):
 
 
 def snapshot(trainer):
-    tensors = [p.detach().clone() for p in trainer.model.parameters()]
+    tensors = [p.detach().clone() for p in (*trainer.model.parameters(), *trainer.weights.parameters())]
     tensors += [router.e_score_correction_bias.clone() for router in trainer.routers]
     for optimizer in trainer.optimizers:
-        for state in optimizer.state.values():
-            tensors += [value.clone() for value in state.values() if isinstance(value, torch.Tensor)]
+        for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+            state = sorted(optimizer.state[parameter].items())
+            tensors += [value.clone() for _, value in state if isinstance(value, torch.Tensor)]
     return tensors
 
 
@@ -45,7 +47,7 @@ SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_to
 
 def state_of(trainer):
     """Everything a step may change, by name: weights, optimizer state and selection biases."""
-    names = {p: name for name, p in trainer.model.named_parameters()}
+    names = {p: name for name, p in trainer.weights.named_parameters()}
     state = {(name, "weight"): p.detach().clone() for p, name in names.items()}
     for optimizer in trainer.optimizers:
         for p, values in optimizer.state.items():
@@ -124,8 +126,8 @@ def test_a_checkpoint_between_phases_holds_all_state(make_trainer, tmp_path, sav
         whole.step(step, batch)
     for step in range(saved_after):
         first.step(step, batches[step])
-    path = checkpoint.save(tmp_path, saved_after, first.model, first.optimizers, keep=1)
-    assert checkpoint.load(path, second.model, second.optimizers) == saved_after
+    path = checkpoint.save(tmp_path, saved_after, first.weights, first.optimizers, keep=1)
+    assert checkpoint.load(path, second.weights, second.optimizers) == saved_after
     for step in range(saved_after, 6):
         second.step(step, batches[step])
     resumed = state_of(second)
@@ -204,6 +206,24 @@ def test_masked_documents_are_learnt_from_as_if_alone(make_trainer, steps):
     masked = make_trainer(*make, "training.mask_documents=true").step(0, row)
     assert_alike(masked, alone)
     assert make_trainer(*make).step(0, row).loss != pytest.approx(alone.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loaded_state_is_fp32_and_goes_on_as_if_never_stopped(make_trainer, precision, tmp_path):
+    batches = [Batch.of_rows(np.random.default_rng(step).integers(3, 512, (4, 33))) for step in range(3)]
+    whole, first, second = (make_trainer("training.optimizer.name=muon", precision=precision) for _ in range(3))
+    for step, batch in enumerate(batches):
+        expected = whole.step(step, batch)
+    for step, batch in enumerate(batches[:2]):
+        first.step(step, batch)
+    path = checkpoint.save(tmp_path, 2, first.weights, first.optimizers, keep=1)
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    names = {f"model.{name}" for name in first.model.state_dict()}
+    assert {name for name in stored if name.startswith("model.")} == names
+    assert {stored[name].properties.dtype for name in names} == {torch.float32}
+    assert checkpoint.load(path, second.weights, second.optimizers) == 2
+    assert second.step(2, batches[2]).loss == expected.loss
+    assert all(torch.equal(a, b) for a, b in zip(snapshot(whole), snapshot(second), strict=True))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

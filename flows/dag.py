@@ -1,0 +1,81 @@
+"""The one table of stages: what each is called, what it needs, and where its code is. Loads none of it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the pipeline."""
+
+    name: str
+    """Name of its flow, its command and its MLflow run."""
+    title: str
+    """What its flow makes, a sentence without its stop."""
+    task: str
+    """`module:function` of its Prefect task, called with the configuration, the artifacts of `needs`, the workspace and
+    the tracker."""
+    needs: tuple[str, ...] = ()
+    """Stages whose artifacts it takes, in the order of its arguments."""
+    check: str | None = None
+    """`module:function` that refuses, given the configuration, what this stage could only fail at."""
+
+
+STAGES = (
+    Stage(
+        "preprocess",
+        "Text to token shards",
+        task="tasks.preprocess:preprocess",
+    ),
+    Stage(
+        "pretrain",
+        "Token shards to a checkpoint",
+        task="tasks.pretrain:pretrain",
+        needs=("preprocess",),
+        check="longcat.training.checks:check_training",
+    ),
+    Stage(
+        "benchmark",
+        "MFU of the trained model among published A100 runs",
+        task="tasks.benchmark:benchmark",
+        needs=("preprocess", "pretrain"),
+        check="longcat.benchmark.checks:check_benchmark",
+    ),
+    Stage(
+        "evaluate",
+        "Scores of the trained model",
+        task="tasks.evaluate:evaluate",
+        needs=("preprocess", "pretrain"),
+        check="longcat.evaluation.checks:check_evaluation",
+    ),
+)
+PIPELINE = "pipeline"
+"""Name of the flow of all stages."""
+
+
+def stages_of(flow: str, stages: Iterable[Stage] = STAGES) -> list[Stage]:
+    """Return the stages that a flow runs, in order: one stage with all that it needs, or every stage.
+
+    Raises:
+        KeyError: there is no such flow.
+    """
+    table = {stage.name: stage for stage in stages}
+    if flow == PIPELINE:
+        return list(table.values())
+    wanted = {flow}
+    for stage in reversed(table.values()):
+        if stage.name in wanted:
+            wanted.update(stage.needs)
+    if flow not in table:
+        raise KeyError(flow)
+    return [stage for stage in table.values() if stage.name in wanted]
+
+
+def load(place: str) -> Any:
+    """Import what `module:name` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

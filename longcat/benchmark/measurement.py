@@ -1,0 +1,221 @@
+"""The measurement: timed steps of training, as an artifact that knows the device and the code but no reference table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from longcat.accelerator import choose
+from longcat.artifact import Artifact, Facts, Recipe, Workspace, write_json
+from longcat.benchmark.measuring import TRACE
+from longcat.benchmark.sweep import configured, points
+from longcat.config import PipelineConfig, identity
+from longcat.corpus.shards import TokenCorpus
+from longcat.errors import ConfigError, TrainingError
+from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.progress import Progress, Reporter, silent
+from longcat.provenance import code_of
+from longcat.training.job import RESULT, Job
+from longcat.training.layout import settle_layout
+from longcat.training.stage import run_workers
+
+STAGE_VERSION = 1
+WORKER = "longcat.benchmark.worker"
+MEASUREMENT = "measurement.json"
+_OF_THE_REPORT = ("reference_rows",)
+"""Fields of the section `benchmark` that a measurement does not depend on."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Timed steps of training."""
+
+    window_seconds: list[float]
+    window_steps: int
+    window_peak_flops: list[float]
+    """Of a CPU: best product of all processes at once, FLOP/s, before the first window and after each one; of an
+    accelerator nothing."""
+    batch_tokens: int
+    """Tokens of one step, over all processes."""
+    processes: int
+    expert_parallel: int
+    sequence_length: int
+    precision: Literal["bf16", "fp32"]
+    ffn_experts_per_token: float
+    """Mean routed experts of a token, as measured."""
+    peak_memory_bytes: int
+    """Of the process that needed most."""
+    memory: dict[str, int]
+    """Bytes of the first process by what holds them; see `longcat.benchmark.measuring.memory`."""
+    breakdown: dict[str, Any] | None
+    """See `longcat.benchmark.breakdown.Breakdown`."""
+    operators: dict[str, Any] | None
+    """`kernels`, see `longcat.benchmark.kernels.Kernel`, and `bandwidth` of the memory in bytes/s."""
+    collectives: list[dict[str, Any]]
+    """See `longcat.benchmark.collectives.Collective`."""
+    device_kind: str
+    device_name: str
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The median over the windows, of all processes together."""
+        return statistics.median(self.window_steps * self.batch_tokens / seconds for seconds in self.window_seconds)
+
+    @property
+    def spread(self) -> float:
+        """Slowest minus fastest window, as a fraction of the median."""
+        return (max(self.window_seconds) - min(self.window_seconds)) / statistics.median(self.window_seconds)
+
+
+class MeasurementFacts(Facts):
+    """Key figures of a measurement."""
+
+    tokens_per_second: float
+    peak_memory_bytes: int
+    device_name: str
+    processes: int
+
+    @property
+    def headline(self) -> str:
+        """The speed."""
+        return f"{self.tokens_per_second:,.0f} tokens/s on {self.processes} x {self.device_name}"
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The speed."""
+        return {"tokens_per_second": self.tokens_per_second}
+
+
+def measure(
+    config: PipelineConfig,
+    tokens: Artifact[Any],
+    checkpoint: Artifact[CheckpointFacts],
+    *,
+    workspace: Workspace,
+    report: Reporter = silent,
+) -> Artifact[MeasurementFacts]:
+    """Time training steps from a checkpoint's state, and those of every setting of the sweep.
+
+    A measurement is kept like any artifact; delete it to measure again.
+
+    Returns:
+        A `measurement` artifact: `measurement.json` (see `read_measurement`) and the profiler's `trace.json.gz`.
+
+    Raises:
+        ConfigError: the sweep asks for what does not fit the batch.
+        TrainingError: the timed processes failed.
+    """
+    import torch
+
+    accelerator = choose(config.accelerator)
+    recipe = Recipe(
+        kind="measurement",
+        facts=MeasurementFacts,
+        version=STAGE_VERSION,
+        identity={
+            "benchmark": {
+                name: value for name, value in identity(config.benchmark).items() if name not in _OF_THE_REPORT
+            },
+            "device": [accelerator.kind, accelerator.name, accelerator.count],
+            "torch": torch.__version__,
+        },
+        parents=(tokens, checkpoint),
+        sources=code_of(__name__, WORKER),
+    )
+
+    def build(directory: Path) -> MeasurementFacts:
+        processes = settle_layout(config, accelerator).processes
+        settings = points(config, TokenCorpus.open(tokens.path).sequence_length, processes)
+        folder = directory / "processes"
+        timed = time_steps(config, tokens, checkpoint, directory=folder, report=report)
+        if (trace := folder / TRACE).is_file():
+            trace.rename(directory / TRACE)
+        sweep = []
+        for number, point in enumerate(settings, 1):
+            shutil.rmtree(folder)
+            row = point.as_dict()
+            try:
+                one = time_steps(
+                    configured(config, point),
+                    tokens,
+                    checkpoint,
+                    directory=folder,
+                    report=report,
+                    sequence_length=point.sequence_length_tokens,
+                    note=f"timing setting {number} of {len(settings)}",
+                )
+            except (TrainingError, ConfigError) as error:  # a setting that runs out of memory ends no sweep
+                sweep.append({"point": row, "error": str(error).splitlines()[0]})
+            else:
+                sweep.append({"point": row, "timed": asdict(one)})
+        shutil.rmtree(folder)
+        write_json(directory / MEASUREMENT, {"timed": asdict(timed), "sweep": sweep})
+        return MeasurementFacts(
+            tokens_per_second=timed.tokens_per_second,
+            peak_memory_bytes=timed.peak_memory_bytes,
+            device_name=timed.device_name,
+            processes=timed.processes,
+        )
+
+    return workspace.materialize(recipe, build)
+
+
+def read_measurement(directory: Path) -> tuple[Measurement, list[dict[str, Any]]]:
+    """Read what `measure` wrote.
+
+    Returns:
+        The run's own measurement, and one row per setting of the sweep: `point`, and `timed` (a `Measurement`) or `error`.
+    """
+    values = json.loads((directory / MEASUREMENT).read_text(encoding="utf-8"))
+    sweep = [row | {"timed": Measurement(**row["timed"])} if "timed" in row else row for row in values["sweep"]]
+    return Measurement(**values["timed"]), sweep
+
+
+def time_steps(
+    config: PipelineConfig,
+    tokens: Artifact[Any],
+    checkpoint: Artifact[CheckpointFacts],
+    *,
+    directory: Path,
+    report: Reporter = silent,
+    sequence_length: int | None = None,
+    note: str = "timing training steps",
+) -> Measurement:
+    """Time training steps from a checkpoint's state.
+
+    Args:
+        config: sections `model`, `training` and `benchmark`.
+        tokens: where the batches come from.
+        checkpoint: of this model.
+        directory: for the processes' files; the profiler's trace stays there.
+        report: called while the processes run.
+        sequence_length: tokens that batches are cut into; the corpus' own sequence length if none.
+        note: message of the progress.
+
+    Raises:
+        TrainingError: a process failed.
+    """
+    accelerator = choose(config.accelerator)
+    layout = settle_layout(config, accelerator)
+    directory.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        config=config.model_dump(mode="json"),
+        layout=layout,
+        tokens=str(tokens.path),
+        directory=str(directory),
+        start_from=str(checkpoint.path / "state"),
+        sequence_length=sequence_length,
+    )
+
+    def poll() -> None:
+        report(Progress("benchmark", 0, 0, note))
+
+    run_workers(WORKER, job, config, config.training.deadline_s, poll)
+    values = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    return Measurement(
+        processes=layout.processes, expert_parallel=layout.expert_parallel, precision=layout.precision, **values
+    )

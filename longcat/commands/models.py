@@ -1,0 +1,82 @@
+"""`longcat generate`, `export` and `import`: what can be done with a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longcat.commands.options import WorkspacePath
+
+
+def generate(
+    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint artifact, or a Hugging Face folder.")],
+    prompt: Annotated[str, typer.Option(help="Text to go on from; empty starts a document.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token, more is more varied.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from so many likeliest tokens only.")] = None,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens up to this sum.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+) -> None:
+    """Let a trained model continue a text."""
+    from longcat.corpus.tokenizer import END_OF_TEXT, open_tokenizer
+    from longcat.errors import ConfigError
+    from longcat.interchange import load_huggingface
+    from longcat.interchange.convert import model_folder
+    from longcat.model.generation import generate as continuation
+
+    folder = model_folder(checkpoint)
+    if not (folder / "tokenizer.json").is_file():
+        raise ConfigError(f"--checkpoint {checkpoint}: no tokenizer.json in {folder}")
+    model, tokenizer = load_huggingface(folder), open_tokenizer(folder / "tokenizer.json")
+    first: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [END_OF_TEXT]
+    chosen: list[int] = []
+    shown = ""
+    print(prompt, end="", flush=True)
+    for token in continuation(
+        model, first, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=END_OF_TEXT
+    ):
+        chosen.append(token)
+        text: str = tokenizer.decode(chosen)
+        if not text.endswith("\ufffd"):  # a character whose last bytes are still to come
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print(flush=True)
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint artifact, or a Hugging Face folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write; must not exist.")],
+    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="Only huggingface.")] = "huggingface",
+    dtype: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16 (default: as it is).")
+    ] = None,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file.")] = 4.0,
+    routed_only: Annotated[
+        bool, typer.Option("--routed-only", help="Routed experts only, as Meituan's folders; transformers wants more.")
+    ] = False,
+) -> None:
+    """Write a checkpoint as a folder that transformers opens."""
+    from longcat.errors import ConfigError
+    from longcat.interchange.convert import export as write
+
+    if format_ != "huggingface":
+        raise ConfigError(f"--format {format_!r}: only huggingface is supported")
+    output = output.expanduser().resolve()
+    write(checkpoint, output, dtype=dtype, routed_only=routed_only, shard_bytes=int(shard_gb * 1e9))
+    print(output)
+
+
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face folder of a LongCat model.")],
+    workspace: WorkspacePath = Path("workspace"),
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Size of a file.")] = 4.0,
+) -> None:
+    """Make a checkpoint of somebody's Hugging Face folder; prints where it is."""
+    from longcat.artifact import Workspace
+    from longcat.interchange.convert import import_folder
+
+    space = Workspace(workspace.expanduser().resolve())
+    with space.lease():
+        print(import_folder(folder.expanduser().resolve(), space, shard_bytes=int(shard_gb * 1e9)).path)

@@ -1,0 +1,179 @@
+"""Floating-point operations of LongCat, per token and component, from the configuration alone.
+
+A matrix product of `[m, k]` and `[k, n]` costs 2mkn. Its backward pass costs twice that, one product for the gradient of
+each factor. Norms, softmax, rotary embedding, activations and look-ups (embedding, n-gram tables) are not counted, as in
+PaLM (arXiv 2204.02311, appendix B) and Megatron (arXiv 2104.04473).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from longcat.config import ModelConfig
+
+Scores = Literal["causal", "full"]
+"""Which attention scores count: `causal` those that are used, half the square; `full` the whole square, as PaLM does."""
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOP of one token."""
+
+    forward: float
+    backward: float
+
+    @property
+    def training(self) -> float:
+        """Of both passes."""
+        return self.forward + self.backward
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.forward + other.forward, self.backward + other.backward)
+
+    def times(self, factor: float) -> Flops:
+        """So many of them."""
+        return Flops(factor * self.forward, factor * self.backward)
+
+
+def product(weights: float) -> Flops:
+    """A token times so many weights: 2 FLOP each, and twice that to go back."""
+    return Flops(2.0 * weights, 4.0 * weights)
+
+
+def keys_read(sequence_length: int, scores: Scores, window: int | None = None) -> float:
+    """Mean keys that a query is multiplied with; with a window (or a sparse budget) the first queries have fewer.
+
+    `full` gives every query as many as the last one has: the whole square, or the window.
+    """
+    most = sequence_length if window is None else min(window, sequence_length)
+    return float(most) if scores == "full" else most * (1 - most / (2 * sequence_length))
+
+
+def attention_scores(heads: int, key_dim: int, value_dim: int, keys: float) -> Flops:
+    """Queries times keys and probabilities times values of one attention, for one token."""
+    return product(heads * (key_dim + value_dim) * keys)
+
+
+def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float]:
+    """Weights that one token is multiplied by, by component.
+
+    Args:
+        model: the model.
+        ffn_experts: mean routed experts of a token; zero-computation experts have no weights.
+    """
+    hidden, layers = model.hidden_size, model.num_layers
+    counts = {
+        "attention_projections": 2 * layers * _mla(model),
+        "indexer_projections": layers * _indexer(model),
+        "dense_ffn": 2 * layers * 3 * hidden * model.ffn_hidden_size,
+        "router": layers * hidden * (model.n_routed_experts + model.zero_expert_num),
+        "routed_experts": layers * ffn_experts * 3 * hidden * model.expert_ffn_hidden_size,
+        "lm_head": hidden * model.vocabulary,
+        "ngram_projection": 0 if model.ngram is None else hidden * hidden,
+    }
+    return {name: float(count) for name, count in counts.items() if count}
+
+
+def _mla(model: ModelConfig) -> int:
+    heads, hidden = model.num_attention_heads, model.hidden_size
+    return (
+        hidden * model.q_lora_rank
+        + model.q_lora_rank * heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
+        + hidden * (model.kv_lora_rank + model.qk_rope_head_dim)
+        + model.kv_lora_rank * heads * (model.qk_nope_head_dim + model.v_head_dim)
+        + heads * model.v_head_dim * hidden
+    )
+
+
+def _indexer(model: ModelConfig) -> int:
+    sparse = model.sparse_attention
+    if sparse is None:
+        return 0
+    keys_and_weights = model.hidden_size * (sparse.index_head_dim + sparse.index_n_heads)
+    return keys_and_weights + model.q_lora_rank * sparse.index_n_heads * sparse.index_head_dim
+
+
+def _mtp(model: ModelConfig) -> int:
+    """Matrices of the multi-token-prediction module without its indexer; every depth multiplies by all of them."""
+    hidden = model.hidden_size
+    if not model.mtp_num_layers:
+        return 0
+    return 2 * hidden * hidden + _mla(model) + 3 * hidden * model.ffn_hidden_size
+
+
+def expected_ffn_experts(model: ModelConfig) -> float:
+    """Mean routed experts of a token when every expert, of both kinds, is chosen equally often."""
+    return model.moe_topk * model.n_routed_experts / (model.n_routed_experts + model.zero_expert_num)
+
+
+def activated_parameters(model: ModelConfig, ffn_experts: float) -> float:
+    """Count the weights that a token is multiplied by when it is sent to a number of routed experts in every layer."""
+    return sum(matmul_parameters(model, ffn_experts).values())
+
+
+def flops_per_token(
+    model: ModelConfig, sequence_length: int, ffn_experts: float | None = None, scores: Scores = "causal"
+) -> dict[str, Flops]:
+    """FLOP of one token, by component.
+
+    Args:
+        model: the model.
+        sequence_length: tokens that attention sees.
+        ffn_experts: mean routed experts of a token, best as measured; `expected_ffn_experts` when none.
+        scores: which attention scores count.
+    """
+    if ffn_experts is None:
+        ffn_experts = expected_ffn_experts(model)
+    flops = {name: product(weights) for name, weights in matmul_parameters(model, ffn_experts).items()}
+    sparse = model.sparse_attention
+    read = keys_read(sequence_length, scores, None if sparse is None else sparse.index_topk)
+    key_dim = model.qk_nope_head_dim + model.qk_rope_head_dim
+    one_attention = attention_scores(model.num_attention_heads, key_dim, model.v_head_dim, read)
+    flops["attention_scores"] = one_attention.times(2 * model.num_layers)
+    one_index = Flops(0.0, 0.0)
+    if sparse is not None:
+        # its inputs are cut from the graph: weights have a gradient, inputs none
+        flops["indexer_projections"] = _cut(model).times(model.num_layers)
+        # forward over all keys before the query, backward over those read
+        width = sparse.index_n_heads * sparse.index_head_dim
+        one_index = Flops(2.0 * width * keys_read(sequence_length, scores), 4.0 * width * read)
+        flops["index_scores"] = one_index.times(model.num_layers)
+    if model.mtp_num_layers:
+        depth = product(_mtp(model) + model.hidden_size * model.vocabulary) + one_attention
+        # the first depth chooses the keys for all
+        flops["mtp"] = depth.times(model.mtp_num_layers) + one_index + _cut(model)
+    return flops
+
+
+def _cut(model: ModelConfig) -> Flops:
+    """Projections of one indexer."""
+    return Flops(2.0 * _indexer(model), 2.0 * _indexer(model))
+
+
+def training_flops_per_token(
+    model: ModelConfig, sequence_length: int, ffn_experts: float | None = None, attention: Scores = "causal"
+) -> dict[str, float]:
+    """FLOP of both passes for one token, by component; see `flops_per_token`."""
+    parts = flops_per_token(model, sequence_length, ffn_experts, attention)
+    return {name: flops.training for name, flops in parts.items()}
+
+
+def parameters(model: ModelConfig) -> dict[str, int]:
+    """All parameters, by component; the router's selection bias is none."""
+    counts = {name: int(count) for name, count in matmul_parameters(model, model.n_routed_experts).items()}
+    norms = 2 * model.num_layers * (2 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank) + model.hidden_size
+    attentions = 2 * model.num_layers
+    if model.mtp_num_layers:
+        counts["mtp"] = _mtp(model) + _indexer(model)
+        norms += 5 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank
+        attentions += 1
+    if model.sparse_attention is not None:
+        norms += (model.num_layers + bool(model.mtp_num_layers)) * model.sparse_attention.index_head_dim
+    biases = 0
+    if model.attention_bias:
+        rows = model.q_lora_rank + model.kv_lora_rank + model.qk_rope_head_dim + model.hidden_size
+        biases = attentions * rows
+    if model.ngram is not None:
+        counts["ngram_tables"] = sum(model.ngram.rows(model.vocabulary)) * (model.hidden_size // model.ngram.branches)
+    return counts | {"embedding": model.hidden_size * model.vocabulary, "norms_and_biases": norms + biases}

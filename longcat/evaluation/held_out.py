@@ -1,0 +1,84 @@
+"""The suite of held-out text: bits per byte of the model beside n-gram baselines over the same training tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from longcat.config import PipelineConfig
+from longcat.corpus.loader import Loader
+from longcat.corpus.shards import Batch, TokenCorpus
+from longcat.evaluation.ngram import NGram
+from longcat.evaluation.perplexity import model_bits, text_bytes
+from longcat.evaluation.suites import Checkpoint, Scores, Suite
+from longcat.progress import Progress
+
+
+def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> Batch:
+    """Take the rows that training has seen, each once: what a fair baseline is counted over."""
+    training = config.training
+    if training.steps * training.global_batch_sequences >= len(corpus.train):
+        return corpus.train.take(np.arange(len(corpus.train)))
+    loader = Loader(corpus.train, config.seed, training.global_batch_sequences)
+    return corpus.train.take(np.concatenate([loader.indices(step) for step in range(training.steps)]))
+
+
+def _run(checkpoint: Checkpoint) -> Scores:
+    config, corpus, report = checkpoint.config, checkpoint.corpus, checkpoint.report
+    evaluation = config.evaluation
+    count = min(evaluation.held_out_sequences, len(corpus.held_out))
+    spread = np.linspace(0, len(corpus.held_out) - 1, count).astype(np.int64)  # over as many documents as possible
+    held_out = corpus.held_out.take(spread)
+    size = text_bytes(held_out, corpus.token_bytes)
+    bits = model_bits(
+        checkpoint.model,
+        held_out,
+        evaluation.batch_sequences,
+        lambda done: report(Progress("evaluate", done / len(held_out), 1, f"{done} held-out sequences")),
+        mask_documents=config.training.mask_documents,
+    )
+    report(Progress("evaluate", 1, 1, "counting n-grams"))
+    rows = trained_rows(config, corpus)
+    baseline = [
+        -np.log2(probability).sum()
+        for probability in NGram(rows, evaluation.ngram_order, corpus.vocabulary_size).probabilities(held_out)
+    ]
+    figures = {
+        "bits_per_byte": bits / size,
+        "unigram_bits_per_byte": float(baseline[0]) / size,
+        "ngram_bits_per_byte": float(baseline[-1]) / size,
+        "sequences": float(len(held_out)),
+        "bytes": float(size),
+        "baseline_tokens": float(rows.learnt),
+    }
+    order = evaluation.ngram_order
+    headline = f"{figures['bits_per_byte']:.3f} bits/byte ({order}-gram {figures['ngram_bits_per_byte']:.3f})"
+    return Scores({"held_out": figures}, _markdown(figures, order), headline)
+
+
+def _markdown(figures: Mapping[str, float], order: int) -> str:
+    bits, unigram, ngram = (figures[name] for name in ("bits_per_byte", "unigram_bits_per_byte", "ngram_bits_per_byte"))
+    verdict = f"below the {order}-gram baseline" if bits < ngram else f"not below the {order}-gram baseline"
+    return f"""## Held-out text
+
+Held-out text costs **{bits:.3f} bits per byte**, {verdict}.
+
+| | bits per byte | against the model |
+| --- | ---: | ---: |
+| this checkpoint | {bits:.3f} | |
+| {order}-gram, same training tokens | {ngram:.3f} | {ngram / bits - 1:+.1%} |
+| unigram, same training tokens | {unigram:.3f} | {unigram / bits - 1:+.1%} |
+
+Measured on {figures["sequences"]:,.0f} held-out sequences ({figures["bytes"]:,.0f} bytes). The baselines are counted over the \
+{figures["baseline_tokens"]:,.0f} tokens that the checkpoint was trained on.
+"""
+
+
+def _identity(config: PipelineConfig) -> dict[str, Any]:
+    """The baseline is counted over the rows that training has seen."""
+    return {"trained_on": [config.seed, config.training.steps, config.training.global_batch_sequences]}
+
+
+SUITE = Suite(run=_run, identity=_identity)

@@ -1,0 +1,44 @@
+"""Key figures of a checkpoint, whether it was trained here or imported."""
+
+from __future__ import annotations
+
+from longcat.artifact import Facts
+
+
+class CheckpointFacts(Facts):
+    """Key figures of a checkpoint."""
+
+    parameters: int
+    """All of them."""
+    imported_from: str | None = None
+    """Name of the folder that it was made of, instead of being trained here."""
+    steps: int = 0
+    """Optimizer steps."""
+    tokens: int = 0
+    """Trained on."""
+    final_loss: float | None = None
+    """Mean over the last steps, in nats per target."""
+    held_out_loss: float | None = None
+    """Mean over the first held-out sequences after the last step, in nats per target."""
+    ffn_experts_per_token: float | None = None
+    """Mean routed experts of a token in the last step."""
+    tokens_per_second: float | None = None
+    """Of all processes together; the median of the second half of the run."""
+    mfu: float | None = None
+    processes: int = 1
+    expert_parallel: int = 1
+    precision: str | None = None
+    device: str | None = None
+    seconds_training: float = 0.0
+
+    @property
+    def headline(self) -> str:
+        """The loss, and how much it took."""
+        if self.final_loss is None:
+            return f"imported from {self.imported_from}"
+        return f"loss {self.final_loss:.3f} after {self.tokens / 1e6:.2f} M tokens"
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The loss and the tokens it took."""
+        return {"final_loss": self.final_loss, "tokens": float(self.tokens)}

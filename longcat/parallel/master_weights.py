@@ -1,0 +1,69 @@
+"""The fp32 weights of a model that computes in another type."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from longcat.model.router import Router
+from longcat.model.transformer import LongcatModel
+
+
+class MasterWeights(nn.Module):
+    """Holds the weights that optimizers move and checkpoints keep, under the model's names.
+
+    The model's own parameters become copies in the type it computes in. Parameters of routers, and buffers, are fp32 in
+    both and the same tensors.
+    """
+
+    def __init__(self, model: LongcatModel, compute: torch.dtype) -> None:
+        super().__init__()
+        self.config = model.config
+        self._pairs: list[tuple[nn.Parameter, nn.Parameter, Tensor]] = []
+        """Weight, the model's copy of it, and memory for its gradient."""
+        for path, module in list(model.named_modules()):
+            holder = self._holder(path)
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if _computes_in_fp32(path, model) or parameter.dtype == compute:
+                    holder.register_parameter(name, parameter)
+                    continue
+                weight = nn.Parameter(parameter.detach())
+                copy = nn.Parameter(parameter.detach().to(compute))
+                holder.register_parameter(name, weight)
+                module.register_parameter(name, copy)
+                self._pairs.append((weight, copy, torch.empty_like(weight)))
+            for name, buffer in module.named_buffers(recurse=False):
+                holder.register_buffer(name, buffer)
+        self.register_load_state_dict_post_hook(lambda *_: self.write_copies())
+
+    def _holder(self, path: str) -> nn.Module:
+        holder: nn.Module = self
+        for name in path.split(".") if path else ():
+            if name not in dict(holder.named_children()):
+                holder.add_module(name, nn.Module())
+            holder = holder.get_submodule(name)
+        return holder
+
+    def collect_gradients(self) -> None:
+        """Add the gradients of the model's copies to those of the weights, in fp32."""
+        for weight, copy, memory in self._pairs:
+            gradient, copy.grad = copy.grad, None
+            if gradient is None:
+                continue
+            if weight.grad is None:
+                # first use of memory costs page faults: every step reuses the same
+                weight.grad = memory.copy_(gradient)
+            else:
+                weight.grad += gradient
+
+    @torch.no_grad()
+    def write_copies(self) -> None:
+        """Round the weights into the model's copies, after an optimizer step or the loading of a checkpoint."""
+        for weight, copy, _ in self._pairs:
+            copy.copy_(weight)
+
+
+def _computes_in_fp32(path: str, model: nn.Module) -> bool:
+    """Say whether a module is a part of a router, which computes in fp32 whatever the rest does."""
+    parts = path.split(".")
+    return any(isinstance(model.get_submodule(".".join(parts[:end])), Router) for end in range(1, len(parts) + 1))
