@@ -19,12 +19,13 @@ from longcat.training.trainer import Trainer
 
 STEPS, WARMUP = 6, 2
 RATE, FINAL_RATE, ROUTER, DECAY, LIMIT = 0.02, 0.3, 0.25, 0.5, 2.0
-MU, FINAL_MU = 0.2, 0.25
+MU, FINAL_MU, TARGET = 0.2, 0.25, 1.5
 BETA1, BETA2, EPSILON, MOMENTUM = 0.8, 0.9, 1e-5, 0.9
 WIDTH = 2  # of the model over its proxy
 SETTINGS = [
     f"training.steps={STEPS}",
-    f"training.balance={{bias_update_rate: {MU}, final_bias_update_fraction: {FINAL_MU}}}",
+    f"training.balance={{bias_update_rate: {MU}, final_bias_update_fraction: {FINAL_MU}, "
+    f"target_ffn_experts: {TARGET}}}",
     "training.losses.balance_weight=0.01",
     "model.attention_bias=true",  # some of them have no gradient but noise, which epsilon keeps small
     "model.mtp_num_layers=1",
@@ -113,8 +114,8 @@ class ByHand:
             else:
                 self.move_by_adamw(name, gradients[name], own, number + 1)
         mu = MU * (1 - number / (STEPS - 1) * (1 - FINAL_MU))
-        for bias, slots in zip(self.biases, load, strict=True):  # 4 routed experts, K = 3, K_e = 2
-            bias[:4] += mu * (2 / 3 / 4 - slots[:4] / slots.sum())
+        for bias, slots in zip(self.biases, load, strict=True):  # 4 routed experts, K = 3
+            bias[:4] += mu * (TARGET / 3 / 4 - slots[:4] / slots.sum())
 
     def move_by_adamw(self, name, gradient, rate, count):
         first, second = self.first[name], self.second[name]
