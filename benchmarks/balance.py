@@ -30,6 +30,7 @@ from longcat.config import load_config
 from longcat.corpus.loader import Loader
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
+from longcat.parallel.axes import Degrees
 from longcat.parallel.mesh import join, leave
 from longcat.training.trainer import Trainer
 
@@ -56,7 +57,7 @@ def train(preset: str, seed: int, options: list[str], space: Workspace) -> Run:
         port = str(free.getsockname()[1])
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     accelerator = choose("cpu")
-    trainer = Trainer(config, join(accelerator, 1, 600), accelerator, "fp32")
+    trainer = Trainer(config, join(accelerator, Degrees(), 600), accelerator, "fp32")
     loader = Loader(corpus.train, config.seed, config.training.global_batch_sequences)
     run: Run = {"routed": config.model.n_routed_experts, "top_k": config.model.moe_topk}
     run |= {"loss": [], "slots": [], "entropy": []}

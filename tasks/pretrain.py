@@ -9,10 +9,10 @@ from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
 from longcat.corpus.facts import TokensFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker
 from longcat.training import stage
-from longcat.training.job import SAMPLES
 from longcat.training.metrics import read_metrics
 from tasks.stage import run_stage, stage_task
 
@@ -28,11 +28,12 @@ def pretrain(
         return stage.pretrain(config, tokens, workspace=workspace, report=report, on_metrics=run.log_records)
 
     def publish(run: StageRun, checkpoint: Artifact[CheckpointFacts]) -> None:
+        folder = CheckpointFolder(checkpoint.path)
         if checkpoint.cached:  # the curves belong to this run's page as well
-            run.log_records(read_metrics(checkpoint.path / "metrics.jsonl"))
-        for name in ("metrics.jsonl", stage.EXPERT_LOAD_PICTURE):
-            run.log_artifact(checkpoint.path / name)
-        run.log_artifact(checkpoint.path / SAMPLES, SAMPLES)
+            run.log_records(read_metrics(folder.metrics))
+        run.log_artifact(folder.metrics)
+        run.log_artifact(folder.expert_load_picture)
+        run.log_artifact(folder.samples, folder.samples.name)
         run.register_model(f"longcat-{config.preset}", checkpoint)
         facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]
         create_table_artifact(facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")

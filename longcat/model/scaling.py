@@ -30,9 +30,7 @@ def variance_compensation(ffn: int, expert_ffn: int) -> float:
 
 def routed_scale(config: ModelConfig) -> float:
     """`routed_scaling_factor`, or the variance compensation where it is not set."""
-    if config.routed_scaling_factor is not None:
-        return config.routed_scaling_factor
-    return variance_compensation(config.ffn_hidden_size, config.expert_ffn_hidden_size)
+    return config.routed_scale
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,23 @@ def rotary_angles(
     frequencies, size = 1.0 / theta ** (pairs / dim), 1.0
     if scaling is not None:
         frequencies = _yarn(frequencies, theta, scaling)
-        size = _mscale(scaling, scaling.mscale) / _mscale(scaling, scaling.mscale_all_dim)
+        size = _rotated_size(scaling)
     angles = torch.outer(positions.float(), frequencies)
     return angles.cos() * size, angles.sin() * size
 
 
 def softmax_sharpening(scaling: RopeScalingConfig | None) -> float:
     """Factor on the scores of attention that goes with YaRN (arXiv 2309.00071, eq. 22, as DeepSeek-V2 places it)."""
-    return 1.0 if scaling is None else _mscale(scaling, scaling.mscale_all_dim) ** 2
+    return 1.0 if scaling is None or not scaling.mscale_all_dim else _mscale(scaling, scaling.mscale_all_dim) ** 2
+
+
+def _rotated_size(scaling: RopeScalingConfig) -> float:
+    """Factor on cosine and sine, as transformers' `_compute_yarn_parameters` has it."""
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return _mscale(scaling, scaling.mscale) / _mscale(scaling, scaling.mscale_all_dim)
+    return _mscale(scaling, 1.0)
 
 
 def _mscale(scaling: RopeScalingConfig, m: float) -> float:
@@ -61,10 +70,12 @@ def _yarn(frequencies: Tensor, theta: float, scaling: RopeScalingConfig) -> Tens
         length = scaling.original_max_position_embeddings
         return dim * math.log(length / (times * 2 * math.pi)) / (2 * math.log(theta))
 
-    first = max(math.floor(pair_that_turns(scaling.beta_fast)), 0)
-    last = min(math.ceil(pair_that_turns(scaling.beta_slow)), dim - 1)
+    first, last = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dim - 1)
     pairs = torch.arange(len(frequencies), dtype=torch.float32, device=frequencies.device)
-    slowed = ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
+    slowed = ((pairs - first) / (last - first or 0.001)).clamp(0, 1)
     return frequencies * (1 - slowed) + frequencies / scaling.factor * slowed
 
 

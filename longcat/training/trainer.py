@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
@@ -149,9 +148,7 @@ class Trainer:
                 apart = documents if self.config.training.mask_documents else None
                 total += self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents)).language_model
         reshard(self.model)
-        total /= counts.targets
-        dist.all_reduce(total, group=self.mesh.world.get_group())
-        return float(total)
+        return float(self.mesh.sum({"losses": total / counts.targets})["losses"])
 
     def sample(self, prompt: list[int], count: int) -> list[int]:
         """Continue a prompt by `count` tokens, the likeliest one each time. Collective: every process does the same.
@@ -175,16 +172,19 @@ class Trainer:
     def _agree(
         self, means: dict[str, Tensor], load: Tensor, stop: bool
     ) -> tuple[dict[str, float], float, Tensor, bool]:
-        """Sum losses, squared gradient norm, loads and the wish to stop over all processes, in one exchange.
-
-        Every parameter is spread over all processes, experts included, so the local squares add up to the global one.
-        """
+        """Sum losses, squared gradient norm, expert loads and requests to stop over the processes that have parts of them."""
         square = get_total_norm([_local(parameter.grad) for parameter in self._parameters]).square()
-        numbers = [*means.values(), square, torch.full_like(square, float(stop))]
-        message = torch.cat([torch.stack(numbers), load.flatten()])
-        dist.all_reduce(message, group=self.mesh.world.get_group())
-        values = message[: len(numbers)].tolist()
-        return dict(zip(means, values, strict=False)), values[-2], message[len(numbers) :].view_as(load), values[-1] > 0
+        summed = self.mesh.sum(
+            {
+                "losses": torch.stack(list(means.values())),
+                "gradient_square": square,
+                "stop": torch.full_like(square, float(stop)),
+                "expert_load": load,
+            }
+        )
+        numbers = torch.cat([summed["losses"], summed["gradient_square"].view(1), summed["stop"].view(1)])
+        *values, total, stops = numbers.tolist()  # the host waits for the device once
+        return dict(zip(means, values, strict=True)), total, summed["expert_load"], stops > 0
 
     @torch.no_grad()
     def _clip(self, norm: float) -> None:
@@ -195,14 +195,13 @@ class Trainer:
 
 
 def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Counts:
-    """What there is to learn from in a batch, over all processes, from this one's share of it.
+    """Count the tokens and targets of the whole batch, from this process' rows of it. Collective.
 
-    Shares differ in padding, so they have to be added up before the first loss is divided. The sums stay on the device:
-    nobody waits for them.
+    Processes have different amounts of padding, so their counts are summed before the first loss is divided. The sums
+    stay on the device, so that the host does not wait for them.
     """
     counts = torch.stack([(~is_padding(documents)).sum(), (targets != IGNORE).sum()])
-    dist.all_reduce(counts, group=mesh.world.get_group())
-    return Counts(*counts.clamp_min(1))
+    return Counts(*mesh.sum({"counts": counts})["counts"].clamp_min(1))
 
 
 def phase_of(step: int, training: TrainingConfig) -> Phase:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -26,12 +27,13 @@ from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
 from longcat.errors import LongcatError
-from longcat.parallel.mesh import ProcessMesh, join, leave
+from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.held_out import held_out_batch, write_sample
-from longcat.training.job import EXPERT_LOAD, METRICS, RESULT, Job
+from longcat.training.job import RESULT, Job
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import DATA
@@ -57,7 +59,11 @@ class Worker:
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
-            self.corpus.train, self.config.seed, training.global_batch_sequences, rank=mesh.rank, world=mesh.processes
+            self.corpus.train,
+            self.config.seed,
+            training.global_batch_sequences,
+            rank=mesh.batch_rank,
+            world=mesh.batch_world,
         )
         self.batches = Prefetcher(self.loader)
         self.auxiliary = active_losses(self.config)
@@ -79,18 +85,19 @@ class Worker:
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write down its state."""
-        training, states = self.config.training, self.directory / "checkpoints"
+        folder = CheckpointFolder(self.directory)
+        training, states = self.config.training, folder.progress
         done = 0
         if newest := checkpoint.saved(states):
             done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
             write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
         metrics, loads = (
-            (MetricsFile(self.directory / name, after_step=done) for name in (METRICS, EXPERT_LOAD))
+            (MetricsFile(path, after_step=done) for path in (folder.metrics, folder.expert_load))
             if self.mesh.rank == 0
             else (None, None)
         )
         held_out = held_out_batch(
-            self.corpus.held_out, training.held_out_sequences, self.mesh.rank, self.mesh.processes
+            self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
         )
         window_began, window_step, aside = time.perf_counter(), done, 0.0
         ffn_experts = 0.0
@@ -164,7 +171,7 @@ class Worker:
         return figures
 
     def _finish(self, steps: int, ffn_experts: float) -> None:
-        checkpoint.write(self.directory / "state", steps, self.trainer.weights, self.trainer.optimizers)
+        checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
             facts = {
                 "steps": steps,
@@ -176,8 +183,8 @@ class Worker:
         dist.barrier()
 
 
-def run(body: Callable[[Worker], None]) -> int:
-    """Do a job's work in this process; a failure is written down before the process exits.
+def run(body: Callable[[Worker], None]) -> NoReturn:
+    """Do a job's work in this process and end it; a failure is written down first.
 
     Args:
         body: the work, the same in every process.
@@ -187,7 +194,7 @@ def run(body: Callable[[Worker], None]) -> int:
     rank = int(os.environ["RANK"])
     try:
         accelerator = choose(job.layout.accelerator)
-        mesh = join(accelerator, job.layout.expert_parallel, job.pipeline.training.collective_timeout_s)
+        mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)):
             body(Worker(job, mesh, accelerator))
         leave()
@@ -205,10 +212,9 @@ def run(body: Callable[[Worker], None]) -> int:
         except OSError:
             print(json.dumps(report), file=sys.stderr)
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # do not wait for the other ranks in a collective that will never end
-    return 0
+        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+    end_process()
 
 
 if __name__ == "__main__":
-    sys.exit(run(Worker.pretrain))
+    run(Worker.pretrain)

@@ -6,6 +6,7 @@ import pytest
 
 from longcat.accelerator import choose
 from longcat.config import load_config
+from longcat.parallel.axes import Degrees
 from longcat.parallel.mesh import join, leave
 from longcat.processes.child import free_port
 from longcat.training.trainer import Trainer
@@ -22,7 +23,7 @@ def mesh(monkeypatch):
         "MASTER_PORT": free_port(),
     }.items():
         monkeypatch.setitem(os.environ, name, str(value))
-    yield join(choose("cpu"), 1, timeout_s=30)
+    yield join(choose("cpu"), Degrees(), timeout_s=30)
     leave()
 
 
