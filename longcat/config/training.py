@@ -87,7 +87,7 @@ class LossConfig(Section):
     """alpha of the device-level balance loss. Ours; published is that its gradient stays below a tenth of the main one."""
     balance_groups: int = Field(default=1, ge=1)
     """D of the balance loss: groups of routed experts, one for each expert-parallel device."""
-    importance_weight: float = Field(default=0.1, ge=0)
+    importance_weight: float = Field(default=0.03, ge=0)
     """Weight of the importance loss, which keeps the routers' mean probabilities near the target of the load (arXiv 1701.06538,
     eq. 7). Ours: the bias balances the slots whatever the probabilities are, so nothing else holds these."""
     hidden_z_weight: float = Field(default=1e-7, ge=0)

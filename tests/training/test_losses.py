@@ -80,7 +80,7 @@ def test_total_is_the_weighted_sum_and_zero_weights_leave_out():
     tokens = torch.randint(3, 512, (4, 25), generator=torch.Generator().manual_seed(0))
     parts = losses(model.sums(tokens[:, :-1], tokens[:, 1:]), Counts(96, 96), config)
     expected = parts["language_model"] + 0.5 * parts["mtp"] + parts["indexer"] + 1e-3 * parts["balance"]
-    torch.testing.assert_close(weighted_total(parts, config), expected + 0.1 * parts["importance"])
+    torch.testing.assert_close(weighted_total(parts, config), expected + 0.03 * parts["importance"])
     torch.testing.assert_close(weighted_total(parts, config, "warmup"), parts["indexer"])
     assert parts["language_model"].item() == pytest.approx(6.24, abs=0.1)  # ln 512
     assert parts["mtp"].item() == pytest.approx(6.24 * 43 / 48, rel=0.05)  # depth k lacks the last k positions
