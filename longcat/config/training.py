@@ -123,7 +123,7 @@ class TrainingConfig(Section):
     balance: BalanceConfig = BalanceConfig()
     """Control of the experts' load."""
     losses: LossConfig = LossConfig()
-    """What is learnt beside the next token."""
+    """Weights of the auxiliary losses."""
     dense_attention_steps: int = Field(default=0, ge=0)
     """With sparse attention: first steps, in which attention is dense and the indexers rest."""
     indexer_warmup_steps: int = Field(default=0, ge=0)

@@ -45,9 +45,9 @@ class StepResult:
     router_top_probability: Tensor
     """Mean of the largest probability per token, `[layers]`."""
     skipped: bool
-    """Loss or gradients were not finite, and nothing was updated."""
+    """Whether loss or gradients were not finite, so that nothing was updated."""
     stop: bool
-    """Some process was asked to stop."""
+    """Whether some process was asked to stop."""
 
 
 class Trainer:
@@ -67,7 +67,7 @@ class Trainer:
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
-        """Of the last step."""
+        """Micro-batches of the last step."""
         self._parameters: list[nn.Parameter] = []
         """Parameters that learn in the present step: those with a gradient."""
 
@@ -142,9 +142,10 @@ class Trainer:
         phase: Phase = "sparse" if phase_of(step, self.config.training) == "sparse" else "dense"
         rows = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(rows[1], rows[2], self.mesh)
+        size = self.micro_batch or max(1, self.config.training.global_batch_sequences // self.mesh.batch_world)
         total = torch.zeros((), device=self.mesh.device)
         with torch.compiler.set_stance("force_eager"):
-            for tokens, targets, documents in zip(*(of.split(self.micro_batch or len(of)) for of in rows), strict=True):
+            for tokens, targets, documents in zip(*(of.split(size) for of in rows), strict=True):
                 apart = documents if self.config.training.mask_documents else None
                 total += self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents)).language_model
         reshard(self.model)
@@ -212,7 +213,7 @@ def phase_of(step: int, training: TrainingConfig) -> Phase:
 
 
 def _local(gradient: Tensor | None) -> Tensor:
-    """This process' part of a gradient; every parameter has one, an expert without tokens zeros."""
+    """Return this process' part of a gradient."""
     assert gradient is not None
     to_local = getattr(gradient, "to_local", None)
     return to_local() if to_local is not None else gradient

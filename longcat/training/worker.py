@@ -1,6 +1,6 @@
 """A training process: `python -m longcat.training.worker JOB.json`, started by torchrun, one per rank.
 
-Knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint after the step in work and leave.
+It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint after the present step and exit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -40,12 +39,7 @@ from longcat.training.regions import DATA
 from longcat.training.trainer import StepResult, Trainer
 
 LOAD_RECORDS = 200
-"""At most so many records of every expert's load in a run."""
-
-
-@dataclass
-class _Pause:
-    seconds: float = 0.0
+"""Most records of every expert's load in a run of many steps."""
 
 
 class Worker:
@@ -69,6 +63,8 @@ class Worker:
         self.auxiliary = active_losses(self.config)
         self.batch_tokens = training.global_batch_sequences * self.corpus.sequence_length
         self.sequence_length = job.sequence_length or self.corpus.sequence_length
+        self.paused_seconds = 0.0
+        """Time since the last record of throughput that was not spent on training."""
         self.stop_asked = False
         signal.signal(signal.SIGTERM, self._ask_to_stop)
 
@@ -84,11 +80,10 @@ class Worker:
         return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:
-        """Train to the last step, from the newest checkpoint if there is one, and write down its state."""
+        """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
         folder = CheckpointFolder(self.directory)
-        training, states = self.config.training, folder.progress
-        done = 0
-        if newest := checkpoint.saved(states):
+        training, done = self.config.training, 0
+        if newest := checkpoint.saved(folder.progress):
             done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
             write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
         metrics, loads = (
@@ -99,8 +94,7 @@ class Worker:
         held_out = held_out_batch(
             self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
         )
-        window_began, window_step, aside = time.perf_counter(), done, 0.0
-        ffn_experts = 0.0
+        window_began, window_step, ffn_experts = time.perf_counter(), done, 0.0
         for step in range(done, training.steps):
             result = self.step(step)
             done, last = step + 1, step + 1 == training.steps
@@ -108,41 +102,43 @@ class Worker:
             ffn_experts = values["moe/ffn_experts_per_token"]
             if logged := done % training.log_every_steps == 0 or last:
                 self.accelerator.synchronize()
-                seconds = time.perf_counter() - window_began - aside
+                seconds = time.perf_counter() - window_began - self.paused_seconds
                 values |= self._throughput((done - window_step) * self.batch_tokens / seconds, ffn_experts)
                 values |= layer_metrics(
                     result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
                 )
-            saved = result.stop or (done % training.checkpoint_every_steps == 0 and not last)
-            with self._not_training() as pause:
-                if training.held_out_every_steps and (done % training.held_out_every_steps == 0 or last):
+            if training.held_out_every_steps and (done % training.held_out_every_steps == 0 or last):
+                with self._paused():
                     values["held_out/loss"] = self.trainer.held_out_loss(step, held_out)
-                if metrics:
-                    metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
-                if loads and done % max(1, training.steps // LOAD_RECORDS) == 0:
-                    loads.append({"step": done, "slots": result.expert_load.int().tolist()})
-                if saved:
-                    checkpoint.save(
-                        states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints
-                    )
-                if result.stop and not last:
-                    return
-                if saved or last:
-                    write_sample(self.trainer, self.corpus, self.directory, done)
-            aside += pause.seconds
+            if metrics:
+                metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
+            if loads and done % max(1, training.steps // LOAD_RECORDS) == 0:
+                loads.append({"step": done, "slots": result.expert_load.int().tolist()})
+            if result.stop or done % training.checkpoint_every_steps == 0 or last:
+                with self._paused():
+                    self._save(done, keep_going=not result.stop)
+            if result.stop and not last:
+                return
             if logged:
-                window_began, window_step, aside = time.perf_counter(), done, 0.0
+                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
         self._finish(done, ffn_experts)
 
+    def _save(self, done: int, keep_going: bool) -> None:
+        """Save a checkpoint to resume from, except after the last step, and let the model write a sample."""
+        training, states = self.config.training, CheckpointFolder(self.directory).progress
+        if done < training.steps:
+            checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
+        if keep_going or done == training.steps:
+            write_sample(self.trainer, self.corpus, self.directory, done)
+
     @contextmanager
-    def _not_training(self) -> Iterator[_Pause]:
-        """Measure the time of what is done between two steps, which does not count in the throughput."""
-        pause = _Pause()
+    def _paused(self) -> Iterator[None]:
+        """Keep the time of the block out of the measured throughput."""
         self.accelerator.synchronize()
         began = time.perf_counter()
-        yield pause
+        yield
         self.accelerator.synchronize()
-        pause.seconds = time.perf_counter() - began
+        self.paused_seconds += time.perf_counter() - began
 
     def _metrics(self, result: StepResult, step: int) -> dict[str, float]:
         return {
