@@ -17,13 +17,11 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longcat.config import CorpusConfig
-from longcat.config.corpus import TRAINED_END_OF_TEXT
 from longcat.config.tokenizer_file import TokenizerFile
 from longcat.errors import ConfigError, DataError
 
-END_OF_TEXT = TRAINED_END_OF_TEXT
-"""Id that ends a document in a tokenizer of `train_tokenizer`."""
 SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>")
+"""Special tokens of `train_tokenizer` in the order of their ids; the last is at `TRAINED_END_OF_TEXT`."""
 _HAN = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _PIECES = (  # the most frequent first: the order changes nothing but the time
     rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}&&[^{_HAN}]]+|\p{{N}}{{1,3}}|[{_HAN}]+"

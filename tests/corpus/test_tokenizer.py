@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from longcat.config import CorpusConfig
+from longcat.config.corpus import TRAINED_END_OF_TEXT as END_OF_TEXT
 from longcat.corpus.tokenizer import (
-    END_OF_TEXT,
     SPECIAL_TOKENS,
     decode,
     encode,
@@ -36,6 +36,7 @@ def test_every_text_comes_back_and_has_its_bytes(text):
 
 
 def test_vocabulary():
+    assert TOKENIZER.token_to_id(CorpusConfig().end_of_text) == END_OF_TEXT
     assert [TOKENIZER.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2]
     assert TOKENIZER.get_vocab_size() == 400
     assert token_bytes(TOKENIZER).tolist().count(0) == len(SPECIAL_TOKENS)
