@@ -35,7 +35,7 @@ def plot_expert_load(records: Path, routed: int, output: Path) -> None:
     columns = 1 if len(shown) == 1 else 2
     lines = -(-len(shown) // columns)
     figure, panels = pyplot.subplots(
-        lines, columns, figsize=(4.5 * columns, 0.6 + 2.2 * lines), squeeze=False, layout="constrained"
+        lines, columns, figsize=(3 + 3.5 * columns, 0.8 + 2.2 * lines), squeeze=False, layout="constrained"
     )
     extent = (rows[0]["step"] - 0.5, rows[-1]["step"] + 0.5, experts - 0.5, -0.5)
     for panel in panels.flat[len(shown) :]:
@@ -55,8 +55,8 @@ def plot_expert_load(records: Path, routed: int, output: Path) -> None:
         panel.set_ylabel("expert", fontsize=8)
         panel.set_xlabel("step", fontsize=8)
         panel.tick_params(labelsize=7)
-    note = "" if routed == experts else "; below the line: zero-computation experts"
-    figure.suptitle(f"slots of an expert over the mean of all experts{note}", fontsize=9)
+    note = "" if routed == experts else " (below the line: zero-computation experts)"
+    figure.suptitle(f"load of each expert over the mean{note}", fontsize=9)
     figure.colorbar(image, ax=panels, extend="max", shrink=0.8)
     figure.savefig(output, dpi=110)
     pyplot.close(figure)
