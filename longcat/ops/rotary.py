@@ -140,13 +140,15 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         d_x = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
-        _turn(*gradient.chunk(2, dim=-1), *ctx.saved_tensors, d_x[..., 0::2], d_x[..., 1::2], -1)
+        (even, odd), (cos, sin) = gradient.chunk(2, dim=-1), ctx.saved_tensors
+        _turn(even, odd, cos, sin, d_x[..., 0::2], d_x[..., 1::2], -1)
         return d_x, None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _turn(x[..., 0::2], x[..., 1::2], cos, sin, *out.chunk(2, dim=-1), 1)
+    out_even, out_odd = out.chunk(2, dim=-1)
+    _turn(x[..., 0::2], x[..., 1::2], cos, sin, out_even, out_odd, 1)
     return out
 
 
