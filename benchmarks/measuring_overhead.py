@@ -26,6 +26,7 @@ from longcat.benchmark.measurement import time_steps
 from longcat.benchmark.stage import summarise
 from longcat.config import PipelineConfig, load_config
 from longcat.corpus.stage import preprocess
+from longcat.parallel.axes import Degrees
 from longcat.parallel.mesh import join, leave
 from longcat.processes.child import free_port
 from longcat.training.job import Job
@@ -41,10 +42,10 @@ def overhead(config: PipelineConfig, tokens: Artifact, folder: Path, steps: int)
     variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     os.environ.update({name: str(value) for name, value in variables.items()})
     accelerator = choose(config.accelerator)
-    layout = ParallelLayout(accelerator.kind, 1, 1, "bf16" if accelerator.supports_bf16 else "fp32")
+    layout = ParallelLayout(accelerator.kind, Degrees(), "bf16" if accelerator.supports_bf16 else "fp32")
     folder.mkdir()
     job = Job(config.model_dump(mode="json"), layout, str(tokens.path), str(folder))
-    mesh = join(accelerator, 1, timeout_s=60)
+    mesh = join(accelerator, layout.degrees, timeout_s=60)
     worker = Worker(job, mesh, accelerator)
     metrics = MetricsFile(folder / "metrics.jsonl", after_step=0)
     training, logging, measuring = [], [], []

@@ -18,6 +18,7 @@ from longcat.artifact import Workspace
 from longcat.config import load_config, target_ffn_experts
 from longcat.corpus.stage import preprocess
 from longcat.evaluation.stage import evaluate
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.training.metrics import read_metrics
 from longcat.training.stage import pretrain
 
@@ -74,7 +75,7 @@ def main() -> None:
         tokens = preprocess(config, workspace=space)
         checkpoint = pretrain(config, tokens, workspace=space)
         scores = evaluate(config, tokens, checkpoint, workspace=space)
-        records[name] = read_metrics(checkpoint.path / "metrics.jsonl")
+        records[name] = read_metrics(CheckpointFolder(checkpoint.path).metrics)
         last = records[name][-max(1, arguments.steps // 10) :]
         result[name] = {
             "bits_per_byte": scores.facts.scores["held_out"]["bits_per_byte"],

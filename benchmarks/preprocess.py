@@ -1,14 +1,14 @@
-"""Preprocessing against what one would take instead, on the same text: `python benchmarks/preprocess.py --megabytes 50`.
+"""Preprocessing against common alternatives on the same text: `python benchmarks/preprocess.py --megabytes 50`.
 
 Three parts, of which `--parts` chooses some; contenders take turns in every round, figures are medians:
 
-tokenise   tokens packed into sequences: ours against `datasets.map` with the same tokenizer (batched, then joined and cut)
-duplicates near-duplicates by MinHash, 16 bands of 8 rows over shingles of 5 words: ours against rensa and datasketch
-stage      read, Gopher's rules, MinHash, tokenise, write: ours against datatrove's blocks for the same, one process each
+tokenise   tokens packed into sequences: longcat against `datasets.map` with the same tokenizer (batched, then joined and cut)
+duplicates near-duplicates by MinHash, 16 bands of 8 rows over shingles of 5 words: longcat against rensa and datasketch
+stage      read, Gopher's rules, MinHash, tokenise, write: longcat against datatrove's blocks for the same, one process each
 
 The text is made up from a seed: English-like prose in documents of about 3 kB, a tenth of which are copies with some words
 changed. The comparisons need `pip install datasets rensa datasketch "datatrove[io,processing]" spacy`; what is missing is
-left out, and said.
+reported and left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from longcat.artifact import Workspace
 from longcat.config import CorpusConfig, NearDuplicateConfig, load_config
 from longcat.corpus.mapping import processes
 from longcat.corpus.near_duplicates import near_duplicates, shingles, signatures
-from longcat.corpus.packing import cut, pack
+from longcat.corpus.packing import pack, split_documents
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import encode, single_threaded, train_tokenizer
 from longcat.corpus.words import Words
@@ -38,13 +38,13 @@ from longcat.corpus.words import Words
 LENGTH, VOCABULARY, WORDS = 2048, 8000, 5
 MINHASH = NearDuplicateConfig(threshold=0.8, shingle_words=WORDS, bands=16, rows=8)
 STOP_WORDS = ("the", "of", "and", "to", "that", "have", "with", "be")
-DATASKETCH_SHARE = 10
+DATASKETCH_DIVISOR = 10
 Contender = Callable[[], dict[str, float]]
-"""Does the work once; returns seconds, and what shows that the work was the same."""
+"""Does the work once; returns figures that show that the work was the same."""
 
 
 def prose(megabytes: float, seed: int = 0) -> list[str]:
-    """English-like documents; every tenth is an earlier one with a few words changed."""
+    """Make English-like documents; every tenth is an earlier one with a few words changed."""
     rng = np.random.default_rng(seed)
     syllables = [
         "ka",
@@ -70,8 +70,8 @@ def prose(megabytes: float, seed: int = 0) -> list[str]:
     ]
     made = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(30_000)]
     vocabulary = np.array([*STOP_WORDS, *made], object)
-    share = 1 / np.arange(1, len(vocabulary) + 1) ** 0.9
-    upto = np.cumsum(share / share.sum())
+    frequency = 1 / np.arange(1, len(vocabulary) + 1) ** 0.9
+    upto = np.cumsum(frequency / frequency.sum())
     documents: list[str] = []
     size = 0
     while size < megabytes * 1e6:
@@ -107,7 +107,7 @@ def tokenise(documents: list[str], folder: Path) -> dict[str, Contender]:
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
 
-    def ours() -> dict[str, float]:
+    def run_longcat() -> dict[str, float]:
         with single_threaded():
             tokens = [
                 part
@@ -115,16 +115,16 @@ def tokenise(documents: list[str], folder: Path) -> dict[str, Contender]:
                 for part in encode(tokenizer, documents[begin : begin + 300], end=2)
             ]
             lengths = np.array([len(part) for part in tokens])
-            packed = pack(cut(np.arange(len(tokens)), lengths, LENGTH + 1), LENGTH + 1, 0.005)
+            packed = pack(split_documents(np.arange(len(tokens)), lengths, LENGTH + 1), LENGTH + 1, 0.005)
             rows = np.full((packed.rows, LENGTH + 1), 2, np.uint16)
-            places = zip(packed.row, packed.column, *packed.pieces.arrays, strict=True)
+            places = zip(packed.row, packed.column, *packed.segments.arrays, strict=True)
             for row, column, document, offset, length in places:
                 rows[row, column : column + length] = tokens[document][offset : offset + length]
-            np.save(folder / "ours.npy", rows)
+            np.save(folder / "longcat.npy", rows)
         return {"tokens": int(lengths.sum()), "sequences": packed.rows}
 
-    contenders: dict[str, Contender] = {"ours": ours}
-    if _there("datasets", "transformers"):
+    contenders: dict[str, Contender] = {"longcat": run_longcat}
+    if _installed("datasets", "transformers"):
         contenders["datasets.map"] = lambda: _datasets_map(documents, path, folder)
     return contenders
 
@@ -144,29 +144,29 @@ def _datasets_map(documents: list[str], tokenizer_path: Path, folder: Path) -> d
         whole = len(stream) // LENGTH * LENGTH
         return {"ids": [stream[begin : begin + LENGTH] for begin in range(0, whole, LENGTH)]}
 
-    where = tempfile.mkdtemp(dir=folder)
+    scratch = tempfile.mkdtemp(dir=folder)
     with single_threaded():
         data = datasets.Dataset.from_dict({"text": documents})
-        data = data.map(tokens_of, batched=True, remove_columns=["text"], cache_file_name=f"{where}/a.arrow")
-        data = data.map(joined, batched=True, cache_file_name=f"{where}/b.arrow")
+        data = data.map(tokens_of, batched=True, remove_columns=["text"], cache_file_name=f"{scratch}/a.arrow")
+        data = data.map(joined, batched=True, cache_file_name=f"{scratch}/b.arrow")
     return {"sequences": len(data)}
 
 
 def duplicates(documents: list[str], folder: Path) -> dict[str, Contender]:
     """Find near-duplicates, in one process each."""
 
-    def ours() -> dict[str, float]:
+    def run_longcat() -> dict[str, float]:
         signed = [
             signatures([shingles(Words.of(text), MINHASH) for text in documents[begin : begin + 512]], MINHASH)
             for begin in range(0, len(documents), 512)
         ]
         return {"found": int(near_duplicates(np.concatenate(signed), MINHASH).sum())}
 
-    contenders: dict[str, Contender] = {"ours": ours}
-    if _there("rensa"):
+    contenders: dict[str, Contender] = {"longcat": run_longcat}
+    if _installed("rensa"):
         contenders["rensa"] = lambda: _rensa(documents)
-    if _there("datasketch"):
-        contenders[f"datasketch, 1/{DATASKETCH_SHARE} of the text"] = lambda: _datasketch(documents)
+    if _installed("datasketch"):
+        contenders[f"datasketch, 1/{DATASKETCH_DIVISOR} of the text"] = lambda: _datasketch(documents)
     return contenders
 
 
@@ -191,18 +191,18 @@ def _datasketch(documents: list[str]) -> dict[str, float]:
 
     known = MinHashLSH(num_perm=128, params=(MINHASH.bands, MINHASH.rows))
     found = 0
-    for place, text in enumerate(documents[: len(documents) // DATASKETCH_SHARE]):
+    for place, text in enumerate(documents[: len(documents) // DATASKETCH_DIVISOR]):
         signature = MinHash(num_perm=128)
         signature.update_batch([shingle.encode() for shingle in _shingle_texts(text)])
         if known.query(signature):
             found += 1
         else:
             known.insert(str(place), signature)
-    return {"found": found, "share": DATASKETCH_SHARE}
+    return {"found": found, "divisor": DATASKETCH_DIVISOR}
 
 
 def stage(documents: list[str], folder: Path) -> dict[str, Contender]:
-    """From a .jsonl file to tokens on disk, in one process each."""
+    """Turn a .jsonl file into tokens on disk, in one process each."""
     source, path = folder / "corpus.jsonl", folder / "tokenizer.json"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     if not path.exists():
@@ -220,14 +220,14 @@ def stage(documents: list[str], folder: Path) -> dict[str, Contender]:
         ],
     )
 
-    def ours() -> dict[str, float]:
-        where = Path(tempfile.mkdtemp(dir=folder))
+    def run_longcat() -> dict[str, float]:
+        scratch = Path(tempfile.mkdtemp(dir=folder))
         with processes(1) as mapper:
-            tokens = preprocess(config, workspace=Workspace(where), mapper=mapper)
+            tokens = preprocess(config, workspace=Workspace(scratch), mapper=mapper)
         return {"documents": tokens.facts.documents, "tokens": tokens.facts.tokens}
 
-    contenders: dict[str, Contender] = {"ours": ours}
-    if _there("datatrove", "spacy"):
+    contenders: dict[str, Contender] = {"longcat": run_longcat}
+    if _installed("datatrove", "spacy"):
         contenders["datatrove"] = lambda: _datatrove(source, path, config.corpus, folder)
     return contenders
 
@@ -244,34 +244,34 @@ def _datatrove(source: Path, tokenizer: Path, corpus: CorpusConfig, folder: Path
     from loguru import logger
 
     logger.remove()
-    where = tempfile.mkdtemp(dir=folder)
+    scratch = tempfile.mkdtemp(dir=folder)
     minhash = MinhashConfig(
         hash_config=HashConfig(precision=64), num_buckets=MINHASH.bands, hashes_per_bucket=MINHASH.rows, n_grams=WORDS
     )
-    clean = JsonlReader(f"{where}/clean", compression=None)
+    clean = JsonlReader(f"{scratch}/clean", compression=None)
     steps = [
         [
             JsonlReader(str(source.parent), glob_pattern=source.name, compression=None),
             GopherQualityFilter(),
             GopherRepetitionFilter(),
-            JsonlWriter(f"{where}/clean", compression=None),
+            JsonlWriter(f"{scratch}/clean", compression=None),
         ],
-        [clean, MinhashDedupSignature(f"{where}/signatures", config=minhash)],
-        [MinhashDedupBuckets(f"{where}/signatures", f"{where}/buckets", config=minhash)],
-        [MinhashDedupCluster(f"{where}/buckets", f"{where}/remove", config=minhash)],
+        [clean, MinhashDedupSignature(f"{scratch}/signatures", config=minhash)],
+        [MinhashDedupBuckets(f"{scratch}/signatures", f"{scratch}/buckets", config=minhash)],
+        [MinhashDedupCluster(f"{scratch}/buckets", f"{scratch}/remove", config=minhash)],
         [
             clean,
-            MinhashDedupFilter(f"{where}/remove"),
+            MinhashDedupFilter(f"{scratch}/remove"),
             DocumentTokenizer(
-                f"{where}/tokens", tokenizer_name_or_path=str(tokenizer), eos_token="</longcat_s>", shuffle_documents=False
+                f"{scratch}/tokens", tokenizer_name_or_path=str(tokenizer), eos_token="</longcat_s>", shuffle_documents=False
             ),
         ],
     ]  # fmt: skip
     for number, step in enumerate(steps):
         tasks = MINHASH.bands if number == 2 else 1
-        LocalPipelineExecutor(step, tasks=tasks, workers=1, logging_dir=f"{where}/logs/{number}").run()
-    sizes = [path.stat().st_size for path in Path(where, "tokens").glob("*.ds")]
-    indices = [path.stat().st_size // 8 for path in Path(where, "tokens").glob("*.index")]
+        LocalPipelineExecutor(step, tasks=tasks, workers=1, logging_dir=f"{scratch}/logs/{number}").run()
+    sizes = [path.stat().st_size for path in Path(scratch, "tokens").glob("*.ds")]
+    indices = [path.stat().st_size // 8 for path in Path(scratch, "tokens").glob("*.index")]
     return {"documents": sum(indices), "tokens": sum(sizes) // 2}
 
 
@@ -280,7 +280,7 @@ def _datatrove(source: Path, tokenizer: Path, corpus: CorpusConfig, folder: Path
 PARTS = {"tokenise": tokenise, "duplicates": duplicates, "stage": stage}
 
 
-def _there(*packages: str) -> bool:
+def _installed(*packages: str) -> bool:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         print(f"  left out, not installed: {', '.join(missing)}")
@@ -288,7 +288,7 @@ def _there(*packages: str) -> bool:
 
 
 def rounds(contenders: dict[str, Contender], count: int) -> Iterator[tuple[str, float, dict[str, float]]]:
-    """Name, seconds and result, contender after contender, round after round."""
+    """Yield name, seconds and result, contender after contender, round after round."""
     for _ in range(count):
         for name, work in contenders.items():
             began = time.perf_counter()
@@ -313,15 +313,17 @@ def main() -> None:
             seconds: dict[str, list[float]] = {}
             results: dict[str, dict[str, float]] = {}
             for name, took, result in rounds(PARTS[part](documents, folder), options.rounds):
-                seconds.setdefault(name, []).append(took * result.get("share", 1))
+                seconds.setdefault(name, []).append(took * result.get("divisor", 1))
                 results[name] = result
-            ours = statistics.median(seconds["ours"])
+            longcat_seconds = statistics.median(seconds["longcat"])
             for name, times in seconds.items():
                 median = statistics.median(times)
-                what = ", ".join(
-                    f"{value:,.0f} {key}" for key, value in results[name].items() if value and key != "share"
+                outcome = ", ".join(
+                    f"{value:,.0f} {key}" for key, value in results[name].items() if value and key != "divisor"
                 )
-                print(f"  {name:30} {median:7.2f} s  {size / median:6.2f} MB/s  {median / ours:5.2f} x ours  ({what})")
+                print(
+                    f"  {name:30} {median:7.2f} s  {size / median:6.2f} MB/s  {median / longcat_seconds:5.2f} x longcat  ({outcome})"
+                )
                 sys.stdout.flush()
         finally:
             shutil.rmtree(folder)

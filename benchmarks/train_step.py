@@ -33,6 +33,7 @@ def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
     from longcat.accelerator import choose
     from longcat.config import load_config
     from longcat.corpus.shards import Batch
+    from longcat.parallel.axes import Degrees
     from longcat.parallel.mesh import join
     from longcat.training.trainer import Trainer
 
@@ -58,7 +59,7 @@ def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
         "MASTER_PORT": str(port),
     }
     accelerator = choose()
-    trainer = Trainer(config, join(accelerator, 1, 600), accelerator, "bf16")
+    trainer = Trainer(config, join(accelerator, Degrees(), 600), accelerator, "bf16")
 
     def step(number: int) -> dict[str, float]:
         result = trainer.step(number, Batch.of_rows(tokens(number).numpy()))
@@ -119,6 +120,7 @@ def main() -> None:
     from longcat.accelerator import choose
     from longcat.config import ModelConfig
     from longcat.costs.flops import training_flops_per_token
+    from longcat.parallel.mesh import end_process, leave
 
     torch.manual_seed(0)
     device = choose().device()
@@ -157,7 +159,8 @@ def main() -> None:
         for name, value in median.items():
             print(f"{name:14}{value:8.0f} tokens/s  {outcome['share_of_peak'][name]:6.1%} of {peak / 1e9:.0f} GFLOP/s")
         print(f"ratio {outcome['ratio']:.2f} (rounds: {', '.join(f'{value:.2f}' for value in outcome['ratios'])})")
-    torch.distributed.destroy_process_group()
+    leave()
+    end_process()
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ STAGES = (
         "preprocess",
         "Text to token shards",
         task="tasks.preprocess:preprocess",
+        check="longcat.corpus.checks:check_corpus",
     ),
     Stage(
         "pretrain",

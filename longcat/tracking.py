@@ -26,6 +26,7 @@ import psutil
 
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import PipelineConfig
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.processes.environment import NO_TELEMETRY
 from longcat.provenance import git_commit
 
@@ -153,7 +154,11 @@ class StageRun:
     def register_model(self, name: str, checkpoint: Artifact[Any]) -> None:
         """The checkpoint as a new version of a registered model, aliased `latest`; once for each digest."""
         self._journal.append(
-            "model", self._key, name=name, digest=checkpoint.digest, path=str(checkpoint.path / "huggingface")
+            "model",
+            self._key,
+            name=name,
+            digest=checkpoint.digest,
+            path=str(CheckpointFolder(checkpoint.path).huggingface),
         )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

@@ -30,7 +30,7 @@ def _call(function: Callable[[Any], Any], item: bytes) -> Any:
 
 @contextmanager
 def mapper_for(corpus: CorpusConfig) -> Iterator[Mapper]:
-    """Where `corpus.runner` says.
+    """Provide the mapper that `corpus.runner` names.
 
     Raises:
         ConfigError: the package of that runner is not installed.

@@ -9,6 +9,7 @@ from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
 from longcat.corpus.facts import TokensFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker
 from longcat.training import stage
@@ -28,8 +29,8 @@ def pretrain(
 
     def publish(run: StageRun, checkpoint: Artifact[CheckpointFacts]) -> None:
         if checkpoint.cached:  # the curves belong to this run's page as well
-            run.log_records(read_metrics(checkpoint.path / "metrics.jsonl"))
-        run.log_artifact(checkpoint.path / "metrics.jsonl")
+            run.log_records(read_metrics(CheckpointFolder(checkpoint.path).metrics))
+        run.log_artifact(CheckpointFolder(checkpoint.path).metrics)
         run.register_model(f"longcat-{config.preset}", checkpoint)
         facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]
         create_table_artifact(facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")

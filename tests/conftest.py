@@ -4,6 +4,14 @@ import os
 
 import pytest
 
+try:
+    from hypothesis import settings
+except ImportError:  # the emulator's environment has no property tests
+    pass
+else:  # a busy machine takes longer over a law, which is no reason to doubt it
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
+
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")

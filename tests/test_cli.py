@@ -96,8 +96,9 @@ def test_presets_show_the_size_of_the_model():
     shown = json.loads(longcat("presets", "--show", "longcat-flash", "--json").stdout)
     assert shown["ngram_parameters"] == 0
     assert shown["total_parameters"] == sum(shown["parameters"].values())
-    active = shown["activated_parameters"]
-    assert active["min"] < active["mean"] < active["max"] < shown["total_parameters"]
+    least, most = shown["activated_parameters_range"]
+    assert least < shown["activated_parameters"] < most < shown["total_parameters"]
+    assert shown["activated_parameters"] == pytest.approx(27.15e9, rel=1e-3)
     assert f"{shown['total_parameters']:,}" in longcat("presets", "--show", "longcat-flash").stdout
 
 

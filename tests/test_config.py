@@ -1,5 +1,6 @@
 """Which artifacts each field of the configuration moves, and how configurations are read."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from longcat.config import (
     preset_names,
 )
 from longcat.corpus.stage import preprocess
+from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import ConfigError
 from longcat.training.stage import pretrain
 
@@ -55,7 +57,7 @@ def base(corpus_file):
             "training.processes=2",
             "corpus.near_duplicates={threshold: 1.0}",
             "corpus.quality={function: 'builtins:len', minimum: 1}",
-            "corpus.long_documents={min_tokens: 500, share: 0.5}",
+            "corpus.long_documents={min_tokens: 500, fraction: 0.5}",
             "model.ngram={vocab_size_ratio: 3.5, neighbor_num: 3, split_num: 2}",
             "model.sparse_attention={index_topk: 64, index_head_dim: 16, index_init_tokens: 2, index_local_tokens: 8}",
             "model.rope_scaling={factor: 4.0, original_max_position_embeddings: 64}",
@@ -74,8 +76,10 @@ def digests(tokens, tmp_path):
     recorder = Recorder(tmp_path / "recorder")
 
     def of(config):
-        # the second stage gets the first one's digest as its parent, whatever it is made from
-        parent = replace(tokens, digest=digest_of(preprocess, config, workspace=recorder))
+        # the second stage gets the first one's digest as its parent, whatever it is made from, and the end of text it needs
+        index = json.loads((tokens.path / "index.json").read_text())
+        (tmp_path / "index.json").write_text(json.dumps({**index, "end_of_text": config.model.end_of_text}))
+        parent = replace(tokens, digest=digest_of(preprocess, config, workspace=recorder), path=tmp_path)
         checkpoint = replace(tokens, kind="checkpoint", digest=digest_of(pretrain, config, parent, workspace=recorder))
         return {
             "tokens": parent.digest,
@@ -94,7 +98,7 @@ FIELDS = {
     "seed": (1, TRAINED),
     "accelerator": ("cpu", set()),
     "experiment": ("other", set()),
-    "corpus.max_bad_share": (0.5, ALL),
+    "corpus.max_bad_fraction": (0.5, ALL),
     "corpus.min_characters": (100, ALL),
     "corpus.max_characters": (90_000, ALL),
     "corpus.filters": (["gopher_bullets"], ALL),
@@ -105,7 +109,7 @@ FIELDS = {
     "corpus.near_duplicates.bands": (4, ALL),
     "corpus.near_duplicates.rows": (4, ALL),
     "corpus.decontaminate": (["data"], ALL),
-    "corpus.held_out_share": (0.2, ALL),
+    "corpus.held_out_fraction": (0.2, ALL),
     "corpus.vocabulary_size": (500, ALL),
     "corpus.tokenizer_sample_bytes": (1000, ALL),
     "corpus.sequence_length_tokens": (32, ALL),
@@ -115,19 +119,20 @@ FIELDS = {
     "corpus.quality.function": ("math:log10", ALL),
     "corpus.quality.minimum": (2.0, ALL),
     "corpus.repeated_paragraph_characters": (50, ALL),
-    "corpus.tokenizer": (__file__, ALL),  # only its content is asked for here
-    "corpus.end_of_text": ("<eos>", ALL),
+    "corpus.tokenizer": ("tokenizer.json", ALL),
+    "corpus.end_of_text": ("<longcat_s>", ALL),
     "corpus.block_bytes": (1000, ALL),
     "corpus.max_padding": (0.1, ALL),
     "corpus.mixture_tokens": (100, ALL),
     "corpus.max_repeats": (2.0, ALL),
     "corpus.long_documents.min_tokens": (9, ALL),
-    "corpus.long_documents.share": (0.3, ALL),
+    "corpus.long_documents.fraction": (0.3, ALL),
     "corpus.runner": ("dask", set()),
     "corpus.cluster": ("tcp://somewhere:1", set()),
     "corpus.workers": (3, set()),
     "model.vocab_size": (600, TRAINED),
     "model.eos_token_id": (7, TRAINED),
+    "model.bos_token_id": (5, TRAINED),
     "model.hidden_size": (32, TRAINED),
     "model.num_layers": (2, TRAINED),
     "model.num_attention_heads": (4, TRAINED),
@@ -151,6 +156,8 @@ FIELDS = {
     "model.rope_scaling.beta_slow": (2.0, TRAINED),
     "model.rope_scaling.mscale": (0.5, TRAINED),
     "model.rope_scaling.mscale_all_dim": (0.5, TRAINED),
+    "model.rope_scaling.attention_factor": (1.5, TRAINED),
+    "model.rope_scaling.truncate": (False, TRAINED),
     "model.max_position_embeddings": (512, TRAINED),
     "model.mla_scale_q_lora": (False, TRAINED),
     "model.mla_scale_kv_lora": (False, TRAINED),
@@ -254,6 +261,10 @@ def changed(config, key, value):
     part[name] = value
     if key == "corpus.vocabulary_size":
         tree["model"]["vocab_size"] = None  # follows the corpus, as it does where nobody sets it
+    if key == "corpus.end_of_text":
+        tree["model"]["eos_token_id"] = None
+    if key == "model.eos_token_id":  # which never differs from the tokenizer's
+        return config.model_copy(update={"model": config.model.model_copy(update={name: value})})
     return PipelineConfig.model_validate(tree)
 
 
@@ -269,9 +280,14 @@ def test_every_field_is_entered_here():
 
 
 @pytest.mark.parametrize("key", FIELDS)
-def test_field_moves_what_it_can_change(key, corpus_file, digests):
+def test_field_moves_what_it_can_change(key, corpus_file, digests, tmp_path, monkeypatch):
     value, moves = FIELDS[key]
-    before, after = digests(base(corpus_file)), digests(changed(base(corpus_file), key, value))
+    monkeypatch.chdir(tmp_path)
+    train_tokenizer(["some words"], 300).save("tokenizer.json")
+    config = base(corpus_file)
+    if key == "corpus.end_of_text":
+        config = changed(config, "corpus.tokenizer", "tokenizer.json")
+    before, after = digests(config), digests(changed(config, key, value))
     assert {kind for kind in ALL if before[kind] != after[kind]} == moves
 
 
@@ -341,6 +357,25 @@ def test_short_form_of_a_source(value, expected):
     assert source == SourceConfig(**expected)
 
 
+@pytest.mark.parametrize("field", ["filters", "mask", "languages", "encodings", "decontaminate"])
+def test_a_single_name_is_a_list_of_one(field):
+    value = {"mask": "email", "encodings": "gb18030"}.get(field, "data")
+    assert getattr(load_config("smoke", overrides=[f"corpus.{field}={value}"]).corpus, field) == [value]
+
+
+def test_the_end_of_text_is_that_of_the_tokenizer(tmp_path):
+    train_tokenizer(["some words"], 300).save(str(tmp_path / "tokenizer.json"))
+    own = f"corpus.tokenizer={tmp_path / 'tokenizer.json'}"
+    assert load_config("smoke").model.eos_token_id == 2
+    assert load_config("smoke", overrides=[own]).model.eos_token_id == 2
+    config = load_config("smoke", overrides=[own, "corpus.end_of_text=<longcat_s>"])
+    assert config.model.eos_token_id == 1
+    (tmp_path / "tokenizer.json").unlink()  # a settled configuration needs the file no more, wherever it is read
+    assert PipelineConfig.model_validate(config.model_dump()) == config
+    with pytest.raises(ConfigError, match="cannot read tokenizer"):
+        load_config("smoke", overrides=[own])
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -358,7 +393,7 @@ def test_short_form_of_a_source(value, expected):
         (["trainin.steps=1"], r"unknown key 'trainin'; did you mean 'training'\?"),
         (["training.step=1"], r"unknown key 'training.step'; did you mean 'training.steps'\?"),
         (["training.learning_rate=1"], r"did you mean 'training.optimizer.learning_rate'\?"),
-        (["corpus.held_out_share=0.9"], r"corpus.held_out_share: .*less than 0.5 \(found 0.9\)"),
+        (["corpus.held_out_fraction=0.9"], r"corpus.held_out_fraction: .*less than 0.5 \(found 0.9\)"),
         (["training.steps"], "expected KEY=VALUE"),
         (["training.steps=[1"], "not valid YAML"),
         (["model.moe_topk=7"], "moe_topk=7 exceeds n_routed_experts"),
@@ -368,6 +403,29 @@ def test_short_form_of_a_source(value, expected):
         (["corpus.sources=[{kind: files}]"], "needs `path`"),
         (["corpus.sources=[]"], "corpus.sources"),
         (["training.optimizer.learning_rate=.nan"], "training.optimizer.learning_rate"),
+        (
+            ["model.eos_token_id=7"],
+            "model.eos_token_id=7, but the tokenizer that preprocessing trains ends a document with",
+        ),
+        (
+            ["corpus.end_of_text=<eos>"],
+            "end_of_text='<eos>' is a token of a `tokenizer` of your own, and none is given",
+        ),
+        (["corpus.tokenizer=nowhere.json"], r"corpus\.tokenizer: cannot read tokenizer nowhere\.json: No such file"),
+        (["corpus.sources=hub:"], r"corpus\.sources\.0: YAML reads `hub: ` as a mapping; write hub:NAME"),
+        (["corpus.sources=[hub: org/name]"], "write hub:org/name, without a space"),
+        (["corpus.sources=[apt:]"], "write apt:NAME"),
+        (["corpus.sources='hub:'"], "'hub:' names nothing; write hub:NAME"),
+        (["corpus.sources='pip:_'"], "expected apt:NAME or pip:NAME==VERSION"),
+        (["corpus.sources={path: a.jsonl}"], "needs `kind`"),
+        (["corpus.sources=[null]"], "expected a source: `stdlib`, a path"),
+        (["corpus.sources={kind: files, path: a, revision: b}"], "`revision` is for sources of kind 'hub'"),
+        (["corpus.sources=[{kind: stdlib, weight: 1}, stdlib]"], "sources.1 has no `weight`; give one to every source"),
+        (["corpus.languages=[no]"], "YAML reads no as false"),
+        (["corpus.encodings=[utf-9]"], "'utf-9' is no encoding"),
+        (["corpus.encodings=[base64]"], "'base64' is no encoding of text"),
+        (["corpus.max_characters=10"], "max_characters=10 is less than min_characters=200"),
+        (["corpus.mixture_tokens=64"], "mixture_tokens=64 does not fill one sequence"),
     ],
 )
 def test_mistakes_are_named(overrides, message):

@@ -15,6 +15,6 @@ def check_benchmark(config: PipelineConfig) -> None:
         ConfigError: naming the setting.
     """
     accelerator = choose(config.accelerator)
-    processes = settle_layout(config, accelerator).processes
+    processes = settle_layout(config, accelerator).degrees.processes
     for point in points(config, config.corpus.sequence_length_tokens, processes):
         settle_layout(configured(config, point), accelerator)

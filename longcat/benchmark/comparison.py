@@ -37,7 +37,7 @@ class Subject:
     kind: str
     """dense or moe."""
     activated_parameters: float
-    """With embedding, without n-gram tables, as the rows count."""
+    """Weights that a mean token is multiplied by."""
     devices: int
     sequence_length: int
     precision: str
@@ -103,7 +103,7 @@ def subject(workload: Workload, speed: Speed, precision: str) -> Subject:
     peak = speed.peak_flops
     return Subject(
         kind="moe" if workload.mixture else "dense",
-        activated_parameters=workload.activated_parameters - workload.table_parameters,
+        activated_parameters=workload.activated_parameters,
         devices=speed.devices,
         sequence_length=speed.sequence_length,
         precision=precision,

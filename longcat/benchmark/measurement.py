@@ -17,6 +17,7 @@ from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ConfigError, TrainingError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Progress, Reporter, silent
 from longcat.provenance import code_of
 from longcat.training.job import RESULT, Job
@@ -128,7 +129,7 @@ def measure(
     )
 
     def build(directory: Path) -> MeasurementFacts:
-        processes = settle_layout(config, accelerator).processes
+        processes = settle_layout(config, accelerator).degrees.processes
         settings = points(config, TokenCorpus.open(tokens.path).sequence_length, processes)
         folder = directory / "processes"
         timed = time_steps(config, tokens, checkpoint, directory=folder, report=report)
@@ -207,7 +208,7 @@ def time_steps(
         layout=layout,
         tokens=str(tokens.path),
         directory=str(directory),
-        start_from=str(checkpoint.path / "state"),
+        start_from=str(CheckpointFolder(checkpoint.path).state),
         sequence_length=sequence_length,
     )
 
@@ -216,6 +217,4 @@ def time_steps(
 
     run_workers(WORKER, job, config, config.training.deadline_s, poll)
     values = json.loads((directory / RESULT).read_text(encoding="utf-8"))
-    return Measurement(
-        processes=layout.processes, expert_parallel=layout.expert_parallel, precision=layout.precision, **values
-    )
+    return Measurement(**asdict(layout.degrees), precision=layout.precision, **values)

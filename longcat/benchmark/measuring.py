@@ -154,13 +154,12 @@ def collectives(sizes: list[int], mesh: ProcessMesh, accelerator: Accelerator) -
     if not sizes:
         return found
     for scope, ranks in scopes(mesh.processes, local):
-        group = dist.new_group(ranks)
         if mesh.rank in ranks:
+            group = mesh.share(scope, tuple(ranks))
             measured = measure_collectives(group, accelerator, mesh.device, sizes, repeats=5, scope=scope)
             found += [
                 asdict(one) | {"algorithm_bandwidth": one.algorithm_bandwidth, "bus_bandwidth": one.bus_bandwidth}
                 for one in measured
             ]
-            dist.destroy_process_group(group)
         dist.barrier()
     return found

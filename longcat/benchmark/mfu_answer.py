@@ -125,6 +125,7 @@ def answer(
         "kind": ours.kind,
         "total_parameters": workload.total_parameters,
         "activated_parameters": workload.activated_parameters,
+        "formula_parameters": workload.formula_parameters,
         "device": device,
         "devices": devices,
         "sequence_length": sequence_length,

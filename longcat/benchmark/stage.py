@@ -50,7 +50,11 @@ class BenchmarkFacts(Facts):
     expert_parallel: int
     sequence_length: int
     precision: str
+    total_parameters: int
     activated_parameters: float
+    """Weights that a mean token is multiplied by."""
+    formula_parameters: float
+    """N in the formulas of others, see `longcat.costs.workload`."""
     step_fractions: dict[str, float]
     """Parts of a step, see `longcat.benchmark.breakdown.PARTS`; empty without profiled steps."""
     ratio_to_a100: float | None
@@ -114,6 +118,7 @@ def benchmark(
 
     def build(directory: Path) -> BenchmarkFacts:
         timed, sweep = read_measurement(measurement.path)
+        workload = longcat_workload(config.model, timed.ffn_experts_per_token)
         speed, work, ours, best = summarise(config, timed)
         rows = [_swept(config, row) for row in sweep]
         comparison = compare(ours, accelerator=timed.device_kind != "cpu", count=config.benchmark.reference_rows)
@@ -128,7 +133,9 @@ def benchmark(
             "peak_source": None if best is None else best.source,
             "peak_measured": None if best is None else best.measured,
             "measured_gemm_flops": max((k["flops_per_second"] for k in kernels if "GEMM" in k["name"]), default=None),
-            "activated_parameters": ours.activated_parameters,
+            "total_parameters": workload.total_parameters,
+            "activated_parameters": workload.activated_parameters,
+            "formula_parameters": workload.formula_parameters,
             "mfu_by_convention": dict(ours.mfu_by_convention),
             "comparison": comparison.as_dict(),
             "sweep": [row | {"pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],

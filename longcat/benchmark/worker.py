@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def measure(worker: Worker) -> None:
     profiled = None
     if settings.profiled_steps:
         profiled = measuring.profile(worker.step, first, settings.profiled_steps, worker.accelerator, worker.directory)
-    tokens = worker.batch_tokens // worker.mesh.processes // max(1, worker.trainer.micro_batches)
+    tokens = worker.batch_tokens // worker.mesh.batch_world // max(1, worker.trainer.micro_batches)
     operators = measuring.operators(
         worker.config, tokens, worker.sequence_length, worker.trainer.compute, worker.mesh, worker.accelerator
     )
@@ -59,4 +58,4 @@ def measure(worker: Worker) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(measure))
+    run(measure)

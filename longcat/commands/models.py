@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,22 +21,20 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
 ) -> None:
     """Let a trained model continue a text."""
-    from longcat.corpus.tokenizer import END_OF_TEXT, open_tokenizer
-    from longcat.errors import ConfigError
-    from longcat.interchange import load_huggingface
-    from longcat.interchange.convert import model_folder
+    from longcat.corpus.tokenizer import open_tokenizer
+    from longcat.interchange.checkpoint_folder import model_folder, tokenizer_of
+    from longcat.interchange.folder import load_huggingface
     from longcat.model.generation import generate as continuation
 
-    folder = model_folder(checkpoint)
-    if not (folder / "tokenizer.json").is_file():
-        raise ConfigError(f"--checkpoint {checkpoint}: no tokenizer.json in {folder}")
-    model, tokenizer = load_huggingface(folder), open_tokenizer(folder / "tokenizer.json")
-    first: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [END_OF_TEXT]
+    tokenizer = open_tokenizer(tokenizer_of(checkpoint))
+    model = load_huggingface(model_folder(checkpoint))
+    end = model.config.end_of_text
+    first: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [end]
     chosen: list[int] = []
     shown = ""
     print(prompt, end="", flush=True)
     for token in continuation(
-        model, first, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=END_OF_TEXT
+        model, first, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=end
     ):
         chosen.append(token)
         text: str = tokenizer.decode(chosen)
@@ -79,4 +78,7 @@ def import_(
 
     space = Workspace(workspace.expanduser().resolve())
     with space.lease():
-        print(import_folder(folder.expanduser().resolve(), space, shard_bytes=int(shard_gb * 1e9)).path)
+        checkpoint = import_folder(folder.expanduser().resolve(), space, shard_bytes=int(shard_gb * 1e9))
+    for note in checkpoint.facts.notes:
+        print(note, file=sys.stderr)
+    print(checkpoint.path)

@@ -21,7 +21,7 @@ def presets(
 ) -> None:
     """List the presets, or show one."""
     from longcat.config import load_config, preset_names, target_ffn_experts
-    from longcat.costs.flops import activated_parameters, parameters
+    from longcat.costs.workload import longcat_workload
 
     if show is not None:
         _show_preset(load_config(show), as_json)
@@ -29,12 +29,13 @@ def presets(
     rows: list[dict[str, Any]] = []
     for name in preset_names():
         config = load_config(name)
-        wanted = target_ffn_experts(config.model, config.training.balance)
+        workload = longcat_workload(config.model, target_ffn_experts(config.model, config.training.balance))
         rows.append(
             {
                 "name": name,
-                "total_parameters": sum(parameters(config.model).values()),
-                "activated_parameters": round(activated_parameters(config.model, wanted)["mean"]),
+                "total_parameters": workload.total_parameters,
+                "activated_parameters": round(workload.activated_parameters),
+                "formula_parameters": round(workload.formula_parameters),
                 "sequence_length_tokens": config.corpus.sequence_length_tokens,
                 "training_tokens": config.training.steps
                 * config.training.global_batch_sequences
@@ -48,7 +49,7 @@ def presets(
     from rich.table import Table
 
     table = Table()
-    for column in ("preset", "parameters", "activated a token", "sequence", "training tokens"):
+    for column in ("preset", "parameters", "activated per token", "sequence", "training tokens"):
         table.add_column(column, justify="left" if column == "preset" else "right", no_wrap=column == "preset")
     for row in rows:
         table.add_row(
@@ -68,20 +69,24 @@ def _count(number: float) -> str:
 
 
 def _show_preset(config: PipelineConfig, as_json: bool) -> None:
-    """Everything a preset settles, and the size of its model."""
+    """Print everything that a preset settles, and the size of its model."""
     import yaml
 
     from longcat.config import target_ffn_experts
     from longcat.costs.flops import activated_parameters, parameters
+    from longcat.costs.workload import longcat_workload
 
-    wanted = target_ffn_experts(config.model, config.training.balance)
-    counts, active = parameters(config.model), activated_parameters(config.model, wanted)
+    model = config.model
+    workload = longcat_workload(model, target_ffn_experts(model, config.training.balance))
+    counts, most = parameters(model), min(model.moe_topk, model.n_routed_experts)
     tree = config.model_dump(mode="json")
     if as_json:
         sizes = {
-            "total_parameters": sum(counts.values()),
+            "total_parameters": workload.total_parameters,
+            "activated_parameters": round(workload.activated_parameters),
+            "activated_parameters_range": [round(activated_parameters(model, experts)) for experts in (0, most)],
+            "formula_parameters": round(workload.formula_parameters),
             "ngram_parameters": counts.get("ngram_tables", 0),
-            "activated_parameters": {name: round(value) for name, value in active.items()},
             "parameters": counts,
         }
         print(json.dumps({"name": config.preset, **sizes, **tree}, indent=2))
@@ -90,7 +95,9 @@ def _show_preset(config: PipelineConfig, as_json: bool) -> None:
 
     print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip())
     pairs = {name.replace("_", " "): f"{count:,}" for name, count in counts.items()}
-    pairs["total"] = f"{sum(counts.values()):,}"
-    for name, experts in (("min", "no"), ("mean", f"{wanted:g}"), ("max", f"{config.model.moe_topk}")):
-        pairs[f"activated, {name}"] = f"{round(active[name]):,} ({experts} routed experts a layer)"
+    pairs["total"] = f"{workload.total_parameters:,}"
+    for experts, name in ((0, "least"), (workload.ffn_experts, "mean"), (most, "most")):
+        count = round(activated_parameters(model, experts))
+        pairs[f"activated, {name}"] = f"{count:,} ({experts:g} routed experts per layer)"
+    pairs["N of others' formulas"] = f"{round(workload.formula_parameters):,} (with embedding, without n-gram tables)"
     print_pairs("parameters", pairs)

@@ -11,7 +11,6 @@ from longcat.config.corpus import (
     NearDuplicateConfig,
     PersonalData,
     QualityConfig,
-    RuleName,
     SourceConfig,
 )
 from longcat.config.identity import identity
@@ -44,7 +43,6 @@ __all__ = [
     "PipelineConfig",
     "QualityConfig",
     "RopeScalingConfig",
-    "RuleName",
     "SourceConfig",
     "SparseAttentionConfig",
     "SweepConfig",

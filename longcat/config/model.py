@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from longcat.config.section import Section
 from longcat.errors import ConfigError
 
+BOS_TOKEN_ID, EOS_TOKEN_ID = 1, 2
+"""Ids that begin and end a text in LongCat's own tokenizers."""
+
 
 class NgramConfig(Section):
     """N-gram embedding (arXiv 2601.21204): hash tables of the last tokens beside the word embedding."""
@@ -74,9 +77,12 @@ class SparseAttentionConfig(Section):
 
 
 class RopeScalingConfig(Section):
-    """YaRN (arXiv 2309.00071): rotary frequencies for sequences longer than those first trained on."""
+    """YaRN (arXiv 2309.00071): rotary frequencies for sequences longer than those first trained on.
 
-    factor: float = Field(gt=1)
+    A field that is left out means what it means to transformers' `_compute_yarn_parameters`.
+    """
+
+    factor: float = Field(ge=1)
     """How much longer sequences become."""
     original_max_position_embeddings: int = Field(ge=1)
     """Longest sequence before."""
@@ -84,10 +90,14 @@ class RopeScalingConfig(Section):
     """Dimensions that turn more often than this over the original length keep their frequency."""
     beta_slow: float = Field(default=1.0, gt=0)
     """Dimensions that turn less often than this are slowed down by the whole factor."""
-    mscale: float = Field(default=1.0, ge=0)
-    """Factor m of the rotated part's size, 0.1 m ln(factor) + 1. Not published for LongCat-2.0: DeepSeek's value."""
-    mscale_all_dim: float = Field(default=1.0, ge=0)
-    """The same for the whole query and key: sharpens the softmax by its square. Not published: DeepSeek's value."""
+    mscale: float | None = Field(default=None, ge=0)
+    """Numerator of the factor on the rotated part's size, 0.1 mscale ln(factor) + 1, over the same of mscale_all_dim; when either is missing or 0, the factor is 0.1 ln(factor) + 1."""
+    mscale_all_dim: float | None = Field(default=None, ge=0)
+    """Attention scores are multiplied by the square of 0.1 mscale_all_dim ln(factor) + 1; missing or 0 leaves them as they are."""
+    attention_factor: float | None = Field(default=None, gt=0)
+    """Factor on the rotated part's size, instead of the one that mscale and mscale_all_dim give."""
+    truncate: bool = True
+    """Round the bounds between fast and slow dimensions to whole dimensions."""
 
 
 class ModelConfig(Section):
@@ -97,6 +107,8 @@ class ModelConfig(Section):
     """Rows of the embedding; none takes the corpus' `vocabulary_size`."""
     eos_token_id: int | None = Field(default=None, ge=0)
     """Token that ends a document: n-grams and multi-token prediction do not reach over it; none takes that of the corpus' tokenizer."""
+    bos_token_id: int | None = Field(default=None, ge=0)
+    """Token that begins a text, for programs that open an exported model; none takes 1 where 2 ends a text, as LongCat's tokenizers do, and eos_token_id otherwise."""
     hidden_size: int = Field(ge=1)
     """Width of the residual stream."""
     num_layers: int = Field(ge=1)
@@ -206,3 +218,21 @@ class ModelConfig(Section):
         if self.eos_token_id is None:
             raise ConfigError("model.eos_token_id is not set and there is no tokenizer to take it from")
         return self.eos_token_id
+
+    @property
+    def begin_of_text(self) -> int:
+        """`bos_token_id`, or what stands in for it: a tokenizer without one begins where another text has ended.
+
+        Raises:
+            ConfigError: `eos_token_id` has not been settled.
+        """
+        if self.bos_token_id is not None:
+            return self.bos_token_id
+        return BOS_TOKEN_ID if self.end_of_text == EOS_TOKEN_ID else self.end_of_text
+
+    @property
+    def routed_scale(self) -> float:
+        """`routed_scaling_factor`, or ffn_hidden_size / expert_ffn_hidden_size where it is not set."""
+        if self.routed_scaling_factor is not None:
+            return self.routed_scaling_factor
+        return self.ffn_hidden_size / self.expert_ffn_hidden_size

@@ -10,7 +10,9 @@ from longcat.config.corpus import TRAINED_END_OF_TEXT, CorpusConfig
 from longcat.config.model import ModelConfig
 from longcat.config.section import RUNTIME, Section
 from longcat.config.stages import BenchmarkConfig, EvaluationConfig
+from longcat.config.tokenizer_file import end_of_text
 from longcat.config.training import TrainingConfig
+from longcat.errors import UserError
 
 
 class PipelineConfig(Section):
@@ -40,8 +42,16 @@ class PipelineConfig(Section):
         settled: dict[str, int] = {}
         if self.model.vocab_size is None:
             settled["vocab_size"] = self.corpus.vocabulary_size
-        if self.model.eos_token_id is None and self.corpus.tokenizer is None:
-            settled["eos_token_id"] = TRAINED_END_OF_TEXT
+        if self.model.eos_token_id is None:
+            try:
+                settled["eos_token_id"] = end_of_text(self.corpus)
+            except UserError as error:
+                raise ValueError(f"corpus.tokenizer: {error}") from None
+        elif self.corpus.tokenizer is None and self.model.eos_token_id != TRAINED_END_OF_TEXT:
+            raise ValueError(
+                f"model.eos_token_id={self.model.eos_token_id}, but the tokenizer that preprocessing trains ends a "
+                f"document with token {TRAINED_END_OF_TEXT}; leave model.eos_token_id out, or name your corpus.tokenizer"
+            )
         if settled:  # checked again, with these
             object.__setattr__(self, "model", ModelConfig(**{**dict(self.model), **settled}))
         if self.model.vocabulary < self.corpus.vocabulary_size:

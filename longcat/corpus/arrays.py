@@ -1,4 +1,4 @@
-"""Arrays on disk that are there as a whole or not at all."""
+"""Arrays on disk, each written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def save(path: Path, array: np.ndarray) -> None:
-    """Write an array so that a reader finds the whole of it or nothing, also after a power cut."""
+    """Write an array atomically: a reader finds all of it or no file, even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as stream:
         np.save(stream, array)

@@ -1,4 +1,4 @@
-"""A corpus cut into blocks: what is worked on, saved and, after an interruption, repeated as one piece.
+"""A corpus divided into blocks: what one call works on, saves, and repeats after an interruption.
 
 A block is described by names and places alone, so any process that sees the same files can read it.
 """
@@ -9,27 +9,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from longcat.corpus.readers import Record, file_format, parquet_groups, read_file
+from longcat.corpus.readers import Reading, Record, read_file, split_file
 from longcat.errors import DataError
 
 
 @dataclass(frozen=True)
-class Part:
-    """A file, or a piece of a file that can be read by itself."""
+class FileSlice:
+    """A file, or a part of one that can be read by itself."""
 
     path: Path
     stamp: tuple[int, int]
     """Size in bytes and time of the last change in nanoseconds, when the file was hashed."""
     begin: int = 0
+    """Where it begins, in the unit of the file's format (bytes of .jsonl, row groups of .parquet)."""
     end: int | None = None
-    """Bytes (.jsonl) or row groups (.parquet); the whole file when none."""
+    """The place after its last; None for the end of the file."""
 
 
 @dataclass(frozen=True)
 class FileBlock:
-    """Some parts of files, in their order."""
+    """Slices of files that are read one after another."""
 
-    parts: tuple[Part, ...]
+    slices: tuple[FileSlice, ...]
     text_field: str
 
     def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
@@ -42,8 +43,9 @@ class FileBlock:
         Raises:
             DataError: a file is missing or damaged, or was changed since it was hashed.
         """
-        for part in self.parts:
-            yield from read_file(part.path, self.text_field, encodings, record_bytes, part.begin, part.end)
+        reading = Reading(self.text_field, encodings, record_bytes)
+        for part in self.slices:
+            yield from read_file(part.path, reading, part.begin, part.end)
             try:
                 now = stamp(part.path)
             except OSError as error:  # a file stays readable to whoever has it open when it is deleted
@@ -53,35 +55,30 @@ class FileBlock:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds."""
+    """Return a file's size in bytes and the time of its last change in nanoseconds."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
-def cut(files: list[tuple[Path, tuple[int, int]]], text_field: str, block_bytes: int) -> list[FileBlock]:
-    """Blocks of about `block_bytes`: small files together, large ones in pieces where their format allows it."""
+def split_into_blocks(files: list[tuple[Path, tuple[int, int]]], text_field: str, block_bytes: int) -> list[FileBlock]:
+    """Make blocks of about `block_bytes`: small files together, large ones divided where their format allows it.
+
+    Args:
+        files: each with its `stamp`, in the order they are read.
+        text_field: the key or column that holds the text.
+        block_bytes: bytes of a block.
+
+    Raises:
+        DataError: a file that would be divided is damaged.
+    """
     blocks: list[FileBlock] = []
-    parts: list[Part] = []
+    slices: list[FileSlice] = []
     filled = 0
-    for path, stamp in files:
-        for part, size in _parts(path, stamp, block_bytes):
-            if parts and filled + size > block_bytes:
-                blocks.append(FileBlock(tuple(parts), text_field))
-                parts, filled = [], 0
-            parts.append(part)
-            filled += size
-    return [*blocks, FileBlock(tuple(parts), text_field)] if parts else blocks
-
-
-def _parts(path: Path, stamp: tuple[int, int], block_bytes: int) -> Iterator[tuple[Part, int]]:
-    """The pieces of one file, each with its size in bytes."""
-    size, kind = stamp[0], file_format(path)
-    if size > block_bytes and kind == ".jsonl":
-        for begin in range(0, size, block_bytes):
-            end = min(begin + block_bytes, size)
-            yield Part(path, stamp, begin, end), end - begin
-    elif size > block_bytes and kind == ".parquet":
-        for begin, end, taken in parquet_groups(path, block_bytes):
-            yield Part(path, stamp, begin, end), taken
-    else:
-        yield Part(path, stamp), size
+    for path, file_stamp in files:
+        for part in split_file(path, file_stamp[0], block_bytes):
+            if slices and filled + part.size_bytes > block_bytes:
+                blocks.append(FileBlock(tuple(slices), text_field))
+                slices, filled = [], 0
+            slices.append(FileSlice(path, file_stamp, part.begin, part.end))
+            filled += part.size_bytes
+    return [*blocks, FileBlock(tuple(slices), text_field)] if slices else blocks

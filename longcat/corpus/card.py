@@ -1,4 +1,4 @@
-"""The data card: what a corpus was made from, what was left out and why, as a page and as Markdown."""
+"""The data card, as a page and as Markdown: sources of a corpus, dropped documents with reasons, and the mixture."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1p
 {% for s in f.sources %}<tr><td>{{ s.name }}</td><td style="white-space: normal">{{ s.licence or "not stated" }}</td><td class="n">{{ s.documents|number }}</td><td class="n">{{ s.skipped|number }}</td><td>{{ (s.sha256 or s.revision)[:12] }}…</td></tr>
 {% endfor %}</table></div>
 <h2>Mixture of the training split</h2>
-<div class="scroll"><table><tr><th>source</th><th>part</th><th class="n">documents</th><th class="n">tokens there are</th><th class="n">tokens taken</th><th class="n">share</th><th class="n">times</th></tr>
+<div class="scroll"><table><tr><th>source</th><th>part</th><th class="n">documents</th><th class="n">tokens available</th><th class="n">tokens sampled</th><th class="n">fraction</th><th class="n">repeats</th></tr>
 {% for g in f.mixture %}<tr><td>{{ g.source }}</td><td>{{ parts[g.long] }}</td><td class="n">{{ g.documents|number }}</td><td class="n">{{ g.tokens|number }}</td><td class="n">{{ g.wanted_tokens|number }}</td><td class="n">{{ "%.1f %%"|format(100 * g.wanted_tokens / mixed) }}</td><td class="n">{{ "%.2f"|format(g.repeats) }}</td></tr>
 {% endfor %}</table></div>
-<p>Of each sequence {{ "%.2f %%"|format(100 * f.padding_share) }} is padding; {{ "%.2f %%"|format(100 * f.extra_cuts_share) }} of the documents were cut to fill sequences besides those longer than one.</p>
-<h2>Left out</h2>
-<div class="scroll"><table><tr><th>reason</th><th class="n">documents</th><th class="n">share</th><th></th></tr>
+<p>Of each sequence {{ "%.2f %%"|format(100 * f.padding_fraction) }} is padding; {{ "%.2f %%"|format(100 * f.extra_cuts_fraction) }} of the documents were cut to fill sequences, in addition to those longer than a sequence.</p>
+<h2>Dropped documents</h2>
+<div class="scroll"><table><tr><th>reason</th><th class="n">documents</th><th class="n">fraction</th><th></th></tr>
 {% for reason, count in f.dropped.items() %}<tr><td>{{ reason|replace("_", " ") }}</td><td class="n">{{ count|number }}</td><td class="n">{{ "%.1f %%"|format(100 * count / read) }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / most_dropped }}%"></div></td></tr>
 {% endfor %}</table></div>
-{% if f.paragraphs_cut %}<p>{{ f.paragraphs_cut|number }} paragraphs that an earlier document has too were cut out.</p>{% endif %}
-{% if f.masked %}<h2>Personal data replaced</h2>
-<div class="scroll"><table><tr><th>kind</th><th class="n">pieces</th></tr>
+{% if f.paragraphs_cut %}<p>{{ f.paragraphs_cut|number }} paragraphs that also occur in an earlier document were removed.</p>{% endif %}
+{% if f.masked %}<h2>Masked personal data</h2>
+<div class="scroll"><table><tr><th>kind</th><th class="n">occurrences</th></tr>
 {% for kind, count in f.masked.items() %}<tr><td>{{ kind|replace("_", " ") }}</td><td class="n">{{ count|number }}</td></tr>
 {% endfor %}</table></div>{% endif %}
 {% if f.languages %}<h2>Languages</h2>
 <div class="scroll"><table><tr><th>language</th><th class="n">documents</th><th></th></tr>
 {% for name, count in languages %}<tr><td>{{ name }}</td><td class="n">{{ count|number }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / languages[0][1] }}%"></div></td></tr>
 {% endfor %}</table></div>{% endif %}
-<h2>Length of what was kept</h2>
+<h2>Length of kept documents</h2>
 <div class="scroll"><table><tr><th>characters</th><th class="n">documents</th><th></th></tr>
 {% for low, high, count in lengths %}<tr><td>{{ low|number }} to {{ high|number }}</td><td class="n">{{ count|number }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / longest }}%"></div></td></tr>
 {% endfor %}</table></div>
-{% if samples %}<h2>Samples of what was left out</h2>
+{% if samples %}<h2>Samples of dropped documents</h2>
 {% for reason, texts in samples.items() if texts %}<h3>{{ reason|replace("_", " ") }}</h3>
 {% for text in texts %}<blockquote>{{ text }}</blockquote>
 {% endfor %}{% endfor %}{% endif %}
-<footer>Personal data of the kinds that were asked for is replaced in these samples too. Shares are of all documents that could be read.</footer>
+<footer>Personal data is masked in these samples as in the corpus. Fractions of documents refer to all that could be read.</footer>
 </main></body></html>
 """
 )
@@ -68,7 +68,7 @@ def write(facts: Mapping[str, Any], samples: Mapping[str, list[str]], directory:
 
     Args:
         facts: of a tokens artifact.
-        samples: beginnings of documents that were left out, by reason.
+        samples: beginnings of dropped documents, by reason.
         directory: of the artifact.
     """
     values = _values(facts)
@@ -84,11 +84,11 @@ def _values(facts: Mapping[str, Any]) -> dict[str, Any]:
         "cards": [
             (_tokens(facts["train_tokens"]), "training tokens"),
             (_tokens(facts["held_out_tokens"]), "held-out tokens"),
-            (f"{facts['text_bytes'] / 1e6:,.1f} MB", "of text kept"),
-            (f"{facts['bytes_per_token']:.2f}", "bytes a token"),
-            (f"{facts['vocabulary_size']:,}", "tokens in the vocabulary"),
+            (f"{facts['text_bytes'] / 1e6:,.1f} MB", "of kept text"),
+            (f"{facts['bytes_per_token']:.2f}", "bytes per token"),
+            (f"{facts['vocabulary_size']:,}", "vocabulary size (largest token id + 1)"),
         ],
-        "parts": {None: "all", True: "long documents", False: "the others"},
+        "parts": {None: "all", True: "long documents", False: "shorter documents"},
         "mixed": max(1, sum(group["wanted_tokens"] for group in facts["mixture"])),
         "most_dropped": max([1, *facts["dropped"].values()]),
         "languages": sorted(facts["languages"].items(), key=lambda item: -item[1])[:12],
@@ -119,7 +119,7 @@ def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
             for source in facts["sources"]
         ),
         "",
-        "| mixture: source | part | tokens there are | tokens taken | times |",
+        "| mixture: source | part | tokens available | tokens sampled | repeats |",
         "| --- | --- | ---: | ---: | ---: |",
         *(
             f"| {group['source']} | {values['parts'][group['long']]} | {group['tokens']:,} | {group['wanted_tokens']:,} "
@@ -127,11 +127,11 @@ def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
             for group in facts["mixture"]
         ),
         "",
-        "| left out | documents |",
+        "| reason for dropping | documents |",
         "| --- | ---: |",
         *(f"| {reason.replace('_', ' ')} | {count:,} |" for reason, count in facts["dropped"].items()),
     ]
-    for title, counts in (("personal data replaced", facts["masked"]), ("language", dict(values["languages"]))):
+    for title, counts in (("masked personal data", facts["masked"]), ("language", dict(values["languages"]))):
         if counts:
             rows += [
                 "",

@@ -1,22 +1,10 @@
-"""Cleaning of one document: the same text in the same form, or the reason why it is left out."""
+"""Cleaning of one document: its text in a normal form, or the reason why it is left out."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
-
-from longcat.config import RuleName
-
-Reason = (
-    Literal[
-        "empty", "too_short", "too_long", "language", "quality",
-        "contaminated", "duplicate", "near_duplicate", "repeated_paragraphs",
-    ]
-    | RuleName
-)  # fmt: skip
-"""Why a document is left out."""
 
 # C0 and C1 without tab and the two newline characters, and DEL. U+0085 (a newline of EBCDIC) goes with them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -26,11 +14,12 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 class Dropped:
     """A document that is left out."""
 
-    reason: Reason
+    reason: str
+    """`empty`, `too_short`, `too_long`, `language`, `quality`, `contaminated`, or the name of a filter."""
 
 
 def clean(text: str, min_characters: int, max_characters: int) -> str | Dropped:
-    """Normalise a document, and judge its length in characters afterwards.
+    """Normalise a document, then check its length in characters.
 
     Control characters go first, so that what they separated can become one newline or one composed character; then
     byte-order marks at the beginning; CR LF and CR become LF; the result is put into NFC. Applying it twice changes
@@ -50,7 +39,7 @@ def clean(text: str, min_characters: int, max_characters: int) -> str | Dropped:
 
 
 def repair(text: str) -> str:
-    """Undo a wrong decoding (ftfy's `fix_encoding`), where the text shows signs of one."""
+    """Undo a wrong decoding with ftfy's `fix_encoding`, where the text shows signs of one."""
     import ftfy
 
     return ftfy.fix_encoding(text)

@@ -1,7 +1,8 @@
-"""Training text that contains what a model is later asked: found by runs of 13 words, as GPT-3 did (arXiv 2005.14165, C)."""
+"""Decontamination: training text that shares a run of 13 words with an evaluation set, as for GPT-3 (arXiv 2005.14165, C)."""
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ _SETS = ROOT / "data/evaluation"
 
 
 def evaluation_files(names: list[str]) -> list[Path]:
-    """The files that a list of evaluation sets names; `data` stands for all of data/evaluation.
+    """List the files that `corpus.decontaminate` names; `data` stands for all of data/evaluation.
 
     Raises:
         DataError: a file is missing.
@@ -29,17 +30,28 @@ def evaluation_files(names: list[str]) -> list[Path]:
         files += sorted(_SETS.glob("*.jsonl")) if name == "data" else [Path(name).expanduser()]
     for path in files:
         if not path.is_file():
-            raise DataError(f"corpus.decontaminate: {path} does not exist")
+            raise DataError(f"corpus.decontaminate: {path} does not exist (relative paths start at {Path.cwd()})")
     return files
 
 
+def check_evaluation_files(names: list[str]) -> None:
+    """Refuse evaluation sets that cannot be read.
+
+    Raises:
+        DataError: a file is missing or unreadable, or a line of it is no JSON.
+    """
+    for path in evaluation_files(names):
+        for _ in _texts(path):
+            pass
+
+
 def pins(files: list[Path]) -> list[str]:
-    """SHA-256 of each file, which stand for them in an artifact's identity."""
+    """Hash each file (SHA-256): what stands for it in an artifact's identity."""
     return [sha256_file(path) for path in files]
 
 
 def known_runs(files: list[Path]) -> np.ndarray:
-    """Hashes of every run of 13 words in some evaluation sets, sorted uint64; shorter texts have none.
+    """Hash every run of 13 words in some evaluation sets, sorted uint64; shorter texts have none.
 
     Raises:
         DataError: a line is no JSON.
@@ -49,7 +61,7 @@ def known_runs(files: list[Path]) -> np.ndarray:
 
 
 def is_contaminated(words: Words, known: np.ndarray) -> bool:
-    """Whether a text has one of the runs that `known_runs` found."""
+    """Say whether a text has one of the runs that `known_runs` hashed."""
     if not len(known):
         return False
     runs = words.runs(WORDS)
@@ -57,12 +69,16 @@ def is_contaminated(words: Words, known: np.ndarray) -> bool:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """Every string in the objects of a .jsonl file."""
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    """Yield every string in the objects of a .jsonl file."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"corpus.decontaminate: cannot read {path}: {error.strerror}") from None
+    for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            yield from _strings(json.loads(line))
+            yield from _strings(json.loads(line.removeprefix(codecs.BOM_UTF8)))
         except ValueError as error:
             raise DataError(f"{path}:{number}: broken JSON ({error})") from None
 

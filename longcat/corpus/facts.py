@@ -15,35 +15,37 @@ class DocumentsFacts(Facts):
     bad_lines: int
     """Records that could not be read."""
     documents: int
-    """Kept."""
+    """Documents kept."""
     text_bytes: int
     """UTF-8 bytes of the kept text."""
     dropped: dict[str, int]
     """Documents left out, by reason."""
     paragraphs_cut: int
+    """Paragraphs removed because an earlier document keeps them."""
     masked: dict[str, int]
     """Personal data replaced, by kind."""
     languages: dict[str, int]
     """Documents kept, by language."""
     length_log2: dict[str, int]
-    """Documents kept, by the logarithm of their length in bytes."""
+    """Documents kept, by the logarithm to base 2 of their characters, rounded down."""
     tokens: int
+    """Tokens of all kept documents, ends of text included."""
     bytes_per_token: float
     vocabulary_size: int
     """Largest token id + 1."""
     end_of_text: int
-    """Token that follows every document."""
+    """Id of the token that follows every document."""
     versions: dict[str, str]
-    """Of Python and the libraries whose output could differ."""
+    """Versions of Python and the libraries whose output could differ."""
 
     @property
     def headline(self) -> str:
-        """How much text there is."""
+        """Summarise the amount of text."""
         return f"{self.tokens / 1e6:.2f} M tokens in {self.documents:,} documents"
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """The size of the text."""
+        """Return the size of the text, for metrics."""
         return {"documents": float(self.documents), "bytes_per_token": self.bytes_per_token}
 
 
@@ -54,21 +56,21 @@ class TokensFacts(DocumentsFacts):
     held_out_tokens: int
     train_rows: int
     held_out_rows: int
-    padding_share: float
+    padding_fraction: float
     """Fraction of the training rows' tokens that is padding."""
-    extra_cuts_share: float
-    """Cuts inside documents, beyond those that their length asks for, per training document."""
+    extra_cuts_fraction: float
+    """Cuts inside documents to fill rows, in addition to those of documents longer than a row, per training document."""
     mixture: list[dict[str, Any]]
-    """One entry per group of documents: source, whether long ones, documents, tokens, tokens taken, repeats."""
+    """One entry per group of documents: source, whether long ones, documents, tokens, tokens sampled, repeats."""
     documents_artifact: str
     """Digest of the documents that were packed."""
 
     @property
     def headline(self) -> str:
-        """How much there is to train on."""
+        """Summarise the amount of training data."""
         return f"{self.train_tokens / 1e6:.2f} M training tokens"
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """The size of the training data."""
+        """Return the size of the training data, for metrics."""
         return {"train_tokens": float(self.train_tokens), "bytes_per_token": self.bytes_per_token}

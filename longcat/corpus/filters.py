@@ -1,4 +1,4 @@
-"""Rules that leave documents, or lines of them, out: those of Gopher and C4, with their published thresholds.
+"""Rules that leave out documents, or lines of them: those of Gopher and C4, with their published thresholds.
 
 Gopher: Rae et al., arXiv 2112.11446, appendix A.1. C4: Raffel et al., arXiv 1910.10683, section 2.2. Both were made for
 English. Here every Chinese, Japanese or Korean character is a word of its own, and rules about the length of words and
@@ -7,6 +7,7 @@ about English stop words are not asked of texts that consist mostly of such char
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from longcat.config import RuleName
+from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.words import CJK_RANGES, Words
+from longcat.errors import ConfigError
 
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$|[\"'”’)])|[。！？]+")
 _CJK = "".join(f"{chr(first)}-{chr(last)}" for first, last in CJK_RANGES)
@@ -31,7 +33,7 @@ _DUPLICATE_NGRAM = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 @dataclass(frozen=True)
 class Document:
-    """A text and what several rules ask of it, worked out once."""
+    """A text and the features that several rules need, computed once."""
 
     text: str
 
@@ -42,7 +44,7 @@ class Document:
 
     @cached_property
     def lines(self) -> list[str]:
-        """Lines that are not empty."""
+        """The lines that are not empty, without white space around them."""
         return [line.strip() for line in self.text.split("\n") if line.strip()]
 
     @cached_property
@@ -88,13 +90,12 @@ def _stop_words(document: Document) -> bool:
 
 
 def _repeated(parts: list[str], by_count: float, by_characters: float) -> bool:
-    """Whether parts that came before are more than a share of all, by number or by characters."""
+    """Decide whether repetitions of earlier parts exceed a fraction of all parts, by number or by characters."""
     if not parts:
         return False
-    again = Counter(parts)
-    more = {part: count - 1 for part, count in again.items() if count > 1}
-    characters = sum(len(part) * count for part, count in more.items())
-    return sum(more.values()) > by_count * len(parts) or characters > by_characters * sum(map(len, parts))
+    repetitions = {part: count - 1 for part, count in Counter(parts).items() if count > 1}
+    characters = sum(len(part) * count for part, count in repetitions.items())
+    return sum(repetitions.values()) > by_count * len(parts) or characters > by_characters * sum(map(len, parts))
 
 
 def _duplicate_lines(document: Document) -> bool:
@@ -123,7 +124,7 @@ def _top_ngrams(document: Document) -> bool:
 
 
 def _duplicate_ngrams(document: Document) -> bool:
-    """N-grams that came before, each of their characters counted once."""
+    """Decide whether repeated n-grams cover too many characters, each character counted once."""
     total = int(document.words.lengths.sum())
     least = min(_DUPLICATE_NGRAM.values())
     for n, share in _DUPLICATE_NGRAM.items():
@@ -136,16 +137,16 @@ def _duplicate_ngrams(document: Document) -> bool:
 
 
 def _repeated_characters(words: Words, n: int) -> int:
-    """Characters in runs of n words that came before."""
+    """Count the characters in runs of n words that occurred before."""
     hashed = words.runs(n)
     ordered = np.sort(hashed)
     if not (ordered[1:] == ordered[:-1]).any():
         return 0
     _, first, where = np.unique(hashed, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[where] != np.arange(len(hashed)))
+    repeated = np.flatnonzero(first[where] != np.arange(len(hashed)))
     edges = np.zeros(len(words) + 1, np.int64)
-    np.add.at(edges, again, 1)
-    np.add.at(edges, again + n, -1)
+    np.add.at(edges, repeated, 1)
+    np.add.at(edges, repeated + n, -1)
     return int(words.lengths[edges[:-1].cumsum() > 0].sum())
 
 
@@ -178,15 +179,15 @@ def _keep_not_policy(line: str) -> bool:
     return not any(phrase in lower for phrase in _POLICY)
 
 
-LINE_RULES: dict[RuleName, Callable[[str], bool]] = {
+LINE_RULES: dict[str, Callable[[str], bool]] = {
     "c4_line_punctuation": _keep_punctuated,
     "c4_line_words": _keep_long,
     "c4_line_javascript": _keep_not_javascript,
     "c4_line_policy": _keep_not_policy,
 }
-"""Lines that a rule does not keep are cut out before documents are judged."""
+"""Rules for lines: lines for which a rule is false are cut out before documents are judged."""
 
-DOCUMENT_RULES: dict[RuleName, Callable[[Document], bool]] = {
+DOCUMENT_RULES: dict[str, Callable[[Document], bool]] = {
     "c4_sentences": _sentences,
     "c4_lorem_ipsum": _lorem_ipsum,
     "c4_curly_bracket": _curly_bracket,
@@ -202,24 +203,79 @@ DOCUMENT_RULES: dict[RuleName, Callable[[Document], bool]] = {
     "gopher_top_ngrams": _top_ngrams,
     "gopher_duplicate_ngrams": _duplicate_ngrams,
 }
-"""Documents for which a rule is true are left out; the first one that is counts."""
+"""Rules for documents: a document is left out by the first rule that is true."""
 
 
 class Filter:
-    """Some of the rules, in their fixed order."""
+    """Some of the rules in their fixed order, and functions of the user's own after them."""
 
-    def __init__(self, rules: list[RuleName]) -> None:
-        self.names = [name for name in DOCUMENT_RULES if name in rules]
-        """Of the rules that leave documents out."""
-        self._lines = [rule for name, rule in LINE_RULES.items() if name in rules]
-        self._documents = [(name, DOCUMENT_RULES[name]) for name in self.names]
+    def __init__(self, filters: list[str]) -> None:
+        """Look the rules up.
+
+        Args:
+            filters: names of rules, of groups of rules, and of functions as `package.module:function`.
+
+        Raises:
+            ConfigError: there is no such rule, group or function.
+        """
+        chosen = {rule for name in filters if ":" not in name for rule in _rules_of(name)}
+        self.line_rules = [name for name in LINE_RULES if name in chosen]
+        """Names of the rules that cut lines."""
+        self.document_rules = [name for name in DOCUMENT_RULES if name in chosen]
+        """Names of the rules that leave documents out."""
+        own = dict.fromkeys(name for name in filters if ":" in name)
+        self.own = [OwnFunction.load(name, "corpus.filters") for name in own]
+        """Functions that say whether a text is kept."""
+        self._lines = [LINE_RULES[name] for name in self.line_rules]
+        self._documents = [(name, DOCUMENT_RULES[name]) for name in self.document_rules]
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons for which documents may be left out, in the order of the questions."""
+        return [*self.document_rules, *(own.name for own in self.own)]
 
     def lines(self, text: str) -> str:
-        """The text without the lines that some rule does not keep; unchanged where no such rule is asked for."""
+        """Cut out the lines that some rule does not keep; without such rules the text stays the same object."""
         if not self._lines:
             return text
         return "\n".join(line for line in text.split("\n") if all(keeps(line) for keeps in self._lines))
 
-    def verdict(self, document: Document) -> RuleName | None:
-        """The first rule that leaves a document out, or none."""
-        return next((name for name, leaves_out in self._documents if leaves_out(document)), None)
+    def verdict(self, document: Document) -> str | None:
+        """Return the first reason to leave a document out, or None.
+
+        Raises:
+            ConfigError: a function of the user's own failed, or returned something else than True or False.
+        """
+        for name, leaves_out in self._documents:
+            if leaves_out(document):
+                return name
+        for own in self.own:
+            kept = own(document.text)
+            if not isinstance(kept, bool | np.bool_):
+                raise own.failed(f"it returned {kept!r}; expected True for a document to keep, or False")
+            if not kept:
+                return own.name
+        return None
+
+
+def rule_groups() -> dict[str, list[str]]:
+    """Map each group, the part of a rule's name before the first underscore, to its rules."""
+    groups: dict[str, list[str]] = {}
+    for name in [*LINE_RULES, *DOCUMENT_RULES]:
+        groups.setdefault(name.partition("_")[0], []).append(name)
+    return groups
+
+
+def _rules_of(name: str) -> list[str]:
+    """Return the rules that a name stands for."""
+    groups = rule_groups()
+    rules = [*LINE_RULES, *DOCUMENT_RULES]
+    if name in groups or name in rules:
+        return groups.get(name, [name])
+    near = difflib.get_close_matches(name, [*groups, *rules], n=1, cutoff=0.6)
+    raise ConfigError(
+        f"corpus.filters: there is no rule {name!r}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+        + f"; groups are {', '.join(groups)}, which stand for all of their rules; rules are {', '.join(rules)}; "
+        "a function of your own is package.module:function"
+    )

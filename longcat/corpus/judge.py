@@ -1,13 +1,9 @@
-"""One document after another: cleaned, or left out for a reason that can be seen from the document alone."""
+"""The questions that a document is asked by itself: it is cleaned, or left out for a reason."""
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,39 +12,43 @@ from longcat.corpus.cleaning import Dropped, clean, repair
 from longcat.corpus.decontamination import is_contaminated
 from longcat.corpus.filters import Document, Filter
 from longcat.corpus.language import language
+from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.privacy import mask
-from longcat.errors import ConfigError
 
 SAMPLES, SAMPLE_CHARACTERS = 3, 300
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about one document."""
+    """The outcome of all questions about one document."""
 
     document: Document | Dropped
     language: str | None = None
-    """Where languages are asked for and it came to that question."""
+    """Code of its language; None if languages do not matter, or the document was left out before that question."""
     masked: Counter[str] | None = None
-    """Pieces of personal data replaced, by kind."""
+    """Personal data replaced, counted by kind."""
 
 
 class Judge:
-    """Cheap questions come first; a document is counted under the first reason that leaves it out.
+    """Judges documents one by one; cheap questions come first, and the first reason that leaves a document out counts.
 
     Encoding, normal form, lines, length, language, personal data, rules, quality, contamination.
     """
 
     def __init__(self, corpus: CorpusConfig, known: np.ndarray) -> None:
-        """`known` are the hashes of `decontamination.known_runs`.
+        """Prepare the questions of a configuration.
+
+        Args:
+            corpus: what is asked.
+            known: hashes of `decontamination.known_runs`.
 
         Raises:
-            ConfigError: there is no function as `corpus.quality` names it.
+            ConfigError: there is no rule or function as `corpus.filters` or `corpus.quality` names it.
         """
         self._corpus = corpus
         self._filter = Filter(corpus.filters)
         self._known = known
-        self._quality = None if corpus.quality is None else quality_function(corpus.quality.function)
+        self._quality = quality_function(corpus)
 
     def verdict(self, text: str) -> Verdict:
         """Clean and judge a document."""
@@ -70,15 +70,15 @@ class Judge:
         return Verdict(document, spoken, masked)
 
     def _score(self, text: str) -> float:
-        assert self._quality and self._corpus.quality
+        assert self._quality
+        score = self._quality(text)
         try:
-            return float(self._quality(text))
-        except Exception as error:  # other people's code
-            name = self._corpus.quality.function
-            raise ConfigError(f"corpus.quality.function={name} failed: {type(error).__name__}: {error}") from error
+            return float(score)
+        except (TypeError, ValueError):
+            raise self._quality.failed(f"it returned {score!r}, not a number") from None
 
     def sample(self, text: str) -> str:
-        """The beginning of a document that was left out, without the personal data that is masked elsewhere."""
+        """Return the beginning of a document that was left out, with its personal data masked as everywhere."""
         # masked before it is cut: half an address is not recognised
         return mask(text[: 2 * SAMPLE_CHARACTERS], self._corpus.mask, Counter())[:SAMPLE_CHARACTERS]
 
@@ -94,10 +94,10 @@ class Judge:
 
 
 def reasons(corpus: CorpusConfig) -> list[str]:
-    """Why documents may be left out under this configuration, in the order of the questions."""
+    """List the reasons for which this configuration may leave documents out, in the order of the questions."""
     names = ["empty", "too_short", "too_long"]
     names += ["language"] if corpus.languages else []
-    names += Filter(corpus.filters).names
+    names += Filter(corpus.filters).reasons
     names += ["quality"] if corpus.quality else []
     names += ["contaminated"] if corpus.decontaminate else []
     names += ["duplicate"]
@@ -105,27 +105,10 @@ def reasons(corpus: CorpusConfig) -> list[str]:
     return names + (["repeated_paragraphs"] if corpus.repeated_paragraph_characters else [])
 
 
-def quality_function(name: str) -> Callable[[str], float]:
-    """The function `package.module:name`.
+def quality_function(corpus: CorpusConfig) -> OwnFunction | None:
+    """Load the function that `corpus.quality` names, if it names one.
 
     Raises:
         ConfigError: it is not there.
     """
-    try:
-        function = pkgutil.resolve_name(name)
-    except Exception as error:  # importing runs other people's code
-        raise ConfigError(f"corpus.quality.function={name} cannot be imported: {error}") from error
-    if not callable(function):
-        raise ConfigError(f"corpus.quality.function={name} is no function")
-    return function
-
-
-def quality_source(name: str) -> Path | None:
-    """The file that the function is defined in; none for one written in C."""
-    function = inspect.unwrap(quality_function(name))
-    for defined in (function, type(function)):  # an object that can be called is of some class
-        try:
-            return Path(str(inspect.getsourcefile(defined)))
-        except (TypeError, OSError):
-            continue
-    return None
+    return None if corpus.quality is None else OwnFunction.load(corpus.quality.function, "corpus.quality.function")

@@ -1,4 +1,4 @@
-"""Which rows make up the batch of a step: a pure function of seed and step, with no state to save or to lose.
+"""Batches as a pure function of seed and step, so that there is no state to save or to lose.
 
 Every epoch goes through all rows once, in an order of its own. The order is a keyed permutation that is computed, not
 stored: a Feistel network over the smallest even number of bits that holds a row number, walked until it lands inside
@@ -20,7 +20,7 @@ _ROUNDS = 6
 
 
 class Loader:
-    """Batches for one of `world` processes, each of which gets its share of every global batch."""
+    """Batches for one of `world` processes, each of which gets its part of every global batch."""
 
     def __init__(self, rows: TokenRows, seed: int, batch_sequences: int, rank: int = 0, world: int = 1) -> None:
         if len(rows) < 1:
@@ -30,39 +30,39 @@ class Loader:
         self.rows = rows
         self.seed = seed
         self.batch_sequences = batch_sequences
-        self.share = range(rank * batch_sequences // world, (rank + 1) * batch_sequences // world)
+        self.places = range(rank * batch_sequences // world, (rank + 1) * batch_sequences // world)
 
     def batch(self, step: int) -> Batch:
-        """This process' rows of a step, `[batch_sequences / world, sequence_length]`."""
+        """Read this process' rows of a step, `[batch_sequences / world, sequence_length]`."""
         return self.rows.take(self.indices(step))
 
     def indices(self, step: int) -> np.ndarray:
-        """Numbers of this process' rows of a step, int64; a batch may reach into the next epoch."""
-        places = step * self.batch_sequences + np.arange(self.share.start, self.share.stop, dtype=np.int64)
+        """Return the numbers of this process' rows of a step, int64; a batch may reach into the next epoch."""
+        places = step * self.batch_sequences + np.arange(self.places.start, self.places.stop, dtype=np.int64)
         epochs, places = np.divmod(places, len(self.rows))
         indices = np.empty_like(places)
         for epoch in np.unique(epochs):
-            mine = epochs == epoch
-            indices[mine] = permute(places[mine], len(self.rows), self.seed, int(epoch))
+            of_epoch = epochs == epoch
+            indices[of_epoch] = shuffled_index(places[of_epoch], len(self.rows), self.seed, int(epoch))
         return indices
 
     def epoch(self, step: int) -> float:
-        """Passes over the rows that are complete before this step."""
+        """Return the passes over all rows that are complete before a step, as a fraction."""
         return step * self.batch_sequences / len(self.rows)
 
 
 class Prefetcher:
-    """Reads the batch of the next step while the one before is in work."""
+    """Reads the batch of the next step in the background while the current one is used."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._coming: tuple[int, Future[Batch]] | None = None
         self.waited = 0.0
-        """Seconds that the last `batch` was waited for."""
+        """Seconds that the last call of `batch` waited."""
 
     def batch(self, step: int) -> Batch:
-        """As `Loader.batch`; quick when steps come in order."""
+        """Return the batch of a step as `Loader.batch` does; without waiting when steps come in order."""
         began = time.perf_counter()
         if self._coming is not None and self._coming[0] == step:
             rows = self._coming[1].result()
@@ -73,8 +73,8 @@ class Prefetcher:
         return rows
 
 
-def permute(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Where each place in `range(size)` goes under the permutation of (seed, epoch), int64 of the same shape."""
+def shuffled_index(places: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+    """Map places in `range(size)` by the permutation of (seed, epoch), int64 of the same shape."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     keys = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64)
     values = places.astype(np.uint64)

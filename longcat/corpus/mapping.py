@@ -1,4 +1,4 @@
-"""Where work is done: a `Mapper` calls a function on many items and hands back the results in their order.
+"""Parallel map: a `Mapper` calls a function on many items and yields the results in their order.
 
 Functions and items have to be picklable, and all processes see the same files; so the same functions run in this
 process, in others of this machine, and on a cluster (`tasks.cluster`).
@@ -25,16 +25,16 @@ _Out = TypeVar("_Out")
 
 
 class Mapper(Protocol):
-    """`map` in some order, results in the order of the items; takes items as it needs them."""
+    """Lazy parallel map: consumes items on demand, yields results in input order."""
 
     def __call__(self, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-        """Results in the order of the items."""
+        """Call a function on each item; yields the results in the order of the items."""
         ...
 
 
 @contextmanager
 def processes(count: int = 0) -> Iterator[Mapper]:
-    """A mapper to processes of this machine, one a core if `count` is 0; a single item is worked on in this one.
+    """Provide a mapper over processes of this machine, one per core if `count` is 0; a single item stays in this process.
 
     The mapper raises `LongcatError` when a process is killed, and whatever the function raises.
     """
@@ -68,7 +68,7 @@ def processes(count: int = 0) -> Iterator[Mapper]:
 
 
 def in_order(submit: Callable[[_In], Any], items: Iterable[_In], pending: int) -> Iterator[_Out]:
-    """Results of what `submit` starts, in the order of the items, with at most `pending` under way."""
+    """Yield the results of submitted items in their order, with at most `pending` submitted at a time."""
     waiting: deque[Any] = deque()
     for item in items:
         waiting.append(submit(item))
@@ -79,7 +79,7 @@ def in_order(submit: Callable[[_In], Any], items: Iterable[_In], pending: int) -
 
 
 def _follow_parent(parent: int) -> None:
-    """Do not outlive a parent that is killed; leave Ctrl-C to it."""
+    """Die with the parent process, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:

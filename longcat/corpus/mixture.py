@@ -1,6 +1,6 @@
-"""Which documents are trained on, and how often: the mixture of sources, and of long documents with the rest.
+"""The mixture of sources, and of long and shorter documents: which documents are trained on, and how often.
 
-Documents form groups by source, and by length if long ones have a share of their own. A group's share in the tokens
+Documents form groups by source, and by length if long ones have a fraction of their own. A group's fraction of the tokens
 follows from the weights. The mixture is as large as it can be without repeating a document, or `mixture_tokens`; then
 documents are repeated, whole rounds first. Which documents of a group are taken follows from the hash of their content.
 """
@@ -17,21 +17,21 @@ from longcat.errors import ConfigError
 
 @dataclass(frozen=True)
 class Group:
-    """Documents that are mixed alike."""
+    """Documents that are sampled at the same rate."""
 
     source: int
     long: bool | None
-    """Whether these are the long ones; none if length does not count."""
+    """Whether these are the long ones; None if length does not matter."""
     members: np.ndarray
     """Numbers of its documents, int64, in the order in which they are taken."""
     tokens: int
-    """Of the members."""
+    """Tokens of all members."""
     wanted: float
     """Tokens to train on."""
 
     @property
     def repeats(self) -> float:
-        """Times that the group is gone through."""
+        """How many times the group is repeated, as a fraction."""
         return self.wanted / self.tokens
 
 
@@ -39,26 +39,28 @@ def groups(table: np.ndarray, corpus: CorpusConfig) -> list[Group]:
     """Divide the training documents of a `documents` table, and settle how many tokens each group gives.
 
     Raises:
-        ConfigError: `mixture_tokens` needs more than `max_repeats`, or a share is asked of documents that are not there.
+        ConfigError: `mixture_tokens` needs more than `max_repeats`, or a fraction is configured for documents that do not exist.
     """
     train = np.flatnonzero(~table["held_out"])
     members: list[tuple[int, bool | None, np.ndarray, int]] = []
     for number, source in enumerate(corpus.sources):
-        mine = train[table["source"][train] == number]
-        mine = mine[np.argsort(table["key"][mine], kind="stable")]
+        own = train[table["source"][train] == number]
+        own = own[np.argsort(table["key"][own], kind="stable")]
         if source.max_tokens is not None:
-            mine = mine[np.cumsum(table["tokens"][mine]) <= source.max_tokens]
-        parts: list[tuple[bool | None, np.ndarray]] = [(None, mine)]
+            own = own[np.cumsum(table["tokens"][own]) <= source.max_tokens]
+        parts: list[tuple[bool | None, np.ndarray]] = [(None, own)]
         if corpus.long_documents:
-            is_long = table["tokens"][mine] >= corpus.long_documents.min_tokens
-            parts = [(True, mine[is_long]), (False, mine[~is_long])]
+            is_long = table["tokens"][own] >= corpus.long_documents.min_tokens
+            parts = [(True, own[is_long]), (False, own[~is_long])]
         members += [(number, long, part, int(table["tokens"][part].sum())) for long, part in parts]
     members = [entry for entry in members if entry[3]]
     if not members:  # `max_tokens` is less than any document
         return []
-    shares = _shares(members, corpus)
-    total = corpus.mixture_tokens or min(entry[3] / share for entry, share in zip(members, shares, strict=True))
-    made = [Group(*entry, share * total) for entry, share in zip(members, shares, strict=True)]
+    fractions = _fractions(members, corpus)
+    total = corpus.mixture_tokens or min(
+        entry[3] / fraction for entry, fraction in zip(members, fractions, strict=True)
+    )
+    made = [Group(*entry, fraction * total) for entry, fraction in zip(members, fractions, strict=True)]
     for group in made:
         if group.repeats > corpus.max_repeats:
             what = {None: "documents", True: "long documents", False: "shorter documents"}[group.long]
@@ -69,33 +71,33 @@ def groups(table: np.ndarray, corpus: CorpusConfig) -> list[Group]:
     return made
 
 
-def _shares(members: list[tuple[int, bool | None, np.ndarray, int]], corpus: CorpusConfig) -> list[float]:
-    """Share of each group in the mixture; they add up to 1."""
+def _fractions(members: list[tuple[int, bool | None, np.ndarray, int]], corpus: CorpusConfig) -> list[float]:
+    """Return the fraction of each group in the mixture; they add up to 1."""
     tokens = np.array([entry[3] for entry in members], float)
     source = np.array([entry[0] for entry in members])
-    own = np.bincount(source, tokens, len(corpus.sources))
-    weights = own / own.sum()
+    available = np.bincount(source, tokens, len(corpus.sources))
+    weights = available / available.sum()
     if all(settings.weight is not None for settings in corpus.sources):
-        weights = np.array([settings.weight for settings in corpus.sources], float) * (own > 0)
+        weights = np.array([settings.weight for settings in corpus.sources], float) * (available > 0)
         weights /= weights.sum()
     if corpus.long_documents is None:
         return list(weights[source])
     long = np.array([bool(entry[1]) for entry in members])
-    shares = np.zeros(len(members))
-    wishes = (("long", long, corpus.long_documents.share), ("short", ~long, 1 - corpus.long_documents.share))
-    for what, wanted, share in wishes:
-        if not wanted.any():
+    fractions = np.zeros(len(members))
+    parts = (("long", long, corpus.long_documents.fraction), ("short", ~long, 1 - corpus.long_documents.fraction))
+    for name, of_part, fraction in parts:
+        if not of_part.any():
             raise ConfigError(
-                f"corpus.long_documents.min_tokens={corpus.long_documents.min_tokens}: no document is {what}"
+                f"corpus.long_documents.min_tokens={corpus.long_documents.min_tokens}: no document is {name}"
             )
         # within long ones, and within the rest, sources keep their weights as far as they have such documents
-        present = weights[source] * wanted
-        shares += share * present / present.sum()
-    return list(shares)
+        present = weights[source] * of_part
+        fractions += fraction * present / present.sum()
+    return list(fractions)
 
 
 def choose(table: np.ndarray, mixture: list[Group]) -> np.ndarray:
-    """Numbers of the documents to train on, int64: in the order of the table, round after round for repeated ones."""
+    """Return the numbers of the documents to train on, int64: in the order of the table, round after round for repeated ones."""
     rounds: list[np.ndarray] = []
     for group in mixture:
         whole = int(group.repeats + 1e-9)

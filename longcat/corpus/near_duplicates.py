@@ -17,12 +17,12 @@ _PAIRS = 1 << 14  # compared at once
 
 
 def shingles(words: Words, config: NearDuplicateConfig) -> np.ndarray:
-    """Hashes of all runs of `shingle_words` words, uint64; of the whole text if it has fewer words."""
+    """Hash all runs of `shingle_words` words, uint64; a shorter text is one run."""
     return words.runs(max(1, min(len(words), config.shingle_words)))
 
 
 def signatures(documents: list[np.ndarray], config: NearDuplicateConfig) -> np.ndarray:
-    """Minima of `bands * rows` hash functions over the shingles of each document, uint32 `[documents, minima]`."""
+    """Compute the minima of `bands * rows` hash functions over the shingles of each document, uint32 `[documents, minima]`."""
     from rensa import RMinHash
 
     size = config.bands * config.rows
@@ -35,27 +35,27 @@ def signatures(documents: list[np.ndarray], config: NearDuplicateConfig) -> np.n
 
 
 def near_duplicates(signatures: np.ndarray, config: NearDuplicateConfig) -> np.ndarray:
-    """Which documents are as similar to an earlier one as the threshold, bool `[documents]`.
+    """Mark the documents that are at least as similar to an earlier one as the threshold, bool `[documents]`.
 
     Documents that agree in all rows of a band are compared with the first such document and with the one before; the
-    similarity is the share of minima they have in common. What an earlier document is similar to counts no less for
-    being left out itself, so chains of similar documents keep their first one only.
+    similarity is the fraction of minima they have in common. A dropped document still acts as a reference, so only the
+    first of a chain of near-duplicates is kept.
     """
-    found = np.zeros(len(signatures), bool)
+    duplicate = np.zeros(len(signatures), bool)
     for band in range(config.bands):
         keys = np.zeros(len(signatures), np.uint64)
         for row in range(band * config.rows, (band + 1) * config.rows):
             keys = mix(keys + signatures[:, row])
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
-        again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
-        if not len(again):
+        repeated = np.flatnonzero(keys[1:] == keys[:-1]) + 1
+        if not len(repeated):
             continue
-        leaders = order[np.searchsorted(keys, keys[again])]
-        for later, earlier in ((order[again], leaders), (order[again], order[again - 1])):
+        leaders = order[np.searchsorted(keys, keys[repeated])]
+        for later, earlier in ((order[repeated], leaders), (order[repeated], order[repeated - 1])):
             for begin in range(0, len(later), _PAIRS):
                 part = slice(begin, begin + _PAIRS)
-                pairs = ~found[later[part]]
+                pairs = ~duplicate[later[part]]
                 these, those = later[part][pairs], earlier[part][pairs]
-                found[these] = (signatures[these] == signatures[those]).mean(1) >= config.threshold
-    return found
+                duplicate[these] = (signatures[these] == signatures[those]).mean(1) >= config.threshold
+    return duplicate

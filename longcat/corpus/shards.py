@@ -1,11 +1,11 @@
 """Token shards on disk: written once by preprocessing, memory-mapped by everything after it.
 
 tokenizer.json        the tokenizer
-token_bytes.npy       int32 [vocabulary]: UTF-8 bytes each token stands for
+token_bytes.npy       int32 [vocabulary]: UTF-8 bytes each token stands for; the vocabulary ends at the largest id + 1
 SPLIT-00000.npy       uint16 or uint32 [rows, sequence_length + 1], see `packing`; what is left of a row is padding
-SPLIT-00000.spans.npy int32 [spans, 3]: row in the shard and column where a piece of a document begins, and how many
+SPLIT-00000.spans.npy int32 [spans, 3]: row in the shard and column where a segment of a document begins, and how many
                       tokens of the document came before it; -1 where the padding of a row begins
-index.json            what there is; SPLIT is `train` or `held_out`
+index.json            the shards of each SPLIT, `train` and `held_out`, and what is common to them
 """
 
 from __future__ import annotations
@@ -20,14 +20,11 @@ import numpy as np
 
 from longcat.artifact import sha256_file, write_json
 from longcat.corpus.arrays import save
-from longcat.corpus.packing import Pieces, pack
+from longcat.corpus.packing import Segments, pack
 from longcat.errors import ArtifactError
+from longcat.padding import IGNORE, PADDING, is_padding
 
 INDEX, TOKENIZER, TOKEN_BYTES = "index.json", "tokenizer.json", "token_bytes.npy"
-IGNORE = -100
-"""Target that is not learnt, as torch's losses have it."""
-PADDING = -1
-"""Document of a token that is padding."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """What a split consists of."""
+    """The shards of a split, and its totals."""
 
     shards: list[Shard]
     rows: int
@@ -58,78 +55,78 @@ class Batch:
     """Rows taken from a split; arrays are int64 `[rows, sequence_length]`."""
 
     tokens: np.ndarray
-    """What the model sees."""
+    """Tokens that the model sees."""
     targets: np.ndarray
-    """What follows each token; `IGNORE` where that is padding, or was a target in another row already."""
+    """Token that follows each token; `IGNORE` where that is padding, or is a target of another row."""
     documents: np.ndarray
-    """Which document of its row a token belongs to, 0, 1, ...; `PADDING` for none."""
+    """Number of each token's document in its row, 0, 1, ...; `PADDING` for padding."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def cut(self, length: int) -> Batch:
-        """The same tokens in rows of another length, each taken for one document; for measurements of speed.
+    def reshape(self, length: int) -> Batch:
+        """Arrange the same tokens in rows of another length, each taken for one document; for measurements of speed.
 
         Raises:
-            ValueError: they do not make whole rows.
+            ValueError: they do not fill whole rows.
         """
         if self.tokens.size % length:
-            raise ValueError(f"{self.tokens.size} tokens are no whole rows of {length}")
+            raise ValueError(f"{self.tokens.size} tokens do not fill whole rows of {length}")
         tokens, targets = self.tokens.reshape(-1, length), self.targets.reshape(-1, length)
         return Batch(tokens, targets, np.zeros_like(targets))
 
     @classmethod
     def of_rows(cls, rows: np.ndarray) -> Batch:
-        """Rows `[rows, sequence_length + 1]` of one document each, without padding."""
+        """Make a batch of rows `[rows, sequence_length + 1]` that are one document each, without padding."""
         return cls(rows[:, :-1], rows[:, 1:], np.zeros_like(rows[:, 1:]))
 
     @property
     def learnt(self) -> int:
-        """Targets that count."""
+        """Number of targets that are learnt."""
         return int((self.targets != IGNORE).sum())
 
 
 def token_dtype(vocabulary_size: int) -> type[np.generic]:
-    """The smallest unsigned integer that shards of this vocabulary are stored in."""
+    """Return the smallest unsigned integer type that holds every id below `vocabulary_size`, the largest id + 1."""
     return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Pack some pieces of documents into rows and write them."""
+    """Pack some segments of documents into rows and write them."""
 
     directory: Path
     name: str
-    pieces: Pieces
-    """`document` counts in `files` and `begins`."""
+    segments: Segments
+    """Their `document` is a place in `file_of` and `begins`."""
     files: list[Path]
-    """Arrays of tokens."""
+    """Files that hold the tokens of documents."""
     file_of: np.ndarray
-    """Which of the files holds each document, int64 `[documents]`."""
+    """Place in `files` of the file that holds each document, int64 `[documents]`."""
     begins: np.ndarray
-    """Where each document begins in its file, int64 `[documents]`."""
+    """First token of each document in its file, int64 `[documents]`."""
     width: int
     max_padding: float
     dtype: type[np.generic]
     filler: int
-    """Token that stands where padding is."""
+    """Token stored in place of padding."""
 
 
 def write_shard(task: ShardTask) -> Shard:
-    """Write a shard, or find it written."""
+    """Write a shard, unless it is written already."""
     shard_file, spans_file = f"{task.name}.npy", f"{task.name}.spans.npy"
     if (task.directory / spans_file).exists():
         return Shard(shard_file, spans_file, len(np.load(task.directory / shard_file, mmap_mode="r")))
-    packed = pack(task.pieces, task.width, task.max_padding)
+    packed = pack(task.segments, task.width, task.max_padding)
     rows = np.full((packed.rows, task.width), task.filler, task.dtype)
     maps = [np.load(path, mmap_mode="r") for path in task.files]
-    begins = task.begins[packed.pieces.document] + packed.pieces.offset
+    begins = task.begins[packed.segments.document] + packed.segments.offset
     for row, column, file, begin, length in zip(
         packed.row.tolist(),
         packed.column.tolist(),
-        task.file_of[packed.pieces.document].tolist(),
+        task.file_of[packed.segments.document].tolist(),
         begins.tolist(),
-        packed.pieces.length.tolist(),
+        packed.segments.length.tolist(),
         strict=True,
     ):
         rows[row, column : column + length] = maps[file][begin : begin + length]
@@ -137,7 +134,7 @@ def write_shard(task: ShardTask) -> Shard:
     padded = np.flatnonzero(used < task.width)
     spans = np.concatenate(
         [
-            np.stack([packed.row, packed.column, packed.pieces.offset], axis=1),
+            np.stack([packed.row, packed.column, packed.segments.offset], axis=1),
             np.stack([padded, used[padded], np.full(len(padded), PADDING)], axis=1),
         ]
     )
@@ -163,7 +160,7 @@ def write_index(
 
 
 class TokenRows:
-    """The rows of one split, over all its shards; nothing is read before it is taken."""
+    """The rows of one split over all its shards, read when they are taken."""
 
     def __init__(self, directory: Path, index: SplitIndex, sequence_length: int) -> None:
         self.index = index
@@ -176,7 +173,7 @@ class TokenRows:
         return self.index.rows
 
     def take(self, indices: np.ndarray) -> Batch:
-        """Rows by number.
+        """Read rows by number.
 
         Raises:
             IndexError: a number outside `range(len(self))`.
@@ -187,7 +184,7 @@ class TokenRows:
             raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
         tokens = np.empty((len(indices), self._width), np.int64)
         documents = np.empty_like(tokens)
-        again = np.zeros(tokens.shape, bool)
+        predicted_before = np.zeros(tokens.shape, bool)  # in the row that the document was cut at
         owners = np.searchsorted(self._ends, indices, side="right")
         for place, (owner, index) in enumerate(zip(owners.tolist(), indices.tolist(), strict=True)):
             shard = self._open(owner)
@@ -196,9 +193,9 @@ class TokenRows:
             columns, offsets = shard.spans_of(row)
             names = np.where(offsets == PADDING, PADDING, np.arange(len(offsets)))
             documents[place] = np.repeat(names, np.diff(columns, append=self._width))
-            again[place, columns[offsets > 0]] = True
-        nothing = again | (documents == PADDING)
-        return Batch(tokens[:, :-1], np.where(nothing, IGNORE, tokens)[:, 1:], documents[:, :-1])
+            predicted_before[place, columns[offsets > 0]] = True
+        ignored = predicted_before | is_padding(documents)
+        return Batch(tokens[:, :-1], np.where(ignored, IGNORE, tokens)[:, 1:], documents[:, :-1])
 
     def _open(self, number: int) -> _OpenShard:
         if number not in self._opened:
@@ -223,9 +220,9 @@ class _OpenShard:
         return np.searchsorted(self.spans[:, 0], np.arange(len(self.rows) + 1))
 
     def spans_of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Columns and offsets of the spans in a row."""
-        mine = self.spans[self._first[row] : self._first[row + 1]]
-        return mine[:, 1], mine[:, 2]
+        """Return the columns and offsets of the spans in a row."""
+        spans = self.spans[self._first[row] : self._first[row + 1]]
+        return spans[:, 1], spans[:, 2]
 
 
 @dataclass(frozen=True)
@@ -236,8 +233,9 @@ class TokenCorpus:
     sequence_length: int
     """Inputs of a row; it holds one token more."""
     vocabulary_size: int
+    """The largest token id + 1."""
     end_of_text: int
-    """Token that follows every document."""
+    """Id of the token that follows every document."""
     tokenizer_sha256: str
     train: TokenRows
     held_out: TokenRows
@@ -273,7 +271,7 @@ class TokenCorpus:
 
     @property
     def tokenizer_path(self) -> Path:
-        """The tokenizer, as Hugging Face's `tokenizers` reads it."""
+        """Path of the tokenizer, as Hugging Face's `tokenizers` reads it."""
         return self.path / TOKENIZER
 
     @property

@@ -1,4 +1,4 @@
-"""Where text comes from: the standard library, files, or a data set of the hub, each pinned to its content.
+"""Sources of text: the standard library, files, packages, or a data set of the hub, each pinned to its content.
 
 `resolve` turns what the configuration names into a `Source` whose `pin` stands for the bytes, never for where they lie:
 SHA-256 of files in the order they are read, or the commit of a hub data set.
@@ -22,19 +22,19 @@ from typing import Any, Protocol, overload
 
 from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
-from longcat.corpus.blocks import cut, stamp
-from longcat.corpus.packages import unpack
-from longcat.corpus.readers import SUFFIXES, Oversized, Record, as_text, file_format
+from longcat.corpus.blocks import split_into_blocks, stamp
+from longcat.corpus.packages import check_package, unpack
+from longcat.corpus.readers import Oversized, Record, as_text, file_suffix, suffixes
 from longcat.errors import DataError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Block(Protocol):
-    """A piece of a source that can be read by itself, in any process that sees the same files."""
+    """A part of a source that can be read by itself, in any process that sees the same files."""
 
     def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
-        """Read it from its beginning, see `blocks.FileBlock.records`."""
+        """Read the block from its beginning, see `blocks.FileBlock.records`."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class Source:
 
     name: str
     licence: str | None
-    """As the source states it; None when it states none."""
+    """Licence that the source states; None if it states none."""
     pin: dict[str, str]
     """`{"sha256": ...}` of the content, or `{"revision": commit}`."""
     blocks: Sequence[Block]
     tolerant: bool = False
-    """Whether unreadable records are nobody's mistake: the standard library tests itself with broken files."""
+    """Whether unreadable records are expected: the standard library tests itself with broken files."""
 
 
 def resolve(config: SourceConfig, block_bytes: int) -> Source:
-    """Find a source, pin it to its content, and cut it into blocks of about `block_bytes`.
+    """Find a source, pin it to its content, and divide it into blocks of about `block_bytes`.
 
     Raises:
-        DataError: nothing there, not readable, a format we do not read, or the hub does not answer.
+        DataError: the source is missing or unreadable, has no format that is read, or the hub does not answer.
     """
     if config.kind == "stdlib":
         source = _standard_library(block_bytes)
@@ -71,26 +71,56 @@ def resolve(config: SourceConfig, block_bytes: int) -> Source:
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def _standard_library(block_bytes: int) -> Source:
+def check_source(config: SourceConfig) -> None:
+    """Refuse a source that cannot be read, without reading it or asking the network.
+
+    Raises:
+        DataError: a file or client is missing, or no file has a format that is read.
+    """
+    if config.kind == "stdlib":
+        _standard_library_files()
+    elif config.kind == "files":
+        for path in _local_files(config):
+            if not os.access(path, os.R_OK):
+                raise DataError(f"cannot read {path}: Permission denied")
+    elif config.kind == "package":
+        check_package(str(config.package))
+
+
+def _standard_library_files() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
     files = [path for path in _walk(root, {"site-packages", "dist-packages", "__pycache__"}) if path.suffix == ".py"]
     if not files:
         raise DataError(f"the Python in {root} has no sources of its standard library; name files in corpus.sources")
-    return _pinned("stdlib", "PSF-2.0", files, "text", block_bytes, tolerant=True)
+    return files
+
+
+def _standard_library(block_bytes: int) -> Source:
+    return _pinned("stdlib", "PSF-2.0", _standard_library_files(), "text", block_bytes, tolerant=True)
+
+
+def _local_files(config: SourceConfig) -> list[Path]:
+    """List the files of a source that have a format which is read, in the order they are read."""
+    path = Path(str(config.path)).expanduser()
+    if path.is_dir():
+        files = [file for file in _walk(path) if file_suffix(file)]
+    elif path.is_file():
+        files = [path] if file_suffix(path) else []
+    elif "://" in str(config.path):
+        raise DataError(
+            f"corpus source {config.path} is an address, which is not read; fetch the files, or name a data set as hub:NAME"
+        )
+    else:
+        raise DataError(f"corpus source {config.path} does not exist (relative paths start at {Path.cwd()})")
+    if not files:
+        problem = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
+        raise DataError(f"corpus source {config.path} {problem}; formats are {', '.join(suffixes())}")
+    return files
 
 
 def _local(config: SourceConfig, block_bytes: int) -> Source:
     path = Path(str(config.path)).expanduser()
-    if path.is_dir():
-        files = [file for file in _walk(path) if file_format(file)]
-    elif path.is_file():
-        files = [path] if file_format(path) else []
-    else:
-        raise DataError(f"corpus source {config.path} does not exist (relative paths start at {Path.cwd()})")
-    if not files:
-        what = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
-        raise DataError(f"corpus source {config.path} {what}; formats are {', '.join(SUFFIXES)}")
-    return _pinned(path.name or str(path), None, files, config.text_field, block_bytes)
+    return _pinned(path.name or str(path), None, _local_files(config), config.text_field, block_bytes)
 
 
 def _package(config: SourceConfig, block_bytes: int) -> Source:
@@ -98,7 +128,7 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
     files = [
         path
         for path in _walk(package.path)
-        if file_format(path) and fnmatchcase(path.relative_to(package.path).as_posix(), config.members)
+        if file_suffix(path) and fnmatchcase(path.relative_to(package.path).as_posix(), config.members)
     ]
     if not files:
         raise DataError(
@@ -109,7 +139,7 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
 
 
 def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:
-    """Files below a folder in the order of their path, without hidden files and folders and those in `skip`."""
+    """List the files below a folder in the order of their paths, without hidden files and folders and those in `skip`."""
 
     def give_up(error: OSError) -> None:
         raise DataError(f"cannot read folder {error.filename}: {error.strerror}") from error
@@ -124,19 +154,19 @@ def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:
 def _pinned(
     name: str, licence: str | None, files: list[Path], text_field: str, block_bytes: int, tolerant: bool = False
 ) -> Source:
-    """A source of files, read in the order given."""
+    """Make a source of files that are read in the order given."""
     try:
         stamps = [stamp(path) for path in files]
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(sha256_file, files))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or name}: {error.strerror}") from None
-    contents = json.dumps([[file_format(path), digest] for path, digest in zip(files, digests, strict=True)])
+    contents = json.dumps([[file_suffix(path), digest] for path, digest in zip(files, digests, strict=True)])
     return Source(
         name=name,
         licence=licence,
         pin={"sha256": hashlib.sha256(contents.encode()).hexdigest()},
-        blocks=cut(list(zip(files, stamps, strict=True)), text_field, block_bytes),
+        blocks=split_into_blocks(list(zip(files, stamps, strict=True)), text_field, block_bytes),
         tolerant=tolerant,
     )
 
@@ -168,7 +198,7 @@ def _hub(config: SourceConfig) -> Source:
 
 
 class HubBlocks(Sequence[Block]):
-    """A block for each file of a data set; the hub is asked for their number when it is needed."""
+    """The blocks of a data set, one per file; the hub is asked for their number when it is needed."""
 
     def __init__(self, config: SourceConfig, commit: str) -> None:
         self._config, self._commit = config, commit
@@ -186,7 +216,7 @@ class HubBlocks(Sequence[Block]):
     @overload
     def __getitem__(self, index: slice) -> list[Block]: ...
     def __getitem__(self, index: int | slice) -> Block | list[Block]:
-        """The block of a file."""
+        """Return the block of a file."""
         chosen = range(len(self))[index]
         if isinstance(chosen, range):
             return [self[number] for number in chosen]
@@ -203,7 +233,7 @@ class HubBlock:
     count: int
 
     def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
-        """The texts of the file.
+        """Read the texts of the file.
 
         Raises:
             DataError: the hub does not answer, or the data set has no such field.

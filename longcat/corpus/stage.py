@@ -16,13 +16,15 @@ import numpy as np
 from longcat.artifact import Artifact, Recipe, Workspace, sha256_file
 from longcat.config import CorpusConfig, PipelineConfig, identity
 from longcat.corpus import card
+from longcat.corpus.checks import check_corpus
 from longcat.corpus.decontamination import evaluation_files, pins
 from longcat.corpus.documents import BLOCKS, DOCUMENTS, MORE, SAMPLES_FILE, build_documents, describe_losses
 from longcat.corpus.facts import DocumentsFacts, TokensFacts
-from longcat.corpus.judge import quality_source
+from longcat.corpus.filters import Filter
+from longcat.corpus.judge import quality_function
 from longcat.corpus.mapping import Mapper, processes
 from longcat.corpus.mixture import Group, choose, groups
-from longcat.corpus.packing import Pieces, cut
+from longcat.corpus.packing import Segments, split_documents
 from longcat.corpus.shards import (
     TOKEN_BYTES,
     TOKENIZER,
@@ -53,16 +55,17 @@ def preprocess(
     Args:
         config: section `corpus`; `training.global_batch_sequences` only for a check.
         workspace: where the artifacts go.
-        report: hears of progress in percent.
-        mapper: where the work is done; `corpus.workers` processes of this machine if none is given.
+        report: receives progress in percent.
+        mapper: does the work; `corpus.workers` processes of this machine if none is given.
 
     Returns:
         A `tokens` artifact; `longcat.corpus.shards` describes and opens it.
 
     Raises:
-        DataError: a source is missing or damaged, more records than `corpus.max_bad_share` cannot be read, nothing is
+        DataError: a source is missing or damaged, more records than `corpus.max_bad_fraction` cannot be read, nothing is
             left after cleaning, or there is less text than one row per split and one training batch.
-        ConfigError: the mixture cannot be made, or the tokenizer or quality function cannot be used.
+        ConfigError: the mixture cannot be made, or a tokenizer, filter or function cannot be used, or the tokenizer ends
+            documents with another token than the model.
         StorageError: the disk is full.
     """
     if mapper is None:
@@ -70,6 +73,7 @@ def preprocess(
             return preprocess(config, workspace=workspace, report=report, mapper=mapper)
     corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))
+    check_corpus(config)
     sources = [resolve(source, corpus.block_bytes) for source in corpus.sources]
     evaluations = evaluation_files(corpus.decontaminate)
     recipe = documents_recipe(corpus, sources, evaluations)
@@ -96,14 +100,19 @@ def preprocess(
 
 
 def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: list[Path]) -> Recipe[DocumentsFacts]:
-    """What the documents follow from: the configuration, and the content of sources and files instead of their place."""
+    """Make the recipe of the documents: the configuration, with the content of files instead of their paths."""
     payload = {name: value for name, value in identity(corpus).items() if name not in _MIXING}
     payload["decontaminate"] = pins(evaluations)
     if corpus.tokenizer is not None:
         payload["tokenizer"] = _content(Path(corpus.tokenizer).expanduser(), "corpus.tokenizer")
-    if corpus.quality is not None:
-        source = quality_source(corpus.quality.function)
-        payload["quality"]["source"] = None if source is None else sha256_file(source)
+    rules = Filter(corpus.filters)
+    payload["filters"] = [
+        *rules.line_rules,
+        *rules.document_rules,
+        *([own.name, _sha256(own.source)] for own in rules.own),
+    ]
+    if quality := quality_function(corpus):
+        payload["quality"]["source"] = _sha256(quality.source)
     for described, origin in zip(payload["sources"], sources, strict=True):
         described.update(origin.pin)  # a moving `revision` becomes the commit it stands for now
         for name in _MIXING_OF_SOURCES:
@@ -114,7 +123,7 @@ def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: l
 
 
 def tokens_recipe(corpus: CorpusConfig, documents: Recipe[DocumentsFacts]) -> Recipe[TokensFacts]:
-    """What the shards follow from: the documents' recipe and the mixture."""
+    """Make the recipe of the shards: the documents' recipe and the mixture."""
     payload = {name: value for name, value in identity(corpus).items() if name in _MIXING}
     payload["sources"] = [
         {name: value for name, value in identity(source).items() if name in _MIXING_OF_SOURCES}
@@ -122,6 +131,10 @@ def tokens_recipe(corpus: CorpusConfig, documents: Recipe[DocumentsFacts]) -> Re
     ]
     payload["documents"] = documents.digest
     return Recipe(kind="tokens", facts=TokensFacts, version=STAGE_VERSION, identity=payload, sources=code_of(__name__))
+
+
+def _sha256(source: Path | None) -> str | None:
+    return None if source is None else sha256_file(source)
 
 
 def _content(path: Path, field: str) -> str:
@@ -144,10 +157,10 @@ def _build_tokens(
     tokens = {name: int(table["tokens"][numbers].sum()) for name, numbers in chosen.items()}
     for name, used in tokens.items():
         if used < width:
-            there = int(table["tokens"][table["held_out"] == (name == "held_out")].sum())
+            available = int(table["tokens"][table["held_out"] == (name == "held_out")].sum())
             reason, advice = describe_losses(facts), MORE[name]
-            if there >= width:
-                reason = f"the mixture takes no more of the {there} there are"
+            if available >= width:
+                reason = f"the mixture takes no more of the {available} available"
                 advice = "raise corpus.mixture_tokens or max_tokens of the sources, change their weights"
             raise DataError(
                 f"the {name} split has {used} tokens, one sequence needs {width}: {reason}; "
@@ -165,7 +178,7 @@ def _build_tokens(
         rows = sum(shard.rows for shard in shards)
         spans = np.concatenate([np.load(directory / shard.spans_file) for shard in shards])
         padding = int((width - spans[spans[:, 2] < 0, 1]).sum())
-        cuts = int((spans[:, 2] > 0).sum()) - int(sum((task.pieces.offset > 0).sum() for task in split))
+        cuts = int((spans[:, 2] > 0).sum()) - int(sum((task.segments.offset > 0).sum() for task in split))
         indices[name] = SplitIndex(
             shards=shards,
             rows=rows,
@@ -187,8 +200,8 @@ def _build_tokens(
         "held_out_tokens": indices["held_out"].tokens,
         "train_rows": train.rows,
         "held_out_rows": indices["held_out"].rows,
-        "padding_share": train.padding_tokens / (train.rows * (corpus.sequence_length_tokens + 1)),
-        "extra_cuts_share": train.extra_cuts / train.documents,
+        "padding_fraction": train.padding_tokens / (train.rows * (corpus.sequence_length_tokens + 1)),
+        "extra_cuts_fraction": train.extra_cuts / train.documents,
         "mixture": [_describe(group, facts["sources"]) for group in mixture],
         **facts,
         "documents_artifact": documents.digest,
@@ -206,25 +219,25 @@ def _shard_tasks(
     directory: Path,
     split: str,
 ) -> list[ShardTask]:
-    """Documents in their order, dealt out to shards of at most `shard_sequences` rows."""
+    """Divide documents in their order among shards of at most `shard_sequences` rows."""
     width = corpus.sequence_length_tokens + 1
     blocks = json.loads((documents.path / BLOCKS).read_text(encoding="utf-8"))
-    pieces = cut(np.arange(len(chosen)), table["tokens"][chosen], width)
-    # so few that they fit with the padding that packing may leave, tokens that are there twice, and a nearly empty row
+    segments = split_documents(np.arange(len(chosen)), table["tokens"][chosen], width)
+    # few enough to fit with the padding that packing may leave, tokens that are stored twice, and a nearly empty row
     room = max(1, int(0.98 * corpus.shard_sequences * (1 - corpus.max_padding)) - 1) * width
-    ends = np.cumsum(pieces.length)
-    shard_of = (ends - pieces.length) // room
+    ends = np.cumsum(segments.length)
+    shard_of = (ends - segments.length) // room
     tasks = []
-    for number in range(int(shard_of[-1]) + 1 if len(pieces) else 0):
+    for number in range(int(shard_of[-1]) + 1 if len(segments) else 0):
         first, last = np.searchsorted(shard_of, [number, number + 1])
-        mine = pieces.take(slice(first, last))
-        used = np.arange(mine.document[0], mine.document[-1] + 1)
+        part = segments.take(slice(first, last))
+        used = np.arange(part.document[0], part.document[-1] + 1)
         block_numbers, file_of = np.unique(table["block"][chosen[used]], return_inverse=True)
         tasks.append(
             ShardTask(
                 directory=directory,
                 name=f"{split}-{number:05d}",
-                pieces=Pieces(mine.document - mine.document[0], mine.offset, mine.length),
+                segments=Segments(part.document - part.document[0], part.offset, part.length),
                 files=[documents.path / f"{blocks[block]}.tokens.npy" for block in block_numbers],
                 file_of=file_of,
                 begins=table["begin"][chosen[used]],

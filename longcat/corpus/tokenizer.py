@@ -7,6 +7,7 @@ kana in runs of their own, other letters with the character before them, white s
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,18 +17,18 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longcat.config import CorpusConfig
-from longcat.config.corpus import TRAINED_END_OF_TEXT
+from longcat.config.tokenizer_file import TokenizerFile
 from longcat.errors import ConfigError, DataError
 
-UNKNOWN, BEGIN_OF_TEXT, END_OF_TEXT = 0, 1, TRAINED_END_OF_TEXT
 SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>")
+"""Special tokens of `train_tokenizer` in the order of their ids; the last is at `TRAINED_END_OF_TEXT`."""
 _HAN = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _PIECES = (  # the most frequent first: the order changes nothing but the time
     rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}&&[^{_HAN}]]+|\p{{N}}{{1,3}}|[{_HAN}]+"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _PROBE = "Every  Document, of 12345 numbers\n\n\tand  é É ﬁ 專門 한 😀 don't  end "
-"""Text that a tokenizer with a normal form, a lower case or spaces of its own does not give back."""
+"""Text that does not survive a tokenizer which normalises, lower-cases or adds spaces."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -57,15 +58,35 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`.
+    """Read a `tokenizer.json`; every token has the id that the file gives it.
 
     Raises:
-        DataError: it is missing or not a tokenizer.
+        DataError: it is missing, not a tokenizer, or has ids that cannot be kept.
     """
+    file = TokenizerFile.read(path)
     try:
-        return _text_only(Tokenizer.from_file(str(path)))
+        tokenizer = Tokenizer.from_file(str(path))
+        if _renumbered(tokenizer, file):
+            # the library numbers added tokens on from the count of the model's; those that the model knows keep their id
+            content = {
+                **file.content,
+                "model": {**file.content["model"], "vocab": file.added_tokens | file.model_tokens},
+            }
+            tokenizer = Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # tokenizers raises bare Exception
         raise DataError(f"cannot read tokenizer {path}: {error}") from None
+    if renumbered := _renumbered(tokenizer, file):
+        token, index = renumbered
+        raise DataError(
+            f"cannot use tokenizer {path}: {token!r} has id {file.added_tokens[token]}, and {index} when it is read"
+        )
+    return _text_only(tokenizer)
+
+
+def _renumbered(tokenizer: Tokenizer, file: TokenizerFile) -> tuple[str, int | None] | None:
+    """Find an added token that has another id than its file says."""
+    ids = ((token, tokenizer.token_to_id(token)) for token in file.added_tokens)
+    return next(((token, index) for token, index in ids if index != file.added_tokens[token]), None)
 
 
 def _text_only(tokenizer: Tokenizer) -> Tokenizer:
@@ -76,12 +97,17 @@ def _text_only(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Return the largest id + 1: the rows that an embedding needs, however many tokens there are."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def provide_tokenizer(path: Path, corpus: CorpusConfig, sample: Iterable[str]) -> Tokenizer:
-    """The tokenizer at `path`; if there is none yet, that of the configuration or one trained on the sample.
+    """Open the tokenizer at `path`; if there is none yet, write the configured one there, or one trained on the sample.
 
     Raises:
         DataError: `corpus.tokenizer` cannot be read.
-        ConfigError: it has more tokens than `corpus.vocabulary_size`, or works on other units than bytes.
+        ConfigError: `corpus.tokenizer` cannot be used, see `given_tokenizer`.
     """
     if not path.exists():
         if corpus.tokenizer is None:
@@ -95,50 +121,41 @@ def provide_tokenizer(path: Path, corpus: CorpusConfig, sample: Iterable[str]) -
 
 
 def given_tokenizer(path: str, corpus: CorpusConfig) -> Tokenizer:
-    """A tokenizer of the user's.
+    """Open a tokenizer of the user's own, if it can be used.
 
     Raises:
         DataError: it cannot be read.
-        ConfigError: it has too many tokens, works on other units than bytes, changes text, or does not end it.
+        ConfigError: it has too large ids, works on other units than bytes, changes text, or has no `corpus.end_of_text`.
     """
-    tokenizer = open_tokenizer(Path(path).expanduser())
+    file = Path(path).expanduser()
+    tokenizer = open_tokenizer(file)
     if any(tokenizer.token_to_id(letter) is None for letter in pre_tokenizers.ByteLevel.alphabet()):
-        raise ConfigError(
-            f"corpus.tokenizer={corpus.tokenizer} does not work on bytes; only byte-level tokenizers lose nothing"
-        )
-    size = max(tokenizer.get_vocab().values()) + 1
+        raise ConfigError(f"corpus.tokenizer={path} does not work on bytes; only byte-level tokenizers lose nothing")
+    size = vocabulary_size(tokenizer)
     if size > corpus.vocabulary_size:
         raise ConfigError(
-            f"corpus.tokenizer={corpus.tokenizer} has {size} tokens; corpus.vocabulary_size is {corpus.vocabulary_size}"
+            f"corpus.tokenizer={path} has ids up to {size - 1}; corpus.vocabulary_size={corpus.vocabulary_size} has to be "
+            f"at least {size}"
         )
-    end_of_text(tokenizer, corpus)
-    added = "".join(f"a  {token.content}  " for token in tokenizer.get_added_tokens_decoder().values())
-    for text in (_PROBE, added):
-        found = decode(tokenizer, encode(tokenizer, [text])[0])
-        if found != text:
-            raise ConfigError(f"corpus.tokenizer={corpus.tokenizer} changes text: {text!r} comes back as {found!r}")
+    TokenizerFile.read(file).end_of_text(corpus.end_of_text)
+    added = tokenizer.get_added_tokens_decoder()
+    special = [index for index, token in added.items() if token.special]
+    for text in (_PROBE, "".join(f"a  {token.content}  " for token in added.values())):
+        [tokens] = encode(tokenizer, [text])
+        decoded = decode(tokenizer, tokens)
+        if decoded != text:
+            raise ConfigError(f"corpus.tokenizer={path} changes text: {text!r} comes back as {decoded!r}")
+        if spelt := sorted({*tokens.tolist()} & {*special}):
+            name = added[spelt[0]].content
+            raise ConfigError(f"corpus.tokenizer={path} takes {name!r} in a document for its special token")
     return tokenizer
 
 
-def end_of_text(tokenizer: Tokenizer, corpus: CorpusConfig) -> int:
-    """The token that follows every document.
-
-    Raises:
-        ConfigError: `corpus.tokenizer` has no special token `corpus.end_of_text`.
-    """
-    if corpus.tokenizer is None:
-        return END_OF_TEXT
-    special = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    if corpus.end_of_text not in special:
-        raise ConfigError(
-            f"{corpus.tokenizer} has no special token {corpus.end_of_text!r} (corpus.end_of_text); special ones are: "
-            f"{', '.join(special) or 'none'}"
-        )
-    return int(special[corpus.end_of_text])
-
-
 def encode(tokenizer: Tokenizer, texts: list[str], end: int | None = None) -> list[np.ndarray]:
-    """Token ids of each text, uint32, without special tokens, but with the token `end` behind them if one is given."""
+    """Encode texts as token ids, uint32, each followed by the token `end` if one is given.
+
+    Whatever the tokenizer's post-processor would add is left out: a document gets one end, and no other special token.
+    """
     tail = [] if end is None else [end]
     return [
         np.array(item.ids + tail, np.uint32) for item in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -146,15 +163,15 @@ def encode(tokenizer: Tokenizer, texts: list[str], end: int | None = None) -> li
 
 
 def decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
-    """The text of token ids; the inverse of `encode`."""
+    """Decode token ids to the text they stand for; the inverse of `encode`."""
     return str(tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False))
 
 
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """UTF-8 bytes that each token stands for, int32 `[vocabulary]`; 0 for special tokens."""
+    """Count the UTF-8 bytes that each token stands for, int32 `[vocabulary]`; 0 for special tokens and ids without one."""
     added = tokenizer.get_added_tokens_decoder()
     vocabulary = tokenizer.get_vocab()
-    lengths = np.zeros(max(vocabulary.values()) + 1, np.int32)
+    lengths = np.zeros(vocabulary_size(tokenizer), np.int32)
     for token, index in vocabulary.items():
         if index in added:  # text as it is
             lengths[index] = 0 if added[index].special else len(token.encode())
@@ -165,7 +182,7 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Keep `tokenizers` from starting threads of its own, where the caller has brought some."""
+    """Keep `tokenizers` from starting threads of its own, where the caller works in parallel already."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"

@@ -1,7 +1,7 @@
 """Words of a text as numbers: repetition, duplicates and contamination are found among hashes of runs of words.
 
 A word is a run without white space; a Chinese, Japanese or Korean character is one of its own. Case does not count.
-Everything is worked out by numpy over the whole text, at about 50 MB/s.
+Everything is computed by numpy over the whole text, at about 50 MB/s.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _OTHER, _RARE_HAN = 0xFFFF, 0x4E00  # what characters beyond the basic plane are
 
 @dataclass(frozen=True)
 class Words:
-    """What is asked of the words of one text; arrays are `[words]`."""
+    """The words of one text; arrays are `[words]`."""
 
     hashes: np.ndarray
-    """uint64, the same for the same word whatever its case."""
+    """Hash of each word, uint64, whatever its case."""
     lengths: np.ndarray
-    """Characters, int64."""
+    """Characters of each word, int64."""
     is_cjk: np.ndarray
-    """Whether it is a Chinese, Japanese or Korean character, bool."""
+    """Whether each is a Chinese, Japanese or Korean character, bool."""
     is_alphabetic: np.ndarray
-    """Whether it has a letter, bool."""
+    """Whether each has a letter, bool."""
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     @classmethod
     def of(cls, text: str) -> Words:
-        """The words of a text in their order."""
+        """Split a text into words."""
         codes = np.frombuffer(text.lower().encode("utf-32-le"), np.uint32)
         looked_up = codes
         if len(codes) and codes.max() > _OTHER:
@@ -66,7 +66,7 @@ class Words:
         )
 
     def runs(self, n: int) -> np.ndarray:
-        """A hash of each run of n words, uint64 `[max(0, words - n + 1)]`."""
+        """Hash each run of n words, uint64 `[max(0, words - n + 1)]`."""
         count = max(0, len(self) - n + 1)
         hashed = np.zeros(count, np.uint64)
         for offset in range(n):
@@ -76,7 +76,7 @@ class Words:
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64: every input bit moves every output bit (arithmetic is modulo 2^64)."""
+    """Apply the finalizer of splitmix64: every input bit moves every output bit (arithmetic is modulo 2^64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -84,7 +84,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 @cache
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """For each character of the basic plane: its kind, and whether it is a letter."""
+    """Return, for each character of the basic plane, its kind and whether it is a letter."""
     characters = [chr(code) for code in range(_OTHER + 1)]
     kinds = np.fromiter((_SPACE if character.isspace() else _WORD for character in characters), np.uint8)
     for begin, end in CJK_RANGES:

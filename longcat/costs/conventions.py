@@ -2,13 +2,15 @@
 
 | name          | scores | counted weights                            | source                                        |
 | ------------- | ------ | ------------------------------------------ | --------------------------------------------- |
-| six_n         | none   | all activated but the embedding            | Kaplan et al., arXiv 2001.08361, table 1      |
-| six_n_all     | none   | all activated but n-gram tables            | FlagPerf's READMEs                            |
-| palm          | square | all activated but n-gram tables            | PaLM, arXiv 2204.02311, appendix B            |
-| llm_foundry   | square | all activated but n-gram tables            | llm-foundry, scripts/train/benchmarking       |
+| six_n         | none   | N but the embedding                        | Kaplan et al., arXiv 2001.08361, table 1      |
+| six_n_all     | none   | N                                          | FlagPerf's READMEs                            |
+| palm          | square | N                                          | PaLM, arXiv 2204.02311, appendix B            |
+| llm_foundry   | square | N                                          | llm-foundry, scripts/train/benchmarking       |
 | megatron_2021 | square | GPT of feed-forward width 4h, plus head    | Narayanan et al., arXiv 2104.04473, equation 3|
 | megatron      | causal | matrices but the router                    | Megatron-LM since 2025                        |
-| torchtitan    | square | all activated but the embedding            | torchtitan, num_flops_per_token               |
+| torchtitan    | square | N but the embedding                        | torchtitan, num_flops_per_token               |
+
+N is `longcat.costs.workload.Workload.formula_parameters`.
 """
 
 from __future__ import annotations
@@ -52,18 +54,17 @@ def megatron(workload: Workload, sequence_length: int) -> float:
 
 def torchtitan(workload: Workload, sequence_length: int) -> float:
     """PaLM's formula, N without the embedding: norms count as if they were matrices."""
-    parameters = workload.activated_parameters - workload.embedding_parameters
+    parameters = workload.formula_parameters - workload.embedding_parameters
     return palm(parameters, workload.attention_width, sequence_length)
 
 
 def side_by_side(workload: Workload, sequence_length: int) -> dict[str, float]:
     """FLOP of a training token as each source counts them, and as we do."""
-    n = workload.activated_parameters - workload.table_parameters
-    lookups = workload.embedding_parameters - workload.table_parameters
+    n = workload.formula_parameters
     return {
         "longcat": workload.training_flops(sequence_length),
         "longcat_full_attention": workload.training_flops(sequence_length, "full"),
-        "six_n": six_n(n - lookups),
+        "six_n": six_n(n - workload.embedding_parameters),
         "six_n_all": six_n(n),
         "palm": palm(n, workload.attention_width, sequence_length),
         "llm_foundry": llm_foundry(n, workload.layers, workload.hidden_size, sequence_length),

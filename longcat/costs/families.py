@@ -5,15 +5,13 @@ Each reader below is the shape of one family in transformers; tests compare the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from longcat.config import ModelConfig, NgramConfig, SparseAttentionConfig
+from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
+from longcat.config.config_json import read_json_object, read_longcat
 from longcat.costs.fields import EXPERTS, Fields, complete
 from longcat.costs.workload import Attention, Decoder, Workload, longcat_workload
 from longcat.errors import ConfigError
@@ -66,8 +64,8 @@ def _plain(
         }
         | ({"embedding_projections": projections} if projections else {}),
         attentions=(Attention(layers, heads, dim, dim),),
-        look_ups=vocabulary * width + positions * hidden,
-        vectors=layers * vectors + other_vectors,
+        embedding_parameters=vocabulary * width + positions * hidden,
+        norm_and_bias_parameters=layers * vectors + other_vectors,
         tied=tied,
     ).workload()
 
@@ -173,7 +171,7 @@ def _llama(
         mixture=(sparse, experts),
         attention_weights=2 * h * dim * (heads + kv_heads),
         attentions=_windows(f, family, layers, heads, dim) if windowed else (Attention(layers, heads, dim, dim),),
-        vectors=layers * (norms + biases) + h,
+        norm_and_bias_parameters=layers * (norms + biases) + h,
     ).workload()
 
 
@@ -236,7 +234,7 @@ def _gated(
     mixture: tuple[int, _Experts | None],
     attention_weights: int,
     attentions: tuple[Attention, ...],
-    vectors: int,
+    norm_and_bias_parameters: int,
     assumptions: tuple[str, ...] = (),
 ) -> Decoder:
     """Put a decoder together from dense layers (how many, width) and layers with experts (how many, which)."""
@@ -244,13 +242,13 @@ def _gated(
     matrices: dict[str, float] = {"attention_projections": layers * attention_weights, "lm_head": hidden * vocabulary}
     if dense[0]:
         matrices["dense_ffn"] = dense[0] * 3 * hidden * dense[1]
-    idle, count, experts = 0.0, *mixture
+    inactive, count, experts = 0.0, *mixture
     if experts is not None and count:
         matrices["router"] = count * experts.router
         matrices["routed_experts"] = count * experts.chosen * experts.expert
         if experts.shared:
             matrices["shared_experts"] = count * experts.shared
-        idle = count * (experts.number - experts.chosen) * experts.expert
+        inactive = count * (experts.number - experts.chosen) * experts.expert
     return Decoder(
         family=family,
         layers=layers,
@@ -258,10 +256,10 @@ def _gated(
         vocabulary=vocabulary,
         matrices=matrices,
         attentions=attentions,
-        look_ups=vocabulary * hidden,
-        vectors=vectors,
+        embedding_parameters=vocabulary * hidden,
+        norm_and_bias_parameters=norm_and_bias_parameters,
         tied=f.flag("tie_word_embeddings", False),
-        idle=idle,
+        inactive_expert_parameters=inactive,
         ffn_experts=0.0 if experts is None else experts.chosen,
         assumptions=assumptions,
     )
@@ -288,7 +286,7 @@ def _deepseek(f: Fields, family: str) -> Workload:
         mixture=(sparse, experts),
         attention_weights=weights,
         attentions=(Attention(layers, heads, key, value),),
-        vectors=vectors,
+        norm_and_bias_parameters=vectors,
         assumptions=(f"num_nextn_predict_layers={depths} is not counted; --mtp does",) if depths and not f.mtp else (),
     )
     if not f.mtp:
@@ -303,34 +301,23 @@ def _deepseek(f: Fields, family: str) -> Workload:
         shape,
         matrices={**shape.matrices, "mtp": depths * (2 * h * h + layer + head)},
         attentions=(Attention(layers + depths, heads, key, value),),
-        vectors=vectors + depths * (2 * h + q_rank + kv_rank + biases + 3 * h),
-        idle=shape.idle + depths * (experts.number - experts.chosen) * experts.expert,
+        norm_and_bias_parameters=vectors + depths * (2 * h + q_rank + kv_rank + biases + 3 * h),
+        inactive_expert_parameters=shape.inactive_expert_parameters
+        + depths * (experts.number - experts.chosen) * experts.expert,
         used_again=depths * head,
     ).workload()
 
 
-_LONGCAT_NGRAM = (
-    ("vocab_size_ratio", "ngram_vocab_size_ratio", "oe_vocab_size_ratio"),
-    ("neighbor_num", "emb_neighbor_num", "oe_neighbor_num"),
-    ("split_num", "emb_split_num", "oe_split_num"),
-)
-
-
-def _longcat(f: Fields, family: str, ffn_experts: float | None) -> Workload:
-    """Our own family. `longcat.interchange` reads the same file for the model itself, but needs torch."""
-    values = dict(f.values)
-    values.setdefault("num_layers", f.size("num_hidden_layers") // 2 if "num_hidden_layers" in values else None)
-    values.setdefault("moe_topk", values.get("num_experts_per_tok"))
-    fields = {name: values[name] for name in ModelConfig.model_fields if values.get(name) is not None}
-    for name in ("rope_scaling", "ngram", "sparse_attention"):
-        fields.pop(name, None)
-    ngram = {ours: values[name] for ours, *theirs in _LONGCAT_NGRAM for name in theirs if name in values}
-    if ngram:
-        fields["ngram"] = NgramConfig(**ngram, allow_near_multiple=True)
-    if values.get("index_topk"):
-        names = [name for name in SparseAttentionConfig.model_fields if name in values]
-        fields["sparse_attention"] = SparseAttentionConfig(**{name: values[name] for name in names})
-    return longcat_workload(ModelConfig(**fields), ffn_experts, family)
+def _longcat(values: Mapping[str, Any], source: str, ffn_experts: float | None) -> Workload:
+    """Our own family, by the reader that `longcat import` uses too."""
+    read = read_longcat(values, source)
+    workload = longcat_workload(read.model, ffn_experts, read.family)
+    notes = []
+    if read.nextn_layers:
+        notes.append(f"num_nextn_predict_layers={read.nextn_layers} is not counted; mtp_num_layers is")
+    if read.tied:
+        notes.append("tie_word_embeddings=true: the head is counted as weights of its own")
+    return replace(workload, assumptions=(*workload.assumptions, *notes))
 
 
 FAMILIES: dict[str, Callable[[Fields], Workload]] = {
@@ -358,7 +345,28 @@ FAMILIES: dict[str, Callable[[Fields], Workload]] = {
     "deepseek_v2": lambda f: _deepseek(f, "deepseek_v2"),
     "deepseek_v3": lambda f: _deepseek(f, "deepseek_v3"),
 }
-LONGCAT = ("longcat_flash", "longcat_flash_ngram", "longcat2")
+LONGCAT = tuple(LONGCAT_ARCHITECTURES.values())
+ARCHITECTURES = LONGCAT_ARCHITECTURES | {
+    "GPT2LMHeadModel": "gpt2",
+    "GPTNeoXForCausalLM": "gpt_neox",
+    "OPTForCausalLM": "opt",
+    "BloomForCausalLM": "bloom",
+    "BloomModel": "bloom",
+    "MptForCausalLM": "mpt",
+    "MPTForCausalLM": "mpt",
+    "FalconForCausalLM": "falcon",
+    "LlamaForCausalLM": "llama",
+    "LLaMAForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen2MoeForCausalLM": "qwen2_moe",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+    "DeepseekV2ForCausalLM": "deepseek_v2",
+    "DeepseekV3ForCausalLM": "deepseek_v3",
+}
+"""Family of each architecture, for files whose model type is missing or another name for the same."""
 
 
 def _qwen3(f: Fields, family: str) -> Workload:
@@ -380,27 +388,35 @@ def from_config(
     Raises:
         ConfigError: an unknown family, or a field that is missing or senseless.
     """
-    family, text = values.get("model_type"), values.get("text_config")
+    family, text = _family(values), values.get("text_config")
     if isinstance(text, Mapping) and "hidden_size" not in values:  # of a model that sees or hears, too
         outer = {name: values[name] for name in ("model_type", "tie_word_embeddings") if name in values}
         inner = from_config(outer | dict(text), f"{source}: text_config", ffn_experts, mtp=mtp)
-        return replace(inner, assumptions=(*inner.assumptions, f"of {family} only the text model is counted"))
-    if family not in (*FAMILIES, *LONGCAT):
+        whole = values.get("model_type") or values.get("architectures")
+        return replace(inner, assumptions=(*inner.assumptions, f"of {whole} only the text model is counted"))
+    if family is None:
         known = ", ".join([*FAMILIES, *LONGCAT])
-        raise ConfigError(f"{source}: model_type {family!r} is not known; there are: {known}")
+        raise ConfigError(
+            f"{source}: model_type {values.get('model_type')!r} is not known"
+            + (f", nor is architecture {values['architectures']}" if values.get("architectures") else "")
+            + f"; there are: {known}"
+        )
     if mtp and family not in ("deepseek_v2", "deepseek_v3"):
         raise ConfigError(f"{source}: {family} has no layers of multi-token prediction that --mtp could count")
-    fields = Fields(complete(str(family), values), source, mtp)
-    if family not in LONGCAT:
-        if ffn_experts is not None:
-            raise ConfigError(f"{source}: {family} has no zero-computation experts; --ffn-experts is for LongCat")
-        return FAMILIES[str(family)](fields)
-    try:
-        return _longcat(fields, str(family), ffn_experts)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = "".join(f"{name}: " for name in problem["loc"])
-        raise ConfigError(f"{source}: {where}{problem['msg'].removeprefix('Value error, ')}") from None
+    if family in LONGCAT:
+        return _longcat(values, source, ffn_experts)
+    if ffn_experts is not None:
+        raise ConfigError(f"{source}: {family} has no zero-computation experts; --ffn-experts is for LongCat")
+    return FAMILIES[family](Fields(complete(family, values), source, mtp))
+
+
+def _family(values: Mapping[str, Any]) -> str | None:
+    """The family by model type, or by the architecture where that says nothing; none where neither is known."""
+    family, architectures = values.get("model_type"), values.get("architectures")
+    if isinstance(family, str) and family in (*FAMILIES, *LONGCAT):
+        return family
+    names = architectures if isinstance(architectures, list) else []
+    return next((ARCHITECTURES[name] for name in names if isinstance(name, str) and name in ARCHITECTURES), None)
 
 
 def read_workload(path: Path, ffn_experts: float | None = None, *, mtp: bool = False) -> Workload:
@@ -410,12 +426,4 @@ def read_workload(path: Path, ffn_experts: float | None = None, *, mtp: bool = F
         ConfigError: it cannot be read or used.
     """
     path = path / "config.json" if path.is_dir() else path
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected an object, found {type(values).__name__}")
-    return from_config(values, str(path), ffn_experts, mtp=mtp)
+    return from_config(read_json_object(path), str(path), ffn_experts, mtp=mtp)

@@ -1,4 +1,4 @@
-"""The fields of a config.json, checked as they are read, with what transformers takes for those that are left out."""
+"""The fields of a config.json, checked as they are read, with transformers' defaults for missing ones."""
 
 from __future__ import annotations
 
@@ -34,29 +34,28 @@ _DEFAULTS: dict[str, dict[str, int]] = {
         "n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
         "num_experts_per_tok": 8, **_MLA,
     },
-    "longcat_flash": {"zero_expert_num": 256},
 }  # fmt: skip
-"""What transformers takes for a field that is left out, where that is more than "none" or "as another field".
+"""Defaults of transformers for missing fields, where they are more than "none" or "as another field".
 
 Width, depth, heads and vocabulary have to be there: a file without them is of something else.
 """
 
 
 def complete(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with those that are left out; one that is null is meant to be none."""
+    """Fill in the defaults of transformers for missing fields. An explicit null stays None."""
     defaults = _DEFAULTS.get(family, {})
     counted = any(name in values for name in EXPERTS)  # under whichever name
     return {name: value for name, value in defaults.items() if not (counted and name in EXPERTS)} | dict(values)
 
 
 class Fields:
-    """A config.json: a missing or senseless field is an error that names it."""
+    """The fields of a config.json; a missing or impossible one raises ConfigError with its name."""
 
     def __init__(self, values: Mapping[str, Any], source: str, mtp: bool = False) -> None:
         self.values, self.source, self.mtp = values, source, mtp
 
     def size(self, *names: str, default: int | None = None) -> int:
-        """The first of these fields that is there: a whole number of at least 1, or the default."""
+        """Return the first of these fields that is present, a whole number of at least 1; otherwise the default."""
         for name in names:
             value = self.values.get(name)
             if value is None:
@@ -71,18 +70,18 @@ class Fields:
         return default
 
     def flag(self, name: str, default: bool) -> bool:
-        """True or false; the default where it is not there."""
+        """Return a boolean field, or the default where it is missing or null."""
         value = self.values.get(name)
         if not isinstance(value, bool | None):
             raise ConfigError(f"{self.source}: {name} must be true or false, found {value!r}")
         return default if value is None else value
 
     def count(self, name: str, default: int) -> int:
-        """A whole number that may be 0."""
+        """Return a whole number that may be 0."""
         return 0 if self.values.get(name) == 0 else self.size(name, default=default)
 
     def each(self, name: str, kind: type, length: int | None = None) -> list[Any] | None:
-        """A list of such values, of this length; none where it is not there."""
+        """Return a list of values of one type, of this length; None where it is missing."""
         values = self.values.get(name)
         if values is None:
             return None
@@ -93,14 +92,14 @@ class Fields:
         return values
 
     def inner(self, name: str) -> Mapping[str, Any]:
-        """An object; an empty one where it is not there."""
+        """Return an object field; an empty one where it is missing."""
         value = self.values.get(name)
         if not isinstance(value, Mapping | None):
             raise ConfigError(f"{self.source}: {name} must be an object, found {value!r}")
         return value or {}
 
     def divided(self, whole: int, parts: int, what: str) -> int:
-        """A size by a number of heads, which has to go into it."""
+        """Divide a size by a number of heads that must divide it."""
         if whole % parts:
             raise ConfigError(f"{self.source}: {parts} heads do not divide {what} {whole}")
         return whole // parts

@@ -107,10 +107,9 @@ def expected_ffn_experts(model: ModelConfig) -> float:
     return model.moe_topk * model.n_routed_experts / (model.n_routed_experts + model.zero_expert_num)
 
 
-def activated_parameters(model: ModelConfig, target_ffn_experts: float) -> dict[str, float]:
-    """Weights a token is multiplied by: with no routed expert, with the wanted mean, and with all slots routed."""
-    counts = {"min": 0.0, "mean": target_ffn_experts, "max": min(model.moe_topk, model.n_routed_experts)}
-    return {name: sum(matmul_parameters(model, experts).values()) for name, experts in counts.items()}
+def activated_parameters(model: ModelConfig, ffn_experts: float) -> float:
+    """Count the weights that a token is multiplied by when it is sent to a number of routed experts in every layer."""
+    return sum(matmul_parameters(model, ffn_experts).values())
 
 
 def flops_per_token(

@@ -42,19 +42,14 @@ class TrainingMemory:
 
 
 def training_memory(
-    model: ModelConfig,
-    training: TrainingConfig,
-    processes: int,
-    expert_parallel: int,
-    precision: Literal["bf16", "fp32"],
+    model: ModelConfig, training: TrainingConfig, processes: int, precision: Literal["bf16", "fp32"]
 ) -> TrainingMemory:
     """Estimate the memory of one training process.
 
     Args:
         model: the model.
         training: gives the optimizer.
-        processes: over which weights and states are spread.
-        expert_parallel: processes that experts are spread over; divides `processes`, so every state has one place.
+        processes: over which weights and states are spread, experts included.
         precision: that is computed in.
     """
     counts = parameters(model)

@@ -38,17 +38,17 @@ class Workload:
     vocabulary: int
     total_parameters: int
     activated_parameters: float
-    """All but the routed experts that a token does not meet; with embedding, as published tables count."""
+    """Weights that a mean token is multiplied by: no look-ups, no norms, and of the routed experts those it is sent to."""
+    formula_parameters: float
+    """N in the formulas of others: what is activated, with norms and embedding, without n-gram tables."""
     embedding_parameters: int
-    """Of them those that are only looked up: embedding, positions, n-gram tables; none of a head's."""
+    """Of N, what is only read by index: embedding and positions. A tied head is not included."""
     attention_width: float
     """Sum of heads x (key + value dimensions) / 2 over all attentions: layers x hidden size for a plain model."""
     ffn_experts: float
     """Mean routed experts of a token in a mixture layer; 0 without one."""
     flops: Callable[[int, Scores], dict[str, Flops]]
     """FLOP of one token by component, of a sequence length."""
-    table_parameters: int = 0
-    """Of the n-gram tables: a token meets a few rows, and no source's N has such."""
     assumptions: tuple[str, ...] = ()
     """What was taken for granted and could be otherwise."""
 
@@ -68,14 +68,13 @@ class Decoder:
     matrices: Mapping[str, float]
     """Weights that a token is multiplied by, by component; of the routed experts, those of the mean token."""
     attentions: tuple[Attention, ...]
-    look_ups: int
-    """Embedding and positions."""
-    vectors: int
-    """Norms and biases."""
+    embedding_parameters: int
+    """Embedding and positions, a tied head included."""
+    norm_and_bias_parameters: int
     tied: bool
     """Whether the head is the embedding."""
-    idle: float = 0.0
-    """Weights of the routed experts that the mean token does not meet."""
+    inactive_expert_parameters: float = 0.0
+    """Weights of the routed experts that the mean token is not sent to."""
     used_again: float = 0.0
     """Of the matrices, weights that are counted in another already: the head, in multi-token prediction."""
     ffn_experts: float = 0.0
@@ -95,16 +94,18 @@ class Decoder:
     def workload(self) -> Workload:
         """The same, ready to be counted."""
         head = self.hidden_size * self.vocabulary if self.tied else 0
-        activated = sum(self.matrices.values()) - head - self.used_again + self.look_ups + self.vectors
+        activated = sum(self.matrices.values()) - self.used_again
+        n = activated - head + self.embedding_parameters + self.norm_and_bias_parameters
         return Workload(
             family=self.family,
             mixture="routed_experts" in self.matrices,
             layers=self.layers,
             hidden_size=self.hidden_size,
             vocabulary=self.vocabulary,
-            total_parameters=round(activated + self.idle),
+            total_parameters=round(n + self.inactive_expert_parameters),
             activated_parameters=activated,
-            embedding_parameters=self.look_ups - head,
+            formula_parameters=n,
+            embedding_parameters=self.embedding_parameters - head,
             attention_width=sum(a.layers * a.heads * (a.key_dim + a.value_dim) / 2 for a in self.attentions),
             ffn_experts=self.ffn_experts,
             flops=self.flops,
@@ -133,7 +134,7 @@ def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, famil
         raise ConfigError(f"{ffn_experts:g} routed experts a token: it is sent to {most} at most")
     total = sum(flops.parameters(model).values())
     expert = 3 * model.hidden_size * model.expert_ffn_hidden_size
-    idle = model.num_layers * (model.n_routed_experts - ffn_experts) * expert
+    inactive = model.num_layers * (model.n_routed_experts - ffn_experts) * expert
     tables = flops.parameters(model).get("ngram_tables", 0)
     head_dims = model.qk_nope_head_dim + model.qk_rope_head_dim + model.v_head_dim
     experts = ffn_experts
@@ -144,12 +145,12 @@ def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, famil
         hidden_size=model.hidden_size,
         vocabulary=model.vocabulary,
         total_parameters=total,
-        activated_parameters=total - idle,
-        embedding_parameters=tables + model.hidden_size * model.vocabulary,
+        activated_parameters=flops.activated_parameters(model, ffn_experts),
+        formula_parameters=total - inactive - tables,
+        embedding_parameters=model.hidden_size * model.vocabulary,
         attention_width=2 * model.num_layers * model.num_attention_heads * head_dims / 2,
         ffn_experts=ffn_experts,
         flops=lambda sequence_length, scores: flops.flops_per_token(model, sequence_length, experts, scores),
-        table_parameters=tables,
         assumptions=assumptions,
     )
 
@@ -165,7 +166,7 @@ def sized_workload(
     """A model of which only sizes are known.
 
     Args:
-        parameters: activated for a token, with embedding.
+        parameters: N, as published: activated for a token, with embedding.
         layers: with the hidden size, counts attention scores (full heads, as in a plain decoder).
         hidden_size: of the residual stream.
         vocabulary: with the hidden size, leaves the embedding out of the matrices.
@@ -181,20 +182,20 @@ def sized_workload(
         assumptions.append("attention scores are not counted, as layers and hidden size are not given")
     if vocabulary is None or hidden_size is None:
         assumptions.append("the embedding counts as a matrix, as vocabulary and hidden size are not given")
-    look_ups = (vocabulary or 0) * (hidden_size or 0)
-    if look_ups >= parameters:
-        raise ConfigError(f"{parameters:g} parameters are fewer than the embedding of {look_ups:g}")
+    embedding = (vocabulary or 0) * (hidden_size or 0)
+    if embedding >= parameters:
+        raise ConfigError(f"{parameters:g} parameters are fewer than the embedding of {embedding:g}")
     decoder = Decoder(
         family="given sizes",
         layers=layers or 0,
         hidden_size=hidden_size or 0,
         vocabulary=vocabulary or 0,
-        matrices={"weights": parameters - look_ups},
+        matrices={"weights": parameters - embedding},
         attentions=(Attention(layers, 1, hidden_size, hidden_size),) if layers and hidden_size else (),
-        look_ups=look_ups,
-        vectors=0,
+        embedding_parameters=embedding,
+        norm_and_bias_parameters=0,
         tied=False,
-        idle=0.0 if total_parameters is None else total_parameters - parameters,
+        inactive_expert_parameters=0.0 if total_parameters is None else total_parameters - parameters,
         assumptions=tuple(assumptions),
     )
     return replace(decoder.workload(), mixture=total_parameters is not None)

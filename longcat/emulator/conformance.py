@@ -71,6 +71,7 @@ def called_in_training() -> set[str]:
     from longcat.accelerator import choose
     from longcat.config import load_config
     from longcat.corpus.shards import Batch
+    from longcat.parallel.axes import Degrees
     from longcat.parallel.mesh import join, leave
     from longcat.training.trainer import Trainer
 
@@ -79,7 +80,7 @@ def called_in_training() -> set[str]:
     os.environ.update(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     rows = np.random.default_rng(0).integers(config.model.vocabulary, size=(2, 257))
     try:
-        trainer = Trainer(config, join(accelerator, 1, 60), accelerator, "bf16")
+        trainer = Trainer(config, join(accelerator, Degrees(), 60), accelerator, "bf16")
         with _Watch() as watch:
             trainer.step(0, Batch.of_rows(rows))
     finally:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longcat.corpus.shards import IGNORE, Batch
+from longcat.corpus.shards import Batch
+from longcat.padding import IGNORE
 
 
 @dataclass(frozen=True)

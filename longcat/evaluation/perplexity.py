@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from longcat.corpus.shards import IGNORE, Batch
+from longcat.corpus.shards import Batch
+from longcat.padding import IGNORE
 
 TokenModel = Callable[..., torch.Tensor]
 """Int64 tokens `[batch, seq]`, and `documents` of the same shape if asked for, to logits `[batch, seq, vocab]`."""

@@ -12,6 +12,7 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ArtifactError
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, find_suite, source_of
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Progress, Reporter, silent
 from longcat.provenance import code_of
 
@@ -70,7 +71,7 @@ def evaluate(
         ConfigError: a suite or a task is unknown.
     """
     corpus = TokenCorpus.open(tokens.path)
-    digest = sha256_file(checkpoint.path / "huggingface/tokenizer.json")
+    digest = sha256_file(CheckpointFolder(checkpoint.path).tokenizer)
     if digest != corpus.tokenizer_sha256:
         raise ArtifactError(
             f"{checkpoint.path} was trained with tokenizer {digest[:12]}, {tokens.path} has {corpus.tokenizer_sha256[:12]}"
@@ -89,8 +90,8 @@ def evaluate(
         from longcat.interchange.folder import load_huggingface
 
         suites = {name: find_suite(name) for name in config.evaluation.suites}
-        model = load_huggingface(checkpoint.path / "huggingface")
-        tokenizer = open_tokenizer(checkpoint.path / "huggingface/tokenizer.json")
+        folder = CheckpointFolder(checkpoint.path)
+        model, tokenizer = load_huggingface(folder.huggingface), open_tokenizer(folder.tokenizer)
         outcomes = []
         for number, suite in enumerate(suites.values()):
 

@@ -12,6 +12,8 @@ class CheckpointFacts(Facts):
     """All of them."""
     imported_from: str | None = None
     """Name of the folder that it was made of, instead of being trained here."""
+    notes: tuple[str, ...] = ()
+    """What of that folder is not in the checkpoint, a line each."""
     steps: int = 0
     """Optimizer steps."""
     tokens: int = 0

@@ -1,30 +1,29 @@
-"""Whole folders: a checkpoint of ours for others, and one of others' for us."""
+"""Whole folders: a checkpoint of ours for other programs, and one of theirs for us."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from longcat.artifact import Artifact, Recipe, Workspace, disk_errors, sha256_file, write_json
+from longcat.config import ModelConfig
+from longcat.config.config_json import CONFIG
 from longcat.errors import ConfigError, StorageError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.interchange.config_json import BOS_TOKEN_ID, CONFIG, EOS_TOKEN_ID
-from longcat.interchange.folder import INDEX, SHARD_BYTES, WEIGHTS, Folder, write_huggingface
-from longcat.interchange.layout import count_parameters, phantoms
+from longcat.interchange.checkpoint_folder import (
+    GENERATION_CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    CheckpointFolder,
+    model_folder,
+)
+from longcat.interchange.folder import DTYPES, INDEX, SHARD_BYTES, HuggingFaceFolder, write_huggingface
+from longcat.interchange.state_dict_map import count_parameters, zero_expert_matrices
 from longcat.provenance import code_of
-
-TOKENIZER = "tokenizer.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def model_folder(checkpoint: Path) -> Path:
-    """The Hugging Face folder of a checkpoint artifact, or the folder itself."""
-    inside = checkpoint / "huggingface"
-    return inside if inside.is_dir() else checkpoint
 
 
 def export(
@@ -34,41 +33,42 @@ def export(
     dtype: str | None = None,
     routed_only: bool = False,
     shard_bytes: int = SHARD_BYTES,
-) -> Folder:
+) -> HuggingFaceFolder:
     """Write a folder that transformers opens (LongCat-Flash; it has no class for n-grams and sparse attention yet).
 
     Args:
         checkpoint: artifact or Hugging Face folder.
         output: is made; appears only when it is whole.
-        dtype: `float32`, `bfloat16` or `float16`; as it is when none.
+        dtype: `float32`, `bfloat16` or `float16`, for all tensors but the routers', which stay fp32; none keeps the type of
+            each tensor.
         routed_only: leave out the matrices of zero-computation experts, which transformers' loader asks for but nothing
             uses; Meituan's folders have none.
         shard_bytes: size of a file.
 
     Raises:
-        ConfigError: `dtype` is unknown, or the model has no Hugging Face form.
+        ConfigError: `dtype` is unknown, or transformers would make another model of it.
         DataError: the checkpoint is damaged.
         StorageError: the output is there already, or the disk is full.
     """
     source = model_folder(checkpoint)
-    folder = Folder(source)
+    folder = HuggingFaceFolder(source)
+    opened = folder.config.ngram is None and folder.config.sparse_attention is None
+    if opened and not (folder.config.mla_scale_q_lora and folder.config.mla_scale_kv_lora):
+        raise ConfigError(
+            "model.mla_scale_q_lora and mla_scale_kv_lora: transformers' LongCat-Flash always has both scales"
+        )
+    stored = folder.stored_type if dtype is None else _dtype(dtype)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StorageError(f"{output} is there already and is not empty; choose another --output")
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    extra = [] if routed_only or folder.config.ngram is not None else phantoms(folder.config)
+    extra = zero_expert_matrices(folder.config) if opened and not routed_only else ()
     try:
         with disk_errors(output):
             write_huggingface(
-                temporary,
-                folder.config,
-                folder.tensor,
-                dtype=_dtype(dtype or folder.dtype),
-                extra=extra,
-                shard_bytes=shard_bytes,
+                temporary, folder.config, folder.tensor, dtype=stored, extra=extra, shard_bytes=shard_bytes
             )
-            if (source / TOKENIZER).is_file():
-                shutil.copy2(source / TOKENIZER, temporary)
-                write_json(temporary / "tokenizer_config.json", _tokenizer_config(folder, source / TOKENIZER))
+            _copy_tokenizer(source, temporary)
+            _complete_tokenizer(temporary, folder.config)
             if output.exists():
                 output.rmdir()
             os.rename(temporary, output)
@@ -80,29 +80,32 @@ def export(
 def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHARD_BYTES) -> Artifact[CheckpointFacts]:
     """Make a checkpoint artifact of somebody's Hugging Face folder, which may hold routed experts only.
 
+    Every tensor keeps its stored type; quantised ones are made whole. The fact `notes` of the artifact says what of the
+    folder is not in it.
+
     Raises:
-        ConfigError: `config.json` is missing or describes another model.
+        ConfigError: `config.json` is missing, describes another model, or says something this model does not do.
         DataError: weights are missing, unreadable, of another shape, or of something this model does not have.
         StorageError: the disk is full.
     """
-    folder = Folder(source)
-    dtype = _dtype(folder.dtype)
-    files = [source / name for name in (CONFIG, INDEX, WEIGHTS, TOKENIZER) if (source / name).is_file()]
-    files += sorted(source.glob("model-*.safetensors"))
+    folder = HuggingFaceFolder(source)
+    files = [source / CONFIG, *([source / INDEX] if folder.has_index else []), *folder.files_read()]
+    files += [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
     recipe = Recipe(
         kind="checkpoint",
         facts=CheckpointFacts,
-        version=2,
+        version=3,
         identity={"imported": {path.name: sha256_file(path) for path in files}},
         sources=code_of(__name__),
     )
 
     def build(directory: Path) -> CheckpointFacts:
-        target = directory / "huggingface"
-        write_huggingface(target, folder.config, folder.tensor, dtype=dtype, shard_bytes=shard_bytes)
-        if (source / TOKENIZER).is_file():
-            shutil.copy2(source / TOKENIZER, target)
-        return CheckpointFacts(parameters=count_parameters(folder.parts), imported_from=source.name)
+        target = CheckpointFolder(directory).huggingface
+        write_huggingface(target, folder.config, folder.tensor, dtype=folder.stored_type, shard_bytes=shard_bytes)
+        _copy_tokenizer(source, target)
+        return CheckpointFacts(
+            parameters=count_parameters(folder.tensors), imported_from=source.name, notes=folder.notes
+        )
 
     return workspace.materialize(recipe, build)
 
@@ -113,15 +116,33 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _tokenizer_config(folder: Folder, path: Path) -> dict[str, Any]:
-    """What transformers' AutoTokenizer needs beside tokenizer.json."""
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copy2(source / name, target)
+
+
+def _complete_tokenizer(directory: Path, config: ModelConfig) -> None:
+    """Write what transformers' AutoTokenizer and `generate` read beside tokenizer.json, where it is not there."""
+    if not (directory / TOKENIZER).is_file():
+        return
+    begin, end = config.begin_of_text, config.end_of_text
+    if not (directory / GENERATION_CONFIG).exists():
+        write_json(
+            directory / GENERATION_CONFIG, {"_from_model_config": True, "bos_token_id": begin, "eos_token_id": end}
+        )
+    if (directory / TOKENIZER_CONFIG).exists():
+        return
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": tokenizer.id_to_token(BOS_TOKEN_ID),
-        "eos_token": tokenizer.id_to_token(EOS_TOKEN_ID),
-        "model_max_length": folder.config.max_position_embeddings,
-        "clean_up_tokenization_spaces": False,
-    }
+    tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
+    tokens = {"bos_token": tokenizer.id_to_token(begin), "eos_token": tokenizer.id_to_token(end)}
+    write_json(
+        directory / TOKENIZER_CONFIG,
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **{name: token for name, token in tokens.items() if token is not None},
+            "model_max_length": config.max_position_embeddings,
+            "clean_up_tokenization_spaces": False,
+        },
+    )

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.ops.registry import SampleInputs, operator
+from longcat.padding import IGNORE
 
-IGNORE = -100
-"""The target of a position that is not trained on."""
 ACCELERATOR_BYTES = 2 * 2**30
 """Memory for the logits of a chunk of tokens on an accelerator: 3 % of 64 GB, and 2184 tokens of LongCat-2.0 in bf16."""
 CPU_BYTES = 24 * 2**20

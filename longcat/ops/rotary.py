@@ -14,15 +14,15 @@ from longcat.config import RopeScalingConfig
 from longcat.ops.registry import SampleInputs, operator
 
 INNER_LIMIT = 896
-"""Heads that npu_rotary_mul turns are smaller."""
+"""npu_rotary_mul accepts heads smaller than this."""
 COUNT_LIMIT = 1000
-"""Rows of a batch and heads that it turns are fewer."""
+"""npu_rotary_mul accepts fewer rows of a batch, and fewer heads, than this."""
 
 
 def rotary_angles(
     positions: Tensor, dim: int, theta: float, scaling: RopeScalingConfig | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position times frequency, `theta ** (-2i / dim)` for pair i (RoFormer, arXiv 2104.09864, eq. 15).
+    """Compute cosine and sine of position times frequency, `theta ** (-2i / dim)` for pair i (arXiv 2104.09864, eq. 15).
 
     With `scaling` frequencies are YaRN's, and both results carry its factor for the rotated part.
 
@@ -39,14 +39,23 @@ def rotary_angles(
     frequencies, size = 1.0 / theta ** (pairs / dim), 1.0
     if scaling is not None:
         frequencies = _yarn(frequencies, theta, scaling)
-        size = _mscale(scaling, scaling.mscale) / _mscale(scaling, scaling.mscale_all_dim)
+        size = _rotated_size(scaling)
     angles = torch.outer(positions.float(), frequencies)
     return angles.cos() * size, angles.sin() * size
 
 
 def softmax_sharpening(scaling: RopeScalingConfig | None) -> float:
-    """Factor on the scores of attention that goes with YaRN (arXiv 2309.00071, eq. 22, as DeepSeek-V2 places it)."""
-    return 1.0 if scaling is None else _mscale(scaling, scaling.mscale_all_dim) ** 2
+    """Return YaRN's factor on the scores of attention (arXiv 2309.00071, eq. 22, as DeepSeek-V2 places it)."""
+    return 1.0 if scaling is None or not scaling.mscale_all_dim else _mscale(scaling, scaling.mscale_all_dim) ** 2
+
+
+def _rotated_size(scaling: RopeScalingConfig) -> float:
+    """Factor on cosine and sine, as transformers' `_compute_yarn_parameters` has it."""
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return _mscale(scaling, scaling.mscale) / _mscale(scaling, scaling.mscale_all_dim)
+    return _mscale(scaling, 1.0)
 
 
 def _mscale(scaling: RopeScalingConfig, m: float) -> float:
@@ -61,10 +70,12 @@ def _yarn(frequencies: Tensor, theta: float, scaling: RopeScalingConfig) -> Tens
         length = scaling.original_max_position_embeddings
         return dim * math.log(length / (times * 2 * math.pi)) / (2 * math.log(theta))
 
-    first = max(math.floor(pair_that_turns(scaling.beta_fast)), 0)
-    last = min(math.ceil(pair_that_turns(scaling.beta_slow)), dim - 1)
+    first, last = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dim - 1)
     pairs = torch.arange(len(frequencies), dtype=torch.float32, device=frequencies.device)
-    slowed = ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
+    slowed = ((pairs - first) / (last - first or 0.001)).clamp(0, 1)
     return frequencies * (1 - slowed) + frequencies / scaling.factor * slowed
 
 
@@ -77,7 +88,7 @@ def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i+1) of the last axis; the result holds all first halves, then all second halves.
 
-    Query and key are permuted alike, so dot products are those of the interleaved layout.
+    Query and key are permuted the same way, so dot products are those of the interleaved layout.
 
     Args:
         x: `[..., seq, heads, dim]`.
@@ -118,7 +129,7 @@ def _cpu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """The gradient is turned back."""
+    """A rotation, whose gradient is the rotation back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -129,13 +140,15 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         d_x = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
-        _turn(*gradient.chunk(2, dim=-1), *ctx.saved_tensors, d_x[..., 0::2], d_x[..., 1::2], -1)
+        (first, second), (cos, sin) = gradient.chunk(2, dim=-1), ctx.saved_tensors
+        _turn(first, second, cos, sin, d_x[..., 0::2], d_x[..., 1::2], -1)
         return d_x, None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _turn(x[..., 0::2], x[..., 1::2], cos, sin, *out.chunk(2, dim=-1), 1)
+    first, second = out.chunk(2, dim=-1)
+    _turn(x[..., 0::2], x[..., 1::2], cos, sin, first, second, 1)
     return out
 
 

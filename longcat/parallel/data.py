@@ -15,11 +15,11 @@ from longcat.parallel.mesh import ProcessMesh
 
 
 class FSDPModel:
-    """A model whose every parameter is spread over the processes that would hold a copy of it.
+    """A model whose parameters, gradients and optimizer state are sharded, each over the processes that share it.
 
-    Weights, gradients' sums and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
-    are summed, not averaged: the loss is divided by the tokens of the whole batch instead, which is right for experts
-    and everything else alike.
+    Weights, summed gradients and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
+    are summed, not averaged: each loss is already divided by the count of the whole batch, over all processes, so that
+    experts, which see the tokens of more processes than they are sharded over, need no other factor than the rest.
     """
 
     def __init__(self, model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> None:
@@ -27,12 +27,12 @@ class FSDPModel:
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in model.blocks:
-            _shard(layer.mlp.experts, mesh.data, policy)
-            _shard(layer.mlp.router, mesh.world, exact)
-            _shard(layer, mesh.world, policy)
+            _shard(layer.mlp.experts, mesh.expert_shards, policy)
+            _shard(layer.mlp.router, mesh.dense_shards, exact)
+            _shard(layer, mesh.dense_shards, policy)
         if model.model.mtp is not None:
-            _shard(model.model.mtp, mesh.world, policy)
-        _shard(model, mesh.world, policy)
+            _shard(model.model.mtp, mesh.dense_shards, policy)
+        _shard(model, mesh.dense_shards, policy)
 
     @property
     def weights(self) -> LongcatModel:
@@ -55,7 +55,7 @@ class FSDPModel:
         return self.model.sums(tokens, targets, phase, documents, padding)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add a loss' gradients to the weights'; they are exchanged once, with the `last` part of a batch."""
+        """Accumulate a micro-batch's gradients; they are summed over processes with the `last` one of a batch."""
         cast(FSDPModule, self.model).set_requires_gradient_sync(last)
         loss.backward()
 

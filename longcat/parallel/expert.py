@@ -1,4 +1,4 @@
-"""Expert parallelism: each process of the `expert` axis holds an equal share of the routed experts."""
+"""Expert parallelism: each process along the `expert` axis holds an equal number of the routed experts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longcat.model.experts import Experts
 
 
 class AllToAll:
-    """Sends each row to the process with its expert, computes there, and brings the output back.
+    """Send each row to the process that holds its expert, compute there, and bring the output back.
 
     Rows of zero-computation experts never come here.
     """
@@ -38,7 +38,7 @@ class AllToAll:
 
 
 class _Exchange(torch.autograd.Function):
-    """An all-to-all of rows; its gradient goes the way back."""
+    """An all-to-all of rows, whose gradient is the reverse exchange."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup) -> Tensor:
@@ -62,10 +62,15 @@ def _exchange(rows: Tensor, received: list[int], sent: list[int], group: dist.Pr
 
 
 def spread_experts(model: nn.Module, axis: DeviceMesh) -> None:
-    """Leave this process its share of every layer's experts; a checkpoint still sees all of them, by global shape."""
+    """Keep only this process' experts of every layer, in place; checkpoints still see all of them, by global shape.
+
+    Args:
+        model: with the same weights in every process.
+        axis: processes that hold one set of experts between them; their number divides the experts of a layer.
+    """
     for experts in (module for module in model.modules() if isinstance(module, Experts)):
         for name, parameter in list(experts.named_parameters(recurse=False)):
             # every process drew the same weights, so nothing has to be sent
-            share = distribute_tensor(parameter.data, axis, [Shard(0)], src_data_rank=None)
-            experts.register_parameter(name, nn.Parameter(share))
+            own = distribute_tensor(parameter.data, axis, [Shard(0)], src_data_rank=None)
+            experts.register_parameter(name, nn.Parameter(own))
         experts.dispatcher = AllToAll(axis)

@@ -1,57 +1,174 @@
-"""The processes of a training run as a grid of two axes: `data` replicates the experts, `expert` spreads them.
+"""The process groups of a training run: opened, tried out and limited in time from the table in `axes`.
 
-Everything but the routed experts is data-parallel over the whole grid.
+Every group that longcat uses comes from here, so that no collective waits longer than `training.collective_timeout_s`.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import sys
 from datetime import timedelta
+from typing import NoReturn, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from longcat.accelerator import Accelerator
+from longcat.errors import ConfigError
+from longcat.parallel.axes import DENSE, EXPERT, SHARDS, SUMMED_OVER, Axis, Degrees, Quantity
 
 
-@dataclass(frozen=True)
 class ProcessMesh:
-    """This process' place among the others."""
+    """This process' place among the others, and the groups that it belongs to.
 
-    rank: int
-    processes: int
-    device: torch.device
-    world: DeviceMesh
-    """All processes, one axis."""
-    data: DeviceMesh
-    """Processes with the same experts."""
-    expert: DeviceMesh
-    """Processes that hold one set of experts between them."""
+    Attributes:
+        rank: of this process, among all.
+        processes: number of all.
+        degrees: number of processes along each axis.
+        device: of this process.
+        batch_rank: part of each batch that this process reads.
+        batch_world: parts that a batch is divided into.
+        groups: every open group that this process belongs to, by what it is for; some serve several purposes.
+    """
+
+    def __init__(self, degrees: Degrees, rank: int, device: torch.device, timeout: timedelta) -> None:
+        self.degrees, self.rank, self.device = degrees, rank, device
+        self.processes = degrees.processes
+        self.batch_rank, self.batch_world = degrees.batch_rank(rank), degrees.batch_world
+        self._timeout = timeout
+        self._axes: dict[str, DeviceMesh] = {}
+        self.groups: dict[str, dist.ProcessGroup] = {}
+        for view in (DENSE, EXPERT):
+            self._open_axes(view)
+        self._sums = {quantity: self._sum_group(axes) for quantity, axes in SUMMED_OVER.items()}
+
+    def axis(self, name: str) -> DeviceMesh:
+        """The processes that differ from this one along one axis, as torch's sharding wants them."""
+        return self._axes[name]
+
+    @property
+    def dense_shards(self) -> DeviceMesh:
+        """Processes over which each parameter is sharded that belongs to no routed expert."""
+        return self.axis(SHARDS["dense"])
+
+    @property
+    def expert_shards(self) -> DeviceMesh:
+        """Processes over which the parameters of this process' routed experts are sharded."""
+        return self.axis(SHARDS["expert"])
+
+    def sum_over(self, quantity: Quantity) -> dist.ProcessGroup:
+        """The group over which a quantity is summed."""
+        return self._sums[quantity]
+
+    def sum(self, parts: dict[Quantity, Tensor]) -> dict[Quantity, Tensor]:
+        """Add up quantities over the processes that have parts of them, in one exchange for each group. Collective.
+
+        Args:
+            parts: this process' part of each, of any shape.
+
+        Returns:
+            The sums, of the same shapes, in the type that all the parts of an exchange promote to.
+        """
+        sums: dict[Quantity, Tensor] = {}
+        groups = {id(group): group for group in map(self.sum_over, parts)}
+        for key, group in groups.items():
+            names = [name for name in parts if id(self.sum_over(name)) == key]
+            message = torch.cat([parts[name].flatten() for name in names])
+            dist.all_reduce(message, group=group)
+            pieces = message.split([parts[name].numel() for name in names])
+            sums |= {name: piece.view_as(parts[name]) for name, piece in zip(names, pieces, strict=True)}
+        return sums
+
+    def open(self, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+        """Open a group of its own for these ranks and try it out; each of them calls this, and no other.
+
+        Raises:
+            RuntimeError: the ranks do not agree on the group.
+        """
+        group = dist.new_group(
+            list(ranks), timeout=self._timeout, use_local_synchronization=True, group_desc=name.replace(" ", "_")
+        )
+        return self._try(name, group, len(ranks))
+
+    def share(self, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+        """A group of these ranks that may serve other purposes too: an open one, or else a new one as from `open`."""
+        for group in (_world(), *self.groups.values()):
+            if dist.get_process_group_ranks(group) == list(ranks):
+                return self._try(name, group, len(ranks))
+        return self.open(name, ranks)
+
+    def _open_axes(self, view: tuple[Axis, ...]) -> None:
+        grid = self.degrees.grid(view)
+        groups = [self._axis_group(axis, grid.group(self.rank, axis.name)) for axis in view]
+        kind = self.device.type
+        if len(view) == 1:
+            self._axes[view[0].name] = DeviceMesh.from_group(groups[0], kind, mesh_dim_names=grid.names)
+            return
+        numbers = torch.arange(grid.ranks, dtype=torch.int).view(grid.degrees)
+        whole = DeviceMesh.from_group(groups, kind, numbers, mesh_dim_names=grid.names)
+        self._axes |= {axis.name: whole[axis.name] for axis in view}
+
+    def _axis_group(self, axis: Axis, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+        # rows on their way to experts have a group of their own, so as not to queue behind weights
+        return self.share(axis.name, ranks) if axis.divides == "rows" else self.open(axis.name, ranks)
+
+    def _sum_group(self, axes: tuple[str, ...]) -> dist.ProcessGroup:
+        return self.share(" x ".join(axes), self.degrees.grid_of(*axes).group(self.rank, *axes))
+
+    def _try(self, name: str, group: dist.ProcessGroup, size: int) -> dist.ProcessGroup:
+        """Connect a group's processes now: one that is missing in the middle of a step is harder to find."""
+        probe = torch.ones(1, device=self.device)
+        dist.all_reduce(probe, group=group)
+        if int(probe) != size:
+            raise RuntimeError(
+                f"rank {self.rank}: {int(probe)} processes instead of {size} take part in group {name!r}"
+            )
+        self.groups[name] = group
+        return group
 
 
-def join(accelerator: Accelerator, expert_parallel: int, timeout_s: float) -> ProcessMesh:
-    """Meet the other processes that torchrun started, and open and try out every group that training uses.
+def join(accelerator: Accelerator, degrees: Degrees, timeout_s: float) -> ProcessMesh:
+    """Meet the other processes that torchrun started, and open and try out every group that training uses. Collective.
 
-    A group that is first used in the middle of a step would wait without the limit given here, so each is warmed up.
+    Args:
+        accelerator: what the processes compute on.
+        degrees: how the work is divided between them, the same in every process.
+        timeout_s: limit of every collective of every group.
+
+    Raises:
+        ConfigError: torchrun started another number of processes.
+        RuntimeError: the processes do not agree on the groups.
     """
     device = accelerator.activate(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(accelerator.backend, timeout=timedelta(seconds=timeout_s))
-    rank, processes = dist.get_rank(), dist.get_world_size()
-    grid = init_device_mesh(
-        accelerator.kind, (processes // expert_parallel, expert_parallel), mesh_dim_names=("data", "expert")
-    )
-    mesh = ProcessMesh(rank, processes, device, grid._flatten("world"), grid["data"], grid["expert"])
-    for axis in (mesh.world, mesh.data, mesh.expert):
-        probe = torch.ones(1, device=device)
-        dist.all_reduce(probe, group=axis.get_group())
-        if int(probe) != axis.size():
-            raise RuntimeError(f"rank {rank}: the processes disagree about axis {axis.mesh_dim_names}")
-    return mesh
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group(accelerator.backend, timeout=timeout)
+    if dist.get_world_size() != degrees.processes:
+        raise ConfigError(
+            f"training.processes={degrees.processes}, but torchrun started {dist.get_world_size()} processes"
+        )
+    return ProcessMesh(degrees, dist.get_rank(), device, timeout)
 
 
 def leave() -> None:
-    """Close the groups."""
+    """Destroy every group."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_process(code: int = 0) -> NoReturn:
+    """End a process that was in a group, for good and at once, after `leave`.
+
+    Gloo's threads outlive `destroy_process_group` while anything refers to a group, as DTensor's caches do for ever. One
+    that lets go of its last collective's tensors asks for the interpreter's lock; if the interpreter is being taken apart
+    meanwhile, CPython before 3.14 ends that thread inside a C++ destructor, and the process aborts after all its work is
+    done. Processes of `multiprocessing` end as here.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _world() -> dist.ProcessGroup:
+    return cast(dist.ProcessGroup, dist.group.WORLD)

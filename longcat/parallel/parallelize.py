@@ -16,15 +16,19 @@ optimizer has moved the `weights`."""
 
 
 def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, compiled: bool = False) -> ParallelModel:
-    """Spread an initialised model over the mesh, in place: experts first, then everything by data parallelism.
+    """Apply every axis of parallelism to an initialised model, in place: experts first, data parallelism last.
 
-    With `compiled` each layer is compiled on its own, so that alike layers share the result, and so are the norm and the
-    z-loss after them; routing and attention,
-    whose shapes depend on the data or which have kernels of their own, are left out.
+    Args:
+        model: with the same weights in every process.
+        mesh: this process' place among the others.
+        compute: type that the model computes in.
+        compiled: compile each layer by itself, so that layers of one shape share the result, and the norm and the z-loss
+            after the last one. Routing and attention are left out: their shapes depend on the data, or they have
+            kernels of their own.
     """
     model.to(mesh.device)
-    if mesh.expert.size() > 1:
-        spread_experts(model, mesh.expert)
+    if mesh.degrees.expert_parallel > 1:
+        spread_experts(model, mesh.axis("expert"))
     if compiled:
         for module in (*model.blocks, model.model.norm, model.hidden_z):
             module.compile()

@@ -18,6 +18,8 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 _NAME = re.compile(r"step-(\d{8})")
+MODEL = "model"
+"""Key of the model's state dict in a checkpoint; torch writes each parameter as this key, a dot and its name."""
 
 
 def save(directory: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int) -> Path:
@@ -53,10 +55,10 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
     """Restore model and optimizer in place; returns the number of steps they have seen. Collective."""
     state = _state(model, optimizers, 0)
     dcp.state_dict_loader.load(state, checkpoint_id=path)
-    set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(model, optimizers, model_state_dict=state[MODEL], optim_state_dict=state["optimizer"])
     return int(state["step"])
 
 
 def _state(model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(model, optimizers)
-    return {"model": model_state, "optimizer": optimizer_state, "step": torch.tensor(step)}
+    return {MODEL: model_state, "optimizer": optimizer_state, "step": torch.tensor(step)}

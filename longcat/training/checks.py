@@ -6,7 +6,7 @@ from longcat.accelerator import choose
 from longcat.config import PipelineConfig
 from longcat.costs.memory import training_memory
 from longcat.errors import ConfigError
-from longcat.training.layout import settle_layout
+from longcat.training.layout import settle_layout, settle_precision
 
 _GIB = 2**30
 
@@ -20,10 +20,10 @@ def check_training(config: PipelineConfig) -> None:
             than the memory of the device (of this machine, on a CPU).
     """
     accelerator = choose(config.accelerator)
-    layout = settle_layout(config, accelerator)
-    memory = training_memory(config.model, config.training, layout.processes, layout.expert_parallel, layout.precision)
+    processes = config.training.processes or accelerator.count
+    memory = training_memory(config.model, config.training, processes, settle_precision(config, accelerator))
     on_cpu = accelerator.kind == "cpu"
-    needed = memory.states * (layout.processes if on_cpu else 1)
+    needed = memory.states * (processes if on_cpu else 1)
     if needed > accelerator.memory_bytes:
         where = "this machine has" if on_cpu else f"a device ({accelerator.name}) has"
         parts = ", ".join(f"{name} {size / _GIB:,.1f}" for name, size in memory.parts().items())
@@ -32,3 +32,4 @@ def check_training(config: PipelineConfig) -> None:
             f"{'in all processes' if on_cpu else 'per device'}, {where} {accelerator.memory_bytes / _GIB:,.1f} GiB "
             f"(per process, GiB: {parts}); use a smaller model or preset, or more devices"
         )
+    settle_layout(config, accelerator)

@@ -1,7 +1,6 @@
 """The files that the launcher and the training processes exchange in one directory, all JSON.
 
 job.json            what to do (written by the launcher)
-metrics.jsonl       one record a step, fsynced (rank 0)
 result.json         facts of a finished job (rank 0)
 error-RANK.json     why a process failed
 """
@@ -15,9 +14,10 @@ from typing import Any
 
 from longcat.artifact import write_json
 from longcat.config import PipelineConfig
+from longcat.parallel.axes import Degrees
 from longcat.training.layout import ParallelLayout
 
-JOB, METRICS, RESULT = "job.json", "metrics.jsonl", "result.json"
+JOB, RESULT = "job.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Job:
     def read(cls, path: Path) -> Job:
         """Read a `job.json`."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "layout": ParallelLayout(**values["layout"])})
+        layout = values["layout"]
+        return cls(**{**values, "layout": ParallelLayout(**{**layout, "degrees": Degrees(**layout["degrees"])})})
 
     @property
     def pipeline(self) -> PipelineConfig:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError
+from longcat.parallel.axes import Degrees, settle
 
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """Processes of a training run, what they spread, and the type that they compute in."""
+    """Accelerator of a training run, its processes along each axis of parallelism, and the type that they compute in."""
 
     accelerator: Literal["npu", "cuda", "cpu"]
-    processes: int
-    expert_parallel: int
-    """Processes over which the routed experts are spread."""
+    degrees: Degrees
     precision: Literal["bf16", "fp32"]
 
 
@@ -30,21 +28,26 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
     """
     training = config.training
     processes = training.processes or accelerator.count
-    expert_parallel = training.expert_parallel or math.gcd(processes, config.model.n_routed_experts)
-    if processes % expert_parallel:
-        raise ConfigError(
-            f"training.expert_parallel={expert_parallel} does not divide training.processes={processes}"
-            + ("" if training.processes else f" (this machine's count of {accelerator.kind} devices)")
+    wanted = {field.name: getattr(training, field.name) for field in fields(Degrees)} | {"processes": processes}
+    try:
+        degrees = settle(
+            wanted, batch_sequences=training.global_batch_sequences, routed_experts=config.model.n_routed_experts
         )
-    if training.global_batch_sequences % processes:
+    except ConfigError as error:
+        if training.processes:
+            raise
         raise ConfigError(
-            f"training.global_batch_sequences={training.global_batch_sequences} is not a multiple of training.processes={processes}"
-        )
+            f"{error} (processes are left to this machine, with {processes} x {accelerator.kind})"
+        ) from error
     if accelerator.kind != "cpu" and processes > accelerator.count:
         raise ConfigError(
             f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"
         )
-    precision = training.precision
-    if precision == "auto":
-        precision = "bf16" if accelerator.supports_bf16 else "fp32"
-    return ParallelLayout(accelerator.kind, processes, expert_parallel, precision)
+    return ParallelLayout(accelerator.kind, degrees, settle_precision(config, accelerator))
+
+
+def settle_precision(config: PipelineConfig, accelerator: Accelerator) -> Literal["bf16", "fp32"]:
+    """Return the precision that is computed in: `auto` stands for bf16 where the hardware has it."""
+    if config.training.precision == "auto":
+        return "bf16" if accelerator.supports_bf16 else "fp32"
+    return config.training.precision

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ArtifactError, TrainingError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.interchange.folder import write_huggingface
-from longcat.interchange.state import reader as state_reader
 from longcat.peak import peak
 from longcat.processes.launch import launch
 from longcat.progress import Progress, Reporter, silent
 from longcat.provenance import code_of
-from longcat.training.job import METRICS, RESULT, Job
+from longcat.training.job import JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.metrics import Follower, read_metrics
+from longcat.training.state_reader import state_reader
 
 STAGE_VERSION = 3
 WORKER = "longcat.training.worker"
@@ -53,8 +54,7 @@ def pretrain(
         on_metrics: gets the records of metrics.jsonl as they appear, each step once.
 
     Returns:
-        A `checkpoint` artifact: `huggingface/` (model and tokenizer), `state/` (torch distributed checkpoint with the
-        optimizer) and `metrics.jsonl`.
+        A `checkpoint` artifact, see `CheckpointFolder`.
 
     Raises:
         ConfigError: the layout does not fit the machine or the batch.
@@ -72,13 +72,14 @@ def pretrain(
             "seed": config.seed,
             "model": identity(config.model),
             "training": identity(config.training),
-            "layout": [layout.accelerator, layout.processes, layout.expert_parallel, layout.precision],
+            "layout": [layout.accelerator, *astuple(layout.degrees), layout.precision],
         },
         parents=(tokens,),
         sources=code_of(__name__, WORKER),
     )
 
     def build(directory: Path) -> CheckpointFacts:
+        folder = CheckpointFolder(directory)
         best = peak(accelerator, layout.precision)
         began = time.monotonic()
         job = Job(
@@ -86,25 +87,24 @@ def pretrain(
             layout=layout,
             tokens=str(tokens.path),
             directory=str(directory),
-            peak_flops=None if best is None else best.of(layout.processes),
+            peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
             _supervise(job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
-        write_huggingface(directory / "huggingface", config.model, state_reader(directory / "state"))
-        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, directory / "huggingface/tokenizer.json")
+        write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
+        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         facts = CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
-            **_summary(read_metrics(directory / METRICS)),
-            processes=layout.processes,
-            expert_parallel=layout.expert_parallel,
+            **_summary(read_metrics(folder.metrics)),
+            **asdict(layout.degrees),
             precision=layout.precision,
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),
         )
-        for leftover in (directory / "job.json", directory / RESULT):
+        for leftover in (directory / JOB, directory / RESULT):
             leftover.unlink()
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder.progress, ignore_errors=True)
         return facts
 
     return workspace.materialize(recipe, build, resumable=True)
@@ -114,7 +114,11 @@ def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
     corpus = TokenCorpus.open(tokens.path)
     if corpus.vocabulary_size > config.model.vocabulary:
         raise ArtifactError(
-            f"{tokens.path} has a vocabulary of {corpus.vocabulary_size}, model.vocab_size is {config.model.vocabulary}"
+            f"{tokens.path} has token ids up to {corpus.vocabulary_size - 1}, model.vocab_size is {config.model.vocabulary}"
+        )
+    if corpus.end_of_text != config.model.end_of_text:
+        raise ArtifactError(
+            f"{tokens.path} ends documents with token {corpus.end_of_text}, model.eos_token_id is {config.model.end_of_text}"
         )
     if corpus.sequence_length > config.model.max_position_embeddings:
         raise ArtifactError(
@@ -126,7 +130,8 @@ def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
 def _supervise(job: Job, config: PipelineConfig, report: Reporter, on_metrics: Callable[[Records], None]) -> None:
     """Launch, and launch again after a failure, as long as each attempt gets further than the one before."""
     training, directory = config.training, Path(job.directory)
-    follower = Follower(directory / METRICS)
+    metrics = CheckpointFolder(directory).metrics
+    follower = Follower(metrics)
     deadline = time.monotonic() + training.deadline_s
     furthest, loss = -1, ""
 
@@ -142,7 +147,7 @@ def _supervise(job: Job, config: PipelineConfig, report: Reporter, on_metrics: C
             run_workers(WORKER, replace(job, attempt=attempt), config, deadline - time.monotonic(), poll)
             break
         except TrainingError:
-            reached = max((record["step"] for record in read_metrics(directory / METRICS)), default=0)
+            reached = max((record["step"] for record in read_metrics(metrics)), default=0)
             if attempt == training.max_restarts or reached <= furthest or time.monotonic() > deadline:
                 raise
             furthest = reached
@@ -158,8 +163,8 @@ def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float
         module,
         [str(job.write())],
         directory=Path(job.directory),
-        processes=layout.processes,
-        environment=environment(layout.accelerator, layout.processes),
+        processes=layout.degrees.processes,
+        environment=environment(layout.accelerator, layout.degrees.processes),
         deadline_s=deadline_s,
         grace_s=config.training.grace_s,
         poll=poll,

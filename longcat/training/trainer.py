@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -15,8 +14,8 @@ from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel
-from longcat.ops.linear_cross_entropy import IGNORE
 from longcat.ops.registry import OperatorSettings
+from longcat.padding import IGNORE, is_padding
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -83,7 +82,7 @@ class Trainer:
         self.micro_batches = len(parts)
         for index, (tokens, targets, documents) in enumerate(parts):
             apart = documents if self.config.training.mask_documents else None
-            sums = self.parallel.sums(tokens, targets, phase, apart, padding=documents < 0)
+            sums = self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents))
             parts_of_loss = losses(sums, counts, self.config)
             self.parallel.backward(weighted_total(parts_of_loss, self.config), last=index == len(parts) - 1)
             for name, value in parts_of_loss.items():
@@ -115,16 +114,19 @@ class Trainer:
     def _agree(
         self, means: dict[str, Tensor], load: Tensor, stop: bool
     ) -> tuple[dict[str, float], float, Tensor, bool]:
-        """Sum losses, squared gradient norm, loads and the wish to stop over all processes, in one exchange.
-
-        Every parameter is spread over all processes, experts included, so the local squares add up to the global one.
-        """
+        """Sum losses, squared gradient norm, expert loads and requests to stop over the processes that have parts of them."""
         square = get_total_norm([_local(parameter.grad) for parameter in self._parameters]).square()
-        numbers = [*means.values(), square, torch.full_like(square, float(stop))]
-        message = torch.cat([torch.stack(numbers), load.flatten()])
-        dist.all_reduce(message, group=self.mesh.world.get_group())
-        values = message[: len(numbers)].tolist()
-        return dict(zip(means, values, strict=False)), values[-2], message[len(numbers) :].view_as(load), values[-1] > 0
+        summed = self.mesh.sum(
+            {
+                "losses": torch.stack(list(means.values())),
+                "gradient_square": square,
+                "stop": torch.full_like(square, float(stop)),
+                "expert_load": load,
+            }
+        )
+        numbers = torch.cat([summed["losses"], summed["gradient_square"].view(1), summed["stop"].view(1)])
+        *values, total, stops = numbers.tolist()  # the host waits for the device once
+        return dict(zip(means, values, strict=True)), total, summed["expert_load"], stops > 0
 
     @torch.no_grad()
     def _clip(self, norm: float) -> None:
@@ -135,14 +137,13 @@ class Trainer:
 
 
 def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Counts:
-    """What there is to learn from in a batch, over all processes, from this one's share of it.
+    """Count the tokens and targets of the whole batch, from this process' rows of it. Collective.
 
-    Shares differ in padding, so they have to be added up before the first loss is divided. The sums stay on the device:
-    nobody waits for them.
+    Processes have different amounts of padding, so their counts are summed before the first loss is divided. The sums
+    stay on the device, so that the host does not wait for them.
     """
-    counts = torch.stack([(documents >= 0).sum(), (targets != IGNORE).sum()])
-    dist.all_reduce(counts, group=mesh.world.get_group())
-    return Counts(*counts.clamp_min(1))
+    counts = torch.stack([(~is_padding(documents)).sum(), (targets != IGNORE).sum()])
+    return Counts(*mesh.sum({"counts": counts})["counts"].clamp_min(1))
 
 
 def phase_of(step: int, training: TrainingConfig) -> Phase:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -24,11 +25,12 @@ from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
 from longcat.errors import LongcatError
-from longcat.parallel.mesh import ProcessMesh, join, leave
+from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
 from longcat.training.balance import load_metrics
-from longcat.training.job import METRICS, RESULT, Job
+from longcat.training.job import RESULT, Job
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import DATA
@@ -46,7 +48,11 @@ class Worker:
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
-            self.corpus.train, self.config.seed, training.global_batch_sequences, rank=mesh.rank, world=mesh.processes
+            self.corpus.train,
+            self.config.seed,
+            training.global_batch_sequences,
+            rank=mesh.batch_rank,
+            world=mesh.batch_world,
         )
         self.batches = Prefetcher(self.loader)
         self.auxiliary = active_losses(self.config)
@@ -63,16 +69,17 @@ class Worker:
         with torch.profiler.record_function(DATA):
             batch = self.batches.batch(step)
             if self.sequence_length != self.corpus.sequence_length:
-                batch = batch.cut(self.sequence_length)
+                batch = batch.reshape(self.sequence_length)
         return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write down its state."""
-        training, states = self.config.training, self.directory / "checkpoints"
+        folder = CheckpointFolder(self.directory)
+        training, states = self.config.training, folder.progress
         done = 0
         if newest := checkpoint.saved(states):
             done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
-        metrics = MetricsFile(self.directory / METRICS, after_step=done) if self.mesh.rank == 0 else None
+        metrics = MetricsFile(folder.metrics, after_step=done) if self.mesh.rank == 0 else None
         window_began, window_step, working = time.perf_counter(), done, 0.0
         ffn_experts = 0.0
         for step in range(done, training.steps):
@@ -122,7 +129,7 @@ class Worker:
         return figures
 
     def _finish(self, steps: int, ffn_experts: float) -> None:
-        checkpoint.write(self.directory / "state", steps, self.trainer.weights, self.trainer.optimizers)
+        checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
             facts = {
                 "steps": steps,
@@ -134,8 +141,8 @@ class Worker:
         dist.barrier()
 
 
-def run(body: Callable[[Worker], None]) -> int:
-    """Do a job's work in this process; a failure is written down before the process exits.
+def run(body: Callable[[Worker], None]) -> NoReturn:
+    """Do a job's work in this process and end it; a failure is written down first.
 
     Args:
         body: the work, the same in every process.
@@ -145,7 +152,7 @@ def run(body: Callable[[Worker], None]) -> int:
     rank = int(os.environ["RANK"])
     try:
         accelerator = choose(job.layout.accelerator)
-        mesh = join(accelerator, job.layout.expert_parallel, job.pipeline.training.collective_timeout_s)
+        mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)):
             body(Worker(job, mesh, accelerator))
         leave()
@@ -163,10 +170,9 @@ def run(body: Callable[[Worker], None]) -> int:
         except OSError:
             print(json.dumps(report), file=sys.stderr)
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # do not wait for the other ranks in a collective that will never end
-    return 0
+        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+    end_process()
 
 
 if __name__ == "__main__":
-    sys.exit(run(Worker.pretrain))
+    run(Worker.pretrain)

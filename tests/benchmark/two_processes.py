@@ -9,13 +9,14 @@ import torch.distributed as dist
 
 from longcat.accelerator import choose
 from longcat.benchmark.collectives import INSIDE, measure_collectives
-from longcat.parallel.mesh import join, leave
+from longcat.parallel.axes import Degrees
+from longcat.parallel.mesh import end_process, join, leave
 
 
 def main(path: Path) -> None:
-    mesh = join(choose("cpu"), 1, timeout_s=60)
-    # a group that outlives `leave` would be taken apart while its threads run
-    found = measure_collectives(dist.group.WORLD, choose("cpu"), mesh.device, [3, 40_001], repeats=2, scope=INSIDE)
+    mesh = join(choose("cpu"), Degrees(2), timeout_s=60)
+    group = mesh.open(INSIDE, (0, 1))
+    found = measure_collectives(group, choose("cpu"), mesh.device, [3, 40_001], repeats=2, scope=INSIDE)
     if mesh.rank == 0:
         path.write_text(json.dumps([asdict(one) for one in found]))
     dist.barrier()
@@ -23,3 +24,4 @@ def main(path: Path) -> None:
 
 main(Path(sys.argv[1]))
 leave()
+end_process()

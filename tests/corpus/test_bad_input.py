@@ -45,9 +45,9 @@ BROKEN = {
 def test_a_broken_record_is_refused_with_its_place_or_counted(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_bytes("\n".join(LINES[:50]).encode() + b"\n" + line + b"\n" + "\n".join(LINES[50:]).encode())
-    with pytest.raises(DataError, match=rf"a\.jsonl, line 51: (?:{BROKEN[line]}).*corpus\.max_bad_share"):
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 51: (?:{BROKEN[line]}).*corpus\.max_bad_fraction"):
         run(tmp_path, path)
-    tokens = run(tmp_path, path, "corpus.max_bad_share=0.02")
+    tokens = run(tmp_path, path, "corpus.max_bad_fraction=0.02")
     assert tokens.facts.bad_lines == 1
     assert texts_of(tokens) == TEXTS[:80]
 
@@ -66,10 +66,10 @@ def test_files_that_are_cut_off_are_refused(tmp_path, suffix, compress):
     content = compress("\n".join(LINES).encode())
     path.write_bytes(content[:-20])
     with pytest.raises(DataError, match=rf"a\{suffix} is cut off"):
-        run(tmp_path, path, "corpus.max_bad_share=0.9")
+        run(tmp_path, path, "corpus.max_bad_fraction=0.9")
     path.write_bytes(content[:50] + b"\x00" * 50 + content[100:])
     with pytest.raises(DataError, match=r"not an intact gzip file|records of a\.jsonl\.zst cannot be read"):
-        run(tmp_path, path, "corpus.max_bad_share=0.9")  # zstd's frames have no checksum unless one is asked for
+        run(tmp_path, path, "corpus.max_bad_fraction=0.9")  # zstd's frames have no checksum unless one is asked for
     path.write_bytes(b"no such thing")
     with pytest.raises(DataError, match="not an intact (zstd|gzip) file"):
         run(tmp_path, path)
@@ -91,7 +91,7 @@ def test_row_groups_of_parquet_are_blocks(tmp_path):
     pq.write_table(pa.table({"text": [*TEXTS[:60], None, *TEXTS[60:80]]}), path, row_group_size=7)
     with pytest.raises(DataError, match=r"a\.parquet, row 60: the text is null"):
         run(tmp_path, path, "corpus.block_bytes=9000", "corpus.workers=1")
-    tokens = run(tmp_path, path, "corpus.block_bytes=9000", "corpus.workers=1", "corpus.max_bad_share=0.1")
+    tokens = run(tmp_path, path, "corpus.block_bytes=9000", "corpus.workers=1", "corpus.max_bad_fraction=0.1")
     assert texts_of(tokens) == TEXTS[:80]
 
 
@@ -201,7 +201,7 @@ def test_very_many_short_documents(tmp_path):
             stream.write("".join(f'{{"text": "{n}"}}\n' for n in range(number, number + 1000)))
     tokens = run(tmp_path, path, "corpus.min_characters=1")
     assert tokens.facts.documents == 300_000
-    assert tokens.facts.padding_share < 0.01
+    assert tokens.facts.padding_fraction < 0.01
     assert (
         np.load(tokens.path.parents[1] / "documents" / tokens.facts.documents_artifact / "documents.npy")[
             "tokens"

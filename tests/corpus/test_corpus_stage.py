@@ -9,11 +9,12 @@ import pytest
 
 from longcat.artifact import Workspace
 from longcat.config import load_config
-from longcat.corpus.pieces import content_hash
+from longcat.corpus.block_arrays import content_hash
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import decode, open_tokenizer, train_tokenizer
 from longcat.errors import Cancelled, ConfigError, DataError, LongcatError, StorageError
+from longcat.evaluation.ngram import NGram
 
 TEXTS = [f"Document {n}: " + " ".join(f"word{(n * m) % 31}" for m in range(60)) + "\n" for n in range(80)]
 
@@ -75,7 +76,7 @@ def test_documents_come_back_from_the_shards(tmp_path):
     assert facts.train_tokens == len(corpus.train) * 256
     assert facts.text_bytes == sum(map(len, TEXTS))
     assert facts.bytes_per_token == pytest.approx(facts.text_bytes / facts.tokens)
-    used = (1 - facts.padding_share) * facts.train_rows * 257
+    used = (1 - facts.padding_fraction) * facts.train_rows * 257
     held_out_used = corpus.held_out.index.rows * 257 - corpus.held_out.index.padding_tokens
     assert used + held_out_used == pytest.approx(facts.tokens)
 
@@ -103,7 +104,7 @@ def test_second_run_reuses_and_other_content_does_not(tmp_path):
 def test_what_is_left_out_is_counted(tmp_path):
     texts = [*TEXTS, TEXTS[3], TEXTS[5] + "\r", "short", "", "y" * 3000]
     path = write(tmp_path / "a.jsonl", texts, extra=['{"text": "cut', '{"other": 1}'])
-    artifact = run(tmp_path, path, "corpus.max_bad_share=0.05", "corpus.max_characters=2000")
+    artifact = run(tmp_path, path, "corpus.max_bad_fraction=0.05", "corpus.max_characters=2000")
     facts = artifact.facts
     assert facts.dropped == {
         "empty": 1,
@@ -132,10 +133,10 @@ def test_sources_are_read_in_order_up_to_their_limit(tmp_path):
 
 def test_broken_line_stops_with_file_and_line(tmp_path):
     path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
-    with pytest.raises(DataError, match=rf"{path}, line {len(TEXTS) + 1}: broken JSON.*max_bad_share"):
+    with pytest.raises(DataError, match=rf"{path}, line {len(TEXTS) + 1}: broken JSON.*max_bad_fraction"):
         run(tmp_path, path)
     with pytest.raises(DataError, match=rf"1 of {len(TEXTS) + 1} records of a\.jsonl.*the first is {path}, line"):
-        run(tmp_path, path, "corpus.max_bad_share=0.001")
+        run(tmp_path, path, "corpus.max_bad_fraction=0.001")
     assert not finished(tmp_path / "workspace")
 
 
@@ -143,7 +144,10 @@ def test_broken_line_stops_with_file_and_line(tmp_path):
     ("overrides", "message"),
     [
         (["corpus.min_characters=100000"], "left for the train split: of 80 documents read, 0 were kept, 80 too short"),
-        (["corpus.held_out_share=1e-9"], "no document is left for the held_out split.*raise corpus.held_out_share"),
+        (
+            ["corpus.held_out_fraction=1e-9"],
+            "no document is left for the held_out split.*raise corpus.held_out_fraction",
+        ),
         (["corpus.sequence_length_tokens=99999", "model.max_position_embeddings=99999"], "one sequence needs 100000"),
         (
             ["training.global_batch_sequences=100000"],
@@ -359,13 +363,13 @@ def test_max_documents_is_exact_over_blocks(tmp_path, limit, block_bytes):
         *LONG_ROWS,
         "corpus.workers=1",
         f"corpus.block_bytes={block_bytes}",
-        "corpus.held_out_share=0.3",
+        "corpus.held_out_fraction=0.3",
     )
     assert all_documents(artifact) == sorted(TEXTS[:limit])
     assert artifact.facts.sources[0]["documents"] == min(limit, len(TEXTS))
 
 
-@pytest.mark.parametrize("settings", [(), ("corpus.max_bad_share=0.001",)])
+@pytest.mark.parametrize("settings", [(), ("corpus.max_bad_fraction=0.001",)])
 @pytest.mark.parametrize("block_bytes", [1500, 20000, 1 << 20])
 def test_what_lies_behind_max_documents_is_not_read(tmp_path, block_bytes, settings):
     path = write(tmp_path / "a.jsonl", extra=['{"text": "cut'])
@@ -398,7 +402,7 @@ def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
     made = [
         run(tmp_path, sources(None, None), *SMALL, "corpus.sequence_length_tokens=32"),
         run(tmp_path, sources(1, 3), *SMALL),
-        run(tmp_path, sources(None, None), *SMALL, "corpus.long_documents={min_tokens: 200, share: 0.8}"),
+        run(tmp_path, sources(None, None), *SMALL, "corpus.long_documents={min_tokens: 200, fraction: 0.8}"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.mixture_tokens=30000"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.shard_sequences=50"),
         run(tmp_path, sources(None, None), *SMALL, "corpus.max_padding=0.5"),
@@ -420,7 +424,7 @@ def test_other_mixtures_start_from_the_same_documents(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    ["corpus.vocabulary_size=300", "corpus.min_characters=21", "corpus.held_out_share=0.2", "corpus.mask=[email]"],
+    ["corpus.vocabulary_size=300", "corpus.min_characters=21", "corpus.held_out_fraction=0.2", "corpus.mask=[email]"],
 )
 def test_other_documents_are_built_anew(tmp_path, change):
     path = write(tmp_path / "a.jsonl")
@@ -445,15 +449,15 @@ def test_documents_repeated_to_reach_the_mixture_are_all_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting",
+    ("tokens", "error", "message"),
     [
-        "corpus.mixture_tokens=1",
-        "corpus.mixture_tokens=300",
+        (256, ConfigError, "mixture_tokens=256 does not fill one sequence"),
+        (300, DataError, "the train split has .* tokens, one sequence needs 257"),
     ],
 )
-def test_a_mixture_of_less_than_a_row_is_told(tmp_path, setting):
-    with pytest.raises(DataError, match="the train split has .* tokens, one sequence needs 257"):
-        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, setting, *LONG_ROWS)
+def test_a_mixture_of_less_than_a_row_is_reported(tmp_path, tokens, error, message):
+    with pytest.raises(error, match=message):
+        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, f"corpus.mixture_tokens={tokens}", *LONG_ROWS)
 
 
 def test_a_mixture_of_less_than_a_row_is_put_down_to_the_mixture(tmp_path):
@@ -485,19 +489,20 @@ def test_a_tokenizer_given_is_as_good_as_the_same_one_trained(tmp_path):
     assert everything(brought) == everything(trained)
     (tmp_path / "mine.json").rename(tmp_path / "moved.json")
     assert run(tmp_path, path, *SMALL, f"corpus.tokenizer={tmp_path / 'moved.json'}").cached
-    with pytest.raises(ConfigError, match=r"corpus\.tokenizer=.*mine\.json cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"corpus\.tokenizer: cannot read tokenizer .*mine\.json: No such file"):
         run(tmp_path, path, *SMALL, f"corpus.tokenizer={tmp_path / 'mine.json'}")
 
 
 @pytest.mark.parametrize(
     ("content", "settings", "error", "message"),
     [
-        ("{}", (), DataError, r"cannot read tokenizer .*mine\.json"),
+        ("{}", (), ConfigError, r"corpus\.tokenizer: cannot read tokenizer .*mine\.json"),
+        ("{}", ("model.eos_token_id=2",), DataError, r"cannot read tokenizer .*mine\.json"),
         (
             None,
             ("corpus.vocabulary_size=300",),
             ConfigError,
-            r"mine\.json has 340 tokens; corpus\.vocabulary_size is 300",
+            r"mine\.json has ids up to 339; corpus\.vocabulary_size=300 has to be at least 340",
         ),
         (None, ("corpus.end_of_text=<eos>",), ConfigError, r"has no special token '<eos>' \(corpus\.end_of_text\)"),
     ],
@@ -521,9 +526,75 @@ def test_a_tokenizer_that_cannot_be_used_is_refused_before_anything_is_read(tmp_
             write(tmp_path / "a.jsonl"),
             *SMALL,
             f"corpus.tokenizer={tmp_path / 'mine.json'}",
+            "model.eos_token_id=2",
             report=seen.append,
         )
     assert not [progress for progress in seen if progress.message.startswith("reading")]
+
+
+def sparse_tokenizer(path, end):
+    """A tokenizer of 401 tokens; the one that every text begins with has the id 70,000."""
+    tokenizer = train_tokenizer(TEXTS, 400)
+    content = json.loads(tokenizer.to_str())
+    content["model"]["vocab"][tokenizer.encode(TEXTS[0]).tokens[0]] = 70_000
+    content["added_tokens"].append({**content["added_tokens"][0], "content": "<|endoftext|>", "id": end})
+    path.write_text(json.dumps(content))
+    return (f"corpus.tokenizer={path}", "corpus.end_of_text=<|endoftext|>", "corpus.vocabulary_size=80000")
+
+
+def test_ids_beyond_the_number_of_tokens_are_kept(tmp_path):
+    settings = sparse_tokenizer(tmp_path / "mine.json", 70_005)
+    path = write(tmp_path / "a.jsonl")
+    artifact = run(tmp_path, path, *SMALL, *settings, *LONG_ROWS)
+    corpus = TokenCorpus.open(artifact.path)
+    assert (corpus.vocabulary_size, corpus.end_of_text) == (70_006, 70_005)
+    assert artifact.facts.vocabulary_size == len(corpus.token_bytes) == 70_006
+    assert configure(path, *SMALL, *settings).model.eos_token_id == 70_005
+    assert {np.load(artifact.path / shard.file).dtype for shard in corpus.train.index.shards} == {np.dtype(np.uint32)}
+    batch = corpus.train.take(np.arange(len(corpus.train)))
+    assert {70_000, 70_005} <= {*batch.tokens.ravel().tolist()} | {*batch.targets.ravel().tolist()}
+    assert all_documents(artifact) == sorted(TEXTS)
+    held_out = corpus.held_out.take(np.arange(len(corpus.held_out)))
+    # a smaller vocabulary would give several n-grams the same number
+    expected = NGram(batch, 3, 80_000).probabilities(held_out)
+    for probability, other in zip(
+        NGram(batch, 3, corpus.vocabulary_size).probabilities(held_out), expected, strict=True
+    ):
+        assert probability.min() > 0
+        np.testing.assert_allclose(np.log(probability), np.log(other), atol=0.3)
+
+
+def test_another_end_of_text_than_the_models_is_refused_before_anything_is_read(tmp_path):
+    settings = sparse_tokenizer(tmp_path / "mine.json", 407)
+    seen = []
+    with pytest.raises(
+        ConfigError,
+        match=r"model\.eos_token_id=2, but corpus\.end_of_text='<\|endoftext\|>' is token 407 of corpus\.tokenizer=.*mine\.json",
+    ):
+        run(tmp_path, write(tmp_path / "a.jsonl"), *SMALL, *settings, "model.eos_token_id=2", report=seen.append)
+    assert not [progress for progress in seen if progress.message.startswith("reading")]
+
+
+def test_filters_of_ones_own_leave_documents_out(tmp_path, monkeypatch):
+    module = tmp_path / "odd_documents_only.py"
+    module.write_text("def keep(text):\n    return int(text.split()[1].rstrip(':')) % 2 == 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(tmp_path / "a.jsonl")
+    filters = "corpus.filters=[c4_curly_bracket, 'odd_documents_only:keep']"
+    artifact = run(tmp_path, path, "corpus.block_bytes=4000", "corpus.workers=2", *LONG_ROWS, filters)
+    assert artifact.facts.dropped["odd_documents_only:keep"] == 40
+    assert all_documents(artifact) == sorted(TEXTS[1::2])
+    assert run(tmp_path, path, "corpus.block_bytes=4000", *LONG_ROWS, filters).cached
+    module.write_text(module.read_text() + "# another opinion\n")
+    assert not run(tmp_path, path, "corpus.block_bytes=4000", "corpus.workers=1", *LONG_ROWS, filters).cached
+
+
+def test_a_group_of_filters_is_its_rules(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    rules = ["c4_lorem_ipsum", "c4_line_javascript", "c4_curly_bracket"]
+    first = run(tmp_path, path, *SMALL, f"corpus.filters={rules}")
+    assert run(tmp_path, path, *SMALL, f"corpus.filters={rules[::-1]}").cached
+    assert not first.cached
 
 
 def test_scores_of_ones_own_leave_documents_out(tmp_path, monkeypatch):

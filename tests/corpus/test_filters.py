@@ -1,14 +1,13 @@
 """Every rule at its threshold, and the n-gram rules against plain loops."""
 
 import random
-from typing import get_args
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcat.config import RuleName, load_config
-from longcat.corpus.filters import DOCUMENT_RULES, LINE_RULES, Document, Filter
+from longcat.corpus.filters import DOCUMENT_RULES, LINE_RULES, Document, Filter, rule_groups
 from longcat.errors import ConfigError
 
 PROSE = (
@@ -20,13 +19,9 @@ PROSE = (
 CHINESE = "清晨的码头很安静，第一批渔船已经带着渔网回来了。没有人注意到天气正在变化，一位围着红围巾的妇女在数鲱鱼的筐子，两个男孩在争论轮到谁洗甲板。海关大楼的老钟敲了七下，和每天早上一样晚了四分钟。"
 
 
-def test_names_in_the_configuration_are_the_rules():
-    assert {*LINE_RULES, *DOCUMENT_RULES} == set(get_args(RuleName))
-
-
 @pytest.mark.parametrize("text", [PROSE, CHINESE])
 def test_good_prose_passes_every_rule(text):
-    rules = Filter(list(get_args(RuleName)))
+    rules = Filter([*LINE_RULES, *DOCUMENT_RULES])
     assert rules.verdict(Document(rules.lines(text))) is None
 
 
@@ -114,9 +109,62 @@ def test_lines_are_cut_where_asked():
     assert Filter([]).lines(text) is text
 
 
-def test_groups_stand_for_their_rules():
-    config = load_config("smoke", overrides=["corpus.filters=[gopher, c4_lorem_ipsum]"])
-    assert len(config.corpus.filters) == 12
-    assert "gopher_word_count" in config.corpus.filters
-    with pytest.raises(ConfigError, match=r"corpus\.filters\.0"):
-        load_config("smoke", overrides=["corpus.filters=[gofer]"])
+def test_groups_are_the_prefixes_of_the_rules():
+    groups = rule_groups()
+    assert {group: len(rules) for group, rules in groups.items()} == {"c4": 7, "gopher": 11}
+    chosen = Filter(["c4_lorem_ipsum", "gopher"])
+    assert (chosen.line_rules, chosen.document_rules) == ([], ["c4_lorem_ipsum", *groups["gopher"]])
+    assert Filter(["c4"]).line_rules == list(LINE_RULES)
+
+
+def test_a_rule_takes_an_entry_in_the_table(monkeypatch):
+    monkeypatch.setitem(DOCUMENT_RULES, "mine_shouting", lambda document: document.text.isupper())
+    for name in ("mine_shouting", "mine"):
+        assert Filter([name]).verdict(Document("LOUD")) == "mine_shouting"
+        assert Filter([name]).verdict(Document("quiet")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gofer", r"no rule 'gofer'; did you mean 'gopher'\?; groups are c4, gopher"),
+        ("gopher_bulets", r"did you mean 'gopher_bullets'\?"),
+        ("xyz", r"no rule 'xyz'; groups are c4, gopher, .* package\.module:function"),
+        ("no_such_module:keep", r"corpus\.filters=no_such_module:keep cannot be imported"),
+        ("math:pi", r"corpus\.filters=math:pi is no function"),
+    ],
+)
+def test_an_unknown_filter_is_refused_with_the_nearest_and_the_groups(name, message):
+    with pytest.raises(ConfigError, match=message):
+        Filter(["gopher", name])
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of somebody's own filters."""
+    (tmp_path / "filters_of_ones_own.py").write_text(
+        "def short(text):\n    return len(text) < 10\n"
+        "def fails(text):\n    return 1 / 0\n"
+        "def forgets(text):\n    len(text)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "filters_of_ones_own"
+    sys.modules.pop("filters_of_ones_own", None)
+
+
+def test_a_function_of_ones_own_says_what_is_kept(own):
+    chosen = Filter([f"{own}:short", "c4_curly_bracket"])
+    assert chosen.reasons == ["c4_curly_bracket", f"{own}:short"]
+    assert chosen.verdict(Document("short")) is None
+    assert chosen.verdict(Document("longer than ten")) == f"{own}:short"
+    assert chosen.verdict(Document("a { longer than ten")) == "c4_curly_bracket"
+    assert chosen.own[0].source.name == "filters_of_ones_own.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("fails", "failed: ZeroDivisionError: division by zero"), ("forgets", "failed: it returned None; expected True")],
+)
+def test_a_function_of_ones_own_that_fails_is_named(own, name, message):
+    with pytest.raises(ConfigError, match=rf"corpus\.filters={own}:{name} {message}"):
+        Filter([f"{own}:{name}"]).verdict(Document("text"))

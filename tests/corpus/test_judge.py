@@ -6,7 +6,7 @@ import pytest
 from longcat.config import CorpusConfig
 from longcat.corpus.cleaning import Dropped
 from longcat.corpus.decontamination import WORDS
-from longcat.corpus.judge import SAMPLE_CHARACTERS, Judge, quality_function, quality_source, reasons
+from longcat.corpus.judge import SAMPLE_CHARACTERS, Judge, reasons
 from longcat.corpus.words import Words
 from longcat.errors import ConfigError, LongcatError
 
@@ -132,8 +132,6 @@ def test_a_score_of_just_the_minimum_is_enough(scores):
 )
 def test_a_function_that_is_not_there_is_named(function, message):
     with pytest.raises(ConfigError, match=message):
-        quality_function(function)
-    with pytest.raises(ConfigError, match=message):
         judge(quality={"function": function, "minimum": 0})
 
 
@@ -141,19 +139,7 @@ def test_a_module_that_does_not_run_is_named(tmp_path, monkeypatch):
     (tmp_path / "module_that_fails.py").write_text("raise RuntimeError('no model file')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="module_that_fails:score cannot be imported: no model file"):
-        quality_function("module_that_fails:score")
-
-
-def test_source_of_a_function(scores):
-    assert quality_source(f"{scores}:length").name == "scores_of_ones_own.py"
-    assert quality_source(f"{scores}:model.score").name == "scores_of_ones_own.py"
-    assert quality_source("math:sqrt") is None
-
-
-def test_source_of_an_object_that_can_be_called(scores):
-    source = quality_source(f"{scores}:model")
-    assert source is not None
-    assert source.name == "scores_of_ones_own.py"
+        judge(quality={"function": "module_that_fails:score", "minimum": 0})
 
 
 @pytest.mark.parametrize("name", ["fails", "nothing"])

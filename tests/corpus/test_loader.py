@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longcat.corpus.loader import Loader, Prefetcher, permute
+from longcat.corpus.loader import Loader, Prefetcher, shuffled_index
 from longcat.corpus.shards import Batch
 
 
@@ -29,7 +29,7 @@ def numbers(loader, step):
 
 @given(st.integers(1, 3000), st.integers(0, 2**32), st.integers(0, 1000))
 def test_an_epoch_is_a_permutation(size, seed, epoch):
-    assert sorted(permute(np.arange(size), size, seed, epoch).tolist()) == list(range(size))
+    assert sorted(shuffled_index(np.arange(size), size, seed, epoch).tolist()) == list(range(size))
 
 
 @given(st.integers(1, 200), st.integers(1, 12), st.integers(0, 10**9), st.integers(1, 40))
@@ -51,22 +51,22 @@ def test_order_is_the_same_for_every_world_size(rows, quarter, seed, step):
 
 
 def test_seeds_and_epochs_have_orders_of_their_own():
-    orders = {tuple(permute(np.arange(1000), 1000, seed, epoch)) for seed in range(5) for epoch in range(5)}
+    orders = {tuple(shuffled_index(np.arange(1000), 1000, seed, epoch)) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
 
 
 def test_order_looks_random():
     size = 5000
-    order = permute(np.arange(size), size, 3, 0)
+    order = shuffled_index(np.arange(size), size, 3, 0)
     assert abs(np.corrcoef(np.arange(size), order)[0, 1]) < 0.05
     assert np.mean(np.abs(np.diff(order))) == pytest.approx(size / 3, rel=0.05)
-    firsts = [permute(np.array([0]), 10, seed, 0)[0] for seed in range(5000)]
+    firsts = [shuffled_index(np.array([0]), 10, seed, 0)[0] for seed in range(5000)]
     assert np.bincount(firsts, minlength=10).min() > 400  # 500 each, if even
 
 
 def test_order_is_pinned():
     # a resumed run depends on it: whoever changes it has to raise the STAGE_VERSION of pre-training
-    assert permute(np.arange(10), 10, 0, 0).tolist() == [9, 5, 8, 7, 6, 4, 0, 2, 3, 1]
+    assert shuffled_index(np.arange(10), 10, 0, 0).tolist() == [9, 5, 8, 7, 6, 4, 0, 2, 3, 1]
 
 
 def test_epoch_counts_passes():

@@ -74,20 +74,20 @@ def test_a_source_is_capped():
 
 
 @given(st.floats(0.05, 0.95), st.integers(10, 60))
-def test_long_documents_have_their_share(share, minimum):
+def test_long_documents_have_their_fraction(fraction, minimum):
     documents = table([np.arange(2, 80).repeat(3)] * 2)
-    config = corpus([{}, {}], long_documents={"min_tokens": minimum, "share": share})
+    config = corpus([{}, {}], long_documents={"min_tokens": minimum, "fraction": fraction})
     chosen = choose(documents, groups(documents, config))
     tokens = documents["tokens"][chosen]
     assume(tokens.sum() > 1000)
-    assert tokens[tokens >= minimum].sum() / tokens.sum() == pytest.approx(share, abs=4 * 80 / tokens.sum())
+    assert tokens[tokens >= minimum].sum() / tokens.sum() == pytest.approx(fraction, abs=4 * 80 / tokens.sum())
 
 
-def test_a_share_of_what_is_not_there_is_refused():
+def test_a_fraction_of_what_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="min_tokens=1000: no document is long"):
-        groups(table(SIZES), corpus([{}, {}], long_documents={"min_tokens": 1000, "share": 0.5}))
+        groups(table(SIZES), corpus([{}, {}], long_documents={"min_tokens": 1000, "fraction": 0.5}))
     with pytest.raises(ConfigError, match="min_tokens=2: no document is short"):
-        groups(table(SIZES), corpus([{}, {}], long_documents={"min_tokens": 2, "share": 0.5}))
+        groups(table(SIZES), corpus([{}, {}], long_documents={"min_tokens": 2, "fraction": 0.5}))
 
 
 def test_which_documents_are_taken_follows_from_their_keys():

@@ -1,7 +1,7 @@
-import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -18,6 +18,12 @@ from longcat.errors import DataError
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "longcat/packages"
+
+
+def script(path, commands):
+    path.write_text(f"#!/bin/sh\n{commands}\n")
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture
@@ -40,11 +46,11 @@ def apt(tmp_path, monkeypatch):
     subprocess.run(["dpkg-deb", "-b", str(root), str(tmp_path / "a.deb")], check=True, capture_output=True, timeout=60)
     clients = tmp_path / "clients"
     clients.mkdir()
-    (clients / "apt-get").write_text(
-        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n'
-        f'[ "$3" = a-doc ] || {{ echo "E: Unable to locate package $3" >&2; exit 100; }}\ncp {tmp_path}/a.deb a-doc_2.0_all.deb\n'
+    script(
+        clients / "apt-get",
+        f'echo "$@" >> {tmp_path}/calls\n'
+        f'[ "$3" = a-doc ] || {{ echo "E: Unable to locate package $3" >&2; exit 100; }}\ncp {tmp_path}/a.deb a-doc_2.0_all.deb',
     )
-    (clients / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{clients}:{os.environ['PATH']}")
     return tmp_path / "calls"
 
@@ -82,36 +88,35 @@ def test_what_the_client_says_is_passed_on(apt, cache, monkeypatch):
 
 def test_a_client_that_never_ends_is_given_up(apt, monkeypatch):
     (apt.parent / "clients/apt-get").write_text("#!/bin/sh\nexec sleep 60\n")
-    monkeypatch.setattr(packages, "_FETCH_S", 0.3)
+    monkeypatch.setattr(packages, "FETCH_S", 0.3)
     with pytest.raises(DataError, match="apt-get did not come to an end"):
         unpack("apt:a-doc")
 
 
-def test_a_wheel_of_pip(monkeypatch):
-    asked = []
-
-    def fetch(command, where, package):
-        asked.append(command[-1])
-        with zipfile.ZipFile(where / "texts-1.2-py3-none-any.whl", "w") as wheel:
-            wheel.writestr("texts/a.txt", "one")
-            wheel.writestr("texts/a.so", "no")
-            wheel.writestr("../../outside.txt", "no")
-        return ""
-
-    monkeypatch.setattr(packages, "_run", fetch)
+def test_a_wheel_of_pip(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "wheel", "w") as wheel:
+        wheel.writestr("texts/a.txt", "one")
+        wheel.writestr("texts/a.so", "no")
+        wheel.writestr("../../outside.txt", "no")
+    python = script(
+        tmp_path / "python", f'echo "$@" > {tmp_path}/calls; cp {tmp_path}/wheel texts-1.2-py3-none-any.whl'
+    )
+    monkeypatch.setattr(sys, "executable", str(python))
     package = unpack("pip:texts==1.2")
-    assert (package.name, package.version, asked) == ("texts", "1.2", ["texts==1.2"])
+    assert (package.name, package.version) == ("texts", "1.2")
+    assert (tmp_path / "calls").read_text().split()[-1] == "texts==1.2"
     assert (package.path / "texts/a.txt").read_text() == "one"
     assert not (package.path / "texts/a.so").exists()
     assert not list(package.path.parents[1].glob("outside.txt"))
 
 
-def test_names_that_lead_out_of_the_folder_are_refused(tmp_path):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, cache, monkeypatch):
+    with tarfile.open(tmp_path / "content.tar", mode="w") as archive:
         archive.addfile(tarfile.TarInfo("../outside.txt"))
-    stream.seek(0)
-    (tmp_path / "in").mkdir()
+    script(tmp_path / "apt-get", "echo > a_1.deb")
+    script(tmp_path / "dpkg-deb", f"cat {tmp_path}/content.tar")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(DataError, match="outside the destination"):
-        packages._untar(stream, tmp_path / "in")
-    assert not (tmp_path / "outside.txt").exists()
+        unpack("apt:a-doc")
+    assert not list(tmp_path.rglob("outside.txt"))
+    assert not list(cache.iterdir())

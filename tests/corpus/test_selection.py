@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcat.config import CorpusConfig
-from longcat.corpus.pieces import Arrays, _collect, _Collected, content_hash, without
+from longcat.corpus.block_arrays import ArraysBuilder, content_hash
+from longcat.corpus.block_tasks import without
 from longcat.corpus.selection import select
 
 
@@ -15,15 +16,10 @@ class Block:
 
     def __init__(self, texts, corpus):
         self.texts = texts
-        found = _Collected()
+        builder = ArraysBuilder(corpus.repeated_paragraph_characters)
         for text in texts:
-            _collect(found, text.encode(), len(text), corpus)
-        self._arrays = Arrays(
-            ends=np.array(found.ends, np.int64),
-            digests=np.frombuffer(b"".join(found.digests), ">u8").astype(np.uint64).reshape(-1, 2),
-            characters=np.array(found.characters, np.int64),
-            paragraphs=np.array(found.paragraphs, np.int64).reshape(-1, 5),
-        )
+            builder.add(text)
+        self._arrays = builder.build()
 
     def arrays(self):
         return self._arrays
@@ -31,8 +27,8 @@ class Block:
 
 def choose(blocks, **settings):
     corpus = CorpusConfig.model_validate({"min_characters": 0, **settings})
-    pieces = [Block(texts, corpus) for texts in blocks]
-    return select(pieces, corpus), [text for texts in blocks for text in texts]
+    judged = [Block(texts, corpus) for texts in blocks]
+    return select(judged, corpus), [text for texts in blocks for text in texts]
 
 
 def remaining(selection, blocks):
@@ -62,12 +58,12 @@ def test_the_first_of_equal_documents_stays(blocks):
 
 
 @given(some_blocks)
-def test_documents_are_found_in_their_piece(blocks):
+def test_documents_are_found_in_their_block(blocks):
     selection, texts = choose(blocks)
     content = ["".join(block).encode() for block in blocks]
     for number, text in enumerate(texts):
         begin, end = selection.bytes_of(number)
-        assert content[selection.piece_of(number)][begin:end].decode() == text
+        assert content[selection.block_of(number)][begin:end].decode() == text
     assert [len(range(*selection.of(number).indices(len(texts)))) for number in range(len(blocks))] == list(
         map(len, blocks)
     )

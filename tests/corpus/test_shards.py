@@ -6,10 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.artifact import sha256_file
-from longcat.corpus.packing import cut
+from longcat.corpus.packing import split_documents
 from longcat.corpus.shards import (
-    IGNORE,
-    PADDING,
     ShardTask,
     SplitIndex,
     TokenCorpus,
@@ -18,6 +16,7 @@ from longcat.corpus.shards import (
     write_shard,
 )
 from longcat.errors import ArtifactError
+from longcat.padding import IGNORE, PADDING
 
 LENGTH = 8
 DOCUMENTS = [np.append(np.arange(100 * n, 100 * n + 3 * n + 1), 2) for n in range(1, 20)]
@@ -36,7 +35,9 @@ def task(directory, name, documents, max_padding=0.0):
     return ShardTask(
         directory=directory,
         name=name,
-        pieces=cut(np.arange(len(documents)), np.array([len(document) for document in documents]), LENGTH + 1),
+        segments=split_documents(
+            np.arange(len(documents)), np.array([len(document) for document in documents]), LENGTH + 1
+        ),
         files=files,
         file_of=np.arange(len(documents)) % 2,
         begins=begins,

@@ -162,8 +162,8 @@ def test_an_existing_tokenizer_gives_the_same_tokens(tmp_path):
     ("overrides", "message"),
     [
         (["corpus.end_of_text=<eos>"], "has no special token '<eos>' .*</longcat_s>"),
-        (["corpus.vocabulary_size=290"], "has 300 tokens; corpus.vocabulary_size is 290"),
-        (["corpus.tokenizer=nowhere.json"], "corpus.tokenizer=nowhere.json cannot be read"),
+        (["corpus.vocabulary_size=290"], "has ids up to 299; corpus.vocabulary_size=290 has to be at least 300"),
+        (["corpus.tokenizer=nowhere.json"], "cannot read tokenizer nowhere.json: No such file"),
     ],
 )
 def test_tokenizers_that_do_not_fit_are_refused(tmp_path, overrides, message):
@@ -198,7 +198,7 @@ SLOW = """
 import sys, time
 from longcat.artifact import Workspace
 from longcat.config import load_config
-from longcat.corpus import pieces, stage
+from longcat.corpus import block_tasks, stage
 from longcat.corpus.mapping import processes
 
 def slowly(function):
@@ -207,7 +207,7 @@ def slowly(function):
         return function(self, *arguments)
     return call
 
-pieces.Judge.verdict = slowly(pieces.Judge.verdict)
+block_tasks.Judge.verdict = slowly(block_tasks.Judge.verdict)
 if __name__ == "__main__":
     config = load_config("smoke", overrides=sys.argv[2:])
     with processes(config.corpus.workers) as mapper:

@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from longcat.config import CorpusConfig
+from longcat.config.corpus import TRAINED_END_OF_TEXT as END_OF_TEXT
 from longcat.corpus.tokenizer import (
-    END_OF_TEXT,
     SPECIAL_TOKENS,
     decode,
     encode,
-    end_of_text,
     open_tokenizer,
     provide_tokenizer,
     token_bytes,
     train_tokenizer,
+    vocabulary_size,
 )
 from longcat.errors import ConfigError, DataError
 
@@ -36,6 +36,7 @@ def test_every_text_comes_back_and_has_its_bytes(text):
 
 
 def test_vocabulary():
+    assert TOKENIZER.token_to_id(CorpusConfig().end_of_text) == END_OF_TEXT
     assert [TOKENIZER.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2]
     assert TOKENIZER.get_vocab_size() == 400
     assert token_bytes(TOKENIZER).tolist().count(0) == len(SPECIAL_TOKENS)
@@ -150,18 +151,19 @@ def changed(**parts):
 
 
 def test_a_tokenizer_of_ones_own_is_taken_as_it_is(tmp_path):
-    found, corpus = given_tokenizer(tmp_path, TOKENIZER)
+    found, _ = given_tokenizer(tmp_path, TOKENIZER)
     assert found.to_str() == TOKENIZER.to_str()
     assert (tmp_path / "tokenizer.json").read_bytes() == (tmp_path / "mine.json").read_bytes()
-    assert end_of_text(found, corpus) == END_OF_TEXT
-    other, corpus = given_tokenizer(tmp_path, TOKENIZER, end_of_text="<longcat_s>")
-    assert end_of_text(other, corpus) == 1
 
 
 @pytest.mark.parametrize(
     ("tokenizer", "settings", "message"),
     [
-        (TOKENIZER, {"vocabulary_size": 399}, r"mine\.json has 400 tokens; corpus\.vocabulary_size is 399"),
+        (
+            TOKENIZER,
+            {"vocabulary_size": 399},
+            r"mine\.json has ids up to 399; corpus\.vocabulary_size=399 has to be at least 400",
+        ),
         (
             TOKENIZER,
             {"end_of_text": "<eos>"},
@@ -231,15 +233,88 @@ def test_bytes_of_added_tokens_are_those_of_their_text():
     assert token_bytes(tokenizer)[tokenizer.token_to_id("専門")] == len("専門".encode())
 
 
-def test_numbers_of_tokens_may_have_holes(tmp_path):
-    described = json.loads(TOKENIZER.to_str())
-    vocabulary = described["model"]["vocab"]
-    last = max(vocabulary, key=vocabulary.get)
-    vocabulary[last] = 900
-    (tmp_path / "holes.json").write_text(json.dumps(described))
-    corpus = CorpusConfig(tokenizer=str(tmp_path / "holes.json"))
-    try:
-        found = provide_tokenizer(tmp_path / "tokenizer.json", corpus, [])
-    except ConfigError:
-        return
-    assert token_bytes(found)[900] == len(last)
+def described(*changes):
+    """The file of the good tokenizer, changed."""
+    content = json.loads(TOKENIZER.to_str())
+    for change in changes:
+        change(content)
+    return content
+
+
+def move_token(content):
+    """Give the first token of the first text a large id."""
+    first = encode(TOKENIZER, TEXTS[:1])[0][0]
+    content["model"]["vocab"][TOKENIZER.id_to_token(first)] = 70_000
+
+
+def add_end(index, content="<|endoftext|>", special=True):
+    def change(described):
+        described["added_tokens"].append(
+            {**described["added_tokens"][0], "id": index, "content": content, "special": special}
+        )
+
+    return change
+
+
+def opened(tmp_path, content):
+    (tmp_path / "described.json").write_text(json.dumps(content))
+    return open_tokenizer(tmp_path / "described.json")
+
+
+def test_a_vocabulary_with_holes_ends_at_the_largest_id(tmp_path):
+    content = described(move_token)
+    tokenizer = opened(tmp_path, content)
+    [moved] = (token for token, index in content["model"]["vocab"].items() if index == 70_000)
+    assert (tokenizer.get_vocab_size(), vocabulary_size(tokenizer)) == (400, 70_001)
+    assert token_bytes(tokenizer).shape == (70_001,)
+    assert token_bytes(tokenizer)[70_000] == len(moved)
+    [tokens] = encode(tokenizer, TEXTS[:1])
+    assert tokens[0] == 70_000
+    assert decode(tokenizer, tokens) == TEXTS[0]
+
+
+@pytest.mark.parametrize("index", [400, 407, 70_000])
+@pytest.mark.parametrize("others", [[], [add_end(500, "<pad>")], [add_end(401, "専門", special=False)], [move_token]])
+def test_added_tokens_keep_the_ids_of_their_file(tmp_path, index, others):
+    if others == [move_token] and index == 70_000:
+        index = 70_002
+    content = described(*others, add_end(index))
+    wanted = {token["content"]: token["id"] for token in content["added_tokens"]}
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    corpus = CorpusConfig(tokenizer=str(tmp_path / "mine.json"), end_of_text="<|endoftext|>", vocabulary_size=80_000)
+    tokenizer = provide_tokenizer(tmp_path / "tokenizer.json", corpus, [])
+    assert {token: tokenizer.token_to_id(token) for token in wanted} == wanted
+    assert vocabulary_size(tokenizer) == max([*wanted.values(), *content["model"]["vocab"].values()]) + 1
+    again = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))  # as anybody else opens it
+    assert {token: again.token_to_id(token) for token in wanted} == wanted
+    text = "a document that spells <|endoftext|> and <pad> and 専門"
+    [tokens] = encode(tokenizer, [text])
+    assert index not in tokens
+    assert decode(tokenizer, tokens) == text
+
+
+def test_ids_beyond_the_vocabulary_are_refused_by_the_largest(tmp_path):
+    (tmp_path / "holes.json").write_text(json.dumps(described(add_end(70_000))))
+    corpus = CorpusConfig(tokenizer=str(tmp_path / "holes.json"), vocabulary_size=70_000)
+    with pytest.raises(ConfigError, match=r"ids up to 70000; corpus\.vocabulary_size=70000 has to be at least 70001"):
+        provide_tokenizer(tmp_path / "tokenizer.json", corpus, [])
+
+
+@pytest.mark.parametrize(
+    "post_processor",
+    [
+        processors.TemplateProcessing(
+            "<longcat_s> $A </longcat_s>", special_tokens=[("<longcat_s>", 1), ("</longcat_s>", 2)]
+        ),
+        processors.BertProcessing(("</longcat_s>", 2), ("<longcat_s>", 1)),
+        processors.RobertaProcessing(("</longcat_s>", 2), ("<longcat_s>", 1), trim_offsets=False),
+        processors.ByteLevel(),
+    ],
+)
+def test_what_a_post_processor_adds_is_in_no_document(tmp_path, post_processor):
+    tokenizer, _ = given_tokenizer(tmp_path, changed(post_processor=post_processor))
+    texts = ["one", "two and three"]
+    for tokens, text in zip(encode(tokenizer, texts, END_OF_TEXT), texts, strict=True):
+        assert tokens.tolist().count(1) == 0
+        assert np.flatnonzero(tokens == 2).tolist() == [len(tokens) - 1]
+        assert decode(tokenizer, tokens[:-1]) == text

@@ -7,7 +7,9 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from longcat.costs.families import FAMILIES, from_config, read_workload
+from longcat.config import load_config
+from longcat.costs.families import ARCHITECTURES, FAMILIES, from_config, read_workload
+from longcat.costs.workload import longcat_workload
 from longcat.errors import ConfigError
 
 COMMON = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -179,8 +181,8 @@ def test_published_mixtures(name):
     total, activated, fields = PUBLISHED[name]
     found = from_config(fields)
     assert found.total_parameters == pytest.approx(total * 1e9, rel=0.003)
-    least = found.activated_parameters - found.embedding_parameters  # some count the embedding, some do not
-    assert least * 0.975 <= activated * 1e9 <= found.activated_parameters * 1.01
+    # some count the embedding, some do not
+    assert found.activated_parameters * 0.975 <= activated * 1e9 <= found.formula_parameters * 1.01
 
 
 def test_deepseeks_multi_token_prediction():
@@ -263,3 +265,65 @@ def test_layers_are_counted_without_a_list_of_them():
 def test_measured_experts_are_of_longcat():
     with pytest.raises(ConfigError, match="llama has no zero-computation experts"):
         from_config(LLAMA2_7B, ffn_experts=2.0)
+
+
+PLAIN = {name: value for name, value in LLAMA2_7B.items() if name != "model_type"}
+NAMES = {
+    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM", "deepseek_v2": "DeepseekV2ForCausalLM",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("model_type", [{}, {"model_type": None}, {"model_type": "named_otherwise"}])
+def test_a_family_is_found_by_its_architecture(family, model_type):
+    fields = PLAIN | ({"num_experts_per_tok": 2} if family.startswith(("mixtral", "qwen3_moe", "deepseek")) else {})
+    found = from_config(fields | {"architectures": [NAMES[family]]} | model_type)
+    expected = from_config(fields | {"model_type": family})
+    assert (found.family, found.total_parameters) == (family, expected.total_parameters)
+
+
+def test_every_architecture_is_transformers_name_of_the_family():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as THEIRS
+
+    for family in FAMILIES:
+        assert ARCHITECTURES[THEIRS[family]] == family
+    assert ARCHITECTURES[THEIRS["longcat_flash"]] == "longcat_flash"
+
+
+LONGCAT = {
+    "vocab_size": 131072, "hidden_size": 3072, "num_layers": 14, "num_attention_heads": 32, "ffn_hidden_size": 6144,
+    "expert_ffn_hidden_size": 1024, "n_routed_experts": 256, "zero_expert_num": 128,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "preset"),
+    [
+        ("LongcatFlashForCausalLM", {"hidden_size": 6144, "num_layers": 28, "num_attention_heads": 64,
+                                     "ffn_hidden_size": 12288, "expert_ffn_hidden_size": 2048, "n_routed_experts": 512,
+                                     "zero_expert_num": 256}, "longcat-flash"),
+        ("LongcatFlashNgramForCausalLM", {"ngram_vocab_size_ratio": 78, "emb_neighbor_num": 4, "emb_split_num": 4},
+         "longcat-flash-lite"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("model_type", [{}, {"model_type": None}])
+def test_meituans_own_files_are_counted(architecture, more, preset, model_type):
+    """They name the architecture only; the same keys make the preset."""
+    found = from_config(LONGCAT | more | {"architectures": [architecture]} | model_type)
+    assert found.total_parameters == longcat_workload(load_config(preset).model).total_parameters
+
+
+def test_longcat_is_read_by_one_reader():
+    for change, words in (
+        ({"architectures": ["FLASHLocalForCausalLM"]}, "FLASHLocalForCausalLM"),
+        ({"architectures": ["FLASHLocalForCausalLM"], "model_type": "longcat_flash"}, "FLASHLocalForCausalLM"),
+        ({"model_type": "longcat_flash", "n_shared_experts": 1}, "n_shared_experts 1 is not supported"),
+        ({"model_type": "longcat_flash", "linear_method": "FGBKDA"}, "linear_method"),
+        ({"model_type": "longcat_flash", "something_new": 1}, "unknown key something_new"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            from_config(LONGCAT | change, "my.json")
+    noted = from_config(LONGCAT | {"model_type": "longcat_flash", "num_nextn_predict_layers": 1}).assumptions
+    assert "num_nextn_predict_layers=1 is not counted; mtp_num_layers is" in noted

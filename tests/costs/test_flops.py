@@ -13,6 +13,7 @@ from longcat.costs.flops import (
     parameters,
     training_flops_per_token,
 )
+from longcat.costs.workload import longcat_workload
 from longcat.model import LongcatModel
 from longcat.ops import attention, grouped_matmul
 from longcat.training.balance import load_metrics
@@ -91,10 +92,10 @@ def test_parameters_are_those_of_the_model(bias, extra):
     assert sum(parameters(config).values()) == sum(p.numel() for p in LongcatModel(config).parameters())
 
 
-PUBLISHED = {  # total, n-gram tables, activated minimum and maximum: billions, as the papers round them
-    "longcat-flash": (560, 0, 18.6, 31.3),
-    "longcat-flash-lite": (68.5, 31.4, 2.9, 4.5),
-    "longcat-2.0": (1600, 135, 33, 56),
+PUBLISHED = {  # total, n-gram tables, activated least, mean and most: billions, as the papers round them
+    "longcat-flash": (560, 0, 18.6, 27.15, 31.3),
+    "longcat-flash-lite": (68.5, 31.4, 2.9, 3.99, 4.5),
+    "longcat-2.0": (1600, 135, 33, 48.7, 56),
 }
 
 
@@ -103,14 +104,18 @@ def test_presets_have_the_published_size(name):
     config = load_config(name)
     with torch.device("meta"):
         model = LongcatModel(config.model)
-    total, ngram, least, most = PUBLISHED[name]
+    total, ngram, least, mean, most = PUBLISHED[name]
     counts = parameters(config.model)
     assert sum(p.numel() for p in model.parameters()) == sum(counts.values())
     assert sum(counts.values()) == pytest.approx(total * 1e9, rel=0.025)
     assert counts.get("ngram_tables", 0) == pytest.approx(ngram * 1e9, rel=0.01)
     wanted = target_ffn_experts(config.model, config.training.balance)
-    active = activated_parameters(config.model, wanted)
     assert wanted == 8
-    assert active["min"] == pytest.approx(least * 1e9, rel=0.02)
-    assert active["max"] == pytest.approx(most * 1e9, rel=0.02)
-    assert active["min"] < active["mean"] < active["max"]
+    assert activated_parameters(config.model, 0) == pytest.approx(least * 1e9, rel=0.02)
+    assert activated_parameters(config.model, config.model.moe_topk) == pytest.approx(most * 1e9, rel=0.02)
+    workload = longcat_workload(config.model, wanted)
+    assert workload.activated_parameters == pytest.approx(mean * 1e9, rel=0.01)
+    embedding = config.model.hidden_size * config.model.vocabulary
+    rest = workload.formula_parameters - workload.activated_parameters - embedding
+    # norms, biases and multi-token prediction; never the n-gram tables
+    assert rest == counts["norms_and_biases"] + counts.get("mtp", 0)

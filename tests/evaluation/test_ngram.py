@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcat.corpus.shards import IGNORE, Batch
+from longcat.corpus.shards import Batch
 from longcat.evaluation.ngram import NGram
+from longcat.padding import IGNORE
 
 
 def batch(rows):

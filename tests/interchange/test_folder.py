@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from longcat.artifact import Workspace
 from longcat.config import load_config
+from longcat.config.config_json import from_config_json, to_config_json
 from longcat.errors import ConfigError, DataError, StorageError
 from longcat.interchange import load_huggingface, save_huggingface
-from longcat.interchange.config_json import from_config_json, to_config_json
 from longcat.interchange.convert import export, import_folder
 from longcat.interchange.folder import write_huggingface
-from longcat.interchange.layout import layout
+from longcat.interchange.state_dict_map import state_dict_map
 from longcat.model import LongcatModel
 
 NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
@@ -59,7 +59,7 @@ def test_what_is_written_is_read_back(tmp_path, member):
 
 def test_published_names():
     """A few of Meituan's names and shapes, from the published headers."""
-    parts = {part.name: part.shape for part in layout(load_config("longcat-2.0").model)}
+    parts = {part.name: part.shape for part in state_dict_map(load_config("longcat-2.0").model)}
     assert parts["model.layers.37.self_attn.0.indexer.wq_b.weight"] == (32 * 128, 1536)
     assert parts["model.layers.0.self_attn.0.indexer.wk.weight"] == (128, 8192)
     assert parts["model.layers.0.self_attn.0.indexer.weights_proj.weight"] == (32, 8192)
@@ -74,7 +74,7 @@ def test_published_names():
     assert parts["model.mtp.norm.weight"] == (8192,)
     assert parts["model.layers.0.mlp.experts.767.gate_proj.weight"] == (2048, 8192)
     assert "model.layers.0.mlp.experts.768.gate_proj.weight" not in parts
-    lite = {part.name: part.shape for part in layout(load_config("longcat-flash-lite").model)}
+    lite = {part.name: part.shape for part in state_dict_map(load_config("longcat-flash-lite").model)}
     assert lite["model.ngram_embeddings.embedders.11.weight"] == (78 * 131072 + 2 * 11 + 1, 256)
     assert lite["model.ngram_embeddings.post_projs.0.weight"] == (3072, 256)
 
@@ -94,7 +94,7 @@ def test_config_json_of_meituan_is_understood():
         "ffn_hidden_size": 12288, "expert_ffn_hidden_size": 2048, "n_routed_experts": 768, "zero_expert_num": 128,
         "zero_expert_type": "identity", "moe_topk": 12, "routed_scaling_factor": 9, "rms_norm_eps": 1e-5,
         "max_position_embeddings": 262144, "rope_theta": 1e6, "hidden_act": "silu", "torch_dtype": "bfloat16",
-        "rope_scaling": {"type": "deepseek_yarn", "factor": 120, "original_max_position_embeddings": 8192},
+        "rope_scaling": {"type": "deepseek_yarn", "factor": 120, "original_max_position_embeddings": 8192, "mscale": 1, "mscale_all_dim": 1},
         "oe_neighbor_num": 5, "oe_split_num": 4, "oe_vocab_size_ratio": 100.567, "index_n_heads": 32,
         "index_head_dim": 128, "index_topk": 2048, "index_init_tokens": 16, "index_local_tokens": 1024,
         "index_k_norm_type": "rms", "indexer_rope_interleave": True, "cli_factor": 2, "mtp_num_layers": 3,
@@ -137,7 +137,7 @@ def test_no_more_than_a_tensor_is_in_memory(tmp_path, member):
         return tensor
 
     write_huggingface(tmp_path, model.config, read, shard_bytes=150_000)
-    assert names == [part.name for part in layout(model.config)]
+    assert names == [part.name for part in state_dict_map(model.config)]
 
 
 def test_routed_experts_only_are_read_as_they_are(tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from longcat.config import load_config
 from longcat.model import LongcatModel
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
 
 NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
 # many heads: scores of zero, of which any will do, are rare

@@ -10,7 +10,7 @@ from longcat.config import load_config
 from longcat.model import LongcatModel
 from longcat.model.mtp import mtp_targets
 from longcat.ops.documents import find_document_starts
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
 
 
 @settings(deadline=None)

@@ -15,11 +15,11 @@ from longcat.ops.grouped_matmul import grouped_matmul
 from longcat.ops.linear_cross_entropy import (
     ACCELERATOR_BYTES,
     FEWEST_ROWS,
-    IGNORE,
     chunk_rows,
     linear_cross_entropy,
 )
 from longcat.ops.rotary import rotary_angles, rotate
+from longcat.padding import IGNORE
 
 
 @settings(max_examples=25, deadline=None)

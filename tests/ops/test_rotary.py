@@ -22,7 +22,7 @@ def test_yarn_equals_transformers(dim, theta, changes):
     from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashRotaryEmbedding
 
     scaling = RopeScalingConfig(**changes)
-    rope = {"rope_type": "yarn", "rope_theta": theta, **scaling.model_dump()}
+    rope = {"rope_type": "yarn", "rope_theta": theta, **scaling.model_dump(exclude_none=True)}
     theirs = LongcatFlashRotaryEmbedding(LongcatFlashConfig(head_dim=dim, qk_rope_head_dim=dim, rope_parameters=rope))
     positions = torch.arange(0, 3000, 7)
     cos, sin = theirs(torch.zeros(1), positions[None])

@@ -1,20 +1,35 @@
-"""Run by torchrun in test_parity: gradients of a parallel model against those of one process with the whole batch."""
+"""Run by torchrun in test_parity: one layout of processes goes through all checks and writes what came of each.
 
+Arguments: a folder to write to, and the degree of expert parallelism.
+"""
+
+import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from longcat.accelerator import choose
 from longcat.config import load_config
+from longcat.corpus.loader import Loader
+from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
-from longcat.ops.linear_cross_entropy import IGNORE
-from longcat.parallel.mesh import join, leave
+from longcat.padding import IGNORE, PADDING, is_padding
+from longcat.parallel.axes import Degrees
+from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.parallel.parallelize import ParallelModel, parallelize
+from longcat.training import checkpoint
 from longcat.training.losses import Counts
-from longcat.training.trainer import global_counts
+from longcat.training.trainer import Trainer, global_counts
 
+TIMEOUT_S = 67.0
 EVERYTHING = [
     "model.mtp_num_layers=2",
     "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
@@ -22,38 +37,112 @@ EVERYTHING = [
 ]
 
 
-def main(expert_parallel: int, case: str) -> None:
+def gradients(mesh: ProcessMesh, case: str) -> None:
+    """Gradients of the parallel model equal those of one process with the whole batch."""
     config = load_config("smoke", overrides=[] if case in ("even", "starve") else EVERYTHING).model
     starve = case == "starve"
-    mesh = join(choose("cpu"), expert_parallel, timeout_s=60)
     tokens = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0))
     models = [LongcatModel(config) for _ in range(2)]
     for model in models:
         model.initialize(0)
-        if starve:  # nobody chooses routed expert 0
+        if starve:  # no token chooses routed expert 0
             for layer in model.model.layers:
                 layer.mlp.router.e_score_correction_bias[0] = -10
     whole, spread = models
     batch = tokens[:, :-1], tokens[:, 1:].clone(), torch.zeros(4, 32, dtype=torch.long)
-    if case == "documents":  # the second process has fewer tokens and targets
+    if case == "documents":  # processes differ in tokens and targets
         for row, end in enumerate((32, 20, 30, 9)):
             batch[2][row, end // 2 :] = 1
-            batch[2][row, end:], batch[1][row, end - 1 :] = -1, IGNORE
-    real, learnt = int((batch[2] >= 0).sum()), int((batch[1] != IGNORE).sum())
+            batch[2][row, end:], batch[1][row, end - 1 :] = PADDING, IGNORE
+    real, learnt = int((~is_padding(batch[2])).sum()), int((batch[1] != IGNORE).sum())
     loss_of(whole, batch, Counts(real, learnt)).backward()
     spread.model.activation_checkpointing = case == "recompute"
     parallel = parallelize(spread, mesh, torch.float32)
-    mine = [of[mesh.rank :: mesh.processes] for of in batch]
-    counts = global_counts(mine[1], mine[2], mesh)
+    own = [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
+    counts = global_counts(own[1], own[2], mesh)
     assert [int(count) for count in counts] == [real, learnt]
     parallel.zero_grad()
-    parallel.backward(loss_of(parallel, mine, counts), last=True)
-    for (name, ours), (_, theirs) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
-        assert ours.grad is not None, name
-        torch.testing.assert_close(whole_tensor(ours.grad), theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
+    parallel.backward(loss_of(parallel, own, counts), last=True)
+    for (name, found), (_, expected) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
+        assert found.grad is not None, name
+        torch.testing.assert_close(whole_tensor(found.grad), expected.grad, atol=1e-6, rtol=1e-4, msg=name)
     if starve:
         assert float(whole.model.layers[0].mlp.experts.down_proj.grad[0].abs().sum()) == 0
-    leave()
+
+
+def timeouts(mesh: ProcessMesh) -> None:
+    """Every group has the one time limit, a group that is opened later too."""
+    pair = tuple(range(mesh.rank // 2 * 2, mesh.rank // 2 * 2 + 2))
+    if mesh.processes > 2:
+        mesh.open("pair", pair)
+    expected = {"data", "expert_data", "expert"} | ({"pair"} if mesh.processes > 2 else set())
+    assert set(mesh.groups) == expected
+    known = [dist.group.WORLD, *mesh.groups.values()]
+    for group in known:
+        limit = group._get_backend(mesh.device).options._timeout  # torch has no public way to read it
+        assert limit == timedelta(seconds=TIMEOUT_S), (group.group_desc, limit)
+    opened = dist.distributed_c10d._world.pg_map  # and there are no groups but these
+    assert set(opened) <= set(known)
+
+
+def shares(mesh: ProcessMesh) -> None:
+    """The processes that share experts, or a part of the batch, are those of the table."""
+    data, ep = mesh.processes // mesh.degrees.expert_parallel, mesh.degrees.expert_parallel
+    assert dist.get_process_group_ranks(mesh.dense_shards.get_group()) == list(range(mesh.processes))
+    first = mesh.rank // ep * ep
+    assert dist.get_process_group_ranks(mesh.axis("expert").get_group()) == list(range(first, first + ep))
+    assert dist.get_process_group_ranks(mesh.expert_shards.get_group()) == [
+        mesh.rank % ep + ep * n for n in range(data)
+    ]
+    parts = everyone((mesh.batch_rank, mesh.batch_world))
+    assert sorted(part for part, _ in parts) == list(range(mesh.processes))
+    sums = mesh.sum(
+        {"losses": torch.tensor([1.0, mesh.rank]), "stop": torch.tensor(2.0), "expert_load": torch.ones(2, 3)}
+    )
+    assert sums["losses"].tolist() == [mesh.processes, sum(range(mesh.processes))]
+    assert float(sums["stop"]) == 2 * mesh.processes
+    assert torch.equal(sums["expert_load"], torch.full((2, 3), float(mesh.processes)))
+
+
+class Rows:
+    """Rows that hold their own number."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def take(self, indices: np.ndarray) -> Batch:
+        return Batch(indices[:, None], indices[:, None], np.zeros_like(indices[:, None]))
+
+
+def loader(mesh: ProcessMesh) -> None:
+    """An epoch shows every row once, in one process or another."""
+    own = Loader(Rows(), 0, 8, rank=mesh.batch_rank, world=mesh.batch_world)
+    seen = everyone([number for step in range(3) for number in own.batch(step).tokens[:, 0].tolist()])
+    assert sorted(number for numbers in seen for number in numbers) == list(range(24))
+
+
+def steps(mesh: ProcessMesh, folder: Path) -> None:
+    """Two steps with Muon, a checkpoint, another step; the step after reading the checkpoint is the same to the bit."""
+    config = load_config("smoke", None, ["training.optimizer.name=muon"])
+    accelerator = choose("cpu")
+    batches = [np.random.default_rng(step).integers(3, 512, (4, 33)) for step in range(3)]
+    own = [Batch.of_rows(rows[mesh.batch_rank :: mesh.batch_world]) for rows in batches]
+    trainer = Trainer(config, mesh, accelerator, "fp32")
+    norms = [trainer.step(step, own[step]).gradient_norm for step in range(2)]
+    checkpoint.write(folder / "state", 2, trainer.weights, trainer.optimizers)
+    last = trainer.step(2, own[2])
+    again = Trainer(config, mesh, accelerator, "fp32")
+    assert checkpoint.load(folder / "state", again.weights, again.optimizers) == 2
+    repeated = again.step(2, own[2])
+    assert (repeated.loss, repeated.gradient_norm) == (last.loss, last.gradient_norm)
+    for (name, found), (_, expected) in zip(
+        again.weights.named_parameters(), trainer.weights.named_parameters(), strict=True
+    ):
+        assert torch.equal(whole_tensor(found.detach()), whole_tensor(expected.detach())), name
+    if mesh.rank == 0:
+        (folder / "steps.json").write_text(
+            json.dumps([*norms, last.loss, last.gradient_norm, last.expert_load.tolist()])
+        )
 
 
 def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -68,4 +157,39 @@ def loss_of(model: LongcatModel | ParallelModel, batch: Sequence[torch.Tensor], 
     ) / counts.tokens
 
 
-main(int(sys.argv[1]), sys.argv[2])
+def everyone(value: object) -> list:
+    """What every process has, in the order of ranks."""
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def main(folder: Path, expert_parallel: int) -> None:
+    degrees = Degrees(int(os.environ["WORLD_SIZE"]), expert_parallel)
+    mesh = join(choose("cpu"), degrees, TIMEOUT_S)
+    checks = {
+        "timeouts": lambda: timeouts(mesh),
+        "shares": lambda: shares(mesh),
+        "loader": lambda: loader(mesh),
+        "steps": lambda: steps(mesh, folder),
+        **{
+            case: lambda case=case: gradients(mesh, case)
+            for case in ("even", "starve", "everything", "documents", "recompute")
+        },
+    }
+    outcomes = {}
+    for name, check in checks.items():
+        try:
+            check()
+            outcome = "passed"
+        except Exception:
+            outcome = traceback.format_exc()
+        failed = [f"rank {rank}: {text}" for rank, text in enumerate(everyone(outcome)) if text != "passed"]
+        outcomes[name] = "\n".join(failed) or "passed"
+        if mesh.rank == 0:
+            (folder / "outcomes.json").write_text(json.dumps(outcomes))
+    leave()
+
+
+main(Path(sys.argv[1]), int(sys.argv[2]))
+end_process()

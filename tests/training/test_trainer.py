@@ -10,7 +10,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.corpus.shards import Batch
-from longcat.ops.linear_cross_entropy import IGNORE
+from longcat.padding import IGNORE
+from longcat.parallel.axes import Degrees
 from longcat.parallel.mesh import join, leave
 from longcat.training import checkpoint
 from longcat.training.trainer import Trainer
@@ -29,7 +30,7 @@ def make_trainer(monkeypatch):
         "MASTER_PORT": free_port(),
     }.items():
         monkeypatch.setitem(os.environ, name, str(value))
-    mesh = join(choose("cpu"), 1, timeout_s=30)
+    mesh = join(choose("cpu"), Degrees(), timeout_s=30)
     yield lambda *overrides, precision="fp32": Trainer(
         load_config("smoke", None, overrides), mesh, choose("cpu"), precision
     )

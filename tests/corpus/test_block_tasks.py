@@ -1,5 +1,4 @@
 import json
-import os
 
 import numpy as np
 import pytest
@@ -7,14 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.config import CorpusConfig, SourceConfig
-from longcat.corpus.pieces import (
+from longcat.corpus.block_arrays import content_hash
+from longcat.corpus.block_tasks import (
+    JudgedBlock,
     JudgeTask,
-    Piece,
     TokeniseTask,
-    content_hash,
     judge_block,
     kept_texts,
-    save,
     tokenise_block,
     without,
 )
@@ -40,30 +38,30 @@ def lines_of(texts):
 
 
 def judged(tmp_path, lines, **options):
-    return Piece(tmp_path, judge_block(task(tmp_path, lines, **options)), 0)
+    return JudgedBlock(tmp_path, judge_block(task(tmp_path, lines, **options)), 0)
 
 
-def texts_of(piece):
-    ends = piece.arrays().ends.tolist()
-    return [piece.read(begin, end).decode() for begin, end in zip([0, *ends], ends, strict=False)]
+def texts_of(block):
+    ends = block.arrays().ends.tolist()
+    return [block.read(begin, end).decode() for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def test_documents_of_a_block_come_back(tmp_path):
-    piece = judged(tmp_path, lines_of(TEXTS))
-    arrays = piece.arrays()
-    assert texts_of(piece) == TEXTS
+    block = judged(tmp_path, lines_of(TEXTS))
+    arrays = block.arrays()
+    assert texts_of(block) == TEXTS
     assert arrays.characters.tolist() == list(map(len, TEXTS))
     assert arrays.digests.shape == (len(TEXTS), 2)
     first = content_hash(TEXTS[0].encode())
     assert arrays.digests[0].tolist() == [int.from_bytes(first[:8], "big"), int.from_bytes(first[8:], "big")]
     assert len(arrays.paragraphs) == 0
-    assert piece.counts["texts"] == len(TEXTS)
+    assert block.counts["texts"] == len(TEXTS)
 
 
 def test_what_a_block_leaves_out_is_counted(tmp_path):
     lines = [*lines_of([*TEXTS, TEXTS[0], TEXTS[0], "abc", "abc", "", "x" * 2000]), b"{", b'{"other": 1}']
-    piece = judged(tmp_path, lines, max_characters=1000, max_bad_share=0.5)
-    counts = piece.counts
+    block = judged(tmp_path, lines, max_characters=1000, max_bad_fraction=0.5)
+    counts = block.counts
     assert counts["dropped"] == {"empty": 1, "too_short": 2, "too_long": 1, "duplicate": 2}
     assert (counts["texts"], counts["bad"]) == (len(TEXTS) + 6, 2)
     assert counts["first_bad"] == (
@@ -76,7 +74,7 @@ def test_what_a_block_leaves_out_is_counted(tmp_path):
 
 def test_an_unreadable_record_stops_the_block_unless_some_are_allowed(tmp_path):
     lines = [*lines_of(TEXTS[:2]), b"{"]
-    with pytest.raises(DataError, match=r"a\.jsonl, line 3: broken JSON.*corpus\.max_bad_share"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 3: broken JSON.*corpus\.max_bad_fraction"):
         judged(tmp_path, lines)
     assert not (tmp_path / "000-00000.json").exists()
     assert judged(tmp_path, lines, tolerant=True).counts["bad"] == 1
@@ -84,14 +82,14 @@ def test_an_unreadable_record_stops_the_block_unless_some_are_allowed(tmp_path):
 
 @pytest.mark.parametrize("limit", [1, 2, 29, 30, 31])
 def test_a_limit_counts_what_is_read(tmp_path, limit):
-    piece = judged(tmp_path, lines_of(TEXTS), limit=limit)
-    assert texts_of(piece) == TEXTS[:limit]
-    assert piece.counts["texts"] == min(limit, 30)
+    block = judged(tmp_path, lines_of(TEXTS), limit=limit)
+    assert texts_of(block) == TEXTS[:limit]
+    assert block.counts["texts"] == min(limit, 30)
 
 
 def test_nothing_is_read_behind_the_limit(tmp_path):
-    piece = judged(tmp_path, [*lines_of(TEXTS[:2]), b"{"], limit=2)
-    assert (texts_of(piece), piece.counts["bad"]) == (TEXTS[:2], 0)
+    block = judged(tmp_path, [*lines_of(TEXTS[:2]), b"{"], limit=2)
+    assert (texts_of(block), block.counts["bad"]) == (TEXTS[:2], 0)
 
 
 def test_a_finished_block_is_left_alone_and_an_unfinished_one_is_written_anew(tmp_path):
@@ -106,7 +104,7 @@ def test_a_finished_block_is_left_alone_and_an_unfinished_one_is_written_anew(tm
             stream.truncate(7)
     judge_block(one)
     assert (tmp_path / "000-00000.text").read_bytes() == before["000-00000.text"][0]
-    assert texts_of(Piece(tmp_path, "000-00000", 0)) == TEXTS
+    assert texts_of(JudgedBlock(tmp_path, "000-00000", 0)) == TEXTS
 
 
 def tokenise(tmp_path, keep, cuts=()):
@@ -122,7 +120,7 @@ def tokenise(tmp_path, keep, cuts=()):
         end_of_text=2,
     )
     tokenise_block(one)
-    return one, np.load(one.tokens), Piece(tmp_path, one.name, 0).lengths()
+    return one, np.load(one.tokens), JudgedBlock(tmp_path, one.name, 0).lengths()
 
 
 def test_tokens_are_those_of_the_documents_kept(tmp_path):
@@ -162,18 +160,6 @@ def test_without_pieces_the_rest_remains(content, edges):
 
 
 def test_signatures_are_those_of_the_documents(tmp_path):
-    piece = judged(tmp_path, lines_of([*TEXTS, TEXTS[0], "x"]), near_duplicates={"bands": 3, "rows": 2})
-    assert piece.signatures().shape == (len(TEXTS), 6)
-    assert piece.signatures().dtype == np.uint32
-
-
-def test_an_array_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    save(tmp_path / "a.npy", np.arange(3))
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path / "a.npy", np.arange(9))
-    assert np.load(tmp_path / "a.npy").tolist() == [0, 1, 2]
+    block = judged(tmp_path, lines_of([*TEXTS, TEXTS[0], "x"]), near_duplicates={"bands": 3, "rows": 2})
+    assert block.signatures().shape == (len(TEXTS), 6)
+    assert block.signatures().dtype == np.uint32

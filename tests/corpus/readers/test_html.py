@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longcat.corpus.markup import html_text, man_text
+from longcat.corpus.readers.html import html_text
 
 PAGE = """<!doctype html><html><head><title>Not this</title><meta charset="utf-8"><style>p {}</style></head>
 <body><nav><a href="/">Home</a></nav><div role="navigation">Elsewhere</div>
@@ -48,40 +48,3 @@ def test_any_text_is_read_or_refused(text):
         assert "\n\n\n" not in html_text(text.encode())
     except ValueError:
         pass
-
-
-MANUAL = r""".\" a comment
-.TH ZIC 8
-.SH NAME
-zic \- the \fItime zone\fR compiler
-.SH 描述
-.B zic
-reads \*(lqtext\*(rq from
-the file
-.IR name (5).
-.TP
-.B \-v
-be \s-1LOUD\s0
-.TS
-tab(;);
-l l.
-no;table
-.TE
-.nf
-kept
-  as it is
-.fi
-the end
-"""
-
-
-def test_a_manual_page_is_read_as_prose():
-    assert man_text(MANUAL) == (
-        "NAME\n\nzic - the time zone compiler\n\n描述\n\nzic reads text from the file name (5).\n\n"
-        "-v be LOUD\n\nkept\n  as it is\n\nthe end"
-    )
-
-
-@given(st.text(alphabet=st.sampled_from("\\.'\"fBR[](*nTSEab \n零"), max_size=200))
-def test_any_manual_page_is_read(text):
-    assert "\v" not in man_text(text)

@@ -2,15 +2,13 @@ import gzip
 import json
 import re
 
-import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longcat.corpus.readers import Oversized, Unreadable, _lines, file_format, read_file
+from longcat.corpus.readers import Reading, Unreadable, read_file
+from longcat.corpus.readers.jsonl import split_lines
 from longcat.errors import DataError
 
 TEXTS = ["one\ntwo", "零专家", "x" * 3_000_000, "last"]
@@ -18,7 +16,7 @@ JSONL = "".join(json.dumps({"text": text, "n": 1}) + "\n" for text in TEXTS).enc
 
 
 def read(path, field="text", encodings=("utf-8",), limit=1 << 24):
-    return list(read_file(path, field, list(encodings), limit))
+    return list(read_file(path, Reading(field, encodings, limit)))
 
 
 @pytest.mark.parametrize(
@@ -46,13 +44,13 @@ def lines_of(content):
 
 @given(st.lists(short_bytes))
 def test_lines_do_not_depend_on_the_pieces(pieces):
-    assert list(_lines(pieces, 1000, 0, None)) == lines_of(b"".join(pieces))
+    assert list(split_lines(pieces, 1000)) == lines_of(b"".join(pieces))
 
 
 @given(st.lists(short_bytes), st.integers(0, 5))
 def test_longer_lines_are_named_but_not_held(pieces, limit):
     expected = [None if len(line) > limit else line for line in lines_of(b"".join(pieces))]
-    assert list(_lines(pieces, limit, 0, None)) == expected
+    assert list(split_lines(pieces, limit)) == expected
 
 
 @given(short_bytes.filter(bool), st.integers(1, 7), st.integers(1, 4))
@@ -61,7 +59,7 @@ def test_every_line_is_in_the_range_where_it_begins(content, size, chunk):
     for begin in range(0, len(content), size):
         rest = content[max(0, begin - 1) :]
         chunks = [rest[place : place + chunk] for place in range(0, len(rest), chunk)]
-        found += _lines(chunks, 1000, begin, min(begin + size, len(content)))
+        found += split_lines(chunks, 1000, begin, min(begin + size, len(content)))
     assert found == lines_of(content)
 
 
@@ -74,7 +72,7 @@ def test_line_numbers_count_from_the_beginning_of_the_file(tmp_path):
     found = [
         record
         for begin in range(0, len(content), 50)
-        for record in read_file(path, "text", ["utf-8"], 1000, begin, begin + 50)
+        for record in read_file(path, Reading("text", ["utf-8"], 1000), begin, begin + 50)
     ]
     assert [record for record in found if isinstance(record, str)] == ["x" * n for n in range(30) if n != 17]
     assert [record.place for record in found if isinstance(record, Unreadable)] == [f"{path}, line 18"]
@@ -86,33 +84,6 @@ def test_other_encodings_are_tried_in_order(tmp_path):
     chinese, other, bad = read(path, encodings=["utf-8", "gb18030"])
     assert chinese == other == "零专家"
     assert "invalid UTF-8 or GB18030" in bad.reason
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".txt", ".parquet", ".jsonl.zst"])
-def test_oversized_records_are_not_held(tmp_path, suffix):
-    path = tmp_path / f"corpus{suffix}"
-    if suffix == ".parquet":
-        pq.write_table(pa.table({"text": ["x" * 1000, "short"]}), path)
-    elif suffix == ".txt":
-        path.write_text("x" * 1000)
-    else:
-        content = json.dumps({"text": "x" * 1000}).encode() + b'\n{"text": "short"}\n'
-        path.write_bytes(zstandard.compress(content) if suffix.endswith("zst") else content)
-    first, *rest = read(path, limit=900)
-    assert isinstance(first, Oversized)
-    assert first.place.startswith(str(path))
-    assert rest == ([] if suffix == ".txt" else ["short"])
-
-
-def test_arrow_files_of_datasets(tmp_path):
-    datasets.Dataset.from_dict({"text": TEXTS, "n": range(len(TEXTS))}).save_to_disk(tmp_path / "saved")
-    [path] = (tmp_path / "saved").glob("*.arrow")
-    assert read(path) == TEXTS
-    with pytest.raises(DataError, match="no column 'body'; there are: text, n"):
-        read(path, "body")
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(DataError, match="not an intact arrow file"):
-        read(path)
 
 
 @pytest.mark.parametrize(
@@ -152,61 +123,3 @@ def test_truncated_and_foreign_archives_are_named(tmp_path, suffix, pack):
     path.write_bytes(b"this is no archive at all")
     with pytest.raises(DataError, match=f"{path} is not an intact"):
         read(path)
-
-
-def test_parquet_of_strings_and_bytes(tmp_path):
-    for kind in (pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())):
-        path = tmp_path / "corpus.parquet"
-        pq.write_table(pa.table({"body": pa.array(["a", "专", None], kind), "n": [1, 2, 3]}), path)
-        assert read(path, "body") == ["a", "专", Unreadable(f"{path}, row 2", "the text is null, not a string")]
-
-
-def test_parquet_with_invalid_utf8_in_a_string_column(tmp_path):
-    path = tmp_path / "corpus.parquet"
-    column = pa.array([b"good", b"\xff\xfe"]).view(pa.string())
-    pq.write_table(pa.table({"text": column}), path)
-    assert read(path) == ["good", Unreadable(f"{path}, row 1", "invalid UTF-8 at byte 0")]
-
-
-def test_parquet_problems(tmp_path):
-    path = tmp_path / "corpus.parquet"
-    pq.write_table(pa.table({"body": ["a" * 1000] * 1000}), path)
-    with pytest.raises(DataError, match="no column 'text'; there are: body"):
-        read(path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="not an intact parquet file"):
-        read(path, "body")
-    path.write_bytes(b"")
-    with pytest.raises(DataError, match="not an intact parquet file"):
-        read(path, "body")
-
-
-def test_text_file_is_one_document(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"\xef\xbb\xbfhello\nworld")
-    assert read(path) == ["hello\nworld"]
-    path.write_bytes(b"abc\xe9")
-    assert read(path) == [Unreadable(str(path), "invalid UTF-8 at byte 3")]
-
-
-def test_missing_file(tmp_path):
-    for name in ("a.txt", "a.jsonl", "a.parquet"):
-        with pytest.raises(DataError, match=f"cannot read {tmp_path / name}: No such file"):
-            read(tmp_path / name)
-
-
-def test_python_source_in_its_declared_encoding(tmp_path):
-    path = tmp_path / "a.py"
-    path.write_bytes("# -*- coding: latin-1 -*-\nname = 'é'\n".encode("latin-1"))
-    assert list(read(path)) == ["# -*- coding: latin-1 -*-\nname = 'é'\n"]
-    for broken in (b"# coding: martian\n", b"x = '\xe9'\n"):
-        path.write_bytes(broken)
-        [record] = read(path)
-        assert isinstance(record, Unreadable)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [("a.JSONL", ".jsonl"), ("a.jsonl.zst", ".jsonl.zst"), ("a.csv", None), ("a.b.txt", ".txt")]
-)
-def test_format_by_suffix(tmp_path, name, kind):
-    assert file_format(tmp_path / name) == kind

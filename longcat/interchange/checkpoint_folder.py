@@ -1,0 +1,82 @@
+"""What a checkpoint holds, by name: the one place that knows where its parts lie.
+
+huggingface/       config.json, weights and tokenizer, for inference and for other programs
+state/             torch distributed checkpoint with the optimizer, for training to go on from
+metrics.jsonl      the record of the run, one JSON object a step
+checkpoints/       states of a run in progress, `step-00000100/` and so on; gone when it is finished
+
+A checkpoint made by `longcat import` has `huggingface/` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from longcat.errors import ConfigError
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    GENERATION_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+"""Files of a Hugging Face folder that say how text becomes tokens and where it ends; kept as they are."""
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A checkpoint artifact, or the directory in which one is being made."""
+
+    path: Path
+
+    @property
+    def huggingface(self) -> Path:
+        """Model and tokenizer as a Hugging Face folder."""
+        return self.path / "huggingface"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The model's tokenizer."""
+        return self.huggingface / TOKENIZER
+
+    @property
+    def state(self) -> Path:
+        """Parameters and optimizer after the last step, as a torch distributed checkpoint."""
+        return self.path / "state"
+
+    @property
+    def metrics(self) -> Path:
+        """One record a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        """States of a run that is not finished."""
+        return self.path / "checkpoints"
+
+
+def model_folder(checkpoint: Path) -> Path:
+    """Return the Hugging Face folder of a checkpoint, or the folder itself where it is one."""
+    inside = CheckpointFolder(checkpoint).huggingface
+    return inside if inside.is_dir() else checkpoint
+
+
+def tokenizer_of(checkpoint: Path) -> Path:
+    """Return the tokenizer that lies with a model.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = model_folder(checkpoint) / TOKENIZER
+    if not path.is_file():
+        raise ConfigError(f"--checkpoint {checkpoint}: no {TOKENIZER} in {path.parent}")
+    return path
