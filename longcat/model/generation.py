@@ -46,7 +46,7 @@ def generate(
     tokens = torch.tensor([prompt], device=device)
     for _ in range(count):
         with torch.inference_mode():
-            token = int(pick(model.logits(tokens, cache=cache)[0, -1], temperature, top_k, top_p, generator))
+            token = int(pick(model.next_logits(tokens, cache)[0], temperature, top_k, top_p, generator))
         if token == stop:
             return
         yield token

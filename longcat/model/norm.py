@@ -17,6 +17,9 @@ class RMSNorm(Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., size]` to the same shape and type."""
-        return self.operators.run(rms_norm, x, self.weight, self.eps)
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """Norm `[..., size]`; the result has the same shape and type.
+
+        A `scale` goes into the weight, which is smaller than the result that it multiplies.
+        """
+        return self.operators.run(rms_norm, x, self.weight if scale == 1.0 else self.weight * scale, self.eps)

@@ -114,3 +114,45 @@ def _npu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = (torch.cat([angles, angles], dim=-1)[None, :, None].to(x.dtype) for angles in (cos, sin))
     y: Tensor = npu_operator("npu_rotary_mul")(halves, cos, sin)
     return y
+
+
+@rotate.implementation("cpu")
+def _cpu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate in four passes over half of the numbers each, forward and backward; a compiler fuses the reference itself."""
+    if torch.compiler.is_compiling():
+        return rotate.reference(x, cos, sin)
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return _rotated(x, cos, sin)
+    turned: Tensor = _Rotate.apply(x, cos, sin)
+    return turned
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        d_x = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+        (even, odd), (cos, sin) = gradient.chunk(2, dim=-1), ctx.saved_tensors
+        _turn(even, odd, cos, sin, d_x[..., 0::2], d_x[..., 1::2], -1)
+        return d_x, None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out_even, out_odd = out.chunk(2, dim=-1)
+    _turn(x[..., 0::2], x[..., 1::2], cos, sin, out_even, out_odd, 1)
+    return out
+
+
+def _turn(a: Tensor, b: Tensor, cos: Tensor, sin: Tensor, out_a: Tensor, out_b: Tensor, sign: int) -> None:
+    """Write a cos - sign b sin and b cos + sign a sin."""
+    torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=sign)
