@@ -80,7 +80,9 @@ NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
 
 def test_the_end_of_text_is_the_models_own():
     """Token 0 ends a document here, and 2 is a letter like any other."""
-    config = load_config("smoke", overrides=[NGRAM, "model.mtp_num_layers=1"]).model.model_copy(update={"eos_token_id": 0})
+    config = load_config("smoke", overrides=[NGRAM, "model.mtp_num_layers=1"]).model.model_copy(
+        update={"eos_token_id": 0}
+    )
     model = LongcatModel(config).eval()
     model.initialize(0)
     with torch.no_grad():
