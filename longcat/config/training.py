@@ -38,6 +38,9 @@ class OptimizerConfig(Section):
     """Peak learning rate."""
     final_learning_rate_fraction: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the last step, as a fraction of the peak."""
+    router_learning_rate_fraction: float = Field(default=0.1, gt=0, le=1)
+    """Learning rate of the routers, as a fraction of that of all other weights: at the full rate a router becomes certain
+    of a few experts before the others have learnt anything."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps of linear warm-up."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -61,7 +64,8 @@ class BalanceConfig(Section):
     """K_e, mean routed experts per token; null takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without
     zero-computation experts."""
     bias_update_rate: float = Field(default=1e-3, ge=0)
-    """mu, step size of the bias update. Our choice: Meituan has published no value."""
+    """mu, step size of the bias update: about the fraction of the mean probability by which the bias of an expert without
+    tokens rises per step, for any number of experts (docs/pretrain.md). Our choice: Meituan has published no value."""
     final_bias_update_fraction: float = Field(default=0.1, ge=0, le=1)
     """mu at the last step, as a fraction of the first, with linear decay. Published is only that mu decays."""
 
@@ -74,16 +78,19 @@ def target_ffn_experts(model: ModelConfig, balance: BalanceConfig) -> float:
 
 
 class LossConfig(Section):
-    """Weights of the losses besides next-token prediction; our choice where Meituan has published no value."""
+    """Weights of the auxiliary losses; our choice where Meituan has published no value."""
 
     mtp_weight: float = Field(default=0.3, ge=0)
     """Weight of the multi-token-prediction loss, a mean over depths; value of DeepSeek-V3 (LongCat's is unpublished)."""
     indexer_weight: float = Field(default=1.0, ge=0)
-    """Weight of the indexer's KL divergence from attention; it has a gradient in the indexer only. Our choice."""
+    """Weight of the indexer's divergence from attention; it has a gradient in the indexer only. Our choice."""
     balance_weight: float = Field(default=1e-3, ge=0)
     """alpha, weight of the device-level balance loss. Published is only that its gradient is below 0.1 of the main one."""
     balance_groups: int = Field(default=1, ge=1)
-    """D, number of expert groups in the balance loss, one per expert-parallel device."""
+    """D, number of groups of routed experts in the balance loss, one per expert-parallel device."""
+    importance_weight: float = Field(default=0.03, ge=0)
+    """Weight of the importance loss, which keeps the routers' mean probabilities near the target of the load (arXiv
+    1701.06538, eq. 7). Our choice: the bias balances the slots whatever the probabilities are, so it alone does not."""
     hidden_z_weight: float = Field(default=1e-7, ge=0)
     """lambda, weight of the hidden z-loss, which keeps activations from growing (arXiv 2509.01322)."""
 
@@ -119,13 +126,22 @@ class TrainingConfig(Section):
     balance: BalanceConfig = BalanceConfig()
     """Load balance of the experts."""
     losses: LossConfig = LossConfig()
-    """Weights of the losses besides next-token prediction."""
+    """Weights of the auxiliary losses."""
     dense_attention_steps: int = Field(default=0, ge=0)
-    """With sparse attention: number of first steps with dense attention and a frozen indexer."""
+    """With sparse attention: number of first steps with dense attention and frozen indexers."""
     indexer_warmup_steps: int = Field(default=0, ge=0)
-    """With sparse attention: number of following steps with dense attention, in which only the indexer is trained."""
+    """With sparse attention: number of following steps with dense attention in which only the indexers are trained;
+    weights, optimizer state and selection biases of everything else stay unchanged."""
     log_every_steps: Annotated[int, RUNTIME] = Field(default=10, ge=1)
     """Steps between two records of throughput and MFU; the loss is recorded at every step."""
+    held_out_every_steps: Annotated[int, RUNTIME] = Field(default=100, ge=0)
+    """Steps between two measurements of the held-out loss, which is also measured at the last step; 0 omits them."""
+    held_out_sequences: Annotated[int, RUNTIME] = Field(default=16, ge=1)
+    """Number of held-out sequences in these measurements, always the first ones."""
+    sample_prompt: Annotated[str, RUNTIME] = "def "
+    """Text that the model continues at each checkpoint and at the end."""
+    sample_tokens: Annotated[int, RUNTIME] = Field(default=64, ge=0)
+    """Number of tokens of that continuation, by greedy decoding; 0 omits it."""
     checkpoint_every_steps: Annotated[int, RUNTIME] = Field(default=200, ge=1)
     """Steps between two checkpoints that an interrupted run resumes from."""
     keep_checkpoints: Annotated[int, RUNTIME] = Field(default=2, ge=1)

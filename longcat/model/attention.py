@@ -60,14 +60,13 @@ class LatentAttention(Module):
         Returns:
             The output, of x's shape; what the indexer chose; in training the indexer's summed loss.
         """
-        # scaling the norm's output scales both parts of the query, and costs a multiplication of the small rank only
-        compressed = self.q_a_layernorm(self.q_a_proj(x)) * self.q_scale
+        compressed = self.q_a_layernorm(self.q_a_proj(x), self.q_scale)
         if self.indexer is not None and selection is None and context.phase != "dense":
             selection = self.indexer(x, compressed, context, sublayer // 2)
         q = self.q_b_proj(compressed).unflatten(-1, (self.heads, -1))
         q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope_dim], dim=-1)
-        latent = self.kv_a_layernorm(latent) * self.kv_scale
+        latent = self.kv_a_layernorm(latent, self.kv_scale)
         k_rope = self.operators.run(rotate, k_rope.unsqueeze(2), context.cos, context.sin)
         q_rope = self.operators.run(rotate, q_rope, context.cos, context.sin)
 
@@ -95,7 +94,7 @@ class LatentAttention(Module):
         return self.o_proj(out), selection, loss
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor) -> Tensor:
-        """Attention in the space of the latent: keys and values of single heads are never made (arXiv 2405.04434, 2.1.2).
+        """Attend in the space of the latent, without keys and values of single heads (arXiv 2405.04434, 2.1.2).
 
         Args:
             q_nope: `[batch, new, heads, nope]`.
@@ -106,23 +105,34 @@ class LatentAttention(Module):
             `[batch, new, heads * v_head_dim]`.
         """
         up_key, up_value = self._up()
-        query = torch.cat([torch.einsum("bshn,hnr->bshr", q_nope, up_key), q_rope], dim=-1)
-        scores = torch.einsum("bshr,blr->bhsl", query, cached_latents) * self.scale
-        new, length = scores.shape[-2:]
-        future = torch.ones(new, length, dtype=torch.bool, device=cached_latents.device).triu(length - new + 1)
-        weights = scores.float().masked_fill(future, -torch.inf).softmax(-1).to(cached_latents.dtype)
-        latent = torch.einsum("bhsl,blr->bshr", weights, cached_latents[..., : self.kv_rank])
-        return torch.einsum("bshr,hvr->bshv", latent, up_value).flatten(2)
+        batch, new, heads, _ = q_nope.shape
+        length = cached_latents.shape[1]
+        query = torch.cat([_by_head(q_nope, up_key), q_rope], dim=-1)
+        query = query.transpose(1, 2).reshape(batch, heads * new, -1)
+        scores = torch.bmm(query, cached_latents.mT).view(batch, heads, new, length).float() * self.scale
+        if new > 1:
+            future = torch.ones(new, length, dtype=torch.bool, device=scores.device).triu(length - new + 1)
+            scores = scores.masked_fill(future, -torch.inf)
+        weights = scores.softmax(-1).to(query.dtype).view(batch, heads * new, length)
+        latent = torch.bmm(weights, cached_latents[..., : self.kv_rank]).view(batch, heads, new, -1)
+        return _by_head(latent.transpose(1, 2), up_value.mT).flatten(2)
 
     def _sparse(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The same to chosen keys `[batch, new, chosen]` only; also what each of them got, fp32, the mean over heads."""
+        """Attend to chosen keys `[batch, new, chosen]` only; also returns their probabilities, fp32, the mean over heads."""
         up_key, up_value = self._up()
-        query = torch.cat([torch.einsum("bshn,hnr->bshr", q_nope, up_key), q_rope], dim=-1)
+        query = torch.cat([_by_head(q_nope, up_key), q_rope], dim=-1)
         latent, attended = self.operators.run(sparse_attention, query, cached_latents, keys, self.kv_rank, self.scale)
-        return torch.einsum("bshr,hvr->bshv", latent, up_value).flatten(2), attended
+        return _by_head(latent, up_value.mT).flatten(2), attended
 
     def _up(self) -> tuple[Tensor, Tensor]:
-        """The parts of kv_b_proj that make keys `[heads, nope, rank]` and values `[heads, v, rank]`."""
+        """Split kv_b_proj into the parts that make keys `[heads, nope, rank]` and values `[heads, v, rank]`."""
         up = self.kv_b_proj.weight.view(self.heads, self.nope_dim + self.v_dim, self.kv_rank)
         up_key, up_value = up.split([self.nope_dim, self.v_dim], dim=1)
         return up_key, up_value
+
+
+def _by_head(x: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply each head's rows `[batch, seq, heads, in]` by its own matrix `[heads, in, out]`."""
+    batch, seq, heads, _ = x.shape
+    product = torch.bmm(x.permute(2, 0, 1, 3).reshape(heads, batch * seq, -1), matrices)
+    return product.view(heads, batch, seq, -1).permute(1, 2, 0, 3)

@@ -29,7 +29,7 @@ def generate(
         prompt: at least one token.
         count: most tokens to yield.
         temperature: 0 takes the likeliest token; otherwise logits are divided by it and sampled from.
-        top_k: sample from so many likeliest tokens only.
+        top_k: sample from this many likeliest tokens only.
         top_p: sample from the likeliest tokens that together have this probability only.
         seed: of the sampling.
         stop: end before yielding this token.
@@ -46,7 +46,7 @@ def generate(
     tokens = torch.tensor([prompt], device=device)
     for _ in range(count):
         with torch.inference_mode():
-            token = int(pick(model.logits(tokens, cache=cache)[0, -1], temperature, top_k, top_p, generator))
+            token = int(pick(model.next_logits(tokens, cache)[0], temperature, top_k, top_p, generator))
         if token == stop:
             return
         yield token

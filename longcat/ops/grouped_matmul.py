@@ -13,12 +13,12 @@ from longcat.accelerator import npu_operator
 from longcat.ops.registry import SampleInputs, operator
 
 ROW_MULTIPLE = 32
-"""On a CPU products are made with a multiple of so many rows: a kernel is built for every new shape, which costs as much
-as the product itself, and the experts' loads are different in every step."""
+"""In training on a CPU products have a multiple of this many rows: a kernel is built for every new shape, which costs as
+much as the product itself, and the experts' loads are different in every step."""
 MOST_GROUPS = 1024
-"""Of npu_grouped_matmul with weights in one tensor; a list of counts with a single entry is refused too."""
+"""npu_grouped_matmul accepts 2 to 1024 groups when the weights are one stacked tensor."""
 INNER_LIMIT = 65_536
-"""No matrix of npu_grouped_matmul reaches this width."""
+"""The matrices of npu_grouped_matmul are narrower than this."""
 
 
 def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
@@ -27,9 +27,10 @@ def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 
 @operator("grouped_matmul", _sample_inputs)
 def grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """Rows of group g times `weight[g]` transposed.
+    """Multiply the rows of group g by `weight[g]` transposed.
 
-    A group without rows gives its weight a gradient of zeros, not none.
+    The weight of a group without rows gets a gradient of zeros, not None. What is not finite in one group's rows does not
+    reach the gradients of the others.
 
     Args:
         x: `[rows, in]`, sorted by group, `counts.sum() == rows`.
@@ -44,7 +45,7 @@ def grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 def _no_rows(x: Tensor, weight: Tensor) -> Tensor:
-    """The product of nothing, which keeps the weight in the graph."""
+    """Multiply no rows, and keep the weight in the graph."""
     return x @ weight.sum(0).transpose(0, 1)
 
 
@@ -52,12 +53,15 @@ def _no_rows(x: Tensor, weight: Tensor) -> Tensor:
 def _cpu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if x.shape[0] == 0:
         return _no_rows(x, weight)
-    out: Tensor = _GroupedMatmul.apply(x, weight, counts.tolist())
+    rows = counts.tolist()
+    if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)) and max(rows) < ROW_MULTIPLE:
+        return _few_rows(x, weight, rows)
+    out: Tensor = _GroupedMatmul.apply(x, weight, rows)
     return out
 
 
 def _cuda_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
-    """Torch's kernel wants rows that start at multiples of 16 bytes, on both sides of the product."""
+    """Say whether rows do not start at multiples of 16 bytes on both sides of the product, as torch's kernel needs them."""
     if any(size * x.element_size() % 16 for size in weight.shape[1:]):
         return f"rows of weights {list(weight.shape)} in {x.dtype} do not start at multiples of 16 bytes"
     return None
@@ -105,7 +109,7 @@ class _NpuGroupedMatmul(torch.autograd.Function):
 
 
 def _npu_product(a: Tensor, b: Tensor, counts: Tensor, group_type: int) -> Tensor:
-    """Type 0: rows of `a` in groups times `b[g]`. Type 2: columns of `a` times rows of `b`, a product a group."""
+    """Multiply rows of `a` by their group's `b[g]` (type 0), or a group's columns of `a` by its rows of `b` (type 2)."""
     [out] = npu_operator("npu_grouped_matmul")(
         [a], [b], group_list=counts.long(), split_item=3, group_type=group_type, group_list_type=1
     )
@@ -114,41 +118,67 @@ def _npu_product(a: Tensor, b: Tensor, counts: Tensor, group_type: int) -> Tenso
 
 
 class _GroupedMatmul(torch.autograd.Function):
-    """For a CPU. A product may reach over its group's end into the rows of the next one, whose own product follows."""
+    """The products on a CPU, over rows that are laid out anew: each group starts at a multiple of `ROW_MULTIPLE`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
-        padded = F.pad(x, (0, 0, 0, ROW_MULTIPLE))
-        ctx.save_for_backward(padded, weight)
+        aligned = _aligned_rows(x, counts)
+        ctx.save_for_backward(aligned, weight)
         ctx.counts = counts
-        return _products(padded, weight.mT, counts)
+        return _products(aligned, weight.mT, counts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        gradient = F.pad(gradients[0], (0, 0, 0, ROW_MULTIPLE))
+        gradient = _aligned_rows(gradients[0], ctx.counts)
         d_weight = torch.empty_like(weight)
         start = 0
         for group, count in enumerate(ctx.counts):
-            rows = _aligned(count)
-            own = gradient[start : start + rows]
-            if rows > count:  # what belongs to the next group must not count
-                own = own.clone()
-                own[count:] = 0
-            torch.mm(own.mT, x[start : start + rows], out=d_weight[group])
-            start += count
+            end = start + _aligned(count)
+            torch.mm(gradient[start:end].mT, x[start:end], out=d_weight[group])
+            start = end
         return _products(gradient, weight, ctx.counts), d_weight, None
 
 
-def _products(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
-    """Rows of each group times its `weight[g]` `[in, out]`; x has `ROW_MULTIPLE` rows more than the groups."""
-    out = x.new_empty(x.shape[0], weight.shape[2])
-    start = 0
+def _aligned_rows(x: Tensor, counts: list[int]) -> Tensor:
+    """Copy the rows of each group to the next multiple of `ROW_MULTIPLE`; between them are zeros.
+
+    So no product reads another group's rows: what is not finite there would spoil a sum, also when it is multiplied by 0.
+    """
+    aligned = x.new_empty(sum(map(_aligned, counts)), x.shape[1])
+    source = target = 0
+    for count in counts:
+        end = target + count
+        aligned[target:end] = x[source : source + count]
+        target += _aligned(count)
+        aligned[end:target] = 0
+        source += count
+    return aligned
+
+
+def _products(aligned: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+    """Multiply the rows of each group, as `_aligned_rows` lays them, by its `weight[g]` `[in, out]`: `[rows, out]`.
+
+    A product may write over its group's end: the next group's own product follows.
+    """
+    rows = sum(counts)
+    out = aligned.new_empty(rows, weight.shape[2])
+    source = target = 0
     for group, count in enumerate(counts):
-        rows = _aligned(count)
-        torch.mm(x[start : start + rows], weight[group], out=out[start : start + rows])
-        start += count
-    return out[: x.shape[0] - ROW_MULTIPLE]
+        end = source + _aligned(count)
+        if target + end - source <= rows:
+            torch.mm(aligned[source:end], weight[group], out=out[target : target + end - source])
+        elif count:
+            out[target : target + count] = torch.mm(aligned[source:end], weight[group])[:count]
+        source, target = end, target + count
+    return out
+
+
+def _few_rows(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+    """Multiply each group without spare rows and without a gradient."""
+    matrices = [weight[group] for group, count in enumerate(counts) if count]
+    rows = x.split([count for count in counts if count])
+    return torch.cat([F.linear(part, matrix) for part, matrix in zip(rows, matrices, strict=True)])
 
 
 def _aligned(count: int) -> int:

@@ -14,15 +14,15 @@ from longcat.config import RopeScalingConfig
 from longcat.ops.registry import SampleInputs, operator
 
 INNER_LIMIT = 896
-"""Heads that npu_rotary_mul turns are smaller."""
+"""npu_rotary_mul accepts heads smaller than this."""
 COUNT_LIMIT = 1000
-"""Rows of a batch and heads that it turns are fewer."""
+"""npu_rotary_mul accepts fewer rows of a batch, and fewer heads, than this."""
 
 
 def rotary_angles(
     positions: Tensor, dim: int, theta: float, scaling: RopeScalingConfig | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position times frequency, `theta ** (-2i / dim)` for pair i (RoFormer, arXiv 2104.09864, eq. 15).
+    """Compute cosine and sine of position times frequency, `theta ** (-2i / dim)` for pair i (arXiv 2104.09864, eq. 15).
 
     With `scaling` frequencies are YaRN's, and both results carry its factor for the rotated part.
 
@@ -45,7 +45,7 @@ def rotary_angles(
 
 
 def softmax_sharpening(scaling: RopeScalingConfig | None) -> float:
-    """Factor on the scores of attention that goes with YaRN (arXiv 2309.00071, eq. 22, as DeepSeek-V2 places it)."""
+    """Return YaRN's factor on the scores of attention (arXiv 2309.00071, eq. 22, as DeepSeek-V2 places it)."""
     return 1.0 if scaling is None or not scaling.mscale_all_dim else _mscale(scaling, scaling.mscale_all_dim) ** 2
 
 
@@ -88,7 +88,7 @@ def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i+1) of the last axis; the result holds all first halves, then all second halves.
 
-    Query and key are permuted alike, so dot products are those of the interleaved layout.
+    Query and key are permuted the same way, so dot products are those of the interleaved layout.
 
     Args:
         x: `[..., seq, heads, dim]`.
@@ -114,3 +114,45 @@ def _npu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = (torch.cat([angles, angles], dim=-1)[None, :, None].to(x.dtype) for angles in (cos, sin))
     y: Tensor = npu_operator("npu_rotary_mul")(halves, cos, sin)
     return y
+
+
+@rotate.implementation("cpu")
+def _cpu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate in four passes over half of the numbers each, forward and backward; a compiler fuses the reference itself."""
+    if torch.compiler.is_compiling():
+        return rotate.reference(x, cos, sin)
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return _rotated(x, cos, sin)
+    turned: Tensor = _Rotate.apply(x, cos, sin)
+    return turned
+
+
+class _Rotate(torch.autograd.Function):
+    """A rotation, whose gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        d_x = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+        (first, second), (cos, sin) = gradient.chunk(2, dim=-1), ctx.saved_tensors
+        _turn(first, second, cos, sin, d_x[..., 0::2], d_x[..., 1::2], -1)
+        return d_x, None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    first, second = out.chunk(2, dim=-1)
+    _turn(x[..., 0::2], x[..., 1::2], cos, sin, first, second, 1)
+    return out
+
+
+def _turn(a: Tensor, b: Tensor, cos: Tensor, sin: Tensor, out_a: Tensor, out_b: Tensor, sign: int) -> None:
+    """Write a cos - sign b sin and b cos + sign a sin."""
+    torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=sign)

@@ -34,6 +34,13 @@ def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
     losses = client.get_metric_history(children["pretrain"].info.run_id, "train/loss")
     assert [point.step for point in losses] == list(range(1, 13))
     assert children["pretrain"].inputs.dataset_inputs[0].dataset.digest == first["stages"][0]["artifact"]["digest"]
+    pretrain = children["pretrain"].info.run_id
+    assert [point.step for point in client.get_metric_history(pretrain, "held_out/loss")] == [4, 8, 12]
+    assert client.get_metric_history(pretrain, "moe/layer_0/router_entropy")
+    names = {file.path for file in client.list_artifacts(pretrain)}
+    assert {"metrics.jsonl", "expert-load.png", "samples"} <= names
+    samples = {file.path for file in client.list_artifacts(pretrain, "samples")}
+    assert samples == {f"samples/{step:08d}.txt" for step in (5, 10, 12)}
     names = {file.path for file in client.list_artifacts(children["benchmark"].info.run_id)}
     assert {"report.html", "mfu.png", "manifest.json"} <= names
     versions = client.search_model_versions("name = 'longcat-smoke'")

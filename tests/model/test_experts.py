@@ -43,3 +43,27 @@ def test_padding_changes_nothing_before_it(monkeypatch):
         with_padding, without = model.logits(tokens, padding=padding), model.logits(tokens)
     torch.testing.assert_close(with_padding[0], without[0])
     torch.testing.assert_close(with_padding[1, :7], without[1, :7])
+
+
+def test_an_infinite_token_spoils_no_other_experts_gradient(monkeypatch):
+    _, mixture, _ = make(monkeypatch)
+    upstream = torch.randn(1, 40, 64, generator=torch.Generator().manual_seed(1))
+
+    def learn(bad):
+        x = torch.randn(1, 40, 64, generator=torch.Generator().manual_seed(0))
+        x[0, 7, 5] = bad
+        mixture.zero_grad()
+        out, statistics = mixture(x)
+        out.backward(upstream)
+        chosen = mixture.router(x[0])[1][7].tolist()
+        return out.detach(), mixture.experts.gate_up_proj.grad, mixture.experts.down_proj.grad, chosen, statistics.load
+
+    huge, infinite = learn(1e6), learn(float("inf"))
+    others = [expert for expert in range(4) if expert not in {*huge[3], *infinite[3]}]
+    assert others
+    for number in (1, 2):
+        assert huge[number][others].isfinite().all()
+        torch.testing.assert_close(infinite[number][others], huge[number][others])
+        assert infinite[number][others].abs().sum() > 0
+    rows = torch.arange(40) != 7
+    torch.testing.assert_close(infinite[0][0, rows], huge[0][0, rows])

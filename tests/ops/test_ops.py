@@ -5,12 +5,19 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from longcat.ops import attention
 from longcat.ops.attention import block_attention, torch_attention
 from longcat.ops.documents import find_document_starts, readable, same_document
 from longcat.ops.grouped_matmul import grouped_matmul
-from longcat.ops.linear_cross_entropy import linear_cross_entropy
+from longcat.ops.linear_cross_entropy import (
+    ACCELERATOR_BYTES,
+    FEWEST_ROWS,
+    chunk_rows,
+    linear_cross_entropy,
+)
 from longcat.ops.rotary import rotary_angles, rotate
 from longcat.padding import IGNORE
 
@@ -39,6 +46,42 @@ def test_an_expert_without_tokens_gets_zero_gradients():
     assert torch.equal(weight.grad[1:], torch.zeros(2, 8, 8))
     empty = torch.autograd.grad(grouped_matmul(torch.randn(0, 8), weight, torch.zeros(3, dtype=int)).sum(), weight)[0]
     assert torch.equal(empty, torch.zeros_like(weight))
+
+
+@pytest.mark.parametrize("counts", [[5, 40, 3, 0, 33], [0, 0, 7, 1], [100, 2, 64]])
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_is_not_finite_in_one_group_stays_there(counts, bad):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(sum(counts), 8, generator=generator)
+    weight = torch.randn(len(counts), 6, 8, generator=generator, requires_grad=True)
+    upstream = torch.randn(sum(counts), 6, generator=generator)
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    for group in (group for group, count in enumerate(counts) if count):
+        for spoiled in ("row", "gradient"):
+            results = []
+            for spoil in (False, True):
+                x, direction = clean.clone(), upstream.clone()
+                if spoil:
+                    (x if spoiled == "row" else direction)[ends[group] - 1, 3] = bad
+                x.requires_grad_()
+                out = grouped_matmul(x, weight, torch.tensor(counts))
+                results.append((out, *torch.autograd.grad(out, (x, weight), direction)))
+            (out, d_x, d_weight), (bad_out, bad_d_x, bad_d_weight) = results
+            others = torch.arange(len(counts)) != group
+            assert torch.equal(d_weight[others], bad_d_weight[others])
+            rows = torch.arange(sum(counts)) != ends[group] - 1
+            assert torch.equal(out[rows], bad_out[rows])
+            assert torch.equal(d_x[rows], bad_d_x[rows])
+            assert not bad_d_weight[group].isfinite().all()
+
+
+@pytest.mark.parametrize("counts", [[1, 0, 3], [31, 31, 2], [32, 1, 0]])
+def test_products_without_gradient_are_the_same(counts):
+    x, weight = torch.randn(sum(counts), 8), torch.randn(3, 6, 8, requires_grad=True)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            grouped_matmul(x, weight, torch.tensor(counts)), grouped_matmul.reference(x, weight, torch.tensor(counts))
+        )
 
 
 @pytest.mark.parametrize(("seq", "value_dim"), [(1, 12), (17, 8), (128, 12), (300, 8)])
@@ -115,7 +158,7 @@ def test_rotated_dot_products_depend_on_distance_only(shift):
 
 
 @settings(max_examples=25, deadline=None)
-@given(tokens=st.integers(1, 40), ignored=st.floats(0, 1), chunk=st.sampled_from([1, 64, 100_000]))
+@given(tokens=st.integers(0, 40), ignored=st.floats(0, 1), chunk=st.sampled_from([1, 7, 100]))
 def test_chunked_loss_equals_whole_logits(tokens, ignored, chunk):
     torch.manual_seed(tokens)
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
@@ -123,7 +166,7 @@ def test_chunked_loss_equals_whole_logits(tokens, ignored, chunk):
     targets[torch.rand(tokens) < ignored] = IGNORE
     results = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("longcat.ops.linear_cross_entropy.CHUNK_LOGITS", chunk)
+        patch.setattr("longcat.ops.linear_cross_entropy.chunk_rows", lambda *_: chunk)
         for function in (linear_cross_entropy, linear_cross_entropy.reference):
             loss = function(hidden, weight, targets)
             results.append((loss, *torch.autograd.grad(2 * loss, (hidden, weight))))
@@ -133,3 +176,64 @@ def test_chunked_loss_equals_whole_logits(tokens, ignored, chunk):
             torch.testing.assert_close(results[0], (loss, *torch.autograd.grad(2 * loss, (hidden, weight))))
     for fast, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_token_left_out_may_hold_anything(bad):
+    hidden, weight = torch.randn(5, 8), torch.randn(11, 8, requires_grad=True)
+    targets = torch.tensor([1, IGNORE, 3, 4, 5])
+    expected = linear_cross_entropy(hidden, weight, targets)
+    gradient = torch.autograd.grad(expected, weight)[0]
+    hidden[1, 2] = bad
+    found = linear_cross_entropy(hidden, weight, targets)
+    assert torch.equal(found, expected)
+    assert torch.equal(torch.autograd.grad(found, weight)[0], gradient)
+
+
+def test_the_chunk_is_sized_by_the_device():
+    for kind in ("npu", "cuda"):
+        for dtype in (torch.bfloat16, torch.float32):
+            rows = chunk_rows(kind, 163_840, dtype)
+            assert rows >= 1024
+            assert rows * 163_840 * (4 if dtype == torch.float32 else 6) <= ACCELERATOR_BYTES
+    assert chunk_rows("cpu", 8192, torch.bfloat16) == 512
+    assert chunk_rows("cpu", 163_840, torch.bfloat16) == FEWEST_ROWS
+
+
+class Largest(TorchDispatchMode):
+    """The numbers of elements of all tensors that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return result
+
+
+def test_nothing_as_large_as_the_head_is_held_but_its_gradient(monkeypatch):
+    monkeypatch.setattr("longcat.ops.linear_cross_entropy.chunk_rows", lambda *_: 4)
+    hidden, weight = (torch.randn(rows, 64).bfloat16().requires_grad_() for rows in (16, 1000))
+    with Largest() as made:
+        linear_cross_entropy(hidden, weight, torch.arange(16)).backward()
+    own = {weight.data_ptr(), weight.grad.data_ptr()}
+    assert [size for place, size in made.sizes.items() if place not in own and size >= weight.nbytes] == []
+
+
+def test_gradients_in_bf16_are_as_exact_as_their_type():
+    torch.manual_seed(0)
+    hidden, weight = (
+        (size * torch.randn(rows, 64)).bfloat16().requires_grad_() for rows, size in ((2048, 1), (500, 0.1))
+    )
+    targets = torch.randint(0, 500, (2048,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("longcat.ops.linear_cross_entropy.chunk_rows", lambda *_: FEWEST_ROWS)
+        found = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets), (hidden, weight))
+    exact = [one.detach().double().requires_grad_() for one in (hidden, weight)]
+    expected = torch.autograd.grad(linear_cross_entropy.reference(*exact, targets), exact)
+    for ours, right in zip(found, expected, strict=True):
+        assert float((ours - right).abs().max() / right.abs().max()) < 0.012

@@ -31,9 +31,16 @@ def config(smoke_settings):
     return lambda *extra: load_config("smoke", None, [*smoke_settings, *extra])
 
 
+def command_of(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it ended meanwhile, or is a zombie
+        return []
+
+
 def workers():
     me = psutil.Process()
-    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(p.cmdline()[:4])]
+    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(command_of(p)[:4])]
 
 
 @pytest.fixture
@@ -56,12 +63,27 @@ def tokens_of(config, workspace):
 
 def same_as(uninterrupted, checkpoint):
     weights = "huggingface/model.safetensors"
-    ours, theirs = load_file(checkpoint.path / weights), load_file(uninterrupted / weights)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    resumed, whole = load_file(checkpoint.path / weights), load_file(uninterrupted / weights)
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[key], whole[key]) for key in resumed)
     assert checkpoint.path.name == uninterrupted.name
-    steps = [json.loads(line)["step"] for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    records, expected = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (checkpoint.path, uninterrupted)
+    )
+    assert [record["step"] for record in records] == list(range(1, 13))
+    held_out, same = ({r["step"]: r["held_out/loss"] for r in of if "held_out/loss" in r} for of in (records, expected))
+    assert list(held_out) == [4, 8, 12]
+    assert held_out == same
+    samples, same = (
+        {path.name: path.read_text() for path in (of / "samples").iterdir()} for of in (checkpoint.path, uninterrupted)
+    )
+    assert {"00000004.txt", "00000008.txt", "00000012.txt"} <= samples.keys()
+    assert all(samples[name] == text for name, text in same.items())
+    assert all(text.startswith("def ") and len(text) > len("def \n") for text in same.values())
+    loads = [json.loads(line)["step"] for line in (checkpoint.path / "expert-load.jsonl").read_text().splitlines()]
+    assert loads == list(range(1, 13))
+    assert (checkpoint.path / "expert-load.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_expert_is_in_the_export(uninterrupted):
@@ -119,7 +141,7 @@ def test_a_killed_parent_leaves_no_process(smoke_settings, workspace):
     try:
         wait_until(lambda: list(workspace.path.glob("checkpoint/.*/metrics.jsonl")), parent)
         everyone = psutil.Process(parent.pid).children(recursive=True)
-        family = [p for p in everyone if "longcat.training.worker" in " ".join(p.cmdline()[:4])]
+        family = [p for p in everyone if "longcat.training.worker" in " ".join(command_of(p)[:4])]
     finally:
         parent.kill()
         parent.wait()
