@@ -1,4 +1,4 @@
-"""What a training step costs under the emulated Ascend, against the same step on the CPU.
+"""Time of a training step under the emulated Ascend NPU, relative to the same step on the CPU.
 
     longcat emulate -- python benchmarks/emulator_overhead.py [--preset tiny-2.0] [--layers 4] [--hidden 256] [--steps 10]
 
@@ -27,7 +27,7 @@ VOCABULARY, HEAD_SIZE = 4096, 64
 
 
 class Decoder(nn.Module):
-    """A plain GPT."""
+    """A plain GPT decoder."""
 
     def __init__(self, layers: int, hidden: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Decoder(nn.Module):
 
 
 class LongCat(nn.Module):
-    """A preset's model."""
+    """The LongCat model of a preset."""
 
     def __init__(self, preset: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class LongCat(nn.Module):
 
 
 def step_of(model: nn.Module, tokens: Tensor) -> Callable[[], float]:
-    """A step that returns its loss."""
+    """Return a function that does one training step and returns its loss."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
 
     def step() -> float:

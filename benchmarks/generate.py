@@ -31,7 +31,7 @@ Generator = Callable[[list[int], int], Iterator[int]]
 
 
 def models() -> dict[str, Generator]:
-    """Both models as functions of prompt and count, which yield tokens."""
+    """Return both models as functions of prompt and token count that yield tokens."""
     from transformers import LongcatFlashForCausalLM
 
     from longcat.config import ModelConfig
@@ -60,7 +60,7 @@ def models() -> dict[str, Generator]:
 
 
 def timed(generator: Generator, prompt: list[int], count: int) -> tuple[float, float, list[int]]:
-    """Seconds to the first token, tokens per second after it, and the tokens."""
+    """Measure the seconds to the first token and the tokens/s after it; also returns the tokens."""
     began = time.perf_counter()
     tokens = generator(prompt, count + 1)
     made = [next(tokens)]

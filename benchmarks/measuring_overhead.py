@@ -1,11 +1,11 @@
-"""What measuring costs a training step, and how far two measurements of the same configuration lie apart.
+"""Cost of measuring for a training step, and spread of repeated measurements of the same configuration.
 
     python benchmarks/measuring_overhead.py [--steps 40] [--measurements 4] [--json]
 
-First, in one process: what is done beside training, timed by itself between the steps of `tiny` and set against them. That
-is the figures of each step, their line on disk and the throughput, as pre-training does them; and the annotations, the
-barrier and the wait for the device of a window of the benchmark, as if every step were a window. Then the benchmark's
-measurement of the same checkpoint, again and again, with its MFU.
+First, in one process, all work besides training is timed between the steps of `tiny` and compared with them: the metrics
+of each step, their line on disk and the throughput, as in pre-training; and the annotations, the barrier and the
+synchronisation of a benchmark window, as if every step were a window. Then the benchmark's measurement of the same
+checkpoint is repeated, with its MFU.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from longcat.training.worker import Worker
 
 
 def overhead(config: PipelineConfig, tokens: Artifact, folder: Path, steps: int) -> dict[str, float]:
-    """Time beside training, as a share of a step's."""
+    """Measure the time of all work besides training, as a fraction of a step's time."""
     variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     os.environ.update({name: str(value) for name, value in variables.items()})
     accelerator = choose(config.accelerator)
@@ -72,7 +72,7 @@ def overhead(config: PipelineConfig, tokens: Artifact, folder: Path, steps: int)
 
 
 def repeated(config: PipelineConfig, tokens: Artifact, space: Workspace, count: int) -> list[float]:
-    """MFU of the same checkpoint, measured so many times."""
+    """Measure the MFU of the same checkpoint several times."""
     checkpoint = pretrain(config, tokens, workspace=space)
     found = []
     for number in range(count):

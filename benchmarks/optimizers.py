@@ -1,4 +1,4 @@
-"""AdamW and Muon on `tiny` at equal tokens, and the experts' load on its way to the target.
+"""Comparison of AdamW and Muon on `tiny` at equal tokens, with the experts' load as it approaches the target.
 
     python benchmarks/optimizers.py [--steps 200] [--set a.b=c ...] [--workspace DIR] [--json] [--plot DIR]
 
@@ -26,7 +26,7 @@ COLOURS = {"adamw": "#b04a3a", "muon": "#2a6f97"}
 
 
 def plot(records: dict[str, list[dict[str, Any]]], target: float, directory: Path) -> None:
-    """`optimizers.png` and `expert-target.png`."""
+    """Draw `optimizers.png` and `expert-target.png`."""
     import matplotlib
 
     matplotlib.use("Agg")

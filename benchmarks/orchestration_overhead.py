@@ -1,4 +1,4 @@
-"""What Prefect and MLflow cost the pretrain stage.
+"""Overhead of Prefect and MLflow for the pretrain stage.
 
     python benchmarks/orchestration_overhead.py [--repeats 3] [--steps 60] [--json]
 

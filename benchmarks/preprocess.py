@@ -1,4 +1,4 @@
-"""Preprocessing against common alternatives on the same text: `python benchmarks/preprocess.py --megabytes 50`.
+"""Comparison of preprocessing with common alternatives on the same text: `python benchmarks/preprocess.py --megabytes 50`.
 
 Three parts, of which `--parts` chooses some; contenders take turns in every round, figures are medians:
 
@@ -40,7 +40,7 @@ MINHASH = NearDuplicateConfig(threshold=0.8, shingle_words=WORDS, bands=16, rows
 STOP_WORDS = ("the", "of", "and", "to", "that", "have", "with", "be")
 DATASKETCH_DIVISOR = 10
 Contender = Callable[[], dict[str, float]]
-"""Does the work once; returns figures that show that the work was the same."""
+"""Function that does the work once and returns figures that show that the work was the same."""
 
 
 def prose(megabytes: float, seed: int = 0) -> list[str]:

@@ -1,4 +1,4 @@
-"""What attention costs a token as the sequence grows: dense, and LongCat Sparse Attention with its indexer.
+"""Time of attention per token over the sequence length: dense, and LongCat Sparse Attention with its indexer.
 
     python benchmarks/sparse_attention.py [--lengths 1024 2048 ...] [--budget 1024] [--repeats 3] [--json] [--plot FILE.png]
 
@@ -27,7 +27,7 @@ HEADS, NOPE, ROPE, VALUE, RANK, INDEX_HEADS, INDEX_DIM = 8, 64, 32, 64, 128, 4, 
 
 
 def cost(length: int, config: SparseAttentionConfig, device: torch.device) -> dict[str, float]:
-    """Seconds of each part for a sequence of `length` tokens."""
+    """Measure the seconds of each part for a sequence of `length` tokens."""
 
     def draw(*shape: int, learns: bool = True) -> torch.Tensor:
         return torch.randn(shape, device=device).bfloat16().requires_grad_(learns)
@@ -63,7 +63,7 @@ def cost(length: int, config: SparseAttentionConfig, device: torch.device) -> di
 
 
 def plot(rows: list[dict[str, float]], budget: int, path: Path) -> None:
-    """Microseconds a token over the length."""
+    """Draw microseconds per token over the sequence length."""
     import matplotlib
 
     matplotlib.use("Agg")

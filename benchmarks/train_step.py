@@ -1,4 +1,4 @@
-"""A whole training step of a 61M-parameter LongCat beside transformers' `LongcatFlashForCausalLM` of the same shapes.
+"""Time of a training step of a 61M-parameter LongCat beside transformers' `LongcatFlashForCausalLM` of equal shapes.
 
     python benchmarks/train_step.py [--json] [--rounds 5] [--steps 2] [--no-compile]
 
@@ -28,8 +28,8 @@ SHAPES = {
 BATCH, LENGTH = 8, 512
 
 
-def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
-    """A function that does one step of our trainer on the tokens of a step number."""
+def longcat_step(compiled: bool) -> Callable[[int], dict[str, float]]:
+    """Return a function that does one step of longcat's trainer, given a step number."""
     from longcat.accelerator import choose
     from longcat.config import load_config
     from longcat.corpus.shards import Batch
@@ -70,8 +70,8 @@ def ours(compiled: bool) -> Callable[[int], dict[str, float]]:
     return step
 
 
-def theirs(device: torch.device) -> Callable[[int], dict[str, float]]:
-    """The same with transformers."""
+def transformers_step(device: torch.device) -> Callable[[int], dict[str, float]]:
+    """Return a function that does one step of the transformers model, given a step number."""
     from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
 
     config = LongcatFlashConfig(
@@ -92,13 +92,13 @@ def theirs(device: torch.device) -> Callable[[int], dict[str, float]]:
 
 
 def tokens(number: int) -> torch.Tensor:
-    """The batch of a step, `[batch, length + 1]`."""
+    """Return the batch of a step, `[batch, length + 1]`."""
     generator = torch.Generator().manual_seed(number)
     return torch.randint(3, int(SHAPES["vocab_size"]), (BATCH, LENGTH + 1), generator=generator)
 
 
 def gemm_flops(device: torch.device) -> float:
-    """FLOP/s of the fastest of a few bf16 matrix products."""
+    """Measure the FLOP/s of the fastest of a few bf16 matrix products."""
     best = 0.0
     for size in (1024, 2048) if device.type == "cpu" else (4096, 8192):
         a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
@@ -124,7 +124,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     device = choose().device()
-    contenders = {"longcat": ours(arguments.compiled), "transformers": theirs(device)}
+    contenders = {"longcat": longcat_step(arguments.compiled), "transformers": transformers_step(device)}
     for step in contenders.values():  # compile, allocate, warm up
         for number in range(2):
             step(number)
