@@ -98,12 +98,12 @@ def main() -> None:
         space = Workspace(folder)
         tokens = preprocess(config, workspace=space)
         mfus = repeated(config, tokens, space, arguments.measurements)
-        shares = overhead(config, tokens, Path(folder) / "overhead", arguments.steps)
+        fractions = overhead(config, tokens, Path(folder) / "overhead", arguments.steps)
     between = max(mfus) / min(mfus) - 1
     if arguments.json:
-        print(json.dumps({"shares": shares, "mfu": mfus, "apart": between}))
+        print(json.dumps({"fractions": fractions, "mfu": mfus, "spread": between}))
         return
-    print(f"beside a step: logging {shares['logging']:.2%}, measuring {shares['measuring']:.2%} of its time")
+    print(f"beside a step: logging {fractions['logging']:.2%}, measuring {fractions['measuring']:.2%} of its time")
     print(f"MFU {', '.join(f'{mfu:.2%}' for mfu in mfus)}: {between:.1%} apart")
 
 

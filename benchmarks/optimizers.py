@@ -2,7 +2,7 @@
 
     python benchmarks/optimizers.py [--steps 200] [--set a.b=c ...] [--workspace DIR] [--json] [--plot DIR]
 
-Trains the same steps with each and prints held-out bits per byte, time, routed experts a token and the busiest expert's
+Trains the same steps with each and prints held-out bits per byte, time, routed experts per token and the busiest expert's
 load, over the last tenth of the steps. `--plot` draws loss and experts of all steps.
 """
 
@@ -34,8 +34,8 @@ def plot(records: dict[str, list[dict[str, Any]]], target: float, directory: Pat
 
     directory.mkdir(parents=True, exist_ok=True)
     for key, label, name in (
-        ("train/loss", "loss, nats a token", "optimizers"),
-        ("moe/ffn_experts_per_token", "routed experts a token", "expert-target"),
+        ("train/loss", "loss, nats per token", "optimizers"),
+        ("moe/ffn_experts_per_token", "routed experts per token", "expert-target"),
     ):
         figure, axes = pyplot.subplots(figsize=(8, 4))
         for optimizer, rows in records.items():
@@ -93,7 +93,7 @@ def main() -> None:
     for name, row in result.items():
         print(
             f"{name:<6} {row['bits_per_byte']:.3f} bits/byte after {row['tokens']:,} tokens in {row['seconds']:.0f} s; "
-            f"{row['ffn_experts_per_token']:.3f} routed experts a token (target {target:g}), busiest {row['max_load']:.2f} x mean"
+            f"{row['ffn_experts_per_token']:.3f} routed experts per token (target {target:g}), busiest {row['max_load']:.2f} x mean"
         )
 
 

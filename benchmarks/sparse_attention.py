@@ -82,7 +82,7 @@ def plot(rows: list[dict[str, float]], budget: int, path: Path) -> None:
     axes.set_xticks(lengths, [f"{int(length) // 1024}K" for length in lengths])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("tokens in the sequence")
-    axes.set_ylabel("µs a token, forward and backward")
+    axes.set_ylabel("µs per token, forward and backward")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.tight_layout()
@@ -116,7 +116,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"budget": arguments.budget, "microseconds_a_token": rows}, indent=2))
         return
-    print(f"{'length':>8}{'dense':>10}{'choose':>10}{'read':>10}{'ratio':>8}   µs a token; ratio: dense over sparse")
+    print(f"{'length':>8}{'dense':>10}{'choose':>10}{'read':>10}{'ratio':>8}   µs per token; ratio: dense over sparse")
     for row in rows:
         parts = "".join(f"{row[name]:10.1f}" if name in row else f"{'-':>10}" for name in ("dense", "choose", "read"))
         ratio = f"{row['dense'] / (row['choose'] + row['read']):8.2f}" if "read" in row else f"{'-':>8}"

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--json] [--rounds 5] [--steps 2] [--no-compile]
 
 bf16, AdamW, batch 8 x 512, random tokens. Both models live in one process and take turns; the medians count. Ours is the
-step of `longcat pretrain` itself (one process: FSDP, gradient norm, clipping and balance included). The share of the peak
+step of `longcat pretrain` itself (one process: FSDP, gradient norm, clipping and balance included). The fraction of the peak
 is causal useful work over the fastest bf16 matrix product measured here in the same turns.
 """
 

@@ -66,8 +66,8 @@ def scaled_masked_softmax(x: Tensor, mask: Tensor, scale: float = 1.0, fixed_tri
 @reference("npu_scaled_masked_softmax_backward")
 def scaled_masked_softmax_backward(d_y: Tensor, y: Tensor, mask: Tensor, scale: float, fixed_triu_mask: bool) -> Tensor:
     """Return the gradient of x, from the result of the softmax."""
-    d, shares = d_y.float(), y.float()
-    return ((d - (d * shares).sum(-1, keepdim=True)) * shares * scale).to(y.dtype)
+    d, probabilities = d_y.float(), y.float()
+    return ((d - (d * probabilities).sum(-1, keepdim=True)) * probabilities * scale).to(y.dtype)
 
 
 @reference("_npu_dropout", "_dropout_with_byte_mask")

@@ -193,10 +193,10 @@ def _sparse(
         scores = (scores * scale).masked_fill(hidden[:, None], -torch.inf)
         maximum = scores.amax(-1, keepdim=True).detach()
         maximum = maximum.masked_fill(maximum == -torch.inf, 0)
-        shares = (scores - maximum).exp()
-        total = shares.sum(-1, keepdim=True)
+        probabilities = (scores - maximum).exp()
+        total = probabilities.sum(-1, keepdim=True)
         tiny = torch.finfo(torch.float32).tiny
-        outs.append(torch.einsum("qnk,kd->qnd", shares / total.clamp_min(tiny), v[:, 0].float()).to(query.dtype))
+        outs.append(torch.einsum("qnk,kd->qnd", probabilities / total.clamp_min(tiny), v[:, 0].float()).to(query.dtype))
         maxima.append(maximum[..., 0])
         sums.append(total[..., 0])
     maximum, total = (spans.joined(both, query).unsqueeze(0 if spans.packed else 1) for both in (maxima, sums))
