@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-# the workers of pytest-xdist share the cores: more threads than cores only wait for each other. Read when torch is loaded
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+# read when torch is loaded: models of tests are so small that threads would only wait for each other, on a busy machine
+# half a second for each operator
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 try:
     from hypothesis import settings

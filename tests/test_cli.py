@@ -305,7 +305,9 @@ def test_sigterm_ends_every_process(smoke_tokens, smoke_settings):
 def wait_for_ranks(process):
     """All descendants once two ranks have reported a step."""
     assert process.stderr is not None
-    for line in process.stderr:
+    said = []
+    while line := process.stderr.readline():
         if "loss" in line:
             return psutil.Process(process.pid).children(recursive=True)
-    raise AssertionError("it ended before a step of training was reported")
+        said.append(line)
+    raise AssertionError(f"it ended before a step of training was reported:\n{''.join(said)}")

@@ -32,6 +32,7 @@ def test_groups(world, local, expected):
     assert scopes(world, local) == expected
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",

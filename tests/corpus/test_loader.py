@@ -104,9 +104,9 @@ def test_the_next_batch_is_read_ahead_and_the_order_stays():
     first = ahead.waited
     assert first > 0
     for _ in range(2):  # the next one is read before anybody asks for it
-        assert rows.read.acquire(timeout=60)
+        assert rows.read.acquire(timeout=300)
     assert np.array_equal(ahead.batch(1).tokens, plain.batch(1).tokens)
-    assert rows.read.acquire(timeout=60)
+    assert rows.read.acquire(timeout=300)
     me = threading.current_thread()
     assert [thread is me for thread in rows.threads] == [True, False, False]
     assert rows.taken == [plain.batch(step).tokens[0, 0] for step in range(3)]  # and once each

@@ -18,8 +18,8 @@ from tests.waiting import all_gone, wait_until
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = """
-import os, signal, sys, time
+SCRIPT = '''
+import itertools, os, signal, sys, time
 
 import longcat.corpus.shards
 import longcat.corpus.tokenizer
@@ -28,23 +28,23 @@ from longcat.config import load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import LongcatError
 
-SLOW = os.environ.get("SLOW", "")
+HANG = os.environ.get("HANG", "")
 FATAL = os.environ.get("FATAL", "")
 
 
-encode, pack, replace = longcat.corpus.tokenizer.encode, longcat.corpus.shards.pack, os.replace
+def hang_at_third(step, function):
+    """Each process finishes two blocks or shards of the step and never the third."""
+    calls = itertools.count(1)
+
+    def call(*arguments):
+        if step == HANG and next(calls) > 2:
+            time.sleep(3600)
+        return function(*arguments)
+
+    return call
 
 
-def slow_encode(*arguments):
-    if SLOW == "tokenising":
-        time.sleep(0.3)
-    return encode(*arguments)
-
-
-def slow_pack(*arguments):
-    if SLOW == "packing":
-        time.sleep(0.3)
-    return pack(*arguments)
+replace = os.replace
 
 
 def fatal_replace(source, target):
@@ -53,7 +53,9 @@ def fatal_replace(source, target):
     replace(source, target)
 
 
-longcat.corpus.tokenizer.encode, longcat.corpus.shards.pack, os.replace = slow_encode, slow_pack, fatal_replace
+os.replace = fatal_replace
+longcat.corpus.tokenizer.encode = hang_at_third("tokenising", longcat.corpus.tokenizer.encode)
+longcat.corpus.shards.pack = hang_at_third("packing", longcat.corpus.shards.pack)
 
 
 if __name__ == "__main__":
@@ -61,15 +63,15 @@ if __name__ == "__main__":
         preprocess(load_config("smoke", overrides=sys.argv[2:]), workspace=Workspace(sys.argv[1]))
     except LongcatError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-"""
+'''
 # asked about every document, in the processes that are killed and in this one
 SCORE = """
 import os, signal, time
 
 
 def score(text):
-    if os.environ.get("SLOW") == "judging":
-        time.sleep(0.01)
+    if os.environ.get("HANG") == "judging" and int(text.split()[1].rstrip(":")) >= 40:
+        time.sleep(3600)
     if os.environ.get("FATAL") == "judging" and text.startswith("Document 47:"):
         os.kill(os.getpid(), signal.SIGKILL)
     return 1.0
@@ -101,7 +103,7 @@ def settings(folder, workers):
 
 
 def start(folder, workspace, workers=2, **environment):
-    """A run in another process, which dies or is slow where `environment` says."""
+    """A run in another process, which dies or hangs where `environment` says."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{root}", **environment}
     command = [sys.executable, str(folder / "work.py"), str(workspace), *settings(folder, workers)]
@@ -161,7 +163,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("step", "pattern", "count"), MOMENTS)
 def test_a_killed_run_goes_on_where_it_was(folder, tmp_path, uninterrupted, step, pattern, count):
-    process = start(folder, tmp_path, SLOW=step)
+    process = start(folder, tmp_path, HANG=step)
     wait_until(lambda: len(list(tmp_path.glob(pattern))) >= count, process)
     assert kill(process)
     if step == "packing":
