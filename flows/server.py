@@ -15,7 +15,8 @@ from pathlib import Path
 from longcat.processes.child import free_port, supervised
 from longcat.processes.environment import server_environment
 
-START_S = 90.0
+START_S = 300.0
+"""A server that has died is noticed at once; this is for one that is slow because the machine is busy."""
 SETTLE_S = 5.0
 
 

@@ -28,9 +28,12 @@ def pretrain(
         return stage.pretrain(config, tokens, workspace=workspace, report=report, on_metrics=run.log_records)
 
     def publish(run: StageRun, checkpoint: Artifact[CheckpointFacts]) -> None:
+        folder = CheckpointFolder(checkpoint.path)
         if checkpoint.cached:  # the curves belong to this run's page as well
-            run.log_records(read_metrics(CheckpointFolder(checkpoint.path).metrics))
-        run.log_artifact(CheckpointFolder(checkpoint.path).metrics)
+            run.log_records(read_metrics(folder.metrics))
+        run.log_artifact(folder.metrics)
+        run.log_artifact(folder.expert_load_picture)
+        run.log_artifact(folder.samples, folder.samples.name)
         run.register_model(f"longcat-{config.preset}", checkpoint)
         facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]
         create_table_artifact(facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")

@@ -1,8 +1,19 @@
 """Fixtures that several rooms share."""
 
+import contextlib
+import io
+import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
+
+# read when torch is loaded: models of tests are so small that threads would only wait for each other, on a busy machine
+# half a second for each operator
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 try:
     from hypothesis import settings
@@ -16,7 +27,22 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "500")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Slow tests come first, groups of them before all, so that the processes of a test run end at about the same time.
+
+    Each test goes to the process that is free (`--dist loadgroup`). Tests that share an expensive fixture name a group
+    (`pytest.mark.xdist_group`), or have it made by `made_once`.
+    """
+
+    def rank(item):
+        slow, group = (item.get_closest_marker(name) is not None for name in ("slow", "xdist_group"))
+        return not slow, not group
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)
@@ -27,16 +53,114 @@ def no_settings_from_outside(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def corpus_file(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """Makes a folder once for all processes of a test run; it may be read, not changed."""
+    import filelock
+
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def get(name, make):
+        folder, done = shared / name, shared / f"{name}.done"
+        with filelock.FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def corpus_file(made_once):
     """A small corpus of plain text documents, as .jsonl."""
-    import json
     import random
 
-    rng = random.Random(0)
-    words = ["order", "rider", "noodle", "kitchen", "address", "minute", "charge", "coupon", "street", "delivery"]
-    path = tmp_path_factory.mktemp("corpus") / "documents.jsonl"
-    with path.open("w") as stream:
-        for _ in range(160):
-            text = " ".join(rng.choice(words) for _ in range(rng.randrange(60, 160)))
-            stream.write(json.dumps({"text": text + "."}) + "\n")
-    return path
+    def make(folder):
+        rng = random.Random(0)
+        words = ["order", "rider", "noodle", "kitchen", "address", "minute", "charge", "coupon", "street", "delivery"]
+        with (folder / "documents.jsonl").open("w") as stream:
+            for _ in range(160):
+                text = " ".join(rng.choice(words) for _ in range(rng.randrange(60, 160)))
+                stream.write(json.dumps({"text": text + "."}) + "\n")
+
+    return made_once("corpus", make) / "documents.jsonl"
+
+
+SMOKE = ("training.processes=2", "training.checkpoint_every_steps=4")
+
+
+@pytest.fixture(scope="session")
+def smoke_settings(corpus_file):
+    """What `smoke_run` lays over the preset `smoke`."""
+    return [f"corpus.sources={corpus_file}", *SMOKE]
+
+
+@pytest.fixture(scope="session")
+def smoke_run(made_once, smoke_settings):
+    """A workspace with tokens and a checkpoint of two processes, made by the program itself, and what it said."""
+
+    def make(folder):
+        settings = [part for setting in smoke_settings for part in ("--set", setting)]
+        command = [sys.executable, "-m", "longcat.cli", "pretrain", "--preset", "smoke", *settings, "--json"]
+        done = subprocess.run(
+            [*command, "--workspace", str(folder / "workspace")], capture_output=True, text=True, check=False
+        )
+        said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+        (folder / "said.json").write_text(json.dumps(said))
+
+    folder = made_once("smoke", make)
+    said = json.loads((folder / "said.json").read_text())
+    assert said["returncode"] == 0, said["stderr"]
+    return folder / "workspace", said
+
+
+@pytest.fixture
+def smoke_tokens(smoke_run, tmp_path):
+    """The test's own folder as a workspace that holds the tokens of `smoke_run`."""
+    for kind in ("documents", "tokens"):
+        shutil.copytree(smoke_run[0] / kind, tmp_path / kind)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def prefect_server():
+    """A Prefect server for all flows that run in this process; tests with it are of the group `prefect`.
+
+    The flows wait for MLflow even where a busy machine takes a minute over its first database.
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        prefect_test_harness(server_startup_timeout=500),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        patch.setattr("longcat.tracking.FLUSH_S", 300.0)
+        yield
+
+
+@pytest.fixture
+def longcat(monkeypatch):
+    """Runs a command as `longcat ARGUMENTS` does, but in this process, and leaves the process as it was."""
+    from longcat import cli
+
+    def run(*arguments, **environment):
+        variables, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "argv", ["longcat", *map(str, arguments)])
+        os.environ.update(environment)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            os.environ.clear()
+            os.environ.update(variables)
+        return subprocess.CompletedProcess(arguments, left.value.code, out.getvalue(), err.getvalue())
+
+    return run

@@ -178,11 +178,11 @@ def test_other_errors_of_a_build_stay_what_they_are(workspace):
 
 def test_workspace_of_another_process(workspace):
     code = (
-        "import sys, time; from longcat.artifact import Workspace\n"
-        "with Workspace(sys.argv[1]).lease(): print('held', flush=True); time.sleep(60)"
+        "import sys; from longcat.artifact import Workspace\n"
+        "with Workspace(sys.argv[1]).lease(): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(workspace.path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(workspace.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"

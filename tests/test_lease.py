@@ -11,14 +11,15 @@ import pytest
 from longcat import lease as module
 from longcat.errors import WorkspaceBusyError
 from longcat.lease import lease
+from tests.waiting import wait_until
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from longcat.lease import lease
 with lease(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -26,7 +27,10 @@ with lease(Path(sys.argv[1])):
 def holder(tmp_path):
     """Another process that holds the lease."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "lease")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(tmp_path / "lease")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -93,10 +97,7 @@ def test_heartbeat_keeps_the_lease_fresh(tmp_path, monkeypatch):
     path = tmp_path / "lease"
     with lease(path):
         os.utime(path, (0, 0))
-        deadline = time.monotonic() + 5
-        while path.stat().st_mtime == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: path.stat().st_mtime > 0)
 
 
 def test_threads_of_a_process_share_it(tmp_path):

@@ -88,7 +88,7 @@ class LongcatJson:
 
 def is_longcat(values: Mapping[str, Any]) -> bool:
     """Whether a config.json is of this family, by its model type or its architectures."""
-    return values.get("model_type") in FAMILIES.values() or any(name in FAMILIES for name in _architectures(values))
+    return values.get("model_type") in FAMILIES.values() or any(name in FAMILIES for name in architectures(values))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -186,9 +186,11 @@ def is_v2(config: ModelConfig) -> bool:
     return config.sparse_attention is not None
 
 
-def _architectures(values: Mapping[str, Any]) -> list[str]:
+def architectures(values: Mapping[str, Any]) -> list[str]:
+    """Return the architectures that a config.json names."""
     names = values.get("architectures")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    names = names if isinstance(names, list) else [names]
+    return [name for name in names if isinstance(name, str)]
 
 
 class _Reader:
@@ -236,13 +238,13 @@ class _Reader:
 
     def _family(self) -> str:
         """The model type, by its own key or by the architecture; neither is needed."""
-        architectures, family = _architectures(self.values), self.values.get("model_type")
-        for name in architectures:
+        named, family = architectures(self.values), self.values.get("model_type")
+        for name in named:
             base = name.removesuffix("Model") + "ForCausalLM" if name.endswith("Model") else name
             if base not in FAMILIES:
                 raise self._error(f"architecture {name} is not supported; there are: {', '.join(FAMILIES)}")
         if family is None:
-            family = FAMILIES.get(architectures[0], "longcat_flash") if architectures else "longcat_flash"
+            family = FAMILIES.get(named[0], "longcat_flash") if named else "longcat_flash"
         if family not in FAMILIES.values():
             raise self._error(
                 f"model_type {family!r} is not a LongCat model; there are: {', '.join(FAMILIES.values())}"
@@ -306,8 +308,9 @@ class _Reader:
                 raise self._error(
                     f"{name} {self.values[name]!r} does not fit the other sizes, it would be {expected[0]}"
                 )
-        if any(kind != "full_attention" for kind in self.values.get("layer_types", [])):
-            raise self._error("layer_types: only full_attention is supported")
+        kinds = self.values.get("layer_types", [])
+        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+            raise self._error(f"layer_types {kinds!r} is not supported, only full_attention in every layer")
 
     def _rope(self, longest: int) -> tuple[Any, dict[str, Any] | None]:
         """Base of the rotary frequencies and YaRN, as transformers' `convert_rope_params_to_dict` finds them."""
@@ -329,7 +332,8 @@ class _Reader:
         if "factor" not in written:
             raise self._error(f"rope type {kind!r} without factor")
         if "factor" not in rope:  # null: the ratio of the lengths
-            rope["factor"] = longest / original if isinstance(original, int) and original > 0 else 1
+            numbers = all(isinstance(length, int) and length > 0 for length in (longest, original))
+            rope["factor"] = longest / original if numbers else 1
         if "truncate" in written:  # null is false to transformers
             rope["truncate"] = bool(written["truncate"])
         yarn = {name: rope[name] for name in _YARN if name in rope} | {"original_max_position_embeddings": original}

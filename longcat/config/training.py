@@ -37,7 +37,10 @@ class OptimizerConfig(Section):
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     final_learning_rate_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Learning rate at the last step as a share of the peak."""
+    """Learning rate at the last step as a fraction of the peak."""
+    router_learning_rate_fraction: float = Field(default=0.1, gt=0, le=1)
+    """Learning rate of the routers as a fraction of everything else's: at the full rate a router becomes certain of a few experts
+    before the others have learnt anything."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps of linear warm-up."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -58,31 +61,35 @@ class BalanceConfig(Section):
     """Control of the experts' load through the selection bias (arXiv 2509.01322, section on zero-computation experts)."""
 
     target_ffn_experts: float | None = Field(default=None, gt=0)
-    """K_e, mean routed experts of a token; none takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without zero experts."""
+    """K_e, mean routed experts per token; none takes moe_topk * 2/3 (8 of 12 in LongCat-Flash), or moe_topk without zero experts."""
     bias_update_rate: float = Field(default=1e-3, ge=0)
-    """mu of the bias update. Meituan has published no value: ours."""
+    """mu of the bias update: about the fraction of the mean probability by which the bias of an expert without tokens rises per step,
+    for any number of experts (see docs/pretrain.md). Meituan has published no value: ours."""
     final_bias_update_fraction: float = Field(default=0.1, ge=0, le=1)
-    """mu at the last step as a share of the first, with a straight line between. That mu decays is published, how is not."""
+    """mu at the last step as a fraction of the first, linear between them. That mu decays is published, how is not."""
 
 
 def target_ffn_experts(model: ModelConfig, balance: BalanceConfig) -> float:
-    """K_e: the configured value, or two thirds of the slots (all of them without zero-computation experts)."""
+    """Return K_e: the configured value, or two thirds of the slots (all of them without zero-computation experts)."""
     if balance.target_ffn_experts is not None:
         return balance.target_ffn_experts
     return model.moe_topk * 2 / 3 if model.zero_expert_num else float(model.moe_topk)
 
 
 class LossConfig(Section):
-    """Weights of what is learnt beside the next token. Where Meituan has published no value, the choice is ours."""
+    """Weights of the auxiliary losses. Where Meituan has published no value, the choice is ours."""
 
     mtp_weight: float = Field(default=0.3, ge=0)
-    """Of multi-token prediction, the mean over its depths (DeepSeek-V3's first value; LongCat's is not published)."""
+    """Weight of multi-token prediction, the mean over its depths (DeepSeek-V3's first value; LongCat's is not published)."""
     indexer_weight: float = Field(default=1.0, ge=0)
-    """Of the indexer's divergence from attention; nothing but the indexer learns from it. Ours."""
+    """Weight of the indexer's divergence from attention; nothing but the indexer learns from it. Ours."""
     balance_weight: float = Field(default=1e-3, ge=0)
     """alpha of the device-level balance loss. Ours; published is that its gradient stays below a tenth of the main one."""
     balance_groups: int = Field(default=1, ge=1)
     """D of the balance loss: groups of routed experts, one for each expert-parallel device."""
+    importance_weight: float = Field(default=0.03, ge=0)
+    """Weight of the importance loss, which keeps the routers' mean probabilities near the target of the load (arXiv 1701.06538,
+    eq. 7). Ours: the bias balances the slots whatever the probabilities are, so nothing else holds these."""
     hidden_z_weight: float = Field(default=1e-7, ge=0)
     """lambda of the hidden z-loss, which keeps activations from growing (arXiv 2509.01322)."""
 
@@ -116,13 +123,22 @@ class TrainingConfig(Section):
     balance: BalanceConfig = BalanceConfig()
     """Control of the experts' load."""
     losses: LossConfig = LossConfig()
-    """What is learnt beside the next token."""
+    """Weights of the auxiliary losses."""
     dense_attention_steps: int = Field(default=0, ge=0)
-    """With sparse attention: first steps, in which attention is dense and the indexer rests."""
+    """With sparse attention: first steps, in which attention is dense and the indexers rest."""
     indexer_warmup_steps: int = Field(default=0, ge=0)
-    """With sparse attention: steps after those, in which attention is dense and only the indexer learns."""
+    """With sparse attention: steps after those, in which attention is dense and only the indexers learn; weights, optimizer state and
+    selection biases of everything else rest."""
     log_every_steps: Annotated[int, RUNTIME] = Field(default=10, ge=1)
     """Steps between two records of throughput and MFU; the loss is recorded at every step."""
+    held_out_every_steps: Annotated[int, RUNTIME] = Field(default=100, ge=0)
+    """Steps between two measurements of the loss on held-out sequences, which is also measured at the last step; 0 leaves them out."""
+    held_out_sequences: Annotated[int, RUNTIME] = Field(default=16, ge=1)
+    """Held-out sequences of those measurements: always the first ones."""
+    sample_prompt: Annotated[str, RUNTIME] = "def "
+    """Text that the model continues at each checkpoint and at the end."""
+    sample_tokens: Annotated[int, RUNTIME] = Field(default=64, ge=0)
+    """Tokens of that continuation, the likeliest one each time; 0 leaves it out."""
     checkpoint_every_steps: Annotated[int, RUNTIME] = Field(default=200, ge=1)
     """Steps between two checkpoints that an interrupted run resumes from."""
     keep_checkpoints: Annotated[int, RUNTIME] = Field(default=2, ge=1)

@@ -69,6 +69,16 @@ class PipelineConfig(Section):
                 f"training.losses.balance_groups={self.training.losses.balance_groups} does not divide "
                 f"model.n_routed_experts={self.model.n_routed_experts}"
             )
+        if self.training.indexer_warmup_steps and self.model.sparse_attention is None:
+            raise ValueError(
+                f"training.indexer_warmup_steps={self.training.indexer_warmup_steps}, but there are no indexers: "
+                "model.sparse_attention is not set"
+            )
+        if self.training.indexer_warmup_steps and not self.training.losses.indexer_weight:
+            raise ValueError(
+                f"training.indexer_warmup_steps={self.training.indexer_warmup_steps} trains nothing but the indexers, "
+                "and training.losses.indexer_weight is 0"
+            )
         if self.training.expert_parallel and self.model.n_routed_experts % self.training.expert_parallel:
             raise ValueError(
                 f"training.expert_parallel={self.training.expert_parallel} does not divide "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
-from longcat.config.config_json import read_json_object, read_longcat
+from longcat.config.config_json import architectures, read_json_object, read_longcat
 from longcat.costs.fields import EXPERTS, Fields, complete
 from longcat.costs.workload import Attention, Decoder, Workload, longcat_workload
 from longcat.errors import ConfigError
@@ -412,11 +412,10 @@ def from_config(
 
 def _family(values: Mapping[str, Any]) -> str | None:
     """The family by model type, or by the architecture where that says nothing; none where neither is known."""
-    family, architectures = values.get("model_type"), values.get("architectures")
+    family = values.get("model_type")
     if isinstance(family, str) and family in (*FAMILIES, *LONGCAT):
         return family
-    names = architectures if isinstance(architectures, list) else []
-    return next((ARCHITECTURES[name] for name in names if isinstance(name, str) and name in ARCHITECTURES), None)
+    return next((ARCHITECTURES[name] for name in architectures(values) if name in ARCHITECTURES), None)
 
 
 def read_workload(path: Path, ffn_experts: float | None = None, *, mtp: bool = False) -> Workload:

@@ -20,6 +20,8 @@ class CheckpointFacts(Facts):
     """Trained on."""
     final_loss: float | None = None
     """Mean over the last steps, in nats per target."""
+    held_out_loss: float | None = None
+    """Mean over the first held-out sequences after the last step, in nats per target."""
     ffn_experts_per_token: float | None = None
     """Mean routed experts of a token in the last step."""
     tokens_per_second: float | None = None

@@ -3,6 +3,8 @@
 huggingface/       config.json, weights and tokenizer, for inference and for other programs
 state/             torch distributed checkpoint with the optimizer, for training to go on from
 metrics.jsonl      the record of the run, one JSON object a step
+expert-load.jsonl  slots given to each expert in each layer, at most 200 records; `expert-load.png` shows them
+samples/           STEP.txt: how the model continued a prompt at each checkpoint
 checkpoints/       states of a run in progress, `step-00000100/` and so on; gone when it is finished
 
 A checkpoint made by `longcat import` has `huggingface/` only.
@@ -57,6 +59,21 @@ class CheckpointFolder:
     def metrics(self) -> Path:
         """One record a step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def expert_load(self) -> Path:
+        """Slots given to each expert, `[layers, experts]` in each record."""
+        return self.path / "expert-load.jsonl"
+
+    @property
+    def expert_load_picture(self) -> Path:
+        """Load of every expert over the steps."""
+        return self.path / "expert-load.png"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of samples of text, named by step."""
+        return self.path / "samples"
 
     @property
     def progress(self) -> Path:

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,7 +68,7 @@ class HuggingFaceFolder:
             self._check(tensor)
         self.notes = (*self.stated.notes, *self._left_out())
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The type of most of the stored numbers."""
         numbers: Counter[torch.dtype] = Counter()
@@ -273,6 +274,8 @@ def write_huggingface(
             filled = 0
         shards[-1].append((tensor, stored))
         filled, total = filled + size, total + size
+    main_type = str(numbers.most_common(1)[0][0]).removeprefix("torch.")
+    config_json = to_config_json(config, main_type)  # before anything large is written: the model may not be settled
     files: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
         name = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -280,8 +283,7 @@ def write_huggingface(
         files |= dict.fromkeys((tensor.name for tensor, _ in tensors), name)
     if len(shards) > 1:
         write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
-    main_type = numbers.most_common(1)[0][0]
-    write_json(directory / CONFIG, to_config_json(config, str(main_type).removeprefix("torch.")))
+    write_json(directory / CONFIG, config_json)
 
 
 def _write_shard(

@@ -53,6 +53,10 @@ class RouterStatistics(NamedTuple):
     """Sum over tokens of the router's probabilities, fp32 `[experts]`, with gradient."""
     load: Tensor
     """Slots given to each expert, fp32 `[experts]`."""
+    entropy: Tensor
+    """Sum over tokens of the entropy of the router's probabilities, in nats, fp32 scalar without gradient."""
+    top_probability: Tensor
+    """Sum over tokens of the largest probability, fp32 scalar without gradient."""
 
 
 class MixtureOfExperts(Module):
@@ -93,7 +97,14 @@ class MixtureOfExperts(Module):
         out = self.operators.run(
             permute_and_combine, tokens, experts, weights, load[: self.routed], self.experts, zero_expert_output
         )
-        return out.view_as(x), RouterStatistics(probabilities.sum(0), load[:slots].float())
+        detached = probabilities.detach()
+        statistics = RouterStatistics(
+            probability=probabilities.sum(0),
+            load=load[:slots].float(),
+            entropy=torch.special.entr(detached).sum(),
+            top_probability=detached.amax(-1).sum(),
+        )
+        return out.view_as(x), statistics
 
 
 def _local(parameter: Tensor) -> Tensor:

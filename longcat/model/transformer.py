@@ -57,6 +57,10 @@ class LossSums(NamedTuple):
     """The routers' probabilities, `[layers, experts]`."""
     router_load: Tensor
     """Slots given to each expert, `[layers, experts]`, without gradient."""
+    router_entropy: Tensor
+    """Entropy of the routers' probabilities in nats, `[layers]`, without gradient."""
+    router_top_probability: Tensor
+    """The routers' largest probability, `[layers]`, without gradient."""
 
 
 class HiddenZ(nn.Module):
@@ -187,6 +191,8 @@ class LongcatModel(Module):
             hidden_z=self.hidden_z(state.last, context.padding),
             router_probability=torch.stack([asked.probability for asked in state.statistics]),
             router_load=torch.stack([asked.load for asked in state.statistics]),
+            router_entropy=torch.stack([asked.entropy for asked in state.statistics]),
+            router_top_probability=torch.stack([asked.top_probability for asked in state.statistics]),
         )
 
     def logits(self, tokens: Tensor, *, cache: Cache | None = None, padding: Tensor | None = None) -> Tensor:

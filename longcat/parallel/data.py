@@ -68,3 +68,17 @@ def _shard(module: nn.Module, axis: DeviceMesh, policy: MixedPrecisionPolicy) ->
     if axis.size() > 1:  # with one process there is nothing to sum, and a factor would cost a copy of the gradients
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
+
+
+def unshard(model: nn.Module) -> None:
+    """Gather all parameters of a model, if they are sharded; the forward pass then gathers nothing."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+
+
+def reshard(model: nn.Module) -> None:
+    """Free the gathered parameters after a forward pass without a backward one, which would have freed them."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run in progress, in torch's distributed format: any number of processes can read them again.
+"""Checkpoints of a run in progress, in torch's distributed format, which any number of processes can read.
 
 `step-00000100/` appears under its name only when every process has written its part, so the newest one is complete.
 """
@@ -37,7 +37,7 @@ def save(directory: Path, step: int, model: nn.Module, optimizers: list[torch.op
 
 
 def write(path: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    """Write the state to `path`, whatever was there before. Collective."""
+    """Write the state to `path`, replacing what is there. Collective."""
     if dist.get_rank() == 0:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
@@ -46,9 +46,9 @@ def write(path: Path, step: int, model: nn.Module, optimizers: list[torch.optim.
 
 
 def saved(directory: Path) -> list[tuple[int, Path]]:
-    """Complete checkpoints in `directory`, (step, path), oldest first."""
-    found = [(int(match[1]), path) for path in directory.glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return sorted(found)
+    """List the complete checkpoints in `directory` as (step, path), oldest first."""
+    complete = [(int(match[1]), path) for path in directory.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return sorted(complete)
 
 
 def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:

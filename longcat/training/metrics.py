@@ -1,4 +1,4 @@
-"""metrics.jsonl: the record of a run, one JSON object a line, and how another process follows it."""
+"""Records of a run, one JSON object per line, and how another process follows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FSYNC_EVERY = 10
 
 
 class MetricsFile:
-    """Appends records; a resumed run first drops those after the checkpoint it resumes from."""
+    """Appends records to a file; a resumed run first drops those after the checkpoint that it resumes from."""
 
     def __init__(self, path: Path, after_step: int) -> None:
         kept = [record for record in read_metrics(path) if record["step"] <= after_step]
@@ -31,7 +31,7 @@ class MetricsFile:
 
 
 class Follower:
-    """Reads what is new in a metrics file, from another process."""
+    """Reads new records of a file that another process writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,7 +39,7 @@ class Follower:
         self._seen: tuple[int, int] | None = None
 
     def new(self) -> list[dict[str, Any]]:
-        """Records of steps that have not been returned yet."""
+        """Return the records of steps that have not been returned yet."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -56,7 +56,7 @@ class Follower:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete records; a line cut short by a crash is left out."""
+    """Return all complete records; a line that a crash cut short is left out."""
     return _read(path, 0)[0] if path.exists() else []
 
 

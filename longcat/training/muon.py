@@ -1,4 +1,4 @@
-"""Muon: momentum whose direction is orthogonalised, for matrices and for stacks of them.
+"""Muon: momentum with an orthogonalised direction, for matrices and stacks of matrices.
 
 Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); the update's scale,
 0.2 sqrt(max(rows, columns)), is Moonlight's (arXiv 2502.16982, eq. 4), so that AdamW's learning rate fits both.
@@ -22,10 +22,10 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
 
     Args:
         matrices: `[..., rows, columns]`.
-        dtype: of the steps; bf16 is exact enough.
+        dtype: type of the products; bf16 is exact enough.
 
     Returns:
-        The same shape, of that type. A matrix of zeros stays one.
+        `[..., rows, columns]` of that type. A matrix of zeros stays zero.
     """
     a, b, c = _COEFFICIENTS
     x = matrices.to(dtype)
@@ -39,11 +39,11 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon over parameters of two dimensions, or three where the first one stacks matrices (experts).
+    """Muon for parameters of two dimensions, or of three where the first one stacks matrices (experts).
 
-    Works on parameters sharded along their first dimension: momentum stays sharded, a sharded matrix is put together
-    for its orthogonalisation, a stack of matrices is not, as each process has whole ones. `dtype` is that of the matrix
-    products: bf16 where it is not in hardware costs several times the rest of the step.
+    Parameters may be sharded along their first dimension. Momentum stays sharded. A sharded matrix is gathered for its
+    orthogonalisation; a sharded stack is not, since each process holds whole matrices of it. `dtype` is the type of the
+    matrix products: bf16 without hardware support costs several times the rest of the step.
     """
 
     def __init__(
@@ -56,6 +56,9 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         self.dtype = dtype
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -66,35 +69,32 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
-            for alike in by_shape.values():
-                self._update(alike, group)
+            for parameters in by_shape.values():
+                self._update(parameters, group)
 
-    def _update(self, alike: list[Tensor], group: dict[str, Any]) -> None:
-        """Update parameters of one shape, whose matrices are orthogonalised together."""
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters of one shape, orthogonalising their matrices in one batch."""
         directions = []
-        for parameter in alike:
-            state = self.state[parameter]
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(parameter)
-            gradient, momentum = _local(parameter.grad), _local(state["momentum"])
+        for parameter in parameters:
+            gradient, momentum = _local(parameter.grad), _local(self.state[parameter]["momentum"])
             momentum.lerp_(gradient, 1 - group["momentum"])
             nesterov = gradient.lerp(momentum, group["momentum"])
-            directions.append(nesterov if parameter.dim() == 3 else _whole(nesterov.to(self.dtype), parameter))
+            directions.append(nesterov if parameter.dim() == 3 else _gathered(nesterov.to(self.dtype), parameter))
         updates = orthogonalise(torch.stack(directions), self.dtype)
-        rows, columns = alike[0].shape[-2:]
+        rows, columns = parameters[0].shape[-2:]
         step = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
-        for parameter, update in zip(alike, updates, strict=True):
+        for parameter, update in zip(parameters, updates, strict=True):
             weights = _local(parameter)
             weights.mul_(1 - group["lr"] * group["weight_decay"])
-            weights.add_(update if parameter.dim() == 3 else _share(update, parameter), alpha=step)
+            weights.add_(update if parameter.dim() == 3 else _local_shard(update, parameter), alpha=step)
 
 
 def _local(tensor: Any) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _whole(local: Tensor, like: Tensor) -> Tensor:
-    """The whole matrix of which every process has a share laid out as `like`."""
+def _gathered(local: Tensor, like: Tensor) -> Tensor:
+    """Gather the matrix whose shards are laid out as `like`."""
     if not isinstance(like, DTensor):
         return local
     spread = DTensor.from_local(
@@ -103,7 +103,8 @@ def _whole(local: Tensor, like: Tensor) -> Tensor:
     return spread.full_tensor()
 
 
-def _share(whole: Tensor, like: Tensor) -> Tensor:
+def _local_shard(whole: Tensor, like: Tensor) -> Tensor:
+    """Return this process' shard of a matrix, laid out as `like`."""
     if not isinstance(like, DTensor):
         return whole
     return distribute_tensor(whole.contiguous(), like.device_mesh, like.placements, src_data_rank=None).to_local()

@@ -1,4 +1,4 @@
-"""Which optimizer moves which parameters, and how much of the learning rate each gets."""
+"""Which optimizer moves which parameters, and at which fraction of the learning rate."""
 
 from __future__ import annotations
 
@@ -15,49 +15,57 @@ from longcat.training.muon import Muon
 def build_optimizers(
     model: LongcatModel | MasterWeights, config: OptimizerConfig, compute: torch.dtype = torch.bfloat16
 ) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two; Muon's matrix products are of the type `compute`, as the model's are.
+    """Build AdamW, and Muon where it is asked for; the matrix products of Muon are of the type `compute`.
 
     | parameters | adamw | muon | decay |
     |---|---|---|---|
     | projections and experts in the layers, the MTP module and the indexers | AdamW | Muon | yes |
-    | router, head | AdamW | AdamW | yes |
+    | routers, at `router_learning_rate_fraction` | AdamW | AdamW | yes |
+    | head | AdamW | AdamW | yes |
     | word embedding, n-gram tables, norms, biases | AdamW | AdamW | no |
 
-    With `model.proxy_hidden_size` each group has its share of the learning rate, `lr_scale`. The indexers' groups carry
-    `indexer`, so that they can be moved alone.
+    Each group has its factor on the learning rate, `lr_scale`: the routers' fraction, and with `model.proxy_hidden_size` that
+    of the transfer from the proxy. A parameter without a gradient rests: the step leaves its weights and its state alone.
+    State is there from the start, so that a checkpoint of a run in which some parameters have rested holds it too.
     """
     width = width_over_proxy(model.config)
-    groups: dict[tuple[bool, float, float, bool], list[Tensor]] = {}
+    groups: dict[tuple[bool, float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         role = role_of(name, parameter.dim())
-        by_muon = config.name == "muon" and role == "hidden" and "router" not in name
+        router = ".router." in name
+        by_muon = config.name == "muon" and role == "hidden" and not router
         decay = config.weight_decay if role in ("hidden", "unembedding") else 0.0
-        key = by_muon, decay, transfer(role, width).learning_rate, ".indexer." in name
-        groups.setdefault(key, []).append(parameter)
+        scale = transfer(role, width).learning_rate * (config.router_learning_rate_fraction if router else 1.0)
+        groups.setdefault((by_muon, decay, scale), []).append(parameter)
 
-    def of(muon: bool) -> list[dict[str, object]]:
+    def groups_of(muon: bool) -> list[dict[str, object]]:
         return [
-            {"params": parameters, "weight_decay": decay, "lr_scale": scale, "indexer": indexer}
-            for (by_muon, decay, scale, indexer), parameters in groups.items()
+            {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+            for (by_muon, decay, scale), parameters in groups.items()
             if by_muon == muon
         ]
 
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            of(muon=False),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.epsilon,
-            fused=True,
-        )
-    ]
-    if matrices := of(muon=True):
-        optimizers.append(Muon(matrices, config.learning_rate, config.momentum, config.weight_decay, compute))
-    return optimizers
+    adamw = torch.optim.AdamW(
+        groups_of(muon=False),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=True,
+    )
+    for group in adamw.param_groups:
+        for parameter in group["params"]:
+            adamw.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+    if not (matrices := groups_of(muon=True)):
+        return [adamw]
+    return [adamw, Muon(matrices, config.learning_rate, config.momentum, config.weight_decay, compute)]
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float, *, only_indexer: bool = False) -> None:
-    """Use `rate` in the next step, in every group with its share; with `only_indexer` nothing else moves."""
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    """Set the learning rate of the next step: `rate` times the factor of each group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = 0.0 if only_indexer and not group["indexer"] else rate * group["lr_scale"]
+            group["lr"] = rate * group["lr_scale"]

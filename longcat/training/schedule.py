@@ -1,4 +1,4 @@
-"""The learning rate over the steps: linear warm-up, then a cosine down to a share of the peak."""
+"""Learning-rate schedule: linear warm-up, then cosine decay to a fraction of the peak."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from longcat.config import OptimizerConfig
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Learning rate of optimizer step `step` (0-based) of `steps`."""
+    """Return the learning rate of optimizer step `step` (0-based) of `steps`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))

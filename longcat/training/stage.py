@@ -26,9 +26,10 @@ from longcat.provenance import code_of
 from longcat.training.job import JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.metrics import Follower, read_metrics
+from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 WORKER = "longcat.training.worker"
 LAST_STEPS = 20
 """Steps that the final loss is the mean of."""
@@ -94,6 +95,7 @@ def pretrain(
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
+        plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
         facts = CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
             **_summary(read_metrics(folder.metrics)),
@@ -172,13 +174,15 @@ def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float
 
 
 def _summary(records: Records) -> dict[str, Any]:
-    """Return the loss of the last steps and the median throughput of the second half of the run, where caches are warm."""
+    """Return the last losses and the median throughput of the second half of the run, where caches are warm."""
+    held_out = [record["held_out/loss"] for record in records if "held_out/loss" in record]
     losses = [record["train/loss"] for record in records[-LAST_STEPS:]]
     timed = [record for record in records if "perf/tokens_per_second" in record]
     steady = sorted(timed[len(timed) // 2 :], key=lambda record: float(record["perf/tokens_per_second"]))
     middle = steady[len(steady) // 2]
     return {
         "final_loss": statistics.fmean(losses),
+        "held_out_loss": held_out[-1] if held_out else None,
         "tokens_per_second": middle["perf/tokens_per_second"],
         "mfu": middle.get("perf/mfu"),
     }

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
+from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
+from longcat.parallel.data import reshard, unshard
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -27,25 +29,29 @@ from longcat.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step showed, the same in every process."""
+    """Result of one optimizer step, the same in every process."""
 
     loss: float
-    """Mean negative log-likelihood in nats a target, over the whole batch."""
+    """Mean negative log-likelihood in nats per target, over the global batch."""
     auxiliary: dict[str, float]
-    """What else is learnt, unweighted means over the batch, by the names in `longcat.training.losses.AUXILIARY`."""
+    """Unweighted auxiliary losses, by the names in `longcat.training.losses.AUXILIARY`."""
     gradient_norm: float
     """Global norm before clipping."""
     learning_rate: float
     expert_load: Tensor
-    """Slots given to each expert, `[layers, n_routed_experts + zero_expert_num]`, over the whole batch."""
+    """Slots given to each expert, `[layers, n_routed_experts + zero_expert_num]`, over the global batch."""
+    router_entropy: Tensor
+    """Mean entropy of the router's probabilities per token, in nats, `[layers]`."""
+    router_top_probability: Tensor
+    """Mean of the largest probability per token, `[layers]`."""
     skipped: bool
-    """Loss or gradients were not finite, and nothing was updated."""
+    """Whether loss or gradients were not finite, so that nothing was updated."""
     stop: bool
-    """Some process was asked to stop."""
+    """Whether some process was asked to stop."""
 
 
 class Trainer:
-    """Model, optimizer and the step that joins them."""
+    """Model, optimizers and the training step."""
 
     def __init__(self, config: PipelineConfig, mesh: ProcessMesh, accelerator: Accelerator, precision: str) -> None:
         self.config, self.mesh = config, mesh
@@ -61,39 +67,44 @@ class Trainer:
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
-        """Of the last step."""
-        self._parameters = [parameter for parameter in self.weights.parameters() if parameter.requires_grad]
+        """Micro-batches of the last step."""
+        self._parameters: list[nn.Parameter] = []
+        """Parameters that learn in the present step: those with a gradient."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
-        """Learn from this process' share of a batch.
+        """Train on a batch. Collective.
 
         Args:
             step: 0-based number of the step.
-            batch: what to learn from.
-            stop: this process was asked to stop; every process learns of it through the result.
+            batch: this process' rows of the global batch.
+            stop: whether this process was asked to stop; the result tells every process whether any was.
         """
         whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(whole[1], whole[2], self.mesh)
         phase = phase_of(step, self.config.training)
+        for name, parameter in self.model.named_parameters():  # what rests is not even differentiated
+            parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
         self.parallel.zero_grad()
         means: dict[str, Tensor] = {}
-        load: Tensor | None = None
+        routing: Tensor | None = None
         parts = list(zip(*(tensor.split(self.micro_batch or len(tensor)) for tensor in whole), strict=True))
         self.micro_batches = len(parts)
         for index, (tokens, targets, documents) in enumerate(parts):
             apart = documents if self.config.training.mask_documents else None
             sums = self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents))
             parts_of_loss = losses(sums, counts, self.config)
-            self.parallel.backward(weighted_total(parts_of_loss, self.config), last=index == len(parts) - 1)
+            self.parallel.backward(weighted_total(parts_of_loss, self.config, phase), last=index == len(parts) - 1)
             for name, value in parts_of_loss.items():
                 means[name] = means[name] + value.detach() if name in means else value.detach()
-            load = sums.router_load if load is None else load + sums.router_load
-        assert load is not None
+            columns = sums.router_load, sums.router_entropy[:, None], sums.router_top_probability[:, None]
+            statistics = torch.cat(columns, dim=1)
+            routing = statistics if routing is None else routing + statistics
+        assert routing is not None
 
-        for parameter in self._parameters:
-            if parameter.grad is None:  # an indexer at rest
-                parameter.grad = torch.zeros_like(parameter)
-        agreed, square, load, stop = self._agree(means, load, stop)
+        self._parameters = [parameter for parameter in self.weights.parameters() if parameter.grad is not None]
+        agreed, square, routing, stop = self._agree(means, routing, stop)
+        load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
+        routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
         norm = square**0.5
         loss = agreed.pop("language_model")
         training = self.config.training
@@ -102,14 +113,62 @@ class Trainer:
         if healthy:
             with torch.profiler.record_function(OPTIMIZER):
                 self._clip(norm)
-                set_learning_rate(self.optimizers, rate, only_indexer=phase == "warmup")
+                set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
                     optimizer.step()
                 self.parallel.write_weights()
-                mu = bias_update_rate(step, training.steps, training.balance)
-                for router, slots in zip(self.routers, load, strict=True):
-                    update_router_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
-        return StepResult(loss, agreed, norm, rate, load, skipped=not healthy, stop=stop)
+                if phase != "warmup":
+                    self._update_biases(step, load)
+        return StepResult(
+            loss,
+            agreed,
+            norm,
+            rate,
+            load,
+            entropy / routed_tokens,
+            top_probability / routed_tokens,
+            skipped=not healthy,
+            stop=stop,
+        )
+
+    @torch.no_grad()
+    def held_out_loss(self, step: int, batch: Batch) -> float:
+        """Return the mean negative log-likelihood of a batch in nats per target, as training computes it. Collective.
+
+        Args:
+            step: number of the step whose attention is used: dense before the indexers have been trained.
+            batch: this process' rows of the held-out ones, equally many in every process.
+        """
+        phase: Phase = "sparse" if phase_of(step, self.config.training) == "sparse" else "dense"
+        rows = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
+        counts = global_counts(rows[1], rows[2], self.mesh)
+        size = self.micro_batch or max(1, self.config.training.global_batch_sequences // self.mesh.batch_world)
+        total = torch.zeros((), device=self.mesh.device)
+        with torch.compiler.set_stance("force_eager"):
+            for tokens, targets, documents in zip(*(of.split(size) for of in rows), strict=True):
+                apart = documents if self.config.training.mask_documents else None
+                total += self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents)).language_model
+        reshard(self.model)
+        return float(self.mesh.sum({"losses": total / counts.targets})["losses"])
+
+    def sample(self, prompt: list[int], count: int) -> list[int]:
+        """Continue a prompt by `count` tokens, the likeliest one each time. Collective: every process does the same.
+
+        The end of text does not end it: processes may differ in the last bit, and have to make the same number of tokens.
+        """
+        unshard(self.model)
+        self.model.eval()
+        with torch.compiler.set_stance("force_eager"):
+            tokens = list(generate(self.model, prompt, count))
+        self.model.train()
+        reshard(self.model)
+        return tokens
+
+    def _update_biases(self, step: int, load: Tensor) -> None:
+        training = self.config.training
+        mu = bias_update_rate(step, training.steps, training.balance)
+        for router, slots in zip(self.routers, load, strict=True):
+            update_router_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
 
     def _agree(
         self, means: dict[str, Tensor], load: Tensor, stop: bool
@@ -147,14 +206,14 @@ def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Coun
 
 
 def phase_of(step: int, training: TrainingConfig) -> Phase:
-    """How attention is trained in a step, if it is sparse: dense first, then the indexer alone, then sparse."""
+    """Return how sparse attention is trained in a step: dense first, then the indexers alone, then sparse."""
     if step < training.dense_attention_steps:
         return "dense"
     return "warmup" if step < training.dense_attention_steps + training.indexer_warmup_steps else "sparse"
 
 
 def _local(gradient: Tensor | None) -> Tensor:
-    """This process' part of a gradient; every parameter has one, an expert without tokens zeros."""
+    """Return this process' part of a gradient."""
     assert gradient is not None
     to_local = getattr(gradient, "to_local", None)
     return to_local() if to_local is not None else gradient

@@ -1,6 +1,6 @@
 """A training process: `python -m longcat.training.worker JOB.json`, started by torchrun, one per rank.
 
-Knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint after the step in work and leave.
+It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint after the present step and exit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -29,16 +30,20 @@ from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
-from longcat.training.balance import load_metrics
+from longcat.training.balance import layer_metrics, load_metrics
+from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import RESULT, Job
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import DATA
 from longcat.training.trainer import StepResult, Trainer
 
+LOAD_RECORDS = 200
+"""Most records of every expert's load in a run of many steps."""
+
 
 class Worker:
-    """The job's objects in one process."""
+    """One training process: model, data and the loop over steps."""
 
     def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator) -> None:
         self.job, self.mesh, self.accelerator = job, mesh, accelerator
@@ -58,6 +63,8 @@ class Worker:
         self.auxiliary = active_losses(self.config)
         self.batch_tokens = training.global_batch_sequences * self.corpus.sequence_length
         self.sequence_length = job.sequence_length or self.corpus.sequence_length
+        self.paused_seconds = 0.0
+        """Time since the last record of throughput that was not spent on training."""
         self.stop_asked = False
         signal.signal(signal.SIGTERM, self._ask_to_stop)
 
@@ -73,36 +80,67 @@ class Worker:
         return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:
-        """Train to the last step, from the newest checkpoint if there is one, and write down its state."""
+        """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
         folder = CheckpointFolder(self.directory)
-        training, states = self.config.training, folder.progress
-        done = 0
-        if newest := checkpoint.saved(states):
+        training, done = self.config.training, 0
+        if newest := checkpoint.saved(folder.progress):
             done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
-        metrics = MetricsFile(folder.metrics, after_step=done) if self.mesh.rank == 0 else None
-        window_began, window_step, working = time.perf_counter(), done, 0.0
-        ffn_experts = 0.0
+            write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
+        metrics, loads = (
+            (MetricsFile(path, after_step=done) for path in (folder.metrics, folder.expert_load))
+            if self.mesh.rank == 0
+            else (None, None)
+        )
+        held_out = held_out_batch(
+            self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
+        )
+        window_began, window_step, ffn_experts = time.perf_counter(), done, 0.0
         for step in range(done, training.steps):
             result = self.step(step)
-            done = step + 1
-            figures = self._figures(result, step)
-            ffn_experts = figures["moe/ffn_experts_per_token"]
-            if done % training.log_every_steps == 0 or done == training.steps:
+            done, last = step + 1, step + 1 == training.steps
+            values = self._metrics(result, step)
+            ffn_experts = values["moe/ffn_experts_per_token"]
+            if logged := done % training.log_every_steps == 0 or last:
                 self.accelerator.synchronize()
-                seconds = time.perf_counter() - window_began
-                working += seconds
-                figures |= self._throughput((done - window_step) * self.batch_tokens / seconds, ffn_experts)
+                seconds = time.perf_counter() - window_began - self.paused_seconds
+                values |= self._throughput((done - window_step) * self.batch_tokens / seconds, ffn_experts)
+                values |= layer_metrics(
+                    result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
+                )
+            if training.held_out_every_steps and (done % training.held_out_every_steps == 0 or last):
+                with self._paused():
+                    values["held_out/loss"] = self.trainer.held_out_loss(step, held_out)
             if metrics:
-                metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **figures})
-            if result.stop or (done % training.checkpoint_every_steps == 0 and done < training.steps):
-                checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
-            if result.stop and done < training.steps:
+                metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
+            if loads and done % max(1, training.steps // LOAD_RECORDS) == 0:
+                loads.append({"step": done, "slots": result.expert_load.int().tolist()})
+            if result.stop or done % training.checkpoint_every_steps == 0 or last:
+                with self._paused():
+                    self._save(done, keep_going=not result.stop)
+            if result.stop and not last:
                 return
-            if done % training.log_every_steps == 0:  # time spent on checkpoints is not training time
-                window_began, window_step = time.perf_counter(), done
+            if logged:
+                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
         self._finish(done, ffn_experts)
 
-    def _figures(self, result: StepResult, step: int) -> dict[str, float]:
+    def _save(self, done: int, keep_going: bool) -> None:
+        """Save a checkpoint to resume from, except after the last step, and let the model write a sample."""
+        training, states = self.config.training, CheckpointFolder(self.directory).progress
+        if done < training.steps:
+            checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
+        if keep_going or done == training.steps:
+            write_sample(self.trainer, self.corpus, self.directory, done)
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Keep the time of the block out of the measured throughput."""
+        self.accelerator.synchronize()
+        began = time.perf_counter()
+        yield
+        self.accelerator.synchronize()
+        self.paused_seconds += time.perf_counter() - began
+
+    def _metrics(self, result: StepResult, step: int) -> dict[str, float]:
         return {
             "train/loss": result.loss,
             **{f"train/{name}_loss": result.auxiliary[name] for name in self.auxiliary},

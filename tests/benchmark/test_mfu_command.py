@@ -1,7 +1,6 @@
 """`longcat mfu` as a user meets it."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -16,21 +15,13 @@ LLAMA = {
 
 
 @pytest.fixture
-def mfu(tmp_path):
+def mfu(tmp_path, longcat):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(LLAMA))
 
     def run(*arguments, model=config):
-        command = [sys.executable, "-m", "longcat.cli", "mfu", "--sequence-length", "2048"]
-        command += ["--model", str(model)] if model else []
-        return subprocess.run(
-            [*command, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, "COLUMNS": "100"},
-        )
+        model = ("--model", model) if model else ()
+        return longcat("mfu", "--sequence-length", "2048", *model, *arguments, COLUMNS="100")
 
     return run
 
@@ -140,13 +131,13 @@ def test_a_model_that_is_none(mfu, tmp_path):
     assert "no hidden_size" in mfu(*A100, "--tokens-per-second", "3", model=broken).stderr
 
 
-def test_torch_is_not_loaded(mfu):
+def test_torch_is_not_loaded():
     code = (
         "import sys; from longcat.cli import app; "
         "app(['mfu', '--model', 'tiny', '--device', 'h20', '--tokens-per-second', '9', '--sequence-length', '99'],"
         " standalone_mode=False); print(*sorted({'torch', 'prefect', 'mlflow'} & set(sys.modules)), 'none of them')"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1].strip() == "none of them"
 
 

@@ -80,6 +80,6 @@ def test_mfu_of_a_folder_needs_no_torch(folder):
         "'--tokens-per-second', '5000', '--sequence-length', '512']); print(r.output); "
         "assert r.exit_code == 0, r.exception; assert 'torch' not in sys.modules"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "MFU" in result.stdout

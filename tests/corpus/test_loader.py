@@ -1,4 +1,4 @@
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -81,27 +81,36 @@ def test_impossible_shares_are_refused(rows, batch, rank, world):
         Loader(Rows(rows), 0, batch, rank, world)
 
 
-class SlowRows(Rows):
-    def __init__(self, count, seconds):
+class WatchedRows(Rows):
+    """Rows that say when a batch has been read, and by which thread."""
+
+    def __init__(self, count):
         super().__init__(count)
-        self.seconds, self.taken = seconds, []
+        self.taken, self.threads, self.read = [], [], threading.Semaphore(0)
 
     def take(self, indices):
-        time.sleep(self.seconds)
         self.taken.append(indices[0])
+        self.threads.append(threading.current_thread())
+        self.read.release()
         if len(self.taken) == 7:
             raise OSError("disk gone")
         return super().take(indices)
 
 
 def test_the_next_batch_is_read_ahead_and_the_order_stays():
-    rows = SlowRows(64, 0.1)
+    rows = WatchedRows(64)
     plain, ahead = Loader(Rows(64), 3, 4), Prefetcher(Loader(rows, 3, 4))
     assert np.array_equal(ahead.batch(0).tokens, plain.batch(0).tokens)
-    assert ahead.waited >= 0.1
-    time.sleep(0.3)  # a step's work
+    first = ahead.waited
+    assert first > 0
+    for _ in range(2):  # the next one is read before anybody asks for it
+        assert rows.read.acquire(timeout=300)
     assert np.array_equal(ahead.batch(1).tokens, plain.batch(1).tokens)
-    assert ahead.waited < 0.1
+    assert rows.read.acquire(timeout=300)
+    me = threading.current_thread()
+    assert [thread is me for thread in rows.threads] == [True, False, False]
+    assert rows.taken == [plain.batch(step).tokens[0, 0] for step in range(3)]  # and once each
+    assert 0 < ahead.waited != first
     assert np.array_equal(ahead.batch(9).tokens, plain.batch(9).tokens)  # a jump
     assert np.array_equal(ahead.batch(10).tokens, plain.batch(10).tokens)
     with pytest.raises(OSError, match="disk gone"):  # where the batch is asked for

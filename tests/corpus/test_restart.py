@@ -5,17 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from longcat.artifact import Workspace
+from longcat.config import load_config
+from longcat.corpus.stage import preprocess
+from longcat.progress import silent
+from tests.waiting import all_gone, wait_until
+
 pytestmark = pytest.mark.slow
 
-SCRIPT = """
-import json, os, signal, sys, time
-from pathlib import Path
+SCRIPT = '''
+import itertools, os, signal, sys, time
 
 import longcat.corpus.shards
 import longcat.corpus.tokenizer
@@ -24,32 +28,23 @@ from longcat.config import load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import LongcatError
 
-FOLDER = Path(__file__).parent
-SLOW = os.environ.get("SLOW", "")
+HANG = os.environ.get("HANG", "")
 FATAL = os.environ.get("FATAL", "")
 
 
-def score(text):
-    if SLOW == "judging":
-        time.sleep(0.01)
-    if FATAL == "judging" and text.startswith("Document 47:"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 1.0
+def hang_at_third(step, function):
+    """Each process finishes two blocks or shards of the step and never the third."""
+    calls = itertools.count(1)
+
+    def call(*arguments):
+        if step == HANG and next(calls) > 2:
+            time.sleep(3600)
+        return function(*arguments)
+
+    return call
 
 
-encode, pack, replace = longcat.corpus.tokenizer.encode, longcat.corpus.shards.pack, os.replace
-
-
-def slow_encode(*arguments):
-    if SLOW == "tokenising":
-        time.sleep(0.3)
-    return encode(*arguments)
-
-
-def slow_pack(*arguments):
-    if SLOW == "packing":
-        time.sleep(0.3)
-    return pack(*arguments)
+replace = os.replace
 
 
 def fatal_replace(source, target):
@@ -58,60 +53,73 @@ def fatal_replace(source, target):
     replace(source, target)
 
 
-longcat.corpus.tokenizer.encode, longcat.corpus.shards.pack, os.replace = slow_encode, slow_pack, fatal_replace
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): [path.stat().st_ino, path.stat().st_mtime_ns] for path in folder.rglob("*.*")
-            if path.is_file()}
-
-
-def report(progress):
-    if progress.message == "training the tokenizer":
-        [partial] = Path(sys.argv[1]).glob("documents/.*.partial")
-        (FOLDER / "judged.json").write_text(json.dumps(files(partial)))
+os.replace = fatal_replace
+longcat.corpus.tokenizer.encode = hang_at_third("tokenising", longcat.corpus.tokenizer.encode)
+longcat.corpus.shards.pack = hang_at_third("packing", longcat.corpus.shards.pack)
 
 
 if __name__ == "__main__":
-    config = load_config("smoke", overrides=[
-        f"corpus.sources={FOLDER / 'a.jsonl'}", "corpus.min_characters=20", "corpus.vocabulary_size=400",
-        "corpus.block_bytes=2000", f"corpus.workers={sys.argv[2]}", "corpus.shard_sequences=16",
-        "corpus.quality={function: 'work:score', minimum: 0}",
-    ])
     try:
-        print(preprocess(config, workspace=Workspace(sys.argv[1]), report=report).path)
+        preprocess(load_config("smoke", overrides=sys.argv[2:]), workspace=Workspace(sys.argv[1]))
     except LongcatError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+'''
+# asked about every document, in the processes that are killed and in this one
+SCORE = """
+import os, signal, time
+
+
+def score(text):
+    if os.environ.get("HANG") == "judging" and int(text.split()[1].rstrip(":")) >= 40:
+        time.sleep(3600)
+    if os.environ.get("FATAL") == "judging" and text.startswith("Document 47:"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
 """
-LIMIT_S = 60
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("restart")
-    texts = [f"Document {n}: " + " ".join(f"word{(n * m) % 31}" for m in range(60)) + "\n" for n in range(80)]
-    (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    (folder / "work.py").write_text(SCRIPT)
-    return folder
+@pytest.fixture(scope="session")
+def folder(made_once):
+    def make(folder):
+        texts = [f"Document {n}: " + " ".join(f"word{(n * m) % 31}" for m in range(60)) + "\n" for n in range(80)]
+        (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        (folder / "work.py").write_text(SCRIPT)
+        (folder / "scored_by.py").write_text(SCORE)
+
+    return made_once("restart", make)
+
+
+@pytest.fixture(autouse=True)
+def quality(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def settings(folder, workers):
+    return [
+        f"corpus.sources={folder / 'a.jsonl'}", "corpus.min_characters=20", "corpus.vocabulary_size=400",
+        "corpus.block_bytes=2000", f"corpus.workers={workers}", "corpus.shard_sequences=16",
+        "corpus.quality={function: 'scored_by:score', minimum: 0}",
+    ]  # fmt: skip
 
 
 def start(folder, workspace, workers=2, **environment):
+    """A run in another process, which dies or hangs where `environment` says."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{root}", **environment}
-    command = [sys.executable, str(folder / "work.py"), str(workspace), str(workers)]
+    command = [sys.executable, str(folder / "work.py"), str(workspace), *settings(folder, workers)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(folder, workspace, **options):
     process = start(folder, workspace, **options)
-    output, errors = process.communicate(timeout=LIMIT_S)
-    return process.returncode, output.strip(), errors
+    _, errors = process.communicate()
+    return process.returncode, errors
 
 
-def complete(folder, workspace, **options):
-    code, path, errors = finish(folder, workspace, **options)
-    assert code == 0, errors
-    tokens = Path(path)
+def complete(folder, workspace, report=silent):
+    """The content of both artifacts, when a run in this process has finished them."""
+    config = load_config("smoke", overrides=settings(folder, workers=1))
+    tokens = preprocess(config, workspace=Workspace(workspace), report=report).path
     [documents] = (workspace / "documents").glob("[!.]*")
     assert not list(workspace.glob("*/.*"))
     return contents(tokens), contents(documents)
@@ -132,24 +140,17 @@ def places(folder):
 
 @pytest.fixture(scope="module")
 def uninterrupted(folder, tmp_path_factory):
-    return complete(folder, tmp_path_factory.mktemp("uninterrupted"), workers=1)
-
-
-def wait_until(condition, process):
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        return complete(folder, tmp_path_factory.mktemp("uninterrupted"))
 
 
 def kill(process):
     """Kill a run the hard way; its workers have to follow."""
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.communicate(timeout=LIMIT_S)
-    _, alive = psutil.wait_procs(workers, timeout=20)
-    assert not alive
+    process.communicate()
+    assert all_gone(workers)
     return workers
 
 
@@ -162,7 +163,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("step", "pattern", "count"), MOMENTS)
 def test_a_killed_run_goes_on_where_it_was(folder, tmp_path, uninterrupted, step, pattern, count):
-    process = start(folder, tmp_path, SLOW=step)
+    process = start(folder, tmp_path, HANG=step)
     wait_until(lambda: len(list(tmp_path.glob(pattern))) >= count, process)
     assert kill(process)
     if step == "packing":
@@ -180,9 +181,14 @@ def test_a_killed_run_goes_on_where_it_was(folder, tmp_path, uninterrupted, step
         finished = {
             name: place for name, place in places(partial).items() if name.removesuffix(".tokens.npy") in tokenised
         }
-    (folder / "judged.json").unlink(missing_ok=True)
+    judged_again = {}
 
-    assert complete(folder, tmp_path, workers=1) == uninterrupted
+    def report(progress):
+        if progress.message == "training the tokenizer":
+            [partial] = tmp_path.glob("documents/.*.partial")
+            judged_again.update(places(partial))
+
+    assert complete(folder, tmp_path, report) == uninterrupted
 
     if step == "packing":
         [tokens] = tmp_path.glob("tokens/[!.]*")
@@ -190,11 +196,10 @@ def test_a_killed_run_goes_on_where_it_was(folder, tmp_path, uninterrupted, step
         assert places(documents) == before
         assert finished.items() <= places(tokens).items()
         assert len(finished) >= 2 * count
-        assert not (folder / "judged.json").exists()
+        assert not judged_again
     else:
-        again = {Path(name).name: place for name, place in json.loads((folder / "judged.json").read_text()).items()}
         assert len(judged) >= count if step == "judging" else len(judged) > 10
-        assert judged_files.items() <= again.items()
+        assert judged_files.items() <= judged_again.items()
         if step == "tokenising":
             [documents] = tmp_path.glob("documents/[!.]*")
             assert len(finished) >= count
@@ -202,24 +207,24 @@ def test_a_killed_run_goes_on_where_it_was(folder, tmp_path, uninterrupted, step
 
 
 def test_a_killed_worker_is_one_clear_error_and_the_next_run_finishes(folder, tmp_path, uninterrupted):
-    code, _, errors = finish(folder, tmp_path, FATAL="judging")
+    code, errors = finish(folder, tmp_path, FATAL="judging")
     assert code == 1
     assert errors.strip().splitlines()[-1].startswith("LongcatError: a worker process was killed")
     assert "Traceback" not in errors
     assert list(tmp_path.glob("documents/.*.partial/scratch/0*.json"))
-    assert complete(folder, tmp_path, workers=1) == uninterrupted
+    assert complete(folder, tmp_path) == uninterrupted
 
 
 @pytest.mark.parametrize("target", ["000-00003.tokens.npy", "train-00001.npy"])
 def test_a_run_killed_while_it_writes_leaves_no_temporary_file_in_the_artifact(folder, tmp_path, uninterrupted, target):
-    code, *_ = finish(folder, tmp_path, workers=1, FATAL=target)
+    code, _ = finish(folder, tmp_path, workers=1, FATAL=target)
     assert code == -signal.SIGKILL
-    assert complete(folder, tmp_path, workers=1) == uninterrupted
+    assert complete(folder, tmp_path) == uninterrupted
 
 
 @pytest.mark.parametrize("target", ["manifest.json", "000-00003.json"])
 def test_a_run_killed_at_other_files_is_picked_up(folder, tmp_path, uninterrupted, target):
-    code, *_ = finish(folder, tmp_path, workers=1, FATAL=target)
+    code, _ = finish(folder, tmp_path, workers=1, FATAL=target)
     assert code == -signal.SIGKILL
     assert not list(tmp_path.glob("*/[!.]*/"))
-    assert complete(folder, tmp_path, workers=1) == uninterrupted
+    assert complete(folder, tmp_path) == uninterrupted

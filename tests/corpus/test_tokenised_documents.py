@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
@@ -18,6 +17,7 @@ from longcat.corpus.mapping import processes
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import decode, open_tokenizer
 from longcat.errors import ConfigError, LongcatError
+from tests.waiting import all_gone, wait_until
 
 WORDS = [
     "harbour",
@@ -194,20 +194,22 @@ def test_wrong_decodings_are_mended(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------- interruptions
 
-SLOW = """
-import sys, time
+HANGING = """
+import os, sys, time
+from pathlib import Path
 from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus import block_tasks, stage
 from longcat.corpus.mapping import processes
 
-def slowly(function):
+def hang_behind(blocks, function):
     def call(self, *arguments):
-        time.sleep(0.01)
+        while len(list(Path(os.environ["WORKSPACE"]).glob("documents/.*/scratch/*-*.json"))) >= blocks:
+            time.sleep(1)
         return function(self, *arguments)
     return call
 
-block_tasks.Judge.verdict = slowly(block_tasks.Judge.verdict)
+block_tasks.Judge.verdict = hang_behind(int(os.environ["BLOCKS"]), block_tasks.Judge.verdict)
 if __name__ == "__main__":
     config = load_config("smoke", overrides=sys.argv[2:])
     with processes(config.corpus.workers) as mapper:
@@ -215,11 +217,13 @@ if __name__ == "__main__":
 """
 
 
-def start(tmp_path, path, workers):
-    script = tmp_path / "slow.py"
-    script.write_text(SLOW)
+def start(tmp_path, path, workers, blocks):
+    """A run that does not go on when so many blocks are judged."""
+    script, workspace = tmp_path / "hanging.py", str(tmp_path / "workspace")
+    script.write_text(HANGING)
+    environment = {**os.environ, "WORKSPACE": workspace, "BLOCKS": str(blocks)}
     overrides = configure_overrides(path, workers)
-    return subprocess.Popen([sys.executable, str(script), str(tmp_path / "workspace"), *overrides])
+    return subprocess.Popen([sys.executable, str(script), workspace, *overrides], env=environment)
 
 
 def configure_overrides(path, workers):
@@ -227,13 +231,6 @@ def configure_overrides(path, workers):
         f"corpus.sources={path}", "corpus.min_characters=20", "corpus.vocabulary_size=300",
         "corpus.block_bytes=20000", f"corpus.workers={workers}",
     ]  # fmt: skip
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
 
 
 def finished_blocks(tmp_path):
@@ -245,15 +242,14 @@ def finished_blocks(tmp_path):
 def test_after_a_kill_only_the_blocks_in_work_are_done_again(tmp_path, workers, blocks):
     path = write(tmp_path / "a.jsonl")
     expected = contents(run(tmp_path, path, workspace="whole"))
-    process = start(tmp_path, path, workers)
+    process = start(tmp_path, path, workers, blocks)
     try:
-        wait_for(lambda: len(finished_blocks(tmp_path)) >= blocks)
+        wait_until(lambda: len(finished_blocks(tmp_path)) >= blocks, process)
         children = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+        process.wait()
+    assert all_gone(children)
     before = finished_blocks(tmp_path)
     assert blocks <= len(before) < 7
     judged = []

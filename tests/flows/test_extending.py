@@ -76,7 +76,7 @@ def modules(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("prefect")
 def test_a_stage_is_its_code_its_task_and_a_line_of_the_table(finished, modules):
     from flows.pipeline import make_flow
 
@@ -98,7 +98,7 @@ def test_a_stage_is_its_code_its_task_and_a_line_of_the_table(finished, modules)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("prefect")
 def test_an_evaluation_is_one_file(finished, modules):
     from flows.pipeline import FLOWS
 

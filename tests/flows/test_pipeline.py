@@ -2,10 +2,9 @@
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
 
 
-@pytest.mark.timeout(300)
 def test_runs_then_reuses_everything(finished):
     _, _, first, second = finished
     assert [row["stage"] for row in first["stages"]] == ["preprocess", "pretrain", "benchmark", "evaluate"]
@@ -19,7 +18,6 @@ def test_runs_then_reuses_everything(finished):
     assert facts["evaluate"]["scores"]["python_completion"]["documents"] == 8
 
 
-@pytest.mark.timeout(300)
 def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
     import mlflow
 
@@ -36,6 +34,13 @@ def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
     losses = client.get_metric_history(children["pretrain"].info.run_id, "train/loss")
     assert [point.step for point in losses] == list(range(1, 13))
     assert children["pretrain"].inputs.dataset_inputs[0].dataset.digest == first["stages"][0]["artifact"]["digest"]
+    pretrain = children["pretrain"].info.run_id
+    assert [point.step for point in client.get_metric_history(pretrain, "held_out/loss")] == [4, 8, 12]
+    assert client.get_metric_history(pretrain, "moe/layer_0/router_entropy")
+    names = {file.path for file in client.list_artifacts(pretrain)}
+    assert {"metrics.jsonl", "expert-load.png", "samples"} <= names
+    samples = {file.path for file in client.list_artifacts(pretrain, "samples")}
+    assert samples == {f"samples/{step:08d}.txt" for step in (5, 10, 12)}
     names = {file.path for file in client.list_artifacts(children["benchmark"].info.run_id)}
     assert {"report.html", "mfu.png", "manifest.json"} <= names
     versions = client.search_model_versions("name = 'longcat-smoke'")
@@ -44,7 +49,6 @@ def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
     assert {"model/config.json", "model/tokenizer.json", "model/model.safetensors"} <= model
 
 
-@pytest.mark.timeout(300)
 def test_prefect_says_cached_and_shows_reports(finished):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -56,7 +60,6 @@ def test_prefect_says_cached_and_shows_reports(finished):
     assert reports
 
 
-@pytest.mark.timeout(300)
 def test_a_damaged_artifact_stops_the_flow_and_stays(finished):
     from flows.pipeline import pipeline
     from longcat.errors import ArtifactError
@@ -73,3 +76,26 @@ def test_a_damaged_artifact_stops_the_flow_and_stays(finished):
         assert (workspace / "summary.json").read_bytes() == summary
     finally:
         weights.write_bytes(good)
+
+
+def test_a_changed_table_makes_another_report_of_the_same_measurement(finished, monkeypatch, tmp_path):
+    from flows.pipeline import FLOWS
+    from longcat.benchmark import measurement, stage
+
+    workspace, options, first, _ = finished
+    before = first["stages"][2]
+    table = tmp_path / "hardware.csv"
+    lines = stage.HARDWARE.read_text(encoding="utf-8").splitlines(keepends=True)
+    table.write_text("".join([*lines, lines[1].replace(lines[1].split(",")[0], "one more", 1)]), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "HARDWARE", table)
+        patch.setattr(measurement, "run_workers", lambda *_, **__: pytest.fail("measured again"))
+        rows = FLOWS["benchmark"](**options)["stages"]
+    assert [(row["stage"], row["status"]) for row in rows] == [
+        ("preprocess", "cached"), ("pretrain", "cached"), ("benchmark", "run"),
+    ]  # fmt: skip
+    after = rows[-1]
+    assert after["artifact"]["digest"] != before["artifact"]["digest"]
+    assert after["facts"]["measurement"] == before["facts"]["measurement"]
+    assert len([path for path in (workspace / "measurement").iterdir() if not path.name.startswith(".")]) == 1
+    assert FLOWS["benchmark"](**options)["stages"][-1]["artifact"] == before["artifact"]

@@ -11,7 +11,7 @@ import pytest
 LAYOUTS = {"one": (1, 1), "data": (2, 1), "expert": (2, 2), "data x expert": (4, 2)}
 CHECKS = ["timeouts", "shares", "loader", "steps", "even", "starve", "everything", "documents", "recompute"]
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("parity")]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
                 str(Path(__file__).with_name("parity.py")), str(folder), str(expert_parallel),
             ]  # fmt: skip
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+            result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             done[layout] = folder, result
         return done[layout]
 

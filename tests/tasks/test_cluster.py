@@ -21,22 +21,20 @@ def contents(workspace, digest):
 
 
 @pytest.mark.slow
-def test_two_dask_workers_write_the_same_bytes(corpus_file, tmp_path):
+@pytest.mark.xdist_group("prefect")
+def test_two_dask_workers_write_the_same_bytes(prefect_server, corpus_file, tmp_path):
     pytest.importorskip("prefect_dask")
-    from prefect.testing.utilities import prefect_test_harness
-
     from flows.pipeline import FLOWS
 
     overrides = [f"corpus.sources={corpus_file}", "corpus.block_bytes=20000", "corpus.near_duplicates={}"]
     alone = preprocess(
         load_config("smoke", overrides=[*overrides, "corpus.workers=1"]), workspace=Workspace(tmp_path / "a")
     )
-    with prefect_test_harness(server_startup_timeout=120):
-        summary = FLOWS["preprocess"](
-            preset="smoke",
-            overrides=[*overrides, "corpus.runner=dask", "corpus.workers=2"],
-            workspace=str(tmp_path / "b"),
-        )
+    summary = FLOWS["preprocess"](
+        preset="smoke",
+        overrides=[*overrides, "corpus.runner=dask", "corpus.workers=2"],
+        workspace=str(tmp_path / "b"),
+    )
     [row] = summary["stages"]
     assert row["artifact"]["digest"] == alone.digest
     here, there = (contents(tmp_path / name, alone.digest) for name in "ab")

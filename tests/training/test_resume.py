@@ -3,7 +3,8 @@
 import json
 import os
 import signal
-import time
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -19,67 +20,97 @@ from longcat.model.generation import generate
 from longcat.progress import Progress
 from longcat.training.layout import settle_layout
 from longcat.training.stage import pretrain
+from tests.waiting import all_gone, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
-def settings(corpus_file, *extra):
-    return load_config(
-        "smoke",
-        None,
-        [f"corpus.sources={corpus_file}", "training.processes=2", "training.checkpoint_every_steps=4", *extra],
-    )
+@pytest.fixture
+def config(smoke_settings):
+    """Makes the configuration of `smoke_run`, with other settings laid over it."""
+    return lambda *extra: load_config("smoke", None, [*smoke_settings, *extra])
+
+
+def command_of(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it ended meanwhile, or is a zombie
+        return []
 
 
 def workers():
     me = psutil.Process()
-    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(p.cmdline())]
+    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(command_of(p)[:4])]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(corpus_file, tmp_path_factory):
-    workspace = Workspace(tmp_path_factory.mktemp("whole"))
-    config = settings(corpus_file)
-    return pretrain(config, preprocess(config, workspace=workspace), workspace=workspace)
+@pytest.fixture
+def uninterrupted(smoke_run):
+    """The checkpoint of a run that nothing happened to."""
+    [checkpoint] = (smoke_run[0] / "checkpoint").glob("[!.]*")
+    return checkpoint
+
+
+@pytest.fixture
+def workspace(smoke_tokens):
+    return Workspace(smoke_tokens)
+
+
+def tokens_of(config, workspace):
+    tokens = preprocess(config, workspace=workspace)
+    assert tokens.cached
+    return tokens
 
 
 def same_as(uninterrupted, checkpoint):
-    names = ("huggingface/model.safetensors",)
-    for name in names:
-        ours, theirs = load_file(checkpoint.path / name), load_file(uninterrupted.path / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    steps = [json.loads(line)["step"] for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    weights = "huggingface/model.safetensors"
+    resumed, whole = load_file(checkpoint.path / weights), load_file(uninterrupted / weights)
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[key], whole[key]) for key in resumed)
+    assert checkpoint.path.name == uninterrupted.name
+    records, expected = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (checkpoint.path, uninterrupted)
+    )
+    assert [record["step"] for record in records] == list(range(1, 13))
+    held_out, same = ({r["step"]: r["held_out/loss"] for r in of if "held_out/loss" in r} for of in (records, expected))
+    assert list(held_out) == [4, 8, 12]
+    assert held_out == same
+    samples, same = (
+        {path.name: path.read_text() for path in (of / "samples").iterdir()} for of in (checkpoint.path, uninterrupted)
+    )
+    assert {"00000004.txt", "00000008.txt", "00000012.txt"} <= samples.keys()
+    assert all(samples[name] == text for name, text in same.items())
+    assert all(text.startswith("def ") and len(text) > len("def \n") for text in same.values())
+    loads = [json.loads(line)["step"] for line in (checkpoint.path / "expert-load.jsonl").read_text().splitlines()]
+    assert loads == list(range(1, 13))
+    assert (checkpoint.path / "expert-load.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_expert_is_in_the_export(uninterrupted):
-    weights = load_file(uninterrupted.path / "huggingface/model.safetensors")
+    weights = load_file(uninterrupted / "huggingface/model.safetensors")
     downs = [name for name in weights if name.endswith("down_proj.weight") and ".experts." in name]
     assert len(downs) == 4
     assert len({weights[name].sum().item() for name in downs}) == 4
 
 
-def test_cancelled_run_leaves_no_process_and_goes_on(uninterrupted, corpus_file, tmp_path):
-    workspace, config = Workspace(tmp_path), settings(corpus_file)
-    tokens = preprocess(config, workspace=workspace)
+def test_cancelled_run_leaves_no_process_and_goes_on(uninterrupted, config, workspace):
+    tokens = tokens_of(config(), workspace)
 
     def cancel(progress: Progress) -> None:
         if progress.stage == "pretrain" and progress.done >= 2:
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        pretrain(config, tokens, workspace=workspace, report=cancel)
+        pretrain(config(), tokens, workspace=workspace, report=cancel)
     assert not workers()
     assert list((workspace.path / "checkpoint").glob(".*.partial/checkpoints/step-*"))
     seen = []
-    checkpoint = pretrain(config, tokens, workspace=workspace, on_metrics=seen.extend)
+    checkpoint = pretrain(config(), tokens, workspace=workspace, on_metrics=seen.extend)
     same_as(uninterrupted, checkpoint)
 
 
-def test_killed_rank_is_restarted_from_the_checkpoint(uninterrupted, corpus_file, tmp_path):
-    workspace, config = Workspace(tmp_path), settings(corpus_file)
-    tokens = preprocess(config, workspace=workspace)
+def test_killed_rank_is_restarted_from_the_checkpoint(uninterrupted, config, workspace):
+    tokens = tokens_of(config(), workspace)
     killed = []
 
     def kill_once(progress: Progress) -> None:
@@ -87,46 +118,41 @@ def test_killed_rank_is_restarted_from_the_checkpoint(uninterrupted, corpus_file
             killed.extend(workers()[:1])
             os.kill(killed[0].pid, signal.SIGKILL)
 
-    checkpoint = pretrain(config, tokens, workspace=workspace, report=kill_once)
+    checkpoint = pretrain(config(), tokens, workspace=workspace, report=kill_once)
     assert killed
     same_as(uninterrupted, checkpoint)
 
 
-def test_a_killed_parent_leaves_no_process(corpus_file, tmp_path):
-    import subprocess
-    import sys
+PARENT = """
+import sys
+from longcat.artifact import Workspace
+from longcat.config import load_config
+from longcat.corpus.stage import preprocess
+from longcat.training.stage import pretrain
 
-    script = (
-        "import sys; from longcat.artifact import Workspace; from longcat.config import load_config\n"
-        "from longcat.corpus.stage import preprocess; from longcat.training.stage import pretrain\n"
-        f"c = load_config('smoke', None, ['corpus.sources={corpus_file}', 'training.steps=100000']); w = Workspace({str(tmp_path)!r})\n"
-        "pretrain(c, preprocess(c, workspace=w), workspace=w)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script])
-    family: list[psutil.Process] = []
-    end = time.monotonic() + 90
+config, workspace = load_config("smoke", None, sys.argv[2:]), Workspace(sys.argv[1])
+pretrain(config, preprocess(config, workspace=workspace), workspace=workspace)
+"""
+
+
+def test_a_killed_parent_leaves_no_process(smoke_settings, workspace):
+    command = [sys.executable, "-c", PARENT, str(workspace.path), *smoke_settings, "training.steps=100000"]
+    parent = subprocess.Popen(command)
     try:
-        while time.monotonic() < end and len(family) < 2:
-            everyone = psutil.Process(parent.pid).children(recursive=True)
-            family = [p for p in everyone if "longcat.training.worker" in " ".join(p.cmdline()[:4])]
-            time.sleep(0.2)
-        metrics = lambda: list(tmp_path.glob("checkpoint/.*/metrics.jsonl"))  # noqa: E731
-        while time.monotonic() < end and not metrics():
-            time.sleep(0.2)
+        wait_until(lambda: list(workspace.path.glob("checkpoint/.*/metrics.jsonl")), parent)
         everyone = psutil.Process(parent.pid).children(recursive=True)
+        family = [p for p in everyone if "longcat.training.worker" in " ".join(command_of(p)[:4])]
     finally:
         parent.kill()
         parent.wait()
     assert len(family) >= 2
-    _, alive = psutil.wait_procs(everyone, timeout=40)
-    assert not alive
+    assert all_gone(everyone)
 
 
-def test_a_failure_names_rank_and_cause(corpus_file, tmp_path):
-    config = settings(corpus_file, "training.max_restarts=0", "training.deadline_s=0.5")
-    workspace = Workspace(tmp_path)
+def test_a_failure_names_rank_and_cause(config, workspace):
+    hurried = config("training.max_restarts=0", "training.deadline_s=0.5")
     with pytest.raises(TrainingError, match="deadline_s"):
-        pretrain(config, preprocess(config, workspace=workspace), workspace=workspace)
+        pretrain(hurried, tokens_of(hurried, workspace), workspace=workspace)
     assert not workers()
 
 
@@ -140,10 +166,9 @@ def test_layouts_that_do_not_fit_are_refused():
         settle_layout(load_config("smoke", None, ["training.processes=2", "training.expert_parallel=4"]), cpu)
 
 
-def test_longcat_2_trains_in_two_processes_and_goes_on(corpus_file, tmp_path, monkeypatch):
+def test_longcat_2_trains_in_two_processes_and_goes_on(config, workspace, monkeypatch):
     """N-grams, sparse attention through its phases and multi-token prediction; the model is written after a crash, too."""
-    config = settings(
-        corpus_file,
+    sparse = config(
         "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
         "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 24, index_init_tokens: 1, index_local_tokens: 8}",
         "model.mtp_num_layers=2",
@@ -151,8 +176,7 @@ def test_longcat_2_trains_in_two_processes_and_goes_on(corpus_file, tmp_path, mo
         "training.dense_attention_steps=4",
         "training.indexer_warmup_steps=4",
     )
-    workspace = Workspace(tmp_path)
-    tokens = preprocess(config, workspace=workspace)
+    tokens = tokens_of(sparse, workspace)
 
     def crash(*_):
         raise RuntimeError("killed while the model was written")
@@ -160,10 +184,10 @@ def test_longcat_2_trains_in_two_processes_and_goes_on(corpus_file, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr("longcat.training.stage.write_huggingface", crash)
         with pytest.raises(RuntimeError, match="killed"):
-            pretrain(config, tokens, workspace=workspace)
+            pretrain(sparse, tokens, workspace=workspace)
     with monkeypatch.context() as patch:  # what is left to do needs no training
         patch.setattr("longcat.training.stage.launch", lambda *_, **__: pytest.fail("trained again"))
-        checkpoint = pretrain(config, tokens, workspace=workspace)
+        checkpoint = pretrain(sparse, tokens, workspace=workspace)
     records = [json.loads(line) for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
     learns = [record["train/indexer_loss"] > 0 for record in records]
     assert learns == [False] * 4 + [True] * 8

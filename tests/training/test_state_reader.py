@@ -44,6 +44,7 @@ def write(rank, processes, port, directory):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_every_tensor_is_read_back(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,40 +1,14 @@
 """What one step changes: nothing if it is not finite, and in each phase of sparse attention what is meant to learn."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemReader
 
-from longcat.accelerator import choose
-from longcat.config import load_config
 from longcat.corpus.shards import Batch
 from longcat.padding import IGNORE
-from longcat.parallel.axes import Degrees
-from longcat.parallel.mesh import join, leave
 from longcat.training import checkpoint
-from longcat.training.trainer import Trainer
-
-
-@pytest.fixture
-def make_trainer(monkeypatch):
-    """Makes trainers in a group of one process."""
-    from longcat.processes.child import free_port
-
-    for name, value in {
-        "RANK": 0,
-        "LOCAL_RANK": 0,
-        "WORLD_SIZE": 1,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(),
-    }.items():
-        monkeypatch.setitem(os.environ, name, str(value))
-    mesh = join(choose("cpu"), Degrees(), timeout_s=30)
-    yield lambda *overrides, precision="fp32": Trainer(
-        load_config("smoke", None, overrides), mesh, choose("cpu"), precision
-    )
-    leave()
+from longcat.training.held_out import held_out_batch
 
 
 @pytest.fixture
@@ -71,34 +45,110 @@ def test_a_step_that_is_not_finite_changes_nothing(trainer):
 SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}"
 
 
+def state_of(trainer):
+    """Everything a step may change, by name: weights, optimizer state and selection biases."""
+    names = {p: name for name, p in trainer.weights.named_parameters()}
+    state = {(name, "weight"): p.detach().clone() for p, name in names.items()}
+    for optimizer in trainer.optimizers:
+        for p, values in optimizer.state.items():
+            state |= {(names[p], key): value.clone() for key, value in values.items()}
+    for number, router in enumerate(trainer.routers):
+        state[f"router {number}", "bias"] = router.e_score_correction_bias.clone()
+    return state
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_each_phase_moves_what_it_should(make_trainer, name):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_each_phase_moves_what_it_should(make_trainer, name, precision):
+    """What rests keeps weights, moments and biases bit for bit, in spite of weight decay."""
     trainer = make_trainer(
-        f"training.optimizer.name={name}", SPARSE, "training.optimizer.weight_decay=0", "model.mtp_num_layers=1",
+        f"training.optimizer.name={name}", SPARSE, "training.optimizer.weight_decay=0.5", "model.mtp_num_layers=1",
         "training.dense_attention_steps=1", "training.indexer_warmup_steps=1", "training.micro_batch_sequences=2",
+        precision=precision,
     )  # fmt: skip
     batch = Batch.of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
     indexers = {name for name, _ in trainer.model.named_parameters() if ".indexer." in name}
     others = {name for name, _ in trainer.model.named_parameters()} - indexers
+    routers = {f"router {number}" for number in range(len(trainer.routers))}
 
     def moved(step):
-        before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        before = state_of(trainer)
         result = trainer.step(step, batch)
         assert not result.skipped
-        after = {name: p.detach() for name, p in trainer.model.named_parameters()}
-        return {name for name in before if not torch.equal(before[name], after[name])}, result
+        after = state_of(trainer)
+        return {name for name, key in before if not torch.equal(before[name, key], after[name, key])}, result
 
     dense, first = moved(0)
     warm, second = moved(1)
     sparse, third = moved(2)
-    assert dense == others
+    assert dense == others | routers
     assert warm == indexers
-    assert sparse == indexers | others
+    assert sparse == indexers | others | routers
     assert first.auxiliary["indexer"] == 0
     assert second.auxiliary["indexer"] > 0
     assert third.auxiliary["indexer"] > 0
     assert first.auxiliary["mtp"] == pytest.approx(6.2, abs=0.3)
     assert first.auxiliary["balance"] == pytest.approx(1, rel=0.2)
+
+
+def test_warmup_differentiates_nothing_but_the_indexers(make_trainer):
+    trainer = make_trainer(SPARSE, "training.indexer_warmup_steps=1")
+    differentiated = []
+    for layer in trainer.model.blocks:
+        layer.register_forward_hook(lambda _module, _inputs, output: differentiated.append(output[0].requires_grad))
+    batch = Batch.of_rows(np.random.default_rng(0).integers(3, 512, (4, 33)))
+    warm, sparse = (trainer.step(step, batch) for step in range(2))
+    assert differentiated == [False, True]
+    assert 0 < warm.gradient_norm < sparse.gradient_norm
+
+
+def test_a_batch_of_padding_leaves_the_biases(make_trainer):
+    trainer = make_trainer()
+    trainer.step(0, Batch.of_rows(np.random.default_rng(0).integers(3, 512, (4, 33))))
+    before = [router.e_score_correction_bias.clone() for router in trainer.routers]
+    result = trainer.step(1, batch_of(width=33, rows=4))
+    assert not result.skipped
+    assert float(result.expert_load.sum()) == 0
+    assert all(
+        torch.equal(router.e_score_correction_bias, bias) for router, bias in zip(trainer.routers, before, strict=True)
+    )
+
+
+@pytest.mark.parametrize("saved_after", [1, 3])
+def test_a_checkpoint_between_phases_holds_all_state(make_trainer, tmp_path, saved_after):
+    """In the dense phase the indexers have not moved yet, in their warm-up everything else rests."""
+    settings = (
+        "training.optimizer.name=muon", SPARSE, "training.dense_attention_steps=2", "training.indexer_warmup_steps=2"
+    )  # fmt: skip
+    batches = [Batch.of_rows(np.random.default_rng(step).integers(3, 512, (2, 33))) for step in range(6)]
+    whole, first, second = (make_trainer(*settings) for _ in range(3))
+    for step, batch in enumerate(batches):
+        whole.step(step, batch)
+    for step in range(saved_after):
+        first.step(step, batches[step])
+    path = checkpoint.save(tmp_path, saved_after, first.weights, first.optimizers, keep=1)
+    assert checkpoint.load(path, second.weights, second.optimizers) == saved_after
+    for step in range(saved_after, 6):
+        second.step(step, batches[step])
+    resumed = state_of(second)
+    assert all(torch.equal(value, resumed[key]) for key, value in state_of(whole).items())
+
+
+def test_router_statistics_are_means_over_tokens(make_trainer):
+    """Of the probabilities themselves, without padding, and counted once where layers are recomputed."""
+    seen = []
+    batch = joined(
+        batch_of(np.random.default_rng(0).integers(3, 512, 20), width=24),
+        batch_of(np.random.default_rng(1).integers(3, 512, 24), width=24),
+    )
+    trainer = make_trainer("training.micro_batch_sequences=1", "training.activation_checkpointing=full")
+    hook = trainer.routers[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output[2].detach()))
+    result = trainer.step(0, batch)
+    hook.remove()
+    p = torch.cat([seen[0][:20], seen[2]])  # each micro-batch's layer runs twice
+    assert len(seen) == 4
+    assert result.router_entropy.tolist() == pytest.approx([float(-(p * p.log()).sum(1).mean())], rel=1e-5)
+    assert result.router_top_probability.tolist() == pytest.approx([float(p.amax(1).mean())], rel=1e-5)
 
 
 # many heads of the indexer: scores of zero, of which any will do, are rare
@@ -189,3 +239,36 @@ def test_recomputing_layers_changes_memory_only(make_trainer, precision):
         assert kept.step(step, batch).loss == again.step(step, batch).loss
     assert len(calls) == 8  # two micro-batches a step, each forward twice
     assert all(torch.equal(a, b) for a, b in zip(snapshot(kept), snapshot(again), strict=True))
+
+
+def test_held_out_loss_is_the_loss_of_a_step_and_changes_nothing(make_trainer):
+    batch = joined(
+        batch_of(np.random.default_rng(0).integers(3, 512, 20), width=24),
+        batch_of(np.random.default_rng(1).integers(3, 512, 24), width=24),
+    )
+    trainer = make_trainer(*EVERYTHING, "training.micro_batch_sequences=1", precision="bf16")
+    before = state_of(trainer)
+    held_out = trainer.held_out_loss(0, batch)
+    tokens = trainer.sample([5, 9, 11], 20)
+    assert all(torch.equal(value, before[key]) for key, value in state_of(trainer).items())
+    assert len(tokens) == 20
+    assert tokens == trainer.sample([5, 9, 11], 20)
+    assert trainer.model.training
+    assert held_out == pytest.approx(trainer.step(0, batch).loss, rel=1e-6)
+
+
+def test_held_out_rows_are_shared_out_evenly():
+    class Rows:
+        def __len__(self):
+            return 5
+
+        def take(self, numbers):
+            return Batch.of_rows(np.repeat(numbers[:, None], 4, axis=1))
+
+    parts = [held_out_batch(Rows(), 16, rank, 2) for rank in range(2)]
+    assert [len(part) for part in parts] == [3, 3]
+    assert [part.tokens[:, 0].tolist() for part in parts] == [[0, 2, 4], [1, 3, 0]]
+    assert (parts[1].targets[2] == IGNORE).all()
+    assert (parts[1].documents[2] == -1).all()
+    assert [len(held_out_batch(Rows(), 2, rank, 4)) for rank in range(4)] == [1] * 4
+    assert held_out_batch(Rows(), 3, 0, 1).tokens[:, 0].tolist() == [0, 1, 2]

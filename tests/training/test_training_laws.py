@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longcat.config import BalanceConfig, OptimizerConfig, load_config
-from longcat.training.balance import load_metrics, target_ffn_experts, update_router_bias
+from longcat.config import BalanceConfig, OptimizerConfig, load_config, target_ffn_experts
+from longcat.training.balance import bias_update_rate, layer_metrics, load_metrics, update_router_bias
 from longcat.training.metrics import Follower, MetricsFile, read_metrics
 from longcat.training.schedule import learning_rate
 
@@ -40,6 +40,58 @@ def test_bias_control_reaches_the_target_share():
     assert settled["moe/ffn_experts_per_token"] == pytest.approx(target_ffn_experts(model, balance), rel=0.02)
     assert settled["moe/max_load"] < 1.1 < before["moe/max_load"]
     assert torch.equal(bias[model.n_routed_experts :], torch.zeros(2))
+
+
+def test_a_batch_without_load_leaves_the_bias():
+    model = load_config("smoke").model
+    bias = torch.tensor([0.1, -0.2, 0.0, 0.3, 0.0, 0.0])
+    before = bias.clone()
+    update_router_bias(bias, torch.zeros(6), model, BalanceConfig(), 0.1)
+    assert torch.equal(bias, before)
+    assert load_metrics(torch.zeros(1, 6), model) == {
+        "moe/ffn_experts_per_token": 0,
+        "moe/max_load": 0,
+        "moe/min_load": 0,
+    }
+
+
+def test_rate_of_the_bias_falls_in_a_straight_line():
+    balance = BalanceConfig(bias_update_rate=0.2, final_bias_update_fraction=0.25)
+    assert [bias_update_rate(step, 5, balance) for step in range(5)] == pytest.approx(
+        [0.2, 0.1625, 0.125, 0.0875, 0.05]
+    )
+
+
+@pytest.mark.parametrize(("routed", "zero", "top_k"), [(8, 4, 3), (768, 128, 12), (512, 256, 12)])
+def test_mu_is_about_the_fraction_of_the_mean_probability(routed, zero, top_k):
+    """An expert without tokens gains mu, times a factor near 1, of 1 / (N + Z) per step, for any number of experts."""
+    changes = [f"model.n_routed_experts={routed}", f"model.zero_expert_num={zero}", f"model.moe_topk={top_k}"]
+    model = load_config("smoke", overrides=changes).model
+    bias, load = torch.zeros(routed + zero), torch.ones(routed + zero)
+    load[0] = 0
+    update_router_bias(bias, load, model, BalanceConfig(), 0.01)
+    assert 0.75 * 0.01 <= float(bias[0]) * (routed + zero) <= 1.01 * 0.01
+
+
+def test_layers_are_described_one_by_one():
+    model = load_config("smoke").model  # 4 routed and 2 zero experts, top-3
+    load = torch.tensor([[10.0, 10, 10, 10, 10, 10], [20, 0, 10, 10, 20, 0]])  # 20 tokens
+    metrics = layer_metrics(load, torch.tensor([1.7, 0.2]), torch.tensor([0.2, 0.9]), model)
+    assert metrics == pytest.approx(
+        {
+            "moe/layer_0/max_load": 1, "moe/layer_0/min_load": 1, "moe/layer_0/zero_expert_max": 0.5,
+            "moe/layer_0/router_entropy": 1.7, "moe/layer_0/router_top_probability": 0.2,
+            "moe/layer_1/max_load": 2, "moe/layer_1/min_load": 0, "moe/layer_1/zero_expert_max": 1,
+            "moe/layer_1/router_entropy": 0.2, "moe/layer_1/router_top_probability": 0.9,
+        }
+    )  # fmt: skip
+    assert load_metrics(load, model) == pytest.approx(
+        {"moe/ffn_experts_per_token": 2, "moe/max_load": 2, "moe/min_load": 0}
+    )
+    without = load_config("smoke", overrides=["model.zero_expert_num=0"]).model
+    assert "moe/layer_0/zero_expert_max" not in layer_metrics(load[:1, :4], torch.ones(1), torch.ones(1), without)
+    many = layer_metrics(load.repeat(6, 1), torch.ones(12), torch.ones(12), model)
+    assert "moe/layer_03/max_load" in many
 
 
 def test_metrics_survive_a_crash_and_a_resume(tmp_path):
