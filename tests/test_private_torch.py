@@ -19,8 +19,6 @@ EXCEPTIONS = {
     "_scaled_dot_product_flash_attention_for_cpu",
     # torch's own table of operators and their sample inputs
     "longcat/emulator/conformance.py": "_internal _pytree _python_dispatch",
-    # until the mesh makes its groups itself
-    "longcat/parallel/mesh.py": "_flatten",
 }
 CLASSES = (torch.Tensor, torch.nn.Module, torch.optim.Optimizer, torch.autograd.Function, DeviceMesh, DTensor)
 

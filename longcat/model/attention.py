@@ -94,7 +94,7 @@ class LatentAttention(Module):
         return self.o_proj(out), selection, loss
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor) -> Tensor:
-        """Attention in the space of the latent: keys and values of single heads are never made (arXiv 2405.04434, 2.1.2).
+        """Attend in the space of the latent, without keys and values of single heads (arXiv 2405.04434, 2.1.2).
 
         Args:
             q_nope: `[batch, new, heads, nope]`.
@@ -118,14 +118,14 @@ class LatentAttention(Module):
         return _by_head(latent.transpose(1, 2), up_value.mT).flatten(2)
 
     def _sparse(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The same to chosen keys `[batch, new, chosen]` only; also what each of them got, fp32, the mean over heads."""
+        """Attend to chosen keys `[batch, new, chosen]` only; also returns their probabilities, fp32, the mean over heads."""
         up_key, up_value = self._up()
         query = torch.cat([_by_head(q_nope, up_key), q_rope], dim=-1)
         latent, attended = self.operators.run(sparse_attention, query, cached_latents, keys, self.kv_rank, self.scale)
         return _by_head(latent, up_value.mT).flatten(2), attended
 
     def _up(self) -> tuple[Tensor, Tensor]:
-        """The parts of kv_b_proj that make keys `[heads, nope, rank]` and values `[heads, v, rank]`."""
+        """Split kv_b_proj into the parts that make keys `[heads, nope, rank]` and values `[heads, v, rank]`."""
         up = self.kv_b_proj.weight.view(self.heads, self.nope_dim + self.v_dim, self.kv_rank)
         up_key, up_value = up.split([self.nope_dim, self.v_dim], dim=1)
         return up_key, up_value

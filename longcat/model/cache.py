@@ -1,4 +1,4 @@
-"""What a model remembers of the tokens before: the compressed key-value of each attention sublayer."""
+"""The cache of generation: the compressed key-value of each attention sublayer for all tokens so far."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class Cache:
-    """Grows by the tokens of each forward pass; `kv_lora_rank + qk_rope_head_dim` numbers a token and sublayer.
+    """Holds the tokens so far, and `kv_lora_rank + qk_rope_head_dim` numbers per token and sublayer.
 
     With sparse attention each layer's indexer adds `index_head_dim` numbers.
     """
 
     def __init__(self, layers: int) -> None:
         self.tokens: Tensor | None = None
-        """Int64 `[batch, length]`, all tokens seen; n-grams look back at them."""
+        """Int64 `[batch, length]`, all tokens so far; n-grams look back at them."""
         self.latents: list[Tensor | None] = [None] * (2 * layers)
         """Of each sublayer `[batch, length, kv_lora_rank + qk_rope_head_dim]`: normed and scaled latent, rotated key."""
         self.index_keys: list[Tensor | None] = [None] * layers
@@ -22,7 +22,7 @@ class Cache:
 
     @property
     def length(self) -> int:
-        """Tokens seen."""
+        """Number of tokens so far."""
         return 0 if self.tokens is None else self.tokens.shape[1]
 
     def extend_tokens(self, tokens: Tensor) -> Tensor:

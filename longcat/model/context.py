@@ -1,4 +1,4 @@
-"""What all layers share in one forward pass."""
+"""The data that all layers share in one forward pass."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from longcat.model.cache import Cache
 
 Phase = Literal["dense", "warmup", "sparse"]
-"""Of training sparse attention: dense without the indexer; dense, with the indexer learning from all keys; sparse."""
+"""Phases of training sparse attention: dense without the indexer; dense, with the indexer learning from all keys; sparse."""
 
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """Made once by the backbone."""
+    """Positions, cache, documents and phase of one forward pass; `Backbone.context` makes it."""
 
     cos: Tensor
     """`[seq, qk_rope_head_dim / 2]`."""
@@ -24,7 +24,7 @@ class ForwardContext:
     cache: Cache | None = None
     """Keys of the tokens before these, in inference."""
     padding: Tensor | None = None
-    """Bool `[batch, seq]`, true for tokens that mean nothing: no expert is spent on them, and they count for nothing."""
+    """Bool `[batch, seq]`, true for padding: it gets no routed expert and adds nothing to losses and statistics."""
     document_starts: Tensor | None = None
     """Where each token's document starts (see `longcat.ops.documents`); none where every row is one document."""
     phase: Phase = "sparse"

@@ -19,7 +19,7 @@ class Dispatcher(Protocol):
     """Brings tokens to the process that holds their expert, and results back (see `longcat.parallel.expert`)."""
 
     def __call__(self, experts: Experts, rows: Tensor, counts: Tensor) -> Tensor:
-        """Rows `[n, hidden]` sorted by expert with `counts` `[n_routed_experts]` to the experts' outputs, same order."""
+        """Compute the experts' outputs for rows `[n, hidden]` sorted by expert, `counts` `[n_routed_experts]` rows each."""
 
 
 class Experts(Module):
@@ -34,20 +34,20 @@ class Experts(Module):
         """Set by expert parallelism; none means that every expert is here."""
 
     def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """Outputs `[n, hidden]` of the routed experts, for rows sorted by expert; `counts` is `[n_routed_experts]`."""
+        """Compute the outputs `[n, hidden]` for rows sorted by expert, `counts` `[n_routed_experts]` rows each."""
         if self.dispatcher is not None:
             return self.dispatcher(self, rows, counts)
         return self.compute(rows, counts)
 
     def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """The same for the experts this process holds: `counts` has one entry for each of them."""
+        """Compute outputs for the experts that this process holds; `counts` has one entry for each of them."""
         gate_up, down = _local(self.gate_up_proj), _local(self.down_proj)
         run = self.operators.run
         return run(grouped_matmul, run(swiglu, run(grouped_matmul, rows, gate_up, counts)), down, counts)
 
 
 class RouterStatistics(NamedTuple):
-    """What a batch asked of the experts of one layer; padding does not count."""
+    """Router statistics of one layer for balancing; padding is excluded."""
 
     probability: Tensor
     """Sum over tokens of the router's probabilities, fp32 `[experts]`, with gradient."""
@@ -63,7 +63,7 @@ class MixtureOfExperts(Module):
     """Router, routed experts and zero-computation experts.
 
     A slot that goes to a zero-computation expert costs one multiply-add of the token: it is neither sorted, nor sent to
-    another process, nor multiplied by a matrix. Slots of padding are treated alike.
+    another process, nor multiplied by a matrix. Slots of padding are treated the same way.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -74,11 +74,11 @@ class MixtureOfExperts(Module):
 
     @torch.compiler.disable
     def forward(self, x: Tensor, padding: Tensor | None = None) -> tuple[Tensor, RouterStatistics]:
-        """Sum over chosen experts of weight * expert(x), expert(x) = x if zero.
+        """Sum weight * expert(x) over the chosen experts; a zero expert returns x.
 
         Args:
             x: `[batch, seq, hidden]`.
-            padding: bool `[batch, seq]`, true for tokens that mean nothing; all their slots go to zero experts.
+            padding: bool `[batch, seq]`, true for padding; all its slots go to zero experts.
 
         Returns:
             The sum, of x's shape, and the statistics for balance.
@@ -108,6 +108,6 @@ class MixtureOfExperts(Module):
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """This process' part of a parameter that may be spread over processes."""
+    """Return this process' part of a parameter that may be sharded."""
     to_local = getattr(parameter, "to_local", None)
     return to_local() if to_local is not None else parameter

@@ -16,5 +16,5 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., hidden]` to the same shape."""
+        """Transform `[..., hidden]`; the result has the same shape."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -29,7 +29,7 @@ def generate(
         prompt: at least one token.
         count: most tokens to yield.
         temperature: 0 takes the likeliest token; otherwise logits are divided by it and sampled from.
-        top_k: sample from so many likeliest tokens only.
+        top_k: sample from this many likeliest tokens only.
         top_p: sample from the likeliest tokens that together have this probability only.
         seed: of the sampling.
         stop: end before yielding this token.

@@ -17,7 +17,7 @@ from longcat.ops.sparse_attention import dense_index_loss, select_keys, sparse_i
 
 @dataclass(frozen=True)
 class IndexerOutput:
-    """What the indexer says; the first sublayer of a layer makes it, the second one uses it too (cross-layer indexing)."""
+    """The indexer's scores and choice, made by a layer's first sublayer and shared by the second (cross-layer indexing)."""
 
     query: Tensor
     """`[batch, seq, index heads, dim]`."""
@@ -29,15 +29,15 @@ class IndexerOutput:
     """Int64 `[batch, seq, index_topk]` positions to read, -1 for none; none reads all up to the query."""
 
     def dense_loss(self, query: Tensor, key: Tensor, scale: float, context: ForwardContext) -> Tensor:
-        """Sum over queries of the divergence from dense attention of `query` and `key`, `[batch, heads, seq, dim]`.
+        """Sum the indexer's divergence over queries from dense attention of `query` and `key`, `[batch, heads, seq, dim]`.
 
-        Padding does not count.
+        Padding is excluded.
         """
         index = self.query, self.key, self.weight
         return dense_index_loss(*index, query, key, scale, context.document_starts, context.padding)
 
     def sparse_loss(self, attended: Tensor, context: ForwardContext) -> Tensor:
-        """The same from what sparse attention gave to the chosen keys, fp32 `[batch, seq, index_topk]`."""
+        """Sum the indexer's divergence from sparse attention's probabilities of the chosen keys, fp32 `[batch, seq, index_topk]`."""
         assert self.keys is not None
         if context.padding is not None:
             attended = attended.masked_fill(context.padding[..., None], 0.0)

@@ -13,9 +13,9 @@ from longcat.model.norm import RMSNorm
 
 
 class Layer(nn.Module):
-    """The mixture reads what the first dense sublayer reads, and its output joins at the very end of the layer.
+    """A layer whose mixture reads the first dense sublayer's input and is added at the very end of the layer.
 
-    So the tokens' way to other processes and back can hide behind the dense sublayers (arXiv 2509.01322, figure 2).
+    So the exchange of tokens with other processes can hide behind the dense sublayers (arXiv 2509.01322, figure 2).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -30,7 +30,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, context: ForwardContext, number: int
     ) -> tuple[Tensor, RouterStatistics, Tensor | None]:
-        """`[batch, seq, hidden]` to the same shape; also what was asked of the experts, and the indexer's loss if it learns.
+        """Transform `[batch, seq, hidden]`; also returns router statistics, and the indexer's loss if it learns.
 
         `number` is the layer's place in the model, by which it finds its part of the cache.
         """

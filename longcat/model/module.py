@@ -1,4 +1,4 @@
-"""What every module of the model is: a torch module that knows how its model computes operators."""
+"""The base of the model's modules, which know how their model computes operators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from longcat.ops.registry import STANDARD, OperatorSettings
 
 
 class Module(nn.Module):
-    """A part of a model."""
+    """A part of a model, with the settings of its operators."""
 
     operators: OperatorSettings = STANDARD
     """Settings of the model that the module is a part of; see `use_operators`."""

@@ -16,7 +16,7 @@ from longcat.padding import IGNORE
 
 
 class MultiTokenPrediction(nn.Module):
-    """Depth k joins the state of depth k - 1 at position i with the word i + k and predicts the word i + k + 1.
+    """A module whose depth k joins the state of depth k - 1 at position i with the word i + k and predicts the word i + k + 1.
 
     Embedding and head are the main model's; the n-gram tables are not used. Every depth has the same weights, and the
     keys that the first one's indexer chose (LongCat-2.0: three depths of one module).
@@ -49,7 +49,7 @@ class MultiTokenPrediction(nn.Module):
         for depth in range(self.depths):
             following = F.pad(words, (0, 0, 0, depth))[:, depth:]
             if context.document_starts is not None:  # as where the row ends
-                following = following * same_document(context.document_starts, depth)[..., None]
+                following = following.masked_fill(~same_document(context.document_starts, depth)[..., None], 0)
             x = self.eh_proj(torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1))
             attended, selection, loss = self.self_attn(self.input_layernorm(x), context, self.sublayer, selection)
             x = x + attended
@@ -61,9 +61,9 @@ class MultiTokenPrediction(nn.Module):
 
 
 def mtp_targets(targets: Tensor, depth: int, end_of_text: int, document_starts: Tensor | None = None) -> Tensor:
-    """What depth 1, 2, ... predicts where `targets` `[batch, seq]` holds the word after each position.
+    """Shift `targets` `[batch, seq]`, the word after each position, to what depth 1, 2, ... predicts.
 
-    Left out: what lies behind the sequence, and words that follow an end of document which the state has not seen: they
+    `IGNORE` replaces what lies behind the sequence, and words that follow an end of document which the state has not seen: they
     begin another text. With the `document_starts`, also what is the target of a position in another document.
     """
     shifted = F.pad(targets, (0, depth), value=IGNORE)[:, depth:]

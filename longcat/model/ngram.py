@@ -9,7 +9,7 @@ from longcat.config import NgramConfig
 
 
 class NgramEmbedding(nn.Module):
-    """Mean of the word's embedding and one projected row for each n-gram branch.
+    """Averages the word's embedding and one projected row for each n-gram branch.
 
     Branch b = (n - 2) K + j, for n = 2..N and j = 0..K-1, has a table of M_b rows and width hidden / ((N - 1) K). The
     tables are stacked into one, and so are the projections: their sum is one product with the branches' rows side by side.
@@ -24,7 +24,7 @@ class NgramEmbedding(nn.Module):
         self.projection = nn.Linear(hidden, hidden, bias=False)
 
     def forward(self, words: Tensor, tokens: Tensor, document_starts: Tensor | None = None) -> Tensor:
-        """Word embeddings `[batch, seq, hidden]` to the same shape.
+        """Mix word embeddings `[batch, seq, hidden]` with those of n-grams; the result has the same shape.
 
         Int64 `tokens` `[batch, at least seq]` end with those of the words; earlier ones are looked back at,
         but not over the `document_starts`, which come without earlier ones.
@@ -46,7 +46,7 @@ def ngram_rows(
     end_of_text: int,
     document_starts: Tensor | None = None,
 ) -> Tensor:
-    """Row of every branch in the stacked table: a rolling hash in base V, modulo the branch's own table size.
+    """Find the row of every branch in the stacked table by a rolling hash in base V, modulo the branch's own table size.
 
     id_b(t) = (sum_{k<n} tok[t-k] (V^k mod M_b)) mod M_b. Tokens before the start of the document count as 0, and so do
     an end of document among the previous tokens and all that lies before it.

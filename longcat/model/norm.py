@@ -10,7 +10,7 @@ from longcat.ops.rms_norm import rms_norm
 
 
 class RMSNorm(Module):
-    """`weight * x / sqrt(mean(x^2) + eps)` over the last axis, computed in fp32."""
+    """Computes `weight * x / sqrt(mean(x^2) + eps)` over the last axis, in fp32."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()

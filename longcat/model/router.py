@@ -13,7 +13,7 @@ from longcat.ops.gating import topk_gating
 
 
 class Router(Module):
-    """Choose `moe_topk` of the `n_routed_experts + zero_expert_num` experts for each token (arXiv 2509.01322, section 2.1).
+    """Chooses `moe_topk` of the `n_routed_experts + zero_expert_num` experts for each token (arXiv 2509.01322, section 2.1).
 
     p = softmax(W h) in fp32; the experts with the largest p + b are chosen; their weight is p times
     `routed_scaling_factor`, without b and without renormalisation. b is moved by `longcat.training.balance`.

@@ -11,7 +11,7 @@ Role = Literal["embedding", "hidden", "unembedding", "vector"]
 
 
 def mla_alignment(hidden: int, rank: int) -> float:
-    """The factor alpha = sqrt(hidden / rank), on the normed compressed query or key-value.
+    """Return alpha = sqrt(hidden / rank), the factor on the normed compressed query or key-value.
 
     A product with a matrix of `rank` columns has rank / hidden of the variance that one of `hidden` columns has; alpha
     gives it back, so that the compressed parts have the size of the rotated key, whatever the ranks.
@@ -20,7 +20,7 @@ def mla_alignment(hidden: int, rank: int) -> float:
 
 
 def variance_compensation(ffn: int, expert_ffn: int) -> float:
-    """The factor gamma = m, on the experts' sum, for experts that are a standard one cut into m = ffn / expert_ffn pieces.
+    """Return gamma = m, the factor on the sum of experts that are a standard one cut into m = ffn / expert_ffn pieces.
 
     The router's weights are spread over m times as many experts, which divides the output's variance by m; so does the
     narrower inside of each. gamma^2 = m^2 gives both back. 6 in LongCat-Flash and Flash-Lite.
@@ -29,13 +29,13 @@ def variance_compensation(ffn: int, expert_ffn: int) -> float:
 
 
 def routed_scale(config: ModelConfig) -> float:
-    """`routed_scaling_factor`, or the variance compensation where it is not set."""
+    """Return `routed_scaling_factor`, or the variance compensation where it is not set."""
     return config.routed_scale
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Factors from a narrow proxy to a wide model."""
+    """Factors on hyper-parameters from a narrow proxy to a wide model."""
 
     variance: float
     """On the variance of initial weights."""
@@ -43,7 +43,7 @@ class Transfer:
 
 
 def transfer(role: Role, width: float) -> Transfer:
-    """Hyper-parameters of a model `width` times as wide as the proxy they were found on ("Adam LR full align").
+    """Carry hyper-parameters over to a model `width` times as wide as the proxy they were found on ("Adam LR full align").
 
     Embedding: both unchanged. Hidden and unembedding matrices: variance / s and learning rate / s. Vectors (norms,
     biases) keep theirs.
@@ -52,7 +52,7 @@ def transfer(role: Role, width: float) -> Transfer:
 
 
 def role_of(name: str, dimensions: int) -> Role:
-    """What a parameter is, by its name in the model and its number of dimensions."""
+    """Tell a parameter's role from its name in the model and its number of dimensions."""
     if dimensions < 2:
         return "vector"
     if "embed_tokens" in name or "ngram_embeddings.tables" in name:
@@ -61,5 +61,5 @@ def role_of(name: str, dimensions: int) -> Role:
 
 
 def width_over_proxy(config: ModelConfig) -> float:
-    """s: the model's width over its proxy's, 1 without a proxy."""
+    """Divide the model's width by its proxy's; 1 without a proxy."""
     return config.hidden_size / (config.proxy_hidden_size or config.hidden_size)

@@ -1,4 +1,4 @@
-"""The whole model: embedding, layers, norm, head, and what it learns from.
+"""The whole model: embedding, layers, norm, head and loss terms.
 
 Parameter names are those of Hugging Face's `LongcatFlashForCausalLM`.
 """
@@ -30,7 +30,7 @@ from longcat.padding import is_padding
 
 
 class State(NamedTuple):
-    """What comes out of the layers."""
+    """The output of the layers."""
 
     last: Tensor
     """`[batch, seq, hidden]`, before the final norm."""
@@ -43,16 +43,16 @@ class State(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """What a batch is learnt from, each an fp32 sum over its tokens; padding is none of them."""
+    """Loss terms of a batch, each an fp32 sum over its non-padding tokens."""
 
     language_model: Tensor
     """-log p of the next token, in nats, where there is a target."""
     mtp: Tensor
-    """The same of the tokens behind it, summed over depths; 0 without multi-token prediction."""
+    """-log p of the tokens after the next one, summed over depths; 0 without multi-token prediction."""
     indexer: Tensor
     """Divergence of the indexers from attention, summed over layers, in nats; 0 without sparse attention."""
     hidden_z: Tensor
-    """Of the last layer's output, before the final norm; where exactly is not published."""
+    """Hidden z-loss of the last layer's output, before the final norm; where exactly is not published."""
     router_probability: Tensor
     """The routers' probabilities, `[layers, experts]`."""
     router_load: Tensor
@@ -67,7 +67,7 @@ class HiddenZ(nn.Module):
     """Hidden z-loss: sum over tokens of (log sum_i exp |h_i|)^2 (arXiv 2509.01322)."""
 
     def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
-        """`[..., hidden]` to an fp32 scalar; bool `padding` `[...]` leaves tokens out."""
+        """Sum over the tokens of `[..., hidden]` to an fp32 scalar; bool `padding` `[...]` leaves tokens out."""
         squares = hidden.float().abs().logsumexp(-1).square()
         return (squares if padding is None else squares.masked_fill(padding, 0.0)).sum()
 
@@ -102,7 +102,7 @@ class Backbone(nn.Module):
         phase: Phase,
         documents: Tensor | None = None,
     ) -> ForwardContext:
-        """What the layers need to know about `tokens` `[batch, seq]`, which follow what the cache holds."""
+        """Make the context of `tokens` `[batch, seq]`, which follow those in the cache."""
         start = 0 if cache is None else cache.length
         positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         cos, sin = rotary_angles(positions, self.rope_dim, self.rope_theta, self.rope_scaling)
@@ -114,7 +114,7 @@ class Backbone(nn.Module):
         return ForwardContext(cos, sin, None, padding, find_document_starts(documents), phase)
 
     def forward(self, tokens: Tensor, context: ForwardContext) -> State:
-        """Int64 `[batch, seq]` to the state after the layers."""
+        """Compute the state after the layers for int64 `[batch, seq]`."""
         seen = tokens if context.cache is None else context.cache.extend_tokens(tokens)
         x = self.embed_tokens(tokens)
         if self.ngram_embeddings is not None:
@@ -152,14 +152,14 @@ class LongcatModel(Module):
         phase: Phase = "sparse",
         documents: Tensor | None = None,
     ) -> Tensor | LossSums:
-        """Logits, or with `targets` what to learn from; `logits` and `sums` say which.
+        """Compute logits, or with `targets` the loss terms; `logits` and `sums` have the types.
 
         Args:
             tokens: int64 `[batch, seq]`.
             targets: int64 `[batch, seq]`, the token that follows each one, `IGNORE` for those not to learn.
             cache: holds the tokens before these, and gets these; for inference.
-            padding: bool `[batch, seq]`, true for tokens at the end of a row that mean nothing: no expert is spent on
-                them, and they count for nothing.
+            padding: bool `[batch, seq]`, true for padding at the end of a row: it gets no routed expert and adds nothing
+                to losses and statistics.
             phase: how attention is trained, if it is sparse.
             documents: int64 `[batch, seq]`, a number for each document in a row, never falling, and -1 for padding
                 behind them. Nothing reaches from one document into another. None: every row is one.
@@ -212,23 +212,23 @@ class LongcatModel(Module):
         documents: Tensor | None = None,
         padding: Tensor | None = None,
     ) -> LossSums:
-        """What to learn from, see `forward`."""
+        """Sum the loss terms, see `forward`."""
         return cast(LossSums, self(tokens, targets, phase=phase, documents=documents, padding=padding))
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return self.operators.run(linear_cross_entropy, hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
     def new_cache(self) -> Cache:
-        """An empty cache for `forward`."""
+        """Make an empty cache for `forward`."""
         return Cache(self.config.num_layers)
 
     @property
     def blocks(self) -> list[Layer]:
-        """The layers, as what they are."""
+        """The layers with their type."""
         return [cast(Layer, layer) for layer in self.model.layers]
 
     def initialize(self, seed: int) -> None:
-        """SampleInputs weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order.
+        """Draw weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order.
 
         With `proxy_hidden_size` the variance is carried over from the proxy, see `longcat.model.scaling.transfer`.
         """

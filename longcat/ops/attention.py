@@ -16,13 +16,13 @@ from longcat.ops.documents import find_document_starts, readable
 from longcat.ops.registry import SampleInputs, operator
 
 KEPT_LENGTH = 2048
-"""Up to this length `BlockAttention` keeps the probabilities for the backward pass; beyond it they are worked out again."""
+"""Up to this length `BlockAttention` keeps the probabilities for the backward pass; beyond it they are recomputed."""
 QUERY_BLOCK = 128
 """Queries that go through `BlockAttention` at once: their scores stay in the cache, and later keys are never touched."""
 BLOCK_SCORES = 134_217_728
 """Scores held at once; blocks become smaller where they would be more."""
 MOST_HEADS, WIDEST_HEAD, MOST_TOKENS = 256, 768, 1_000_000
-"""What npu_fusion_attention takes; packed sequences count together."""
+"""Limits of npu_fusion_attention; packed sequences count together."""
 MOST_DOCUMENTS = 1000
 """Packed sequences that go through it at once; documents are independent, so that more of them go one after the other."""
 COMPRESSED_MASK = 2048
@@ -40,7 +40,7 @@ def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 def causal_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:
-    """softmax(scale Q K^T) V over the positions up to each one (arXiv 1706.03762, eq. 1), within its document.
+    """Compute softmax(scale Q K^T) V over the positions up to each one, within its document (arXiv 1706.03762, eq. 1).
 
     Args:
         query: `[batch, heads, seq, dim]`.
@@ -65,7 +65,7 @@ def _scale(query: Tensor, scale: float | None) -> float:
 def torch_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:
-    """By torch's kernels. With documents they need a mask of the whole square."""
+    """Compute attention by torch's kernels; with documents they need a mask of the whole square."""
     if document_starts is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     mask = readable(document_starts, query.shape[2], key.shape[2], query.device)[:, None]
@@ -90,7 +90,7 @@ def _npu_unsupported_reason(
 def _npu_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:
-    """By torch_npu's kernel, which skips what lies in other documents.
+    """Compute attention by torch_npu's kernel, which skips what lies in other documents.
 
     Rotated and plain part of a head come concatenated: npu_fusion_attention_v2 takes them apart in bf16 and packed
     sequences only, and wants the rotated key once for every head.
@@ -118,7 +118,7 @@ def _npu_attention(
 
 @lru_cache(maxsize=1)
 def _compressed_mask(device: torch.device) -> Tensor:
-    """The causal mask that stands for one of any length."""
+    """Make the causal mask that stands for one of any length."""
     return torch.ones(COMPRESSED_MASK, COMPRESSED_MASK, dtype=torch.bool, device=device).triu(1)
 
 
@@ -127,7 +127,7 @@ def _compressed_mask(device: torch.device) -> Tensor:
 def block_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:
-    """`causal_attention` in blocks of queries: on a CPU about four times as fast as torch's flash kernel."""
+    """Compute attention in blocks of queries: on a CPU about four times as fast as torch's flash kernel."""
     batch, heads, seq, _ = query.shape
     inputs = (tensor.flatten(0, 1) for tensor in (query, key, value))
     out = BlockAttention.apply(*inputs, _scale(query, scale), document_starts)
@@ -144,7 +144,7 @@ class BlockAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, document_starts: Tensor | None = None
     ) -> Tensor:
-        """`[n, seq, value dim]`."""
+        """Return `[n, seq, value dim]`."""
         out = query.new_empty(*query.shape[:2], value.shape[-1])
         keeps = query.shape[1] <= KEPT_LENGTH and any(ctx.needs_input_grad)
         kept = []
@@ -160,7 +160,7 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key and value."""
+        """Return the gradients of query, key and value."""
         query, key, value, out, *kept = ctx.saved_tensors
         (gradient,) = gradients
         # sum_k p_k dL/dp_k of each query (arXiv 2205.14135, appendix B.4)
@@ -191,20 +191,20 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Non
 def _probabilities(
     query: Tensor, key: Tensor, block: tuple[int, int, int], scale: float, document_starts: Tensor | None
 ) -> Tensor:
-    """softmax(scale Q K^T) of queries `start` to `end` over the keys from `first` on and before `end`."""
+    """Compute softmax(scale Q K^T) of queries `start` to `end` over the keys from `first` on and before `end`."""
     first, start, end = block
     mask = query.new_full((end - start, end - start), -math.inf).triu_(1)
     scores = torch.bmm(query[:, start:end], key[:, first:end].mT).mul_(scale)
     scores[:, :, start - first :].add_(mask)
     if document_starts is not None:
-        latest = int(document_starts[:, end - 1].max())  # keys from there on belong to everybody's document
+        latest = int(document_starts[:, end - 1].max())  # keys from there on belong to the documents of all queries
         foreign = torch.arange(first, latest) < document_starts[:, start:end, None]  # [batch, queries, keys]
         scores[..., : latest - first].unflatten(0, (len(document_starts), -1)).masked_fill_(foreign[:, None], -math.inf)
     return scores.softmax(-1)
 
 
 def _blocks(query: Tensor, document_starts: Tensor | None) -> list[tuple[int, int, int]]:
-    """First key, first query and end of each block."""
+    """List first key, first query and end of each block."""
     count, seq, _ = query.shape
     size = max(1, min(QUERY_BLOCK, BLOCK_SCORES // (count * seq)))
     first = [0] * seq if document_starts is None else document_starts.amin(0).tolist()  # the starts of a row never fall

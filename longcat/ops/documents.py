@@ -1,7 +1,7 @@
 """Several documents in one row: a token reads nothing before the start of its own.
 
-`document_starts`, int64 `[batch, seq]`, says it all: the position at which each token's document starts, as attention, its indexer,
-n-grams and multi-token prediction need it. Padding at the end of a row is a document too, which nobody else reads.
+`document_starts`, int64 `[batch, seq]`, is the position at which each token's document starts, as attention, its indexer,
+n-grams and multi-token prediction need it. Padding at the end of a row is a document too, which no other token reads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def find_document_starts(documents: Tensor) -> Tensor:
-    """Where each token's document starts.
+    """Find the position at which each token's document starts.
 
     Args:
         documents: `[batch, seq]`, integer; neighbours with the same number are of one document.
@@ -26,12 +26,12 @@ def find_document_starts(documents: Tensor) -> Tensor:
 
 
 def same_document(document_starts: Tensor, distance: int) -> Tensor:
-    """Bool `[batch, seq]`: whether the token `distance` after each one exists and is of its document."""
+    """Tell whether the token `distance` after each one exists and is of its document: bool `[batch, seq]`."""
     return F.pad(document_starts, (0, distance), value=-1)[:, distance:] == document_starts
 
 
 def readable(document_starts: Tensor | None, queries: int, keys: int, device: torch.device) -> Tensor:
-    """Which keys each query reads: those up to its own position, from the start of its document on.
+    """Tell which keys each query reads: those up to its own position, from the start of its document on.
 
     Args:
         document_starts: of the queries, `[batch, queries]`; none where every row is one document.

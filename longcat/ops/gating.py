@@ -12,7 +12,7 @@ from longcat.accelerator import npu_operator
 from longcat.ops.registry import SampleInputs, operator
 
 MOST_EXPERTS = 2048
-"""That npu_moe_gating_top_k takes."""
+"""npu_moe_gating_top_k accepts up to this many."""
 
 
 def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
@@ -20,14 +20,14 @@ def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 
 
 def _by_expert(result: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """All experts' weights, 0 for those not chosen: the order of a token's experts is nobody's concern."""
+    """Spread the weights over all experts, 0 for those not chosen: the order of a token's experts does not matter."""
     weights, experts, probabilities = result
     return torch.zeros_like(probabilities).scatter(1, experts, weights), probabilities
 
 
 @operator("gating", _sample_inputs, _by_expert)
 def topk_gating(logits: Tensor, bias: Tensor, top_k: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The `top_k` experts with the largest softmax + bias; they weigh softmax * scale, without bias and without renorm.
+    """Choose the `top_k` experts with the largest softmax + bias; their weights are softmax * scale, not renormalised.
 
     Args:
         logits: fp32 `[tokens, experts]`.

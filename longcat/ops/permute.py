@@ -1,4 +1,4 @@
-"""The tokens' way to their experts and back."""
+"""Sorting tokens by expert, and summing the experts' outputs per token."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from longcat.ops.registry import SampleInputs, operator
 Compute = Callable[[Tensor, Tensor], Tensor]
 """Rows `[n, hidden]` sorted by expert, and how many each expert has, to the experts' outputs in the same order."""
 MOST_SLOTS = 16_777_215
-"""That npu_moe_token_permute sorts."""
+"""npu_moe_token_permute sorts up to this many."""
 MOST_CHOICES = 512
-"""Experts of a token that it takes."""
+"""npu_moe_token_permute accepts up to this many experts per token."""
 
 
 def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
-    """Seven experts, of which the third has no token and the last three are of zero computation; one is behind the last."""
+    """Draw tokens for seven experts: the third has none, the last three are zero experts, and number 7 is padding's."""
     experts = torch.tensor([[0, 5], [1, 0], [4, 6], [3, 1], [0, 3], [7, 7]])
     weights = draw(6, 2, dtype=torch.float32)
     yield draw(6, 32), experts, weights, experts.flatten().bincount()[:4], _square, draw(6, 32)
@@ -34,7 +34,7 @@ def _square(rows: Tensor, counts: Tensor) -> Tensor:
 def permute_and_combine(
     tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, zero_expert_output: Tensor
 ) -> Tensor:
-    """`zero_expert_output` + sum over a token's routed experts of weight * expert(token).
+    """Add the sum over a token's routed experts of weight * expert(token) to `zero_expert_output`.
 
     Slots of zero-computation experts, which have the highest numbers, are neither sorted into the rows nor computed.
 
@@ -44,7 +44,7 @@ def permute_and_combine(
         weights: fp32, the same shape.
         counts: integer `[routed experts]`, slots given to each.
         compute: the experts.
-        zero_expert_output: `[tokens, hidden]`, what zero-computation experts gave.
+        zero_expert_output: `[tokens, hidden]`, the output of zero-computation experts.
 
     Returns:
         `[tokens, hidden]`.

@@ -190,7 +190,7 @@ def _results(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> list[tuple[str, Tensor]]:
-    """Values and gradients of a function, fp32 on the CPU, each with what it is; computed with `dtype` if one is given."""
+    """Compute a function's values and gradients with `dtype`, if given; returns them named, in fp32 on the CPU."""
     own = [_placed(value, device, dtype) for value in arguments]
     results = of.compared(function(*own))
     values = [results] if isinstance(results, Tensor) else list(results)

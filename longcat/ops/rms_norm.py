@@ -18,7 +18,7 @@ def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 
 @operator("rms_norm", _sample_inputs)
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`weight * x / sqrt(mean(x^2) + eps)` over the last axis, computed in fp32.
+    """Compute `weight * x / sqrt(mean(x^2) + eps)` over the last axis, in fp32.
 
     torch has a kernel of its own for this on a CPU and on CUDA.
 

@@ -14,15 +14,15 @@ from longcat.config import RopeScalingConfig
 from longcat.ops.registry import SampleInputs, operator
 
 INNER_LIMIT = 896
-"""Heads that npu_rotary_mul turns are smaller."""
+"""npu_rotary_mul accepts heads smaller than this."""
 COUNT_LIMIT = 1000
-"""Rows of a batch and heads that it turns are fewer."""
+"""npu_rotary_mul accepts fewer rows of a batch, and fewer heads, than this."""
 
 
 def rotary_angles(
     positions: Tensor, dim: int, theta: float, scaling: RopeScalingConfig | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position times frequency, `theta ** (-2i / dim)` for pair i (RoFormer, arXiv 2104.09864, eq. 15).
+    """Compute cosine and sine of position times frequency, `theta ** (-2i / dim)` for pair i (arXiv 2104.09864, eq. 15).
 
     With `scaling` frequencies are YaRN's, and both results carry its factor for the rotated part.
 
@@ -45,7 +45,7 @@ def rotary_angles(
 
 
 def softmax_sharpening(scaling: RopeScalingConfig | None) -> float:
-    """Factor on the scores of attention that goes with YaRN (arXiv 2309.00071, eq. 22, as DeepSeek-V2 places it)."""
+    """Return YaRN's factor on the scores of attention (arXiv 2309.00071, eq. 22, as DeepSeek-V2 places it)."""
     return 1.0 if scaling is None or not scaling.mscale_all_dim else _mscale(scaling, scaling.mscale_all_dim) ** 2
 
 
@@ -88,7 +88,7 @@ def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (2i, 2i+1) of the last axis; the result holds all first halves, then all second halves.
 
-    Query and key are permuted alike, so dot products are those of the interleaved layout.
+    Query and key are permuted the same way, so dot products are those of the interleaved layout.
 
     Args:
         x: `[..., seq, heads, dim]`.
@@ -129,7 +129,7 @@ def _cpu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """The gradient is turned back."""
+    """A rotation, whose gradient is the rotation back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -140,15 +140,15 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         d_x = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
-        (even, odd), (cos, sin) = gradient.chunk(2, dim=-1), ctx.saved_tensors
-        _turn(even, odd, cos, sin, d_x[..., 0::2], d_x[..., 1::2], -1)
+        (first, second), (cos, sin) = gradient.chunk(2, dim=-1), ctx.saved_tensors
+        _turn(first, second, cos, sin, d_x[..., 0::2], d_x[..., 1::2], -1)
         return d_x, None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    out_even, out_odd = out.chunk(2, dim=-1)
-    _turn(x[..., 0::2], x[..., 1::2], cos, sin, out_even, out_odd, 1)
+    first, second = out.chunk(2, dim=-1)
+    _turn(x[..., 0::2], x[..., 1::2], cos, sin, first, second, 1)
     return out
 
 

@@ -22,15 +22,15 @@ CHUNK_ELEMENTS = 16_777_216
 GATHERED_ELEMENTS = 2_097_152
 """Numbers of keys gathered at once: they are used several times, and should still be in the cache."""
 INDEX_DIM, MOST_INDEX_HEADS, MOST_CHOSEN = 128, 64, 2048
-"""What npu_lightning_indexer takes."""
+"""Limits of npu_lightning_indexer."""
 LATENT_DIM, ROTARY_DIM, HEADS = 512, 64, (1, 2, 4, 8, 16, 32, 64, 128)
-"""What npu_sparse_flash_attention takes."""
+"""Shapes of npu_sparse_flash_attention."""
 ABSORBED = 2
 """Its mode for heads that share one latent, which is key and value."""
 
 
 def index_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
-    """I[t, s] = sum over heads of weight[t, h] relu(query[t, h] . key[s]).
+    """Compute I[t, s] = sum over heads of weight[t, h] relu(query[t, h] . key[s]).
 
     Args:
         query: `[batch, queries, heads, dim]`.
@@ -46,7 +46,7 @@ def index_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
 
 
 def _selection_sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
-    """Scores that no type rounds, so that there is one right choice."""
+    """Draw scores that no type rounds, so that there is one right choice."""
     sparse = SparseAttentionConfig(
         index_n_heads=2, index_head_dim=INDEX_DIM, index_topk=24, index_init_tokens=2, index_local_tokens=6
     )
@@ -73,7 +73,7 @@ def select_keys(
     hierarchical: bool = False,
     document_starts: Tensor | None = None,
 ) -> Tensor:
-    """The keys that each query reads: sink, window and those with the highest scores, `index_topk` together.
+    """Choose the keys that each query reads: sink, window and those with the highest scores, `index_topk` together.
 
     The queries are the last positions of the keys' sequence. Where fewer keys lie before a query, all are chosen. With
     documents, every one has a sink of its own, and no other keys are chosen.
@@ -99,7 +99,7 @@ def select_keys(
         if hierarchical:
             candidates, scores = _page_candidates(part[0], key, part[1], position, config)
         else:
-            seen = max(first + end, config.index_topk)  # later keys are nobody's yet
+            seen = max(first + end, config.index_topk)  # no query of the chunk reads later keys
             candidates = torch.arange(seen, device=query.device).expand(batch, end - start, -1)
             scores = index_scores(part[0], key[:, :seen], part[1])
         begin = 0 if document_starts is None else document_starts[:, start:end, None]
@@ -146,7 +146,7 @@ def _npu_select_keys(
     hierarchical: bool = False,
     document_starts: Tensor | None = None,
 ) -> Tensor:
-    """The lightning indexer knows neither sink nor window, but its list is long enough to do without those in it."""
+    """Choose keys by the lightning indexer, which knows neither sink nor window: they replace the last keys of its list."""
     (batch, queries), length, budget = query.shape[:2], key.shape[1], config.index_topk
     indexer = npu_operator("npu_lightning_indexer")
     position = torch.arange(length - queries, length, device=query.device)[:, None]  # [queries, 1]
@@ -176,7 +176,7 @@ def _npu_select_keys(
 def _page_candidates(
     query: Tensor, key: Tensor, weight: Tensor, position: Tensor, config: SparseAttentionConfig
 ) -> tuple[Tensor, Tensor]:
-    """Positions `[batch, queries, pages * page]` of the tokens in each query's best pages, and their scores.
+    """Find the tokens in each query's best pages: positions `[batch, queries, pages * page]` and scores.
 
     A page scores what its best block scores, a block what the mean of its keys does. How pages are scored is not
     published in detail: this is ours. Pages of the sink, of the window and those that reach past the query come first.
@@ -198,7 +198,7 @@ def _page_candidates(
 
 
 def index_scores_at(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor) -> Tensor:
-    """`index_scores` at chosen positions only.
+    """Compute `index_scores` at chosen positions only.
 
     Args:
         query: `[batch, queries, heads, dim]`.
@@ -217,7 +217,7 @@ def index_scores_at(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor) ->
 
 @torch.compiler.disable
 def sparse_index_loss(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor, attended: Tensor) -> Tensor:
-    """Sum over queries of KL(p || softmax(I)) on the chosen keys, for the indexer to learn from.
+    """Sum KL(p || softmax(I)) on the chosen keys over queries, the indexer's loss.
 
     Args:
         query: `[batch, queries, heads, dim]`.
@@ -251,7 +251,7 @@ def dense_index_loss(
     document_starts: Tensor | None = None,
     padding: Tensor | None = None,
 ) -> Tensor:
-    """The same over all keys up to each query, with p worked out from attention's own query and key (without gradient).
+    """Sum KL(p || softmax(I)) on all keys up to each query, with p from attention's query and key, without gradient.
 
     Args:
         index_query: `[batch, seq, index heads, dim]`.
@@ -261,7 +261,7 @@ def dense_index_loss(
         key: the same shape.
         scale: of attention's scores.
         document_starts: see `longcat.ops.documents`; none where every row is one.
-        padding: bool `[batch, seq]`, true for queries that do not count.
+        padding: bool `[batch, seq]`, true for queries that are left out.
     """
     query, key = query.detach(), key.detach()
     total = query.new_zeros((), dtype=torch.float32)
@@ -320,7 +320,7 @@ def _attention_sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 def sparse_attention(
     query: Tensor, cached_latents: Tensor, keys: Tensor, rank: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention of all heads to the same chosen keys, in the space of the latent (MLA absorbed, arXiv 2405.04434, 2.1.2).
+    """Attend to the same chosen keys with all heads, in the space of the latent (absorbed MLA, arXiv 2405.04434, 2.1.2).
 
     Args:
         query: `[batch, queries, heads, dim]`.
@@ -354,7 +354,7 @@ def _attention_unsupported_reason(
 def _npu_sparse_attention(
     query: Tensor, cached_latents: Tensor, keys: Tensor, rank: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The kernel does not tell what each key got; that is worked out beside it, which costs half a forward pass."""
+    """Attend by torch_npu's kernel, and compute each key's probability, which it does not return, at half its cost."""
     latent, turned = (
         part.contiguous() for part in cached_latents[:, :, None].split([rank, cached_latents.shape[-1] - rank], dim=-1)
     )
@@ -370,7 +370,7 @@ def _npu_sparse_attention(
 
 
 def _attended(query: Tensor, cached_latents: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """The mean over heads of the probabilities, fp32 `[batch, queries, chosen]`."""
+    """Average the probabilities over heads, fp32 `[batch, queries, chosen]`."""
     flat, rows = query.flatten(0, 1), _flat_rows(keys, cached_latents.shape[1]).flatten(0, 1)
     absent, cached_latents = (keys < 0).flatten(0, 1), cached_latents.flatten(0, 1)
     attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
@@ -382,7 +382,7 @@ def _attended(query: Tensor, cached_latents: Tensor, keys: Tensor, scale: float)
 
 
 class _SparseAttention(torch.autograd.Function):
-    """Over `[n, heads, dim]` queries, `[m, dim]` keys and `[n, chosen]` numbers of keys; the keys' gradient adds up in fp32."""
+    """Attention of `[n, heads, dim]` queries, `[m, dim]` keys and `[n, chosen]` numbers of keys; the keys' gradient adds up in fp32."""
 
     @staticmethod
     def forward(
@@ -432,7 +432,7 @@ def _weights(query: Tensor, keys: Tensor, absent: Tensor, scale: float) -> Tenso
 
 
 def _flat_rows(keys: Tensor, length: int) -> Tensor:
-    """Numbers of keys within all sequences laid end to end; an absent one becomes the sequence's first."""
+    """Number keys within all sequences laid end to end; an absent one becomes the sequence's first."""
     offsets = torch.arange(keys.shape[0], device=keys.device)[:, None, None] * length
     return keys.clamp_min(0) + offsets
 

@@ -18,7 +18,7 @@ def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
 
 @operator("swiglu", _sample_inputs)
 def swiglu(x: Tensor) -> Tensor:
-    """silu(gate) * up of the two halves of `[..., 2 * inner]`: `[..., inner]`.
+    """Compute silu(gate) * up of the two halves of `[..., 2 * inner]`: `[..., inner]`.
 
     For a gate and an up that come out of one product, as the experts' do. Where they are two tensors, putting them
     together first would cost as much memory traffic as a fused kernel saves.

@@ -38,7 +38,7 @@ class AllToAll:
 
 
 class _Exchange(torch.autograd.Function):
-    """An all-to-all of rows; its gradient goes the way back."""
+    """An all-to-all of rows, whose gradient is the reverse exchange."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcat.config import NgramConfig, load_config
+from longcat.config import ModelConfig, NgramConfig, load_config
 from longcat.errors import ConfigError
 from longcat.interchange import load_huggingface, save_huggingface
 from longcat.model import LongcatModel
@@ -80,7 +80,9 @@ NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
 
 def test_the_end_of_text_is_the_models_own():
     """Token 0 ends a document here, and 2 is a letter like any other."""
-    config = load_config("smoke", overrides=[NGRAM, "model.eos_token_id=0", "model.mtp_num_layers=1"]).model
+    config = load_config("smoke", overrides=[NGRAM, "model.mtp_num_layers=1"]).model.model_copy(
+        update={"eos_token_id": 0}
+    )
     model = LongcatModel(config).eval()
     model.initialize(0)
     with torch.no_grad():
@@ -113,7 +115,6 @@ def test_a_model_with_ngrams_survives_disk(tmp_path):
         ("model.ngram={vocab_size_ratio: 3.0, neighbor_num: 3, split_num: 2}", "multiple of vocab_size=512"),
         ("model.ngram={neighbor_num: 4, split_num: 5}", "do not divide hidden_size=64"),
         ("model.num_attention_heads=3", "does not divide hidden_size=64"),
-        ("model.eos_token_id=512", "not a token of vocab_size=512"),
         ("model.moe_topk=7", "exceeds n_routed_experts"),
         ("model.qk_rope_head_dim=7", "multiple of 2"),
     ],
@@ -129,3 +130,9 @@ def test_tables_near_a_multiple_can_be_accepted():
         overrides=["model.ngram={vocab_size_ratio: 3.0, neighbor_num: 3, split_num: 2, allow_near_multiple: true}"],
     )
     assert config.model.ngram.rows(512)[0] == 1537
+
+
+def test_an_end_of_text_outside_the_vocabulary_is_refused():
+    model = load_config("smoke").model.model_dump()
+    with pytest.raises(ValueError, match="not a token of vocab_size=512"):
+        ModelConfig(**(model | {"eos_token_id": 512}))
