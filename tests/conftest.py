@@ -30,19 +30,30 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "500")
 
 
-@pytest.hookimpl(tryfirst=True)
+SHARE_A_PROCESS = {"tests/flows/": "flows", "tests/tasks/": "flows"}
+"""Folders whose tests share a Prefect server; elsewhere the tests of a file share a process, and its fixtures."""
+ONE_BY_ONE = ("tests/training/test_resume.py",)
+"""Files of long tests that share nothing but what `made_once` keeps."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out the tests to processes in the groups above."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.split("::")[0]
+            if path in ONE_BY_ONE:
+                return nodeid
+            return next((group for folder, group in SHARE_A_PROCESS.items() if path.startswith(folder)), path)
+
+    return Scheduler(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Slow tests come first, groups of them before all, so that the processes of a test run end at about the same time.
-
-    Each test goes to the process that is free (`--dist loadgroup`). Tests that share an expensive fixture name a group
-    (`pytest.mark.xdist_group`), or have it made by `made_once`.
-    """
-
-    def rank(item):
-        slow, group = (item.get_closest_marker(name) is not None for name in ("slow", "xdist_group"))
-        return not slow, not group
-
-    items.sort(key=rank)
+    """Begin with the slow tests, flows before all, so that the processes of a test run end at about the same time."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "flows" not in item.nodeid))
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +139,7 @@ def smoke_tokens(smoke_run, tmp_path):
 
 @pytest.fixture(scope="session")
 def prefect_server():
-    """A Prefect server for all flows that run in this process; tests with it are of the group `prefect`.
+    """A Prefect server for all flows that run in this process.
 
     The flows wait for MLflow even where a busy machine takes a minute over its first database.
     """

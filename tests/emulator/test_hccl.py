@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launch import torchrun
+
+from tests.emulator.launch import torchrun
 
 pytestmark = pytest.mark.emulator
 RANKS = Path(__file__).with_name("ranks.py")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from launch import torchrun
+
+from tests.emulator.launch import torchrun
 
 pytestmark = pytest.mark.emulator
 PROGRAMS = Path(__file__).with_name("programs")

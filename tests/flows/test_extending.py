@@ -76,7 +76,6 @@ def modules(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("prefect")
 def test_a_stage_is_its_code_its_task_and_a_line_of_the_table(finished, modules):
     from flows.pipeline import make_flow
 
@@ -98,7 +97,6 @@ def test_a_stage_is_its_code_its_task_and_a_line_of_the_table(finished, modules)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("prefect")
 def test_an_evaluation_is_one_file(finished, modules):
     from flows.pipeline import FLOWS
 

@@ -11,7 +11,7 @@ import pytest
 LAYOUTS = {"one": (1, 1), "data": (2, 1), "expert": (2, 2), "data x expert": (4, 2)}
 CHECKS = ["timeouts", "shares", "loader", "steps", "even", "starve", "everything", "documents", "recompute"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("parity")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ def contents(workspace, digest):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("prefect")
 def test_two_dask_workers_write_the_same_bytes(prefect_server, corpus_file, tmp_path):
     pytest.importorskip("prefect_dask")
     from flows.pipeline import FLOWS
