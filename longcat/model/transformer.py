@@ -151,8 +151,11 @@ class LongcatModel(Module):
         padding: Tensor | None = None,
         phase: Phase = "sparse",
         documents: Tensor | None = None,
+        last_only: bool = False,
     ) -> Tensor | LossSums:
-        """Compute logits, or with `targets` the loss terms; `logits` and `sums` have the types.
+        """Compute logits, or with `targets` the loss terms; `logits`, `next_logits` and `sums` have the types.
+
+        Every way into the model leads through here: FSDP gathers the weights of the whole model at this call.
 
         Args:
             tokens: int64 `[batch, seq]`.
@@ -163,6 +166,7 @@ class LongcatModel(Module):
             phase: how attention is trained, if it is sparse.
             documents: int64 `[batch, seq]`, a number for each document in a row, never falling, and -1 for padding
                 behind them. Nothing reaches from one document into another. None: every row is one.
+            last_only: compute the logits of the last token of each row only, `[batch, 1, vocab]`.
 
         Returns:
             fp32 logits `[batch, seq, vocab]`, or the sums.
@@ -173,7 +177,7 @@ class LongcatModel(Module):
         context = self.model.context(tokens, cache, padding, phase, documents)
         state = self.model(tokens, context)
         if targets is None:
-            return self.lm_head(state.hidden).float()
+            return self.lm_head(state.hidden[:, -1:] if last_only else state.hidden).float()
         nothing = state.last.new_zeros((), dtype=torch.float32)
         mtp, index_loss = nothing, nothing if state.index_loss is None else state.index_loss
         if self.model.mtp is not None:
@@ -201,8 +205,7 @@ class LongcatModel(Module):
 
     def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Compute fp32 logits `[batch, vocab]` of the token after these, which the cache gets; see `forward`."""
-        state = self.model(tokens, self.model.context(tokens, cache, None, "sparse"))
-        return cast(Tensor, self.lm_head(state.hidden[:, -1])).float()
+        return cast(Tensor, self(tokens, cache=cache, last_only=True))[:, -1]
 
     def sums(
         self,

@@ -68,7 +68,9 @@ def test_learning_rates_follow_the_roles(name):
     assert len(rates) == len(list(model.parameters()))
     for parameter_name, parameter in model.named_parameters():
         role = role_of(parameter_name, parameter.dim())
-        assert rates[id(parameter)] == pytest.approx(1e-3 if role in ("embedding", "vector") else 2.5e-4)
+        expected = 1e-3 if role in ("embedding", "vector") else 2.5e-4
+        own = OptimizerConfig().router_learning_rate_fraction if "router" in parameter_name else 1.0
+        assert rates[id(parameter)] == pytest.approx(expected * own)
 
 
 def test_roles_by_name():
