@@ -2,8 +2,9 @@
 
     python benchmarks/generate.py [--json] [--rounds 7] [--tokens 24] [--prompts 16 512]
 
-fp32, greedy, one sequence, with a cache. Both models live in one process and take turns; medians count. A ratio is ours
-over transformers' tokens per second of the tokens that follow the first one; the prompt's forward pass is timed apart.
+fp32, greedy, one sequence, with a cache, on OMP_NUM_THREADS threads. Both models live in one process and take turns at every
+token; medians over rounds count. A ratio is ours over transformers' tokens per second of the tokens that follow the first one;
+the prompt's forward pass is timed apart.
 Both models have to choose the same tokens.
 """
 
@@ -28,6 +29,8 @@ SHAPES = {
 }  # fmt: skip
 
 Generator = Callable[[list[int], int], Iterator[int]]
+Seconds = dict[str, float]
+Made = dict[str, list[int]]
 
 
 def models() -> dict[str, Generator]:
@@ -59,14 +62,26 @@ def models() -> dict[str, Generator]:
     return {"longcat": lambda prompt, count: generate(ours, prompt, count), "transformers": by_transformers}
 
 
-def timed(generator: Generator, prompt: list[int], count: int) -> tuple[float, float, list[int]]:
-    """Measure the seconds to the first token and the tokens/s after it; also returns the tokens."""
-    began = time.perf_counter()
-    tokens = generator(prompt, count + 1)
-    made = [next(tokens)]
-    first = time.perf_counter()
-    made += tokens
-    return first - began, count / (time.perf_counter() - first), made
+def one_round(contenders: dict[str, Generator], prompt: list[int], count: int) -> tuple[Seconds, Seconds, Made]:
+    """Generate with all contenders, which take turns at every token: a busy moment of the machine hits both.
+
+    Args:
+        contenders: by name.
+        prompt: tokens to continue.
+        count: tokens after the first one.
+
+    Returns:
+        Seconds to the first token, seconds of the others, and the tokens; of each contender.
+    """
+    running = {name: generator(prompt, count + 1) for name, generator in contenders.items()}
+    first, others = dict.fromkeys(running, 0.0), dict.fromkeys(running, 0.0)
+    made: Made = {name: [] for name in running}
+    for number in range(count + 1):
+        for name, tokens in running.items():
+            began = time.perf_counter()
+            made[name].append(next(tokens))
+            (others if number else first)[name] += time.perf_counter() - began
+    return first, others, made
 
 
 def main() -> None:
@@ -82,24 +97,18 @@ def main() -> None:
     outcome: dict[str, Any] = {"threads": torch.get_num_threads(), "prompts": {}}
     for length in arguments.prompts:
         prompt = torch.randint(3, SHAPES["vocab_size"], (length,), generator=draws).tolist()
-        made = {name: timed(generator, prompt, 4)[2] for name, generator in contenders.items()}  # warm up
+        made = one_round(contenders, prompt, 4)[2]  # warm up
         if made["longcat"] != made["transformers"]:
             raise SystemExit(f"the models choose different tokens: {made}")
-        first: dict[str, list[float]] = {name: [] for name in contenders}
-        speed: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(arguments.rounds):
-            for name, generator in contenders.items():
-                seconds, per_second, _ = timed(generator, prompt, arguments.tokens)
-                first[name].append(seconds)
-                speed[name].append(per_second)
-        ratios = [a / b for a, b in zip(speed["longcat"], speed["transformers"], strict=True)]
+        rounds = [one_round(contenders, prompt, arguments.tokens)[:2] for _ in range(arguments.rounds)]
+        ratios = [others["transformers"] / others["longcat"] for _, others in rounds]
         outcome["prompts"][length] = {
             "ratio": statistics.median(ratios),
             "ratios": ratios,
-            "tokens_per_second": {name: statistics.median(values) for name, values in speed.items()},
-            "prompt_ratio": statistics.median(
-                b / a for a, b in zip(first["longcat"], first["transformers"], strict=True)
-            ),
+            "tokens_per_second": {
+                name: arguments.tokens / statistics.median(others[name] for _, others in rounds) for name in contenders
+            },
+            "prompt_ratio": statistics.median(first["transformers"] / first["longcat"] for first, _ in rounds),
         }
     if arguments.json:
         print(json.dumps(outcome, indent=2))
