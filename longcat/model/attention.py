@@ -67,8 +67,9 @@ class LatentAttention(Module):
         q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope_dim], dim=-1)
         latent = self.kv_a_layernorm(latent, self.kv_scale)
-        k_rope = self.operators.run(rotate, k_rope.unsqueeze(2), context.cos, context.sin)
-        q_rope = self.operators.run(rotate, q_rope, context.cos, context.sin)
+        # the key is rotated as one more head of the query
+        rotated = self.operators.run(rotate, torch.cat([q_rope, k_rope.unsqueeze(2)], dim=2), context.cos, context.sin)
+        q_rope, k_rope = rotated.split([self.heads, 1], dim=2)
 
         cached_latents = None
         if context.cache is not None:

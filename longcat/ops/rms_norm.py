@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,6 +32,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x's shape and type.
     """
     return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
+
+
+@rms_norm.implementation("cpu")
+def _cpu_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Norm a single fp32 token by a dot product, as in decoding: torch's kernel takes several passes over it."""
+    size = x.shape[-1]
+    single = x.numel() == size and x.dtype == weight.dtype == torch.float32
+    if not single or torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+        return rms_norm.reference(x, weight, eps)
+    flat = x.reshape(size)
+    return torch.mul(x, weight).mul_((float(flat.dot(flat)) / size + eps) ** -0.5)
 
 
 @rms_norm.implementation(

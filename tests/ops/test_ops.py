@@ -18,6 +18,7 @@ from longcat.ops.linear_cross_entropy import (
     chunk_rows,
     linear_cross_entropy,
 )
+from longcat.ops.rms_norm import rms_norm
 from longcat.ops.rotary import rotary_angles, rotate
 from longcat.padding import IGNORE
 
@@ -237,3 +238,15 @@ def test_gradients_in_bf16_are_as_exact_as_their_type():
     expected = torch.autograd.grad(linear_cross_entropy.reference(*exact, targets), exact)
     for ours, right in zip(found, expected, strict=True):
         assert float((ours - right).abs().max() / right.abs().max()) < 0.012
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_the_norm_of_a_single_token_is_that_of_many(scale):
+    """Decoding takes another way through the norm, with the same result."""
+    draws = torch.Generator().manual_seed(0)
+    rows, weight = scale * torch.randn(1, 7, 96, generator=draws), torch.randn(96, generator=draws)
+    many = rms_norm(rows, weight, 1e-6)
+    with torch.inference_mode():
+        for number in range(7):
+            one = rms_norm(rows[:, number : number + 1], weight, 1e-6)
+            torch.testing.assert_close(one, many[:, number : number + 1], rtol=1e-6, atol=1e-7)
