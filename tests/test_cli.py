@@ -49,6 +49,8 @@ def one_error(result, code=2):
         (["--set", "training.steps=-1"], ["training.steps", "-1"]),
         (["--set", "training.steps=many"], ["training.steps", "valid integer", "many"]),
         (["--config", "absent.yaml"], ["absent.yaml", "No such file"]),
+        (["--preset", "longcat-2.0"], ["does not fit", "GiB"]),
+        (["--preset", "smoke", "--set", "training.processes=3"], ["training.processes=3", "take training.processes=2"]),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "evaluate"])
