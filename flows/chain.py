@@ -10,9 +10,9 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
-from flows.dag import Stage, load, stages_of
+from flows.dag import Stage, check, load, stages_of
 from longcat.artifact import Artifact, Workspace, write_json
-from longcat.config import PipelineConfig, load_config
+from longcat.config import load_config
 from longcat.errors import Cancelled
 from longcat.tracking import Tracker
 
@@ -20,17 +20,6 @@ from longcat.tracking import Tracker
 def open_workspace(path: str | None) -> Workspace:
     """Open the workspace named, or `LONGCAT_WORKSPACE`, or ./workspace."""
     return Workspace(path or os.environ.get("LONGCAT_WORKSPACE") or "workspace")
-
-
-def check(config: PipelineConfig, stages: Sequence[Stage]) -> None:
-    """Run the checks of all stages before the first stage starts.
-
-    Raises:
-        UserError: naming the setting and what would be right.
-    """
-    for stage in stages:
-        if stage.check is not None:
-            load(stage.check)(config)
 
 
 def chain(

@@ -80,3 +80,18 @@ def load(place: str) -> Any:
     """Import the object that `module:name` names."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def check(config: Any, stages: Iterable[Stage]) -> None:
+    """Run the checks of stages, before the first of them starts.
+
+    Args:
+        config: the whole configuration, a `PipelineConfig`.
+        stages: stages of one flow.
+
+    Raises:
+        UserError: naming the setting and what would be right.
+    """
+    for stage in stages:
+        if stage.check is not None:
+            load(stage.check)(config)

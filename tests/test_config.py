@@ -382,6 +382,15 @@ def test_the_end_of_text_is_that_of_the_tokenizer(tmp_path):
         load_config("smoke", overrides=[own])
 
 
+def test_an_end_of_text_beyond_the_corpus_vocabulary_names_the_setting_to_change(tmp_path):
+    tokenizer = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 700, "content": "<end>", "special": True}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    own = [f"corpus.tokenizer={tmp_path / 'tokenizer.json'}", "corpus.end_of_text=<end>"]
+    with pytest.raises(ConfigError, match=r"token 700; corpus\.vocabulary_size=512 has to be larger"):
+        load_config("smoke", overrides=own)
+    assert load_config("smoke", overrides=[*own, "corpus.vocabulary_size=701"]).model.eos_token_id == 700
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

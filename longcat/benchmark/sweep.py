@@ -52,8 +52,9 @@ def points(config: PipelineConfig, sequence_length: int, processes: int) -> list
         return []
     combinations = [Point(*values) for values in itertools.product(*lists)]
     for point in combinations:
-        if point.micro_batch_sequences < 0 or min(point.sequence_length_tokens, point.processes) < 1:
-            raise ConfigError(f"benchmark.sweep: {point.as_dict()} has a number below 1")
+        for name, least in (("micro_batch_sequences", 0), ("sequence_length_tokens", 1), ("processes", 1)):
+            if (number := getattr(point, name)) < least:
+                raise ConfigError(f"benchmark.sweep.{name}: {number} is below {least}")
         if training.global_batch_sequences % point.processes:
             raise ConfigError(
                 f"benchmark.sweep.processes: {point.processes} do not divide training.global_batch_sequences={training.global_batch_sequences}"

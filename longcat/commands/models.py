@@ -36,10 +36,11 @@ def generate(
     first: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [end]
     chosen: list[int] = []
     shown = ""
-    print(prompt, end="", flush=True)
-    for token in continuation(
+    tokens = continuation(
         model, first, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=end
-    ):
+    )
+    print(prompt, end="", flush=True)
+    for token in tokens:
         chosen.append(token)
         text: str = tokenizer.decode(chosen)
         if not text.endswith("\ufffd"):  # a character whose last bytes are still to come

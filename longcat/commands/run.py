@@ -36,14 +36,16 @@ def run_flow(
     flow: str, preset: str | None, config: Path | None, overrides: list[str] | None, workspace: Path, as_json: bool
 ) -> None:
     """Run a flow in this process and print its summary."""
+    from flows.dag import check, stages_of
     from longcat.artifact import Workspace
     from longcat.config import load_config
 
-    settings = load_config(preset, config, overrides or ())  # mistakes are reported before anything is started
-    workspace = workspace.expanduser().resolve()
-    space = Workspace(workspace)
+    settings = load_config(preset, config, overrides or ())
     if not any(source.kind == "hub" for source in settings.corpus.sources):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    check(settings, stages_of(flow))  # mistakes are reported before a server is started, which takes seconds
+    workspace = workspace.expanduser().resolve()
+    space = Workspace(workspace)
     with space.lease():
         from flows.server import prefect_api
         from longcat.progress import progress_listener

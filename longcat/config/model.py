@@ -185,6 +185,8 @@ class ModelConfig(Section):
             self._check_tables(self.ngram, self.vocab_size)
         if self.eos_token_id is not None and self.vocab_size is not None and self.eos_token_id >= self.vocab_size:
             raise ValueError(f"eos_token_id={self.eos_token_id} is not a token of vocab_size={self.vocab_size}")
+        if self.bos_token_id is not None and self.vocab_size is not None and self.bos_token_id >= self.vocab_size:
+            raise ValueError(f"bos_token_id={self.bos_token_id} is not a token of vocab_size={self.vocab_size}")
         if self.moe_topk > self.n_routed_experts + self.zero_expert_num:
             raise ValueError(
                 f"moe_topk={self.moe_topk} exceeds n_routed_experts + zero_expert_num = "

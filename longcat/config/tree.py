@@ -47,6 +47,11 @@ class PipelineConfig(Section):
                 settled["eos_token_id"] = end_of_text(self.corpus)
             except UserError as error:
                 raise ValueError(f"corpus.tokenizer: {error}") from None
+            if settled["eos_token_id"] >= self.corpus.vocabulary_size:
+                raise ValueError(
+                    f"corpus.tokenizer={self.corpus.tokenizer} ends a document with token {settled['eos_token_id']}; "
+                    f"corpus.vocabulary_size={self.corpus.vocabulary_size} has to be larger than its largest id"
+                )
         elif self.corpus.tokenizer is None and self.model.eos_token_id != TRAINED_END_OF_TEXT:
             raise ValueError(
                 f"model.eos_token_id={self.model.eos_token_id}, but the tokenizer that preprocessing trains ends a "

@@ -18,7 +18,7 @@ from longcat.config import ModelConfig
 from longcat.config.config_json import CONFIG, read_config, to_config_json
 from longcat.errors import DataError
 from longcat.interchange import quantised
-from longcat.interchange.state_dict_map import MTP, StoredTensor, left_out_kind, state_dict_map
+from longcat.interchange.state_dict_map import HEAD, MTP, StoredTensor, left_out_kind, state_dict_map
 from longcat.model.transformer import LongcatModel
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -171,7 +171,10 @@ class HuggingFaceFolder:
         """The name under which the folder has a tensor."""
         if tensor.duplicate:
             tensor = self._embedding
-        for name in (tensor.name, *tensor.aliases):
+        names = (tensor.name, *tensor.aliases)
+        if tensor.name == HEAD and self.stated.tied:
+            names = (HEAD, self._embedding.name, *self._embedding.aliases)
+        for name in names:
             if name in self._files:
                 return name
         raise DataError(f"{self.directory}: {tensor.name} is missing")

@@ -57,7 +57,9 @@ _LEFT_OUT = {
 }
 _EXPERT = re.compile(r"model\.layers\.\d+\.mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight(_scale(_inv)?)?")
 _EMBEDDING = "model.embed_tokens.weight"
-_ALIASES = {"lm_head.weight": (_EMBEDDING,), _EMBEDDING: ("model.ngram_embeddings.word_embeddings.weight",)}
+_ALIASES = {_EMBEDDING: ("model.ngram_embeddings.word_embeddings.weight",)}
+HEAD = "lm_head.weight"
+"""Name of the head; a folder with tied embeddings may do without it."""
 MTP = "model.mtp."
 """What the names of multi-token prediction begin with."""
 

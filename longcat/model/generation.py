@@ -22,7 +22,7 @@ def generate(
     seed: int = 0,
     stop: int | None = None,
 ) -> Iterator[int]:
-    """Yield up to `count` tokens that continue a prompt; each costs one forward pass of one token.
+    """Return an iterator over up to `count` tokens that continue a prompt; each costs one forward pass of one token.
 
     Args:
         model: in evaluation mode.
@@ -40,6 +40,19 @@ def generate(
     limit = model.config.max_position_embeddings
     if len(prompt) + count > limit:
         raise ConfigError(f"{len(prompt)} tokens of prompt and {count} new ones exceed the model's {limit} positions")
+    return _continuation(model, prompt, count, temperature, top_k, top_p, seed, stop)
+
+
+def _continuation(
+    model: LongcatModel,
+    prompt: list[int],
+    count: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int,
+    stop: int | None,
+) -> Iterator[int]:
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     cache = model.new_cache()

@@ -40,7 +40,7 @@ def test_longer_sequences_than_the_model_was_made_for():
     ("override", "message"),
     [
         ("benchmark.sweep.processes=[3]", "3 do not divide training.global_batch_sequences"),
-        ("benchmark.sweep.processes=[0]", "below 1"),
+        ("benchmark.sweep.processes=[0]", "benchmark.sweep.processes: 0 is below 1"),
         ("benchmark.sweep.sequence_length_tokens=[100]", "100 does not divide the"),
     ],
 )

@@ -319,6 +319,13 @@ def test_the_end_of_text_is_the_files():
         assert from_config_json(written) == model
 
 
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id"])
+def test_a_token_beyond_the_vocabulary_is_refused(name):
+    values = published()
+    with pytest.raises(ConfigError, match=f"{name}={values['vocab_size']} is not a token"):
+        from_config_json({**values, name: values["vocab_size"]})
+
+
 def test_reading_needs_no_torch():
     code = (
         "import sys, longcat.config.config_json, longcat.interchange, longcat.model; assert 'torch' not in sys.modules"

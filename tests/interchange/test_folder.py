@@ -208,6 +208,10 @@ def test_tied_embeddings_are_read(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match=r"lm_head\.weight is missing"):
+        load_huggingface(tmp_path)
+    stated = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stated | {"tie_word_embeddings": True}))
     assert torch.equal(load_huggingface(tmp_path).lm_head.weight, model.model.embed_tokens.weight)
 
 
