@@ -120,6 +120,8 @@ class Workspace:
             raise StorageError(
                 f"{self.path} cannot be a folder because a file has this name; choose another --workspace"
             ) from None
+        except OSError as error:  # where no folder can be made, as in /proc
+            raise StorageError(f"cannot make {self.path}: {error.strerror}; choose another --workspace") from None
 
     def lease(self) -> AbstractContextManager[None]:
         """Hold the exclusive right to write in this workspace; raises `WorkspaceBusyError` if another process does."""

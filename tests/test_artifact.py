@@ -216,3 +216,8 @@ def test_workspace_where_a_file_is(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "workspace"):
         with pytest.raises(StorageError, match=f"{path}.*choose another --workspace"):
             Workspace(path)
+
+
+def test_a_workspace_where_no_folder_can_be_made_is_a_storage_error():
+    with pytest.raises(StorageError, match=r"/proc/nope: .*choose another --workspace"):
+        Workspace("/proc/nope")

@@ -416,6 +416,8 @@ def test_an_end_of_text_beyond_the_corpus_vocabulary_names_the_setting_to_change
         (["corpus.sequence_length_tokens=512"], "exceeds model.max_position_embeddings=256"),
         (["training.expert_parallel=3"], "does not divide"),
         (["training.indexer_warmup_steps=3"], "indexer_warmup_steps=3, but there are no indexers"),
+        (["training.dense_attention_steps=3"], r"training\.dense_attention_steps=3, but there are no indexers"),
+        (["evaluation.suites=[held_out, held_out]"], "held_out more than once"),
         (
             ["model.sparse_attention={}", "training.indexer_warmup_steps=3", "training.losses.indexer_weight=0"],
             "trains nothing but the indexers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from longcat.config.section import Formerly, Section
 
@@ -60,3 +60,10 @@ class EvaluationConfig(Section):
     """Maximum number of documents per task; null takes all."""
     batch_sequences: int = Field(default=16, ge=1)
     """Sequences scored at once; part of the identity, because results can depend on it."""
+
+    @field_validator("suites")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if repeated := sorted({name for name in value if value.count(name) > 1}):
+            raise ValueError(f"{', '.join(repeated)} more than once")
+        return value

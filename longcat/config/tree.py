@@ -74,10 +74,11 @@ class PipelineConfig(Section):
                 f"training.losses.balance_groups={self.training.losses.balance_groups} does not divide "
                 f"model.n_routed_experts={self.model.n_routed_experts}"
             )
-        if self.training.indexer_warmup_steps and self.model.sparse_attention is None:
+        phases = {name: getattr(self.training, name) for name in ("dense_attention_steps", "indexer_warmup_steps")}
+        without_use = [f"training.{name}={steps}" for name, steps in phases.items() if steps]
+        if without_use and self.model.sparse_attention is None:
             raise ValueError(
-                f"training.indexer_warmup_steps={self.training.indexer_warmup_steps}, but there are no indexers: "
-                "model.sparse_attention is not set"
+                f"{' and '.join(without_use)}, but there are no indexers: model.sparse_attention is not set"
             )
         if self.training.indexer_warmup_steps and not self.training.losses.indexer_weight:
             raise ValueError(

@@ -40,7 +40,7 @@ class Workload:
     activated_parameters: float
     """Weights that a mean token is multiplied by: no look-ups, no norms, of the routed experts only the chosen ones."""
     formula_parameters: float
-    """N in published formulas: activated parameters with norms and embedding, without n-gram tables."""
+    """N in published formulas: activated parameters with norms, embedding and multi-token prediction, no n-gram tables."""
     embedding_parameters: int
     """Part of N that is only read by index: embedding and positions. A tied head is not included."""
     attention_width: float

@@ -91,8 +91,10 @@ def tokenizer_of(checkpoint: Path) -> Path:
     """Return the tokenizer that lies with a model.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or no such checkpoint.
     """
+    if not checkpoint.is_dir():
+        raise ConfigError(f"--checkpoint {checkpoint}: there is no such folder")
     path = model_folder(checkpoint) / TOKENIZER
     if not path.is_file():
         raise ConfigError(f"--checkpoint {checkpoint}: no {TOKENIZER} in {path.parent}")
