@@ -73,7 +73,7 @@ class MixtureOfExperts(Module):
         self.experts = Experts(config)
 
     @torch.compiler.disable
-    def forward(self, x: Tensor, padding: Tensor | None = None) -> tuple[Tensor, RouterStatistics]:
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> tuple[Tensor, RouterStatistics | None]:
         """Sum weight * expert(x) over the chosen experts; a zero expert returns x.
 
         Args:
@@ -81,7 +81,7 @@ class MixtureOfExperts(Module):
             padding: bool `[batch, seq]`, true for padding; all its slots go to zero experts.
 
         Returns:
-            The sum, of x's shape, and the statistics for balance.
+            The sum, of x's shape, and the statistics for balance; None of them in inference mode.
         """
         tokens = x.flatten(0, -2)
         weights, experts, probabilities = self.router(tokens)
@@ -97,6 +97,8 @@ class MixtureOfExperts(Module):
         out = self.operators.run(
             permute_and_combine, tokens, experts, weights, load[: self.routed], self.experts, zero_expert_output
         )
+        if torch.is_inference_mode_enabled():  # nothing is learnt, and a decoded token costs little else
+            return out.view_as(x), None
         detached = probabilities.detach()
         statistics = RouterStatistics(
             probability=probabilities.sum(0),

@@ -29,7 +29,7 @@ class Layer(nn.Module):
 
     def forward(
         self, x: Tensor, context: ForwardContext, number: int
-    ) -> tuple[Tensor, RouterStatistics, Tensor | None]:
+    ) -> tuple[Tensor, RouterStatistics | None, Tensor | None]:
         """Transform `[batch, seq, hidden]`; also returns router statistics, and the indexer's loss if it learns.
 
         `number` is the layer's place in the model, by which it finds its part of the cache.

@@ -37,7 +37,7 @@ class State(NamedTuple):
     hidden: Tensor
     """The same after it."""
     statistics: list[RouterStatistics]
-    """Of each layer."""
+    """One per layer; empty in inference mode."""
     index_loss: Tensor | None
     """Sum over layers and tokens, if indexers learn."""
 
@@ -125,7 +125,8 @@ class Backbone(nn.Module):
                 x, asked, loss = checkpoint(layer, x, context, number, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, asked, loss = layer(x, context, number)
-            statistics.append(asked)
+            if asked is not None:
+                statistics.append(asked)
             if loss is not None:
                 index_loss = loss if index_loss is None else index_loss + loss
         return State(x, self.norm(x), statistics, index_loss)
@@ -172,8 +173,10 @@ class LongcatModel(Module):
             fp32 logits `[batch, seq, vocab]`, or the sums.
 
         Raises:
-            ValueError: documents together with a cache.
+            ValueError: documents together with a cache, or loss terms in inference mode.
         """
+        if targets is not None and torch.is_inference_mode_enabled():
+            raise ValueError("loss terms need router statistics, which inference mode leaves out; use torch.no_grad()")
         context = self.model.context(tokens, cache, padding, phase, documents)
         state = self.model(tokens, context)
         if targets is None:

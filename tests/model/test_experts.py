@@ -1,5 +1,6 @@
 """The mixture: padding costs nothing and counts for nothing."""
 
+import pytest
 import torch
 
 from longcat.config import load_config
@@ -67,3 +68,16 @@ def test_an_infinite_token_spoils_no_other_experts_gradient(monkeypatch):
         assert infinite[number][others].abs().sum() > 0
     rows = torch.arange(40) != 7
     torch.testing.assert_close(infinite[0][0, rows], huge[0][0, rows])
+
+
+def test_inference_mode_leaves_out_statistics_and_says_so_for_losses():
+    model = LongcatModel(load_config("smoke").model).eval()
+    model.initialize(0)
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        expected, sums = model.logits(tokens), model.sums(tokens, tokens)
+    with torch.inference_mode():
+        assert torch.equal(model.logits(tokens), expected)
+        with pytest.raises(ValueError, match="use torch.no_grad"):
+            model.sums(tokens, tokens)
+    assert sums.router_load.sum() == 12 * model.config.moe_topk * model.config.num_layers
