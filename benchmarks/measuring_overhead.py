@@ -26,6 +26,7 @@ from longcat.benchmark.measurement import time_steps
 from longcat.benchmark.stage import summarise
 from longcat.config import PipelineConfig, load_config
 from longcat.corpus.stage import preprocess
+from longcat.costs.workload import longcat_workload
 from longcat.parallel.axes import Degrees
 from longcat.parallel.mesh import join, leave
 from longcat.processes.child import free_port
@@ -77,7 +78,8 @@ def repeated(config: PipelineConfig, tokens: Artifact, space: Workspace, count: 
     found = []
     for number in range(count):
         timed = time_steps(config, tokens, checkpoint, directory=space.path / f"measure-{number}")
-        _, work, *_ = summarise(config, timed)
+        workload = longcat_workload(config.model, timed.ffn_experts_per_token)
+        _, work, *_ = summarise(workload, timed, config.training.activation_checkpointing)
         found.append(work.mfu or 0.0)
     return found
 

@@ -16,10 +16,10 @@ from longcat.benchmark.measuring import TRACE
 from longcat.benchmark.references import TABLE as PUBLISHED
 from longcat.benchmark.report import write
 from longcat.benchmark.sweep import pareto, scaling
-from longcat.config import PipelineConfig
+from longcat.config import ModelConfig, PipelineConfig
 from longcat.costs.hardware import TABLE as HARDWARE
-from longcat.costs.mfu import Speed, Utilisation, utilisation
-from longcat.costs.workload import longcat_workload
+from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
+from longcat.costs.workload import Workload, longcat_workload
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.peak import Peak, device_peak
 from longcat.progress import Reporter, no_progress
@@ -123,8 +123,8 @@ def benchmark(
     def build(directory: Path) -> BenchmarkFacts:
         timed, sweep = read_measurement(measurement.path)
         workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-        speed, work, ours, peak = summarise(config, timed)
-        rows = [_swept(config, row) for row in sweep]
+        speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing)
+        rows = [_swept(config.model, row) for row in sweep]
         comparison = compare(ours, accelerator=timed.device_kind != "cpu", count=config.benchmark.reference_rows)
         kernels = (timed.operators or {}).get("kernels", [])
         result = {
@@ -163,8 +163,16 @@ def benchmark(
     return workspace.materialize(recipe, build)
 
 
-def summarise(config: PipelineConfig, timed: Measurement) -> tuple[Speed, Utilisation, Subject, Peak | None]:
-    """Compute speed, utilisation and the subject of a comparison from a measurement; also returns the peak used."""
+def summarise(
+    workload: Workload, timed: Measurement, recomputation: Recomputation
+) -> tuple[Speed, Utilisation, Subject, Peak | None]:
+    """Compute speed, utilisation and the subject of a comparison from a measurement; also returns the peak used.
+
+    Args:
+        workload: the model, with the routed experts per token that were measured.
+        timed: the measurement.
+        recomputation: in the backward pass of the timed steps.
+    """
     rate = timed.tokens_per_second
     peak: Peak | None
     if timed.window_peak_flops:
@@ -182,17 +190,17 @@ def summarise(config: PipelineConfig, timed: Measurement) -> tuple[Speed, Utilis
         sequence_length=timed.sequence_length,
         peak_flops=None if peak is None else peak.of(timed.processes),
     )
-    workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-    work = utilisation(workload, speed, config.training.activation_checkpointing)
+    work = utilisation(workload, speed, recomputation)
     return speed, work, subject(workload, speed, timed.precision), peak
 
 
-def _swept(config: PipelineConfig, row: dict[str, Any]) -> dict[str, Any]:
+def _swept(model: ModelConfig, row: dict[str, Any]) -> dict[str, Any]:
     """Return a setting of the sweep with its figures, or with the error that prevented them."""
     if "error" in row:
         return {**row["point"], "error": row["error"]}
     timed: Measurement = row["timed"]
-    _, work, *_ = summarise(config, timed)
+    workload = longcat_workload(model, timed.ffn_experts_per_token)
+    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"])
     return {
         **row["point"],
         "tokens_per_second": work.tokens_per_second,

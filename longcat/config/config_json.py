@@ -86,11 +86,6 @@ class LongcatJson:
     """What is left out of account, a sentence each."""
 
 
-def is_longcat(values: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of this family, by its model type or its architectures."""
-    return values.get("model_type") in FAMILIES.values() or any(name in FAMILIES for name in architectures(values))
-
-
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a file that holds a JSON object.
 
