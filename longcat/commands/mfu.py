@@ -81,7 +81,7 @@ def mfu(
     """Compute the MFU of any training run and compare it with published A100 runs, without running anything."""
     from longcat.benchmark.logs import METRICS, TOKENS_SEEN, LogContext, Throughput, read_log, read_metrics
     from longcat.benchmark.mfu_answer import answer, check_layout, find_workload
-    from longcat.costs.workload import sized_workload
+    from longcat.costs.decoder import sized_workload
 
     _one_of("--recompute", recompute, ("none", "selective", "full"))
     _one_of("--precision", precision, ("bf16", "fp16", "fp32", "fp8"))

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from longcat.config import ModelConfig
 from longcat.costs import flops
 from longcat.costs.flops import Flops, Scores
 from longcat.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Attention layers of one shape."""
-
-    layers: int
-    heads: int
-    key_dim: int
-    """Query and key dimensions per head."""
-    value_dim: int
-    """Value dimensions per head."""
-    window: int | None = None
-    """Maximum number of keys that a query reads; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -55,62 +41,6 @@ class Workload:
     def training_flops(self, sequence_length: int, scores: Scores = "causal") -> float:
         """Return the FLOP of forward and backward pass for one token."""
         return sum(part.training for part in self.flops(sequence_length, scores).values())
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A decoder of a common family, described by its matrices."""
-
-    family: str
-    layers: int
-    hidden_size: int
-    vocabulary: int
-    matrices: Mapping[str, float]
-    """Weights that a token is multiplied by, by component; routed experts by the mean number per token."""
-    attentions: tuple[Attention, ...]
-    embedding_parameters: int
-    """Parameters of embedding and positions, a tied head included."""
-    norm_and_bias_parameters: int
-    tied: bool
-    """Whether the head shares its weights with the embedding."""
-    inactive_expert_parameters: float = 0.0
-    """Weights of the routed experts that a mean token is not routed to."""
-    shared_parameters: float = 0.0
-    """Weights in `matrices` that are counted in more than one: the head, in multi-token prediction."""
-    ffn_experts: float = 0.0
-    assumptions: tuple[str, ...] = field(default=())
-
-    def flops(self, sequence_length: int, scores: Scores = "causal") -> dict[str, Flops]:
-        """Return the FLOP of one token by component."""
-        parts = {name: flops.product(weights) for name, weights in self.matrices.items()}
-        parts["attention_scores"] = Flops(0.0, 0.0)
-        for one in self.attentions:
-            keys = flops.keys_read(sequence_length, scores, one.window)
-            parts["attention_scores"] += flops.attention_scores(one.heads, one.key_dim, one.value_dim, keys).times(
-                one.layers
-            )
-        return parts
-
-    def workload(self) -> Workload:
-        """Return the workload of this decoder."""
-        head = self.hidden_size * self.vocabulary if self.tied else 0
-        activated = sum(self.matrices.values()) - self.shared_parameters
-        n = activated - head + self.embedding_parameters + self.norm_and_bias_parameters
-        return Workload(
-            family=self.family,
-            mixture="routed_experts" in self.matrices,
-            layers=self.layers,
-            hidden_size=self.hidden_size,
-            vocabulary=self.vocabulary,
-            total_parameters=round(n + self.inactive_expert_parameters),
-            activated_parameters=activated,
-            formula_parameters=n,
-            embedding_parameters=self.embedding_parameters - head,
-            attention_width=sum(a.layers * a.heads * (a.key_dim + a.value_dim) / 2 for a in self.attentions),
-            ffn_experts=self.ffn_experts,
-            flops=self.flops,
-            assumptions=self.assumptions,
-        )
 
 
 def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, family: str = "longcat") -> Workload:
@@ -153,49 +83,3 @@ def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, famil
         flops=lambda sequence_length, scores: flops.flops_per_token(model, sequence_length, experts, scores),
         assumptions=assumptions,
     )
-
-
-def sized_workload(
-    parameters: float,
-    *,
-    layers: int | None = None,
-    hidden_size: int | None = None,
-    vocabulary: int | None = None,
-    total_parameters: float | None = None,
-) -> Workload:
-    """Return the workload of a model of which only sizes are known.
-
-    Args:
-        parameters: N, as published: activated per token, with embedding.
-        layers: number of layers; with the hidden size, attention scores are counted (full heads, plain decoder).
-        hidden_size: width of the residual stream.
-        vocabulary: rows of the embedding; with the hidden size, the embedding is left out of the matrices.
-        total_parameters: all parameters of a mixture; None for a dense model.
-
-    Raises:
-        ConfigError: the sizes contradict one another.
-    """
-    if total_parameters is not None and total_parameters < parameters:
-        raise ConfigError(f"{total_parameters:g} parameters in total are fewer than {parameters:g} activated")
-    assumptions = []
-    if layers is None or hidden_size is None:
-        assumptions.append("attention scores are not counted, as layers and hidden size are not given")
-    if vocabulary is None or hidden_size is None:
-        assumptions.append("the embedding counts as a matrix, as vocabulary and hidden size are not given")
-    embedding = (vocabulary or 0) * (hidden_size or 0)
-    if embedding >= parameters:
-        raise ConfigError(f"{parameters:g} parameters are fewer than the embedding of {embedding:g}")
-    decoder = Decoder(
-        family="given sizes",
-        layers=layers or 0,
-        hidden_size=hidden_size or 0,
-        vocabulary=vocabulary or 0,
-        matrices={"weights": parameters - embedding},
-        attentions=(Attention(layers, 1, hidden_size, hidden_size),) if layers and hidden_size else (),
-        embedding_parameters=embedding,
-        norm_and_bias_parameters=0,
-        tied=False,
-        inactive_expert_parameters=0.0 if total_parameters is None else total_parameters - parameters,
-        assumptions=tuple(assumptions),
-    )
-    return replace(decoder.workload(), mixture=total_parameters is not None)

@@ -6,7 +6,7 @@ import pytest
 
 from longcat.benchmark.mfu_answer import answer
 from longcat.benchmark.report import html, markdown, write
-from longcat.costs.workload import sized_workload
+from longcat.costs.decoder import sized_workload
 
 WORKLOAD = sized_workload(7e9, layers=32, hidden_size=4096, vocabulary=32000)
 

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
 _MOST = 10**12
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-_SLIDING = {"sliding_window": 4096, "max_window_layers": 28}
-_MLA = {
-    "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
-}  # fmt: skip
-_DEFAULTS: dict[str, dict[str, int]] = {
-    "gpt2": {"n_positions": 1024},
-    "opt": {"max_position_embeddings": 2048},
-    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
-    "mixtral": {"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
-    "qwen2": {"num_key_value_heads": 32, **_SLIDING},
-    "qwen2_moe": {
-        "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
-        "shared_expert_intermediate_size": 5632, **_SLIDING,
-    },
-    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, **_SLIDING},
-    "qwen3_moe": {
-        "num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, **_SLIDING,
-    },
-    "deepseek_v2": {
-        "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407, "first_k_dense_replace": 0, **_MLA,
-    },
-    "deepseek_v3": {
-        "n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
-        "num_experts_per_tok": 8, **_MLA,
-    },
-}  # fmt: skip
+Defaults = Mapping[str, int]
 """Defaults of transformers for missing fields, where they are more than "none" or "as another field".
 
 Width, depth, heads and vocabulary have to be there: a file without them is of something else.
 """
 
 
-def complete(family: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def complete(defaults: Defaults, values: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in the defaults of transformers for missing fields. An explicit null stays None."""
-    defaults = _DEFAULTS.get(family, {})
     counted = any(name in values for name in EXPERTS)  # under whichever name
     return {name: value for name, value in defaults.items() if not (counted and name in EXPERTS)} | dict(values)
 
@@ -103,3 +79,15 @@ class Fields:
         if whole % parts:
             raise ConfigError(f"{self.source}: {parts} heads do not divide {what} {whole}")
         return whole // parts
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the config.json of one model type is read."""
+
+    read: Callable[[Fields], Workload]
+    architectures: tuple[str, ...] = ()
+    """Names of its classes in `architectures`."""
+    defaults: Defaults = field(default_factory=dict)
+    mtp: bool = False
+    """Whether `num_nextn_predict_layers` can be counted."""
