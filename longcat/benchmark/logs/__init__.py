@@ -8,12 +8,13 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longcat.benchmark.logs.throughput import LogContext, Throughput
 from longcat.errors import DataError
 
+__all__ = ["METRICS", "TOKENS_SEEN", "LogContext", "Throughput", "read_log", "read_metrics"]
 WARM_UP = 0.1
 """Fraction of the readings at the start that is left out; at least one reading, if there are more than two."""
 
@@ -27,31 +28,6 @@ METRICS = {
 """Names of logged tokens/s, with the tool that logs them and whether the value is per device."""
 TOKENS_SEEN = "num_input_tokens_seen"
 """Tokens seen by all devices, logged by a Trainer that counts them; its throughput is then over all devices."""
-
-
-@dataclass(frozen=True)
-class LogContext:
-    """Facts about a run that its log may not contain."""
-
-    devices: int
-    sequence_length: int
-    """Tokens per sequence."""
-    batch_tokens: int | None = None
-    """Tokens of one step over all devices."""
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Throughput of a run, as its log reports it."""
-
-    tokens_per_second: float
-    """Median over the readings, summed over all devices."""
-    spread: float
-    """Largest minus smallest reading, as a fraction of the median."""
-    readings: int
-    """Number of readings, without those left out at the start."""
-    kind: str
-    """Tool that wrote the log."""
 
 
 def read_log(path: Path, context: LogContext) -> Throughput:

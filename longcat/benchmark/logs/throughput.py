@@ -1,0 +1,45 @@
+"""What a reader of logs is told of a run, and what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Told:
+    """Utilisation as a log itself gives it: the median over the readings; one of the two figures at least."""
+
+    tflops_per_device: float | None = None
+    mfu: float | None = None
+    """As a fraction."""
+    peak_tflops: float | None = None
+    """Peak of one device that the tool divides by, where it always is the same; None for that of the device."""
+    conventions: tuple[str, ...] = ()
+    """Conventions (`longcat.costs.conventions`) that the tool may have counted in."""
+    recomputation: bool = False
+    """Whether the tool counts recomputation as work."""
+
+
+@dataclass(frozen=True)
+class LogContext:
+    """Facts about a run that its log may not contain."""
+
+    devices: int
+    sequence_length: int
+    """Tokens per sequence."""
+    batch_tokens: int | None = None
+    """Tokens of one step over all devices."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Throughput of a run, as its log reports it."""
+
+    tokens_per_second: float
+    """Median over the readings, summed over all devices."""
+    spread: float
+    """Largest minus smallest reading, as a fraction of the median."""
+    readings: int
+    """Number of readings, without those left out at the start."""
+    kind: str
+    """Tool that wrote the log."""
