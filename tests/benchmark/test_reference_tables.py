@@ -6,6 +6,7 @@ import pytest
 
 from longcat.accelerator import Accelerator
 from longcat.benchmark.references import KNOWN_CONVENTIONS, references
+from longcat.costs.families import from_config
 from longcat.costs.hardware import find_hardware, hardware_table
 from longcat.peak import peak
 from longcat.provenance import ROOT
@@ -119,6 +120,65 @@ def test_an_mfu_that_follows_from_hfu():
     (row,) = (row for row in references() if row.model == "GPT-145.6B")
     assert row.published_mfu is None
     assert row.mfu == pytest.approx(0.47 * 0.75, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        ("MPT-7b", {"model_type": "mpt", "d_model": 4096, "n_layers": 32, "n_heads": 32, "vocab_size": 50368}),  # tied: nothing is only looked up
+        (
+            "LLaMA-13B",  # vocabulary of 128,000, head apart
+            {"model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,
+             "num_attention_heads": 40, "vocab_size": 128000},
+        ),
+        (
+            "Llama-3-8B",
+            {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+             "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256},
+        ),
+    ],
+)  # fmt: skip
+def test_a_row_counts_like_the_configuration_of_its_model(model, config):
+    for row in references():
+        if row.model == model:
+            ours = from_config(config, "test").training_flops(row.sequence_length)
+            assert row.flops_per_token("longcat") == pytest.approx(ours, rel=1e-3)
+
+
+def test_a_published_mfu_is_carried_over_to_our_count():
+    rows = {(row.model, row.devices): row for row in references()}
+    row = rows["GPT-145.6B", 1536]  # only TFLOP/s with recomputation, over the whole square of scores
+    assert row.rederived_causal_mfu is None
+    scores = 6 * 80 * 12288 * 2048
+    assert row.causal_mfu == pytest.approx(
+        row.mfu * (6 * row.activated_parameters + scores) / row.flops_per_token("megatron_2021"), rel=1e-3
+    )
+    row = rows["Skywork-MoE-146B", 1536]  # speed and MFU disagree
+    assert row.causal_mfu == pytest.approx(
+        row.published_mfu * row.flops_per_token("longcat") / row.flops_per_token("palm")
+    )
+    assert row.rederived_causal_mfu == pytest.approx(
+        row.rederived_mfu * row.flops_per_token("longcat") / row.flops_per_token("palm")
+    )
+    row = rows["DeepSeek-V3", 2048]  # no formula, but a speed
+    assert row.causal_mfu == row.rederived_causal_mfu > 0.3
+    assert all(row.causal_mfu is None for row in references() if row.model == "Mixtral-8x22B")  # neither
+
+
+def test_a_table_without_the_optional_columns_is_read(tmp_path):
+    optional = ("lookup_parameters", "attention_width", "task", "routing", "guessed")
+    with (ROOT / "data/reference/mfu.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with (tmp_path / "old.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [name for name in rows[0] if name not in optional], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    old = references(tmp_path / "old.csv")
+    references.cache_clear()
+    assert len(old) == len(rows)
+    row = next(row for row in old if row.model == "Llama-3-8B")
+    assert (row.lookup_parameters, row.attention_width) == (128256 * 4096, 32 * 4096)
+    assert (row.task, row.routing, row.guessed) == ("pre-training", "", ())
 
 
 def test_vendor_reported_ratios_are_those_of_their_figures():
