@@ -112,6 +112,9 @@ def _read_lines(path: Path, context: LogContext, *, strict: bool) -> Throughput:
                         break
             if tuned and any(mark in line for mark in tuning.MARKS):
                 tuning.read(shared, line_number, line)
+    for tool in tools:
+        if tool.end is not None:
+            tool.end(logs[tool.kind])
     return _choose(path, logs, shared, context)
 
 

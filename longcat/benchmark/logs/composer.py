@@ -13,30 +13,23 @@ _VALUE = re.compile(r"\bTrain ([\w./-]+): (\S+)")
 
 
 def _read(log: Collected, line_number: int, line: str) -> None:
-    if "batch=" in line and "Eval batch" not in line and (found := _BATCH.search(line)):
-        log.state["composer"] = {"global_step": float(found[1]), "max_steps": float(found[2] or 0) or None}
-    found = None
-    for found in _VALUE.finditer(line):
-        block = log.state.setdefault("composer", {})
-        if found[1] in block:
-            block.clear()
-        block[found[1]] = found[2]
-        if found[1] == "throughput/tokens_per_sec":
-            block.pop("added", None)
-            log.state["composer line"] = line_number
-    _finish(log, line_number)
+    if "Eval batch" in line:
+        return
+    if found := _BATCH.search(line):
+        _end(log)
+        log.state["block"] = {"global_step": float(found[1]), "max_steps": float(found[2]) if found[2] else None}
+    for value in _VALUE.finditer(line):
+        if value[1] in log.state.get("block", {}):  # logged again without a batch in front
+            _end(log)
+        log.state.setdefault("block", {})[value[1]] = value[2]
+        log.state["line"] = line_number
 
 
-def _finish(log: Collected, line_number: int) -> None:
-    """Add the block's reading once its tokens/s have come; those of one device come after those of all."""
-    block = log.state.get("composer", {})
-    if "added" in block:
-        return
-    every, one = block.get("throughput/tokens_per_sec"), block.get("throughput/device/tokens_per_sec")
-    if every is None and one is None:
-        return
-    block["added"] = True
-    add_record(log, line_number, {name: value for name, value in block.items() if name != "added"})
+def _end(log: Collected) -> None:
+    """Add the reading of the block that has ended."""
+    block = log.state.pop("block", {})
+    if any(name.endswith("tokens_per_sec") for name in block):
+        add_record(log, log.state["line"], block)
 
 
 TOOL = Tool(
@@ -44,5 +37,6 @@ TOOL = Tool(
     example="Train throughput/tokens_per_sec: 20082.8",
     marks=("Train throughput/", "batch=", "Train time/"),
     read=_read,
+    end=_end,
     conventions=("llm_foundry",),
 )

@@ -104,6 +104,8 @@ def meaning(name: str) -> tuple[str, float] | None:
     low = name.strip().lower()
     if " - " in low:  # wandb's export puts the run in front
         low = low.rsplit(" - ", 1)[1]
+    if role := _BY_NAME.get(low):
+        return role, 1.0
     words = [word for word in re.split(r"[^a-z0-9]+", low) if word]
     if _OTHERS & set(words):
         return None

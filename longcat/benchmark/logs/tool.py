@@ -26,6 +26,8 @@ class Tool:
     """A line without any of these is none of its readings."""
     read: Callable[[Collected, int, str], None]
     """Read a line: given what was collected so far, its number and its text."""
+    end: Callable[[Collected], None] | None = None
+    """What to do at the end of the file."""
     facts: tuple[str, ...] = ()
     """A line with one of these may say something of the run, without being a reading."""
     conventions: tuple[str, ...] = ()
