@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from longcat.benchmark.logs.collected import Collected
@@ -27,6 +28,7 @@ CONTRADICTION = 0.25
 SLACK = 0.05
 """Relative gap up to which two counts of a step's tokens are the same."""
 _MANY = 100_000
+_NAN = math.nan
 
 
 @dataclass
@@ -49,10 +51,12 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
     _resolve(log)
     _check_facts(log, context)
     _check_sequences(log)
+    told = _told(log, tool)
     found = next((result for source in _SOURCES if (result := source(log, tool, context)) is not None), None)
     if found is None:
         raise DataError(_missing(log, tool))
-    steady = _steady(found.rates, log.starts) if found.of_readings else list(found.rates)
+    log.columns.clear()
+    steady = _steady(found.rates, log.starts) if found.of_readings else array("d", found.rates)
     if not steady:
         raise DataError(f"{log.where}: no reading is left of the log of {tool.kind}")
     median = _median(steady)
@@ -64,7 +68,7 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
         tokens_from=found.tokens_from,
         assumptions=(*log.notes, *found.assumptions),
         doubts=(*log.doubts, *found.doubts),
-        told=_told(log, tool),
+        told=told,
         fine_tuning=bool(log.fine_tuning),
         trainable_parameters=log.stated("trainable parameters"),
     )
@@ -73,19 +77,16 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
 def _resolve(log: Collected) -> None:
     """Decide whether times and tokens of no certain meaning are of a step or since the start: the latter only grow."""
     for name, of_step, of_run in (("time", "seconds", "seconds"), ("amount", "tokens", "counted")):
-        values = log.columns.pop(name, None)
-        if values is None:
+        values, steps = log.columns.pop(name, None), log.columns.get("steps")
+        if values is None or of_step in log.columns:
             continue
-        steps = log.columns.get("steps")
-        ends = [*log.starts[1:], log.count]
-        runs = [values[start:end] for start, end in zip(log.starts, ends, strict=True)]
-        pairs = [(a, b) for run in runs for a, b in itertools.pairwise(run)]
-        since_start = len(pairs) > 1 and all(a < b for a, b in pairs)
-        if of_step in log.columns or (since_start and of_run in log.columns):
-            continue
-        if since_start and steps is not None:
-            grown = [math.nan, *(b - a for a, b in itertools.pairwise(values))]
-            log.columns[of_run] = type(values)("d", [g / s for g, s in zip(grown, steps, strict=True)])
+        starts = set(log.starts)
+        growth = [b - a for at, (a, b) in enumerate(itertools.pairwise(values), start=1) if at not in starts]
+        if len(growth) > 1 and min(growth) > 0 and steps is not None:
+            if of_run not in log.columns:
+                log.columns[of_run] = array("d", [_NAN]) + array(
+                    "d", ((b - a) / n for (a, b), n in zip(itertools.pairwise(values), steps[1:], strict=True))
+                )
         else:
             log.columns[of_step] = values
 
@@ -111,24 +112,26 @@ def _check_sequences(log: Collected) -> None:
     batches, grown = log.column("sequences"), log.column("counted_sequences")
     if batches is None or grown is None:
         return
-    pairs = [
-        (batch, count)
-        for before, batch, count in zip(batches, batches[1:], grown[1:], strict=False)
-        if before == batch and count == count
-    ]
-    wrong = [pair for pair in pairs if abs(pair[1] / pair[0] - 1) > CONTRADICTION]
-    if pairs and len(wrong) > len(pairs) / 2:
-        batch, count = wrong[0]
+    checked = wrong = 0
+    example = (0.0, 0.0)
+    for before, batch, count in zip(batches, batches[1:], grown[1:], strict=False):
+        if before == batch and count == count:
+            checked += 1
+            if abs(count / batch - 1) > CONTRADICTION:
+                wrong += 1
+                example = (batch, count)
+    if wrong > checked / 2:
         raise DataError(
-            f"{log.where}: the log contradicts itself: its counter of sequences grows by {count:,.4g} a step, its global "
-            f"batch is {batch:,.0f} sequences"
+            f"{log.where}: the log contradicts itself: its counter of sequences grows by {example[1]:,.4g} a step, its "
+            f"global batch is {example[0]:,.0f} sequences"
         )
+    del log.columns["counted_sequences"]
 
 
-def _per_second(tokens: Sequence[float] | float, seconds: Sequence[float]) -> list[float]:
+def _per_second(tokens: Iterable[float] | float, seconds: Sequence[float]) -> array[float]:
     if isinstance(tokens, float | int):
-        return [tokens / time for time in seconds]
-    return [number / time for number, time in zip(tokens, seconds, strict=True)]
+        return array("d", (tokens / time for time in seconds))
+    return array("d", (number / time for number, time in zip(tokens, seconds, strict=True)))
 
 
 def _sequences(log: Collected) -> Sequence[float] | None:
@@ -137,16 +140,18 @@ def _sequences(log: Collected) -> Sequence[float] | None:
         return found
     stated = log.stated("sequences in a step")
     if stated:
-        return [stated] * log.count
+        return array("d", [stated]) * log.count
     return log.column("counted_sequences")
 
 
-def _known(values: Sequence[float] | None) -> list[float]:
-    return [] if values is None else [value for value in values if value == value and value > 0]
+def _known(values: Iterable[float] | None) -> array[float]:
+    return array("d", (value for value in values or () if value > 0))
 
 
 def _counted(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
     """Take the log's own counter of tokens, or the tokens/s that it tells."""
+    if log.count == 1 and log.mean_tokens and "counted" not in log.columns:
+        log.columns["counted"] = array("d", [log.mean_tokens])
     counted, seconds, rate = log.column("counted"), log.column("seconds"), log.column("rate")
     if counted is not None and seconds is not None and len(_known(counted)) > 0:
         rates = _per_second(counted, seconds)
@@ -162,7 +167,7 @@ def _counted(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
         "the tokens/s of one device that the log tells" if log.rate_of_device else "the tokens/s that the log tells",
     )
     if seconds is not None:
-        stepwise = [number * time for number, time in zip(rate, seconds, strict=True)]
+        stepwise = array("d", (number * time for number, time in zip(rate, seconds, strict=True)))
         stated, weights = log.column("tokens"), log.column("weights")
         if stated is not None:
             _compare_rates(log, _per_second(stated, seconds), rate, context)
@@ -181,10 +186,10 @@ def _compare_rates(log: Collected, counted: Sequence[float], told: Sequence[floa
     """Refuse a log that tells other tokens/s than it counts."""
     if told is None:
         return
-    pairs = [(a, b) for a, b in zip(counted, told, strict=True) if a == a and b == b and a > 0]
-    if not pairs:
+    both = _known(a for a, b in zip(counted, told, strict=True) if b > 0)
+    if not both:
         return
-    by_counter, by_log = _median([a for a, _ in pairs]), _median([b for _, b in pairs])
+    by_counter, by_log = _median(both), _median(_known(b for a, b in zip(counted, told, strict=True) if a > 0))
     ratio = by_counter / by_log
     if abs(ratio - 1) <= CONTRADICTION:
         return
@@ -203,7 +208,7 @@ def _compare_weights(
     weights: Sequence[float], stepwise: Sequence[float], context: LogContext, log: Collected, found: _Found
 ) -> None:
     """Compare the tokens that are no padding with all tokens."""
-    shares = _known([some / every for some, every in zip(weights, stepwise, strict=True)])
+    shares = _known(some / every for some, every in zip(weights, stepwise, strict=True))
     if not shares:
         return
     share = _median(shares)
@@ -224,7 +229,7 @@ def _compare_weights(
 def _compare_batch(log: Collected, tool: Tool, counted: Sequence[float], context: LogContext, found: _Found) -> None:
     """Say where the log counts other tokens than sequences times length, or than was given; refuse what cannot be."""
     numbers = _known(counted)
-    step = _median(numbers)
+    step = _median(array("d", numbers))
     sequences = _known(_sequences(log))
     if sequences and log.known(("sequences", "counted_sequences")):
         batch = _median(sequences)
@@ -283,7 +288,7 @@ def _stated(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
     if length and sequences is not None and not _padded(log, tool):
         _check_batch(log, sequences, length, context)
         return _Found(
-            _per_second([number * length for number in sequences], seconds),
+            _per_second((number * length for number in sequences), seconds),
             "the sequences and their length that the log states",
         )
     return None
@@ -314,7 +319,7 @@ def _given(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
         if batch > last * context.sequence_length * (1 + SLACK) or not _padded(log, tool):
             _check_batch(log, sequences, context.sequence_length, context)
         return _Found(
-            _per_second([number * batch / last for number in sequences], seconds), "--batch-tokens", [assumption]
+            _per_second((number * batch / last for number in sequences), seconds), "--batch-tokens", [assumption]
         )
     if steps := log.final.get("steps/s"):
         return _Found([batch * steps], "--batch-tokens", [assumption], of_readings=False)
@@ -345,17 +350,17 @@ def _from_flos(log: Collected, tool: Tool, context: LogContext) -> _Found | None
 def _assumed(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
     """Take the sequences times --sequence-length."""
     length, seconds, sequences = context.sequence_length, log.column("seconds"), _sequences(log)
-    of_readings, rates = True, None
-    what = "samples/s"
+    of_readings, what = True, "samples/s"
+    rates: array[float] | None = None
     if sequences is not None and seconds is not None:
         batch = _known(sequences)
         if batch:
             what = f"{batch[-1]:,.0f} sequences a step"
-            rates = _per_second([number * length for number in sequences], seconds)
+            rates = _per_second((number * length for number in sequences), seconds)
     if rates is None and (samples := log.column("sample_rate")) is not None:
-        rates = [number * length for number in samples]
+        rates = array("d", (number * length for number in samples))
     if rates is None and log.final.get("samples/s"):
-        rates, of_readings = [log.final["samples/s"] * length], False
+        rates, of_readings = array("d", [log.final["samples/s"] * length]), False
     if rates is None or not _known(rates):
         return None
     found = _Found(rates, f"{what} x --sequence-length {length:,}", of_readings=of_readings)
@@ -390,33 +395,35 @@ def _missing(log: Collected, tool: Tool) -> str:
     return f"{log.where}: no line reports the time of a step or tokens/s, only what {tool.kind} logs beside them"
 
 
-def _steady(rates: Sequence[float], starts: Sequence[int]) -> list[float]:
+def _steady(rates: Sequence[float], starts: Sequence[int]) -> array[float]:
     """Return the rates without the first tenth after each start of the run, and without readings that have none."""
-    steady: list[float] = []
-    ends = [*starts[1:], len(rates)]
-    for start, end in zip(starts or [0], ends, strict=True):
-        readings = rates[start:end]
+    steady = array("d")
+    for start, end in zip(starts or [0], [*starts[1:], len(rates)], strict=True):
+        readings = itertools.islice(rates, start, end)
         if start == 0:
-            readings = _known(readings)
-            left_out = max(1, int(WARM_UP * len(readings))) if len(readings) > 2 else 0
+            count = sum(1 for rate in itertools.islice(rates, end) if rate > 0)
+            left_out = max(1, int(WARM_UP * count)) if count > 2 else 0
+            readings = itertools.islice((rate for rate in readings if rate > 0), left_out, None)
         else:
-            left_out = max(1, int(WARM_UP * len(readings)))
-        steady += _known(readings[left_out:])
+            readings = itertools.islice(readings, max(1, int(WARM_UP * (end - start))), None)
+        steady.extend(rate for rate in readings if rate > 0)
     return steady or _known(rates)
 
 
-def _median(values: Sequence[float]) -> float:
+def _median(values: array[float]) -> float:
     if len(values) > _MANY:
         import numpy as np  # sorts many numbers in a fifth of the memory
 
-        return float(np.median(np.asarray(values)))
+        return float(np.median(np.frombuffer(values), overwrite_input=True))
     return statistics.median(values)
 
 
 def _told(log: Collected, tool: Tool) -> Told | None:
     tflops, mfu = log.column("tflops"), log.column("mfu")
-    speeds = _known(_steady(tflops, log.starts)) if tflops is not None else []
-    shares = _known(_steady(mfu, log.starts)) if mfu is not None else []
+    for name in ("tflops", "mfu"):
+        log.columns.pop(name, None)
+    speeds = _steady(tflops, log.starts) if tflops is not None else None
+    shares = _steady(mfu, log.starts) if mfu is not None else None
     if not speeds and not shares:
         return None
     return Told(

@@ -26,6 +26,8 @@ class Tool:
     """A line without any of these is none of its readings."""
     read: Callable[[Collected, int, str], None]
     """Read a line: given what was collected so far, its number and its text."""
+    many: Callable[[Collected, int, str], bool] | None = None
+    """Read all readings of a piece at once, given the number of its first line; False if it has to be read by lines."""
     end: Callable[[Collected], None] | None = None
     """What to do at the end of the file."""
     facts: tuple[str, ...] = ()
