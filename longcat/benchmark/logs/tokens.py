@@ -138,10 +138,10 @@ def _sequences(log: Collected) -> Sequence[float] | None:
     found = log.column("sequences")
     if found is not None:
         return found
-    stated = log.stated("sequences in a step")
-    if stated:
-        return array("d", [stated]) * log.count
-    return log.column("counted_sequences")
+    grown, stated = log.column("counted_sequences"), log.stated("sequences in a step")
+    if grown is not None and _known(grown):
+        return grown
+    return array("d", [stated]) * log.count if stated else None
 
 
 def _known(values: Iterable[float] | None) -> array[float]:
@@ -396,7 +396,14 @@ def _missing(log: Collected, tool: Tool) -> str:
 
 
 def _steady(rates: Sequence[float], starts: Sequence[int]) -> array[float]:
-    """Return the rates without the first tenth after each start of the run, and without readings that have none."""
+    """Return the rates without the first tenth after each start of the run, and without readings that have none.
+
+    Of a run without breaks the array itself is shortened: a log of 1 GB has millions of readings.
+    """
+    if len(starts) == 1 and isinstance(rates, array) and rates.typecode == "d" and all(rate > 0 for rate in rates):
+        if len(rates) > 2:
+            del rates[: max(1, int(WARM_UP * len(rates)))]
+        return rates
     steady = array("d")
     for start, end in zip(starts or [0], [*starts[1:], len(rates)], strict=True):
         readings = itertools.islice(rates, start, end)
