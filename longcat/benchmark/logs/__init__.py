@@ -112,7 +112,7 @@ def _read_lines(path: Path, context: LogContext, *, strict: bool) -> Throughput:
                 if tool.many is None or not tool.many(log, number, piece)
             ]
         steady = next((tool for tool in TOOLS if tool.many is not None and logs[tool.kind].count), None)
-        tuned = not strict and any(mark in piece for mark in tuning.MARKS)
+        tuned = any(mark in piece for mark in tuning.MARKS)
         if not present and not tuned:
             continue
         for line_number, line in lines(number, piece):

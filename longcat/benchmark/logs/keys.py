@@ -246,6 +246,8 @@ def _add(log: Collected, line: int, values: dict[str, float], names: set[str]) -
     if (milliseconds := values.pop("milliseconds", None)) is not None:
         values.setdefault("seconds", milliseconds / 1e3)
     _throughput(values, names)
+    if bare := names & {"tps", "wps"}:
+        log.state["bare"] = min(bare)
     if "train_tokens_per_second" in names and "consumed" in values:
         values.pop("device_rate", None)  # of all devices or of one, by the version; the counter tells
     if "mfu" in values:

@@ -44,8 +44,8 @@ def _read(log: Collected, line_number: int, line: str) -> None:
         for before, start, end in zip([0, *starts], starts, [*starts[1:], len(line)], strict=False):
             _message(log, line_number, line[max(before, start - 60) : start], line[start:end])
         return
-    found = _ITERATION.search(line)
-    start = found.start() if found else line.find(_ELAPSED)
+    elapsed = line.find(_ELAPSED)
+    start = max((found.start() for found in _ITERATION.finditer(line, 0, elapsed)), default=elapsed)
     _message(log, line_number, line[:start], line[start:])
 
 

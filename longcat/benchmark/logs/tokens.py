@@ -27,6 +27,8 @@ CONTRADICTION = 0.25
 """Relative gap between two figures of one log from which it contradicts itself."""
 SLACK = 0.05
 """Relative gap up to which two counts of a step's tokens are the same."""
+UNKNOWN = ("unknown tool", "CSV", "JSON", "JSON lines", "TensorBoard", "wandb")
+"""Kinds of files in which the tool is not known."""
 _MANY = 100_000
 _NAN = math.nan
 
@@ -114,7 +116,9 @@ def _check_sequences(log: Collected) -> None:
         return
     checked = wrong = 0
     example = (0.0, 0.0)
-    for before, batch, count in zip(batches, batches[1:], grown[1:], strict=False):
+    for before, batch, count in zip(
+        batches, itertools.islice(batches, 1, None), itertools.islice(grown, 1, None), strict=False
+    ):
         if before == batch and count == count:
             checked += 1
             if abs(count / batch - 1) > CONTRADICTION:
@@ -139,9 +143,14 @@ def _sequences(log: Collected) -> Sequence[float] | None:
     if found is not None:
         return found
     grown, stated = log.column("counted_sequences"), log.stated("sequences in a step")
-    if grown is not None and _known(grown):
+    if grown is not None and _last(grown):
         return grown
     return array("d", [stated]) * log.count if stated else None
+
+
+def _last(values: Sequence[float] | None) -> float:
+    """Return the last positive number; 0 if there is none."""
+    return next((value for value in reversed(values or ()) if value > 0), 0.0)
 
 
 def _known(values: Iterable[float] | None) -> array[float]:
@@ -153,9 +162,9 @@ def _counted(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
     if log.count == 1 and log.mean_tokens and "counted" not in log.columns:
         log.columns["counted"] = array("d", [log.mean_tokens])
     counted, seconds, rate = log.column("counted"), log.column("seconds"), log.column("rate")
-    if counted is not None and seconds is not None and len(_known(counted)) > 0:
+    if counted is not None and seconds is not None:
         rates = _per_second(counted, seconds)
-        if _known(rates):
+        if _last(rates):
             found = _Found(rates, "the log's counter of tokens")
             _compare_rates(log, rates, rate, context)
             _compare_batch(log, tool, counted, context, found)
@@ -166,7 +175,10 @@ def _counted(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
         rate,
         "the tokens/s of one device that the log tells" if log.rate_of_device else "the tokens/s that the log tells",
     )
+    _assume_whose(log, tool, context, found)
     if seconds is not None:
+        if not _padded(log, tool):
+            _compare_told(log, rate, seconds, context)
         stepwise = array("d", (number * time for number, time in zip(rate, seconds, strict=True)))
         stated, weights = log.column("tokens"), log.column("weights")
         if stated is not None:
@@ -202,6 +214,34 @@ def _compare_rates(log: Collected, counted: Sequence[float], told: Sequence[floa
     raise DataError(
         f"{log.where}: the log contradicts itself: it counts {by_counter:,.0f} tokens/s and tells {by_log:,.0f}"
     )
+
+
+def _assume_whose(log: Collected, tool: Tool, context: LogContext, found: _Found) -> None:
+    """Say whose tokens/s they are taken for, where a tool is not known."""
+    if context.devices == 1 or tool.kind not in UNKNOWN:
+        return
+    if name := log.state.get("bare"):
+        found.doubts.append(
+            f"{name} is taken as tokens/s of one device, which is not certain: there are {context.devices:,}"
+        )
+    else:
+        whose = "one device" if log.rate_of_device else "all devices"
+        found.assumptions.append(f"the tokens/s are taken as those of {whose}, by their name")
+
+
+def _compare_told(log: Collected, told: Sequence[float], seconds: Sequence[float], context: LogContext) -> None:
+    """Refuse a log that tells other tokens/s than its sequences make."""
+    sequences = _sequences(log)
+    if sequences is None:
+        return
+    length = log.stated("sequence length") or context.sequence_length
+    made = _per_second((number * length for number in sequences), seconds)
+    both = _known(a / b for a, b in zip(made, told, strict=True) if b > 0)
+    if both and abs(_median(both) - 1) > CONTRADICTION:
+        raise DataError(
+            f"{log.where}: the log tells {_median(_known(told)):,.0f} tokens/s, its sequences of {length:,.0f} tokens are "
+            f"{_median(_known(made)):,.0f}: --devices {context.devices:,} or --sequence-length is wrong"
+        )
 
 
 def _compare_weights(
@@ -295,9 +335,9 @@ def _stated(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
 
 
 def _check_batch(log: Collected, sequences: Sequence[float], length: float, context: LogContext) -> None:
-    if context.batch_tokens is None or not _known(sequences):
+    batch = _last(sequences)
+    if context.batch_tokens is None or not batch:
         return
-    batch = _known(sequences)[-1]
     if abs(batch * length / context.batch_tokens - 1) > SLACK:
         raise DataError(
             f"{log.where}: the log reports {batch:,.0f} sequences of {length:,.0f} tokens in a step, not --batch-tokens "
@@ -312,15 +352,18 @@ def _given(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
         return None
     seconds, sequences = log.column("seconds"), _sequences(log)
     assumption = f"a step has --batch-tokens {batch:,} tokens"
-    if seconds is not None and _known(seconds):
-        if sequences is None or not _known(sequences):
+    last = _last(sequences)
+    if seconds is not None and _last(seconds):
+        if sequences is None or not last:
             return _Found(_per_second(float(batch), seconds), "--batch-tokens", [assumption])
-        last = _known(sequences)[-1]
         if batch > last * context.sequence_length * (1 + SLACK) or not _padded(log, tool):
             _check_batch(log, sequences, context.sequence_length, context)
         return _Found(
             _per_second((number * batch / last for number in sequences), seconds), "--batch-tokens", [assumption]
         )
+    samples = log.column("sample_rate")
+    if samples is not None and last:
+        return _Found(array("d", (rate * batch / last for rate in samples)), "--batch-tokens", [assumption])
     if steps := log.final.get("steps/s"):
         return _Found([batch * steps], "--batch-tokens", [assumption], of_readings=False)
     return None
@@ -353,15 +396,15 @@ def _assumed(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
     of_readings, what = True, "samples/s"
     rates: array[float] | None = None
     if sequences is not None and seconds is not None:
-        batch = _known(sequences)
+        batch = _last(sequences)
         if batch:
-            what = f"{batch[-1]:,.0f} sequences a step"
+            what = f"{batch:,.0f} sequences a step"
             rates = _per_second((number * length for number in sequences), seconds)
     if rates is None and (samples := log.column("sample_rate")) is not None:
         rates = array("d", (number * length for number in samples))
     if rates is None and log.final.get("samples/s"):
         rates, of_readings = array("d", [log.final["samples/s"] * length]), False
-    if rates is None or not _known(rates):
+    if rates is None or not _last(rates):
         return None
     found = _Found(rates, f"{what} x --sequence-length {length:,}", of_readings=of_readings)
     if _padded(log, tool):

@@ -150,6 +150,33 @@ def test_what_names_mean(name, role):
     assert (meaning(name) or (None,))[0] == role
 
 
+def test_whose_tokens_they_are_is_said(read):
+    every = read("step 1 loss 3 tokens/s: 800\n")
+    assert every.assumptions == ("the tokens/s are taken as those of all devices, by their name",)
+    assert not every.doubts
+    assert "tps is taken as tokens/s of one device" in read({"step": 1, "tps": 100.0}).doubts[0]
+    assert not read({"step": 1, "tps": 100.0}, devices=1).doubts
+
+
+def test_tokens_told_of_a_device_fit_the_batch(read):
+    line = " iteration {n}/ 10 | elapsed time per iteration (ms): 1000.0 | tokens per GPU (tokens/s/GPU): 4096.0 | global batch size:    16 |\n"
+    text = "".join(line.format(n=n) for n in range(1, 5))
+    assert read(text).tokens_per_second == 32768
+    for other in ({"devices": 16}, {"length": 4096}):
+        with pytest.raises(
+            DataError,
+            match=r"tells \d\d,\d+ tokens/s, its sequences of .* --devices (8|16) or --sequence-length is wrong",
+        ):
+            read(text, **other)
+
+
+def test_sequences_a_second_and_a_given_batch(read):
+    line = " iteration: {n}/100  consumed_samples: {c}  total_loss: 1  time: 2.0 s/iter  data_time: 0.1 s/iter total_throughput: 4.0 samples/s lr: 1\n"
+    text = "".join(line.format(n=n, c=8 * (n + 1)) for n in range(6))
+    assert read(text).tokens_per_second == 4 * 2048
+    assert read(text, batch=8000).tokens_per_second == 4000
+
+
 def test_durations():
     assert seconds_of("1 day, 1:00:02") == 90002
     assert seconds_of("2m 19s") == 139
