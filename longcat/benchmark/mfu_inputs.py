@@ -1,23 +1,16 @@
-"""The answer of `longcat mfu`: utilisation and comparison, from a workload, a device and a speed."""
+"""Inputs of `longcat mfu` that need more than a look: the model and the parallel layout."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from longcat.benchmark.comparison import compare, subject
 from longcat.config import load_config, preset_names, target_ffn_experts
 from longcat.costs.families import read_workload
-from longcat.costs.hardware import Precision, require_hardware
-from longcat.costs.mfu import Recomputation, Speed, utilisation
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
-ROWS = 6
-"""Published runs to compare with at most."""
 _OWN_DEVICES = ("dp", "dp_shard", "dp_replicate", "fsdp", "tp", "sp", "cp", "pp")
 _SAME_DEVICES = ("ep", "etp", "vpp")
 """Degrees that take no devices of their own: experts and virtual stages use the devices of other axes."""
@@ -74,73 +67,3 @@ def check_layout(layout: str, devices: int) -> None:
     experts = math.prod(degrees.get(name, 1) for name in ("pp", "ep", "etp"))
     if devices % experts:
         raise ConfigError(f"--layout {layout}: experts take {experts} devices or a multiple, not --devices {devices}")
-
-
-def answer(
-    workload: Workload,
-    *,
-    device: str,
-    devices: int,
-    tokens_per_second: float,
-    sequence_length: int,
-    precision: Precision = "bf16",
-    peak_tflops: float | None = None,
-    recomputation: Recomputation = "none",
-) -> dict[str, Any]:
-    """Compute the utilisation of a run and compare it with published runs.
-
-    Args:
-        workload: model that is trained.
-        device: name in the table of hardware, or any name if `peak_tflops` is given.
-        devices: number of devices.
-        tokens_per_second: speed, summed over all devices.
-        sequence_length: tokens that attention sees.
-        precision: precision of the matrix products; selects the peak.
-        peak_tflops: peak of one device; the table's dense peak if None.
-        recomputation: part of the forward pass that is recomputed in the backward pass.
-
-    Returns:
-        The answer as JSON values; MFU and HFU are fractions.
-
-    Raises:
-        ConfigError: a number is out of range, or the device or its peak in this precision is not known.
-        DataError: the MFU or the HFU is above 100 %.
-    """
-    for name, value in (
-        ("devices", devices), ("tokens per second", tokens_per_second), ("sequence length", sequence_length),
-        ("peak TFLOP/s", 1.0 if peak_tflops is None else peak_tflops),
-    ):  # fmt: skip
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be above 0, found {value:g}")
-    measured: float | None = None
-    if peak_tflops is None:
-        row = require_hardware(device)
-        table_peak = row.peak_flops(precision)
-        if table_peak is None:
-            raise ConfigError(f"the {precision} peak of {row.name} is not known; give it with --peak-tflops")
-        peak, source = table_peak, f"{row.name}, dense {precision}: {row.source} (confidence {row.confidence})"
-        measured = row.measured_gemm_flops if precision == "bf16" else None
-    else:
-        peak, source = peak_tflops * 1e12, "given by --peak-tflops"
-    speed = Speed(tokens_per_second, devices, sequence_length, peak * devices)
-    work = utilisation(workload, speed, recomputation)
-    ours = subject(workload, speed, precision)
-    return {
-        **asdict(work),
-        "family": workload.family,
-        "kind": ours.kind,
-        "total_parameters": workload.total_parameters,
-        "activated_parameters": workload.activated_parameters,
-        "formula_parameters": workload.formula_parameters,
-        "device": device,
-        "devices": devices,
-        "sequence_length": sequence_length,
-        "precision": precision,
-        "recomputation": recomputation,
-        "peak_flops": peak,
-        "peak_source": source,
-        "measured_gemm_flops": measured,
-        "mfu_by_convention": dict(ours.mfu_by_convention),
-        "comparison": compare(ours, accelerator=True, count=ROWS).as_dict(),
-        "assumptions": list(workload.assumptions),
-    }

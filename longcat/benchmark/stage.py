@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
-from longcat.benchmark.comparison import Subject, compare, subject
+from longcat.benchmark.comparison import compare
+from longcat.benchmark.matching import Subject, several_nodes, subject
 from longcat.benchmark.measurement import Measurement, measure, read_measurement
 from longcat.benchmark.measuring import TRACE
 from longcat.benchmark.references import TABLE as PUBLISHED
 from longcat.benchmark.report import write
 from longcat.benchmark.sweep import pareto, scaling
+from longcat.benchmark.verdict import other_peaks
 from longcat.config import ModelConfig, PipelineConfig
 from longcat.costs.hardware import TABLE as HARDWARE
 from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
@@ -125,7 +127,13 @@ def benchmark(
         workload = longcat_workload(config.model, timed.ffn_experts_per_token)
         speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing)
         rows = [_swept(config.model, row) for row in sweep]
-        comparison = compare(ours, accelerator=timed.device_kind != "cpu", count=config.benchmark.reference_rows)
+        comparison = compare(
+            ours,
+            accelerator=timed.device_kind != "cpu",
+            count=config.benchmark.reference_rows,
+            tokens_per_second=speed.tokens_per_second,
+            other_peaks=other_peaks(timed.device_name, timed.precision),
+        )
         kernels = (timed.operators or {}).get("kernels", [])
         result = {
             **asdict(work),
@@ -191,7 +199,15 @@ def summarise(
         peak_flops=None if peak is None else peak.of(timed.processes),
     )
     work = utilisation(workload, speed, recomputation)
-    return speed, work, subject(workload, speed, timed.precision), peak
+    ours = subject(
+        workload,
+        speed,
+        timed.precision,
+        recomputation=recomputation,
+        several_nodes=several_nodes(timed.device_name, timed.processes),
+        routing="dropless",
+    )
+    return speed, work, ours, peak
 
 
 def _swept(model: ModelConfig, row: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""The answer of `longcat mfu`: utilisation and comparison, from a workload, a run and a speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from longcat.benchmark.comparison import compare
+from longcat.benchmark.cross_check import cross_check
+from longcat.benchmark.logs.throughput import Throughput
+from longcat.benchmark.matching import Routing, several_nodes, subject
+from longcat.benchmark.verdict import Peak, other_peaks
+from longcat.costs.hardware import HardwareRow, Precision, require_hardware
+from longcat.costs.mfu import Recomputation, Speed, utilisation
+from longcat.costs.workload import Workload
+from longcat.errors import ConfigError
+
+ROWS = 6
+"""Published runs to compare with at most."""
+_HIGH_FOR_A_MIXTURE = 0.5
+"""MFU above which a mixture deserves a second look: no published one on A100s comes near."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run, as the command line tells it."""
+
+    device: str
+    """Name in the table of hardware, or any name if `peak_tflops` is given."""
+    devices: int
+    sequence_length: int
+    """Tokens that attention sees."""
+    precision: Precision = "bf16"
+    """Of the matrix products; selects the peak."""
+    peak_tflops: float | None = None
+    """Peak of one device; the table's dense peak if None."""
+    recomputation: Recomputation = "none"
+    """Part of the forward pass that is recomputed in the backward pass."""
+    nodes: int | None = None
+    """Number of nodes; None takes the usual size of a node of this device."""
+    routing: Routing = ""
+    """What a mixture does with the tokens of a crowded expert."""
+    fine_tuning: bool = False
+    trainable_parameters: float | None = None
+    """Parameters with a gradient, where the others are frozen."""
+
+
+def answer(
+    workload: Workload,
+    run: Run,
+    tokens_per_second: float,
+    *,
+    logged: Throughput | None = None,
+) -> dict[str, Any]:
+    """Compute the utilisation of a run and compare it with published runs.
+
+    Args:
+        workload: model that is trained.
+        run: device, number of devices and what else is known of the run.
+        tokens_per_second: speed, summed over all devices.
+        logged: what its log tells, where the speed is from one.
+
+    Returns:
+        The answer as JSON values; MFU and HFU are fractions.
+
+    Raises:
+        ConfigError: a number is out of range, or the device or its peak in this precision is not known.
+        DataError: the MFU or the HFU is above 100 %.
+    """
+    for name, value in (
+        ("devices", run.devices), ("tokens per second", tokens_per_second), ("sequence length", run.sequence_length),
+        ("peak TFLOP/s", 1.0 if run.peak_tflops is None else run.peak_tflops),
+    ):  # fmt: skip
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name} must be above 0, found {value:g}")
+    row, peak, others = _peaks(run)
+    trainable = run.trainable_parameters or (logged.trainable_parameters if logged is not None else None)
+    trained = workload if trainable is None else workload.trained(trainable)
+    speed = Speed(tokens_per_second, run.devices, run.sequence_length, peak.flops * run.devices)
+    work = utilisation(trained, speed, run.recomputation)
+    ours = subject(
+        trained,
+        speed,
+        run.precision,
+        recomputation=run.recomputation,
+        several_nodes=several_nodes(run.device, run.devices) if run.nodes is None else run.nodes > 1,
+        routing=run.routing,
+        fine_tuning=run.fine_tuning or trainable is not None or (logged is not None and logged.fine_tuning),
+    )
+    doubts: tuple[str, ...] = ()
+    found: dict[str, Any] = {}
+    if logged is not None:
+        check = cross_check(
+            trained,
+            logged,
+            devices=run.devices,
+            sequence_length=run.sequence_length,
+            peak_flops=peak.flops,
+            recomputation=run.recomputation,
+        )
+        doubts = logged.doubts
+        found["log"] = asdict(logged)
+        if check is not None:
+            found["cross_check"] = asdict(check) | {"ratio": check.ratio}
+            doubts = doubts if check.agrees else (*doubts, check.doubt)
+    comparison = compare(
+        ours,
+        accelerator=True,
+        count=ROWS,
+        tokens_per_second=tokens_per_second,
+        other_peaks=others,
+        doubts=doubts,
+    )
+    return {
+        **asdict(work),
+        "family": workload.family,
+        "kind": ours.kind,
+        "total_parameters": workload.total_parameters,
+        "activated_parameters": workload.activated_parameters,
+        "formula_parameters": workload.formula_parameters,
+        "trainable_parameters": trainable,
+        "device": run.device,
+        "devices": run.devices,
+        "several_nodes": ours.several_nodes,
+        "sequence_length": run.sequence_length,
+        "precision": run.precision,
+        "recomputation": run.recomputation,
+        "fine_tuning": ours.fine_tuning,
+        "peak_flops": peak.flops,
+        "peak_source": peak.source,
+        "measured_gemm_flops": row.measured_gemm_flops if row is not None and run.precision == "bf16" else None,
+        "mfu_by_convention": dict(ours.mfu_by_convention),
+        "comparison": comparison.as_dict(),
+        "assumptions": [*trained.assumptions, *(logged.assumptions if logged is not None else ())],
+        "doubts": list(doubts),
+        "remarks": _remarks(row, ours.kind, work.mfu),
+        **found,
+    }
+
+
+def _peaks(run: Run) -> tuple[HardwareRow | None, Peak, Sequence[Peak]]:
+    """Return the device's row, the peak to count with, and the other published ones."""
+    if run.peak_tflops is not None:
+        return None, Peak(run.peak_tflops * 1e12, "given by --peak-tflops"), ()
+    row = require_hardware(run.device)
+    flops = row.peak_flops(run.precision)
+    if flops is None:
+        raise ConfigError(f"the {run.precision} peak of {row.name} is not known; give it with --peak-tflops")
+    source = f"{row.name}, dense {run.precision}: {row.source} (confidence {row.confidence})"
+    return row, Peak(flops, source), other_peaks(run.device, run.precision)
+
+
+def _remarks(row: HardwareRow | None, kind: str, mfu: float | None) -> list[str]:
+    """Return what a reader should look at twice."""
+    remarks = []
+    if row is not None and row.per_package > 1:
+        remarks.append(
+            f"a device is one of the {row.per_package} dies of a package, as the driver counts; "
+            "vendors' figures are often per package"
+        )
+    if kind == "moe" and mfu is not None and mfu > _HIGH_FOR_A_MIXTURE:
+        remarks.append(f"{mfu:.1%} is more than any published mixture reaches on A100s: check speed, model and devices")
+    return remarks
