@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
-import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from longcat.benchmark.comparison import compare
 from longcat.benchmark.matching import Subject, several_nodes, subject
 from longcat.benchmark.measurement import Measurement, measure, read_measurement
 from longcat.benchmark.measuring import TRACE
+from longcat.benchmark.products import Products, largest_products
 from longcat.benchmark.references import TABLE as PUBLISHED
 from longcat.benchmark.report import write
 from longcat.benchmark.sweep import pareto, scaling
@@ -27,7 +26,7 @@ from longcat.peak import Peak, device_peak
 from longcat.progress import Reporter, no_progress
 from longcat.provenance import code_of
 
-STAGE_VERSION = 6
+STAGE_VERSION = 7
 
 
 class BenchmarkFacts(Facts):
@@ -64,7 +63,7 @@ class BenchmarkFacts(Facts):
     step_fractions: dict[str, float]
     """Fraction of a step's time by part, see `longcat.benchmark.breakdown.PARTS`; empty without profiled steps."""
     ratio_to_a100: float | None
-    """Median ratio of our MFU to that of the published A100 runs compared with; None without one."""
+    """Median ratio of our MFU to that of the published A100 runs compared with; None without one, and on a CPU."""
     verdict: str
     measurement: str
     """Digest of the measurement artifact that the figures come from."""
@@ -125,8 +124,9 @@ def benchmark(
     def build(directory: Path) -> BenchmarkFacts:
         timed, sweep = read_measurement(measurement.path)
         workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-        speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing)
-        rows = [_swept(config.model, row) for row in sweep]
+        products = largest_products([timed, *(row["timed"] for row in sweep if "timed" in row)])
+        speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing, products)
+        rows = [_swept(config.model, row, products) for row in sweep]
         comparison = compare(
             ours,
             accelerator=timed.device_kind != "cpu",
@@ -134,7 +134,6 @@ def benchmark(
             tokens_per_second=speed.tokens_per_second,
             other_peaks=other_peaks(timed.device_name, timed.precision),
         )
-        kernels = (timed.operators or {}).get("kernels", [])
         result = {
             **asdict(work),
             **asdict(timed),
@@ -144,7 +143,8 @@ def benchmark(
             "peak_flops": speed.peak_flops,
             "peak_source": None if peak is None else peak.source,
             "peak_measured": None if peak is None else peak.measured,
-            "measured_gemm_flops": max((k["flops_per_second"] for k in kernels if "GEMM" in k["name"]), default=None),
+            "measured_gemm_flops": products.per_process,
+            "products": products.as_dict(),
             "total_parameters": workload.total_parameters,
             "activated_parameters": workload.activated_parameters,
             "formula_parameters": workload.formula_parameters,
@@ -172,7 +172,7 @@ def benchmark(
 
 
 def summarise(
-    workload: Workload, timed: Measurement, recomputation: Recomputation
+    workload: Workload, timed: Measurement, recomputation: Recomputation, products: Products | None = None
 ) -> tuple[Speed, Utilisation, Subject, Peak | None]:
     """Compute speed, utilisation and the subject of a comparison from a measurement; also returns the peak used.
 
@@ -180,16 +180,15 @@ def summarise(
         workload: the model, with the routed experts per token that were measured.
         timed: the measurement.
         recomputation: in the backward pass of the timed steps.
+        products: largest products that were seen on this machine, the largest of which is a CPU's peak; those of the
+            measurement itself if None.
     """
     rate = timed.tokens_per_second
     peak: Peak | None
-    if timed.window_peak_flops:
-        # compare each window with the products before and after it: other load slows both down
-        rates = [timed.window_steps * timed.batch_tokens / seconds for seconds in timed.window_seconds]
-        around = [statistics.fmean(pair) for pair in itertools.pairwise(timed.window_peak_flops)]
-        per_flop = statistics.median(one / product for one, product in zip(rates, around, strict=True))
-        source = f"measured: best {timed.precision} matrix product of all processes at once, between the windows"
-        peak = Peak(rate / per_flop, source, measured=True)
+    if timed.device_kind == "cpu":
+        products = products or largest_products([timed])
+        source = f"the largest {timed.precision} product measured on this machine: {products.machine_source}"
+        peak = None if products.machine is None else Peak(products.machine, source, measured=True)
     else:
         peak = device_peak(timed.device_name, timed.precision)
     speed = Speed(
@@ -210,13 +209,13 @@ def summarise(
     return speed, work, ours, peak
 
 
-def _swept(model: ModelConfig, row: dict[str, Any]) -> dict[str, Any]:
+def _swept(model: ModelConfig, row: dict[str, Any], products: Products) -> dict[str, Any]:
     """Return a setting of the sweep with its figures, or with the error that prevented them."""
     if "error" in row:
         return {**row["point"], "error": row["error"]}
     timed: Measurement = row["timed"]
     workload = longcat_workload(model, timed.ffn_experts_per_token)
-    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"])
+    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"], products)
     return {
         **row["point"],
         "tokens_per_second": work.tokens_per_second,
