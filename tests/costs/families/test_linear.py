@@ -27,7 +27,7 @@ DELTA = {
     "linear_num_value_heads": 16, "linear_conv_kernel_dim": 3,
 }  # fmt: skip
 EXPERTS = {
-    "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40, "num_experts": 6, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40, "num_experts": 12, "num_experts_per_tok": 2,
 }  # fmt: skip
 
 
