@@ -17,7 +17,17 @@ from typing import Any
 from longcat.benchmark.distribution import Distribution, distribution, mixture_sentence
 from longcat.benchmark.matching import BASELINE, CLAIM, Match, Subject, distance, match
 from longcat.benchmark.references import Reference, references
-from longcat.benchmark.verdict import MIN_ROWS, Peak, Verdict, Word, decide, overall, sentence, spread, under_each_peak
+from longcat.benchmark.verdict import (
+    MIN_ROWS,
+    PublishedPeak,
+    Verdict,
+    Word,
+    decide,
+    overall,
+    sentence,
+    spread,
+    under_each_peak,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Comparison:
     verdicts: tuple[Verdict, ...]
     """The verdict under each published peak of the device; the first is that of the peak used."""
     distribution: Distribution | None
-    """The run among all published A100 runs of its kind."""
+    """A mixture among all published ones on A100s; None for a dense run."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON values, with each match flattened into its row."""
@@ -62,7 +72,7 @@ def compare(
     count: int,
     rows: Sequence[Reference] | None = None,
     tokens_per_second: float = 0.0,
-    other_peaks: Sequence[Peak] = (),
+    peaks: Sequence[PublishedPeak] = (),
     doubts: Sequence[str] = (),
 ) -> Comparison:
     """Compare a run with the nearest published A100 runs.
@@ -73,7 +83,7 @@ def compare(
         count: rows to compare with at most.
         rows: published runs to choose from; the whole table if None.
         tokens_per_second: our speed, summed over all devices.
-        other_peaks: further published peaks of the device.
+        peaks: published peaks of the device; the first is the one that our MFU refers to.
         doubts: reasons why the figures are too uncertain for a verdict.
     """
     if not accelerator:
@@ -87,13 +97,15 @@ def compare(
     # without a fair row, prefer rows whose ratio can be computed, also of the other kind
     chosen = _varied(fair, count) if fair else sorted(near, key=lambda one: one.ratio is None)[:count]
     ratios = [one.ratio for one in chosen if one.ratio is not None]
-    mfu, peak = ours.causal_mfu, ours.peak_tflops
+    mfu = ours.causal_mfu
     verdicts: list[Verdict] = []
     among = None
-    if mfu is not None and peak is not None:
-        among = distribution(near, ours.kind, mfu, tokens_per_second)
-        if fair and ours.kind != "moe" and not doubts:
-            verdicts = under_each_peak(chosen, mfu, [Peak(peak * 1e12, "the peak used"), *other_peaks])
+    if mfu is not None and ours.kind == "moe":
+        among = distribution(near, mfu, tokens_per_second)
+    elif mfu is not None and fair and not doubts:
+        verdicts = under_each_peak(
+            chosen, mfu, peaks or [PublishedPeak(1e12 * (ours.peak_tflops or 0.0), "the peak used")]
+        )
     word: Word = overall(verdicts) if verdicts else "none"
     return Comparison(
         fair=bool(fair),
@@ -129,7 +141,7 @@ def _without_deciding(near: Sequence[Match], count: int) -> list[Match]:
 
     def word(matches: Sequence[Match]) -> Word:
         fair = _varied([one for one in matches if not one.differences], count)
-        return decide(fair, 0.0, Peak(1.0, "")).word
+        return decide(fair, 0.0, PublishedPeak(1.0, "")).word
 
     near = list(near)
     while True:
@@ -156,7 +168,7 @@ def _in_words(
         return "the peak of this device is not known, so there is no MFU to compare"
     if doubts:
         return f"no verdict, as an input is too uncertain: {'; '.join(doubts)}"
-    if ours.kind == "moe" and among is not None:
+    if among is not None:
         return mixture_sentence(among, [one for one in among.rows if not one.differences])
     if not any(one.ratio is not None for one in matches):
         return "no published A100 run can be compared with"

@@ -1,4 +1,4 @@
-"""Our run among all published A100 runs of its kind: where it stands, and what the claim would need."""
+"""A mixture among all published ones on A100s: where it stands, and what the claim would need."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from longcat.benchmark.verdict import MIN_ROWS
 
 @dataclass(frozen=True)
 class Distribution:
-    """The MFU of all published A100 runs of one kind, counted causally, with our run among them."""
+    """The MFU of all published mixtures on A100s, counted causally, with our run among them."""
 
-    kind: str
-    """dense or moe."""
     rows: tuple[Match, ...]
     """By MFU, the smallest first."""
     own_mfu: float
@@ -74,10 +72,10 @@ class Distribution:
         return asdict(self) | {"rows": rows} | {name: getattr(self, name) for name in figures}
 
 
-def distribution(matches: Sequence[Match], kind: str, own_mfu: float, tokens_per_second: float) -> Distribution | None:
-    """Return our run among the rows of its kind that can be counted causally; None without such a row."""
+def distribution(matches: Sequence[Match], own_mfu: float, tokens_per_second: float) -> Distribution | None:
+    """Return our run among the mixtures that can be counted causally; None without such a row."""
     rows = sorted(
-        (one for one in matches if one.row.kind == kind and one.row.causal_mfu and one.row.task != "fine-tuning"),
+        (one for one in matches if one.row.kind == "moe" and one.row.causal_mfu and one.row.task != "fine-tuning"),
         key=lambda one: one.mfu or 0.0,
     )
     if not rows:
@@ -85,7 +83,7 @@ def distribution(matches: Sequence[Match], kind: str, own_mfu: float, tokens_per
     fair = [one for one in rows if not one.differences]
     of = "the fair rows" if fair else "all of them"
     median = statistics.median(one.mfu for one in (fair or rows) if one.mfu is not None)
-    return Distribution(kind, tuple(rows), own_mfu, median, of, tokens_per_second)
+    return Distribution(tuple(rows), own_mfu, median, of, tokens_per_second)
 
 
 def mixture_sentence(among: Distribution, fair: Sequence[Match]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from longcat.benchmark.comparison import compare
 from longcat.benchmark.cross_check import cross_check
 from longcat.benchmark.logs.throughput import Throughput
 from longcat.benchmark.matching import Routing, several_nodes, subject
-from longcat.benchmark.verdict import Peak, other_peaks
+from longcat.benchmark.verdict import PublishedPeak, other_peaks
 from longcat.costs.hardware import HardwareRow, Precision, require_hardware
 from longcat.costs.mfu import Recomputation, Speed, utilisation
 from longcat.costs.workload import Workload
@@ -34,7 +33,7 @@ class Run:
     precision: Precision = "bf16"
     """Of the matrix products; selects the peak."""
     peak_tflops: float | None = None
-    """Peak of one device; the table's dense peak if None."""
+    """PublishedPeak of one device; the table's dense peak if None."""
     recomputation: Recomputation = "none"
     """Part of the forward pass that is recomputed in the backward pass."""
     nodes: int | None = None
@@ -74,7 +73,8 @@ def answer(
     ):  # fmt: skip
         if not 0 < value < float("inf"):
             raise ConfigError(f"{name} must be above 0, found {value:g}")
-    row, peak, others = _peaks(run)
+    row, peaks = _peaks(run)
+    peak = peaks[0]
     trainable = run.trainable_parameters or (logged.trainable_parameters if logged is not None else None)
     trained = workload if trainable is None else workload.trained(trainable)
     speed = Speed(tokens_per_second, run.devices, run.sequence_length, peak.flops * run.devices)
@@ -109,7 +109,7 @@ def answer(
         accelerator=True,
         count=ROWS,
         tokens_per_second=tokens_per_second,
-        other_peaks=others,
+        peaks=peaks,
         doubts=doubts,
     )
     return {
@@ -139,16 +139,16 @@ def answer(
     }
 
 
-def _peaks(run: Run) -> tuple[HardwareRow | None, Peak, Sequence[Peak]]:
-    """Return the device's row, the peak to count with, and the other published ones."""
+def _peaks(run: Run) -> tuple[HardwareRow | None, list[PublishedPeak]]:
+    """Return the device's row and its published peaks; the first is the one to count with."""
     if run.peak_tflops is not None:
-        return None, Peak(run.peak_tflops * 1e12, "given by --peak-tflops"), ()
+        return None, [PublishedPeak(run.peak_tflops * 1e12, "given by --peak-tflops")]
     row = require_hardware(run.device)
     flops = row.peak_flops(run.precision)
     if flops is None:
         raise ConfigError(f"the {run.precision} peak of {row.name} is not known; give it with --peak-tflops")
     source = f"{row.name}, dense {run.precision}: {row.source} (confidence {row.confidence})"
-    return row, Peak(flops, source), other_peaks(run.device, run.precision)
+    return row, [PublishedPeak(flops, source), *other_peaks(run.device, run.precision)]
 
 
 def _remarks(row: HardwareRow | None, kind: str, mfu: float | None) -> list[str]:

@@ -16,7 +16,7 @@ from longcat.benchmark.products import Products, largest_products
 from longcat.benchmark.references import TABLE as PUBLISHED
 from longcat.benchmark.report import write
 from longcat.benchmark.sweep import pareto, scaling
-from longcat.benchmark.verdict import other_peaks
+from longcat.benchmark.verdict import PublishedPeak, other_peaks
 from longcat.config import ModelConfig, PipelineConfig
 from longcat.costs.hardware import TABLE as HARDWARE
 from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
@@ -132,7 +132,9 @@ def benchmark(
             accelerator=timed.device_kind != "cpu",
             count=config.benchmark.reference_rows,
             tokens_per_second=speed.tokens_per_second,
-            other_peaks=other_peaks(timed.device_name, timed.precision),
+            peaks=[]
+            if peak is None
+            else [PublishedPeak(peak.flops, peak.source), *other_peaks(timed.device_name, timed.precision)],
         )
         result = {
             **asdict(work),

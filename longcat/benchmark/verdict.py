@@ -19,7 +19,7 @@ _AGREED = 0.75
 
 
 @dataclass(frozen=True)
-class Peak:
+class PublishedPeak:
     """A peak that is published for one device."""
 
     flops: float
@@ -27,10 +27,14 @@ class Peak:
     source: str
 
 
-def other_peaks(device: str, precision: str) -> list[Peak]:
+def other_peaks(device: str, precision: str) -> list[PublishedPeak]:
     """Return the peaks of a device that are published beside the one of the table."""
     row = find_hardware(device)
-    return [] if row is None or precision != "bf16" else [Peak(flops, what) for flops, what in row.other_bf16_flops]
+    return (
+        []
+        if row is None or precision != "bf16"
+        else [PublishedPeak(flops, what) for flops, what in row.other_bf16_flops]
+    )
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Verdict:
     """Rows whose readings disagree."""
 
 
-def decide(matches: Sequence[Match], mfu: float, peak: Peak, scale: float = 1.0) -> Verdict:
+def decide(matches: Sequence[Match], mfu: float, peak: PublishedPeak, scale: float = 1.0) -> Verdict:
     """Decide what rows say under one peak.
 
     Args:
@@ -77,7 +81,7 @@ def decide(matches: Sequence[Match], mfu: float, peak: Peak, scale: float = 1.0)
     )  # fmt: skip
 
 
-def under_each_peak(matches: Sequence[Match], mfu: float, peaks: Sequence[Peak]) -> list[Verdict]:
+def under_each_peak(matches: Sequence[Match], mfu: float, peaks: Sequence[PublishedPeak]) -> list[Verdict]:
     """Decide under each published peak; the first is the one that `mfu` refers to."""
     return [decide(matches, mfu, peak, peaks[0].flops / peak.flops) for peak in peaks]
 

@@ -10,7 +10,7 @@ from longcat.accelerator import Accelerator
 from longcat.benchmark.comparison import compare
 from longcat.benchmark.matching import Subject
 from longcat.benchmark.references import references
-from longcat.benchmark.verdict import Peak
+from longcat.benchmark.verdict import PublishedPeak
 from longcat.config import load_config
 from longcat.costs.mfu import Speed, utilisation
 from longcat.costs.workload import longcat_workload
@@ -181,13 +181,17 @@ def test_a_figure_of_ours_does_not_replace_a_published_one():
 
 def test_every_published_peak_has_its_verdict():
     rows = rows_of(0.5, 0.5, 0.5)
-    others = [Peak(1.1 * 312e12, "with vector units"), Peak(2 * 312e12, "press")]
-    found = compare(of(0.5), accelerator=True, count=6, rows=rows, other_peaks=others)
+    peaks = [
+        PublishedPeak(312e12, "cube"),
+        PublishedPeak(1.1 * 312e12, "with vector units"),
+        PublishedPeak(2 * 312e12, "press"),
+    ]
+    found = compare(of(0.5), accelerator=True, count=6, rows=rows, peaks=peaks)
     assert [one.word for one in found.verdicts] == ["within", "within", "outside"]
     assert [round(one.ratio, 3) for one in found.verdicts] == [1, 0.909, 0.5]
     assert found.word == "undecided"
     assert "as it depends on the peak" in found.verdict
-    agreed = compare(of(0.5), accelerator=True, count=6, rows=rows, other_peaks=others[:1])
+    agreed = compare(of(0.5), accelerator=True, count=6, rows=rows, peaks=peaks[:2])
     assert agreed.word == "within"
 
 
