@@ -96,6 +96,7 @@ def attention(
     bias: bool = False,
     output_bias: bool | None = None,
     head_norms: bool = False,
+    window: int | None = None,
 ) -> Block:
     """Return one softmax attention with grouped queries.
 
@@ -107,37 +108,44 @@ def attention(
         bias: whether its projections have one.
         output_bias: whether the last one has; as the others when None.
         head_norms: whether queries and keys of a head are normalized.
+        window: maximum number of keys that a query reads.
 
     Raises:
         ConfigError: the heads do not divide one another.
     """
     heads = f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", default=heads)
-    f.divided(heads, kv_heads, "the heads of queries,")
+    check_groups(f, "num_key_value_heads", kv_heads, "num_attention_heads", heads)
     dim = dim or f.divided(h, heads, "the hidden size")
     rows = (heads * (1 + gate) + 2 * kv_heads) * dim
     biases = rows * bias + h * (bias if output_bias is None else output_bias)
     return Block(
         {"attention_projections": h * rows + heads * dim * h},
         biases + 2 * dim * head_norms,
-        Attention(1, heads, dim, dim),
+        Attention(1, heads, dim, dim, window),
     )
 
 
-def latent_attention(f: Fields, h: int, *, bias: bool = False, gate: bool = False) -> Block:
-    """Return one latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1); `gate` for one of its output."""
+def check_groups(f: Fields, name: str, number: int, of: str, heads: int) -> None:
+    """Raise ConfigError unless the groups, the field `name`, divide the heads, the field `of`."""
+    if heads % number:
+        raise ConfigError(f"{f.source}: {name} {number} does not divide {of} {heads}")
+
+
+def latent_attention(f: Fields, h: int, *, bias: bool = False, gates: int = 0) -> Block:
+    """Return one latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), with gates of its output if any."""
     heads, q_rank, kv_rank = f.size("num_attention_heads"), f.count("q_lora_rank", 0), f.size("kv_lora_rank")
     rope, nope, value = f.size("qk_rope_head_dim"), f.size("qk_nope_head_dim"), f.size("v_head_dim")
     key = rope + nope
     queries = h * q_rank + q_rank * heads * key if q_rank else h * heads * key
-    weights = queries + h * (kv_rank + rope) + kv_rank * heads * (nope + value) + (1 + gate) * heads * value * h
+    weights = queries + h * (kv_rank + rope) + kv_rank * heads * (nope + value) + (heads * value + gates) * h
     vectors = q_rank + kv_rank + (q_rank + kv_rank + rope + h) * bias
     return Block({"attention_projections": weights}, vectors, Attention(1, heads, key, value))
 
 
-def gated_ffn(h: int, width: int, component: str = "dense_ffn") -> Block:
+def gated_ffn(h: int, width: int) -> Block:
     """Return one feed-forward network with a gate: three matrices."""
-    return Block({component: 3 * h * width})
+    return Block({"dense_ffn": 3 * h * width})
 
 
 def mixture(experts: Experts | None) -> Block:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from longcat.costs.families import delta_rule
+from longcat.costs.families import delta_rule, lightning
 from longcat.costs.families.fields import Family
 
-FAMILIES: dict[str, Family] = delta_rule.FAMILIES
+FAMILIES: dict[str, Family] = delta_rule.FAMILIES | lightning.FAMILIES
