@@ -199,6 +199,7 @@ def test_every_published_peak_has_its_verdict():
     ("changes", "ours", "said"),
     [
         ({"routing": "drops"}, {}, "drops tokens"),
+        ({"devices": 16}, {"several_nodes": False, "devices": 8}, "on several nodes"),
         ({"recomputation": "full"}, {}, "recomputation full"),
     ],
 )

@@ -18,9 +18,7 @@ from longcat.costs.families.fields import Family, Fields, complete
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
-FAMILIES: dict[str, Family] = (
-    plain.FAMILIES | llama.FAMILIES | mixtures.FAMILIES | deepseek.FAMILIES | linear.FAMILIES
-)
+FAMILIES: dict[str, Family] = plain.FAMILIES | llama.FAMILIES | mixtures.FAMILIES | deepseek.FAMILIES | linear.FAMILIES
 """The families by model type."""
 LONGCAT = tuple(LONGCAT_ARCHITECTURES.values())
 ARCHITECTURES = LONGCAT_ARCHITECTURES | {
