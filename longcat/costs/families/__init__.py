@@ -13,7 +13,7 @@ from typing import Any
 
 from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
 from longcat.config.config_json import architectures, read_json_object, read_longcat
-from longcat.costs.families import deepseek, dense, gemma, linear, llama, mixtures, plain, remote
+from longcat.costs.families import deepseek, dense, gemma, linear, llama, mixtures, plain, remote, sparse
 from longcat.costs.families.fields import Family, Fields, complete
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
@@ -26,6 +26,7 @@ FAMILIES: dict[str, Family] = (
     | remote.FAMILIES
     | mixtures.FAMILIES
     | deepseek.FAMILIES
+    | sparse.FAMILIES
     | linear.FAMILIES
 )
 """The families by model type."""
