@@ -38,7 +38,7 @@ class Recurrence:
 
     def flops(self, sequence_length: int, scores: Scores) -> Flops:
         """Return the FLOP of one token in all these layers, whatever the sequence length."""
-        return flops.product(self.layers * self.heads * self.products * self.key_dim * self.value_dim)
+        return flops.activation_product(self.layers * self.heads * self.products * self.key_dim * self.value_dim)
 
     @property
     def width(self) -> float:
