@@ -11,7 +11,7 @@ from longcat.errors import ConfigError
 
 _MOST = 10**12
 _DEEPEST = 10**5
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 Defaults = Mapping[str, int]
 """Defaults of transformers for missing fields, where they are more than "none" or "as another field".
 
