@@ -72,6 +72,7 @@ def sized_workload(
     *,
     layers: int | None = None,
     hidden_size: int | None = None,
+    attention_width: int | None = None,
     vocabulary: int | None = None,
     total_parameters: float | None = None,
 ) -> Workload:
@@ -81,6 +82,7 @@ def sized_workload(
         parameters: N, as published: activated per token, with embedding.
         layers: number of layers; with the hidden size, attention scores are counted (full heads, plain decoder).
         hidden_size: width of the residual stream.
+        attention_width: heads x head dimension of one layer; the hidden size if None.
         vocabulary: rows of the embedding; with the hidden size, the embedding is left out of the matrices.
         total_parameters: all parameters of a mixture; None for a dense model.
 

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from longcat.benchmark.mfu_answer import answer
+from longcat.benchmark.mfu_answer import Run, answer
 from longcat.benchmark.report import html, markdown, write
 from longcat.costs.decoder import sized_workload
 
@@ -13,7 +13,7 @@ WORKLOAD = sized_workload(7e9, layers=32, hidden_size=4096, vocabulary=32000)
 
 @pytest.fixture
 def given_run():
-    found = answer(WORKLOAD, device="a100-80gb", devices=8, tokens_per_second=24e3, sequence_length=2048)
+    found = answer(WORKLOAD, Run("a100-80gb", devices=8, sequence_length=2048), 24e3)
     return found | {"device_name": "an <A100>"}
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
 from longcat.config.config_json import architectures, read_json_object, read_longcat
-from longcat.costs.families import deepseek, dense, gemma, llama, mixtures, plain, remote
+from longcat.costs.families import deepseek, dense, gemma, linear, llama, mixtures, plain, remote
 from longcat.costs.families.fields import Family, Fields, complete
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
 FAMILIES: dict[str, Family] = {
     name: family
-    for kind in (plain, llama, dense, gemma, remote, mixtures, deepseek)
+    for kind in (plain, llama, dense, gemma, remote, mixtures, deepseek, linear)
     for name, family in kind.FAMILIES.items()
 }
 """The families by model type."""
