@@ -18,17 +18,11 @@ from longcat.costs.families.fields import Family, Fields, complete
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
-FAMILIES: dict[str, Family] = (
-    plain.FAMILIES
-    | llama.FAMILIES
-    | dense.FAMILIES
-    | gemma.FAMILIES
-    | remote.FAMILIES
-    | mixtures.FAMILIES
-    | deepseek.FAMILIES
-    | sparse.FAMILIES
-    | linear.FAMILIES
-)
+FAMILIES: dict[str, Family] = {
+    name: family
+    for kind in (plain, llama, dense, gemma, remote, mixtures, deepseek, sparse, linear)
+    for name, family in kind.FAMILIES.items()
+}
 """The families by model type."""
 LONGCAT = tuple(LONGCAT_ARCHITECTURES.values())
 ARCHITECTURES = LONGCAT_ARCHITECTURES | {
