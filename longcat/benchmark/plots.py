@@ -89,9 +89,10 @@ def distribution(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
     few = len(rows) <= NAMED_ROWS
     figure, axes = _figure(1.5 + 0.3 * (len(rows) + 2) if few else 3.6, narrow)
     colours = _source_colours(rows)
+    median = f"median of {found['median_of']}" if "median_of" in found else "median"
     band = 100 * found["needed_mfu"], 100 * (2 * found["median"] - found["needed_mfu"])
     axes.axvspan(*band, color=GREEN, alpha=0.12, linewidth=0, label="within 15 % of the median")
-    axes.axvline(100 * found["median"], color=GREEN, linewidth=1.2, label=f"median {100 * found['median']:.1f} %")
+    axes.axvline(100 * found["median"], color=GREEN, linewidth=1.2, label=f"{median} {100 * found['median']:.1f} %")
     (_named_rows if few else _histogram)(axes, rows, found, colours)
     top = max([*(row["mfu"] for row in rows), found["own_mfu"] or 0.0, band[1] / 100])
     axes.set_xlim(0, 100 * top * 1.08)
@@ -112,7 +113,7 @@ def _named_rows(
     width = max(value for value, _ in lines)
     axes.boxplot(
         [[100 * row["mfu"] for row in rows]], positions=[-1.2], widths=0.5, orientation="horizontal", whis=(0, 100),
-        manage_ticks=False, medianprops={"color": GREEN}, boxprops={"color": GREY}, whiskerprops={"color": GREY},
+        manage_ticks=False, medianprops={"color": GREY}, boxprops={"color": GREY}, whiskerprops={"color": GREY},
         capprops={"color": GREY},
     )  # fmt: skip
     labelled = set()

@@ -33,8 +33,11 @@ PART_DESCRIPTIONS = {
 }
 """Description of each part of a step (`longcat.benchmark.breakdown.PARTS`)."""
 
-SAYS = {"within": "within 15 %", "outside": "outside 15 %", "straddles": "depends on the count"}
-"""What a published run says about the claim of the comparison, in words."""
+SAYS = {
+    "within": "within 15 %, or better", "outside": "outside 15 %", "straddles": "depends on the count",
+    "undecided": "undecided", "none": "too few rows",
+}  # fmt: skip
+"""What a published run, or all of them, say about the claim of the comparison, in words."""
 
 
 def percent(value: float | None) -> str:
@@ -116,6 +119,8 @@ def html(result: Mapping[str, Any]) -> str:
         lead=_lead(result),
         cards=cards(result),
         says=SAYS,
+        doubts=_doubts(result),
+        remarks=_remarks(result),
         sources=list(dict.fromkeys(map(_source, shown))),
         own_conventions=any(row.get("ratio_own_convention") is not None for row in shown),
         on_cpu=on_cpu(result),
@@ -146,14 +151,15 @@ def on_cpu(result: Mapping[str, Any]) -> bool:
 def distribution_text(found: Mapping[str, Any]) -> str:
     """Describe where the run lies in a distribution of published runs, and what "within 15 %" of the median takes."""
     values = sorted(row["mfu"] for row in found["rows"])
-    what = "mixtures" if found["kind"] == "moe" else "dense runs"
+    what = "dense runs" if found.get("kind") == "dense" else "mixtures"
+    of = f" of {found['median_of']}" if "median_of" in found else ""
     text = (
         f"{len(values)} {what} on A100 or A800 are published with enough detail; their MFU is {percent(values[0])} to "
-        f"{percent(values[-1])}, the median {percent(found['median'])}."
+        f"{percent(values[-1])}, the median{of} {percent(found['median'])}."
     )
     if found["own_mfu"] is not None:
         text += f" This run's {percent(found['own_mfu'])} is at percentile {found['percentile']:.0f}."
-    needed = f" Within 15 % of the median takes at least {percent(found['needed_mfu'])}"
+    needed = f" Within 15 % of it takes at least {percent(found['needed_mfu'])}"
     speed = found.get("needed_tokens_per_second")
     return text + needed + (f", that is {speed:,.0f} tokens/s." if speed else ".")
 
@@ -218,8 +224,10 @@ def _basis(result: Mapping[str, Any]) -> list[str]:
             f"{percent(result['spread'])}."
         )
     if log := result.get("log"):
+        tokens = f"; tokens from {log['tokens_from']}" if log["tokens_from"] else ""
         lines.append(
-            f"Speed from a log of {log['kind']}: median of {log['readings']} readings, spread {percent(log['spread'])}."
+            f"Speed from a log of {log['kind']}: median of {log['readings']} readings, spread "
+            f"{percent(log['spread'])}{tokens}."
         )
     lines.append(
         "MFU counts useful work only: causal attention, routed experts as measured, zero-computation experts as 0."
@@ -283,24 +291,39 @@ def published(result: Mapping[str, Any], *, narrow: bool = False) -> Figure:
     )
 
 
+def _doubts(result: Mapping[str, Any]) -> list[str]:
+    """Return the reasons for no verdict that the verdict itself does not give."""
+    return [doubt for doubt in result.get("doubts") or [] if doubt not in result["comparison"]["verdict"]]
+
+
+def _remarks(result: Mapping[str, Any]) -> list[str]:
+    """Return sentences about what the figures were told, take for granted, and what to look at twice."""
+    lines = []
+    check = result.get("cross_check")
+    if check is not None and check["told"] not in result["comparison"]["verdict"]:
+        cause = f" Likely cause: {check['cause']}." if check["cause"] else ""
+        lines.append(
+            f"The log tells {check['told']}; this count gives {check['own_tflops']:.4g} TFLOP/s a device "
+            f"({check['convention'].replace('_', ' ')}), {ratio(check['ratio'])} times as much.{cause}"
+        )
+    lines += [f"Assumed: {assumption}." for assumption in result.get("assumptions") or []]
+    return lines + [f"Note: {remark}." for remark in result.get("remarks") or []]
+
+
 def _verdict_lines(result: Mapping[str, Any]) -> list[str]:
     """Return the verdict and what it depends on as lines of Markdown."""
     comparison = result["comparison"]
-    lines = [f"**{comparison['verdict'][0].upper()}{comparison['verdict'][1:]}.**", ""]
-    lines += [f"* No verdict, since {doubt}." for doubt in result.get("doubts") or []]
-    if (check := result.get("cross_check")) is not None:
-        cause = f" Likely cause: {check['cause']}." if check.get("cause") else ""
-        lines.append(f"* The log tells {check['told']}; counted here: {check['ours']}.{cause}")
-    lines += [f"* Assumed: {assumption}." for assumption in result.get("assumptions") or []]
+    points = [f"No verdict, since {doubt}." for doubt in _doubts(result)] + _remarks(result)
     verdicts = comparison.get("verdicts") or []
     if len(verdicts) > 1:
-        lines += [
-            f"* By a peak of {one['peak_flops'] / 1e12:.4g} TFLOP/s: MFU {percent(one['mfu'])}, {one['verdict']}."
+        points += [
+            f"By a peak of {one['peak_flops'] / 1e12:.4g} TFLOP/s: MFU {percent(one['mfu'])}, {SAYS[one['word']]}."
             for one in verdicts
         ]
     if found := comparison.get("distribution"):
-        lines.append(f"* {distribution_text(found)}")
-    return lines if len(lines) > 2 else lines[:1]
+        points.append(distribution_text(found))
+    lines = [f"**{comparison['verdict'][0].upper()}{comparison['verdict'][1:]}.**"]
+    return [*lines, "", *(f"* {point}" for point in points)] if points else lines
 
 
 def markdown(result: Mapping[str, Any], picture: bytes) -> str:

@@ -47,13 +47,12 @@ PAGE = (
 
 {{ heading("verdict") }}
 <div class="verdict"><p>{{ c.verdict[0]|upper }}{{ c.verdict[1:] }}.</p>
-{% if r.doubts %}<p>Why there is no verdict:</p><ul>{% for doubt in r.doubts %}<li>{{ doubt }}</li>{% endfor %}</ul>
-{% endif %}{% if r.cross_check %}<p>The log tells {{ r.cross_check.told }}; counted here: {{ r.cross_check.ours }}, a ratio of {{ r.cross_check.ratio|ratio }}.{% if r.cross_check.cause %} Likely cause: {{ r.cross_check.cause }}.{% endif %}</p>
-{% endif %}{% if r.assumptions %}<p>Assumed: {{ r.assumptions|join("; ") }}.</p>
-{% endif %}{% if c.matches %}<p class="links">Rows: {% for row in c.matches %}<a href="#row-{{ loop.index }}" title="{{ row.model }}, {{ row.devices }} × {{ row.device }}"{% if row.says in says %} class="{{ row.says }}"{% endif %}>{{ loop.index }}{% if row.ratio is not none %} <small>{{ row.ratio|ratio }}</small>{% endif %}</a> {% endfor %}</p>{% endif %}</div>
+{% if doubts %}<p>Why there is no verdict:</p><ul>{% for doubt in doubts %}<li>{{ doubt }}</li>{% endfor %}</ul>
+{% endif %}{% for remark in remarks %}<p>{{ remark }}</p>
+{% endfor %}{% if c.matches %}<p class="links">Rows: {% for row in c.matches %}<a href="#row-{{ loop.index }}" title="{{ row.model }}, {{ row.devices }} × {{ row.device }}"{% if row.says in says %} class="{{ row.says }}"{% endif %}>{{ loop.index }}{% if row.ratio is not none %} <small>{{ row.ratio|ratio }}</small>{% endif %}</a> {% endfor %}</p>{% endif %}</div>
 {% if (c.verdicts or [])|length > 1 %}<p class="note">Several peaks of this device are published, and each gives a verdict of its own; the first is the one used on this page.</p>
 <table class="stack"><thead><tr><th class="n">peak, TFLOP/s</th><th class="n">MFU</th><th class="n">ratio</th><th>verdict</th><th>source of the peak</th></tr></thead><tbody>
-{% for one in c.verdicts %}<tr{{ ' class="ours"'|safe if loop.first }}><td class="n" data-label="peak, TFLOP/s">{{ "%.4g"|format(one.peak_flops / 1e12) }}</td><td class="n" data-label="MFU">{{ one.mfu|percent }}</td><td class="n" data-label="ratio">{{ one.ratio|ratio }}</td><td class="wrap" data-label="verdict">{{ one.verdict }}</td><td class="source" data-label="source">{{ one.peak_source }}</td></tr>
+{% for one in c.verdicts %}<tr{{ ' class="ours"'|safe if loop.first }}><td class="n" data-label="peak, TFLOP/s">{{ "%.4g"|format(one.peak_flops / 1e12) }}</td><td class="n" data-label="MFU">{{ one.mfu|percent }}</td><td class="n" data-label="ratio">{{ one.ratio|ratio }}</td><td class="wrap" data-label="verdict">{{ says[one.word] }}</td><td class="source" data-label="source">{{ one.peak_source }}</td></tr>
 {% endfor %}</tbody></table>{% endif %}
 
 {% if titles.distribution %}{{ heading("distribution") }}

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
-from longcat.benchmark.comparison import Subject, compare, subject
+from longcat.benchmark.comparison import compare
+from longcat.benchmark.matching import Subject, several_nodes, subject
 from longcat.benchmark.measurement import Measurement, measure, read_measurement
 from longcat.benchmark.measuring import TRACE
 from longcat.benchmark.products import Products, largest_products
 from longcat.benchmark.references import TABLE as PUBLISHED
 from longcat.benchmark.report import write
 from longcat.benchmark.sweep import pareto, scaling
+from longcat.benchmark.verdict import PublishedPeak, other_peaks
 from longcat.config import ModelConfig, PipelineConfig
 from longcat.costs.hardware import TABLE as HARDWARE
 from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
@@ -125,7 +127,15 @@ def benchmark(
         products = largest_products([timed, *(row["timed"] for row in sweep if "timed" in row)])
         speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing, products)
         rows = [_swept(config.model, row, products) for row in sweep]
-        comparison = _compared(ours, timed.device_kind, config.benchmark.reference_rows)
+        comparison = compare(
+            ours,
+            accelerator=timed.device_kind != "cpu",
+            count=config.benchmark.reference_rows,
+            tokens_per_second=speed.tokens_per_second,
+            peaks=[]
+            if peak is None
+            else [PublishedPeak(peak.flops, peak.source), *other_peaks(timed.device_name, timed.precision)],
+        )
         result = {
             **asdict(work),
             **asdict(timed),
@@ -141,7 +151,7 @@ def benchmark(
             "activated_parameters": workload.activated_parameters,
             "formula_parameters": workload.formula_parameters,
             "mfu_by_convention": dict(ours.mfu_by_convention),
-            "comparison": comparison,
+            "comparison": comparison.as_dict(),
             "sweep": [row | {"pareto": on_front} for row, on_front in zip(rows, pareto(rows), strict=True)],
             "scaling": scaling(rows),
         }
@@ -155,21 +165,12 @@ def benchmark(
             step_fractions={name: seconds / timed.breakdown["step_seconds"] for name, seconds in parts.items()}
             if timed.breakdown is not None
             else {},
-            ratio_to_a100=comparison["ratio"],
-            verdict=comparison["verdict"],
+            ratio_to_a100=comparison.ratio,
+            verdict=comparison.verdict,
             measurement=measurement.digest,
         )
 
     return workspace.materialize(recipe, build)
-
-
-def _compared(ours: Subject, device_kind: str, count: int) -> dict[str, Any]:
-    """Return the comparison as JSON values; of a run on a CPU only the verdict that there is none."""
-    comparison = compare(ours, accelerator=device_kind != "cpu", count=count)
-    if device_kind != "cpu":
-        return comparison.as_dict()
-    nothing: dict[str, Any] = {"fair": False, "matches": [], "other_devices": []}
-    return nothing | {"ratio": None, "ratio_low": None, "ratio_high": None, "verdict": comparison.verdict}
 
 
 def summarise(
@@ -199,7 +200,15 @@ def summarise(
         peak_flops=None if peak is None else peak.of(timed.processes),
     )
     work = utilisation(workload, speed, recomputation)
-    return speed, work, subject(workload, speed, timed.precision), peak
+    ours = subject(
+        workload,
+        speed,
+        timed.precision,
+        recomputation=recomputation,
+        several_nodes=several_nodes(timed.device_name, timed.processes),
+        routing="dropless",
+    )
+    return speed, work, ours, peak
 
 
 def _swept(model: ModelConfig, row: dict[str, Any], products: Products) -> dict[str, Any]:

@@ -33,11 +33,14 @@ class Decoder:
     shared_parameters: float = 0.0
     """Weights in `matrices` that are counted in more than one: the head, in multi-token prediction."""
     ffn_experts: float = 0.0
+    forward_only: tuple[str, ...] = ()
+    """Components of `matrices` that no gradient reaches, as their results only choose."""
     assumptions: tuple[str, ...] = field(default=())
 
     def flops(self, sequence_length: int, scores: Scores = "causal") -> dict[str, Flops]:
         """Return the FLOP of one token by component."""
         parts = {name: flops.product(weights) for name, weights in self.matrices.items()}
+        parts |= {name: Flops(parts[name].forward, 0.0) for name in self.forward_only if name in parts}
         for mixer in self.mixers:
             parts[mixer.component] = parts.get(mixer.component, Flops(0.0, 0.0)) + mixer.flops(sequence_length, scores)
         return parts
@@ -69,6 +72,7 @@ def sized_workload(
     *,
     layers: int | None = None,
     hidden_size: int | None = None,
+    attention_width: int | None = None,
     vocabulary: int | None = None,
     total_parameters: float | None = None,
 ) -> Workload:
@@ -78,6 +82,7 @@ def sized_workload(
         parameters: N, as published: activated per token, with embedding.
         layers: number of layers; with the hidden size, attention scores are counted (full heads, plain decoder).
         hidden_size: width of the residual stream.
+        attention_width: heads x head dimension of one layer; the hidden size if None.
         vocabulary: rows of the embedding; with the hidden size, the embedding is left out of the matrices.
         total_parameters: all parameters of a mixture; None for a dense model.
 

@@ -29,6 +29,8 @@ class LogContext:
     """Tokens per sequence."""
     batch_tokens: int | None = None
     """Tokens of one step over all devices."""
+    non_embedding_parameters: float | None = None
+    """Activated parameters without the embedding, to tell tokens from a Trainer's FLOP."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,15 @@ class Throughput:
     """Number of readings, without those left out at the start."""
     kind: str
     """Tool that wrote the log."""
+    tokens_from: str = ""
+    """Where the number of tokens comes from, as a phrase: `the log's consumed tokens`, `--batch-tokens`, ..."""
+    assumptions: tuple[str, ...] = ()
+    """Assumptions about the run, one phrase each: `every sequence is full: 64 x 4,096 tokens a step`."""
+    doubts: tuple[str, ...] = ()
+    """Assumptions that the figures depend on too much for a verdict, one phrase each."""
+    told: Told | None = None
+    """Utilisation as the log itself gives it."""
+    fine_tuning: bool = False
+    """Whether the log shows that the run fine-tunes a model."""
+    trainable_parameters: float | None = None
+    """Weights with a gradient, where the log says that others are frozen."""

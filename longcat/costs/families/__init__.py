@@ -13,12 +13,21 @@ from typing import Any
 
 from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
 from longcat.config.config_json import architectures, read_json_object, read_longcat
-from longcat.costs.families import deepseek, llama, plain
+from longcat.costs.families import deepseek, dense, gemma, linear, llama, mixtures, plain, remote
 from longcat.costs.families.fields import Family, Fields, complete
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
-FAMILIES: dict[str, Family] = plain.FAMILIES | llama.FAMILIES | deepseek.FAMILIES
+FAMILIES: dict[str, Family] = (
+    plain.FAMILIES
+    | llama.FAMILIES
+    | dense.FAMILIES
+    | gemma.FAMILIES
+    | remote.FAMILIES
+    | mixtures.FAMILIES
+    | deepseek.FAMILIES
+    | linear.FAMILIES
+)
 """The families by model type."""
 LONGCAT = tuple(LONGCAT_ARCHITECTURES.values())
 ARCHITECTURES = LONGCAT_ARCHITECTURES | {
@@ -61,7 +70,7 @@ def from_config(
     if ffn_experts is not None:
         raise ConfigError(f"{source}: {family} has no zero-computation experts; --ffn-experts is for LongCat")
     entry = FAMILIES[family]
-    return entry.read(Fields(complete(entry.defaults, values), source, mtp))
+    return entry.read(Fields(complete(entry.defaults, values), source, mtp, entry.names))
 
 
 def _family(values: Mapping[str, Any]) -> str | None:
