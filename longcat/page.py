@@ -31,7 +31,7 @@ table.stack { background: #fff; border: 1px solid #e1e5ec; border-radius: .5rem;
 table.stack td { vertical-align: top; }
 .note { color: #55607a; font-size: .85rem; } td.wrap { white-space: normal; min-width: 6rem; } td.title { min-width: 12rem; }
 td.source { white-space: normal; min-width: 10rem; } th { color: #55607a; font-weight: 600; border-bottom: 1px solid #e1e5ec; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-tr + tr td { border-top: 1px solid #eef0f4; } tr.ours td { background: #eef4ffb0; font-weight: 600; } tr:target td { background: #fff7db; }
+tr + tr td { border-top: 1px solid #eef0f4; } tr.ours td { background: #eef4ffb0; font-weight: 600; } tr.ours td.source { font-weight: 400; } tr:target td { background: #fff7db; }
 ol.sources { padding-left: 1.6rem; } ol.sources li:target { background: #fff7db; }
 img { width: 100%; height: auto; background: #fff; border: 1px solid #e1e5ec; border-radius: .5rem; box-sizing: border-box; }
 footer { color: #55607a; font-size: .85rem; margin-top: 2rem; }
@@ -45,7 +45,7 @@ footer { color: #55607a; font-size: .85rem; margin-top: 2rem; }
   table.stack tr.ours { background: #eef4ff; } table.stack tr:target { background: #fff7db; }
   table.stack td[data-label], table.stack td.n[data-label] { display: flow-root; padding-left: 9rem; }
   table.stack td[data-label]::before { content: attr(data-label); float: left; width: 8.5rem; margin-left: -9rem; color: #55607a; font-weight: 400; }
-  table.stack td.n br { display: none; } .own { margin-left: .75rem; } .own::after { content: " by " attr(data-by); }
+  table.stack td.n br { display: none; } .own { margin-left: .75rem; } .own::after { content: " " attr(data-by); }
   table.stack td.rank { float: right; color: #55607a; } table.stack td.rank::before { content: "row "; }
 }
 @media print { .contents { display: none; } h2 { break-after: avoid; } tr, img { break-inside: avoid; } }

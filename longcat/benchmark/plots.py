@@ -87,13 +87,16 @@ def distribution(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
     """
     rows = sorted(found["rows"], key=lambda row: (row["mfu"], row["model"]))
     few = len(rows) <= NAMED_ROWS
-    figure, axes = _figure(1.5 + 0.3 * (len(rows) + 2) if few else 3.6, narrow)
+    figure, axes = _figure(1.5 + (0.4 if narrow else 0.3) * (len(rows) + 2) if few else 3.6, narrow)
     colours = _source_colours(rows)
     median = f"median of {found['median_of']}" if "median_of" in found else "median"
     band = 100 * found["needed_mfu"], 100 * (2 * found["median"] - found["needed_mfu"])
     axes.axvspan(*band, color=GREEN, alpha=0.12, linewidth=0, label="within 15 % of the median")
     axes.axvline(100 * found["median"], color=GREEN, linewidth=1.2, label=f"{median} {100 * found['median']:.1f} %")
-    (_named_rows if few else _histogram)(axes, rows, found, colours)
+    if few:
+        _named_rows(axes, rows, found, colours, narrow)
+    else:
+        _histogram(axes, rows, found, colours)
     top = max([*(row["mfu"] for row in rows), found["own_mfu"] or 0.0, band[1] / 100])
     axes.set_xlim(0, 100 * top * 1.08)
     axes.set_xlabel("MFU, causal attention (%)")
@@ -102,7 +105,7 @@ def distribution(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
 
 
 def _named_rows(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any], colours: Mapping[str, str]
+    axes: Axes, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any], colours: Mapping[str, str], narrow: bool
 ) -> None:
     """Draw a line with a name for each row and for this run, ordered by MFU, above a box from quartile to quartile."""
     own = found["own_mfu"]
@@ -122,8 +125,9 @@ def _named_rows(
             axes.scatter(100 * value, place, s=150, marker="*", color=ORANGE, zorder=5)
             name, colour = f"this run, {100 * value:.1f} %", ORANGE
         else:
-            colour, source = colours[row["source"]], short_source(row["source"])
-            label = source if colour != GREY else _OTHERS
+            source = short_source(row["source"])
+            colour = colours.get(source, GREY)
+            label = source if source in colours else _OTHERS
             if label not in labelled:
                 axes.scatter([], [], s=44, color=colour, label=label)
             labelled.add(label)
@@ -132,14 +136,19 @@ def _named_rows(
             )
             devices = f"{row['devices']} × " if row["devices"] else ""
             name, colour = f"{row['model']}, {devices}{row['device'].split()[0].rstrip(',')}", INK
-        left = value > 0.5 * width
+        if narrow:  # above the point, since neither side has room for a name
+            side, offset = ("left", "center", "right")[min(2, int(3 * value / width))], (0, 9)
+        else:
+            side, offset = ("right", (-8, 0)) if value > 0.5 * width else ("left", (8, 0))
         axes.annotate(
-            name, (100 * value, place), textcoords="offset points", xytext=(-8 if left else 8, 0), va="center",
-            ha="right" if left else "left", fontsize=8, color=colour, zorder=6,
+            name, (100 * value, place), textcoords="offset points", xytext=offset, va="center", ha=side, fontsize=8,
+            color=colour, zorder=6,
         )  # fmt: skip
     axes.set_ylim(-1.8, len(lines) - 0.4)
     axes.set_yticks([-1.2], ["quartiles"], fontsize=8)
     axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
 
 
 def _histogram(
@@ -148,13 +157,12 @@ def _histogram(
     """Draw how many rows have which MFU, stacked by source, and this run as a line."""
     groups: dict[str, list[float]] = {}
     for row in rows:
-        label = short_source(row["source"]) if colours[row["source"]] != GREY else _OTHERS
-        groups.setdefault(label, []).append(100 * row["mfu"])
+        source = short_source(row["source"])
+        groups.setdefault(source if source in colours else _OTHERS, []).append(100 * row["mfu"])
     names = sorted(groups, key=lambda name: (name == _OTHERS, -len(groups[name])))
-    by_name = {short_source(source): colour for source, colour in colours.items()} | {_OTHERS: GREY}
     edges = [2.5 * number for number in range(int(100 * max(row["mfu"] for row in rows) / 2.5) + 2)]
     axes.hist(
-        [groups[name] for name in names], bins=edges, stacked=True, color=[by_name[name] for name in names],
+        [groups[name] for name in names], bins=edges, stacked=True, color=[colours.get(name, GREY) for name in names],
         label=[f"{name} ({len(groups[name])})" for name in names], rwidth=0.9, zorder=2,
     )  # fmt: skip
     axes.set_ylabel("published runs")
@@ -167,9 +175,9 @@ def _histogram(
 
 
 def _source_colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return a colour for each source, the commonest first; sources beyond the colours share grey."""
-    names = [source for source, _ in Counter(row["source"] for row in rows).most_common()]
-    return {name: _SOURCE_COLOURS[place] if place < len(_SOURCE_COLOURS) else GREY for place, name in enumerate(names)}
+    """Return a colour for each of the commonest sources, by their short names."""
+    names = Counter(short_source(row["source"]) for row in rows).most_common(len(_SOURCE_COLOURS))
+    return {name: colour for (name, _), colour in zip(names, _SOURCE_COLOURS, strict=False)}
 
 
 def short_source(source: str) -> str:

@@ -159,7 +159,7 @@ def distribution_text(found: Mapping[str, Any]) -> str:
     )
     if found["own_mfu"] is not None:
         text += f" This run's {percent(found['own_mfu'])} is at percentile {found['percentile']:.0f}."
-    needed = f" Within 15 % of it takes at least {percent(found['needed_mfu'])}"
+    needed = f" Within 15 % of that median takes at least {percent(found['needed_mfu'])}"
     speed = found.get("needed_tokens_per_second")
     return text + needed + (f", that is {speed:,.0f} tokens/s." if speed else ".")
 
