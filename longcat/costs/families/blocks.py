@@ -40,7 +40,7 @@ def stacked(
     blocks: Sequence[tuple[int, Block]],
     *,
     vectors: int | None = None,
-    tied: bool = False,
+    tied: bool | None = False,
     assumptions: tuple[str, ...] = (),
 ) -> Workload:
     """Return the workload of a decoder of these blocks, how many of each, between an embedding and a head.
@@ -52,7 +52,7 @@ def stacked(
         layers: how many there are.
         blocks: how many of each.
         vectors: parameters outside the layers; one norm when None.
-        tied: whether head and embedding are one where the file does not say.
+        tied: whether head and embedding are one where the file does not say; None for a class that never ties them.
         assumptions: made on the way.
     """
     vocabulary = f.size("vocab_size")
@@ -75,7 +75,7 @@ def stacked(
         embedding_parameters=vocabulary * hidden,
         norm_and_bias_parameters=sum(count * block.vectors for count, block in blocks)
         + (hidden if vectors is None else vectors),
-        tied=f.flag("tie_word_embeddings", tied),
+        tied=tied is not None and f.flag("tie_word_embeddings", tied),
         inactive_expert_parameters=sum(count * block.inactive for count, block in blocks),
         ffn_experts=max((block.experts for _, block in blocks), default=0),
         assumptions=(*depths, *assumptions),
@@ -103,7 +103,7 @@ def attention(
     Args:
         f: its config.json.
         h: width.
-        dim: of a head; the hidden size over the heads when None.
+        dim: of a head; `head_dim` when None, or the hidden size over the heads without it.
         gate: whether its output is gated by a projection as wide as the queries.
         bias: whether its projections have one.
         output_bias: whether the last one has; as the others when None.
@@ -116,7 +116,7 @@ def attention(
     heads = f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", default=heads)
     check_groups(f, "num_key_value_heads", kv_heads, "num_attention_heads", heads)
-    dim = dim or f.divided(h, heads, "the hidden size")
+    dim = dim or f.size("head_dim", default=0) or f.divided(h, heads, "the hidden size")
     rows = (heads * (1 + gate) + 2 * kv_heads) * dim
     biases = rows * bias + h * (bias if output_bias is None else output_bias)
     return Block(
@@ -143,9 +143,9 @@ def latent_attention(f: Fields, h: int, *, bias: bool = False, gates: int = 0) -
     return Block({"attention_projections": weights}, vectors, Attention(1, heads, key, value))
 
 
-def gated_ffn(h: int, width: int) -> Block:
+def gated_ffn(h: int, width: int, *, bias: bool = False) -> Block:
     """Return one feed-forward network with a gate: three matrices."""
-    return Block({"dense_ffn": 3 * h * width})
+    return Block({"dense_ffn": 3 * h * width}, (2 * width + h) * bias)
 
 
 def mixture(experts: Experts | None) -> Block:

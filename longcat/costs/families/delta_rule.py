@@ -147,6 +147,7 @@ def _kimi(f: Fields) -> Workload:
             (layers, norms(h)),
             (layers, Block(vectors=4 * residuals)),
         ],
+        tied=None,
         vectors=h + 2 * residuals,
         assumptions=("the sums of residuals over blocks of layers are not counted",) if residuals else (),
     )

@@ -101,6 +101,7 @@ def _bailing(f: Fields) -> Workload:
             (sparse, mixture(experts)),
             (layers, norms(h)),
         ],
+        tied=None,
     )
 
 
