@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from longcat.benchmark.measurement import Measurement
+if TYPE_CHECKING:
+    from longcat.benchmark.measurement import Measurement
 
-_AGREEMENT = 1.25
+AGREEMENT = 1.25
 """Largest factor between products of one machine that goes without a remark."""
 
 
@@ -43,18 +44,18 @@ class Products:
         """Describe what reached `machine`."""
         if self.machine != self.together:
             return f"{self.alone_name} by one process alone"
-        return f"by all {self.processes} processes at once" if self.processes > 1 else "by the one process"
+        return f"by its {self.processes} processes at once" if self.processes > 1 else "by its one process"
 
     @property
     def disagreement(self) -> str | None:
         """Return a sentence where the products of a machine disagree by more than 25 %, else None."""
         seen = []
-        if self.moments is not None and self.moments[1] > _AGREEMENT * self.moments[0]:
+        if self.moments is not None and self.moments[1] > AGREEMENT * self.moments[0]:
             low, high = map(_tera, self.moments)
             seen.append(f"the same product of all processes reached {low} and {high} TFLOP/s at different moments")
         if self.alone is not None and self.together is not None:
             share = self.together / self.processes
-            if not 1 / _AGREEMENT <= self.alone / share <= _AGREEMENT:
+            if not 1 / AGREEMENT <= self.alone / share <= AGREEMENT:
                 seen.append(
                     f"one process alone reached {_tera(self.alone)} TFLOP/s, of all {self.processes} at once each {_tera(share)}"
                 )

@@ -38,7 +38,7 @@ def test_the_models_own_product_counts_beside_the_squares():
 def test_all_processes_at_once_are_a_machine():
     found = largest_products([measurement([3.0 * T, 3.2 * T, 3.1 * T], {"GEMM 1024": 1.5 * T}, 2.9 * T)])
     assert (found.machine, found.per_process) == (3.2 * T, 1.6 * T)
-    assert found.machine_source == "by all 2 processes at once"
+    assert found.machine_source == "by its 2 processes at once"
     assert found.disagreement is None
 
 

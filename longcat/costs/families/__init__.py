@@ -13,21 +13,16 @@ from typing import Any
 
 from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
 from longcat.config.config_json import architectures, read_json_object, read_longcat
-from longcat.costs.families import deepseek, dense, gemma, linear, llama, mixtures, plain, remote
+from longcat.costs.families import deepseek, dense, gemma, linear, llama, mixtures, plain, remote, sparse
 from longcat.costs.families.fields import Family, Fields, complete
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
-FAMILIES: dict[str, Family] = (
-    plain.FAMILIES
-    | llama.FAMILIES
-    | dense.FAMILIES
-    | gemma.FAMILIES
-    | remote.FAMILIES
-    | mixtures.FAMILIES
-    | deepseek.FAMILIES
-    | linear.FAMILIES
-)
+FAMILIES: dict[str, Family] = {
+    name: family
+    for kind in (plain, llama, dense, gemma, remote, mixtures, deepseek, sparse, linear)
+    for name, family in kind.FAMILIES.items()
+}
 """The families by model type."""
 LONGCAT = tuple(LONGCAT_ARCHITECTURES.values())
 ARCHITECTURES = LONGCAT_ARCHITECTURES | {
