@@ -50,7 +50,8 @@ class Fields:
                 )
             return value
         if default is None:
-            raise ConfigError(f"{self.source}: no {' or '.join(self.names.get(name, name) for name in names)}")
+            known = dict.fromkeys(one for name in names for one in (self.names.get(name, name), name))
+            raise ConfigError(f"{self.source}: no {' or '.join(known)}")
         return default
 
     def depth(self, name: str) -> int:
