@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from longcat.costs.attention import Attention
 from longcat.costs.decoder import Decoder
-from longcat.costs.families.fields import Fields
+from longcat.costs.families.fields import Fields, shown
 from longcat.costs.families.gated import Experts
 from longcat.costs.recurrence import Recurrence
 from longcat.costs.workload import Workload
@@ -181,7 +181,7 @@ def count_kinds(f: Fields, name: str, layers: int, kinds: Mapping[str, str]) -> 
     counts = dict.fromkeys(kinds.values(), 0)
     for one in found:
         if one not in kinds:
-            raise ConfigError(f"{f.source}: {name} has {one!r}; known are {', '.join(kinds)}")
+            raise ConfigError(f"{f.source}: {name} has {shown(one)}; known are {', '.join(kinds)}")
         counts[kinds[one]] += 1
     return counts
 
