@@ -106,10 +106,7 @@ def require_hardware(name: str) -> HardwareRow:
     """
     row = find_hardware(name)
     if row is None:
-        names = {known.lower(): known for row in hardware_table() for known in (row.name, *row.aliases)}
-        wanted = name.strip().lower()
-        longer = [known for lower, known in names.items() if wanted and wanted in lower]
-        close = longer[:4] or [names[match] for match in get_close_matches(wanted, names, n=4, cutoff=0.5)]
+        close = _similar_names(name)
         hint = (
             f"did you mean {' or '.join(close)}"
             if close
@@ -119,3 +116,23 @@ def require_hardware(name: str) -> HardwareRow:
             f"device {name!r} is not in the table of hardware; {hint}; another device needs --peak-tflops"
         )
     return row
+
+
+def _similar_names(name: str) -> list[str]:
+    """Return names that contain `name`, one for each row; without any, those that it contains, or the closest ones."""
+    wanted = _bare(name)
+    if not wanted:
+        return []
+    rows = [[known for known in (row.name, *row.aliases) if wanted in _bare(known)] for row in hardware_table()]
+    longer = [names[0] for names in rows if names]
+    if longer:
+        return longer[:8]
+    every = {known.lower(): known for row in hardware_table() for known in (row.name, *row.aliases)}
+    shorter = [known for known in every.values() if _bare(known) in wanted]
+    if shorter:
+        return [max(shorter, key=len)]
+    return [every[match] for match in get_close_matches(name.strip().lower(), every, n=4, cutoff=0.5)]
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -95,4 +95,17 @@ FAMILIES = {
             **_SLIDING,
         },
     ),
+    "qwen3_vl_moe_text": Family(
+        lambda f: _llama(
+            f,
+            "qwen3_vl_moe_text",
+            qkv_bias=f.flag("attention_bias", False),
+            output_bias=f.flag("attention_bias", False),
+            head_norms=True,
+        ),
+        defaults={
+            "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
+            "tie_word_embeddings": True,
+        },
+    ),
 }  # fmt: skip

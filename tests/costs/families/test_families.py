@@ -8,7 +8,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from longcat.config import load_config
-from longcat.costs.families import ARCHITECTURES, FAMILIES, from_config, read_workload
+from longcat.costs.families import ARCHITECTURES, FAMILIES, from_config, llama, plain, read_workload
 from longcat.costs.workload import longcat_workload
 from longcat.errors import ConfigError
 
@@ -93,7 +93,8 @@ def test_flops_equal_torchs_counter(family, fields):
 
 
 def test_every_family_is_checked():
-    assert set(FAMILIES) < {family for family, _ in CASES}
+    """Those of the other files have tests of their own."""
+    assert {*plain.FAMILIES, *llama.FAMILIES} - {"qwen3_vl_moe_text"} <= {family for family, _ in CASES}
 
 
 SMALL = {
@@ -212,7 +213,7 @@ LLAMA2_7B = {
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "bert"}, ["'bert'", "llama"]),
+        ({"model_type": "bert"}, ["'bert' is not known; docs/benchmark.md", "--parameters N"]),
         ({"hidden_size": None}, ["no hidden_size"]),
         ({"hidden_size": 0}, ["hidden_size", "at least 1", "0"]),
         ({"num_hidden_layers": 10**30}, ["num_hidden_layers", "at most 1000000000000"]),
@@ -287,7 +288,7 @@ def test_a_family_is_found_by_its_architecture(family, model_type):
 def test_every_architecture_is_transformers_name_of_the_family():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as THEIRS
 
-    for family in FAMILIES:
+    for family in ({*FAMILIES} & {*THEIRS}) - {"internlm3"}:  # whose class there is llama's
         assert ARCHITECTURES[THEIRS[family]] == family
     assert ARCHITECTURES[THEIRS["longcat_flash"]] == "longcat_flash"
 

@@ -1,0 +1,150 @@
+"""Families of softmax, latent and sparse attention against transformers' classes and torch's counter."""
+
+import pytest
+
+from longcat.costs.families import deepseek, from_config, mixtures, sparse
+from tests.costs.families.theirs import config_of, parameters, training_flops
+
+COMMON = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4}
+GROUPED = {**COMMON, "num_key_value_heads": 2, "intermediate_size": 80, "head_dim": 16}
+MIXED = {**GROUPED, "moe_intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 2}
+NUMBERED = {**GROUPED, "moe_intermediate_size": 24, "n_routed_experts": 8, "num_experts_per_tok": 2}
+WIDE = {**GROUPED, "num_local_experts": 8, "num_experts_per_tok": 2}
+LATENT = {
+    **COMMON, "intermediate_size": 80, "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 20,
+    "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10,
+}  # fmt: skip
+ROUTED = {
+    **LATENT, "moe_intermediate_size": 24, "n_routed_experts": 8, "n_shared_experts": 2, "num_experts_per_tok": 2,
+    "n_group": 2, "topk_group": 1,
+}  # fmt: skip
+INDEXED = {**ROUTED, "index_n_heads": 3, "index_head_dim": 12, "index_topk": 64}
+COMPRESSED = {
+    **COMMON, "num_hidden_layers": 5, "head_dim": 16, "q_lora_rank": 20, "o_lora_rank": 12, "o_groups": 2,
+    "moe_intermediate_size": 24, "n_routed_experts": 8, "num_experts_per_tok": 2, "index_n_heads": 3,
+    "index_head_dim": 8, "index_topk": 64, "sliding_window": 256, "qk_rope_head_dim": 4,
+}  # fmt: skip
+TWO_KINDS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+DENSE_FIRST = ["dense", "dense", "sparse", "sparse", "sparse"]
+CASES = [
+    ("gpt_oss", {**WIDE, "sliding_window": 64}),
+    ("gpt_oss", {**WIDE, "attention_bias": False, "layer_types": TWO_KINDS, "sliding_window": 64}),
+    ("minimax_m2", WIDE),
+    ("glm4_moe", {**NUMBERED, "n_shared_experts": 2, "use_qk_norm": True, "attention_bias": True}),
+    ("glm4_moe", {**NUMBERED, "first_k_dense_replace": 3}),
+    ("mimo_v2_flash", {**NUMBERED, "v_head_dim": 12, "sliding_window": 64}),
+    ("mimo_v2_flash", {
+        **NUMBERED, "layer_types": TWO_KINDS, "mlp_layer_types": DENSE_FIRST, "attention_bias": True, "v_head_dim": 12,
+        "sliding_window": 64,
+    }),
+    ("step3p5", {
+        **NUMBERED, "share_expert_dim": 40, "layer_types": TWO_KINDS, "moe_layers_enum": "3,4", "sliding_window": 64,
+        "attention_other_setting": {"num_attention_heads": 6},
+    }),
+    ("step3p5", {**NUMBERED, "attention_bias": True, "mlp_bias": True, "mlp_layer_types": DENSE_FIRST, "sliding_window": 64}),
+    ("step3p5", {
+        **NUMBERED, "num_nextn_predict_layers": 2, "layer_types": [*TWO_KINDS, "sliding_attention", "full_attention"],
+        "sliding_window": 64,
+    }),
+    ("llama4_text", {**WIDE, "intermediate_size_mlp": 100, "num_experts_per_tok": 8, "attention_chunk_size": 64}),
+    ("llama4_text", {
+        **WIDE, "intermediate_size_mlp": 100, "num_experts_per_tok": 8, "interleave_moe_layer_step": 2,
+        "attention_bias": True, "tie_word_embeddings": True, "attention_chunk_size": 64,
+    }),
+    ("llama4_text", {**WIDE, "intermediate_size_mlp": 100, "num_experts_per_tok": 8, "moe_layers": [1, 4]}),
+    ("ernie4_5_moe", {**MIXED, "head_dim": 12}),
+    ("ernie4_5_moe", {
+        **{name: value for name, value in MIXED.items() if name not in ("num_experts", "num_experts_per_tok")},
+        "moe_num_experts": 6, "moe_k": 3, "use_bias": True, "moe_layer_interval": 2, "moe_layer_end_index": 3,
+        "tie_word_embeddings": False, "moe_num_shared_experts": 1,
+    }),
+    ("ernie4_5_moe", {**MIXED, "moe_num_shared_experts": 0, "moe_layer_start_index": 3}),
+    ("hunyuan_v1_moe", {**GROUPED, "num_experts": 8, "moe_topk": 2}),
+    ("hunyuan_v1_moe", {**GROUPED, "num_experts": 8, "moe_topk": [3, 3, 3, 3, 3], "attention_bias": True}),
+    ("hy_v3", {**MIXED, "num_shared_experts": 2}),
+    ("hy_v3", {**MIXED, "mlp_layer_types": DENSE_FIRST, "attention_bias": True, "mlp_bias": True}),
+    ("dots1", {**NUMBERED, "n_shared_experts": 2, "first_k_dense_replace": 1}),
+    ("dots1", {**NUMBERED, "n_shared_experts": 1, "attention_bias": True, "max_window_layers": 2}),
+    ("olmoe", {**WIDE, "head_dim": 12}),
+    ("olmoe", {**WIDE, "head_dim": 12, "attention_bias": True, "num_key_value_heads": None}),
+    ("flex_olmo", {**WIDE, "head_dim": 12, "pad_token_id": 0}),
+    ("phimoe", {**WIDE, "head_dim": 12}),
+    ("phimoe", {**WIDE, "head_dim": 12, "attention_bias": True, "lm_head_bias": True, "sliding_window": 64}),
+    ("granitemoe", WIDE),
+    ("granitemoeshared", {**WIDE, "shared_intermediate_size": 40, "tie_word_embeddings": True}),
+    ("granitemoe_swa", {**WIDE, "shared_intermediate_size": 40, "attention_bias": True, "sliding_window": 64}),
+    ("cohere2_moe", {**MIXED, "num_shared_experts": 2}),
+    ("cohere2_moe", {
+        **MIXED, "first_k_dense_replace": 2, "prefix_dense_intermediate_size": 100, "tie_word_embeddings": False,
+        "attention_bias": True, "rms_norm_eps": None,
+    }),
+    ("afmoe", MIXED),
+    ("afmoe", {**MIXED, "num_dense_layers": 2, "num_shared_experts": 1, "attention_bias": True}),
+    ("exaone_moe", {**MIXED, "num_shared_experts": 2}),
+    ("exaone_moe", {**MIXED, "first_k_dense_replace": 2, "layer_types": TWO_KINDS}),
+    ("solar_open", {**NUMBERED, "n_shared_experts": 2, "attention_bias": True}),
+    ("mellum", {**MIXED, "layer_types": TWO_KINDS, "mlp_layer_types": DENSE_FIRST}),
+    ("laguna", {
+        **MIXED, "layer_types": TWO_KINDS, "num_attention_heads_per_layer": [4, 8, 8, 4, 6],
+        "mlp_layer_types": DENSE_FIRST, "shared_expert_intermediate_size": 40, "sliding_window": 64,
+    }),
+    ("laguna", {**MIXED, "gating": "per-element", "attention_bias": True}),
+    ("qwen3_vl_moe_text", {**MIXED, "tie_word_embeddings": False, "decoder_sparse_step": 2}),
+    ("qwen3_vl_moe_text", {**MIXED, "mlp_only_layers": [0], "attention_bias": True}),
+    ("kimi_k2", {**ROUTED, "first_k_dense_replace": 1}),
+    ("glm4_moe_lite", ROUTED),
+    ("glm4_moe_lite", {**ROUTED, "mlp_layer_types": DENSE_FIRST, "attention_bias": True, "q_lora_rank": None}),
+    ("axk1", {**ROUTED, "first_k_dense_replace": 3, "moe_layer_freq": 2}),
+    ("mistral4", {**ROUTED, "first_k_dense_replace": 2}),
+    ("minicpm3", {**LATENT, "mlp_bias": True, "attention_bias": True}),
+    ("minicpm3", {**LATENT, "v_head_dim": None, "q_lora_rank": None, "tie_word_embeddings": False}),
+    ("youtu", LATENT),
+    ("deepseek_v32", {**INDEXED, "first_k_dense_replace": 1}),
+    ("deepseek_v32", {**INDEXED, "mlp_layer_types": DENSE_FIRST, "attention_bias": True}),
+    ("glm_moe_dsa", INDEXED),
+    ("glm_moe_dsa", {**INDEXED, "index_topk_freq": 2, "index_skip_topk_offset": 1, "first_k_dense_replace": 0}),
+    ("glm_moe_dsa", {**INDEXED, "index_topk_pattern": "FSSFS"}),
+    ("glm_moe_dsa", {**INDEXED, "indexer_types": ["full", "shared", "full", "full", "shared"]}),
+    ("hy_v4", {**INDEXED, "pad_token_id": 0}),
+    ("hy_v4", {**INDEXED, "pad_token_id": 0, "mlp_layer_types": DENSE_FIRST, "hc_mult": 2, "indexer_types": ["full", *4 * ["shared"]]}),
+    ("deepseek_v4", COMPRESSED),
+    ("deepseek_v4", {**COMPRESSED, "compress_ratios": [0, 0, 4, 128, 4, 0], "hc_mult": 2}),
+    ("deepseek_v4", {
+        **COMPRESSED, "compress_rates": {"compressed_sparse_attention": 8, "heavily_compressed_attention": 16},
+    }),
+    ("minimax_m3_vl_text", {**WIDE, "dense_intermediate_size": 100, "shared_intermediate_size": 40}),
+    ("minimax_m3_vl_text", {
+        **WIDE, "dense_intermediate_size": 100, "moe_layer_freq": [0, 0, 1, 1, 1],
+        "sparse_attention_config": {
+            "sparse_attention_freq": [0, 1, 1, 1, 0], "sparse_num_index_heads": 2, "sparse_index_dim": 16,
+            "sparse_block_size": 4, "sparse_topk_blocks": 8,
+        },
+    }),
+]  # fmt: skip
+IDS = [f"{family}-{index}" for index, (family, _) in enumerate(CASES)]
+
+
+@pytest.mark.parametrize(("family", "fields"), CASES, ids=IDS)
+def test_parameters_are_those_of_transformers(family, fields):
+    expected = parameters(family, fields)
+    assert from_config({"model_type": family} | fields).total_parameters == expected
+    saved = config_of(family, fields).to_dict()  # with every default written out, as on the hub
+    assert from_config(saved).total_parameters == expected
+
+
+@pytest.mark.parametrize(("family", "fields"), CASES, ids=IDS)
+def test_flops_equal_torchs_counter(family, fields):
+    """Eager attention multiplies the whole square; the angles of rotary embeddings are products too, tiny ones."""
+    length = 256 if family == "deepseek_v4" else 32  # one entry may stand for 128 tokens
+    found = length * from_config({"model_type": family} | fields).training_flops(length, "full")
+    expected = training_flops(family, fields, length)
+    assert 0 <= expected - found <= 200 * length
+
+
+def test_every_family_is_checked():
+    known = {*mixtures.FAMILIES, *deepseek.FAMILIES, *sparse.FAMILIES} - {
+        "deepseek_v2",
+        "deepseek_v3",
+    }  # among the first families
+    others = {"step3p7", "minimax_m3", "minimax_m3_vl"}  # other names of step3p5 and minimax_m3_vl_text
+    assert known - others <= {family for family, _ in CASES}
