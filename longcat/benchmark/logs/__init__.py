@@ -146,6 +146,7 @@ def _choose(path: Path, logs: Mapping[str, Collected], shared: Collected, contex
         )
     tool, log = found[0], logs[found[0].kind]
     log.fine_tuning += shared.fine_tuning
+    log.state = shared.state | log.state
     log.facts.update({name: lines for name, lines in shared.facts.items() if name not in log.facts})
     if tool is printed_dicts.TOOL:
         return _finish(log, kind_of(log.state.get("names", ()), "JSON lines"), context)

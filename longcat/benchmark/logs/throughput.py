@@ -31,6 +31,8 @@ class LogContext:
     """Tokens of one step over all devices."""
     non_embedding_parameters: float | None = None
     """Parameters but the embedding, by which a Trainer's total_flos is turned back into tokens."""
+    trainable_parameters: float | None = None
+    """Parameters that are trained, if the user says so."""
 
 
 @dataclass(frozen=True)

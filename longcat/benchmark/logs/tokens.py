@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from longcat.benchmark.logs import tuning
 from longcat.benchmark.logs.collected import Collected
 from longcat.benchmark.logs.throughput import LogContext, Throughput, Told
 from longcat.benchmark.logs.tool import Tool
@@ -51,6 +52,7 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
         DataError: the log contradicts itself or the context, or the tokens of its steps are not known.
     """
     _resolve(log)
+    tuning.conclude(log, context)
     _check_facts(log, context)
     _check_sequences(log)
     told = _told(log, tool)
