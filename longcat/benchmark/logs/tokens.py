@@ -31,6 +31,8 @@ SLACK = 0.05
 UNKNOWN = ("unknown tool", "CSV", "JSON", "JSON lines", "TensorBoard", "wandb")
 """Kinds of files in which the tool is not known."""
 _MANY = 100_000
+_NAMED = 4
+"""Most numbers that a message names."""
 _NAN = math.nan
 
 
@@ -106,8 +108,8 @@ def _check_facts(log: Collected, context: LogContext) -> None:
         stated = log.facts.get(name, {})
         expected = given.get(name) or context.batch_tokens or log.stated(name)
         if set(stated) - {expected}:
-            numbers = " and ".join(f"{number:,.0f}" for number in sorted(stated))
-            places = ", ".join(str(line) for line in sorted(stated.values()))
+            numbers = " and ".join(f"{number:,.0f}" for number in sorted(stated)[:_NAMED])
+            places = ", ".join(str(line) for line in sorted(stated.values())[:_NAMED])
             raise DataError(f"{log.where}: the log reports {numbers} {unit}, not {expected:,.0f} (line {places})")
 
 
