@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,8 @@ def strict(log: Collected, line_number: int, line: str) -> None:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{log.where}, line {line_number}: damaged JSON ({error}): {line.strip()[:60]}") from None
+        shown = "".join(letter if letter.isprintable() else "?" for letter in line.strip()[:60])
+        raise DataError(f"{log.where}, line {line_number}: damaged JSON ({error}): {shown}") from None
     if isinstance(record, dict):
         add(log, line_number, record)
 
@@ -61,7 +63,9 @@ def _parsed(text: str) -> Mapping[str, Any] | None:
         record = json.loads(text)
     except ValueError:
         try:
-            record = ast.literal_eval(re.sub(r"(?<=: )-?(nan|inf)\b", "None", text))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                record = ast.literal_eval(re.sub(r"(?<=: )-?(nan|inf)\b", "None", text))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
     return record if isinstance(record, dict) else None

@@ -241,3 +241,25 @@ def test_a_reading_at_a_time_or_a_piece_at_a_time_is_the_same(read, monkeypatch)
 def test_json_lines_between_other_lines(read):
     rows = [json.dumps({"step": n, "tokens_per_sec": 100.0 + n}) for n in range(4)]
     assert read(["starting", *rows]).tokens_per_second == pytest.approx(102)
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(EXPECTED))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_ends_in_an_answer_or_one_line(read, chance, entry):
+    data = bytearray((SAMPLES / entry["file"]).read_bytes())
+    for _ in range(chance.randint(1, 4)):
+        at, what = chance.randrange(max(1, len(data))), chance.randrange(4)
+        if what == 0:
+            del data[at : at + chance.randint(1, 60)]
+        elif what == 1:
+            data[at:at] = bytes(chance.randrange(256) for _ in range(chance.randint(1, 6)))
+        elif what == 2:
+            del data[at:]
+        else:
+            data[at : at + 1] = chance.choice(
+                [b"nan", b"0", b"-", b"1e400", b"inf", b"\n", b"\r", b'"', b"{", b"|", b"9" * 30]
+            )
+    try:
+        assert read(bytes(data), entry["file"], LogContext(**entry["context"])).tokens_per_second > 0
+    except DataError as error:
+        assert len(str(error).splitlines()) == 1

@@ -118,6 +118,11 @@ def test_headers_state_length_and_batch(read):
     chat = "Tokens / micro-batch / rank: 32 x 2048 = 65,536\nTokens / micro-batch: 524,288\nstep 00001/9 (1%) | loss: 1 | dt: 1.0ms | tok/sec: 9\n"
     with pytest.raises(DataError, match="reports 8 devices, not 4"):
         read(chat, devices=4)
+    two = "".join(f"tokens per iteration will be: {n}\niter 1: loss 3, time 9.00ms, mfu 3%\n" for n in (1000, 2000))
+    with pytest.raises(
+        DataError, match=r"reports 1,000 and 2,000 tokens in a step, keep the lines of one run \(line 1, 3\)"
+    ):
+        read(two)
     total = "Total batch size 524,288 => gradient accumulation steps: 1\nstep 00001/9 (1%) | loss: 1 | dt: 1.0ms | tok/sec: 9\n"
     with pytest.raises(DataError, match="reports 524,288 tokens in a step, not 1,000"):
         read(total, batch=1000)
@@ -126,6 +131,11 @@ def test_headers_state_length_and_batch(read):
 def test_columns_of_a_table(read):
     rows = "step;step_time_ms;tokens\n" + "".join(f"{n};{500 + n % 2};1000\n" for n in range(9))
     assert read(rows).tokens_per_second == pytest.approx(1000 / 0.5005, rel=0.002)
+    clock = [10.0, 12.0, 14.0, 16.0, 1.0, 3.0, 5.0, 7.0]  # the process was started again
+    rows = "step,time,tokens\n" + "".join(f"{n},{at},{n * 4000}\n" for n, at in enumerate(clock))
+    assert read(rows).tokens_per_second == 2000
+    rows = "step,time,tokens\n1,1.0,4000\n2,1.1,4000\n3,1.2,4000\n"
+    assert read(rows).tokens_per_second == pytest.approx(4000 / 1.15, rel=0.01)
     rows = "iter\ttime\ttokens_per_second\n" + "".join(f"{n}\t{n * 3.5}\t700\n" for n in range(1, 9))
     assert read(rows).tokens_per_second == 700
     rows = "step,seconds\n" + "".join(f"{n},2.0\n" for n in range(9))
