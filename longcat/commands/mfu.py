@@ -271,6 +271,8 @@ def _check_model(
         raise UserError("give exactly one of --model and --parameters")
     if unused := [name for name, given in sizes.items() if given is not None and model is not None]:
         raise UserError(f"{', '.join(unused)} can only be used with --parameters; --model already contains these sizes")
+    if sizes["--attention-width"] is not None and sizes["--layers"] is None:
+        raise UserError("--attention-width needs --layers")
 
 
 def _check_speed(speeds: Mapping[str, Any], batch_tokens: int | None, sequence_length: int) -> None:

@@ -152,6 +152,12 @@ def test_sizes_stand_for_a_model(mfu):
     theirs = json.loads(mfu(*speed).stdout)
     assert ours["mfu"] == pytest.approx(theirs["mfu"], rel=1e-4)
     assert ours["assumptions"] == []
+    as_wide = (*sizes, "--attention-width", "8192")
+    wide = json.loads(mfu(*speed, "--parameters", "6738415616", *as_wide, model=None).stdout)
+    assert wide["mfu"] - ours["mfu"] == pytest.approx(21000 * 6 * 32 * 4096 * 2048 / 8 / 312e12, rel=1e-6)
+    alone = mfu(*speed, "--parameters", "7e9", "--attention-width", "8192", model=None)
+    assert (alone.returncode, alone.stdout) == (2, "")
+    assert "--attention-width needs --layers" in alone.stderr
     bare = json.loads(mfu(*speed, "--parameters", "3e9", "--total-parameters", "9e9", model=None).stdout)
     assert bare["kind"] == "moe"
     assert len(bare["assumptions"]) == 2

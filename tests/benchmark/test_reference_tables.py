@@ -119,7 +119,10 @@ def test_hardware_is_cited_and_plausible(row):
 
 def off(row):
     """Whether the rederived MFU or HFU differs from the published one by more than 2 points."""
-    pairs = ((row.published_mfu, row.rederived_mfu), (row.published_hfu, row.rederived_hfu))
+    pairs = [(row.published_mfu, row.rederived_mfu), (row.published_hfu, row.rederived_hfu)]
+    if row.published_tflops and row.peak_tflops and row.published_mfu is None and row.published_hfu is None:
+        recomputed = row.convention == "megatron_2021" and row.recomputation == "full"
+        pairs.append((row.published_tflops / row.peak_tflops, row.rederived_hfu if recomputed else row.rederived_mfu))
     return any(
         published is not None and rederived is not None and abs(published - rederived) > 0.02
         for published, rederived in pairs
@@ -139,7 +142,7 @@ def test_most_rows_are_rederived():
     assert len(rows) > 250
     assert len(rederived) > 0.9 * len(rows)
     for kind in ("dense", "moe"):
-        assert any(row.kind == kind and row.device.startswith(("A100 ", "A800 ")) for row in rows)
+        assert any(row.kind == kind and row.device.startswith(("A100", "A800")) for row in rows)
 
 
 @pytest.mark.parametrize("row", references(), ids=lambda row: f"{row.model}-{row.devices}-{row.sequence_length}")
@@ -156,7 +159,7 @@ def test_runs_are_cited_and_plausible(row):
     if row.peak_tflops is not None:
         # DeepSeek-V3 sets fp8 products against the peak of bf16
         assert row.peak_tflops * 1e12 in (hardware.peak_flops(row.precision), hardware.peak_flops("bf16"))
-    if row.device.startswith(("A100 ", "A800 ")):
+    if row.device.startswith(("A100", "A800")):
         assert row.devices
         assert row.sequence_length
         assert row.precision in ("bf16", "fp16")
@@ -167,12 +170,12 @@ def test_runs_are_cited_and_plausible(row):
     [
         ("GPT-22B", 8, 0.415, 0.437),  # selective: the scores once more
         ("MPT-70b", 64, 0.5333, 0.711),  # full: the forward pass once more
-        ("GPT-OSS-120B", 64, 153 / 989, None),  # only FLOP/s are published, and they are useful ones
+        ("Llama-3.1-405B", 1024, 827 / 1979, None),  # only FLOP/s are published, and they are useful ones
         ("MegaScale-MoE-352B", 240, 0.3248, None),  # Megatron's: half the scores, no embedding
     ],
 )
 def test_conventions_give_published_figures_back(model, devices, mfu, hfu):
-    row = next(row for row in references() if (row.model, row.devices) == (model, devices) and row.device != "B200")
+    row = next(row for row in references() if (row.model, row.devices) == (model, devices))
     assert row.mfu == pytest.approx(mfu)
     assert row.rederived_mfu == pytest.approx(mfu, abs=0.02)
     if hfu is not None:
@@ -204,7 +207,7 @@ def test_an_mfu_that_follows_from_hfu():
 )  # fmt: skip
 def test_a_row_counts_like_the_configuration_of_its_model(model, config):
     for row in references():
-        if row.model == model:
+        if row.model == model and row.vocabulary == config["vocab_size"]:
             ours = from_config(config, "test").training_flops(row.sequence_length)
             assert row.flops_per_token("longcat") == pytest.approx(ours, rel=1e-3)
 

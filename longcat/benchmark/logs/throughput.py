@@ -30,7 +30,7 @@ class LogContext:
     batch_tokens: int | None = None
     """Tokens of one step over all devices."""
     non_embedding_parameters: float | None = None
-    """Activated parameters without the embedding, to tell tokens from a Trainer's FLOP."""
+    """Parameters but the embedding, by which a Trainer's total_flos is turned back into tokens."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Throughput:
     kind: str
     """Tool that wrote the log."""
     tokens_from: str = ""
-    """Where the number of tokens comes from, as a phrase: `the log's consumed tokens`, `--batch-tokens`, ..."""
+    """Where the tokens were taken from, for people."""
     assumptions: tuple[str, ...] = ()
-    """Assumptions about the run, one phrase each: `every sequence is full: 64 x 4,096 tokens a step`."""
+    """What was assumed that the log does not say."""
     doubts: tuple[str, ...] = ()
-    """Assumptions that the figures depend on too much for a verdict, one phrase each."""
+    """Reasons why these tokens allow no verdict."""
     told: Told | None = None
-    """Utilisation as the log itself gives it."""
+    """Utilisation by the log itself, if it gives one."""
     fine_tuning: bool = False
-    """Whether the log shows that the run fine-tunes a model."""
+    """Whether the log shows that a trained model was tuned further."""
     trainable_parameters: float | None = None
-    """Weights with a gradient, where the log says that others are frozen."""
+    """Parameters that were trained, if the log says so."""

@@ -36,6 +36,18 @@ MLA = {
     "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1,
 }  # fmt: skip
 
+PURE = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "state_size": 10, "conv_kernel": 3}
+SHARED = {
+    "mamba_n_heads": 8, "mamba_d_head": 12, "mamba_n_groups": 4, "mamba_d_state": 10, "mamba_d_conv": 3,
+    "mamba_chunk_size": 32,
+}  # fmt: skip
+NEMOTRON = {
+    "vocab_size": 97, "hidden_size": 48, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 80,
+    "ssm_state_size": 10, "mamba_num_heads": 16, "mamba_head_dim": 6, "n_groups": 8, "conv_kernel": 3, "chunk_size": 32,
+    "n_routed_experts": 6, "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 40,
+    "num_experts_per_tok": 2,
+}  # fmt: skip
+
 
 def convolution(channels, kernel):
     """FLOP that the counter adds to one short convolution: the padding; for the gradient of the weights, as if it were full."""
@@ -67,6 +79,23 @@ def lightning(layers, heads, dim, block):
     """Queries x keys and scores x values within a block; the ends lack one and two products of the backward pass."""
     forward = 4 * block * dim * LENGTH
     return layers * heads * forward, layers * heads * (2 * forward - 3 * 2 * block * dim**2)
+
+
+def state_spaces(layers, heads, dim, state, chunk=32):
+    """Scores and scores x values within a chunk, and the states of all chunks from those of all before."""
+    forward = 2 * chunk * (state + dim) * LENGTH + 2 * (LENGTH // chunk + 1) ** 2 * state * dim
+    return layers * heads * forward, layers * heads * 2 * forward
+
+
+def mamba(layers, inner, state, kernel):
+    """Of Mamba's two products the outer one is elementwise, which is not counted."""
+    unseen = -2 * inner * state * LENGTH
+    return [*[convolution(inner, kernel)] * layers, (layers * unseen, layers * 2 * unseen)]
+
+
+def mamba2(layers, heads, dim, state, groups, kernel, chunk=32):
+    channels = heads * dim + 2 * groups * state
+    return [*[convolution(channels, kernel)] * layers, state_spaces(layers, heads, dim, state, chunk)]
 
 
 def kimi(layers, heads, dim, kernel):
@@ -110,6 +139,52 @@ CASES = [
     ("bailing_hybrid", {
         **MLA, "head_dim": 12, "short_conv_kernel_size": 3, "layer_group_size": 2,
     }, kimi(3, 8, 12, 3)),
+    ("nemotron_h", {
+        **NEMOTRON, "hybrid_override_pattern": "MEM*-M", "use_bias": True, "mlp_bias": True, "use_conv_bias": False,
+    }, mamba2(3, 16, 6, 10, 8, 3)),
+    ("nemotron_h", {
+        **NEMOTRON, "layers_block_type": ["mamba", "moe", "attention", "mamba"], "moe_latent_size": 20, "head_dim": 20,
+        "tie_word_embeddings": True,
+    }, mamba2(2, 16, 6, 10, 8, 3)),
+    ("nemotron_h", {
+        **NEMOTRON, "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"], "moe_latent_size": 20,
+        "mlp_bias": True,
+    }, mamba2(1, 16, 6, 10, 8, 3)),
+    ("mamba", {**PURE}, mamba(3, 96, 10, 3)),
+    ("mamba", {**PURE, "time_step_rank": 7, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False},
+     mamba(3, 96, 10, 3)),
+    ("falcon_mamba", {**PURE, "expand": 3}, mamba(3, 144, 10, 3)),
+    ("mamba2", {**PURE, "num_heads": 8, "head_dim": 12, "n_groups": 4, "chunk_size": 32}, mamba2(3, 8, 12, 10, 4, 3)),
+    ("mamba2", {
+        **PURE, "num_heads": 8, "head_dim": 12, "n_groups": 2, "chunk_size": 32, "use_bias": True,
+        "use_conv_bias": False, "tie_word_embeddings": True,
+    }, mamba2(3, 8, 12, 10, 2, 3)),
+    ("jamba", {
+        **COMMON, "attn_layer_period": 3, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 0,
+        "num_experts": 6, "mamba_d_state": 10, "mamba_d_conv": 3, "mamba_proj_bias": True,
+    }, mamba(3, 96, 10, 3)),
+    ("jamba", {
+        **COMMON, "attn_layer_period": 2, "attn_layer_offset": 0, "num_experts": 1, "mamba_dt_rank": 5,
+        "mamba_conv_bias": False, "mamba_expand": 3, "tie_word_embeddings": True,
+    }, mamba(2, 144, 16, 4)),
+    ("bamba", {
+        **COMMON, **SHARED, "attn_layer_indices": [1, 3], "attention_bias": True, "mlp_bias": True,
+        "mamba_proj_bias": True,
+    }, mamba2(2, 8, 12, 10, 4, 3)),
+    ("bamba", {**COMMON, **SHARED, "mamba_d_head": "auto", "mamba_conv_bias": False}, mamba2(4, 8, 12, 10, 4, 3)),
+    ("granitemoehybrid", {
+        **COMMON, **SHARED, "layer_types": ["mamba", "attention", "mamba", "mamba"], "num_local_experts": 6,
+        "num_experts_per_tok": 3, "shared_intermediate_size": 56, "attention_bias": True,
+    }, mamba2(3, 8, 12, 10, 4, 3)),
+    ("granitemoehybrid", {
+        **COMMON, **SHARED, "num_local_experts": 0, "shared_intermediate_size": 56, "tie_word_embeddings": True,
+    }, mamba2(4, 8, 12, 10, 4, 3)),
+    ("falcon_h1", {
+        **COMMON, **SHARED, "mamba_d_ssm": 1024, "mamba_d_head": "auto", "head_dim": 16, "mamba_rms_norm": True,
+        "projectors_bias": True, "attention_bias": True,
+    }, mamba2(4, 8, 128, 10, 4, 3)),
+    ("falcon_h1", {**COMMON, **SHARED, "mamba_d_ssm": None, "mlp_bias": True, "mamba_proj_bias": True},
+     mamba2(4, 8, 12, 10, 4, 3)),
 ]  # fmt: skip
 IDS = [f"{family}-{index}" for index, (family, _, _) in enumerate(CASES)]
 
@@ -181,7 +256,10 @@ def test_every_architecture_is_transformers_name_of_the_family():
         assert ARCHITECTURES[THEIRS[family]] == family
 
 
-ALWAYS_THERE = {"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}
+NEEDED = {
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "layers_block_type",
+    "hybrid_override_pattern", "mamba_d_ssm",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("family", "fields"), [case[:2] for case in CASES], ids=IDS)
@@ -199,7 +277,7 @@ def test_a_field_that_is_missing_or_null_is_what_transformers_takes(family, fiel
             found = from_config({"model_type": family} | others).total_parameters
         except ConfigError as error:
             assert name in str(error)
-            assert null or model is None or name in ALWAYS_THERE, error
+            assert null or model is None or name in NEEDED, error
         else:
             assert model is None or found == sum(p.numel() for p in model.parameters()), name
 
@@ -245,18 +323,68 @@ OTHERS = ("model_type", "auto_map", "architectures", "quantization_config")
     ],
 )
 def test_a_wrong_config_is_named(family, change, words):
+    fields = COMMON if family == "mamba2" else COMMON | DELTA
     with pytest.raises(ConfigError) as caught:
-        from_config({"model_type": family} | COMMON | DELTA | change, "my.json")
+        from_config({"model_type": family} | fields | change, "my.json")
     assert all(word in str(caught.value) for word in ["my.json", *words])
 
 
-def test_multi_token_prediction_is_said_to_be_left_out():
-    fields = {"model_type": "qwen3_5_text"} | COMMON | DELTA | {"mtp_num_hidden_layers": 1}
-    assert from_config(fields).assumptions == ("mtp_num_hidden_layers=1 is not counted",)
+@pytest.mark.parametrize(
+    ("family", "fields", "deeper"),
+    [
+        ("qwen3_next", {**COMMON, **DELTA, **EXPERTS, "num_nextn_predict_layers": 1}, {"num_hidden_layers": 5}),
+        ("qwen3_5_text", {**COMMON, **DELTA, "mtp_num_hidden_layers": 1}, {"num_hidden_layers": 5}),
+        (
+            "nemotron_h",
+            {**NEMOTRON, "hybrid_override_pattern": "MEM*", "num_nextn_predict_layers": 1, "moe_latent_size": 20},
+            {"hybrid_override_pattern": "MEM**E"},
+        ),
+        (
+            "nemotron_h",
+            {
+                **NEMOTRON,
+                "hybrid_override_pattern": "M*",
+                "num_nextn_predict_layers": 1,
+                "mtp_hybrid_override_pattern": "M-",
+            },
+            {"hybrid_override_pattern": "M*M-"},
+        ),
+    ],
+)
+def test_multi_token_prediction_is_one_more_layer_with_a_join(family, fields, deeper):
+    """As DeepSeek-V3's: two norms and a matrix in front of a layer with attention, a norm and the head behind it."""
+    fields = {"model_type": family} | fields
+    if family != "nemotron_h":
+        kinds = ["linear_attention", "linear_attention", "linear_attention", "full_attention"]
+        fields, deeper = fields | {"layer_types": kinds}, deeper | {"layer_types": [*kinds, "full_attention"]}
+    counted, more = from_config(fields, mtp=True), from_config(fields | deeper)
+    assert "=1 is not counted; --mtp does" in from_config(fields).assumptions[0]
+    assert counted.assumptions == ()
+    assert counted.total_parameters == more.total_parameters + 2 * 48 * 48 + 3 * 48
+    assert counted.training_flops(64) == pytest.approx(more.training_flops(64) + 6 * (2 * 48 * 48 + 97 * 48))
+    assert counted.attention_width == more.attention_width
+
+
+def test_published_sizes_with_multi_token_prediction():
+    """Sums of the checkpoints on the hub, which hold the module: 81B and 124B."""
+    qwen3_next = {
+        "model_type": "qwen3_next", "vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 48,
+        "num_attention_heads": 16, "num_nextn_predict_layers": 1,
+    }  # fmt: skip
+    assert from_config(qwen3_next, mtp=True).total_parameters == pytest.approx(81.3e9, rel=0.001)
+    super_120b = read_workload(CONFIGS / "Nemotron-3-Super-120B-A12B.json", mtp=True)
+    assert super_120b.total_parameters == pytest.approx(123.6e9, rel=0.005)
+
+
+def test_multi_token_prediction_that_is_not_known_is_refused():
+    fields = {"model_type": "bailing_hybrid"} | MLA | {"num_nextn_predict_layers": 1}
+    assert from_config(fields).assumptions == ("num_nextn_predict_layers=1 is not counted",)
     with pytest.raises(
-        ConfigError, match="qwen3_5_text has no layers of multi-token prediction that --mtp could count"
+        ConfigError, match="bailing_hybrid has no layers of multi-token prediction that --mtp could count"
     ):
         from_config(fields, mtp=True)
+    with pytest.raises(ConfigError, match="no layers of multi-token prediction, but --mtp"):
+        from_config({"model_type": "qwen3_5_text"} | COMMON | DELTA, mtp=True)
 
 
 def test_kimi_k3s_own_parts():
