@@ -13,12 +13,14 @@ from typing import Any
 
 from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
 from longcat.config.config_json import architectures, read_json_object, read_longcat
-from longcat.costs.families import deepseek, llama, mixtures, plain, sparse
+from longcat.costs.families import deepseek, llama, mixtures, plain, public, sparse
 from longcat.costs.families.fields import Family, Fields, complete
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
-FAMILIES: dict[str, Family] = plain.FAMILIES | llama.FAMILIES | mixtures.FAMILIES | deepseek.FAMILIES | sparse.FAMILIES
+FAMILIES: dict[str, Family] = (
+    plain.FAMILIES | llama.FAMILIES | mixtures.FAMILIES | deepseek.FAMILIES | sparse.FAMILIES | public.FAMILIES
+)
 """The families by model type."""
 LONGCAT = tuple(LONGCAT_ARCHITECTURES.values())
 ARCHITECTURES = LONGCAT_ARCHITECTURES | {
