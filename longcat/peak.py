@@ -52,27 +52,28 @@ def peak(accelerator: Accelerator, precision: Precision) -> Peak | None:
 @lru_cache(maxsize=2)
 def measured_gemm_flops(precision: Literal["bf16", "fp32"]) -> float:
     """Measure the best FLOP/s of square matrix products of several sizes on the CPU, with all cores."""
-    return max(best_product(size, precision, _GEMM_SECONDS) for size in _GEMM_SIZES)
+    return max(best_product((size, size, size), precision, _GEMM_SECONDS) for size in _GEMM_SIZES)
 
 
-def best_product(size: int, precision: Literal["bf16", "fp32"], seconds: float) -> float:
-    """Measure the best FLOP/s of square matrix products of one size on the CPU, with the cores of this process.
+def best_product(shape: tuple[int, int, int], precision: Literal["bf16", "fp32"], seconds: float) -> float:
+    """Measure the best FLOP/s of matrix products of one shape on the CPU, with the cores of this process.
 
     Args:
-        size: rows and columns of both factors.
+        shape: m, k and n of a product of [m, k] and [k, n].
         precision: type of the factors.
         seconds: duration of the measurement.
     """
     import torch
 
+    m, k, n = shape
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best = 0.0
     with torch.no_grad():
-        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
         a @ b
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             began = time.perf_counter()
             a @ b
-            best = max(best, 2 * size**3 / (time.perf_counter() - began))
+            best = max(best, 2 * m * k * n / (time.perf_counter() - began))
     return best

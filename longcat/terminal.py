@@ -192,7 +192,15 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
     }
     if "log" in answer:
         log = answer["log"]
-        pairs["log"] = f"{log['kind']}, median of {log['readings']} readings, spread {log['spread']:.1%}"
+        pairs["log"] = (
+            f"{log['kind']}, median of {log['readings']} readings, spread {log['spread']:.1%}; tokens: {log['tokens_from']}"
+        )
+    if "cross_check" in answer:
+        check = answer["cross_check"]
+        pairs["told by the log"] = (
+            f"{check['told']}; this count {check['own_tflops']:.4g} TFLOP/s a device "
+            f"({check['convention'].replace('_', ' ')}), {check['ratio']:.2f} times as much"
+        )
     print_pairs("model FLOPs utilisation", {name: value for name, value in pairs.items() if value})
 
     total = sum(answer["flops_per_token"].values())
@@ -211,13 +219,15 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
         conventions.add_row(name, f"{value:.1%}")
     console.print(conventions)
 
+    _print_comparison(console, answer)
+
+
+def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:
+    """Print the published runs, where they are from, what is assumed and the verdict."""
     comparison = answer["comparison"]
-    console.print(
-        _runs(
-            "published A100 runs, " + ("comparable" if comparison["fair"] else "nearest, none comparable"),
-            comparison["matches"],
-        )
-    )
+    which = "comparable" if comparison["fair"] else "nearest, none comparable"
+    if comparison["matches"]:
+        console.print(_runs(f"published A100 runs, {which}", comparison["matches"]))
     if comparison["other_devices"]:
         what = "mixtures" if answer["kind"] == "moe" else "dense models"
         console.print(_runs(f"for orientation: {what} on other devices", comparison["other_devices"]))
@@ -227,19 +237,43 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
     for source, places in tables.items():
         console.print(f"Source: {escape(source)}: {escape('; '.join(dict.fromkeys(places)))}.", soft_wrap=True)
     for assumption in answer["assumptions"]:
-        console.print(f"Assumed: {escape(assumption)}.")
+        console.print(f"Assumed: {escape(assumption)}.", soft_wrap=True)
+    for remark in answer["remarks"]:
+        console.print(f"Note: {escape(remark)}.", soft_wrap=True)
+    if len(comparison["verdicts"]) > 1:
+        console.print(_peaks(comparison["verdicts"]))
     console.print(f"Verdict: {escape(comparison['verdict'])}.", soft_wrap=True)
 
 
-def _runs(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table of published runs beside this run in each row's own convention."""
-    table = Table(title=title, title_justify="left")
-    for column in ("run", "MFU", "this run, same convention", "ratio"):
-        table.add_column(column, justify="left" if column == "run" else "right")
-    for row in rows:
-        own_mfu, ratio = (
-            ("-", "-") if row["ratio"] is None else (f"{row['own_mfu']:.1%} {row['convention']}", f"{row['ratio']:.2f}")
+def _peaks(verdicts: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of the verdict under each published peak of the device."""
+    table = Table(title="under each published peak of this device", title_justify="left")
+    for column in ("TFLOP/s", "MFU", "ratio", "verdict", "source"):
+        table.add_column(column, justify="left" if column in ("verdict", "source") else "right", overflow="fold")
+    for one in verdicts:
+        ratio = "-" if one["ratio"] is None else f"{one['ratio']:.2f}"
+        table.add_row(
+            f"{one['peak_flops'] / 1e12:.4g}", f"{one['mfu']:.1%}", ratio, one["word"], escape(one["peak_source"])
         )
+    return table
+
+
+def _runs(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of published runs beside this run, counted causally and in the row's own convention."""
+    table = Table(title=title, title_justify="left")
+    for column in ("run", "MFU", "this run", "ratio", "own convention", "says"):
+        table.add_column(column, justify="left" if column in ("run", "says") else "right")
+    for row in rows:
         run = f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens"
-        table.add_row(run, f"{row['mfu']:.1%}", own_mfu, ratio)
+        if differing := [*row["differences"], *row["notes"]]:
+            run += f"\n[dim]{escape('; '.join(differing))}[/dim]"
+        own = "-" if row["ratio_own_convention"] is None else f"{row['ratio_own_convention']:.2f} {row['convention']}"
+        table.add_row(
+            run,
+            "-" if row["mfu"] is None else f"{row['mfu']:.1%}",
+            "-" if row["own_mfu"] is None else f"{row['own_mfu']:.1%}",
+            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            own,
+            row["says"] or "-",
+        )
     return table

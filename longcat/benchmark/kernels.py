@@ -41,6 +41,8 @@ class Kernel:
     """Least memory traffic of one call: operands read once, results written once."""
     seconds: float
     """Median time of one call."""
+    product: tuple[int, int, int] | None = None
+    """m, k and n of a product of [m, k] and [k, n]; None for operators that are more than one product."""
 
     @property
     def flops_per_second(self) -> float:
@@ -90,7 +92,7 @@ def measure_kernels(
         moved = width * (m * k + k * n + m * n)
         if moved <= _MAX_MEMORY_FRACTION * accelerator.memory_bytes:
             seconds = timed(partial(torch.matmul, randn(m, k), randn(k, n)))
-            measured.append(Kernel(name, f"{m} x {k} x {n}", 2.0 * m * k * n, moved, seconds))
+            measured.append(Kernel(name, f"{m} x {k} x {n}", 2.0 * m * k * n, moved, seconds, (m, k, n)))
 
     for size in SQUARES:
         product(f"GEMM {size}", size, size, size)

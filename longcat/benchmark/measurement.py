@@ -24,7 +24,7 @@ from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.stage import run_workers
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
 _REPORT_FIELDS = ("reference_rows",)
@@ -55,9 +55,10 @@ class Measurement:
     memory: dict[str, int]
     """Bytes of the first process by use; see `longcat.benchmark.measuring.memory`."""
     breakdown: dict[str, Any] | None
-    """See `longcat.benchmark.breakdown.Breakdown`."""
+    """See `longcat.benchmark.breakdown.Breakdown`; with `plain_seconds` and `profiled_seconds` of steps that took turns."""
     operators: dict[str, Any] | None
-    """`kernels`, see `longcat.benchmark.kernels.Kernel`, and `bandwidth` of the memory in bytes/s."""
+    """`kernels`, see `longcat.benchmark.kernels.Kernel`; `bandwidth` of the memory in bytes/s; on a CPU `together`, FLOP/s
+    of the fastest product in all processes at once."""
     collectives: list[dict[str, Any]]
     """See `longcat.benchmark.collectives.Collective`."""
     device_kind: str

@@ -1,12 +1,14 @@
 """Measurements of training steps, taken inside the training processes.
 
-Windows of plain steps come first, steps under the profiler after them, so that profiling does not slow the timed steps.
+Windows of plain steps come first, so that profiling does not slow them. After them steps under the profiler and plain
+steps take turns: what the profiler costs is seen between neighbours, not against windows of an earlier minute.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import time
 from collections.abc import Callable
@@ -68,42 +70,66 @@ def machine_peak(compute: torch.dtype) -> float:
 
     It is called between windows, so that other load on the machine slows steps and products equally.
     """
-    best = best_product(_PRODUCT_SIZE, "bf16" if compute == torch.bfloat16 else "fp32", _PRODUCT_SECONDS)
+    return _together((_PRODUCT_SIZE,) * 3, compute)
+
+
+def _together(shape: tuple[int, int, int], compute: torch.dtype) -> float:
+    """Measure the FLOP/s of the best product of a shape in all processes at once, summed over them."""
+    best = best_product(shape, "bf16" if compute == torch.bfloat16 else "fp32", _PRODUCT_SECONDS)
     total = torch.tensor(best, dtype=torch.float64)
     dist.all_reduce(total)
     return float(total)
 
 
 def profile(step: Step, first: int, count: int, accelerator: Accelerator, directory: Path) -> dict[str, Any] | None:
-    """Profile `count` steps on rank 0; other ranks run the same steps unprofiled. The trace stays in the directory.
+    """Profile `count` steps on rank 0, each between two plain steps; other ranks run the same steps unprofiled.
+
+    A step has a profiler of its own, so that no trace holds more than one. The trace of all stays in the directory.
 
     Returns:
-        The breakdown on rank 0; None on other ranks, and where the profiler recorded nothing, as under the emulator.
+        On rank 0 the breakdown, with `plain_seconds` and `profiled_seconds`: the time of each plain and of each
+        profiled step. None on other ranks, and where the profiler recorded nothing, as under the emulator.
     """
 
-    def one(number: int) -> None:
+    def one(number: int) -> float:
+        dist.barrier()
+        accelerator.synchronize()
+        began = time.perf_counter()
         with torch.profiler.record_function(STEP):
             step(number)
             accelerator.synchronize()
+        return time.perf_counter() - began
 
-    one(first)  # warm-up: one-time work after the windows
-    if dist.get_rank() != 0:
-        for number in range(first + 1, first + 1 + count):
-            one(number)
+    traced = dist.get_rank() == 0
+    plain: list[float] = []
+    profiled: list[float] = []
+    traces: list[Path] = []
+    with contextlib.ExitStack() as place:
+        if traced:
+            place.enter_context(
+                contextlib.chdir(directory)
+            )  # torch_npu's profiler leaves files in the working directory
+        for pair in range(count + 1):
+            number = first + 2 * pair
+            recording: Any = accelerator.profiler() if traced else contextlib.nullcontext()
+            with recording:
+                seconds = one(number)
+            if pair and traced:  # the first pair is for the one-time work of the profiler
+                profiled.append(seconds)
+                traces.append(directory / f"trace-{pair}.json")
+                recording.export_chrome_trace(str(traces[-1]))
+            plain.append(one(number + 1))
+    if not traced:
         return None
-    plain = directory / "trace.json"
-    with contextlib.chdir(directory):  # torch_npu's profiler leaves files in the working directory
-        with accelerator.profiler() as profiler:
-            for number in range(first + 1, first + 1 + count):
-                one(number)
-        profiler.export_chrome_trace(str(plain))
     try:
-        parts = asdict(breakdown(read_trace(plain)))
+        events = [event for path in traces for event in read_trace(path)]
+        parts = asdict(breakdown(events))
     except DataError:
         return None
-    (directory / TRACE).write_bytes(gzip.compress(plain.read_bytes(), 6))
-    plain.unlink()
-    return parts
+    (directory / TRACE).write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode(), 6))
+    for path in traces:
+        path.unlink()
+    return parts | {"plain_seconds": plain, "profiled_seconds": profiled}
 
 
 def memory(trainer: Trainer, accelerator: Accelerator) -> dict[str, int]:
@@ -130,11 +156,16 @@ def _bytes(tensor: torch.Tensor) -> int:
 def operators(
     config: PipelineConfig, tokens: int, sequence_length: int, compute: torch.dtype, mesh: ProcessMesh, on: Accelerator
 ) -> dict[str, Any] | None:
-    """Measure kernels and memory bandwidth on rank 0 while the other ranks wait; None elsewhere, or if switched off."""
+    """Measure kernels and memory bandwidth on rank 0 while the other ranks wait; None elsewhere, or if switched off.
+
+    On a CPU all processes then compute the fastest product at once: `together`, its FLOP/s summed over them. They share
+    the machine, and what one of them reaches alone says little about all.
+    """
     seconds = config.benchmark.kernel_seconds
     if not seconds:
         return None
-    measured = None
+    measured: dict[str, Any] | None = None
+    fastest = torch.zeros(3, dtype=torch.int64)
     if mesh.rank == 0:
         kernels = measure_kernels(config.model, tokens, sequence_length, compute, on, mesh.device, seconds_each=seconds)
         measured = {
@@ -143,7 +174,15 @@ def operators(
                 asdict(one) | {"flops_per_second": one.flops_per_second, "intensity": one.intensity} for one in kernels
             ],
         }
+        best = max((one for one in kernels if one.product), key=lambda one: one.flops_per_second)
+        fastest = torch.tensor(best.product)
     dist.barrier()
+    if on.kind == "cpu":
+        dist.broadcast(fastest, 0)
+        m, k, n = fastest.tolist()
+        together = _together((m, k, n), compute)
+        if measured is not None:
+            measured["together"] = together
     return measured
 
 

@@ -1,9 +1,13 @@
-"""Figures of the benchmark's reports: SVG for HTML pages, PNG for MLflow and Markdown."""
+"""Figures of the benchmark's reports: SVG for HTML pages, PNG for MLflow and Markdown.
+
+Every figure has a narrow form for a telephone, whose text stays as large as the page's.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +20,38 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID = "#1c2330", "#b8c1d1", "#eef0f4"
 BLUE, ORANGE, GREEN, VIOLET, GREY = "#2f6fde", "#d9480f", "#2b8a3e", "#7048e8", "#868e96"
-_WIDTH = 8.4
+_WIDTH, _NARROW_WIDTH = 8.4, 4.3
+_SOURCE_COLOURS = (BLUE, VIOLET, "#0c8599", "#c2255c", "#5c940d", "#795548")
+_OTHERS = "other sources"
+NAMED_ROWS = 30
+"""Most rows that get a line each in a distribution."""
 _IDENTITY = ("source", "table", "model", "device", "devices", "sequence_length", "layout")
 """Columns that identify a published row."""
 _COLOURS = dict(zip(PARTS, (BLUE, ORANGE, GREEN, "#f08c00", FAINT), strict=True))
 
 
 def among_published(
-    rows: Sequence[Reference], near: Sequence[Mapping[str, Any]], own_mfu: float | None, activated_parameters: float
+    rows: Sequence[Reference],
+    near: Sequence[Mapping[str, Any]],
+    own_mfu: float | None,
+    activated_parameters: float,
+    *,
+    narrow: bool = False,
 ) -> Figure:
-    """Plot MFU over activated parameters: all published rows, the rows compared with, and this run."""
-    figure, axes = _figure(4.2)
+    """Plot MFU over activated parameters: all published rows, the rows compared with, and this run.
+
+    Args:
+        rows: all published runs.
+        near: those that the run is compared with.
+        own_mfu: MFU of this run; None leaves it out.
+        activated_parameters: of this run.
+        narrow: draw the form for a narrow page.
+    """
+    figure, axes = _figure(4.2, narrow)
     chosen = {tuple(row[name] for name in _IDENTITY) for row in near}
     groups: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for row in rows:
-        if row.mfu is None:
+        if row.causal_mfu is None:
             continue
         if tuple(getattr(row, name) for name in _IDENTITY) in chosen:
             group = ("compared with", BLUE, "o" if row.kind == "dense" else "D")
@@ -38,7 +59,7 @@ def among_published(
             group = ("A100 or A800", FAINT, "o") if row.kind == "dense" else ("A100 or A800, mixture", VIOLET, "D")
         else:
             group = ("other devices", "#e3d3c2", "o") if row.kind == "dense" else ("others, mixture", "#c9a27a", "D")
-        groups.setdefault(group, []).append((row.activated_parameters / 1e9, 100 * row.mfu))
+        groups.setdefault(group, []).append((row.activated_parameters / 1e9, 100 * row.causal_mfu))
     for (label, colour, marker), points in sorted(groups.items(), key=lambda pair: pair[0][0] == "compared with"):
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=26, color=colour, marker=marker, label=f"{label} ({len(points)})", zorder=2)
@@ -49,14 +70,124 @@ def among_published(
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("activated parameters (billions)")
-    axes.set_ylabel("MFU as published; this run by PaLM's formula (%)")
-    _legend(axes, 3)
+    axes.set_ylabel("MFU, causal attention (%)")
+    _legend(figure, 3)
     return figure
 
 
-def step_breakdown(parts: Mapping[str, float]) -> Figure:
+def distribution(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
+    """Plot where this run lies among published runs of its kind, with the band of "within 15 %" of their median.
+
+    Few rows get a line each, with their names; of many the histogram is drawn.
+
+    Args:
+        found: `distribution` of a comparison: `rows` with `model`, `mfu`, `devices`, `device`, `source` and `fair`;
+            `own_mfu`, `percentile`, `median` and `needed_mfu`.
+        narrow: draw the form for a narrow page.
+    """
+    rows = sorted(found["rows"], key=lambda row: (row["mfu"], row["model"]))
+    few = len(rows) <= NAMED_ROWS
+    figure, axes = _figure(1.5 + (0.4 if narrow else 0.3) * (len(rows) + 2) if few else 3.6, narrow)
+    colours = _source_colours(rows)
+    median = f"median of {found['median_of']}" if "median_of" in found else "median"
+    band = 100 * found["needed_mfu"], 100 * (2 * found["median"] - found["needed_mfu"])
+    axes.axvspan(*band, color=GREEN, alpha=0.12, linewidth=0, label="within 15 % of the median")
+    axes.axvline(100 * found["median"], color=GREEN, linewidth=1.2, label=f"{median} {100 * found['median']:.1f} %")
+    if few:
+        _named_rows(axes, rows, found, colours, narrow)
+    else:
+        _histogram(axes, rows, found, colours)
+    top = max([*(row["mfu"] for row in rows), found["own_mfu"] or 0.0, band[1] / 100])
+    axes.set_xlim(0, 100 * top * 1.08)
+    axes.set_xlabel("MFU, causal attention (%)")
+    _legend(figure, 3)
+    return figure
+
+
+def _named_rows(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any], colours: Mapping[str, str], narrow: bool
+) -> None:
+    """Draw a line with a name for each row and for this run, ordered by MFU, above a box from quartile to quartile."""
+    own = found["own_mfu"]
+    lines: list[tuple[float, Mapping[str, Any] | None]] = [(row["mfu"], row) for row in rows]
+    if own is not None:
+        lines.append((own, None))
+    lines.sort(key=lambda line: line[0])
+    width = max(value for value, _ in lines)
+    axes.boxplot(
+        [[100 * row["mfu"] for row in rows]], positions=[-1.2], widths=0.5, orientation="horizontal", whis=(0, 100),
+        manage_ticks=False, medianprops={"color": GREY}, boxprops={"color": GREY}, whiskerprops={"color": GREY},
+        capprops={"color": GREY},
+    )  # fmt: skip
+    labelled = set()
+    for place, (value, row) in enumerate(lines):
+        if row is None:
+            axes.scatter(100 * value, place, s=150, marker="*", color=ORANGE, zorder=5)
+            name, colour = f"this run, {100 * value:.1f} %", ORANGE
+        else:
+            source = short_source(row["source"])
+            colour = colours.get(source, GREY)
+            label = source if source in colours else _OTHERS
+            if label not in labelled:
+                axes.scatter([], [], s=44, color=colour, label=label)
+            labelled.add(label)
+            axes.scatter(
+                100 * value, place, s=44, zorder=4, edgecolors=colour, color=colour if row["fair"] else "white"
+            )
+            devices = f"{row['devices']} × " if row["devices"] else ""
+            name, colour = f"{row['model']}, {devices}{row['device'].split()[0].rstrip(',')}", INK
+        if narrow:  # above the point, since neither side has room for a name
+            side, offset = ("left", "center", "right")[min(2, int(3 * value / width))], (0, 9)
+        else:
+            side, offset = ("right", (-8, 0)) if value > 0.5 * width else ("left", (8, 0))
+        axes.annotate(
+            name, (100 * value, place), textcoords="offset points", xytext=offset, va="center", ha=side, fontsize=8,
+            color=colour, zorder=6,
+        )  # fmt: skip
+    axes.set_ylim(-1.8, len(lines) - 0.4)
+    axes.set_yticks([-1.2], ["quartiles"], fontsize=8)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _histogram(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any], colours: Mapping[str, str]
+) -> None:
+    """Draw how many rows have which MFU, stacked by source, and this run as a line."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        source = short_source(row["source"])
+        groups.setdefault(source if source in colours else _OTHERS, []).append(100 * row["mfu"])
+    names = sorted(groups, key=lambda name: (name == _OTHERS, -len(groups[name])))
+    edges = [2.5 * number for number in range(int(100 * max(row["mfu"] for row in rows) / 2.5) + 2)]
+    axes.hist(
+        [groups[name] for name in names], bins=edges, stacked=True, color=[colours.get(name, GREY) for name in names],
+        label=[f"{name} ({len(groups[name])})" for name in names], rwidth=0.9, zorder=2,
+    )  # fmt: skip
+    axes.set_ylabel("published runs")
+    axes.locator_params(axis="y", integer=True)
+    if found["own_mfu"] is not None:
+        own, top = 100 * found["own_mfu"], axes.get_ylim()[1]
+        axes.axvline(own, color=ORANGE, linewidth=1.2, linestyle="--", zorder=4)
+        axes.scatter(own, top, s=150, marker="*", color=ORANGE, zorder=5, clip_on=False, label=f"this run {own:.1f} %")
+        axes.set_ylim(0, top)
+
+
+def _source_colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return a colour for each of the commonest sources, by their short names."""
+    names = Counter(short_source(row["source"]) for row in rows).most_common(len(_SOURCE_COLOURS))
+    return {name: colour for (name, _), colour in zip(names, _SOURCE_COLOURS, strict=False)}
+
+
+def short_source(source: str) -> str:
+    """Return the first part of a source: authors and year, or the repository."""
+    return source.split(" (")[0].split(",")[0]
+
+
+def step_breakdown(parts: Mapping[str, float], *, narrow: bool = False) -> Figure:
     """Plot the parts of a training step as one stacked bar, in percent."""
-    figure, axes = _figure(1.5)
+    figure, axes = _figure(1.5, narrow)
     left, total = 0.0, sum(parts.values())
     for name, seconds in parts.items():
         percent = 100 * seconds / total
@@ -66,13 +197,13 @@ def step_breakdown(parts: Mapping[str, float]) -> Figure:
     axes.set_yticks([])
     axes.set_xlabel("fraction of a step (%)")
     axes.spines["left"].set_visible(False)
-    _legend(axes, 3)
+    _legend(figure, 3)
     return figure
 
 
-def roofline(operators: Mapping[str, Any], peak_flops: float | None) -> Figure:
+def roofline(operators: Mapping[str, Any], peak_flops: float | None, *, narrow: bool = False) -> Figure:
     """Plot the kernels' FLOP/s over intensity (FLOP per byte), below the roof of memory bandwidth and peak."""
-    figure, axes = _figure(4.2)
+    figure, axes = _figure(4.2, narrow)
     kernels = operators["kernels"]
     best = max(kernel["flops_per_second"] for kernel in kernels)
     roof = max(best, peak_flops or 0.0)
@@ -103,13 +234,13 @@ def roofline(operators: Mapping[str, Any], peak_flops: float | None) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("intensity (FLOP per byte of least traffic)")
     axes.set_ylabel("TFLOP/s")
-    _legend(axes, 3)
+    _legend(figure, 3)
     return figure
 
 
-def bandwidths(collectives: Sequence[Mapping[str, Any]]) -> Figure:
+def bandwidths(collectives: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figure:
     """Plot the bus bandwidth over size, one line per collective and scope."""
-    figure, axes = _figure(3.6)
+    figure, axes = _figure(3.6, narrow)
     colours = dict(
         zip(("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), (BLUE, GREEN, ORANGE, VIOLET), strict=True)
     )
@@ -128,13 +259,13 @@ def bandwidths(collectives: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("size")
     axes.set_ylabel("bus bandwidth (GB/s)")
-    _legend(axes, 2)
+    _legend(figure, 2)
     return figure
 
 
-def sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def sweep(rows: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figure:
     """Plot speed over memory for every setting of a sweep, and the Pareto front."""
-    figure, axes = _figure(3.8)
+    figure, axes = _figure(3.8, narrow)
     timed = [row for row in rows if "error" not in row]
     for row in timed:
         axes.scatter(
@@ -155,13 +286,13 @@ def sweep(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.margins(x=0.25, y=0.2)
     axes.set_xlabel("peak memory per process (GB)")
     axes.set_ylabel("tokens/s, all devices")
-    _legend(axes, 1)
+    _legend(figure, 1)
     return figure
 
 
-def scaling(rows: Sequence[Mapping[str, float]]) -> Figure:
+def scaling(rows: Sequence[Mapping[str, float]], *, narrow: bool = False) -> Figure:
     """Plot tokens/s over processes, beside linear scaling from the fewest processes."""
-    figure, axes = _figure(3.4)
+    figure, axes = _figure(3.4, narrow)
     counts, speeds = [row["processes"] for row in rows], [row["tokens_per_second"] for row in rows]
     ideal = [speeds[0] / counts[0] * count for count in counts]
     axes.plot(counts, ideal, color=FAINT, linestyle="--", label="linear scaling")
@@ -175,7 +306,7 @@ def scaling(rows: Sequence[Mapping[str, float]]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("processes")
     axes.set_ylabel("tokens/s, all devices")
-    _legend(axes, 2)
+    _legend(figure, 2)
     return figure
 
 
@@ -205,12 +336,12 @@ def _saved(figure: Figure, kind: str, metadata: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def _figure(height: float, narrow: bool) -> tuple[Figure, Axes]:
     # without pyplot, so there is no global state and nothing to close
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height), dpi=130, layout="constrained")
+    figure = Figure(figsize=(_NARROW_WIDTH if narrow else _WIDTH, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(color=GRID, zorder=0)
@@ -219,8 +350,13 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, columns: int) -> None:
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0, fontsize=9)
+def _legend(figure: Figure, columns: int) -> None:
+    size = 9
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    if figure.get_figwidth() == _NARROW_WIDTH:
+        columns, size = min(columns, 2 if max(map(len, labels)) < 26 else 1), 8
+        figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(labels) // columns) - 1))
+    figure.legend(frameon=False, loc="outside upper left", ncols=columns, borderaxespad=0.2, fontsize=size)
 
 
 def _note(

@@ -12,7 +12,7 @@ from longcat.costs.conventions import llm_foundry, megatron_2021, palm, six_n
 from longcat.provenance import ROOT
 
 TABLE = ROOT / "data/reference/mfu.csv"
-KNOWN_CONVENTIONS = ("llm_foundry", "megatron", "megatron_2021", "palm", "six_n_all")
+KNOWN_CONVENTIONS = ("llm_foundry", "longcat", "megatron", "megatron_2021", "palm", "six_n_all", "torchtitan")
 """Conventions by which the FLOPs of a row can be rederived."""
 
 
@@ -29,6 +29,10 @@ class Reference:
     layers: int
     hidden_size: int
     vocabulary: int | None
+    lookup_parameters: float
+    """Part of the activated parameters that is only read by index: the embedding unless it is the head, positions."""
+    attention_width: float
+    """Sum over the layers of heads x (key + value dimension) / 2; layers x hidden size for a plain model."""
     device: str
     devices: int | None
     cluster: str
@@ -37,6 +41,10 @@ class Reference:
     precision: str
     recomputation: str
     """none, selective, full, or empty."""
+    task: str
+    """pre-training or fine-tuning."""
+    routing: str
+    """How a mixture treats tokens above an expert's share: dropless, drops, forced balance, or empty."""
     tokens_per_second_per_device: float | None
     published_tflops: float | None
     """TFLOP/s per device, counted by the source's convention."""
@@ -48,8 +56,15 @@ class Reference:
     """Dense peak per device, in TFLOP/s."""
     source: str
     table: str
+    guessed: tuple[str, ...]
+    """Names of the columns whose values the source does not state."""
     reason: str
     """Why our rederived MFU differs from the published one by more than 2 points; empty where it does not."""
+
+    @property
+    def publisher(self) -> str:
+        """Return the project or paper that printed the row: one project's tables, and one run in two of them, are alike."""
+        return self.source.split(",")[0]
 
     @property
     def mfu(self) -> float | None:
@@ -64,9 +79,43 @@ class Reference:
         return self.rederived_mfu
 
     @property
-    def comparable_mfu(self) -> float | None:
-        """Return the MFU to compare with: as published, or rederived where the row has a `reason`."""
-        return self.rederived_mfu if self.reason and self.rederived_mfu is not None else self.mfu
+    def causal_mfu(self) -> float | None:
+        """Return the published MFU as it is by our own count: matrices and causal attention only.
+
+        It follows from the speed; where the row has none, or a `reason` why the two disagree, from the published figure,
+        by the ratio of the conventions' FLOP. None where convention, length or peak is not known.
+        """
+        if not self.reason and self.rederived_causal_mfu is not None:
+            return self.rederived_causal_mfu
+        counted, causal = self._flops(recomputed=False), self.flops_per_token("longcat")
+        if self.mfu is None or counted is None or causal is None:
+            return self.rederived_causal_mfu
+        return self.mfu * causal / counted
+
+    @property
+    def rederived_causal_mfu(self) -> float | None:
+        """Rederive the MFU by our own count from the published speed; None where there is none."""
+        return self._utilisation(self.flops_per_token("longcat"))
+
+    def flops_per_token(self, convention: str) -> float | None:
+        """Return the useful FLOP of a training token by a convention; `longcat` is our own count with causal attention.
+
+        None where the sequence length or the convention is not known.
+        """
+        length, n, width = self.sequence_length, self.activated_parameters, self.attention_width
+        if length is None:
+            return None
+        if convention in ("longcat", "megatron"):
+            return six_n(n - self.lookup_parameters) + palm(0, width, length) / 2
+        if convention == "megatron_2021":
+            return megatron_2021(self.layers, self.hidden_size, self.vocabulary or 0, length, recomputation=False)
+        if convention == "six_n_all":
+            return six_n(n)
+        if convention == "llm_foundry":
+            return llm_foundry(n, self.layers, self.hidden_size, length)
+        if convention == "torchtitan":
+            return palm(n - self.lookup_parameters, width, length)
+        return palm(n, width, length) if convention == "palm" else None
 
     @property
     def rederived_mfu(self) -> float | None:
@@ -98,50 +147,44 @@ class Reference:
 
     def _flops(self, *, recomputed: bool) -> float | None:
         """Return the FLOP per token by the row's convention, with or without recomputation; None where not known."""
-        length = self.sequence_length
-        if length is None or self.convention not in KNOWN_CONVENTIONS:
-            return None
-        full = recomputed and self.recomputation == "full"
-        if self.convention == "megatron_2021":
-            once = megatron_2021(self.layers, self.hidden_size, self.vocabulary or 0, length, recomputation=full)
-        elif self.convention == "megatron":
-            lookups = (self.vocabulary or 0) * self.hidden_size
-            once = six_n(self.activated_parameters - lookups) + palm(0, self.layers * self.hidden_size, length) / 2
-        elif self.convention == "six_n_all":
-            once = six_n(self.activated_parameters)
-        elif self.convention == "llm_foundry":
-            once = llm_foundry(self.activated_parameters, self.layers, self.hidden_size, length)
-            once *= 4 / 3 if full else 1  # the forward pass once more
-        else:
-            once = palm(self.activated_parameters, self.layers * self.hidden_size, length)
-        if not recomputed or self.recomputation == "none":
+        once = self.flops_per_token(self.convention)
+        if once is None or self.sequence_length is None or not recomputed or self.recomputation == "none":
             return once
-        if full:
-            return once if self.convention in ("megatron_2021", "llm_foundry") else None
+        if self.recomputation == "full" and self.convention == "megatron_2021":
+            return megatron_2021(
+                self.layers, self.hidden_size, self.vocabulary or 0, self.sequence_length, recomputation=True
+            )
+        if self.recomputation == "full" and self.convention == "llm_foundry":
+            return once * 4 / 3  # the forward pass once more
         if self.recomputation == "selective" and self.convention == "megatron_2021":
-            return once + palm(0, self.layers * self.hidden_size, length)  # Korthikanti et al. count the scores twice
+            # Korthikanti et al. count the scores twice
+            return once + palm(0, self.layers * self.hidden_size, self.sequence_length)
         return None
 
 
 @lru_cache(maxsize=1)
 def references(path: Path = TABLE) -> tuple[Reference, ...]:
-    """Read all rows of the table."""
+    """Read all rows of the table; a file without the optional columns is read as if they were empty."""
     with path.open(encoding="utf-8", newline="") as stream:
         return tuple(_reference(row) for row in csv.DictReader(stream))
 
 
 def _reference(row: Mapping[str, str]) -> Reference:
     def number(name: str) -> float | None:
-        return float(row[name]) if row[name] else None
+        return float(row[name]) if row.get(name) else None
 
+    layers, hidden_size, vocabulary = int(row["layers"]), int(row["hidden_size"]), number("vocabulary")
+    lookups, width = number("lookup_parameters"), number("attention_width")
     return Reference(
         model=row["model"],
         kind=row["kind"],
         total_parameters=number("total_parameters"),
         activated_parameters=float(row["activated_parameters"]),
-        layers=int(row["layers"]),
-        hidden_size=int(row["hidden_size"]),
-        vocabulary=int(row["vocabulary"]) if row["vocabulary"] else None,
+        layers=layers,
+        hidden_size=hidden_size,
+        vocabulary=None if vocabulary is None else int(vocabulary),
+        lookup_parameters=(vocabulary or 0) * hidden_size if lookups is None else lookups,
+        attention_width=layers * hidden_size if width is None else width,
         device=row["device"],
         devices=int(row["devices"]) if row["devices"] else None,
         cluster=row["cluster"],
@@ -149,6 +192,8 @@ def _reference(row: Mapping[str, str]) -> Reference:
         sequence_length=int(row["sequence_length"]) if row["sequence_length"] else None,
         precision=row["precision"],
         recomputation=row["recomputation"],
+        task=row.get("task") or "pre-training",
+        routing=row.get("routing") or "",
         tokens_per_second_per_device=number("tokens_per_second_per_device"),
         published_tflops=number("tflops_per_device"),
         published_mfu=number("mfu"),
@@ -157,5 +202,6 @@ def _reference(row: Mapping[str, str]) -> Reference:
         peak_tflops=number("peak_tflops"),
         source=row["source"],
         table=row["table"],
+        guessed=tuple(name.strip() for name in (row.get("guessed") or "").split(";") if name.strip()),
         reason=row["reason"],
     )

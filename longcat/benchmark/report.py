@@ -1,20 +1,28 @@
 """Reports of a utilisation: an HTML page with figures, and Markdown for Prefect.
 
-They show the benchmark's result or the answer of `longcat mfu`; sections without data are left out.
+They show the benchmark's result or the answer of `longcat mfu`; sections without data are left out. The template is in
+`report_page.py`.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
 from longcat.benchmark import plots
+from longcat.benchmark.products import AGREEMENT
 from longcat.benchmark.references import references
+from longcat.benchmark.report_page import PAGE, TITLES
 from longcat.page import STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PART_DESCRIPTIONS = {
     "compute": "computing: forward and backward pass",
@@ -25,89 +33,18 @@ PART_DESCRIPTIONS = {
 }
 """Description of each part of a step (`longcat.benchmark.breakdown.PARTS`)."""
 
-_RUNS = """{% macro runs(rows) %}<div class="scroll"><table><tr><th>run</th><th class="n">MFU</th><th class="n">this run, same<br>convention</th><th class="n">ratio</th><th class="n">FLOP/s<br>ratio</th><th>source</th></tr>
-{% for row in rows %}<tr><td class="wrap">{{ row.model }}<br><span class="note">{{ row.activated_parameters|count }} activated, {{ row.devices }} × {{ row.device }}, {{ row.sequence_length }} tokens{{ ", " ~ row.layout if row.layout }}{% if row.reason %}<br>published {{ row.published_mfu|percent }}: {{ row.reason }}{% endif %}{% if row.differences %}<br>{{ row.differences|join(", ") }}{% endif %}</span></td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ row.own_mfu|percent }}<br><span class="note">{{ row.convention }}</span></td><td class="n">{{ row.ratio|ratio }}</td><td class="n">{{ row.speed_ratio|ratio }}</td><td>[{{ sources.index(row.source ~ ": " ~ row.table) + 1 }}]</td></tr>
-{% endfor %}</table></div>{% endmacro %}
-"""
-_PAGE = (
-    _RUNS
-    + """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>MFU on {{ r.device_name }}</title><style>{{ style|safe }}</style></head><body><main>
-<h1>Model FLOPs utilisation on {{ r.device_name }}</h1>
-<p class="lead">{{ lead }}</p>
-<div class="cards">
-{% for value, label in cards %}<div class="card"><b>{{ value }}</b><span>{{ label }}</span></div>
-{% endfor %}</div>
-<p class="verdict">{{ c.verdict[0]|upper }}{{ c.verdict[1:] }}.</p>
-
-<h2>Published runs</h2>
-<img alt="MFU of this run among published runs, over activated parameters" src="{{ pictures.published }}">
-<h2>{{ "Comparable A100 runs" if c.fair else "The nearest A100 runs, none of them comparable" }}</h2>
-{{ runs(c.matches) }}
-{% if c.other_devices %}<h2>For orientation: {{ "mixtures" if r.kind == "moe" else "dense models" }} on other devices</h2>
-{{ runs(c.other_devices) }}
-{% endif %}<p class="note">{% for source in sources %}[{{ loop.index }}] {{ source }}. {% endfor %}</p>
-<p class="note">Ratio: MFU of this run, counted by the row's own convention, over the row's MFU. FLOP/s ratio: the same for useful FLOP/s per device, that is for the work done in an hour of one device.</p>
-
-{% if r.breakdown %}<h2>Time of a training step</h2>
-<img alt="Parts of a training step" src="{{ pictures.breakdown }}">
-<div class="scroll"><table><tr><th>part</th><th class="n">ms per step</th><th class="n">fraction</th><th>description</th></tr>
-{% for name, seconds in r.breakdown.parts.items() %}<tr><td>{{ name|words }}</td><td class="n">{{ "%.1f"|format(seconds * 1e3) }}</td><td class="n">{{ (seconds / r.breakdown.step_seconds)|percent }}</td><td>{{ part_descriptions[name] }}</td></tr>
-{% endfor %}</table></div>
-<p class="note">First process, {{ r.breakdown.steps }} steps under the profiler, which slows them down: {{ "%.0f"|format(r.breakdown.step_seconds * 1e3) }} ms per step with it, {{ "%.0f"|format(step_seconds * 1e3) }} ms without. {{ "%.1f"|format(r.breakdown.hidden_communication * 1e3) }} ms of collectives per step are hidden behind computing. The trace is trace.json.gz.</p>{% endif %}
-
-<h2>FLOPs per training token</h2>
-<div class="scroll"><table><tr><th>component</th><th class="n">{{ unit }} per token</th><th class="n">fraction</th></tr>
-{% for name, flops in flops %}<tr><td>{{ name|words }}</td><td class="n">{{ (flops / scale)|number }}</td><td class="n">{{ (flops / total)|percent }}</td></tr>
-{% endfor %}<tr class="ours"><td>total, forward and backward</td><td class="n">{{ (total / scale)|number }}</td><td class="n">100.0%</td></tr></table></div>
-
-{% if r.mfu_by_convention %}<h2>MFU by other conventions</h2>
-<div class="scroll"><table><tr><th>convention</th><th class="n">MFU</th></tr>
-{% for name, value in r.mfu_by_convention.items() %}<tr><td>{{ name|words }}</td><td class="n">{{ value|percent }}</td></tr>
-{% endfor %}</table></div>{% endif %}
-
-{% if r.operators %}<h2>Speed of the kernels</h2>
-<img alt="Roofline of the kernels" src="{{ pictures.roofline }}">
-<div class="scroll"><table><tr><th>operator</th><th>shape</th><th class="n">ms</th><th class="n">TFLOP/s</th><th class="n">fraction of {{ kernel_peak_name }}</th></tr>
-{% for k in r.operators.kernels %}<tr><td>{{ k.name }}</td><td class="note">{{ k.shape }}</td><td class="n">{{ (k.seconds * 1e3)|number }}</td><td class="n">{{ "%.3g"|format(k.flops_per_second / 1e12) }}</td><td class="n">{{ (k.flops_per_second / kernel_peak)|percent if kernel_peak else "n/a" }}</td></tr>
-{% endfor %}</table></div>
-<p class="note">One process alone, in {{ r.precision }}. Attention counts the causal half of the scores only.</p>{% endif %}
-
-{% if r.collectives %}<h2>Collectives</h2>
-<img alt="Bus bandwidth of collectives over size" src="{{ pictures.collectives }}">
-<div class="scroll"><table><tr><th>bus bandwidth, GB/s</th>{% for name in collectives %}<th class="n">{{ name|words }}</th>{% endfor %}</tr>
-{% for (scope, ranks, bytes), row in bandwidths.items() %}<tr><td>{{ bytes|size }} {{ scope }}, {{ ranks }} ranks</td>{% for name in collectives %}<td class="n">{{ "%.3g"|format(row[name] / 1e9) }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
-<p class="note">Bus bandwidth as nccl-tests defines it: it does not depend on the number of ranks and can be compared with the bandwidth of the link.</p>{% endif %}
-
-{% if r.memory %}<h2>Memory</h2>
-<div class="scroll"><table><tr><th>use</th><th class="n">MB</th><th class="n">fraction</th></tr>
-{% for name, bytes in r.memory.items() if name != "peak" %}<tr><td>{{ name }}</td><td class="n">{{ (bytes / 1e6)|number }}</td><td class="n">{{ (bytes / r.memory.peak)|percent }}</td></tr>
-{% endfor %}<tr class="ours"><td>peak</td><td class="n">{{ (r.memory.peak / 1e6)|number }}</td><td class="n">100.0%</td></tr></table></div>
-<p class="note">First process; rest: activations, buffers{{ " and the libraries themselves" if r.device_kind == "cpu" }}.</p>{% endif %}
-
-{% if r.sweep %}<h2>Sweep of settings</h2>
-{% if pictures.sweep %}<img alt="Speed over memory for all settings" src="{{ pictures.sweep }}">{% endif %}
-<div class="scroll"><table><tr><th class="n">micro-batch, sequences</th><th class="n">tokens per sequence</th><th>activation checkpointing</th><th class="n">processes</th><th class="n">tokens/s</th><th class="n">MFU</th><th class="n">peak memory per process</th></tr>
-{% for row in r.sweep %}<tr{{ ' class="ours"'|safe if row.pareto }}><td class="n">{{ row.micro_batch_sequences or "all" }}</td><td class="n">{{ row.sequence_length_tokens }}</td><td>{{ row.activation_checkpointing }}</td><td class="n">{{ row.processes }}</td>{% if row.error %}<td colspan="3" class="wrap">{{ row.error }}</td>{% else %}<td class="n">{{ "{:,.0f}".format(row.tokens_per_second) }}</td><td class="n">{{ row.mfu|percent }}</td><td class="n">{{ "%.2f"|format(row.peak_memory_bytes / 1e9) }} GB</td>{% endif %}</tr>
-{% endfor %}</table></div>
-<p class="note">Marked: Pareto front; no other setting is as fast with as little memory.</p>{% endif %}
-{% if r.scaling %}<h2>Scaling over processes</h2>
-<img alt="Tokens/s over processes" src="{{ pictures.scaling }}">{% endif %}
-
-<footer>Peak: {{ peak }}.{% if r.measured_gemm_flops %} Best measured matrix product: {{ "%.4g"|format(r.measured_gemm_flops / 1e12) }} TFLOP/s per device{{ ", here by one process" if r.operators }}.{% endif %}
-MFU counts useful work only: causal attention, routed experts as measured, zero-computation experts as 0.{% if r.window_seconds %}
-Timed over {{ r.window_seconds|length }} windows of {{ r.window_steps }} steps after a warm-up, median, spread {{ r.spread|percent }}.{% endif %}
-{% for assumption in r.assumptions or [] %}Assumed: {{ assumption }}. {% endfor %}</footer>
-</main></body></html>
-"""
-)
+SAYS = {
+    "within": "within 15 %, or better", "outside": "outside 15 %", "straddles": "depends on the count",
+    "undecided": "undecided", "none": "too few rows",
+}  # fmt: skip
+"""What a published run, or all of them, say about the claim of the comparison, in words."""
 
 
 def percent(value: float | None) -> str:
-    """Format a fraction as a percentage, None as n/a."""
-    return "n/a" if value is None else f"{value:.1%}"
+    """Format a fraction as a percentage with a decimal, below 1 % with two; None as n/a."""
+    if value is None:
+        return "n/a"
+    return f"{value:.2%}" if 0 < value < 0.00995 else f"{value:.1%}"
 
 
 def count(value: float) -> str:
@@ -146,6 +83,13 @@ def peak_text(result: Mapping[str, Any]) -> str:
     return f"{result['peak_flops'] / 1e12:.4g} TFLOP/s ({result['peak_source']})"
 
 
+def ratio(value: float | None) -> str:
+    """Format a ratio, None as n/a."""
+    if value is None:
+        return "n/a"
+    return f"{value:.3g}" if value >= 10 else f"{value:.2f}" if value > 0.1 else f"{value:.1g}"
+
+
 def html(result: Mapping[str, Any]) -> str:
     """Render the self-contained HTML page."""
     environment = Environment(autoescape=True)
@@ -153,26 +97,38 @@ def html(result: Mapping[str, Any]) -> str:
         percent=percent,
         count=count,
         words=lambda name: str(name).replace("_", " "),
-        ratio=lambda value: "n/a" if value is None else f"{value:.2f}" if value > 0.1 else f"{value:.1g}",
+        ratio=ratio,
         size=plots.readable_bytes,
         number=number,
+        source=_source,
     )
-    windows = result.get("window_seconds")
-    operators = result.get("operators")
+    operators, comparison = result.get("operators"), result["comparison"]
+    found = comparison.get("distribution")
     bandwidths: dict[tuple[str, int, int], dict[str, float]] = {}
     for one in result.get("collectives") or []:
         bandwidths.setdefault((one["scope"], one["ranks"], one["bytes"]), {})[one["name"]] = one["bus_bandwidth"]
     flops = sorted(result["flops_per_token"].items(), key=lambda pair: -pair[1])
     total = sum(value for _, value in flops)
     unit, scale = flop_unit(total)
-    return environment.from_string(_PAGE).render(
+    shown = [*comparison["matches"], *comparison["other_devices"]]
+    return environment.from_string(PAGE).render(
         r=result,
-        c=result["comparison"],
+        c=comparison,
+        titles=_titles(result),
         style=STYLE,
         lead=_lead(result),
         cards=cards(result),
-        sources=list(dict.fromkeys(f"{row['source']}: {row['table']}" for row in _shown(result))),
-        pictures=_pictures(result),
+        says=SAYS,
+        doubts=_doubts(result),
+        remarks=_remarks(result),
+        sources=list(dict.fromkeys(map(_source, shown))),
+        own_conventions=any(row.get("ratio_own_convention") is not None for row in shown),
+        on_cpu=on_cpu(result),
+        pictures={
+            name: {form: plots.svg(figure) for form, figure in forms.items()} for name, forms in _pictures(result)
+        },
+        distribution_text=distribution_text(found) if found else None,
+        named=found is not None and len(found["rows"]) <= plots.NAMED_ROWS,
         flops=flops,
         total=total,
         unit=unit,
@@ -180,16 +136,107 @@ def html(result: Mapping[str, Any]) -> str:
         bandwidths=bandwidths,
         collectives=list(next(iter(bandwidths.values()), {})),
         part_descriptions=PART_DESCRIPTIONS,
-        peak=peak_text(result),
+        profiler_text=_profiler_text(result) if result.get("breakdown") else None,
+        basis=_basis(result),
         kernel_peak=_device_peak(result) if operators else None,
-        kernel_peak_name="best kernel" if result.get("peak_measured") or result["peak_flops"] is None else "peak",
-        step_seconds=sorted(windows)[len(windows) // 2] / result["window_steps"] if windows else None,
+        kernel_peak_name="best product" if result.get("peak_measured") or result["peak_flops"] is None else "peak",
     )
 
 
-def _shown(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the published runs that the page shows in its tables."""
-    return [*result["comparison"]["matches"], *result["comparison"]["other_devices"]]
+def on_cpu(result: Mapping[str, Any]) -> bool:
+    """Return whether the run was on a CPU, where nothing is said beside A100 runs."""
+    return result.get("device_kind") == "cpu"
+
+
+def distribution_text(found: Mapping[str, Any]) -> str:
+    """Describe where the run lies in a distribution of published runs, and what "within 15 %" of the median takes."""
+    values = sorted(row["mfu"] for row in found["rows"])
+    what = "dense runs" if found.get("kind") == "dense" else "mixtures"
+    of = f" of {found['median_of']}" if "median_of" in found else ""
+    text = (
+        f"{len(values)} {what} on A100 or A800 are published with enough detail; their MFU is {percent(values[0])} to "
+        f"{percent(values[-1])}, the median{of} {percent(found['median'])}."
+    )
+    if found["own_mfu"] is not None:
+        text += f" This run's {percent(found['own_mfu'])} is at percentile {found['percentile']:.0f}."
+    needed = f" Within 15 % of that median takes at least {percent(found['needed_mfu'])}"
+    speed = found.get("needed_tokens_per_second")
+    return text + needed + (f", that is {speed:,.0f} tokens/s." if speed else ".")
+
+
+def _titles(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the titles of the sections that this result has, by anchor."""
+    comparison = result["comparison"]
+    has = {
+        "verdict": True, "published": True, "flops": True, "basis": True,
+        "distribution": comparison.get("distribution"), "rows": comparison["matches"],
+        "other-devices": comparison["other_devices"], "step": result.get("breakdown"),
+        "conventions": result["mfu_by_convention"], "kernels": result.get("operators"),
+        **{name: result.get(name) for name in ("collectives", "memory", "sweep", "scaling")},
+    }  # fmt: skip
+    mixture = result.get("kind") == "moe"
+    titles = TITLES | {
+        "other-devices": f"{'Mixtures' if mixture else 'Dense models'} on other devices, for orientation"
+    }
+    if not comparison["fair"]:
+        titles["rows"] = "The nearest A100 runs, none of them comparable"
+    return {name: title for name, title in titles.items() if has[name]}
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    return f"{row['source']}: {row['table']}"
+
+
+def _profiler_text(result: Mapping[str, Any]) -> str:
+    """Compare steps with and without the profiler, which took turns, and the timed windows before them."""
+    times = result["breakdown"]
+    with_it, without = (statistics.median(times[name]) for name in ("profiled_seconds", "plain_seconds"))
+    window = statistics.median(result["window_seconds"]) / result["window_steps"]
+    text = (
+        f"{len(times['profiled_seconds'])} steps under the profiler and {len(times['plain_seconds'])} plain steps took "
+        f"turns: {with_it * 1e3:,.1f} ms with it, {without * 1e3:,.1f} ms without, a ratio of {with_it / without:.2f} "
+        f"between the medians. The windows that MFU is counted from took {window * 1e3:,.1f} ms per step"
+    )
+    if not 1 / AGREEMENT <= window / without <= AGREEMENT:
+        return f"{text}: more than 25 % apart from the plain steps here, so the machine was not equally busy."
+    return f"{text}."
+
+
+def _basis(result: Mapping[str, Any]) -> list[str]:
+    """Return sentences about what the figures rest on: peak, products, windows, log and the count."""
+    lines = [f"Peak: {peak_text(result)}."]
+    products, best = result.get("products"), result.get("measured_gemm_flops")
+    if products:
+        seen = []
+        if products["alone"]:
+            seen.append(f"{_tera(products['alone'])} by one process alone, {products['alone_name']}")
+        if products["together"]:
+            seen.append(f"{_tera(products['together'])} by {products['processes']} processes at once")
+        if seen:
+            lines.append(f"Largest products measured: {'; '.join(seen)}.")
+        if products["disagreement"]:
+            lines.append(f"{products['disagreement'][0].upper()}{products['disagreement'][1:]}.")
+    elif best:
+        lines.append(f"Largest product that was published for this device: {_tera(best)}.")
+    if windows := result.get("window_seconds"):
+        lines.append(
+            f"Timed over {len(windows)} windows of {result['window_steps']} steps after a warm-up: median, spread "
+            f"{percent(result['spread'])}."
+        )
+    if log := result.get("log"):
+        tokens = f"; tokens from {log['tokens_from']}" if log["tokens_from"] else ""
+        lines.append(
+            f"Speed from a log of {log['kind']}: median of {log['readings']} readings, spread "
+            f"{percent(log['spread'])}{tokens}."
+        )
+    lines.append(
+        "MFU counts useful work only: causal attention, routed experts as measured, zero-computation experts as 0."
+    )
+    return lines
+
+
+def _tera(flops: float) -> str:
+    return f"{flops / 1e12:.4g} TFLOP/s"
 
 
 def _lead(result: Mapping[str, Any]) -> str:
@@ -208,35 +255,75 @@ def _lead(result: Mapping[str, Any]) -> str:
 
 
 def _device_peak(result: Mapping[str, Any]) -> float | None:
-    """Return the peak FLOP/s of one process: the device's peak, or on a CPU the best product of one process alone."""
+    """Return the peak FLOP/s of one process: the device's peak, or on a CPU its largest product."""
     if result["peak_flops"] is None or result.get("peak_measured"):
-        return max(float(kernel["flops_per_second"]) for kernel in result["operators"]["kernels"])
+        return result.get("measured_gemm_flops")
     return float(result["peak_flops"]) / float(result["processes"])
 
 
-def _pictures(result: Mapping[str, Any]) -> dict[str, str]:
-    figures = {"published": published(result)}
+def _pictures(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Figure]]]:
+    """Return the figures by name, each in its wide and its narrow form."""
+    drawn: dict[str, Callable[..., Figure]] = {"published": partial(published, result)}
+    if found := result["comparison"].get("distribution"):
+        drawn["distribution"] = partial(plots.distribution, found)
     if result.get("breakdown"):
-        figures["breakdown"] = plots.step_breakdown(result["breakdown"]["parts"])
+        drawn["breakdown"] = partial(plots.step_breakdown, result["breakdown"]["parts"])
     if result.get("operators"):
-        figures["roofline"] = plots.roofline(result["operators"], _device_peak(result))
+        drawn["roofline"] = partial(plots.roofline, result["operators"], _device_peak(result))
     if result.get("collectives"):
-        figures["collectives"] = plots.bandwidths(result["collectives"])
+        drawn["collectives"] = partial(plots.bandwidths, result["collectives"])
     if any("error" not in row for row in result.get("sweep") or []):
-        figures["sweep"] = plots.sweep(result["sweep"])
+        drawn["sweep"] = partial(plots.sweep, result["sweep"])
     if result.get("scaling"):
-        figures["scaling"] = plots.scaling(result["scaling"])
-    return {name: plots.svg(figure) for name, figure in figures.items()}
+        drawn["scaling"] = partial(plots.scaling, result["scaling"])
+    for name, draw in drawn.items():
+        yield name, {"wide": draw(), "narrow": draw(narrow=True)}
 
 
-def published(result: Mapping[str, Any]) -> Any:
-    """Plot the run among all published runs."""
+def published(result: Mapping[str, Any], *, narrow: bool = False) -> Figure:
+    """Plot the run among all published runs; a run on a CPU is left out."""
     return plots.among_published(
         references(),
         result["comparison"]["matches"],
-        result["mfu_by_convention"].get("palm"),
+        None if on_cpu(result) else result["mfu"],
         result["activated_parameters"],
+        narrow=narrow,
     )
+
+
+def _doubts(result: Mapping[str, Any]) -> list[str]:
+    """Return the reasons for no verdict that the verdict itself does not give."""
+    return [doubt for doubt in result.get("doubts") or [] if doubt not in result["comparison"]["verdict"]]
+
+
+def _remarks(result: Mapping[str, Any]) -> list[str]:
+    """Return sentences about what the figures were told, take for granted, and what to look at twice."""
+    lines = []
+    check = result.get("cross_check")
+    if check is not None and check["told"] not in result["comparison"]["verdict"]:
+        cause = f" Likely cause: {check['cause']}." if check["cause"] else ""
+        lines.append(
+            f"The log tells {check['told']}; this count gives {check['own_tflops']:.4g} TFLOP/s a device "
+            f"({check['convention'].replace('_', ' ')}), {ratio(check['ratio'])} times as much.{cause}"
+        )
+    lines += [f"Assumed: {assumption}." for assumption in result.get("assumptions") or []]
+    return lines + [f"Note: {remark}." for remark in result.get("remarks") or []]
+
+
+def _verdict_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return the verdict and what it depends on as lines of Markdown."""
+    comparison = result["comparison"]
+    points = [f"No verdict, since {doubt}." for doubt in _doubts(result)] + _remarks(result)
+    verdicts = comparison.get("verdicts") or []
+    if len(verdicts) > 1:
+        points += [
+            f"By a peak of {one['peak_flops'] / 1e12:.4g} TFLOP/s: MFU {percent(one['mfu'])}, {SAYS[one['word']]}."
+            for one in verdicts
+        ]
+    if found := comparison.get("distribution"):
+        points.append(distribution_text(found))
+    lines = [f"**{comparison['verdict'][0].upper()}{comparison['verdict'][1:]}.**"]
+    return [*lines, "", *(f"* {point}" for point in points)] if points else lines
 
 
 def markdown(result: Mapping[str, Any], picture: bytes) -> str:
@@ -245,7 +332,7 @@ def markdown(result: Mapping[str, Any], picture: bytes) -> str:
     rows = [
         "# MFU benchmark",
         "",
-        f"**{comparison['verdict'][0].upper()}{comparison['verdict'][1:]}.**",
+        *_verdict_lines(result),
         "",
         "| figure | value |",
         "| --- | ---: |",
@@ -254,16 +341,19 @@ def markdown(result: Mapping[str, Any], picture: bytes) -> str:
         f"Peak: {peak_text(result)}.",  # too long for a table: Prefect does not wrap table cells
         "",
         f"![MFU](data:image/png;base64,{base64.b64encode(picture).decode()})",
-        "",
-        "| A100 run | activated | MFU | this run, same convention | ratio |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {row['model']}, {row['devices']} × {row['device']}, {row['sequence_length']} tokens "
-            f"| {count(row['activated_parameters'])} | {percent(row['mfu'])} "
-            f"| {percent(row['own_mfu'])} ({row['convention']}) | {'n/a' if row['ratio'] is None else format(row['ratio'], '.2f')} |"
-            for row in comparison["matches"]
-        ),
     ]
+    if comparison["matches"]:
+        rows += [
+            "",
+            "| A100 run | activated | MFU | this run, same count | ratio | says |",
+            "| --- | ---: | ---: | ---: | ---: | --- |",
+            *(
+                f"| {row['model']}, {row['devices']} × {row['device']}, {row['sequence_length']} tokens "
+                f"| {count(row['activated_parameters'])} | {percent(row['mfu'])} | {percent(row['own_mfu'])} "
+                f"| {ratio(row['ratio'])} | {SAYS.get(row.get('says', ''), '')} |"
+                for row in comparison["matches"]
+            ),
+        ]
     if result.get("breakdown"):
         whole = result["breakdown"]["step_seconds"]
         rows += ["", "| part of a step | fraction |", "| --- | ---: |"]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
-import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
-from longcat.benchmark.comparison import Subject, compare, subject
+from longcat.benchmark.comparison import compare
+from longcat.benchmark.matching import Subject, several_nodes, subject
 from longcat.benchmark.measurement import Measurement, measure, read_measurement
 from longcat.benchmark.measuring import TRACE
+from longcat.benchmark.products import Products, largest_products
 from longcat.benchmark.references import TABLE as PUBLISHED
 from longcat.benchmark.report import write
 from longcat.benchmark.sweep import pareto, scaling
+from longcat.benchmark.verdict import PublishedPeak, other_peaks
 from longcat.config import ModelConfig, PipelineConfig
 from longcat.costs.hardware import TABLE as HARDWARE
 from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
@@ -25,7 +26,7 @@ from longcat.peak import Peak, device_peak
 from longcat.progress import Reporter, no_progress
 from longcat.provenance import code_of
 
-STAGE_VERSION = 6
+STAGE_VERSION = 7
 
 
 class BenchmarkFacts(Facts):
@@ -62,7 +63,7 @@ class BenchmarkFacts(Facts):
     step_fractions: dict[str, float]
     """Fraction of a step's time by part, see `longcat.benchmark.breakdown.PARTS`; empty without profiled steps."""
     ratio_to_a100: float | None
-    """Median ratio of our MFU to that of the published A100 runs compared with; None without one."""
+    """Median ratio of our MFU to that of the published A100 runs compared with; None without one, and on a CPU."""
     verdict: str
     measurement: str
     """Digest of the measurement artifact that the figures come from."""
@@ -123,10 +124,18 @@ def benchmark(
     def build(directory: Path) -> BenchmarkFacts:
         timed, sweep = read_measurement(measurement.path)
         workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-        speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing)
-        rows = [_swept(config.model, row) for row in sweep]
-        comparison = compare(ours, accelerator=timed.device_kind != "cpu", count=config.benchmark.reference_rows)
-        kernels = (timed.operators or {}).get("kernels", [])
+        products = largest_products([timed, *(row["timed"] for row in sweep if "timed" in row)])
+        speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing, products)
+        rows = [_swept(config.model, row, products) for row in sweep]
+        comparison = compare(
+            ours,
+            accelerator=timed.device_kind != "cpu",
+            count=config.benchmark.reference_rows,
+            tokens_per_second=speed.tokens_per_second,
+            peaks=[]
+            if peak is None
+            else [PublishedPeak(peak.flops, peak.source), *other_peaks(timed.device_name, timed.precision)],
+        )
         result = {
             **asdict(work),
             **asdict(timed),
@@ -136,7 +145,8 @@ def benchmark(
             "peak_flops": speed.peak_flops,
             "peak_source": None if peak is None else peak.source,
             "peak_measured": None if peak is None else peak.measured,
-            "measured_gemm_flops": max((k["flops_per_second"] for k in kernels if "GEMM" in k["name"]), default=None),
+            "measured_gemm_flops": products.per_process,
+            "products": products.as_dict(),
             "total_parameters": workload.total_parameters,
             "activated_parameters": workload.activated_parameters,
             "formula_parameters": workload.formula_parameters,
@@ -164,7 +174,7 @@ def benchmark(
 
 
 def summarise(
-    workload: Workload, timed: Measurement, recomputation: Recomputation
+    workload: Workload, timed: Measurement, recomputation: Recomputation, products: Products | None = None
 ) -> tuple[Speed, Utilisation, Subject, Peak | None]:
     """Compute speed, utilisation and the subject of a comparison from a measurement; also returns the peak used.
 
@@ -172,16 +182,15 @@ def summarise(
         workload: the model, with the routed experts per token that were measured.
         timed: the measurement.
         recomputation: in the backward pass of the timed steps.
+        products: largest products that were seen on this machine, the largest of which is a CPU's peak; those of the
+            measurement itself if None.
     """
     rate = timed.tokens_per_second
     peak: Peak | None
-    if timed.window_peak_flops:
-        # compare each window with the products before and after it: other load slows both down
-        rates = [timed.window_steps * timed.batch_tokens / seconds for seconds in timed.window_seconds]
-        around = [statistics.fmean(pair) for pair in itertools.pairwise(timed.window_peak_flops)]
-        per_flop = statistics.median(one / product for one, product in zip(rates, around, strict=True))
-        source = f"measured: best {timed.precision} matrix product of all processes at once, between the windows"
-        peak = Peak(rate / per_flop, source, measured=True)
+    if timed.device_kind == "cpu":
+        products = products or largest_products([timed])
+        source = f"the largest {timed.precision} product measured on this machine: {products.machine_source}"
+        peak = None if products.machine is None else Peak(products.machine, source, measured=True)
     else:
         peak = device_peak(timed.device_name, timed.precision)
     speed = Speed(
@@ -191,16 +200,24 @@ def summarise(
         peak_flops=None if peak is None else peak.of(timed.processes),
     )
     work = utilisation(workload, speed, recomputation)
-    return speed, work, subject(workload, speed, timed.precision), peak
+    ours = subject(
+        workload,
+        speed,
+        timed.precision,
+        recomputation=recomputation,
+        several_nodes=several_nodes(timed.device_name, timed.processes),
+        routing="dropless",
+    )
+    return speed, work, ours, peak
 
 
-def _swept(model: ModelConfig, row: dict[str, Any]) -> dict[str, Any]:
+def _swept(model: ModelConfig, row: dict[str, Any], products: Products) -> dict[str, Any]:
     """Return a setting of the sweep with its figures, or with the error that prevented them."""
     if "error" in row:
         return {**row["point"], "error": row["error"]}
     timed: Measurement = row["timed"]
     workload = longcat_workload(model, timed.ffn_experts_per_token)
-    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"])
+    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"], products)
     return {
         **row["point"],
         "tokens_per_second": work.tokens_per_second,

@@ -72,25 +72,33 @@ def sized_workload(
     *,
     layers: int | None = None,
     hidden_size: int | None = None,
+    attention_width: int | None = None,
     vocabulary: int | None = None,
     total_parameters: float | None = None,
+    window: int | None = None,
 ) -> Workload:
     """Return the workload of a model of which only sizes are known.
 
     Args:
         parameters: N, as published: activated per token, with embedding.
-        layers: number of layers; with the hidden size, attention scores are counted (full heads, plain decoder).
+        layers: number of layers; with the attention width or the hidden size, attention scores are counted.
         hidden_size: width of the residual stream.
+        attention_width: heads x head dimension of one layer, such as 64 x 64 for gpt-oss, whose hidden size is 2880;
+            the hidden size if None. Where keys and values have different dimensions, heads x their mean.
         vocabulary: rows of the embedding; with the hidden size, the embedding is left out of the matrices.
         total_parameters: all parameters of a mixture; None for a dense model.
+        window: keys that a query reads in every layer; None for all before it.
 
     Raises:
         ConfigError: the sizes contradict one another.
     """
+    if layers is None and (attention_width is not None or window is not None):
+        raise ConfigError("an attention width or a window needs the number of layers, too")
     if total_parameters is not None and total_parameters < parameters:
         raise ConfigError(f"{total_parameters:g} parameters in total are fewer than {parameters:g} activated")
     assumptions = []
-    if layers is None or hidden_size is None:
+    width = attention_width or hidden_size
+    if layers is None or width is None:
         assumptions.append("attention scores are not counted, as layers and hidden size are not given")
     if vocabulary is None or hidden_size is None:
         assumptions.append("the embedding counts as a matrix, as vocabulary and hidden size are not given")
@@ -103,7 +111,7 @@ def sized_workload(
         hidden_size=hidden_size or 0,
         vocabulary=vocabulary or 0,
         matrices={"weights": parameters - embedding},
-        mixers=(Attention(layers, 1, hidden_size, hidden_size),) if layers and hidden_size else (),
+        mixers=(Attention(layers, 1, width, width, window),) if layers and width else (),
         embedding_parameters=embedding,
         norm_and_bias_parameters=0,
         tied=False,

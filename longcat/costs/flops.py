@@ -22,6 +22,8 @@ class Flops:
 
     forward: float
     backward: float
+    weight_gradient: float = 0.0
+    """Part of the backward pass that computes gradients of weights; frozen weights do without."""
 
     @property
     def training(self) -> float:
@@ -29,16 +31,31 @@ class Flops:
         return self.forward + self.backward
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(self.forward + other.forward, self.backward + other.backward)
+        return Flops(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.weight_gradient + other.weight_gradient,
+        )
 
     def times(self, factor: float) -> Flops:
-        """Multiply both counts by a factor."""
-        return Flops(factor * self.forward, factor * self.backward)
+        """Multiply all counts by a factor."""
+        return Flops(factor * self.forward, factor * self.backward, factor * self.weight_gradient)
+
+    def trained(self, fraction: float) -> Flops:
+        """Return the count where only this fraction of the weights has a gradient, which still passes through all."""
+        return Flops(
+            self.forward, self.backward - (1 - fraction) * self.weight_gradient, fraction * self.weight_gradient
+        )
 
 
 def product(weights: float) -> Flops:
     """Count the product of one token with a number of weights: 2 FLOP per weight forward, 4 backward."""
-    return Flops(2.0 * weights, 4.0 * weights)
+    return Flops(2.0 * weights, 4.0 * weights, 2.0 * weights)
+
+
+def activation_product(elements: float) -> Flops:
+    """Count a product of two activations, as of queries and keys: its backward pass has no gradient of weights."""
+    return Flops(2.0 * elements, 4.0 * elements)
 
 
 def keys_read(sequence_length: int, scores: Scores, window: int | None = None) -> float:
@@ -52,7 +69,7 @@ def keys_read(sequence_length: int, scores: Scores, window: int | None = None) -
 
 def attention_scores(heads: int, key_dim: int, value_dim: int, keys: float) -> Flops:
     """Count queries times keys and probabilities times values of one attention, for one token."""
-    return product(heads * (key_dim + value_dim) * keys)
+    return activation_product(heads * (key_dim + value_dim) * keys)
 
 
 def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float]:
@@ -148,7 +165,7 @@ def flops_per_token(
 
 def _detached_indexer(model: ModelConfig) -> Flops:
     """Count the projections of one indexer, whose inputs need no gradient."""
-    return Flops(2.0 * _indexer(model), 2.0 * _indexer(model))
+    return Flops(2.0 * _indexer(model), 2.0 * _indexer(model), 2.0 * _indexer(model))
 
 
 def training_flops_per_token(

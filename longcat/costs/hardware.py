@@ -27,6 +27,8 @@ class HardwareRow:
     vendor: str
     flops: Mapping[str, float]
     """Dense matrix FLOP/s by precision; fp32 is plain fp32, not TF32."""
+    other_bf16_flops: tuple[tuple[float, str], ...]
+    """Further bf16 peaks that are in use for this device, in FLOP/s, each with what it is."""
     memory_gb: float | None
     """Memory of one device in GB (1e9 bytes)."""
     memory_bandwidth: float | None
@@ -35,6 +37,10 @@ class HardwareRow:
     """Link between the devices of a node."""
     interconnect_bandwidth: float | None
     """Bytes/s out of one device."""
+    devices_per_node: int | None
+    """Devices of a typical node; None where there is none."""
+    per_package: int
+    """Devices in one package: 2 for dies that are sold in pairs."""
     measured_gemm_flops: float | None
     """Best measured bf16 matrix product, FLOP/s."""
     measured_source: str
@@ -64,15 +70,23 @@ def _row(row: Mapping[str, str]) -> HardwareRow:
         aliases=tuple(alias.strip() for alias in row["aliases"].split(";") if alias.strip()),
         vendor=row["vendor"],
         flops={precision: value for precision, value in flops.items() if value is not None},
+        other_bf16_flops=tuple(_peak_in_use(part) for part in (row.get("other_bf16_tflops") or "").split(";") if part),
         memory_gb=number("memory_gb", 1),
         memory_bandwidth=number("memory_bandwidth_gb_s", 1e9),
         interconnect=row["interconnect"],
         interconnect_bandwidth=number("interconnect_gb_s", 1e9),
+        devices_per_node=int(row["devices_per_node"]) if row.get("devices_per_node") else None,
+        per_package=int(row.get("per_package") or 1),
         measured_gemm_flops=number("measured_gemm_tflops", 1e12),
         measured_source=row["measured_source"],
         source=row["source"],
         confidence=row["confidence"],
     )
+
+
+def _peak_in_use(text: str) -> tuple[float, str]:
+    tflops, _, meaning = text.strip().partition(" ")
+    return float(tflops) * 1e12, meaning
 
 
 def find_hardware(name: str) -> HardwareRow | None:
@@ -92,10 +106,7 @@ def require_hardware(name: str) -> HardwareRow:
     """
     row = find_hardware(name)
     if row is None:
-        names = {known.lower(): known for row in hardware_table() for known in (row.name, *row.aliases)}
-        wanted = name.strip().lower()
-        longer = [known for lower, known in names.items() if wanted and wanted in lower]
-        close = longer[:4] or [names[match] for match in get_close_matches(wanted, names, n=4, cutoff=0.5)]
+        close = _similar_names(name)
         hint = (
             f"did you mean {' or '.join(close)}"
             if close
@@ -105,3 +116,23 @@ def require_hardware(name: str) -> HardwareRow:
             f"device {name!r} is not in the table of hardware; {hint}; another device needs --peak-tflops"
         )
     return row
+
+
+def _similar_names(name: str) -> list[str]:
+    """Return names that contain `name`, one for each row; without any, those that it contains, or the closest ones."""
+    wanted = _bare(name)
+    if not wanted:
+        return []
+    rows = [[known for known in (row.name, *row.aliases) if wanted in _bare(known)] for row in hardware_table()]
+    longer = [names[0] for names in rows if names]
+    if longer:
+        return longer[:8]
+    every = {known.lower(): known for row in hardware_table() for known in (row.name, *row.aliases)}
+    shorter = [known for known in every.values() if _bare(known) in wanted]
+    if shorter:
+        return [max(shorter, key=len)]
+    return [every[match] for match in get_close_matches(name.strip().lower(), every, n=4, cutoff=0.5)]
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -64,9 +64,7 @@ def utilisation(workload: Workload, speed: Speed, recomputation: Recomputation =
     parts = workload.flops(speed.sequence_length, "causal")
     useful = tokens_per_second * sum(part.training for part in parts.values())
     square = tokens_per_second * workload.training_flops(speed.sequence_length, "full")
-    recomputed = tokens_per_second * sum(
-        part.forward for name, part in parts.items() if _recomputed(name, recomputation)
-    )
+    recomputed = tokens_per_second * recomputed_flops(workload, speed.sequence_length, recomputation)
     if peak_flops is not None and useful > peak_flops:
         factor = useful / peak_flops
         raise DataError(
@@ -89,6 +87,12 @@ def utilisation(workload: Workload, speed: Speed, recomputation: Recomputation =
         mfu_full_attention=None if peak_flops is None else square / peak_flops,
         hfu=None if peak_flops is None else (useful + recomputed) / peak_flops,
     )
+
+
+def recomputed_flops(workload: Workload, sequence_length: int, recomputation: Recomputation) -> float:
+    """Return the FLOP of one token that the backward pass computes a second time."""
+    parts = workload.flops(sequence_length, "causal")
+    return sum(part.forward for name, part in parts.items() if _recomputed(name, recomputation))
 
 
 def _recomputed(component: str, recomputation: Recomputation) -> bool:

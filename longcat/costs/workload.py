@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longcat.config import ModelConfig
 from longcat.costs import flops
@@ -41,6 +41,27 @@ class Workload:
     def training_flops(self, sequence_length: int, scores: Scores = "causal") -> float:
         """Return the FLOP of forward and backward pass for one token."""
         return sum(part.training for part in self.flops(sequence_length, scores).values())
+
+    def trained(self, parameters: float) -> Workload:
+        """Return this workload where only so many parameters have a gradient and the others are frozen, as with LoRA.
+
+        A frozen weight costs 4 FLOP instead of 6: its own gradient is not computed, but gradients pass through it.
+
+        Raises:
+            ConfigError: more parameters than the model has, or none.
+        """
+        if not 0 < parameters <= self.total_parameters:
+            raise ConfigError(
+                f"{parameters:g} trainable parameters: there must be above 0 and at most the {self.total_parameters:g} "
+                f"of the model"
+            )
+        fraction, whole = parameters / self.total_parameters, self.flops
+
+        def flops(sequence_length: int, scores: Scores) -> dict[str, Flops]:
+            return {name: part.trained(fraction) for name, part in whole(sequence_length, scores).items()}
+
+        frozen = f"{1 - fraction:.1%} of the weights are frozen: 4 FLOP each instead of 6"
+        return replace(self, flops=flops, assumptions=(*self.assumptions, frozen))
 
 
 def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, family: str = "longcat") -> Workload:

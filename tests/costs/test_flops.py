@@ -14,6 +14,7 @@ from longcat.costs.flops import (
     training_flops_per_token,
 )
 from longcat.costs.workload import longcat_workload
+from longcat.errors import ConfigError
 from longcat.model import LongcatModel
 from longcat.ops import attention, grouped_matmul
 from longcat.training.balance import load_metrics
@@ -119,3 +120,18 @@ def test_presets_have_the_published_size(name):
     rest = workload.formula_parameters - workload.activated_parameters - embedding
     # norms, biases and multi-token prediction; never the n-gram tables
     assert rest == counts["norms_and_biases"] + counts.get("mtp", 0)
+
+
+def test_a_frozen_weight_costs_two_thirds():
+    """Its own gradient is not computed; the scores of attention cost what they do."""
+    workload = longcat_workload(load_config("tiny").model, 2.0)
+    whole = workload.flops(256, "causal")
+    few = workload.trained(workload.total_parameters * 1e-9).flops(256, "causal")
+    assert few["attention_scores"] == whole["attention_scores"]
+    assert few["attention_projections"].training == pytest.approx(whole["attention_projections"].training * 4 / 6)
+    assert workload.trained(workload.total_parameters).training_flops(256) == workload.training_flops(256)
+    half = workload.trained(workload.total_parameters / 2)
+    assert half.flops(256, "causal")["lm_head"].training == pytest.approx(whole["lm_head"].training * 5 / 6)
+    for wrong in (0, -1, 2 * workload.total_parameters):
+        with pytest.raises(ConfigError, match="trainable parameters: there must be above 0"):
+            workload.trained(wrong)

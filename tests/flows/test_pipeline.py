@@ -14,6 +14,7 @@ def test_runs_then_reuses_everything(finished):
     facts = {row["stage"]: row["facts"] for row in first["stages"]}
     assert 0 < facts["benchmark"]["mfu"] < 1
     assert "CPU run" in facts["benchmark"]["verdict"]
+    assert facts["benchmark"]["ratio_to_a100"] is None
     assert 0 < facts["evaluate"]["scores"]["held_out"]["bits_per_byte"] < 9
     assert facts["evaluate"]["scores"]["python_completion"]["documents"] == 8
 
@@ -43,6 +44,7 @@ def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
     assert samples == {f"samples/{step:08d}.txt" for step in (5, 10, 12)}
     names = {file.path for file in client.list_artifacts(children["benchmark"].info.run_id)}
     assert {"report.html", "mfu.png", "manifest.json"} <= names
+    assert not [name for name in children["benchmark"].data.metrics if "ratio" in name], "a CPU beside an A100"
     versions = client.search_model_versions("name = 'longcat-smoke'")
     assert len(versions) == 1  # registered once, although two runs used it
     model = {file.path for file in client.list_artifacts(versions[0].run_id, "model")}

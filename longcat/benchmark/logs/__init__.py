@@ -1,23 +1,41 @@
-"""Throughput from the log or the tracked metrics of a training run by one of several tools."""
+"""Throughput from the log or the tracked metrics of a training run by one of many tools.
+
+A reader a tool or a kind of file; `collected.py` has what they find, `tokens.py` the order in which it is trusted.
+"""
 
 from __future__ import annotations
 
-import codecs
-import itertools
-import json
-import re
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from longcat.benchmark.logs.throughput import LogContext, Throughput
+from longcat.benchmark.logs import (
+    composer,
+    internevo,
+    libai,
+    maxtext,
+    megatron,
+    nanochat,
+    nanogpt,
+    nemo,
+    other_lines,
+    printed_dicts,
+    torchtitan,
+    tuning,
+    xtuner,
+)
+from longcat.benchmark.logs.collected import Collected
+from longcat.benchmark.logs.documents import is_one_line, looks_like_json, read_document
+from longcat.benchmark.logs.event_files import is_event_file, read_events
+from longcat.benchmark.logs.keys import CONVENTIONS, PADDED, kind_of
+from longcat.benchmark.logs.stream import encoding_of, lines, open_log, pieces
+from longcat.benchmark.logs.tables import delimiter_of, read_table
+from longcat.benchmark.logs.throughput import LogContext, Throughput, Told
+from longcat.benchmark.logs.tokens import throughput
+from longcat.benchmark.logs.tool import Tool
 from longcat.errors import DataError
 
-__all__ = ["METRICS", "TOKENS_SEEN", "LogContext", "Throughput", "read_log", "read_metrics"]
-WARM_UP = 0.1
-"""Fraction of the readings at the start that is left out; at least one reading, if there are more than two."""
-
+__all__ = ["METRICS", "TOKENS_SEEN", "LogContext", "Throughput", "Told", "read_log", "read_metrics"]
 
 METRICS = {
     "perf/tokens_per_second": ("longcat", False),
@@ -25,35 +43,108 @@ METRICS = {
     "throughput/device/tokens_per_sec": ("llm-foundry", True),
     "train_tokens_per_second": ("transformers' Trainer", True),
 }
-"""Names of logged tokens/s, with the tool that logs them and whether the value is per device."""
+"""Names of tokens/s in tracked runs, with the tool that logs them and whether the value is per device."""
 TOKENS_SEEN = "num_input_tokens_seen"
 """Tokens seen by all devices, logged by a Trainer that counts them; its throughput is then over all devices."""
+TOOLS = (
+    megatron.TOOL, torchtitan.TOOL, nanogpt.TOOL, nanochat.TOOL, internevo.TOOL, xtuner.TOOL, maxtext.TOOL, composer.TOOL,
+    nemo.TOOL, libai.TOOL, printed_dicts.TOOL,
+)  # fmt: skip
+WEAK = (other_lines.DEEPSPEED, other_lines.TOOL)
+"""Readers that count only where none of the others reads anything, the first one first."""
 
 
 def read_log(path: Path, context: LogContext) -> Throughput:
-    """Read the throughput from a log file.
+    """Read the throughput from a log: text, JSON, JSON lines, CSV or an event file of TensorBoard.
 
     Raises:
-        DataError: the file cannot be read, has no line of a known kind, or contradicts the context.
+        DataError: the file cannot be read, has no line of a known kind, or contradicts itself or the context.
     """
-    text = _text(path)
-    for kind, reader in _KINDS.items():
-        readings = reader(text, context)
-        if readings:
-            return _throughput(readings, kind)
-    known = "; ".join(f"{kind}: {line}" for kind, line in _EXAMPLES.items())
-    raise DataError(f"{path}: no line reports the time of a step or tokens/s; known are {known}")
+    with open_log(path) as file:
+        head = file.read(1 << 16)
+    log = Collected(str(path), context.devices)
+    if is_event_file(head):
+        return _finish(log, read_events(path, log), context)
+    text = head.decode(encoding_of(path, head[:4096]), errors="replace")
+    if looks_like_json(text) and not (is_one_line(text) and text.strip().count("\n")):
+        kind = _document(path, log, text)
+        if kind is not None:
+            return _finish(log, kind, context)
+    elif delimiter := delimiter_of(text):
+        return _finish(log, read_table(path, log, delimiter), context)
+    return _read_lines(path, context, strict=is_one_line(text))
 
 
-def _text(path: Path) -> str:
-    """Read a file, without colour codes and with plain newlines; a redirection in PowerShell writes UTF-16."""
+def _document(path: Path, log: Collected, text: str) -> str | None:
+    """Read a JSON document; None if the text only begins like one and goes on as a log."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    text = data.decode(encoding, errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-    return re.sub(r"\x1b\[[\d;]*m", "", text) if "\x1b" in text else text
+        return read_document(path, log)
+    except DataError:
+        if "\n" not in text.strip() or text.lstrip()[0] == "[":
+            raise
+        for _, piece in pieces(path):
+            if any(mark in piece for tool in TOOLS if tool is not printed_dicts.TOOL for mark in tool.marks):
+                return None
+        raise
+
+
+def _read_lines(path: Path, context: LogContext, *, strict: bool) -> Throughput:
+    """Read a log line by line, with every reader whose marks are in it."""
+    logs = {tool.kind: Collected(str(path), context.devices) for tool in (*TOOLS, *WEAK)}
+    logs[printed_dicts.TOOL.kind].state["strict"] = strict
+    shared = Collected(str(path), context.devices)
+    tools: tuple[Tool, ...] = (printed_dicts.TOOL,) if strict else (*TOOLS, *WEAK)
+    for number, piece in pieces(path):
+        present = [
+            (tool, tuple(mark for mark in (*tool.marks, *tool.facts) if mark in piece), logs[tool.kind])
+            for tool in tools
+            if tool not in WEAK or not any(logs[strong.kind].count for strong in TOOLS)
+        ]
+        present = [(tool, marks, log) for tool, marks, log in present if marks]
+        tuned = not strict and any(mark in piece for mark in tuning.MARKS)
+        if not present and not tuned:
+            continue
+        for line_number, line in lines(number, piece):
+            for tool, marks, log in present:
+                for mark in marks:
+                    if mark in line:
+                        tool.read(log, line_number, line)
+                        break
+            if tuned and any(mark in line for mark in tuning.MARKS):
+                tuning.read(shared, line_number, line)
+    for tool in tools:
+        if tool.end is not None:
+            tool.end(logs[tool.kind])
+    return _choose(path, logs, shared, context)
+
+
+def _choose(path: Path, logs: Mapping[str, Collected], shared: Collected, context: LogContext) -> Throughput:
+    """Take the tool that wrote the log; several are several runs."""
+    speeds = ("seconds", "rate", "sample_rate", "counted", "time")
+    found = [tool for tool in TOOLS if logs[tool.kind].known(speeds) or logs[tool.kind].final.get("seconds")]
+    if len(found) > 1:
+        names = " and ".join(f"{tool.kind} (line {logs[tool.kind].first_line})" for tool in found)
+        raise DataError(f"{path}: the file has lines of several tools, {names}: keep those of one run")
+    found = found or [tool for tool in WEAK if logs[tool.kind].known(speeds)][:1]
+    if not found:
+        known = "; ".join(f"{tool.kind}: {tool.example}" for tool in (*TOOLS, WEAK[1]))
+        raise DataError(
+            f"{path}: no line reports the time of a step or tokens/s; known are {known}; longcat: metrics.jsonl; and JSON "
+            "or JSON lines (trainer_state.json, train_results.json, trainer_log.jsonl, logging.jsonl, wandb-summary.json, "
+            "histories), CSV and TensorBoard's event files with columns of such names"
+        )
+    tool, log = found[0], logs[found[0].kind]
+    log.fine_tuning += shared.fine_tuning
+    log.facts.update({name: lines for name, lines in shared.facts.items() if name not in log.facts})
+    if tool is printed_dicts.TOOL:
+        return _finish(log, kind_of(log.state.get("names", ()), "JSON lines"), context)
+    return throughput(log, tool, context)
+
+
+def _finish(log: Collected, kind: str, context: LogContext) -> Throughput:
+    """Return the throughput of named numbers, once their names have told the tool."""
+    tool = replace(printed_dicts.TOOL, kind=kind, conventions=CONVENTIONS.get(kind, ()), padded=kind in PADDED)
+    return throughput(log, tool, context)
 
 
 def read_metrics(histories: Mapping[str, Sequence[float]], run: str, context: LogContext) -> Throughput:
@@ -71,131 +162,8 @@ def read_metrics(histories: Mapping[str, Sequence[float]], run: str, context: Lo
         if values := histories.get(name):
             if name == "train_tokens_per_second" and len(values) > 1 and histories.get(TOKENS_SEEN):
                 each_device = False
-            return _throughput([value * (context.devices if each_device else 1) for value in values], kind)
+            log = Collected(f"run {run}", context.devices)
+            for index, value in enumerate(values, start=1):
+                log.add(index, None, {"device_rate" if each_device else "rate": value})
+            return _finish(log, kind, context)
     raise DataError(f"run {run} has logged no throughput; known are: {', '.join(METRICS)}")
-
-
-def _throughput(readings: list[float], kind: str) -> Throughput:
-    wrong = next((reading for reading in readings if not 0 < reading < float("inf")), None)
-    if wrong is not None:
-        raise DataError(f"the log of {kind} reports {wrong:g} tokens/s")
-    dropped = max(1, int(WARM_UP * len(readings))) if len(readings) > 2 else 0
-    steady = readings[dropped:]
-    median = statistics.median(steady)
-    return Throughput(median, (max(steady) - min(steady)) / median, len(steady), kind)
-
-
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
-def _check_reported(text: str, pattern: str, given: int, what: str) -> None:
-    """Refuse a log that reports another number than was given; after a restart it reports the number repeatedly."""
-    reported = {int(_number(number)) for number in re.findall(pattern, text)}
-    if reported - {given}:
-        numbers = " and ".join(f"{number:,}" for number in sorted(reported))
-        raise DataError(f"the log reports {numbers} {what}, not {given:,}")
-
-
-def _rate(tokens: float, seconds: float) -> float:
-    if seconds <= 0:
-        raise DataError(f"the log reports a step that took {seconds:g} s")
-    return tokens / seconds
-
-
-def _megatron(text: str, context: LogContext) -> list[float]:
-    """Read a log of Megatron-LM or a derivative. Megatron-DeepSpeed may log seconds, versions of 2019 no batch."""
-    line = rf"elapsed time per iteration \((m?)s\): *{_NUMBER}(?:.{{0,400}}?global batch size: *(\d{{1,12}}))?"
-    matches = re.findall(line, text)
-    if not matches:
-        return []
-    _check_reported(text, r"using world size: *(\d{1,12})", context.devices, "devices")
-    _check_reported(text, r" seq_length \.{3,} *(\d{1,12})", context.sequence_length, "tokens in a sequence")
-    steps = [(int(batch) * context.sequence_length, time, milli) for milli, time, batch in matches if batch]
-    if not steps and context.batch_tokens is None:
-        raise DataError("this log of Megatron does not say how many sequences a step has: add --batch-tokens")
-    steps = steps or [(context.batch_tokens or 0, time, milli) for milli, time, _ in matches]
-    return [_rate(tokens, _number(time) / (1e3 if milli else 1)) for tokens, time, milli in steps]
-
-
-def _torchtitan(text: str, context: LogContext) -> list[float]:
-    """Read a log of torchtitan: tps (wps until 2024) per device. Lines of validation are left out."""
-    training = text.replace("validate step:", "")
-    rates = re.findall(rf"step: *\d+ .{{0,400}}?\b(?:tps|wps): *{_NUMBER}", training)
-    return [_number(tps) * context.devices for tps in rates]
-
-
-def _nanogpt(text: str, context: LogContext) -> list[float]:
-    """Read a log of nanoGPT: time of each iteration, and tokens per iteration from the header or the context."""
-    times = re.findall(rf"iter \d+: loss \S{{1,99}}, time {_NUMBER}ms", text)
-    if not times:
-        return []
-    batch, header = context.batch_tokens, r"tokens per iteration will be: *(\d[\d,]{0,15})"
-    reported = re.findall(header, text)
-    if batch is None and not reported:
-        raise DataError("this log of nanoGPT does not say how many tokens a step has: add --batch-tokens")
-    batch = int(_number(reported[0])) if batch is None else batch
-    _check_reported(text, header, batch, "tokens in a step")
-    return [_rate(batch, _number(ms) / 1e3) for ms in times]
-
-
-def _transformers(text: str, context: LogContext) -> list[float]:
-    """Read a trainer_state.json: tokens and time of each log entry if tokens are counted, else the whole run's mean."""
-    if '"log_history"' not in text:
-        return []
-    try:
-        entries = json.loads(text)["log_history"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"trainer_state.json is damaged: {error}") from None
-    history = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    clocked = [(_positive(entry, "train_runtime"), _positive(entry, TOKENS_SEEN)) for entry in history]
-    both = [(time, tokens) for time, tokens in clocked if time and tokens]
-    # a resumed run counts tokens from the first start, but time from its own start
-    windows = [(end[0] - begin[0], end[1] - begin[1]) for begin, end in itertools.pairwise(both)]
-    if rates := [tokens / time for time, tokens in windows if time > 0 and tokens > 0]:
-        return rates
-    last = next((entry for entry in reversed(history) if _positive(entry, "train_runtime")), None)
-    if last is None:
-        raise DataError("trainer_state.json has no train_runtime: the run has not ended")
-    if seen := max((tokens for _, tokens in clocked), default=0):
-        return [seen / _positive(last, "train_runtime")]
-    if context.batch_tokens is not None and _positive(last, "train_steps_per_second"):
-        return [context.batch_tokens * _positive(last, "train_steps_per_second")]
-    if samples := _positive(last, "train_samples_per_second"):
-        return [context.sequence_length * samples]
-    return []
-
-
-def _positive(entry: Mapping[str, Any], name: str) -> float:
-    """Return a number of a log entry; 0 where it is missing, not positive or not finite."""
-    value = entry.get(name)
-    return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else 0.0
-
-
-def _longcat(text: str, context: LogContext) -> list[float]:
-    """Read the metrics.jsonl of a checkpoint."""
-    readings = []
-    for line in text.splitlines():
-        if '"perf/tokens_per_second"' in line:
-            try:
-                readings.append(float(json.loads(line)["perf/tokens_per_second"]))
-            except (ValueError, TypeError, KeyError):
-                raise DataError(f"metrics.jsonl is damaged at: {line[:80]}") from None
-    return readings
-
-
-_NUMBER = r"(-?\d[\d,]{0,15}(?:\.\d{1,15})?)"
-_KINDS: dict[str, Callable[[str, LogContext], list[float]]] = {
-    "Megatron or MindSpeed": _megatron,
-    "torchtitan": _torchtitan,
-    "nanoGPT": _nanogpt,
-    "transformers' Trainer": _transformers,
-    "longcat": _longcat,
-}
-_EXAMPLES = {
-    "Megatron or MindSpeed": "elapsed time per iteration (ms): 1234.5 | ... global batch size: 64",
-    "torchtitan": "step: 10 ... tps: 3,456",
-    "nanoGPT": "iter 10: loss 3.2101, time 123.45ms",
-    "transformers' Trainer": "trainer_state.json with train_runtime in its log_history",
-    "longcat": 'metrics.jsonl with "perf/tokens_per_second"',
-}

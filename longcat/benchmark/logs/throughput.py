@@ -29,6 +29,8 @@ class LogContext:
     """Tokens per sequence."""
     batch_tokens: int | None = None
     """Tokens of one step over all devices."""
+    non_embedding_parameters: float | None = None
+    """Parameters but the embedding, by which a Trainer's total_flos is turned back into tokens."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,15 @@ class Throughput:
     """Number of readings, without those left out at the start."""
     kind: str
     """Tool that wrote the log."""
+    tokens_from: str = ""
+    """Where the tokens were taken from, for people."""
+    assumptions: tuple[str, ...] = ()
+    """What was assumed that the log does not say."""
+    doubts: tuple[str, ...] = ()
+    """Reasons why these tokens allow no verdict."""
+    told: Told | None = None
+    """Utilisation by the log itself, if it gives one."""
+    fine_tuning: bool = False
+    """Whether the log shows that a trained model was tuned further."""
+    trainable_parameters: float | None = None
+    """Parameters that were trained, if the log says so."""

@@ -13,14 +13,27 @@ from typing import Any
 
 from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
 from longcat.config.config_json import architectures, read_json_object, read_longcat
-from longcat.costs.families import deepseek, llama, mixtures, plain, public, sparse
+from longcat.costs.families import (
+    deepseek,
+    dense,
+    gemma,
+    linear,
+    llama,
+    mixtures,
+    plain,
+    remote,
+    remote_mixtures,
+    sparse,
+)
 from longcat.costs.families.fields import Family, Fields, complete
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
-FAMILIES: dict[str, Family] = (
-    plain.FAMILIES | llama.FAMILIES | mixtures.FAMILIES | deepseek.FAMILIES | sparse.FAMILIES | public.FAMILIES
-)
+FAMILIES: dict[str, Family] = {
+    name: family
+    for kind in (plain, llama, dense, gemma, remote, mixtures, remote_mixtures, deepseek, sparse, linear)
+    for name, family in kind.FAMILIES.items()
+}
 """The families by model type."""
 LONGCAT = tuple(LONGCAT_ARCHITECTURES.values())
 ARCHITECTURES = LONGCAT_ARCHITECTURES | {
@@ -63,7 +76,7 @@ def from_config(
     if ffn_experts is not None:
         raise ConfigError(f"{source}: {family} has no zero-computation experts; --ffn-experts is for LongCat")
     entry = FAMILIES[family]
-    return entry.read(Fields(complete(entry.defaults, values), source, mtp))
+    return entry.read(Fields(complete(entry.defaults, values), source, mtp, entry.names))
 
 
 def _family(values: Mapping[str, Any]) -> str | None:

@@ -19,16 +19,17 @@ from longcat.costs.families.layers import (
 from longcat.costs.workload import Workload
 
 
-def latent(f: Fields, hidden: int, layers: int, keys: int | None = None) -> Layers:
-    """Return latent attention layers; with `keys`, a query reads at most so many."""
+def latent(f: Fields, hidden: int, layers: int, keys: int | None = None, gate: int = 0) -> Layers:
+    """Return latent attention layers; with `keys`, a query reads at most so many; `gate` columns gate the output."""
     heads, rope = f.size("num_attention_heads"), f.size("qk_rope_head_dim")
     return latent_queries(
         hidden,
         Attention(layers, heads, f.size("qk_nope_head_dim") + rope, f.size("v_head_dim"), keys),
-        q_rank=0 if f.values.get("q_lora_rank") is None else f.count("q_lora_rank", 0),
+        q_rank=0 if f.find("q_lora_rank")[1] is None else f.count("q_lora_rank", 0),
         kv_rank=f.size("kv_lora_rank"),
         rope=rope,
         bias=f.flag("attention_bias", False),
+        gate=gate,
     )
 
 

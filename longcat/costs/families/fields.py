@@ -10,6 +10,7 @@ from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
 _MOST = 10**12
+_DEEPEST = 10**5
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 Defaults = Mapping[str, int]
 """Defaults of transformers for missing fields, where they are more than "none" or "as another field".
@@ -27,13 +28,20 @@ def complete(defaults: Defaults, values: Mapping[str, Any]) -> dict[str, Any]:
 class Fields:
     """The fields of a config.json; a missing or impossible one raises ConfigError with its name."""
 
-    def __init__(self, values: Mapping[str, Any], source: str, mtp: bool = False) -> None:
-        self.values, self.source, self.mtp = values, source, mtp
+    def __init__(
+        self, values: Mapping[str, Any], source: str, mtp: bool = False, names: Mapping[str, str] | None = None
+    ) -> None:
+        """Hold the fields of one file; `names` has the file's name of a field for ours, where they differ."""
+        self.values, self.source, self.mtp, self.names = values, source, mtp, names or {}
+
+    def find(self, name: str) -> tuple[str, Any]:
+        """Return the file's name of a field and its value, None where it is missing or null."""
+        theirs = self.names.get(name, name)
+        return (name, self.values.get(name)) if self.values.get(theirs) is None else (theirs, self.values[theirs])
 
     def size(self, *names: str, default: int | None = None) -> int:
         """Return the first of these fields that is present, a whole number of at least 1; otherwise the default."""
-        for name in names:
-            value = self.values.get(name)
+        for name, value in map(self.find, names):
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
@@ -42,23 +50,32 @@ class Fields:
                 )
             return value
         if default is None:
-            raise ConfigError(f"{self.source}: no {' or '.join(names)}")
+            known = dict.fromkeys(one for name in names for one in (self.names.get(name, name), name))
+            raise ConfigError(f"{self.source}: no {' or '.join(known)}")
         return default
+
+    def depth(self, name: str) -> int:
+        """Return a number of layers that are gone through one by one, at most a hundred thousand."""
+        layers = self.size(name)
+        if layers > _DEEPEST:
+            raise ConfigError(f"{self.source}: {name} must be at most {_DEEPEST}, found {layers}")
+        return layers
 
     def flag(self, name: str, default: bool) -> bool:
         """Return a boolean field, or the default where it is missing or null."""
-        value = self.values.get(name)
+        name, value = self.find(name)
         if not isinstance(value, bool | None):
             raise ConfigError(f"{self.source}: {name} must be true or false, found {value!r}")
         return default if value is None else value
 
     def count(self, name: str, default: int) -> int:
         """Return a whole number that may be 0."""
-        return 0 if self.values.get(name) == 0 else self.size(name, default=default)
+        value = self.find(name)[1]
+        return 0 if value == 0 and not isinstance(value, bool) else self.size(name, default=default)
 
     def each(self, name: str, kind: type, length: int | None = None) -> list[Any] | None:
         """Return a list of values of one type, of this length; None where it is missing."""
-        values = self.values.get(name)
+        name, values = self.find(name)
         if values is None:
             return None
         if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
@@ -69,7 +86,7 @@ class Fields:
 
     def inner(self, name: str) -> Mapping[str, Any]:
         """Return an object field; an empty one where it is missing."""
-        value = self.values.get(name)
+        name, value = self.find(name)
         if not isinstance(value, Mapping | None):
             raise ConfigError(f"{self.source}: {name} must be an object, found {value!r}")
         return value or {}
@@ -89,5 +106,7 @@ class Family:
     architectures: tuple[str, ...] = ()
     """Names of its classes in `architectures`."""
     defaults: Defaults = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Its own names of fields, by the usual ones."""
     mtp: bool = False
     """Whether `num_nextn_predict_layers` can be counted."""

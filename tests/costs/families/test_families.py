@@ -264,7 +264,7 @@ def test_a_family_is_found_by_its_architecture(family, model_type):
 def test_every_architecture_is_transformers_name_of_the_family():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as THEIRS
 
-    for family in {*FAMILIES} & {*THEIRS}:
+    for family in ({*FAMILIES} & {*THEIRS}) - {"internlm3"}:  # whose class there is llama's
         assert ARCHITECTURES[THEIRS[family]] == family
     assert ARCHITECTURES[THEIRS["longcat_flash"]] == "longcat_flash"
 

@@ -1,35 +1,18 @@
-"""Families that transformers has no class for: their shapes are those of their publishers' own modeling code."""
+"""Families with experts whose code comes with the checkpoint: shapes of the published modules."""
 
 from __future__ import annotations
 
 from longcat.costs.families.deepseek import latent_mixture
 from longcat.costs.families.fields import Family, Fields
-from longcat.costs.families.layers import after_first
+from longcat.costs.families.layers import after_first, by_step
 from longcat.costs.families.routed import Kind, entry, first_dense, times, width_of
 from longcat.costs.workload import Workload
 
 
-def _renamed(f: Fields, names: dict[str, str]) -> Fields:
-    """Return the fields with these under the usual names, where those are missing."""
-    usual = {
-        name: f.values[own]
-        for name, own in names.items()
-        if f.values.get(name) is None and f.values.get(own) is not None
-    }
-    return Fields({**f.values, **usual}, f.source, f.mtp)
-
-
 def _pangu_ultra(f: Fields) -> Workload:
     """Latent attention; `sandwich_norm` has norms behind attention and feed-forward network, too."""
-    names = {
-        "q_lora_rank": "attention_q_lora_dim", "kv_lora_rank": "attention_kv_lora_dim",
-        "qk_nope_head_dim": "attention_qk_dim", "qk_rope_head_dim": "attention_qk_rope_dim",
-        "v_head_dim": "attention_v_dim", "first_k_dense_replace": "num_dense_layers",
-        "n_routed_experts": "num_routed_experts", "n_shared_experts": "num_shared_experts",
-        "num_nextn_predict_layers": "num_mtp_layers",
-    }  # fmt: skip
     norms = 4 if f.flag("sandwich_norm", False) else 2
-    return latent_mixture(_renamed(f, names), "pangu_ultra_moe", first=3, norms=norms)
+    return latent_mixture(f, "pangu_ultra_moe", first=3, norms=norms)
 
 
 def _residual(f: Fields) -> bool:
@@ -41,20 +24,20 @@ def _xverse_sparse(f: Fields, layers: int) -> int:
     return layers if f.values.get("num_experts") else 0
 
 
-def _qwen_sparse(f: Fields, layers: int) -> int:
-    """Return every n-th layer but those that are listed as dense."""
-    step, dense = f.size("decoder_sparse_step", default=1), set(f.each("mlp_only_layers", int) or [])
-    where = range(step - 1, layers, step)
-    return len(where) - sum(one in where for one in dense)
-
-
 _LING = Kind(
     bias="use_qkv_bias", output_bias="use_bias", ffn_bias="use_bias", query_norms="head", query_norms_if="use_qk_norm",
     sparse=first_dense(0), shared=times("num_shared_experts", 0, "moe_shared_expert_intermediate_size"), mtp="routed",
 )  # fmt: skip
+_PANGU = {
+    "q_lora_rank": "attention_q_lora_dim", "kv_lora_rank": "attention_kv_lora_dim",
+    "qk_nope_head_dim": "attention_qk_dim", "qk_rope_head_dim": "attention_qk_rope_dim",
+    "v_head_dim": "attention_v_dim", "first_k_dense_replace": "num_dense_layers",
+    "n_routed_experts": "num_routed_experts", "n_shared_experts": "num_shared_experts",
+    "num_nextn_predict_layers": "num_mtp_layers",
+}  # fmt: skip
 FAMILIES = {
     "pangu_ultra_moe": Family(
-        _pangu_ultra, ("PanguUltraMoEForCausalLM", "OpenPanguMoEForCausalLM"), {"num_experts_per_tok": 8}, mtp=True
+        _pangu_ultra, ("PanguUltraMoEForCausalLM", "OpenPanguMoEForCausalLM"), {}, _PANGU, mtp=True
     ),
 } | dict(
     (
@@ -69,7 +52,7 @@ FAMILIES = {
         entry(
             "PanguProMoE",
             Kind(
-                bias="qkv_bias", bias_default=True, sparse=_qwen_sparse, correction=True,  # a learned scale per expert
+                bias="qkv_bias", bias_default=True, sparse=by_step, correction=True,  # a learned scale per expert
                 shared=width_of(0, "shared_expert_intermediate_size"),
             ),
             ("PanguProMoEForCausalLM",),

@@ -8,7 +8,7 @@ from longcat.benchmark.logs import TOKENS_SEEN, LogContext, read_log, read_metri
 from longcat.errors import DataError
 
 MEGATRON = (
-    " [2025-01-01 10:00:{n:02d}] iteration {n:8d}/ 100 | consumed samples: {n:12d} | elapsed time per iteration (ms): "
+    " [2025-01-01 10:00:{n:02d}] iteration {n:8d}/ 100 | consumed samples: {samples:12d} | elapsed time per iteration (ms): "
     "{ms:.1f} | learning rate: 1.0E-05 | global batch size:    64 | lm loss: 1.0E+01 | loss scale: 1.0 |\n"
 )
 TORCHTITAN = "[titan] 2025-01-01 10:00:00,000 - root - INFO - \x1b[31mstep: {n:2}  \x1b[32mloss:  7.1  \x1b[34mtps: {tps:,}  \x1b[36mtflops: 1.0\n"
@@ -22,7 +22,7 @@ def read(tmp_path, text, **setting):
 
 def test_megatron(tmp_path):
     slow_start = [9000.0, 1000.0, 1000.0, 1100.0]
-    found = read(tmp_path, "".join(MEGATRON.format(n=n, ms=ms) for n, ms in enumerate(slow_start)))
+    found = read(tmp_path, "".join(MEGATRON.format(n=n, ms=ms, samples=64 * n) for n, ms in enumerate(slow_start)))
     assert found.kind == "Megatron or MindSpeed"
     assert found.tokens_per_second == pytest.approx(64 * 2048 / 1.0)
     assert found.readings == 3
@@ -30,22 +30,22 @@ def test_megatron(tmp_path):
 
 
 RECENT = (
-    "[rank7]: [2025-06-10 12:34:56.123456] iteration {n:8d}/  500 | consumed samples: {n:12d} | elapsed time per iteration"
+    "[rank7]: [2025-06-10 12:34:56.123456] iteration {n:8d}/  500 | consumed samples: {samples:12d} | elapsed time per iteration"
     " (ms): {ms:.1f} | throughput per GPU (TFLOP/s/GPU): 321.4 | learning rate: 1.0E-05 | global batch size:    64 |"
     " lm loss: 1.0E+01 | load_balancing_loss: 1.0E+00 | grad norm: 1.234 | number of skipped iterations:   0 |\n"
 )
 BIGSCIENCE = (
-    "[default7]: iteration {n:8d}/  500 | consumed samples: {n:12d} | consumed tokens: 20155564032 | elapsed time per"
+    "[default7]: iteration {n:8d}/  500 | consumed samples: {samples:12d} | consumed tokens: 20155564032 | elapsed time per"
     " iteration (s): {s:.2f} | learning rate: 5.9E-05 | global batch size:  2048 | lm loss: 2.4 | TFLOPs: 149.02 |\n"
 )
 
 
 def test_megatron_of_other_years(tmp_path):
-    recent = "".join(RECENT.format(n=n, ms=ms) for n, ms in enumerate([9000, 500, 500]))
+    recent = "".join(RECENT.format(n=n, ms=ms, samples=64 * n) for n, ms in enumerate([9000, 500, 500]))
     arguments = "using world size: 8, data-parallel size: 8\n  seq_length ................................ 2048\n"
     restarted = 2 * (arguments + recent) + "[rank0]: a line of another process\n"
     assert read(tmp_path, restarted).tokens_per_second == 64 * 2048 / 0.5
-    seconds = "".join(BIGSCIENCE.format(n=n, s=s) for n, s in enumerate([200, 100, 100]))
+    seconds = "".join(BIGSCIENCE.format(n=n, s=s, samples=2048 * n) for n, s in enumerate([200, 100, 100]))
     assert read(tmp_path, seconds).tokens_per_second == 2048 * 2048 / 100
     with pytest.raises(DataError, match="reports 8 devices, not 16"):
         read(tmp_path, restarted, devices=16)
@@ -61,14 +61,16 @@ def test_megatron_of_2019_says_no_batch(tmp_path):
     assert read(tmp_path, text, batch_tokens=1000).tokens_per_second == 2000
     with pytest.raises(DataError, match="how many sequences a step has: add --batch-tokens"):
         read(tmp_path, text)
-    cut = MEGATRON.format(n=1, ms=1000.0) + line.format(n=2, ms=1)  # by another process, in the middle of a line
+    cut = MEGATRON.format(n=1, ms=1000.0, samples=64) + line.format(
+        n=2, ms=1
+    )  # by another process, in the middle of a line
     assert read(tmp_path, cut).readings == 1
 
 
 @pytest.mark.parametrize("time", ["0.0", "-3.5"])
 def test_a_step_takes_time(tmp_path, time):
     with pytest.raises(DataError, match="a step that took -?[03]"):
-        read(tmp_path, MEGATRON.format(n=1, ms=1000.0).replace("1000.0", time))
+        read(tmp_path, MEGATRON.format(n=1, ms=1000.0, samples=64).replace("1000.0", time))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
