@@ -41,6 +41,10 @@ SHARED = {
     "mamba_n_heads": 8, "mamba_d_head": 12, "mamba_n_groups": 4, "mamba_d_state": 10, "mamba_d_conv": 3,
     "mamba_chunk_size": 32,
 }  # fmt: skip
+ZAMBA = {
+    **COMMON, "num_hidden_layers": 5, "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid"],
+    "mamba_d_state": 10, "mamba_d_conv": 3, "mamba_ngroups": 4, "n_mamba_heads": 8, "chunk_size": 32, "adapter_rank": 7,
+}  # fmt: skip
 NEMOTRON = {
     "vocab_size": 97, "hidden_size": 48, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 80,
     "ssm_state_size": 10, "mamba_num_heads": 16, "mamba_head_dim": 6, "n_groups": 8, "conv_kernel": 3, "chunk_size": 32,
@@ -185,6 +189,36 @@ CASES = [
     }, mamba2(4, 8, 128, 10, 4, 3)),
     ("falcon_h1", {**COMMON, **SHARED, "mamba_d_ssm": None, "mlp_bias": True, "mamba_proj_bias": True},
      mamba2(4, 8, 12, 10, 4, 3)),
+    ("olmo_hybrid", {**COMMON, "linear_conv_kernel_dim": 3, "attention_bias": True}, qwen(3, 8, 4, 8, 8)),
+    ("olmo_hybrid", {
+        **COMMON, "linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_value_head_dim": 10,
+        "layer_types": ["full_attention", "linear_attention", "full_attention", "full_attention"], "head_dim": 10,
+        "tie_word_embeddings": True,
+    }, qwen(1, 8, 9, 10, 4, 4)),
+    ("lfm2", {**COMMON, "full_attn_idxs": [1, 3], "conv_bias": True}, [convolution(48, 3)] * 2),
+    ("lfm2", {
+        **COMMON, "layer_types": ["conv", "conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False,
+        "conv_L_cache": 5, "tie_word_embeddings": False,
+    }, [convolution(48, 5)] * 3),
+    ("lfm2", {**COMMON, "block_ffn_dim_multiplier": 1.3, "block_multiple_of": 7, "head_dim": 10}, []),
+    ("lfm2_moe", {
+        **COMMON, "layer_types": ["conv", "conv", "full_attention", "conv"], "num_experts": 8, "num_experts_per_tok": 3,
+        "moe_intermediate_size": 24, "num_dense_layers": 1, "conv_bias": True, "tie_word_embeddings": False,
+    }, [convolution(48, 3)] * 3),
+    ("lfm3", {**COMMON, "num_hidden_layers": 6, "head_dim": 10, "attention_bias": True}, [convolution(48, 7)] * 4),
+    ("lfm3", {
+        **COMMON, "layer_types": ["conv", "full_attention", "sliding_attention", "conv"], "use_sandwich_norm": False,
+        "use_attention_gate": False, "conv_bias": True, "tie_word_embeddings": False,
+    }, [convolution(48, 7)] * 2),
+    ("recurrent_gemma", {**COMMON, "lru_width": 64, "conv1d_width": 3}, [convolution(64, 3)] * 3),
+    ("recurrent_gemma", {
+        **COMMON, "block_types": ["attention", "recurrent"], "attention_bias": True, "tie_word_embeddings": False,
+    }, [convolution(48, 4)] * 2),
+    ("zamba2", ZAMBA, mamba2(5, 8, 12, 10, 4, 3)),
+    ("zamba2", {
+        **ZAMBA, "num_mem_blocks": 2, "use_shared_attention_adapter": True, "add_bias_linear": True,
+        "intermediate_size": None, "num_key_value_heads": None,
+    }, mamba2(5, 8, 12, 10, 4, 3)),
 ]  # fmt: skip
 IDS = [f"{family}-{index}" for index, (family, _, _) in enumerate(CASES)]
 
@@ -258,7 +292,7 @@ def test_every_architecture_is_transformers_name_of_the_family():
 
 NEEDED = {
     "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "layers_block_type",
-    "hybrid_override_pattern", "mamba_d_ssm",
+    "hybrid_override_pattern", "mamba_d_ssm", "layer_types",
 }  # fmt: skip
 
 
