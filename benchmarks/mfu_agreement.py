@@ -1,0 +1,277 @@
+"""Agreement of `longcat mfu` with transformers, torch's counter, published figures and the logs' own counters.
+
+    python benchmarks/mfu_agreement.py [--parts parameters figures] [--runs 9] [--json]
+
+parameters  every public config.json of the tests: total parameters against transformers' model on the meta device
+cards       those that transformers has no class for: total parameters against the model's card
+flops       the same configs at their real width, cut to a few layers: FLOP of a step against FlopCounterMode on meta
+small       every small copy in the tests of families: parameters, and FLOP of a step against FlopCounterMode
+figures     every published figure of the tests: at most 1 % off in the source's own convention, or explained by name
+logs        every log sample of the tests: tokens/s within 1 % of what the log's own counters say
+startup     time of `longcat mfu` in a process that cannot import torch, beside transformers counting the same model
+
+Prints a table and ends with status 1 if anything is off.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for the tests' configs, figures and samples
+
+CONFIGS = ROOT / "tests/costs/families/configs"
+SAMPLES = ROOT / "tests/benchmark/logs/samples"
+LAYERS, LENGTH = 4, 32
+LIMIT_S = 0.5
+NOT_OF_A_CONFIG = ("model_type", "auto_map", "architectures", "quantization_config")
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+@dataclass
+class Part:
+    """What a part compared, and what was off."""
+
+    checked: int = 0
+    off: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def compare(self, name: str, ours: float, theirs: float, tolerance: float = 0.0) -> None:
+        """Note a difference above the tolerance, a fraction of theirs."""
+        self.checked += 1
+        if abs(ours - theirs) > tolerance * theirs:
+            self.off.append(f"{name}: {ours:,.6g} here, {theirs:,.6g} there ({ours / theirs - 1:+.2%})")
+
+
+def public_configs() -> dict[str, dict[str, Any]]:
+    """Read every public config.json of the tests, of a model that sees or hears the text model's."""
+    from tests.benchmark.published import MODELS
+
+    found = {
+        path.stem: json.loads(path.read_text())
+        for path in sorted(CONFIGS.glob("*.json"))
+        if not path.name.startswith("expected")
+    }
+    found |= {name: fields for name, fields in MODELS.items() if "model_type" in fields}
+    return {name: fields.get("text_config") or fields for name, fields in found.items()}
+
+
+def has_class(fields: dict[str, Any]) -> bool:
+    """Tell whether transformers' own class is the authority for a config.json."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return fields.get("model_type") in CONFIG_MAPPING_NAMES and "auto_map" not in fields
+
+
+def their_model(fields: dict[str, Any], **options: str) -> Any:
+    """Build transformers' model on the meta device."""
+    import torch
+    import transformers
+
+    others = {name: value for name, value in fields.items() if name not in NOT_OF_A_CONFIG}
+    if isinstance(letters := fields.get("sliding_window_pattern"), str):  # EXAONE's LLLG
+        others["sliding_window_pattern"] = len(letters)
+    config = transformers.AutoConfig.for_model(fields["model_type"], **others)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config, **options)
+
+
+def parameters() -> Part:
+    from longcat.costs.families import from_config
+
+    part = Part()
+    for name, fields in public_configs().items():
+        if has_class(fields):
+            theirs = sum(one.numel() for one in their_model(fields).parameters())
+            part.compare(name, from_config(fields, name).total_parameters, theirs)
+    return part
+
+
+def cards() -> Part:
+    from longcat.costs.families import read_workload
+
+    part, known = Part(), public_configs()
+    for path in sorted(CONFIGS.glob("expected*.json")):
+        for row in json.loads(path.read_text()):
+            file = CONFIGS / row["file"]
+            if not has_class(known[file.stem]):
+                ours = read_workload(file).total_parameters
+                part.compare(file.stem, ours, row["published_total"], row.get("within", 0.01))
+    return part
+
+
+def cut(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave a few layers of a model."""
+    name = next(name for name in LAYER_COUNTS if fields.get(name))
+    layers = fields[name]
+    found = {
+        key: value[:LAYERS] if isinstance(value, list) and len(value) == layers else value
+        for key, value in fields.items()
+    }
+    if found.get("first_k_dense_replace"):
+        found["first_k_dense_replace"] = 1
+    return found | {name: min(LAYERS, layers)}
+
+
+def flops() -> Part:
+    """Linear attention is left to `small`: transformers trains it in chunks, whose further products are known there."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from longcat.costs.families import from_config, linear
+
+    part = Part()
+    for name, fields in public_configs().items():
+        if not has_class(fields) or fields["model_type"] in linear.FAMILIES:
+            continue
+        few = cut(fields)
+        model = their_model(few, attn_implementation="eager", experts_implementation="batched_mm")
+        with torch.device("meta"):
+            tokens, options = torch.zeros((1, LENGTH), dtype=torch.long), {}
+            if fields["model_type"] not in ("mpt", "bloom"):  # a mask of four axes is taken as it is
+                options = {
+                    "position_ids": torch.arange(LENGTH)[None],
+                    "attention_mask": torch.zeros(1, 1, LENGTH, LENGTH),
+                }
+            with FlopCounterMode(display=False) as counter:
+                model(tokens, labels=tokens, use_cache=False, **options).loss.backward()
+        ours = LENGTH * from_config(few, name).training_flops(LENGTH, "full")
+        part.compare(name, ours, counter.get_total_flops(), 1e-6)
+    return part
+
+
+def small() -> Part:
+    """Rotary angles are products too, of 0.5 % in such small copies."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from longcat.costs.families import from_config
+    from tests.costs.families import test_dense, test_families, test_linear, test_softmax, theirs
+
+    part = Part()
+    plain = [case for case in test_families.CASES if case[0] != "longcat_flash"]  # its class keeps unused weights
+    for family, fields in [*plain, *test_dense.CASES, *test_softmax.CASES]:
+        padded = fields | ({"pad_token_id": 0} if "pad_token_id" not in fields else {})
+        ours = from_config({"model_type": family} | fields)
+        part.compare(f"{family}, parameters", ours.total_parameters, theirs.parameters(family, padded))
+        if (fields.get("sliding_window") or LENGTH) >= LENGTH:  # eager attention does not cut windows out
+            counted = theirs.training_flops(family, padded, LENGTH)
+            part.compare(f"{family}, FLOP", LENGTH * ours.training_flops(LENGTH, "full"), counted, 0.005)
+    for family, fields, extra in test_linear.CASES:
+        _, model = test_linear.build(family, fields)
+        ours = from_config({"model_type": family} | fields)
+        part.compare(f"{family}, parameters", ours.total_parameters, sum(one.numel() for one in model.parameters()))
+        tokens = torch.randint(0, 97, (1, test_linear.LENGTH))
+        with FlopCounterMode(display=False) as counter:
+            model(tokens, labels=tokens, use_cache=False).loss.backward()
+        counted = counter.get_total_flops() - sum(forward + backward for forward, backward in extra)
+        part.compare(f"{family}, FLOP", test_linear.LENGTH * ours.training_flops(test_linear.LENGTH, "full"), counted)
+    return part
+
+
+def figures() -> Part:
+    from tests.benchmark.published import TOLERANCE
+    from tests.benchmark.published import figures as published
+
+    part, sources, explained = Part(), set(), 0
+    for figure in published():
+        sources.add(figure.source.split(",")[0])
+        explained += bool(figure.explained)
+        name = f"{figure.source}: {figure.model}, {figure.convention}"
+        part.compare(name, figure.ours, figure.printed, float("inf") if figure.explained else TOLERANCE)
+    part.figures = {"sources": len(sources), "explained": explained}
+    return part
+
+
+def logs() -> Part:
+    from longcat.benchmark.logs import LogContext, read_log
+
+    part, listed = Part(), SAMPLES / "expected.json"
+    for row in json.loads(listed.read_text()) if listed.exists() else []:
+        found = read_log(SAMPLES / row["file"], LogContext(**row["context"]))
+        part.compare(row["file"], found.tokens_per_second, row["tokens_per_second"], 0.01)
+    return part
+
+
+COMMAND = [
+    "mfu",
+    "--device",
+    "a100-80gb",
+    "--devices",
+    "8",
+    "--tokens-per-second",
+    "21000",
+    "--sequence-length",
+    "2048",
+]
+OURS = "import sys; sys.modules['torch'] = None; sys.argv = ['longcat', *{command!r}]; from longcat.cli import main; main()"
+THEIRS = """
+import json, torch, transformers
+fields = json.load(open({path!r}))
+config = transformers.AutoConfig.for_model(fields.pop('model_type'), **fields)
+with torch.device('meta'):
+    print(sum(one.numel() for one in transformers.AutoModelForCausalLM.from_config(config).parameters()))
+"""
+
+
+def startup(runs: int) -> Part:
+    """Run both in turn, each in a process of its own."""
+    import tempfile
+
+    from tests.benchmark.published import MODELS
+
+    part = Part()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(MODELS["Llama-2-7B"]))
+        ours = OURS.format(command=[*COMMAND, "--model", str(path), "--json"])
+        theirs = THEIRS.format(path=str(path))
+        times: dict[str, list[float]] = {ours: [], theirs: []}
+        for _ in range(runs):
+            for code, taken in times.items():
+                begin = time.perf_counter()
+                subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+                taken.append(time.perf_counter() - begin)
+    part.checked = runs
+    part.figures = {
+        "median_s": statistics.median(times[ours]),
+        "fastest_s": min(times[ours]),
+        "transformers_median_s": statistics.median(times[theirs]),
+    }
+    if part.figures["fastest_s"] > LIMIT_S:  # other load on the machine only adds to it
+        part.off.append(f"longcat mfu takes {part.figures['fastest_s']:.2f} s at best, more than {LIMIT_S} s")
+    return part
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts: dict[str, Callable[[], Part]] = {
+        "parameters": parameters, "cards": cards, "flops": flops, "small": small, "figures": figures, "logs": logs,
+        "startup": lambda: startup(arguments.runs),
+    }  # fmt: skip
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--runs", type=int, default=9, help="processes that are timed")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = {name: parts[name]() for name in arguments.parts}
+    off = sum(len(part.off) for part in results.values())
+    if arguments.json:
+        print(json.dumps({name: asdict(part) for name, part in results.items()} | {"off": off}))
+        return int(off > 0)
+    for name, part in results.items():
+        more = ", ".join(f"{key} {value:.3g}" for key, value in part.figures.items())
+        print(f"{name:<12}{part.checked:>5} checked {len(part.off):>4} off   {more}".rstrip())
+        for line in part.off:
+            print(f"    {line}")
+    return int(off > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
