@@ -316,6 +316,18 @@ def test_a_field_that_is_missing_or_null_is_what_transformers_takes(family, fiel
             assert model is None or found == sum(p.numel() for p in model.parameters()), name
 
 
+@pytest.mark.parametrize(("family", "fields"), [case[:2] for case in CASES], ids=IDS)
+def test_a_senseless_field_is_an_error_with_its_name_or_of_no_matter(family, fields):
+    for name in [*fields, "architectures", "text_config", "num_nextn_predict_layers"]:
+        for value in ("x", "", -1, 0, 1.5, True, [], [1], ["x"], {}, {"head_dim": "x"}, 10**15, float("nan")):
+            try:
+                found = from_config({"model_type": family} | fields | {name: value}, "my.json")
+            except ConfigError as error:
+                assert "my.json" in str(error)
+            else:
+                assert found.total_parameters > 0
+
+
 CONFIGS = Path(__file__).parent / "configs"
 PUBLISHED = json.loads((CONFIGS / "expected-linear.json").read_text())
 OWN_CODE = {"Kimi-K3.json", "MiniMax-M1.json"}
@@ -325,7 +337,7 @@ OWN_CODE = {"Kimi-K3.json", "MiniMax-M1.json"}
 @pytest.mark.parametrize("row", PUBLISHED, ids=[row["file"] for row in PUBLISHED])
 def test_published_sizes(row):
     found = read_workload(CONFIGS / row["file"])
-    assert found.total_parameters == pytest.approx(row["published_total"], rel=0.01)
+    assert found.total_parameters == pytest.approx(row["published_total"], rel=row.get("within", 0.01))
     if row["published_activated"] is not None:  # some count the embedding, some do not; names are rounded
         assert found.activated_parameters * 0.95 <= row["published_activated"] <= found.formula_parameters * 1.05
 
