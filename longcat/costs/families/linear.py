@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from longcat.costs.families import delta_rule, griffin, lightning, mamba, nemotron, short_convolution, zamba
+from longcat.costs.families import delta_rule, glm_next, griffin, lightning, mamba, nemotron, short_convolution, zamba
 from longcat.costs.families.fields import Family
 
 FAMILIES: dict[str, Family] = (
     delta_rule.FAMILIES
+    | glm_next.FAMILIES
     | lightning.FAMILIES
     | mamba.FAMILIES
     | nemotron.FAMILIES

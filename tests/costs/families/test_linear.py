@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from longcat.costs.families import ARCHITECTURES, from_config, read_workload
 from longcat.costs.families.linear import FAMILIES
 from longcat.costs.recurrence import Recurrence
 from longcat.errors import ConfigError
+from tests.costs.families import theirs
 
 LENGTH = 128
 COMMON = {
@@ -40,6 +40,11 @@ PURE = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "state_size
 SHARED = {
     "mamba_n_heads": 8, "mamba_d_head": 12, "mamba_n_groups": 4, "mamba_d_state": 10, "mamba_d_conv": 3,
     "mamba_chunk_size": 32,
+}  # fmt: skip
+GLM = {
+    **{name: value for name, value in MLA.items() if name not in ("num_experts", "qk_rope_head_dim")},
+    "n_routed_experts": 16, "q_lora_rank": 20, "index_topk": 256, "index_head_dim": 12, "index_n_heads": 3,
+    "linear_head_dim": 12, "linear_num_heads": 3, "linear_conv_kernel_dim": 3,
 }  # fmt: skip
 ZAMBA = {
     **COMMON, "num_hidden_layers": 5, "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid"],
@@ -214,6 +219,13 @@ CASES = [
     ("recurrent_gemma", {
         **COMMON, "block_types": ["attention", "recurrent"], "attention_bias": True, "tie_word_embeddings": False,
     }, [convolution(48, 4)] * 2),
+    ("glm5_next_text", GLM, kimi(4, 3, 12, 3)),
+    ("glm5_next_text", {
+        **GLM, "layer_types": ["indexed_attention", "linear_attention", *["full_attention"] * 3], "hc_mult": 2,
+        "indexer_types": ["full", "full", "full", "shared", "full"], "index_kpool": 8, "attention_bias": True,
+        "mlp_layer_types": ["dense", "sparse", "dense", "sparse", "sparse"], "tie_word_embeddings": True,
+        "linear_attn_config": {"head_dim": 10, "num_heads": 2, "short_conv_kernel_size": 2},
+    }, kimi(1, 2, 10, 2)),
     ("zamba2", ZAMBA, mamba2(5, 8, 12, 10, 4, 3)),
     ("zamba2", {
         **ZAMBA, "num_mem_blocks": 2, "use_shared_attention_adapter": True, "add_bias_linear": True,
@@ -224,11 +236,13 @@ IDS = [f"{family}-{index}" for index, (family, _, _) in enumerate(CASES)]
 
 
 def build(family, fields):
-    config = transformers.AutoConfig.for_model(family, **{"pad_token_id": 0} | fields)
-    torch.manual_seed(0)
-    return config, transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager", experts_implementation="eager"
-    )
+    return theirs.build(family, {"pad_token_id": 0} | fields)
+
+
+def loss_of(model, tokens):
+    if isinstance(model, theirs.WithHead):
+        return model(tokens, tokens).float().logsumexp(-1).sum()
+    return model(tokens, labels=tokens, use_cache=False).loss
 
 
 @pytest.mark.parametrize(("family", "fields"), [case[:2] for case in CASES], ids=IDS)
@@ -246,7 +260,7 @@ def test_flops_are_torchs_but_for_the_products_within_a_chunk(family, fields, ex
     _, model = build(family, fields)
     tokens = torch.randint(0, 97, (1, LENGTH))
     with FlopCounterMode(display=False) as forward:
-        loss = model(tokens, labels=tokens, use_cache=False).loss
+        loss = loss_of(model, tokens)
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     parts = from_config({"model_type": family} | fields).flops(LENGTH, "full").values()
@@ -287,7 +301,8 @@ def test_every_architecture_is_transformers_name_of_the_family():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as THEIRS
 
     for family in FAMILIES:
-        assert ARCHITECTURES[THEIRS[family]] == family
+        name = THEIRS.get(family, "Glm5NextForConditionalGeneration")  # the one without a model of text alone
+        assert ARCHITECTURES[name] == family
 
 
 NEEDED = {
