@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from longcat.costs.families import delta_rule, glm_next, griffin, lightning, mamba, nemotron, short_convolution, zamba
+from longcat.costs.families import (
+    delta_rule,
+    elementwise,
+    glm_next,
+    lightning,
+    mamba,
+    nemotron,
+    short_convolution,
+    zamba,
+)
 from longcat.costs.families.fields import Family
 
 FAMILIES: dict[str, Family] = (
@@ -12,6 +21,6 @@ FAMILIES: dict[str, Family] = (
     | mamba.FAMILIES
     | nemotron.FAMILIES
     | zamba.FAMILIES
-    | griffin.FAMILIES
+    | elementwise.FAMILIES
     | short_convolution.FAMILIES
 )

@@ -219,6 +219,11 @@ CASES = [
     ("recurrent_gemma", {
         **COMMON, "block_types": ["attention", "recurrent"], "attention_bias": True, "tie_word_embeddings": False,
     }, [convolution(48, 4)] * 2),
+    ("rwkv", {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3}, []),
+    ("rwkv", {
+        "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "attention_hidden_size": 64,
+        "intermediate_size": 100, "tie_word_embeddings": True,
+    }, []),
     ("glm5_next_text", GLM, kimi(4, 3, 12, 3)),
     ("glm5_next_text", {
         **GLM, "layer_types": ["indexed_attention", "linear_attention", *["full_attention"] * 3], "hc_mult": 2,

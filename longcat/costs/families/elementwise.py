@@ -1,4 +1,4 @@
-"""RecurrentGemma: two layers with a real-gated recurrence, then one of attention within a window (arXiv 2402.19427)."""
+"""Families whose recurrence is elementwise, so that it costs its matrices only: RecurrentGemma and RWKV-4."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from longcat.errors import ConfigError
 
 
 def _recurrences(f: Fields, h: int, layers: int) -> Layers:
-    """Gated recurrences. Their state is a vector, multiplied elementwise, so they cost their matrices only."""
+    """Real-gated recurrences, whose gates are block-diagonal matrices."""
     heads, width = f.size("num_attention_heads"), f.size("lru_width", default=h)
     block = f.divided(width, heads, "lru_width")
     weights = {
@@ -31,6 +31,7 @@ def _attentions(f: Fields, h: int, layers: int) -> Layers:
 
 
 def _recurrent_gemma(f: Fields) -> Workload:
+    """RecurrentGemma (arXiv 2402.19427): two layers with a recurrence, then one of attention within a window."""
     h, layers = f.size("hidden_size"), f.depth("num_hidden_layers")
     pattern = f.each("block_types", str) or ["recurrent", "recurrent", "attention"]
     if set(pattern) - {"recurrent", "attention"}:
@@ -45,7 +46,20 @@ def _recurrent_gemma(f: Fields) -> Workload:
     return decoder(f, "recurrent_gemma", h, layers, parts)
 
 
+def _rwkv(f: Fields) -> Workload:
+    """RWKV-4 (arXiv 2305.13048): every layer mixes each channel over time and, in its network, with the token before."""
+    h, layers = f.size("hidden_size"), f.size("num_hidden_layers")
+    width, ffn = f.size("attention_hidden_size", default=h), f.size("intermediate_size", default=4 * h)
+    weights = {
+        "recurrence_projections": layers * 4 * h * width,
+        "dense_ffn": layers * (2 * h * ffn + h * h),  # and its gate
+    }
+    vectors = layers * (2 * width + 5 * h) + 2 * h  # decay and bonus, mixes; the norm of the embedding
+    return decoder(f, "rwkv", h, layers, [Layers(weights, vectors)], norms=4, final_norms=2)
+
+
 FAMILIES = {
+    "rwkv": Family(_rwkv, ("RwkvForCausalLM",)),
     "recurrent_gemma": Family(
         _recurrent_gemma,
         ("RecurrentGemmaForCausalLM",),
