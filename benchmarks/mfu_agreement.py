@@ -170,7 +170,7 @@ def small() -> Part:
         part.compare(f"{family}, parameters", ours.total_parameters, sum(one.numel() for one in model.parameters()))
         tokens = torch.randint(0, 97, (1, test_linear.LENGTH))
         with FlopCounterMode(display=False) as counter:
-            model(tokens, labels=tokens, use_cache=False).loss.backward()
+            test_linear.loss_of(model, tokens).backward()
         counted = counter.get_total_flops() - sum(forward + backward for forward, backward in extra)
         part.compare(f"{family}, FLOP", test_linear.LENGTH * ours.training_flops(test_linear.LENGTH, "full"), counted)
     return part

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 TEXT_MODELS = {  # of families that have no model with a head for text alone
+    "glm5_next_text": "Glm5NextTextModel",
     "mistral4": "Mistral4Model",
     "qwen3_vl_moe_text": "Qwen3VLMoeTextModel",
     "step3p5": "Step3p7TextModel",
