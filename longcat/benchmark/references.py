@@ -74,11 +74,6 @@ class Reference:
         return self.rederived_mfu
 
     @property
-    def comparable_mfu(self) -> float | None:
-        """Return the MFU to compare with: as published, or rederived where the row has a `reason`."""
-        return self.rederived_mfu if self.reason and self.rederived_mfu is not None else self.mfu
-
-    @property
     def causal_mfu(self) -> float | None:
         """Return the published MFU as it is by our own count: matrices and causal attention only.
 
