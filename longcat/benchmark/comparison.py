@@ -130,8 +130,8 @@ def _varied(near: Sequence[Match], count: int) -> list[Match]:
     rows_of: Counter[str] = Counter()
     over_quota = []
     for one in near:
-        over_quota.append(rows_of[one.row.source] >= -(-count // 2))
-        rows_of[one.row.source] += 1
+        over_quota.append(rows_of[one.row.publisher] >= -(-count // 2))
+        rows_of[one.row.publisher] += 1
     ranked = sorted(range(len(near)), key=lambda number: (over_quota[number], number))[:count]
     return [near[number] for number in sorted(ranked)]
 

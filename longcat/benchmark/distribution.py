@@ -88,7 +88,7 @@ def distribution(matches: Sequence[Match], own_mfu: float, tokens_per_second: fl
 
 def mixture_sentence(among: Distribution, fair: Sequence[Match]) -> str:
     """Return what can honestly be said of a mixture: its place among the published ones, and what the claim would need."""
-    sources = len({one.row.source for one in among.rows})
+    sources = len({one.row.publisher for one in among.rows})
     place = (
         f"no verdict, but a place: the MFU of {among.own_mfu:.1%} is above {among.below} of {len(among.rows)} published "
         f"A100 mixtures (percentile {among.percentile:.0f}; {sources} sources, {among.low:.1%} to {among.high:.1%})"

@@ -62,6 +62,11 @@ class Reference:
     """Why our rederived MFU differs from the published one by more than 2 points; empty where it does not."""
 
     @property
+    def publisher(self) -> str:
+        """Return the project or paper that printed the row: one project's tables, and one run in two of them, are alike."""
+        return self.source.split(",")[0]
+
+    @property
     def mfu(self) -> float | None:
         """Return the published MFU as a fraction; if there is none, derive it from published FLOP/s, HFU or speed."""
         if self.published_mfu is not None:

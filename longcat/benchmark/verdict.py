@@ -107,9 +107,10 @@ def sentence(matches: Sequence[Match], verdicts: Sequence[Verdict]) -> str:
         said += f", {first.straddling} {'straddle' if first.straddling > 1 else 'straddles'} the claim, as the row's own convention or figure says otherwise"
     parts = [f"{words[word]}: {spread(matches)}", said]
     if len(verdicts) > 1:
-        each = ", ".join(f"{one.word} with {one.peak_flops / 1e12:.4g}" for one in verdicts)
-        parts.append(f"of the published peaks (TFLOP/s) of this device: {each}")
-    sources = len({match.row.source for match in matches})
+        each = ", ".join(f"{one.word} with {one.peak_flops / 1e12:.4g} TFLOP/s" for one in verdicts)
+        agreed = f"the same with each of the {len(verdicts)} published peaks of this device"
+        parts.append(agreed if len({one.word for one in verdicts}) == 1 else f"of the device's published peaks: {each}")
+    sources = len({match.row.publisher for match in matches})
     parts.append(
         f"rests on {len(matches)} {matches[0].row.kind} rows of {sources} source{'s' if sources > 1 else ''}, all counted causally"
     )

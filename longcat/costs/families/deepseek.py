@@ -19,8 +19,8 @@ from longcat.costs.families.layers import (
 from longcat.costs.workload import Workload
 
 
-def latent(f: Fields, hidden: int, layers: int, keys: int | None = None) -> Layers:
-    """Return latent attention layers; with `keys`, a query reads at most so many."""
+def latent(f: Fields, hidden: int, layers: int, keys: int | None = None, gate: int = 0) -> Layers:
+    """Return latent attention layers; with `keys`, a query reads at most so many; `gate` columns gate the output."""
     heads, rope = f.size("num_attention_heads"), f.size("qk_rope_head_dim")
     value = f.size("v_head_dim") if f.values.get("v_head_dim") else f.divided(hidden, heads, "the hidden size")
     return latent_queries(
@@ -30,6 +30,7 @@ def latent(f: Fields, hidden: int, layers: int, keys: int | None = None) -> Laye
         kv_rank=f.size("kv_lora_rank"),
         rope=rope,
         bias=f.flag("attention_bias", False),
+        gate=gate,
     )
 
 

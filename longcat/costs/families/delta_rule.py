@@ -2,71 +2,85 @@
 
 from __future__ import annotations
 
-from longcat.costs.families.blocks import (
-    LINEAR_OR_FULL,
-    Block,
-    attention,
-    check_groups,
-    count_kinds,
-    gated_ffn,
-    latent_attention,
-    mixture,
-    norms,
-    stacked,
-)
+from longcat.costs.families.deepseek import latent
 from longcat.costs.families.fields import Family, Fields
-from longcat.costs.families.gated import Experts, read_experts
+from longcat.costs.families.layers import (
+    Layers,
+    after_first,
+    by_step,
+    decoder,
+    depths_of,
+    feed_forward,
+    mixture,
+    read_mixture,
+)
+from longcat.costs.families.recurrent import LINEAR_OR_FULL, check_groups, count_kinds, present, recurrent, softmax
 from longcat.costs.recurrence import Recurrence
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
 
-def _gated_delta_net(f: Fields, h: int) -> Block:
-    """One gated delta net (arXiv 2412.06464): queries, keys and values go through a short convolution."""
+def _gated_delta_net(f: Fields, h: int, layers: int) -> Layers:
+    """Gated delta nets (arXiv 2412.06464): queries, keys and values go through a short convolution."""
     key_heads, value_heads = f.size("linear_num_key_heads"), f.size("linear_num_value_heads")
     key_dim, value_dim = f.size("linear_key_head_dim"), f.size("linear_value_head_dim")
     check_groups(f, "linear_num_key_heads", key_heads, "linear_num_value_heads", value_heads)
     keys, values = key_heads * key_dim, value_heads * value_dim
-    return Block(
-        {
-            # queries, keys, values, output gate; write strength and decay of each head; the way back
-            "recurrence_projections": h * (2 * keys + 2 * values + 2 * value_heads) + values * h,
-            "convolutions": f.size("linear_conv_kernel_dim") * (2 * keys + values),
-        },
-        2 * value_heads + value_dim,
-        Recurrence(1, value_heads, key_dim, value_dim, products=3),
+    return recurrent(
+        Recurrence(layers, value_heads, key_dim, value_dim, products=3),
+        # queries, keys, values, output gate; write strength and decay of each head; the way back
+        projections=h * (2 * keys + 2 * values + 2 * value_heads) + values * h,
+        convolutions=f.size("linear_conv_kernel_dim") * (2 * keys + values),
+        vectors=2 * value_heads + value_dim,
     )
 
 
-def _qwen(f: Fields, family: str) -> Workload:
-    """Qwen3-Next and Qwen3.5: gated delta nets and gated attention."""
-    h, layers = f.size("hidden_size"), f.size("num_hidden_layers")
+def _qwen(f: Fields, family: str, *, routed: bool) -> Workload:
+    """Qwen3-Next and Qwen3.5: gated delta nets and gated attention, with which multi-token prediction has its layer."""
+    h, layers, depths = f.size("hidden_size"), f.size("num_hidden_layers"), depths_of(f)
     kinds = count_kinds(f, "layer_types", layers, LINEAR_OR_FULL)
     full = layers // f.size("full_attention_interval") if kinds is None else kinds["full"]
-    experts, sparse, ffn = read_experts(f, h, layers)
     bias = f.flag("attention_bias", False)
-    return stacked(
+    experts, sparse = None, 0
+    if routed and f.count("num_experts", 0):
+        experts = read_mixture(
+            f, f.size("moe_intermediate_size"), f.size("shared_expert_intermediate_size"), shared_gate=True
+        )
+        sparse = by_step(f, layers)
+
+    def attention(number: int) -> Layers:
+        return softmax(f, h, number, norms="head", gated=True, bias=bias)
+
+    def ffn(number: int) -> Layers:
+        return feed_forward(h, number, f.size("intermediate_size"))
+
+    def mixed(number: int) -> Layers:
+        return ffn(number) if experts is None else mixture(h, number, experts)
+
+    return decoder(
         f,
         family,
         h,
         layers,
-        [
-            (full, attention(f, h, dim=f.size("head_dim"), gate=True, bias=bias, head_norms=True)),
-            (layers - full, _gated_delta_net(f, h)),
-            (layers - sparse, gated_ffn(h, ffn)),
-            (sparse, mixture(experts)),
-            (layers, norms(h)),
-        ],
+        present(
+            (full, attention),
+            (layers - full, lambda number: _gated_delta_net(f, h, number)),
+            (layers - sparse, ffn),
+            (sparse, mixed),
+        ),
+        experts=experts,
+        depth=present((depths, attention), (depths, mixed)),
     )
 
 
 def delta_attention(
-    h: int, heads: int, dim: int, kernel: int, *, forget_rank: int | None, gate_rank: int | None
-) -> Block:
-    """Return one Kimi delta attention (arXiv 2510.26692), whose state decays per channel.
+    h: int, layers: int, heads: int, dim: int, kernel: int, *, forget_rank: int | None, gate_rank: int | None
+) -> Layers:
+    """Return Kimi delta attentions (arXiv 2510.26692), whose states decay per channel.
 
     Args:
-        h: width of the model.
+        h: width of the residual stream.
+        layers: how many.
         heads: of queries, keys and values alike.
         dim: of each.
         kernel: of the short convolutions.
@@ -74,24 +88,16 @@ def delta_attention(
         gate_rank: of the projection of the output gate; a full one when None.
     """
     width = heads * dim
-    projections = sum(h * width if rank is None else h * rank + rank * width for rank in (forget_rank, gate_rank))
-    return Block(
-        {"recurrence_projections": projections + 4 * h * width + h * heads, "convolutions": kernel * 3 * width},
-        width + heads + dim,
-        Recurrence(1, heads, dim, dim, products=3),
+    ranks = sum(h * width if rank is None else h * rank + rank * width for rank in (forget_rank, gate_rank))
+    return recurrent(
+        Recurrence(layers, heads, dim, dim, products=3),
+        projections=4 * h * width + h * heads + ranks,
+        convolutions=kernel * 3 * width,
+        vectors=width + heads + dim,
     )
 
 
-def sparse_layers(f: Fields, layers: int) -> int:
-    """Return how many layers have experts: `mlp_layer_types`, or all after the first dense ones."""
-    kinds = count_kinds(f, "mlp_layer_types", layers, {"dense": "dense", "sparse": "sparse"})
-    if kinds is not None:
-        return kinds["sparse"]
-    first, step = f.count("first_k_dense_replace", 1), f.size("moe_layer_freq", default=1)
-    return len(range(-(-first // step) * step, layers, step))
-
-
-def _kimi_kinds(f: Fields, inner: Fields, layers: int) -> int:
+def _kimi_attentions(f: Fields, inner: Fields, layers: int) -> int:
     """Return how many layers of Kimi Linear are attention."""
     kinds = count_kinds(f, "layer_types", layers, LINEAR_OR_FULL)
     if kinds is not None:
@@ -99,7 +105,7 @@ def _kimi_kinds(f: Fields, inner: Fields, layers: int) -> int:
     full, linear = inner.each("full_attn_layers", int), inner.each("kda_layers", int)
     if full is None or linear is None:
         return (layers - 1) // 4
-    if sorted(full + linear) != list(range(1, layers + 1)):
+    if sorted(full + linear) != list(range(1, len(full) + len(linear) + 1)) or len(full) + len(linear) != layers:
         raise ConfigError(
             f"{inner.source}: full_attn_layers and kda_layers must name each of the {layers} layers once, "
             f"found {len(full)} and {len(linear)}"
@@ -111,45 +117,45 @@ def _kimi(f: Fields) -> Workload:
     """Kimi Linear (arXiv 2510.26692), and K3: experts in a latent space, gated attention, residuals over blocks."""
     h, layers, heads = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads")
     inner = Fields(f.inner("linear_attn_config"), f"{f.source}: linear_attn_config")
-    full = _kimi_kinds(f, inner, layers)
-    dim = inner.size("head_dim", default=f.size("linear_head_dim"))
-    linear = delta_attention(
-        h,
-        inner.size("num_heads", default=f.size("linear_num_heads")),
-        dim,
-        inner.size("short_conv_kernel_size", default=f.size("linear_conv_kernel_dim")),
-        forget_rank=dim,
-        gate_rank=None if inner.flag("use_full_rank_gate", False) else dim,
+    full, sparse = _kimi_attentions(f, inner, layers), after_first(f, layers, 1)
+    gate = heads * f.size("v_head_dim") * f.flag("mla_use_output_gate", False)
+    width = f.size("moe_intermediate_size")
+    experts = read_mixture(
+        f,
+        width,
+        width * f.count("n_shared_experts", 1),
+        latent=f.count("routed_expert_hidden_size", 0),
+        latent_norm=f.flag("latent_moe_use_norm", False),
     )
-    gates = heads * f.size("v_head_dim") * f.flag("mla_use_output_gate", False)
-    width, number = f.size("moe_intermediate_size"), f.size("num_experts", "num_local_experts")
-    latent = f.count("routed_expert_hidden_size", 0)
-    experts = Experts(
-        router=h * number,
-        expert=3 * (latent or h) * width,
-        number=number,
-        chosen=f.size("num_experts_per_token", "num_experts_per_tok"),
-        shared=3 * h * width * f.count("num_shared_experts", f.count("n_shared_experts", 1)),
+
+    def linear(number: int) -> Layers:
+        dim = inner.size("head_dim", default=f.size("linear_head_dim"))
+        return delta_attention(
+            h,
+            number,
+            inner.size("num_heads", default=f.size("linear_num_heads")),
+            dim,
+            inner.size("short_conv_kernel_size", default=f.size("linear_conv_kernel_dim")),
+            forget_rank=dim,
+            gate_rank=None if inner.flag("use_full_rank_gate", False) else dim,
+        )
+
+    parts = present(
+        (full, lambda number: latent(f, h, number, gate=gate)),
+        (layers - full, linear),
+        (layers - sparse, lambda number: feed_forward(h, number, f.size("intermediate_size"))),
+        (sparse, lambda number: mixture(h, number, experts)),
     )
-    sparse = sparse_layers(f, layers)
-    residuals = h if f.count("attn_res_block_size", 0) else 0  # a norm and a score, of one channel each
-    return stacked(
+    summed = bool(f.count("attn_res_block_size", 0))  # before either half of a layer and the head: a norm, a score
+    return decoder(
         f,
         "kimi_linear",
         h,
         layers,
-        [
-            (full, latent_attention(f, h, bias=f.flag("attention_bias", False), gates=gates)),
-            (layers - full, linear),
-            (layers - sparse, gated_ffn(h, f.size("intermediate_size"))),
-            (sparse, mixture(experts)),
-            (sparse, Block({"latent_projections": 2 * h * latent}, latent * f.flag("latent_moe_use_norm", False))),
-            (layers, norms(h)),
-            (layers, Block(vectors=4 * residuals)),
-        ],
-        tied=None,
-        vectors=h + 2 * residuals,
-        assumptions=("the sums of residuals over blocks of layers are not counted",) if residuals else (),
+        [*parts, Layers(vectors=(2 * layers + 1) * 2 * h * summed)],
+        experts=experts,
+        ties=False,
+        assumptions=("the sums of residuals over blocks of layers are not counted",) if summed else (),
     )
 
 
@@ -160,19 +166,22 @@ _QWEN = {
 _QWEN_EXPERTS = {"moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "num_key_value_heads": 2}
 FAMILIES = {
     "qwen3_next": Family(
-        lambda f: _qwen(f, "qwen3_next"),
+        lambda f: _qwen(f, "qwen3_next", routed=True),
         ("Qwen3NextForCausalLM",),
         {**_QWEN, **_QWEN_EXPERTS, "intermediate_size": 5632, "num_experts": 512, "num_experts_per_tok": 10},
+        mtp=True,
     ),
     "qwen3_5_text": Family(
-        lambda f: _qwen(f, "qwen3_5_text"),
+        lambda f: _qwen(f, "qwen3_5_text", routed=False),
         ("Qwen3_5ForCausalLM",),
         {**_QWEN, "num_key_value_heads": 4, "intermediate_size": 12288},
+        mtp=True,
     ),
     "qwen3_5_moe_text": Family(
-        lambda f: _qwen(f, "qwen3_5_moe_text"),
+        lambda f: _qwen(f, "qwen3_5_moe_text", routed=True),
         ("Qwen3_5MoeForCausalLM",),
         {**_QWEN, **_QWEN_EXPERTS, "num_experts": 256, "num_experts_per_tok": 8},
+        mtp=True,
     ),
     "kimi_linear": Family(
         _kimi,
@@ -182,5 +191,6 @@ FAMILIES = {
             "v_head_dim": 128, "qk_nope_head_dim": 128, "num_experts_per_tok": 8, "num_local_experts": 256,
             "linear_head_dim": 128, "linear_num_heads": 32, "linear_conv_kernel_dim": 4,
         },
+        {"num_experts_per_tok": "num_experts_per_token", "n_shared_experts": "num_shared_experts"},
     ),
 }  # fmt: skip

@@ -103,9 +103,12 @@ def index(hidden: int, layers: int, *, q_rank: int, heads: int, dim: int) -> Lay
     return Layers({INDEX: layers * weights}, layers * 2 * dim, mixers=(Index(layers, heads, dim + 1),))
 
 
-def feed_forward(hidden: int, layers: int, width: int, *, bias: bool = False, component: str = "dense_ffn") -> Layers:
-    """Count gated feed-forward networks: two matrices in, one out."""
-    return Layers({component: layers * 3 * hidden * width}, layers * (2 * width + hidden) * bias)
+def feed_forward(
+    hidden: int, layers: int, width: int, *, bias: bool = False, gated: bool = True, component: str = "dense_ffn"
+) -> Layers:
+    """Count feed-forward networks: one matrix in, a second one if gated, one out."""
+    matrices = 2 + gated
+    return Layers({component: layers * matrices * hidden * width}, layers * ((1 + gated) * width + hidden) * bias)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,12 @@ class Mixture:
     """Of all shared experts together."""
     shared_gate: bool = False
     shared_bias: bool = False
+    """Whether shared experts and the projections of a latent space have biases."""
+    gated: bool = True
+    """Whether an expert has a gate: three matrices, two without."""
+    latent: int = 0
+    """Width of the latent space that routed experts work in; 0 where it is that of the residual stream."""
+    latent_norm: bool = False
     bias: bool = False
     """Whether routed experts and router have biases."""
     correction: bool = False
@@ -128,8 +137,9 @@ class Mixture:
 
 def mixture(hidden: int, layers: int, experts: Mixture) -> Layers:
     """Count layers with routed experts."""
-    expert = 3 * hidden * experts.width
-    expert_bias = (2 * experts.width + hidden) * experts.bias
+    inner = experts.latent or hidden
+    expert = (2 + experts.gated) * inner * experts.width
+    expert_bias = ((1 + experts.gated) * experts.width + inner) * experts.bias
     resting = experts.number - experts.chosen
     vectors = experts.chosen * expert_bias + experts.number * (experts.bias + experts.correction)
     routed = Layers(
@@ -137,15 +147,26 @@ def mixture(hidden: int, layers: int, experts: Mixture) -> Layers:
         layers * vectors,
         layers * resting * (expert + expert_bias),
     )
+    if experts.latent:
+        latent = experts.latent
+        vectors = latent * experts.latent_norm + (latent + hidden) * experts.shared_bias
+        routed += Layers({"latent_projections": layers * 2 * hidden * latent}, layers * vectors)
     if not experts.shared_width:
         return routed
     gate = Layers({"shared_experts": layers * hidden}) if experts.shared_gate else Layers()
-    shared = feed_forward(hidden, layers, experts.shared_width, bias=experts.shared_bias, component="shared_experts")
+    shared = feed_forward(
+        hidden,
+        layers,
+        experts.shared_width,
+        bias=experts.shared_bias,
+        gated=experts.gated,
+        component="shared_experts",
+    )
     return routed + shared + gate
 
 
 def read_mixture(
-    f: Fields, width: int, shared_width: int = 0, *, number: tuple[str, ...] = (), **kind: bool
+    f: Fields, width: int, shared_width: int = 0, *, number: tuple[str, ...] = (), latent: int = 0, **kind: bool
 ) -> Mixture:
     """Return the mixture of a config.json, whose experts have these widths.
 
@@ -156,7 +177,7 @@ def read_mixture(
     chosen = f.size("moe_k", "moe_topk", "moe_top_k", "num_experts_per_tok")
     if chosen > experts:
         raise ConfigError(f"{f.source}: num_experts_per_tok {chosen} is more than {experts} experts")
-    return Mixture(experts, chosen, width, shared_width, **kind)
+    return Mixture(experts, chosen, width, shared_width, latent=latent, **kind)
 
 
 def sparse_layers(f: Fields, layers: int, default: int) -> int:
@@ -176,6 +197,13 @@ def after_first(f: Fields, layers: int, first: int = 0) -> int:
     return sparse_layers(f, layers, len(range(-(-first // step) * step, layers, step)))
 
 
+def by_step(f: Fields, layers: int) -> int:
+    """Return how many layers have experts: each `decoder_sparse_step`-th one that is not in `mlp_only_layers`."""
+    step, dense = f.size("decoder_sparse_step", default=1), set(f.each("mlp_only_layers", int) or [])
+    where = range(step - 1, layers, step)
+    return len(where) - sum(one in where for one in dense)
+
+
 def every_other_than(layers: int, period: int) -> int:
     """Return how many of the layers are not the last of a period."""
     return layers - layers // period
@@ -192,6 +220,7 @@ def decoder(
     norms: int = 2,
     final_norms: int = 1,
     head_bias: bool = False,
+    ties: bool = True,
     depth: Sequence[Layers] | None = None,
     assumptions: tuple[str, ...] = (),
 ) -> Workload:
@@ -207,6 +236,7 @@ def decoder(
         norms: vectors of the hidden size in a layer: one for each norm, two if it has a bias.
         final_norms: the same behind the last layer.
         head_bias: whether the head has biases.
+        ties: whether head and embedding can be one; some classes keep them apart whatever the file says.
         depth: what the layers hold that multi-token prediction adds; None where its module is not known. Each of its
             depths joins the hidden state with the next token's embedding, has one layer, and uses the model's own head
             (DeepSeek-V3, arXiv 2412.19437, section 2.2).
@@ -230,8 +260,9 @@ def decoder(
         if chooses:
             matrices[INDEX] = matrices.get(INDEX, 0.0) + chooses
         vectors, idle, mixers = vectors + more.vectors, idle + more.idle, (*mixers, *more.mixers)
-    elif depths and depth is not None:
-        assumptions = (*assumptions, f"num_nextn_predict_layers={depths} is not counted; --mtp does")
+    elif depths:
+        counted = "; --mtp does" if depth is not None else ""
+        assumptions = (*assumptions, f"{_depth_name(f)}={depths} is not counted{counted}")
     if INDEX in matrices:
         assumptions = (*assumptions, "the index that chooses keys is counted forward only, as it passes no gradient")
     return Decoder(
@@ -243,7 +274,7 @@ def decoder(
         mixers=tuple(mixers),
         embedding_parameters=head,
         norm_and_bias_parameters=round(vectors),
-        tied=f.flag("tie_word_embeddings", False),
+        tied=ties and f.flag("tie_word_embeddings", False),
         inactive_expert_parameters=idle,
         shared_parameters=repeated,
         ffn_experts=0.0 if experts is None else experts.chosen,
@@ -252,7 +283,13 @@ def decoder(
     ).workload()
 
 
+_DEPTHS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
+
+
+def _depth_name(f: Fields) -> str:
+    return next((name for name in _DEPTHS if f.values.get(name)), _DEPTHS[0])
+
+
 def depths_of(f: Fields) -> int:
     """Return the depths of multi-token prediction that the file names."""
-    name = "num_mtp_layers" if "num_mtp_layers" in f.values else "num_nextn_predict_layers"
-    return f.count(name, 0)
+    return f.count(_depth_name(f), 0)

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from longcat.costs.families.blocks import (
-    LINEAR_OR_FULL,
-    Block,
-    attention,
-    check_groups,
-    count_kinds,
-    gated_ffn,
-    mixture,
-    norms,
-    stacked,
-)
 from longcat.costs.families.fields import Family, Fields
-from longcat.costs.families.gated import Experts
+from longcat.costs.families.layers import Layers, decoder, feed_forward, mixture, read_mixture
+from longcat.costs.families.recurrent import LINEAR_OR_FULL, check_groups, count_kinds, present, recurrent, softmax
 from longcat.costs.recurrence import Recurrence
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
@@ -22,6 +12,7 @@ from longcat.errors import ConfigError
 
 def mamba2(
     h: int,
+    layers: int,
     *,
     heads: int,
     dim: int,
@@ -32,11 +23,12 @@ def mamba2(
     bias: bool = False,
     output_bias: bool | None = None,
     normed: bool = True,
-) -> Block:
-    """Return one Mamba-2 layer (arXiv 2405.21060).
+) -> Layers:
+    """Return Mamba-2 layers (arXiv 2405.21060).
 
     Args:
-        h: width of the model.
+        h: width of the residual stream.
+        layers: how many.
         heads: of the state.
         dim: channels of a head.
         state: size of the state of a channel.
@@ -51,25 +43,32 @@ def mamba2(
     convolved = inner + 2 * groups * state
     rows = inner + convolved + heads  # gate; values, B and C; time steps
     biases = rows * bias + h * (bias if output_bias is None else output_bias) + convolved * convolution_bias
-    return Block(
-        {"recurrence_projections": h * rows + inner * h, "convolutions": kernel * convolved},
-        3 * heads + inner * normed + biases,
-        Recurrence(1, heads, state, dim, products=2),
+    return recurrent(
+        Recurrence(layers, heads, state, dim, products=2),
+        projections=h * rows + inner * h,
+        convolutions=kernel * convolved,
+        vectors=3 * heads + inner * normed + biases,
     )
 
 
 def _mamba(
-    h: int, *, inner: int, state: int, rank: int, kernel: int, convolution_bias: bool, bias: bool, normed: bool
-) -> Block:
-    """One Mamba layer (arXiv 2312.00752): a state per channel, time steps of low rank."""
-    vectors = inner * (state + 2 + convolution_bias) + (2 * inner + h) * bias + (rank + 2 * state) * normed
-    return Block(
-        {
-            "recurrence_projections": h * 2 * inner + inner * (rank + 2 * state) + rank * inner + inner * h,
-            "convolutions": kernel * inner,
-        },
-        vectors,
-        Recurrence(1, inner, state, 1, products=2),
+    h: int,
+    layers: int,
+    *,
+    inner: int,
+    state: int,
+    rank: int,
+    kernel: int,
+    convolution_bias: bool,
+    bias: bool,
+    normed: bool = False,
+) -> Layers:
+    """Mamba layers (arXiv 2312.00752): a state per channel, time steps of low rank."""
+    return recurrent(
+        Recurrence(layers, inner, state, 1, products=2),
+        projections=h * 2 * inner + inner * (rank + 2 * state) + rank * inner + inner * h,
+        convolutions=kernel * inner,
+        vectors=inner * (state + 2 + convolution_bias) + (2 * inner + h) * bias + (rank + 2 * state) * normed,
     )
 
 
@@ -78,8 +77,10 @@ def _or_auto(f: Fields, name: str, auto: int) -> int:
     return auto if f.values.get(name) == "auto" else f.size(name, default=auto)
 
 
-def _shared_mamba2(f: Fields, h: int, inner: int, *, output_bias: bool | None = None, normed: bool = True) -> Block:
-    """One Mamba-2 layer by the names of Bamba, Granite and Falcon-H1."""
+def _named_mamba2(
+    f: Fields, h: int, layers: int, inner: int, *, output_bias: bool | None = None, normed: bool = True
+) -> Layers:
+    """Mamba-2 layers by the names of Bamba, Granite and Falcon-H1."""
     heads = f.size("mamba_n_heads")
     dim = _or_auto(f, "mamba_d_head", inner // heads)
     if heads * dim != inner:
@@ -91,6 +92,7 @@ def _shared_mamba2(f: Fields, h: int, inner: int, *, output_bias: bool | None = 
     check_groups(f, "mamba_n_groups", groups, "mamba_n_heads", heads)
     return mamba2(
         h,
+        layers,
         heads=heads,
         dim=dim,
         state=f.size("mamba_d_state"),
@@ -106,27 +108,29 @@ def _shared_mamba2(f: Fields, h: int, inner: int, *, output_bias: bool | None = 
 def _pure(f: Fields, family: str) -> Workload:
     """Mamba and Falcon Mamba: nothing but such layers."""
     h, layers = f.size("hidden_size"), f.size("num_hidden_layers")
-    layer = _mamba(
+    only = _mamba(
         h,
+        layers,
         inner=h * f.size("expand"),
         state=f.size("state_size"),
         rank=_or_auto(f, "time_step_rank", -(-h // 16)),
         kernel=f.size("conv_kernel"),
         convolution_bias=f.flag("use_conv_bias", False),
         bias=f.flag("use_bias", False),
-        normed=False,
     )
-    return stacked(f, family, h, layers, [(layers, layer), (layers, norms(h, 1))], tied=True)
+    return decoder(f, family, h, layers, [only], norms=1)
 
 
-def _mamba2(f: Fields) -> Workload:
+def _pure2(f: Fields) -> Workload:
+    """Mamba-2: nothing but such layers."""
     h, layers, heads, dim = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_heads"), f.size("head_dim")
     if heads * dim != h * f.size("expand"):
         raise ConfigError(f"{f.source}: num_heads {heads} times head_dim {dim} is not expand times hidden_size {h}")
     groups = f.size("n_groups")
     check_groups(f, "n_groups", groups, "num_heads", heads)
-    layer = mamba2(
+    only = mamba2(
         h,
+        layers,
         heads=heads,
         dim=dim,
         state=f.size("state_size"),
@@ -135,7 +139,7 @@ def _mamba2(f: Fields) -> Workload:
         convolution_bias=f.flag("use_conv_bias", False),
         bias=f.flag("use_bias", False),
     )
-    return stacked(f, "mamba2", h, layers, [(layers, layer), (layers, norms(h, 1))])
+    return decoder(f, "mamba2", h, layers, [only], norms=1)
 
 
 def _periodic(f: Fields, kind: str, layers: int) -> int:
@@ -148,111 +152,75 @@ def _periodic(f: Fields, kind: str, layers: int) -> int:
 
 def _jamba(f: Fields) -> Workload:
     """Jamba (arXiv 2403.19887): Mamba, attention every eighth layer, experts every second."""
-    h, layers = f.size("hidden_size"), f.size("num_hidden_layers")
-    full, ffn, number = _periodic(f, "attn", layers), f.size("intermediate_size"), f.size("num_experts")
-    sparse = _periodic(f, "expert", layers) if number > 1 else 0
-    experts = Experts(
-        router=h * number, expert=3 * h * ffn, number=number, chosen=f.size("num_experts_per_tok"), shared=0
+    h, layers, ffn = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("intermediate_size")
+    experts = read_mixture(f, ffn) if f.size("num_experts", "num_local_experts") > 1 else None
+    full, sparse = _periodic(f, "attn", layers), _periodic(f, "expert", layers) if experts else 0
+
+    def linear(number: int) -> Layers:
+        return _mamba(
+            h,
+            number,
+            inner=h * f.size("mamba_expand"),
+            state=f.size("mamba_d_state"),
+            rank=_or_auto(f, "mamba_dt_rank", -(-h // 16)),
+            kernel=f.size("mamba_d_conv"),
+            convolution_bias=f.flag("mamba_conv_bias", False),
+            bias=f.flag("mamba_proj_bias", False),
+            normed=True,
+        )
+
+    parts = present(
+        (full, lambda number: softmax(f, h, number)),
+        (layers - full, linear),
+        (layers - sparse, lambda number: feed_forward(h, number, ffn)),
     )
-    linear = _mamba(
-        h,
-        inner=h * f.size("mamba_expand"),
-        state=f.size("mamba_d_state"),
-        rank=_or_auto(f, "mamba_dt_rank", -(-h // 16)),
-        kernel=f.size("mamba_d_conv"),
-        convolution_bias=f.flag("mamba_conv_bias", False),
-        bias=f.flag("mamba_proj_bias", False),
-        normed=True,
-    )
-    return stacked(
-        f,
-        "jamba",
-        h,
-        layers,
-        [
-            (full, attention(f, h)),
-            (layers - full, linear),
-            (layers - sparse, gated_ffn(h, ffn)),
-            (sparse, mixture(experts)),
-            (layers, norms(h)),
-        ],
-    )
+    routed = [mixture(h, sparse, experts)] if experts else []
+    return decoder(f, "jamba", h, layers, [*parts, *routed], experts=experts)
 
 
 def _bamba(f: Fields) -> Workload:
     """Bamba: Mamba-2, attention where `attn_layer_indices` says."""
     h, layers, ffn = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("intermediate_size")
     full = len({index for index in f.each("attn_layer_indices", int) or () if 0 <= index < layers})
-    return stacked(
-        f,
-        "bamba",
-        h,
-        layers,
-        [
-            (full, attention(f, h, bias=f.flag("attention_bias", False))),
-            (layers - full, _shared_mamba2(f, h, h * f.size("mamba_expand"))),
-            (layers, gated_ffn(h, ffn, bias=f.flag("mlp_bias", False))),
-            (layers, norms(h)),
-        ],
+    parts = present(
+        (full, lambda number: softmax(f, h, number, bias=f.flag("attention_bias", False))),
+        (layers - full, lambda number: _named_mamba2(f, h, number, h * f.size("mamba_expand"))),
+        (layers, lambda number: feed_forward(h, number, ffn, bias=f.flag("mlp_bias", False))),
     )
+    return decoder(f, "bamba", h, layers, parts)
 
 
 def _granite(f: Fields) -> Workload:
     """Granite 4: Mamba-2 or attention; experts beside a shared network, or that alone."""
-    h, layers = f.size("hidden_size"), f.size("num_hidden_layers")
-    kinds = count_kinds(f, "layer_types", layers, LINEAR_OR_FULL)
-    if kinds is None:
-        kinds = count_kinds(f, "layers_block_type", layers, LINEAR_OR_FULL)
-    full = 0 if kinds is None else kinds["full"]
-    number, shared = f.count("num_local_experts", 0), f.size("shared_intermediate_size")
-    ffn = gated_ffn(h, shared)
-    if number:
-        ffn = mixture(
-            Experts(
-                router=h * number,
-                expert=3 * h * f.size("intermediate_size"),
-                number=number,
-                chosen=f.size("num_experts_per_tok"),
-                shared=3 * h * shared,
-            )
-        )
-    return stacked(
-        f,
-        "granitemoehybrid",
-        h,
-        layers,
-        [
-            (full, attention(f, h, bias=f.flag("attention_bias", False))),
-            (layers - full, _shared_mamba2(f, h, h * f.size("mamba_expand"))),
-            (layers, ffn),
-            (layers, norms(h)),
-        ],
+    h, layers, shared = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("shared_intermediate_size")
+    kinds = count_kinds(f, "layer_types", layers, LINEAR_OR_FULL) or count_kinds(
+        f, "layers_block_type", layers, LINEAR_OR_FULL
     )
+    full = 0 if kinds is None else kinds["full"]
+    experts = read_mixture(f, f.size("intermediate_size"), shared) if f.count("num_local_experts", 0) else None
+
+    def ffn(number: int) -> Layers:
+        return feed_forward(h, number, shared) if experts is None else mixture(h, number, experts)
+
+    parts = present(
+        (full, lambda number: softmax(f, h, number, bias=f.flag("attention_bias", False))),
+        (layers - full, lambda number: _named_mamba2(f, h, number, h * f.size("mamba_expand"))),
+        (layers, ffn),
+    )
+    return decoder(f, "granitemoehybrid", h, layers, parts, experts=experts)
 
 
 def _falcon_h1(f: Fields) -> Workload:
     """Falcon-H1 (arXiv 2507.22448): Mamba-2 and attention side by side in every layer."""
     h, layers, ffn = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("intermediate_size")
     inner = f.size("mamba_d_ssm", default=h * f.size("mamba_expand"))
-    linear = _shared_mamba2(
-        f,
-        h,
-        inner,
-        output_bias=f.flag("projectors_bias", False),
-        normed=f.flag("mamba_rms_norm", False),
-    )
-    return stacked(
-        f,
-        "falcon_h1",
-        h,
-        layers,
-        [
-            (layers, attention(f, h, bias=f.flag("attention_bias", False))),
-            (layers, linear),
-            (layers, gated_ffn(h, ffn, bias=f.flag("mlp_bias", False))),
-            (layers, norms(h)),
-        ],
-    )
+    normed, output_bias = f.flag("mamba_rms_norm", False), f.flag("projectors_bias", False)
+    parts = [
+        softmax(f, h, layers, bias=f.flag("attention_bias", False)),
+        _named_mamba2(f, h, layers, inner, output_bias=output_bias, normed=normed),
+        feed_forward(h, layers, ffn, bias=f.flag("mlp_bias", False)),
+    ]
+    return decoder(f, "falcon_h1", h, layers, parts)
 
 
 _PURE = {"expand": 2, "state_size": 16, "conv_kernel": 4, "use_conv_bias": True}
@@ -262,10 +230,10 @@ _SHARED = {
 }  # fmt: skip
 _GROUPED = {"num_key_value_heads": 8, "intermediate_size": 14336}
 FAMILIES = {
-    "mamba": Family(lambda f: _pure(f, "mamba"), ("MambaForCausalLM",), _PURE),
-    "falcon_mamba": Family(lambda f: _pure(f, "falcon_mamba"), ("FalconMambaForCausalLM",), _PURE),
+    "mamba": Family(lambda f: _pure(f, "mamba"), ("MambaForCausalLM",), {**_PURE, "tie_word_embeddings": True}),
+    "falcon_mamba": Family(lambda f: _pure(f, "falcon_mamba"), ("FalconMambaForCausalLM",), {**_PURE, "tie_word_embeddings": True}),
     "mamba2": Family(
-        _mamba2,
+        _pure2,
         ("Mamba2ForCausalLM",),
         {**_PURE, "state_size": 128, "n_groups": 8, "num_heads": 128, "head_dim": 64},
     ),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from longcat.costs.families.blocks import Block, attention, check_groups, count_kinds, mixture, norms, stacked
 from longcat.costs.families.fields import Family, Fields
-from longcat.costs.families.gated import Experts
+from longcat.costs.families.layers import Layers, Mixture, decoder, depths_of, feed_forward, mixture, read_mixture
 from longcat.costs.families.mamba import mamba2
+from longcat.costs.families.recurrent import check_groups, count_kinds, present, softmax
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
@@ -16,48 +16,26 @@ _KINDS = {
 _LETTERS = {"M": "linear", "*": "full", "E": "moe", "-": "mlp"}
 
 
-def _kinds(f: Fields) -> dict[str, int]:
-    """Count the layers of each kind, in a list of names or a string of letters."""
-    for name in ("layers_block_type", "layer_types"):
-        listed = f.each(name, str)
-        counts = count_kinds(f, name, len(listed or ()), _KINDS)
+def _listed(f: Fields, names: tuple[str, ...], pattern_name: str) -> dict[str, int] | None:
+    """Count the layers of each kind, in a list of names or a string of letters; None where there is neither."""
+    for name in names:
+        counts = count_kinds(f, name, None, _KINDS)
         if counts is not None:
             return counts
-    pattern = f.values.get("hybrid_override_pattern")
+    pattern = f.values.get(pattern_name)
     if pattern is None:
-        raise ConfigError(f"{f.source}: no layers_block_type or hybrid_override_pattern")
+        return None
     if not isinstance(pattern, str) or not pattern or set(pattern) - set(_LETTERS):
-        raise ConfigError(
-            f"{f.source}: hybrid_override_pattern must be made of {' '.join(_LETTERS)}, found {pattern!r}"
-        )
+        raise ConfigError(f"{f.source}: {pattern_name} must be made of {' '.join(_LETTERS)}, found {pattern!r}")
     return {kind: pattern.count(letter) for letter, kind in _LETTERS.items()}
 
 
-def _ffn(h: int, width: int, *, bias: bool, component: str = "dense_ffn") -> Block:
-    """One feed-forward network without a gate: two matrices around a squared ReLU."""
-    return Block({component: 2 * h * width}, (width + h) * bias)
-
-
-def _experts(f: Fields, h: int) -> Experts:
-    """The experts of one layer, two matrices each, in a latent space where there is one."""
-    number, shared = f.size("n_routed_experts", "num_local_experts"), f.size("moe_shared_expert_intermediate_size")
-    return Experts(
-        router=h * number,
-        expert=2 * (f.count("moe_latent_size", 0) or h) * f.size("moe_intermediate_size"),
-        number=number,
-        chosen=f.size("num_experts_per_tok"),
-        shared=2 * h * shared,
-    )
-
-
-def _nemotron(f: Fields) -> Workload:
-    """Nemotron-H (arXiv 2504.03624) and Nemotron 3, whose larger models have experts in a latent space."""
-    h, kinds = f.size("hidden_size"), _kinds(f)
-    layers, bias, latent = sum(kinds.values()), f.flag("mlp_bias", False), f.count("moe_latent_size", 0)
-    heads, groups = f.size("mamba_num_heads"), f.size("n_groups", "mamba_n_groups")
+def _mamba2(f: Fields, h: int, layers: int) -> Layers:
+    heads, groups = f.size("mamba_num_heads"), f.size("n_groups")
     check_groups(f, "n_groups", groups, "mamba_num_heads", heads)
-    linear = mamba2(
+    return mamba2(
         h,
+        layers,
         heads=heads,
         dim=f.size("mamba_head_dim"),
         state=f.size("ssm_state_size"),
@@ -66,22 +44,55 @@ def _nemotron(f: Fields) -> Workload:
         convolution_bias=f.flag("use_conv_bias", False),
         bias=f.flag("use_bias", False),
     )
-    latent_biases = (latent + h) * bias if latent else 0
-    shared_biases = (f.size("moe_shared_expert_intermediate_size") + h) * bias
-    return stacked(
+
+
+def _experts(f: Fields) -> Mixture:
+    """The experts of a layer: squared ReLU between two matrices, in a latent space in the larger models."""
+    return read_mixture(
+        f,
+        f.size("moe_intermediate_size"),
+        f.size("moe_shared_expert_intermediate_size"),
+        shared_bias=f.flag("mlp_bias", False),
+        gated=False,
+        latent=f.count("moe_latent_size", 0),
+    )
+
+
+def _nemotron(f: Fields) -> Workload:
+    """Nemotron-H (arXiv 2504.03624) and Nemotron 3, whose multi-token prediction has a layer of attention and of experts."""
+    h = f.size("hidden_size")
+    kinds = _listed(f, ("layers_block_type", "layer_types"), "hybrid_override_pattern")
+    if kinds is None:
+        raise ConfigError(f"{f.source}: no layers_block_type or hybrid_override_pattern")
+    experts = _experts(f) if kinds["moe"] else None
+
+    def parts(kinds: dict[str, int], times: int = 1) -> list[Layers]:
+        return present(
+            (times * kinds["full"], lambda number: softmax(f, h, number)),
+            (times * kinds["linear"], lambda number: _mamba2(f, h, number)),
+            (
+                times * kinds["mlp"],
+                lambda number: feed_forward(
+                    h, number, f.size("intermediate_size"), bias=f.flag("mlp_bias", False), gated=False
+                ),
+            ),
+            (times * kinds["moe"], lambda number: mixture(h, number, _experts(f))),
+        )
+
+    depths = depths_of(f)
+    last = _listed(f, ("mtp_layers_block_type",), "mtp_hybrid_override_pattern")
+    last = last or {"full": 1, "moe": 1, "linear": 0, "mlp": 0}
+    more_norms = Layers(vectors=depths * (sum(last.values()) - 1) * h)
+    return decoder(
         f,
         "nemotron_h",
         h,
-        layers,
-        [
-            (kinds["full"], attention(f, h, dim=f.size("attention_head_dim", "head_dim"))),
-            (kinds["linear"], linear),
-            (kinds["mlp"], _ffn(h, f.size("intermediate_size"), bias=bias)),
-            (kinds["moe"], mixture(_experts(f, h))),
-            (kinds["moe"], Block({"latent_projections": 2 * h * latent}, latent_biases + shared_biases)),
-            (layers, norms(h, 1)),
-        ],
-        tied=None,
+        sum(kinds.values()),
+        parts(kinds),
+        experts=experts,
+        norms=1,
+        ties=False,
+        depth=[*parts(last, depths), more_norms] if depths else None,
     )
 
 
@@ -95,5 +106,10 @@ FAMILIES = {
             "n_routed_experts": 8, "moe_intermediate_size": 7688, "moe_shared_expert_intermediate_size": 7688,
             "num_experts_per_tok": 2,
         },
+        {
+            "head_dim": "attention_head_dim", "n_groups": "mamba_n_groups", "conv_kernel": "mamba_d_conv",
+            "use_conv_bias": "mamba_conv_bias",
+        },
+        mtp=True,
     ),
 }  # fmt: skip

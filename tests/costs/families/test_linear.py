@@ -329,13 +329,62 @@ def test_a_wrong_config_is_named(family, change, words):
     assert all(word in str(caught.value) for word in ["my.json", *words])
 
 
-def test_multi_token_prediction_is_said_to_be_left_out():
-    fields = {"model_type": "qwen3_5_text"} | COMMON | DELTA | {"mtp_num_hidden_layers": 1}
-    assert from_config(fields).assumptions == ("mtp_num_hidden_layers=1 is not counted",)
+@pytest.mark.parametrize(
+    ("family", "fields", "deeper"),
+    [
+        ("qwen3_next", {**COMMON, **DELTA, **EXPERTS, "num_nextn_predict_layers": 1}, {"num_hidden_layers": 5}),
+        ("qwen3_5_text", {**COMMON, **DELTA, "mtp_num_hidden_layers": 1}, {"num_hidden_layers": 5}),
+        (
+            "nemotron_h",
+            {**NEMOTRON, "hybrid_override_pattern": "MEM*", "num_nextn_predict_layers": 1, "moe_latent_size": 20},
+            {"hybrid_override_pattern": "MEM**E"},
+        ),
+        (
+            "nemotron_h",
+            {
+                **NEMOTRON,
+                "hybrid_override_pattern": "M*",
+                "num_nextn_predict_layers": 1,
+                "mtp_hybrid_override_pattern": "M-",
+            },
+            {"hybrid_override_pattern": "M*M-"},
+        ),
+    ],
+)
+def test_multi_token_prediction_is_one_more_layer_with_a_join(family, fields, deeper):
+    """As DeepSeek-V3's: two norms and a matrix in front of a layer with attention, a norm and the head behind it."""
+    fields = {"model_type": family} | fields
+    if family != "nemotron_h":
+        kinds = ["linear_attention", "linear_attention", "linear_attention", "full_attention"]
+        fields, deeper = fields | {"layer_types": kinds}, deeper | {"layer_types": [*kinds, "full_attention"]}
+    counted, more = from_config(fields, mtp=True), from_config(fields | deeper)
+    assert "=1 is not counted; --mtp does" in from_config(fields).assumptions[0]
+    assert counted.assumptions == ()
+    assert counted.total_parameters == more.total_parameters + 2 * 48 * 48 + 3 * 48
+    assert counted.training_flops(64) == pytest.approx(more.training_flops(64) + 6 * (2 * 48 * 48 + 97 * 48))
+    assert counted.attention_width == more.attention_width
+
+
+def test_published_sizes_with_multi_token_prediction():
+    """Sums of the checkpoints on the hub, which hold the module: 81B and 124B."""
+    qwen3_next = {
+        "model_type": "qwen3_next", "vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 48,
+        "num_attention_heads": 16, "num_nextn_predict_layers": 1,
+    }  # fmt: skip
+    assert from_config(qwen3_next, mtp=True).total_parameters == pytest.approx(81.3e9, rel=0.001)
+    super_120b = read_workload(CONFIGS / "Nemotron-3-Super-120B-A12B.json", mtp=True)
+    assert super_120b.total_parameters == pytest.approx(123.6e9, rel=0.005)
+
+
+def test_multi_token_prediction_that_is_not_known_is_refused():
+    fields = {"model_type": "bailing_hybrid"} | MLA | {"num_nextn_predict_layers": 1}
+    assert from_config(fields).assumptions == ("num_nextn_predict_layers=1 is not counted",)
     with pytest.raises(
-        ConfigError, match="qwen3_5_text has no layers of multi-token prediction that --mtp could count"
+        ConfigError, match="bailing_hybrid has no layers of multi-token prediction that --mtp could count"
     ):
         from_config(fields, mtp=True)
+    with pytest.raises(ConfigError, match="no layers of multi-token prediction, but --mtp"):
+        from_config({"model_type": "qwen3_5_text"} | COMMON | DELTA, mtp=True)
 
 
 def test_kimi_k3s_own_parts():
