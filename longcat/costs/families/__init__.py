@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ from longcat.costs.families import (
     remote,
     remote_mixtures,
     sparse,
+    wrapped,
 )
-from longcat.costs.families.fields import Family, Fields, complete
+from longcat.costs.families.fields import Family, Fields, complete, shown
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
 FAMILIES: dict[str, Family] = {
     name: family
-    for kind in (plain, llama, dense, gemma, remote, mixtures, remote_mixtures, deepseek, sparse, linear)
+    for kind in (plain, llama, dense, gemma, remote, mixtures, remote_mixtures, deepseek, sparse, linear, wrapped)
     for name, family in kind.FAMILIES.items()
 }
 """The families by model type."""
@@ -56,19 +58,10 @@ def from_config(
     Raises:
         ConfigError: an unknown family, or a field that is missing or senseless.
     """
-    family, text = _family(values), values.get("text_config")
-    if isinstance(text, Mapping) and "hidden_size" not in values:  # of a model that sees or hears, too
-        outer = {name: values[name] for name in ("model_type", "tie_word_embeddings") if name in values}
-        inner = from_config(outer | dict(text), f"{source}: text_config", ffn_experts, mtp=mtp)
-        whole = values.get("model_type") or values.get("architectures")
-        return replace(inner, assumptions=(*inner.assumptions, f"of {whole} only the text model is counted"))
+    values, source, note = wrapped.text_model(values, source)
+    family = _family(values)
     if family is None:
-        known = ", ".join([*FAMILIES, *LONGCAT])
-        raise ConfigError(
-            f"{source}: model_type {values.get('model_type')!r} is not known"
-            + (f", nor is architecture {values['architectures']}" if values.get("architectures") else "")
-            + f"; there are: {known}"
-        )
+        raise ConfigError(f"{source}: {_unknown(values)}")
     if mtp and (family in LONGCAT or not FAMILIES[family].mtp):
         raise ConfigError(f"{source}: {family} has no layers of multi-token prediction that --mtp could count")
     if family in LONGCAT:
@@ -76,7 +69,8 @@ def from_config(
     if ffn_experts is not None:
         raise ConfigError(f"{source}: {family} has no zero-computation experts; --ffn-experts is for LongCat")
     entry = FAMILIES[family]
-    return entry.read(Fields(complete(entry.defaults, values), source, mtp, entry.names))
+    found = entry.read(Fields(complete(entry.defaults, values), source, mtp, entry.names))
+    return replace(found, family=family, assumptions=(*found.assumptions, *([note] if note else ())))
 
 
 def _family(values: Mapping[str, Any]) -> str | None:
@@ -85,6 +79,26 @@ def _family(values: Mapping[str, Any]) -> str | None:
     if isinstance(family, str) and family in (*FAMILIES, *LONGCAT):
         return family
     return next((ARCHITECTURES[name] for name in architectures(values) if name in ARCHITECTURES), None)
+
+
+def _unknown(values: Mapping[str, Any]) -> str:
+    """Say that a family is not known, which come near, and how its sizes can be given instead."""
+    kind, named = values.get("model_type"), architectures(values)
+    spellings = {name.lower(): name for name in (*FAMILIES, *LONGCAT, *ARCHITECTURES)}
+    asked = [name.lower() for name in (kind, *named) if isinstance(name, str)]
+    close = [spellings[one] for name in asked for one in get_close_matches(name[:100], spellings, 3, 0.75)]
+    near = [*dict.fromkeys(ARCHITECTURES.get(name, name) for name in close)][:3]
+    architecture = shown(named[0] if len(named) == 1 else named)
+    unknown = f"model_type {shown(kind)} is not known" + (f", nor is architecture {architecture}" if named else "")
+    if kind is None and named:
+        unknown = f"architecture {architecture} is not known, and there is no model_type"
+    return (
+        unknown
+        + (f"; the nearest known are {', '.join(near)}" if near else "; docs/benchmark.md lists those that are")
+        + ". What counts are its matrices (attention, feed-forward network or router and experts, head) and its scores:"
+        " give their sizes instead, by --parameters N --total-parameters T --layers L --hidden-size H --vocabulary V"
+        " --attention-width HEADSxDIM"
+    )
 
 
 def read_workload(path: Path, ffn_experts: float | None = None, *, mtp: bool = False) -> Workload:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from longcat.costs.attention import Attention
 from longcat.costs.decoder import Decoder
-from longcat.costs.families.fields import EXPERTS, Family, Fields
+from longcat.costs.families.fields import EXPERTS, Family, Fields, shown
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
@@ -54,7 +54,7 @@ def windowed_layers(f: Fields, layers: int, full_every: int | None = None) -> in
         return layers - layers // full_every if full_every else layers
     if others := sorted(set(kinds) - {"sliding_attention", "full_attention"}):
         raise ConfigError(
-            f"{f.source}: layer_types has {others[0]!r}; sliding_attention and full_attention are known here"
+            f"{f.source}: layer_types has {shown(others[0])}; sliding_attention and full_attention are known here"
         )
     return kinds.count("sliding_attention")
 

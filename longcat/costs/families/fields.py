@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from reprlib import Repr
 from typing import Any
 
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
+_SHORT = Repr()
+_SHORT.maxstring = 60
 _MOST = 10**12
 _DEEPEST = 10**5
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -23,6 +26,12 @@ def complete(defaults: Defaults, values: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in the defaults of transformers for missing fields. An explicit null stays None."""
     counted = any(name in values for name in EXPERTS)  # under whichever name
     return {name: value for name, value in defaults.items() if not (counted and name in EXPERTS)} | dict(values)
+
+
+def shown(value: object) -> str:
+    """Return a value as a file has it, cut short: it may be anything, and Python refuses to print huge numbers."""
+    huge = isinstance(value, int) and value.bit_length() > 200
+    return "a huge number" if huge else _SHORT.repr(value)
 
 
 class Fields:
@@ -46,7 +55,7 @@ class Fields:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
                 raise ConfigError(
-                    f"{self.source}: {name} must be a whole number of at least 1 and at most {_MOST}, found {value!r}"
+                    f"{self.source}: {name} must be a whole number of at least 1 and at most {_MOST}, found {shown(value)}"
                 )
             return value
         if default is None:
@@ -65,7 +74,7 @@ class Fields:
         """Return a boolean field, or the default where it is missing; null is false, as Python has it."""
         name, value = self.find(name)
         if not isinstance(value, bool | None):
-            raise ConfigError(f"{self.source}: {name} must be true or false, found {value!r}")
+            raise ConfigError(f"{self.source}: {name} must be true or false, found {shown(value)}")
         return default if name not in self.values else bool(value)
 
     def count(self, name: str, default: int) -> int:
@@ -79,7 +88,7 @@ class Fields:
         if values is None:
             return None
         if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-            raise ConfigError(f"{self.source}: {name} must be a list of {kind.__name__}, found {values!r}")
+            raise ConfigError(f"{self.source}: {name} must be a list of {kind.__name__}, found {shown(values)}")
         if length is not None and len(values) != length:
             raise ConfigError(f"{self.source}: {name} has {len(values)} entries for {length} layers")
         return values
@@ -88,7 +97,7 @@ class Fields:
         """Return an object field; an empty one where it is missing."""
         name, value = self.find(name)
         if not isinstance(value, Mapping | None):
-            raise ConfigError(f"{self.source}: {name} must be an object, found {value!r}")
+            raise ConfigError(f"{self.source}: {name} must be an object, found {shown(value)}")
         return value or {}
 
     def divided(self, whole: int, parts: int, what: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from longcat.costs.attention import Attention
 from longcat.costs.decoder import Decoder
 from longcat.costs.families.dense import dense, windowed_layers
-from longcat.costs.families.fields import Family, Fields
+from longcat.costs.families.fields import Family, Fields, shown
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
@@ -56,9 +56,9 @@ def _own_sizes(f: Fields, full: list[bool]) -> list[tuple[int, int]]:
     for layer, fields in written.items():
         where = f"{f.source}: per_layer_config"
         if not isinstance(layer, str) or not layer.isdecimal() or int(layer) >= len(full):
-            raise ConfigError(f"{where} has {layer!r}, which is none of {len(full)} layers")
+            raise ConfigError(f"{where} has {shown(layer)}, which is none of {len(full)} layers")
         if not isinstance(fields, dict):
-            raise ConfigError(f"{where}: {layer} must be an object, found {fields!r}")
+            raise ConfigError(f"{where}: {layer} must be an object, found {shown(fields)}")
         one = Fields(fields, f"{where}: {layer}")
         sizes[int(layer)] = one.size("head_dim", default=dim), one.size("num_key_value_heads", default=keys)
     return sizes

@@ -226,6 +226,7 @@ def decoder(
     final_norms: int = 1,
     head_bias: bool = False,
     ties: bool = True,
+    shared: float = 0.0,
     depth: Sequence[Layers] | None = None,
     depth_norms: int = 3,
     assumptions: tuple[str, ...] = (),
@@ -243,6 +244,7 @@ def decoder(
         final_norms: the same behind the last layer.
         head_bias: whether the head has biases.
         ties: whether head and embedding can be one; some classes keep them apart whatever the file says.
+        shared: weights of matrices that several layers have in common, each beyond its first.
         depth: what the layers hold that multi-token prediction adds; None where its module is not known. Each of its
             depths joins the hidden state with the next token's embedding, has one layer, and uses the model's own head
             (DeepSeek-V3, arXiv 2412.19437, section 2.2).
@@ -283,7 +285,7 @@ def decoder(
         norm_and_bias_parameters=round(vectors),
         tied=ties and f.flag("tie_word_embeddings", False),
         inactive_expert_parameters=idle,
-        shared_parameters=repeated,
+        shared_parameters=repeated + shared,
         ffn_experts=0.0 if experts is None else experts.chosen,
         forward_only=(INDEX,),
         assumptions=assumptions,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from longcat.costs.attention import Attention, ChunkedAttention
-from longcat.costs.families.fields import Family, Fields
+from longcat.costs.families.fields import Family, Fields, shown
 from longcat.costs.families.layers import (
     Layers,
     decoder,
@@ -94,7 +94,7 @@ def _step_sparse(f: Fields, layers: int) -> int:
         return first_dense(3)(f, layers)
     numbers = named.split(",") if isinstance(named, str) else named
     if not isinstance(numbers, list) or not all(str(one).strip().isdigit() for one in numbers):
-        raise ConfigError(f"{f.source}: moe_layers_enum must be numbers of layers, found {named!r}")
+        raise ConfigError(f"{f.source}: moe_layers_enum must be numbers of layers, found {shown(named)}")
     return sparse_layers(f, layers, sum(int(one) < layers for one in {str(one).strip() for one in numbers}))
 
 

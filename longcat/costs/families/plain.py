@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from longcat.costs.attention import Attention
 from longcat.costs.decoder import Decoder
-from longcat.costs.families.fields import Family, Fields
+from longcat.costs.families.fields import Family, Fields, shown
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
@@ -107,7 +107,7 @@ def _mpt(f: Fields) -> Workload:
     h = f.size("d_model", "hidden_size")
     kind = f.inner("attn_config").get("attn_type", "multihead_attention")
     if kind != "multihead_attention":  # transformers would build that one all the same
-        raise ConfigError(f"{f.source}: attn_config.attn_type {kind!r} is not known; multihead_attention is")
+        raise ConfigError(f"{f.source}: attn_config.attn_type {shown(kind)} is not known; multihead_attention is")
     return _plain(
         f, family="mpt", hidden=h, layers=f.size("n_layers", "num_hidden_layers"),
         heads=f.size("n_heads", "num_attention_heads"), ffn=h * f.size("expansion_ratio", default=4), vectors=2 * h,

@@ -9,7 +9,7 @@ from typing import Any
 from longcat.costs.attention import Attention
 from longcat.costs.decoder import Decoder
 from longcat.costs.families.dense import Heads, dense, read_heads
-from longcat.costs.families.fields import Family, Fields
+from longcat.costs.families.fields import Family, Fields, shown
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
@@ -107,7 +107,7 @@ def _ffn_size(f: Fields, hidden: int) -> int:
         return f.size("intermediate_size")
     multiple = f.values.get("ffn_mult")
     if isinstance(multiple, bool) or not isinstance(multiple, int | float) or not 0 < multiple < 1000:
-        raise ConfigError(f"{f.source}: ffn_mult must be a number above 0 and below 1000, found {multiple!r}")
+        raise ConfigError(f"{f.source}: ffn_mult must be a number above 0 and below 1000, found {shown(multiple)}")
     return -(-int(2 * multiple * hidden / 3) // 256) * 256
 
 

@@ -197,7 +197,7 @@ LLAMA2_7B = {
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "bert"}, ["'bert'", "llama"]),
+        ({"model_type": "bert"}, ["'bert' is not known; docs/benchmark.md", "--parameters N"]),
         ({"hidden_size": None}, ["no hidden_size"]),
         ({"hidden_size": 0}, ["hidden_size", "at least 1", "0"]),
         ({"num_hidden_layers": 10**30}, ["num_hidden_layers", "at most 1000000000000"]),

@@ -9,6 +9,7 @@ from longcat.costs.families import from_config
 from longcat.errors import ConfigError
 
 TEXT_MODELS = {  # of families that have no model with a head for text alone
+    "glm5_next_text": "Glm5NextTextModel",
     "mistral4": "Mistral4Model",
     "qwen3_vl_moe_text": "Qwen3VLMoeTextModel",
     "step3p5": "Step3p7TextModel",
