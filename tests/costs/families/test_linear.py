@@ -512,3 +512,34 @@ def test_minimaxs_own_list_of_layers_is_read():
     assert shared.activated_parameters - from_config(fields).activated_parameters == 4 * (3 * 48 * 32 + 48)
     window = from_config(fields | {"sliding_window": 16}).flops(64, "full")["attention_scores"]
     assert window.forward == from_config(fields).flops(16, "full")["attention_scores"].forward
+
+
+@pytest.mark.parametrize(
+    ("file", "depths", "tokens_per_second", "tflops", "within"),
+    [
+        ("Nemotron-3-Nano-30B-A3B.json", 2, 28672, 807, 0.001),  # Nemotron 3.5 Lightning, the same shape
+        ("Nemotron-3-Nano-30B-A3B.json", 0, 39936, 901, 0.013),
+        ("Nemotron-3-Super-120B-A12B.json", 2, 9856, 831, 0.006),
+        ("Nemotron-3-Super-120B-A12B.json", 2, 10240, 864, 0.006),
+        ("Nemotron-3-Super-120B-A12B.json", 2, 7040, 600, 0.006),
+        ("Nemotron-3-Super-120B-A12B.json", 2, 7168, 610, 0.006),
+        ("Nemotron-3-Ultra-550B-A55B.json", 2, 3552, 1281, 0.006),
+        ("Nemotron-3-Ultra-550B-A55B.json", 2, 2528, 923, 0.018),
+    ],
+)
+def test_published_figures_of_megatron_bridge(file, depths, tokens_per_second, tflops, within):
+    """Of its performance summary, 8192 tokens, per GPU; recipes with multi-token prediction have two depths.
+
+    Megatron-LM counts a Mamba-2 layer as if it were twice as wide as the model, 7 FLOP for each channel and state, and
+    neither the convolution nor the join of multi-token prediction. The printed speeds are rounded by up to a per cent.
+    """
+    fields = json.loads((CONFIGS / file).read_text()) | {"num_nextn_predict_layers": depths}
+    parts = from_config(fields, mtp=bool(depths)).flops(8192, "causal")
+    recurrent = ("recurrence", "recurrence_projections", "convolutions")
+    others = sum(part.training for name, part in parts.items() if name not in ("router", *recurrent))
+    h, state = fields["hidden_size"], fields["ssm_state_size"]
+    rows = 4 * h + 2 * fields["n_groups"] * state + fields["mamba_num_heads"]
+    layer = 3 * (2 * h * rows + 7 * 2 * h * state + 2 * 2 * h * h)
+    layers = fields.get("hybrid_override_pattern", "").count("M") or fields["layers_block_type"].count("mamba")
+    counted = others + layers * layer - depths * 6 * 2 * h * h
+    assert counted * tokens_per_second == pytest.approx(tflops * 1e12, rel=within)
