@@ -131,7 +131,6 @@ FAMILIES = {
     "Yi": Family(lambda f: dense(f, "Yi"), ("YiForCausalLM",)),
     "qwen": Family(_qwen, ("QWenLMHeadModel",), {"kv_channels": 128}, {"head_dim": "kv_channels"}),
     "minicpm": Family(_minicpm, ("MiniCPMForCausalLM",)),
-    "xverse": Family(lambda f: dense(f, "xverse"), ("XverseForCausalLM",)),
     "telechat": Family(lambda f: _telechat(f, "telechat"), ("TelechatForCausalLM",), {}, _TELECHAT),
     "telechat2": Family(lambda f: _telechat(f, "telechat2"), ("TeleChat2ForCausalLM", "TeleChatForCausalLM"), {}, _TELECHAT),
     "telechat3": Family(lambda f: dense(f, "telechat3"), ("TeleChat3ForCausalLM",)),
