@@ -537,6 +537,44 @@ def test_minimaxs_own_list_of_layers_is_read():
     assert window.forward == from_config(fields).flops(16, "full")["attention_scores"].forward
 
 
+def zamba2(hidden, layers, hybrid, **fields):
+    kinds = ["hybrid" if layer in hybrid else "mamba" for layer in range(layers)]
+    return {
+        "model_type": "zamba2", "hidden_size": hidden, "layers_block_type": kinds, "vocab_size": 32000,
+        "num_attention_heads": 32, "num_mem_blocks": 2, **fields,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("billions", "fields"),
+    [
+        (2.66, zamba2(2560, 54, (6, 12, 18, 24, 30, 36, 42, 47, 51), n_mamba_heads=80)),
+        (7.36, zamba2(
+            3584, 81, (6, 11, 17, 23, 29, 35, 41, 47, 53, 59, 65, 71, 77), n_mamba_heads=112, mamba_ngroups=2
+        )),
+        (7.29, {
+            "model_type": "mamba2", "hidden_size": 4096, "num_hidden_layers": 64, "vocab_size": 32768, "num_heads": 128,
+        }),
+        (7.27, {
+            "model_type": "falcon_mamba", "hidden_size": 4096, "num_hidden_layers": 64, "vocab_size": 65024,
+            "tie_word_embeddings": False,
+        }),
+        (398, {
+            "model_type": "jamba", "hidden_size": 8192, "num_hidden_layers": 72, "vocab_size": 65536,
+            "num_attention_heads": 64, "intermediate_size": 24576,
+        }),
+        (8.89, {
+            "model_type": "nemotron_h", "hidden_size": 4480, "num_attention_heads": 40, "intermediate_size": 15680,
+            "mamba_num_heads": 128, "mamba_head_dim": 80, "vocab_size": 131072,
+            "hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+        }),
+    ],
+    ids=["Zamba2-2.7B", "Zamba2-7B", "Mamba-Codestral-7B", "falcon-mamba-7b", "Jamba-1.5-Large", "Nemotron-Nano-9B-v2"],
+)  # fmt: skip
+def test_sizes_of_checkpoints_on_the_hub(billions, fields):
+    assert from_config(fields).total_parameters == pytest.approx(billions * 1e9, rel=0.002)
+
+
 @pytest.mark.parametrize(
     ("file", "depths", "tokens_per_second", "tflops", "within"),
     [
