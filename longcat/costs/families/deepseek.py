@@ -22,7 +22,11 @@ from longcat.costs.workload import Workload
 def latent(f: Fields, hidden: int, layers: int, keys: int | None = None, gate: int = 0) -> Layers:
     """Return latent attention layers; with `keys`, a query reads at most so many; `gate` columns gate the output."""
     heads, rope = f.size("num_attention_heads"), f.size("qk_rope_head_dim")
-    value = f.size("v_head_dim") if f.values.get("v_head_dim") else f.divided(hidden, heads, "the hidden size")
+    value = (
+        f.size("v_head_dim")
+        if f.values.get("v_head_dim")
+        else f.divided(hidden, heads, "the hidden size", "num_attention_heads")
+    )
     return latent_queries(
         hidden,
         Attention(layers, heads, f.size("qk_nope_head_dim") + rope, value, keys),

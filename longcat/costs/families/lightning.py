@@ -33,7 +33,9 @@ def _minimax(f: Fields) -> Workload:
     else:
         kinds = count_kinds(f, "layer_types", layers, LINEAR_OR_FULL)
         full = (layers + 1) // 2 if kinds is None else kinds["full"]
-    dim = f.size("head_dim", default=0) or f.divided(h, f.size("num_attention_heads"), "the hidden size")
+    dim = f.size("head_dim", default=0) or f.divided(
+        h, f.size("num_attention_heads"), "the hidden size", "num_attention_heads"
+    )
     experts = read_mixture(f, f.size("intermediate_size"), f.count("shared_intermediate_size", 0), shared_gate=True)
     return decoder(
         f,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from longcat.costs.attention import Attention
-from longcat.costs.families.fields import Fields
+from longcat.costs.families.fields import Fields, shown
 from longcat.costs.families.layers import Layers, Norms, grouped_queries
 from longcat.costs.recurrence import Recurrence
 from longcat.errors import ConfigError
@@ -57,7 +57,7 @@ def softmax(
     heads = f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", default=heads)
     check_groups(f, "num_key_value_heads", kv_heads, "num_attention_heads", heads)
-    dim = f.size("head_dim", default=0) or f.divided(hidden, heads, "the hidden size")
+    dim = f.size("head_dim", default=0) or f.divided(hidden, heads, "the hidden size", "num_attention_heads")
     attention = Attention(layers, heads, dim, dim, window)
     gate = heads * dim * gated
     queries = grouped_queries(hidden, attention, kv_heads, qkv_bias=bias, output_bias=bias, norms=norms, gate=gate)
@@ -87,7 +87,7 @@ def count_kinds(f: Fields, name: str, layers: int | None, kinds: Mapping[str, st
     counts = dict.fromkeys(kinds.values(), 0)
     for one in found:
         if one not in kinds:
-            raise ConfigError(f"{f.source}: {name} has {one!r}; known are {', '.join(kinds)}")
+            raise ConfigError(f"{f.source}: {name} has {shown(one)}; known are {', '.join(kinds)}")
         counts[kinds[one]] += 1
     return counts
 
