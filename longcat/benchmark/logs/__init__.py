@@ -94,14 +94,25 @@ def _read_lines(path: Path, context: LogContext, *, strict: bool) -> Throughput:
     logs[printed_dicts.TOOL.kind].state["strict"] = strict
     shared = Collected(str(path), context.devices)
     tools: tuple[Tool, ...] = (printed_dicts.TOOL,) if strict else (*TOOLS, *WEAK)
+    steady: Tool | None = None
     for number, piece in pieces(path):
+        whole = steady is not None and steady.many is not None and piece.count(steady.marks[0]) == piece.count("\n")
+        if whole and steady is not None and steady.many is not None and steady.many(logs[steady.kind], number, piece):
+            continue
         present = [
             (tool, tuple(mark for mark in (*tool.marks, *tool.facts) if mark in piece), logs[tool.kind])
             for tool in tools
             if tool not in WEAK or not any(logs[strong.kind].count for strong in TOOLS)
         ]
         present = [(tool, marks, log) for tool, marks, log in present if marks]
-        tuned = not strict and any(mark in piece for mark in tuning.MARKS)
+        if not whole:
+            present = [
+                (tool, marks, log)
+                for tool, marks, log in present
+                if tool.many is None or not tool.many(log, number, piece)
+            ]
+        steady = next((tool for tool in TOOLS if tool.many is not None and logs[tool.kind].count), None)
+        tuned = any(mark in piece for mark in tuning.MARKS)
         if not present and not tuned:
             continue
         for line_number, line in lines(number, piece):

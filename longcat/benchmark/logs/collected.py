@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Iterable
@@ -11,8 +12,8 @@ from longcat.errors import DataError
 
 _NAN = math.nan
 _POSITIVE = {"seconds": "a step that took {:g} s", "rate": "{:g} tokens/s", "sample_rate": "{:g} sequences/s"}
-_COARSE = ("tflops", "mfu", "steps")
-"""Columns of four bytes a reading; with the others of eight, a log of 1 GB takes about 100 MB of memory."""
+_COARSE = ("tflops", "mfu", "steps", "sequences", "counted_sequences")
+"""Columns of four bytes a reading; with the others of eight, a log of 1 GB takes less than 200 MB of memory."""
 
 
 class Collected:
@@ -45,6 +46,8 @@ class Collected:
         self.doubts: list[str] = []
         self.state: dict[str, Any] = {}
         """What readers remember from line to line."""
+        self.mean_tokens: float | None = None
+        """Tokens of a step since the start by the first reading's counter, if no batch has grown meanwhile."""
         self.first_line = 0
         """Line of the first reading."""
         self._skipped: list[int] = []
@@ -125,6 +128,9 @@ class Collected:
         counted = self._difference("consumed", consumed, first, steps, 0.0 if step == 1 else None)
         if counted is not None and counted > 0:
             values["counted"] = counted
+        if first and step and consumed and consumed_sequences and values.get("sequences"):
+            even = abs(consumed_sequences / step / (values["sequences"] or 1) - 1) < 0.01
+            self.mean_tokens = consumed / step if even else None
         sequences = self._difference("consumed_sequences", consumed_sequences, first, steps)
         if sequences is not None and sequences > 0:
             values["counted_sequences"] = sequences
@@ -139,6 +145,46 @@ class Collected:
         self._step, self._line = step, line
         if step is not None:
             self._ranks[rank] = step
+
+    def add_many(self, line: int, steps: array[float], values: dict[str, array[float]]) -> bool:
+        """Add readings that plainly continue the run; return False, and add none, where a closer look is needed.
+
+        Args:
+            line: number of the last one's line.
+            steps: their steps.
+            values: as in `add`, one number each.
+        """
+        if self.count == 0 or self._begins or self._step is None or steps[0] <= self._step:
+            return False
+        grown = [after - before for before, after in itertools.pairwise([self._step, *steps])]
+        total, batch = values.pop("total", None), values.get("sequences")
+        if min(grown) <= 0 or self._ranks.keys() - {None}:
+            return False
+        for name, column in values.items():
+            if name in _POSITIVE and not (min(column) > 0 and max(column) < math.inf and sum(column) < math.inf):
+                return False
+        if total is not None and (min(total) != max(total) or total[0] != self._signature.get("steps in all")):
+            return False
+        if self._steady_batch and batch is not None:
+            self._steady_batch = min(batch) == max(batch) == self._signature.get("sequences in a step")
+        for name, column_name in (("consumed", "counted"), ("consumed_sequences", "counted_sequences")):
+            counter = values.pop(name, None)
+            if counter is not None:
+                before = self._counters.get(name)
+                self._counters[name] = counter[-1]
+                numbers = [math.nan if before is None else before, *counter]
+                growth = [(b - a) / n for (a, b), n in zip(itertools.pairwise(numbers), grown, strict=True)]
+                values[column_name] = array("d", [number if number > 0 else _NAN for number in growth])
+        for name, column in values.items():
+            known = self.columns.setdefault(name, array("f" if name in _COARSE else "d", [_NAN]) * self.count)
+            known.extend(column if known.typecode == column.typecode else array(known.typecode, column))
+        self.count += len(steps)
+        for known in self.columns.values():
+            if len(known) < self.count:
+                known.extend(array(known.typecode, [_NAN]) * (self.count - len(known)))
+        self._step, self._line = steps[-1], line
+        self._ranks[None] = self._step
+        return True
 
     def _of_device(self, line: int, device_rate: float, values: dict[str, float | None]) -> None:
         """Take tokens/s of one device; together with those of all, they tell the number of devices."""

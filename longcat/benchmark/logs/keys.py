@@ -16,6 +16,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "step", "_step", "steps", "global_step", "iteration", "iter", "current_steps", "global_step/max_steps",
         "steps[global_step/max_steps]", "optimizer_step",
     ),
+    "rank": ("rank", "global_rank"),
     "total": ("total_steps", "max_steps", "train_iters"),
     "seconds": (
         "seconds", "dt", "iteration-time", "step_time", "iter_time", "iteration_time", "batch_time", "time_per_step",
@@ -245,8 +246,10 @@ def _add(log: Collected, line: int, values: dict[str, float], names: set[str]) -
     if (milliseconds := values.pop("milliseconds", None)) is not None:
         values.setdefault("seconds", milliseconds / 1e3)
     _throughput(values, names)
-    if "rate" in values and "train_tokens_per_second" in names and "consumed" in values:
-        del values["rate"]
+    if bare := names & {"tps", "wps"}:
+        log.state["bare"] = min(bare)
+    if "train_tokens_per_second" in names and "consumed" in values:
+        values.pop("device_rate", None)  # of all devices or of one, by the version; the counter tells
     if "mfu" in values:
         mfu = fraction(values.pop("mfu"))
         if mfu is not None:
@@ -256,7 +259,8 @@ def _add(log: Collected, line: int, values: dict[str, float], names: set[str]) -
     if not any(role in values for role in (*_READING, "device_rate")):
         return False
     values.pop("step", None)
-    log.add(line, step, dict(values))
+    rank = values.pop("rank", None)
+    log.add(line, step, dict(values), rank=int(rank) if rank is not None else None)
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 
 from longcat.benchmark.logs.collected import Collected
 from longcat.benchmark.logs.tool import Tool, fraction, number, rank_of
@@ -43,8 +44,8 @@ def _read(log: Collected, line_number: int, line: str) -> None:
         for before, start, end in zip([0, *starts], starts, [*starts[1:], len(line)], strict=False):
             _message(log, line_number, line[max(before, start - 60) : start], line[start:end])
         return
-    found = _ITERATION.search(line)
-    start = found.start() if found else line.find(_ELAPSED)
+    elapsed = line.find(_ELAPSED)
+    start = max((found.start() for found in _ITERATION.finditer(line, 0, elapsed)), default=elapsed)
     _message(log, line_number, line[:start], line[start:])
 
 
@@ -74,6 +75,32 @@ def _message(log: Collected, line_number: int, before: str, text: str) -> None:
     log.add(line_number, values.pop("step", None), values, rank=rank, skipped=bool(skipped))
 
 
+def _read_many(log: Collected, first: int, piece: str) -> bool:
+    """Read all messages of a piece, if they have one layout and no other process speaks."""
+    layouts = log.state.get("megatron")
+    expected = piece.count(_ELAPSED)
+    if not layouts or not expected or any(mark in piece for mark in (*TOOL.facts, "ank", "efault", "\r")):
+        return False
+    layout, names = layouts[0]
+    if {"device_rate", "mfu", "length"} & set(names) or "step" not in names:
+        return False
+    found = layout.findall(piece)
+    if len(found) != expected or rank_of(piece[: piece.find("iteration ")]) is not None:
+        return False
+    try:
+        columns = {
+            name: array("d", map(float, texts)) for name, texts in zip(names, zip(*found, strict=True), strict=True)
+        }
+    except ValueError:
+        return False
+    if any(columns.pop("skipped", ())):
+        return False
+    if "milliseconds" in columns:
+        columns["seconds"] = array("d", [time / 1e3 for time in columns.pop("milliseconds")])
+    last = first + piece.count("\n", 0, piece.rfind(_ELAPSED))
+    return log.add_many(last, columns.pop("step"), columns)
+
+
 def _layout(text: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
     """Return a pattern for messages with the fields of this one, in its order, and what its groups are."""
     names: list[str] = []
@@ -85,10 +112,10 @@ def _layout(text: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
             parts.append(r" *iteration +(\d+)/ *(\d+) *")
             names += ["step", "total"]
         elif colon and known and known not in names:
-            parts.append(re.escape(name) + ":([^|]*)")
+            parts.append(re.escape(name) + r":([^|\n]*)")
             names.append(known)
         else:
-            parts.append(re.escape(name) + ":[^|]*" if colon and not re.search(r"\d", name) else "[^|]*")
+            parts.append(re.escape(name) + r":[^|\n]*" if colon and not re.search(r"\d", name) else r"[^|\n]*")
     return re.compile(r"\|".join(parts)), tuple(names)
 
 
@@ -117,5 +144,6 @@ TOOL = Tool(
     marks=(_ELAPSED,),
     facts=("world size", " ...."),
     read=_read,
+    many=_read_many,
     conventions=("megatron", "megatron_2021", "palm", "torchtitan"),
 )

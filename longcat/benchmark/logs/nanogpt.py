@@ -32,7 +32,7 @@ def _read(log: Collected, line_number: int, line: str) -> None:
 TOOL = Tool(
     kind="nanoGPT",
     example="iter 10: loss 3.2101, time 123.45ms",
-    marks=("ms",),
+    marks=(": loss ",),
     facts=("tokens per iteration will be",),
     read=_read,
     conventions=("palm",),

@@ -7,12 +7,15 @@ import re
 from longcat.benchmark.logs.collected import Collected
 from longcat.benchmark.logs.tool import NUMBER, Tool, number, rank_of
 
-_SECONDS = re.compile(rf"train_step_timing in s[=:] *({NUMBER})")
-_STEP = re.compile(rf"\bglobal_step[=:] *({NUMBER})")
+_FIELDS = {
+    "seconds": re.compile(rf"train_step_timing in s[=:] *({NUMBER})"),
+    "step": re.compile(rf"\bglobal_step[=:] *({NUMBER})"),
+    "sequences": re.compile(rf"\bglobal_batch_size[=:] *({NUMBER})"),
+    "consumed_sequences": re.compile(rf"\bconsumed_samples[=:] *({NUMBER})"),
+    "tflops": re.compile(rf"\b(?:TFLOPS_per_GPU|tflops_per_sec_per_gpu)[=:] *({NUMBER})"),
+}
 _ITERATION = re.compile(r"\biteration (\d+)/(\d+)")
-_BATCH = re.compile(rf"\bglobal_batch_size[=:] *({NUMBER})")
-_SAMPLES = re.compile(rf"\bconsumed_samples[=:] *({NUMBER})")
-_TFLOPS = re.compile(rf"\b(?:TFLOPS_per_GPU|tflops_per_sec_per_gpu)[=:] *({NUMBER})")
+_BAR = re.compile(r"\b(\d+)/(\d+) \[")
 _MESSAGE = re.compile(r"Training epoch \d+|Epoch \d+:")
 
 
@@ -20,27 +23,24 @@ def _read(log: Collected, line_number: int, line: str) -> None:
     starts = [found.start() for found in _MESSAGE.finditer(line)] or [0]
     for before, start, end in zip([0, *starts], starts, [*starts[1:], len(line)], strict=False):
         message = line[start:end]
-        seconds = _SECONDS.search(message)
-        if seconds is None or "Validat" in message:
+        texts = {name: found[1] for name, field in _FIELDS.items() if (found := field.search(message))}
+        if "seconds" not in texts or "Validat" in message:
             continue
-        found = {
-            name: number(match[1])
-            for name, pattern in (
-                ("step", _STEP),
-                ("sequences", _BATCH),
-                ("consumed_sequences", _SAMPLES),
-                ("tflops", _TFLOPS),
-            )
-            if (match := pattern.search(message))
-        }
-        iteration = _ITERATION.search(message)
-        step = found.pop("step", None)
-        log.add(
-            line_number,
-            float(iteration[1]) if step is None and iteration else step,
-            {**found, "seconds": number(seconds[1]), "total": float(iteration[2]) if iteration else None},
-            rank=rank_of(line[max(before, start - 60) : start]),
-        )
+        values = {name: number(text) for name, text in texts.items()}
+        iteration, bar = _ITERATION.search(message), _BAR.search(message)
+        step, consumed = values.pop("step", None), values.get("consumed_sequences")
+        if iteration:
+            values["total"] = float(iteration[2])
+            step = float(iteration[1]) if step is None else step
+        if "e" in texts.get("step", "") + texts.get("consumed_sequences", "") and bar:
+            step = float(bar[1])  # the bar shortens large numbers to three digits
+            values["sequences"] = round(consumed / step) if consumed and step else None
+            values["consumed_sequences"] = None
+        elif log.count == 0 and consumed and step is not None and "sequences" not in values:
+            batches = [consumed / steps for steps in (step + 1, step) if steps and (consumed / steps).is_integer()]
+            if batches:
+                log.fact("sequences in a step", batches[0], line_number)
+        log.add(line_number, step, values, rank=rank_of(line[max(before, start - 60) : start]))
 
 
 TOOL = Tool(

@@ -34,6 +34,8 @@ def _read(log: Collected, line_number: int, line: str) -> None:
                 values["mfu"] = fraction(value, percent=True if pattern is _PAIR and "%" in found["unit"] else None)
             else:
                 values.setdefault(known[0], value * known[1] * scale)
+                if found["name"].lower() in ("tps", "wps"):
+                    log.state["bare"] = found["name"]
     if "rate" in values or "device_rate" in values:
         step = _STEP.search(line)
         log.add(

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from longcat.benchmark.logs.collected import Collected
-from longcat.benchmark.logs.keys import add_record, flat, seconds_of
+from longcat.benchmark.logs.keys import add_record, flat, meaning, seconds_of
 from longcat.benchmark.logs.tool import Tool
 from longcat.errors import DataError
 
 _DICT = re.compile(r"\{['\"][^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 _BAR = re.compile(r"\b(\d+)/(\d+) \[((?:\d+ days?, )?(?:\d+:)?\d+:\d+)<")
+_METRIC = re.compile(r"^\s*(train_\w+|total_flos|num_input_tokens_seen|effective_tokens_per_sec)\s+= +(\S+)\s*$")
+_TIMES = ("seconds", "milliseconds", "clock", "time", "rate", "device_rate", "steps_per_second", "seconds_per_step")
 _BATCH = re.compile(r"Total train batch size \(w\. parallel[^=]*= *([\d,]+)")
 
 
@@ -28,9 +30,19 @@ def _read(log: Collected, line_number: int, line: str) -> None:
         record = _parsed(found[0])
         if record:
             add(log, line_number, record)
+    if metric := _METRIC.match(line):
+        value = metric[2].removesuffix("GF")
+        log.state.setdefault("metrics", {})[metric[1]] = value + "e9" if value != metric[2] else value
     if batch := _BATCH.search(line):
         log.begins()
         log.fact("sequences in a step", float(batch[1].replace(",", "")), line_number)
+
+
+def _end(log: Collected) -> None:
+    """Read the sums that examples print at the end, if no dict had them."""
+    metrics = log.state.get("metrics", {})
+    if metrics and not log.final.get("seconds"):
+        add(log, 0, metrics)
 
 
 def strict(log: Collected, line_number: int, line: str) -> None:
@@ -60,10 +72,8 @@ def add(log: Collected, line_number: int, record: Mapping[str, Any]) -> None:
     record = flat(record)
     log.state.setdefault("names", set()).update(record)
     bar = log.state.get("bar")
-    if bar and not any("runtime" in name or "time" in name or "speed" in name for name in record):
+    if bar and not any((meaning(name) or ("",))[0] in _TIMES for name in record):
         record = {**record, "step": bar[0], "elapsed": bar[1]}
-        if not any("tok" in name for name in record):
-            record = {name: record[name] for name in ("step", "elapsed")}
     add_record(log, line_number, record)
 
 
@@ -71,7 +81,8 @@ TOOL = Tool(
     kind="transformers' Trainer",
     example="{'train_runtime': 437.8, 'train_samples_per_second': 25.1, ...}",
     marks=("{'", '{"'),
-    facts=("it/s", "s/it", "Total train batch size"),
+    facts=("it/s", "s/it", "Total train batch size", "  train_", "  total_flos", "  num_input_tokens_seen"),
     read=_read,
+    end=_end,
     padded=True,
 )

@@ -70,7 +70,9 @@ def pieces(path: Path) -> Iterator[tuple[int, str]]:
         data = head
         while True:
             text = rest + decoder.decode(data, final=not data)
-            end = len(text) if not data or len(text) > _LONGEST_LINE else text.rfind("\n") + 1
+            end = len(text) if not data else text.rfind("\n") + 1
+            if not end and len(text) > _LONGEST_LINE:  # a progress bar without end
+                end = text.rfind("\r") + 1 or len(text)
             rest = text[end:]
             if end:
                 piece = text[:end]

@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from longcat.benchmark.logs.collected import Collected
@@ -26,7 +27,10 @@ CONTRADICTION = 0.25
 """Relative gap between two figures of one log from which it contradicts itself."""
 SLACK = 0.05
 """Relative gap up to which two counts of a step's tokens are the same."""
+UNKNOWN = ("unknown tool", "CSV", "JSON", "JSON lines", "TensorBoard", "wandb")
+"""Kinds of files in which the tool is not known."""
 _MANY = 100_000
+_NAN = math.nan
 
 
 @dataclass
@@ -49,10 +53,12 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
     _resolve(log)
     _check_facts(log, context)
     _check_sequences(log)
+    told = _told(log, tool)
     found = next((result for source in _SOURCES if (result := source(log, tool, context)) is not None), None)
     if found is None:
         raise DataError(_missing(log, tool))
-    steady = _steady(found.rates, log.starts) if found.of_readings else list(found.rates)
+    log.columns.clear()
+    steady = _steady(found.rates, log.starts) if found.of_readings else array("d", found.rates)
     if not steady:
         raise DataError(f"{log.where}: no reading is left of the log of {tool.kind}")
     median = _median(steady)
@@ -64,7 +70,7 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
         tokens_from=found.tokens_from,
         assumptions=(*log.notes, *found.assumptions),
         doubts=(*log.doubts, *found.doubts),
-        told=_told(log, tool),
+        told=told,
         fine_tuning=bool(log.fine_tuning),
         trainable_parameters=log.stated("trainable parameters"),
     )
@@ -73,19 +79,16 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
 def _resolve(log: Collected) -> None:
     """Decide whether times and tokens of no certain meaning are of a step or since the start: the latter only grow."""
     for name, of_step, of_run in (("time", "seconds", "seconds"), ("amount", "tokens", "counted")):
-        values = log.columns.pop(name, None)
-        if values is None:
+        values, steps = log.columns.pop(name, None), log.columns.get("steps")
+        if values is None or of_step in log.columns:
             continue
-        steps = log.columns.get("steps")
-        ends = [*log.starts[1:], log.count]
-        runs = [values[start:end] for start, end in zip(log.starts, ends, strict=True)]
-        pairs = [(a, b) for run in runs for a, b in itertools.pairwise(run)]
-        since_start = len(pairs) > 1 and all(a < b for a, b in pairs)
-        if of_step in log.columns or (since_start and of_run in log.columns):
-            continue
-        if since_start and steps is not None:
-            grown = [math.nan, *(b - a for a, b in itertools.pairwise(values))]
-            log.columns[of_run] = type(values)("d", [g / s for g, s in zip(grown, steps, strict=True)])
+        starts = set(log.starts)
+        growth = [b - a for at, (a, b) in enumerate(itertools.pairwise(values), start=1) if at not in starts]
+        if len(growth) > 1 and min(growth) > 0 and steps is not None:
+            if of_run not in log.columns:
+                log.columns[of_run] = array("d", [_NAN]) + array(
+                    "d", ((b - a) / n for (a, b), n in zip(itertools.pairwise(values), steps[1:], strict=True))
+                )
         else:
             log.columns[of_step] = values
 
@@ -111,46 +114,57 @@ def _check_sequences(log: Collected) -> None:
     batches, grown = log.column("sequences"), log.column("counted_sequences")
     if batches is None or grown is None:
         return
-    pairs = [
-        (batch, count)
-        for before, batch, count in zip(batches, batches[1:], grown[1:], strict=False)
-        if before == batch and count == count
-    ]
-    wrong = [pair for pair in pairs if abs(pair[1] / pair[0] - 1) > CONTRADICTION]
-    if pairs and len(wrong) > len(pairs) / 2:
-        batch, count = wrong[0]
+    checked = wrong = 0
+    example = (0.0, 0.0)
+    for before, batch, count in zip(
+        batches, itertools.islice(batches, 1, None), itertools.islice(grown, 1, None), strict=False
+    ):
+        if before == batch and count == count:
+            checked += 1
+            if abs(count / batch - 1) > CONTRADICTION:
+                wrong += 1
+                example = (batch, count)
+    if wrong > checked / 2:
         raise DataError(
-            f"{log.where}: the log contradicts itself: its counter of sequences grows by {count:,.4g} a step, its global "
-            f"batch is {batch:,.0f} sequences"
+            f"{log.where}: the log contradicts itself: its counter of sequences grows by {example[1]:,.4g} a step, its "
+            f"global batch is {example[0]:,.0f} sequences"
         )
+    del log.columns["counted_sequences"]
 
 
-def _per_second(tokens: Sequence[float] | float, seconds: Sequence[float]) -> list[float]:
+def _per_second(tokens: Iterable[float] | float, seconds: Sequence[float]) -> array[float]:
     if isinstance(tokens, float | int):
-        return [tokens / time for time in seconds]
-    return [number / time for number, time in zip(tokens, seconds, strict=True)]
+        return array("d", (tokens / time for time in seconds))
+    return array("d", (number / time for number, time in zip(tokens, seconds, strict=True)))
 
 
 def _sequences(log: Collected) -> Sequence[float] | None:
     found = log.column("sequences")
     if found is not None:
         return found
-    stated = log.stated("sequences in a step")
-    if stated:
-        return [stated] * log.count
-    return log.column("counted_sequences")
+    grown, stated = log.column("counted_sequences"), log.stated("sequences in a step")
+    if grown is not None and _last(grown):
+        return grown
+    return array("d", [stated]) * log.count if stated else None
 
 
-def _known(values: Sequence[float] | None) -> list[float]:
-    return [] if values is None else [value for value in values if value == value and value > 0]
+def _last(values: Sequence[float] | None) -> float:
+    """Return the last positive number; 0 if there is none."""
+    return next((value for value in reversed(values or ()) if value > 0), 0.0)
+
+
+def _known(values: Iterable[float] | None) -> array[float]:
+    return array("d", (value for value in values or () if value > 0))
 
 
 def _counted(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
     """Take the log's own counter of tokens, or the tokens/s that it tells."""
+    if log.count == 1 and log.mean_tokens and "counted" not in log.columns:
+        log.columns["counted"] = array("d", [log.mean_tokens])
     counted, seconds, rate = log.column("counted"), log.column("seconds"), log.column("rate")
-    if counted is not None and seconds is not None and len(_known(counted)) > 0:
+    if counted is not None and seconds is not None:
         rates = _per_second(counted, seconds)
-        if _known(rates):
+        if _last(rates):
             found = _Found(rates, "the log's counter of tokens")
             _compare_rates(log, rates, rate, context)
             _compare_batch(log, tool, counted, context, found)
@@ -161,8 +175,11 @@ def _counted(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
         rate,
         "the tokens/s of one device that the log tells" if log.rate_of_device else "the tokens/s that the log tells",
     )
+    _assume_whose(log, tool, context, found)
     if seconds is not None:
-        stepwise = [number * time for number, time in zip(rate, seconds, strict=True)]
+        if not _padded(log, tool):
+            _compare_told(log, rate, seconds, context)
+        stepwise = array("d", (number * time for number, time in zip(rate, seconds, strict=True)))
         stated, weights = log.column("tokens"), log.column("weights")
         if stated is not None:
             _compare_rates(log, _per_second(stated, seconds), rate, context)
@@ -181,10 +198,10 @@ def _compare_rates(log: Collected, counted: Sequence[float], told: Sequence[floa
     """Refuse a log that tells other tokens/s than it counts."""
     if told is None:
         return
-    pairs = [(a, b) for a, b in zip(counted, told, strict=True) if a == a and b == b and a > 0]
-    if not pairs:
+    both = _known(a for a, b in zip(counted, told, strict=True) if b > 0)
+    if not both:
         return
-    by_counter, by_log = _median([a for a, _ in pairs]), _median([b for _, b in pairs])
+    by_counter, by_log = _median(both), _median(_known(b for a, b in zip(counted, told, strict=True) if a > 0))
     ratio = by_counter / by_log
     if abs(ratio - 1) <= CONTRADICTION:
         return
@@ -199,11 +216,39 @@ def _compare_rates(log: Collected, counted: Sequence[float], told: Sequence[floa
     )
 
 
+def _assume_whose(log: Collected, tool: Tool, context: LogContext, found: _Found) -> None:
+    """Say whose tokens/s they are taken for, where a tool is not known."""
+    if context.devices == 1 or tool.kind not in UNKNOWN:
+        return
+    if name := log.state.get("bare"):
+        found.doubts.append(
+            f"{name} is taken as tokens/s of one device, which is not certain: there are {context.devices:,}"
+        )
+    else:
+        whose = "one device" if log.rate_of_device else "all devices"
+        found.assumptions.append(f"the tokens/s are taken as those of {whose}, by their name")
+
+
+def _compare_told(log: Collected, told: Sequence[float], seconds: Sequence[float], context: LogContext) -> None:
+    """Refuse a log that tells other tokens/s than its sequences make."""
+    sequences = _sequences(log)
+    if sequences is None:
+        return
+    length = log.stated("sequence length") or context.sequence_length
+    made = _per_second((number * length for number in sequences), seconds)
+    both = _known(a / b for a, b in zip(made, told, strict=True) if b > 0)
+    if both and abs(_median(both) - 1) > CONTRADICTION:
+        raise DataError(
+            f"{log.where}: the log tells {_median(_known(told)):,.0f} tokens/s, its sequences of {length:,.0f} tokens are "
+            f"{_median(_known(made)):,.0f}: --devices {context.devices:,} or --sequence-length is wrong"
+        )
+
+
 def _compare_weights(
     weights: Sequence[float], stepwise: Sequence[float], context: LogContext, log: Collected, found: _Found
 ) -> None:
     """Compare the tokens that are no padding with all tokens."""
-    shares = _known([some / every for some, every in zip(weights, stepwise, strict=True)])
+    shares = _known(some / every for some, every in zip(weights, stepwise, strict=True))
     if not shares:
         return
     share = _median(shares)
@@ -224,7 +269,7 @@ def _compare_weights(
 def _compare_batch(log: Collected, tool: Tool, counted: Sequence[float], context: LogContext, found: _Found) -> None:
     """Say where the log counts other tokens than sequences times length, or than was given; refuse what cannot be."""
     numbers = _known(counted)
-    step = _median(numbers)
+    step = _median(array("d", numbers))
     sequences = _known(_sequences(log))
     if sequences and log.known(("sequences", "counted_sequences")):
         batch = _median(sequences)
@@ -283,16 +328,16 @@ def _stated(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
     if length and sequences is not None and not _padded(log, tool):
         _check_batch(log, sequences, length, context)
         return _Found(
-            _per_second([number * length for number in sequences], seconds),
+            _per_second((number * length for number in sequences), seconds),
             "the sequences and their length that the log states",
         )
     return None
 
 
 def _check_batch(log: Collected, sequences: Sequence[float], length: float, context: LogContext) -> None:
-    if context.batch_tokens is None or not _known(sequences):
+    batch = _last(sequences)
+    if context.batch_tokens is None or not batch:
         return
-    batch = _known(sequences)[-1]
     if abs(batch * length / context.batch_tokens - 1) > SLACK:
         raise DataError(
             f"{log.where}: the log reports {batch:,.0f} sequences of {length:,.0f} tokens in a step, not --batch-tokens "
@@ -307,15 +352,18 @@ def _given(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
         return None
     seconds, sequences = log.column("seconds"), _sequences(log)
     assumption = f"a step has --batch-tokens {batch:,} tokens"
-    if seconds is not None and _known(seconds):
-        if sequences is None or not _known(sequences):
+    last = _last(sequences)
+    if seconds is not None and _last(seconds):
+        if sequences is None or not last:
             return _Found(_per_second(float(batch), seconds), "--batch-tokens", [assumption])
-        last = _known(sequences)[-1]
         if batch > last * context.sequence_length * (1 + SLACK) or not _padded(log, tool):
             _check_batch(log, sequences, context.sequence_length, context)
         return _Found(
-            _per_second([number * batch / last for number in sequences], seconds), "--batch-tokens", [assumption]
+            _per_second((number * batch / last for number in sequences), seconds), "--batch-tokens", [assumption]
         )
+    samples = log.column("sample_rate")
+    if samples is not None and last:
+        return _Found(array("d", (rate * batch / last for rate in samples)), "--batch-tokens", [assumption])
     if steps := log.final.get("steps/s"):
         return _Found([batch * steps], "--batch-tokens", [assumption], of_readings=False)
     return None
@@ -345,18 +393,18 @@ def _from_flos(log: Collected, tool: Tool, context: LogContext) -> _Found | None
 def _assumed(log: Collected, tool: Tool, context: LogContext) -> _Found | None:
     """Take the sequences times --sequence-length."""
     length, seconds, sequences = context.sequence_length, log.column("seconds"), _sequences(log)
-    of_readings, rates = True, None
-    what = "samples/s"
+    of_readings, what = True, "samples/s"
+    rates: array[float] | None = None
     if sequences is not None and seconds is not None:
-        batch = _known(sequences)
+        batch = _last(sequences)
         if batch:
-            what = f"{batch[-1]:,.0f} sequences a step"
-            rates = _per_second([number * length for number in sequences], seconds)
+            what = f"{batch:,.0f} sequences a step"
+            rates = _per_second((number * length for number in sequences), seconds)
     if rates is None and (samples := log.column("sample_rate")) is not None:
-        rates = [number * length for number in samples]
+        rates = array("d", (number * length for number in samples))
     if rates is None and log.final.get("samples/s"):
-        rates, of_readings = [log.final["samples/s"] * length], False
-    if rates is None or not _known(rates):
+        rates, of_readings = array("d", [log.final["samples/s"] * length]), False
+    if rates is None or not _last(rates):
         return None
     found = _Found(rates, f"{what} x --sequence-length {length:,}", of_readings=of_readings)
     if _padded(log, tool):
@@ -390,33 +438,42 @@ def _missing(log: Collected, tool: Tool) -> str:
     return f"{log.where}: no line reports the time of a step or tokens/s, only what {tool.kind} logs beside them"
 
 
-def _steady(rates: Sequence[float], starts: Sequence[int]) -> list[float]:
-    """Return the rates without the first tenth after each start of the run, and without readings that have none."""
-    steady: list[float] = []
-    ends = [*starts[1:], len(rates)]
-    for start, end in zip(starts or [0], ends, strict=True):
-        readings = rates[start:end]
+def _steady(rates: Sequence[float], starts: Sequence[int]) -> array[float]:
+    """Return the rates without the first tenth after each start of the run, and without readings that have none.
+
+    Of a run without breaks the array itself is shortened: a log of 1 GB has millions of readings.
+    """
+    if len(starts) == 1 and isinstance(rates, array) and rates.typecode == "d" and all(rate > 0 for rate in rates):
+        if len(rates) > 2:
+            del rates[: max(1, int(WARM_UP * len(rates)))]
+        return rates
+    steady = array("d")
+    for start, end in zip(starts or [0], [*starts[1:], len(rates)], strict=True):
+        readings = itertools.islice(rates, start, end)
         if start == 0:
-            readings = _known(readings)
-            left_out = max(1, int(WARM_UP * len(readings))) if len(readings) > 2 else 0
+            count = sum(1 for rate in itertools.islice(rates, end) if rate > 0)
+            left_out = max(1, int(WARM_UP * count)) if count > 2 else 0
+            readings = itertools.islice((rate for rate in readings if rate > 0), left_out, None)
         else:
-            left_out = max(1, int(WARM_UP * len(readings)))
-        steady += _known(readings[left_out:])
+            readings = itertools.islice(readings, max(1, int(WARM_UP * (end - start))), None)
+        steady.extend(rate for rate in readings if rate > 0)
     return steady or _known(rates)
 
 
-def _median(values: Sequence[float]) -> float:
+def _median(values: array[float]) -> float:
     if len(values) > _MANY:
         import numpy as np  # sorts many numbers in a fifth of the memory
 
-        return float(np.median(np.asarray(values)))
+        return float(np.median(np.frombuffer(values), overwrite_input=True))
     return statistics.median(values)
 
 
 def _told(log: Collected, tool: Tool) -> Told | None:
     tflops, mfu = log.column("tflops"), log.column("mfu")
-    speeds = _known(_steady(tflops, log.starts)) if tflops is not None else []
-    shares = _known(_steady(mfu, log.starts)) if mfu is not None else []
+    for name in ("tflops", "mfu"):
+        log.columns.pop(name, None)
+    speeds = _steady(tflops, log.starts) if tflops is not None else None
+    shares = _steady(mfu, log.starts) if mfu is not None else None
     if not speeds and not shares:
         return None
     return Told(

@@ -11,7 +11,7 @@ from longcat.benchmark.logs.collected import Collected
 
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?"
 """A number with or without commas between thousands."""
-_RANK = re.compile(r"(?:rank|default)[ :=]?\s?(\d{1,6})\b|^\s*(\d{1,6}):", re.IGNORECASE)
+_RANK = re.compile(r"(?:rank|default)[ :=]?\s?(\d{1,6})\b|\[\d+,(\d{1,6})\]<std|^\s*(\d{1,6}):(?!\d)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Tool:
     """A line without any of these is none of its readings."""
     read: Callable[[Collected, int, str], None]
     """Read a line: given what was collected so far, its number and its text."""
+    many: Callable[[Collected, int, str], bool] | None = None
+    """Read all readings of a piece at once, given the number of its first line; False if it has to be read by lines."""
     end: Callable[[Collected], None] | None = None
     """What to do at the end of the file."""
     facts: tuple[str, ...] = ()
@@ -53,7 +55,7 @@ def number(text: str) -> float | None:
 def rank_of(text: str) -> int | None:
     """Return the process that a launcher names in front of a line; None if there is no such name."""
     found = _RANK.search(text) if text and not text.isspace() else None
-    return int(found[1] or found[2]) if found else None
+    return int(found[1] or found[2] or found[3]) if found else None
 
 
 def fraction(mfu: float | None, *, percent: bool | None = None) -> float | None:

@@ -11,6 +11,8 @@ _STEP = re.compile(r"\bstep: *(\d+)\b")
 _RATE = re.compile(rf"\b(?:tps|wps): *({NUMBER})")
 _TFLOPS = re.compile(rf"\btflops: *({NUMBER})")
 _MFU = re.compile(rf"\bmfu: *({NUMBER})%")
+_BATCH = re.compile(r"\bglobal batch size (\d+)\b.*\bsequence length (\d+)")
+_TOKENS = re.compile(r"\b(\d+) tokens per train step")
 _PEAK = re.compile(r"Peak FLOPS used for computing MFU: *([\d.e+]+)")
 
 
@@ -18,6 +20,12 @@ def _read(log: Collected, line_number: int, line: str) -> None:
     if found := _PEAK.search(line):
         log.state["peak"] = float(found[1]) / 1e12
         log.begins()
+        return
+    if found := _BATCH.search(line):
+        log.fact("sequence length", float(found[2]), line_number)
+        return
+    if found := _TOKENS.search(line):
+        log.fact("tokens in a step", float(found[1]), line_number)
         return
     starts = [found.start() for found in _STEP.finditer(line)]
     for before, start, end in zip([0, *starts], starts, [*starts[1:], len(line)], strict=False):
@@ -44,7 +52,7 @@ TOOL = Tool(
     kind="torchtitan",
     example="step: 10 ... tps: 3,456",
     marks=("tps:", "wps:"),
-    facts=("Peak FLOPS used",),
+    facts=("Peak FLOPS used", "Trainer is initialized with"),
     read=_read,
     conventions=("torchtitan",),
 )

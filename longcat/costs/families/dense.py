@@ -43,7 +43,7 @@ def read_heads(f: Fields, *, grouped: bool = True, own_dim: bool = True) -> Head
         layers,
         queries,
         keys,
-        f.size("head_dim") if own else f.divided(hidden, queries, "the hidden size", "num_attention_heads"),
+        f.size("head_dim") if own else f.divided(hidden, queries, "the hidden size"),
     )
 
 

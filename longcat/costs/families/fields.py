@@ -110,7 +110,7 @@ class Fields:
             raise ConfigError(f"{self.source}: {name} must be an object, found {shown(value)}")
         return value or {}
 
-    def divided(self, whole: int, parts: int, what: str, name: str) -> int:
+    def divided(self, whole: int, parts: int, what: str, name: str = "num_attention_heads") -> int:
         """Divide a size by a number of heads that must divide it; `name` is the field that gives these."""
         if whole % parts:
             raise ConfigError(

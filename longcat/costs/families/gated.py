@@ -18,9 +18,8 @@ class Experts:
 def read_experts(f: Fields, h: int, layers: int) -> tuple[Experts | None, int, int]:
     """Mixture, layers that have it, width of the dense feed-forward network."""
     number = next((f.values[name] for name in EXPERTS if f.values.get(name)), None)
-    ffn = f.size("intermediate_size", "moe_intermediate_size")
     if not number:
-        return None, 0, ffn
+        return None, 0, f.size("intermediate_size")
     number, chosen = f.size(*EXPERTS), f.size("num_experts_per_tok")
     if chosen > number:
         raise ConfigError(f"{f.source}: num_experts_per_tok {chosen} is more than {number} experts")
@@ -37,6 +36,7 @@ def read_experts(f: Fields, h: int, layers: int) -> tuple[Experts | None, int, i
         step, dense_only = f.size("decoder_sparse_step", default=1), set(f.each("mlp_only_layers", int) or [])
         where = range(step - 1, layers, step)
     sparse = len(where) - sum(one in where for one in dense_only)
+    ffn = f.size("intermediate_size") if sparse < layers else 0
     experts = Experts(router=h * number, expert=3 * h * width, number=number, chosen=chosen, shared=shared)
     return experts, sparse, ffn
 

@@ -33,9 +33,7 @@ def _minimax(f: Fields) -> Workload:
     else:
         kinds = count_kinds(f, "layer_types", layers, LINEAR_OR_FULL)
         full = (layers + 1) // 2 if kinds is None else kinds["full"]
-    dim = f.size("head_dim", default=0) or f.divided(
-        h, f.size("num_attention_heads"), "the hidden size", "num_attention_heads"
-    )
+    dim = f.size("head_dim", default=0) or f.divided(h, f.size("num_attention_heads"), "the hidden size")
     experts = read_mixture(f, f.size("intermediate_size"), f.count("shared_intermediate_size", 0), shared_gate=True)
     return decoder(
         f,

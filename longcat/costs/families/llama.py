@@ -22,11 +22,7 @@ def _llama(
     h, layers, heads = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", default=heads)
     f.divided(heads, kv_heads, "the heads of queries,", "num_key_value_heads")
-    dim = (
-        f.size("head_dim")
-        if f.values.get("head_dim") is not None
-        else f.divided(h, heads, "the hidden size", "num_attention_heads")
-    )
+    dim = f.size("head_dim") if f.values.get("head_dim") is not None else f.divided(h, heads, "the hidden size")
     norms = 2 * h + 2 * dim * head_norms
     biases = dim * (heads + 2 * kv_heads) * qkv_bias + h * output_bias
     experts, sparse, ffn = read_experts(f, h, layers)

@@ -42,7 +42,7 @@ def _plain(
         projections: matrices between embedding and layers.
         embedding_dim: of embedding and head; the width when none.
     """
-    vocabulary, dim = f.size("vocab_size"), f.divided(hidden, heads, "the hidden size", "num_attention_heads")
+    vocabulary, dim = f.size("vocab_size"), f.divided(hidden, heads, "the hidden size")
     width = embedding_dim or hidden
     return Decoder(
         family=family,

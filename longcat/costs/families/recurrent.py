@@ -57,7 +57,7 @@ def softmax(
     heads = f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", default=heads)
     check_groups(f, "num_key_value_heads", kv_heads, "num_attention_heads", heads)
-    dim = f.size("head_dim", default=0) or f.divided(hidden, heads, "the hidden size", "num_attention_heads")
+    dim = f.size("head_dim", default=0) or f.divided(hidden, heads, "the hidden size")
     attention = Attention(layers, heads, dim, dim, window)
     gate = heads * dim * gated
     queries = grouped_queries(hidden, attention, kv_heads, qkv_bias=bias, output_bias=bias, norms=norms, gate=gate)

@@ -63,7 +63,7 @@ def _block(f: Fields, at: int, block: Mapping[str, Any], part: str) -> Fields:
 def _nemotron_nas(f: Fields) -> Workload:
     """Layers that a search has thinned out, each in its own way (arXiv 2411.19146)."""
     h, layers, heads = f.size("hidden_size"), f.depth("num_hidden_layers"), f.size("num_attention_heads")
-    dim, vocabulary = f.divided(h, heads, "the hidden size", "num_attention_heads"), f.size("vocab_size")
+    dim, vocabulary = f.divided(h, heads, "the hidden size"), f.size("vocab_size")
     attention_bias, ffn_bias = f.flag("attention_bias", False), f.flag("mlp_bias", False)
     blocks = f.each("block_configs", dict, layers)
     if blocks is None:
@@ -131,7 +131,6 @@ FAMILIES = {
     "Yi": Family(lambda f: dense(f, "Yi"), ("YiForCausalLM",)),
     "qwen": Family(_qwen, ("QWenLMHeadModel",), {"kv_channels": 128}, {"head_dim": "kv_channels"}),
     "minicpm": Family(_minicpm, ("MiniCPMForCausalLM",)),
-    "xverse": Family(lambda f: dense(f, "xverse"), ("XverseForCausalLM",)),
     "telechat": Family(lambda f: _telechat(f, "telechat"), ("TelechatForCausalLM",), {}, _TELECHAT),
     "telechat2": Family(lambda f: _telechat(f, "telechat2"), ("TeleChat2ForCausalLM", "TeleChatForCausalLM"), {}, _TELECHAT),
     "telechat3": Family(lambda f: dense(f, "telechat3"), ("TeleChat3ForCausalLM",)),

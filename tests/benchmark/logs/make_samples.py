@@ -194,8 +194,8 @@ def lines_of_others() -> None:
             f"\t Train time/token: {1024 * 2048 * (n - 1)}", f"\t Train loss/train/total: {11 - n / 5:.4f}",
             f"\t Train throughput/batches_per_sec: {rate / 2048 / 1024:.4f}", f"\t Train throughput/samples_per_sec: {rate / 2048:.4f}",
             f"\t Train throughput/device/samples_per_sec: {rate / 2048 / 16:.4f}", f"\t Train throughput/tokens_per_sec: {rate:.4f}",
-            f"\t Train throughput/device/tokens_per_sec: {rate / 16:.4f}", f"\t Train throughput/flops_per_sec: {rate * 4.4e10:.4f}",
-            f"\t Train throughput/device/flops_per_sec: {rate * 4.4e10 / 16:.4f}", f"\t Train throughput/device/mfu: {rate * 4.4e10 / 16 / 312e12:.4f}",
+            f"\t Train throughput/device/tokens_per_sec: {rate / 16:.4f}", f"\t Train throughput/flops_per_sec: {rate * 1.2e10:.4f}",
+            f"\t Train throughput/device/flops_per_sec: {rate * 1.2e10 / 16:.4f}", f"\t Train throughput/device/mfu: {rate * 1.2e10 / 16 / 312e12:.4f}",
             "\t Train time/train: 0.0112", "\t Train time/val: 0.0000", "\t Train lr-DecoupledAdamW/group0: 0.0000",
         ]  # fmt: skip
     write("composer.log", "\n".join(lines) + "\n", "llm-foundry", 201300, 16, 2048)

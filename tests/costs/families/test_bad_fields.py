@@ -18,6 +18,11 @@ PLAIN = {
     "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 80, "moe_intermediate_size": 24, "num_experts_per_tok": 2, "vocab_size_per_layer_input": 97,
 }  # fmt: skip
+MIXTURE = {
+    "num_experts": 8, "num_shared_experts": 1, "q_lora_rank": 20, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12, "v_head_dim": 10, "attention_q_lora_dim": 20, "attention_kv_lora_dim": 16,
+    "attention_qk_rope_dim": 8, "attention_qk_dim": 12, "attention_v_dim": 10, "num_dense_layers": 1,
+}  # fmt: skip
 EXAMPLES: dict[str, list[dict]] = {family: [] for family in FAMILIES}
 for path in sorted(Path(__file__).parent.glob("test_*.py")):
     if path != Path(__file__):
@@ -26,7 +31,14 @@ for path in sorted(Path(__file__).parent.glob("test_*.py")):
                 EXAMPLES[row[0]].append(row[1])
 for fields, _ in REMOTE:
     EXAMPLES[fields["model_type"]].append(fields)
-EXAMPLES = {family: fields[:3] or [PLAIN] for family, fields in EXAMPLES.items()}
+for family, fields in EXAMPLES.items():
+    del fields[3:]
+    if not fields:
+        fields.append(PLAIN)
+        try:
+            from_config({"model_type": family} | PLAIN)
+        except ConfigError:  # a mixture, or latent attention
+            fields[0] = PLAIN | MIXTURE
 """Files of every family: those that are compared with transformers, or else one that will do for most."""
 NAMES = sorted(
     {
@@ -124,7 +136,7 @@ def test_a_wrong_field_is_named(family, monkeypatch):
             for value in (CUT, None, *WRONG_TYPE):
                 changed = {key: one for key, one in whole.items() if key != name or value is not CUT}
                 text = judged(changed if value is CUT else changed | {name: value})
-                said = (name, FAMILIES[family].names.get(name, name), "layer_types")  # whose length may depend on it
+                said = (name, FAMILIES[family].names.get(name, name), "layer_types", "is more than")  # depend on others
                 assert text is None or any(one in text for one in said), (name, value)
             for value in NUMBERS:
                 judged(whole | {name: value})

@@ -263,7 +263,7 @@ def test_a_published_model_has_its_published_size(row):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"model_type": "xverse", "num_experts": 64}, "num_experts 64, but only xverse models without experts"),
+        ({"model_type": "orion", "num_experts": 64}, "num_experts 64, but only orion models without experts"),
         ({"model_type": "helium", "head_dim": 16}, "4 heads of head_dim 16 are not the hidden size 48"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"model_type": "gemma4_text", "use_bidirectional_attention": "all"}, "use_bidirectional_attention"),

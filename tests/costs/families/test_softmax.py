@@ -3,6 +3,7 @@
 import pytest
 
 from longcat.costs.families import deepseek, from_config, mixtures, sparse
+from longcat.errors import ConfigError
 from tests.costs.families.theirs import config_of, parameters, training_flops
 
 COMMON = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4}
@@ -99,6 +100,14 @@ CASES = [
     ("minicpm3", {**LATENT, "mlp_bias": True, "attention_bias": True}),
     ("minicpm3", {**LATENT, "v_head_dim": None, "q_lora_rank": None, "tie_word_embeddings": False}),
     ("youtu", LATENT),
+    ("dbrx", {
+        "vocab_size": 97, "d_model": 48, "n_layers": 3, "n_heads": 4, "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 6, "moe_top_k": 3},
+    }),
+    ("jetmoe", {
+        "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_key_value_heads": 4, "kv_channels": 16,
+        "intermediate_size": 40, "num_local_experts": 6, "num_experts_per_tok": 2,
+    }),
     ("deepseek_v32", {**INDEXED, "first_k_dense_replace": 1}),
     ("deepseek_v32", {**INDEXED, "mlp_layer_types": DENSE_FIRST, "attention_bias": True}),
     ("glm_moe_dsa", INDEXED),
@@ -139,6 +148,23 @@ def test_flops_equal_torchs_counter(family, fields):
     found = length * from_config({"model_type": family} | fields).training_flops(length, "full")
     expected = training_flops(family, fields, length)
     assert 0 <= expected - found <= 200 * length
+
+
+@pytest.mark.parametrize("how", ["missing", "null"])
+@pytest.mark.parametrize(("family", "fields"), CASES, ids=IDS)
+def test_a_field_that_is_missing_is_counted_as_transformers_does_or_named(family, fields, how):
+    for name in fields:
+        left = {key: value for key, value in fields.items() if key != name} | ({name: None} if how == "null" else {})
+        try:
+            found = from_config({"model_type": family} | left, "c").total_parameters
+        except ConfigError as error:
+            assert "do not divide" in str(error) or any(field in str(error) for field in fields)
+            continue
+        try:
+            expected = parameters(family, left)
+        except Exception:
+            continue
+        assert found == expected, name
 
 
 def test_every_family_is_checked():

@@ -6,11 +6,30 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 TEXT_MODELS = {  # of families that have no model with a head for text alone
+    "glm5_next_text": "Glm5NextTextModel",
     "mistral4": "Mistral4Model",
     "qwen3_vl_moe_text": "Qwen3VLMoeTextModel",
     "step3p5": "Step3p7TextModel",
 }
-SAME = {"kimi_k2": "deepseek_v3", "step3p7": "step3p5"}
+SAME = {
+    "kimi_k2": "deepseek_v3",
+    "minimax_m3": "minimax_m3_vl_text",
+    "minimax_m3_vl": "minimax_m3_vl_text",
+    "step3p7": "step3p5",
+}
+
+
+def text_of(values):
+    """Return the model type and the fields of the text model that a config.json describes."""
+    outer = {name: values[name] for name in ("model_type", "tie_word_embeddings") if name in values}
+    text = outer | values["text_config"] if "text_config" in values else dict(values)
+    return text.pop("model_type"), text
+
+
+def known(family):
+    """Return whether transformers has a class for it."""
+    name = SAME.get(family, family)
+    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or name in TEXT_MODELS
 
 
 class WithHead(torch.nn.Module):
