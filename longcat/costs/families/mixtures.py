@@ -22,6 +22,7 @@ from longcat.costs.families.routed import (
     entry,
     first_dense,
     in_periods,
+    late_windows,
     listed,
     times,
     width_of,
@@ -36,10 +37,6 @@ def _cohere_sliding(f: Fields, layers: int) -> int:
     before = every_other_than(dense, f.size("prefix_dense_sliding_window_pattern", default=1))
     behind = every_other_than(layers - dense, f.size("sliding_window_pattern", default=4))
     return listed(f, layers, before + behind)
-
-
-def _late_windows(f: Fields, layers: int) -> int:
-    return listed(f, layers, max(0, layers - f.count("max_window_layers", layers)))
 
 
 def _gate_by_field(f: Fields, heads: Heads, dim: int) -> int:
@@ -180,7 +177,7 @@ FAMILIES = {
     ),
 } | dict(
     (
-        entry("dbrx", Kind(bias=""), ("DbrxForCausalLM",), {}, _dbrx),
+        entry("dbrx", Kind(bias=False), ("DbrxForCausalLM",), {}, _dbrx),
         entry(
             "gpt_oss",
             Kind(
@@ -195,14 +192,14 @@ FAMILIES = {
         ),
         entry(
             "minimax_m2",
-            Kind(bias="", query_norms="whole", expert_width=("intermediate_size",)),
+            Kind(bias=False, query_norms="whole", expert_width=("intermediate_size",)),
             ("MiniMaxM2ForCausalLM",),
             {"num_key_value_heads": 8, "head_dim": 128, "num_local_experts": 256, "num_experts_per_tok": 8},
         ),
         entry(
             "glm4_moe",
             Kind(
-                output_bias="", query_norms="head", query_norms_if="use_qk_norm",
+                output_bias=False, query_norms="head", query_norms_if="use_qk_norm",
                 sparse=first_dense(1), shared=times("n_shared_experts", 1), mtp="routed",
             ),
             ("Glm4MoeForCausalLM",),
@@ -214,7 +211,7 @@ FAMILIES = {
         entry(
             "mimo_v2_flash",
             Kind(
-                output_bias="", value_dim="v_head_dim", sinks="sliding", sliding=_mimo_sliding,
+                output_bias=False, value_dim="v_head_dim", sinks="sliding", sliding=_mimo_sliding,
                 sliding_heads=_mimo_heads, sparse=first_dense(1), window=("sliding_window", "sliding_window_size"),
             ),
             ("MiMoV2FlashForCausalLM",),
@@ -275,7 +272,7 @@ FAMILIES = {
         entry(
             "dots1",
             Kind(
-                query_norms="head", sliding=_late_windows, sparse=first_dense(0),
+                query_norms="head", sliding=late_windows, sparse=first_dense(0),
                 shared=times("n_shared_experts", 0),
             ),
             ("Dots1ForCausalLM",),
@@ -344,7 +341,7 @@ FAMILIES = {
         entry(
             "exaone_moe",
             Kind(
-                bias="", query_norms="head", sparse=first_dense(1), shared=times("num_shared_experts", 1),
+                bias=False, query_norms="head", sparse=first_dense(1), shared=times("num_shared_experts", 1),
                 sliding=in_periods("sliding_window_pattern", 4),
             ),
             ("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
@@ -355,7 +352,7 @@ FAMILIES = {
         ),
         entry(
             "solar_open",
-            Kind(output_bias="", shared=times("n_shared_experts", 1)),
+            Kind(output_bias=False, shared=times("n_shared_experts", 1)),
             ("SolarOpenForCausalLM",),
             {
                 "num_key_value_heads": 8, "head_dim": 128, "n_routed_experts": 128, "num_experts_per_tok": 8,

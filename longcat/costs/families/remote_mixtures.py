@@ -60,14 +60,14 @@ FAMILIES = {
         ),
         entry(
             "grok-1",
-            Kind(bias="", norms=4, expert_width=("moe_intermediate_size", "intermediate_size")),
+            Kind(bias=False, norms=4, expert_width=("moe_intermediate_size", "intermediate_size")),
             ("Grok1ModelForCausalLM",),
             {"num_experts": 8, "num_experts_per_tok": 2, "tie_word_embeddings": True},
         ),
         entry(
             "arctic",
             Kind(
-                bias="", expert_width=("intermediate_size",), sparse_norms=_residual,
+                bias=False, expert_width=("intermediate_size",), sparse_norms=_residual,
                 sparse=lambda f, n: n // f.size("moe_layer_frequency", default=2),
                 shared=lambda f, width: f.size("hidden_size") * _residual(f),
             ),
@@ -77,7 +77,7 @@ FAMILIES = {
         entry(
             "xverse",
             Kind(
-                bias="", expert_width=("intermediate_size",), sparse=_xverse_sparse,
+                bias=False, expert_width=("intermediate_size",), sparse=_xverse_sparse,
                 shared=times("num_shared_experts", 0),
             ),
             ("XverseForCausalLM",),
@@ -85,7 +85,7 @@ FAMILIES = {
         ),
         entry(
             "mimo",
-            Kind(bias_default=True, output_bias="", sparse=lambda f, n: 0, mtp="dense"),
+            Kind(bias_default=True, output_bias=False, sparse=lambda f, n: 0, mtp="dense"),
             ("MiMoForCausalLM",),
             {"num_key_value_heads": 32},
         ),

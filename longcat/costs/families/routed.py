@@ -53,10 +53,10 @@ def listed(f: Fields, layers: int, default: int, kind: str = "sliding_attention"
 class Kind:
     """What sets a family of grouped queries and routed experts apart."""
 
-    bias: str = "attention_bias"
-    """Field that says whether the projections of attention have biases; none where they never do."""
+    bias: str | bool = "attention_bias"
+    """Whether the projections of attention have biases, or the field that says so."""
     bias_default: bool = False
-    output_bias: str | None = None
+    output_bias: str | bool | None = None
     """The same for the projection of the output, if another."""
     norms: int = 2
     """Vectors of the hidden size in the norms of a layer."""
@@ -89,11 +89,13 @@ class Kind:
     expert_number: tuple[str, ...] = ()
     shared: Callable[[Fields, int], int] = lambda f, width: 0
     """Width of all shared experts together, by that of a routed one."""
-    ffn_bias: str | None = None
-    """Field that says whether dense networks and shared experts have biases."""
+    shared_gate: bool = False
+    """Whether the shared experts have a gate."""
+    ffn_bias: str | bool = False
+    """Whether dense networks and shared experts have biases, or the field that says so."""
     expert_bias: bool = False
     correction: bool = False
-    head_bias: str | None = None
+    head_bias: str | bool = False
     mtp: Literal["routed", "dense"] | None = None
     """Layer in each depth of multi-token prediction, whose module is otherwise DeepSeek-V3's; None where not known."""
     mtp_norms: int = 3
@@ -120,7 +122,7 @@ def _workload(f: Fields, family: str, kind: Kind) -> Workload:
         experts=experts,
         norms=kind.norms,
         final_norms=kind.final_norms,
-        head_bias=kind.head_bias is not None and f.flag(kind.head_bias, False),
+        head_bias=_said(f, kind.head_bias),
         depth=depth,
         depth_norms=kind.mtp_norms,
     )
@@ -148,8 +150,8 @@ def _attention(f: Fields, kind: Kind, heads: Heads) -> Layers:
     dim = f.size("head_dim", default=0) or f.divided(h, f.size("num_attention_heads"), "the hidden size")
     value = f.size(kind.value_dim, default=dim) if kind.value_dim else dim
     normed = kind.query_norms_if is None or f.flag(kind.query_norms_if, False)
-    bias = bool(kind.bias) and f.flag(kind.bias, kind.bias_default)
-    output = bias if kind.output_bias is None else bool(kind.output_bias) and f.flag(kind.output_bias, False)
+    bias = _said(f, kind.bias, kind.bias_default)
+    output = bias if kind.output_bias is None else _said(f, kind.output_bias)
     windowed = heads.sliding and any(f.values.get(name) is not None for name in kind.window)
     shape = kind.attention if windowed else Attention
     grouped = grouped_queries(
@@ -165,11 +167,14 @@ def _attention(f: Fields, kind: Kind, heads: Heads) -> Layers:
     return grouped + kind.index(f, heads.layers) if heads.sliding else grouped
 
 
+def _said(f: Fields, field: str | bool, default: bool = False) -> bool:
+    return field if isinstance(field, bool) else f.flag(field, default)
+
+
 def _dense(f: Fields, kind: Kind, layers: int) -> Layers:
     if not layers:
         return Layers()
-    bias = kind.ffn_bias is not None and f.flag(kind.ffn_bias, False)
-    return feed_forward(f.size("hidden_size"), layers, f.size(*kind.dense_width), bias=bias)
+    return feed_forward(f.size("hidden_size"), layers, f.size(*kind.dense_width), bias=_said(f, kind.ffn_bias))
 
 
 def _routed(f: Fields, kind: Kind, experts: Mixture | None, layers: int) -> Layers:
@@ -186,7 +191,8 @@ def _experts(f: Fields, kind: Kind) -> Mixture:
         width,
         kind.shared(f, width),
         number=kind.expert_number,
-        shared_bias=kind.ffn_bias is not None and f.flag(kind.ffn_bias, False),
+        shared_gate=kind.shared_gate,
+        shared_bias=_said(f, kind.ffn_bias),
         bias=kind.expert_bias,
         correction=kind.correction,
     )
@@ -207,6 +213,11 @@ def first_dense(dense: int, name: str = "first_k_dense_replace") -> Callable[[Fi
     if name == "first_k_dense_replace":
         return lambda f, layers: after_first(f, layers, dense)
     return lambda f, layers: sparse_layers(f, layers, layers - min(layers, f.count(name, dense)))
+
+
+def late_windows(f: Fields, layers: int) -> int:
+    """Return the layers with a window: those from `max_window_layers` on."""
+    return listed(f, layers, max(0, layers - f.count("max_window_layers", layers)))
 
 
 def in_periods(name: str, period: int) -> Callable[[Fields, int], int]:

@@ -182,7 +182,7 @@ _GLM = {
     **_DSA, "index_n_heads": 32, "q_lora_rank": 2048, "qk_nope_head_dim": 192, "v_head_dim": 256,
 }  # fmt: skip
 _M3 = Kind(
-    bias="", query_norms="head", sparse=lambda f, n: sparse_layers(f, n, n), sliding=_minimax_m3_sparse,
+    bias=False, query_norms="head", sparse=lambda f, n: sparse_layers(f, n, n), sliding=_minimax_m3_sparse,
     window=("index_keys",), index=_minimax_m3_index, dense_width=("dense_intermediate_size",),
     expert_width=("intermediate_size",), shared=width_of(3072, "shared_intermediate_size"),
 )  # fmt: skip
