@@ -15,6 +15,7 @@ Prints a table and ends with status 1 if anything is off.
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def small() -> Part:
         part.compare(f"{family}, parameters", ours.total_parameters, sum(one.numel() for one in model.parameters()))
         tokens = torch.randint(0, 97, (1, test_linear.LENGTH))
         with FlopCounterMode(display=False) as counter:
-            model(tokens, labels=tokens, use_cache=False).loss.backward()
+            test_linear.loss_of(model, tokens).backward()
         counted = counter.get_total_flops() - sum(forward + backward for forward, backward in extra)
         part.compare(f"{family}, FLOP", test_linear.LENGTH * ours.training_flops(test_linear.LENGTH, "full"), counted)
     return part
@@ -193,9 +194,10 @@ def figures() -> Part:
 def logs() -> Part:
     from longcat.benchmark.logs import LogContext, read_log
 
-    part, listed = Part(), SAMPLES / "expected.json"
-    for row in json.loads(listed.read_text()) if listed.exists() else []:
-        found = read_log(SAMPLES / row["file"], LogContext(**row["context"]))
+    part = Part()
+    for row in json.loads((SAMPLES / "expected.json").read_text()):
+        told = {name: row.get(name) for name in ("devices", "sequence_length", "batch_tokens")}
+        found = read_log(SAMPLES / row["file"], LogContext(**told))
         part.compare(row["file"], found.tokens_per_second, row["tokens_per_second"], 0.01)
     return part
 
@@ -233,20 +235,20 @@ def startup(runs: int) -> Part:
         path.write_text(json.dumps(MODELS["Llama-2-7B"]))
         ours = OURS.format(command=[*COMMAND, "--model", str(path), "--json"])
         theirs = THEIRS.format(path=str(path))
-        times: dict[str, list[float]] = {ours: [], theirs: []}
+        times: dict[str, list[tuple[float, float]]] = {ours: [], theirs: []}
         for _ in range(runs):
             for code, taken in times.items():
-                begin = time.perf_counter()
+                begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
                 subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
-                taken.append(time.perf_counter() - begin)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                taken.append((time.perf_counter() - begin, processor))
     part.checked = runs
-    part.figures = {
-        "median_s": statistics.median(times[ours]),
-        "fastest_s": min(times[ours]),
-        "transformers_median_s": statistics.median(times[theirs]),
-    }
-    if part.figures["fastest_s"] > LIMIT_S:  # other load on the machine only adds to it
-        part.off.append(f"longcat mfu takes {part.figures['fastest_s']:.2f} s at best, more than {LIMIT_S} s")
+    for who, code in (("", ours), ("transformers_", theirs)):
+        part.figures[f"{who}median_s"] = statistics.median(wall for wall, _ in times[code])
+        part.figures[f"{who}processor_s"] = statistics.median(processor for _, processor in times[code])
+    if part.figures["processor_s"] > LIMIT_S:  # other load on the machine hardly changes it
+        part.off.append(f"longcat mfu takes {part.figures['processor_s']:.2f} s, more than {LIMIT_S} s")
     return part
 
 

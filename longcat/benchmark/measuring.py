@@ -68,7 +68,7 @@ def time_windows(
 def machine_peak(compute: torch.dtype) -> float:
     """Measure the FLOP/s of the best matrix product of all processes at once on a CPU.
 
-    It is called between windows, so that other load on the machine slows steps and products equally.
+    It is called between windows: products that differ from moment to moment show other load on the machine.
     """
     return _together((_PRODUCT_SIZE,) * 3, compute)
 

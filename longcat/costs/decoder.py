@@ -31,7 +31,7 @@ class Decoder:
     inactive_expert_parameters: float = 0.0
     """Weights of the routed experts that a mean token is not routed to."""
     shared_parameters: float = 0.0
-    """Weights in `matrices` that are counted in more than one: the head, in multi-token prediction."""
+    """Weights in `matrices` that are counted again: the head in multi-token prediction, layers that share their weights."""
     ffn_experts: float = 0.0
     forward_only: tuple[str, ...] = ()
     """Components of `matrices` that no gradient reaches, as their results only choose."""

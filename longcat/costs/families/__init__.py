@@ -14,14 +14,26 @@ from typing import Any
 
 from longcat.config.config_json import FAMILIES as LONGCAT_ARCHITECTURES
 from longcat.config.config_json import architectures, read_json_object, read_longcat
-from longcat.costs.families import deepseek, dense, gemma, linear, llama, mixtures, plain, remote, sparse, wrapped
+from longcat.costs.families import (
+    deepseek,
+    dense,
+    gemma,
+    linear,
+    llama,
+    mixtures,
+    plain,
+    remote,
+    remote_mixtures,
+    sparse,
+    wrapped,
+)
 from longcat.costs.families.fields import Family, Fields, complete, shown
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.errors import ConfigError
 
 FAMILIES: dict[str, Family] = {
     name: family
-    for kind in (plain, llama, dense, gemma, remote, mixtures, deepseek, sparse, linear, wrapped)
+    for kind in (plain, llama, dense, gemma, remote, mixtures, remote_mixtures, deepseek, sparse, linear, wrapped)
     for name, family in kind.FAMILIES.items()
 }
 """The families by model type."""

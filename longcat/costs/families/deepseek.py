@@ -22,11 +22,10 @@ from longcat.costs.workload import Workload
 def latent(f: Fields, hidden: int, layers: int, keys: int | None = None, gate: int = 0) -> Layers:
     """Return latent attention layers; with `keys`, a query reads at most so many; `gate` columns gate the output."""
     heads, rope = f.size("num_attention_heads"), f.size("qk_rope_head_dim")
-    value = f.size("v_head_dim") if f.values.get("v_head_dim") else f.divided(hidden, heads, "the hidden size")
     return latent_queries(
         hidden,
-        Attention(layers, heads, f.size("qk_nope_head_dim") + rope, value, keys),
-        q_rank=0 if f.values.get("q_lora_rank") is None else f.count("q_lora_rank", 0),
+        Attention(layers, heads, f.size("qk_nope_head_dim") + rope, f.size("v_head_dim"), keys),
+        q_rank=0 if f.find("q_lora_rank")[1] is None else f.count("q_lora_rank", 0),
         kv_rank=f.size("kv_lora_rank"),
         rope=rope,
         bias=f.flag("attention_bias", False),
@@ -61,6 +60,7 @@ def latent_mixture(
     width = f.size("moe_intermediate_size")
     experts = read_mixture(f, width, width * f.count("n_shared_experts", 0))
     sparse = after_first(f, layers, first)
+    dense = feed_forward(h, layers - sparse, f.size("intermediate_size")) if sparse < layers else Layers()
 
     def routed(count: int) -> Layers:
         return mixture(h, count, experts) + Layers(vectors=count * sparse_norms * h)
@@ -70,15 +70,17 @@ def latent_mixture(
         family,
         h,
         layers,
-        [attention(f, h, layers), feed_forward(h, layers - sparse, _dense_width(f)), routed(sparse)],
+        [attention(f, h, layers), dense, routed(sparse)],
         experts=experts,
         norms=norms,
         depth=[(depth_attention or attention)(f, h, depths), routed(depths)] if mtp else None,
     )
 
 
-def _dense_width(f: Fields) -> int:
-    return f.size("intermediate_size", "moe_intermediate_size")
+def _minicpm3(f: Fields) -> Workload:
+    """Return the dense kind, whose values share the hidden size where the file does not say."""
+    value = f.size("v_head_dim", default=f.size("hidden_size") // f.size("num_attention_heads"))
+    return _dense(Fields({**f.values, "v_head_dim": value}, f.source, f.mtp), "minicpm3")
 
 
 def _dense(f: Fields, family: str) -> Workload:
@@ -128,7 +130,7 @@ FAMILIES = {
         },
     ),
     "minicpm3": Family(
-        lambda f: _dense(f, "minicpm3"),
+        _minicpm3,
         ("MiniCPM3ForCausalLM",),
         {"kv_lora_rank": 256, "q_lora_rank": 768, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64,
          "tie_word_embeddings": True},

@@ -159,6 +159,28 @@ def _kimi(f: Fields) -> Workload:
     )
 
 
+def _olmo(f: Fields) -> Workload:
+    """OLMo Hybrid: gated delta nets and attention whose queries and keys are normalized over all heads."""
+    h, layers, heads = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads")
+    kinds = count_kinds(f, "layer_types", layers, LINEAR_OR_FULL)
+    full = max(1, layers // 4) if kinds is None else kinds["full"]
+    key_heads = f.size("linear_num_key_heads", default=heads)
+    key_dim = f.size("linear_key_head_dim", default=3 * h // (4 * key_heads))
+    sizes = {
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": f.size("linear_num_value_heads", default=heads),
+        "linear_key_head_dim": key_dim,
+        "linear_value_head_dim": f.size("linear_value_head_dim", default=2 * key_dim),
+    }
+    filled = Fields({**f.values, **sizes}, f.source)
+    parts = present(
+        (full, lambda number: softmax(f, h, number, norms="whole", bias=f.flag("attention_bias", False))),
+        (layers - full, lambda number: _gated_delta_net(filled, h, number)),
+        (layers, lambda number: feed_forward(h, number, f.size("intermediate_size"))),
+    )
+    return decoder(f, "olmo_hybrid", h, layers, parts)
+
+
 _QWEN = {
     "head_dim": 256, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
     "linear_num_key_heads": 16, "linear_num_value_heads": 32, "full_attention_interval": 4,
@@ -182,6 +204,9 @@ FAMILIES = {
         ("Qwen3_5MoeForCausalLM",),
         {**_QWEN, **_QWEN_EXPERTS, "num_experts": 256, "num_experts_per_tok": 8},
         mtp=True,
+    ),
+    "olmo_hybrid": Family(
+        _olmo, ("OlmoHybridForCausalLM",), {"intermediate_size": 11008, "linear_conv_kernel_dim": 4}
     ),
     "kimi_linear": Family(
         _kimi,

@@ -165,6 +165,10 @@ def mixture(hidden: int, layers: int, experts: Mixture) -> Layers:
     return routed + shared + gate
 
 
+_CHOSEN = ("moe_k", "moe_topk", "moe_top_k", "experts_per_token")
+"""Other names of `num_experts_per_tok`, which win over its default."""
+
+
 def read_mixture(
     f: Fields, width: int, shared_width: int = 0, *, number: tuple[str, ...] = (), latent: int = 0, **kind: bool
 ) -> Mixture:
@@ -174,9 +178,10 @@ def read_mixture(
         ConfigError: no experts, or more chosen than there are.
     """
     experts = f.size(*number, *EXPERTS)
-    chosen = f.size("moe_k", "moe_topk", "moe_top_k", "num_experts_per_tok")
+    name = next((one for one in _CHOSEN if f.values.get(one) is not None), "num_experts_per_tok")
+    chosen = f.size(name)
     if chosen > experts:
-        raise ConfigError(f"{f.source}: num_experts_per_tok {chosen} is more than {experts} experts")
+        raise ConfigError(f"{f.source}: {name} {chosen} is more than {experts} experts")
     return Mixture(experts, chosen, width, shared_width, latent=latent, **kind)
 
 
@@ -186,7 +191,7 @@ def sparse_layers(f: Fields, layers: int, default: int) -> int:
     if kinds is not None:
         return kinds.count("sparse")
     if isinstance(f.values.get("moe_layer_freq"), list):
-        return sum(f.each("moe_layer_freq", int, layers) or [])
+        return sum(map(bool, f.each("moe_layer_freq", int, layers) or []))
     return default
 
 
@@ -221,7 +226,9 @@ def decoder(
     final_norms: int = 1,
     head_bias: bool = False,
     ties: bool = True,
+    shared: float = 0.0,
     depth: Sequence[Layers] | None = None,
+    depth_norms: int = 3,
     assumptions: tuple[str, ...] = (),
 ) -> Workload:
     """Put the workload of a decoder together.
@@ -237,9 +244,11 @@ def decoder(
         final_norms: the same behind the last layer.
         head_bias: whether the head has biases.
         ties: whether head and embedding can be one; some classes keep them apart whatever the file says.
+        shared: weights of matrices that several layers have in common, each beyond its first.
         depth: what the layers hold that multi-token prediction adds; None where its module is not known. Each of its
             depths joins the hidden state with the next token's embedding, has one layer, and uses the model's own head
             (DeepSeek-V3, arXiv 2412.19437, section 2.2).
+        depth_norms: norms of a depth beside those of its layer: of embedding, hidden state and result.
         assumptions: to print.
 
     Raises:
@@ -253,7 +262,7 @@ def decoder(
     if f.mtp:
         if not depths or depth is None:
             raise ConfigError(f"{f.source}: no layers of multi-token prediction, but --mtp")
-        more = sum(depth, Layers(vectors=depths * hidden * (norms + 3)))
+        more = sum(depth, Layers(vectors=depths * hidden * (norms + depth_norms)))
         repeated = depths * head
         chooses = more.matrices.get(INDEX, 0.0)
         matrices["mtp"] = sum(more.matrices.values()) - chooses + depths * 2 * hidden * hidden + repeated
@@ -276,7 +285,7 @@ def decoder(
         norm_and_bias_parameters=round(vectors),
         tied=ties and f.flag("tie_word_embeddings", False),
         inactive_expert_parameters=idle,
-        shared_parameters=repeated,
+        shared_parameters=repeated + shared,
         ffn_experts=0.0 if experts is None else experts.chosen,
         forward_only=(INDEX,),
         assumptions=assumptions,

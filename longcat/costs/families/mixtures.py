@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from longcat.costs.attention import ChunkedAttention
-from longcat.costs.families.fields import Fields, shown
-from longcat.costs.families.layers import depths_of, every_other_than, sparse_layers
+from longcat.costs.attention import Attention, ChunkedAttention
+from longcat.costs.families.fields import Family, Fields, shown
+from longcat.costs.families.layers import (
+    Layers,
+    decoder,
+    depths_of,
+    every_other_than,
+    mixture,
+    read_mixture,
+    sparse_layers,
+)
 from longcat.costs.families.routed import (
     Heads,
     Kind,
     entry,
     first_dense,
     in_periods,
+    late_windows,
     listed,
     times,
     width_of,
 )
+from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
 
@@ -27,10 +37,6 @@ def _cohere_sliding(f: Fields, layers: int) -> int:
     before = every_other_than(dense, f.size("prefix_dense_sliding_window_pattern", default=1))
     behind = every_other_than(layers - dense, f.size("sliding_window_pattern", default=4))
     return listed(f, layers, before + behind)
-
-
-def _late_windows(f: Fields, layers: int) -> int:
-    return listed(f, layers, max(0, layers - f.count("max_window_layers", layers)))
 
 
 def _gate_by_field(f: Fields, heads: Heads, dim: int) -> int:
@@ -79,7 +85,7 @@ def _step_lists(f: Fields) -> Fields:
         kinds = f.each(name, str)
         if kinds is not None and len(kinds) == layers + depths_of(f):
             values[name] = kinds[:layers]
-    return Fields(values, f.source, f.mtp)
+    return Fields(values, f.source, f.mtp, f.names)
 
 
 def _step_sparse(f: Fields, layers: int) -> int:
@@ -98,6 +104,41 @@ def _step_heads(f: Fields, heads: Heads) -> Heads:
     return heads._replace(queries=queries)
 
 
+def _dbrx(f: Fields) -> Fields:
+    """Return the fields under the usual names."""
+    attention = Fields(f.inner("attn_config"), f"{f.source}: attn_config")
+    ffn = Fields(f.inner("ffn_config"), f"{f.source}: ffn_config")
+    usual = {
+        "hidden_size": f.size("d_model", "hidden_size"),
+        "num_hidden_layers": f.size("n_layers", "num_hidden_layers"),
+        "num_attention_heads": f.size("n_heads", "num_attention_heads"),
+        "num_key_value_heads": attention.size("kv_n_heads", default=1),
+        "moe_intermediate_size": ffn.size("ffn_hidden_size", default=3584),
+        "num_experts": ffn.size("moe_num_experts", default=4),
+        "num_experts_per_tok": ffn.size("moe_top_k", default=1),
+    }
+    return Fields({**f.values, **usual}, f.source, f.mtp)
+
+
+def _jetmoe(f: Fields) -> Workload:
+    """Count routed experts in attention, too: each has a head's query and output, all read the same keys and values."""
+    h, layers = f.size("hidden_size"), f.size("num_hidden_layers")
+    experts = read_mixture(f, f.size("intermediate_size"))
+    heads, dim = f.size("num_key_value_heads"), f.size("kv_channels", "head_dim")
+    outputs = 2 * h * heads * dim
+    attention = Layers(
+        {
+            "attention_projections": layers * 2 * h * heads * dim,
+            "router": layers * h * experts.number,
+            "routed_experts": layers * experts.chosen * outputs,
+        },
+        layers * 2 * h,
+        layers * (experts.number - experts.chosen) * outputs,
+        (Attention(layers, heads * experts.chosen, dim, dim),),
+    )
+    return decoder(f, "jetmoe", h, layers, [attention, mixture(h, layers, experts)], experts=experts)
+
+
 def _same_in_all(*names: str) -> Callable[[Fields], Fields]:
     """Return the fields with these as one number where they are lists of the same number for each layer."""
 
@@ -105,12 +146,12 @@ def _same_in_all(*names: str) -> Callable[[Fields], Fields]:
         values = dict(f.values)
         for name in names:
             if isinstance(values.get(name), list):
-                if len(set(map(str, values[name]))) != 1:
+                if len(set(map(shown, values[name]))) != 1:
                     raise ConfigError(
-                        f"{f.source}: {name} differs between layers, which is not counted: {values[name]}"
+                        f"{f.source}: {name} differs between layers, which is not counted: {shown(values[name])}"
                     )
                 values[name] = values[name][0]
-        return Fields(values, f.source, f.mtp)
+        return Fields(values, f.source, f.mtp, f.names)
 
     return prepare
 
@@ -125,8 +166,18 @@ _STEP_DEFAULTS = {
     "num_key_value_heads": 8, "head_dim": 128, "n_routed_experts": 288, "num_experts_per_tok": 8,
     "moe_intermediate_size": 1280,
 }  # fmt: skip
-FAMILIES = dict(
+FAMILIES = {
+    "jetmoe": Family(
+        _jetmoe,
+        ("JetMoeForCausalLM",),
+        {
+            "num_key_value_heads": 16, "kv_channels": 128, "num_local_experts": 8, "num_experts_per_tok": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+} | dict(
     (
+        entry("dbrx", Kind(bias=False), ("DbrxForCausalLM",), {}, _dbrx),
         entry(
             "gpt_oss",
             Kind(
@@ -141,7 +192,7 @@ FAMILIES = dict(
         ),
         entry(
             "minimax_m2",
-            Kind(bias="", query_norms="whole", expert_width=("intermediate_size",)),
+            Kind(bias=False, query_norms="whole", expert_width=("intermediate_size",)),
             ("MiniMaxM2ForCausalLM",),
             {"num_key_value_heads": 8, "head_dim": 128, "num_local_experts": 256, "num_experts_per_tok": 8},
         ),
@@ -149,7 +200,7 @@ FAMILIES = dict(
             "glm4_moe",
             Kind(
                 output_bias=False, query_norms="head", query_norms_if="use_qk_norm",
-                sparse=first_dense(1), shared=times("n_shared_experts", 1), mtp=True,
+                sparse=first_dense(1), shared=times("n_shared_experts", 1), mtp="routed",
             ),
             ("Glm4MoeForCausalLM",),
             {
@@ -188,7 +239,7 @@ FAMILIES = dict(
             "ernie4_5_moe",
             Kind(
                 bias="use_bias", ffn_bias="use_bias", head_bias="use_bias", correction=True, sparse=_ernie_sparse,
-                shared=times("moe_num_shared_experts", 2),
+                shared=times("moe_num_shared_experts", 2), mtp="dense", mtp_norms=2,
             ),
             ("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM"),
             {
@@ -200,7 +251,7 @@ FAMILIES = dict(
             "hunyuan_v1_moe",
             Kind(
                 query_norms="head", expert_width=("intermediate_size",),
-                shared=lambda f, width: width * f.count("num_shared_expert", 1),
+                shared=times("num_shared_expert", 1),
             ),
             ("HunYuanMoEV1ForCausalLM",),
             {"num_experts": 1, "num_experts_per_tok": 1},
@@ -221,7 +272,7 @@ FAMILIES = dict(
         entry(
             "dots1",
             Kind(
-                query_norms="head", sliding=_late_windows, sparse=first_dense(0),
+                query_norms="head", sliding=late_windows, sparse=first_dense(0),
                 shared=times("n_shared_experts", 0),
             ),
             ("Dots1ForCausalLM",),
@@ -290,7 +341,7 @@ FAMILIES = dict(
         entry(
             "exaone_moe",
             Kind(
-                bias="", query_norms="head", sparse=first_dense(1), shared=times("num_shared_experts", 1),
+                bias=False, query_norms="head", sparse=first_dense(1), shared=times("num_shared_experts", 1),
                 sliding=in_periods("sliding_window_pattern", 4),
             ),
             ("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),

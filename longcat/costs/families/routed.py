@@ -1,4 +1,4 @@
-"""Grouped queries with routed experts: one description for many families, and what can set them apart."""
+"""Grouped queries, mostly with routed experts: one description for many families, and what can set them apart."""
 
 from __future__ import annotations
 
@@ -53,13 +53,15 @@ def listed(f: Fields, layers: int, default: int, kind: str = "sliding_attention"
 class Kind:
     """What sets a family of grouped queries and routed experts apart."""
 
-    bias: str = "attention_bias"
-    """Field that says whether the projections of attention have biases; none where they never do."""
+    bias: str | bool = "attention_bias"
+    """Whether the projections of attention have biases, or the field that says so."""
     bias_default: bool = False
-    output_bias: bool = True
-    """Whether that holds for the projection of the output, too."""
+    output_bias: str | bool | None = None
+    """The same for the projection of the output, if another."""
     norms: int = 2
     """Vectors of the hidden size in the norms of a layer."""
+    sparse_norms: Callable[[Fields], int] = lambda f: 0
+    """More of them in a layer with experts."""
     final_norms: int = 1
     query_norms: Norms = "none"
     query_norms_if: str | None = None
@@ -87,35 +89,42 @@ class Kind:
     expert_number: tuple[str, ...] = ()
     shared: Callable[[Fields, int], int] = lambda f, width: 0
     """Width of all shared experts together, by that of a routed one."""
-    ffn_bias: str | None = None
-    """Field that says whether dense networks and shared experts have biases."""
+    shared_gate: bool = False
+    """Whether the shared experts have a gate."""
+    ffn_bias: str | bool = False
+    """Whether dense networks and shared experts have biases, or the field that says so."""
     expert_bias: bool = False
     correction: bool = False
-    head_bias: str | None = None
-    mtp: bool = False
-    """Whether the module of multi-token prediction is that of DeepSeek-V3, with a layer of this family."""
+    head_bias: str | bool = False
+    mtp: Literal["routed", "dense"] | None = None
+    """Layer in each depth of multi-token prediction, whose module is otherwise DeepSeek-V3's; None where not known."""
+    mtp_norms: int = 3
 
 
 def _workload(f: Fields, family: str, kind: Kind) -> Workload:
     h, layers, depths = f.size("hidden_size"), f.size("num_hidden_layers"), depths_of(f)
-    experts, sparse = _experts(f, kind), kind.sparse(f, layers)
-    ffn_bias = kind.ffn_bias is not None and f.flag(kind.ffn_bias, False)
+    sparse = kind.sparse(f, layers)
+    experts = _experts(f, kind) if sparse else None
     parts = [_attention(f, kind, one) for one in _heads(f, layers, kind)]
-    if sparse < layers:
-        parts.append(feed_forward(h, layers - sparse, f.size(*kind.dense_width), bias=ffn_bias))
+    parts += [_dense(f, kind, layers - sparse), _routed(f, kind, experts, sparse)]
     heads = f.size("num_attention_heads")
     last = Heads(depths, heads, f.size("num_key_value_heads", default=heads))
+    depth = None
+    if kind.mtp:
+        ffn = _dense(f, kind, depths) if kind.mtp == "dense" else _routed(f, kind, experts, depths)
+        depth = [_attention(f, kind, last), ffn]
     return decoder(
         f,
         family,
         h,
         layers,
-        [*parts, mixture(h, sparse, experts)],
+        parts,
         experts=experts,
         norms=kind.norms,
         final_norms=kind.final_norms,
-        head_bias=kind.head_bias is not None and f.flag(kind.head_bias, False),
-        depth=[_attention(f, kind, last), mixture(h, depths, experts)] if kind.mtp else None,
+        head_bias=_said(f, kind.head_bias),
+        depth=depth,
+        depth_norms=kind.mtp_norms,
     )
 
 
@@ -137,11 +146,12 @@ def _heads(f: Fields, layers: int, kind: Kind) -> list[Heads]:
 
 def _attention(f: Fields, kind: Kind, heads: Heads) -> Layers:
     h = f.size("hidden_size")
-    f.divided(heads.queries, heads.keys, "the heads of queries,")
+    f.divided(heads.queries, heads.keys, "the heads of queries,", "num_key_value_heads")
     dim = f.size("head_dim", default=0) or f.divided(h, f.size("num_attention_heads"), "the hidden size")
     value = f.size(kind.value_dim, default=dim) if kind.value_dim else dim
     normed = kind.query_norms_if is None or f.flag(kind.query_norms_if, False)
-    bias = bool(kind.bias) and f.flag(kind.bias, kind.bias_default)
+    bias = _said(f, kind.bias, kind.bias_default)
+    output = bias if kind.output_bias is None else _said(f, kind.output_bias)
     windowed = heads.sliding and any(f.values.get(name) is not None for name in kind.window)
     shape = kind.attention if windowed else Attention
     grouped = grouped_queries(
@@ -149,12 +159,29 @@ def _attention(f: Fields, kind: Kind, heads: Heads) -> Layers:
         shape(heads.layers, heads.queries, dim, value, f.size(*kind.window) if windowed else None),
         heads.keys,
         qkv_bias=bias,
-        output_bias=bias and kind.output_bias,
+        output_bias=output,
         norms=kind.query_norms if normed else "none",
         gate=kind.gate(f, heads, dim),
         sinks=kind.sinks == "all" or (kind.sinks == "sliding" and heads.sliding),
     )
     return grouped + kind.index(f, heads.layers) if heads.sliding else grouped
+
+
+def _said(f: Fields, field: str | bool, default: bool = False) -> bool:
+    return field if isinstance(field, bool) else f.flag(field, default)
+
+
+def _dense(f: Fields, kind: Kind, layers: int) -> Layers:
+    if not layers:
+        return Layers()
+    return feed_forward(f.size("hidden_size"), layers, f.size(*kind.dense_width), bias=_said(f, kind.ffn_bias))
+
+
+def _routed(f: Fields, kind: Kind, experts: Mixture | None, layers: int) -> Layers:
+    if experts is None:
+        return Layers()
+    h = f.size("hidden_size")
+    return mixture(h, layers, experts) + Layers(vectors=layers * kind.sparse_norms(f) * h)
 
 
 def _experts(f: Fields, kind: Kind) -> Mixture:
@@ -164,15 +191,16 @@ def _experts(f: Fields, kind: Kind) -> Mixture:
         width,
         kind.shared(f, width),
         number=kind.expert_number,
-        shared_bias=kind.ffn_bias is not None and f.flag(kind.ffn_bias, False),
+        shared_gate=kind.shared_gate,
+        shared_bias=_said(f, kind.ffn_bias),
         bias=kind.expert_bias,
         correction=kind.correction,
     )
 
 
-def times(name: str, default: int) -> Callable[[Fields, int], int]:
-    """Return the width of so many shared experts as a field says, each as wide as a routed one."""
-    return lambda f, width: width * f.count(name, default)
+def times(name: str, default: int, width_field: str = "") -> Callable[[Fields, int], int]:
+    """Return the width of so many shared experts as a field says, each as wide as a routed one unless a field says."""
+    return lambda f, width: f.count(name, default) * (f.size(width_field, default=width) if width_field else width)
 
 
 def width_of(default: int, *names: str) -> Callable[[Fields, int], int]:
@@ -185,6 +213,11 @@ def first_dense(dense: int, name: str = "first_k_dense_replace") -> Callable[[Fi
     if name == "first_k_dense_replace":
         return lambda f, layers: after_first(f, layers, dense)
     return lambda f, layers: sparse_layers(f, layers, layers - min(layers, f.count(name, dense)))
+
+
+def late_windows(f: Fields, layers: int) -> int:
+    """Return the layers with a window: those from `max_window_layers` on."""
+    return listed(f, layers, max(0, layers - f.count("max_window_layers", layers)))
 
 
 def in_periods(name: str, period: int) -> Callable[[Fields, int], int]:
@@ -200,4 +233,4 @@ def entry(
     prepare: Callable[[Fields], Fields] = lambda f: f,
 ) -> tuple[str, Family]:
     """Return a family of this kind under its name; `prepare` translates its own names of fields."""
-    return name, Family(lambda f: _workload(prepare(f), name, kind), architectures, defaults, mtp=kind.mtp)
+    return name, Family(lambda f: _workload(prepare(f), name, kind), architectures, defaults, mtp=kind.mtp is not None)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from longcat.costs.families import ARCHITECTURES, from_config, read_workload
 from longcat.costs.families.linear import FAMILIES
 from longcat.costs.recurrence import Recurrence
 from longcat.errors import ConfigError
+from tests.costs.families import theirs
 
 LENGTH = 128
 COMMON = {
@@ -40,6 +40,15 @@ PURE = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "state_size
 SHARED = {
     "mamba_n_heads": 8, "mamba_d_head": 12, "mamba_n_groups": 4, "mamba_d_state": 10, "mamba_d_conv": 3,
     "mamba_chunk_size": 32,
+}  # fmt: skip
+GLM = {
+    **{name: value for name, value in MLA.items() if name not in ("num_experts", "qk_rope_head_dim")},
+    "n_routed_experts": 16, "q_lora_rank": 20, "index_topk": 256, "index_head_dim": 12, "index_n_heads": 3,
+    "linear_head_dim": 12, "linear_num_heads": 3, "linear_conv_kernel_dim": 3,
+}  # fmt: skip
+ZAMBA = {
+    **COMMON, "num_hidden_layers": 5, "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid"],
+    "mamba_d_state": 10, "mamba_d_conv": 3, "mamba_ngroups": 4, "n_mamba_heads": 8, "chunk_size": 32, "adapter_rank": 7,
 }  # fmt: skip
 NEMOTRON = {
     "vocab_size": 97, "hidden_size": 48, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 80,
@@ -185,16 +194,60 @@ CASES = [
     }, mamba2(4, 8, 128, 10, 4, 3)),
     ("falcon_h1", {**COMMON, **SHARED, "mamba_d_ssm": None, "mlp_bias": True, "mamba_proj_bias": True},
      mamba2(4, 8, 12, 10, 4, 3)),
+    ("olmo_hybrid", {**COMMON, "linear_conv_kernel_dim": 3, "attention_bias": True}, qwen(3, 8, 4, 8, 8)),
+    ("olmo_hybrid", {
+        **COMMON, "linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_value_head_dim": 10,
+        "layer_types": ["full_attention", "linear_attention", "full_attention", "full_attention"], "head_dim": 10,
+        "tie_word_embeddings": True,
+    }, qwen(1, 8, 9, 10, 4, 4)),
+    ("lfm2", {**COMMON, "full_attn_idxs": [1, 3], "conv_bias": True}, [convolution(48, 3)] * 2),
+    ("lfm2", {
+        **COMMON, "layer_types": ["conv", "conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False,
+        "conv_L_cache": 5, "tie_word_embeddings": False,
+    }, [convolution(48, 5)] * 3),
+    ("lfm2", {**COMMON, "block_ffn_dim_multiplier": 1.3, "block_multiple_of": 7, "head_dim": 10}, []),
+    ("lfm2_moe", {
+        **COMMON, "layer_types": ["conv", "conv", "full_attention", "conv"], "num_experts": 8, "num_experts_per_tok": 3,
+        "moe_intermediate_size": 24, "num_dense_layers": 1, "conv_bias": True, "tie_word_embeddings": False,
+    }, [convolution(48, 3)] * 3),
+    ("lfm3", {**COMMON, "num_hidden_layers": 6, "head_dim": 10, "attention_bias": True}, [convolution(48, 7)] * 4),
+    ("lfm3", {
+        **COMMON, "layer_types": ["conv", "full_attention", "sliding_attention", "conv"], "use_sandwich_norm": False,
+        "use_attention_gate": False, "conv_bias": True, "tie_word_embeddings": False,
+    }, [convolution(48, 7)] * 2),
+    ("recurrent_gemma", {**COMMON, "lru_width": 64, "conv1d_width": 3}, [convolution(64, 3)] * 3),
+    ("recurrent_gemma", {
+        **COMMON, "block_types": ["attention", "recurrent"], "attention_bias": True, "tie_word_embeddings": False,
+    }, [convolution(48, 4)] * 2),
+    ("rwkv", {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3}, []),
+    ("rwkv", {
+        "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "attention_hidden_size": 64,
+        "intermediate_size": 100, "tie_word_embeddings": True,
+    }, []),
+    ("glm5_next_text", GLM, kimi(4, 3, 12, 3)),
+    ("glm5_next_text", {
+        **GLM, "layer_types": ["indexed_attention", "linear_attention", *["full_attention"] * 3], "hc_mult": 2,
+        "indexer_types": ["full", "full", "full", "shared", "full"], "index_kpool": 8, "attention_bias": True,
+        "mlp_layer_types": ["dense", "sparse", "dense", "sparse", "sparse"], "tie_word_embeddings": True,
+        "linear_attn_config": {"head_dim": 10, "num_heads": 2, "short_conv_kernel_size": 2},
+    }, kimi(1, 2, 10, 2)),
+    ("zamba2", ZAMBA, mamba2(5, 8, 12, 10, 4, 3)),
+    ("zamba2", {
+        **ZAMBA, "num_mem_blocks": 2, "use_shared_attention_adapter": True, "add_bias_linear": True,
+        "intermediate_size": None, "num_key_value_heads": None,
+    }, mamba2(5, 8, 12, 10, 4, 3)),
 ]  # fmt: skip
 IDS = [f"{family}-{index}" for index, (family, _, _) in enumerate(CASES)]
 
 
 def build(family, fields):
-    config = transformers.AutoConfig.for_model(family, **{"pad_token_id": 0} | fields)
-    torch.manual_seed(0)
-    return config, transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager", experts_implementation="eager"
-    )
+    return theirs.build(family, {"pad_token_id": 0} | fields)
+
+
+def loss_of(model, tokens):
+    if isinstance(model, theirs.WithHead):
+        return model(tokens, tokens).float().logsumexp(-1).sum()
+    return model(tokens, labels=tokens, use_cache=False).loss
 
 
 @pytest.mark.parametrize(("family", "fields"), [case[:2] for case in CASES], ids=IDS)
@@ -212,7 +265,7 @@ def test_flops_are_torchs_but_for_the_products_within_a_chunk(family, fields, ex
     _, model = build(family, fields)
     tokens = torch.randint(0, 97, (1, LENGTH))
     with FlopCounterMode(display=False) as forward:
-        loss = model(tokens, labels=tokens, use_cache=False).loss
+        loss = loss_of(model, tokens)
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     parts = from_config({"model_type": family} | fields).flops(LENGTH, "full").values()
@@ -246,19 +299,20 @@ def test_a_recurrence_is_counted_as_torch_counts_it_token_by_token(products):
 
 
 def test_every_family_is_checked():
-    assert set(FAMILIES) == {family for family, _, _ in CASES}
+    assert set(FAMILIES) - OWN_FAMILIES == {family for family, _, _ in CASES}
 
 
 def test_every_architecture_is_transformers_name_of_the_family():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as THEIRS
 
-    for family in FAMILIES:
-        assert ARCHITECTURES[THEIRS[family]] == family
+    for family in set(FAMILIES) - OWN_FAMILIES:
+        name = THEIRS.get(family, "Glm5NextForConditionalGeneration")  # the one without a model of text alone
+        assert ARCHITECTURES[name] == family
 
 
 NEEDED = {
     "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "layers_block_type",
-    "hybrid_override_pattern", "mamba_d_ssm",
+    "hybrid_override_pattern", "mamba_d_ssm", "layer_types",
 }  # fmt: skip
 
 
@@ -282,6 +336,18 @@ def test_a_field_that_is_missing_or_null_is_what_transformers_takes(family, fiel
             assert model is None or found == sum(p.numel() for p in model.parameters()), name
 
 
+@pytest.mark.parametrize(("family", "fields"), [case[:2] for case in CASES], ids=IDS)
+def test_a_senseless_field_is_an_error_with_its_name_or_of_no_matter(family, fields):
+    for name in [*fields, "architectures", "text_config", "num_nextn_predict_layers"]:
+        for value in ("x", "", -1, 0, 1.5, True, [], [1], ["x"], {}, {"head_dim": "x"}, 10**15, float("nan")):
+            try:
+                found = from_config({"model_type": family} | fields | {name: value}, "my.json")
+            except ConfigError as error:
+                assert "my.json" in str(error)
+            else:
+                assert found.total_parameters > 0
+
+
 CONFIGS = Path(__file__).parent / "configs"
 PUBLISHED = json.loads((CONFIGS / "expected-linear.json").read_text())
 OWN_CODE = {"Kimi-K3.json", "MiniMax-M1.json"}
@@ -291,7 +357,7 @@ OWN_CODE = {"Kimi-K3.json", "MiniMax-M1.json"}
 @pytest.mark.parametrize("row", PUBLISHED, ids=[row["file"] for row in PUBLISHED])
 def test_published_sizes(row):
     found = read_workload(CONFIGS / row["file"])
-    assert found.total_parameters == pytest.approx(row["published_total"], rel=0.01)
+    assert found.total_parameters == pytest.approx(row["published_total"], rel=row.get("within", 0.01))
     if row["published_activated"] is not None:  # some count the embedding, some do not; names are rounded
         assert found.activated_parameters * 0.95 <= row["published_activated"] <= found.formula_parameters * 1.05
 
@@ -436,6 +502,29 @@ def test_ling_2_5_has_lightning_attention_under_the_same_name():
     assert delta.flops(4096, "causal")["recurrence"].forward == 70 * 64 * 3 * 2 * 128 * 128
 
 
+OWN_FAMILIES = {"bailing_moe_linear"}
+"""Those that are not in transformers."""
+RING_FLASH_LINEAR = {
+    "architectures": ["BailingMoeLinearV2ForCausalLM"], "model_type": "bailing_moe_linear", "hidden_size": 4096,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+    "layer_group_size": 8, "group_norm_size": 4, "intermediate_size": 9216, "moe_intermediate_size": 1024,
+    "num_experts": 256, "num_experts_per_tok": 8, "num_shared_experts": 1, "first_k_dense_replace": 1,
+    "use_qk_norm": True, "vocab_size": 157184,
+}  # fmt: skip
+
+
+def test_ring_linear_has_lightning_attention_between_grouped_queries():
+    """104B in total, 6.1B activated without embedding and head (arXiv 2510.19338, abstract)."""
+    found = from_config(RING_FLASH_LINEAR)
+    assert found.total_parameters == pytest.approx(104e9, rel=0.005)
+    assert found.activated_parameters - 4096 * 157184 == pytest.approx(6.1e9, rel=0.02)
+    assert found.attention_width == 4 * 32 * 128
+    assert found.flops(4096, "causal")["recurrence"].forward == 28 * 32 * 2 * 2 * 128 * 128
+    assert from_config(RING_FLASH_LINEAR | {"num_hidden_layers": 35}).attention_width == 7 * 32 * 128
+    with pytest.raises(ConfigError, match="no layer_group_size"):
+        from_config(RING_FLASH_LINEAR | {"layer_group_size": None})
+
+
 def test_minimaxs_own_list_of_layers_is_read():
     fields = {"model_type": "minimax", "num_local_experts": 4} | COMMON
     listed = from_config(fields | {"attn_type_list": [0, 0, 0, 1]})
@@ -446,3 +535,72 @@ def test_minimaxs_own_list_of_layers_is_read():
     assert shared.activated_parameters - from_config(fields).activated_parameters == 4 * (3 * 48 * 32 + 48)
     window = from_config(fields | {"sliding_window": 16}).flops(64, "full")["attention_scores"]
     assert window.forward == from_config(fields).flops(16, "full")["attention_scores"].forward
+
+
+def zamba2(hidden, layers, hybrid, **fields):
+    kinds = ["hybrid" if layer in hybrid else "mamba" for layer in range(layers)]
+    return {
+        "model_type": "zamba2", "hidden_size": hidden, "layers_block_type": kinds, "vocab_size": 32000,
+        "num_attention_heads": 32, "num_mem_blocks": 2, **fields,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("billions", "fields"),
+    [
+        (2.66, zamba2(2560, 54, (6, 12, 18, 24, 30, 36, 42, 47, 51), n_mamba_heads=80)),
+        (7.36, zamba2(
+            3584, 81, (6, 11, 17, 23, 29, 35, 41, 47, 53, 59, 65, 71, 77), n_mamba_heads=112, mamba_ngroups=2
+        )),
+        (7.29, {
+            "model_type": "mamba2", "hidden_size": 4096, "num_hidden_layers": 64, "vocab_size": 32768, "num_heads": 128,
+        }),
+        (7.27, {
+            "model_type": "falcon_mamba", "hidden_size": 4096, "num_hidden_layers": 64, "vocab_size": 65024,
+            "tie_word_embeddings": False,
+        }),
+        (398, {
+            "model_type": "jamba", "hidden_size": 8192, "num_hidden_layers": 72, "vocab_size": 65536,
+            "num_attention_heads": 64, "intermediate_size": 24576,
+        }),
+        (8.89, {
+            "model_type": "nemotron_h", "hidden_size": 4480, "num_attention_heads": 40, "intermediate_size": 15680,
+            "mamba_num_heads": 128, "mamba_head_dim": 80, "vocab_size": 131072,
+            "hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+        }),
+    ],
+    ids=["Zamba2-2.7B", "Zamba2-7B", "Mamba-Codestral-7B", "falcon-mamba-7b", "Jamba-1.5-Large", "Nemotron-Nano-9B-v2"],
+)  # fmt: skip
+def test_sizes_of_checkpoints_on_the_hub(billions, fields):
+    assert from_config(fields).total_parameters == pytest.approx(billions * 1e9, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("file", "depths", "tokens_per_second", "tflops", "within"),
+    [
+        ("Nemotron-3-Nano-30B-A3B.json", 2, 28672, 807, 0.001),  # Nemotron 3.5 Lightning, the same shape
+        ("Nemotron-3-Nano-30B-A3B.json", 0, 39936, 901, 0.013),
+        ("Nemotron-3-Super-120B-A12B.json", 2, 9856, 831, 0.006),
+        ("Nemotron-3-Super-120B-A12B.json", 2, 10240, 864, 0.006),
+        ("Nemotron-3-Super-120B-A12B.json", 2, 7040, 600, 0.006),
+        ("Nemotron-3-Super-120B-A12B.json", 2, 7168, 610, 0.006),
+        ("Nemotron-3-Ultra-550B-A55B.json", 2, 3552, 1281, 0.006),
+        ("Nemotron-3-Ultra-550B-A55B.json", 2, 2528, 923, 0.018),
+    ],
+)
+def test_published_figures_of_megatron_bridge(file, depths, tokens_per_second, tflops, within):
+    """Of its performance summary, 8192 tokens, per GPU; recipes with multi-token prediction have two depths.
+
+    Megatron-LM counts a Mamba-2 layer as if it were twice as wide as the model, 7 FLOP for each channel and state, and
+    neither the convolution nor the join of multi-token prediction. The printed speeds are rounded by up to a per cent.
+    """
+    fields = json.loads((CONFIGS / file).read_text()) | {"num_nextn_predict_layers": depths}
+    parts = from_config(fields, mtp=bool(depths)).flops(8192, "causal")
+    recurrent = ("recurrence", "recurrence_projections", "convolutions")
+    others = sum(part.training for name, part in parts.items() if name not in ("router", *recurrent))
+    h, state = fields["hidden_size"], fields["ssm_state_size"]
+    rows = 4 * h + 2 * fields["n_groups"] * state + fields["mamba_num_heads"]
+    layer = 3 * (2 * h * rows + 7 * 2 * h * state + 2 * 2 * h * h)
+    layers = fields.get("hybrid_override_pattern", "").count("M") or fields["layers_block_type"].count("mamba")
+    counted = others + layers * layer - depths * 6 * 2 * h * h
+    assert counted * tokens_per_second == pytest.approx(tflops * 1e12, rel=within)

@@ -5,12 +5,34 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from longcat.costs.families import from_config
+from longcat.errors import ConfigError
+
 TEXT_MODELS = {  # of families that have no model with a head for text alone
+    "glm5_next_text": "Glm5NextTextModel",
     "mistral4": "Mistral4Model",
     "qwen3_vl_moe_text": "Qwen3VLMoeTextModel",
     "step3p5": "Step3p7TextModel",
 }
-SAME = {"kimi_k2": "deepseek_v3", "step3p7": "step3p5"}
+SAME = {
+    "kimi_k2": "deepseek_v3",
+    "minimax_m3": "minimax_m3_vl_text",
+    "minimax_m3_vl": "minimax_m3_vl_text",
+    "step3p7": "step3p5",
+}
+
+
+def text_of(values):
+    """Return the model type and the fields of the text model that a config.json describes."""
+    outer = {name: values[name] for name in ("model_type", "tie_word_embeddings") if name in values}
+    text = outer | values["text_config"] if "text_config" in values else dict(values)
+    return text.pop("model_type"), text
+
+
+def known(family):
+    """Return whether transformers has a class for it."""
+    name = SAME.get(family, family)
+    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or name in TEXT_MODELS
 
 
 class WithHead(torch.nn.Module):
@@ -62,3 +84,19 @@ def training_flops(family, fields, length=32):
         else:
             model(tokens, labels=tokens, use_cache=False).loss.backward()
     return counter.get_total_flops()
+
+
+def left_out_one_by_one(family, fields, how):
+    """Assert that a file without a field, or with a null there, is counted as transformers' class or refused by name."""
+    for name in fields:
+        left = {key: value for key, value in fields.items() if key != name} | ({name: None} if how == "null" else {})
+        try:
+            found = from_config({"model_type": family} | left, "c").total_parameters
+        except ConfigError as error:
+            assert "do not divide" in str(error) or any(field in str(error) for field in fields)
+            continue
+        try:
+            expected = parameters(family, left)
+        except Exception:
+            continue
+        assert found == expected, name
