@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from longcat.benchmark.logs import LogContext, read_log
 from longcat.errors import DataError
-from tests.benchmark.logs.test_samples import EXPECTED, SAMPLES
+from tests.benchmark.logs.test_samples import EXPECTED, SAMPLES, context_of
 
 MEGATRON = (
     " [2025-01-01 10:00:{s:02d}.123456] iteration {n:8d}/{total:8d} | consumed samples: {samples:12d} | elapsed time per "
@@ -78,7 +78,7 @@ def test_any_interleaving_of_ranks_is_one_run(read, shuffle, ranks):
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_colours_and_encodings_change_nothing(read, encoding, newline, colour, entry):
-    context = LogContext(**entry["context"])
+    context = context_of(entry)
     text = (SAMPLES / entry["file"]).read_bytes().decode()
     painted = newline.join(colour + text + ("\x1b[0m" if colour else "") for text in text.split("\n"))
     assert read(painted.encode(encoding), entry["file"], context) == read(text, entry["file"], context)
@@ -260,6 +260,6 @@ def test_damage_ends_in_an_answer_or_one_line(read, chance, entry):
                 [b"nan", b"0", b"-", b"1e400", b"inf", b"\n", b"\r", b'"', b"{", b"|", b"9" * 30]
             )
     try:
-        assert read(bytes(data), entry["file"], LogContext(**entry["context"])).tokens_per_second > 0
+        assert read(bytes(data), entry["file"], context_of(entry)).tokens_per_second > 0
     except DataError as error:
         assert len(str(error).splitlines()) == 1
