@@ -103,6 +103,23 @@ def test_a_bar_is_the_clock_of_what_counts_tokens(read):
     assert read("\r".join(lines)).tokens_per_second == pytest.approx(300)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_clock_of_whole_seconds_is_read_over_longer_spans(read, ended):
+    """Steps of 0.4 s, each logged: the bar shows the same second twice or thrice."""
+    lines = ["  Total optimization steps = 400"]
+    for n in range(1, 401):
+        at = int(n * 0.4)
+        lines.append(f"  1%|# | {n}/400 [{at // 60:02d}:{at % 60:02d}<9:59,  2.5it/s]{{'loss': 2.1, 'epoch': 0.1}}")
+        if n % 100 == 0:
+            lines += [f"  50%|# | {k}/900 [00:{k:02d}<00:05,  1.0it/s]" for k in range(5)] + [
+                "{'eval_loss': 2.0, 'eval_runtime': 5.0}"
+            ]
+    if ended:
+        lines.append("{'train_runtime': 900.0, 'train_samples_per_second': 1.0, 'train_steps_per_second': 0.44}")
+    assert read("\r".join(lines), batch=1000).tokens_per_second == pytest.approx(2500, rel=0.03)
+    assert read("\r".join(lines[:20]), batch=1000).tokens_per_second == pytest.approx(2500, rel=0.2)
+
+
 def test_every_rank_writes_the_same_file(read):
     rows = [
         {"step": n, "rank": rank, "metrics": {"throughput(tps)": 1000 + rank}} for n in range(1, 9) for rank in range(4)
