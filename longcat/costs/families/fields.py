@@ -79,11 +79,11 @@ class Fields:
         return layers
 
     def flag(self, name: str, default: bool) -> bool:
-        """Return a boolean field, or the default where it is missing or null."""
+        """Return a boolean field, or the default where it is missing; null is false, as Python has it."""
         name, value = self.find(name)
         if not isinstance(value, bool | None):
             raise ConfigError(f"{self.source}: {name} must be true or false, found {shown(value)}")
-        return default if value is None else value
+        return default if name not in self.values else bool(value)
 
     def count(self, name: str, default: int) -> int:
         """Return a whole number that may be 0."""
