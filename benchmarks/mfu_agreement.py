@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for the tests' configs, figures and samples
 
 CONFIGS = ROOT / "tests/costs/families/configs"
-SAMPLES = ROOT / "tests/benchmark/logs/samples"
 LAYERS = 4
 LIMIT_S = 0.5
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -174,7 +173,7 @@ def small() -> Part:
         ours = from_config({"model_type": family} | fields)
         part.compare(f"{family}, parameters", ours.total_parameters, theirs.parameters(family, padded))
         length = length_of(family)
-        if family == "deepseek_v4" or (fields.get("sliding_window") or length) >= length:  # eager: windows are not cut
+        if (fields.get("sliding_window") or length) >= length:  # eager attention does not cut windows out
             counted = theirs.training_flops(family, padded, length)
             part.compare(f"{family}, FLOP", length * ours.training_flops(length, "full"), counted, 0.005)
     for family, fields, extra in test_linear.CASES:
@@ -204,13 +203,11 @@ def figures() -> Part:
 
 
 def logs() -> Part:
-    from longcat.benchmark.logs import LogContext, read_log
+    from tests.benchmark.logs.test_samples import EXPECTED, read
 
     part = Part()
-    for row in json.loads((SAMPLES / "expected.json").read_text()):
-        told = {name: row.get(name) for name in ("devices", "sequence_length", "batch_tokens")}
-        found = read_log(SAMPLES / row["file"], LogContext(**told))
-        part.compare(row["file"], found.tokens_per_second, row["tokens_per_second"], 0.01)
+    for row in EXPECTED:
+        part.compare(row["file"], read(row).tokens_per_second, row["tokens_per_second"], 0.01)
     return part
 
 
