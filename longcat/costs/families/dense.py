@@ -36,10 +36,14 @@ def read_heads(f: Fields, *, grouped: bool = True, own_dim: bool = True) -> Head
     """
     hidden, layers, queries = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads")
     keys = f.size("num_key_value_heads", default=queries) if grouped else queries
-    f.divided(queries, keys, "the heads of queries,")
+    f.divided(queries, keys, "the heads of queries,", "num_key_value_heads")
     own = own_dim and f.find("head_dim")[1] is not None
     return Heads(
-        hidden, layers, queries, keys, f.size("head_dim") if own else f.divided(hidden, queries, "the hidden size")
+        hidden,
+        layers,
+        queries,
+        keys,
+        f.size("head_dim") if own else f.divided(hidden, queries, "the hidden size"),
     )
 
 

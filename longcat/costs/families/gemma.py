@@ -79,7 +79,7 @@ def _gemma4(f: Fields) -> Workload:
     )
     attention, vectors, dense_ffn, mixers = 0, 0, 0, []
     for (reads_all, dim, keys, shares), count in shapes.items():
-        f.divided(heads, keys, "the heads of queries,")
+        f.divided(heads, keys, "the heads of queries,", "num_key_value_heads")
         made = 0 if shares else keys * (1 if same and reads_all else 2)  # keys and values; the latter may be the former
         attention += count * h * dim * (2 * heads + made)
         vectors += count * (4 * h + dim * (1 if shares else 2) + bias * (dim * (heads + made) + h))

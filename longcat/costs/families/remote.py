@@ -24,7 +24,7 @@ def _chatglm(f: Fields) -> Workload:
         )  # fmt: skip
     queries, bias = f.size("num_attention_heads"), f.flag("add_bias_linear", False)
     keys = f.size("multi_query_group_num") if f.flag("multi_query_attention", False) else queries
-    f.divided(queries, keys, "the heads of queries,")
+    f.divided(queries, keys, "the heads of queries,", "num_key_value_heads")
     heads = Heads(f.size("hidden_size"), f.size("num_hidden_layers"), queries, keys, f.size("head_dim"))
     if not f.flag("post_layer_norm", True):
         raise ConfigError(f"{f.source}: post_layer_norm false is not known, only true")
@@ -42,7 +42,7 @@ def _internlm(f: Fields, family: str) -> Workload:
 def _qwen(f: Fields) -> Workload:
     """The first Qwen: its intermediate size is that of both matrices before the activation together."""
     heads, bias = read_heads(f, grouped=False), not f.flag("no_bias", True)
-    ffn = f.divided(f.size("intermediate_size"), 2, "the intermediate size")
+    ffn = f.divided(f.size("intermediate_size"), 2, "the intermediate size", "intermediate_size")
     return dense(f, "qwen", heads, ffn=ffn, qkv_bias=True, output_bias=bias, up_bias=bias, down_bias=bias)
 
 
@@ -78,7 +78,7 @@ def _nemotron_nas(f: Fields) -> Workload:
                 linear += h * h * one.flag("replace_with_linear", False)
         if not (mixing.flag("no_op", False) or mixing.flag("replace_with_linear", False)):
             group = mixing.size("n_heads_in_group")
-            keys = mixing.divided(heads, group, "the heads of queries,")
+            keys = mixing.divided(heads, group, "the heads of queries,", "n_heads_in_group")
             attention += 2 * h * dim * (heads + keys)
             vectors += attention_bias * (dim * (heads + 2 * keys) + h)
             window = None if mixing.find("window_length")[1] is None else mixing.size("window_length")

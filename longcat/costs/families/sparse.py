@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from longcat.costs.attention import Attention, CompressedAttention, Index
 from longcat.costs.families.deepseek import V3, latent, latent_mixture
-from longcat.costs.families.fields import Family, Fields
+from longcat.costs.families.fields import Family, Fields, shown
 from longcat.costs.families.layers import (
     INDEX,
     Layers,
@@ -45,7 +45,7 @@ def _full_indices(f: Fields, layers: int) -> int:
     if pattern is not None:
         if not isinstance(pattern, str | list) or len(pattern) != layers:
             raise ConfigError(
-                f"{f.source}: index_topk_pattern must have a letter for each of {layers} layers: {pattern!r}"
+                f"{f.source}: index_topk_pattern must have a letter for each of {layers} layers: {shown(pattern)}"
             )
         return sum(one in ("F", "full") for one in pattern)
     first = min(layers, f.count("index_skip_topk_offset", 2))
@@ -112,11 +112,11 @@ def _dots3(f: Fields) -> Workload:
     sliding = full if kinds or used else 0
     first = kinds.index("sliding_attention") if kinds and sliding else 2
     written = Fields(f.inner("per_layer_config"), f"{f.source}: per_layer_config").inner(str(first))
-    own = {name: f.values.get(f"swa_{name}", value) for name, value in _DOTS3_WINDOW.items()} | dict(written)
-    window = Fields(own, f"{f.source}: layers with a window")
-    if "qk_rope_head_dim" not in own:
-        rope = f.values.get("swa_qk_rope_head_dim")
-        own["qk_rope_head_dim"] = window.size("head_dim") - window.size("qk_nope_head_dim") if rope is None else rope
+    names = {name: f"swa_{name}" for name in (*_DOTS3_WINDOW, "qk_rope_head_dim")}
+    own = {**_DOTS3_WINDOW, **written, **{name: f.values.get(name) for name in names.values()}}
+    window = Fields(own, f.source, names=names)
+    if window.find("qk_rope_head_dim")[1] is None:
+        own["qk_rope_head_dim"] = window.size("head_dim") - window.size("qk_nope_head_dim")
     as_listed = f.values["use_dsa"] is None if "use_dsa" in f.values else "per_layer_config" in f.values
     indexed = "full_attention" not in (kinds or ()) if as_listed else f.flag("use_dsa", True)
     read = _indexed if indexed else latent
@@ -143,7 +143,7 @@ def _deepseek_v4(f: Fields) -> Workload:
         f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads"), f.size("head_dim")
     )  # fmt: skip
     rank, out_rank, groups = f.size("q_lora_rank"), f.size("o_lora_rank"), f.size("o_groups")
-    f.divided(heads * dim, groups, "the width of all heads,")
+    f.divided(heads * dim, groups, "the width of all heads,", "o_groups")
     streams, width = f.size("hc_mult"), f.size("moe_intermediate_size")
     experts = read_mixture(f, width, width, shared_bias=f.flag("mlp_bias", False))
     queries = h * rank + rank * heads * dim
@@ -178,7 +178,9 @@ def _compressing(f: Fields, layers: int) -> dict[str, int]:
     if ratios is not None:
         unknown = {*ratios} - {0, *_RATES.values()}
         if unknown or len(ratios) < layers:
-            raise ConfigError(f"{f.source}: compress_ratios must be 0, 4 or 128 for each of {layers} layers: {ratios}")
+            raise ConfigError(
+                f"{f.source}: compress_ratios must be 0, 4 or 128 for each of {layers} layers: {shown(ratios)}"
+            )
         return {kind: ratios[:layers].count(rate) for kind, rate in _RATES.items()}
     sparse = max(0, layers - 2) // 2
     return dict(zip(_RATES, (sparse, layers - sparse), strict=True))

@@ -78,7 +78,7 @@ def test_any_interleaving_of_ranks_is_one_run(read, shuffle, ranks):
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_colours_and_encodings_change_nothing(read, encoding, newline, colour, entry):
-    context = LogContext(entry["devices"], entry["sequence_length"], entry.get("batch_tokens"))
+    context = LogContext(**entry["context"])
     text = (SAMPLES / entry["file"]).read_bytes().decode()
     painted = newline.join(colour + text + ("\x1b[0m" if colour else "") for text in text.split("\n"))
     assert read(painted.encode(encoding), entry["file"], context) == read(text, entry["file"], context)

@@ -12,8 +12,7 @@ EXPECTED = json.loads((SAMPLES / "expected.json").read_text())
 
 
 def read(entry, **other):
-    context = {name: entry.get(name) for name in ("devices", "sequence_length", "batch_tokens")}
-    return read_log(SAMPLES / entry["file"], LogContext(**{**context, **other}))
+    return read_log(SAMPLES / entry["file"], LogContext(**{**entry["context"], **other}))
 
 
 @pytest.mark.parametrize("entry", EXPECTED, ids=lambda entry: entry["file"])

@@ -276,7 +276,7 @@ def test_a_published_model_has_its_published_size(row):
         ({"model_type": "chatglm", "intermediate_size": None}, "no ffn_hidden_size"),
         ({"model_type": "nemotron-nas"}, "no block_configs"),
         ({"model_type": "nemotron-nas", "block_configs": [{"attention": {"n_heads_in_group": 3}}] * 6},
-         "c: block_configs: 0: attention: 3 heads do not divide the heads of queries, 4"),
+         "c: block_configs: 0: attention: n_heads_in_group: 3 heads do not divide the heads of queries, 4"),
         ({"model_type": "nemotron-nas", "block_configs": [{"attention": {"no_op": True}, "ffn": {"ffn_mult": "2"}}] * 6},
          "c: block_configs: 0: ffn: ffn_mult must be a number"),
     ],
