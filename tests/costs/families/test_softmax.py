@@ -1,5 +1,7 @@
 """Families of softmax, latent and sparse attention against transformers' classes and torch's counter."""
 
+import json
+
 import pytest
 import torch
 from transformers.modeling_layers import MtpModel
@@ -26,6 +28,11 @@ COMPRESSED = {
     **COMMON, "num_hidden_layers": 5, "head_dim": 16, "q_lora_rank": 20, "o_lora_rank": 12, "o_groups": 2,
     "moe_intermediate_size": 24, "n_routed_experts": 8, "num_experts_per_tok": 2, "index_n_heads": 3,
     "index_head_dim": 8, "index_topk": 64, "sliding_window": 256, "qk_rope_head_dim": 4,
+}  # fmt: skip
+SECOND_SHAPE = {
+    "pad_token_id": 0, "swa_num_attention_heads": 6, "swa_num_key_value_heads": 6, "swa_q_lora_rank": 14, "swa_kv_lora_rank": 22,
+    "swa_head_dim": 16, "swa_qk_nope_head_dim": 10, "swa_v_head_dim": 8, "head_dim": 20,
+    "moe_shared_expert_intermediate_size": 36,
 }  # fmt: skip
 TWO_KINDS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
 DENSE_FIRST = ["dense", "dense", "sparse", "sparse", "sparse"]
@@ -123,6 +130,11 @@ CASES = [
     ("deepseek_v4", {
         **COMPRESSED, "compress_rates": {"compressed_sparse_attention": 8, "heavily_compressed_attention": 16},
     }),
+    ("axk2", {**INDEXED, "gated_norm_rank": 6}),
+    ("axk2", {**INDEXED, "mlp_layer_types": DENSE_FIRST, "attention_bias": True}),
+    ("dots3_note_text", {**INDEXED, **SECOND_SHAPE, "num_hidden_layers": 7, "sliding_window_size": 64}),
+    ("dots3_note_text", {**INDEXED, **SECOND_SHAPE, "layer_types": TWO_KINDS, "first_k_dense_replace": 2}),
+    ("dots3_note_text", {**INDEXED, **SECOND_SHAPE, "use_sliding_window": False, "use_dsa": False}),
     ("minimax_m3_vl_text", {**WIDE, "dense_intermediate_size": 100, "shared_intermediate_size": 40}),
     ("minimax_m3_vl_text", {
         **WIDE, "dense_intermediate_size": 100, "moe_layer_freq": [0, 0, 1, 1, 1],
@@ -139,7 +151,9 @@ IDS = [f"{family}-{index}" for index, (family, _) in enumerate(CASES)]
 def test_parameters_are_those_of_transformers(family, fields):
     expected = parameters(family, fields)
     assert from_config({"model_type": family} | fields).total_parameters == expected
-    saved = config_of(family, fields).to_dict()  # with every default written out, as on the hub
+    saved = json.loads(
+        json.dumps(config_of(family, fields).to_dict(), default=str)
+    )  # with every default written out, as on the hub
     assert from_config(saved).total_parameters == expected
 
 
