@@ -203,11 +203,9 @@ class Collected:
             return True
         if self._begins:
             return True
-        if step is None or self._step is None:
+        if step is None or self._step is None or step > self._step:
             before = self._counters.get("clock")
             return clock is not None and before is not None and clock < before
-        if step > self._step:
-            return False
         if rank is None or rank not in self._ranks:
             late = step == self._step or (rank is not None and step == self._first_step)
         else:

@@ -220,7 +220,7 @@ def add_record(log: Collected, line: int, record: Mapping[str, Any]) -> bool:
             continue
         if role == "clock":
             rank = _CLOCKS.get(name.lower().rsplit("/", 1)[-1], clock_rank)
-            if rank < clock_rank and (found := seconds_of(value)) is not None and 0 < found < math.inf:
+            if rank < clock_rank and (found := seconds_of(value)) is not None and 0 <= found < math.inf:
                 values["clock"], clock_rank = found, rank
             continue
         if (found := number(str(value)) if isinstance(value, str) else value) is not None and role not in values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from array import array
 from collections.abc import Iterable, Sequence
@@ -29,8 +30,9 @@ class Found:
 def per_second(tokens: Iterable[float] | float, seconds: Sequence[float]) -> array[float]:
     """Return tokens over seconds, reading by reading; not a number where either is missing."""
     if isinstance(tokens, float | int):
-        return array("d", (tokens / time for time in seconds))
-    return array("d", (number / time for number, time in zip(tokens, seconds, strict=True)))
+        tokens = itertools.repeat(tokens, len(seconds))
+    pairs = zip(tokens, seconds, strict=True)
+    return array("d", (number / time if time > 0 else math.nan for number, time in pairs))
 
 
 def sequences_of(log: Collected) -> Sequence[float] | None:

@@ -35,6 +35,8 @@ from longcat.errors import DataError
 UNKNOWN = ("unknown tool", "CSV", "JSON", "JSON lines", "TensorBoard", "wandb")
 """Kinds of files in which the tool is not known."""
 _NAN = math.nan
+_MOSTLY, _FEW = 0.8, 3
+"""Share of growing numbers from which a column is taken as a counter, and how few of them could be chance."""
 
 
 def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
@@ -71,18 +73,19 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
 
 
 def _resolve(log: Collected) -> None:
-    """Decide whether times and tokens of no certain meaning are of a step or since the start: the latter only grow."""
+    """Decide whether times and tokens of no certain meaning are of a step or since the start: the latter grow."""
     for name, of_step, of_run in (("time", "seconds", "seconds"), ("amount", "tokens", "counted")):
         values, steps = log.columns.pop(name, None), log.columns.get("steps")
-        if values is None or of_step in log.columns:
+        if values is None or steps is None or of_step in log.columns:
             continue
-        starts = set(log.starts)
-        growth = [b - a for at, (a, b) in enumerate(itertools.pairwise(values), start=1) if at not in starts]
-        if len(growth) > 1 and min(growth) > 0 and steps is not None:
-            if of_run not in log.columns:
-                log.columns[of_run] = array("d", [_NAN]) + array(
-                    "d", ((b - a) / n for (a, b), n in zip(itertools.pairwise(values), steps[1:], strict=True))
-                )
+        growth = array("d", [_NAN, *(after - before for before, after in itertools.pairwise(values))])
+        for start in log.starts:
+            growth[start] = _NAN
+        comparable = [number for number in growth if number == number]
+        grows = len(comparable) > 1 and sum(number > 0 for number in comparable) >= _MOSTLY * len(comparable)
+        if grows and (len(comparable) > _FEW or last(values) > 1.5 * values[0]):
+            of_a_step = (number / step if number > 0 else _NAN for number, step in zip(growth, steps, strict=True))
+            log.columns.setdefault(of_run, array("d", of_a_step))
         else:
             log.columns[of_step] = values
 

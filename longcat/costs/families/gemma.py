@@ -123,6 +123,11 @@ FAMILIES = {
         ("Gemma2ForCausalLM",),
         {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
     ),
+    "vaultgemma": Family(
+        lambda f: _gemma(f, "vaultgemma", norms=2, full_every=2),
+        ("VaultGemmaForCausalLM",),
+        {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
+    ),
     "gemma3_text": Family(
         _gemma3, ("Gemma3ForCausalLM",), {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096}
     ),

@@ -124,6 +124,9 @@ FAMILIES = {
             "head_dim": "kv_channels",
         },
     ),
+    "exaone": Family(
+        lambda f: dense(f, "exaone"), ("ExaoneForCausalLM",), {}, {"num_hidden_layers": "num_layers"}
+    ),
     "internlm": Family(lambda f: _internlm(f, "internlm"), ("InternLMForCausalLM",)),
     "internlm2": Family(lambda f: _internlm(f, "internlm2"), ("InternLM2ForCausalLM",)),
     "baichuan": Family(lambda f: dense(f, "baichuan"), ("BaichuanForCausalLM", "BaiChuanForCausalLM")),

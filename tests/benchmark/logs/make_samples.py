@@ -20,7 +20,7 @@ def write(name: str, text: str | bytes, kind: str, rate: float, devices: int, le
     """Write a sample and its line in expected.json."""
     (FOLDER / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     given = {"devices": devices, "sequence_length": length, **context}
-    EXPECTED.append({"file": name, "kind": kind, "tokens_per_second": rate, "context": given})
+    EXPECTED.append({"file": name, "kind": kind, "tokens_per_second": rate, **given})
 
 
 def times(first: float, usual: float, count: int, seed: int) -> list[float]:
