@@ -50,6 +50,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "train_samples_per_second": ("train_samples_per_second",),
     "train_steps_per_second": ("train_steps_per_second",),
     "total_flos": ("total_flos",),
+    "of a step": ("per_device_tflops", "per_device_tokens"),
 }  # fmt: skip
 """Names by meaning; before any of them there may be others with slashes, such as `train/`."""
 _BY_NAME = {name: role for role, names in NAMES.items() for name in names}
@@ -245,6 +246,7 @@ def _add(log: Collected, line: int, values: dict[str, float], names: set[str]) -
         values["clock"] = step / per_second if per_second else step * (per_step or 0)
     if (milliseconds := values.pop("milliseconds", None)) is not None:
         values.setdefault("seconds", milliseconds / 1e3)
+    values.pop("of a step", None)  # MaxText's FLOP and tokens of a step, not a second
     _throughput(values, names)
     if bare := names & {"tps", "wps"}:
         log.state["bare"] = min(bare)

@@ -129,7 +129,12 @@ FAMILIES = {
         {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
     ),
     "gemma3_text": Family(
-        _gemma3, ("Gemma3ForCausalLM",), {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096}
+        _gemma3,
+        ("Gemma3ForCausalLM",),
+        {
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
+            "vocab_size": 262208,  # published files rely on it, and that of 4B on the heads
+        },
     ),
     "gemma4_text": Family(
         _gemma4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from longcat.costs.attention import Attention
@@ -48,7 +49,10 @@ def _qwen(f: Fields) -> Workload:
 
 def _minicpm(f: Fields) -> Workload:
     bias = f.flag("attention_bias", False)
-    return dense(f, "minicpm", qkv_bias=bias, output_bias=bias, tied=True)
+    found = dense(f, "minicpm", qkv_bias=bias, output_bias=bias, tied=True)
+    if not f.inner("sparse_config"):
+        return found
+    return replace(found, assumptions=("sparse_config is not counted: queries read all keys, as in short sequences",))
 
 
 def _telechat(f: Fields, family: str) -> Workload:
@@ -57,7 +61,10 @@ def _telechat(f: Fields, family: str) -> Workload:
 
 def _block(f: Fields, at: int, block: Mapping[str, Any], part: str) -> Fields:
     where = f"{f.source}: block_configs: {at}"
-    return Fields(Fields(block, where).inner(part), f"{where}: {part}")
+    found = Fields(Fields(block, where).inner(part), f"{where}: {part}")
+    if other := next((name for name in ("mamba", "moe", "llama4") if found.values.get(name)), None):
+        raise ConfigError(f"{found.source}: {other} is not known in these layers")
+    return found
 
 
 def _nemotron_nas(f: Fields) -> Workload:

@@ -112,11 +112,11 @@ def _dots3(f: Fields) -> Workload:
     sliding = full if kinds or used else 0
     first = kinds.index("sliding_attention") if kinds and sliding else 2
     written = Fields(f.inner("per_layer_config"), f"{f.source}: per_layer_config").inner(str(first))
-    own = {name: f.values.get(f"swa_{name}", value) for name, value in _DOTS3_WINDOW.items()} | dict(written)
-    window = Fields(own, f"{f.source}: layers with a window")
-    if "qk_rope_head_dim" not in own:
-        rope = f.values.get("swa_qk_rope_head_dim")
-        own["qk_rope_head_dim"] = window.size("head_dim") - window.size("qk_nope_head_dim") if rope is None else rope
+    names = {name: f"swa_{name}" for name in (*_DOTS3_WINDOW, "qk_rope_head_dim")}
+    own = {**_DOTS3_WINDOW, **written, **{name: f.values.get(name) for name in names.values()}}
+    window = Fields(own, f.source, names=names)
+    if window.find("qk_rope_head_dim")[1] is None:
+        own["qk_rope_head_dim"] = window.size("head_dim") - window.size("qk_nope_head_dim")
     as_listed = f.values["use_dsa"] is None if "use_dsa" in f.values else "per_layer_config" in f.values
     indexed = "full_attention" not in (kinds or ()) if as_listed else f.flag("use_dsa", True)
     read = _indexed if indexed else latent

@@ -233,9 +233,13 @@ def test_a_reading_at_a_time_or_a_piece_at_a_time_is_the_same(read, monkeypatch)
     noise = random.Random(1)
     lines = [line(n, noise.uniform(900, 1100)) for n in range(1, 500)]
     whole = read(lines)
+    tags = ("", "[rank7]:", "[default0]: ", "3: ", "[1,0]<stdout>:")
     for size in (64, 1000, 30000):
         monkeypatch.setattr(stream, "PIECE", size)
-        assert read(lines) == whole
+        for tag in tags:
+            assert read([tag + text for text in lines]) == whole
+        for tag, other in ((tags[1], "[rank71]:"), (tags[3], "13: ")):
+            assert read([name + text for text in lines for name in (tag, other)]).readings == whole.readings
 
 
 def test_json_lines_between_other_lines(read):

@@ -169,7 +169,7 @@ def test_columns_of_a_table(read):
         ("tokens_per_gpu_per_second", "device_rate"), ("train|device|tokens_per_sec", "device_rate"), ("tgs", "device_rate"),
         ("brisk-lake-3 - train/tok_per_sec", "rate"), ("eval/tokens_per_sec", None), ("val_tokens_per_sec", None),
         ("iteration-time/tokens_per_sec_per_replica", None), ("batch-size vs samples", None), ("brisk - tok_per_sec__MIN", None),
-        ("mfu(%)", "mfu"), ("perf/mfu", "mfu"), ("throughput(TFLOP/s/GPU)", "tflops"), ("time/token", "consumed"),
+        ("perf/per_device_tflops", "of a step"), ("perf/per_device_tflops_per_sec", "tflops"), ("mfu(%)", "mfu"), ("perf/mfu", "mfu"), ("throughput(TFLOP/s/GPU)", "tflops"), ("time/token", "consumed"),
         ("prompt_tokens", None), ("tokens", "amount"), ("tokens_per_expert", None), ("loss", None), ("learning_rate", None),
     ],
 )  # fmt: skip

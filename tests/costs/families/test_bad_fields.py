@@ -19,7 +19,7 @@ PLAIN = {
     "intermediate_size": 80, "moe_intermediate_size": 24, "num_experts_per_tok": 2, "vocab_size_per_layer_input": 97,
 }  # fmt: skip
 MIXTURE = {
-    "num_experts": 8, "num_shared_experts": 1, "q_lora_rank": 20, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    "num_experts": 8, "num_shared_experts": 1, "layer_group_size": 3, "q_lora_rank": 20, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 12, "v_head_dim": 10, "attention_q_lora_dim": 20, "attention_kv_lora_dim": 16,
     "attention_qk_rope_dim": 8, "attention_qk_dim": 12, "attention_v_dim": 10, "num_dense_layers": 1,
 }  # fmt: skip
@@ -136,7 +136,12 @@ def test_a_wrong_field_is_named(family, monkeypatch):
             for value in (CUT, None, *WRONG_TYPE):
                 changed = {key: one for key, one in whole.items() if key != name or value is not CUT}
                 text = judged(changed if value is CUT else changed | {name: value})
-                said = (name, FAMILIES[family].names.get(name, name), "layer_types", "is more than")  # depend on others
+                said = (
+                    name.removeprefix("swa_"),
+                    FAMILIES[family].names.get(name, name),
+                    "layer_types",
+                    "is more than",
+                )  # depend on others
                 assert text is None or any(one in text for one in said), (name, value)
             for value in NUMBERS:
                 judged(whole | {name: value})
@@ -177,3 +182,29 @@ def test_a_huge_model_takes_no_memory(family):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 50e6, name
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model_type": "qwen33"}, ("c.json: model_type 'qwen33' is not known; the nearest known are qwen3",)),
+        (
+            {"model_type": "x", "architectures": ["Gemma3ForCausalLMs"]},
+            ("model_type 'x' is not known, nor is architecture 'Gemma3ForCausalLMs'", "nearest known are gemma3_text"),
+        ),
+        (
+            {"architectures": ["Step9ForCausalLM"]},
+            ("architecture 'Step9ForCausalLM' is not known, and there is no model_type", "step3p"),
+        ),
+        ({"model_type": "zzz", "architectures": [{"a": 1}]}, ("'zzz' is not known; docs/benchmark.md lists",)),
+        ({"model_type": {"a": [1]}}, ("model_type {'a': [1]} is not known",)),
+        ({"model_type": "q" * 10**6}, ("is not known",)),
+        ({}, ("model_type None is not known",)),
+    ],
+)
+def test_an_unknown_family_is_told_in_one_line(fields, words):
+    text = judged(PLAIN | fields)
+    assert all(word in text for word in words)
+    options = ("parameters N", "total-parameters T", "layers L", "hidden-size H", "vocabulary V", "attention-width")
+    assert all(f"--{option}" in text for option in options)
+    assert all(f"{matrix}" in text for matrix in ("attention", "feed-forward", "router", "experts", "head"))

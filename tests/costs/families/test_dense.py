@@ -259,6 +259,13 @@ def test_the_layers_of_nemotron_nas_differ():
     assert found["linear_layers"].forward == 2 * 2 * 512 * 512
 
 
+def test_sparse_attention_of_minicpm_is_named():
+    fields = {"model_type": "minicpm", **COMMON}
+    found = from_config(fields | {"sparse_config": {"topk": 64, "block_size": 64}})
+    assert found.assumptions == ("sparse_config is not counted: queries read all keys, as in short sequences",)
+    assert from_config(fields).assumptions == ()
+
+
 HERE = Path(__file__).parent / "configs"
 EXPECTED = json.loads((HERE / "expected-dense.json").read_text())
 
@@ -287,6 +294,10 @@ def test_a_published_model_has_its_published_size(row):
         ({"model_type": "gpt_neo", "attention_types": [[["global"], 5]]}, "attention_types must be pairs"),
         ({"model_type": "chatglm", "intermediate_size": None}, "no ffn_hidden_size"),
         ({"model_type": "nemotron-nas"}, "no block_configs"),
+        (
+            {"model_type": "nemotron-nas", "block_configs": [{"ffn": {"moe": {"num_local_experts": 4}}}] * 6},
+            "c: block_configs: 0: ffn: moe is not known in these layers",
+        ),
         ({"model_type": "nemotron-nas", "block_configs": [{"attention": {"n_heads_in_group": 3}}] * 6},
          "c: block_configs: 0: attention: n_heads_in_group: 3 heads do not divide the heads of queries, 4"),
         ({"model_type": "nemotron-nas", "block_configs": [{"attention": {"no_op": True}, "ffn": {"ffn_mult": "2"}}] * 6},
