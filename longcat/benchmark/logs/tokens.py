@@ -29,6 +29,8 @@ SLACK = 0.05
 """Relative gap up to which two counts of a step's tokens are the same."""
 UNKNOWN = ("unknown tool", "CSV", "JSON", "JSON lines", "TensorBoard", "wandb")
 """Kinds of files in which the tool is not known."""
+_PART, _OTHER_SPEED = 3, 1.5
+"""Readings after a start that tell a speed, and how many times another it has to be to be that of another run."""
 _MANY = 100_000
 _NAN = math.nan
 
@@ -58,6 +60,8 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
     if found is None:
         raise DataError(_missing(log, tool))
     log.columns.clear()
+    if found.of_readings and len(log.starts) > 1:
+        _check_speeds(log, found.rates)
     steady = _steady(found.rates, log.starts) if found.of_readings else array("d", found.rates)
     if not steady:
         raise DataError(f"{log.where}: no reading is left of the log of {tool.kind}")
@@ -107,6 +111,22 @@ def _check_facts(log: Collected, context: LogContext) -> None:
             numbers = " and ".join(f"{number:,.0f}" for number in sorted(stated))
             places = ", ".join(str(line) for line in sorted(stated.values()))
             raise DataError(f"{log.where}: the log reports {numbers} {unit}, not {expected:,.0f} (line {places})")
+
+
+def _check_speeds(log: Collected, rates: Sequence[float]) -> None:
+    """Refuse parts whose speeds lie far apart: they are of several runs, or of one that went on elsewhere."""
+    before: tuple[int, float] | None = None
+    for start, end, line in zip(log.starts, [*log.starts[1:], len(rates)], log.start_lines, strict=True):
+        part = _known(itertools.islice(rates, start + max(1, int(WARM_UP * (end - start))), end))
+        if len(part) < _PART:
+            continue
+        speed = _median(part)
+        if before is not None and max(speed / before[1], before[1] / speed) > _OTHER_SPEED:
+            raise DataError(
+                f"{log.where}: the run of line {before[0]} has {before[1]:,.0f} tokens/s and what begins at line {line} "
+                f"{speed:,.0f}: they are two runs, or one that went on elsewhere; keep the lines of one"
+            )
+        before = line, speed
 
 
 def _check_sequences(log: Collected) -> None:
@@ -443,7 +463,7 @@ def _steady(rates: Sequence[float], starts: Sequence[int]) -> array[float]:
 
     Of a run without breaks the array itself is shortened: a log of 1 GB has millions of readings.
     """
-    if len(starts) == 1 and isinstance(rates, array) and rates.typecode == "d" and all(rate > 0 for rate in rates):
+    if len(starts) == 1 and isinstance(rates, array) and all(rate > 0 for rate in rates):
         if len(rates) > 2:
             del rates[: max(1, int(WARM_UP * len(rates)))]
         return rates
@@ -464,21 +484,22 @@ def _median(values: array[float]) -> float:
     if len(values) > _MANY:
         import numpy as np  # sorts many numbers in a fifth of the memory
 
-        return float(np.median(np.frombuffer(values), overwrite_input=True))
+        return float(np.median(np.frombuffer(values, dtype=values.typecode), overwrite_input=True))
     return statistics.median(values)
 
 
 def _told(log: Collected, tool: Tool) -> Told | None:
-    tflops, mfu = log.column("tflops"), log.column("mfu")
+    medians: dict[str, float] = {}
     for name in ("tflops", "mfu"):
+        column = log.column(name)
         log.columns.pop(name, None)
-    speeds = _steady(tflops, log.starts) if tflops is not None else None
-    shares = _steady(mfu, log.starts) if mfu is not None else None
-    if not speeds and not shares:
+        if column is not None and (steady := _steady(column, log.starts)):
+            medians[name] = _median(steady)
+    if not medians:
         return None
     return Told(
-        tflops_per_device=_median(speeds) if speeds else None,
-        mfu=_median(shares) if shares else None,
+        tflops_per_device=medians.get("tflops"),
+        mfu=medians.get("mfu"),
         peak_tflops=log.state.get("peak", tool.peak_tflops),
         conventions=tool.conventions,
         recomputation=tool.recomputation or bool(log.state.get("recomputation")),
