@@ -145,8 +145,10 @@ def test_a_number_that_cannot_be_names_its_line(read, value):
     broken = [*PLAIN[:3], PLAIN[3].replace("(ms): 1001.0", f"(ms): {value}"), *PLAIN[4:]]
     with pytest.raises(DataError, match=r"log, line 4: the log reports a step that took"):
         read(broken)
+    if value == "nan":  # in an export: not logged
+        return
     with pytest.raises(DataError, match=r"h.jsonl, line 2: the log reports \S+ tokens/s"):
-        number = {"nan": "NaN", "inf": "Infinity"}.get(value, value)
+        number = {"inf": "Infinity"}.get(value, value)
         read(f'{{"step": 1, "tokens_per_sec": 5}}\n{{"step": 2, "tokens_per_sec": {number}}}\n', "h.jsonl")
 
 
