@@ -224,7 +224,8 @@ def mfu(
             devices,
             sequence_length,
             batch_tokens,
-            non_embedding_parameters=workload.formula_parameters - workload.embedding_parameters,
+            non_embedding_parameters=workload.total_parameters - workload.embedding_parameters,
+            trainable_parameters=trainable_parameters,
         )
         logged = _read(log, mlflow_run, tracking_uri or f"sqlite:///{workspace.resolve() / 'mlflow.db'}", context)
         tokens_per_second = logged.tokens_per_second

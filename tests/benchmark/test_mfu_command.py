@@ -192,3 +192,20 @@ def test_from_an_mlflow_run(mfu, tmp_path):
     assert "MLflow run abc cannot be read from bogus://x" in nowhere.stderr
     empty = client.create_run(run.info.experiment_id).info.run_id
     assert f"run {empty} has logged no throughput" in mfu(*asked, empty).stderr
+
+
+def test_total_flos_of_a_mixture_are_of_all_its_experts(mfu, tmp_path):
+    """transformers multiplies all parameters but the embedding with 6 and the tokens, whichever experts they visit."""
+    mixtral = {
+        "model_type": "mixtral", "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2, "vocab_size": 1000,
+        "num_attention_heads": 8, "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    (tmp_path / "mixtral.json").write_text(json.dumps(mixtral))
+    counted = 2 * (4 * 1024**2 + 8 * 3 * 1024 * 2048 + 8 * 1024 + 2 * 1024) + 1024 + 1024 * 1000
+    state = {
+        "log_history": [{"total_flos": 6 * counted * 32000, "train_runtime": 16.0, "train_samples_per_second": 1.0}]
+    }
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    arguments = ("--device", "a100-80gb", "--log", str(tmp_path / "trainer_state.json"), "--json")
+    found = json.loads(mfu(*arguments, model=tmp_path / "mixtral.json").stdout)
+    assert found["tokens_per_second"] == pytest.approx(2000)

@@ -147,19 +147,20 @@ class Collected:
         if step is not None:
             self._ranks[rank] = step
 
-    def add_many(self, line: int, steps: array[float], values: dict[str, array[float]]) -> bool:
+    def add_many(self, line: int, steps: array[float], values: dict[str, array[float]], rank: int | None) -> bool:
         """Add readings that plainly continue the run; return False, and add none, where a closer look is needed.
 
         Args:
             line: number of the last one's line.
             steps: their steps.
             values: as in `add`, one number each.
+            rank: the process that printed them all, if it says so.
         """
         if self.count == 0 or self._begins or self._step is None or steps[0] <= self._step:
             return False
         grown = [after - before for before, after in itertools.pairwise([self._step, *steps])]
         total, batch = values.pop("total", None), values.get("sequences")
-        if min(grown) <= 0 or self._ranks.keys() - {None}:
+        if min(grown) <= 0 or self._ranks.keys() - {rank}:
             return False
         for name, column in values.items():
             if name in _POSITIVE and not (min(column) > 0 and max(column) < math.inf and sum(column) < math.inf):
@@ -184,7 +185,7 @@ class Collected:
             if len(known) < self.count:
                 known.extend(array(known.typecode, [_NAN]) * (self.count - len(known)))
         self._step, self._line = steps[-1], line
-        self._ranks[None] = self._step
+        self._ranks[rank] = self._step
         return True
 
     def _of_device(self, line: int, device_rate: float, values: dict[str, float | None]) -> None:
@@ -204,11 +205,9 @@ class Collected:
             return True
         if self._begins:
             return True
-        if step is None or self._step is None:
+        if step is None or self._step is None or step > self._step:
             before = self._counters.get("clock")
             return clock is not None and before is not None and clock < before
-        if step > self._step:
-            return False
         if rank is None or rank not in self._ranks:
             late = step == self._step or (rank is not None and step == self._first_step)
         else:

@@ -18,9 +18,10 @@ from longcat.benchmark.logs.stream import open_log
 from longcat.errors import DataError
 
 _LONGEST = 256 << 20
-_NUMBERS = {4: "<f", 5: "<f", 6: "<d", 7: "varint", 10: "varint"}
-"""Fields of a TensorProto that hold its values, and how; tensor_content has the bytes of its type."""
+_VALUES = {5: "<f", 6: "<d"}
+"""Fields of a TensorProto for floating numbers, and how they are packed; 7 and 10 are those of integers."""
 _TYPES = {1: "<f", 2: "<d", 3: "<i", 9: "<q"}
+"""How the content of a tensor is packed, by the type it states."""
 
 
 def is_event_file(head: bytes) -> bool:
@@ -94,7 +95,7 @@ def _tensor(data: bytes) -> float | None:
             form = _TYPES.get(kind)
             return float(struct.unpack(form, value)[0]) if form and len(value) == struct.calcsize(form) else None
         elif field in (5, 6) and isinstance(value, bytes):
-            form = _NUMBERS[field]
+            form = _VALUES[field]
             return float(struct.unpack(form, value)[0]) if len(value) == struct.calcsize(form) else None
         elif field in (7, 10):
             return float(value if isinstance(value, int) else _varint(value, 0)[0])

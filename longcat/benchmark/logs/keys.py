@@ -54,6 +54,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "train_samples_per_second": ("train_samples_per_second",),
     "train_steps_per_second": ("train_steps_per_second",),
     "total_flos": ("total_flos",),
+    "of a step": ("per_device_tflops", "per_device_tokens"),
 }  # fmt: skip
 """Names by meaning; before any of them there may be others with slashes, such as `train/`."""
 _UNCLEAN = re.compile(r"[^-/\w.]")
@@ -61,8 +62,6 @@ _UNCLEAN = re.compile(r"[^-/\w.]")
 _BY_NAME = {_UNCLEAN.sub("_", name): role for role, names in NAMES.items() for name in names} | {
     name: role for role, names in NAMES.items() for name in names
 }
-_OF_A_STEP = ("per_device_tflops",)
-"""TFLOP in a step, as MaxText logs them beside TFLOP/s."""
 _CLOCKS = {name: rank for rank, name in enumerate(NAMES["clock"])}
 _OTHERS = {
     "eval",
@@ -118,7 +117,7 @@ def meaning(name: str) -> tuple[str, float] | None:
     if role := _BY_NAME.get(low):
         return role, 1.0
     words = [word for word in re.split(r"[^a-z0-9]+", low) if word]
-    if _OTHERS & set(words) or low.endswith(_OF_A_STEP):
+    if _OTHERS & set(words):
         return None
     parts = re.split(r"[/|]", low)
     for start in range(len(parts)):
@@ -230,7 +229,7 @@ def add_record(log: Collected, line: int, record: Mapping[str, Any]) -> bool:
             continue
         if role == "clock":
             rank = _CLOCKS.get(name.lower().rsplit("/", 1)[-1], clock_rank)
-            if rank < clock_rank and (found := seconds_of(value)) is not None and 0 < found < math.inf:
+            if rank < clock_rank and (found := seconds_of(value)) is not None and 0 <= found < math.inf:
                 values["clock"], clock_rank = found, rank
             continue
         found = number(value) if isinstance(value, str) else value
@@ -256,6 +255,7 @@ def _add(log: Collected, line: int, values: dict[str, float], names: set[str]) -
         values["clock"] = step / per_second if per_second else step * (per_step or 0)
     if (milliseconds := values.pop("milliseconds", None)) is not None:
         values.setdefault("seconds", milliseconds / 1e3)
+    values.pop("of a step", None)  # MaxText's FLOP and tokens of a step, not a second
     _throughput(values, names)
     if bare := names & {"tps", "wps"}:
         log.state["bare"] = min(bare)

@@ -6,7 +6,7 @@ import re
 from array import array
 
 from longcat.benchmark.logs.collected import Collected
-from longcat.benchmark.logs.tool import Tool, fraction, number, rank_of
+from longcat.benchmark.logs.tool import Tool, fraction, number, only_rank, rank_of
 
 _FIELDS = {
     "consumed samples": "consumed_sequences",
@@ -79,13 +79,14 @@ def _read_many(log: Collected, first: int, piece: str) -> bool:
     """Read all messages of a piece, if they have one layout and no other process speaks."""
     layouts = log.state.get("megatron")
     expected = piece.count(_ELAPSED)
-    if not layouts or not expected or any(mark in piece for mark in (*TOOL.facts, "ank", "efault", "\r")):
+    if not layouts or not expected or any(mark in piece for mark in (*TOOL.facts, "\r")):
         return False
     layout, names = layouts[0]
     if {"device_rate", "mfu", "length"} & set(names) or "step" not in names:
         return False
     found = layout.findall(piece)
-    if len(found) != expected or rank_of(piece[: piece.find("iteration ")]) is not None:
+    alone, rank = only_rank(piece, expected)
+    if len(found) != expected or not alone:
         return False
     try:
         columns = {
@@ -98,7 +99,7 @@ def _read_many(log: Collected, first: int, piece: str) -> bool:
     if "milliseconds" in columns:
         columns["seconds"] = array("d", [time / 1e3 for time in columns.pop("milliseconds")])
     last = first + piece.count("\n", 0, piece.rfind(_ELAPSED))
-    return log.add_many(last, columns.pop("step"), columns)
+    return log.add_many(last, columns.pop("step"), columns, rank)
 
 
 def _layout(text: str) -> tuple[re.Pattern[str], tuple[str, ...]]:

@@ -30,7 +30,9 @@ class LogContext:
     batch_tokens: int | None = None
     """Tokens of one step over all devices."""
     non_embedding_parameters: float | None = None
-    """Parameters but the embedding, by which a Trainer's total_flos is turned back into tokens."""
+    """All parameters but the embedding, by which a Trainer's total_flos is turned back into tokens: it counts idle experts too."""
+    trainable_parameters: float | None = None
+    """Parameters that are trained, if the user says so."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,19 @@ def rank_of(text: str) -> int | None:
     return int(found[1] or found[2] or found[3]) if found else None
 
 
+def only_rank(piece: str, lines: int) -> tuple[bool, int | None]:
+    """Return whether all of so many lines of a piece are of one process, and which; names of processes are in each or none."""
+    head = piece[: piece.find("\n")]
+    found = _RANK.search(head)
+    tag = found[0] if found else ""
+    if found and found[3]:
+        alike = piece.startswith(tag) and piece.count("\n" + tag) == lines - 1
+    else:
+        alike = not tag or piece.count(tag) == lines
+    words = all(piece.count(word) == (lines if word in tag else 0) for word in ("ank", "efault", "]<std"))
+    return alike and words, int(found[1] or found[2] or found[3]) if found else None
+
+
 def fraction(mfu: float | None, *, percent: bool | None = None) -> float | None:
     """Return an MFU as a fraction; None where it is none, as before the first measurement."""
     if mfu is None or not 0 < mfu < math.inf:

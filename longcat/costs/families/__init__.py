@@ -76,6 +76,8 @@ def from_config(
 def _family(values: Mapping[str, Any]) -> str | None:
     """Return the family by model type, or by the architecture where that says nothing; none where neither is known."""
     family = values.get("model_type")
+    if family == "deepseek_v2" and values.get("use_mla") is False:  # in DeepSeek-VL2's and OCR's small models
+        return "deepseek"
     if isinstance(family, str) and family in (*FAMILIES, *LONGCAT):
         return family
     return next((ARCHITECTURES[name] for name in architectures(values) if name in ARCHITECTURES), None)

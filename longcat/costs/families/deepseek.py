@@ -42,6 +42,7 @@ def latent_mixture(
     first: int = 0,
     norms: int = 2,
     sparse_norms: int = 0,
+    shared: tuple[str, ...] = (),
     mtp: bool = True,
 ) -> Workload:
     """Return the workload of latent attention with shared and routed experts.
@@ -54,11 +55,12 @@ def latent_mixture(
         first: dense layers where the file does not say.
         norms: in a layer.
         sparse_norms: more of them in a layer with experts.
+        shared: fields of the width of a shared expert, if another than that of a routed one.
         mtp: whether the module of multi-token prediction is that of DeepSeek-V3.
     """
     h, layers, depths = f.size("hidden_size"), f.size("num_hidden_layers"), depths_of(f)
     width = f.size("moe_intermediate_size")
-    experts = read_mixture(f, width, width * f.count("n_shared_experts", 0))
+    experts = read_mixture(f, width, f.size(*shared, default=width) * f.count("n_shared_experts", 0))
     sparse = after_first(f, layers, first)
     dense = feed_forward(h, layers - sparse, f.size("intermediate_size")) if sparse < layers else Layers()
 

@@ -36,22 +36,29 @@ def read_heads(f: Fields, *, grouped: bool = True, own_dim: bool = True) -> Head
     """
     hidden, layers, queries = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads")
     keys = f.size("num_key_value_heads", default=queries) if grouped else queries
-    f.divided(queries, keys, "the heads of queries,")
+    f.divided(queries, keys, "the heads of queries,", "num_key_value_heads")
     own = own_dim and f.find("head_dim")[1] is not None
     return Heads(
-        hidden, layers, queries, keys, f.size("head_dim") if own else f.divided(hidden, queries, "the hidden size")
+        hidden,
+        layers,
+        queries,
+        keys,
+        f.size("head_dim") if own else f.divided(hidden, queries, "the hidden size"),
     )
 
 
-def windowed_layers(f: Fields, layers: int, full_every: int | None = None) -> int:
+def windowed_layers(f: Fields, layers: int, full_every: int | None = None, *, from_first: bool = False) -> int:
     """Return how many layers have a window: those that `layer_types` names, otherwise all but each `full_every`-th.
+
+    The first layer is one of these with `from_first`; otherwise the last of so many is.
 
     Raises:
         ConfigError: `layer_types` has another length, or other types.
     """
     kinds = f.each("layer_types", str, layers)
     if kinds is None:
-        return layers - layers // full_every if full_every else layers
+        full = 0 if not full_every else -(-layers // full_every) if from_first else layers // full_every
+        return layers - full
     if others := sorted(set(kinds) - {"sliding_attention", "full_attention"}):
         raise ConfigError(
             f"{f.source}: layer_types has {shown(others[0])}; sliding_attention and full_attention are known here"
@@ -141,10 +148,10 @@ def dense(
     ).workload()
 
 
-def _windowed(f: Fields, full_every: int | None = None) -> int:
+def _windowed(f: Fields, full_every: int | None = None, *, from_first: bool = False) -> int:
     """Return the layers with a window of a family that has none where `sliding_window` is null."""
     layers = f.size("num_hidden_layers")
-    return 0 if f.find("sliding_window")[1] is None else windowed_layers(f, layers, full_every)
+    return 0 if f.find("sliding_window")[1] is None else windowed_layers(f, layers, full_every, from_first=from_first)
 
 
 def _biased(f: Fields, family: str, **kind: int) -> Workload:
@@ -258,6 +265,28 @@ def _seed_oss(f: Fields) -> Workload:
     )  # fmt: skip
 
 
+def _jais2(f: Fields) -> Workload:
+    attention, ffn = f.flag("attention_bias", True), f.flag("mlp_bias", True)
+    return dense(
+        f, "jais2", gated=False, norm_vectors=2, qkv_bias=attention, output_bias=attention, up_bias=ffn, down_bias=ffn
+    )
+
+
+def _cwm(f: Fields) -> Workload:
+    ffn = f.flag("mlp_bias", False)
+    return dense(f, "cwm", up_bias=ffn, down_bias=ffn, windowed=_windowed(f, 4, from_first=True))
+
+
+def _granite_swa(f: Fields) -> Workload:
+    sinks = f.size("num_attention_heads")
+    return _biased(f, "granite_swa", other_vectors=sinks, windowed=_windowed(f, 4, from_first=True), tied=True)
+
+
+def _xglm(f: Fields) -> Workload:
+    heads = read_heads(f, grouped=False, own_dim=False)
+    return _all_biased(f, "xglm", True, heads, gated=False, norm_vectors=2, tied=True)
+
+
 def _helium(f: Fields) -> Workload:
     heads = read_heads(f)
     if heads.queries * heads.dim != heads.hidden:  # its last projection is square
@@ -344,11 +373,29 @@ FAMILIES = {
     ),
     "ernie4_5": Family(
         lambda f: _all_biased(f, "ernie4_5", f.flag("use_bias", False), tied=True),
-        ("Ernie4_5ForCausalLM",),
+        ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
         {"num_key_value_heads": 2, "head_dim": 128},
     ),
     "hunyuan_v1_dense": Family(
         lambda f: _biased(f, "hunyuan_v1_dense", head_norms=2), ("HunYuanDenseV1ForCausalLM",)
+    ),
+    "hyperclovax": Family(
+        lambda f: _biased(f, "hyperclovax", norms=4 if f.flag("use_post_norm", True) else 2),
+        ("HyperCLOVAXForCausalLM",),
+    ),
+    "jais2": Family(_jais2, ("Jais2ForCausalLM",)),
+    "cwm": Family(_cwm, ("CwmForCausalLM",), {"num_key_value_heads": 8, "head_dim": 128, "sliding_window": 8192}),
+    "granite_swa": Family(
+        _granite_swa, ("GraniteSWAForCausalLM",), {"num_key_value_heads": 4, "sliding_window": 128}
+    ),
+    "xglm": Family(
+        _xglm,
+        ("XGLMForCausalLM",),
+        {},
+        {
+            "hidden_size": "d_model", "num_hidden_layers": "num_layers", "num_attention_heads": "attention_heads",
+            "intermediate_size": "ffn_dim",
+        },
     ),
     "persimmon": Family(_persimmon, ("PersimmonForCausalLM",)),
     "helium": Family(_helium, ("HeliumForCausalLM",), {"num_key_value_heads": 20, "head_dim": 128}),

@@ -10,8 +10,6 @@ from typing import Any
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
-_SHORT = Repr()
-_SHORT.maxstring = 60
 _MOST = 10**12
 _DEEPEST = 10**5
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -28,10 +26,20 @@ def complete(defaults: Defaults, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if not (counted and name in EXPERTS)} | dict(values)
 
 
+class _Short(Repr):
+    """Values cut short; of a huge number only that it is one, as Python refuses to print it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        return "a huge number" if x.bit_length() > 200 else repr(x)
+
+
 def shown(value: object) -> str:
-    """Return a value as a file has it, cut short: it may be anything, and Python refuses to print huge numbers."""
-    huge = isinstance(value, int) and value.bit_length() > 200
-    return "a huge number" if huge else _SHORT.repr(value)
+    """Return a value as a file has it, cut short: it may be anything."""
+    return _Short().repr(value)
 
 
 class Fields:
@@ -71,11 +79,11 @@ class Fields:
         return layers
 
     def flag(self, name: str, default: bool) -> bool:
-        """Return a boolean field, or the default where it is missing or null."""
+        """Return a boolean field, or the default where it is missing; null is false, as Python has it."""
         name, value = self.find(name)
         if not isinstance(value, bool | None):
             raise ConfigError(f"{self.source}: {name} must be true or false, found {shown(value)}")
-        return default if value is None else value
+        return default if name not in self.values else bool(value)
 
     def count(self, name: str, default: int) -> int:
         """Return a whole number that may be 0."""
@@ -89,6 +97,8 @@ class Fields:
             return None
         if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
             raise ConfigError(f"{self.source}: {name} must be a list of {kind.__name__}, found {shown(values)}")
+        if kind is int and any(abs(value) > _MOST for value in values):
+            raise ConfigError(f"{self.source}: {name} has numbers above {_MOST}: {shown(values)}")
         if length is not None and len(values) != length:
             raise ConfigError(f"{self.source}: {name} has {len(values)} entries for {length} layers")
         return values
@@ -100,10 +110,12 @@ class Fields:
             raise ConfigError(f"{self.source}: {name} must be an object, found {shown(value)}")
         return value or {}
 
-    def divided(self, whole: int, parts: int, what: str) -> int:
-        """Divide a size by a number of heads that must divide it."""
+    def divided(self, whole: int, parts: int, what: str, name: str = "num_attention_heads") -> int:
+        """Divide a size by a number of heads that must divide it; `name` is the field that gives these."""
         if whole % parts:
-            raise ConfigError(f"{self.source}: {parts} heads do not divide {what} {whole}")
+            raise ConfigError(
+                f"{self.source}: {self.names.get(name, name)}: {parts} heads do not divide {what} {whole}"
+            )
         return whole // parts
 
 

@@ -79,7 +79,7 @@ def _gemma4(f: Fields) -> Workload:
     )
     attention, vectors, dense_ffn, mixers = 0, 0, 0, []
     for (reads_all, dim, keys, shares), count in shapes.items():
-        f.divided(heads, keys, "the heads of queries,")
+        f.divided(heads, keys, "the heads of queries,", "num_key_value_heads")
         made = 0 if shares else keys * (1 if same and reads_all else 2)  # keys and values; the latter may be the former
         attention += count * h * dim * (2 * heads + made)
         vectors += count * (4 * h + dim * (1 if shares else 2) + bias * (dim * (heads + made) + h))
@@ -123,8 +123,18 @@ FAMILIES = {
         ("Gemma2ForCausalLM",),
         {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
     ),
+    "vaultgemma": Family(
+        lambda f: _gemma(f, "vaultgemma", norms=2, full_every=2),
+        ("VaultGemmaForCausalLM",),
+        {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
+    ),
     "gemma3_text": Family(
-        _gemma3, ("Gemma3ForCausalLM",), {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096}
+        _gemma3,
+        ("Gemma3ForCausalLM",),
+        {
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
+            "vocab_size": 262208,  # published files rely on it, and that of 4B on the heads
+        },
     ),
     "gemma4_text": Family(
         _gemma4,

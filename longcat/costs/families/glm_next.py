@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from longcat.costs.attention import Attention, Index
 from longcat.costs.families.delta_rule import delta_attention
-from longcat.costs.families.fields import Family, Fields
+from longcat.costs.families.fields import Family, Fields, shown
 from longcat.costs.families.layers import (
     INDEX,
     Layers,
@@ -32,7 +32,7 @@ def _indexers(f: Fields, layers: int) -> list[bool]:
     if kinds is None and pattern is not None:
         if not isinstance(pattern, str | list) or len(pattern) != layers:
             raise ConfigError(
-                f"{f.source}: index_topk_pattern must have an entry for each of {layers} layers: {pattern!r}"
+                f"{f.source}: index_topk_pattern must have an entry for each of {layers} layers: {shown(pattern)}"
             )
         kinds = [*pattern]
     if kinds is not None:

@@ -191,7 +191,7 @@ def sparse_layers(f: Fields, layers: int, default: int) -> int:
     if kinds is not None:
         return kinds.count("sparse")
     if isinstance(f.values.get("moe_layer_freq"), list):
-        return sum(f.each("moe_layer_freq", int, layers) or [])
+        return sum(map(bool, f.each("moe_layer_freq", int, layers) or []))
     return default
 
 

@@ -85,7 +85,7 @@ def _step_lists(f: Fields) -> Fields:
         kinds = f.each(name, str)
         if kinds is not None and len(kinds) == layers + depths_of(f):
             values[name] = kinds[:layers]
-    return Fields(values, f.source, f.mtp)
+    return Fields(values, f.source, f.mtp, f.names)
 
 
 def _step_sparse(f: Fields, layers: int) -> int:
@@ -146,12 +146,12 @@ def _same_in_all(*names: str) -> Callable[[Fields], Fields]:
         values = dict(f.values)
         for name in names:
             if isinstance(values.get(name), list):
-                if len(set(map(str, values[name]))) != 1:
+                if len(set(map(shown, values[name]))) != 1:
                     raise ConfigError(
-                        f"{f.source}: {name} differs between layers, which is not counted: {values[name]}"
+                        f"{f.source}: {name} differs between layers, which is not counted: {shown(values[name])}"
                     )
                 values[name] = values[name][0]
-        return Fields(values, f.source, f.mtp)
+        return Fields(values, f.source, f.mtp, f.names)
 
     return prepare
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from longcat.costs.families.fields import Family, Fields
+from longcat.costs.families.fields import Family, Fields, shown
 from longcat.costs.families.layers import Layers, Mixture, decoder, depths_of, feed_forward, mixture, read_mixture
 from longcat.costs.families.mamba import mamba2
 from longcat.costs.families.recurrent import check_groups, count_kinds, present, softmax
@@ -26,7 +26,7 @@ def _listed(f: Fields, names: tuple[str, ...], pattern_name: str) -> dict[str, i
     if pattern is None:
         return None
     if not isinstance(pattern, str) or not pattern or set(pattern) - set(_LETTERS):
-        raise ConfigError(f"{f.source}: {pattern_name} must be made of {' '.join(_LETTERS)}, found {pattern!r}")
+        raise ConfigError(f"{f.source}: {pattern_name} must be made of {' '.join(_LETTERS)}, found {shown(pattern)}")
     return {kind: pattern.count(letter) for letter, kind in _LETTERS.items()}
 
 

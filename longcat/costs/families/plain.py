@@ -125,7 +125,7 @@ def _falcon(f: Fields) -> Workload:
         kv_heads = 1
     ffn = f.size("ffn_hidden_size", default=4 * h)
     norms = f.size("num_ln_in_parallel_attn", default=2) if newer and parallel else 1 + (not parallel)
-    f.divided(heads, kv_heads, "the heads of queries,")
+    f.divided(heads, kv_heads, "the heads of queries,", "num_key_value_heads")
     biases = (h + 2 * kv_heads * (h // heads) + h + ffn + h) * f.flag("bias", False)
     return _plain(
         f, family="falcon", hidden=h, layers=f.size("num_hidden_layers", "n_layer"), heads=heads, kv_heads=kv_heads,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from longcat.costs.attention import Attention
-from longcat.costs.families.fields import Fields
+from longcat.costs.families.fields import Fields, shown
 from longcat.costs.families.layers import Layers, Norms, grouped_queries
 from longcat.costs.recurrence import Recurrence
 from longcat.errors import ConfigError
@@ -87,7 +87,7 @@ def count_kinds(f: Fields, name: str, layers: int | None, kinds: Mapping[str, st
     counts = dict.fromkeys(kinds.values(), 0)
     for one in found:
         if one not in kinds:
-            raise ConfigError(f"{f.source}: {name} has {one!r}; known are {', '.join(kinds)}")
+            raise ConfigError(f"{f.source}: {name} has {shown(one)}; known are {', '.join(kinds)}")
         counts[kinds[one]] += 1
     return counts
 

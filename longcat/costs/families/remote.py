@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from longcat.costs.attention import Attention
@@ -24,7 +25,7 @@ def _chatglm(f: Fields) -> Workload:
         )  # fmt: skip
     queries, bias = f.size("num_attention_heads"), f.flag("add_bias_linear", False)
     keys = f.size("multi_query_group_num") if f.flag("multi_query_attention", False) else queries
-    f.divided(queries, keys, "the heads of queries,")
+    f.divided(queries, keys, "the heads of queries,", "num_key_value_heads")
     heads = Heads(f.size("hidden_size"), f.size("num_hidden_layers"), queries, keys, f.size("head_dim"))
     if not f.flag("post_layer_norm", True):
         raise ConfigError(f"{f.source}: post_layer_norm false is not known, only true")
@@ -42,13 +43,16 @@ def _internlm(f: Fields, family: str) -> Workload:
 def _qwen(f: Fields) -> Workload:
     """The first Qwen: its intermediate size is that of both matrices before the activation together."""
     heads, bias = read_heads(f, grouped=False), not f.flag("no_bias", True)
-    ffn = f.divided(f.size("intermediate_size"), 2, "the intermediate size")
+    ffn = f.divided(f.size("intermediate_size"), 2, "the intermediate size", "intermediate_size")
     return dense(f, "qwen", heads, ffn=ffn, qkv_bias=True, output_bias=bias, up_bias=bias, down_bias=bias)
 
 
 def _minicpm(f: Fields) -> Workload:
     bias = f.flag("attention_bias", False)
-    return dense(f, "minicpm", qkv_bias=bias, output_bias=bias, tied=True)
+    found = dense(f, "minicpm", qkv_bias=bias, output_bias=bias, tied=True)
+    if not f.inner("sparse_config"):
+        return found
+    return replace(found, assumptions=("sparse_config is not counted: queries read all keys, as in short sequences",))
 
 
 def _telechat(f: Fields, family: str) -> Workload:
@@ -57,7 +61,10 @@ def _telechat(f: Fields, family: str) -> Workload:
 
 def _block(f: Fields, at: int, block: Mapping[str, Any], part: str) -> Fields:
     where = f"{f.source}: block_configs: {at}"
-    return Fields(Fields(block, where).inner(part), f"{where}: {part}")
+    found = Fields(Fields(block, where).inner(part), f"{where}: {part}")
+    if other := next((name for name in ("mamba", "moe", "llama4") if found.values.get(name)), None):
+        raise ConfigError(f"{found.source}: {other} is not known in these layers")
+    return found
 
 
 def _nemotron_nas(f: Fields) -> Workload:
@@ -78,7 +85,7 @@ def _nemotron_nas(f: Fields) -> Workload:
                 linear += h * h * one.flag("replace_with_linear", False)
         if not (mixing.flag("no_op", False) or mixing.flag("replace_with_linear", False)):
             group = mixing.size("n_heads_in_group")
-            keys = mixing.divided(heads, group, "the heads of queries,")
+            keys = mixing.divided(heads, group, "the heads of queries,", "n_heads_in_group")
             attention += 2 * h * dim * (heads + keys)
             vectors += attention_bias * (dim * (heads + 2 * keys) + h)
             window = None if mixing.find("window_length")[1] is None else mixing.size("window_length")
@@ -123,6 +130,9 @@ FAMILIES = {
             "num_hidden_layers": "num_layers", "vocab_size": "padded_vocab_size", "intermediate_size": "ffn_hidden_size",
             "head_dim": "kv_channels",
         },
+    ),
+    "exaone": Family(
+        lambda f: dense(f, "exaone"), ("ExaoneForCausalLM",), {}, {"num_hidden_layers": "num_layers"}
     ),
     "internlm": Family(lambda f: _internlm(f, "internlm"), ("InternLMForCausalLM",)),
     "internlm2": Family(lambda f: _internlm(f, "internlm2"), ("InternLM2ForCausalLM",)),

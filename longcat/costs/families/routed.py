@@ -146,7 +146,7 @@ def _heads(f: Fields, layers: int, kind: Kind) -> list[Heads]:
 
 def _attention(f: Fields, kind: Kind, heads: Heads) -> Layers:
     h = f.size("hidden_size")
-    f.divided(heads.queries, heads.keys, "the heads of queries,")
+    f.divided(heads.queries, heads.keys, "the heads of queries,", "num_key_value_heads")
     dim = f.size("head_dim", default=0) or f.divided(h, f.size("num_attention_heads"), "the hidden size")
     value = f.size(kind.value_dim, default=dim) if kind.value_dim else dim
     normed = kind.query_norms_if is None or f.flag(kind.query_norms_if, False)

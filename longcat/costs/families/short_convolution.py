@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from longcat.costs.families.fields import Family, Fields
+from longcat.costs.families.fields import Family, Fields, shown
 from longcat.costs.families.layers import Layers, decoder, feed_forward, mixture, read_mixture
 from longcat.costs.families.recurrent import count_kinds, present, softmax
 from longcat.costs.workload import Workload
@@ -34,7 +34,7 @@ def _adjusted_width(f: Fields) -> int:
     if factor is None:
         return width
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 10**6:
-        raise ConfigError(f"{f.source}: block_ffn_dim_multiplier must be a number above 0, found {factor!r}")
+        raise ConfigError(f"{f.source}: block_ffn_dim_multiplier must be a number above 0, found {shown(factor)}")
     multiple = f.size("block_multiple_of")
     return multiple * -(-int(factor * width) // multiple)
 

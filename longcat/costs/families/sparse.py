@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from longcat.costs.attention import Attention, CompressedAttention, Index
 from longcat.costs.families.deepseek import V3, latent, latent_mixture
-from longcat.costs.families.fields import Family, Fields
-from longcat.costs.families.layers import INDEX, Layers, decoder, index, mixture, read_mixture, sparse_layers
+from longcat.costs.families.fields import Family, Fields, shown
+from longcat.costs.families.layers import (
+    INDEX,
+    Layers,
+    after_first,
+    decoder,
+    index,
+    mixture,
+    read_mixture,
+    sparse_layers,
+)
 from longcat.costs.families.routed import Kind, entry, listed, width_of
 from longcat.costs.residual import StreamMixing
 from longcat.costs.workload import Workload
@@ -36,7 +45,7 @@ def _full_indices(f: Fields, layers: int) -> int:
     if pattern is not None:
         if not isinstance(pattern, str | list) or len(pattern) != layers:
             raise ConfigError(
-                f"{f.source}: index_topk_pattern must have a letter for each of {layers} layers: {pattern!r}"
+                f"{f.source}: index_topk_pattern must have a letter for each of {layers} layers: {shown(pattern)}"
             )
         return sum(one in ("F", "full") for one in pattern)
     first = min(layers, f.count("index_skip_topk_offset", 2))
@@ -74,6 +83,57 @@ def _hy_v4(f: Fields) -> Workload:
     return latent_mixture(f, "hy_v4", attention=attention, first=1, mtp=False)
 
 
+def _axk2(f: Fields) -> Workload:
+    """Queries and output gates from the rank before and behind its norm, and norms with a gate of low rank."""
+
+    def attention(f: Fields, hidden: int, layers: int) -> Layers:
+        heads, rank, value = f.size("num_attention_heads"), f.size("q_lora_rank"), f.size("v_head_dim")
+        key = f.size("qk_nope_head_dim") + f.size("qk_rope_head_dim")
+        gates, gated_norms = layers * rank * heads * (key + 2 * value), layers + after_first(f, layers, 1)
+        norm_gates = gated_norms * 2 * hidden * f.size("gated_norm_rank")
+        more = Layers({"attention_projections": gates, "norm_gates": norm_gates})
+        return _indexed(f, hidden, layers) + more
+
+    return latent_mixture(f, "axk2", attention=attention, first=1, mtp=False)
+
+
+_DOTS3_WINDOW = {
+    "num_attention_heads": 64, "q_lora_rank": 1024, "kv_lora_rank": 1024, "head_dim": 256, "qk_nope_head_dim": 192,
+    "v_head_dim": 128,
+}  # fmt: skip
+
+
+def _dots3(f: Fields) -> Workload:
+    """Latent attention of two shapes: with an index, and with a window; both gate each head and norm the shared key."""
+    h, layers = f.size("hidden_size"), f.size("num_hidden_layers")
+    kinds = f.each("layer_types", str, layers)
+    used = f.flag("use_sliding_window", True)
+    full = kinds.count("sliding_attention") if kinds else layers - min(layers, 2) - max(0, layers - 2) // 4
+    sliding = full if kinds or used else 0
+    first = kinds.index("sliding_attention") if kinds and sliding else 2
+    written = Fields(f.inner("per_layer_config"), f"{f.source}: per_layer_config").inner(str(first))
+    names = {name: f"swa_{name}" for name in (*_DOTS3_WINDOW, "qk_rope_head_dim")}
+    own = {**_DOTS3_WINDOW, **written, **{name: f.values.get(name) for name in names.values()}}
+    window = Fields(own, f.source, names=names)
+    if window.find("qk_rope_head_dim")[1] is None:
+        own["qk_rope_head_dim"] = window.size("head_dim") - window.size("qk_nope_head_dim")
+    as_listed = f.values["use_dsa"] is None if "use_dsa" in f.values else "per_layer_config" in f.values
+    indexed = "full_attention" not in (kinds or ()) if as_listed else f.flag("use_dsa", True)
+    read = _indexed if indexed else latent
+    keys = f.size("sliding_window", "sliding_window_size", default=512)
+
+    def gated(g: Fields, part: Layers, count: int) -> Layers:
+        heads, rope = g.size("num_attention_heads"), g.size("qk_rope_head_dim")
+        return part + Layers({"attention_projections": count * h * heads}, count * rope)
+
+    def attention(f: Fields, hidden: int, layers: int) -> Layers:
+        with_index = gated(f, read(f, hidden, layers - sliding), layers - sliding)
+        return with_index + gated(window, latent(window, hidden, sliding, keys), sliding) if sliding else with_index
+
+    shared = ("moe_shared_expert_intermediate_size", "shared_experts_intermediate_size")
+    return latent_mixture(f, "dots3_note_text", attention=attention, first=1, shared=shared, mtp=False)
+
+
 _RATES = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
 
 
@@ -83,7 +143,7 @@ def _deepseek_v4(f: Fields) -> Workload:
         f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads"), f.size("head_dim")
     )  # fmt: skip
     rank, out_rank, groups = f.size("q_lora_rank"), f.size("o_lora_rank"), f.size("o_groups")
-    f.divided(heads * dim, groups, "the width of all heads,")
+    f.divided(heads * dim, groups, "the width of all heads,", "o_groups")
     streams, width = f.size("hc_mult"), f.size("moe_intermediate_size")
     experts = read_mixture(f, width, width, shared_bias=f.flag("mlp_bias", False))
     queries = h * rank + rank * heads * dim
@@ -118,7 +178,9 @@ def _compressing(f: Fields, layers: int) -> dict[str, int]:
     if ratios is not None:
         unknown = {*ratios} - {0, *_RATES.values()}
         if unknown or len(ratios) < layers:
-            raise ConfigError(f"{f.source}: compress_ratios must be 0, 4 or 128 for each of {layers} layers: {ratios}")
+            raise ConfigError(
+                f"{f.source}: compress_ratios must be 0, 4 or 128 for each of {layers} layers: {shown(ratios)}"
+            )
         return {kind: ratios[:layers].count(rate) for kind, rate in _RATES.items()}
     sparse = max(0, layers - 2) // 2
     return dict(zip(_RATES, (sparse, layers - sparse), strict=True))
@@ -210,6 +272,23 @@ FAMILIES = {
         {
             **V3, "moe_intermediate_size": 768, "first_k_dense_replace": 1, "qk_nope_head_dim": 192, "v_head_dim": 256,
             "index_topk": 2048, "index_head_dim": 128, "index_n_heads": 16, "hc_mult": 4,
+        },
+    ),
+    "axk2": Family(
+        _axk2,
+        ("AXK2ForCausalLM",),
+        {
+            "n_routed_experts": 128, "n_shared_experts": 1, "moe_intermediate_size": 512, "num_experts_per_tok": 8,
+            "kv_lora_rank": 128, "q_lora_rank": 384, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64, "v_head_dim": 64,
+            "index_topk": 2048, "index_head_dim": 128, "index_n_heads": 16, "gated_norm_rank": 16,
+        },
+    ),
+    "dots3_note_text": Family(
+        _dots3,
+        ("Dots3NoteForCausalLM",),
+        {
+            **_DSA, "moe_intermediate_size": 1536, "q_lora_rank": 1024, "first_k_dense_replace": 1,
+            "shared_experts_intermediate_size": 1536,
         },
     ),
     "deepseek_v4": Family(

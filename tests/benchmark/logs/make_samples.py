@@ -19,16 +19,8 @@ EXPECTED: list[dict[str, object]] = []
 def write(name: str, text: str | bytes, kind: str, rate: float, devices: int, length: int, **context: float) -> None:
     """Write a sample and its line in expected.json."""
     (FOLDER / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    EXPECTED.append(
-        {
-            "file": name,
-            "kind": kind,
-            "tokens_per_second": rate,
-            "devices": devices,
-            "sequence_length": length,
-            **context,
-        }
-    )
+    given = {"devices": devices, "sequence_length": length, **context}
+    EXPECTED.append({"file": name, "kind": kind, "tokens_per_second": rate, **given})
 
 
 def times(first: float, usual: float, count: int, seed: int) -> list[float]:

@@ -151,9 +151,13 @@ def test_adapters_are_recognised(read):
     assert found.trainable_parameters == 20971520
     assert found.fine_tuning
     assert found.doubts
-    full = log.replace(line, "  Number of trainable parameters = 7,262,703,616\n")
-    assert read(full).trainable_parameters == 7262703616
-    assert not read(full).fine_tuning
+    for trained, found in ((7_262_703_616, None), (7_262_703_616 // 8, None), (20_971_520, 20_971_520)):
+        text = log.replace(line, f"  Number of trainable parameters = {trained:,}\n")
+        assert read(text, non_embedding_parameters=7.1e9).trainable_parameters == found
+        assert read(text, non_embedding_parameters=7.1e9).fine_tuning == bool(found)
+    unknown = log.replace(line, "finetuning_type: lora\n")
+    assert "give --trainable-parameters" in read(unknown, batch_tokens=1000).doubts[0]
+    assert not read(unknown, batch_tokens=1000, trainable_parameters=2e7).doubts
 
 
 def test_devices_follow_from_the_log_itself(read):

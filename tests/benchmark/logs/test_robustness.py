@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from longcat.benchmark.logs import LogContext, read_log
 from longcat.errors import DataError
-from tests.benchmark.logs.test_samples import EXPECTED, SAMPLES
+from tests.benchmark.logs.test_samples import EXPECTED, SAMPLES, context_of
 
 MEGATRON = (
     " [2025-01-01 10:00:{s:02d}.123456] iteration {n:8d}/{total:8d} | consumed samples: {samples:12d} | elapsed time per "
@@ -78,7 +78,7 @@ def test_any_interleaving_of_ranks_is_one_run(read, shuffle, ranks):
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_colours_and_encodings_change_nothing(read, encoding, newline, colour, entry):
-    context = LogContext(entry["devices"], entry["sequence_length"], entry.get("batch_tokens"))
+    context = context_of(entry)
     text = (SAMPLES / entry["file"]).read_bytes().decode()
     painted = newline.join(colour + text + ("\x1b[0m" if colour else "") for text in text.split("\n"))
     assert read(painted.encode(encoding), entry["file"], context) == read(text, entry["file"], context)
@@ -242,11 +242,37 @@ def test_a_reading_at_a_time_or_a_piece_at_a_time_is_the_same(read, monkeypatch)
     noise = random.Random(1)
     lines = [line(n, noise.uniform(900, 1100)) for n in range(1, 500)]
     whole = read(lines)
+    tags = ("", "[rank7]:", "[default0]: ", "3: ", "[1,0]<stdout>:")
     for size in (64, 1000, 30000):
         monkeypatch.setattr(stream, "PIECE", size)
-        assert read(lines) == whole
+        for tag in tags:
+            assert read([tag + text for text in lines]) == whole
+        for tag, other in ((tags[1], "[rank71]:"), (tags[3], "13: ")):
+            assert read([name + text for text in lines for name in (tag, other)]).readings == whole.readings
 
 
 def test_json_lines_between_other_lines(read):
     rows = [json.dumps({"step": n, "tokens_per_sec": 100.0 + n}) for n in range(4)]
     assert read(["starting", *rows]).tokens_per_second == pytest.approx(102)
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(EXPECTED))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_ends_in_an_answer_or_one_line(read, chance, entry):
+    data = bytearray((SAMPLES / entry["file"]).read_bytes())
+    for _ in range(chance.randint(1, 4)):
+        at, what = chance.randrange(max(1, len(data))), chance.randrange(4)
+        if what == 0:
+            del data[at : at + chance.randint(1, 60)]
+        elif what == 1:
+            data[at:at] = bytes(chance.randrange(256) for _ in range(chance.randint(1, 6)))
+        elif what == 2:
+            del data[at:]
+        else:
+            data[at : at + 1] = chance.choice(
+                [b"nan", b"0", b"-", b"1e400", b"inf", b"\n", b"\r", b'"', b"{", b"|", b"9" * 30]
+            )
+    try:
+        assert read(bytes(data), entry["file"], context_of(entry)).tokens_per_second > 0
+    except DataError as error:
+        assert len(str(error).splitlines()) == 1

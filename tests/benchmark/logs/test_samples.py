@@ -11,9 +11,12 @@ SAMPLES = Path(__file__).parent / "samples"
 EXPECTED = json.loads((SAMPLES / "expected.json").read_text())
 
 
-def read(entry, **other):
-    context = {name: entry.get(name) for name in ("devices", "sequence_length", "batch_tokens")}
-    return read_log(SAMPLES / entry["file"], LogContext(**{**context, **other}))
+def context_of(entry):
+    return LogContext(entry["devices"], entry["sequence_length"], entry.get("batch_tokens"))
+
+
+def read(entry):
+    return read_log(SAMPLES / entry["file"], context_of(entry))
 
 
 @pytest.mark.parametrize("entry", EXPECTED, ids=lambda entry: entry["file"])

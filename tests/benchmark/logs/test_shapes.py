@@ -103,6 +103,23 @@ def test_a_bar_is_the_clock_of_what_counts_tokens(read):
     assert read("\r".join(lines)).tokens_per_second == pytest.approx(300)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_clock_of_whole_seconds_is_read_over_longer_spans(read, ended):
+    """Steps of 0.4 s, each logged: the bar shows the same second twice or thrice."""
+    lines = ["  Total optimization steps = 400"]
+    for n in range(1, 401):
+        at = int(n * 0.4)
+        lines.append(f"  1%|# | {n}/400 [{at // 60:02d}:{at % 60:02d}<9:59,  2.5it/s]{{'loss': 2.1, 'epoch': 0.1}}")
+        if n % 100 == 0:
+            lines += [f"  50%|# | {k}/900 [00:{k:02d}<00:05,  1.0it/s]" for k in range(5)] + [
+                "{'eval_loss': 2.0, 'eval_runtime': 5.0}"
+            ]
+    if ended:
+        lines.append("{'train_runtime': 900.0, 'train_samples_per_second': 1.0, 'train_steps_per_second': 0.44}")
+    assert read("\r".join(lines), batch=1000).tokens_per_second == pytest.approx(2500, rel=0.03)
+    assert read("\r".join(lines[:20]), batch=1000).tokens_per_second == pytest.approx(2500, rel=0.2)
+
+
 def test_every_rank_writes_the_same_file(read):
     rows = [
         {"step": n, "rank": rank, "metrics": {"throughput(tps)": 1000 + rank}} for n in range(1, 9) for rank in range(4)
@@ -118,6 +135,11 @@ def test_headers_state_length_and_batch(read):
     chat = "Tokens / micro-batch / rank: 32 x 2048 = 65,536\nTokens / micro-batch: 524,288\nstep 00001/9 (1%) | loss: 1 | dt: 1.0ms | tok/sec: 9\n"
     with pytest.raises(DataError, match="reports 8 devices, not 4"):
         read(chat, devices=4)
+    two = "".join(f"tokens per iteration will be: {n}\niter 1: loss 3, time 9.00ms, mfu 3%\n" for n in (1000, 2000))
+    with pytest.raises(
+        DataError, match=r"reports 1,000 and 2,000 tokens in a step, keep the lines of one run \(line 1, 3\)"
+    ):
+        read(two)
     total = "Total batch size 524,288 => gradient accumulation steps: 1\nstep 00001/9 (1%) | loss: 1 | dt: 1.0ms | tok/sec: 9\n"
     with pytest.raises(DataError, match="reports 524,288 tokens in a step, not 1,000"):
         read(total, batch=1000)
@@ -126,6 +148,11 @@ def test_headers_state_length_and_batch(read):
 def test_columns_of_a_table(read):
     rows = "step;step_time_ms;tokens\n" + "".join(f"{n};{500 + n % 2};1000\n" for n in range(9))
     assert read(rows).tokens_per_second == pytest.approx(1000 / 0.5005, rel=0.002)
+    clock = [10.0, 12.0, 14.0, 16.0, 1.0, 3.0, 5.0, 7.0]  # the process was started again
+    rows = "step,time,tokens\n" + "".join(f"{n},{at},{n * 4000}\n" for n, at in enumerate(clock))
+    assert read(rows).tokens_per_second == 2000
+    rows = "step,time,tokens\n1,1.0,4000\n2,1.1,4000\n3,1.2,4000\n"
+    assert read(rows).tokens_per_second == pytest.approx(4000 / 1.15, rel=0.01)
     rows = "iter\ttime\ttokens_per_second\n" + "".join(f"{n}\t{n * 3.5}\t700\n" for n in range(1, 9))
     assert read(rows).tokens_per_second == 700
     rows = "step,seconds\n" + "".join(f"{n},2.0\n" for n in range(9))
@@ -142,9 +169,8 @@ def test_columns_of_a_table(read):
         ("tokens_per_gpu_per_second", "device_rate"), ("train|device|tokens_per_sec", "device_rate"), ("tgs", "device_rate"),
         ("brisk-lake-3 - train/tok_per_sec", "rate"), ("eval/tokens_per_sec", None), ("val_tokens_per_sec", None),
         ("iteration-time/tokens_per_sec_per_replica", None), ("batch-size vs samples", None), ("brisk - tok_per_sec__MIN", None),
-        ("mfu(%)", "mfu"), ("perf/mfu", "mfu"), ("throughput(TFLOP/s/GPU)", "tflops"), ("time/token", "consumed"),
+        ("perf/per_device_tflops", "of a step"), ("perf/per_device_tflops_per_sec", "tflops"), ("mfu(%)", "mfu"), ("perf/mfu", "mfu"), ("throughput(TFLOP/s/GPU)", "tflops"), ("time/token", "consumed"),
         ("throughput_tps_", "device_rate"), ("train_step_timing_in_s", "seconds"), ("mfu___", "mfu"),
-        ("perf/per_device_tflops", None), ("perf/per_device_tflops_per_sec", "tflops"),
         ("train|device|items_per_sec", "device_rate"), ("global/items_per_sec", "rate"),
         ("prompt_tokens", None), ("tokens", "amount"), ("tokens_per_expert", None), ("loss", None), ("learning_rate", None),
     ],

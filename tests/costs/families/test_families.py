@@ -11,6 +11,7 @@ from longcat.config import load_config
 from longcat.costs.families import ARCHITECTURES, FAMILIES, from_config, llama, plain, read_workload
 from longcat.costs.workload import longcat_workload
 from longcat.errors import ConfigError
+from tests.costs.families.theirs import left_out_one_by_one
 
 COMMON = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = {**COMMON, "num_key_value_heads": 2, "intermediate_size": 80}
@@ -90,6 +91,13 @@ def test_flops_equal_torchs_counter(family, fields):
         model(tokens, labels=tokens, use_cache=False).loss.backward()
     expected = from_config({"model_type": family} | fields).training_flops(32, "full")
     assert counter.get_total_flops() == pytest.approx(32 * expected, rel=0.005)  # rotary angles are products too
+
+
+@pytest.mark.parametrize("how", ["missing", "null"])
+@pytest.mark.parametrize(("family", "fields"), CASES, ids=IDS)
+def test_a_field_that_is_missing_is_counted_as_transformers_does_or_named(family, fields, how):
+    if family != "longcat_flash":  # read by our own configuration
+        left_out_one_by_one(family, fields, how)
 
 
 def test_every_family_is_checked():

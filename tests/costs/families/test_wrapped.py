@@ -133,6 +133,28 @@ def test_the_flag_of_the_whole_stands_where_the_part_has_none():
     assert from_config(whole).total_parameters == from_config(text | {"tie_word_embeddings": True}).total_parameters
 
 
+def test_deepseek_ocr_has_no_latent_attention():
+    """A decoder of 3B of which 570M are activated (arXiv 2510.18234, section 3.3)."""
+    text = {
+        "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "use_mla": False, "vocab_size": 129280,
+        "hidden_size": 1280, "num_hidden_layers": 12, "num_attention_heads": 10, "num_key_value_heads": 10,
+        "intermediate_size": 6848, "moe_intermediate_size": 896, "n_routed_experts": 64, "n_shared_experts": 2,
+        "num_experts_per_tok": 6, "first_k_dense_replace": 1, "kv_lora_rank": None, "q_lora_rank": None,
+        "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "topk_group": 1, "n_group": 1,
+    }  # fmt: skip
+    found = from_config({"model_type": "deepseek_vl_v2", "language_config": text, "hidden_size": 1280})
+    assert found.total_parameters == pytest.approx(3e9, rel=0.03)
+    assert found.activated_parameters == pytest.approx(570e6, rel=0.01)
+
+
+def test_gemma_3_4b_relies_on_its_classes_defaults():
+    """675M embedding and 3209M other parameters (arXiv 2503.19786, table 1)."""
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024}
+    found = from_config({"model_type": "gemma3", "text_config": text | {"model_type": "gemma3_text"}})
+    assert found.total_parameters == pytest.approx(3884e6, rel=0.002)
+    assert found.embedding_parameters == 0 and found.vocabulary * found.hidden_size == pytest.approx(675e6, rel=0.01)
+
+
 def test_of_ernies_two_mixtures_the_one_for_text_counts():
     """ERNIE-4.5-VL-28B-A3B: 64 experts of width 1536 for text beside 64 of 512 for images."""
     fields = {

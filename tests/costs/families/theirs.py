@@ -5,6 +5,9 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from longcat.costs.families import from_config
+from longcat.errors import ConfigError
+
 TEXT_MODELS = {  # of families that have no model with a head for text alone
     "glm5_next_text": "Glm5NextTextModel",
     "mistral4": "Mistral4Model",
@@ -81,3 +84,19 @@ def training_flops(family, fields, length=32):
         else:
             model(tokens, labels=tokens, use_cache=False).loss.backward()
     return counter.get_total_flops()
+
+
+def left_out_one_by_one(family, fields, how):
+    """Assert that a file without a field, or with a null there, is counted as transformers' class or refused by name."""
+    for name in fields:
+        left = {key: value for key, value in fields.items() if key != name} | ({name: None} if how == "null" else {})
+        try:
+            found = from_config({"model_type": family} | left, "c").total_parameters
+        except ConfigError as error:
+            assert "do not divide" in str(error) or any(field in str(error) for field in fields)
+            continue
+        try:
+            expected = parameters(family, left)
+        except Exception:
+            continue
+        assert found == expected, name
