@@ -169,8 +169,9 @@ def compare_batch(log: Collected, counted: Sequence[float], context: LogContext,
         if abs(length / context.sequence_length - 1) > SLACK:
             found.assumptions.append(
                 f"the log counts {step:,.0f} tokens a step, not {batch:,.0f} x {context.sequence_length:,}: its sequences "
-                f"have {length:,.0f} tokens on average"
+                f"have {length:,.0f} tokens on average, and scores of attention are counted for those"
             )
+            found.mean_length = length
             if not steady and len(numbers) > 1 and max(numbers) - min(numbers) > SLACK * step and not log.fine_tuning:
                 log.fine_tuning.append("the sequences have lengths of their own")
     if context.batch_tokens is not None and abs(step / context.batch_tokens - 1) > SLACK:

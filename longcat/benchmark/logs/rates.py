@@ -25,6 +25,8 @@ class Found:
     assumptions: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     of_readings: bool = True
+    mean_length: float | None = None
+    """Tokens of a mean sequence, where the log counts fewer than --sequence-length."""
 
 
 def per_second(tokens: Iterable[float] | float, seconds: Sequence[float]) -> array[float]:

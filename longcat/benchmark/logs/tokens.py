@@ -71,6 +71,8 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
         doubts=(*log.doubts, *found.doubts),
         told=told,
         fine_tuning=bool(log.fine_tuning),
+        says_what_is_trained=not tool.padded or bool(log.fine_tuning),
+        mean_length=found.mean_length,
         trainable_parameters=log.stated("trainable parameters"),
     )
 
