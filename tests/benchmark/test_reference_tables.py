@@ -17,6 +17,7 @@ def test_names_match_exactly_or_not_at_all():
     for name, tflops in {
         "NVIDIA H200": 989, "NVIDIA H20": 148, "nvidia a100-sxm4-80gb": 312, "Ascend910B1": 373.88,
         "Ascend910B2": 353.8944, "Ascend910B3": 294.912, "Ascend910B4": 245.76, "NVIDIA H800": 989,
+        "A100-SXM4-40GB": 312, "NVIDIA A100-SXM-80GB": 312, "NVIDIA GH200 120GB": 989, "TPU v5 lite": 197, "TPU v5": 459,
     }.items():  # fmt: skip
         assert find_hardware(name).peak_flops("bf16") == tflops * 1e12
     for unknown in ("H20 something", "H2", "Ascend910B", "NVIDIA", ""):
