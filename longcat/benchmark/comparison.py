@@ -175,8 +175,8 @@ def _in_words(
     if not fair:
         nearest = matches[0]
         return (
-            f"no fair A100 row is published: the nearest, {nearest.row.model} on {nearest.row.devices}, is "
-            f"{', '.join(nearest.differences)}. Against rows like it the MFU is {spread(matches)}, which is no evidence"
+            f"no fair A100 row is published: the nearest, {nearest.row.model} on {nearest.row.devices} x "
+            f"{nearest.row.device}, differs: {', '.join(nearest.differences)}. Against rows like it the MFU is {spread(matches)}, which is no evidence"
         )
     if len(matches) < MIN_ROWS:
         each = " and ".join(

@@ -73,11 +73,23 @@ class Distribution:
 
 
 def distribution(matches: Sequence[Match], own_mfu: float, tokens_per_second: float) -> Distribution | None:
-    """Return our run among the mixtures that can be counted causally; None without such a row."""
-    rows = sorted(
-        (one for one in matches if one.row.kind == "moe" and one.row.causal_mfu and one.row.task != "fine-tuning"),
-        key=lambda one: one.mfu or 0.0,
-    )
+    """Return our run among the mixtures that can be counted causally; None without such a row.
+
+    Args:
+        matches: published runs, the nearest first: of two rows of one run the nearer counts.
+        own_mfu: our MFU, counted causally.
+        tokens_per_second: our speed, summed over all devices.
+    """
+    timed_in: dict[tuple[object, ...], str] = {}
+    rows = []
+    for one in matches:
+        row = one.row
+        if row.kind != "moe" or not row.causal_mfu or row.task == "fine-tuning":
+            continue
+        run = (row.source, row.model, row.devices, row.sequence_length)
+        if timed_in.setdefault(run, row.precision) == row.precision:  # in bf16 and in fp16 it is one run
+            rows.append(one)
+    rows.sort(key=lambda one: one.mfu or 0.0)
     if not rows:
         return None
     fair = [one for one in rows if not one.differences]

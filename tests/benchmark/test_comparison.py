@@ -99,7 +99,9 @@ def test_what_makes_a_row_unfair_is_said(changes, difference):
     (said,) = found.matches[0].differences
     assert said.startswith(difference)
     if "kind" not in changes:
-        assert found.verdict.startswith("no fair A100 row is published: the nearest, MPT-7b on 8")
+        assert found.verdict.startswith(
+            "no fair A100 row is published: the nearest, MPT-7b on 8 x A100 SXM 80GB, differs: "
+        )
         assert "no evidence" in found.verdict
 
 
@@ -174,8 +176,8 @@ def test_a_figure_of_ours_does_not_replace_a_published_one():
     rows = [replace(row, published_mfu=0.60, reason="of another N") for row in rows_of(0.40, 0.40, 0.40)]
     found = compare(of(0.40), accelerator=True, count=6, rows=rows)
     (match, *_) = found.matches
-    assert match.ratio == pytest.approx(0.40 / 0.60, rel=1e-3)
-    assert max(match.ratios) == pytest.approx(1, rel=1e-3)
+    assert match.ratio == pytest.approx(1, rel=1e-3)
+    assert match.ratio_own_convention == min(match.ratios) == pytest.approx(0.40 / 0.60, rel=1e-3)
     assert found.word == "undecided"
 
 
@@ -237,6 +239,9 @@ def test_a_mixture_has_a_place_and_no_verdict():
     assert "850 tokens/s" in found.verdict
     slower = compare(of(0.125, kind="moe"), accelerator=True, count=6, rows=rows, tokens_per_second=500.0)
     assert slower.distribution.needed_tokens_per_second == pytest.approx(850)
+    again = [replace(row, precision="fp16") for row in rows]  # the same runs
+    assert compare(ours, accelerator=True, count=6, rows=rows + again).distribution.percentile == 50
+    assert len(compare(ours, accelerator=True, count=6, rows=rows + again).distribution.rows) == 4
 
 
 def test_a_doubt_allows_no_verdict():

@@ -170,11 +170,20 @@ def test_columns_of_a_table(read):
         ("brisk-lake-3 - train/tok_per_sec", "rate"), ("eval/tokens_per_sec", None), ("val_tokens_per_sec", None),
         ("iteration-time/tokens_per_sec_per_replica", None), ("batch-size vs samples", None), ("brisk - tok_per_sec__MIN", None),
         ("perf/per_device_tflops", "of a step"), ("perf/per_device_tflops_per_sec", "tflops"), ("mfu(%)", "mfu"), ("perf/mfu", "mfu"), ("throughput(TFLOP/s/GPU)", "tflops"), ("time/token", "consumed"),
+        ("throughput_tps_", "device_rate"), ("train_step_timing_in_s", "seconds"), ("mfu___", "mfu"),
+        ("train|device|items_per_sec", "device_rate"), ("global/items_per_sec", "rate"),
         ("prompt_tokens", None), ("tokens", "amount"), ("tokens_per_expert", None), ("loss", None), ("learning_rate", None),
     ],
 )  # fmt: skip
 def test_what_names_mean(name, role):
     assert (meaning(name) or (None,))[0] == role
+
+
+def test_a_number_that_was_not_logged_is_none(read):
+    """Exports of histories write NaN where a step has no value."""
+    lines = [{"_step": n, "tokens_per_second": 700.0 if n % 2 else float("nan")} for n in range(9)]
+    assert read("".join(json.dumps(line) + "\n" for line in lines)).tokens_per_second == 700
+    assert read("step,tokens_per_second\n1,700\n2,nan\n3,NaN\n4,700\n").tokens_per_second == 700
 
 
 def test_whose_tokens_they_are_is_said(read):
