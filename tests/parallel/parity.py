@@ -79,7 +79,7 @@ def timeouts(mesh: ProcessMesh) -> None:
 
 def shares(mesh: ProcessMesh) -> None:
     """The processes that share experts, or a part of the batch, are those of the table."""
-    data, ep = mesh.processes // mesh.degrees.expert_parallel, mesh.degrees.expert_parallel
+    data, ep = mesh.processes // mesh.degrees.expert, mesh.degrees.expert
     assert dist.get_process_group_ranks(mesh.dense_shards.get_group()) == list(range(mesh.processes))
     first = mesh.rank // ep * ep
     assert dist.get_process_group_ranks(mesh.axis("expert").get_group()) == list(range(first, first + ep))
