@@ -184,6 +184,8 @@ FIELDS = {
     "training.activation_checkpointing": ("full", TRAINED),
     "training.processes": (1, TRAINED),
     "parallel.expert": (1, TRAINED),
+    "parallel.replicate": (2, TRAINED),
+    "parallel.shard": (2, TRAINED),
     "training.precision": ("fp32", TRAINED),
     "training.compile": (True, TRAINED),
     "training.reference_operators": (["rotary"], TRAINED),
