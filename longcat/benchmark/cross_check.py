@@ -107,7 +107,7 @@ def _cause(
     sequence_length: int,
 ) -> str:
     """Name the input that is probably wrong: the one whose other value would close the gap."""
-    from_length = "length" in logged.tokens_from
+    from_length = "--sequence-length" in logged.tokens_from
     if from_length:
         for length in sorted(_LENGTHS, key=lambda one: abs(one - sequence_length)):
             rate = own(length, logged.tokens_per_second * length / sequence_length)[1]

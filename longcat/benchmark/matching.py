@@ -148,7 +148,7 @@ def match(ours: Subject, row: Reference) -> Match:
     published, rederived = row.mfu, row.rederived_mfu if row.reason else None
     pairs = [(own, row.causal_mfu), (own_convention, published), (own_convention, rederived)]
     if row.reason:
-        pairs.append((own, row.rederived_causal_mfu))
+        pairs += [(own, row.carried_over_mfu), (own, row.rederived_causal_mfu)]
     readings = tuple(ratio for ratio in (_ratio(*pair) for pair in pairs) if ratio is not None)
     causal = row.causal_mfu is not None
     mfu, own_mfu = (row.causal_mfu, own) if causal else (published, own_convention)

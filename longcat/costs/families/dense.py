@@ -88,7 +88,9 @@ def dense(
     down_bias: bool = False,
     head_bias: bool = False,
     other_vectors: int = 0,
+    outer_vectors: int | None = None,
     positions: int = 0,
+    embedding_width: int | None = None,
     windowed: int = 0,
     window: int | None = None,
     tied: bool = False,
@@ -110,7 +112,9 @@ def dense(
         down_bias: whether its last matrix has one.
         head_bias: whether the head has one.
         other_vectors: further parameters of a layer that are no matrix.
+        outer_vectors: parameters of the norms outside the layers; one norm if None.
         positions: learned ones.
+        embedding_width: of embedding and head, with a projection before and behind the layers; the hidden size if None.
         windowed: layers whose attention has a window.
         window: keys that these read; `sliding_window` of the file if None.
         tied: whether the head is the embedding where the file does not say so.
@@ -131,19 +135,22 @@ def dense(
     biases = qkv_bias * one.dim * (one.queries + 2 * one.keys) + output_bias * h
     biases += up_bias * (1 + gated) * ffn + down_bias * h
     vectors = norms * norm_vectors * h + head_norms * one.dim + biases + other_vectors
+    width = embedding_width or h
+    outer = norm_vectors * h if outer_vectors is None else outer_vectors
     return Decoder(
         family=family,
         layers=layers,
-        hidden_size=h,
+        hidden_size=width,
         vocabulary=vocabulary,
         matrices={
             "attention_projections": layers * 2 * h * one.dim * (one.queries + one.keys),
             "dense_ffn": layers * (2 + gated) * h * ffn,
-            "lm_head": h * vocabulary,
-        },
+            "lm_head": width * vocabulary,
+        }
+        | ({} if width == h else {"embedding_projections": 2 * width * h}),
         mixers=softmax_layers(one, windowed, window),
-        embedding_parameters=vocabulary * h + positions * h,
-        norm_and_bias_parameters=layers * vectors + norm_vectors * h + head_bias * vocabulary,
+        embedding_parameters=vocabulary * width + positions * h,
+        norm_and_bias_parameters=layers * vectors + outer + head_bias * vocabulary,
         tied=f.flag("tie_word_embeddings", tied),
     ).workload()
 

@@ -88,7 +88,8 @@ def _step_lists(f: Fields) -> Fields:
     return Fields(values, f.source, f.mtp, f.names)
 
 
-def _step_sparse(f: Fields, layers: int) -> int:
+def step_sparse(f: Fields, layers: int) -> int:
+    """Return the layers with experts: those that `moe_layers_enum` names, else all behind the first three."""
     named = f.values.get("moe_layers_enum")
     if named is None:
         return first_dense(3)(f, layers)
@@ -158,7 +159,7 @@ def _same_in_all(*names: str) -> Callable[[Fields], Fields]:
 
 _GRANITE = Kind(expert_width=("intermediate_size",), shared=width_of(0, "shared_intermediate_size"))
 _STEP = Kind(
-    query_norms="head", gate=_gate_by_field, sparse=_step_sparse, sliding=lambda f, n: listed(f, n, 0),
+    query_norms="head", gate=_gate_by_field, sparse=step_sparse, sliding=lambda f, n: listed(f, n, 0),
     sliding_heads=_step_heads, shared=width_of(1280, "share_expert_dim", "share_expert_dims"), ffn_bias="mlp_bias",
     expert_number=("moe_num_experts",),
 )  # fmt: skip

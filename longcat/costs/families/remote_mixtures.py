@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from longcat.costs.attention import Attention
 from longcat.costs.families.deepseek import latent_mixture
 from longcat.costs.families.fields import Family, Fields
-from longcat.costs.families.layers import after_first, by_step
+from longcat.costs.families.layers import Layers, after_first, by_step, decoder, feed_forward, mixture, read_mixture
+from longcat.costs.families.mixtures import step_sparse
 from longcat.costs.families.routed import Kind, entry, first_dense, times, width_of
 from longcat.costs.workload import Workload
+from longcat.errors import ConfigError
 
 
 def _pangu_ultra(f: Fields) -> Workload:
     """Latent attention; `sandwich_norm` has norms behind attention and feed-forward network, too."""
     norms = 4 if f.flag("sandwich_norm", False) else 2
     return latent_mixture(f, "pangu_ultra_moe", first=3, norms=norms)
+
+
+def _step3(f: Fields) -> Workload:
+    """Queries of low rank that all read few heads of keys (multi-matrix factorization, arXiv 2507.19427, section 4)."""
+    h, layers, heads = f.size("hidden_size"), f.size("num_hidden_layers"), f.size("num_attention_heads")
+    groups, rank, dim = f.size("num_attention_groups", default=1), f.size("share_q_dim"), f.size("head_dim")
+    f.divided(heads, groups, "the heads of queries,")
+    if f.values.get("moe_layers_enum") is None:
+        raise ConfigError(f"{f.source}: no moe_layers_enum")
+    weights = h * rank + rank * heads * dim + 2 * h * groups * dim + heads * dim * h
+    attention = Layers(
+        {"attention_projections": layers * weights}, layers * rank, mixers=(Attention(layers, heads, dim, dim),)
+    )
+    sparse, experts = (
+        step_sparse(f, layers),
+        read_mixture(f, f.size("moe_intermediate_size"), f.size("share_expert_dim")),
+    )
+    dense = feed_forward(h, layers - sparse, f.size("intermediate_size")) if sparse < layers else Layers()
+    parts = [attention, dense, mixture(h, sparse, experts)]
+    return decoder(f, "step3_text", h, layers, parts, experts=experts)
 
 
 def _residual(f: Fields) -> bool:
@@ -36,6 +59,7 @@ _PANGU = {
     "num_nextn_predict_layers": "num_mtp_layers",
 }  # fmt: skip
 FAMILIES = {
+    "step3_text": Family(_step3, ("Step3TextForCausalLM",)),
     "pangu_ultra_moe": Family(
         _pangu_ultra, ("PanguUltraMoEForCausalLM", "OpenPanguMoEForCausalLM"), {}, _PANGU, mtp=True
     ),

@@ -22,6 +22,7 @@ MIXTURE = {
     "num_experts": 8, "num_shared_experts": 1, "layer_group_size": 3, "q_lora_rank": 20, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 12, "v_head_dim": 10, "attention_q_lora_dim": 20, "attention_kv_lora_dim": 16,
     "attention_qk_rope_dim": 8, "attention_qk_dim": 12, "attention_v_dim": 10, "num_dense_layers": 1,
+    "share_q_dim": 20, "share_expert_dim": 24, "moe_layers_enum": "2,3", "head_dim": 12,
 }  # fmt: skip
 EXAMPLES: dict[str, list[dict]] = {family: [] for family in FAMILIES}
 for path in sorted(Path(__file__).parent.glob("test_*.py")):
