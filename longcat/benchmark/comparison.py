@@ -184,7 +184,7 @@ def _in_words(
     if doubts:
         return f"no verdict, as an input is too uncertain: {'; '.join(doubts)}"
     if among is not None:
-        return mixture_sentence(among, [one for one in among.rows if not one.differences])
+        return mixture_sentence(among, min(among.rows, key=lambda one: distance(ours, one)))
     if not any(one.ratio is not None for one in matches):
         return "no published A100 run can be compared with"
     if not fair:

@@ -177,7 +177,8 @@ def test_a_figure_of_ours_does_not_replace_a_published_one():
     found = compare(of(0.40), accelerator=True, count=6, rows=rows)
     (match, *_) = found.matches
     assert match.ratio == pytest.approx(1, rel=1e-3)
-    assert match.ratio_own_convention == min(match.ratios) == pytest.approx(0.40 / 0.60, rel=1e-3)
+    assert match.ratio_own_convention == pytest.approx(0.40 / 0.60, rel=1e-3)
+    assert min(match.ratios) == pytest.approx(0.40 / 0.60, rel=1e-3)
     assert found.word == "undecided"
 
 
@@ -246,6 +247,9 @@ def test_a_mixture_has_a_place_and_no_verdict():
     assert "mixtures lie too far apart to claim it" in found.verdict
     few = compare(ours, accelerator=True, count=6, rows=rows[:1])
     assert "to claim it takes 3 rows like this run" in few.verdict
+    far = rows_of(0.1, 0.12, kind="moe", activated_parameters=4e7) + rows_of(0.4, kind="moe", devices=80)
+    unlike = compare(ours, accelerator=True, count=6, rows=far)
+    assert f"0 of them are like this run, the nearest, MPT-7b on 80, has {far[-1].causal_mfu:.1%};" in unlike.verdict
 
 
 def test_what_a_mixture_would_need_does_not_hang_on_its_nodes():
