@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,7 +109,9 @@ def _cause(
 ) -> str:
     """Name the input that is probably wrong: the one whose other value would close the gap."""
     of_a_device = "of one device" in logged.tokens_from  # then the number of devices changes nothing
-    other = None if of_a_device else _other_devices(found.ratio, devices)
+    other = None
+    if not of_a_device:
+        other = _other_devices(found, devices, lambda less: own(sequence_length, logged.tokens_per_second / less)[1])
     from_length = "--sequence-length" in logged.tokens_from
     if from_length:
         for length in sorted(_LENGTHS, key=lambda one: abs(one - sequence_length)):
@@ -123,11 +126,18 @@ def _cause(
     return f"one of {', '.join(inputs)} is wrong" if len(inputs) > 1 else f"{inputs[0]} is probably wrong"
 
 
-def _other_devices(ratio: float, devices: int) -> int | None:
-    """Return the number of devices that would close the gap; None if there is no whole one."""
-    times = round(max(ratio, 1 / ratio))
-    if abs(max(ratio, 1 / ratio) - times) >= _NEAR * max(ratio, 1 / ratio):
-        return None
-    if ratio > 1:
-        return devices * times
-    return None if devices % times else devices // times
+def _other_devices(found: CrossCheck, devices: int, own: Callable[[float], float]) -> int | None:
+    """Return the number of devices that would close the gap; None if there is no whole one.
+
+    Args:
+        found: the gap.
+        devices: the number that was given.
+        own: TFLOP/s of a device by our count if each did so many times less, in the convention that is then the nearest.
+    """
+    more = found.ratio > 1
+    gap = found.ratio if more else 1 / found.ratio
+    for times in sorted({math.floor(gap), math.ceil(gap)} - {1}, key=lambda one: abs(one - gap)):
+        agrees = abs(own(times if more else 1 / times) / found.told_tflops - 1) < _NEAR
+        if agrees and (more or devices % times == 0):
+            return devices * times if more else devices // times
+    return None

@@ -85,3 +85,11 @@ def test_a_tool_may_count_recomputation_as_work():
 def test_a_log_that_tells_nothing_is_not_checked():
     logged = Throughput(1000.0, 0.0, 9, "Megatron")
     assert cross_check(LLAMA, logged, devices=8, sequence_length=2, peak_flops=1e12, recomputation="none") is None
+
+
+def test_other_devices_are_found_in_whichever_convention():
+    """Of too many devices the largest convention comes nearest, which is not the one that the log was counted in."""
+    told = Told(tflops_per_device=100.0, conventions=("megatron", "palm"))
+    found = check(0.5, told=told, tokens_from="the log's consumed tokens")
+    assert found.convention == "palm"
+    assert "--devices 8 is probably wrong, 4 would agree" in found.doubt
