@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,25 @@ from longcat.parallel.mesh import ProcessMesh
 _EXPERT_AXES = {axis.name for axis in EXPERT}
 
 
-def squared_norms(parameters: Sequence[nn.Parameter], mesh: ProcessMesh) -> dict[Quantity, Tensor]:
+class LocalGradient(NamedTuple):
+    """This process' part of a parameter's gradient."""
+
+    kind: Kind
+    """Kind of the parameter, which says over which processes the parts are spread."""
+    part: Tensor
+
+
+def local_gradients(parameters: Iterable[nn.Parameter]) -> list[LocalGradient]:
+    """List this process' parts of the gradients of all parameters that have one."""
+    return [LocalGradient(_kind(of), _local(of.grad)) for of in parameters if of.grad is not None]
+
+
+def squared_norms(gradients: Sequence[LocalGradient], mesh: ProcessMesh) -> dict[Quantity, Tensor]:
     """Return this process' part of the squared gradient norm, for each kind of parameter.
 
     Args:
-        parameters: with a gradient.
-        mesh: sums the parts. Kinds whose parts are summed over the same processes are taken together, under one name.
+        gradients: all that this process has parts of.
+        mesh: sums the squares. Kinds that are summed over the same processes are taken together, under one name.
 
     Returns:
         fp32 scalars; the same names in every process.
@@ -29,17 +43,17 @@ def squared_norms(parameters: Sequence[nn.Parameter], mesh: ProcessMesh) -> dict
     if mesh.sum_over(SQUARES["expert"]) is mesh.sum_over(SQUARES["dense"]):
         names["expert"] = SQUARES["dense"]
     parts: dict[Quantity, list[Tensor]] = {name: [] for name in names.values()}
-    for parameter in parameters:
-        parts[names[_kind(parameter)]].append(_local(parameter.grad))
+    for gradient in gradients:
+        parts[names[gradient.kind]].append(gradient.part)
     return {name: get_total_norm(of).to(mesh.device).square() for name, of in parts.items()}
 
 
 @torch.no_grad()
-def clip(parameters: Sequence[nn.Parameter], norm: float, limit: float) -> None:
+def clip(gradients: Sequence[LocalGradient], norm: float, limit: float) -> None:
     """Scale gradients down, in place, so that their norm, which is `norm` now, does not exceed `limit`."""
     if norm > limit:
-        for parameter in parameters:
-            _local(parameter.grad).mul_(limit / norm)
+        for gradient in gradients:
+            gradient.part.mul_(limit / norm)
 
 
 def _kind(parameter: nn.Parameter) -> Kind:
@@ -47,7 +61,5 @@ def _kind(parameter: nn.Parameter) -> Kind:
     return "expert" if _EXPERT_AXES.intersection(spread_over or ()) else "dense"
 
 
-def _local(gradient: Tensor | None) -> Tensor:
-    """Return this process' part of a gradient."""
-    assert gradient is not None
+def _local(gradient: Tensor) -> Tensor:
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient

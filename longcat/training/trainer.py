@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, TrainingConfig
@@ -17,7 +17,7 @@ from longcat.model.transformer import LongcatModel
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
 from longcat.parallel.data import reshard, unshard
-from longcat.parallel.gradients import clip, squared_norms
+from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -68,8 +68,8 @@ class Trainer:
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Micro-batches of the last step."""
-        self._parameters: list[nn.Parameter] = []
-        """Parameters that learn in the present step: those with a gradient."""
+        self._gradients: list[LocalGradient] = []
+        """This process' parts of the gradients of all that learns in the present step."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Train on a batch. Collective.
@@ -101,7 +101,7 @@ class Trainer:
             routing = statistics if routing is None else routing + statistics
         assert routing is not None
 
-        self._parameters = [parameter for parameter in self.weights.parameters() if parameter.grad is not None]
+        self._gradients = local_gradients(self.weights.parameters())
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
         routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
@@ -112,7 +112,7 @@ class Trainer:
         healthy = bool(np.isfinite([loss, norm, *agreed.values()]).all())
         if healthy:
             with torch.profiler.record_function(OPTIMIZER):
-                clip(self._parameters, norm, training.optimizer.max_gradient_norm)
+                clip(self._gradients, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
                     optimizer.step()
@@ -174,7 +174,7 @@ class Trainer:
         self, means: dict[str, Tensor], load: Tensor, stop: bool
     ) -> tuple[dict[str, float], float, Tensor, bool]:
         """Sum losses, squared gradient norm, expert loads and requests to stop over the processes that have parts of them."""
-        squares = squared_norms(self._parameters, self.mesh)
+        squares = squared_norms(self._gradients, self.mesh)
         losses = torch.stack(list(means.values()))
         summed = self.mesh.sum(
             {"losses": losses, **squares, "stop": torch.full_like(losses[0], float(stop)), "expert_load": load}
