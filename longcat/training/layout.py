@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError
-from longcat.parallel.axes import Degrees, settle
+from longcat.parallel.axes import Degrees, Wish
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,14 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
     """
     training = config.training
     processes = training.processes or accelerator.count
-    wanted = {field.name: getattr(training, field.name) for field in fields(Degrees)} | {"processes": processes}
+    wish = Wish(
+        processes,
+        **dict(config.parallel),
+        batch_sequences=training.global_batch_sequences,
+        routed_experts=config.model.n_routed_experts,
+    )
     try:
-        degrees = settle(
-            wanted, batch_sequences=training.global_batch_sequences, routed_experts=config.model.n_routed_experts
-        )
+        degrees = wish.settle()
     except ConfigError as error:
         if training.processes:
             raise
