@@ -10,31 +10,51 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from longcat.model.experts import Experts
+from longcat.model.dispatch import Compute, Journey
+from longcat.model.experts import MixtureOfExperts
+from longcat.ops.permute import combine, inverse, permute
+from longcat.ops.registry import OperatorSettings
+from longcat.parallel.plan import ExchangePlan, plan_exchange
 
 
 class AllToAll:
-    """Send each row to the process that holds its expert, compute there, and bring the output back.
+    """Sends each row to the process that holds its expert, and brings the output back.
 
     Rows of zero-computation experts never come here.
     """
 
-    def __init__(self, axis: DeviceMesh) -> None:
-        self.group = axis.get_group()
-        self.processes = axis.size()
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
 
-    def __call__(self, experts: Experts, rows: Tensor, counts: Tensor) -> Tensor:
-        """See `longcat.model.experts.Dispatcher`."""
-        to_send = counts.view(self.processes, -1)
-        to_receive = torch.empty_like(to_send)  # [source process, own expert]
-        dist.all_to_all_single(to_receive, to_send.contiguous(), group=self.group)
-        sent, received = to_send.sum(1).tolist(), to_receive.sum(1).tolist()
+    def begin(
+        self, tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, operators: OperatorSettings
+    ) -> Journey:
+        """See `longcat.model.dispatch.Dispatcher`."""
+        return _Journey(self.group, tokens, experts, weights, plan_exchange(counts, self.group), operators)
 
-        arrived = _exchange(rows, received, sent, self.group)
-        own = torch.arange(to_receive.shape[1], device=rows.device).repeat(self.processes)
-        by_expert = own.repeat_interleave(to_receive.flatten()).argsort(stable=True)
-        outputs = experts.compute(arrived[by_expert], to_receive.sum(0))
-        return _exchange(outputs[by_expert.argsort()], sent, received, self.group)
+
+class _Journey:
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        tokens: Tensor,
+        experts: Tensor,
+        weights: Tensor,
+        plan: ExchangePlan,
+        operators: OperatorSettings,
+    ) -> None:
+        self._group, self._weights, self._plan, self._operators = group, weights, plan, operators
+        rows, self._places = operators.run(permute, tokens, experts, sum(plan.sent))
+        self._rows = _exchange(rows, plan.received, plan.sent, group)
+
+    def compute(self, experts: Compute) -> None:
+        plan = self._plan
+        order = plan.by_expert()
+        outputs = experts(self._rows[order], plan.counts)[inverse(order)]
+        self._rows = _exchange(outputs, plan.sent, plan.received, self._group)
+
+    def end(self, rest: Tensor) -> Tensor:
+        return self._operators.run(combine, self._rows, self._places, self._weights, rest)
 
 
 class _Exchange(torch.autograd.Function):
@@ -68,9 +88,10 @@ def spread_experts(model: nn.Module, axis: DeviceMesh) -> None:
         model: with the same weights in every process.
         axis: processes that hold one set of experts between them; their number divides the experts of a layer.
     """
-    for experts in (module for module in model.modules() if isinstance(module, Experts)):
-        for name, parameter in list(experts.named_parameters(recurse=False)):
+    dispatcher = AllToAll(axis.get_group())
+    for mixture in (module for module in model.modules() if isinstance(module, MixtureOfExperts)):
+        mixture.dispatcher = dispatcher
+        for name, parameter in list(mixture.experts.named_parameters(recurse=False)):
             # every process drew the same weights, so nothing has to be sent
             own = distribute_tensor(parameter.data, axis, [Shard(0)], src_data_rank=None)
-            experts.register_parameter(name, nn.Parameter(own))
-        experts.dispatcher = AllToAll(axis)
+            mixture.experts.register_parameter(name, nn.Parameter(own))
