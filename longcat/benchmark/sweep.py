@@ -76,12 +76,12 @@ def configured(config: PipelineConfig, point: Point) -> PipelineConfig:
         "activation_checkpointing": point.activation_checkpointing,
         "processes": point.processes,
     }
-    # keep expert_parallel if it divides the processes, else choose the largest that fits
-    if point.processes % (config.training.expert_parallel or 1):
-        training["expert_parallel"] = 0
+    # keep the degree of the experts if it divides the processes, else choose the largest that fits
+    expert = 0 if point.processes % (config.parallel.expert or 1) else config.parallel.expert
     return config.model_copy(
         update={
             "training": config.training.model_copy(update=training),
+            "parallel": config.parallel.model_copy(update={"expert": expert}),
             "model": config.model.model_copy(update={"max_position_embeddings": length}),
             "benchmark": config.benchmark.model_copy(update=SPEED_ONLY),
         }

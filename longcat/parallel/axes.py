@@ -30,12 +30,12 @@ class Axis:
     name: str
     divides: Divided
     option: str | None
-    """Field of `Degrees` (and of the section `training`) with the degree; an axis without one takes what is left."""
+    """Field of `Degrees` (and of the section `parallel`) with the degree; an axis without one takes what is left."""
 
 
 DENSE = (Axis("data", "rows", None),)
 """Axes of everything but the routed experts, outermost first; neighbours along the last one have adjacent ranks."""
-EXPERT = (Axis("expert_data", "rows", None), Axis("expert", "experts", "expert_parallel"))
+EXPERT = (Axis("expert_data", "rows", None), Axis("expert", "experts", "expert"))
 """Axes of the routed experts, outermost first."""
 
 BATCH: tuple[str, ...] = ("data",)
@@ -108,18 +108,18 @@ class Degrees:
 
     processes: int = 1
     """Training processes, all together."""
-    expert_parallel: int = 1
+    expert: int = 1
     """Processes that hold one set of routed experts between them."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
-                raise ConfigError(f"training.{name}={value} is below 1")
+                raise ConfigError(f"{_key(name)}={value} is below 1")
         for view in (DENSE, EXPERT):
             options = {axis.option: getattr(self, axis.option) for axis in view if axis.option}
             product = math.prod(options.values())
             if self.processes % product:
-                named = " x ".join(f"training.{name}={value}" for name, value in options.items())
+                named = " x ".join(f"{_key(name)}={value}" for name, value in options.items())
                 raise ConfigError(
                     f"{named} does not divide training.processes={self.processes}; {nearest_divisors(product, self.processes)} would"
                 )
@@ -138,6 +138,11 @@ class Degrees:
         raise ValueError(f"no grid has the axes {', '.join(axes)}")
 
     @property
+    def by_option(self) -> dict[str, int]:
+        """The degree of each axis that has an option, by its name in the section `parallel`."""
+        return {axis.option: getattr(self, axis.option) for axis in (*DENSE, *EXPERT) if axis.option}
+
+    @property
     def batch_world(self) -> int:
         """Number of parts that a batch is divided into."""
         return self.grid_of(*BATCH).degree(*BATCH)
@@ -151,22 +156,20 @@ def settle(wanted: Mapping[str, int], *, batch_sequences: int, routed_experts: i
     """Choose the degrees that are left open, and check all of them against the batch and the model.
 
     Args:
-        wanted: fields of `Degrees`; an `expert_parallel` of 0 is left open and becomes the largest that fits.
+        wanted: fields of `Degrees`; an `expert` of 0 is left open and becomes the largest that fits.
         batch_sequences: rows of a whole batch.
         routed_experts: of each layer.
 
     Raises:
         ConfigError: names the fields, their values and the nearest ones that fit.
     """
-    asked = wanted["expert_parallel"]
+    asked = wanted["expert"]
     divided = {"training.processes": wanted["processes"], "model.n_routed_experts": routed_experts}
     common = math.gcd(*divided.values())
     if asked and common % asked:
         wrong = " and ".join(f"{name}={value}" for name, value in divided.items() if value % asked)
-        raise ConfigError(
-            f"training.expert_parallel={asked} does not divide {wrong}; {nearest_divisors(asked, common)} would"
-        )
-    degrees = Degrees(**{**wanted, "expert_parallel": asked or 1})
+        raise ConfigError(f"parallel.expert={asked} does not divide {wrong}; {nearest_divisors(asked, common)} would")
+    degrees = Degrees(**{**wanted, "expert": asked or 1})
     parts = degrees.batch_world
     if batch_sequences % parts:
         below = batch_sequences // parts * parts
@@ -178,7 +181,12 @@ def settle(wanted: Mapping[str, int], *, batch_sequences: int, routed_experts: i
             f"training.global_batch_sequences={batch_sequences} is not a multiple of {divider}; {sizes} would be"
             f"{_fewer_processes(degrees, batch_sequences)}"
         )
-    return replace(degrees, expert_parallel=asked or common)
+    return replace(degrees, expert=asked or common)
+
+
+def _key(field: str) -> str:
+    """The configuration's name of a field of `Degrees`."""
+    return f"training.{field}" if field == "processes" else f"parallel.{field}"
 
 
 def _fewer_processes(degrees: Degrees, batch_sequences: int) -> str:

@@ -27,7 +27,7 @@ def parallelize(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, co
             kernels of their own.
     """
     model.to(mesh.device)
-    if mesh.degrees.expert_parallel > 1:
+    if mesh.degrees.expert > 1:
         spread_experts(model, mesh.axis("expert"))
     if compiled:
         for module in (*model.blocks, model.model.norm, model.hidden_z):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from longcat.accelerator import Accelerator
@@ -28,7 +28,7 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
     """
     training = config.training
     processes = training.processes or accelerator.count
-    wanted = {field.name: getattr(training, field.name) for field in fields(Degrees)} | {"processes": processes}
+    wanted = {**dict(config.parallel), "processes": processes}
     try:
         degrees = settle(
             wanted, batch_sequences=training.global_batch_sequences, routed_experts=config.model.n_routed_experts

@@ -36,6 +36,13 @@ def test_longer_sequences_than_the_model_was_made_for():
     assert configured(config(), point).model.max_position_embeddings >= 256
 
 
+@pytest.mark.parametrize(("processes", "degree"), [(2, 2), (4, 4), (1, 0)])
+def test_experts_are_laid_out_anew_where_their_degree_does_not_fit(processes, degree):
+    asked = config(f"parallel.expert={max(degree, 2)}", f"benchmark.sweep.processes=[{processes}]")
+    (point,) = points(asked, 64, 2)
+    assert configured(asked, point).parallel.expert == degree
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

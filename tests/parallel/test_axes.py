@@ -53,9 +53,9 @@ def test_every_view_has_all_ranks(table, data):
         grid = table.grid(view)
         assert grid.ranks == table.processes
         assert math.prod(grid.degree(name) for name in grid.names) == table.processes
-    assert table.grid(EXPERT).degree("expert") == table.expert_parallel
-    first = rank // table.expert_parallel * table.expert_parallel
-    assert table.grid(EXPERT).group(rank, "expert") == tuple(range(first, first + table.expert_parallel))
+    assert table.grid(EXPERT).degree("expert") == table.expert
+    first = rank // table.expert * table.expert
+    assert table.grid(EXPERT).group(rank, "expert") == tuple(range(first, first + table.expert))
 
 
 @given(st.integers(1, 6), st.integers(1, 8))
@@ -98,37 +98,37 @@ def test_a_large_machine_by_hand():
     ("wanted", "message"),
     [
         (
-            {"processes": 2, "expert_parallel": 4},
-            "training.expert_parallel=4 does not divide training.processes=2; 2 would",
+            {"processes": 2, "expert": 4},
+            "parallel.expert=4 does not divide training.processes=2; 2 would",
         ),
         (
-            {"processes": 12, "expert_parallel": 5},
-            "training.expert_parallel=5 does not divide training.processes=12 and model.n_routed_experts=16; 4 would",
+            {"processes": 12, "expert": 5},
+            "parallel.expert=5 does not divide training.processes=12 and model.n_routed_experts=16; 4 would",
         ),
         (
-            {"processes": 12, "expert_parallel": 12},
-            "training.expert_parallel=12 does not divide model.n_routed_experts=16; 4 would",
+            {"processes": 12, "expert": 12},
+            "parallel.expert=12 does not divide model.n_routed_experts=16; 4 would",
         ),
         (
-            {"processes": 3, "expert_parallel": 1},
+            {"processes": 3, "expert": 1},
             "training.global_batch_sequences=8 is not a multiple of training.processes=3; "
             "6 or 9 would be, or take training.processes=2",
         ),
         (
-            {"processes": 16, "expert_parallel": 0},
+            {"processes": 16, "expert": 0},
             "training.global_batch_sequences=8 is not a multiple of training.processes=16; "
             "16 would be, or take training.processes=8",
         ),
         (
-            {"processes": 12, "expert_parallel": 4},
+            {"processes": 12, "expert": 4},
             "training.global_batch_sequences=8 is not a multiple of training.processes=12; "
             "12 would be, or take training.processes=8",
         ),
         (
-            {"processes": 9, "expert_parallel": 5},
-            "training.expert_parallel=5 does not divide training.processes=9 and model.n_routed_experts=16; 1 would",
+            {"processes": 9, "expert": 5},
+            "parallel.expert=5 does not divide training.processes=9 and model.n_routed_experts=16; 1 would",
         ),
-        ({"processes": -1, "expert_parallel": 1}, "training.processes=-1 is below 1"),
+        ({"processes": -1, "expert": 1}, "training.processes=-1 is below 1"),
     ],
 )
 def test_refusals_name_what_would_fit(wanted, message):
@@ -138,8 +138,8 @@ def test_refusals_name_what_would_fit(wanted, message):
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 64), st.integers(0, 64))
-def test_what_a_refusal_proposes_fits(processes, batch, experts, expert_parallel):
-    wanted = {"processes": processes, "expert_parallel": expert_parallel}
+def test_what_a_refusal_proposes_fits(processes, batch, experts, asked):
+    wanted = {"processes": processes, "expert": asked}
     try:
         table = settle(wanted, batch_sequences=batch, routed_experts=experts)
     except ConfigError as error:
@@ -152,11 +152,11 @@ def test_what_a_refusal_proposes_fits(processes, batch, experts, expert_parallel
                 settle(wanted, batch_sequences=int(size), routed_experts=experts)
         else:
             for degree in proposal.removesuffix(" would").split(" or "):
-                settle({**wanted, "expert_parallel": int(degree)}, batch_sequences=processes, routed_experts=experts)
+                settle({**wanted, "expert": int(degree)}, batch_sequences=processes, routed_experts=experts)
     else:
-        assert table.processes % table.expert_parallel == 0 == experts % table.expert_parallel
+        assert table.processes % table.expert == 0 == experts % table.expert
         assert batch % table.batch_world == 0
-        assert expert_parallel in (0, table.expert_parallel)
+        assert asked in (0, table.expert)
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
