@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
-from longcat.model.dispatch import Dispatcher, Journey, OneProcess
+from longcat.model.dispatch import Dispatcher, Journey, OneProcess, Through
 from longcat.model.module import Module
 from longcat.model.plan import Counts, count
 from longcat.model.router import Router
@@ -26,7 +26,11 @@ class Experts(Module):
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
 
-    def forward(self, rows: Tensor, counts: Counts) -> Tensor:
+    def forward(self, arriving: list[Tensor], through: Through) -> list[Tensor]:
+        """Let rows that are on their way through the experts: all chunks in one call, at which FSDP gathers the weights."""
+        return through(arriving, self.compute)
+
+    def compute(self, rows: Tensor, counts: Counts) -> Tensor:
         """Compute the outputs `[n, hidden]` for rows sorted by expert; a count for each expert that this process holds."""
         gate_up, down = _local(self.gate_up_proj), _local(self.down_proj)
         run = self.operators.run

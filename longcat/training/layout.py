@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from longcat.accelerator import Accelerator
@@ -28,7 +28,8 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
     """
     training = config.training
     processes = training.processes or accelerator.count
-    wanted = {**dict(config.parallel), "processes": processes}
+    options = {field.name for field in fields(Degrees)}
+    wanted = {**{name: degree for name, degree in config.parallel if name in options}, "processes": processes}
     try:
         degrees = settle(
             wanted, batch_sequences=training.global_batch_sequences, routed_experts=config.model.n_routed_experts
