@@ -184,6 +184,8 @@ FIELDS = {
     "training.activation_checkpointing": ("full", TRAINED),
     "training.processes": (1, TRAINED),
     "parallel.expert": (1, TRAINED),
+    "parallel.replicate": (2, TRAINED),
+    "parallel.shard": (2, TRAINED),
     "parallel.chunks": (2, TRAINED),
     "parallel.two_level": (True, TRAINED),
     "parallel.devices_per_node": (2, TRAINED),

@@ -222,5 +222,5 @@ def time_steps(
     run_workers(WORKER, job, config, config.training.deadline_s, poll)
     values = json.loads((directory / RESULT).read_text(encoding="utf-8"))
     return Measurement(
-        processes=layout.degrees.processes, parallel=layout.degrees.by_option, precision=layout.precision, **values
+        processes=layout.degrees.processes, parallel=layout.degrees.by_axis, precision=layout.precision, **values
     )

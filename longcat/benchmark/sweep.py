@@ -76,12 +76,17 @@ def configured(config: PipelineConfig, point: Point) -> PipelineConfig:
         "activation_checkpointing": point.activation_checkpointing,
         "processes": point.processes,
     }
-    # keep the degree of the experts if it divides the processes, else choose the largest that fits
-    expert = 0 if point.processes % (config.parallel.expert or 1) else config.parallel.expert
+    # keep the degrees that divide the processes, and leave the others open
+    replicate, shard, expert = config.parallel.replicate, config.parallel.shard, config.parallel.expert
+    layout = {
+        "replicate": 1 if point.processes % replicate else replicate,
+        "shard": shard if replicate * shard == point.processes else 0,
+        "expert": 0 if point.processes % (expert or 1) else expert,
+    }
     return config.model_copy(
         update={
             "training": config.training.model_copy(update=training),
-            "parallel": config.parallel.model_copy(update={"expert": expert}),
+            "parallel": config.parallel.model_copy(update=layout),
             "model": config.model.model_copy(update={"max_position_embeddings": length}),
             "benchmark": config.benchmark.model_copy(update=SPEED_ONLY),
         }

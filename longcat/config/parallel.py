@@ -12,6 +12,11 @@ from longcat.config.section import Formerly, Section
 class ParallelConfig(Section):
     """How training is laid out over its processes; `longcat.parallel.axes` has the arithmetic."""
 
+    replicate: int = Field(default=1, ge=1)
+    """Groups of processes that each hold all parameters: their gradients are summed between the groups once a step,
+    instead of parameters gathered over all processes. For a slow link between groups of devices with a fast one."""
+    shard: int = Field(default=0, ge=0)
+    """Processes over which parameters, gradients and optimizer state are sharded; 0 takes those that `replicate` leaves."""
     expert: Annotated[int, Formerly("training.expert_parallel")] = Field(default=0, ge=0)
     """Processes that hold one set of routed experts between them; 0 takes the most that divide the processes and the
     routed experts."""

@@ -101,7 +101,7 @@ def pretrain(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
             **_summary(read_metrics(folder.metrics)),
             processes=layout.degrees.processes,
-            parallel=layout.degrees.by_option,
+            parallel=layout.degrees.by_axis,
             precision=layout.precision,
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),

@@ -36,11 +36,15 @@ def test_longer_sequences_than_the_model_was_made_for():
     assert configured(config(), point).model.max_position_embeddings >= 256
 
 
-@pytest.mark.parametrize(("processes", "degree"), [(2, 2), (4, 4), (1, 0)])
-def test_experts_are_laid_out_anew_where_their_degree_does_not_fit(processes, degree):
-    asked = config(f"parallel.expert={max(degree, 2)}", f"benchmark.sweep.processes=[{processes}]")
-    (point,) = points(asked, 64, 2)
-    assert configured(asked, point).parallel.expert == degree
+@pytest.mark.parametrize(("processes", "kept"), [(4, (2, 2, 4)), (2, (2, 0, 0)), (8, (2, 0, 4)), (1, (1, 0, 0))])
+def test_degrees_that_do_not_fit_are_left_open(processes, kept):
+    asked = config(
+        "parallel={replicate: 2, shard: 2, expert: 4}", f"benchmark.sweep.processes=[{processes}]",
+        "training.global_batch_sequences=8",
+    )  # fmt: skip
+    (point,) = points(asked, 64, 4)
+    layout = configured(asked, point).parallel
+    assert (layout.replicate, layout.shard, layout.expert) == kept
 
 
 @pytest.mark.parametrize(
