@@ -60,7 +60,7 @@ class Trainer:
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
-        self.parallel = parallelize(model, mesh, compute, config.training.compile)
+        self.parallel = parallelize(model, mesh, compute, config.training.compile, config.parallel)
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
         self.optimizers = build_optimizers(self.weights, config.training.optimizer, compute)
