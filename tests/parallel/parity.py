@@ -37,6 +37,20 @@ EVERYTHING = [
 ]
 
 
+def initial(mesh: ProcessMesh) -> None:
+    """Every process draws its own part of the weights that a model in one process has, to the bit."""
+    config = load_config("smoke", overrides=[*EVERYTHING, "seed=5"])
+    alone = LongcatModel(config.model)
+    alone.initialize(5)
+    expected = {**dict(alone.named_parameters()), **dict(alone.named_buffers())}
+    for precision in ("fp32", "bf16"):
+        trainer = Trainer(config, mesh, choose("cpu"), precision)
+        found = {**dict(trainer.weights.named_parameters()), **dict(trainer.weights.named_buffers())}
+        assert found.keys() == expected.keys()
+        for name, tensor in found.items():
+            assert torch.equal(whole_tensor(tensor.detach()), expected[name].detach()), name
+
+
 def gradients(mesh: ProcessMesh, case: str) -> None:
     """Gradients of the parallel model equal those of one process with the whole batch."""
     config = load_config("smoke", overrides=[] if case in ("even", "starve") else EVERYTHING).model
@@ -171,6 +185,7 @@ def main(folder: Path, expert_parallel: int) -> None:
         "timeouts": lambda: timeouts(mesh),
         "shares": lambda: shares(mesh),
         "loader": lambda: loader(mesh),
+        "initial": lambda: initial(mesh),
         "steps": lambda: steps(mesh, folder),
         **{
             case: lambda case=case: gradients(mesh, case)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LAYOUTS = {"one": (1, 1), "data": (2, 1), "expert": (2, 2), "data x expert": (4, 2)}
-CHECKS = ["timeouts", "shares", "loader", "steps", "even", "starve", "everything", "documents", "recompute"]
+CHECKS = ["timeouts", "shares", "loader", "initial", "steps", "even", "starve", "everything", "documents", "recompute"]
 
 pytestmark = pytest.mark.slow
 
