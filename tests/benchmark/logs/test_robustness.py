@@ -166,7 +166,8 @@ def test_a_number_that_cannot_be_names_its_line(read, value):
         ('"Step","a - tps","b - tps"\n"1","2","3"\n', "columns of several runs: a, b"),
         (b"\x7fELF\x02\x01\x01\x00\x00\x00" * 40, "binary file"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" * 9, "binary file"),
-        ("", "no line reports"),
+        ("", "no line reports anything: the file is empty"),
+        (" \n\n", "the file is empty"),
         ("loss 3\nloss 2\n", "known are Megatron"),
     ],
 )

@@ -37,6 +37,7 @@ def read(tmp_path):
         ("Step 12 | loss:1.2345 lr:2e-05 tokens_per_second_per_gpu:1000.5 peak_memory_active:12.3", 4, 4002, "unknown tool"),
         ("44, loss: 6.516855716705322, dt: 360.79ms, tok/sec: 2838.19", 1, 2838.19, "unknown tool"),
         ("iter 10/100 loss=3.2 throughput=12.5k tokens/s", 1, None, ""),
+        ("    throughput/device/TPS=2,730", 8, 21840, "unknown tool"),
         ("epoch 1 step 40: loss 3.1, 81,920 tokens/s", 8, 81920, "unknown tool"),
         ("iteration 13 / 118 | consumed samples: 37440 | elapsed time per iteration(ms): 1000.0 | learning rate: 7.3 | global batch size: 2880 | lm loss: 6.2E-01", 8, 2880 * 2048, "Megatron or MindSpeed"),
         (" iteration 5/ 10 | consumed samples: 1280 | elapsed time per iteration (ms): 1000.0/1003.2 | throughput per GPU (TFLOP/s/GPU): 400.1/398.2 | tokens per GPU (tokens/s/GPU): 4096.0/4090.1 | global batch size:    16 |", 8, 32768, "Megatron or MindSpeed"),
