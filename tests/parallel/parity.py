@@ -1,12 +1,5 @@
-"""Run by torchrun in test_parity: one layout of processes goes through all checks and writes what came of each.
+"""What every rank of a layout does in test_parity: each check is a function of its mesh."""
 
-Arguments: a folder to write to, and the degree of expert parallelism.
-"""
-
-import json
-import os
-import sys
-import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +15,7 @@ from longcat.corpus.loader import Loader
 from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
 from longcat.padding import IGNORE, PADDING, is_padding
-from longcat.parallel.axes import Degrees
-from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
+from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import ParallelModel, parallelize
 from longcat.training import checkpoint
 from longcat.training.losses import Counts
@@ -35,20 +27,6 @@ EVERYTHING = [
     "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
     "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}",
 ]
-
-
-def initial(mesh: ProcessMesh) -> None:
-    """Every process draws its own part of the weights that a model in one process has, to the bit."""
-    config = load_config("smoke", overrides=[*EVERYTHING, "seed=5"])
-    alone = LongcatModel(config.model)
-    alone.initialize(5)
-    expected = {**dict(alone.named_parameters()), **dict(alone.named_buffers())}
-    for precision in ("fp32", "bf16"):
-        trainer = Trainer(config, mesh, choose("cpu"), precision)
-        found = {**dict(trainer.weights.named_parameters()), **dict(trainer.weights.named_buffers())}
-        assert found.keys() == expected.keys()
-        for name, tensor in found.items():
-            assert torch.equal(whole_tensor(tensor.detach()), expected[name].detach()), name
 
 
 def gradients(mesh: ProcessMesh, case: str) -> None:
@@ -135,8 +113,11 @@ def loader(mesh: ProcessMesh) -> None:
     assert sorted(number for numbers in seen for number in numbers) == list(range(24))
 
 
-def steps(mesh: ProcessMesh, folder: Path) -> None:
-    """Two steps with Muon, a checkpoint, another step; the step after reading the checkpoint is the same to the bit."""
+def steps(mesh: ProcessMesh, folder: Path) -> tuple[list[float], list[list[float]]]:
+    """Two steps with Muon, a checkpoint, another step; the step after reading the checkpoint is the same to the bit.
+
+    Returns norms of the first two steps, loss and norm of the last one; and its load of the experts.
+    """
     config = load_config("smoke", None, ["training.optimizer.name=muon"])
     accelerator = choose("cpu")
     batches = [np.random.default_rng(step).integers(3, 512, (4, 33)) for step in range(3)]
@@ -153,10 +134,7 @@ def steps(mesh: ProcessMesh, folder: Path) -> None:
         again.weights.named_parameters(), trainer.weights.named_parameters(), strict=True
     ):
         assert torch.equal(whole_tensor(found.detach()), whole_tensor(expected.detach())), name
-    if mesh.rank == 0:
-        (folder / "steps.json").write_text(
-            json.dumps([*norms, last.loss, last.gradient_norm, last.expert_load.tolist()])
-        )
+    return [*norms, last.loss, last.gradient_norm], last.expert_load.tolist()
 
 
 def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -176,35 +154,3 @@ def everyone(value: object) -> list:
     found = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
-
-
-def main(folder: Path, expert_parallel: int) -> None:
-    degrees = Degrees(int(os.environ["WORLD_SIZE"]), expert_parallel)
-    mesh = join(choose("cpu"), degrees, TIMEOUT_S)
-    checks = {
-        "timeouts": lambda: timeouts(mesh),
-        "shares": lambda: shares(mesh),
-        "loader": lambda: loader(mesh),
-        "initial": lambda: initial(mesh),
-        "steps": lambda: steps(mesh, folder),
-        **{
-            case: lambda case=case: gradients(mesh, case)
-            for case in ("even", "starve", "everything", "documents", "recompute")
-        },
-    }
-    outcomes = {}
-    for name, check in checks.items():
-        try:
-            check()
-            outcome = "passed"
-        except Exception:
-            outcome = traceback.format_exc()
-        failed = [f"rank {rank}: {text}" for rank, text in enumerate(everyone(outcome)) if text != "passed"]
-        outcomes[name] = "\n".join(failed) or "passed"
-        if mesh.rank == 0:
-            (folder / "outcomes.json").write_text(json.dumps(outcomes))
-    leave()
-
-
-main(Path(sys.argv[1]), int(sys.argv[2]))
-end_process()

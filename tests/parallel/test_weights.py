@@ -1,4 +1,4 @@
-"""One rank of a layout of 2,048 draws its own part of a model, and never a whole table or stack of experts."""
+"""Every layout starts from the same weights, of which a rank draws its own part, never a whole table or stack of experts."""
 
 from datetime import timedelta
 
@@ -9,12 +9,15 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.model import LongcatModel
 from longcat.model.initialisation import BLOCK_ROWS
 from longcat.parallel.axes import Degrees
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
+from longcat.training.trainer import Trainer
+from tests.parallel.parity import EVERYTHING, whole_tensor
 
 RANKS, EXPERT_PARALLEL, RANK = 2048, 8, 1029
 
@@ -64,3 +67,23 @@ def test_a_rank_draws_only_its_part(mesh):
     table = parts["model.ngram_embeddings.tables.weight"]
     assert len(table) == -(-whole["model.ngram_embeddings.tables.weight"][0] // RANKS)
     assert 0 < table.std() < 1
+
+
+def initial(mesh, precision):
+    """A trainer's weights and buffers are those of a model in one process, to the bit."""
+    config = load_config("smoke", overrides=[*EVERYTHING, "seed=5"])
+    alone = LongcatModel(config.model)
+    alone.initialize(5)
+    expected = {**dict(alone.named_parameters()), **dict(alone.named_buffers())}
+    weights = Trainer(config, mesh, choose("cpu"), precision).weights
+    found = {**dict(weights.named_parameters()), **dict(weights.named_buffers())}
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert torch.equal(whole_tensor(tensor.detach()), expected[name].detach()), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("degrees", [(1, 1), (2, 1), (4, 1), (2, 2), (4, 2)])
+def test_every_layout_starts_from_the_weights_of_one_process(ranks, degrees, precision):
+    ranks.on_mesh(Degrees(*degrees), initial, precision)
