@@ -98,7 +98,7 @@ def spread_experts(model: nn.Module, axis: DeviceMesh, dispatcher: Dispatcher) -
     """Keep only this process' experts of every layer, in place; checkpoints still see all of them, by global shape.
 
     Args:
-        model: with the same weights in every process.
+        model: with the same weights in every process, or on the device `meta` with none yet.
         axis: processes that hold one set of experts between them; their number divides the experts of a layer.
         dispatcher: brings tokens to these processes.
     """
