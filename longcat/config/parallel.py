@@ -1,4 +1,4 @@
-"""Configuration of the layout: how many processes share the work along each axis of parallelism (docs/pretrain.md)."""
+"""Configuration of the layout: how many processes share the work along each axis of parallelism (docs/parallel.md)."""
 
 from __future__ import annotations
 
