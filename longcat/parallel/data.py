@@ -14,6 +14,7 @@ from torch.distributed.tensor import Shard
 
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel, LossSums
+from longcat.parallel.axes import SHARDS
 from longcat.parallel.mesh import ProcessMesh
 
 
@@ -30,7 +31,12 @@ class FSDPModel:
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in model.blocks:
-            _shard(layer.mlp.experts, mesh.expert_shards, policy, partial(_inside, processes=mesh.expert_shards.size()))
+            _shard(
+                layer.mlp.experts,
+                mesh.expert_shards,
+                policy,
+                partial(_inside, processes=mesh.axis(SHARDS["expert"]).size()),
+            )
             _shard(layer.mlp.router, mesh.dense_shards, exact)
             _shard(layer, mesh.dense_shards, policy)
         if model.model.mtp is not None:

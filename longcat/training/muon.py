@@ -44,10 +44,11 @@ class Muon(torch.optim.Optimizer):
     """Muon for parameters of two dimensions, or of three where the first one stacks matrices (experts).
 
     Parameters may be sharded over processes: a stack along its first dimension, so that each process has whole matrices of
-    it, and every matrix along one of its own two. Momentum is sharded in the same way. A matrix that is cut is
-    orthogonalised by one of the processes that share it: the cut parts of all matrices of a shape travel to their owners
-    in one all-to-all, and the updates back in another. Owners take turns, over all shapes. `dtype` is the type of the
-    matrix products, and of what travels: bf16 without hardware support costs several times the rest of the step.
+    it, and every matrix along one of its own two; they may also be replicated. Momentum is laid out in the same way. Each
+    matrix is orthogonalised by one process, its owner. The parts of all cut matrices of a shape travel to their owners in
+    one all-to-all, and the updates back in another; copies get theirs by an all-gather. Owners take turns, over all
+    shapes. `dtype` is the type of the matrix products, and of what travels: bf16 without hardware support costs several
+    times the rest of the step.
     """
 
     def __init__(
@@ -70,14 +71,17 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         dealt = 0
         for group in self.param_groups:
-            alike: dict[tuple[tuple[int, ...], Cut | None], list[Tensor]] = {}
+            alike: dict[tuple[tuple[int, ...], Cut | None, Copies | None], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike.setdefault((tuple(parameter.shape), cut_of(parameter)), []).append(parameter)
-            for (_, cut), parameters in alike.items():
-                dealt += self._update(parameters, group, cut, dealt)
+                    key = tuple(parameter.shape), cut_of(parameter), copies_of(parameter)
+                    alike.setdefault(key, []).append(parameter)
+            for (_, cut, copies), parameters in alike.items():
+                dealt += self._update(parameters, group, cut, copies, dealt)
 
-    def _update(self, parameters: list[Tensor], group: dict[str, Any], cut: Cut | None, dealt: int) -> int:
+    def _update(
+        self, parameters: list[Tensor], group: dict[str, Any], cut: Cut | None, copies: Copies | None, dealt: int
+    ) -> int:
         """Update parameters of one shape, orthogonalising their matrices in one batch; returns how many had an owner."""
         directions = []
         for parameter in parameters:
@@ -87,7 +91,9 @@ class Muon(torch.optim.Optimizer):
         stacked = torch.stack(directions)
         del directions
         parts = stacked.flatten(0, -3)  # [matrices, own rows, own columns]
-        updates = orthogonalise(parts, self.dtype) if cut is None else orthogonalise_by_owners(parts, cut, dealt)
+        own = parts if copies is None else parts[copies.place :: copies.number]
+        updates = orthogonalise(own, self.dtype) if cut is None else orthogonalise_by_owners(own, cut, dealt)
+        updates = updates if copies is None else copies.share(updates, len(parts))
         rows, columns = parameters[0].shape[-2:]
         step = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
         for parameter, update in zip(parameters, updates.view_as(stacked), strict=True):
@@ -115,6 +121,42 @@ class Cut:
         processes = dist.get_world_size(self.processes)
         share = -(-self.length // processes)
         return [max(0, min(self.length - place * share, share)) for place in range(processes)]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Processes that hold the same part of a parameter, of which each one orthogonalises some matrices for all."""
+
+    processes: dist.ProcessGroup
+    place: int
+    """Of this process among them: it takes every `number`-th matrix, from this one on."""
+    number: int
+
+    def share(self, own: Tensor, matrices: int) -> Tensor:
+        """Put together the results of all, `[matrices, ...]`, from each one's own. Collective."""
+        most = -(-matrices // self.number)
+        padded = own.new_zeros(most, *own.shape[1:])
+        padded[: len(own)] = own
+        gathered = own.new_empty(self.number * most, *own.shape[1:])
+        dist.all_gather_into_tensor(gathered, padded, group=self.processes)
+        return gathered.view(self.number, most, *own.shape[1:]).transpose(0, 1).flatten(0, 1)[:matrices]
+
+
+def copies_of(parameter: Tensor) -> Copies | None:
+    """Return the processes that hold the same part of a parameter; None if no other one does.
+
+    Raises:
+        ValueError: it is replicated along two axes of processes.
+    """
+    if not isinstance(parameter, DTensor):
+        return None
+    mesh = parameter.device_mesh
+    axes = [axis for axis, of in enumerate(parameter.placements) if of.is_replicate() and mesh.size(axis) > 1]
+    if not axes:
+        return None
+    if len(axes) > 1:
+        raise ValueError(f"Muon has no exchange for copies along two axes: {parameter.placements}")
+    return Copies(mesh.get_group(axes[0]), mesh.get_local_rank(axes[0]), mesh.size(axes[0]))
 
 
 def cut_of(parameter: Tensor) -> Cut | None:
@@ -152,10 +194,10 @@ def orthogonalise_by_owners(parts: Tensor, cut: Cut, dealt: int = 0) -> Tensor:
     processes = len(sizes)
     owners = [(dealt + matrix) % processes for matrix in range(len(parts))]
     order = sorted(range(len(parts)), key=owners.__getitem__)  # by owner
-    place = torch.tensor(order, device=parts.device)
+    place = torch.tensor(order, dtype=torch.long, device=parts.device)
     own = owners.count(cut.place)
     across = parts.shape[1 if cut.dimension == -1 else 2]  # the length that is not cut
-    to_owners = [owners.count(process) * parts[0].numel() for process in range(processes)]
+    to_owners = [owners.count(process) * parts.shape[1] * parts.shape[2] for process in range(processes)]
     to_own = [own * size * across for size in sizes]
 
     arrived = parts.new_empty(sum(to_own))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from longcat.accelerator import choose
 from longcat.config import load_config
@@ -93,12 +94,14 @@ def moved_alone(dtype):
     return parameters
 
 
-def moved_together(mesh, dtype):
-    axis = mesh.axis("data")
+def moved_together(mesh, copies, dtype):
+    axes = init_device_mesh("cpu", (copies, mesh.processes // copies))
 
     def spread(tensors):
         pairs = zip(tensors, PARAMETERS, strict=True)
-        return [distribute_tensor(tensor, axis, [Shard(dim)], src_data_rank=None) for tensor, (_, dim) in pairs]
+        return [
+            distribute_tensor(tensor, axes, [Replicate(), Shard(dim)], src_data_rank=None) for tensor, (_, dim) in pairs
+        ]
 
     start, *gradients = draws(4)
     parameters = [torch.nn.Parameter(weights) for weights in spread(start)]
@@ -111,10 +114,10 @@ def moved_together(mesh, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("processes", "threads"), [(2, False), (4, True), (7, True)])
-def test_sharded_parameters_move_as_in_one_process(ranks, processes, threads, dtype):
+@pytest.mark.parametrize(("copies", "shards", "threads"), [(1, 2, False), (1, 4, True), (1, 7, True), (3, 2, True)])
+def test_sharded_parameters_move_as_in_one_process(ranks, copies, shards, threads, dtype):
     expected = moved_alone(dtype)
-    for found in ranks.on_mesh(Degrees(processes), moved_together, dtype, threads=threads):
+    for found in ranks.on_mesh(Degrees(copies * shards), moved_together, copies, dtype, threads=threads):
         for one, other, (shape, _) in zip(found, expected, PARAMETERS, strict=True):
             assert torch.equal(one, other), shape
 
