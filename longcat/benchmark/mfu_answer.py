@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from longcat.benchmark.comparison import compare
 from longcat.benchmark.cross_check import cross_check
 from longcat.benchmark.logs.throughput import Throughput
-from longcat.benchmark.matching import Routing, several_nodes, subject
+from longcat.benchmark.matching import Routing, Subject, several_nodes, subject
 from longcat.benchmark.verdict import PublishedPeak, other_peaks
 from longcat.costs.hardware import HardwareRow, Precision, require_hardware
 from longcat.costs.mfu import Recomputation, Speed, utilisation
@@ -68,12 +68,7 @@ def answer(
         ConfigError: a number is out of range, or the device or its peak in this precision is not known.
         DataError: the MFU or the HFU is above 100 %.
     """
-    for name, value in (
-        ("devices", run.devices), ("tokens per second", tokens_per_second), ("sequence length", run.sequence_length),
-        ("peak TFLOP/s", 1.0 if run.peak_tflops is None else run.peak_tflops),
-    ):  # fmt: skip
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be above 0, found {value:g}")
+    _check(run, tokens_per_second)
     row, peaks = _peaks(run)
     peak = peaks[0]
     trainable = run.trainable_parameters or (logged.trainable_parameters if logged is not None else None)
@@ -81,6 +76,7 @@ def answer(
     length = run.sequence_length
     if logged is not None and logged.mean_length is not None:
         length = max(1, round(logged.mean_length))
+    seen = replace(run, sequence_length=length)
     speed = Speed(tokens_per_second, run.devices, length, peak.flops * run.devices)
     if run.fine_tuning is False and trainable is not None:
         raise DataError(f"only {trainable:,.0f} parameters are trained, which is no --pre-training")
@@ -97,27 +93,7 @@ def answer(
         routing=run.routing,
         fine_tuning=_tunes(run, logged, trainable),
     )
-    doubts: tuple[str, ...] = ()
-    found: dict[str, Any] = {}
-    if logged is not None:
-        check = cross_check(
-            trained,
-            logged,
-            devices=run.devices,
-            sequence_length=length,
-            peak_flops=peak.flops,
-            recomputation=run.recomputation,
-        )
-        doubts = logged.doubts
-        if run.fine_tuning is None and not ours.fine_tuning and not logged.says_what_is_trained:
-            doubts += (
-                f"this log of {logged.kind} does not say whether a trained model is tuned, or weights are frozen: give "
-                "--pre-training, --fine-tuning or --trainable-parameters",
-            )
-        found["log"] = asdict(logged)
-        if check is not None:
-            found["cross_check"] = asdict(check) | {"ratio": check.ratio}
-            doubts = doubts if check.agrees else (*doubts, check.doubt)
+    doubts, told = ((), {}) if logged is None else _by_the_log(trained, seen, logged, ours, peak)
     comparison = compare(
         ours,
         accelerator=True,
@@ -149,8 +125,43 @@ def answer(
         "assumptions": [*trained.assumptions, *(logged.assumptions if logged is not None else ())],
         "doubts": list(doubts),
         "remarks": _remarks(row, ours.kind, work.mfu),
-        **found,
+        **told,
     }
+
+
+def _check(run: Run, tokens_per_second: float) -> None:
+    """Refuse numbers that cannot be."""
+    for name, value in (
+        ("devices", run.devices), ("tokens per second", tokens_per_second), ("sequence length", run.sequence_length),
+        ("peak TFLOP/s", 1.0 if run.peak_tflops is None else run.peak_tflops),
+    ):  # fmt: skip
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name} must be above 0, found {value:g}")
+
+
+def _by_the_log(
+    workload: Workload, run: Run, logged: Throughput, ours: Subject, peak: PublishedPeak
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the reasons for no verdict that a log gives, and what it tells as JSON values."""
+    doubts = logged.doubts
+    if run.fine_tuning is None and not ours.fine_tuning and not logged.says_what_is_trained:
+        doubts += (
+            f"this log of {logged.kind} does not say whether a trained model is tuned, or weights are frozen: give "
+            "--pre-training, --fine-tuning or --trainable-parameters",
+        )
+    told: dict[str, Any] = {"log": asdict(logged)}
+    check = cross_check(
+        workload,
+        logged,
+        devices=run.devices,
+        sequence_length=run.sequence_length,
+        peak_flops=peak.flops,
+        recomputation=run.recomputation,
+    )
+    if check is not None:
+        told["cross_check"] = asdict(check) | {"ratio": check.ratio}
+        doubts = doubts if check.agrees else (*doubts, check.doubt)
+    return doubts, told
 
 
 def _tunes(run: Run, logged: Throughput | None, trainable: float | None) -> bool:
