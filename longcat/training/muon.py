@@ -194,7 +194,7 @@ def orthogonalise_by_owners(parts: Tensor, cut: Cut, dealt: int = 0) -> Tensor:
     processes = len(sizes)
     owners = [(dealt + matrix) % processes for matrix in range(len(parts))]
     order = sorted(range(len(parts)), key=owners.__getitem__)  # by owner
-    place = torch.tensor(order, device=parts.device)
+    place = torch.tensor(order, dtype=torch.long, device=parts.device)
     own = owners.count(cut.place)
     across = parts.shape[1 if cut.dimension == -1 else 2]  # the length that is not cut
     to_owners = [owners.count(process) * parts.shape[1] * parts.shape[2] for process in range(processes)]
