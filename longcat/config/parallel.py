@@ -20,3 +20,11 @@ class ParallelConfig(Section):
     expert: Annotated[int, Formerly("training.expert_parallel")] = Field(default=0, ge=0)
     """Processes that hold one set of routed experts between them; 0 takes the most that divide the processes and the
     routed experts."""
+    chunks: int = Field(default=1, ge=1)
+    """Parts in which a layer's tokens are sent to experts of other processes: experts compute one part while the next is on
+    its way."""
+    two_level: bool = False
+    """Send a token once to every node that has one of its experts, and pass it on there, instead of once to each expert: for
+    links between nodes that are slower than those within."""
+    devices_per_node: int = Field(default=0, ge=0)
+    """Processes on each node, for `two_level`; 0 takes as many as this node has."""

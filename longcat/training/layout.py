@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from longcat.accelerator import Accelerator
@@ -28,9 +28,10 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
     """
     training = config.training
     processes = training.processes or accelerator.count
+    degrees_asked = {field.name for field in fields(Wish)}
     wish = Wish(
         processes,
-        **dict(config.parallel),
+        **{name: value for name, value in config.parallel if name in degrees_asked},
         batch_sequences=training.global_batch_sequences,
         routed_experts=config.model.n_routed_experts,
     )

@@ -29,7 +29,7 @@ from longcat.training.metrics import Follower, read_metrics
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 WORKER = "longcat.training.worker"
 LAST_STEPS = 20
 """Steps that the final loss is the mean of."""

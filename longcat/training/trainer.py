@@ -55,12 +55,14 @@ class Trainer:
 
     def __init__(self, config: PipelineConfig, mesh: ProcessMesh, accelerator: Accelerator, precision: str) -> None:
         self.config, self.mesh = config, mesh
-        model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
-        model.initialize(config.seed)
+        with torch.device("meta"):  # no process ever holds more of a spread model than its part
+            model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
-        self.parallel = parallelize(model, mesh, compute, config.training.compile)
+        self.parallel = parallelize(
+            model, mesh, compute, config.training.compile, settings=config.parallel, seed=config.seed
+        )
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
         self.optimizers = build_optimizers(self.weights, config.training.optimizer, compute)
