@@ -16,6 +16,8 @@ SETTINGS = {
     "sparse attention": EVERYTHING,
     "Muon": ("training.optimizer.name=muon",),
     "a checkpoint": (),
+    "tokens in chunks": ("parallel.chunks=2",),
+    "tokens in two levels": ("parallel.two_level=true", "parallel.devices_per_node=2"),
 }
 """What the rows below the axes mean, by how they begin."""
 
@@ -62,7 +64,9 @@ def test_the_table_knows_every_axis():
 @pytest.mark.parametrize(("row", "column"), PAIRS)
 def test_a_pair_trains_what_one_process_does(ranks, tmp_path, row, column):
     settings = () if row in AXES else next(of for name, of in SETTINGS.items() if row.startswith(name))
-    degrees = layout(*([row, column] if row in AXES else [column]))
+    degrees = layout(*{row, column}.intersection(AXES))
+    if row.startswith("tokens"):  # to experts: of two processes, or of two nodes
+        degrees = Degrees(4, 2 if "chunks" in row else 4, min(degrees.replicate, 2))
     assert all(getattr(degrees, axis.strip("`")) > 1 for axis in (row, column) if axis in AXES)
     case = Case(rows=8, overrides=settings, padded=row.startswith("documents"), steps=2)
     alone = row.startswith("a checkpoint")
