@@ -32,6 +32,12 @@ def test_the_result_is_that_of_one_process(ranks, degrees, settings, case):
 
 
 @pytest.mark.parametrize("settings", [FLAT, CHUNKED, ALONE])
+def test_gradients_in_bf16_point_the_same_way(ranks, settings):
+    for similarities in ranks.on_mesh(TWO, exchange.in_bf16, settings):
+        assert min(similarities) > 0.98, similarities
+
+
+@pytest.mark.parametrize("settings", [FLAT, CHUNKED, ALONE])
 def test_the_host_reads_once_a_layer(ranks, settings):
     assert ranks.on_mesh(TWO, exchange.reads, settings) == [({"tolist": 2}, {})] * 2
 
