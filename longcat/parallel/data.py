@@ -29,12 +29,14 @@ class FSDPModel:
     def __init__(self, model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> None:
         self.model = model
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+        # what experts are called with is still on its way: not to be read, so not to be cast
+        arriving = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
         exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in model.blocks:
             _shard(
                 layer.mlp.experts,
                 mesh.expert_shards,
-                policy,
+                arriving,
                 partial(_inside, processes=mesh.axis(SHARDS["expert"]).size()),
             )
             _shard(layer.mlp.router, mesh.dense_shards, exact)
