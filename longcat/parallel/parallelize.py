@@ -17,7 +17,12 @@ optimizer has moved the `weights`."""
 
 
 def parallelize(
-    model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, compiled: bool = False, seed: int | None = None
+    model: LongcatModel,
+    mesh: ProcessMesh,
+    compute: torch.dtype,
+    compiled: bool = False,
+    seed: int | None = None,
+    memory_bytes: int | None = None,
 ) -> ParallelModel:
     """Apply every axis of parallelism to a model, in place: experts first, data parallelism last.
 
@@ -29,6 +34,7 @@ def parallelize(
             after the last one. Routing and attention are left out: their shapes depend on the data, or they have
             kernels of their own.
         seed: of the initial weights of a model without any: each process draws its own part of them.
+        memory_bytes: of the device, see `FSDPModel`; none means enough.
     """
     if seed is None:
         model.to(mesh.device)
@@ -41,7 +47,7 @@ def parallelize(
         if seed is not None:
             draw_weights(model, mesh.device, seed)
         return SingleProcess(model, compute)
-    sharded = FSDPModel(model, mesh, compute)
+    sharded = FSDPModel(model, mesh, compute, memory_bytes)
     if seed is not None:
         draw_weights(model, mesh.device, seed)
     return sharded

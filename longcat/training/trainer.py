@@ -17,7 +17,7 @@ from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
-from longcat.parallel.data import reshard, unshard
+from longcat.parallel.data import reshard
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -60,7 +60,9 @@ class Trainer:
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
-        self.parallel = parallelize(model, mesh, compute, config.training.compile, config.seed)
+        self.parallel = parallelize(
+            model, mesh, compute, config.training.compile, config.seed, accelerator.memory_bytes
+        )
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
         self.optimizers = build_optimizers(self.weights, config.training.optimizer, compute)
@@ -156,7 +158,7 @@ class Trainer:
 
         The end of text does not end it: processes may differ in the last bit, and have to make the same number of tokens.
         """
-        unshard(self.model)
+        self.parallel.gather()
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):
             tokens = list(generate(self.model, prompt, count))
