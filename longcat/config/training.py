@@ -109,8 +109,6 @@ class TrainingConfig(Section):
     third more work)."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
-    expert_parallel: int = Field(default=0, ge=0)
-    """Processes over which the experts are sharded; 0 takes the largest common divisor with the routed experts."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from longcat.config.corpus import TRAINED_END_OF_TEXT, CorpusConfig
 from longcat.config.model import ModelConfig
+from longcat.config.parallel import ParallelConfig
 from longcat.config.section import RUNTIME, Section
 from longcat.config.stages import BenchmarkConfig, EvaluationConfig
 from longcat.config.tokenizer_file import end_of_text
@@ -32,6 +33,8 @@ class PipelineConfig(Section):
     """The model."""
     training: TrainingConfig
     """Pre-training."""
+    parallel: ParallelConfig = ParallelConfig()
+    """Layout of pre-training over its processes."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
     """MFU benchmark."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -85,9 +88,9 @@ class PipelineConfig(Section):
                 f"training.indexer_warmup_steps={self.training.indexer_warmup_steps} trains nothing but the indexers, "
                 "and training.losses.indexer_weight is 0"
             )
-        if self.training.expert_parallel and self.model.n_routed_experts % self.training.expert_parallel:
+        if self.parallel.expert and self.model.n_routed_experts % self.parallel.expert:
             raise ValueError(
-                f"training.expert_parallel={self.training.expert_parallel} does not divide "
+                f"parallel.expert={self.parallel.expert} does not divide "
                 f"model.n_routed_experts={self.model.n_routed_experts}"
             )
         return self

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+import os
 
+import torch
+import torch.distributed as dist
+
+from longcat.config import ParallelConfig
+from longcat.model.dispatch import Dispatcher
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.data import FSDPModel
-from longcat.parallel.expert import spread_experts
+from longcat.parallel.expert import AllToAll, spread_experts
 from longcat.parallel.mesh import ProcessMesh
+from longcat.parallel.nodes import levels
 from longcat.parallel.single import SingleProcess
+from longcat.parallel.two_level import TwoLevelAllToAll
 from longcat.parallel.weights import draw_weights
 
 ParallelModel = FSDPModel | SingleProcess
@@ -21,6 +28,8 @@ def parallelize(
     mesh: ProcessMesh,
     compute: torch.dtype,
     compiled: bool = False,
+    *,
+    settings: ParallelConfig | None = None,
     seed: int | None = None,
     memory_bytes: int | None = None,
 ) -> ParallelModel:
@@ -33,13 +42,17 @@ def parallelize(
         compiled: compile each layer by itself, so that layers of one shape share the result, and the norm and the z-loss
             after the last one. Routing and attention are left out: their shapes depend on the data, or they have
             kernels of their own.
+        settings: how tokens travel; the degrees are the mesh's.
         seed: of the initial weights of a model without any: each process draws its own part of them.
         memory_bytes: of the device, see `FSDPModel`; none means enough.
+
+    Raises:
+        ConfigError: tokens cannot travel in two levels in this layout.
     """
     if seed is None:
         model.to(mesh.device)
-    if mesh.degrees.expert_parallel > 1:
-        spread_experts(model, mesh.axis("expert"))
+    if mesh.degrees.expert > 1:
+        spread_experts(model, mesh.axis("expert"), dispatcher(mesh, settings or ParallelConfig()))
     if compiled:
         for module in (*model.blocks, model.model.norm, model.hidden_z):
             module.compile()
@@ -51,3 +64,17 @@ def parallelize(
     if seed is not None:
         draw_weights(model, mesh.device, seed)
     return sharded
+
+
+def dispatcher(mesh: ProcessMesh, settings: ParallelConfig) -> Dispatcher:
+    """Make what brings tokens to the processes along the `expert` axis. Collective."""
+    group = mesh.axis("expert").get_group()
+    if settings.two_level:
+        devices = settings.devices_per_node or int(os.environ.get("LOCAL_WORLD_SIZE", mesh.processes))
+        found = levels(dist.get_process_group_ranks(group), mesh.rank, devices)
+        if found is not None:
+            groups = ("experts across nodes", found.across), ("experts within a node", found.within)
+            # groups of their own, so as not to queue behind weights or rows
+            across, within = (mesh.groups.get(name) or mesh.open(name, ranks) for name, ranks in groups)
+            return TwoLevelAllToAll(across, within, settings.chunks)
+    return AllToAll(group, settings.chunks)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, TrainingConfig
@@ -18,6 +17,7 @@ from longcat.model.transformer import LongcatModel
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
 from longcat.parallel.data import reshard
+from longcat.parallel.gradients import clip, squared_norms
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -61,7 +61,13 @@ class Trainer:
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
         self.parallel = parallelize(
-            model, mesh, compute, config.training.compile, config.seed, accelerator.memory_bytes
+            model,
+            mesh,
+            compute,
+            config.training.compile,
+            settings=config.parallel,
+            seed=config.seed,
+            memory_bytes=accelerator.memory_bytes,
         )
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
@@ -114,7 +120,7 @@ class Trainer:
         healthy = bool(np.isfinite([loss, norm, *agreed.values()]).all())
         if healthy:
             with torch.profiler.record_function(OPTIMIZER):
-                self._clip(norm)
+                clip(self._parameters, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
                     optimizer.step()
@@ -176,25 +182,15 @@ class Trainer:
         self, means: dict[str, Tensor], load: Tensor, stop: bool
     ) -> tuple[dict[str, float], float, Tensor, bool]:
         """Sum losses, squared gradient norm, expert loads and requests to stop over the processes that have parts of them."""
-        square = get_total_norm([_local(parameter.grad) for parameter in self._parameters]).square()
+        squares = squared_norms(self._parameters, self.mesh)
+        losses = torch.stack(list(means.values()))
         summed = self.mesh.sum(
-            {
-                "losses": torch.stack(list(means.values())),
-                "gradient_square": square,
-                "stop": torch.full_like(square, float(stop)),
-                "expert_load": load,
-            }
+            {"losses": losses, **squares, "stop": torch.full_like(losses[0], float(stop)), "expert_load": load}
         )
-        numbers = torch.cat([summed["losses"], summed["gradient_square"].view(1), summed["stop"].view(1)])
+        square = torch.stack([summed[name] for name in squares]).sum()
+        numbers = torch.cat([summed["losses"], square.view(1), summed["stop"].view(1)])
         *values, total, stops = numbers.tolist()  # the host waits for the device once
         return dict(zip(means, values, strict=True)), total, summed["expert_load"], stops > 0
-
-    @torch.no_grad()
-    def _clip(self, norm: float) -> None:
-        limit = self.config.training.optimizer.max_gradient_norm
-        if norm > limit:
-            for parameter in self._parameters:
-                _local(parameter.grad).mul_(limit / norm)
 
 
 def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Counts:
@@ -212,10 +208,3 @@ def phase_of(step: int, training: TrainingConfig) -> Phase:
     if step < training.dense_attention_steps:
         return "dense"
     return "warmup" if step < training.dense_attention_steps + training.indexer_warmup_steps else "sparse"
-
-
-def _local(gradient: Tensor | None) -> Tensor:
-    """Return this process' part of a gradient."""
-    assert gradient is not None
-    to_local = getattr(gradient, "to_local", None)
-    return to_local() if to_local is not None else gradient

@@ -15,6 +15,7 @@ from longcat.corpus.loader import Loader
 from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
 from longcat.padding import IGNORE, PADDING, is_padding
+from longcat.parallel.axes import COPIES, DENSE, EXPERT, SHARDS, SUMMED_OVER
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import ParallelModel, parallelize
 from longcat.training import checkpoint
@@ -67,8 +68,9 @@ def timeouts(mesh: ProcessMesh) -> None:
     pair = tuple(range(mesh.rank // 2 * 2, mesh.rank // 2 * 2 + 2))
     if mesh.processes > 2:
         mesh.open("pair", pair)
-    expected = {"data", "expert_data", "expert"} | ({"pair"} if mesh.processes > 2 else set())
-    assert set(mesh.groups) == expected
+    axes = {axis.name for axis in (*DENSE, *EXPERT)}
+    sums = {" x ".join(axes) for axes in SUMMED_OVER.values()}
+    assert set(mesh.groups) == axes | sums | ({"pair"} if mesh.processes > 2 else set())
     known = [dist.group.WORLD, *mesh.groups.values()]
     for group in known:
         limit = group._get_backend(mesh.device).options._timeout  # torch has no public way to read it
@@ -79,13 +81,13 @@ def timeouts(mesh: ProcessMesh) -> None:
 
 def shares(mesh: ProcessMesh) -> None:
     """The processes that share experts, or a part of the batch, are those of the table."""
-    data, ep = mesh.processes // mesh.degrees.expert_parallel, mesh.degrees.expert_parallel
-    assert dist.get_process_group_ranks(mesh.dense_shards.get_group()) == list(range(mesh.processes))
-    first = mesh.rank // ep * ep
-    assert dist.get_process_group_ranks(mesh.axis("expert").get_group()) == list(range(first, first + ep))
-    assert dist.get_process_group_ranks(mesh.expert_shards.get_group()) == [
-        mesh.rank % ep + ep * n for n in range(data)
-    ]
+    for view in (DENSE, EXPERT):
+        for axis in view:
+            expected = mesh.degrees.grid(view).group(mesh.rank, axis.name)
+            assert dist.get_process_group_ranks(mesh.axis(axis.name).get_group()) == list(expected), axis.name
+    for shards, kind in ((mesh.dense_shards, "dense"), (mesh.expert_shards, "expert")):
+        copies = mesh.degrees.grid_of(COPIES[kind]).degree(COPIES[kind])
+        assert shards.mesh_dim_names == ((COPIES[kind], SHARDS[kind]) if copies > 1 else (SHARDS[kind],))
     parts = everyone((mesh.batch_rank, mesh.batch_world))
     assert sorted(part for part, _ in parts) == list(range(mesh.processes))
     sums = mesh.sum(

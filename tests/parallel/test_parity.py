@@ -5,7 +5,17 @@ import pytest
 from longcat.parallel.axes import Degrees
 from tests.parallel import parity
 
-LAYOUTS = {"one": Degrees(1, 1), "data": Degrees(2, 1), "expert": Degrees(2, 2), "data x expert": Degrees(4, 2)}
+LAYOUTS = {
+    "one": Degrees(1),
+    "shard": Degrees(2),
+    "expert": Degrees(2, expert=2),
+    "shard x expert": Degrees(4, expert=2),
+    "replicate": Degrees(2, replicate=2),
+    "replicate x shard": Degrees(4, replicate=2),
+    "replicate x expert": Degrees(4, expert=2, replicate=4),
+    "replicate x shard x expert": Degrees(4, expert=2, replicate=2),
+    "experts across replicas": Degrees(4, expert=4, replicate=2),
+}
 
 pytestmark = pytest.mark.slow
 

@@ -162,8 +162,8 @@ def test_layouts_that_do_not_fit_are_refused():
     cpu = choose("cpu")
     with pytest.raises(ConfigError, match="global_batch_sequences=8 is not a multiple"):
         settle_layout(load_config("smoke", None, ["training.processes=3"]), cpu)
-    with pytest.raises(ConfigError, match="expert_parallel=4 does not divide"):
-        settle_layout(load_config("smoke", None, ["training.processes=2", "training.expert_parallel=4"]), cpu)
+    with pytest.raises(ConfigError, match="parallel.expert=4 does not divide"):
+        settle_layout(load_config("smoke", None, ["training.processes=2", "parallel.expert=4"]), cpu)
 
 
 def test_longcat_2_trains_in_two_processes_and_goes_on(config, workspace, monkeypatch):
