@@ -31,6 +31,7 @@ def parallelize(
     *,
     settings: ParallelConfig | None = None,
     seed: int | None = None,
+    memory_bytes: int | None = None,
 ) -> ParallelModel:
     """Apply every axis of parallelism to a model, in place: experts first, data parallelism last.
 
@@ -43,6 +44,7 @@ def parallelize(
             kernels of their own.
         settings: how tokens travel; the degrees are the mesh's.
         seed: of the initial weights of a model without any: each process draws its own part of them.
+        memory_bytes: of the device, see `FSDPModel`; none means enough.
 
     Raises:
         ConfigError: tokens cannot travel in two levels in this layout.
@@ -58,7 +60,7 @@ def parallelize(
         if seed is not None:
             draw_weights(model, mesh.device, seed)
         return SingleProcess(model, compute)
-    sharded = FSDPModel(model, mesh, compute)
+    sharded = FSDPModel(model, mesh, compute, memory_bytes)
     if seed is not None:
         draw_weights(model, mesh.device, seed)
     return sharded

@@ -16,7 +16,7 @@ from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
-from longcat.parallel.data import reshard, unshard
+from longcat.parallel.data import reshard
 from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
@@ -61,7 +61,13 @@ class Trainer:
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
         self.parallel = parallelize(
-            model, mesh, compute, config.training.compile, settings=config.parallel, seed=config.seed
+            model,
+            mesh,
+            compute,
+            config.training.compile,
+            settings=config.parallel,
+            seed=config.seed,
+            memory_bytes=accelerator.memory_bytes,
         )
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
@@ -158,7 +164,7 @@ class Trainer:
 
         The end of text does not end it: processes may differ in the last bit, and have to make the same number of tokens.
         """
-        unshard(self.model)
+        self.parallel.gather()
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):
             tokens = list(generate(self.model, prompt, count))
