@@ -85,9 +85,27 @@ class PipelineConfig(Section):
                 f"training.indexer_warmup_steps={self.training.indexer_warmup_steps} trains nothing but the indexers, "
                 "and training.losses.indexer_weight is 0"
             )
+        self._check_tables()
         if self.training.expert_parallel and self.model.n_routed_experts % self.training.expert_parallel:
             raise ValueError(
                 f"training.expert_parallel={self.training.expert_parallel} does not divide "
                 f"model.n_routed_experts={self.model.n_routed_experts}"
             )
         return self
+
+    def _check_tables(self) -> None:
+        """Refuse settings of the n-gram tables that ask for what is not there, or that have no lazy form."""
+        training, optimizer = self.training, self.training.optimizer
+        if training.embedding_parallel and self.model.ngram is None:
+            raise ValueError("training.embedding_parallel=true, but there are no n-gram tables: model.ngram is not set")
+        if not optimizer.lazy_ngram_moments:
+            return
+        if not training.embedding_parallel:
+            raise ValueError(
+                "training.optimizer.lazy_ngram_moments=true needs the rows' own gradients: training.embedding_parallel=true"
+            )
+        if optimizer.beta1**2 >= optimizer.beta2:
+            raise ValueError(
+                f"training.optimizer.lazy_ngram_moments=true needs beta1 squared below beta2, so that a row that gets no "
+                f"gradient comes to rest; they are {optimizer.beta1**2:.4g} and {optimizer.beta2:.4g}"
+            )

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel, LossSums
+from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
 
 
@@ -20,10 +21,13 @@ class FSDPModel:
     Weights, summed gradients and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
     are summed, not averaged: each loss is already divided by the count of the whole batch, over all processes, so that
     experts, which see the tokens of more processes than they are sharded over, need no other factor than the rest.
+    Tables whose rows are spread already are left alone.
     """
 
-    def __init__(self, model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype) -> None:
-        self.model = model
+    def __init__(
+        self, model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, tables: SpreadTables | None = None
+    ) -> None:
+        self.model, self.tables = model, tables
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in model.blocks:
@@ -32,7 +36,7 @@ class FSDPModel:
             _shard(layer, mesh.dense_shards, policy)
         if model.model.mtp is not None:
             _shard(model.model.mtp, mesh.dense_shards, policy)
-        _shard(model, mesh.dense_shards, policy)
+        _shard(model, mesh.dense_shards, policy, None if tables is None else {tables.weight})
 
     @property
     def weights(self) -> LongcatModel:
@@ -42,6 +46,8 @@ class FSDPModel:
     def zero_grad(self) -> None:
         """Drop the gradients."""
         self.model.zero_grad()
+        if self.tables is not None:
+            self.tables.drop_gradient()
 
     def sums(
         self,
@@ -58,13 +64,17 @@ class FSDPModel:
         """Accumulate a micro-batch's gradients; they are summed over processes with the `last` one of a batch."""
         cast(FSDPModule, self.model).set_requires_gradient_sync(last)
         loss.backward()
+        if last and self.tables is not None:
+            self.tables.finish()
 
     def write_weights(self) -> None:
         """Do nothing: the weights that the optimizer has moved are the model's own."""
 
 
-def _shard(module: nn.Module, axis: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
-    sharded = fully_shard(module, mesh=axis, mp_policy=policy, reshard_after_forward=False)
+def _shard(
+    module: nn.Module, axis: DeviceMesh, policy: MixedPrecisionPolicy, but: set[nn.Parameter] | None = None
+) -> None:
+    sharded = fully_shard(module, mesh=axis, mp_policy=policy, reshard_after_forward=False, ignored_params=but)
     if axis.size() > 1:  # with one process there is nothing to sum, and a factor would cost a copy of the gradients
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from longcat.accelerator import Accelerator
@@ -21,6 +21,7 @@ from longcat.parallel.data import reshard, unshard
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
+from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.regions import OPTIMIZER
@@ -60,16 +61,26 @@ class Trainer:
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
-        self.parallel = parallelize(model, mesh, compute, config.training.compile)
+        training = config.training
+        self.parallel = parallelize(
+            model,
+            mesh,
+            compute,
+            training.compile,
+            embedding_parallel=training.spreads_tables(mesh.processes),
+            rows_alone=training.optimizer.lazy_ngram_moments,
+        )
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
-        self.optimizers = build_optimizers(self.weights, config.training.optimizer, compute)
+        self.optimizers = build_optimizers(
+            self.weights, training.optimizer, compute, self.parallel.tables, training.steps
+        )
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Micro-batches of the last step."""
-        self._parameters: list[nn.Parameter] = []
-        """Parameters that learn in the present step: those with a gradient."""
+        self._gradients: list[Tensor] = []
+        """This process' parts of the gradients of all that learns in the present step."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Train on a batch. Collective.
@@ -101,7 +112,9 @@ class Trainer:
             routing = statistics if routing is None else routing + statistics
         assert routing is not None
 
-        self._parameters = [parameter for parameter in self.weights.parameters() if parameter.grad is not None]
+        self._gradients = [_local(of.grad) for of in self.weights.parameters() if of.grad is not None]
+        if (tables := self.parallel.tables) is not None and tables.gradient is not None and not tables.dense:
+            self._gradients.append(tables.gradient.values)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
         routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
@@ -164,6 +177,12 @@ class Trainer:
         reshard(self.model)
         return tokens
 
+    def settle_weights(self) -> None:
+        """Make up for what optimizers have put off, so that the weights can be read as they are."""
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, LazyAdamW):
+                optimizer.settle()
+
     def _update_biases(self, step: int, load: Tensor) -> None:
         training = self.config.training
         mu = bias_update_rate(step, training.steps, training.balance)
@@ -174,7 +193,7 @@ class Trainer:
         self, means: dict[str, Tensor], load: Tensor, stop: bool
     ) -> tuple[dict[str, float], float, Tensor, bool]:
         """Sum losses, squared gradient norm, expert loads and requests to stop over the processes that have parts of them."""
-        square = get_total_norm([_local(parameter.grad) for parameter in self._parameters]).square()
+        square = get_total_norm(self._gradients).square()
         summed = self.mesh.sum(
             {
                 "losses": torch.stack(list(means.values())),
@@ -191,8 +210,8 @@ class Trainer:
     def _clip(self, norm: float) -> None:
         limit = self.config.training.optimizer.max_gradient_norm
         if norm > limit:
-            for parameter in self._parameters:
-                _local(parameter.grad).mul_(limit / norm)
+            for gradient in self._gradients:
+                gradient.mul_(limit / norm)
 
 
 def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Counts:
@@ -212,8 +231,8 @@ def phase_of(step: int, training: TrainingConfig) -> Phase:
     return "warmup" if step < training.dense_attention_steps + training.indexer_warmup_steps else "sparse"
 
 
-def _local(gradient: Tensor | None) -> Tensor:
+def _local(gradient: Tensor) -> Tensor:
     """Return this process' part of a gradient."""
-    assert gradient is not None
     to_local = getattr(gradient, "to_local", None)
-    return to_local() if to_local is not None else gradient
+    part: Tensor = gradient if to_local is None else to_local()
+    return part
