@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from longcat.benchmark.distribution import Distribution, distribution, mixture_sentence
-from longcat.benchmark.matching import BASELINE, CLAIM, Match, Subject, distance, match
+from longcat.benchmark.matching import BASELINE, CLAIM, Match, Subject, distance, match, width
 from longcat.benchmark.references import Reference, references
 from longcat.benchmark.verdict import (
     MIN_ROWS,
@@ -91,8 +91,11 @@ def compare(
         return Comparison(False, (), (), None, None, None, "none", reason, (), None)
     near = [match(ours, row) for row in (references() if rows is None else rows) if row.mfu and _sized(row)]
     near.sort(key=lambda one: distance(ours, one))
+    near = _one_of_each_run(near)
     elsewhere = [one for one in near if not one.row.device.startswith(BASELINE) and one.row.kind == ours.kind]
-    near = _without_deciding([one for one in near if one.row.device.startswith(BASELINE)], count)
+    near = [one for one in near if one.row.device.startswith(BASELINE)]
+    if ours.kind != "moe":  # a mixture gets no verdict that anything could turn
+        near = _without_deciding(near, count)
     fair = [one for one in near if not one.differences]
     # without a fair row, prefer rows whose ratio can be computed, also of the other kind
     chosen = _varied(fair, count) if fair else sorted(near, key=lambda one: one.ratio is None)[:count]
@@ -123,6 +126,18 @@ def compare(
 
 def _sized(row: Reference) -> bool:
     return row.devices is not None and row.sequence_length is not None and row.precision != ""
+
+
+def _one_of_each_run(near: Sequence[Match]) -> list[Match]:
+    """Leave the nearest of the rows that differ in bf16 and fp16 alone: a run timed in both is one run."""
+    timed_in: dict[tuple[object, ...], str] = {}
+    left = []
+    for one in near:
+        row = one.row
+        run = (row.source, row.model, row.devices, row.sequence_length, width(row.precision))
+        if timed_in.setdefault(run, row.precision) == row.precision:
+            left.append(one)
+    return left
 
 
 def _varied(near: Sequence[Match], count: int) -> list[Match]:
@@ -169,14 +184,14 @@ def _in_words(
     if doubts:
         return f"no verdict, as an input is too uncertain: {'; '.join(doubts)}"
     if among is not None:
-        return mixture_sentence(among, [one for one in among.rows if not one.differences])
+        return mixture_sentence(among, min(among.rows, key=lambda one: distance(ours, one)))
     if not any(one.ratio is not None for one in matches):
         return "no published A100 run can be compared with"
     if not fair:
         nearest = matches[0]
         return (
-            f"no fair A100 row is published: the nearest, {nearest.row.model} on {nearest.row.devices}, is "
-            f"{', '.join(nearest.differences)}. Against rows like it the MFU is {spread(matches)}, which is no evidence"
+            f"no fair A100 row is published: the nearest, {nearest.row.model} on {nearest.row.devices} x "
+            f"{nearest.row.device}, differs: {', '.join(nearest.differences)}. Against rows like it the MFU is {spread(matches)}, which is no evidence"
         )
     if len(matches) < MIN_ROWS:
         each = " and ".join(

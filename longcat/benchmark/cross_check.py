@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -107,22 +108,36 @@ def _cause(
     sequence_length: int,
 ) -> str:
     """Name the input that is probably wrong: the one whose other value would close the gap."""
-    from_length = "length" in logged.tokens_from
+    of_a_device = "of one device" in logged.tokens_from  # then the number of devices changes nothing
+    other = None
+    if not of_a_device:
+        other = _other_devices(found, devices, lambda less: own(sequence_length, logged.tokens_per_second / less)[1])
+    from_length = "--sequence-length" in logged.tokens_from
     if from_length:
         for length in sorted(_LENGTHS, key=lambda one: abs(one - sequence_length)):
             rate = own(length, logged.tokens_per_second * length / sequence_length)[1]
             if length != sequence_length and abs(rate / found.told_tflops - 1) < _NEAR:
-                return f"--sequence-length {sequence_length} is probably wrong, {length} would agree"
-    if found.ratio > 1 and abs(found.ratio - round(found.ratio)) < _NEAR * found.ratio:
-        return (
-            f"--devices {devices} is probably wrong, {devices * round(found.ratio)} would agree; "
-            "or --model is larger than what was trained"
-        )
-    inverse = 1 / found.ratio
-    if inverse > 1 and devices % round(inverse) == 0 and abs(inverse - round(inverse)) < _NEAR * inverse:
-        return (
-            f"--devices {devices} is probably wrong, {devices // round(inverse)} would agree; "
-            "or --model is smaller than what was trained"
-        )
-    inputs = ["--model", *(["--sequence-length"] if from_length else []), "--devices"]
-    return f"one of {', '.join(inputs)} is wrong"
+                as_well = "" if other is None else f", and so would {other} --devices instead of {devices}"
+                return f"--sequence-length {sequence_length} is probably wrong, {length} would agree{as_well}"
+    if other is not None:
+        size = "larger" if found.ratio > 1 else "smaller"
+        return f"--devices {devices} is probably wrong, {other} would agree; or --model is {size} than what was trained"
+    inputs = ["--model", *(["--sequence-length"] if from_length else []), *([] if of_a_device else ["--devices"])]
+    return f"one of {', '.join(inputs)} is wrong" if len(inputs) > 1 else f"{inputs[0]} is probably wrong"
+
+
+def _other_devices(found: CrossCheck, devices: int, own: Callable[[float], float]) -> int | None:
+    """Return the number of devices that would close the gap; None if there is no whole one.
+
+    Args:
+        found: the gap.
+        devices: the number that was given.
+        own: TFLOP/s of a device by our count if each did so many times less, in the convention that is then the nearest.
+    """
+    more = found.ratio > 1
+    gap = found.ratio if more else 1 / found.ratio
+    for times in sorted({math.floor(gap), math.ceil(gap)} - {1}, key=lambda one: abs(one - gap)):
+        agrees = abs(own(times if more else 1 / times) / found.told_tflops - 1) < _NEAR
+        if agrees and (more or devices % times == 0):
+            return devices * times if more else devices // times
+    return None

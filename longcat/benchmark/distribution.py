@@ -86,17 +86,29 @@ def distribution(matches: Sequence[Match], own_mfu: float, tokens_per_second: fl
     return Distribution(tuple(rows), own_mfu, median, of, tokens_per_second)
 
 
-def mixture_sentence(among: Distribution, fair: Sequence[Match]) -> str:
-    """Return what can honestly be said of a mixture: its place among the published ones, and what the claim would need."""
+def mixture_sentence(among: Distribution, nearest: Match) -> str:
+    """Return what can honestly be said of a mixture: its place among the published ones, and what the claim would need.
+
+    Args:
+        among: the run among the published mixtures.
+        nearest: the row that is most like the run, which is named where none is fair.
+    """
+    fair = [one for one in among.rows if not one.differences]
     sources = len({one.row.publisher for one in among.rows})
     place = (
         f"no verdict, but a place: the MFU of {among.own_mfu:.1%} is above {among.below} of {len(among.rows)} published "
         f"A100 mixtures (percentile {among.percentile:.0f}; {sources} sources, {among.low:.1%} to {among.high:.1%})"
     )
     size = f"{len(fair)} of them {'is' if len(fair) == 1 else 'are'} like this run"
+    if not fair:
+        size += f", the nearest, {nearest.row.model} on {nearest.row.devices}, has {nearest.mfu or 0.0:.1%}"
+    elif len(fair) > 1:
+        size += f", from {fair[0].mfu or 0.0:.1%} to {fair[-1].mfu or 0.0:.1%}"
     need = (
         f"within {CLAIM * 100:.0f} % of the median of {among.median_of}, {among.median:.1%}, would need "
         f"{among.needed_mfu:.1%} or {among.needed_tokens_per_second:,.0f} tokens/s"
     )
-    proof = f"to claim it takes {MIN_ROWS} rows like this run that agree, or the same model timed on A100s"
+    proof = f"to claim it takes {MIN_ROWS} rows like this run, or the same model timed on A100s"
+    if len(fair) >= MIN_ROWS:
+        proof = "mixtures lie too far apart to claim it, which takes the same model timed on A100s"
     return f"{place}; {size}; {need}; {proof}"

@@ -148,7 +148,7 @@ def match(ours: Subject, row: Reference) -> Match:
     published, rederived = row.mfu, row.rederived_mfu if row.reason else None
     pairs = [(own, row.causal_mfu), (own_convention, published), (own_convention, rederived)]
     if row.reason:
-        pairs.append((own, row.rederived_causal_mfu))
+        pairs += [(own, row.carried_over_mfu), (own, row.rederived_causal_mfu)]
     readings = tuple(ratio for ratio in (_ratio(*pair) for pair in pairs) if ratio is not None)
     causal = row.causal_mfu is not None
     mfu, own_mfu = (row.causal_mfu, own) if causal else (published, own_convention)
@@ -179,7 +179,7 @@ def _differences(ours: Subject, row: Reference) -> list[str]:
         reasons.append("a mixture" if row.kind == "moe" else "dense")
     if ours.fine_tuning != (row.task == "fine-tuning"):
         reasons.append("fine-tuning" if row.task == "fine-tuning" else "pre-training, not fine-tuning")
-    if _width(row.precision) != _width(ours.precision):
+    if width(row.precision) != width(ours.precision):
         reasons.append(f"in {row.precision}")
     if ours.mfu_by_convention and row.causal_mfu is None and row.convention not in ours.mfu_by_convention:
         reasons.append("counted by an unknown convention")
@@ -210,7 +210,7 @@ def _differing(ours: Subject, row: Reference) -> dict[str, str]:
     return found
 
 
-def _width(precision: str) -> int:
+def width(precision: str) -> int:
     """Return the bits of a precision: matrix products in bf16 and fp16 are equally fast."""
     return int(precision.removeprefix("bf").removeprefix("fp"))
 
@@ -225,4 +225,4 @@ def distance(ours: Subject, one: Match) -> float:
     """
     row = one.row
     sizes = sum(math.log(getattr(row, name) / getattr(ours, name)) ** 2 for name in LIMITS)
-    return sizes + (row.kind != ours.kind) + (_width(row.precision) != _width(ours.precision)) + len(one.differing) / 2
+    return sizes + (row.kind != ours.kind) + (width(row.precision) != width(ours.precision)) + len(one.differing) / 2

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from longcat.benchmark.comparison import compare
 from longcat.benchmark.cross_check import cross_check
 from longcat.benchmark.logs.throughput import Throughput
-from longcat.benchmark.matching import Routing, several_nodes, subject
+from longcat.benchmark.matching import Routing, Subject, several_nodes, subject
 from longcat.benchmark.verdict import PublishedPeak, other_peaks
 from longcat.costs.hardware import HardwareRow, Precision, require_hardware
 from longcat.costs.mfu import Recomputation, Speed, utilisation
 from longcat.costs.workload import Workload
-from longcat.errors import ConfigError
+from longcat.errors import ConfigError, DataError
 
 ROWS = 6
 """Published runs to compare with at most."""
@@ -40,7 +40,8 @@ class Run:
     """Number of nodes; None takes the usual size of a node of this device."""
     routing: Routing = ""
     """What a mixture does with the tokens of a crowded expert."""
-    fine_tuning: bool = False
+    fine_tuning: bool | None = None
+    """Whether it tunes a trained model; None where that is not said."""
     trainable_parameters: float | None = None
     """Parameters with a gradient, where the others are frozen."""
 
@@ -67,18 +68,22 @@ def answer(
         ConfigError: a number is out of range, or the device or its peak in this precision is not known.
         DataError: the MFU or the HFU is above 100 %.
     """
-    for name, value in (
-        ("devices", run.devices), ("tokens per second", tokens_per_second), ("sequence length", run.sequence_length),
-        ("peak TFLOP/s", 1.0 if run.peak_tflops is None else run.peak_tflops),
-    ):  # fmt: skip
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be above 0, found {value:g}")
+    _check(run, tokens_per_second)
     row, peaks = _peaks(run)
     peak = peaks[0]
     trainable = run.trainable_parameters or (logged.trainable_parameters if logged is not None else None)
     trained = workload if trainable is None else workload.trained(trainable)
-    speed = Speed(tokens_per_second, run.devices, run.sequence_length, peak.flops * run.devices)
-    work = utilisation(trained, speed, run.recomputation)
+    length = run.sequence_length
+    if logged is not None and logged.mean_length is not None:
+        length = max(1, round(logged.mean_length))
+    seen = replace(run, sequence_length=length)
+    speed = Speed(tokens_per_second, run.devices, length, peak.flops * run.devices)
+    if run.fine_tuning is False and trainable is not None:
+        raise DataError(f"only {trainable:,.0f} parameters are trained, which is no --pre-training")
+    try:
+        work = utilisation(trained, speed, run.recomputation)
+    except DataError as error:
+        raise DataError(f"{error}; the tokens are from {logged.tokens_from}" if logged else str(error)) from None
     ours = subject(
         trained,
         speed,
@@ -86,24 +91,9 @@ def answer(
         recomputation=run.recomputation,
         several_nodes=several_nodes(run.device, run.devices) if run.nodes is None else run.nodes > 1,
         routing=run.routing,
-        fine_tuning=run.fine_tuning or trainable is not None or (logged is not None and logged.fine_tuning),
+        fine_tuning=_tunes(run, logged, trainable),
     )
-    doubts: tuple[str, ...] = ()
-    found: dict[str, Any] = {}
-    if logged is not None:
-        check = cross_check(
-            trained,
-            logged,
-            devices=run.devices,
-            sequence_length=run.sequence_length,
-            peak_flops=peak.flops,
-            recomputation=run.recomputation,
-        )
-        doubts = logged.doubts
-        found["log"] = asdict(logged)
-        if check is not None:
-            found["cross_check"] = asdict(check) | {"ratio": check.ratio}
-            doubts = doubts if check.agrees else (*doubts, check.doubt)
+    doubts, told = ((), {}) if logged is None else _by_the_log(trained, seen, logged, ours, peak)
     comparison = compare(
         ours,
         accelerator=True,
@@ -123,7 +113,7 @@ def answer(
         "device": run.device,
         "devices": run.devices,
         "several_nodes": ours.several_nodes,
-        "sequence_length": run.sequence_length,
+        "sequence_length": length,
         "precision": run.precision,
         "recomputation": run.recomputation,
         "fine_tuning": ours.fine_tuning,
@@ -135,8 +125,50 @@ def answer(
         "assumptions": [*trained.assumptions, *(logged.assumptions if logged is not None else ())],
         "doubts": list(doubts),
         "remarks": _remarks(row, ours.kind, work.mfu),
-        **found,
+        **told,
     }
+
+
+def _check(run: Run, tokens_per_second: float) -> None:
+    """Refuse numbers that cannot be."""
+    for name, value in (
+        ("devices", run.devices), ("tokens per second", tokens_per_second), ("sequence length", run.sequence_length),
+        ("peak TFLOP/s", 1.0 if run.peak_tflops is None else run.peak_tflops),
+    ):  # fmt: skip
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name} must be above 0, found {value:g}")
+
+
+def _by_the_log(
+    workload: Workload, run: Run, logged: Throughput, ours: Subject, peak: PublishedPeak
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the reasons for no verdict that a log gives, and what it tells as JSON values."""
+    doubts = logged.doubts
+    if run.fine_tuning is None and not ours.fine_tuning and not logged.says_what_is_trained:
+        doubts += (
+            f"this log of {logged.kind} does not say whether a trained model is tuned, or weights are frozen: give "
+            "--pre-training, --fine-tuning or --trainable-parameters",
+        )
+    told: dict[str, Any] = {"log": asdict(logged)}
+    check = cross_check(
+        workload,
+        logged,
+        devices=run.devices,
+        sequence_length=run.sequence_length,
+        peak_flops=peak.flops,
+        recomputation=run.recomputation,
+    )
+    if check is not None:
+        told["cross_check"] = asdict(check) | {"ratio": check.ratio}
+        doubts = doubts if check.agrees else (*doubts, check.doubt)
+    return doubts, told
+
+
+def _tunes(run: Run, logged: Throughput | None, trainable: float | None) -> bool:
+    """Return whether the run tunes a trained model: as was said, or as its log shows."""
+    if run.fine_tuning is not None:
+        return run.fine_tuning
+    return trainable is not None or (logged is not None and logged.fine_tuning)
 
 
 def _peaks(run: Run) -> tuple[HardwareRow | None, list[PublishedPeak]]:

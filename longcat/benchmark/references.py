@@ -80,17 +80,20 @@ class Reference:
 
     @property
     def causal_mfu(self) -> float | None:
-        """Return the published MFU as it is by our own count: matrices and causal attention only.
+        """Return the MFU as it is by our own count: matrices and causal attention only.
 
-        It follows from the speed; where the row has none, or a `reason` why the two disagree, from the published figure,
-        by the ratio of the conventions' FLOP. None where convention, length or peak is not known.
+        It follows from the printed speed; where there is none, or the sequence length is a guess, from the printed MFU. None
+        where convention, length or peak is not known.
         """
-        if not self.reason and self.rederived_causal_mfu is not None:
+        if self.rederived_causal_mfu is not None and "sequence_length" not in self.guessed:
             return self.rederived_causal_mfu
+        return self.carried_over_mfu if self.carried_over_mfu is not None else self.rederived_causal_mfu
+
+    @property
+    def carried_over_mfu(self) -> float | None:
+        """Return the printed MFU carried over to our own count by the ratio of the conventions' FLOP; None if not known."""
         counted, causal = self._flops(recomputed=False), self.flops_per_token("longcat")
-        if self.mfu is None or counted is None or causal is None:
-            return self.rederived_causal_mfu
-        return self.mfu * causal / counted
+        return None if self.mfu is None or counted is None or causal is None else self.mfu * causal / counted
 
     @property
     def rederived_causal_mfu(self) -> float | None:

@@ -120,9 +120,14 @@ def mfu(
         ),
     ] = None,
     fine_tuning: Annotated[
-        bool,
-        typer.Option("--fine-tuning", help="The run fine-tunes; some logs show it.", rich_help_panel=_RUN),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--fine-tuning/--pre-training",
+            help="Whether the run tunes a trained model; some logs show it.",
+            show_default=False,
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     trainable_parameters: Annotated[
         float | None,
         typer.Option(

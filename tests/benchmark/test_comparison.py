@@ -99,7 +99,9 @@ def test_what_makes_a_row_unfair_is_said(changes, difference):
     (said,) = found.matches[0].differences
     assert said.startswith(difference)
     if "kind" not in changes:
-        assert found.verdict.startswith("no fair A100 row is published: the nearest, MPT-7b on 8")
+        assert found.verdict.startswith(
+            "no fair A100 row is published: the nearest, MPT-7b on 8 x A100 SXM 80GB, differs: "
+        )
         assert "no evidence" in found.verdict
 
 
@@ -174,8 +176,9 @@ def test_a_figure_of_ours_does_not_replace_a_published_one():
     rows = [replace(row, published_mfu=0.60, reason="of another N") for row in rows_of(0.40, 0.40, 0.40)]
     found = compare(of(0.40), accelerator=True, count=6, rows=rows)
     (match, *_) = found.matches
-    assert match.ratio == pytest.approx(0.40 / 0.60, rel=1e-3)
-    assert max(match.ratios) == pytest.approx(1, rel=1e-3)
+    assert match.ratio == pytest.approx(1, rel=1e-3)
+    assert match.ratio_own_convention == pytest.approx(0.40 / 0.60, rel=1e-3)
+    assert min(match.ratios) == pytest.approx(0.40 / 0.60, rel=1e-3)
     assert found.word == "undecided"
 
 
@@ -237,6 +240,28 @@ def test_a_mixture_has_a_place_and_no_verdict():
     assert "850 tokens/s" in found.verdict
     slower = compare(of(0.125, kind="moe"), accelerator=True, count=6, rows=rows, tokens_per_second=500.0)
     assert slower.distribution.needed_tokens_per_second == pytest.approx(850)
+    again = [replace(row, precision="fp16") for row in rows]  # the same runs
+    assert compare(ours, accelerator=True, count=6, rows=rows + again).distribution.percentile == 50
+    assert len(compare(ours, accelerator=True, count=6, rows=rows + again).matches) == 4
+    assert "4 of them are like this run, from" in found.verdict
+    assert "mixtures lie too far apart to claim it" in found.verdict
+    few = compare(ours, accelerator=True, count=6, rows=rows[:1])
+    assert "to claim it takes 3 rows like this run" in few.verdict
+    far = rows_of(0.1, 0.12, kind="moe", activated_parameters=4e7) + rows_of(0.4, kind="moe", devices=80)
+    unlike = compare(ours, accelerator=True, count=6, rows=far)
+    assert f"0 of them are like this run, the nearest, MPT-7b on 80, has {far[-1].causal_mfu:.1%};" in unlike.verdict
+
+
+def test_what_a_mixture_would_need_does_not_hang_on_its_nodes():
+    """Nothing decides where there is no verdict: rows on one node and on several stay, and what differs is shown."""
+    rows = [*rows_of(0.2, 0.25, kind="moe"), *rows_of(0.4, 0.5, kind="moe", devices=16)]
+    one, several = (
+        compare(of(0.3, kind="moe", several_nodes=nodes), accelerator=True, count=6, rows=rows)
+        for nodes in (False, True)
+    )
+    assert one.distribution.needed_mfu == several.distribution.needed_mfu
+    assert [len(found.matches) for found in (one, several)] == [4, 4]
+    assert {"on one node"} == {words for match in several.matches for words in match.differing.values()}
 
 
 def test_a_doubt_allows_no_verdict():

@@ -43,7 +43,10 @@ def test_a_wrong_length_is_named():
     found = cross_check(LLAMA, logged, devices=8, sequence_length=4096, peak_flops=312e12, recomputation="none")
     assert not found.agrees
     assert "the log tells 100 TFLOP/s a device" in found.doubt
-    assert "--sequence-length 4096 is probably wrong, 2048 would agree" in found.doubt
+    assert (
+        "--sequence-length 4096 is probably wrong, 2048 would agree, and so would 16 --devices instead of 8"
+        in found.doubt
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,8 @@ def test_other_inputs_are_named_where_tokens_are_counted(factor, said):
     found = check(factor, tokens_from="the log's consumed tokens")
     assert not found.agrees
     assert said in found.doubt
+    of_one = check(factor, tokens_from="the tokens/s of one device that the log tells")
+    assert of_one.doubt.endswith("times as much: --model is probably wrong"), "devices change nothing"
 
 
 @pytest.mark.parametrize(("factor", "agrees"), [(1.24, True), (1.26, False), (0.81, True), (0.79, False)])
@@ -80,3 +85,11 @@ def test_a_tool_may_count_recomputation_as_work():
 def test_a_log_that_tells_nothing_is_not_checked():
     logged = Throughput(1000.0, 0.0, 9, "Megatron")
     assert cross_check(LLAMA, logged, devices=8, sequence_length=2, peak_flops=1e12, recomputation="none") is None
+
+
+def test_other_devices_are_found_in_whichever_convention():
+    """Of too many devices the largest convention comes nearest, which is not the one that the log was counted in."""
+    told = Told(tflops_per_device=100.0, conventions=("megatron", "palm"))
+    found = check(0.5, told=told, tokens_from="the log's consumed tokens")
+    assert found.convention == "palm"
+    assert "--devices 8 is probably wrong, 4 would agree" in found.doubt

@@ -1,10 +1,13 @@
 """What the answer makes of a run: peaks, frozen weights, doubts and remarks."""
 
+from dataclasses import replace
+
 import pytest
 
 from longcat.benchmark.logs.throughput import Throughput, Told
 from longcat.benchmark.mfu_answer import Run, answer
 from longcat.costs.decoder import sized_workload
+from longcat.errors import DataError
 
 DENSE = sized_workload(7e9, layers=32, hidden_size=4096, vocabulary=32000)
 MIXTURE = sized_workload(3e9, layers=48, hidden_size=2048, vocabulary=150000, total_parameters=30e9)
@@ -38,6 +41,33 @@ def test_frozen_weights_cost_less_and_are_no_pre_training():
     told = answer(DENSE, A100, 20e3, logged=logged(20e3, trainable_parameters=2e7))
     assert told["mfu"] == adapters["mfu"]
     assert answer(DENSE, A100, 20e3, logged=logged(20e3, fine_tuning=True))["comparison"]["word"] == "none"
+
+
+def test_what_is_trained_is_asked_for():
+    """A tool that mostly tunes models, and a log that does not show whether it did: a third of the FLOP may be missing."""
+    unknown = logged(20e3, says_what_is_trained=False)
+    found = answer(DENSE, A100, 20e3, logged=unknown)
+    assert found["comparison"]["word"] == "none"
+    assert "give --pre-training, --fine-tuning or --trainable-parameters" in found["comparison"]["verdict"]
+    whole = answer(DENSE, A100, 20e3)["comparison"]
+    assert answer(DENSE, replace(A100, fine_tuning=False), 20e3, logged=unknown)["comparison"] == whole
+    for said in ({"fine_tuning": True}, {"trainable_parameters": 2e7}):
+        assert answer(DENSE, replace(A100, **said), 20e3, logged=unknown)["doubts"] == []
+    with pytest.raises(DataError, match="only 20,000,000 parameters are trained, which is no --pre-training"):
+        answer(DENSE, replace(A100, fine_tuning=False), 20e3, logged=logged(20e3, trainable_parameters=2e7))
+
+
+def test_scores_are_counted_for_the_sequences_that_were_seen():
+    """Whatever the longest that was allowed: the scores of 32768 would be half of the FLOP."""
+    short = answer(DENSE, A100, 20e3, logged=logged(20e3, mean_length=500.2))
+    long = answer(DENSE, replace(A100, sequence_length=32768), 20e3, logged=logged(20e3, mean_length=500.2))
+    assert short["mfu"] == long["mfu"] == answer(DENSE, replace(A100, sequence_length=500), 20e3)["mfu"]
+    assert (short["sequence_length"], short["comparison"]["fair"]) == (500, long["comparison"]["fair"])
+
+
+def test_an_impossible_mfu_says_where_the_tokens_are_from():
+    with pytest.raises(DataError, match=r"an MFU of \d+ % is impossible.*; the tokens are from 64 sequences"):
+        answer(DENSE, A100, 20e5, logged=logged(20e5, tokens_from="64 sequences a step x --sequence-length 2,048"))
 
 
 def test_doubts_and_gaps_allow_no_verdict():

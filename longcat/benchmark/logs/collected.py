@@ -34,6 +34,7 @@ class Collected:
         self.columns: dict[str, array[float]] = {}
         self.starts: list[int] = []
         """Readings with which a run began or was continued."""
+        self.start_lines: list[int] = []
         self.count = 0
         self.facts: dict[str, dict[float, int]] = {}
         """Line of each number that the log states of the run, by name."""
@@ -228,6 +229,7 @@ class Collected:
                         f"followed by step {step:,.0f}, and {before:,.0f} {what} by {number:,.0f}; keep the lines of one"
                     )
         self.starts.append(self.count)
+        self.start_lines.append(line)
         self._signature, self._steady_batch = now, True
         self._first_step, self._step = step, None
         self._ranks, self._counters = {}, {}

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 
 from longcat.benchmark.logs.collected import Collected
-from longcat.benchmark.logs.rates import Found, known, last, median, per_second, sequences_of
+from longcat.benchmark.logs.rates import WARM_UP, Found, known, last, median, per_second, sequences_of
 from longcat.benchmark.logs.throughput import LogContext
 from longcat.errors import DataError
 
@@ -15,6 +15,8 @@ CONTRADICTION = 0.25
 """Relative gap between two figures of one log from which it contradicts itself."""
 SLACK = 0.05
 """Relative gap up to which two counts of a step's tokens are the same."""
+_PART, _OTHER_SPEED = 3, 1.5
+"""Readings after a start that tell a speed, and how many times another it has to be to be that of another run."""
 _NAMED = 4
 """Most numbers that a message names."""
 
@@ -34,6 +36,24 @@ def check_facts(log: Collected, context: LogContext) -> None:
             places = ", ".join(str(line) for line in sorted(stated.values())[:_NAMED])
             reason = "keep the lines of one run" if expected is None else f"not {expected:,.0f}"
             raise DataError(f"{log.where}: the log reports {numbers} {unit}, {reason} (line {places})")
+
+
+def check_speeds(log: Collected, rates: Sequence[float]) -> None:
+    """Refuse parts whose speeds lie far apart: they are of several runs, or of one that went on elsewhere."""
+    if len(log.starts) < 2:
+        return
+    before: tuple[int, float] | None = None
+    for start, end, line in zip(log.starts, [*log.starts[1:], len(rates)], log.start_lines, strict=True):
+        part = known(itertools.islice(rates, start + max(1, int(WARM_UP * (end - start))), end))
+        if len(part) < _PART:
+            continue
+        speed = median(part)
+        if before is not None and max(speed / before[1], before[1] / speed) > _OTHER_SPEED:
+            raise DataError(
+                f"{log.where}: the run of line {before[0]} has {before[1]:,.0f} tokens/s and what begins at line {line} "
+                f"{speed:,.0f}: they are two runs, or one that went on elsewhere; keep the lines of one"
+            )
+        before = line, speed
 
 
 def check_sequences(log: Collected) -> None:
@@ -149,8 +169,9 @@ def compare_batch(log: Collected, counted: Sequence[float], context: LogContext,
         if abs(length / context.sequence_length - 1) > SLACK:
             found.assumptions.append(
                 f"the log counts {step:,.0f} tokens a step, not {batch:,.0f} x {context.sequence_length:,}: its sequences "
-                f"have {length:,.0f} tokens on average"
+                f"have {length:,.0f} tokens on average, and scores of attention are counted for those"
             )
+            found.mean_length = length
             if not steady and len(numbers) > 1 and max(numbers) - min(numbers) > SLACK * step and not log.fine_tuning:
                 log.fine_tuning.append("the sequences have lengths of their own")
     if context.batch_tokens is not None and abs(step / context.batch_tokens - 1) > SLACK:

@@ -79,6 +79,7 @@ def _trainer_state(path: Path, state: Mapping[str, Any], log: Collected) -> str:
     history = state["log_history"]
     if not isinstance(history, list):
         raise DataError(f"{path}: trainer_state.json is damaged: log_history is no list")
+    log.state["one history"] = True
     merged = Merged(log)
     for index, entry in enumerate(history, start=1):
         if isinstance(entry, dict):

@@ -10,6 +10,7 @@ from typing import Any
 
 from longcat.benchmark.logs.collected import Collected
 from longcat.benchmark.logs.tool import fraction, number
+from longcat.errors import DataError
 
 NAMES: dict[str, tuple[str, ...]] = {
     "step": (
@@ -40,8 +41,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "consumed_sequences": ("consumed_samples", "consumed samples", "consumed_train_samples", "samples_seen", "time/sample"),
     "sequences": ("global_batch_size", "global batch size", "batch-size", "train_batch_size_global"),
     "devices": ("world-size", "world_size", "num_gpus", "num_devices", "n_gpus"),
-    "rate": ("effective_tokens_per_second",),
-    "device_rate": ("tps", "wps", "tgs", "throughput(tps)", "tgs (tokens/gpu/second)", "effective_tokens_per_sec", "train_tokens_per_second"),
+    "rate": ("effective_tokens_per_second", "global/items_per_sec", "global|items_per_sec"),
+    "device_rate": (
+        "device/items_per_sec", "device|items_per_sec", "tps", "wps", "tgs", "throughput(tps)", "tgs (tokens/gpu/second)", "effective_tokens_per_sec",
+        "train_tokens_per_second",
+    ),
     "sample_rate": ("samples_per_second", "samples_per_sec", "throughput/samples_per_sec", "total_throughput"),
     "steps_per_second": ("train_speed(iter/s)",),
     "seconds_per_step": ("train_speed(s/it)",),
@@ -53,7 +57,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "of a step": ("per_device_tflops", "per_device_tokens"),
 }  # fmt: skip
 """Names by meaning; before any of them there may be others with slashes, such as `train/`."""
-_BY_NAME = {name: role for role, names in NAMES.items() for name in names}
+_UNCLEAN = re.compile(r"[^-/\w.]")
+"""Characters that TensorBoard's writers replace in a name."""
+_BY_NAME = {_UNCLEAN.sub("_", name): role for role, names in NAMES.items() for name in names} | {
+    name: role for role, names in NAMES.items() for name in names
+}
 _CLOCKS = {name: rank for rank, name in enumerate(NAMES["clock"])}
 _OTHERS = {
     "eval",
@@ -139,7 +147,7 @@ def kind_of(names: Iterable[str], otherwise: str) -> str:
     """Return the tool that logs these names."""
     known = {name.lower() for name in names}
     for kind, signs in _KINDS.items():
-        if any(sign in name for sign in signs for name in known):
+        if any(sign in name for one in signs for sign in (one, _UNCLEAN.sub("_", one)) for name in known):
             return kind
     return otherwise
 
@@ -224,7 +232,8 @@ def add_record(log: Collected, line: int, record: Mapping[str, Any]) -> bool:
             if rank < clock_rank and (found := seconds_of(value)) is not None and 0 <= found < math.inf:
                 values["clock"], clock_rank = found, rank
             continue
-        if (found := number(str(value)) if isinstance(value, str) else value) is not None and role not in values:
+        found = number(value) if isinstance(value, str) else value
+        if isinstance(found, int | float) and not math.isnan(found) and role not in values:
             values[role] = found * scale
     return _add(log, line, values, {name.lower().rsplit("/", 1)[-1] for name in record})
 
@@ -236,7 +245,7 @@ def _add(log: Collected, line: int, values: dict[str, float], names: set[str]) -
         "train_runtime" in names
         and {"train_samples_per_second", "train_steps_per_second", "total_flos"} & values.keys()
     ):
-        _final(log, values)
+        _final(log, line, values)
         return True
     for name in ("train_samples_per_second", "train_steps_per_second", "total_flos"):
         values.pop(name, None)
@@ -266,8 +275,16 @@ def _add(log: Collected, line: int, values: dict[str, float], names: set[str]) -
     return True
 
 
-def _final(log: Collected, values: Mapping[str, float]) -> None:
-    """Note the sums at the end of a Trainer's run."""
+def _final(log: Collected, line: int, values: Mapping[str, float]) -> None:
+    """Note the sums at the end of a Trainer's run.
+
+    Where one went on after its end, its history has several: each with its own time, but with tokens, FLOP and samples
+    since the beginning.
+
+    Raises:
+        DataError: several runs have ended that do not share a history.
+    """
+    before = dict(log.final) if "seconds" in log.final else {}
     names = {
         "clock": "seconds", "train_samples_per_second": "samples/s", "train_steps_per_second": "steps/s",
         "total_flos": "flos", "device_rate": "device tokens/s", "rate": "tokens/s", "consumed": "tokens",
@@ -275,6 +292,18 @@ def _final(log: Collected, values: Mapping[str, float]) -> None:
     for role, name in names.items():
         if 0 < values.get(role, 0) < math.inf:
             log.final[name] = values[role]
+    if not before or log.final["seconds"] == before["seconds"]:
+        return
+    if not log.state.get("one history"):
+        raise DataError(
+            f"{log.where}, line {line}: a second train_runtime: the file has several runs, keep the lines of one"
+        )
+    last = log.final["seconds"]
+    log.final["seconds"] += before["seconds"]
+    for name in ("samples/s", "steps/s", "device tokens/s", "tokens/s"):
+        if name in log.final:
+            log.final[name] *= last / log.final["seconds"]
+    log.notes.append("the run was resumed after its end; the times of its parts are added")
 
 
 def _throughput(values: dict[str, float], names: set[str]) -> None:

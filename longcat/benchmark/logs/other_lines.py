@@ -56,7 +56,7 @@ def _read_deepspeed(log: Collected, line_number: int, line: str) -> None:
 TOOL = Tool(
     kind="unknown tool",
     example="tokens/s: 12,345",
-    marks=("tok", "Tok", "tgs", "tps", "wps"),
+    marks=("tok", "Tok", "tgs", "tps", "wps", "TGS", "TPS"),
     read=_read,
 )
 DEEPSPEED = Tool(

@@ -25,6 +25,8 @@ class Found:
     assumptions: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     of_readings: bool = True
+    mean_length: float | None = None
+    """Tokens of a mean sequence, where the log counts fewer than --sequence-length."""
 
 
 def per_second(tokens: Iterable[float] | float, seconds: Sequence[float]) -> array[float]:
@@ -61,7 +63,7 @@ def steady(rates: Sequence[float], starts: Sequence[int]) -> array[float]:
 
     Of a run without breaks the array itself is shortened: a log of 1 GB has millions of readings.
     """
-    if len(starts) == 1 and isinstance(rates, array) and rates.typecode == "d" and all(rate > 0 for rate in rates):
+    if len(starts) == 1 and isinstance(rates, array) and all(rate > 0 for rate in rates):
         if len(rates) > 2:
             del rates[: max(1, int(WARM_UP * len(rates)))]
         return rates
@@ -83,5 +85,5 @@ def median(values: array[float]) -> float:
     if len(values) > _MANY:
         import numpy as np  # sorts many numbers in a fifth of the memory
 
-        return float(np.median(np.frombuffer(values), overwrite_input=True))
+        return float(np.median(np.frombuffer(values, dtype=values.typecode), overwrite_input=True))
     return statistics.median(values)

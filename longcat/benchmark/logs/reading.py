@@ -36,6 +36,8 @@ TOOLS = (
     megatron.TOOL, torchtitan.TOOL, nanogpt.TOOL, nanochat.TOOL, internevo.TOOL, xtuner.TOOL, maxtext.TOOL, composer.TOOL,
     nemo.TOOL, libai.TOOL, printed_dicts.TOOL,
 )  # fmt: skip
+_HEAD = 1 << 16
+"""Bytes by which the kind of a file is told."""
 WEAK = (other_lines.DEEPSPEED, other_lines.TOOL)
 """Readers that count only where none of the others reads anything, the first one first."""
 
@@ -47,11 +49,13 @@ def read(path: Path, context: LogContext) -> Throughput:
         DataError: the file cannot be read, has no line of a known kind, or contradicts itself or the context.
     """
     with open_log(path) as file:
-        head = file.read(1 << 16)
+        head = file.read(_HEAD)
     log = Collected(str(path), context.devices)
     if is_event_file(head):
         return finish(log, read_events(path, log), context)
     text = head.decode(encoding_of(path, head[:4096]), errors="replace")
+    if len(head) < _HEAD and not text.strip():
+        raise DataError(f"{path}: no line reports anything: the file is empty")
     if looks_like_json(text) and not (is_one_line(text) and text.strip().count("\n")):
         kind = _document(path, log, text)
         if kind is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from longcat.errors import DataError
 
@@ -16,6 +17,16 @@ PIECE = 1 << 20
 _LONGEST_LINE = 8 << 20
 _COLOURS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 _ENCODINGS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+class _Unpacked(gzip.GzipFile):
+    """A compressed file whose damage is one of the data."""
+
+    def read(self, *size: Any) -> bytes:
+        try:
+            return super().read(*size)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{self.name}: the compressed file is damaged: {error}") from None
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -28,7 +39,7 @@ def open_log(path: Path) -> BinaryIO:
         file = path.open("rb")
         if file.read(2) == b"\x1f\x8b":
             file.close()
-            return gzip.open(path, "rb")  # type: ignore[return-value]
+            return _Unpacked(path)  # type: ignore[return-value]
         file.seek(0)
     except IsADirectoryError:
         raise DataError(f"{path} is a directory; give the file of the log in it") from None
@@ -80,10 +91,7 @@ def pieces(path: Path) -> Iterator[tuple[int, str]]:
                 number += piece.count("\n")
             if not data:
                 return
-            try:
-                data = file.read(PIECE)
-            except (OSError, EOFError) as error:
-                raise DataError(f"cannot read {path}: {error}") from None
+            data = file.read(PIECE)
 
 
 def lines(number: int, piece: str) -> Iterator[tuple[int, str]]:

@@ -57,5 +57,9 @@ class Throughput:
     """Utilisation by the log itself, if it gives one."""
     fine_tuning: bool = False
     """Whether the log shows that a trained model was tuned further."""
+    says_what_is_trained: bool = True
+    """False where the tool mostly tunes models, and the log does not show whether it did."""
+    mean_length: float | None = None
+    """Tokens of a mean sequence, where the log counts fewer than it was told a sequence has."""
     trainable_parameters: float | None = None
     """Parameters that were trained, if the log says so."""

@@ -22,6 +22,7 @@ from longcat.benchmark.logs.contradictions import (
     check_batch,
     check_facts,
     check_sequences,
+    check_speeds,
     compare_batch,
     compare_rates,
     compare_told,
@@ -54,6 +55,8 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
     if found is None:
         raise DataError(_missing(log, tool))
     log.columns.clear()
+    if found.of_readings:
+        check_speeds(log, found.rates)
     kept = steady(found.rates, log.starts) if found.of_readings else array("d", found.rates)
     if not kept:
         raise DataError(f"{log.where}: no reading is left of the log of {tool.kind}")
@@ -68,6 +71,8 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
         doubts=(*log.doubts, *found.doubts),
         told=told,
         fine_tuning=bool(log.fine_tuning),
+        says_what_is_trained=not tool.padded or bool(log.fine_tuning),
+        mean_length=found.mean_length,
         trainable_parameters=log.stated("trainable parameters"),
     )
 
@@ -273,16 +278,17 @@ def _missing(log: Collected, tool: Tool) -> str:
 
 
 def _told(log: Collected, tool: Tool) -> Told | None:
-    tflops, mfu = log.column("tflops"), log.column("mfu")
+    medians: dict[str, float] = {}
     for name in ("tflops", "mfu"):
+        column = log.column(name)
         log.columns.pop(name, None)
-    speeds = steady(tflops, log.starts) if tflops is not None else None
-    shares = steady(mfu, log.starts) if mfu is not None else None
-    if not speeds and not shares:
+        if column is not None and (kept := steady(column, log.starts)):
+            medians[name] = median(kept)
+    if not medians:
         return None
     return Told(
-        tflops_per_device=median(speeds) if speeds else None,
-        mfu=median(shares) if shares else None,
+        tflops_per_device=medians.get("tflops"),
+        mfu=medians.get("mfu"),
         peak_tflops=log.state.get("peak", tool.peak_tflops),
         conventions=tool.conventions,
         recomputation=tool.recomputation or bool(log.state.get("recomputation")),

@@ -46,7 +46,7 @@ def conclude(log: Collected, context: LogContext) -> None:
 
 
 def _note(log: Collected, line_number: int, trained: float, every: float) -> None:
-    log.fact("trainable parameters", trained, line_number)
     if trained < 0.95 * every:
+        log.fact("trainable parameters", trained, line_number)
         log.fine_tuning.append(f"line {line_number}: {trained:,.0f} of {every:,.0f} parameters are trained")
         log.state["lora"] = line_number

@@ -118,6 +118,22 @@ def test_trainer_state(tmp_path):
         read(tmp_path, json.dumps({"log_history": [{"loss": 2.0}]}))
 
 
+def test_a_trainer_that_was_resumed_after_its_end(tmp_path):
+    """Its tokens count on and each part has its own time; of two histories in one file nothing follows."""
+    ends = [
+        {"train_runtime": 100.0, "train_samples_per_second": 1.0, "train_steps_per_second": 0.5},
+        {"train_runtime": 60.0, "train_samples_per_second": 4.0, "train_steps_per_second": 2.0},
+    ]
+    state = {"log_history": ends, "num_input_tokens_seen": 8000}
+    found = read(tmp_path, json.dumps(state))
+    assert found.tokens_per_second == 50.0
+    assert "the times of its parts are added" in found.assumptions[0]
+    del state["num_input_tokens_seen"]
+    assert read(tmp_path, json.dumps(state), batch_tokens=100).tokens_per_second == pytest.approx(100 * 120 / 160)
+    with pytest.raises(DataError, match="line 2: a second train_runtime: the file has several runs"):
+        read(tmp_path, "".join(f"{end}\n" for end in ends))
+
+
 def test_a_trainer_that_tells_its_clock(tmp_path):
     """transformers since 2025: every log has time and tokens, the latter counted on over a restart."""
     logs = [(10.0, 1000), (12.0, 2000), (14.0, 3000), (16.0, 4000), (5.0, 5000), (7.0, 6000), (9.0, 7000), (9.1, 7000)]

@@ -37,6 +37,7 @@ def read(tmp_path):
         ("Step 12 | loss:1.2345 lr:2e-05 tokens_per_second_per_gpu:1000.5 peak_memory_active:12.3", 4, 4002, "unknown tool"),
         ("44, loss: 6.516855716705322, dt: 360.79ms, tok/sec: 2838.19", 1, 2838.19, "unknown tool"),
         ("iter 10/100 loss=3.2 throughput=12.5k tokens/s", 1, None, ""),
+        ("    throughput/device/TPS=2,730", 8, 21840, "unknown tool"),
         ("epoch 1 step 40: loss 3.1, 81,920 tokens/s", 8, 81920, "unknown tool"),
         ("iteration 13 / 118 | consumed samples: 37440 | elapsed time per iteration(ms): 1000.0 | learning rate: 7.3 | global batch size: 2880 | lm loss: 6.2E-01", 8, 2880 * 2048, "Megatron or MindSpeed"),
         (" iteration 5/ 10 | consumed samples: 1280 | elapsed time per iteration (ms): 1000.0/1003.2 | throughput per GPU (TFLOP/s/GPU): 400.1/398.2 | tokens per GPU (tokens/s/GPU): 4096.0/4090.1 | global batch size:    16 |", 8, 32768, "Megatron or MindSpeed"),
@@ -170,11 +171,20 @@ def test_columns_of_a_table(read):
         ("brisk-lake-3 - train/tok_per_sec", "rate"), ("eval/tokens_per_sec", None), ("val_tokens_per_sec", None),
         ("iteration-time/tokens_per_sec_per_replica", None), ("batch-size vs samples", None), ("brisk - tok_per_sec__MIN", None),
         ("perf/per_device_tflops", "of a step"), ("perf/per_device_tflops_per_sec", "tflops"), ("mfu(%)", "mfu"), ("perf/mfu", "mfu"), ("throughput(TFLOP/s/GPU)", "tflops"), ("time/token", "consumed"),
+        ("throughput_tps_", "device_rate"), ("train_step_timing_in_s", "seconds"), ("mfu___", "mfu"),
+        ("train|device|items_per_sec", "device_rate"), ("global/items_per_sec", "rate"),
         ("prompt_tokens", None), ("tokens", "amount"), ("tokens_per_expert", None), ("loss", None), ("learning_rate", None),
     ],
 )  # fmt: skip
 def test_what_names_mean(name, role):
     assert (meaning(name) or (None,))[0] == role
+
+
+def test_a_number_that_was_not_logged_is_none(read):
+    """Exports of histories write NaN where a step has no value."""
+    lines = [{"_step": n, "tokens_per_second": 700.0 if n % 2 else float("nan")} for n in range(9)]
+    assert read("".join(json.dumps(line) + "\n" for line in lines)).tokens_per_second == 700
+    assert read("step,tokens_per_second\n1,700\n2,nan\n3,NaN\n4,700\n").tokens_per_second == 700
 
 
 def test_whose_tokens_they_are_is_said(read):
