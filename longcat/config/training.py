@@ -57,7 +57,8 @@ class OptimizerConfig(Section):
     """Maximum global norm of the gradients; larger gradients are scaled down to it."""
     lazy_ngram_moments: bool = False
     """Update only the rows of the n-gram tables that were looked up in a step. What AdamW would have done to a row meanwhile is
-    made up for when it is next looked up, so that training differs from AdamW's by rounding. Needs `training.embedding_parallel`."""
+    made up for when it is next looked up, so that training differs from AdamW's by rounding. Needs `training.embedding_parallel`,
+    beta1 squared below beta2, and an epsilon of 1e-12 at most."""
 
 
 class BalanceConfig(Section):

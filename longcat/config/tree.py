@@ -109,3 +109,8 @@ class PipelineConfig(Section):
                 f"training.optimizer.lazy_ngram_moments=true needs beta1 squared below beta2, so that a row that gets no "
                 f"gradient comes to rest; they are {optimizer.beta1**2:.4g} and {optimizer.beta2:.4g}"
             )
+        if optimizer.epsilon > 1e-12:
+            raise ValueError(
+                "training.optimizer.lazy_ngram_moments=true leaves epsilon out of moves that are made up for, so it has to be "
+                f"1e-12 at most; training.optimizer.epsilon={optimizer.epsilon:g}"
+            )

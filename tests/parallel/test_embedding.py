@@ -72,6 +72,7 @@ def test_steps_are_those_of_any_layout_lazy_or_not(run, layout):
             [TABLES, SPREAD, LAZY, "training.optimizer.beta1=0.98"],
             "needs beta1 squared below beta2, so that a row that gets no gradient comes to rest; they are 0.9604 and 0.95",
         ),
+        ([TABLES, SPREAD, LAZY, "training.optimizer.epsilon=1e-8"], "1e-12 at most; training.optimizer.epsilon=1e-08"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(overrides, reason):
