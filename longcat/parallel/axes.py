@@ -46,8 +46,8 @@ SUMMED_OVER: dict[Quantity, tuple[str, ...]] = {
     "losses": ("data",),  # each process has those of its own tokens
     "counts": ("data",),
     "expert_load": ("data",),
-    # each element of a dense parameter is on one process of `data`; of an expert, on one of `expert_data` and `expert`,
-    # which are the same processes
+    # each element of a dense parameter and of spread tables is on one process of `data`; of an expert, on one of
+    # `expert_data` and `expert`, which are the same processes
     "gradient_square": ("data",),
     "stop": ("data",),
 }

@@ -56,17 +56,26 @@ class SpreadTables:
         read: gives the present rows of these numbers among this process' own; optimizers that move rows late replace it.
     """
 
-    def __init__(self, tables: Tables, compute: torch.dtype, group: dist.ProcessGroup | None, dense: bool) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        compute: torch.dtype,
+        dense: bool,
+        group: dist.ProcessGroup | None = None,
+        gradient_group: dist.ProcessGroup | None = None,
+    ) -> None:
         """Take over the lookups of `tables`, whose weight is laid out already.
 
         Args:
             tables: a part of the model.
             compute: type that rows are computed with, and travel in; their gradients travel in fp32.
-            group: the processes that hold the rows between them; none means one.
             dense: whether the parameter gets its gradient as one tensor, zeros included, as most optimizers want it.
+            group: the processes that hold the rows between them; none means one.
+            gradient_group: the same ones, for gradients: the next lookups would wait behind them.
         """
         self.weight = cast(nn.Parameter, tables.weight)
-        self.compute, self.group, self.dense = compute, group, dense
+        self.compute, self.dense = compute, dense
+        self.group, self.gradient_group = group, gradient_group or group
         self.processes = 1 if group is None else group.size()
         self.share = -(-self.weight.shape[0] // self.processes)
         """Rows of each process but the last ones, which have what is left."""
@@ -92,7 +101,7 @@ class SpreadTables:
         asked = self._ask(rows.flatten())
         with torch.no_grad():
             found = self.read(asked.rows).to(self.compute)
-        arrived, work = self._exchange(found, asked.sent, asked.received)
+        arrived, work = _exchange(found, asked.sent, asked.received, self.group)
 
         def wait() -> Tensor:
             if work is not None:
@@ -128,7 +137,7 @@ class SpreadTables:
         else:
             dist.all_to_all_single(to_receive, to_send, group=self.group)
         sent, received = torch.stack([to_send, to_receive]).tolist()
-        asked, work = self._exchange(distinct[: sum(sent)], received, sent)
+        asked, work = _exchange(distinct[: sum(sent)], received, sent, self.group)
         if work is not None:
             work.wait()
         return _Asked(place, asked - self.first, sent, received)
@@ -138,7 +147,7 @@ class SpreadTables:
         self._collect()
         sums = torch.zeros(sum(asked.sent), gradient.shape[1], device=gradient.device)
         sums.index_add_(0, asked.place, gradient.float())
-        arrived, work = self._exchange(sums, asked.received, asked.sent)
+        arrived, work = _exchange(sums, asked.received, asked.sent, self.gradient_group)
         self._travelling = work, asked.rows, arrived, sums
 
     def _collect(self) -> None:
@@ -153,14 +162,6 @@ class SpreadTables:
         distinct, place = rows.unique(return_inverse=True)
         sums = values.new_zeros(len(distinct), values.shape[1]).index_add_(0, place, values)
         self.gradient, self._travelling = RowGradient(distinct, sums), None
-
-    def _exchange(self, rows: Tensor, received: list[int], sent: list[int]) -> tuple[Tensor, dist.Work | None]:
-        """Begin to send the first `sent[0]` rows to process 0, and so on; returns the place of what will come."""
-        if self.group is None:
-            return rows, None
-        arrived = rows.new_empty(sum(received), *rows.shape[1:])
-        work = dist.all_to_all_single(arrived, rows.contiguous(), received, sent, group=self.group, async_op=True)
-        return arrived, work
 
 
 class _Fetched(torch.autograd.Function):
@@ -195,13 +196,24 @@ def spread_tables(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, 
         return None
     tables = model.model.ngram_embeddings.tables
     if mesh.processes == 1:
-        return SpreadTables(tables, compute, None, dense)
+        return SpreadTables(tables, compute, dense)
     axis = mesh.dense_shards
     # every process drew the same weights, so nothing has to be sent
     tables.weight = nn.Parameter(distribute_tensor(tables.weight.data, axis, [Shard(0)], src_data_rank=None))
-    # rows have a group of their own, so as not to queue behind weights
-    group = mesh.open("embedding", tuple(dist.get_process_group_ranks(axis.get_group())))
-    return SpreadTables(tables, compute, group, dense)
+    # rows have groups of their own, so as not to queue behind weights
+    ranks = tuple(dist.get_process_group_ranks(axis.get_group()))
+    groups = (mesh.open(name, ranks) for name in ("embedding", "embedding gradients"))
+    return SpreadTables(tables, compute, dense, *groups)
+
+
+def _exchange(
+    rows: Tensor, received: list[int], sent: list[int], group: dist.ProcessGroup | None
+) -> tuple[Tensor, dist.Work | None]:
+    """Begin to send the first `sent[0]` rows to process 0, and so on; returns the place of what will come."""
+    if group is None:
+        return rows, None
+    arrived = rows.new_empty(sum(received), *rows.shape[1:])
+    return arrived, dist.all_to_all_single(arrived, rows.contiguous(), received, sent, group=group, async_op=True)
 
 
 def _like(local: Tensor, weight: Tensor) -> Tensor:

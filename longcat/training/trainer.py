@@ -79,8 +79,8 @@ class Trainer:
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Micro-batches of the last step."""
-        self._gradients: list[Tensor] = []
-        """This process' parts of the gradients of all that learns in the present step."""
+        self.gradients: list[Tensor] = []
+        """This process' parts of the gradients of all that has learnt in the last step."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Train on a batch. Collective.
@@ -112,9 +112,9 @@ class Trainer:
             routing = statistics if routing is None else routing + statistics
         assert routing is not None
 
-        self._gradients = [_local(of.grad) for of in self.weights.parameters() if of.grad is not None]
+        self.gradients = [_local(of.grad) for of in self.weights.parameters() if of.grad is not None]
         if (tables := self.parallel.tables) is not None and tables.gradient is not None and not tables.dense:
-            self._gradients.append(tables.gradient.values)
+            self.gradients.append(tables.gradient.values)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
         routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
@@ -193,7 +193,7 @@ class Trainer:
         self, means: dict[str, Tensor], load: Tensor, stop: bool
     ) -> tuple[dict[str, float], float, Tensor, bool]:
         """Sum losses, squared gradient norm, expert loads and requests to stop over the processes that have parts of them."""
-        square = get_total_norm(self._gradients).square()
+        square = get_total_norm(self.gradients).square()
         summed = self.mesh.sum(
             {
                 "losses": torch.stack(list(means.values())),
@@ -210,7 +210,7 @@ class Trainer:
     def _clip(self, norm: float) -> None:
         limit = self.config.training.optimizer.max_gradient_norm
         if norm > limit:
-            for gradient in self._gradients:
+            for gradient in self.gradients:
                 gradient.mul_(limit / norm)
 
 

@@ -51,7 +51,7 @@ def test_states_of_rows_that_are_moved_late_are_those_of_the_real_optimizer():
     overrides = ["training.embedding_parallel=true", "training.optimizer.lazy_ngram_moments=true"]
     config = load_config("tiny-2.0", overrides=overrides)
     model = LongcatModel(config.model)
-    tables = SpreadTables(model.model.ngram_embeddings.tables, torch.float32, None, dense=False)
+    tables = SpreadTables(model.model.ngram_embeddings.tables, torch.float32, dense=False)
     optimizers = build_optimizers(model, config.training.optimizer, torch.float32, tables)
     states = [value for one in optimizers for state in one.state.values() for value in state.values()]
     held = sum(value.numel() * value.element_size() for value in states if value.numel() > 1)

@@ -15,7 +15,7 @@ LAYOUTS = {"one": (1, 1), "data": (2, 1), "uneven": (3, 1), "data x expert": (4,
 CHECKS = [
     "exchange 13 dense", "exchange 13 rows", "exchange 5 dense", "exchange 5 rows",
     "gradients", "gradients, accumulated", "gradients, rows alone", "gradients, rows alone, accumulated",
-    "same as gathered", "steps", "steps, lazy", "resumed",
+    "same as gathered", "same as gathered, bf16", "steps", "steps, lazy", "resumed",
 ]  # fmt: skip
 TABLES = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
 SPREAD, LAZY = "training.embedding_parallel=true", "training.optimizer.lazy_ngram_moments=true"
