@@ -36,7 +36,7 @@ from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.trainer import Trainer
 
 TABLES = "model.ngram={vocab_size_ratio: 8.5, neighbor_num: 3, split_num: 2}"
-LAZY = ["training.embedding_parallel=true", "training.optimizer.lazy_ngram_moments=true"]
+LAZY = ["parallel.embedding=true", "training.optimizer.lazy_ngram_moments=true"]
 LAST, BAR = 50, 0.001
 COLOURS = {"adamw": "#2a6f97", "lazy": "#e0a030", "plain": "#b04a3a"}
 

@@ -3,7 +3,7 @@
     python benchmarks/ngram_tables.py [--processes 2] [--ratio 120.5] [--steps 4] [--rounds 3] [--set a.b=c ...] [--json]
 
 Alternatives take turns, each time in fresh processes: `whole` is FSDP, which gathers the tables and moves all rows with
-AdamW; `rows` is `training.embedding_parallel`; `lazy` adds `training.optimizer.lazy_ngram_moments`. The model is `tiny`
+AdamW; `rows` is `parallel.embedding`; `lazy` adds `training.optimizer.lazy_ngram_moments`. The model is `tiny`
 with tables of `ratio` times its vocabulary, fp32 on a CPU. Prints medians over the rounds, and the median of the rounds'
 ratios. Memory is the rise of a process' resident peak over what it has before the model is built; bytes are what the
 largest process gives to collectives in a step after the first.
@@ -36,8 +36,8 @@ from longcat.training.trainer import Trainer
 
 ALTERNATIVES = {
     "whole": [],
-    "rows": ["training.embedding_parallel=true"],
-    "lazy": ["training.embedding_parallel=true", "training.optimizer.lazy_ngram_moments=true"],
+    "rows": ["parallel.embedding=true"],
+    "lazy": ["parallel.embedding=true", "training.optimizer.lazy_ngram_moments=true"],
 }
 FIGURES = {
     "peak_bytes": ("peak memory", 1e6, "MB"),

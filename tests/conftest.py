@@ -138,6 +138,15 @@ def smoke_tokens(smoke_run, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def ranks():
+    """Runs functions on several ranks: `ranks.on_mesh(degrees, function, *arguments)`, see `tests.parallel.ranks`."""
+    from tests.parallel.ranks import Ranks
+
+    with Ranks() as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="session")
 def prefect_server():
     """A Prefect server for all flows that run in this process.
 

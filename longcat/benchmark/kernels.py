@@ -110,7 +110,7 @@ def measure_kernels(
     for name, counts in (("even", even_load(slots, experts)), ("skewed", skewed_load(slots, experts))):
         load = torch.tensor(counts, device=device)
         moved = width * (slots * hidden + sum(map(bool, counts)) * 2 * expert * hidden + slots * 2 * expert)
-        seconds = timed(partial(grouped_matmul, rows, weight, load))
+        seconds = timed(partial(grouped_matmul, rows, weight, load, counts))
         measured.append(
             Kernel(
                 f"grouped GEMM, {name}", f"{slots} rows, {experts} experts, {hidden} x {2 * expert}",

@@ -24,7 +24,7 @@ from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.stage import run_workers
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
 _REPORT_FIELDS = ("reference_rows",)
@@ -45,7 +45,8 @@ class Measurement:
     batch_tokens: int
     """Tokens of one step, over all processes."""
     processes: int
-    expert_parallel: int
+    parallel: dict[str, int]
+    """Degree of each axis of parallelism, by its name in the section `parallel`."""
     sequence_length: int
     precision: Literal["bf16", "fp32"]
     ffn_experts_per_token: float
@@ -220,4 +221,6 @@ def time_steps(
 
     run_workers(WORKER, job, config, config.training.deadline_s, poll)
     values = json.loads((directory / RESULT).read_text(encoding="utf-8"))
-    return Measurement(**asdict(layout.degrees), precision=layout.precision, **values)
+    return Measurement(
+        processes=layout.degrees.processes, parallel=layout.degrees.by_axis, precision=layout.precision, **values
+    )

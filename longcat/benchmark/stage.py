@@ -26,7 +26,7 @@ from longcat.peak import Peak, device_peak
 from longcat.progress import Reporter, no_progress
 from longcat.provenance import code_of
 
-STAGE_VERSION = 7
+STAGE_VERSION = 8
 
 
 class BenchmarkFacts(Facts):
@@ -52,7 +52,8 @@ class BenchmarkFacts(Facts):
     device_kind: str
     device_name: str
     processes: int
-    expert_parallel: int
+    parallel: dict[str, int]
+    """Degree of each axis of parallelism, by its name in the section `parallel`."""
     sequence_length: int
     precision: str
     total_parameters: int

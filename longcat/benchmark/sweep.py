@@ -76,12 +76,17 @@ def configured(config: PipelineConfig, point: Point) -> PipelineConfig:
         "activation_checkpointing": point.activation_checkpointing,
         "processes": point.processes,
     }
-    # keep expert_parallel if it divides the processes, else choose the largest that fits
-    if point.processes % (config.training.expert_parallel or 1):
-        training["expert_parallel"] = 0
+    # keep the degrees that divide the processes, and leave the others open
+    replicate, shard, expert = config.parallel.replicate, config.parallel.shard, config.parallel.expert
+    layout = {
+        "replicate": 1 if point.processes % replicate else replicate,
+        "shard": shard if replicate * shard == point.processes else 0,
+        "expert": 0 if point.processes % (expert or 1) else expert,
+    }
     return config.model_copy(
         update={
             "training": config.training.model_copy(update=training),
+            "parallel": config.parallel.model_copy(update=layout),
             "model": config.model.model_copy(update={"max_position_embeddings": length}),
             "benchmark": config.benchmark.model_copy(update=SPEED_ONLY),
         }

@@ -16,6 +16,7 @@ from longcat.config.corpus import (
 from longcat.config.identity import identity
 from longcat.config.load import all_keys, load_config, preset_names
 from longcat.config.model import ModelConfig, NgramConfig, RopeScalingConfig, SparseAttentionConfig
+from longcat.config.parallel import ParallelConfig
 from longcat.config.section import RUNTIME
 from longcat.config.stages import BenchmarkConfig, EvaluationConfig, SweepConfig
 from longcat.config.training import (
@@ -39,6 +40,7 @@ __all__ = [
     "NearDuplicateConfig",
     "NgramConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "PersonalData",
     "PipelineConfig",
     "QualityConfig",

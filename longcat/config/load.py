@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from longcat.config.section import Formerly
 from longcat.config.tree import PipelineConfig
@@ -115,9 +116,10 @@ def _nearest_key(location: list[str]) -> str:
     for part in location[:-1]:
         if part in section.model_fields:
             section = _section_of(section.model_fields[part].annotation) or section
-    for name, field in section.model_fields.items():
-        if Formerly(location[-1]) in field.metadata:
-            return f"; did you mean {'.'.join([*location[:-1], name])!r}?"
+    for key, field in _fields(PipelineConfig):
+        siblings_before = key.split(".")[:-1] == location[:-1] and Formerly(location[-1]) in field.metadata
+        if siblings_before or Formerly(".".join(location)) in field.metadata:
+            return f"; did you mean {key!r}?"
     siblings = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.6)
     if siblings:
         return f"; did you mean {'.'.join([*location[:-1], siblings[0]])!r}?"
@@ -137,11 +139,15 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def all_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
     """Every dotted key of a configuration section, sections themselves included."""
+    return (key for key, _ in _fields(section, prefix))
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
-        yield prefix + name
+        yield prefix + name, field
         nested = _section_of(field.annotation)
         if nested is not None:
-            yield from all_keys(nested, f"{prefix}{name}.")
+            yield from _fields(nested, f"{prefix}{name}.")
 
 
 def _nearest(word: str, words: list[str]) -> str:

@@ -15,6 +15,7 @@ class Formerly:
     """Field marker: an earlier name of the field, which is refused with a hint at the present one."""
 
     name: str
+    """A name in the same section, or a dotted key from the root if the field was in another one."""
 
 
 class Section(BaseModel):

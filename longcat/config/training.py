@@ -57,7 +57,7 @@ class OptimizerConfig(Section):
     """Maximum global norm of the gradients; larger gradients are scaled down to it."""
     lazy_ngram_moments: bool = False
     """Update only the rows of the n-gram tables that were looked up in a step. What AdamW would have done to a row meanwhile is
-    made up for when it is next looked up, so that training differs from AdamW's by rounding. Needs `training.embedding_parallel`,
+    made up for when it is next looked up, so that training differs from AdamW's by rounding. Needs `parallel.embedding`,
     beta1 squared below beta2, and an epsilon of 1e-12 at most."""
 
 
@@ -113,11 +113,6 @@ class TrainingConfig(Section):
     third more work)."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
-    expert_parallel: int = Field(default=0, ge=0)
-    """Processes over which the experts are sharded; 0 takes the largest common divisor with the routed experts."""
-    embedding_parallel: bool = False
-    """Spread the rows of the n-gram tables over the processes, which fetch those they look up, instead of gathering the tables
-    whole in every process. Right for tables that are large against the rows that a batch reads."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False
@@ -161,7 +156,3 @@ class TrainingConfig(Section):
     """Maximum time in seconds of the whole stage."""
     grace_s: Annotated[float, RUNTIME] = Field(default=20, gt=0)
     """Seconds that stopping processes have to save a checkpoint before they are killed."""
-
-    def spreads_tables(self, processes: int) -> bool:
-        """Say whether rows of the n-gram tables are looked up one by one, among so many processes."""
-        return self.embedding_parallel and (processes > 1 or self.optimizer.lazy_ngram_moments)

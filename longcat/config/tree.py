@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from longcat.config.corpus import TRAINED_END_OF_TEXT, CorpusConfig
 from longcat.config.model import ModelConfig
+from longcat.config.parallel import ParallelConfig
 from longcat.config.section import RUNTIME, Section
 from longcat.config.stages import BenchmarkConfig, EvaluationConfig
 from longcat.config.tokenizer_file import end_of_text
@@ -32,6 +33,8 @@ class PipelineConfig(Section):
     """The model."""
     training: TrainingConfig
     """Pre-training."""
+    parallel: ParallelConfig = ParallelConfig()
+    """Layout of pre-training over its processes."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
     """MFU benchmark."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -86,23 +89,23 @@ class PipelineConfig(Section):
                 "and training.losses.indexer_weight is 0"
             )
         self._check_tables()
-        if self.training.expert_parallel and self.model.n_routed_experts % self.training.expert_parallel:
+        if self.parallel.expert and self.model.n_routed_experts % self.parallel.expert:
             raise ValueError(
-                f"training.expert_parallel={self.training.expert_parallel} does not divide "
+                f"parallel.expert={self.parallel.expert} does not divide "
                 f"model.n_routed_experts={self.model.n_routed_experts}"
             )
         return self
 
     def _check_tables(self) -> None:
         """Refuse settings of the n-gram tables that ask for what is not there, or that have no lazy form."""
-        training, optimizer = self.training, self.training.optimizer
-        if training.embedding_parallel and self.model.ngram is None:
-            raise ValueError("training.embedding_parallel=true, but there are no n-gram tables: model.ngram is not set")
+        optimizer = self.training.optimizer
+        if self.parallel.embedding and self.model.ngram is None:
+            raise ValueError("parallel.embedding=true, but there are no n-gram tables: model.ngram is not set")
         if not optimizer.lazy_ngram_moments:
             return
-        if not training.embedding_parallel:
+        if not self.parallel.embedding:
             raise ValueError(
-                "training.optimizer.lazy_ngram_moments=true needs the rows' own gradients: training.embedding_parallel=true"
+                "training.optimizer.lazy_ngram_moments=true needs the rows' own gradients: parallel.embedding=true"
             )
         if optimizer.beta1**2 >= optimizer.beta2:
             raise ValueError(

@@ -3,7 +3,7 @@
 The states are those of mixed precision in `longcat.parallel` (Rajbhandari et al., arXiv 1910.02054, section 3.1):
 weights in the compute precision, fp32 master weights, fp32 gradients and the optimizer's moments, all sharded over the
 processes (fully sharded data parallelism). Embedding and head are gathered whole in every process, and so are n-gram tables
-unless their rows are spread (`training.embedding_parallel`): then rows are read and converted as they are needed.
+unless their rows are spread (`parallel.embedding`): then rows are read and converted as they are needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from longcat.config import ModelConfig, TrainingConfig
+from longcat.config import ModelConfig, ParallelConfig, TrainingConfig
 from longcat.costs.flops import parameters
 
 _WIDTH = {"fp32": 4, "bf16": 2}
@@ -43,7 +43,11 @@ class TrainingMemory:
 
 
 def training_memory(
-    model: ModelConfig, training: TrainingConfig, processes: int, precision: Literal["bf16", "fp32"]
+    model: ModelConfig,
+    training: TrainingConfig,
+    processes: int,
+    precision: Literal["bf16", "fp32"],
+    parallel: ParallelConfig | None = None,
 ) -> TrainingMemory:
     """Estimate the memory of the training states of one process.
 
@@ -52,6 +56,7 @@ def training_memory(
         training: training settings; the optimizer matters.
         processes: processes over which weights and states are sharded, experts included.
         precision: compute precision.
+        parallel: settings of the layout; n-gram tables matter.
     """
     counts = parameters(model)
     local = sum(counts.values()) / processes
@@ -59,8 +64,10 @@ def training_memory(
     # Muon has one moment for the matrices of the layers; AdamW two for everything
     matrices = sum(count for name, count in counts.items() if name not in (*_GATHERED, "norms_and_biases"))
     moments = 2 * local if training.optimizer.name == "adamw" else 2 * local - matrices / processes
-    spread = counts.get("ngram_tables", 0) if training.spreads_tables(processes) else 0
-    lazy = spread if training.optimizer.lazy_ngram_moments else 0
+    rows_alone = training.optimizer.lazy_ngram_moments
+    spreads = parallel is not None and parallel.spreads_tables(processes, rows_alone)
+    spread = counts.get("ngram_tables", 0) if spreads else 0
+    lazy = spread if rows_alone else 0
     last_steps = 0.0 if model.ngram is None or not lazy else sum(model.ngram.rows(model.vocabulary)) / processes
     gathered = 0.0
     if processes > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from longcat.artifact import Facts
 
 
@@ -28,7 +30,8 @@ class CheckpointFacts(Facts):
     """Of all processes together; the median of the second half of the run."""
     mfu: float | None = None
     processes: int = 1
-    expert_parallel: int = 1
+    parallel: dict[str, int] = Field(default_factory=dict)
+    """Degree of each axis of parallelism, by its name in the section `parallel`."""
     precision: str | None = None
     device: str | None = None
     seconds_training: float = 0.0

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
+from longcat.model.dispatch import Dispatcher, Journey, OneProcess, Through
 from longcat.model.module import Module
+from longcat.model.plan import Counts, count
 from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
-from longcat.ops.permute import permute_and_combine
 from longcat.ops.swiglu import swiglu
-
-
-class Dispatcher(Protocol):
-    """Brings tokens to the process that holds their expert, and results back (see `longcat.parallel.expert`)."""
-
-    def __call__(self, experts: Experts, rows: Tensor, counts: Tensor) -> Tensor:
-        """Compute the experts' outputs for rows `[n, hidden]` sorted by expert, `counts` `[n_routed_experts]` rows each."""
 
 
 class Experts(Module):
@@ -30,20 +25,17 @@ class Experts(Module):
         experts, hidden, inner = config.n_routed_experts, config.hidden_size, config.expert_ffn_hidden_size
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
-        self.dispatcher: Dispatcher | None = None
-        """Set by expert parallelism; none means that every expert is here."""
 
-    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """Compute the outputs `[n, hidden]` for rows sorted by expert, `counts` `[n_routed_experts]` rows each."""
-        if self.dispatcher is not None:
-            return self.dispatcher(self, rows, counts)
-        return self.compute(rows, counts)
+    def forward(self, arriving: list[Tensor], through: Through) -> list[Tensor]:
+        """Let rows that are on their way through the experts: all chunks in one call, at which FSDP gathers the weights."""
+        return through(arriving, self.compute)
 
-    def compute(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """Compute outputs for the experts that this process holds; `counts` has one entry for each of them."""
+    def compute(self, rows: Tensor, counts: Counts) -> Tensor:
+        """Compute the outputs `[n, hidden]` for rows sorted by expert; a count for each expert that this process holds."""
         gate_up, down = _local(self.gate_up_proj), _local(self.down_proj)
         run = self.operators.run
-        return run(grouped_matmul, run(swiglu, run(grouped_matmul, rows, gate_up, counts)), down, counts)
+        inner = run(swiglu, run(grouped_matmul, rows, gate_up, counts.device, counts.host))
+        return run(grouped_matmul, inner, down, counts.device, counts.host)
 
 
 class RouterStatistics(NamedTuple):
@@ -59,11 +51,26 @@ class RouterStatistics(NamedTuple):
     """Sum over tokens of the largest probability, fp32 scalar without gradient."""
 
 
-class MixtureOfExperts(Module):
-    """Router, routed experts and zero-computation experts.
+@dataclass
+class Mixing:
+    """A mixture's work between `begin` and `end`."""
 
-    A slot that goes to a zero-computation expert costs one multiply-add of the token: it is neither sorted, nor sent to
-    another process, nor multiplied by a matrix. Slots of padding are treated the same way.
+    tokens: Tensor
+    """`[tokens, hidden]`."""
+    zero_share: Tensor
+    """Sum of the weights of a token's zero-computation experts, fp32 `[tokens, 1]`."""
+    journey: Journey
+    """Of the slots that go to routed experts."""
+    statistics: RouterStatistics | None
+    """For balance; None in inference mode."""
+
+
+class MixtureOfExperts(Module):
+    """Router, routed experts and zero-computation experts, computed in three parts with room for other work between.
+
+    `begin` routes and lets the tokens set off to their experts, `compute` receives and computes, and lets the outputs set
+    off, `end` receives and sums. A slot that goes to a zero-computation expert costs one multiply-add of the token: it is
+    neither sorted, nor sent to another process, nor multiplied by a matrix. Slots of padding are treated the same way.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -71,10 +78,11 @@ class MixtureOfExperts(Module):
         self.routed = config.n_routed_experts
         self.router = Router(config)
         self.experts = Experts(config)
+        self.dispatcher: Dispatcher = OneProcess()
+        """Brings tokens to experts; expert parallelism sets its own."""
 
-    @torch.compiler.disable
     def forward(self, x: Tensor, padding: Tensor | None = None) -> tuple[Tensor, RouterStatistics | None]:
-        """Sum weight * expert(x) over the chosen experts; a zero expert returns x.
+        """Compute all three parts: sum weight * expert(x) over the chosen experts, a zero expert returns x.
 
         Args:
             x: `[batch, seq, hidden]`.
@@ -83,6 +91,13 @@ class MixtureOfExperts(Module):
         Returns:
             The sum, of x's shape, and the statistics for balance; None of them in inference mode.
         """
+        mixing = self.begin(x, padding)
+        self.compute(mixing)
+        return self.end(mixing).view_as(x), mixing.statistics
+
+    @torch.compiler.disable
+    def begin(self, x: Tensor, padding: Tensor | None = None) -> Mixing:
+        """Route the tokens of `x` `[batch, seq, hidden]`, see `forward`, and send them to their experts."""
         tokens = x.flatten(0, -2)
         weights, experts, probabilities = self.router(tokens)
         slots = probabilities.shape[-1]
@@ -91,14 +106,11 @@ class MixtureOfExperts(Module):
             # number `slots` is one behind the last expert: to what follows it is a zero expert, and it is not counted
             experts = experts.masked_fill(void, slots)
             probabilities = probabilities.masked_fill(void, 0.0)
-        load = torch.bincount(experts.flatten(), minlength=slots + 1)
+        load = count(experts, slots + 1)
         zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
-        zero_expert_output = tokens * zero_share.to(x.dtype)
-        out = self.operators.run(
-            permute_and_combine, tokens, experts, weights, load[: self.routed], self.experts, zero_expert_output
-        )
+        journey = self.dispatcher.begin(tokens, experts, weights, load[: self.routed], self.operators)
         if torch.is_inference_mode_enabled():  # nothing is learnt, and a decoded token costs little else
-            return out.view_as(x), None
+            return Mixing(tokens, zero_share, journey, None)
         detached = probabilities.detach()
         statistics = RouterStatistics(
             probability=probabilities.sum(0),
@@ -106,7 +118,17 @@ class MixtureOfExperts(Module):
             entropy=torch.special.entr(detached).sum(),
             top_probability=detached.amax(-1).sum(),
         )
-        return out.view_as(x), statistics
+        return Mixing(tokens, zero_share, journey, statistics)
+
+    @torch.compiler.disable
+    def compute(self, mixing: Mixing) -> None:
+        """Compute the experts that are here, and send their outputs back."""
+        mixing.journey.compute(self.experts)
+
+    @torch.compiler.disable
+    def end(self, mixing: Mixing) -> Tensor:
+        """Sum up the outputs of each token's experts, `[tokens, hidden]`."""
+        return mixing.journey.end(mixing.tokens * mixing.zero_share.to(mixing.tokens.dtype))
 
 
 def _local(parameter: Tensor) -> Tensor:

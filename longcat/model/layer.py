@@ -15,7 +15,9 @@ from longcat.model.norm import RMSNorm
 class Layer(nn.Module):
     """A layer whose mixture reads the first dense sublayer's input and is added at the very end of the layer.
 
-    So the exchange of tokens with other processes can hide behind the dense sublayers (arXiv 2509.01322, figure 2).
+    So the exchange of tokens with other processes hides behind the dense sublayers (arXiv 2509.01322, figure 2): the way to
+    the experts behind the first feed-forward network, the way back behind the second attention and feed-forward network;
+    in the backward pass the other way round.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -37,9 +39,11 @@ class Layer(nn.Module):
         attended, selection, first = self.self_attn[0](self.input_layernorm[0](x), context, 2 * number)
         x = x + attended
         h = self.post_attention_layernorm[0](x)
-        shortcut, statistics = self.mlp(h, context.padding)
+        mixing = self.mlp.begin(h, context.padding)
         x = x + self.mlps[0](h)
+        self.mlp.compute(mixing)
         attended, _, second = self.self_attn[1](self.input_layernorm[1](x), context, 2 * number + 1, selection)
         x = x + attended
         x = x + self.mlps[1](self.post_attention_layernorm[1](x))
-        return x + shortcut, statistics, None if first is None or second is None else first + second
+        x = x + self.mlp.end(mixing).view_as(x)
+        return x, mixing.statistics, None if first is None or second is None else first + second

@@ -5,7 +5,6 @@ Parameter names are those of Hugging Face's `LongcatFlashForCausalLM`.
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple, cast
 
 import torch
@@ -16,12 +15,12 @@ from longcat.config import ModelConfig
 from longcat.model.cache import Cache
 from longcat.model.context import ForwardContext, Phase
 from longcat.model.experts import RouterStatistics
+from longcat.model.initialisation import InitialWeights
 from longcat.model.layer import Layer
 from longcat.model.module import Module, use_operators
 from longcat.model.mtp import MultiTokenPrediction, mtp_targets
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
-from longcat.model.scaling import role_of, transfer, width_over_proxy
 from longcat.ops.documents import find_document_starts
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.registry import OperatorSettings
@@ -239,18 +238,9 @@ class LongcatModel(Module):
         return [cast(Layer, layer) for layer in self.model.layers]
 
     def initialize(self, seed: int) -> None:
-        """Draw weights from normal(0, initializer_range), norms 1; the values depend on seed and name, not on the order.
-
-        With `proxy_hidden_size` the variance is carried over from the proxy, see `longcat.model.scaling.transfer`.
-        """
-        width = width_over_proxy(self.config)
+        """Set all weights to their initial values (`longcat.model.initialisation`), and the biases of routers to 0."""
+        initial = InitialWeights(self.config, seed)
         for name, parameter in self.named_parameters():
-            with torch.no_grad():
-                role = role_of(name, parameter.dim())
-                if role == "vector":
-                    parameter.fill_(1.0 if "norm" in name else 0.0)
-                    continue
-                draw = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7]
-                generator = torch.Generator(parameter.device).manual_seed(int.from_bytes(draw, "big"))
-                deviation = self.config.initializer_range * transfer(role, width).variance ** 0.5
-                parameter.normal_(0.0, deviation, generator=generator)
+            initial.fill(name, parameter, parameter.shape, [0] * parameter.dim())
+        for buffer in self.buffers():
+            buffer.zero_()

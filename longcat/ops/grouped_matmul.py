@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ INNER_LIMIT = 65_536
 
 
 def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
-    yield draw(144, 32), draw(4, 16, 32), torch.tensor([3, 0, 140, 1])
+    yield draw(144, 32), draw(4, 16, 32), torch.tensor([3, 0, 140, 1]), [3, 0, 140, 1]
 
 
 @operator("grouped_matmul", _sample_inputs)
-def grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+def grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor, rows: Sequence[int]) -> Tensor:
     """Multiply the rows of group g by `weight[g]` transposed.
 
     The weight of a group without rows gets a gradient of zeros, not None. What is not finite in one group's rows does not
@@ -36,12 +36,12 @@ def grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
         x: `[rows, in]`, sorted by group, `counts.sum() == rows`.
         weight: `[groups, out, in]`.
         counts: `[groups]`, integer rows of each group.
+        rows: the same numbers on the host, so that no product waits for the device to tell them.
 
     Returns:
         `[rows, out]`.
     """
-    groups = x.split(counts.tolist())
-    return torch.cat([F.linear(rows, weight[group]) for group, rows in enumerate(groups)])
+    return torch.cat([F.linear(part, weight[group]) for group, part in enumerate(x.split(list(rows)))])
 
 
 def _no_rows(x: Tensor, weight: Tensor) -> Tensor:
@@ -50,17 +50,16 @@ def _no_rows(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @grouped_matmul.implementation("cpu")
-def _cpu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+def _cpu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor, rows: Sequence[int]) -> Tensor:
     if x.shape[0] == 0:
         return _no_rows(x, weight)
-    rows = counts.tolist()
     if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)) and max(rows) < ROW_MULTIPLE:
         return _few_rows(x, weight, rows)
     out: Tensor = _GroupedMatmul.apply(x, weight, rows)
     return out
 
 
-def _cuda_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
+def _cuda_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor, rows: Sequence[int]) -> str | None:
     """Say whether rows do not start at multiples of 16 bytes on both sides of the product, as torch's kernel needs them."""
     if any(size * x.element_size() % 16 for size in weight.shape[1:]):
         return f"rows of weights {list(weight.shape)} in {x.dtype} do not start at multiples of 16 bytes"
@@ -68,13 +67,13 @@ def _cuda_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor) -> str |
 
 
 @grouped_matmul.implementation("cuda", unsupported_reason=_cuda_unsupported_reason)
-def _cuda_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+def _cuda_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor, rows: Sequence[int]) -> Tensor:
     if x.shape[0] == 0:
         return _no_rows(x, weight)
     return F.grouped_mm(x, weight.transpose(-2, -1), offs=counts.cumsum(0).to(torch.int32))
 
 
-def _npu_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor) -> str | None:
+def _npu_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor, rows: Sequence[int]) -> str | None:
     groups, *sizes = weight.shape
     if not 2 <= groups <= MOST_GROUPS:
         return f"{groups} groups, not 2 to {MOST_GROUPS}"
@@ -84,7 +83,7 @@ def _npu_unsupported_reason(x: Tensor, weight: Tensor, counts: Tensor) -> str | 
 
 
 @grouped_matmul.implementation("npu", unsupported_reason=_npu_unsupported_reason)
-def _npu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+def _npu_grouped_matmul(x: Tensor, weight: Tensor, counts: Tensor, rows: Sequence[int]) -> Tensor:
     if x.shape[0] == 0:
         return _no_rows(x, weight)
     out: Tensor = _NpuGroupedMatmul.apply(x, weight, counts)
@@ -121,7 +120,7 @@ class _GroupedMatmul(torch.autograd.Function):
     """The products on a CPU, over rows that are laid out anew: each group starts at a multiple of `ROW_MULTIPLE`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
         aligned = _aligned_rows(x, counts)
         ctx.save_for_backward(aligned, weight)
         ctx.counts = counts
@@ -140,7 +139,7 @@ class _GroupedMatmul(torch.autograd.Function):
         return _products(gradient, weight, ctx.counts), d_weight, None
 
 
-def _aligned_rows(x: Tensor, counts: list[int]) -> Tensor:
+def _aligned_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
     """Copy the rows of each group to the next multiple of `ROW_MULTIPLE`; between them are zeros.
 
     So no product reads another group's rows: what is not finite there would spoil a sum, also when it is multiplied by 0.
@@ -156,7 +155,7 @@ def _aligned_rows(x: Tensor, counts: list[int]) -> Tensor:
     return aligned
 
 
-def _products(aligned: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+def _products(aligned: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
     """Multiply the rows of each group, as `_aligned_rows` lays them, by its `weight[g]` `[in, out]`: `[rows, out]`.
 
     A product may write over its group's end: the next group's own product follows.
@@ -174,7 +173,7 @@ def _products(aligned: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
     return out
 
 
-def _few_rows(x: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+def _few_rows(x: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
     """Multiply each group without spare rows and without a gradient."""
     matrices = [weight[group] for group, count in enumerate(counts) if count]
     rows = x.split([count for count in counts if count])

@@ -8,7 +8,7 @@ from longcat.ops.attention import causal_attention
 from longcat.ops.gating import topk_gating
 from longcat.ops.grouped_matmul import grouped_matmul
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
-from longcat.ops.permute import permute_and_combine
+from longcat.ops.permute import combine, permute
 from longcat.ops.registry import Operator
 from longcat.ops.rms_norm import rms_norm
 from longcat.ops.rotary import rotate
@@ -20,7 +20,8 @@ _ALL: tuple[Operator[..., Any], ...] = (
     topk_gating,
     grouped_matmul,
     linear_cross_entropy,
-    permute_and_combine,
+    permute,
+    combine,
     rms_norm,
     rotate,
     select_keys,

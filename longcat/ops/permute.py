@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,54 +11,46 @@ from torch import Tensor
 from longcat.accelerator import npu_operator
 from longcat.ops.registry import SampleInputs, operator
 
-Compute = Callable[[Tensor, Tensor], Tensor]
-"""Rows `[n, hidden]` sorted by expert, and how many each expert has, to the experts' outputs in the same order."""
 MOST_SLOTS = 16_777_215
 """npu_moe_token_permute sorts up to this many."""
 MOST_CHOICES = 512
 """npu_moe_token_permute accepts up to this many experts per token."""
 
 
-def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
-    """Draw tokens for seven experts: the third has none, the last three are zero experts, and number 7 is padding's."""
-    experts = torch.tensor([[0, 5], [1, 0], [4, 6], [3, 1], [0, 3], [7, 7]])
-    weights = draw(6, 2, dtype=torch.float32)
-    yield draw(6, 32), experts, weights, experts.flatten().bincount()[:4], _square, draw(6, 32)
+def _sample_experts() -> Tensor:
+    """Choose between seven experts: the third has no token, the last three are zero experts, and number 7 is padding's."""
+    return torch.tensor([[0, 5], [1, 0], [4, 6], [3, 1], [0, 3], [7, 7]])
 
 
-def _square(rows: Tensor, counts: Tensor) -> Tensor:
-    return rows * rows
+def _sample_tokens(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
+    yield draw(6, 32), _sample_experts(), 7
 
 
-@operator("permute", _sample_inputs)
-def permute_and_combine(
-    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, zero_expert_output: Tensor
-) -> Tensor:
-    """Add the sum over a token's routed experts of weight * expert(token) to `zero_expert_output`.
+@operator("permute", _sample_tokens, compared=lambda result: result[0])
+def permute(tokens: Tensor, experts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Copy each token once for each of its routed experts, sorted by expert and for one expert by token.
 
-    Slots of zero-computation experts, which have the highest numbers, are neither sorted into the rows nor computed.
+    Slots of zero-computation experts, which have the highest numbers, are last in that order and are cut off.
 
     Args:
         tokens: `[tokens, hidden]`.
         experts: int64 `[tokens, top_k]`, numbers of the chosen experts.
-        weights: fp32, the same shape.
-        counts: integer `[routed experts]`, slots given to each.
-        compute: the experts.
-        zero_expert_output: `[tokens, hidden]`, the output of zero-computation experts.
+        rows: slots given to routed experts.
 
     Returns:
-        `[tokens, hidden]`.
+        The copies `[rows, hidden]`, and the place of each slot in the order, integer `[tokens * top_k]`.
     """
-    slots = experts.flatten().argsort(stable=True)[: int(counts.sum())]  # zero experts are last: cut off
-    owners = slots // experts.shape[-1]
-    outputs = compute(tokens.index_select(0, owners), counts)
-    outputs = outputs * weights.flatten()[slots, None].to(tokens.dtype)
-    return zero_expert_output.index_add(0, owners, outputs)
+    order = experts.flatten().argsort(stable=True)
+    owners = order[:rows] // experts.shape[-1]
+    return tokens.index_select(0, owners), inverse(order)
 
 
-def _unsupported_reason(
-    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, zero_expert_output: Tensor
-) -> str | None:
+def inverse(order: Tensor) -> Tensor:
+    """Return the place of each number in an order `[n]` of the numbers 0 to n - 1."""
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+
+
+def _unsupported_reason(tokens: Tensor, experts: Tensor, rows: int) -> str | None:
     if tokens.dtype != torch.bfloat16:
         return f"tokens are {tokens.dtype}, not bfloat16"
     if experts.numel() >= MOST_SLOTS or experts.shape[-1] > MOST_CHOICES:
@@ -66,17 +58,50 @@ def _unsupported_reason(
     return None
 
 
-@permute_and_combine.implementation("npu", unsupported_reason=_unsupported_reason)
-def _npu_permute_and_combine(
-    tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, compute: Compute, zero_expert_output: Tensor
-) -> Tensor:
-    rows = int(counts.sum())
+@permute.implementation("npu", unsupported_reason=_unsupported_reason)
+def _npu_permute(tokens: Tensor, experts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     if rows == 0:  # to the operator 0 means all of them
-        return permute_and_combine.reference(tokens, experts, weights, counts, compute, zero_expert_output)
+        return permute.reference(tokens, experts, rows)
     permuted, places = npu_operator("npu_moe_token_permute")(tokens, experts, rows)
-    outputs = compute(permuted, counts)
+    return permuted, places
+
+
+def _sample_outputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
+    places = inverse(_sample_experts().flatten().argsort(stable=True))
+    yield draw(7, 32), places, draw(6, 2, dtype=torch.float32), draw(6, 32)
+
+
+@operator("combine", _sample_outputs)
+def combine(outputs: Tensor, places: Tensor, weights: Tensor, rest: Tensor) -> Tensor:
+    """Add the sum over a token's routed experts of weight * output to `rest`.
+
+    Args:
+        outputs: of the experts, `[rows, hidden]`, in the order of `permute`.
+        places: of each slot in that order, integer `[tokens * top_k]`; those from `rows` on have no output.
+        weights: fp32 `[tokens, top_k]`.
+        rest: `[tokens, hidden]`, the outputs of other slots.
+
+    Returns:
+        `[tokens, hidden]`.
+    """
+    order = inverse(places.long())[: outputs.shape[0]]
+    weighted = outputs * weights.flatten()[order, None].to(outputs.dtype)
+    return rest.index_add(0, order // weights.shape[-1], weighted)
+
+
+def _combine_unsupported_reason(outputs: Tensor, places: Tensor, weights: Tensor, rest: Tensor) -> str | None:
+    if outputs.dtype != torch.bfloat16:
+        return f"outputs are {outputs.dtype}, not bfloat16"
+    if places.numel() >= MOST_SLOTS or weights.shape[-1] > MOST_CHOICES:
+        return f"{weights.shape[0]} tokens with {weights.shape[-1]} experts each are too many"
+    return None
+
+
+@combine.implementation("npu", unsupported_reason=_combine_unsupported_reason)
+def _npu_combine(outputs: Tensor, places: Tensor, weights: Tensor, rest: Tensor) -> Tensor:
+    if outputs.shape[0] == 0:
+        return combine.reference(outputs, places, weights, rest)
     # places from `rows` on are those of zero experts: the kernel skips them
-    result: Tensor = zero_expert_output + npu_operator("npu_moe_token_unpermute")(
-        outputs, places, weights.to(tokens.dtype)
-    )
+    unpermute = npu_operator("npu_moe_token_unpermute")
+    result: Tensor = rest + unpermute(outputs, places.to(torch.int32), weights.to(outputs.dtype))
     return result

@@ -11,45 +11,66 @@ experts they are the `EXPERT` grid, so that experts may be spread over processes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from longcat.errors import ConfigError
 
 Divided = Literal["rows", "experts"]
 """What an axis divides: the rows of a batch, or the routed experts of each layer."""
-Quantity = Literal["losses", "counts", "expert_load", "gradient_square", "stop"]
+Kind = Literal["dense", "expert", "table"]
+"""Of a parameter: one of the routed experts, n-gram tables whose rows are spread, or any other."""
+Quantity = Literal[
+    "losses",
+    "counts",
+    "expert_load",
+    "dense_gradient_square",
+    "expert_gradient_square",
+    "table_gradient_square",
+    "stop",
+]
 """A number of which every process has a part, or its own, and the sum is wanted."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A row of the table."""
+    """A row of the table; its degree is the attribute of `Degrees` with its name."""
 
     name: str
     divides: Divided
-    option: str | None
-    """Field of `Degrees` (and of the section `training`) with the degree; an axis without one takes what is left."""
 
 
-DENSE = (Axis("data", "rows", None),)
+DENSE = (Axis("replicate", "rows"), Axis("shard", "rows"))
 """Axes of everything but the routed experts, outermost first; neighbours along the last one have adjacent ranks."""
-EXPERT = (Axis("expert_data", "rows", None), Axis("expert", "experts", "expert_parallel"))
+EXPERT = (Axis("expert_replicate", "rows"), Axis("expert_shard", "rows"), Axis("expert", "experts"))
 """Axes of the routed experts, outermost first."""
+TABLES = (Axis("embedding", "rows"),)
+"""The axis of spread n-gram tables: all ranks, each with rows of its own."""
+VIEWS: dict[Kind, tuple[Axis, ...]] = {"dense": DENSE, "expert": EXPERT, "table": TABLES}
+"""The grid that each kind of parameter is laid out on."""
 
-BATCH: tuple[str, ...] = ("data",)
+BATCH: tuple[str, ...] = ("replicate", "shard")
 """Axes along which processes read different rows of a batch; along every other one they share them."""
-SHARDS: dict[Literal["dense", "expert"], str] = {"dense": "data", "expert": "expert_data"}
-"""Axis along which a parameter of each kind is sharded and its gradients are summed."""
+COPIES: dict[Literal["dense", "expert"], str] = {"dense": "replicate", "expert": "expert_replicate"}
+"""Axis along which processes hold the same shard of a parameter of each kind; its gradients are summed over it."""
+SHARDS: dict[Kind, str] = {"dense": "shard", "expert": "expert_shard", "table": "embedding"}
+"""Axis along which a parameter of each kind is sharded; its gradients are summed over it, too."""
+SQUARES: dict[Kind, Quantity] = {
+    "dense": "dense_gradient_square",
+    "expert": "expert_gradient_square",
+    "table": "table_gradient_square",
+}
+"""Squared norm of the gradients of each kind of parameter."""
 SUMMED_OVER: dict[Quantity, tuple[str, ...]] = {
-    "losses": ("data",),  # each process has those of its own tokens
-    "counts": ("data",),
-    "expert_load": ("data",),
-    # each element of a dense parameter and of spread tables is on one process of `data`; of an expert, on one of
-    # `expert_data` and `expert`, which are the same processes
-    "gradient_square": ("data",),
-    "stop": ("data",),
+    "losses": BATCH,  # each process has those of its own tokens
+    "counts": BATCH,
+    "expert_load": BATCH,
+    # each element is on one process of these axes; along the others there are only copies of it
+    "dense_gradient_square": ("shard",),
+    "expert_gradient_square": ("expert_shard", "expert"),
+    "table_gradient_square": ("embedding",),
+    "stop": BATCH,
 }
 """Axes over which each quantity is summed."""
 
@@ -100,7 +121,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Degrees:
-    """How many processes there are, and how many of them share the work along each axis that has an option.
+    """How many processes there are, and how many of them share the work along each axis.
 
     Raises:
         ConfigError: a number below 1, or degrees that do not divide the processes.
@@ -108,31 +129,54 @@ class Degrees:
 
     processes: int = 1
     """Training processes, all together."""
-    expert_parallel: int = 1
+    expert: int = 1
     """Processes that hold one set of routed experts between them."""
+    replicate: int = 1
+    """Processes that hold the same shard of each parameter."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
-                raise ConfigError(f"training.{name}={value} is below 1")
-        for view in (DENSE, EXPERT):
-            options = {axis.option: getattr(self, axis.option) for axis in view if axis.option}
-            product = math.prod(options.values())
-            if self.processes % product:
-                named = " x ".join(f"training.{name}={value}" for name, value in options.items())
-                raise ConfigError(
-                    f"{named} does not divide training.processes={self.processes}; {nearest_divisors(product, self.processes)} would"
-                )
+                raise ConfigError(f"{_key(name)}={value} is below 1")
+            if self.processes % value:
+                raise ConfigError(f"{_key(name)}={value} does not divide training.processes={self.processes}")
+
+    @property
+    def shard(self) -> int:
+        """Processes over which each parameter of no routed expert is sharded."""
+        return self.processes // self.replicate
+
+    @property
+    def expert_shard(self) -> int:
+        """Processes over which the parameters of one process' routed experts are sharded.
+
+        As many as it takes for the sets of experts to cover whole groups of `shard`: an element of an expert then has no
+        more copies than one of another parameter.
+        """
+        return self.shard // math.gcd(self.shard, self.expert)
+
+    @property
+    def expert_replicate(self) -> int:
+        """Processes that hold the same shard of the same routed experts."""
+        return self.processes // (self.expert * self.expert_shard)
+
+    @property
+    def embedding(self) -> int:
+        """Processes over which the rows of n-gram tables are spread, if they are."""
+        return self.processes
+
+    @property
+    def by_axis(self) -> dict[str, int]:
+        """The degree of each axis that the section `parallel` of the configuration has."""
+        return {name: getattr(self, name) for name in (*(axis.name for axis in DENSE), "expert")}
 
     def grid(self, view: Sequence[Axis]) -> Grid:
         """The ranks as this view of the table sees them."""
-        given = [getattr(self, axis.option) if axis.option else 0 for axis in view]
-        left = self.processes // math.prod(degree or 1 for degree in given)
-        return Grid(tuple(axis.name for axis in view), tuple(degree or left for degree in given))
+        return Grid(tuple(axis.name for axis in view), tuple(getattr(self, axis.name) for axis in view))
 
     def grid_of(self, *axes: str) -> Grid:
         """The grid that has all these axes."""
-        for view in (DENSE, EXPERT):
+        for view in VIEWS.values():
             if set(axes) <= {axis.name for axis in view}:
                 return self.grid(view)
         raise ValueError(f"no grid has the axes {', '.join(axes)}")
@@ -147,55 +191,90 @@ class Degrees:
         return self.grid_of(*BATCH).place(rank, *BATCH)
 
 
-def settle(wanted: Mapping[str, int], *, batch_sequences: int, routed_experts: int) -> Degrees:
-    """Choose the degrees that are left open, and check all of them against the batch and the model.
+@dataclass(frozen=True)
+class Wish:
+    """A layout as it is asked for: the open degrees are 0, and the batch and the model are what they are."""
 
-    Args:
-        wanted: fields of `Degrees`; an `expert_parallel` of 0 is left open and becomes the largest that fits.
-        batch_sequences: rows of a whole batch.
-        routed_experts: of each layer.
+    processes: int
+    replicate: int = 1
+    shard: int = 0
+    """0 takes the processes that `replicate` leaves."""
+    expert: int = 0
+    """0 takes the most that divide the processes and the routed experts."""
+    batch_sequences: int = 1
+    """Rows of a whole batch."""
+    routed_experts: int = 1
+    """Of each layer."""
 
-    Raises:
-        ConfigError: names the fields, their values and the nearest ones that fit.
-    """
-    asked = wanted["expert_parallel"]
-    divided = {"training.processes": wanted["processes"], "model.n_routed_experts": routed_experts}
-    common = math.gcd(*divided.values())
-    if asked and common % asked:
-        wrong = " and ".join(f"{name}={value}" for name, value in divided.items() if value % asked)
-        raise ConfigError(
-            f"training.expert_parallel={asked} does not divide {wrong}; {nearest_divisors(asked, common)} would"
-        )
-    degrees = Degrees(**{**wanted, "expert_parallel": asked or 1})
-    parts = degrees.batch_world
-    if batch_sequences % parts:
-        below = batch_sequences // parts * parts
-        sizes = " or ".join(str(size) for size in (below, below + parts) if size)
-        divider = (
-            f"training.processes={parts}" if parts == degrees.processes else f"the {parts} parts it is divided into"
-        )
-        raise ConfigError(
-            f"training.global_batch_sequences={batch_sequences} is not a multiple of {divider}; {sizes} would be"
-            f"{_fewer_processes(degrees, batch_sequences)}"
-        )
-    return replace(degrees, expert_parallel=asked or common)
+    def settle(self) -> Degrees:
+        """Choose the degrees that are left open, and check all of them against the batch and the model.
+
+        Raises:
+            ConfigError: names the fields, their values and the nearest ones that fit.
+        """
+        if faults := list(self._faults()):
+            would = " or ".join(
+                " with ".join(f"{_key(name)}={value}" for name, value in change.items()) for change in self._changes()
+            )
+            raise ConfigError(f"{' and '.join(faults)}; {would} would fit")
+        return Degrees(self.processes, self.expert or self._most_experts, self.replicate)
+
+    @property
+    def _most_experts(self) -> int:
+        return math.gcd(self.processes, self.routed_experts)
+
+    def _faults(self) -> Iterator[str]:
+        for name in ("processes", "replicate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{_key(name)}={getattr(self, name)} is below 1")
+        processes = f"training.processes={self.processes}"
+        if self.shard and self.replicate * self.shard != self.processes:
+            product = self.replicate * self.shard
+            yield f"parallel.replicate={self.replicate} x parallel.shard={self.shard} is {product}, not {processes}"
+        elif self.processes % self.replicate:
+            yield f"parallel.replicate={self.replicate} does not divide {processes}"
+        if self.expert and self._most_experts % self.expert:
+            divided = {processes: self.processes, f"model.n_routed_experts={self.routed_experts}": self.routed_experts}
+            wrong = " and ".join(name for name, value in divided.items() if value % self.expert)
+            yield f"parallel.expert={self.expert} does not divide {wrong}"
+        if self.batch_sequences % self.processes:
+            yield f"training.global_batch_sequences={self.batch_sequences} is not a multiple of {processes}"
+
+    def _changes(self) -> Iterator[dict[str, int]]:
+        """Ways to a layout that fits, as the fields to change: with as many processes, and with the next smaller number."""
+        nearest = {"replicate": self.replicate, "shard": self.shard, "expert": self.expert}
+        if not self.shard:
+            nearest["replicate"] = nearest_divisor(self.replicate, self.processes)
+        elif self.replicate * self.shard != self.processes:
+            if self.processes % self.shard == 0 or self.processes % self.replicate:
+                nearest["shard"] = nearest_divisor(self.shard, self.processes)
+                nearest["replicate"] = self.processes // nearest["shard"]
+            else:
+                nearest["shard"] = self.processes // self.replicate
+        if self.expert:
+            nearest["expert"] = nearest_divisor(self.expert, self._most_experts)
+        nearest["batch_sequences"] = max(1, round(self.batch_sequences / self.processes)) * self.processes
+        yield {name: value for name, value in nearest.items() if value != getattr(self, name)}
+        if self.expert and self.routed_experts % self.expert:
+            return  # with no number of processes
+        needed = math.lcm(self.replicate * (self.shard or 1), self.expert or 1)
+        most = min(self.processes - 1, self.replicate * self.shard or self.processes)
+        for processes in range(most - most % needed, 0, -needed):
+            if self.batch_sequences % processes == 0 and self.replicate * self.shard in (0, processes):
+                yield {"processes": processes}
+                return
 
 
-def _fewer_processes(degrees: Degrees, batch_sequences: int) -> str:
-    """Advice to take the most processes below the present ones that the batch and the other degrees fit."""
-    for processes in range(degrees.processes - 1, 0, -1):
-        try:
-            fits = batch_sequences % replace(degrees, processes=processes).batch_world == 0
-        except ConfigError:  # the other degrees do not divide them
-            continue
-        if fits:
-            return f", or take training.processes={processes}"
-    return ""
+_KEYS = {"processes": "training.processes", "batch_sequences": "training.global_batch_sequences"}
 
 
-def nearest_divisors(value: int, of: int) -> str:
-    """The divisors of a number that are nearest to a value, below and above, as `4 or 8`."""
-    divisors = [number for number in range(1, of + 1) if of % number == 0]
-    below = [number for number in divisors if number <= value][-1:]
-    above = [number for number in divisors if number > value][:1]
-    return " or ".join(str(number) for number in below + above)
+def _key(field: str) -> str:
+    """The configuration's name of a field of `Degrees` or `Wish`."""
+    return _KEYS.get(field, f"parallel.{field}")
+
+
+def nearest_divisor(value: int, of: int) -> int:
+    """The divisor of a number that is nearest to a value by their ratio, and the smaller one of two such."""
+    small = [number for number in range(1, math.isqrt(of) + 1) if of % number == 0]
+    divisors = sorted({*small, *(of // number for number in small)})
+    return min(divisors, key=lambda number: max(number, value) / min(number, value))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
 
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel, LossSums
+from longcat.parallel.axes import SHARDS
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
 
@@ -31,12 +35,17 @@ class FSDPModel:
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in model.blocks:
-            _shard(layer.mlp.experts, mesh.expert_shards, policy)
+            _shard(
+                layer.mlp.experts,
+                mesh.expert_shards,
+                policy,
+                partial(_inside, processes=mesh.axis(SHARDS["expert"]).size()),
+            )
             _shard(layer.mlp.router, mesh.dense_shards, exact)
             _shard(layer, mesh.dense_shards, policy)
         if model.model.mtp is not None:
             _shard(model.model.mtp, mesh.dense_shards, policy)
-        _shard(model, mesh.dense_shards, policy, None if tables is None else {tables.weight})
+        _shard(model, mesh.dense_shards, policy, but=None if tables is None else {tables.weight})
 
     @property
     def weights(self) -> LongcatModel:
@@ -71,10 +80,29 @@ class FSDPModel:
         """Do nothing: the weights that the optimizer has moved are the model's own."""
 
 
+def _inside(stack: nn.Parameter, processes: int) -> Shard:
+    """Cut every matrix of a stack, so that each process has an equal part however few there are; rows before columns.
+
+    FSDP cuts evenly there or not at all; what divides neither is cut into whole matrices.
+    """
+    return Shard(next((dimension for dimension in (1, 2) if stack.shape[dimension] % processes == 0), 0))
+
+
 def _shard(
-    module: nn.Module, axis: DeviceMesh, policy: MixedPrecisionPolicy, but: set[nn.Parameter] | None = None
+    module: nn.Module,
+    axis: DeviceMesh,
+    policy: MixedPrecisionPolicy,
+    placement: Callable[[nn.Parameter], Shard] | None = None,
+    but: set[nn.Parameter] | None = None,
 ) -> None:
-    sharded = fully_shard(module, mesh=axis, mp_policy=policy, reshard_after_forward=False, ignored_params=but)
+    sharded = fully_shard(
+        module,
+        mesh=axis,
+        mp_policy=policy,
+        reshard_after_forward=False,
+        shard_placement_fn=placement,
+        ignored_params=but,
+    )
     if axis.size() > 1:  # with one process there is nothing to sum, and a factor would cost a copy of the gradients
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)

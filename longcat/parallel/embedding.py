@@ -50,7 +50,6 @@ class SpreadTables:
     are sent, and travel until the next micro-batch is differentiated, or the optimizer wants them.
 
     Attributes:
-        weight: the tables, fp32, a parameter of the model; with several processes a DTensor sharded along the rows.
         gradient: of the rows that were looked up, once the last micro-batch of a step is `finish`ed; none where the
             tables rest.
         read: gives the present rows of these numbers among this process' own; optimizers that move rows late replace it.
@@ -73,17 +72,22 @@ class SpreadTables:
             group: the processes that hold the rows between them; none means one.
             gradient_group: the same ones, for gradients: the next lookups would wait behind them.
         """
-        self.weight = cast(nn.Parameter, tables.weight)
+        self._tables = tables
         self.compute, self.dense = compute, dense
         self.group, self.gradient_group = group, gradient_group or group
         self.processes = 1 if group is None else group.size()
-        self.share = -(-self.weight.shape[0] // self.processes)
+        self.share = -(-tables.num_embeddings // self.processes)
         """Rows of each process but the last ones, which have what is left."""
         self.first = 0 if group is None else dist.get_rank(group) * self.share
         self.read: Callable[[Tensor], Tensor] = lambda rows: nn.functional.embedding(rows, self.local)
         self.gradient: RowGradient | None = None
         self._travelling: tuple[dist.Work | None, Tensor, Tensor, Tensor] | None = None
         tables.source = self
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The tables, fp32, a parameter of the model; with several processes a DTensor sharded along the rows."""
+        return cast(nn.Parameter, self._tables.weight)
 
     @property
     def local(self) -> Tensor:
@@ -184,7 +188,7 @@ def spread_tables(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, 
     The rows are spread over all processes, which read different rows of a batch. Collective.
 
     Args:
-        model: with the same weights in every process.
+        model: with the same weights in every process, or on the device `meta` with none yet.
         mesh: this process' place among the others.
         compute: type that the model computes in.
         dense: see `SpreadTables`.
@@ -197,7 +201,7 @@ def spread_tables(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, 
     tables = model.model.ngram_embeddings.tables
     if mesh.processes == 1:
         return SpreadTables(tables, compute, dense)
-    axis = mesh.dense_shards
+    axis = mesh.table_shards
     # every process drew the same weights, so nothing has to be sent
     tables.weight = nn.Parameter(distribute_tensor(tables.weight.data, axis, [Shard(0)], src_data_rank=None))
     # rows have groups of their own, so as not to queue behind weights

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from datetime import timedelta
-from typing import NoReturn, cast
+from typing import Literal, NoReturn, cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from longcat.accelerator import Accelerator
 from longcat.errors import ConfigError
-from longcat.parallel.axes import DENSE, EXPERT, SHARDS, SUMMED_OVER, Axis, Degrees, Quantity
+from longcat.parallel.axes import COPIES, SHARDS, SUMMED_OVER, VIEWS, Axis, Degrees, Kind, Quantity
 
 
 class ProcessMesh:
@@ -38,25 +38,37 @@ class ProcessMesh:
         self.processes = degrees.processes
         self.batch_rank, self.batch_world = degrees.batch_rank(rank), degrees.batch_world
         self._timeout = timeout
-        self._axes: dict[str, DeviceMesh] = {}
+        self._meshes: dict[Kind, DeviceMesh] = {}
         self.groups: dict[str, dist.ProcessGroup] = {}
-        for view in (DENSE, EXPERT):
-            self._open_axes(view)
+        for kind, view in VIEWS.items():
+            self._open_axes(kind, view)
         self._sums = {quantity: self._sum_group(axes) for quantity, axes in SUMMED_OVER.items()}
 
     def axis(self, name: str) -> DeviceMesh:
         """The processes that differ from this one along one axis, as torch's sharding wants them."""
-        return self._axes[name]
+        kind = next(kind for kind, view in VIEWS.items() if name in {axis.name for axis in view})
+        return self._meshes[kind][name]
 
     @property
     def dense_shards(self) -> DeviceMesh:
-        """Processes over which each parameter is sharded that belongs to no routed expert."""
-        return self.axis(SHARDS["dense"])
+        """Processes over which each parameter is sharded that belongs to no routed expert; see `_shards`."""
+        return self._shards("dense")
 
     @property
     def expert_shards(self) -> DeviceMesh:
-        """Processes over which the parameters of this process' routed experts are sharded."""
-        return self.axis(SHARDS["expert"])
+        """Processes over which the parameters of this process' routed experts are sharded; see `_shards`."""
+        return self._shards("expert")
+
+    @property
+    def table_shards(self) -> DeviceMesh:
+        """Processes over which the rows of n-gram tables are spread, if they are."""
+        return self.axis(SHARDS["table"])
+
+    def _shards(self, kind: Literal["dense", "expert"]) -> DeviceMesh:
+        """The processes that share parameters of a kind: one axis of shards, or one of copies before it if there are any."""
+        copies = COPIES[kind]
+        names = (SHARDS[kind],) if self.degrees.grid_of(copies).degree(copies) == 1 else (copies, SHARDS[kind])
+        return self._meshes[kind][names]
 
     def sum_over(self, quantity: Quantity) -> dist.ProcessGroup:
         """The group over which a quantity is summed."""
@@ -99,16 +111,11 @@ class ProcessMesh:
                 return self._try(name, group, len(ranks))
         return self.open(name, ranks)
 
-    def _open_axes(self, view: tuple[Axis, ...]) -> None:
+    def _open_axes(self, kind: Kind, view: tuple[Axis, ...]) -> None:
         grid = self.degrees.grid(view)
         groups = [self._axis_group(axis, grid.group(self.rank, axis.name)) for axis in view]
-        kind = self.device.type
-        if len(view) == 1:
-            self._axes[view[0].name] = DeviceMesh.from_group(groups[0], kind, mesh_dim_names=grid.names)
-            return
         numbers = torch.arange(grid.ranks, dtype=torch.int).view(grid.degrees)
-        whole = DeviceMesh.from_group(groups, kind, numbers, mesh_dim_names=grid.names)
-        self._axes |= {axis.name: whole[axis.name] for axis in view}
+        self._meshes[kind] = DeviceMesh.from_group(groups, self.device.type, numbers, mesh_dim_names=grid.names)
 
     def _axis_group(self, axis: Axis, ranks: tuple[int, ...]) -> dist.ProcessGroup:
         # rows on their way to experts have a group of their own, so as not to queue behind weights

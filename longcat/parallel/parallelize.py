@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+import os
 
+import torch
+import torch.distributed as dist
+
+from longcat.config import ParallelConfig
+from longcat.model.dispatch import Dispatcher
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.data import FSDPModel
 from longcat.parallel.embedding import spread_tables
-from longcat.parallel.expert import spread_experts
+from longcat.parallel.expert import AllToAll, spread_experts
 from longcat.parallel.mesh import ProcessMesh
+from longcat.parallel.nodes import levels
 from longcat.parallel.single import SingleProcess
+from longcat.parallel.two_level import TwoLevelAllToAll
+from longcat.parallel.weights import draw_weights
 
 ParallelModel = FSDPModel | SingleProcess
 """A model in training. A step is `zero_grad`, `sums` and `backward` for each micro-batch, and `write_weights` once the
@@ -22,28 +30,56 @@ def parallelize(
     compute: torch.dtype,
     compiled: bool = False,
     *,
-    embedding_parallel: bool = False,
+    settings: ParallelConfig | None = None,
     rows_alone: bool = False,
+    seed: int | None = None,
 ) -> ParallelModel:
-    """Apply every axis of parallelism to an initialised model, in place: embedding first, data parallelism last.
+    """Apply every axis of parallelism to a model, in place: embedding first, data parallelism last.
 
     Args:
-        model: with the same weights in every process.
+        model: with the same weights in every process, or on the device `meta` with none yet.
         mesh: this process' place among the others.
         compute: type that the model computes in.
         compiled: compile each layer by itself, so that layers of one shape share the result, and the norm and the z-loss
             after the last one. Routing and attention are left out: their shapes depend on the data, or they have
             kernels of their own.
-        embedding_parallel: spread the rows of the n-gram tables over the processes.
-        rows_alone: leave the tables' gradient to `SpreadTables.gradient`, and the parameter without one.
+        settings: how tokens travel, and whether n-gram tables are spread; the degrees are the mesh's.
+        rows_alone: spread the tables in one process, too, and leave their gradient to `SpreadTables.gradient` and the
+            parameter without one.
+        seed: of the initial weights of a model without any: each process draws its own part of them.
+
+    Raises:
+        ConfigError: tokens cannot travel in two levels in this layout.
     """
-    model.to(mesh.device)
-    tables = spread_tables(model, mesh, compute, dense=not rows_alone) if embedding_parallel else None
-    if mesh.degrees.expert_parallel > 1:
-        spread_experts(model, mesh.axis("expert"))
+    settings = settings or ParallelConfig()
+    if seed is None:
+        model.to(mesh.device)
+    spread = settings.spreads_tables(mesh.processes, rows_alone)
+    tables = spread_tables(model, mesh, compute, dense=not rows_alone) if spread else None
+    if mesh.degrees.expert > 1:
+        spread_experts(model, mesh.axis("expert"), dispatcher(mesh, settings))
     if compiled:
         for module in (*model.blocks, model.model.norm, model.hidden_z):
             module.compile()
     if mesh.processes == 1:
+        if seed is not None:
+            draw_weights(model, mesh.device, seed)
         return SingleProcess(model, compute, tables)
-    return FSDPModel(model, mesh, compute, tables)
+    sharded = FSDPModel(model, mesh, compute, tables)
+    if seed is not None:
+        draw_weights(model, mesh.device, seed)
+    return sharded
+
+
+def dispatcher(mesh: ProcessMesh, settings: ParallelConfig) -> Dispatcher:
+    """Make what brings tokens to the processes along the `expert` axis. Collective."""
+    group = mesh.axis("expert").get_group()
+    if settings.two_level:
+        devices = settings.devices_per_node or int(os.environ.get("LOCAL_WORLD_SIZE", mesh.processes))
+        found = levels(dist.get_process_group_ranks(group), mesh.rank, devices)
+        if found is not None:
+            groups = ("experts across nodes", found.across), ("experts within a node", found.within)
+            # groups of their own, so as not to queue behind weights or rows
+            across, within = (mesh.groups.get(name) or mesh.open(name, ranks) for name, ranks in groups)
+            return TwoLevelAllToAll(across, within, settings.chunks)
+    return AllToAll(group, settings.chunks)

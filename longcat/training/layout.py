@@ -8,7 +8,7 @@ from typing import Literal
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError
-from longcat.parallel.axes import Degrees, settle
+from longcat.parallel.axes import Degrees, Wish
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
     """
     training = config.training
     processes = training.processes or accelerator.count
-    wanted = {field.name: getattr(training, field.name) for field in fields(Degrees)} | {"processes": processes}
+    degrees_asked = {field.name for field in fields(Wish)}
+    wish = Wish(
+        processes,
+        **{name: value for name, value in config.parallel if name in degrees_asked},
+        batch_sequences=training.global_batch_sequences,
+        routed_experts=config.model.n_routed_experts,
+    )
     try:
-        degrees = settle(
-            wanted, batch_sequences=training.global_batch_sequences, routed_experts=config.model.n_routed_experts
-        )
+        degrees = wish.settle()
     except ConfigError as error:
         if training.processes:
             raise

@@ -7,11 +7,13 @@ Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -41,9 +43,12 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
 class Muon(torch.optim.Optimizer):
     """Muon for parameters of two dimensions, or of three where the first one stacks matrices (experts).
 
-    Parameters may be sharded along their first dimension. Momentum stays sharded. A sharded matrix is gathered for its
-    orthogonalisation; a sharded stack is not, since each process holds whole matrices of it. `dtype` is the type of the
-    matrix products: bf16 without hardware support costs several times the rest of the step.
+    Parameters may be sharded over processes: a stack along its first dimension, so that each process has whole matrices of
+    it, and every matrix along one of its own two; they may also be replicated. Momentum is laid out in the same way. Each
+    matrix is orthogonalised by one process, its owner. The parts of all cut matrices of a shape travel to their owners in
+    one all-to-all, and the updates back in another; copies get theirs by an all-gather. Owners take turns, over all
+    shapes. `dtype` is the type of the matrix products, and of what travels: bf16 without hardware support costs several
+    times the rest of the step.
     """
 
     def __init__(
@@ -62,49 +67,151 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient. Collective, where parameters are sharded."""
         assert closure is None
+        dealt = 0
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+            alike: dict[tuple[tuple[int, ...], Cut | None, Copies | None], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
-            for parameters in by_shape.values():
-                self._update(parameters, group)
+                    key = tuple(parameter.shape), cut_of(parameter), copies_of(parameter)
+                    alike.setdefault(key, []).append(parameter)
+            for (_, cut, copies), parameters in alike.items():
+                dealt += self._update(parameters, group, cut, copies, dealt)
 
-    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Update parameters of one shape, orthogonalising their matrices in one batch."""
+    def _update(
+        self, parameters: list[Tensor], group: dict[str, Any], cut: Cut | None, copies: Copies | None, dealt: int
+    ) -> int:
+        """Update parameters of one shape, orthogonalising their matrices in one batch; returns how many had an owner."""
         directions = []
         for parameter in parameters:
             gradient, momentum = _local(parameter.grad), _local(self.state[parameter]["momentum"])
             momentum.lerp_(gradient, 1 - group["momentum"])
-            nesterov = gradient.lerp(momentum, group["momentum"])
-            directions.append(nesterov if parameter.dim() == 3 else _gathered(nesterov.to(self.dtype), parameter))
-        updates = orthogonalise(torch.stack(directions), self.dtype)
+            directions.append(gradient.lerp(momentum, group["momentum"]).to(self.dtype))
+        stacked = torch.stack(directions)
+        del directions
+        parts = stacked.flatten(0, -3)  # [matrices, own rows, own columns]
+        own = parts if copies is None else parts[copies.place :: copies.number]
+        updates = orthogonalise(own, self.dtype) if cut is None else orthogonalise_by_owners(own, cut, dealt)
+        updates = updates if copies is None else copies.share(updates, len(parts))
         rows, columns = parameters[0].shape[-2:]
         step = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
-        for parameter, update in zip(parameters, updates, strict=True):
+        for parameter, update in zip(parameters, updates.view_as(stacked), strict=True):
             weights = _local(parameter)
             weights.mul_(1 - group["lr"] * group["weight_decay"])
-            weights.add_(update if parameter.dim() == 3 else _local_shard(update, parameter), alpha=step)
+            weights.add_(update, alpha=step)
+        return 0 if cut is None else len(parts)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the matrices of a parameter are cut into parts, one for each process of a group."""
+
+    processes: dist.ProcessGroup
+    place: int
+    """Of this process in the group."""
+    dimension: int
+    """Of the matrix, -2 or -1."""
+    length: int
+    """Of that dimension in the whole matrix."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows or columns of each process' part, as FSDP cuts them."""
+        processes = dist.get_world_size(self.processes)
+        share = -(-self.length // processes)
+        return [max(0, min(self.length - place * share, share)) for place in range(processes)]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Processes that hold the same part of a parameter, of which each one orthogonalises some matrices for all."""
+
+    processes: dist.ProcessGroup
+    place: int
+    """Of this process among them: it takes every `number`-th matrix, from this one on."""
+    number: int
+
+    def share(self, own: Tensor, matrices: int) -> Tensor:
+        """Put together the results of all, `[matrices, ...]`, from each one's own. Collective."""
+        most = -(-matrices // self.number)
+        padded = own.new_zeros(most, *own.shape[1:])
+        padded[: len(own)] = own
+        gathered = own.new_empty(self.number * most, *own.shape[1:])
+        dist.all_gather_into_tensor(gathered, padded, group=self.processes)
+        return gathered.view(self.number, most, *own.shape[1:]).transpose(0, 1).flatten(0, 1)[:matrices]
+
+
+def copies_of(parameter: Tensor) -> Copies | None:
+    """Return the processes that hold the same part of a parameter; None if no other one does.
+
+    Raises:
+        ValueError: it is replicated along two axes of processes.
+    """
+    if not isinstance(parameter, DTensor):
+        return None
+    mesh = parameter.device_mesh
+    axes = [axis for axis, of in enumerate(parameter.placements) if of.is_replicate() and mesh.size(axis) > 1]
+    if not axes:
+        return None
+    if len(axes) > 1:
+        raise ValueError(f"Muon has no exchange for copies along two axes: {parameter.placements}")
+    return Copies(mesh.get_group(axes[0]), mesh.get_local_rank(axes[0]), mesh.size(axes[0]))
+
+
+def cut_of(parameter: Tensor) -> Cut | None:
+    """Return how the matrices of a parameter are cut; None if each one is whole in a process.
+
+    Raises:
+        ValueError: they are cut along two axes of processes.
+    """
+    if not isinstance(parameter, DTensor):
+        return None
+    mesh, first = parameter.device_mesh, parameter.dim() - 2
+    dimensions = [getattr(placement, "dim", -1) for placement in parameter.placements]  # -1: the same in all processes
+    cuts = [of for of in enumerate(dimensions) if of[1] >= first and mesh.size(of[0]) > 1]
+    if not cuts:
+        return None
+    if len(cuts) > 1:
+        raise ValueError(f"Muon has no exchange for matrices that are cut along two axes: {parameter.placements}")
+    [(axis, dimension)] = cuts
+    own = mesh.get_local_rank(axis)
+    return Cut(mesh.get_group(axis), own, dimension - parameter.dim(), parameter.shape[dimension])
+
+
+def orthogonalise_by_owners(parts: Tensor, cut: Cut, dealt: int = 0) -> Tensor:
+    """Orthogonalise matrices of which each process has a part; each matrix is put together in one of them. Collective.
+
+    Args:
+        parts: `[matrices, rows, columns]`, this process' part of each.
+        cut: how the matrices are cut.
+        dealt: matrices that were dealt out to owners before these, so that the next ones take their turn.
+
+    Returns:
+        This process' parts of the results, of the same shape and type.
+    """
+    sizes = cut.sizes
+    processes = len(sizes)
+    owners = [(dealt + matrix) % processes for matrix in range(len(parts))]
+    order = sorted(range(len(parts)), key=owners.__getitem__)  # by owner
+    place = torch.tensor(order, dtype=torch.long, device=parts.device)
+    own = owners.count(cut.place)
+    across = parts.shape[1 if cut.dimension == -1 else 2]  # the length that is not cut
+    to_owners = [owners.count(process) * parts.shape[1] * parts.shape[2] for process in range(processes)]
+    to_own = [own * size * across for size in sizes]
+
+    arrived = parts.new_empty(sum(to_own))
+    dist.all_to_all_single(arrived, parts[place].flatten(), to_own, to_owners, group=cut.processes)
+    shapes = [(own, across, size) if cut.dimension == -1 else (own, size, across) for size in sizes]
+    pieces = [piece.view(shape) for piece, shape in zip(arrived.split(to_own), shapes, strict=True)]
+    results = orthogonalise(torch.cat(pieces, cut.dimension), parts.dtype).split(sizes, cut.dimension)
+    returned = torch.empty_like(parts)
+    message = torch.cat([result.flatten() for result in results])
+    dist.all_to_all_single(returned.view(-1), message, to_owners, to_own, group=cut.processes)
+    updates = torch.empty_like(parts)
+    updates[place] = returned
+    return updates
 
 
 def _local(tensor: Any) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _gathered(local: Tensor, like: Tensor) -> Tensor:
-    """Gather the matrix whose shards are laid out as `like`."""
-    if not isinstance(like, DTensor):
-        return local
-    spread = DTensor.from_local(
-        local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
-    return spread.full_tensor()
-
-
-def _local_shard(whole: Tensor, like: Tensor) -> Tensor:
-    """Return this process' shard of a matrix, laid out as `like`."""
-    if not isinstance(like, DTensor):
-        return whole
-    return distribute_tensor(whole.contiguous(), like.device_mesh, like.placements, src_data_rank=None).to_local()

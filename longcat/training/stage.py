@@ -7,7 +7,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, astuple, replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from longcat.training.metrics import Follower, read_metrics
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 WORKER = "longcat.training.worker"
 LAST_STEPS = 20
 """Steps that the final loss is the mean of."""
@@ -73,6 +73,7 @@ def pretrain(
             "seed": config.seed,
             "model": identity(config.model),
             "training": identity(config.training),
+            "parallel": identity(config.parallel),
             "layout": [layout.accelerator, *astuple(layout.degrees), layout.precision],
         },
         parents=(tokens,),
@@ -99,7 +100,8 @@ def pretrain(
         facts = CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
             **_summary(read_metrics(folder.metrics)),
-            **asdict(layout.degrees),
+            processes=layout.degrees.processes,
+            parallel=layout.degrees.by_axis,
             precision=layout.precision,
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, TrainingConfig
@@ -18,6 +17,7 @@ from longcat.model.transformer import LongcatModel
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
 from longcat.parallel.data import reshard, unshard
+from longcat.parallel.gradients import Gradients, clip, own_parts, squared_norms
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -56,8 +56,8 @@ class Trainer:
 
     def __init__(self, config: PipelineConfig, mesh: ProcessMesh, accelerator: Accelerator, precision: str) -> None:
         self.config, self.mesh = config, mesh
-        model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
-        model.initialize(config.seed)
+        with torch.device("meta"):  # no process ever holds more of a spread model than its part
+            model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
@@ -67,8 +67,9 @@ class Trainer:
             mesh,
             compute,
             training.compile,
-            embedding_parallel=training.spreads_tables(mesh.processes),
+            settings=config.parallel,
             rows_alone=training.optimizer.lazy_ngram_moments,
+            seed=config.seed,
         )
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
@@ -79,7 +80,7 @@ class Trainer:
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Micro-batches of the last step."""
-        self.gradients: list[Tensor] = []
+        self.gradients: Gradients = {}
         """This process' parts of the gradients of all that has learnt in the last step."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
@@ -112,9 +113,7 @@ class Trainer:
             routing = statistics if routing is None else routing + statistics
         assert routing is not None
 
-        self.gradients = [_local(of.grad) for of in self.weights.parameters() if of.grad is not None]
-        if (tables := self.parallel.tables) is not None and tables.gradient is not None and not tables.dense:
-            self.gradients.append(tables.gradient.values)
+        self.gradients = own_parts(self.weights.parameters(), self.parallel.tables)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
         routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
@@ -125,7 +124,7 @@ class Trainer:
         healthy = bool(np.isfinite([loss, norm, *agreed.values()]).all())
         if healthy:
             with torch.profiler.record_function(OPTIMIZER):
-                self._clip(norm)
+                clip(self.gradients, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
                     optimizer.step()
@@ -193,25 +192,15 @@ class Trainer:
         self, means: dict[str, Tensor], load: Tensor, stop: bool
     ) -> tuple[dict[str, float], float, Tensor, bool]:
         """Sum losses, squared gradient norm, expert loads and requests to stop over the processes that have parts of them."""
-        square = get_total_norm(self.gradients).square()
+        squares = squared_norms(self.gradients, self.mesh)
+        losses = torch.stack(list(means.values()))
         summed = self.mesh.sum(
-            {
-                "losses": torch.stack(list(means.values())),
-                "gradient_square": square,
-                "stop": torch.full_like(square, float(stop)),
-                "expert_load": load,
-            }
+            {"losses": losses, **squares, "stop": torch.full_like(losses[0], float(stop)), "expert_load": load}
         )
-        numbers = torch.cat([summed["losses"], summed["gradient_square"].view(1), summed["stop"].view(1)])
+        square = torch.stack([summed[name] for name in squares]).sum()
+        numbers = torch.cat([summed["losses"], square.view(1), summed["stop"].view(1)])
         *values, total, stops = numbers.tolist()  # the host waits for the device once
         return dict(zip(means, values, strict=True)), total, summed["expert_load"], stops > 0
-
-    @torch.no_grad()
-    def _clip(self, norm: float) -> None:
-        limit = self.config.training.optimizer.max_gradient_norm
-        if norm > limit:
-            for gradient in self.gradients:
-                gradient.mul_(limit / norm)
 
 
 def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Counts:
@@ -229,10 +218,3 @@ def phase_of(step: int, training: TrainingConfig) -> Phase:
     if step < training.dense_attention_steps:
         return "dense"
     return "warmup" if step < training.dense_attention_steps + training.indexer_warmup_steps else "sparse"
-
-
-def _local(gradient: Tensor) -> Tensor:
-    """Return this process' part of a gradient."""
-    to_local = getattr(gradient, "to_local", None)
-    part: Tensor = gradient if to_local is None else to_local()
-    return part

@@ -41,7 +41,8 @@ def test_counts_are_torchs(kernels):
     slots, experts = 128 * model.moe_topk, model.n_routed_experts
     weight = torch.randn(experts, 2 * model.expert_ffn_hidden_size, model.hidden_size)
     with FlopCounterMode(display=False) as counter:
-        grouped_matmul.reference(torch.randn(slots, model.hidden_size), weight, torch.tensor(even_load(slots, experts)))
+        load = even_load(slots, experts)
+        grouped_matmul.reference(torch.randn(slots, model.hidden_size), weight, torch.tensor(load), load)
     assert kernels["grouped GEMM, even"].flops == kernels["grouped GEMM, skewed"].flops == counter.get_total_flops()
 
     heads, head = model.num_attention_heads, model.qk_nope_head_dim + model.qk_rope_head_dim

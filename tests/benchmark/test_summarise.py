@@ -11,7 +11,7 @@ from longcat.costs.workload import longcat_workload
 def test_a_setting_of_the_sweep_is_judged_by_its_own_recomputation():
     timed = Measurement(
         window_seconds=[1.0, 1.0, 2.0], window_steps=2, window_peak_flops=[1e12] * 4, batch_tokens=512, processes=2,
-        expert_parallel=2, sequence_length=64, precision="fp32", ffn_experts_per_token=2.0, peak_memory_bytes=1,
+        parallel={"expert": 2}, sequence_length=64, precision="fp32", ffn_experts_per_token=2.0, peak_memory_bytes=1,
         memory={}, breakdown=None, operators=None, collectives=[], device_kind="cpu", device_name="a CPU",
     )  # fmt: skip
     workload = longcat_workload(load_config("smoke").model, 2.0)

@@ -36,6 +36,17 @@ def test_longer_sequences_than_the_model_was_made_for():
     assert configured(config(), point).model.max_position_embeddings >= 256
 
 
+@pytest.mark.parametrize(("processes", "kept"), [(4, (2, 2, 4)), (2, (2, 0, 0)), (8, (2, 0, 4)), (1, (1, 0, 0))])
+def test_degrees_that_do_not_fit_are_left_open(processes, kept):
+    asked = config(
+        "parallel={replicate: 2, shard: 2, expert: 4}", f"benchmark.sweep.processes=[{processes}]",
+        "training.global_batch_sequences=8",
+    )  # fmt: skip
+    (point,) = points(asked, 64, 4)
+    layout = configured(asked, point).parallel
+    assert (layout.replicate, layout.shard, layout.expert) == kept
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -33,7 +33,7 @@ def test_grouped_matmul_equals_a_product_a_group(counts, sizes):
     upstream = torch.randn(sum(counts), outer)
     results = []
     for function in (grouped_matmul, grouped_matmul.reference):
-        out = function(x, weight, torch.tensor(counts))
+        out = function(x, weight, torch.tensor(counts), counts)
         results.append((out, *torch.autograd.grad(out, (x, weight), upstream)))
     for fast, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain)
@@ -41,11 +41,13 @@ def test_grouped_matmul_equals_a_product_a_group(counts, sizes):
 
 def test_an_expert_without_tokens_gets_zero_gradients():
     weight = torch.randn(3, 8, 8, requires_grad=True)
-    out = grouped_matmul(torch.randn(4, 8), weight, torch.tensor([4, 0, 0]))
+    out = grouped_matmul(torch.randn(4, 8), weight, torch.tensor([4, 0, 0]), [4, 0, 0])
     out.backward(torch.ones_like(out))
     assert weight.grad[0].abs().sum() > 0
     assert torch.equal(weight.grad[1:], torch.zeros(2, 8, 8))
-    empty = torch.autograd.grad(grouped_matmul(torch.randn(0, 8), weight, torch.zeros(3, dtype=int)).sum(), weight)[0]
+    empty = torch.autograd.grad(
+        grouped_matmul(torch.randn(0, 8), weight, torch.zeros(3, dtype=int), [0] * 3).sum(), weight
+    )[0]
     assert torch.equal(empty, torch.zeros_like(weight))
 
 
@@ -65,7 +67,7 @@ def test_what_is_not_finite_in_one_group_stays_there(counts, bad):
                 if spoil:
                     (x if spoiled == "row" else direction)[ends[group] - 1, 3] = bad
                 x.requires_grad_()
-                out = grouped_matmul(x, weight, torch.tensor(counts))
+                out = grouped_matmul(x, weight, torch.tensor(counts), counts)
                 results.append((out, *torch.autograd.grad(out, (x, weight), direction)))
             (out, d_x, d_weight), (bad_out, bad_d_x, bad_d_weight) = results
             others = torch.arange(len(counts)) != group
@@ -81,7 +83,8 @@ def test_products_without_gradient_are_the_same(counts):
     x, weight = torch.randn(sum(counts), 8), torch.randn(3, 6, 8, requires_grad=True)
     with torch.no_grad():
         torch.testing.assert_close(
-            grouped_matmul(x, weight, torch.tensor(counts)), grouped_matmul.reference(x, weight, torch.tensor(counts))
+            grouped_matmul(x, weight, torch.tensor(counts), counts),
+            grouped_matmul.reference(x, weight, torch.tensor(counts), counts),
         )
 
 

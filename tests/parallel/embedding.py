@@ -1,12 +1,5 @@
-"""Run by torchrun in test_embedding: one layout of processes goes through all checks and writes what came of each.
+"""What every rank of a layout does in test_embedding: each check is a function of its mesh."""
 
-Arguments: a folder to write to, and the degree of expert parallelism.
-"""
-
-import json
-import os
-import sys
-import traceback
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +9,14 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from longcat.accelerator import choose
-from longcat.config import load_config
+from longcat.config import ParallelConfig, load_config
 from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
 from longcat.model.ngram import Tables
 from longcat.padding import IGNORE, PADDING, is_padding
-from longcat.parallel.axes import Degrees
 from longcat.parallel.data import FSDPModel
 from longcat.parallel.embedding import SpreadTables
-from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
+from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training import checkpoint
 from longcat.training.losses import Counts, losses, weighted_total
@@ -34,7 +26,7 @@ EVERYTHING = [
     "model.mtp_num_layers=2",
     "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
     "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}",
-    "training.embedding_parallel=true",
+    "parallel.embedding=true",
 ]
 ROWS, WIDTH = 13, 6
 
@@ -57,9 +49,9 @@ def exchange(mesh: ProcessMesh, rows: int, dense: bool) -> None:
     whole.weight.data = torch.arange(rows * WIDTH, dtype=torch.float32).view(rows, WIDTH)
     tables = Tables(rows, WIDTH)
     tables.weight = nn.Parameter(
-        distribute_tensor(whole.weight.data, mesh.dense_shards, [Shard(0)], src_data_rank=None)
+        distribute_tensor(whole.weight.data, mesh.table_shards, [Shard(0)], src_data_rank=None)
     )
-    spread = SpreadTables(tables, torch.float32, dense, mesh.open(f"rows {rows} {dense}", tuple(range(mesh.processes))))
+    spread = SpreadTables(tables, torch.float32, dense, mesh.table_shards.get_group())
     mine = [numbers % rows for numbers in lookups(mesh)]
     waits = [tables.start(numbers) for numbers in mine[:2]]  # several may be under way
     found = [wait() for wait in waits] + [tables.start(mine[2])()]
@@ -105,7 +97,7 @@ def gradients(mesh: ProcessMesh, parts: int, recompute: bool, dense: bool, padde
     batch = batch_of(parts * mesh.processes, padded)
     counts = Counts((~is_padding(batch[2])).sum(), (batch[1] != IGNORE).sum())
     model.model.activation_checkpointing = recompute
-    parallel = parallelize(model, mesh, torch.float32, embedding_parallel=True, rows_alone=not dense)
+    parallel = parallelize(model, mesh, torch.float32, settings=ParallelConfig(embedding=True), rows_alone=not dense)
     own = [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
     found = global_counts(own[1], own[2], mesh)
     assert [int(one) for one in found] == [int(one) for one in counts]
@@ -139,10 +131,10 @@ def same_as_gathered(mesh: ProcessMesh, compute: torch.dtype) -> None:
     config = load_config("smoke", None, EVERYTHING)
     batch = [of[mesh.batch_rank :: mesh.batch_world] for of in batch_of(2 * mesh.processes, padded=True)]
     counts, found = global_counts(batch[1], batch[2], mesh), []
-    for embedding_parallel in (False, True):
+    for embedding in (False, True):
         model = LongcatModel(config.model)
         model.initialize(0)
-        parallel = parallelize(model, mesh, compute, embedding_parallel=embedding_parallel)
+        parallel = parallelize(model, mesh, compute, settings=ParallelConfig(embedding=embedding))
         loss = weighted_total(losses(parallel.sums(*batch[:2], "sparse", batch[2]), counts, config), config)
         parallel.backward(loss, last=True)
         found.append({name: whole_tensor(parameter.grad) for name, parameter in model.named_parameters()})
@@ -177,8 +169,11 @@ def settings(lazy: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def steps(mesh: ProcessMesh, folder: Path, lazy: bool) -> None:
-    """Three steps, a checkpoint, another step; the step after reading the checkpoint is the same to the bit."""
+def steps(mesh: ProcessMesh, folder: Path, lazy: bool) -> list[float]:
+    """Three steps, a checkpoint, another step; the step after reading the checkpoint is the same to the bit.
+
+    Returns norms of the first three steps, loss and norm of the last one, and the held-out loss before it.
+    """
     config, accelerator = load_config("smoke", None, settings(lazy)), choose("cpu")
     batches = [np.random.default_rng(step).integers(3, 60, (12, 33)) for step in range(4)]
     own = [Batch.of_rows(rows[mesh.batch_rank :: mesh.batch_world]) for rows in batches]
@@ -203,8 +198,7 @@ def steps(mesh: ProcessMesh, folder: Path, lazy: bool) -> None:
     for name, found in tensors(again).items():
         assert torch.equal(found, expected[name]), name
     assert again.sample([5, 9, 11], 4) == sample
-    if mesh.rank == 0:
-        (folder / f"steps-{lazy}.json").write_text(json.dumps([*norms, last.loss, last.gradient_norm, held_out]))
+    return [*norms, last.loss, last.gradient_norm, held_out]
 
 
 def resumed(mesh: ProcessMesh, other: Path, lazy: bool) -> None:
@@ -235,36 +229,3 @@ def everyone(value: object) -> list:
     found = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
-
-
-def main(folder: Path, expert_parallel: int, others: list[Path]) -> None:
-    mesh = join(choose("cpu"), Degrees(int(os.environ["WORLD_SIZE"]), expert_parallel), 67)
-    checks = {
-        **{f"exchange {rows} {'dense' if dense else 'rows'}": lambda rows=rows, dense=dense: exchange(mesh, rows, dense)
-           for rows in (ROWS, 5) for dense in (True, False)},
-        "gradients": lambda: gradients(mesh, 1, recompute=False, dense=True, padded=False),
-        "gradients, accumulated": lambda: gradients(mesh, 4, recompute=True, dense=True, padded=True),
-        "gradients, rows alone": lambda: gradients(mesh, 1, recompute=True, dense=False, padded=True),
-        "gradients, rows alone, accumulated": lambda: gradients(mesh, 4, recompute=False, dense=False, padded=True),
-        "same as gathered": lambda: same_as_gathered(mesh, torch.float32),
-        "same as gathered, bf16": lambda: same_as_gathered(mesh, torch.bfloat16),
-        "steps": lambda: steps(mesh, folder, lazy=False),
-        "steps, lazy": lambda: steps(mesh, folder, lazy=True),
-        "resumed": lambda: [resumed(mesh, other, lazy) for other in others for lazy in (False, True)],
-    }  # fmt: skip
-    outcomes = {}
-    for name, check in checks.items():
-        try:
-            check()
-            outcome = "passed"
-        except Exception:
-            outcome = traceback.format_exc()
-        failed = [f"rank {rank}: {text}" for rank, text in enumerate(everyone(outcome)) if text != "passed"]
-        outcomes[name] = "\n".join(failed) or "passed"
-        if mesh.rank == 0:
-            (folder / "outcomes.json").write_text(json.dumps(outcomes))
-    leave()
-
-
-main(Path(sys.argv[1]), int(sys.argv[2]), [Path(path) for path in sys.argv[3:]])
-end_process()

@@ -1,12 +1,5 @@
-"""Run by torchrun in test_parity: one layout of processes goes through all checks and writes what came of each.
+"""What every rank of a layout does in test_parity: each check is a function of its mesh."""
 
-Arguments: a folder to write to, and the degree of expert parallelism.
-"""
-
-import json
-import os
-import sys
-import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +15,8 @@ from longcat.corpus.loader import Loader
 from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
 from longcat.padding import IGNORE, PADDING, is_padding
-from longcat.parallel.axes import Degrees
-from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
+from longcat.parallel.axes import COPIES, SHARDS, SUMMED_OVER, VIEWS
+from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import ParallelModel, parallelize
 from longcat.training import checkpoint
 from longcat.training.losses import Counts
@@ -75,8 +68,9 @@ def timeouts(mesh: ProcessMesh) -> None:
     pair = tuple(range(mesh.rank // 2 * 2, mesh.rank // 2 * 2 + 2))
     if mesh.processes > 2:
         mesh.open("pair", pair)
-    expected = {"data", "expert_data", "expert"} | ({"pair"} if mesh.processes > 2 else set())
-    assert set(mesh.groups) == expected
+    axes = {axis.name for view in VIEWS.values() for axis in view}
+    sums = {" x ".join(axes) for axes in SUMMED_OVER.values()}
+    assert set(mesh.groups) == axes | sums | ({"pair"} if mesh.processes > 2 else set())
     known = [dist.group.WORLD, *mesh.groups.values()]
     for group in known:
         limit = group._get_backend(mesh.device).options._timeout  # torch has no public way to read it
@@ -87,13 +81,13 @@ def timeouts(mesh: ProcessMesh) -> None:
 
 def shares(mesh: ProcessMesh) -> None:
     """The processes that share experts, or a part of the batch, are those of the table."""
-    data, ep = mesh.processes // mesh.degrees.expert_parallel, mesh.degrees.expert_parallel
-    assert dist.get_process_group_ranks(mesh.dense_shards.get_group()) == list(range(mesh.processes))
-    first = mesh.rank // ep * ep
-    assert dist.get_process_group_ranks(mesh.axis("expert").get_group()) == list(range(first, first + ep))
-    assert dist.get_process_group_ranks(mesh.expert_shards.get_group()) == [
-        mesh.rank % ep + ep * n for n in range(data)
-    ]
+    for view in VIEWS.values():
+        for axis in view:
+            expected = mesh.degrees.grid(view).group(mesh.rank, axis.name)
+            assert dist.get_process_group_ranks(mesh.axis(axis.name).get_group()) == list(expected), axis.name
+    for shards, kind in ((mesh.dense_shards, "dense"), (mesh.expert_shards, "expert")):
+        copies = mesh.degrees.grid_of(COPIES[kind]).degree(COPIES[kind])
+        assert shards.mesh_dim_names == ((COPIES[kind], SHARDS[kind]) if copies > 1 else (SHARDS[kind],))
     parts = everyone((mesh.batch_rank, mesh.batch_world))
     assert sorted(part for part, _ in parts) == list(range(mesh.processes))
     sums = mesh.sum(
@@ -121,8 +115,11 @@ def loader(mesh: ProcessMesh) -> None:
     assert sorted(number for numbers in seen for number in numbers) == list(range(24))
 
 
-def steps(mesh: ProcessMesh, folder: Path) -> None:
-    """Two steps with Muon, a checkpoint, another step; the step after reading the checkpoint is the same to the bit."""
+def steps(mesh: ProcessMesh, folder: Path) -> tuple[list[float], list[list[float]]]:
+    """Two steps with Muon, a checkpoint, another step; the step after reading the checkpoint is the same to the bit.
+
+    Returns norms of the first two steps, loss and norm of the last one; and its load of the experts.
+    """
     config = load_config("smoke", None, ["training.optimizer.name=muon"])
     accelerator = choose("cpu")
     batches = [np.random.default_rng(step).integers(3, 512, (4, 33)) for step in range(3)]
@@ -139,10 +136,7 @@ def steps(mesh: ProcessMesh, folder: Path) -> None:
         again.weights.named_parameters(), trainer.weights.named_parameters(), strict=True
     ):
         assert torch.equal(whole_tensor(found.detach()), whole_tensor(expected.detach())), name
-    if mesh.rank == 0:
-        (folder / "steps.json").write_text(
-            json.dumps([*norms, last.loss, last.gradient_norm, last.expert_load.tolist()])
-        )
+    return [*norms, last.loss, last.gradient_norm], last.expert_load.tolist()
 
 
 def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -162,34 +156,3 @@ def everyone(value: object) -> list:
     found = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
-
-
-def main(folder: Path, expert_parallel: int) -> None:
-    degrees = Degrees(int(os.environ["WORLD_SIZE"]), expert_parallel)
-    mesh = join(choose("cpu"), degrees, TIMEOUT_S)
-    checks = {
-        "timeouts": lambda: timeouts(mesh),
-        "shares": lambda: shares(mesh),
-        "loader": lambda: loader(mesh),
-        "steps": lambda: steps(mesh, folder),
-        **{
-            case: lambda case=case: gradients(mesh, case)
-            for case in ("even", "starve", "everything", "documents", "recompute")
-        },
-    }
-    outcomes = {}
-    for name, check in checks.items():
-        try:
-            check()
-            outcome = "passed"
-        except Exception:
-            outcome = traceback.format_exc()
-        failed = [f"rank {rank}: {text}" for rank, text in enumerate(everyone(outcome)) if text != "passed"]
-        outcomes[name] = "\n".join(failed) or "passed"
-        if mesh.rank == 0:
-            (folder / "outcomes.json").write_text(json.dumps(outcomes))
-    leave()
-
-
-main(Path(sys.argv[1]), int(sys.argv[2]))
-end_process()

@@ -1,5 +1,7 @@
 """The table of axes by itself: ranks of any number of processes, without any process."""
 
+import dataclasses
+import itertools
 import math
 
 import pytest
@@ -7,11 +9,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.errors import ConfigError
-from longcat.parallel.axes import BATCH, DENSE, EXPERT, SHARDS, SUMMED_OVER, Degrees, Grid, nearest_divisors, settle
+from longcat.parallel.axes import (
+    BATCH,
+    COPIES,
+    DENSE,
+    EXPERT,
+    SHARDS,
+    SQUARES,
+    SUMMED_OVER,
+    VIEWS,
+    Degrees,
+    Grid,
+    Wish,
+    nearest_divisor,
+)
 
-degrees = st.builds(
-    lambda expert, data: Degrees(expert * data, expert), st.integers(1, 64), st.integers(1, 768)
-)  # up to 49,152 processes
+MOST = 49_152
+"""LongCat-2.0's published number of devices."""
+
+
+@st.composite
+def layouts(draw, most=MOST):
+    """Degrees of any number of processes that has divisors."""
+    processes = draw(
+        st.sampled_from([most]) | st.integers(1, most) | st.integers(1, most // 64).map(lambda number: number * 64)
+    )
+    divisors = [number for number in range(1, min(processes, 1024) + 1) if processes % number == 0]
+    return Degrees(processes, draw(st.sampled_from(divisors)), draw(st.sampled_from(divisors)))
+
+
 grids = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(
     lambda sizes: Grid(tuple(f"axis{number}" for number in range(len(sizes))), tuple(sizes))
 )
@@ -40,28 +66,53 @@ def test_places_along_all_axes_are_the_ranks(grid):
 
 
 def test_axes_are_named():
-    with pytest.raises(ValueError, match="no axis tensor; there are data"):
+    with pytest.raises(ValueError, match="no axis tensor; there are replicate, shard"):
         Degrees(4).grid(DENSE).group(0, "tensor")
-    with pytest.raises(ValueError, match="no grid has the axes data, expert"):
-        Degrees(4).grid_of("data", "expert")
+    with pytest.raises(ValueError, match="no grid has the axes shard, expert"):
+        Degrees(4).grid_of("shard", "expert")
 
 
-@given(degrees, st.data())
+@given(layouts(), st.data())
 def test_every_view_has_all_ranks(table, data):
     rank = data.draw(st.integers(0, table.processes - 1))
-    for view in (DENSE, EXPERT):
+    for view in VIEWS.values():
         grid = table.grid(view)
         assert grid.ranks == table.processes
         assert math.prod(grid.degree(name) for name in grid.names) == table.processes
-    assert table.grid(EXPERT).degree("expert") == table.expert_parallel
-    first = rank // table.expert_parallel * table.expert_parallel
-    assert table.grid(EXPERT).group(rank, "expert") == tuple(range(first, first + table.expert_parallel))
+        for name in grid.names:
+            group = grid.group(rank, name)
+            assert len(group) == getattr(table, name)
+            assert rank in group
+            assert all(0 <= member < table.processes for member in group)
+    first = rank // table.expert * table.expert
+    assert table.grid(EXPERT).group(rank, "expert") == tuple(range(first, first + table.expert))
 
 
-@given(st.integers(1, 6), st.integers(1, 8))
-def test_a_batch_is_read_once(expert, data):
+@given(layouts(512))
+def test_every_rank_is_in_one_group_of_each_axis(table):
+    for view in VIEWS.values():
+        grid = table.grid(view)
+        for name in grid.names:
+            groups = {grid.group(rank, name) for rank in range(table.processes)}
+            assert sorted(rank for group in groups for rank in group) == list(range(table.processes))
+            assert {len(group) for group in groups} == {getattr(table, name)}
+
+
+@given(layouts(), st.data())
+def test_sets_of_experts_cover_whole_groups_of_shards(table, data):
+    """A process that replaces another one's copy of an expert never has to gather more dense shards than it has."""
+    grids = table.grid(DENSE), table.grid(EXPERT)
+    rank = data.draw(st.integers(0, table.processes - 1))
+    shards, experts = grids[0].group(rank, "shard"), grids[1].group(rank, "expert_shard", "expert")
+    assert set(shards) <= set(experts)
+    assert table.expert_replicate <= table.replicate
+    if table.shard % table.expert == 0:
+        assert shards == experts
+
+
+@given(layouts(64))
+def test_a_batch_is_read_once(table):
     """Ranks with the same `batch_rank` share rows, and together the parts are the batch."""
-    table = Degrees(expert * data, expert)
     places = [table.batch_rank(rank) for rank in range(table.processes)]
     assert set(places) == set(range(table.batch_world))
     for rank in range(table.processes):
@@ -69,97 +120,162 @@ def test_a_batch_is_read_once(expert, data):
         assert sorted(places[member] for member in together) == list(range(table.batch_world))
 
 
-@given(st.integers(1, 6), st.integers(1, 8))
-def test_each_element_of_each_parameter_is_counted_once_in_the_norm(expert, data):
-    """Over the group of the norm, shards of dense parameters and of all experts are all there, each once."""
-    table = Degrees(expert * data, expert)
-    dense, experts = table.grid_of(SHARDS["dense"]), table.grid(EXPERT)
-    axes = SUMMED_OVER["gradient_square"]
-    for rank in range(table.processes):
-        group = table.grid_of(*axes).group(rank, *axes)
-        assert sorted(dense.place(member, SHARDS["dense"]) for member in group) == list(
-            range(dense.degree(SHARDS["dense"]))
-        )
-        held = [(experts.place(member, "expert"), experts.place(member, SHARDS["expert"])) for member in group]
-        assert sorted(held) == [(which, shard) for which in range(expert) for shard in range(data)]
+@given(layouts(64))
+def test_each_element_of_each_parameter_is_counted_once_in_the_norm(table):
+    """Over the group of a square, the shards of all parameters of its kind are there, each once; copies are elsewhere."""
+    for kind in ("dense", "expert"):
+        axes = SUMMED_OVER[SQUARES[kind]]
+        grid = table.grid_of(*axes)
+        split = ("expert", SHARDS[kind]) if kind == "expert" else (SHARDS[kind],)
+        for rank in range(table.processes):
+            held = [tuple(grid.place(member, axis) for axis in split) for member in grid.group(rank, *axes)]
+            assert sorted(held) == list(itertools.product(*(range(grid.degree(axis)) for axis in split)))
+            copies = grid.group(rank, COPIES[kind])
+            assert len({tuple(grid.place(member, axis) for axis in split) for member in copies}) == 1
 
 
-def test_a_large_machine_by_hand():
-    """LongCat-2.0's published number of devices, 64 of them to a set of experts."""
-    table = Degrees(49_152, 64)
+def test_large_machines_by_hand():
+    """64 processes to a set of experts, and shards within a node of 16 processes."""
+    table = Degrees(MOST, 64)
     experts = table.grid(EXPERT)
     assert experts.group(49_151, "expert") == tuple(range(49_088, 49_152))
-    assert experts.group(65, "expert_data")[:3] == (1, 65, 129)
-    assert len(experts.group(65, "expert_data")) == 768
+    assert experts.group(65, "expert_shard")[:3] == (1, 65, 129)
+    assert len(experts.group(65, "expert_shard")) == 768
     assert (table.batch_rank(49_151), table.batch_world) == (49_151, 49_152)
+    within_nodes = Degrees(MOST, 64, MOST // 16)
+    assert (within_nodes.shard, within_nodes.expert_shard, within_nodes.expert_replicate) == (16, 1, 768)
+    assert within_nodes.grid(DENSE).group(17, "shard") == tuple(range(16, 32))
+    assert within_nodes.grid(EXPERT).group(17, "expert_replicate")[:3] == (17, 81, 145)
+    across = Degrees(24, 6, 6)  # neither divides the other
+    assert (across.shard, across.expert_shard, across.expert_replicate) == (4, 2, 2)
+    assert across.grid(EXPERT).group(7, "expert_shard") == (1, 7)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("wish", "message"),
     [
         (
-            {"processes": 2, "expert_parallel": 4},
-            "training.expert_parallel=4 does not divide training.processes=2; 2 would",
+            {"processes": 2, "expert": 4},
+            "parallel.expert=4 does not divide training.processes=2; parallel.expert=2 would fit",
         ),
         (
-            {"processes": 12, "expert_parallel": 5},
-            "training.expert_parallel=5 does not divide training.processes=12 and model.n_routed_experts=16; 4 would",
+            {"processes": 8, "expert": 5},
+            "parallel.expert=5 does not divide training.processes=8 and model.n_routed_experts=16; parallel.expert=4 would fit",
         ),
         (
-            {"processes": 12, "expert_parallel": 12},
-            "training.expert_parallel=12 does not divide model.n_routed_experts=16; 4 would",
+            {"processes": 4, "expert": 8},
+            "parallel.expert=8 does not divide training.processes=4; parallel.expert=4 would fit",
         ),
         (
-            {"processes": 3, "expert_parallel": 1},
+            {"processes": 3},
             "training.global_batch_sequences=8 is not a multiple of training.processes=3; "
-            "6 or 9 would be, or take training.processes=2",
+            "training.global_batch_sequences=9 or training.processes=2 would fit",
         ),
         (
-            {"processes": 16, "expert_parallel": 0},
+            {"processes": 16},
             "training.global_batch_sequences=8 is not a multiple of training.processes=16; "
-            "16 would be, or take training.processes=8",
+            "training.global_batch_sequences=16 or training.processes=8 would fit",
         ),
         (
-            {"processes": 12, "expert_parallel": 4},
+            {"processes": 12, "expert": 4},
             "training.global_batch_sequences=8 is not a multiple of training.processes=12; "
-            "12 would be, or take training.processes=8",
+            "training.global_batch_sequences=12 or training.processes=8 would fit",
         ),
         (
-            {"processes": 9, "expert_parallel": 5},
-            "training.expert_parallel=5 does not divide training.processes=9 and model.n_routed_experts=16; 1 would",
+            {"processes": 9, "expert": 5},
+            "parallel.expert=5 does not divide training.processes=9 and model.n_routed_experts=16 and "
+            "training.global_batch_sequences=8 is not a multiple of training.processes=9; "
+            "parallel.expert=1 with training.global_batch_sequences=9 would fit",
         ),
-        ({"processes": -1, "expert_parallel": 1}, "training.processes=-1 is below 1"),
+        (
+            {"processes": 8, "replicate": 3},
+            "parallel.replicate=3 does not divide training.processes=8; parallel.replicate=4 would fit",
+        ),
+        (
+            {"processes": 8, "replicate": 3, "shard": 2},
+            "parallel.replicate=3 x parallel.shard=2 is 6, not training.processes=8; parallel.replicate=4 would fit",
+        ),
+        (
+            {"processes": 8, "replicate": 2, "shard": 3},
+            "parallel.replicate=2 x parallel.shard=3 is 6, not training.processes=8; parallel.shard=4 would fit",
+        ),
+        (
+            {"processes": 8, "replicate": 2, "shard": 2},
+            "parallel.replicate=2 x parallel.shard=2 is 4, not training.processes=8; "
+            "parallel.replicate=4 or training.processes=4 would fit",
+        ),
+        (
+            {"processes": 8, "replicate": 3, "shard": 3},
+            "parallel.replicate=3 x parallel.shard=3 is 9, not training.processes=8; "
+            "parallel.replicate=2 with parallel.shard=4 would fit",
+        ),
+        ({"processes": -1, "expert": 1}, "training.processes=-1 is below 1"),
+        ({"processes": 2, "replicate": 0}, "parallel.replicate=0 is below 1"),
     ],
 )
-def test_refusals_name_what_would_fit(wanted, message):
+def test_refusals_name_what_would_fit(wish, message):
     with pytest.raises(ConfigError) as caught:
-        settle(wanted, batch_sequences=8, routed_experts=16)
+        Wish(**{"batch_sequences": 8, "routed_experts": 16, **wish}).settle()
     assert str(caught.value) == message
 
 
-@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 64), st.integers(0, 64))
-def test_what_a_refusal_proposes_fits(processes, batch, experts, expert_parallel):
-    wanted = {"processes": processes, "expert_parallel": expert_parallel}
+def proposals(message):
+    """The changes that a refusal names, as fields of `Wish`."""
+    names = {"training.processes": "processes", "training.global_batch_sequences": "batch_sequences"}
+    for proposal in message.rsplit("; ", 1)[1].removesuffix(" would fit").split(" or "):
+        changes = dict(change.split("=") for change in proposal.split(" with "))
+        yield {names.get(key, key.removeprefix("parallel.")): int(value) for key, value in changes.items()}
+
+
+degrees_asked = st.integers(0, 64) | st.sampled_from([96, 128, 768, 3072])
+
+
+@given(
+    st.integers(1, 64) | st.sampled_from([768, 3072, MOST, MOST - 1]),
+    degrees_asked.map(lambda number: number or 1),
+    degrees_asked,
+    degrees_asked,
+    st.integers(1, 64) | st.sampled_from([MOST, 2 * MOST]),
+    st.integers(1, 64) | st.just(768),
+)
+def test_what_a_refusal_proposes_fits(processes, replicate, shard, expert, batch, experts):
+    wish = Wish(processes, replicate, shard, expert, batch, experts)
     try:
-        table = settle(wanted, batch_sequences=batch, routed_experts=experts)
+        table = wish.settle()
     except ConfigError as error:
-        text = str(error)
-        if "training.processes=" in (proposal := text.split(";")[1]):
-            again = {**wanted, "processes": int(proposal.rsplit("=", 1)[1])}
-            settle(again, batch_sequences=batch, routed_experts=experts)
-        if "training.global_batch_sequences" in text:
-            for size in proposal.split(" would")[0].split(" or "):
-                settle(wanted, batch_sequences=int(size), routed_experts=experts)
-        else:
-            for degree in proposal.removesuffix(" would").split(" or "):
-                settle({**wanted, "expert_parallel": int(degree)}, batch_sequences=processes, routed_experts=experts)
+        found = list(proposals(str(error)))
+        assert found
+        for changes in found:
+            assert changes
+            assert all(getattr(wish, name) != value for name, value in changes.items())
+            again = dataclasses.replace(wish, **changes).settle()
+            assert again.processes == changes.get("processes", processes)
     else:
-        assert table.processes % table.expert_parallel == 0 == experts % table.expert_parallel
+        assert table.replicate * table.shard == table.processes
+        assert table.processes % table.expert == 0 == experts % table.expert
         assert batch % table.batch_world == 0
-        assert expert_parallel in (0, table.expert_parallel)
+        assert expert in (0, table.expert)
+        assert shard in (0, table.shard)
+        assert replicate == table.replicate
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
 def test_nearest_divisors_divide(value, of):
-    for divisor in map(int, nearest_divisors(value, of).split(" or ")):
-        assert of % divisor == 0
+    found = nearest_divisor(value, of)
+    assert of % found == 0
+    others = [number for number in range(1, of + 1) if of % number == 0]
+    assert max(found, value) / min(found, value) == min(max(n, value) / min(n, value) for n in others)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "message"),
+    [
+        ({"processes": 8, "expert": 3}, "parallel.expert=3 does not divide training.processes=8"),
+        ({"processes": 8, "replicate": 5}, "parallel.replicate=5 does not divide training.processes=8"),
+        ({"processes": 0}, "training.processes=0 is below 1"),
+    ],
+)
+def test_degrees_that_do_not_divide_are_refused(degrees, message):
+    with pytest.raises(ConfigError) as caught:
+        Degrees(**degrees)
+    assert str(caught.value) == message

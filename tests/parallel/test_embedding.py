@@ -1,73 +1,88 @@
 """N-gram tables whose rows are spread over processes: as in one process, to the bit where sums are exact, in every layout."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+import torch
 
 from longcat.config import load_config
 from longcat.errors import ConfigError
+from longcat.parallel.axes import Degrees
+from tests.parallel import embedding
 
-LAYOUTS = {"one": (1, 1), "data": (2, 1), "uneven": (3, 1), "data x expert": (4, 2)}
-CHECKS = [
-    "exchange 13 dense", "exchange 13 rows", "exchange 5 dense", "exchange 5 rows",
-    "gradients", "gradients, accumulated", "gradients, rows alone", "gradients, rows alone, accumulated",
-    "same as gathered", "same as gathered, bf16", "steps", "steps, lazy", "resumed",
-]  # fmt: skip
+LAYOUTS = {
+    "one": Degrees(1),
+    "shard": Degrees(2),
+    "uneven": Degrees(3),
+    "shard x expert": Degrees(4, expert=2),
+    "replicate x shard x expert": Degrees(4, expert=2, replicate=2),
+}
 TABLES = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
-SPREAD, LAZY = "training.embedding_parallel=true", "training.optimizer.lazy_ngram_moments=true"
+SPREAD, LAZY = "parallel.embedding=true", "training.optimizer.lazy_ngram_moments=true"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("rows", [embedding.ROWS, 5])  # with four processes, the last one has one row, or none
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_and_their_gradients_are_those_of_a_whole_table(ranks, layout, rows, dense):
+    ranks.on_mesh(LAYOUTS[layout], embedding.exchange, rows, dense)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parts", "recompute", "dense", "padded"),
+    [(1, False, True, False), (4, True, True, True), (1, True, False, True), (4, False, False, True)],
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_are_those_of_one_process(ranks, layout, parts, recompute, dense, padded):
+    ranks.on_mesh(LAYOUTS[layout], embedding.gradients, parts, recompute, dense, padded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["shard", "shard x expert", "replicate x shard x expert"])
+def test_all_else_is_as_with_gathered_tables(ranks, layout, compute):
+    ranks.on_mesh(LAYOUTS[layout], embedding.same_as_gathered, compute)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Runs a layout once, for all of its checks; all but the first read its checkpoints."""
+def steps(ranks, tmp_path_factory):
+    """Runs the steps of a layout once; returns what came of them, and the folder of its checkpoint."""
     done = {}
 
-    def of(layout):
-        if layout not in done:
-            before = [] if layout == "data" else [str(of("data")[0])]
-            processes, expert_parallel = LAYOUTS[layout]
-            folder = tmp_path_factory.mktemp("layout")
-            command = [
-                sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-                str(Path(__file__).with_name("embedding.py")), str(folder), str(expert_parallel), *before,
-            ]  # fmt: skip
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=400)
-            done[layout] = folder, result
-        return done[layout]
+    def of(layout, lazy):
+        if (layout, lazy) not in done:
+            folder = tmp_path_factory.mktemp("steps")
+            done[layout, lazy] = ranks.on_mesh(LAYOUTS[layout], embedding.steps, folder, lazy), folder
+        return done[layout, lazy]
 
     return of
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("check", CHECKS)
-def test_layout(run, layout, check):
-    folder, result = run(layout)
-    file = folder / "outcomes.json"
-    outcomes = json.loads(file.read_text()) if file.exists() else {}
-    assert set(outcomes) <= set(CHECKS)
-    assert outcomes.get(check, f"not run\n{result.stderr[-3000:]}") == "passed"
+def test_steps_are_those_of_one_process_lazy_or_not(steps, layout, lazy):
+    found, _ = steps(layout, lazy)
+    assert all(result == found[0] for result in found)
+    [expected], _ = steps("one", False)
+    assert found[0] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["one", "uneven", "data x expert"])
-def test_steps_are_those_of_any_layout_lazy_or_not(run, layout):
-    expected = json.loads((run("data")[0] / "steps-False.json").read_text())
-    for lazy in (False, True):
-        found = json.loads((run(layout)[0] / f"steps-{lazy}.json").read_text())
-        assert found == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("saved", "read"),
+    [("shard", "one"), ("shard", "shard x expert"), ("replicate x shard x expert", "uneven"), ("one", "shard")],
+)
+def test_a_checkpoint_is_read_to_the_bit_by_another_layout(ranks, steps, saved, read, lazy):
+    ranks.on_mesh(LAYOUTS[read], embedding.resumed, steps(saved, lazy)[1], lazy)
 
 
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
         ([SPREAD], "there are no n-gram tables: model.ngram is not set"),
-        ([TABLES, LAZY], "needs the rows' own gradients: training.embedding_parallel=true"),
+        ([TABLES, LAZY], "needs the rows' own gradients: parallel.embedding=true"),
         (
             [TABLES, SPREAD, LAZY, "training.optimizer.beta1=0.98"],
             "needs beta1 squared below beta2, so that a row that gets no gradient comes to rest; they are 0.9604 and 0.95",

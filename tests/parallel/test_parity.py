@@ -1,57 +1,58 @@
 """Several processes, in every layout, have the gradients of one; what the table of axes promises, between real processes."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-LAYOUTS = {"one": (1, 1), "data": (2, 1), "expert": (2, 2), "data x expert": (4, 2)}
-CHECKS = ["timeouts", "shares", "loader", "steps", "even", "starve", "everything", "documents", "recompute"]
+from longcat.parallel.axes import Degrees
+from tests.parallel import parity
+
+LAYOUTS = {
+    "one": Degrees(1),
+    "shard": Degrees(2),
+    "expert": Degrees(2, expert=2),
+    "shard x expert": Degrees(4, expert=2),
+    "replicate": Degrees(2, replicate=2),
+    "replicate x shard": Degrees(4, replicate=2),
+    "replicate x expert": Degrees(4, expert=2, replicate=4),
+    "replicate x shard x expert": Degrees(4, expert=2, replicate=2),
+    "experts across replicas": Degrees(4, expert=4, replicate=2),
+}
 
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_group_has_the_one_time_limit(ranks, layout):
+    ranks.on_mesh(LAYOUTS[layout], parity.timeouts, timeout_s=parity.TIMEOUT_S)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("check", [parity.shares, parity.loader])
+def test_work_is_shared_as_the_table_says(ranks, layout, check):
+    ranks.on_mesh(LAYOUTS[layout], check)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", ["even", "starve", "everything", "documents", "recompute"])
+def test_gradients_are_those_of_one_process(ranks, layout, case):
+    ranks.on_mesh(LAYOUTS[layout], parity.gradients, case)
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Runs a layout once, for all of its checks."""
+def steps(ranks, tmp_path_factory):
+    """Runs the steps of a layout once."""
     done = {}
 
     def of(layout):
         if layout not in done:
-            processes, expert_parallel = LAYOUTS[layout]
-            folder = tmp_path_factory.mktemp("layout")
-            command = [
-                sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-                str(Path(__file__).with_name("parity.py")), str(folder), str(expert_parallel),
-            ]  # fmt: skip
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            done[layout] = folder, result
+            done[layout] = ranks.on_mesh(LAYOUTS[layout], parity.steps, tmp_path_factory.mktemp("steps"))
         return done[layout]
 
     return of
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("check", CHECKS)
-def test_layout(run, layout, check):
-    folder, result = run(layout)
-    file = folder / "outcomes.json"
-    outcomes = json.loads(file.read_text()) if file.exists() else {}
-    assert outcomes.get(check, f"not run\n{result.stderr[-3000:]}") == "passed"
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_processes_end_well(run, layout):
-    _, result = run(layout)
-    assert result.returncode == 0, result.stderr[-3000:]
-
-
-@pytest.mark.parametrize("layout", ["data", "expert", "data x expert"])
-def test_steps_are_those_of_one_process(run, layout):
-    expected, found = (json.loads((run(name)[0] / "steps.json").read_text()) for name in ("one", layout))
-    assert found[:-1] == pytest.approx(expected[:-1], rel=1e-4)
-    assert found[-1] == expected[-1]
+def test_steps_are_those_of_one_process_and_the_same_after_a_checkpoint(steps, layout):
+    (expected, expected_load), (found, found_load) = steps("one")[0], steps(layout)[0]
+    assert found_load == expected_load
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert all(result == steps(layout)[0] for result in steps(layout))

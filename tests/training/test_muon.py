@@ -1,10 +1,21 @@
-"""Orthogonalisation by its law, and Muon by a plain matrix-by-matrix one."""
+"""Orthogonalisation by its law, Muon by a plain matrix-by-matrix one, and on several ranks by one."""
 
+from collections import Counter
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from longcat.training.muon import Muon, orthogonalise
+from longcat.accelerator import choose
+from longcat.config import load_config
+from longcat.corpus.shards import Batch
+from longcat.parallel.axes import Degrees
+from longcat.training import muon
+from longcat.training.muon import Muon, cut_of, orthogonalise
+from longcat.training.trainer import Trainer
 
 
 @given(rows=st.integers(2, 40), columns=st.integers(2, 40), scale=st.sampled_from([1e-6, 1.0, 1e4]))
@@ -54,3 +65,98 @@ def test_stacked_experts_move_like_single_matrices():
         batched.step()
         plain.step()
     torch.testing.assert_close(stack.data, torch.stack([s.data for s in singles]), atol=2e-2, rtol=2e-2)
+
+
+PARAMETERS = [((64, 48), 0)] * 5 + [((50, 96), 0)] * 3 + [((3, 16), 0)] * 2 + [((24, 8), 1)] * 2
+PARAMETERS += [((8, 24, 16), 1)] * 2 + [((2, 10, 32), 2), ((3, 6, 7), 0)]
+"""Shapes, and the dimension along which each one is sharded: rows that do not divide, fewer of them than ranks, columns,
+experts cut inside, and a stack of whole ones."""
+
+
+def three_steps(parameters, gradients, dtype):
+    optimizer = Muon(parameters, lr=0.02, momentum=0.95, weight_decay=0.1, dtype=dtype)
+    for step in gradients:
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    return optimizer
+
+
+def draws(times):
+    generator = torch.Generator().manual_seed(0)
+    return [[torch.randn(shape, generator=generator) for shape, _ in PARAMETERS] for _ in range(times)]
+
+
+def moved_alone(dtype):
+    start, *gradients = draws(4)
+    parameters = [torch.nn.Parameter(weights) for weights in start]
+    three_steps(parameters, gradients, dtype)
+    return parameters
+
+
+def moved_together(mesh, copies, dtype):
+    axes = init_device_mesh("cpu", (copies, mesh.processes // copies))
+
+    def spread(tensors):
+        pairs = zip(tensors, PARAMETERS, strict=True)
+        return [
+            distribute_tensor(tensor, axes, [Replicate(), Shard(dim)], src_data_rank=None) for tensor, (_, dim) in pairs
+        ]
+
+    start, *gradients = draws(4)
+    parameters = [torch.nn.Parameter(weights) for weights in spread(start)]
+    optimizer = three_steps(parameters, [spread(step) for step in gradients], dtype)
+    for parameter in parameters:
+        momentum = optimizer.state[parameter]["momentum"]
+        assert momentum.placements == parameter.placements
+        assert momentum.to_local().shape == parameter.to_local().shape
+    return [parameter.full_tensor().detach() for parameter in parameters]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("copies", "shards", "threads"), [(1, 2, False), (1, 4, True), (1, 7, True), (3, 2, True)])
+def test_sharded_parameters_move_as_in_one_process(ranks, copies, shards, threads, dtype):
+    expected = moved_alone(dtype)
+    for found in ranks.on_mesh(Degrees(copies * shards), moved_together, copies, dtype, threads=threads):
+        for one, other, (shape, _) in zip(found, expected, PARAMETERS, strict=True):
+            assert torch.equal(one, other), shape
+
+
+def orthogonalised(mesh):
+    """A step of a model with Muon in which every matrix that is orthogonalised here is noted."""
+    config = load_config("smoke", None, ["training.optimizer.name=muon"])
+    trainer = Trainer(config, mesh, choose("cpu"), "fp32")
+    noted = Counter()
+
+    def note(matrices, dtype):
+        noted.update({tuple(matrices.shape[-2:]): matrices.shape[:-2].numel()})
+        return orthogonalise(matrices, dtype)
+
+    rows = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0)).numpy()
+    muon.orthogonalise = note
+    trainer.step(0, Batch.of_rows(rows[mesh.batch_rank :: mesh.batch_world]))
+    local = {
+        name: (parameter.shape, parameter.to_local().shape)
+        for name, parameter in trainer.weights.named_parameters()
+        if isinstance(parameter, DTensor) and parameter.dim() == 3
+    }
+    cuts = [
+        cut_of(parameter) is not None for group in trainer.optimizers[1].param_groups for parameter in group["params"]
+    ]
+    return noted, local, all(cuts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("degrees", [(2, 1), (4, 2)])
+def test_every_matrix_is_orthogonalised_once_and_owners_take_turns(ranks, degrees):
+    """Experts included, of which every rank holds an equal part."""
+    [(expected, _, _)] = ranks.on_mesh(Degrees(), orthogonalised)
+    found = ranks.on_mesh(Degrees(*degrees), orthogonalised)
+    assert sum((noted for noted, _, _ in found), Counter()) == expected
+    shares = [noted.total() for noted, _, _ in found]
+    assert max(shares) - min(shares) <= degrees[1]
+    for _, local, cut in found:
+        assert cut
+        assert local
+        for whole, own in local.values():
+            assert own == (whole[0] // degrees[1], whole[1] * degrees[1] // degrees[0], whole[2])

@@ -35,7 +35,7 @@ SETTINGS = [
 ]
 
 LAZY = [
-    "training.embedding_parallel=true",
+    "parallel.embedding=true",
     "training.optimizer.lazy_ngram_moments=true",
     "training.optimizer.epsilon=1e-16",
     "model.attention_bias=false",

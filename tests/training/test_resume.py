@@ -165,15 +165,15 @@ def test_layouts_that_do_not_fit_are_refused():
     cpu = choose("cpu")
     with pytest.raises(ConfigError, match="global_batch_sequences=8 is not a multiple"):
         settle_layout(load_config("smoke", None, ["training.processes=3"]), cpu)
-    with pytest.raises(ConfigError, match="expert_parallel=4 does not divide"):
-        settle_layout(load_config("smoke", None, ["training.processes=2", "training.expert_parallel=4"]), cpu)
+    with pytest.raises(ConfigError, match="parallel.expert=4 does not divide"):
+        settle_layout(load_config("smoke", None, ["training.processes=2", "parallel.expert=4"]), cpu)
 
 
 def test_rows_that_are_moved_late_go_on_to_the_bit(config, workspace, tmp_path):
     """The checkpoint of a cancelled run, at a step of its own, leaves moves undone; the last one has them all."""
     late = config(
         "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
-        "training.embedding_parallel=true",
+        "parallel.embedding=true",
         "training.optimizer.lazy_ngram_moments=true",
         "training.precision=fp32",
     )

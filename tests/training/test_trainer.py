@@ -44,7 +44,7 @@ def test_a_step_that_is_not_finite_changes_nothing(trainer):
 
 LAZY = [
     "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
-    "training.embedding_parallel=true",
+    "parallel.embedding=true",
     "training.optimizer.lazy_ngram_moments=true",
 ]
 

@@ -1,0 +1,45 @@
+"""Which processes of a group share a node, and which have the same place on every node. Pure arithmetic of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from longcat.errors import ConfigError
+
+
+class Levels(NamedTuple):
+    """A rank's companions in the two levels of an exchange, itself included, in ascending order."""
+
+    across: tuple[int, ...]
+    """With the same place on every node."""
+    within: tuple[int, ...]
+    """On the same node."""
+
+
+def levels(ranks: Sequence[int], rank: int, devices_per_node: int) -> Levels | None:
+    """Return a rank's companions among `ranks`, or None where all are on one node.
+
+    Args:
+        ranks: of a group, ascending.
+        rank: one of them.
+        devices_per_node: processes on each node; ranks are numbered node by node.
+
+    Raises:
+        ConfigError: the group has more processes on one node than on another.
+    """
+    nodes: dict[int, list[int]] = {}
+    for one in ranks:
+        nodes.setdefault(one // devices_per_node, []).append(one)
+    sizes = {len(members) for members in nodes.values()}
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"parallel.two_level: ranks {ranks[0]} to {ranks[-1]} hold one set of experts, and nodes of {devices_per_node} "
+            f"devices have {' or '.join(map(str, sorted(sizes)))} of them; parallel.expert would have to be a multiple or "
+            f"a divisor of {devices_per_node}"
+        )
+    if len(nodes) == 1:
+        return None
+    own = nodes[rank // devices_per_node]
+    place = own.index(rank)
+    return Levels(tuple(members[place] for members in nodes.values()), tuple(own))

@@ -1,0 +1,136 @@
+"""Whole training steps under every layout are those of one process: losses, norm, gradients, balance and weights."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from longcat.parallel.axes import COPIES, SUMMED_OVER, Degrees
+from tests.parallel.training import EVERYTHING, Case, compare, train
+
+LAYOUTS = {
+    "shard 2": Degrees(2),
+    "expert 2": Degrees(2, expert=2),
+    "replicate 2": Degrees(2, replicate=2),
+    "replicate 2 x shard 2": Degrees(4, replicate=2),
+    "replicate 2 x shard 2, expert 2": Degrees(4, expert=2, replicate=2),
+    "replicate 2 x shard 2, expert 4": Degrees(4, expert=4, replicate=2),
+}
+THREADS = {
+    "replicate 2 x shard 4, expert 2": Degrees(8, expert=2, replicate=2),
+    "replicate 4 x shard 4, expert 4": Degrees(16, expert=4, replicate=4),
+    "replicate 8 x shard 2, expert 4": Degrees(16, expert=4, replicate=8),
+}
+MASKED = Case(rows=4, overrides=(*EVERYTHING, "training.mask_documents=true"), padded=True)
+RECOMPUTED = "training.activation_checkpointing=full"
+CASES = {
+    "an expert without tokens": Case(rows=4, starve=True),
+    "documents and padding": MASKED,
+    "recomputed": Case(rows=4, overrides=(*EVERYTHING, RECOMPUTED)),
+    "documents and padding, recomputed and accumulated": dataclasses.replace(
+        MASKED, rows=16, overrides=(*MASKED.overrides, RECOMPUTED)
+    ),
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def one_process(ranks):
+    """Trains a case in one process, once."""
+    done = {}
+
+    def of(case):
+        if case not in done:
+            done[case] = ranks.on_mesh(Degrees(1), train, case)[0]
+        return done[case]
+
+    return of
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_is_that_of_one_process(ranks, one_process, layout, case):
+    found = ranks.on_mesh(LAYOUTS[layout], train, CASES[case])[0]
+    assert found.micro_batches == CASES[case].rows // LAYOUTS[layout].processes
+    compare(found, one_process(CASES[case]))
+    if CASES[case].starve:
+        (gradient, *_) = [of for name, of in found.gradients.items() if name.endswith("experts.down_proj")]
+        assert not gradient[0].any()
+        assert gradient[1].any()
+
+
+@pytest.mark.parametrize("layout", THREADS)
+def test_a_step_of_many_ranks_is_that_of_one_process(ranks, one_process, layout):
+    case = dataclasses.replace(MASKED, rows=16)
+    compare(ranks.on_mesh(THREADS[layout], train, case, threads=True)[0], one_process(case))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("layout", ["replicate 2 x shard 2", "replicate 2 x shard 2, expert 2"])
+def test_twenty_steps_are_those_of_one_process(ranks, one_process, layout, optimizer):
+    case = Case(rows=4, overrides=(f"training.optimizer.name={optimizer}",), steps=20)
+    compare(ranks.on_mesh(LAYOUTS[layout], train, case)[0], one_process(case), numbers=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed"),
+    [
+        ("replicate 2 x shard 2, expert 2", "expert 2"),
+        ("replicate 2 x shard 2", "replicate 2 x shard 2, expert 4"),
+        ("expert 2", "replicate 2 x shard 2, expert 2"),
+        ("replicate 2 x shard 2, expert 2", "replicate 2 x shard 2, expert 2"),
+    ],
+)
+def test_a_checkpoint_goes_on_under_another_layout(ranks, tmp_path, saved, resumed):
+    case = Case(rows=4, overrides=("training.optimizer.name=muon",), steps=2)
+    before = ranks.on_mesh(LAYOUTS[saved], train, case, tmp_path / "state", 2)[0]
+    loaded = ranks.on_mesh(LAYOUTS[resumed], train, case, tmp_path / "state", None, True)[0]
+    assert not loaded.losses, "no step was left"
+    for name, expected in before.weights.items():
+        assert torch.equal(loaded.weights[name], expected), name
+    for found, expected in zip(loaded.moments, before.moments, strict=True):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    longer = dataclasses.replace(case, steps=4)
+    straight = ranks.on_mesh(LAYOUTS[saved], train, longer)[0].after(2)
+    onward = ranks.on_mesh(LAYOUTS[resumed], train, longer, tmp_path / "state", None, True)[0]
+    if saved == resumed:
+        assert onward.losses == straight.losses
+        assert all(torch.equal(onward.weights[name], of) for name, of in straight.weights.items())
+    compare(dataclasses.replace(onward, gradients={}), straight, numbers=1e-5)
+
+
+SIGNS = {
+    "losses": "loss language_model",
+    "counts": "loss language_model",
+    "expert_load": "expert loads",
+    "dense_gradient_square": "gradient norm",
+    "expert_gradient_square": "gradient norm",
+    "table_gradient_square": "gradient norm",
+    "stop": "requests to stop",
+}
+"""What is wrong first when a quantity is not summed."""
+REDUCTIONS = {
+    **{(quantity, axis): SIGNS[quantity] for quantity, axes in SUMMED_OVER.items() for axis in axes},
+    **{("gradients", axis): "gradient norm" for axis in COPIES.values()},
+}
+"""Each sum of the table along each of its axes, and the gradients between copies."""
+SEVERAL_ON_EVERY_AXIS = THREADS["replicate 2 x shard 4, expert 2"]
+SMALL = Case(rows=8, overrides=(EVERYTHING[1], "parallel.embedding=true"), padded=True, stop=True)
+
+
+def test_with_all_reductions_there_is_no_difference(ranks, one_process):
+    found = ranks.on_mesh(SEVERAL_ON_EVERY_AXIS, train, SMALL, threads=True)[0]
+    expected = one_process(SMALL)
+    assert found.stops == [True]
+    compare(found, expected)
+
+
+@pytest.mark.parametrize("mutation", REDUCTIONS, ids=" over ".join)
+def test_a_reduction_that_is_left_out_is_found(ranks, one_process, mutation):
+    assert SEVERAL_ON_EVERY_AXIS.grid_of(mutation[1]).degree(mutation[1]) > 1
+    broken = dataclasses.replace(SMALL, mutation=mutation)
+    found = ranks.on_mesh(SEVERAL_ON_EVERY_AXIS, train, broken, threads=True)[0]
+    with pytest.raises(AssertionError, match=REDUCTIONS[mutation]):
+        compare(found, one_process(SMALL))

@@ -1,0 +1,183 @@
+"""Training steps under any layout, and their comparison with those of one process: what other tests of layouts build on.
+
+    def test_layout(ranks):
+        case = Case(rows=4)
+        expected = ranks.on_mesh(Degrees(1), train, case)[0]
+        compare(ranks.on_mesh(Degrees(4, replicate=2), train, case)[0], expected)
+
+Micro-batches are of one row everywhere: the balance loss is defined over the rows of a micro-batch, so the same
+micro-batches have the same losses under every layout.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from longcat.accelerator import choose
+from longcat.config import load_config
+from longcat.corpus.shards import Batch
+from longcat.padding import IGNORE, PADDING
+from longcat.training import checkpoint
+from longcat.training.trainer import Trainer
+
+EVERYTHING = (
+    "model.mtp_num_layers=2",
+    "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
+    "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}",
+)
+TOKENS = 32
+"""Length of a row."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, in every layout alike."""
+
+    rows: int
+    """Of a batch; a multiple of the processes of all layouts that are compared."""
+    overrides: tuple[str, ...] = ()
+    """Settings over the preset `smoke`."""
+    steps: int = 1
+    starve: bool = False
+    """Whether no token chooses routed expert 0."""
+    padded: bool = False
+    """Whether rows end in padding, at different places, and begin a second document."""
+    stop: bool = False
+    """Whether the last process is asked to stop."""
+    mutation: tuple[str, str] | None = None
+    """A reduction that is left out, see `mutate`."""
+
+    @property
+    def config(self):
+        """The configuration."""
+        settings = ("training.micro_batch_sequences=1", f"training.global_batch_sequences={self.rows}")
+        limit = ("training.optimizer.max_gradient_norm=0.5",)  # below the first steps' norms, so that a wrong one shows
+        return load_config("smoke", None, [*settings, *limit, *self.overrides])
+
+    def batch(self, step):
+        """The whole batch of a step."""
+        tokens = np.random.default_rng(step).integers(3, 512, (self.rows, TOKENS + 1))
+        targets, documents = tokens[:, 1:].copy(), np.zeros((self.rows, TOKENS), np.int64)
+        if self.padded:
+            for row in range(self.rows):
+                end = (TOKENS, 20, 30, 9)[row % 4]
+                documents[row, end // 2 :] = 1
+                documents[row, end:], targets[row, end - 1 :] = PADDING, IGNORE
+        return Batch(tokens[:, :-1].copy(), targets, documents)
+
+
+@dataclass
+class Outcome:
+    """What came of it: whole tensors, whatever the layout."""
+
+    loads: list[list[list[float]]] = field(default_factory=list)
+    """Of the experts, by step and layer."""
+    losses: list[dict[str, float]] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    stops: list[bool] = field(default_factory=list)
+    micro_batches: int = 0
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Of the first step, clipped."""
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """After the last step, with the balance state."""
+    moments: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    """Of each optimizer's parameters after the last step."""
+
+    def after(self, steps):
+        """The outcome without the first steps, and without gradients."""
+        later = {name: getattr(self, name)[steps:] for name in ("loads", "losses", "norms", "stops")}
+        return replace(self, **later, gradients={})
+
+
+def train(mesh, case, folder=None, save_after=None, resume=False):
+    """Train as a case says; with a folder, save a checkpoint after a step, or go on from the one that is there."""
+    trainer = Trainer(case.config, mesh, choose("cpu"), "fp32")
+    if case.starve:
+        for router in trainer.routers:
+            router.e_score_correction_bias[0] = -10
+    if case.mutation:
+        mutate(trainer, mesh, *case.mutation)
+    first = checkpoint.load(folder, trainer.weights, trainer.optimizers) if resume else 0
+    outcome = Outcome()
+    for step in range(first, case.steps):
+        whole = case.batch(step)
+        own = Batch(*(of[mesh.batch_rank :: mesh.batch_world] for of in (whole.tokens, whole.targets, whole.documents)))
+        result = trainer.step(step, own, case.stop and mesh.rank == mesh.processes - 1)
+        outcome.loads.append(result.expert_load.tolist())
+        outcome.losses.append({"language_model": result.loss, **result.auxiliary})
+        outcome.norms.append(result.gradient_norm)
+        outcome.stops.append(result.stop)
+        if step == first:
+            named = trainer.weights.named_parameters()
+            outcome.gradients = {name: whole_tensor(of.grad) for name, of in named if of.grad is not None}
+        if step + 1 == save_after:
+            checkpoint.write(folder, step + 1, trainer.weights, trainer.optimizers)
+    outcome.micro_batches = trainer.micro_batches
+    outcome.weights = {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()}
+    outcome.moments = [
+        {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    return outcome if mesh.rank == 0 else None
+
+
+def mutate(trainer, mesh, what, axis):
+    """Leave out a reduction along an axis: of a quantity, or of the gradients between copies of a kind of parameter."""
+    from longcat.parallel.axes import SUMMED_OVER
+
+    if what == "gradients":
+        sharded = [module for module in trainer.model.modules() if isinstance(module, FSDPModule)]
+        apart = [module for module in sharded if axis in next(module.parameters()).device_mesh.mesh_dim_names]
+        assert apart
+
+        def backward(loss, *, last):
+            trainer.model.set_requires_gradient_sync(last)
+            for module in apart:
+                module.set_requires_all_reduce(False, recurse=False)
+            loss.backward()
+
+        trainer.parallel.backward = backward
+        return
+    axes = [name for name in SUMMED_OVER[what] if name != axis]
+    grid = mesh.degrees.grid_of(axis)
+    mesh._sums[what] = mesh.share(f"{what} without {axis}", grid.group(mesh.rank, *axes))
+
+
+def whole_tensor(tensor):
+    """A tensor with all its shards, apart from what it is a part of."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def error(found, expected):
+    """The largest difference, as a fraction of the largest expected number."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def compare(found, expected, *, gradients=1e-6, numbers=1e-6, weights=1e-5):
+    """Compare the outcomes of two layouts: loads exactly and first, the rest within fractions of the largest number.
+
+    Raises:
+        AssertionError: names what differs.
+    """
+    assert found.loads == expected.loads, "expert loads differ"
+    assert found.stops == expected.stops, "requests to stop differ"
+    for step, (mine, theirs) in enumerate(zip(found.losses, expected.losses, strict=True)):
+        for name, value in theirs.items():
+            # those of importance and indexers are differences near 0
+            close = abs(mine[name] - value) <= numbers * max(1, abs(value))
+            assert close, f"loss {name} of step {step}: {mine[name]}, not {value}"
+    for step, (mine, theirs) in enumerate(zip(found.norms, expected.norms, strict=True)):
+        assert abs(mine - theirs) <= numbers * theirs, f"gradient norm of step {step}: {mine}, not {theirs}"
+    for kind, limit in (("gradients", gradients), ("weights", weights)):
+        mine, theirs = getattr(found, kind), getattr(expected, kind)
+        assert mine.keys() == theirs.keys()
+        for name in theirs:
+            # a router's gradients are products of whole rows, whose terms cancel
+            allowed = 2e-5 if kind == "gradients" and ".router." in name else limit
+            wrong = error(mine[name], theirs[name])
+            assert wrong <= allowed, f"{kind} of {name}: wrong by {wrong:.1e} of the largest number"

@@ -1,0 +1,81 @@
+"""A checkpoint is read by any layout, to the bit; the one that wrote it goes on as if it had not stopped."""
+
+import numpy as np
+import pytest
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+from longcat.accelerator import choose
+from longcat.config import load_config
+from longcat.corpus.shards import Batch
+from longcat.parallel.axes import Degrees
+from longcat.training import checkpoint
+from longcat.training.trainer import Trainer
+from tests.parallel.parity import EVERYTHING, whole_tensor
+
+pytestmark = pytest.mark.slow
+
+CONFIG = ["training.optimizer.name=muon", *EVERYTHING]
+
+
+def made(mesh, seed):
+    return Trainer(load_config("smoke", None, [*CONFIG, f"seed={seed}"]), mesh, choose("cpu"), "fp32")
+
+
+def batch(mesh, step):
+    rows = np.random.default_rng(step).integers(3, 512, (4, 33))
+    return Batch.of_rows(rows[mesh.batch_rank :: mesh.batch_world])
+
+
+def state(trainer):
+    """Weights, buffers and moments by name, whole, as arrays."""
+    found = dict(trainer.weights.state_dict())
+    for optimizer in trainer.optimizers:
+        for name, moments in get_optimizer_state_dict(trainer.weights, optimizer)["state"].items():
+            found |= {f"{name}: {kind}": value for kind, value in moments.items()}
+    return {name: whole_tensor(tensor).detach().numpy().copy() for name, tensor in found.items()}
+
+
+def write(mesh, folder):
+    """Two steps, a checkpoint, and a third step."""
+    trainer = made(mesh, 0)
+    for step in range(2):
+        trainer.step(step, batch(mesh, step))
+    checkpoint.write(folder, 2, trainer.weights, trainer.optimizers)
+    written = state(trainer)
+    trainer.step(2, batch(mesh, 2))
+    return written, state(trainer)
+
+
+def read(mesh, folder):
+    """The state that is read over other weights, and after the third step."""
+    trainer = made(mesh, 1)
+    assert checkpoint.load(folder, trainer.weights, trainer.optimizers) == 2
+    found = state(trainer)
+    trainer.step(2, batch(mesh, 2))
+    return found, state(trainer)
+
+
+@pytest.fixture(scope="module")
+def written(ranks, tmp_path_factory):
+    """Writes the checkpoint of a layout once; returns its folder, its state and that after another step."""
+    done = {}
+
+    def of(layout):
+        if layout not in done:
+            folder = tmp_path_factory.mktemp("written") / "state"
+            done[layout] = folder, ranks.on_mesh(Degrees(*layout), write, folder)
+        return done[layout]
+
+    return of
+
+
+@pytest.mark.parametrize("writers", [(2, 2), (4, 2)])
+@pytest.mark.parametrize("readers", [(1, 1), (2, 1), (2, 2), (4, 2), (4, 4)])
+def test_every_layout_reads_the_same_state(ranks, written, writers, readers):
+    folder, [(expected, expected_next), *_] = written(writers)
+    for found, found_next in ranks.on_mesh(Degrees(*readers), read, folder):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert np.array_equal(found[name], expected[name]), name
+            if readers == writers:
+                assert np.array_equal(found_next[name], expected_next[name]), name
