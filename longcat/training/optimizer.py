@@ -31,8 +31,9 @@ def build_optimizers(
     | word embedding, n-gram tables, norms, biases | AdamW | AdamW | no |
 
     Each group has its factor on the learning rate, `lr_scale`: the routers' fraction, and with `model.proxy_hidden_size` that
-    of the transfer from the proxy. With `lazy_ngram_moments` the `tables` have `LazyAdamW`, made for about `steps` steps. A parameter without a gradient rests: the step leaves its weights and its state alone.
-    State is there from the start, so that a checkpoint of a run in which some parameters have rested holds it too.
+    of the transfer from the proxy. With `lazy_ngram_moments` the `tables` have `LazyAdamW`, made for `steps` steps. A
+    parameter without a gradient rests: the step leaves its weights and its state alone. State is there from the
+    start, so that a checkpoint of a run in which some parameters have rested holds it too.
     """
     width = width_over_proxy(model.config)
     lazy = tables if config.lazy_ngram_moments else None
