@@ -51,6 +51,15 @@ def one_error(result, code=2):
         (["--config", "absent.yaml"], ["absent.yaml", "No such file"]),
         (["--preset", "longcat-2.0"], ["does not fit", "GiB"]),
         (["--preset", "smoke", "--set", "training.processes=3"], ["training.processes=3", "take training.processes=2"]),
+        (
+            ["--preset", "smoke", "--set", "training.processes=4", "--set", "parallel.replicate=3"],
+            ["parallel.replicate=3 does not divide training.processes=4; parallel.replicate=4 would fit"],
+        ),
+        (
+            ["--preset", "smoke", "--set", "training.processes=4", "--set", "parallel={replicate: 2, shard: 4}"],
+            ["parallel.replicate=2 x parallel.shard=4 is 8, not training.processes=4; parallel.replicate=1 would fit"],
+        ),
+        (["--set", "training.expert_parallel=2"], ["'training.expert_parallel'", "did you mean 'parallel.expert'"]),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "evaluate"])

@@ -213,10 +213,10 @@ class Wish:
             ConfigError: names the fields, their values and the nearest ones that fit.
         """
         if faults := list(self._faults()):
-            would = " or ".join(
-                " with ".join(f"{_key(name)}={value}" for name, value in change.items()) for change in self._changes()
-            )
-            raise ConfigError(f"{' and '.join(faults)}; {would} would fit")
+            changes = " with ".join(f"{_key(name)}={value}" for name, value in self._nearest().items())
+            fewer = self._fewer_processes()
+            instead = "" if fewer is None else f", or take {_key('processes')}={fewer}"
+            raise ConfigError(f"{' and '.join(faults)}; {changes} would fit{instead}")
         return Degrees(self.processes, self.expert or self._most_experts, self.replicate)
 
     @property
@@ -240,8 +240,8 @@ class Wish:
         if self.batch_sequences % self.processes:
             yield f"training.global_batch_sequences={self.batch_sequences} is not a multiple of {processes}"
 
-    def _changes(self) -> Iterator[dict[str, int]]:
-        """Ways to a layout that fits, as the fields to change: with as many processes, and with the next smaller number."""
+    def _nearest(self) -> dict[str, int]:
+        """The fields to change for the nearest layout of as many processes that fits."""
         nearest = {"replicate": self.replicate, "shard": self.shard, "expert": self.expert}
         if not self.shard:
             nearest["replicate"] = nearest_divisor(self.replicate, self.processes)
@@ -254,15 +254,17 @@ class Wish:
         if self.expert:
             nearest["expert"] = nearest_divisor(self.expert, self._most_experts)
         nearest["batch_sequences"] = max(1, round(self.batch_sequences / self.processes)) * self.processes
-        yield {name: value for name, value in nearest.items() if value != getattr(self, name)}
+        return {name: value for name, value in nearest.items() if value != getattr(self, name)}
+
+    def _fewer_processes(self) -> int | None:
+        """The most processes below these that fit without another change; None if no number does."""
         if self.expert and self.routed_experts % self.expert:
-            return  # with no number of processes
+            return None
         needed = math.lcm(self.replicate * (self.shard or 1), self.expert or 1)
-        most = min(self.processes - 1, self.replicate * self.shard or self.processes)
-        for processes in range(most - most % needed, 0, -needed):
+        for processes in range((self.processes - 1) // needed * needed, 0, -needed):
             if self.batch_sequences % processes == 0 and self.replicate * self.shard in (0, processes):
-                yield {"processes": processes}
-                return
+                return processes
+        return None
 
 
 _KEYS = {"processes": "training.processes", "batch_sequences": "training.global_batch_sequences"}

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import Shard
+from torch.distributed.tensor import DTensor, Shard
 
 from longcat.model.context import Phase
+from longcat.model.experts import Experts
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.parallel.axes import SHARDS
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
+
+GATHERED_SHARE = 0.25
+"""Share of a device's memory that weights may take which stay gathered from the forward pass to the backward pass."""
 
 
 class FSDPModel:
@@ -25,32 +30,68 @@ class FSDPModel:
     Weights, summed gradients and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
     are summed, not averaged: each loss is already divided by the count of the whole batch, over all processes, so that
     experts, which see the tokens of more processes than they are sharded over, need no other factor than the rest.
-    Tables whose rows are spread already are left alone.
+
+    What a forward pass has gathered stays for the backward pass, as long as it takes no more than `GATHERED_SHARE` of the
+    device's memory; else experts, and if need be layers, are gathered a second time. Embeddings and head stay always:
+    no other layer lies between their forward and backward pass. Tables whose rows are spread already are left alone.
     """
 
     def __init__(
-        self, model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, tables: SpreadTables | None = None
+        self,
+        model: LongcatModel,
+        mesh: ProcessMesh,
+        compute: torch.dtype,
+        memory_bytes: int | None = None,
+        tables: SpreadTables | None = None,
     ) -> None:
+        """Shard a model in place.
+
+        Args:
+            model: on the process' device, or on `meta`; its experts are spread over processes already.
+            mesh: this process' place among the others.
+            compute: type that the model computes in.
+            memory_bytes: of the device; none means enough.
+            tables: of the model, where their rows are spread.
+        """
         self.model, self.tables = model, tables
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+        # what experts are called with is still on its way: not to be read, so not to be cast
+        arriving = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
         exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        again = gathered_again(model, compute, memory_bytes)
+        inside = partial(_inside, processes=mesh.axis(SHARDS["expert"]).size())
+        self._again: list[nn.Module] = []
+
+        def shard(module: nn.Module, own: MixedPrecisionPolicy = policy) -> None:
+            experts = isinstance(module, Experts)
+            if ("experts" if experts else "layers") in again and module is not model:
+                self._again.append(module)
+            axis, placement = (mesh.expert_shards, inside) if experts else (mesh.dense_shards, None)
+            _shard(module, axis, own, module in self._again, placement, None if tables is None else {tables.weight})
+
         for layer in model.blocks:
-            _shard(
-                layer.mlp.experts,
-                mesh.expert_shards,
-                policy,
-                partial(_inside, processes=mesh.axis(SHARDS["expert"]).size()),
-            )
-            _shard(layer.mlp.router, mesh.dense_shards, exact)
-            _shard(layer, mesh.dense_shards, policy)
+            shard(layer.mlp.experts, arriving)
+            shard(layer.mlp.router, exact)
+            shard(layer)
         if model.model.mtp is not None:
-            _shard(model.model.mtp, mesh.dense_shards, policy)
-        _shard(model, mesh.dense_shards, policy, but=None if tables is None else {tables.weight})
+            shard(model.model.mtp)
+        shard(model)
 
     @property
     def weights(self) -> LongcatModel:
         """The fp32 weights, by the model's names: FSDP casts them as they are gathered."""
         return self.model
+
+    def gather(self) -> None:
+        """Gather what stays gathered after a forward pass; `reshard` frees it.
+
+        What the first forward pass gathers under `torch.inference_mode` could not be trained afterwards.
+        """
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.unshard()
+                if module in self._again:
+                    module.reshard()
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
@@ -80,6 +121,33 @@ class FSDPModel:
         """Do nothing: the weights that the optimizer has moved are the model's own."""
 
 
+def gathered_again(
+    model: LongcatModel, compute: torch.dtype, memory_bytes: int | None
+) -> set[Literal["experts", "layers"]]:
+    """Choose what is freed after the forward pass and gathered a second time for the backward pass, experts first.
+
+    Args:
+        model: not yet sharded.
+        compute: type that weights are gathered in.
+        memory_bytes: of the device; none means enough.
+    """
+    layers = [*model.blocks] if model.model.mtp is None else [*model.blocks, model.model.mtp]
+    in_layers = sum(_numbers(layer) for layer in layers)
+    in_experts = sum(_numbers(layer.mlp.experts) for layer in model.blocks)
+    always = _numbers(model) - in_layers
+    if (ngrams := model.model.ngram_embeddings) is not None and ngrams.tables.source is not None:
+        always -= _numbers(ngrams.tables)  # looked up row by row
+    most = math.inf if memory_bytes is None else GATHERED_SHARE * memory_bytes / compute.itemsize
+    if always + in_layers <= most:
+        return set()
+    return {"experts"} if always + in_layers - in_experts <= most else {"experts", "layers"}
+
+
+def _numbers(module: nn.Module) -> int:
+    """Count the numbers of a module's parameters that this process gathers: of its own experts only."""
+    return sum(of.to_local().numel() if isinstance(of, DTensor) else of.numel() for of in module.parameters())
+
+
 def _inside(stack: nn.Parameter, processes: int) -> Shard:
     """Cut every matrix of a stack, so that each process has an equal part however few there are; rows before columns.
 
@@ -92,6 +160,7 @@ def _shard(
     module: nn.Module,
     axis: DeviceMesh,
     policy: MixedPrecisionPolicy,
+    again: bool,
     placement: Callable[[nn.Parameter], Shard] | None = None,
     but: set[nn.Parameter] | None = None,
 ) -> None:
@@ -99,20 +168,13 @@ def _shard(
         module,
         mesh=axis,
         mp_policy=policy,
-        reshard_after_forward=False,
+        reshard_after_forward=again,
         shard_placement_fn=placement,
         ignored_params=but,
     )
     if axis.size() > 1:  # with one process there is nothing to sum, and a factor would cost a copy of the gradients
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
-
-
-def unshard(model: nn.Module) -> None:
-    """Gather all parameters of a model, if they are sharded; the forward pass then gathers nothing."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.unshard()
 
 
 def reshard(model: nn.Module) -> None:

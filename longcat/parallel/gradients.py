@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,46 +16,48 @@ from longcat.parallel.mesh import ProcessMesh
 
 _KINDS = {axis.name: kind for kind, view in VIEWS.items() for axis in view}
 """Kind of a parameter that is spread over an axis."""
-Gradients = dict[Kind, list[Tensor]]
-"""This process' parts of the gradients, by the kind of parameter."""
 
 
-def own_parts(parameters: Iterable[nn.Parameter], tables: SpreadTables | None = None) -> Gradients:
-    """Collect this process' parts of the gradients, of the parameters that have one and of `tables` that have rows alone."""
-    parts: Gradients = {kind: [] for kind in SQUARES}
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parts[_kind(parameter)].append(_local(parameter.grad))
+class LocalGradient(NamedTuple):
+    """This process' part of a parameter's gradient."""
+
+    kind: Kind
+    """Kind of the parameter, which says over which processes the parts are spread."""
+    part: Tensor
+
+
+def local_gradients(parameters: Iterable[nn.Parameter], tables: SpreadTables | None = None) -> list[LocalGradient]:
+    """List this process' parts of the gradients of all parameters that have one, and of `tables` that have rows alone."""
+    parts = [LocalGradient(_kind(of), _local(of.grad)) for of in parameters if of.grad is not None]
     if tables is not None and tables.gradient is not None and not tables.dense:
-        parts["table"].append(tables.gradient.values)
+        parts.append(LocalGradient("table", tables.gradient.values))
     return parts
 
 
-def squared_norms(gradients: Gradients, mesh: ProcessMesh) -> dict[Quantity, Tensor]:
+def squared_norms(gradients: Sequence[LocalGradient], mesh: ProcessMesh) -> dict[Quantity, Tensor]:
     """Return this process' part of the squared gradient norm, for each kind of parameter.
 
     Args:
-        gradients: this process' parts.
-        mesh: sums the parts. Kinds whose parts are summed over the same processes are taken together, under one name.
+        gradients: all that this process has parts of.
+        mesh: sums the squares. Kinds that are summed over the same processes are taken together, under one name.
 
     Returns:
         fp32 scalars; the same names in every process.
     """
     together: dict[int, Quantity] = {}
-    parts: dict[Quantity, list[Tensor]] = {}
-    for kind, name in SQUARES.items():
-        name = together.setdefault(id(mesh.sum_over(name)), name)
-        parts.setdefault(name, []).extend(gradients[kind])
+    names = {kind: together.setdefault(id(mesh.sum_over(name)), name) for kind, name in SQUARES.items()}
+    parts: dict[Quantity, list[Tensor]] = {name: [] for name in names.values()}
+    for gradient in gradients:
+        parts[names[gradient.kind]].append(gradient.part)
     return {name: get_total_norm(of).to(mesh.device).square() for name, of in parts.items()}
 
 
 @torch.no_grad()
-def clip(gradients: Gradients, norm: float, limit: float) -> None:
+def clip(gradients: Sequence[LocalGradient], norm: float, limit: float) -> None:
     """Scale gradients down, in place, so that their norm, which is `norm` now, does not exceed `limit`."""
     if norm > limit:
-        for parts in gradients.values():
-            for gradient in parts:
-                gradient.mul_(limit / norm)
+        for gradient in gradients:
+            gradient.part.mul_(limit / norm)
 
 
 def _kind(parameter: nn.Parameter) -> Kind:
@@ -64,5 +67,4 @@ def _kind(parameter: nn.Parameter) -> Kind:
 
 
 def _local(gradient: Tensor) -> Tensor:
-    """Return this process' part of a gradient."""
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient

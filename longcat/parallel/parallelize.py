@@ -33,6 +33,7 @@ def parallelize(
     settings: ParallelConfig | None = None,
     rows_alone: bool = False,
     seed: int | None = None,
+    memory_bytes: int | None = None,
 ) -> ParallelModel:
     """Apply every axis of parallelism to a model, in place: embedding first, data parallelism last.
 
@@ -47,6 +48,7 @@ def parallelize(
         rows_alone: spread the tables in one process, too, and leave their gradient to `SpreadTables.gradient` and the
             parameter without one.
         seed: of the initial weights of a model without any: each process draws its own part of them.
+        memory_bytes: of the device, see `FSDPModel`; none means enough.
 
     Raises:
         ConfigError: tokens cannot travel in two levels in this layout.
@@ -65,7 +67,7 @@ def parallelize(
         if seed is not None:
             draw_weights(model, mesh.device, seed)
         return SingleProcess(model, compute, tables)
-    sharded = FSDPModel(model, mesh, compute, tables)
+    sharded = FSDPModel(model, mesh, compute, memory_bytes, tables)
     if seed is not None:
         draw_weights(model, mesh.device, seed)
     return sharded

@@ -27,6 +27,9 @@ class SingleProcess:
         """The fp32 weights, by the model's names."""
         return self.masters or self.model
 
+    def gather(self) -> None:
+        """Do nothing: everything is here."""
+
     def zero_grad(self) -> None:
         """Drop the gradients."""
         self.weights.zero_grad()

@@ -91,9 +91,11 @@ class Muon(torch.optim.Optimizer):
         stacked = torch.stack(directions)
         del directions
         parts = stacked.flatten(0, -3)  # [matrices, own rows, own columns]
-        own = parts if copies is None else parts[copies.place :: copies.number]
-        updates = orthogonalise(own, self.dtype) if cut is None else orthogonalise_by_owners(own, cut, dealt)
-        updates = updates if copies is None else copies.share(updates, len(parts))
+        if copies is None:
+            updates = self._orthogonalised(parts, cut, dealt)
+        else:
+            own = parts[copies.first(dealt) :: copies.number]
+            updates = copies.share(self._orthogonalised(own, cut, dealt // copies.number), len(parts), dealt)
         rows, columns = parameters[0].shape[-2:]
         step = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
         for parameter, update in zip(parameters, updates.view_as(stacked), strict=True):
@@ -101,6 +103,9 @@ class Muon(torch.optim.Optimizer):
             weights.mul_(1 - group["lr"] * group["weight_decay"])
             weights.add_(update, alpha=step)
         return 0 if cut is None else len(parts)
+
+    def _orthogonalised(self, parts: Tensor, cut: Cut | None, dealt: int) -> Tensor:
+        return orthogonalise(parts, self.dtype) if cut is None else orthogonalise_by_owners(parts, cut, dealt)
 
 
 @dataclass(frozen=True)
@@ -129,17 +134,22 @@ class Copies:
 
     processes: dist.ProcessGroup
     place: int
-    """Of this process among them: it takes every `number`-th matrix, from this one on."""
+    """Of this process among them."""
     number: int
 
-    def share(self, own: Tensor, matrices: int) -> Tensor:
+    def first(self, dealt: int) -> int:
+        """The first matrix that this process takes after `dealt` were dealt out; it takes every `number`-th one."""
+        return (self.place - dealt) % self.number
+
+    def share(self, own: Tensor, matrices: int, dealt: int) -> Tensor:
         """Put together the results of all, `[matrices, ...]`, from each one's own. Collective."""
         most = -(-matrices // self.number)
         padded = own.new_zeros(most, *own.shape[1:])
         padded[: len(own)] = own
         gathered = own.new_empty(self.number * most, *own.shape[1:])
         dist.all_gather_into_tensor(gathered, padded, group=self.processes)
-        return gathered.view(self.number, most, *own.shape[1:]).transpose(0, 1).flatten(0, 1)[:matrices]
+        by_first = gathered.view(self.number, most, *own.shape[1:]).roll(-dealt, 0)
+        return by_first.transpose(0, 1).flatten(0, 1)[:matrices]
 
 
 def copies_of(parameter: Tensor) -> Copies | None:

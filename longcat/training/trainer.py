@@ -16,8 +16,8 @@ from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
-from longcat.parallel.data import reshard, unshard
-from longcat.parallel.gradients import Gradients, clip, own_parts, squared_norms
+from longcat.parallel.data import reshard
+from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -70,6 +70,7 @@ class Trainer:
             settings=config.parallel,
             rows_alone=training.optimizer.lazy_ngram_moments,
             seed=config.seed,
+            memory_bytes=accelerator.memory_bytes,
         )
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
@@ -80,7 +81,7 @@ class Trainer:
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Micro-batches of the last step."""
-        self.gradients: Gradients = {}
+        self.gradients: list[LocalGradient] = []
         """This process' parts of the gradients of all that has learnt in the last step."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
@@ -113,7 +114,7 @@ class Trainer:
             routing = statistics if routing is None else routing + statistics
         assert routing is not None
 
-        self.gradients = own_parts(self.weights.parameters(), self.parallel.tables)
+        self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
         routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
@@ -168,7 +169,7 @@ class Trainer:
 
         The end of text does not end it: processes may differ in the last bit, and have to make the same number of tokens.
         """
-        unshard(self.model)
+        self.parallel.gather()
         self.model.eval()
         with torch.compiler.set_stance("force_eager"):
             tokens = list(generate(self.model, prompt, count))

@@ -22,7 +22,7 @@ WIDE = [
 ]
 
 
-def models(mesh, settings, case=""):
+def models(mesh, settings, case="", compute=torch.float32):
     """The same model twice, whole and spread over processes, and a batch: all rows, and this process' own."""
     config = load_config("smoke", overrides=WIDE + (EVERYTHING if case == "everything" else [])).model
     whole, spread = LongcatModel(config), LongcatModel(config)
@@ -41,7 +41,7 @@ def models(mesh, settings, case=""):
             batch[2][row, end // 2 :] = 1
             batch[2][row, end:], batch[1][row, end - 1 :] = PADDING, IGNORE
     spread.model.activation_checkpointing = case == "recompute"
-    parallel = parallelize(spread, mesh, torch.float32, settings=ParallelConfig(**settings))
+    parallel = parallelize(spread, mesh, compute, settings=ParallelConfig(**settings))
     return whole, spread, parallel, batch, [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
 
 
@@ -68,6 +68,20 @@ def parity(mesh, settings, case):
         load = parallel.sums(own[0], own[1], "sparse", own[2]).router_load
         dist.all_reduce(load)
         assert torch.equal(load, whole.sums(batch[0], batch[1], "sparse", batch[2]).router_load)
+
+
+def in_bf16(mesh, settings):
+    """Loss and gradients of the whole model that computes in bf16, as far apart as the type from those in fp32."""
+    results = []
+    for compute in (torch.float32, torch.bfloat16):
+        _, spread, parallel, _, own = models(mesh, settings, compute=compute)
+        loss = parallel.sums(*own[:2], "sparse").language_model / 128
+        parallel.backward(loss, last=True)
+        results.append([float(loss)] + [whole_tensor(of.grad).flatten() for of in spread.parameters()])
+    (loss, *exact), (rounded_loss, *rounded) = results
+    assert rounded_loss != loss
+    assert abs(rounded_loss / loss - 1) < 0.01
+    return [float(torch.cosine_similarity(a, b, 0)) for a, b in zip(exact, rounded, strict=True) if a.any()]
 
 
 def reads(mesh, settings):

@@ -169,17 +169,17 @@ def test_large_machines_by_hand():
         (
             {"processes": 3},
             "training.global_batch_sequences=8 is not a multiple of training.processes=3; "
-            "training.global_batch_sequences=9 or training.processes=2 would fit",
+            "training.global_batch_sequences=9 would fit, or take training.processes=2",
         ),
         (
             {"processes": 16},
             "training.global_batch_sequences=8 is not a multiple of training.processes=16; "
-            "training.global_batch_sequences=16 or training.processes=8 would fit",
+            "training.global_batch_sequences=16 would fit, or take training.processes=8",
         ),
         (
             {"processes": 12, "expert": 4},
             "training.global_batch_sequences=8 is not a multiple of training.processes=12; "
-            "training.global_batch_sequences=12 or training.processes=8 would fit",
+            "training.global_batch_sequences=12 would fit, or take training.processes=8",
         ),
         (
             {"processes": 9, "expert": 5},
@@ -202,7 +202,7 @@ def test_large_machines_by_hand():
         (
             {"processes": 8, "replicate": 2, "shard": 2},
             "parallel.replicate=2 x parallel.shard=2 is 4, not training.processes=8; "
-            "parallel.replicate=4 or training.processes=4 would fit",
+            "parallel.replicate=4 would fit, or take training.processes=4",
         ),
         (
             {"processes": 8, "replicate": 3, "shard": 3},
@@ -222,7 +222,7 @@ def test_refusals_name_what_would_fit(wish, message):
 def proposals(message):
     """The changes that a refusal names, as fields of `Wish`."""
     names = {"training.processes": "processes", "training.global_batch_sequences": "batch_sequences"}
-    for proposal in message.rsplit("; ", 1)[1].removesuffix(" would fit").split(" or "):
+    for proposal in message.rsplit("; ", 1)[1].replace(" would fit", "").split(", or take "):
         changes = dict(change.split("=") for change in proposal.split(" with "))
         yield {names.get(key, key.removeprefix("parallel.")): int(value) for key, value in changes.items()}
 

@@ -15,23 +15,26 @@ ALONE = {"two_level": True, "devices_per_node": 1}
 BOTH = {**NODES, "chunks": 2}
 
 
+LAYOUTS = {
+    "2 in chunks": (TWO, CHUNKED),
+    "2 nodes of 1": (TWO, ALONE),
+    "4": (FOUR, FLAT),
+    "2 nodes of 2": (FOUR, NODES),
+    "2 nodes of 2 in chunks": (FOUR, BOTH),
+    "twice 2 nodes of 1 in chunks": (MIXED, {**ALONE, "chunks": 2}),
+}
+
+
 @pytest.mark.parametrize("case", ["even", "recompute", "everything", "starve", "zero"])
-@pytest.mark.parametrize(
-    ("degrees", "settings"),
-    [
-        (TWO, FLAT),
-        (TWO, CHUNKED),
-        (TWO, ALONE),
-        (FOUR, FLAT),
-        (FOUR, NODES),
-        (FOUR, BOTH),
-        (MIXED, CHUNKED),
-        (MIXED, ALONE),
-    ],
-    ids=["2", "2 chunked", "2 nodes of 1", "4", "2 nodes of 2", "2 nodes of 2 chunked", "2x2 chunked", "2x2 two level"],
-)
+@pytest.mark.parametrize(("degrees", "settings"), LAYOUTS.values(), ids=LAYOUTS)
 def test_the_result_is_that_of_one_process(ranks, degrees, settings, case):
     ranks.on_mesh(degrees, exchange.parity, settings, case)
+
+
+@pytest.mark.parametrize("settings", [FLAT, CHUNKED, ALONE])
+def test_gradients_in_bf16_point_the_same_way(ranks, settings):
+    for similarities in ranks.on_mesh(TWO, exchange.in_bf16, settings):
+        assert min(similarities) > 0.98, similarities
 
 
 @pytest.mark.parametrize("settings", [FLAT, CHUNKED, ALONE])

@@ -31,7 +31,7 @@ def test_work_is_shared_as_the_table_says(ranks, layout, check):
     ranks.on_mesh(LAYOUTS[layout], check)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["one", "shard", "expert", "shard x expert", "replicate x shard x expert"])
 @pytest.mark.parametrize("case", ["even", "starve", "everything", "documents", "recompute"])
 def test_gradients_are_those_of_one_process(ranks, layout, case):
     ranks.on_mesh(LAYOUTS[layout], parity.gradients, case)

@@ -70,7 +70,7 @@ def written(ranks, tmp_path_factory):
 
 
 @pytest.mark.parametrize("writers", [(2, 2), (4, 2)])
-@pytest.mark.parametrize("readers", [(1, 1), (2, 1), (2, 2), (4, 2), (4, 4)])
+@pytest.mark.parametrize("readers", [(1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (4, 2, 2)])
 def test_every_layout_reads_the_same_state(ranks, written, writers, readers):
     folder, [(expected, expected_next), *_] = written(writers)
     for found, found_next in ranks.on_mesh(Degrees(*readers), read, folder):
