@@ -55,6 +55,7 @@ def base(corpus_file):
         overrides=[
             f"corpus.sources={corpus_file}",
             "training.processes=2",
+            "parallel.embedding=true",
             "corpus.near_duplicates={threshold: 1.0}",
             "corpus.quality={function: 'builtins:len', minimum: 1}",
             "corpus.long_documents={min_tokens: 500, fraction: 0.5}",
@@ -183,6 +184,7 @@ FIELDS = {
     "training.micro_batch_sequences": (2, TRAINED),
     "training.activation_checkpointing": ("full", TRAINED),
     "training.processes": (1, TRAINED),
+    "parallel.embedding": (False, TRAINED),
     "parallel.expert": (1, TRAINED),
     "parallel.replicate": (2, TRAINED),
     "parallel.shard": (2, TRAINED),
@@ -209,6 +211,7 @@ FIELDS = {
     "training.optimizer.epsilon": (1e-8, TRAINED),
     "training.optimizer.weight_decay": (0.2, TRAINED),
     "training.optimizer.max_gradient_norm": (2.0, TRAINED),
+    "training.optimizer.lazy_ngram_moments": (True, TRAINED),
     "training.balance.target_ffn_experts": (1.5, TRAINED),
     "training.balance.bias_update_rate": (1e-2, TRAINED),
     "training.balance.final_bias_update_fraction": (1.0, TRAINED),

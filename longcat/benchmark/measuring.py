@@ -140,7 +140,7 @@ def memory(trainer: Trainer, accelerator: Accelerator) -> dict[str, int]:
     ]
     parts = {
         "weights": sum(_bytes(parameter) for parameter in parameters),
-        "gradients": sum(_bytes(parameter.grad) for parameter in parameters if parameter.grad is not None),
+        "gradients": sum(_bytes(gradient.part) for gradient in trainer.gradients),
         "optimizer": sum(_bytes(state) for state in states if isinstance(state, torch.Tensor)),
     }
     peak = accelerator.peak_memory_bytes()

@@ -20,6 +20,9 @@ class ParallelConfig(Section):
     expert: Annotated[int, Formerly("training.expert_parallel")] = Field(default=0, ge=0)
     """Processes that hold one set of routed experts between them; 0 takes the most that divide the processes and the
     routed experts."""
+    embedding: bool = False
+    """Spread the rows of the n-gram tables over all processes, which fetch those they look up, instead of gathering the tables
+    whole in every process. Right for tables that are large against the rows that a batch reads."""
     chunks: int = Field(default=1, ge=1)
     """Parts in which a layer's tokens are sent to experts of other processes: experts compute one part while the next is on
     its way."""
@@ -28,3 +31,7 @@ class ParallelConfig(Section):
     links between nodes that are slower than those within."""
     devices_per_node: int = Field(default=0, ge=0)
     """Processes on each node, for `two_level`; 0 takes as many as this node has."""
+
+    def spreads_tables(self, processes: int, rows_alone: bool) -> bool:
+        """Say whether rows of the n-gram tables are looked up one by one; a single process gains by it with `rows_alone` only."""
+        return self.embedding and (processes > 1 or rows_alone)

@@ -88,9 +88,32 @@ class PipelineConfig(Section):
                 f"training.indexer_warmup_steps={self.training.indexer_warmup_steps} trains nothing but the indexers, "
                 "and training.losses.indexer_weight is 0"
             )
+        self._check_tables()
         if self.parallel.expert and self.model.n_routed_experts % self.parallel.expert:
             raise ValueError(
                 f"parallel.expert={self.parallel.expert} does not divide "
                 f"model.n_routed_experts={self.model.n_routed_experts}"
             )
         return self
+
+    def _check_tables(self) -> None:
+        """Refuse settings of the n-gram tables that ask for what is not there, or that have no lazy form."""
+        optimizer = self.training.optimizer
+        if self.parallel.embedding and self.model.ngram is None:
+            raise ValueError("parallel.embedding=true, but there are no n-gram tables: model.ngram is not set")
+        if not optimizer.lazy_ngram_moments:
+            return
+        if not self.parallel.embedding:
+            raise ValueError(
+                "training.optimizer.lazy_ngram_moments=true needs the rows' own gradients: parallel.embedding=true"
+            )
+        if optimizer.beta1**2 >= optimizer.beta2:
+            raise ValueError(
+                f"training.optimizer.lazy_ngram_moments=true needs beta1 squared below beta2, so that a row that gets no "
+                f"gradient comes to rest; they are {optimizer.beta1**2:.4g} and {optimizer.beta2:.4g}"
+            )
+        if optimizer.epsilon > 1e-12:
+            raise ValueError(
+                "training.optimizer.lazy_ngram_moments=true leaves epsilon out of moves that are made up for, so it has to be "
+                f"1e-12 at most; training.optimizer.epsilon={optimizer.epsilon:g}"
+            )

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from longcat.config import NgramConfig
+
+
+class RowSource(Protocol):
+    """Fetches rows of a table from where they are (see `longcat.parallel.embedding`)."""
+
+    def start(self, rows: Tensor) -> Callable[[], Tensor]:
+        """Begin to fetch the rows of these numbers `[...]`; the function that is returned waits for them, `[..., width]`."""
+
+
+class Tables(nn.Embedding):
+    """The tables of all n-gram branches, stacked along the rows."""
+
+    source: RowSource | None = None
+    """Set where the rows are spread over processes; none means that every row is here."""
+
+    def start(self, rows: Tensor) -> Callable[[], Tensor]:
+        """Begin to look up rows, see `RowSource.start`."""
+        return partial(self, rows) if self.source is None else self.source.start(rows)
 
 
 class NgramEmbedding(nn.Module):
@@ -20,21 +42,26 @@ class NgramEmbedding(nn.Module):
         self.rows = config.rows(vocabulary)
         self.neighbors, self.splits = config.neighbor_num, config.split_num
         self.vocabulary, self.end_of_text = vocabulary, end_of_text
-        self.tables = nn.Embedding(sum(self.rows), hidden // config.branches)
+        self.tables = Tables(sum(self.rows), hidden // config.branches)
         self.projection = nn.Linear(hidden, hidden, bias=False)
 
-    def forward(self, words: Tensor, tokens: Tensor, document_starts: Tensor | None = None) -> Tensor:
-        """Mix word embeddings `[batch, seq, hidden]` with those of n-grams; the result has the same shape.
+    def start(self, tokens: Tensor, seq: int, document_starts: Tensor | None = None) -> Callable[[], Tensor]:
+        """Begin to look up the rows of the last `seq` of the int64 `tokens` `[batch, at least seq]`, in one go for all branches.
 
-        Int64 `tokens` `[batch, at least seq]` end with those of the words; earlier ones are looked back at,
-        but not over the `document_starts`, which come without earlier ones.
+        Earlier tokens are looked back at, but not over the `document_starts`, which come without earlier ones.
+
+        Returns:
+            A function that waits for the rows, `[batch, seq, branches, hidden / branches]`.
         """
-        seq = words.shape[1]
         seen = tokens[:, -(seq + self.neighbors - 1) :]
         rows = ngram_rows(
             seen, self.vocabulary, self.neighbors, self.splits, self.rows, self.end_of_text, document_starts
-        )[:, -seq:]
-        return (words + self.projection(self.tables(rows).flatten(-2))) / (1 + len(self.rows))
+        )
+        return self.tables.start(rows[:, -seq:])
+
+    def forward(self, words: Tensor, found: Tensor) -> Tensor:
+        """Mix word embeddings `[batch, seq, hidden]` with the rows that were looked up; the result has the words' shape."""
+        return (words + self.projection(found.flatten(-2))) / (1 + len(self.rows))
 
 
 def ngram_rows(

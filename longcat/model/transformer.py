@@ -115,9 +115,14 @@ class Backbone(nn.Module):
     def forward(self, tokens: Tensor, context: ForwardContext) -> State:
         """Compute the state after the layers for int64 `[batch, seq]`."""
         seen = tokens if context.cache is None else context.cache.extend_tokens(tokens)
+        found = (
+            None
+            if self.ngram_embeddings is None
+            else self.ngram_embeddings.start(seen, tokens.shape[1], context.document_starts)
+        )
         x = self.embed_tokens(tokens)
-        if self.ngram_embeddings is not None:
-            x = self.ngram_embeddings(x, seen, context.document_starts)
+        if self.ngram_embeddings is not None and found is not None:
+            x = self.ngram_embeddings(x, found())
         statistics, index_loss = [], None
         for number, layer in enumerate(self.layers):
             if self.activation_checkpointing and torch.is_grad_enabled():

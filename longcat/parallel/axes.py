@@ -19,9 +19,17 @@ from longcat.errors import ConfigError
 
 Divided = Literal["rows", "experts"]
 """What an axis divides: the rows of a batch, or the routed experts of each layer."""
-Kind = Literal["dense", "expert"]
-"""Of a parameter: one of the routed experts, or any other."""
-Quantity = Literal["losses", "counts", "expert_load", "dense_gradient_square", "expert_gradient_square", "stop"]
+Kind = Literal["dense", "expert", "table"]
+"""Of a parameter: one of the routed experts, n-gram tables whose rows are spread, or any other."""
+Quantity = Literal[
+    "losses",
+    "counts",
+    "expert_load",
+    "dense_gradient_square",
+    "expert_gradient_square",
+    "table_gradient_square",
+    "stop",
+]
 """A number of which every process has a part, or its own, and the sum is wanted."""
 
 
@@ -37,14 +45,22 @@ DENSE = (Axis("replicate", "rows"), Axis("shard", "rows"))
 """Axes of everything but the routed experts, outermost first; neighbours along the last one have adjacent ranks."""
 EXPERT = (Axis("expert_replicate", "rows"), Axis("expert_shard", "rows"), Axis("expert", "experts"))
 """Axes of the routed experts, outermost first."""
+TABLES = (Axis("embedding", "rows"),)
+"""The axis of spread n-gram tables: all ranks, each with rows of its own."""
+VIEWS: dict[Kind, tuple[Axis, ...]] = {"dense": DENSE, "expert": EXPERT, "table": TABLES}
+"""The grid that each kind of parameter is laid out on."""
 
 BATCH: tuple[str, ...] = ("replicate", "shard")
 """Axes along which processes read different rows of a batch; along every other one they share them."""
-COPIES: dict[Kind, str] = {"dense": "replicate", "expert": "expert_replicate"}
+COPIES: dict[Literal["dense", "expert"], str] = {"dense": "replicate", "expert": "expert_replicate"}
 """Axis along which processes hold the same shard of a parameter of each kind; its gradients are summed over it."""
-SHARDS: dict[Kind, str] = {"dense": "shard", "expert": "expert_shard"}
+SHARDS: dict[Kind, str] = {"dense": "shard", "expert": "expert_shard", "table": "embedding"}
 """Axis along which a parameter of each kind is sharded; its gradients are summed over it, too."""
-SQUARES: dict[Kind, Quantity] = {"dense": "dense_gradient_square", "expert": "expert_gradient_square"}
+SQUARES: dict[Kind, Quantity] = {
+    "dense": "dense_gradient_square",
+    "expert": "expert_gradient_square",
+    "table": "table_gradient_square",
+}
 """Squared norm of the gradients of each kind of parameter."""
 SUMMED_OVER: dict[Quantity, tuple[str, ...]] = {
     "losses": BATCH,  # each process has those of its own tokens
@@ -53,6 +69,7 @@ SUMMED_OVER: dict[Quantity, tuple[str, ...]] = {
     # each element is on one process of these axes; along the others there are only copies of it
     "dense_gradient_square": ("shard",),
     "expert_gradient_square": ("expert_shard", "expert"),
+    "table_gradient_square": ("embedding",),
     "stop": BATCH,
 }
 """Axes over which each quantity is summed."""
@@ -144,6 +161,11 @@ class Degrees:
         return self.processes // (self.expert * self.expert_shard)
 
     @property
+    def embedding(self) -> int:
+        """Processes over which the rows of n-gram tables are spread, if they are."""
+        return self.processes
+
+    @property
     def by_axis(self) -> dict[str, int]:
         """The degree of each axis that the section `parallel` of the configuration has."""
         return {name: getattr(self, name) for name in (*(axis.name for axis in DENSE), "expert")}
@@ -154,7 +176,7 @@ class Degrees:
 
     def grid_of(self, *axes: str) -> Grid:
         """The grid that has all these axes."""
-        for view in (DENSE, EXPERT):
+        for view in VIEWS.values():
             if set(axes) <= {axis.name for axis in view}:
                 return self.grid(view)
         raise ValueError(f"no grid has the axes {', '.join(axes)}")

@@ -17,6 +17,7 @@ from longcat.model.context import Phase
 from longcat.model.experts import Experts
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.parallel.axes import SHARDS
+from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
 
 GATHERED_SHARE = 0.25
@@ -32,11 +33,16 @@ class FSDPModel:
 
     What a forward pass has gathered stays for the backward pass, as long as it takes no more than `GATHERED_SHARE` of the
     device's memory; else experts, and if need be layers, are gathered a second time. Embeddings and head stay always:
-    no other layer lies between their forward and backward pass.
+    no other layer lies between their forward and backward pass. Tables whose rows are spread already are left alone.
     """
 
     def __init__(
-        self, model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, memory_bytes: int | None = None
+        self,
+        model: LongcatModel,
+        mesh: ProcessMesh,
+        compute: torch.dtype,
+        memory_bytes: int | None = None,
+        tables: SpreadTables | None = None,
     ) -> None:
         """Shard a model in place.
 
@@ -45,8 +51,9 @@ class FSDPModel:
             mesh: this process' place among the others.
             compute: type that the model computes in.
             memory_bytes: of the device; none means enough.
+            tables: of the model, where their rows are spread.
         """
-        self.model = model
+        self.model, self.tables = model, tables
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         # what experts are called with is still on its way: not to be read, so not to be cast
         arriving = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -60,7 +67,7 @@ class FSDPModel:
             if ("experts" if experts else "layers") in again and module is not model:
                 self._again.append(module)
             axis, placement = (mesh.expert_shards, inside) if experts else (mesh.dense_shards, None)
-            _shard(module, axis, own, module in self._again, placement)
+            _shard(module, axis, own, module in self._again, placement, None if tables is None else {tables.weight})
 
         for layer in model.blocks:
             shard(layer.mlp.experts, arriving)
@@ -89,6 +96,8 @@ class FSDPModel:
     def zero_grad(self) -> None:
         """Drop the gradients."""
         self.model.zero_grad()
+        if self.tables is not None:
+            self.tables.drop_gradient()
 
     def sums(
         self,
@@ -105,6 +114,8 @@ class FSDPModel:
         """Accumulate a micro-batch's gradients; they are summed over processes with the `last` one of a batch."""
         cast(FSDPModule, self.model).set_requires_gradient_sync(last)
         loss.backward()
+        if last and self.tables is not None:
+            self.tables.finish()
 
     def write_weights(self) -> None:
         """Do nothing: the weights that the optimizer has moved are the model's own."""
@@ -124,6 +135,8 @@ def gathered_again(
     in_layers = sum(_numbers(layer) for layer in layers)
     in_experts = sum(_numbers(layer.mlp.experts) for layer in model.blocks)
     always = _numbers(model) - in_layers
+    if (ngrams := model.model.ngram_embeddings) is not None and ngrams.tables.source is not None:
+        always -= _numbers(ngrams.tables)  # looked up row by row
     most = math.inf if memory_bytes is None else GATHERED_SHARE * memory_bytes / compute.itemsize
     if always + in_layers <= most:
         return set()
@@ -149,9 +162,15 @@ def _shard(
     policy: MixedPrecisionPolicy,
     again: bool,
     placement: Callable[[nn.Parameter], Shard] | None = None,
+    but: set[nn.Parameter] | None = None,
 ) -> None:
     sharded = fully_shard(
-        module, mesh=axis, mp_policy=policy, reshard_after_forward=again, shard_placement_fn=placement
+        module,
+        mesh=axis,
+        mp_policy=policy,
+        reshard_after_forward=again,
+        shard_placement_fn=placement,
+        ignored_params=but,
     )
     if axis.size() > 1:  # with one process there is nothing to sum, and a factor would cost a copy of the gradients
         sharded.set_gradient_divide_factor(1.0)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from longcat.parallel.axes import EXPERT, SQUARES, Kind, Quantity
+from longcat.parallel.axes import SQUARES, VIEWS, Kind, Quantity
+from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
 
-_EXPERT_AXES = {axis.name for axis in EXPERT}
+_KINDS = {axis.name: kind for kind, view in VIEWS.items() for axis in view}
+"""Kind of a parameter that is spread over an axis."""
 
 
 class LocalGradient(NamedTuple):
@@ -24,9 +26,12 @@ class LocalGradient(NamedTuple):
     part: Tensor
 
 
-def local_gradients(parameters: Iterable[nn.Parameter]) -> list[LocalGradient]:
-    """List this process' parts of the gradients of all parameters that have one."""
-    return [LocalGradient(_kind(of), _local(of.grad)) for of in parameters if of.grad is not None]
+def local_gradients(parameters: Iterable[nn.Parameter], tables: SpreadTables | None = None) -> list[LocalGradient]:
+    """List this process' parts of the gradients of all parameters that have one, and of `tables` that have rows alone."""
+    parts = [LocalGradient(_kind(of), _local(of.grad)) for of in parameters if of.grad is not None]
+    if tables is not None and tables.gradient is not None and not tables.dense:
+        parts.append(LocalGradient("table", tables.gradient.values))
+    return parts
 
 
 def squared_norms(gradients: Sequence[LocalGradient], mesh: ProcessMesh) -> dict[Quantity, Tensor]:
@@ -39,9 +44,8 @@ def squared_norms(gradients: Sequence[LocalGradient], mesh: ProcessMesh) -> dict
     Returns:
         fp32 scalars; the same names in every process.
     """
-    names: dict[Kind, Quantity] = dict(SQUARES)
-    if mesh.sum_over(SQUARES["expert"]) is mesh.sum_over(SQUARES["dense"]):
-        names["expert"] = SQUARES["dense"]
+    together: dict[int, Quantity] = {}
+    names = {kind: together.setdefault(id(mesh.sum_over(name)), name) for kind, name in SQUARES.items()}
     parts: dict[Quantity, list[Tensor]] = {name: [] for name in names.values()}
     for gradient in gradients:
         parts[names[gradient.kind]].append(gradient.part)
@@ -57,8 +61,9 @@ def clip(gradients: Sequence[LocalGradient], norm: float, limit: float) -> None:
 
 
 def _kind(parameter: nn.Parameter) -> Kind:
-    spread_over = parameter.device_mesh.mesh_dim_names if isinstance(parameter, DTensor) else None
-    return "expert" if _EXPERT_AXES.intersection(spread_over or ()) else "dense"
+    axes = parameter.device_mesh.mesh_dim_names if isinstance(parameter, DTensor) else None
+    kinds = [_KINDS[name] for name in axes or () if name in _KINDS]
+    return kinds[0] if kinds else "dense"
 
 
 def _local(gradient: Tensor) -> Tensor:

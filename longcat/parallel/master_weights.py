@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from longcat.model.ngram import Tables
 from longcat.model.router import Router
 from longcat.model.transformer import LongcatModel
 
@@ -12,8 +13,8 @@ from longcat.model.transformer import LongcatModel
 class MasterWeights(nn.Module):
     """Holds the weights that optimizers move and checkpoints keep, under the model's names.
 
-    The model's own parameters become copies in the type it computes in. Parameters of routers, and buffers, are fp32 in
-    both and the same tensors.
+    The model's own parameters become copies in the type it computes in. Parameters of routers, tables that are read by the
+    row, and buffers are fp32 in both and the same tensors.
     """
 
     def __init__(self, model: LongcatModel, compute: torch.dtype) -> None:
@@ -24,7 +25,7 @@ class MasterWeights(nn.Module):
         for path, module in list(model.named_modules()):
             holder = self._holder(path)
             for name, parameter in list(module.named_parameters(recurse=False)):
-                if _computes_in_fp32(path, model) or parameter.dtype == compute:
+                if _has_no_copy(path, model) or parameter.dtype == compute:
                     holder.register_parameter(name, parameter)
                     continue
                 weight = nn.Parameter(parameter.detach())
@@ -63,7 +64,10 @@ class MasterWeights(nn.Module):
             copy.copy_(weight)
 
 
-def _computes_in_fp32(path: str, model: nn.Module) -> bool:
-    """Say whether a module is a part of a router, which computes in fp32 whatever the rest does."""
+def _has_no_copy(path: str, model: nn.Module) -> bool:
+    """Say whether a module has no copy: a part of a router, which computes in fp32, or tables that give single rows."""
+    module = model.get_submodule(path)
+    if isinstance(module, Tables) and module.source is not None:
+        return True
     parts = path.split(".")
     return any(isinstance(model.get_submodule(".".join(parts[:end])), Router) for end in range(1, len(parts) + 1))

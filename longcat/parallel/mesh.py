@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from datetime import timedelta
-from typing import NoReturn, cast
+from typing import Literal, NoReturn, cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from longcat.accelerator import Accelerator
 from longcat.errors import ConfigError
-from longcat.parallel.axes import COPIES, DENSE, EXPERT, SHARDS, SUMMED_OVER, Axis, Degrees, Kind, Quantity
+from longcat.parallel.axes import COPIES, SHARDS, SUMMED_OVER, VIEWS, Axis, Degrees, Kind, Quantity
 
 
 class ProcessMesh:
@@ -40,13 +40,13 @@ class ProcessMesh:
         self._timeout = timeout
         self._meshes: dict[Kind, DeviceMesh] = {}
         self.groups: dict[str, dist.ProcessGroup] = {}
-        self._open_axes("dense", DENSE)
-        self._open_axes("expert", EXPERT)
+        for kind, view in VIEWS.items():
+            self._open_axes(kind, view)
         self._sums = {quantity: self._sum_group(axes) for quantity, axes in SUMMED_OVER.items()}
 
     def axis(self, name: str) -> DeviceMesh:
         """The processes that differ from this one along one axis, as torch's sharding wants them."""
-        kind: Kind = "dense" if name in {axis.name for axis in DENSE} else "expert"
+        kind = next(kind for kind, view in VIEWS.items() if name in {axis.name for axis in view})
         return self._meshes[kind][name]
 
     @property
@@ -59,7 +59,12 @@ class ProcessMesh:
         """Processes over which the parameters of this process' routed experts are sharded; see `_shards`."""
         return self._shards("expert")
 
-    def _shards(self, kind: Kind) -> DeviceMesh:
+    @property
+    def table_shards(self) -> DeviceMesh:
+        """Processes over which the rows of n-gram tables are spread, if they are."""
+        return self.axis(SHARDS["table"])
+
+    def _shards(self, kind: Literal["dense", "expert"]) -> DeviceMesh:
         """The processes that share parameters of a kind: one axis of shards, or one of copies before it if there are any."""
         copies = COPIES[kind]
         names = (SHARDS[kind],) if self.degrees.grid_of(copies).degree(copies) == 1 else (copies, SHARDS[kind])

@@ -11,6 +11,7 @@ from longcat.config import ParallelConfig
 from longcat.model.dispatch import Dispatcher
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.data import FSDPModel
+from longcat.parallel.embedding import spread_tables
 from longcat.parallel.expert import AllToAll, spread_experts
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.nodes import levels
@@ -30,10 +31,11 @@ def parallelize(
     compiled: bool = False,
     *,
     settings: ParallelConfig | None = None,
+    rows_alone: bool = False,
     seed: int | None = None,
     memory_bytes: int | None = None,
 ) -> ParallelModel:
-    """Apply every axis of parallelism to a model, in place: experts first, data parallelism last.
+    """Apply every axis of parallelism to a model, in place: embedding first, data parallelism last.
 
     Args:
         model: with the same weights in every process, or on the device `meta` with none yet.
@@ -42,25 +44,30 @@ def parallelize(
         compiled: compile each layer by itself, so that layers of one shape share the result, and the norm and the z-loss
             after the last one. Routing and attention are left out: their shapes depend on the data, or they have
             kernels of their own.
-        settings: how tokens travel; the degrees are the mesh's.
+        settings: how tokens travel, and whether n-gram tables are spread; the degrees are the mesh's.
+        rows_alone: spread the tables in one process, too, and leave their gradient to `SpreadTables.gradient` and the
+            parameter without one.
         seed: of the initial weights of a model without any: each process draws its own part of them.
         memory_bytes: of the device, see `FSDPModel`; none means enough.
 
     Raises:
         ConfigError: tokens cannot travel in two levels in this layout.
     """
+    settings = settings or ParallelConfig()
     if seed is None:
         model.to(mesh.device)
+    spread = settings.spreads_tables(mesh.processes, rows_alone)
+    tables = spread_tables(model, mesh, compute, dense=not rows_alone) if spread else None
     if mesh.degrees.expert > 1:
-        spread_experts(model, mesh.axis("expert"), dispatcher(mesh, settings or ParallelConfig()))
+        spread_experts(model, mesh.axis("expert"), dispatcher(mesh, settings))
     if compiled:
         for module in (*model.blocks, model.model.norm, model.hidden_z):
             module.compile()
     if mesh.processes == 1:
         if seed is not None:
             draw_weights(model, mesh.device, seed)
-        return SingleProcess(model, compute)
-    sharded = FSDPModel(model, mesh, compute, memory_bytes)
+        return SingleProcess(model, compute, tables)
+    sharded = FSDPModel(model, mesh, compute, memory_bytes, tables)
     if seed is not None:
         draw_weights(model, mesh.device, seed)
     return sharded

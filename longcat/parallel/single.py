@@ -11,14 +11,15 @@ from torch import Tensor
 
 from longcat.model.context import Phase
 from longcat.model.transformer import LongcatModel, LossSums
+from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.master_weights import MasterWeights
 
 
 class SingleProcess:
     """A model that one process trains; see `ParallelModel`."""
 
-    def __init__(self, model: LongcatModel, compute: torch.dtype) -> None:
-        self.model = model
+    def __init__(self, model: LongcatModel, compute: torch.dtype, tables: SpreadTables | None = None) -> None:
+        self.model, self.tables = model, tables
         self.masters = None if compute == torch.float32 else MasterWeights(model, compute)
 
     @property
@@ -32,6 +33,8 @@ class SingleProcess:
     def zero_grad(self) -> None:
         """Drop the gradients."""
         self.weights.zero_grad()
+        if self.tables is not None:
+            self.tables.drop_gradient()
 
     def sums(
         self,
@@ -49,6 +52,8 @@ class SingleProcess:
         loss.backward()
         if self.masters is not None:
             self.masters.collect_gradients()
+        if last and self.tables is not None:
+            self.tables.finish()
 
     def write_weights(self) -> None:
         """Let the model compute with the weights that the optimizer has moved."""

@@ -21,7 +21,9 @@ def check_training(config: PipelineConfig) -> None:
     """
     accelerator = choose(config.accelerator)
     processes = config.training.processes or accelerator.count
-    memory = training_memory(config.model, config.training, processes, settle_precision(config, accelerator))
+    memory = training_memory(
+        config.model, config.training, processes, settle_precision(config, accelerator), config.parallel
+    )
     on_cpu = accelerator.kind == "cpu"
     needed = memory.states * (processes if on_cpu else 1)
     if needed > accelerator.memory_bytes:

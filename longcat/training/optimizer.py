@@ -8,12 +8,18 @@ from torch import Tensor
 from longcat.config import OptimizerConfig
 from longcat.model.scaling import role_of, transfer, width_over_proxy
 from longcat.model.transformer import LongcatModel
+from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.master_weights import MasterWeights
+from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.muon import Muon
 
 
 def build_optimizers(
-    model: LongcatModel | MasterWeights, config: OptimizerConfig, compute: torch.dtype = torch.bfloat16
+    model: LongcatModel | MasterWeights,
+    config: OptimizerConfig,
+    compute: torch.dtype = torch.bfloat16,
+    tables: SpreadTables | None = None,
+    steps: int = 0,
 ) -> list[torch.optim.Optimizer]:
     """Build AdamW, and Muon where it is asked for; the matrix products of Muon are of the type `compute`.
 
@@ -25,12 +31,16 @@ def build_optimizers(
     | word embedding, n-gram tables, norms, biases | AdamW | AdamW | no |
 
     Each group has its factor on the learning rate, `lr_scale`: the routers' fraction, and with `model.proxy_hidden_size` that
-    of the transfer from the proxy. A parameter without a gradient rests: the step leaves its weights and its state alone.
-    State is there from the start, so that a checkpoint of a run in which some parameters have rested holds it too.
+    of the transfer from the proxy. With `lazy_ngram_moments` the `tables` have `LazyAdamW`, made for `steps` steps. A
+    parameter without a gradient rests: the step leaves its weights and its state alone. State is there from the
+    start, so that a checkpoint of a run in which some parameters have rested holds it too.
     """
     width = width_over_proxy(model.config)
+    lazy = tables if config.lazy_ngram_moments else None
     groups: dict[tuple[bool, float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
+        if lazy is not None and parameter is lazy.weight:
+            continue
         role = role_of(name, parameter.dim())
         router = ".router." in name
         by_muon = config.name == "muon" and role == "hidden" and not router
@@ -59,9 +69,15 @@ def build_optimizers(
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
-    if not (matrices := groups_of(muon=True)):
-        return [adamw]
-    return [adamw, Muon(matrices, config.learning_rate, config.momentum, config.weight_decay, compute)]
+    optimizers: list[torch.optim.Optimizer] = [adamw]
+    if lazy is not None:
+        scale = transfer("embedding", width).learning_rate
+        optimizers.append(
+            LazyAdamW(lazy, config.learning_rate, (config.beta1, config.beta2), config.epsilon, scale, steps)
+        )
+    if matrices := groups_of(muon=True):
+        optimizers.append(Muon(matrices, config.learning_rate, config.momentum, config.weight_decay, compute))
+    return optimizers
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:

@@ -21,6 +21,7 @@ from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squ
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
+from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.regions import OPTIMIZER
@@ -60,24 +61,28 @@ class Trainer:
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
         model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
+        training = config.training
         self.parallel = parallelize(
             model,
             mesh,
             compute,
-            config.training.compile,
+            training.compile,
             settings=config.parallel,
+            rows_alone=training.optimizer.lazy_ngram_moments,
             seed=config.seed,
             memory_bytes=accelerator.memory_bytes,
         )
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
-        self.optimizers = build_optimizers(self.weights, config.training.optimizer, compute)
+        self.optimizers = build_optimizers(
+            self.weights, training.optimizer, compute, self.parallel.tables, training.steps
+        )
         self.routers = [layer.mlp.router for layer in self.model.blocks]
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Micro-batches of the last step."""
-        self._gradients: list[LocalGradient] = []
-        """This process' parts of the gradients of all that learns in the present step."""
+        self.gradients: list[LocalGradient] = []
+        """This process' parts of the gradients of all that has learnt in the last step."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Train on a batch. Collective.
@@ -109,7 +114,7 @@ class Trainer:
             routing = statistics if routing is None else routing + statistics
         assert routing is not None
 
-        self._gradients = local_gradients(self.weights.parameters())
+        self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
         routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
@@ -120,7 +125,7 @@ class Trainer:
         healthy = bool(np.isfinite([loss, norm, *agreed.values()]).all())
         if healthy:
             with torch.profiler.record_function(OPTIMIZER):
-                clip(self._gradients, norm, training.optimizer.max_gradient_norm)
+                clip(self.gradients, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
                     optimizer.step()
@@ -172,6 +177,12 @@ class Trainer:
         reshard(self.model)
         return tokens
 
+    def settle_weights(self) -> None:
+        """Make up for what optimizers have put off, so that the weights can be read as they are."""
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, LazyAdamW):
+                optimizer.settle()
+
     def _update_biases(self, step: int, load: Tensor) -> None:
         training = self.config.training
         mu = bias_update_rate(step, training.steps, training.balance)
@@ -182,7 +193,7 @@ class Trainer:
         self, means: dict[str, Tensor], load: Tensor, stop: bool
     ) -> tuple[dict[str, float], float, Tensor, bool]:
         """Sum losses, squared gradient norm, expert loads and requests to stop over the processes that have parts of them."""
-        squares = squared_norms(self._gradients, self.mesh)
+        squares = squared_norms(self.gradients, self.mesh)
         losses = torch.stack(list(means.values()))
         summed = self.mesh.sum(
             {"losses": losses, **squares, "stop": torch.full_like(losses[0], float(stop)), "expert_load": load}

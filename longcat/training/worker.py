@@ -167,6 +167,7 @@ class Worker:
         return figures
 
     def _finish(self, steps: int, ffn_experts: float) -> None:
+        self.trainer.settle_weights()
         checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
             facts = {

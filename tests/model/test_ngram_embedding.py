@@ -72,7 +72,7 @@ def test_embedding_is_the_mean_of_word_and_branches():
     total = words.clone()
     for branch, weight in enumerate(module.projection.weight.chunk(4, dim=1)):
         total += module.tables(rows[..., branch]) @ weight.T
-    torch.testing.assert_close(module(words, tokens), total / 5)
+    torch.testing.assert_close(module(words, module.start(tokens, 7)()), total / 5)
 
 
 NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
@@ -86,7 +86,8 @@ def test_the_end_of_text_is_the_models_own():
     model = LongcatModel(config).eval()
     model.initialize(0)
     with torch.no_grad():
-        embedded = [model.model.ngram_embeddings(torch.zeros(1, 4, 64), torch.tensor([row]))[0, -1]
+        ngrams = model.model.ngram_embeddings
+        embedded = [ngrams(torch.zeros(1, 4, 64), ngrams.start(torch.tensor([row]), 4)())[0, -1]
                     for row in ([50, 60, 0, 70], [51, 61, 0, 70], [50, 60, 2, 70], [51, 61, 2, 70])]  # fmt: skip
     assert torch.equal(embedded[0], embedded[1])
     assert not torch.equal(embedded[2], embedded[3])

@@ -15,7 +15,7 @@ from longcat.corpus.loader import Loader
 from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
 from longcat.padding import IGNORE, PADDING, is_padding
-from longcat.parallel.axes import COPIES, DENSE, EXPERT, SHARDS, SUMMED_OVER
+from longcat.parallel.axes import COPIES, SHARDS, SUMMED_OVER, VIEWS
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import ParallelModel, parallelize
 from longcat.training import checkpoint
@@ -68,7 +68,7 @@ def timeouts(mesh: ProcessMesh) -> None:
     pair = tuple(range(mesh.rank // 2 * 2, mesh.rank // 2 * 2 + 2))
     if mesh.processes > 2:
         mesh.open("pair", pair)
-    axes = {axis.name for axis in (*DENSE, *EXPERT)}
+    axes = {axis.name for view in VIEWS.values() for axis in view}
     sums = {" x ".join(axes) for axes in SUMMED_OVER.values()}
     assert set(mesh.groups) == axes | sums | ({"pair"} if mesh.processes > 2 else set())
     known = [dist.group.WORLD, *mesh.groups.values()]
@@ -81,7 +81,7 @@ def timeouts(mesh: ProcessMesh) -> None:
 
 def shares(mesh: ProcessMesh) -> None:
     """The processes that share experts, or a part of the batch, are those of the table."""
-    for view in (DENSE, EXPERT):
+    for view in VIEWS.values():
         for axis in view:
             expected = mesh.degrees.grid(view).group(mesh.rank, axis.name)
             assert dist.get_process_group_ranks(mesh.axis(axis.name).get_group()) == list(expected), axis.name

@@ -14,6 +14,7 @@ SETTINGS = {
     "accumulation": (),  # micro-batches have one row anyway
     "documents masked": ("training.mask_documents=true",),
     "sparse attention": EVERYTHING,
+    "n-gram tables by rows": (EVERYTHING[1], "parallel.embedding=true"),
     "Muon": ("training.optimizer.name=muon",),
     "a checkpoint": (),
     "tokens in chunks": ("parallel.chunks=2",),

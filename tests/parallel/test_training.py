@@ -107,6 +107,7 @@ SIGNS = {
     "expert_load": "expert loads",
     "dense_gradient_square": "gradient norm",
     "expert_gradient_square": "gradient norm",
+    "table_gradient_square": "gradient norm",
     "stop": "requests to stop",
 }
 """What is wrong first when a quantity is not summed."""
@@ -116,7 +117,7 @@ REDUCTIONS = {
 }
 """Each sum of the table along each of its axes, and the gradients between copies."""
 SEVERAL_ON_EVERY_AXIS = THREADS["replicate 2 x shard 4, expert 2"]
-SMALL = Case(rows=8, padded=True, stop=True)
+SMALL = Case(rows=8, overrides=(EVERYTHING[1], "parallel.embedding=true"), padded=True, stop=True)
 
 
 def test_with_all_reductions_there_is_no_difference(ranks, one_process):

@@ -140,6 +140,8 @@ def mutate(trainer, mesh, what, axis):
             for module in apart:
                 module.set_requires_all_reduce(False, recurse=False)
             loss.backward()
+            if last and trainer.parallel.tables is not None:
+                trainer.parallel.tables.finish()
 
         trainer.parallel.backward = backward
         return

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from safetensors.torch import load_file
 
 from longcat.artifact import Workspace
 from longcat.config import load_config
+from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
 from longcat.errors import Cancelled, ConfigError, TrainingError
 from longcat.interchange import load_huggingface
 from longcat.model.generation import generate
 from longcat.progress import Progress
+from longcat.training.held_out import held_out_batch
 from longcat.training.layout import settle_layout
 from longcat.training.stage import pretrain
 from tests.waiting import all_gone, wait_until
@@ -164,6 +167,36 @@ def test_layouts_that_do_not_fit_are_refused():
         settle_layout(load_config("smoke", None, ["training.processes=3"]), cpu)
     with pytest.raises(ConfigError, match="parallel.expert=4 does not divide"):
         settle_layout(load_config("smoke", None, ["training.processes=2", "parallel.expert=4"]), cpu)
+
+
+def test_rows_that_are_moved_late_go_on_to_the_bit(config, workspace, tmp_path):
+    """The checkpoint of a cancelled run, at a step of its own, leaves moves undone; the last one has them all."""
+    late = config(
+        "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
+        "parallel.embedding=true",
+        "training.optimizer.lazy_ngram_moments=true",
+        "training.precision=fp32",
+    )
+    tokens = tokens_of(late, workspace)
+    whole = pretrain(late, tokens, workspace=workspace)
+    shutil.move(whole.path, tmp_path / whole.path.name)
+
+    def cancel(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 2:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        pretrain(late, tokens, workspace=workspace, report=cancel)
+    resumed = pretrain(late, tokens, workspace=workspace)
+    same_as(tmp_path / whole.path.name, resumed)
+    model = load_huggingface(resumed.path / "huggingface")
+    batch = held_out_batch(TokenCorpus.open(tokens.path).held_out, late.training.held_out_sequences, 0, 1)
+    rows, targets, documents = (torch.from_numpy(of) for of in (batch.tokens, batch.targets, batch.documents))
+    with torch.no_grad():
+        total = model.sums(rows, targets, padding=documents < 0).language_model
+    last = json.loads((resumed.path / "metrics.jsonl").read_text().splitlines()[-1])
+    # the rows are up to date without the optimizer
+    assert float(total / (targets >= 0).sum()) == pytest.approx(last["held_out/loss"], rel=1e-5)
 
 
 def test_longcat_2_trains_in_two_processes_and_goes_on(config, workspace, monkeypatch):

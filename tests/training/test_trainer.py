@@ -42,6 +42,51 @@ def test_a_step_that_is_not_finite_changes_nothing(trainer):
     assert np.isfinite(after.loss)
 
 
+LAZY = [
+    "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
+    "parallel.embedding=true",
+    "training.optimizer.lazy_ngram_moments=true",
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_that_is_not_finite_leaves_late_rows_alone(make_trainer, precision):
+    trainer = make_trainer(*LAZY, precision=precision)
+    batches = [Batch.of_rows(np.random.default_rng(step).integers(3, 60, (4, 33))) for step in range(3)]
+    weight = trainer.parallel.tables.weight
+    assert weight.dtype == torch.float32  # rows are rounded as they are read, the tables have no copy
+    assert dict(trainer.weights.named_parameters())["model.ngram_embeddings.tables.weight"] is weight
+    before = snapshot(trainer)
+    assert not trainer.step(0, batches[0]).skipped
+    rows = trainer.parallel.tables.gradient.rows
+    moved = (weight.detach() != before[[p is weight for p in trainer.model.parameters()].index(True)]).any(1)
+    assert torch.equal(moved.nonzero().flatten(), rows)
+    before = snapshot(trainer)
+    forward = trainer.model.model.norm.forward
+    trainer.model.model.norm.forward = lambda x: forward(x) * float("nan")
+    assert trainer.step(1, batches[1]).skipped
+    trainer.model.model.norm.forward = forward
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(trainer), strict=True))
+    assert np.isfinite(trainer.step(2, batches[2]).loss)
+
+
+def test_late_rows_rest_while_the_indexers_learn_alone(make_trainer):
+    settings = ["training.dense_attention_steps=1", "training.indexer_warmup_steps=2"]
+    trainer = make_trainer(*LAZY, SPARSE, *settings)
+    tables, batch = trainer.parallel.tables, Batch.of_rows(np.random.default_rng(0).integers(3, 60, (4, 33)))
+    trainer.step(0, batch)
+    before = {name: value.clone() for name, value in trainer.optimizers[1].state[tables.weight].items()}
+    weight = tables.weight.detach().clone()
+    for step in (1, 2):
+        trainer.step(step, batch)
+        assert tables.gradient is None
+    assert torch.equal(tables.weight, weight)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.optimizers[1].state[tables.weight].items())
+    trainer.step(3, batch)
+    assert tables.gradient is not None
+    assert float(trainer.optimizers[1].state[tables.weight]["step"]) == 2
+
+
 SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}"
 
 
