@@ -53,7 +53,6 @@ class Collected:
         """Line of the first reading."""
         self._skipped: list[int] = []
         self._line = 0
-        self._begun_at = 0
         self._first_step: float | None = None
         self._step: float | None = None
         self._ranks: dict[int | None, float] = {}
