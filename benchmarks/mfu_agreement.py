@@ -15,6 +15,7 @@ Prints a table and ends with status 1 if anything is off.
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -271,6 +272,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=9, help="processes that are timed")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of every small copy
     results = {name: parts[name]() for name in arguments.parts}
     off = sum(len(part.off) for part in results.values())
     if arguments.json:
