@@ -62,6 +62,10 @@ def _selection_sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     yield query[:, 90:], key, weight[:, 90:], sparse
 
 
+_NEARER = 1e-30
+"""Score of a key for each position that it is farther away, far below any other score."""
+
+
 @operator("key_selection", _selection_sample_inputs, lambda keys: keys.sort(-1).values.float())
 @torch.compiler.disable
 @torch.no_grad()
@@ -76,7 +80,8 @@ def select_keys(
     """Choose the keys that each query reads: sink, window and those with the highest scores, `index_topk` together.
 
     The queries are the last positions of the keys' sequence. Where fewer keys lie before a query, all are chosen. With
-    documents, every one has a sink of its own, and no other keys are chosen.
+    documents, every one has a sink of its own, and no other keys are chosen. Of keys with a score of exactly 0, which are
+    many where there are few heads, the nearest are chosen, so that the choice does not depend on the number of keys.
 
     Args:
         query: `[batch, queries, heads, dim]`.
@@ -105,6 +110,7 @@ def select_keys(
         begin = 0 if document_starts is None else document_starts[:, start:end, None]
         always = (candidates < begin + config.index_init_tokens) | (candidates > position - config.index_local_tokens)
         foreign = (candidates > position) | (candidates < begin)
+        scores = torch.where(scores == 0, _NEARER * (candidates - position - 1), scores)
         scores = scores.masked_fill(always, torch.inf).masked_fill(foreign, -torch.inf)
         best, places = scores.topk(config.index_topk, dim=-1, sorted=False)
         keys = candidates.gather(-1, places)

@@ -9,9 +9,6 @@ from longcat.model.generation import generate
 
 SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}"
 
-MANY_HEADS = "model.sparse_attention.index_n_heads=16"
-"""With two heads a quarter of the scores are 0, and which of equal scores are chosen depends on the number of keys."""
-
 
 def make(*overrides):
     model = LongcatModel(load_config("smoke", overrides=["model.initializer_range=0.2", SPARSE, *overrides]).model)
@@ -103,7 +100,6 @@ def test_cached_logits_equal_the_whole_pass(pieces, pages):
         "model.sparse_attention.index_block_tokens=2",
         "model.sparse_attention.index_pages=6",  # all of them
         "model.sparse_attention.hierarchical_after_layers=0",
-        MANY_HEADS,
     ]
     model = make(*whole_budget, *([pages] if pages else [])).eval()
     cache = model.new_cache()
@@ -116,7 +112,7 @@ def test_cached_logits_equal_the_whole_pass(pieces, pages):
 
 
 def test_greedy_text_equals_the_uncached_one():
-    model = make(MANY_HEADS).eval()
+    model = make().eval()
     expected = [5, 2, 9, 11]
     with torch.inference_mode():
         for _ in range(20):

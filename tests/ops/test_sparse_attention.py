@@ -187,3 +187,17 @@ def test_a_perfect_indexer_has_no_loss():
     keys = ops.select_keys(query, key, weight, settings_of(6))
     scores = ops.index_scores_at(query, key, weight, keys).masked_fill(keys < 0, -torch.inf)
     assert float(ops.sparse_index_loss(query, key, weight, keys, scores.softmax(-1))) == pytest.approx(0, abs=1e-4)
+
+
+def test_of_equal_scores_the_nearest_are_chosen_however_many_keys_there_are():
+    """A prompt that is read whole and one that is read token by token see other numbers of keys."""
+    sparse = SparseAttentionConfig(
+        index_n_heads=1, index_head_dim=4, index_topk=8, index_init_tokens=1, index_local_tokens=2
+    )
+    query, key, weight = -torch.ones(1, 40, 1, 4), torch.ones(1, 40, 4), torch.ones(1, 40, 1)  # every score is 0
+    whole = ops.select_keys(query, key, weight, sparse)[0].sort(-1).values
+    for position in range(8, 40):
+        seen = position + 1
+        alone = ops.select_keys(query[:, position:seen], key[:, :seen], weight[:, position:seen], sparse)[0, 0]
+        expected = [0, *range(position - 6, position + 1)]
+        assert alone.sort().values.tolist() == whole[position].tolist() == expected
