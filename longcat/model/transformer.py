@@ -125,7 +125,12 @@ class Backbone(nn.Module):
 
     def forward(self, tokens: Tensor, context: ForwardContext, before: Tensor | None = None) -> State:
         """Compute the state after the layers for int64 `[batch, seq]`, from the output of the part `before` this one, if any."""
-        x = self._embedded(tokens, context) if before is None else before
+        if before is None:
+            x = self._embedded(tokens, context)
+        else:
+            x = before
+            if context.cache is not None:
+                context.cache.extend_tokens(tokens)
         statistics, index_loss = [], None
         for number, layer in self.layers.items():
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -199,7 +204,8 @@ class LongcatModel(Module):
             before: output of the part before this one, `[batch, seq, hidden]`, where there is one.
 
         Returns:
-            fp32 logits `[batch, seq, vocab]`, or the sums; of a part that is not the last one also its output.
+            fp32 logits `[batch, seq, vocab]`, or the sums; of a part that is not the last one its output `[batch, seq, hidden]`
+            instead of logits, and besides the sums.
 
         Raises:
             ValueError: documents together with a cache, or loss terms in inference mode.
@@ -209,7 +215,8 @@ class LongcatModel(Module):
         context = self.model.context(tokens, cache, padding, phase, documents)
         state = self.model(tokens, context, before)
         if targets is None:
-            assert self.lm_head is not None
+            if self.lm_head is None:
+                return state.last
             return self.lm_head(state.hidden[:, -1:] if last_only else state.hidden).float()
         nothing = state.last.new_zeros((), dtype=torch.float32)
         mtp, index_loss = nothing, nothing if state.index_loss is None else state.index_loss

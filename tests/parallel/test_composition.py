@@ -7,7 +7,7 @@ from longcat.parallel.axes import Degrees
 from longcat.provenance import ROOT
 from tests.parallel.training import EVERYTHING, Case, compare, train
 
-AXES = {"`replicate`": {"replicate": 2}, "`shard`": {}, "`expert`": {"expert": 2}}
+AXES = {"`pipeline`": {"pipeline": 2}, "`replicate`": {"replicate": 2}, "`shard`": {}, "`expert`": {"expert": 2}}
 """Degrees that make two processes differ along each axis; `shard` takes what is left."""
 SETTINGS = {
     "recomputation": ("training.activation_checkpointing=full",),
@@ -18,7 +18,7 @@ SETTINGS = {
     "Muon": ("training.optimizer.name=muon",),
     "a checkpoint": (),
     "tokens in chunks": ("parallel.chunks=2",),
-    "tokens in two levels": ("parallel.two_level=true", "parallel.devices_per_node=2"),
+    "tokens in two levels": ("parallel.two_level=true",),
 }
 """What the rows below the axes mean, by how they begin."""
 
@@ -45,7 +45,7 @@ def layout(*axes):
     degrees = {name: degree for axis in axes for name, degree in AXES[axis].items()}
     processes = 2 ** len(axes)
     if "`shard`" not in axes:  # then nothing is sharded, and experts are in all of the copies
-        degrees["replicate"] = processes
+        degrees["replicate"] = processes // degrees.get("pipeline", 1)
     return Degrees(processes, **degrees)
 
 
@@ -67,13 +67,17 @@ def test_a_pair_trains_what_one_process_does(ranks, tmp_path, row, column):
     settings = () if row in AXES else next(of for name, of in SETTINGS.items() if row.startswith(name))
     degrees = layout(*{row, column}.intersection(AXES))
     if row.startswith("tokens"):  # to experts: of two processes, or of two nodes
-        degrees = Degrees(4, 2 if "chunks" in row else 4, min(degrees.replicate, 2))
+        experts = 2 if "chunks" in row or degrees.pipeline > 1 else 4
+        degrees = Degrees(4, experts, min(degrees.replicate, 2), degrees.pipeline)
+        settings = (*settings, f"parallel.devices_per_node={experts // 2}")
     assert all(getattr(degrees, axis.strip("`")) > 1 for axis in (row, column) if axis in AXES)
+    if degrees.pipeline > 1:
+        settings = (*settings, "model.num_layers=2")
     case = Case(rows=8, overrides=settings, padded=row.startswith("documents"), steps=2)
     alone = row.startswith("a checkpoint")
     expected = ranks.on_mesh(Degrees(1), train, case, tmp_path / "state", 1 if alone else None)[0]
     found = ranks.on_mesh(degrees, train, case, tmp_path / "state", None, alone)[0]
-    assert found.micro_batches == 8 // degrees.processes > 1
+    assert found.micro_batches == 8 // degrees.batch_world > 1
     if alone:
         expected, found = expected.after(1), found.after(0)
     compare(found, expected)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -83,8 +84,8 @@ class Outcome:
     """Of the first step, clipped."""
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     """After the last step, with the balance state."""
-    moments: list[dict[str, torch.Tensor]] = field(default_factory=list)
-    """Of each optimizer's parameters after the last step."""
+    moments: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    """What optimizers know of each parameter after the last step."""
 
     def after(self, steps):
         """The outcome without the first steps, and without gradients."""
@@ -112,24 +113,60 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
         outcome.stops.append(result.stop)
         if step == first:
             named = trainer.weights.named_parameters()
-            outcome.gradients = {name: whole_tensor(of.grad) for name, of in named if of.grad is not None}
+            own = {name: whole_tensor(of.grad) for name, of in named if of.grad is not None}
+            outcome.gradients = of_all_stages(mesh, own)
         if step + 1 == save_after:
             checkpoint.write(folder, step + 1, trainer.weights, trainer.optimizers)
     outcome.micro_batches = trainer.micro_batches
-    outcome.weights = {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()}
-    outcome.moments = [
-        {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    ]
+    outcome.weights = of_all_stages(mesh, {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()})
+    names = {parameter: name for name, parameter in trainer.weights.named_parameters()}
+    outcome.moments = of_all_stages(
+        mesh,
+        {
+            names[parameter]: {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
+            for optimizer in trainer.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        },
+    )
     return outcome if mesh.rank == 0 else None
 
 
+def of_all_stages(mesh, own):
+    """What the stages of a pipeline have, together; what several have, as the word embedding, they have alike to the bit."""
+    if mesh.degrees.pipeline == 1:
+        return own
+    found = [None] * mesh.degrees.pipeline
+    dist.all_gather_object(found, own, group=mesh.group("pipeline"))
+    together = {}
+    for parts in found:
+        for name, value in parts.items():
+            assert same(together.setdefault(name, value), value), f"copies of {name} differ"
+    return together
+
+
+def same(one, other):
+    """Whether two tensors, or dictionaries of tensors, are equal to the bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return torch.equal(one, other)
+
+
 def mutate(trainer, mesh, what, axis):
-    """Leave out a reduction along an axis: of a quantity, or of the gradients between copies of a kind of parameter."""
+    """Leave out a reduction along an axis: of a quantity, or of the gradients between copies of a kind of parameter.
+
+    Of the copies of the word embedding in a pipeline: the sum of their gradients, that only one is counted, or that both move.
+    """
     from longcat.parallel.axes import SUMMED_OVER
 
+    if what == "embedding":
+        if axis == "sum":
+            trainer.parallel._sum_embeddings = lambda: None
+        elif axis == "count":
+            trainer.parallel.copies = frozenset()
+        else:
+            trainer.parallel.write_weights = lambda: None
+        return
     if what == "gradients":
         sharded = [module for module in trainer.model.modules() if isinstance(module, FSDPModule)]
         apart = [module for module in sharded if axis in next(module.parameters()).device_mesh.mesh_dim_names]
@@ -146,7 +183,7 @@ def mutate(trainer, mesh, what, axis):
         trainer.parallel.backward = backward
         return
     axes = [name for name in SUMMED_OVER[what] if name != axis]
-    grid = mesh.degrees.grid_of(axis)
+    grid = mesh.degrees.grid_of(axis, *axes)
     mesh._sums[what] = mesh.share(f"{what} without {axis}", grid.group(mesh.rank, *axes))
 
 
