@@ -108,9 +108,9 @@ class TrainingConfig(Section):
     """Sequences in one optimizer step, over all processes."""
     micro_batch_sequences: int = Field(default=0, ge=0)
     """Sequences per process and forward pass; 0 takes all sequences of a process at once."""
-    activation_checkpointing: Annotated[Literal["none", "full"], Formerly("recompute")] = "none"
-    """Activations recomputed in the backward pass instead of stored: none, or those of every layer (less memory, one
-    third more work)."""
+    activation_checkpointing: Annotated[Literal["none", "selective", "full"], Formerly("recompute")] = "none"
+    """Activations recomputed in the backward pass instead of stored: none; those of attention and feed-forward sublayers but
+    for attention's output, the routing and the tokens at their experts; or those of every layer (docs/pretrain.md)."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -9,7 +9,6 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from longcat.config import ModelConfig
 from longcat.model.cache import Cache
@@ -21,6 +20,7 @@ from longcat.model.module import Module, use_operators
 from longcat.model.mtp import MultiTokenPrediction, mtp_targets
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
+from longcat.model.recomputation import Recomputing, again
 from longcat.ops.documents import find_document_starts
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.registry import OperatorSettings
@@ -71,7 +71,7 @@ class HiddenZ(nn.Module):
         return (squares if padding is None else squares.masked_fill(padding, 0.0)).sum()
 
 
-class Backbone(nn.Module):
+class Backbone(Recomputing):
     """Token embedding, layers and final norm."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -88,8 +88,6 @@ class Backbone(nn.Module):
             else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size, config.end_of_text)
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.activation_checkpointing = False
-        """Whether the activations of layers are recomputed in the backward pass instead of kept."""
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mtp = MultiTokenPrediction(config) if config.mtp_num_layers else None
 
@@ -125,8 +123,8 @@ class Backbone(nn.Module):
             x = self.ngram_embeddings(x, found())
         statistics, index_loss = [], None
         for number, layer in enumerate(self.layers):
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x, asked, loss = checkpoint(layer, x, context, number, use_reentrant=False, preserve_rng_state=False)
+            if self.recomputes("full"):
+                x, asked, loss = again(layer, x, context, number)
             else:
                 x, asked, loss = layer(x, context, number)
             if asked is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from longcat.accelerator import npu_operator
 from longcat.ops.documents import find_document_starts, readable
@@ -145,15 +146,10 @@ class BlockAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, document_starts: Tensor | None = None
     ) -> Tensor:
         """Return `[n, seq, value dim]`."""
-        out = query.new_empty(*query.shape[:2], value.shape[-1])
         keeps = query.shape[1] <= KEPT_LENGTH and any(ctx.needs_input_grad)
-        kept = []
-        for block in _blocks(query, document_starts):
-            first, start, end = block
-            probabilities = _probabilities(query, key, block, scale, document_starts)
-            out[:, start:end] = torch.bmm(probabilities, value[:, first:end])
-            if keeps:
-                kept.append(probabilities)
+        blocks = _blocks(query, document_starts) if keeps else []
+        kept = [_probabilities(query, key, block, scale, document_starts) for block in blocks]
+        out: Tensor = _attend(query, key, value, scale, document_starts, kept)
         ctx.save_for_backward(query, key, value, out, *kept)
         ctx.scale, ctx.document_starts = scale, document_starts
         return out
@@ -181,6 +177,29 @@ class BlockAttention(torch.autograd.Function):
         return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
+@torch.library.custom_op("longcat::block_attention", mutates_args=())
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, document_starts: Tensor | None, known: list[Tensor]
+) -> Tensor:
+    """Compute attention as one operator, for what looks at operators, from the probabilities where they are `known`."""
+    out = query.new_empty(*query.shape[:2], value.shape[-1])
+    for number, block in enumerate(_blocks(query, document_starts)):
+        first, start, end = block
+        probabilities = known[number] if known else _probabilities(query, key, block, scale, document_starts)
+        out[:, start:end] = torch.bmm(probabilities, value[:, first:end])
+    return out
+
+
+@register_flop_formula(torch.ops.longcat.block_attention)
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], _scale: float, _starts: Any, known: Any, **_: Any
+) -> int:
+    """Count the products of the blocks, as without documents."""
+    count, seq, dim = query
+    width = value[-1] + (0 if known else dim)
+    return sum(2 * count * (end - start) * (end - first) * width for first, start, end in _whole_blocks(count, seq))
+
+
 def _add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
     if total.dtype == a.dtype:
         total.baddbmm_(a, b, alpha=scale)
@@ -205,7 +224,13 @@ def _probabilities(
 
 def _blocks(query: Tensor, document_starts: Tensor | None) -> list[tuple[int, int, int]]:
     """List first key, first query and end of each block."""
-    count, seq, _ = query.shape
+    blocks = _whole_blocks(*query.shape[:2])
+    if document_starts is None:
+        return blocks
+    first = document_starts.amin(0).tolist()  # the starts of a row never fall
+    return [(first[start], start, end) for _, start, end in blocks]
+
+
+def _whole_blocks(count: int, seq: int) -> list[tuple[int, int, int]]:
     size = max(1, min(QUERY_BLOCK, BLOCK_SCORES // (count * seq)))
-    first = [0] * seq if document_starts is None else document_starts.amin(0).tolist()  # the starts of a row never fall
-    return [(first[start], start, min(start + size, seq)) for start in range(0, seq, size)]
+    return [(0, start, min(start + size, seq)) for start in range(0, seq, size)]

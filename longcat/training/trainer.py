@@ -13,6 +13,7 @@ from longcat.config import PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.generation import generate
+from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
@@ -60,7 +61,7 @@ class Trainer:
             model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
-        model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
+        use_recomputation(model, config.training.activation_checkpointing)
         training = config.training
         self.parallel = parallelize(
             model,

@@ -10,7 +10,8 @@ from tests.parallel.training import EVERYTHING, Case, compare, train
 AXES = {"`replicate`": {"replicate": 2}, "`shard`": {}, "`expert`": {"expert": 2}}
 """Degrees that make two processes differ along each axis; `shard` takes what is left."""
 SETTINGS = {
-    "recomputation": ("training.activation_checkpointing=full",),
+    "recomputation `full`": ("training.activation_checkpointing=full",),
+    "recomputation `selective`": ("training.activation_checkpointing=selective", *EVERYTHING),
     "accumulation": (),  # micro-batches have one row anyway
     "documents masked": ("training.mask_documents=true",),
     "sparse attention": EVERYTHING,
