@@ -55,6 +55,9 @@ class OptimizerConfig(Section):
     """Decoupled weight decay of matrices; norms, embeddings and biases have none."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """Maximum global norm of the gradients; larger gradients are scaled down to it."""
+    offload: Annotated[bool, RUNTIME] = False
+    """Keep the optimizer's moments in the host's memory; each step brings them to the device and back in pieces. Same bits,
+    less memory on the device, slower steps. Those of `lazy_ngram_moments` stay on the device."""
     lazy_ngram_moments: bool = False
     """Update only the rows of the n-gram tables that were looked up in a step. What AdamW would have done to a row meanwhile is
     made up for when it is next looked up, so that training differs from AdamW's by rounding. Needs `parallel.embedding`,

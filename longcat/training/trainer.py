@@ -26,6 +26,7 @@ from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
 from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.losses import Counts, losses, weighted_total
+from longcat.training.offload import OffloadedStates
 from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.regions import OPTIMIZER
 from longcat.training.schedule import learning_rate
@@ -80,6 +81,7 @@ class Trainer:
         self.optimizers = build_optimizers(
             self.weights, training.optimizer, compute, self.parallel.tables, training.steps
         )
+        self.offloaded = OffloadedStates(self.optimizers) if training.optimizer.offload else None
         self.routers = [layer.mlp.router for part in self.parallel.parts for layer in part.blocks]
         self.layers = [number for part in self.parallel.parts for number in part.part.layers]
         """Numbers of the layers that this process computes."""
@@ -104,6 +106,8 @@ class Trainer:
             for name, parameter in part.named_parameters():  # what rests is not even differentiated
                 parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
         self.parallel.zero_grad()
+        if self.offloaded is not None:
+            self.offloaded.release()  # a checkpoint may have been written
         batch_parts = self._micro_batches(whole, self.micro_batch or len(whole[0]))
         self.micro_batches = len(batch_parts)
         seen = _Seen(self.config.model, self.mesh.device)
@@ -129,7 +133,10 @@ class Trainer:
                 clip(self.gradients, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
-                    optimizer.step()
+                    if self.offloaded is None:
+                        optimizer.step()
+                    else:
+                        self.offloaded.step(optimizer)
                 self.parallel.write_weights()
                 if phase != "warmup":
                     self._update_biases(step, load)

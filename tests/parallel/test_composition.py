@@ -16,6 +16,7 @@ SETTINGS = {
     "documents masked": ("training.mask_documents=true",),
     "sparse attention": EVERYTHING,
     "n-gram tables by rows": (EVERYTHING[1], "parallel.embedding=true"),
+    "optimizer state on the host": ("training.optimizer.offload=true", "training.optimizer.name=muon"),
     "Muon": ("training.optimizer.name=muon",),
     "a checkpoint": (),
     "tokens in chunks": ("parallel.chunks=2",),

@@ -117,6 +117,8 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
             checkpoint.write(folder, step + 1, trainer.weights, trainer.optimizers)
     outcome.micro_batches = trainer.micro_batches
     outcome.weights = {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()}
+    for optimizer in trainer.optimizers:
+        optimizer.state_dict()  # what lives in the host's memory comes
     outcome.moments = [
         {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
         for optimizer in trainer.optimizers
