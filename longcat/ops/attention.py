@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
+from longcat.ops.chunks import size_kind
 from longcat.ops.documents import find_document_starts, has_numbers, pack, readable
 from longcat.ops.registry import SampleInputs, operator
 
@@ -19,7 +20,8 @@ KEPT_LENGTH = 2048
 """Up to the scores of a row of this length `BlockAttention` keeps the probabilities for the backward pass; beyond them they
 are recomputed."""
 QUERY_BLOCK = 128
-"""Queries that go through `BlockAttention` at once: their scores stay in the cache, and later keys are never touched."""
+"""Queries that go through `BlockAttention` at once: their scores stay in the cache, and later keys are never touched. Sized
+for an accelerator, whose kernels keep no probabilities, it takes as many as `BLOCK_SCORES` allows."""
 BLOCK_SCORES = 134_217_728
 """Scores held at once; blocks become smaller where they would be more."""
 MOST_HEADS, WIDEST_HEAD, MOST_TOKENS = 256, 768, 1_000_000
@@ -174,7 +176,8 @@ class BlockAttention(torch.autograd.Function):
     ) -> Tensor:
         """Return `[n, queries, value dim]`."""
         out = query.new_empty(*query.shape[:2], value.shape[-1])
-        keeps = query.shape[1] * key.shape[1] <= KEPT_LENGTH**2 and any(ctx.needs_input_grad)
+        few = size_kind(query) == "cpu" and query.shape[1] * key.shape[1] <= KEPT_LENGTH**2
+        keeps = few and any(ctx.needs_input_grad)
         kept = []
         for block in _blocks(query, key, document_starts):
             probabilities = _probabilities(query, key, block, scale, document_starts)
@@ -231,7 +234,8 @@ def _blocks(query: Tensor, key: Tensor, document_starts: Tensor | None) -> list[
     """Cut the queries into blocks; where the host cannot know the documents, each block reads from the row's start on."""
     (count, queries, _), keys = query.shape, key.shape[1]
     earlier = keys - queries
-    size = max(1, min(QUERY_BLOCK, BLOCK_SCORES // (count * keys)))
+    size = max(1, BLOCK_SCORES // (count * keys))
+    size = min(size, QUERY_BLOCK) if size_kind(query) == "cpu" else size
     spans = [(start, min(start + size, queries)) for start in range(0, queries, size)]
     if document_starts is None or not has_numbers(document_starts):
         return [_Block(start, end, 0, earlier + start, earlier + end - 1) for start, end in spans]
