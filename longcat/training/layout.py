@@ -34,6 +34,12 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
         **{name: value for name, value in config.parallel if name in degrees_asked},
         batch_sequences=training.global_batch_sequences,
         routed_experts=config.model.n_routed_experts,
+        layers=config.model.num_layers,
+        sequence_length=config.corpus.sequence_length_tokens,
+        widths=(
+            ("model.num_attention_heads", config.model.num_attention_heads),
+            ("model.ffn_hidden_size", config.model.ffn_hidden_size),
+        ),
     )
     try:
         degrees = wish.settle()
