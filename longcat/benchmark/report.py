@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
-from longcat.benchmark import plots
+from longcat.benchmark import axis_plots, plots
+from longcat.benchmark.plots import decimal_bytes
 from longcat.benchmark.products import AGREEMENT
 from longcat.benchmark.references import references
 from longcat.benchmark.report_page import PAGE, TITLES
@@ -98,15 +99,12 @@ def html(result: Mapping[str, Any]) -> str:
         count=count,
         words=lambda name: str(name).replace("_", " "),
         ratio=ratio,
-        size=plots.readable_bytes,
+        amount=decimal_bytes,
         number=number,
         source=_source,
     )
     operators, comparison = result.get("operators"), result["comparison"]
     found = comparison.get("distribution")
-    bandwidths: dict[tuple[str, int, int], dict[str, float]] = {}
-    for one in result.get("collectives") or []:
-        bandwidths.setdefault((one["scope"], one["ranks"], one["bytes"]), {})[one["name"]] = one["bus_bandwidth"]
     flops = sorted(result["flops_per_token"].items(), key=lambda pair: -pair[1])
     total = sum(value for _, value in flops)
     unit, scale = flop_unit(total)
@@ -133,8 +131,6 @@ def html(result: Mapping[str, Any]) -> str:
         total=total,
         unit=unit,
         scale=scale,
-        bandwidths=bandwidths,
-        collectives=list(next(iter(bandwidths.values()), {})),
         part_descriptions=PART_DESCRIPTIONS,
         profiler_text=_profiler_text(result) if result.get("breakdown") else None,
         basis=_basis(result),
@@ -171,8 +167,9 @@ def _titles(result: Mapping[str, Any]) -> dict[str, str]:
         "verdict": True, "published": True, "flops": True, "basis": True,
         "distribution": comparison.get("distribution"), "rows": comparison["matches"],
         "other-devices": comparison["other_devices"], "step": result.get("breakdown"),
+        "timeline": (result.get("breakdown") or {}).get("timelines"),
         "conventions": result["mfu_by_convention"], "kernels": result.get("operators"),
-        **{name: result.get(name) for name in ("collectives", "memory", "sweep", "scaling")},
+        **{name: result.get(name) for name in ("axes", "memory", "sweep", "scaling")},
     }  # fmt: skip
     mixture = result.get("kind") == "moe"
     titles = TITLES | {
@@ -268,10 +265,13 @@ def _pictures(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Figure
         drawn["distribution"] = partial(plots.distribution, found)
     if result.get("breakdown"):
         drawn["breakdown"] = partial(plots.step_breakdown, result["breakdown"]["parts"])
+        if lines := result["breakdown"].get("timelines"):
+            drawn["timeline"] = partial(axis_plots.timelines, lines)
     if result.get("operators"):
         drawn["roofline"] = partial(plots.roofline, result["operators"], _device_peak(result))
-    if result.get("collectives"):
-        drawn["collectives"] = partial(plots.bandwidths, result["collectives"])
+    if result.get("axes"):
+        drawn["bandwidths"] = partial(axis_plots.bandwidths, result["collectives"])
+        drawn["axes"] = partial(axis_plots.axis_times, result["axes"], result["step_seconds"])
     if any("error" not in row for row in result.get("sweep") or []):
         drawn["sweep"] = partial(plots.sweep, result["sweep"])
     if result.get("scaling"):
