@@ -12,14 +12,21 @@ from longcat.config.section import Formerly, Section
 class ParallelConfig(Section):
     """How training is laid out over its processes; `longcat.parallel.axes` has the arithmetic."""
 
+    pipeline: int = Field(default=1, ge=1)
+    """Stages that divide the layers; a micro-batch goes through them one after the other."""
     replicate: int = Field(default=1, ge=1)
     """Groups of processes that each hold all parameters: their gradients are summed between the groups once a step,
     instead of parameters gathered over all processes. For a slow link between groups of devices with a fast one."""
     shard: int = Field(default=0, ge=0)
-    """Processes over which parameters, gradients and optimizer state are sharded; 0 takes those that `replicate` leaves."""
+    """Processes that read different rows and share parameters, gradients and optimizer state; 0 takes those that the other axes
+    leave."""
+    context: int = Field(default=1, ge=1)
+    """Processes that divide the tokens of their rows, for rows too long for one device."""
+    tensor: int = Field(default=1, ge=1)
+    """Processes that divide the heads of attention and the dense feed-forward networks, and the tokens in between."""
     expert: Annotated[int, Formerly("training.expert_parallel")] = Field(default=0, ge=0)
-    """Processes that hold one set of routed experts between them; 0 takes the most that divide the processes and the
-    routed experts."""
+    """Processes that hold one set of routed experts between them; 0 takes the most that divide the processes of a
+    stage and the routed experts."""
     embedding: bool = False
     """Spread the rows of the n-gram tables over all processes, which fetch those they look up, instead of gathering the tables
     whole in every process. Right for tables that are large against the rows that a batch reads."""

@@ -21,6 +21,7 @@ from longcat.model.module import Module, use_operators
 from longcat.model.mtp import MultiTokenPrediction, mtp_targets
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
+from longcat.model.part import Part
 from longcat.ops.documents import find_document_starts
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.registry import OperatorSettings
@@ -62,6 +63,15 @@ class LossSums(NamedTuple):
     """The routers' largest probability, `[layers]`, without gradient."""
 
 
+class Onward(NamedTuple):
+    """What a part of a model that is not the last one computes from tokens and targets."""
+
+    hidden: Tensor
+    """`[batch, seq, hidden]`, for the next part."""
+    sums: LossSums
+    """Of this part: terms of other parts are 0, and router statistics are those of its own layers."""
+
+
 class HiddenZ(nn.Module):
     """Hidden z-loss: sum over tokens of (log sum_i exp |h_i|)^2 (arXiv 2509.01322)."""
 
@@ -72,26 +82,27 @@ class HiddenZ(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Token embedding, layers and final norm."""
+    """Token embedding, layers and final norm, or a part of them."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, part: Part) -> None:
         super().__init__()
         self.rope_dim, self.rope_theta, self.rope_scaling = (
             config.qk_rope_head_dim,
             config.rope_theta,
             config.rope_scaling,
         )
-        self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden_size)
+        predicts = part.last and config.mtp_num_layers > 0
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden_size) if part.first or predicts else None
         self.ngram_embeddings = (
-            None
-            if config.ngram is None
-            else NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size, config.end_of_text)
+            NgramEmbedding(config.ngram, config.vocabulary, config.hidden_size, config.end_of_text)
+            if part.first and config.ngram is not None
+            else None
         )
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleDict({str(number): Layer(config) for number in part.layers})
         self.activation_checkpointing = False
         """Whether the activations of layers are recomputed in the backward pass instead of kept."""
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mtp = MultiTokenPrediction(config) if config.mtp_num_layers else None
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if part.last else None
+        self.mtp = MultiTokenPrediction(config) if predicts else None
 
     def context(
         self,
@@ -112,38 +123,50 @@ class Backbone(nn.Module):
         padding = is_padding(documents) if padding is None else padding
         return ForwardContext(cos, sin, None, padding, find_document_starts(documents), phase)
 
-    def forward(self, tokens: Tensor, context: ForwardContext) -> State:
-        """Compute the state after the layers for int64 `[batch, seq]`."""
+    def forward(self, tokens: Tensor, context: ForwardContext, before: Tensor | None = None) -> State:
+        """Compute the state after the layers for int64 `[batch, seq]`, from the output of the part `before` this one, if any."""
+        x = self._embedded(tokens, context) if before is None else before
+        statistics, index_loss = [], None
+        for number, layer in self.layers.items():
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x, asked, loss = checkpoint(
+                    layer, x, context, int(number), use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x, asked, loss = layer(x, context, int(number))
+            if asked is not None:
+                statistics.append(asked)
+            if loss is not None:
+                index_loss = loss if index_loss is None else index_loss + loss
+        return State(x, x if self.norm is None else self.norm(x), statistics, index_loss)
+
+    def _embedded(self, tokens: Tensor, context: ForwardContext) -> Tensor:
+        assert self.embed_tokens is not None
         seen = tokens if context.cache is None else context.cache.extend_tokens(tokens)
         found = (
             None
             if self.ngram_embeddings is None
             else self.ngram_embeddings.start(seen, tokens.shape[1], context.document_starts)
         )
-        x = self.embed_tokens(tokens)
+        x: Tensor = self.embed_tokens(tokens)
         if self.ngram_embeddings is not None and found is not None:
             x = self.ngram_embeddings(x, found())
-        statistics, index_loss = [], None
-        for number, layer in enumerate(self.layers):
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x, asked, loss = checkpoint(layer, x, context, number, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x, asked, loss = layer(x, context, number)
-            if asked is not None:
-                statistics.append(asked)
-            if loss is not None:
-                index_loss = loss if index_loss is None else index_loss + loss
-        return State(x, self.norm(x), statistics, index_loss)
+        return x
 
 
 class LongcatModel(Module):
-    """LongCat for causal language modelling: Flash, Flash-Lite (n-grams), 2.0 (n-grams, sparse attention, MTP)."""
+    """LongCat for causal language modelling: Flash, Flash-Lite (n-grams), 2.0 (n-grams, sparse attention, MTP).
 
-    def __init__(self, config: ModelConfig, operators: OperatorSettings | None = None) -> None:
+    A `part` of it has its parameters under the same names.
+    """
+
+    def __init__(
+        self, config: ModelConfig, operators: OperatorSettings | None = None, part: Part | None = None
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.model = Backbone(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False)
+        self.config, self.part = config, part or Part.whole(config)
+        self.model = Backbone(config, self.part)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False) if self.part.last else None
         self.hidden_z = HiddenZ()
         use_operators(self, operators or OperatorSettings())
 
@@ -157,7 +180,8 @@ class LongcatModel(Module):
         phase: Phase = "sparse",
         documents: Tensor | None = None,
         last_only: bool = False,
-    ) -> Tensor | LossSums:
+        before: Tensor | None = None,
+    ) -> Tensor | LossSums | Onward:
         """Compute logits, or with `targets` the loss terms; `logits`, `next_logits` and `sums` have the types.
 
         Every way into the model leads through here: FSDP gathers the weights of the whole model at this call.
@@ -172,9 +196,10 @@ class LongcatModel(Module):
             documents: int64 `[batch, seq]`, a number for each document in a row, never falling, and -1 for padding
                 behind them. Nothing reaches from one document into another. None: every row is one.
             last_only: compute the logits of the last token of each row only, `[batch, 1, vocab]`.
+            before: output of the part before this one, `[batch, seq, hidden]`, where there is one.
 
         Returns:
-            fp32 logits `[batch, seq, vocab]`, or the sums.
+            fp32 logits `[batch, seq, vocab]`, or the sums; of a part that is not the last one also its output.
 
         Raises:
             ValueError: documents together with a cache, or loss terms in inference mode.
@@ -182,12 +207,13 @@ class LongcatModel(Module):
         if targets is not None and torch.is_inference_mode_enabled():
             raise ValueError("loss terms need router statistics, which inference mode leaves out; use torch.no_grad()")
         context = self.model.context(tokens, cache, padding, phase, documents)
-        state = self.model(tokens, context)
+        state = self.model(tokens, context, before)
         if targets is None:
+            assert self.lm_head is not None
             return self.lm_head(state.hidden[:, -1:] if last_only else state.hidden).float()
         nothing = state.last.new_zeros((), dtype=torch.float32)
         mtp, index_loss = nothing, nothing if state.index_loss is None else state.index_loss
-        if self.model.mtp is not None:
+        if self.model.mtp is not None and self.model.embed_tokens is not None:
             words = self.model.embed_tokens(targets.clamp_min(0))
             states, own = self.model.mtp(state.hidden, words, context)
             index_loss = index_loss if own is None else index_loss + own
@@ -195,16 +221,18 @@ class LongcatModel(Module):
                 mtp = mtp + self._loss(
                     hidden, mtp_targets(targets, depth, self.config.end_of_text, context.document_starts)
                 )
-        return LossSums(
-            language_model=self._loss(state.hidden, targets),
+        last = self.part.last
+        sums = LossSums(
+            language_model=self._loss(state.hidden, targets) if last else nothing,
             mtp=mtp,
             indexer=index_loss,
-            hidden_z=self.hidden_z(state.last, context.padding),
+            hidden_z=self.hidden_z(state.last, context.padding) if last else nothing,
             router_probability=torch.stack([asked.probability for asked in state.statistics]),
             router_load=torch.stack([asked.load for asked in state.statistics]),
             router_entropy=torch.stack([asked.entropy for asked in state.statistics]),
             router_top_probability=torch.stack([asked.top_probability for asked in state.statistics]),
         )
+        return sums if last else Onward(state.last, sums)
 
     def logits(self, tokens: Tensor, *, cache: Cache | None = None, padding: Tensor | None = None) -> Tensor:
         """Compute fp32 logits `[batch, seq, vocab]`, see `forward`."""
@@ -226,6 +254,7 @@ class LongcatModel(Module):
         return cast(LossSums, self(tokens, targets, phase=phase, documents=documents, padding=padding))
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        assert self.lm_head is not None
         return self.operators.run(linear_cross_entropy, hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
     def new_cache(self) -> Cache:
@@ -234,8 +263,8 @@ class LongcatModel(Module):
 
     @property
     def blocks(self) -> list[Layer]:
-        """The layers with their type."""
-        return [cast(Layer, layer) for layer in self.model.layers]
+        """The layers of this part, with their type."""
+        return [cast(Layer, layer) for layer in self.model.layers.values()]
 
     def initialize(self, seed: int) -> None:
         """Set all weights to their initial values (`longcat.model.initialisation`), and the biases of routers to 0."""

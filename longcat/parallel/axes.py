@@ -1,31 +1,36 @@
 """The axes of parallelism as one table: how far each one divides the work, and which ranks belong together.
 
 Pure arithmetic of ranks, without torch and without processes, so that a layout is checked before anything starts and at
-any size. A new axis is a field of `Degrees`, a row of `DENSE` or `EXPERT` and, if it divides tokens, an entry in the
-tables below them; `longcat.parallel.mesh` opens its groups from here.
+any size. A new axis is a field of `Degrees`, a row of a view and, if it divides tokens, an entry in the tables below them; `longcat.parallel.mesh` opens its groups from here.
 
-The same ranks are seen as two grids. To everything but the routed experts they are the `DENSE` grid; to the routed
-experts they are the `EXPERT` grid, so that experts may be spread over processes that share no other parameter.
+The same ranks are seen as several grids: by the `TOKENS` that they compute, and by the parameters that they hold, which
+are `DENSE`, those of the routed `EXPERT`s, or n-gram `TABLES`. So experts may be spread over processes that share no other
+parameter, and processes that share the tokens of a row share its parameters, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 from longcat.errors import ConfigError
 
-Divided = Literal["rows", "experts"]
-"""What an axis divides: the rows of a batch, or the routed experts of each layer."""
-Kind = Literal["dense", "expert", "table"]
-"""Of a parameter: one of the routed experts, n-gram tables whose rows are spread, or any other."""
+Divided = Literal["layers", "rows", "tokens", "heads", "weights", "experts"]
+"""What an axis divides: the layers, the rows of a batch, the tokens of a row, the heads of attention and the inner width of
+feed-forward networks, parameters, or the routed experts of each layer."""
+View = Literal["tokens", "dense", "expert", "table"]
+"""A way to see the ranks: by the tokens that they compute, or by the parameters of a kind that they hold."""
+Kind = Literal["dense", "divided", "expert", "table"]
+"""Of a parameter: one whose matrix is divided over `tensor`, one of the routed experts, n-gram tables whose rows are spread,
+or any other."""
 Quantity = Literal[
     "losses",
     "counts",
     "expert_load",
     "dense_gradient_square",
+    "divided_gradient_square",
     "expert_gradient_square",
     "table_gradient_square",
     "stop",
@@ -41,36 +46,51 @@ class Axis:
     divides: Divided
 
 
-DENSE = (Axis("replicate", "rows"), Axis("shard", "rows"))
-"""Axes of everything but the routed experts, outermost first; neighbours along the last one have adjacent ranks."""
-EXPERT = (Axis("expert_replicate", "rows"), Axis("expert_shard", "rows"), Axis("expert", "experts"))
-"""Axes of the routed experts, outermost first."""
-TABLES = (Axis("embedding", "rows"),)
-"""The axis of spread n-gram tables: all ranks, each with rows of its own."""
-VIEWS: dict[Kind, tuple[Axis, ...]] = {"dense": DENSE, "expert": EXPERT, "table": TABLES}
-"""The grid that each kind of parameter is laid out on."""
+PIPELINE, REPLICATE, TENSOR = Axis("pipeline", "layers"), Axis("replicate", "rows"), Axis("tensor", "heads")
+TOKENS = (PIPELINE, REPLICATE, Axis("shard", "rows"), Axis("context", "tokens"), TENSOR)
+"""Axes of the work, outermost first; neighbours along the last one have adjacent ranks."""
+DENSE = (PIPELINE, REPLICATE, Axis("dense_shard", "weights"), TENSOR)
+"""Axes of everything but the routed experts and spread tables: shards are those of rows and of tokens together."""
+EXPERT = (PIPELINE, Axis("expert_replicate", "weights"), Axis("expert_shard", "weights"), Axis("expert", "experts"))
+"""Axes of the routed experts, which are spread over all ranks of a stage."""
+TABLES = (PIPELINE, Axis("embedding", "weights"))
+"""Axes of spread n-gram tables: all ranks of a stage, each with rows of its own."""
+VIEWS: dict[View, tuple[Axis, ...]] = {"tokens": TOKENS, "dense": DENSE, "expert": EXPERT, "table": TABLES}
+"""The grids that the ranks are seen as."""
 
 BATCH: tuple[str, ...] = ("replicate", "shard")
 """Axes along which processes read different rows of a batch; along every other one they share them."""
+ROW: tuple[str, ...] = ("context", "tensor")
+"""Axes along which processes have different tokens of the same rows."""
 COPIES: dict[Literal["dense", "expert"], str] = {"dense": "replicate", "expert": "expert_replicate"}
 """Axis along which processes hold the same shard of a parameter of each kind; its gradients are summed over it."""
-SHARDS: dict[Kind, str] = {"dense": "shard", "expert": "expert_shard", "table": "embedding"}
+SHARDS: dict[Kind, str] = {
+    "dense": "dense_shard",
+    "divided": "dense_shard",
+    "expert": "expert_shard",
+    "table": "embedding",
+}
 """Axis along which a parameter of each kind is sharded; its gradients are summed over it, too."""
+PARTS = "tensor"
+"""Axis along which the gradients of "dense" parameters, which all its processes hold, are parts by tokens to be summed."""
 SQUARES: dict[Kind, Quantity] = {
     "dense": "dense_gradient_square",
+    "divided": "divided_gradient_square",
     "expert": "expert_gradient_square",
     "table": "table_gradient_square",
 }
 """Squared norm of the gradients of each kind of parameter."""
+_WORK = tuple(axis.name for axis in TOKENS)
 SUMMED_OVER: dict[Quantity, tuple[str, ...]] = {
-    "losses": BATCH,  # each process has those of its own tokens
+    "losses": _WORK,  # each process has those of its own tokens and layers
     "counts": BATCH,
-    "expert_load": BATCH,
+    "expert_load": _WORK,
     # each element is on one process of these axes; along the others there are only copies of it
-    "dense_gradient_square": ("shard",),
-    "expert_gradient_square": ("expert_shard", "expert"),
-    "table_gradient_square": ("embedding",),
-    "stop": BATCH,
+    "dense_gradient_square": ("pipeline", "dense_shard"),
+    "divided_gradient_square": ("pipeline", "dense_shard", "tensor"),
+    "expert_gradient_square": ("pipeline", "expert_shard", "expert"),
+    "table_gradient_square": ("pipeline", "embedding"),
+    "stop": _WORK,
 }
 """Axes over which each quantity is summed."""
 
@@ -133,6 +153,12 @@ class Degrees:
     """Processes that hold one set of routed experts between them."""
     replicate: int = 1
     """Processes that hold the same shard of each parameter."""
+    pipeline: int = 1
+    """Stages, each with layers of its own."""
+    context: int = 1
+    """Processes that divide the tokens of their rows."""
+    tensor: int = 1
+    """Processes that divide heads and feed-forward networks, and the tokens in between."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -140,35 +166,50 @@ class Degrees:
                 raise ConfigError(f"{_key(name)}={value} is below 1")
             if self.processes % value:
                 raise ConfigError(f"{_key(name)}={value} does not divide training.processes={self.processes}")
+        for names in (("pipeline", "replicate", "context", "tensor"), ("pipeline", "expert")):
+            degrees = {name: getattr(self, name) for name in names if getattr(self, name) > 1}
+            if self.processes % math.prod(degrees.values()):
+                raise ConfigError(f"{_product(degrees)}, which does not divide training.processes={self.processes}")
+
+    @property
+    def stage(self) -> int:
+        """Processes of a pipeline stage."""
+        return self.processes // self.pipeline
 
     @property
     def shard(self) -> int:
+        """Processes that read different rows and hold shards of the same parameters."""
+        return self.stage // (self.replicate * self.context * self.tensor)
+
+    @property
+    def dense_shard(self) -> int:
         """Processes over which each parameter of no routed expert is sharded."""
-        return self.processes // self.replicate
+        return self.shard * self.context
 
     @property
     def expert_shard(self) -> int:
         """Processes over which the parameters of one process' routed experts are sharded.
 
-        As many as it takes for the sets of experts to cover whole groups of `shard`: an element of an expert then has no
-        more copies than one of another parameter.
+        As many as it takes for the sets of experts to cover whole groups of processes without a copy of another parameter:
+        an element of an expert then has no more copies than one of a parameter that is divided in every way.
         """
-        return self.shard // math.gcd(self.shard, self.expert)
+        whole = self.dense_shard * self.tensor
+        return whole // math.gcd(whole, self.expert)
 
     @property
     def expert_replicate(self) -> int:
         """Processes that hold the same shard of the same routed experts."""
-        return self.processes // (self.expert * self.expert_shard)
+        return self.stage // (self.expert * self.expert_shard)
 
     @property
     def embedding(self) -> int:
         """Processes over which the rows of n-gram tables are spread, if they are."""
-        return self.processes
+        return self.stage
 
     @property
     def by_axis(self) -> dict[str, int]:
         """The degree of each axis that the section `parallel` of the configuration has."""
-        return {name: getattr(self, name) for name in (*(axis.name for axis in DENSE), "expert")}
+        return {name: getattr(self, name) for name in (*(axis.name for axis in TOKENS), "expert")}
 
     def grid(self, view: Sequence[Axis]) -> Grid:
         """The ranks as this view of the table sees them."""
@@ -198,13 +239,24 @@ class Wish:
     processes: int
     replicate: int = 1
     shard: int = 0
-    """0 takes the processes that `replicate` leaves."""
+    """0 takes the processes that the other axes leave."""
     expert: int = 0
-    """0 takes the most that divide the processes and the routed experts."""
+    """0 takes the most that divide the processes of a stage and the routed experts."""
     batch_sequences: int = 1
     """Rows of a whole batch."""
     routed_experts: int = 1
     """Of each layer."""
+    pipeline: int = 1
+    context: int = 1
+    tensor: int = 1
+    stages_each: int = 1
+    """Stages of the pipeline that each process holds."""
+    layers: int = 0
+    """Of the model; 0 for any number."""
+    sequence_length: int = 0
+    """Tokens of a row; 0 for any number."""
+    widths: tuple[tuple[str, int], ...] = ()
+    """What `tensor` has to divide, by its name in the configuration."""
 
     def settle(self) -> Degrees:
         """Choose the degrees that are left open, and check all of them against the batch and the model.
@@ -213,58 +265,130 @@ class Wish:
             ConfigError: names the fields, their values and the nearest ones that fit.
         """
         if faults := list(self._faults()):
-            changes = " with ".join(f"{_key(name)}={value}" for name, value in self._nearest().items())
+            nearest = self._nearest()
+            changes = " with ".join(f"{_key(name)}={value}" for name, value in (nearest or {}).items())
             fewer = self._fewer_processes()
-            instead = "" if fewer is None else f", or take {_key('processes')}={fewer}"
-            raise ConfigError(f"{' and '.join(faults)}; {changes} would fit{instead}")
-        return Degrees(self.processes, self.expert or self._most_experts, self.replicate)
+            instead = f"take {_key('processes')}={fewer}" if fewer else ""
+            proposals = ", or ".join(part for part in (changes and f"{changes} would fit", instead) if part)
+            raise ConfigError("; ".join(part for part in (" and ".join(faults), proposals) if part))
+        return Degrees(
+            self.processes, self.expert or self._most_experts, self.replicate, self.pipeline, self.context, self.tensor
+        )
 
     @property
     def _most_experts(self) -> int:
-        return math.gcd(self.processes, self.routed_experts)
+        return math.gcd(self.processes // self.pipeline, self.routed_experts)
+
+    @property
+    def _batch_world(self) -> int:
+        return self.processes // (self.pipeline * self.context * self.tensor)
+
+    def _asked(self, *names: str) -> dict[str, int]:
+        """The degrees along the axes of the work that are not left at 1, and those of these names."""
+        degrees = {axis.name: getattr(self, axis.name) for axis in TOKENS}
+        return {name: value for name, value in degrees.items() if value > 1 or name in names}
 
     def _faults(self) -> Iterator[str]:
-        for name in ("processes", "replicate"):
+        for name in ("processes", "pipeline", "replicate", "context", "tensor"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{_key(name)}={getattr(self, name)} is below 1")
         processes = f"training.processes={self.processes}"
-        if self.shard and self.replicate * self.shard != self.processes:
-            product = self.replicate * self.shard
-            yield f"parallel.replicate={self.replicate} x parallel.shard={self.shard} is {product}, not {processes}"
-        elif self.processes % self.replicate:
-            yield f"parallel.replicate={self.replicate} does not divide {processes}"
-        if self.expert and self._most_experts % self.expert:
-            divided = {processes: self.processes, f"model.n_routed_experts={self.routed_experts}": self.routed_experts}
-            wrong = " and ".join(name for name, value in divided.items() if value % self.expert)
-            yield f"parallel.expert={self.expert} does not divide {wrong}"
-        if self.batch_sequences % self.processes:
-            yield f"training.global_batch_sequences={self.batch_sequences} is not a multiple of {processes}"
+        yield from self._unfit_product(processes)
+        stage = processes if self.pipeline == 1 else f"{processes} / parallel.pipeline={self.pipeline}"
+        divided = {f"model.n_routed_experts={self.routed_experts}": self.routed_experts}
+        if self.processes % self.pipeline == 0:
+            divided = {stage: self.processes // self.pipeline} | divided
+        if self.expert and (wrong := [name for name, value in divided.items() if value % self.expert]):
+            yield f"parallel.expert={self.expert} does not divide {' and '.join(wrong)}"
+        if (stages := self.pipeline * self.stages_each) > self.layers > 0:
+            yield f"parallel.pipeline={self.pipeline} makes {stages} stages, more than model.num_layers={self.layers}"
+        for name, width in self.widths:
+            if width % self.tensor:
+                yield f"parallel.tensor={self.tensor} does not divide {name}={width}"
+        if (pieces := token_pieces(self.context, self.tensor)) > 1 and self.sequence_length % pieces:
+            axes = {name: value for name, value in self._asked().items() if name in ROW}
+            length = f"corpus.sequence_length_tokens={self.sequence_length}"
+            yield f"{length} is not a multiple of {pieces}, as {_product(axes, total=False)} needs it"
+        if (
+            self.processes % (self.pipeline * self.context * self.tensor) == 0
+            and self.batch_sequences % self._batch_world
+        ):
+            world = (
+                processes
+                if self._batch_world == self.processes
+                else f"{self._batch_world} processes with rows of their own"
+            )
+            yield f"training.global_batch_sequences={self.batch_sequences} is not a multiple of {world}"
 
-    def _nearest(self) -> dict[str, int]:
-        """The fields to change for the nearest layout of as many processes that fits."""
-        nearest = {"replicate": self.replicate, "shard": self.shard, "expert": self.expert}
+    def _unfit_product(self, processes: str) -> Iterator[str]:
+        asked = self._asked(*(("replicate", "shard") if self.shard else ()))
+        product = math.prod(asked.values())
+        if self.shard and product != self.processes:
+            yield f"{_product(asked)}, not {processes}"
+        elif self.processes % product:
+            yield f"{_product(asked)}{',' if len(asked) > 1 else ''} {'which ' if len(asked) > 1 else ''}does not divide {processes}"
+
+    def _nearest(self) -> dict[str, int] | None:
+        """The fields to change for the nearest layout of as many processes that fits; None if there is none."""
+        asked = {axis.name: getattr(self, axis.name) for axis in TOKENS}
+
+        def distance(found: dict[str, int]) -> tuple[float, int, bool, int]:
+            moved = {name: value for name, value in found.items() if asked[name] not in (0, value)}
+            ratios = [abs(math.log(value / asked[name])) for name, value in moved.items()]
+            return round(sum(ratios), 9), len(moved), "shard" in moved, found["replicate"]
+
+        candidates = list(self._layouts())
+        if not candidates:
+            return None
+        nearest = min(candidates, key=distance)
         if not self.shard:
-            nearest["replicate"] = nearest_divisor(self.replicate, self.processes)
-        elif self.replicate * self.shard != self.processes:
-            if self.processes % self.shard == 0 or self.processes % self.replicate:
-                nearest["shard"] = nearest_divisor(self.shard, self.processes)
-                nearest["replicate"] = self.processes // nearest["shard"]
-            else:
-                nearest["shard"] = self.processes // self.replicate
+            del nearest["shard"]
+        settled = replace(self, **cast(Any, nearest))
         if self.expert:
-            nearest["expert"] = nearest_divisor(self.expert, self._most_experts)
-        nearest["batch_sequences"] = max(1, round(self.batch_sequences / self.processes)) * self.processes
+            nearest["expert"] = nearest_divisor(self.expert, settled._most_experts)
+        world = settled._batch_world
+        nearest["batch_sequences"] = max(1, round(self.batch_sequences / world)) * world
         return {name: value for name, value in nearest.items() if value != getattr(self, name)}
+
+    def _layouts(self) -> Iterator[dict[str, int]]:
+        """All layouts of as many processes that the model allows, with no axis that was not asked for."""
+        for pipeline in self._choices("pipeline", self.processes):
+            if self.layers and pipeline * self.stages_each > self.layers:
+                continue
+            for tensor in self._choices("tensor", self.processes // pipeline):
+                if any(width % tensor for _, width in self.widths):
+                    continue
+                left = self.processes // (pipeline * tensor)
+                for context in self._choices("context", left):
+                    if self.sequence_length % token_pieces(context, tensor):
+                        continue
+                    for replicate in _divisors(left // context):
+                        shard = left // (context * replicate)
+                        names = ("pipeline", "replicate", "shard", "context", "tensor")
+                        yield dict(zip(names, (pipeline, replicate, shard, context, tensor), strict=True))
+
+    def _choices(self, name: str, of: int) -> list[int]:
+        return _divisors(of) if getattr(self, name) > 1 else [1]
 
     def _fewer_processes(self) -> int | None:
         """The most processes below these that fit without another change; None if no number does."""
-        if self.expert and self.routed_experts % self.expert:
-            return None
-        needed = math.lcm(self.replicate * (self.shard or 1), self.expert or 1)
-        for processes in range((self.processes - 1) // needed * needed, 0, -needed):
-            if self.batch_sequences % processes == 0 and self.replicate * self.shard in (0, processes):
+        work = math.prod(self._asked().values())
+        needed = work if self.shard else math.lcm(work, self.pipeline * (self.expert or 1))
+        most = min(work, self.processes - 1) if self.shard else self.processes - 1
+        for processes in range(most // needed * needed, 0, -needed):
+            fewer = replace(self, processes=processes)
+            if self.batch_sequences % fewer._batch_world == 0 and not list(fewer._faults()):
                 return processes
         return None
+
+
+def token_pieces(context: int, tensor: int) -> int:
+    """Return what the tokens of a row have to be a multiple of, to be divided over these two axes.
+
+    A process along `context` has two chunks, one from each end of the row (see `longcat.parallel.context`); those along
+    `tensor` divide them evenly.
+    """
+    return 1 if context * tensor == 1 else math.lcm(2 * context if context > 1 else 1, context * tensor)
 
 
 _KEYS = {"processes": "training.processes", "batch_sequences": "training.global_batch_sequences"}
@@ -275,8 +399,16 @@ def _key(field: str) -> str:
     return _KEYS.get(field, f"parallel.{field}")
 
 
+def _product(degrees: Mapping[str, int], total: bool = True) -> str:
+    product = " x ".join(f"{_key(name)}={value}" for name, value in degrees.items())
+    return f"{product} is {math.prod(degrees.values())}" if total and len(degrees) > 1 else product
+
+
+def _divisors(of: int) -> list[int]:
+    small = [number for number in range(1, math.isqrt(of) + 1) if of % number == 0]
+    return sorted({*small, *(of // number for number in small)})
+
+
 def nearest_divisor(value: int, of: int) -> int:
     """The divisor of a number that is nearest to a value by their ratio, and the smaller one of two such."""
-    small = [number for number in range(1, math.isqrt(of) + 1) if of % number == 0]
-    divisors = sorted({*small, *(of // number for number in small)})
-    return min(divisors, key=lambda number: max(number, value) / min(number, value))
+    return min(_divisors(of), key=lambda number: max(number, value) / min(number, value))

@@ -13,9 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from longcat.model.context import Phase
 from longcat.model.experts import Experts
-from longcat.model.transformer import LongcatModel, LossSums
+from longcat.model.transformer import LongcatModel
+from longcat.parallel.accumulate import AllLayers
 from longcat.parallel.axes import SHARDS
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
@@ -24,7 +24,7 @@ GATHERED_SHARE = 0.25
 """Share of a device's memory that weights may take which stay gathered from the forward pass to the backward pass."""
 
 
-class FSDPModel:
+class FSDPModel(AllLayers):
     """A model whose parameters, gradients and optimizer state are sharded, each over the processes that share it.
 
     Weights, summed gradients and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
@@ -98,17 +98,6 @@ class FSDPModel:
         self.model.zero_grad()
         if self.tables is not None:
             self.tables.drop_gradient()
-
-    def sums(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        phase: Phase,
-        documents: Tensor | None = None,
-        padding: Tensor | None = None,
-    ) -> LossSums:
-        """Sum the loss terms of a micro-batch, see `LongcatModel.sums`."""
-        return self.model.sums(tokens, targets, phase, documents, padding)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Accumulate a micro-batch's gradients; they are summed over processes with the `last` one of a batch."""

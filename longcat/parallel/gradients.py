@@ -10,12 +10,17 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from longcat.parallel.axes import SQUARES, VIEWS, Kind, Quantity
+from longcat.parallel.axes import SHARDS, SQUARES, Kind, Quantity
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
 
-_KINDS = {axis.name: kind for kind, view in VIEWS.items() for axis in view}
-"""Kind of a parameter that is spread over an axis."""
+_SPREAD_OVER: dict[str, Kind] = {
+    SHARDS["expert"]: "expert",
+    "expert": "expert",
+    SHARDS["table"]: "table",
+    "tensor": "divided",
+}
+"""Kind of a parameter that is spread over an axis; any other is "dense"."""
 
 
 class LocalGradient(NamedTuple):
@@ -61,9 +66,8 @@ def clip(gradients: Sequence[LocalGradient], norm: float, limit: float) -> None:
 
 
 def _kind(parameter: nn.Parameter) -> Kind:
-    axes = parameter.device_mesh.mesh_dim_names if isinstance(parameter, DTensor) else None
-    kinds = [_KINDS[name] for name in axes or () if name in _KINDS]
-    return kinds[0] if kinds else "dense"
+    axes = (isinstance(parameter, DTensor) and parameter.device_mesh.mesh_dim_names) or ()
+    return next((kind for axis, kind in _SPREAD_OVER.items() if axis in axes), "dense")
 
 
 def _local(gradient: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from longcat.accelerator import Accelerator
 from longcat.errors import ConfigError
-from longcat.parallel.axes import COPIES, SHARDS, SUMMED_OVER, VIEWS, Axis, Degrees, Kind, Quantity
+from longcat.parallel.axes import COPIES, SHARDS, SUMMED_OVER, VIEWS, Axis, Degrees, Quantity, View
 
 
 class ProcessMesh:
@@ -38,16 +38,23 @@ class ProcessMesh:
         self.processes = degrees.processes
         self.batch_rank, self.batch_world = degrees.batch_rank(rank), degrees.batch_world
         self._timeout = timeout
-        self._meshes: dict[Kind, DeviceMesh] = {}
+        self._meshes: dict[View, DeviceMesh] = {}
         self.groups: dict[str, dist.ProcessGroup] = {}
-        for kind, view in VIEWS.items():
-            self._open_axes(kind, view)
+        for name, view in VIEWS.items():
+            self._open_axes(name, view)
         self._sums = {quantity: self._sum_group(axes) for quantity, axes in SUMMED_OVER.items()}
 
     def axis(self, name: str) -> DeviceMesh:
         """The processes that differ from this one along one axis, as torch's sharding wants them."""
-        kind = next(kind for kind, view in VIEWS.items() if name in {axis.name for axis in view})
-        return self._meshes[kind][name]
+        return self._meshes[self._view_of(name)][name]
+
+    def group(self, name: str) -> dist.ProcessGroup:
+        """The group of the processes that differ from this one along one axis."""
+        return self.groups[name]
+
+    def _view_of(self, name: str) -> View:
+        """The view that parameters are laid out in along an axis; that of tokens has no parameters of its own."""
+        return next(view for view, axes in reversed(VIEWS.items()) if name in {axis.name for axis in axes})
 
     @property
     def dense_shards(self) -> DeviceMesh:
@@ -111,15 +118,15 @@ class ProcessMesh:
                 return self._try(name, group, len(ranks))
         return self.open(name, ranks)
 
-    def _open_axes(self, kind: Kind, view: tuple[Axis, ...]) -> None:
+    def _open_axes(self, name: View, view: tuple[Axis, ...]) -> None:
         grid = self.degrees.grid(view)
         groups = [self._axis_group(axis, grid.group(self.rank, axis.name)) for axis in view]
         numbers = torch.arange(grid.ranks, dtype=torch.int).view(grid.degrees)
-        self._meshes[kind] = DeviceMesh.from_group(groups, self.device.type, numbers, mesh_dim_names=grid.names)
+        self._meshes[name] = DeviceMesh.from_group(groups, self.device.type, numbers, mesh_dim_names=grid.names)
 
     def _axis_group(self, axis: Axis, ranks: tuple[int, ...]) -> dist.ProcessGroup:
         # rows on their way to experts have a group of their own, so as not to queue behind weights
-        return self.share(axis.name, ranks) if axis.divides == "rows" else self.open(axis.name, ranks)
+        return self.open(axis.name, ranks) if axis.divides == "experts" else self.share(axis.name, ranks)
 
     def _sum_group(self, axes: tuple[str, ...]) -> dist.ProcessGroup:
         return self.share(" x ".join(axes), self.degrees.grid_of(*axes).group(self.rank, *axes))

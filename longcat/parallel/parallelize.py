@@ -20,8 +20,8 @@ from longcat.parallel.two_level import TwoLevelAllToAll
 from longcat.parallel.weights import draw_weights
 
 ParallelModel = FSDPModel | SingleProcess
-"""A model in training. A step is `zero_grad`, `sums` and `backward` for each micro-batch, and `write_weights` once the
-optimizer has moved the `weights`."""
+"""A model in training. A step is `zero_grad`, `accumulate` over the micro-batches, and `write_weights` once the optimizer has
+moved the `weights`."""
 
 
 def parallelize(
@@ -62,7 +62,8 @@ def parallelize(
         spread_experts(model, mesh.axis("expert"), dispatcher(mesh, settings))
     if compiled:
         for module in (*model.blocks, model.model.norm, model.hidden_z):
-            module.compile()
+            if module is not None:
+                module.compile()
     if mesh.processes == 1:
         if seed is not None:
             draw_weights(model, mesh.device, seed)

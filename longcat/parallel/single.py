@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.model.context import Phase
-from longcat.model.transformer import LongcatModel, LossSums
+from longcat.model.transformer import LongcatModel
+from longcat.parallel.accumulate import AllLayers
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.master_weights import MasterWeights
 
 
-class SingleProcess:
+class SingleProcess(AllLayers):
     """A model that one process trains; see `ParallelModel`."""
 
     def __init__(self, model: LongcatModel, compute: torch.dtype, tables: SpreadTables | None = None) -> None:
@@ -35,17 +35,6 @@ class SingleProcess:
         self.weights.zero_grad()
         if self.tables is not None:
             self.tables.drop_gradient()
-
-    def sums(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        phase: Phase,
-        documents: Tensor | None = None,
-        padding: Tensor | None = None,
-    ) -> LossSums:
-        """Sum the loss terms of a micro-batch, see `LongcatModel.sums`."""
-        return self.model.sums(tokens, targets, phase, documents, padding)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a loss' gradients to those of the weights, in fp32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 
 from longcat.accelerator import Accelerator
-from longcat.config import PipelineConfig, TrainingConfig
+from longcat.config import ModelConfig, PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.generation import generate
-from longcat.model.transformer import LongcatModel
+from longcat.model.transformer import LongcatModel, LossSums
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
+from longcat.parallel.accumulate import MicroBatch
 from longcat.parallel.data import reshard
 from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms
 from longcat.parallel.mesh import ProcessMesh
@@ -77,7 +79,9 @@ class Trainer:
         self.optimizers = build_optimizers(
             self.weights, training.optimizer, compute, self.parallel.tables, training.steps
         )
-        self.routers = [layer.mlp.router for layer in self.model.blocks]
+        self.routers = [layer.mlp.router for part in self.parallel.parts for layer in part.blocks]
+        self.layers = [number for part in self.parallel.parts for number in part.part.layers]
+        """Numbers of the layers that this process computes."""
         self.micro_batch = config.training.micro_batch_sequences
         self.micro_batches = 0
         """Micro-batches of the last step."""
@@ -95,25 +99,21 @@ class Trainer:
         whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(whole[1], whole[2], self.mesh)
         phase = phase_of(step, self.config.training)
-        for name, parameter in self.model.named_parameters():  # what rests is not even differentiated
-            parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
+        for part in self.parallel.parts:
+            for name, parameter in part.named_parameters():  # what rests is not even differentiated
+                parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
         self.parallel.zero_grad()
-        means: dict[str, Tensor] = {}
-        routing: Tensor | None = None
-        parts = list(zip(*(tensor.split(self.micro_batch or len(tensor)) for tensor in whole), strict=True))
-        self.micro_batches = len(parts)
-        for index, (tokens, targets, documents) in enumerate(parts):
-            apart = documents if self.config.training.mask_documents else None
-            sums = self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents))
-            parts_of_loss = losses(sums, counts, self.config)
-            self.parallel.backward(weighted_total(parts_of_loss, self.config, phase), last=index == len(parts) - 1)
-            for name, value in parts_of_loss.items():
-                means[name] = means[name] + value.detach() if name in means else value.detach()
-            columns = sums.router_load, sums.router_entropy[:, None], sums.router_top_probability[:, None]
-            statistics = torch.cat(columns, dim=1)
-            routing = statistics if routing is None else routing + statistics
-        assert routing is not None
+        batch_parts = self._micro_batches(whole, self.micro_batch or len(whole[0]))
+        self.micro_batches = len(batch_parts)
+        seen = _Seen(self.config.model, self.mesh.device)
 
+        def learn(number: int, sums: LossSums, layers: range) -> Tensor:
+            parts = losses(sums, counts, self.config)
+            seen.note((number, layers.start), parts, sums, layers)
+            return weighted_total(parts, self.config, phase)
+
+        self.parallel.accumulate(batch_parts, phase, learn)
+        means, routing = seen.means(), seen.routing()
         self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
@@ -156,11 +156,15 @@ class Trainer:
         rows = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(rows[1], rows[2], self.mesh)
         size = self.micro_batch or max(1, self.config.training.global_batch_sequences // self.mesh.batch_world)
-        total = torch.zeros((), device=self.mesh.device)
+        found: dict[tuple[int, int], Tensor] = {}
+
+        def note(number: int, sums: LossSums, layers: range) -> Tensor:
+            found[number, layers.start] = sums.language_model
+            return sums.language_model
+
         with torch.compiler.set_stance("force_eager"):
-            for tokens, targets, documents in zip(*(of.split(size) for of in rows), strict=True):
-                apart = documents if self.config.training.mask_documents else None
-                total += self.parallel.sums(tokens, targets, phase, apart, padding=is_padding(documents)).language_model
+            self.parallel.evaluate(self._micro_batches(rows, size), phase, note)
+        total = sum(found.values(), torch.zeros((), device=self.mesh.device))
         reshard(self.model)
         return float(self.mesh.sum({"losses": total / counts.targets})["losses"])
 
@@ -183,11 +187,19 @@ class Trainer:
             if isinstance(optimizer, LazyAdamW):
                 optimizer.settle()
 
+    def _micro_batches(self, whole: Sequence[Tensor], size: int) -> list[MicroBatch]:
+        """Cut tokens, targets and documents `[rows, seq]` into micro-batches of so many rows."""
+        apart = self.config.training.mask_documents
+        return [
+            MicroBatch(tokens, targets, is_padding(documents), documents if apart else None)
+            for tokens, targets, documents in zip(*(of.split(size) for of in whole), strict=True)
+        ]
+
     def _update_biases(self, step: int, load: Tensor) -> None:
         training = self.config.training
         mu = bias_update_rate(step, training.steps, training.balance)
-        for router, slots in zip(self.routers, load, strict=True):
-            update_router_bias(router.e_score_correction_bias, slots, self.config.model, training.balance, mu)
+        for router, number in zip(self.routers, self.layers, strict=True):
+            update_router_bias(router.e_score_correction_bias, load[number], self.config.model, training.balance, mu)
 
     def _agree(
         self, means: dict[str, Tensor], load: Tensor, stop: bool
@@ -202,6 +214,38 @@ class Trainer:
         numbers = torch.cat([summed["losses"], square.view(1), summed["stop"].view(1)])
         *values, total, stops = numbers.tolist()  # the host waits for the device once
         return dict(zip(means, values, strict=True)), total, summed["expert_load"], stops > 0
+
+
+class _Seen:
+    """What a step's micro-batches have shown, by their number and the first layer of the part of the model."""
+
+    def __init__(self, model: ModelConfig, device: torch.device) -> None:
+        self._shape = model.num_layers, model.n_routed_experts + model.zero_expert_num + 2
+        self._device = device
+        self._losses: dict[tuple[int, int], dict[str, Tensor]] = {}
+        self._routing: dict[tuple[int, int], Tensor] = {}
+        self._layers: dict[tuple[int, int], range] = {}
+
+    def note(self, key: tuple[int, int], parts: dict[str, Tensor], sums: LossSums, layers: range) -> None:
+        """Keep what a part of the model has made of a micro-batch; what was noted of the same before is replaced."""
+        self._losses[key] = {name: value.detach() for name, value in parts.items()}
+        columns = sums.router_load, sums.router_entropy[:, None], sums.router_top_probability[:, None]
+        self._routing[key], self._layers[key] = torch.cat(columns, dim=1), layers
+
+    def means(self) -> dict[str, Tensor]:
+        """Return this process' part of each loss."""
+        first, *others = self._losses.values()
+        total = dict(first)
+        for parts in others:
+            total = {name: total[name] + value for name, value in parts.items()}
+        return total
+
+    def routing(self) -> Tensor:
+        """Return this process' part of the routers' statistics, fp32 `[layers, experts + 2]`; other layers' are 0."""
+        total = torch.zeros(self._shape, device=self._device)
+        for key, statistics in self._routing.items():
+            total[self._layers[key].start : self._layers[key].stop] += statistics
+        return total
 
 
 def global_counts(targets: Tensor, documents: Tensor, mesh: ProcessMesh) -> Counts:

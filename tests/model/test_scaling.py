@@ -56,7 +56,7 @@ def test_transfer_from_a_proxy():
         torch.testing.assert_close(a, b * share**0.5)
     assert wide.model.embed_tokens.weight.std().item() == pytest.approx(0.04, rel=0.05)
     assert wide.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert wide.model.layers[0].mlps[0].up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert wide.blocks[0].mlps[0].up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

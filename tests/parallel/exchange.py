@@ -32,10 +32,10 @@ def models(mesh, settings, case="", compute=torch.float32):
     for model in (whole, spread):
         model.initialize(0)
         if case == "starve":  # no token chooses an expert of the first process, nor some of the others
-            for layer in model.model.layers:
+            for layer in model.blocks:
                 layer.mlp.router.e_score_correction_bias[:4] = -10
         if case == "zero":  # no token chooses any routed expert
-            for layer in model.model.layers:
+            for layer in model.blocks:
                 layer.mlp.router.e_score_correction_bias[:8] = -10
     tokens = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0))
     batch = tokens[:, :-1], tokens[:, 1:].clone(), torch.zeros(4, 32, dtype=torch.long)

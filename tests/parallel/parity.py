@@ -39,7 +39,7 @@ def gradients(mesh: ProcessMesh, case: str) -> None:
     for model in models:
         model.initialize(0)
         if starve:  # no token chooses routed expert 0
-            for layer in model.model.layers:
+            for layer in model.blocks:
                 layer.mlp.router.e_score_correction_bias[0] = -10
     whole, spread = models
     batch = tokens[:, :-1], tokens[:, 1:].clone(), torch.zeros(4, 32, dtype=torch.long)
@@ -60,7 +60,7 @@ def gradients(mesh: ProcessMesh, case: str) -> None:
         assert found.grad is not None, name
         torch.testing.assert_close(whole_tensor(found.grad), expected.grad, atol=1e-6, rtol=1e-4, msg=name)
     if starve:
-        assert float(whole.model.layers[0].mlp.experts.down_proj.grad[0].abs().sum()) == 0
+        assert float(whole.blocks[0].mlp.experts.down_proj.grad[0].abs().sum()) == 0
 
 
 def timeouts(mesh: ProcessMesh) -> None:

@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from longcat.errors import ConfigError
 from longcat.parallel.axes import (
     BATCH,
-    COPIES,
     DENSE,
     EXPERT,
+    PARTS,
     SHARDS,
     SQUARES,
     SUMMED_OVER,
+    TABLES,
+    TOKENS,
     VIEWS,
     Degrees,
     Grid,
     Wish,
     nearest_divisor,
+    token_pieces,
 )
 
 MOST = 49_152
@@ -34,8 +37,16 @@ def layouts(draw, most=MOST):
     processes = draw(
         st.sampled_from([most]) | st.integers(1, most) | st.integers(1, most // 64).map(lambda number: number * 64)
     )
-    divisors = [number for number in range(1, min(processes, 1024) + 1) if processes % number == 0]
-    return Degrees(processes, draw(st.sampled_from(divisors)), draw(st.sampled_from(divisors)))
+
+    def degree(of):
+        return draw(st.sampled_from([number for number in range(1, min(of, 1024) + 1) if of % number == 0]))
+
+    pipeline = degree(processes)
+    stage = processes // pipeline
+    replicate = degree(stage)
+    context = degree(stage // replicate)
+    tensor = degree(stage // (replicate * context))
+    return Degrees(processes, degree(stage), replicate, pipeline, context, tensor)
 
 
 grids = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(
@@ -66,8 +77,8 @@ def test_places_along_all_axes_are_the_ranks(grid):
 
 
 def test_axes_are_named():
-    with pytest.raises(ValueError, match="no axis tensor; there are replicate, shard"):
-        Degrees(4).grid(DENSE).group(0, "tensor")
+    with pytest.raises(ValueError, match="no axis shard; there are pipeline, replicate, dense_shard, tensor"):
+        Degrees(4).grid(DENSE).group(0, "shard")
     with pytest.raises(ValueError, match="no grid has the axes shard, expert"):
         Degrees(4).grid_of("shard", "expert")
 
@@ -103,11 +114,24 @@ def test_sets_of_experts_cover_whole_groups_of_shards(table, data):
     """A process that replaces another one's copy of an expert never has to gather more dense shards than it has."""
     grids = table.grid(DENSE), table.grid(EXPERT)
     rank = data.draw(st.integers(0, table.processes - 1))
-    shards, experts = grids[0].group(rank, "shard"), grids[1].group(rank, "expert_shard", "expert")
+    shards, experts = grids[0].group(rank, "dense_shard", "tensor"), grids[1].group(rank, "expert_shard", "expert")
     assert set(shards) <= set(experts)
     assert table.expert_replicate <= table.replicate
-    if table.shard % table.expert == 0:
+    if len(shards) % table.expert == 0:
         assert shards == experts
+
+
+@given(layouts(), st.data())
+def test_shards_are_those_of_rows_and_tokens(table, data):
+    """The processes that share a dense parameter's shards are those with other rows, or other tokens, of one copy."""
+    rank = data.draw(st.integers(0, table.processes - 1))
+    assert table.grid(DENSE).group(rank, "dense_shard") == table.grid(TOKENS).group(rank, "shard", "context")
+    for axis in ("pipeline", "replicate", "tensor"):
+        assert table.grid(DENSE).group(rank, axis) == table.grid(TOKENS).group(rank, axis)
+    stage = table.grid(TOKENS).group(rank, "replicate", "shard", "context", "tensor")
+    assert stage == table.grid(TABLES).group(rank, "embedding")
+    assert stage == table.grid(EXPERT).group(rank, "expert_replicate", "expert_shard", "expert")
+    assert len(stage) == table.stage
 
 
 @given(layouts(64))
@@ -123,14 +147,16 @@ def test_a_batch_is_read_once(table):
 @given(layouts(64))
 def test_each_element_of_each_parameter_is_counted_once_in_the_norm(table):
     """Over the group of a square, the shards of all parameters of its kind are there, each once; copies are elsewhere."""
-    for kind in VIEWS:
-        axes = SUMMED_OVER[SQUARES[kind]]
+    divided = {"dense": (), "divided": ("tensor",), "expert": ("expert",), "table": ()}
+    alike = {"dense": ("replicate", PARTS), "divided": ("replicate",), "expert": ("expert_replicate",), "table": ()}
+    for kind, square in SQUARES.items():
+        axes = SUMMED_OVER[square]
         grid = table.grid_of(*axes)
-        split = ("expert", SHARDS[kind]) if kind == "expert" else (SHARDS[kind],)
+        split = ("pipeline", *divided[kind], SHARDS[kind])
         for rank in range(table.processes):
             held = [tuple(grid.place(member, axis) for axis in split) for member in grid.group(rank, *axes)]
             assert sorted(held) == list(itertools.product(*(range(grid.degree(axis)) for axis in split)))
-            copies = grid.group(rank, COPIES[kind]) if kind in COPIES else (rank,)  # rows of tables have no copy
+            copies = grid.group(rank, *alike[kind]) if alike[kind] else (rank,)  # rows of tables have no copy
             assert len({tuple(grid.place(member, axis) for axis in split) for member in copies}) == 1
 
 
@@ -144,11 +170,16 @@ def test_large_machines_by_hand():
     assert (table.batch_rank(49_151), table.batch_world) == (49_151, 49_152)
     within_nodes = Degrees(MOST, 64, MOST // 16)
     assert (within_nodes.shard, within_nodes.expert_shard, within_nodes.expert_replicate) == (16, 1, 768)
-    assert within_nodes.grid(DENSE).group(17, "shard") == tuple(range(16, 32))
+    assert within_nodes.grid(DENSE).group(17, "dense_shard") == tuple(range(16, 32))
     assert within_nodes.grid(EXPERT).group(17, "expert_replicate")[:3] == (17, 81, 145)
     across = Degrees(24, 6, 6)  # neither divides the other
     assert (across.shard, across.expert_shard, across.expert_replicate) == (4, 2, 2)
     assert across.grid(EXPERT).group(7, "expert_shard") == (1, 7)
+    six = Degrees(MOST, 64, replicate=8, pipeline=16, context=4, tensor=2)
+    assert (six.stage, six.shard, six.dense_shard, six.expert_shard, six.expert_replicate) == (3072, 48, 192, 6, 8)
+    assert six.grid(TOKENS).group(3073, "pipeline")[:3] == (1, 3073, 6145)
+    assert six.grid(TOKENS).group(13, "context") == (9, 11, 13, 15)
+    assert (six.batch_world, six.batch_rank(3072 + 9), six.batch_rank(8)) == (384, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +240,46 @@ def test_large_machines_by_hand():
             "parallel.replicate=3 x parallel.shard=3 is 9, not training.processes=8; "
             "parallel.replicate=2 with parallel.shard=4 would fit",
         ),
+        (
+            {"processes": 8, "pipeline": 3},
+            "parallel.pipeline=3 does not divide training.processes=8; "
+            "parallel.pipeline=4 would fit, or take training.processes=6",
+        ),
+        (
+            {"processes": 8, "pipeline": 2, "tensor": 3},
+            "parallel.pipeline=2 x parallel.tensor=3 is 6, which does not divide training.processes=8; "
+            "parallel.tensor=4 would fit, or take training.processes=6",
+        ),
+        (
+            {"processes": 8, "pipeline": 4, "layers": 6, "stages_each": 2},
+            "parallel.pipeline=4 makes 8 stages, more than model.num_layers=6; parallel.pipeline=2 would fit",
+        ),
+        (
+            {"processes": 8, "tensor": 8, "widths": (("model.num_attention_heads", 4),)},
+            "parallel.tensor=8 does not divide model.num_attention_heads=4; parallel.tensor=4 would fit",
+        ),
+        (
+            {"processes": 4, "context": 4, "sequence_length": 36},
+            "corpus.sequence_length_tokens=36 is not a multiple of 8, as parallel.context=4 needs it; "
+            "parallel.context=2 would fit",
+        ),
+        (
+            {"processes": 8, "pipeline": 4, "expert": 4},
+            "parallel.expert=4 does not divide training.processes=8 / parallel.pipeline=4; parallel.expert=2 would fit",
+        ),
+        (
+            {"processes": 8, "context": 2, "batch_sequences": 6},
+            "training.global_batch_sequences=6 is not a multiple of 4 processes with rows of their own; "
+            "training.global_batch_sequences=8 would fit, or take training.processes=6",
+        ),
+        (
+            {"processes": 6, "tensor": 4, "widths": (("model.num_attention_heads", 7),), "shard": 1},
+            "parallel.replicate=1 x parallel.shard=1 x parallel.tensor=4 is 4, not training.processes=6 and "
+            "parallel.tensor=4 does not divide model.num_attention_heads=7; "
+            "parallel.replicate=6 with parallel.tensor=1 with training.global_batch_sequences=6 would fit",
+        ),
         ({"processes": -1, "expert": 1}, "training.processes=-1 is below 1"),
+        ({"processes": 2, "context": 0}, "parallel.context=0 is below 1"),
         ({"processes": 2, "replicate": 0}, "parallel.replicate=0 is below 1"),
     ],
 )
@@ -230,33 +300,50 @@ def proposals(message):
 degrees_asked = st.integers(0, 64) | st.sampled_from([96, 128, 768, 3072])
 
 
+small_degrees = st.sampled_from([1, 1, 2, 3, 4, 6, 16])
+
+
 @given(
-    st.integers(1, 64) | st.sampled_from([768, 3072, MOST, MOST - 1]),
-    degrees_asked.map(lambda number: number or 1),
-    degrees_asked,
-    degrees_asked,
-    st.integers(1, 64) | st.sampled_from([MOST, 2 * MOST]),
-    st.integers(1, 64) | st.just(768),
+    st.builds(
+        Wish,
+        st.integers(1, 64) | st.sampled_from([768, 3072, MOST, MOST - 1]),
+        degrees_asked.map(lambda number: number or 1),
+        degrees_asked,
+        degrees_asked,
+        st.integers(1, 64) | st.sampled_from([MOST, 2 * MOST]),
+        st.integers(1, 64) | st.just(768),
+        small_degrees,
+        small_degrees,
+        small_degrees,
+        st.integers(1, 2),
+        st.integers(0, 40),
+        st.sampled_from([0, 24, 32, 8192, 8191]),
+        st.sampled_from([(), (("model.num_attention_heads", 64),), (("a", 12), ("b", 6))]),
+    )
 )
-def test_what_a_refusal_proposes_fits(processes, replicate, shard, expert, batch, experts):
-    wish = Wish(processes, replicate, shard, expert, batch, experts)
+def test_what_a_refusal_proposes_fits(wish):
     try:
         table = wish.settle()
     except ConfigError as error:
+        if "would fit" not in str(error) and "; take" not in str(error):  # and then there is none
+            assert not list(wish._layouts())
+            return
         found = list(proposals(str(error)))
         assert found
         for changes in found:
             assert changes
             assert all(getattr(wish, name) != value for name, value in changes.items())
             again = dataclasses.replace(wish, **changes).settle()
-            assert again.processes == changes.get("processes", processes)
+            assert again.processes == changes.get("processes", wish.processes)
     else:
-        assert table.replicate * table.shard == table.processes
-        assert table.processes % table.expert == 0 == experts % table.expert
-        assert batch % table.batch_world == 0
-        assert expert in (0, table.expert)
-        assert shard in (0, table.shard)
-        assert replicate == table.replicate
+        assert table.pipeline * table.replicate * table.shard * table.context * table.tensor == table.processes
+        assert table.stage % table.expert == 0 == wish.routed_experts % table.expert
+        assert wish.batch_sequences % table.batch_world == 0
+        assert wish.sequence_length % token_pieces(table.context, table.tensor) == 0
+        assert wish.expert in (0, table.expert)
+        assert wish.shard in (0, table.shard)
+        for name in ("pipeline", "replicate", "context", "tensor"):
+            assert getattr(wish, name) == getattr(table, name)
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
@@ -273,6 +360,10 @@ def test_nearest_divisors_divide(value, of):
         ({"processes": 8, "expert": 3}, "parallel.expert=3 does not divide training.processes=8"),
         ({"processes": 8, "replicate": 5}, "parallel.replicate=5 does not divide training.processes=8"),
         ({"processes": 0}, "training.processes=0 is below 1"),
+        (
+            {"processes": 8, "pipeline": 4, "tensor": 4},
+            "parallel.pipeline=4 x parallel.tensor=4 is 16, which does not divide training.processes=8",
+        ),
     ],
 )
 def test_degrees_that_do_not_divide_are_refused(degrees, message):
