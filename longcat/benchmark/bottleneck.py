@@ -91,7 +91,7 @@ def sentence(loads: Sequence[AxisLoad]) -> str | None:
 def _formulas(timed: Measurement, degrees: Mapping[str, int], config: PipelineConfig) -> dict[str, float]:
     training = config.training
     step = Step(
-        tokens=timed.batch_tokens * degrees.get("pipeline", 1) // timed.processes,
+        tokens=timed.batch_tokens * degrees["pipeline"] // timed.processes,
         micro_batches=timed.micro_batches,
         element_bytes=_WIDTH[timed.precision],
         ffn_experts=timed.ffn_experts_per_token,

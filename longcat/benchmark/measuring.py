@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from longcat.benchmark.breakdown import breakdown, read_trace
 from longcat.benchmark.collectives import Bench, most, needs, scope_of, typical_exchange
 from longcat.benchmark.kernels import measure_bandwidth, measure_kernels
 from longcat.benchmark.timeline import timeline
-from longcat.benchmark.traffic import Message, labels, watched
+from longcat.benchmark.traffic import Message, labels, table, watched
 from longcat.config import BenchmarkConfig, PipelineConfig
 from longcat.errors import DataError
-from longcat.parallel.axes import VIEWS, Axis, Degrees
+from longcat.parallel.axes import PIPELINE, TOKENS, Degrees
 from longcat.parallel.mesh import ProcessMesh
 from longcat.peak import best_product
 from longcat.training.regions import STEP
@@ -153,11 +153,7 @@ def profiled_ranks(degrees: Degrees) -> list[int]:
 
 def stage_of(degrees: Degrees, rank: int) -> int:
     """Return the stage of the pipeline that a rank is on, 0 without one."""
-    return next((degrees.grid(view).place(rank, "pipeline") for view in VIEWS.values() if _has_pipeline(view)), 0)
-
-
-def _has_pipeline(view: Sequence[Axis]) -> bool:
-    return any(axis.name == "pipeline" for axis in view)
+    return degrees.grid(TOKENS).place(rank, PIPELINE.name)
 
 
 def memory(trainer: Trainer, accelerator: Accelerator) -> dict[str, int]:
@@ -251,12 +247,12 @@ def collectives(
             measured.append(bench.uneven(need, group_of_axis, exchange))
         else:
             measured += bench.even(need, group_of_axis, sorted({need.mean, need.largest, *sizes}))
-    axes = [axis.name for view in VIEWS.values() for axis in view]
+    axes = table(mesh.degrees)
     return {
         "measured": [one.as_dict() for one in measured],
         "needs": [asdict(one) for one in needed],
         "served": {label: [axis for axis in axes if names[id(mesh.groups[axis])] == label] for label in groups},
-        "degrees": {axis: getattr(mesh.degrees, axis) for axis in axes},
+        "degrees": axes,
     }
 
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longcat.costs.traffic import bus_factor
-from longcat.parallel.axes import VIEWS
+from longcat.parallel.axes import VIEWS, Degrees
 from longcat.parallel.mesh import ProcessMesh
 
 SENDING, WAITING = "longcat.sends ", "longcat.waits "
@@ -67,15 +67,25 @@ def labels(mesh: ProcessMesh) -> dict[int, str]:
     """Name the groups of this process by their axes, by the identity of each group.
 
     A group that serves several axes has the name of the first one, in the order of the table. Others are opened for an
-    axis under a name that begins with it, or are the product of several and keep that name.
+    axis under a name that begins with it, or are the product of several: of those with more than one process.
     """
-    axes = [axis.name for view in VIEWS.values() for axis in view]
+    axes = list(table(mesh.degrees))
     found: dict[int, str] = {}
     for name in sorted(mesh.groups, key=lambda name: axes.index(name) if name in axes else len(axes)):
-        of = [axis for axis in axes if name.startswith(axis)]
-        label = max(of, key=len) if of and " x " not in name else name
-        found.setdefault(id(mesh.groups[name]), label)
+        found.setdefault(id(mesh.groups[name]), _label(name, table(mesh.degrees)))
     return found
+
+
+def table(degrees: Degrees) -> dict[str, int]:
+    """Return the number of processes along every axis of every view, in the order of the table."""
+    return {axis.name: getattr(degrees, axis.name) for view in VIEWS.values() for axis in view}
+
+
+def _label(group: str, degrees: Mapping[str, int]) -> str:
+    product = [axis for axis in group.split(" x ") if axis in degrees]
+    if len(product) > 1:
+        return " x ".join(axis for axis in product if degrees[axis] > 1) or group
+    return max((axis for axis in degrees if group.startswith(axis)), key=len, default=group)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> 
     gathered = (dense - counts["router"]) * step.element_bytes + counts["router"] * _ROUTER_BYTES
     found: dict[str, float] = {}
     for shards, copies, numbers, size, gathers in (
-        ("shard", "replicate", dense, gathered, step.dense_gathers),
+        ("dense_shard", "replicate", dense, gathered, step.dense_gathers),
         ("expert_shard", "expert_replicate", own_experts, own_experts * step.element_bytes, step.expert_gathers),
     ):
         weights = step.micro_batches * gathers * size

@@ -16,9 +16,9 @@ from longcat.benchmark.collectives import (
     scope_of,
     typical_exchange,
 )
-from longcat.benchmark.traffic import Message
+from longcat.benchmark.traffic import Message, table
 from longcat.costs.traffic import Step, bus_factor, step_traffic
-from longcat.parallel.axes import VIEWS, Degrees
+from longcat.parallel.axes import Degrees
 from tests.benchmark.step import OPERATORS, watch_a_step
 from tests.parallel.training import EVERYTHING, TOKENS, Case
 
@@ -101,7 +101,6 @@ def test_a_step_is_seen_whole_and_follows_the_formulas(ranks, layout, recomputed
             own[OPERATORS[message.name]] += message.bytes
         assert own == Counter(one["counted"]), "torch was asked for nothing else"
 
-    axes = [axis.name for view in VIEWS.values() for axis in view]
     messages = [message for one in found for message in one["messages"]]
     exchanged = [one for one in messages if one.axis == "expert" and one.to]
     model, rows = case.config.model, case.rows // degrees.processes
@@ -118,14 +117,14 @@ def test_a_step_is_seen_whole_and_follows_the_formulas(ranks, layout, recomputed
         spread_tables=True,
         table_rows=looked_up / width / degrees.processes,
     )
-    formula = step_traffic(model, {axis: getattr(degrees, axis) for axis in axes}, step)
+    formula = step_traffic(model, table(degrees), step)
     sent = Counter()
     for message in messages:
         sent[message.axis] += message.link_bytes / degrees.processes
     # a group may serve an axis of experts, too; experts and rows are not chosen evenly
-    dense, experts = ("shard", "expert_shard"), ("replicate", "expert_replicate")
-    for names in (dense, experts):
-        label = names[0]
+    for label, names in {
+        "shard": ("dense_shard", "expert_shard"), "replicate": ("replicate", "expert_replicate"),
+    }.items():  # fmt: skip
         together = sum(formula.get(name, 0.0) for name in names)
         assert sent[label] == pytest.approx(together, rel=3e-3)
     assert sent["expert"] == pytest.approx(formula.get("expert", 0.0), rel=0.1)

@@ -150,7 +150,7 @@ def test_a_measured_run(measured):
         "Sweep of settings",
     ):
         assert heading in outline.headings
-    assert page.count("data:image/svg+xml;base64,") == 2 * 6
+    assert page.count("data:image/svg+xml;base64,") == 2 * 8
     assert "an &lt;A100&gt;" in page and "<A100>" not in page
     assert "out of &lt;memory&gt;" in page
     for figure in (
