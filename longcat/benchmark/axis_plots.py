@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PALETTE = (VIOLET, GREEN, "#0c8599", "#c2255c", "#b08900", "#795548", "#5c940d", "#364fc7")
+PALETTE = (VIOLET, GREEN, "#0c8599", "#c2255c", "#b08900", "#795548", "#5c940d", "#364fc7")
+"""Colours of axes, and of what they divide."""
 _LINES = {
     "all_reduce": "-",
     "all_gather": "--",
@@ -42,7 +43,7 @@ MOST_PROCESSES = 4
 
 def colours(axes: Iterable[str]) -> dict[str, str]:
     """Give each axis a colour, the same in all figures of a run."""
-    return {axis: _PALETTE[number % len(_PALETTE)] for number, axis in enumerate(sorted(set(axes)))}
+    return {axis: PALETTE[number % len(PALETTE)] for number, axis in enumerate(sorted(set(axes)))}
 
 
 def axis_times(loads: Sequence[Mapping[str, Any]], step_seconds: float, *, narrow: bool = False) -> Figure:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
-from longcat.benchmark import axis_plots, plots
+from longcat.benchmark import axis_plots, layout_plot, plots
+from longcat.benchmark.holdings import Whole
 from longcat.benchmark.plots import decimal_bytes
 from longcat.benchmark.products import AGREEMENT
 from longcat.benchmark.references import references
 from longcat.benchmark.report_page import PAGE, TITLES
 from longcat.page import STYLE
+from longcat.parallel.axes import Degrees
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,6 +141,11 @@ def html(result: Mapping[str, Any]) -> str:
     )
 
 
+def several(result: Mapping[str, Any]) -> bool:
+    """Return whether a layout of several processes is known."""
+    return bool(result.get("layout")) and result["layout"]["degrees"]["processes"] > 1
+
+
 def on_cpu(result: Mapping[str, Any]) -> bool:
     """Return whether the run was on a CPU, where nothing is said beside A100 runs."""
     return result.get("device_kind") == "cpu"
@@ -167,7 +174,7 @@ def _titles(result: Mapping[str, Any]) -> dict[str, str]:
         "verdict": True, "published": True, "flops": True, "basis": True,
         "distribution": comparison.get("distribution"), "rows": comparison["matches"],
         "other-devices": comparison["other_devices"], "step": result.get("breakdown"),
-        "timeline": (result.get("breakdown") or {}).get("timelines"),
+        "layout": several(result), "timeline": (result.get("breakdown") or {}).get("timelines"),
         "conventions": result["mfu_by_convention"], "kernels": result.get("operators"),
         **{name: result.get(name) for name in ("axes", "memory", "sweep", "scaling")},
     }  # fmt: skip
@@ -261,6 +268,10 @@ def _device_peak(result: Mapping[str, Any]) -> float | None:
 def _pictures(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Figure]]]:
     """Return the figures by name, each in its wide and its narrow form."""
     drawn: dict[str, Callable[..., Figure]] = {"published": partial(published, result)}
+    if several(result):
+        layout = result["layout"]
+        degrees, whole = Degrees(**layout["degrees"]), Whole(**layout["whole"])
+        drawn["layout"] = partial(layout_plot.layout, degrees, whole)
     if found := result["comparison"].get("distribution"):
         drawn["distribution"] = partial(plots.distribution, found)
     if result.get("breakdown"):

@@ -12,6 +12,7 @@ TITLES = {
     "rows": "Comparable A100 runs",
     "other-devices": "Other devices, for orientation",
     "step": "Time of a training step",
+    "layout": "Layout: which rank holds what",
     "timeline": "Timeline of a step",
     "axes": "Communication by axis",
     "flops": "FLOPs per training token",
@@ -78,6 +79,10 @@ PAGE = (
 {% endfor %}</table></div>
 <p>{{ profiler_text }}</p>
 <p class="note">Parts: first process, mean of the steps under the profiler. {{ "%.1f"|format(r.breakdown.hidden_communication * 1e3) }} ms of collectives per step are hidden behind computing. The trace is trace.json.gz.</p>{% endif %}
+
+{% if titles.layout %}{{ heading("layout") }}
+{{ picture("layout", "What each rank holds of everything that the layout divides") }}
+<p class="note">A bar is the whole of a thing, its filled part what a rank holds: of layers, of the rows of a batch, of the tokens of a row, of attention heads and dense networks, of every dense matrix (weights), of the routed experts of a layer, of every expert's matrices (their shard), and of the rows of n-gram tables. What is not shown is whole in every rank.</p>{% endif %}
 
 {% if titles.timeline %}{{ heading("timeline") }}
 {{ picture("timeline", "Computing, collectives and waiting of each process in a step") }}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
 from longcat.benchmark.bottleneck import axis_loads, exposed_shares, sentence
 from longcat.benchmark.comparison import compare
+from longcat.benchmark.holdings import whole_of
 from longcat.benchmark.matching import Subject, several_nodes, subject
 from longcat.benchmark.measurement import Measurement, measure, read_measurement
 from longcat.benchmark.measuring import TRACE
@@ -23,6 +24,7 @@ from longcat.costs.hardware import TABLE as HARDWARE
 from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.parallel.axes import Degrees
 from longcat.peak import Peak, device_peak
 from longcat.progress import Reporter, no_progress
 from longcat.provenance import code_of
@@ -163,6 +165,7 @@ def benchmark(
             "mfu_by_convention": dict(ours.mfu_by_convention),
             "comparison": comparison.as_dict(),
             "step_seconds": timed.step_seconds,
+            "layout": _layout(config, timed),
             "axes": [asdict(one) for one in loads],
             "bottleneck": sentence(loads),
             "sweep": [row | {"pareto": on_front} for row, on_front in zip(rows, pareto(rows), strict=True)],
@@ -186,6 +189,17 @@ def benchmark(
         )
 
     return workspace.materialize(recipe, build)
+
+
+def _layout(config: PipelineConfig, timed: Measurement) -> dict[str, Any]:
+    """Return the degrees of the layout and what it divides."""
+    asked = {field.name: timed.parallel[field.name] for field in fields(Degrees) if field.name in timed.parallel}
+    spread = config.parallel.spreads_tables(timed.processes, config.training.optimizer.lazy_ngram_moments)
+    rows = timed.batch_tokens // timed.sequence_length
+    return {
+        "degrees": {"processes": timed.processes, **asked},
+        "whole": asdict(whole_of(config.model, rows, timed.sequence_length, spread)),
+    }
 
 
 def summarise(

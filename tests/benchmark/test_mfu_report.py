@@ -53,6 +53,10 @@ def measured(given_run):
             "axis": "shard", "ranks": 2, "scope": "inside a node", "messages": 2, "link_bytes": 2e6, "formula_bytes": None,
             "seconds": 0.0123, "bus_bandwidth": 3.21e9, "step_share": 0.0456, "exposed_share": 0.0789,
         }],
+        "layout": {
+            "degrees": {"processes": 2, "expert": 2},
+            "whole": {"layers": 4, "rows": 8, "tokens": 64, "heads": 2, "experts": 4, "table_rows": 0},
+        },
         "step_seconds": 0.27, "bottleneck": "The bottleneck is the axis shard.",
         "memory": {"weights": 1_500_000_000, "rest": 500_000_000, "peak": 2_000_000_000},
         "sweep": [
@@ -145,12 +149,13 @@ def test_a_measured_run(measured):
     for heading in (
         "Time of a training step",
         "Timeline of a step",
+        "Layout: which rank holds what",
         "Speed of the kernels",
         "Communication by axis",
         "Sweep of settings",
     ):
         assert heading in outline.headings
-    assert page.count("data:image/svg+xml;base64,") == 2 * 8
+    assert page.count("data:image/svg+xml;base64,") == 2 * 9
     assert "an &lt;A100&gt;" in page and "<A100>" not in page
     assert "out of &lt;memory&gt;" in page
     for figure in (
