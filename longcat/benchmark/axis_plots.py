@@ -88,6 +88,41 @@ def axis_times(loads: Sequence[Mapping[str, Any]], step_seconds: float, *, narro
     return figure
 
 
+def exposed(ways: Mapping[str, Mapping[str, float]], title: str, *, narrow: bool = False) -> Figure:
+    """Plot a step of each way to send tokens to experts: what only waits for them, and the rest.
+
+    Args:
+        ways: `step_s`, `waiting_s`, `waiting_share` and `exchange_bytes` by name, as `benchmarks/slow_link.py` prints them.
+        title: where it was measured.
+        narrow: draw the form for a narrow page.
+    """
+    figure, axes = canvas(1.3 + 0.45 * len(ways), narrow)
+    upwards = list(ways.items())[::-1]
+    longest = max(way["step_s"] for _, way in upwards)
+    for place, (_, way) in enumerate(upwards):
+        rest = way["step_s"] - way["waiting_s"]
+        axes.barh(place, rest, height=0.6, color=BLUE, label=None if place else "computing, and all other work")
+        axes.barh(
+            place, way["waiting_s"], left=rest, height=0.6, color=ORANGE,
+            label=None if place else "only waiting for tokens",
+        )  # fmt: skip
+        text = f"{way['waiting_share']:.1%}" if narrow else f"{way['waiting_share']:.1%} of the step waits"
+        axes.annotate(
+            text, (way["step_s"], place), textcoords="offset points", xytext=(6, 5), va="center", fontsize=8,
+            color=ORANGE,
+        )  # fmt: skip
+        axes.annotate(
+            decimal_bytes(way["exchange_bytes"]) + ("" if narrow else " over the link"), (way["step_s"], place),
+            textcoords="offset points", xytext=(6, -6), va="center", fontsize=8, color=INK,
+        )  # fmt: skip
+    axes.set_yticks(range(len(ways)), [name.replace("_", " ") for name, _ in upwards])
+    axes.set_xlim(0, longest * (1.25 if narrow else 1.3))
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"seconds of a training step{'' if narrow else ': ' + title}")
+    legend(figure, 2)
+    return figure
+
+
 def bandwidths(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
     """Plot the bus bandwidth over size, a line per axis and collective; dots are the sizes of a step's mean messages.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from longcat.benchmark.axis_plots import axis_times, bandwidths, timelines
+from longcat.benchmark.axis_plots import axis_times, bandwidths, exposed, timelines
 from longcat.benchmark.breakdown import length
 from longcat.benchmark.measuring import MOST_PROFILED, profiled_ranks
 from longcat.benchmark.timeline import timeline, without
@@ -149,3 +149,15 @@ def test_bandwidths_leave_out_what_hardly_counts():
         "shard: all-gather",
         "expert: all-to-all as routed",
     }
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_each_way_to_send_is_in_the_picture(narrow):
+    ways = {
+        name: {"step_s": 2.0, "waiting_s": 2 * share, "waiting_share": share, "exchange_bytes": 4e7}
+        for name, share in (("sequential", 0.5), ("two_level", 0.125))
+    }
+    axes = exposed(ways, "2 nodes", narrow=narrow).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["two level", "sequential"]
+    texts = [text.get_text().split()[0] for text in axes.texts]
+    assert texts == ["12.5%", "40", "50.0%", "40"]
