@@ -13,8 +13,10 @@ from longcat.benchmark.plots import decimal_bytes
 from longcat.config import PipelineConfig
 from longcat.costs.traffic import Step, step_traffic
 
-NEGLIGIBLE = 0.02
+NEGLIGIBLE = 0.05
 """Share of a step below which an axis is called no bottleneck."""
+PATIENCE = 2.0
+"""How much longer than an axis needs a step has to wait for it, to be called waiting for other processes."""
 _WIDTH = {"bf16": 2, "fp32": 4}
 
 
@@ -82,9 +84,11 @@ def sentence(loads: Sequence[AxisLoad]) -> str | None:
         f"{decimal_bytes(first.bus_bandwidth)}/s measured, {first.step_share:.1%} of a step"
     )
     if first.exposed_share is not None:
-        needs += f", and {first.exposed_share:.1%} of a step only waits for them"
+        needs += f"; {first.exposed_share:.1%} of a step only waits for them"
+        if first.exposed_share > PATIENCE * first.step_share:
+            needs += ", so processes wait for one another rather than for the link"
     if first.step_share < NEGLIGIBLE:
-        return f"No axis is a bottleneck: along the longest, {first.axis}, {needs}."
+        return f"No axis is a bottleneck. Along the longest, {first.axis}, {needs}."
     return f"The bottleneck is the axis {first.axis}: {needs}."
 
 

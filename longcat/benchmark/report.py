@@ -125,7 +125,7 @@ def html(result: Mapping[str, Any]) -> str:
         own_conventions=any(row.get("ratio_own_convention") is not None for row in shown),
         on_cpu=on_cpu(result),
         pictures={
-            name: {form: plots.svg(figure) for form, figure in forms.items()} for name, forms in _pictures(result)
+            name: {form: plots.svg(figure) for form, figure in forms.items()} for name, forms in pictures(result)
         },
         distribution_text=distribution_text(found) if found else None,
         named=found is not None and len(found["rows"]) <= plots.NAMED_ROWS,
@@ -265,8 +265,8 @@ def _device_peak(result: Mapping[str, Any]) -> float | None:
     return float(result["peak_flops"]) / float(result["processes"])
 
 
-def _pictures(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Figure]]]:
-    """Return the figures by name, each in its wide and its narrow form."""
+def pictures(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Figure]]]:
+    """Return the figures of a result by name, each in its wide and its narrow form."""
     drawn: dict[str, Callable[..., Figure]] = {"published": partial(published, result)}
     if several(result):
         layout = result["layout"]
