@@ -8,16 +8,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from longcat.config import ModelConfig
+from longcat.errors import ArtifactError
+
 _NAME = re.compile(r"step-(\d{8})")
+_LAYER = re.compile(r"model\.model\.layers\.(\d+)\.")
 MODEL = "model"
 """Key of the model's state dict in a checkpoint; torch writes each parameter as this key, a dot and its name."""
 
@@ -52,11 +59,43 @@ def saved(directory: Path) -> list[tuple[int, Path]]:
 
 
 def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
-    """Restore model and optimizer in place; returns the number of steps they have seen. Collective."""
+    """Restore model and optimizer in place; returns the number of steps they have seen. Collective.
+
+    Raises:
+        ArtifactError: it is of another model or optimizer; names what differs first.
+    """
     state = _state(model, optimizers, 0)
+    _check(path, state, getattr(model, "config", None))
     dcp.state_dict_loader.load(state, checkpoint_id=path)
     set_state_dict(model, optimizers, model_state_dict=state[MODEL], optim_state_dict=state["optimizer"])
     return int(state["step"])
+
+
+def _check(path: Path, state: dict[str, Any], config: ModelConfig | None) -> None:
+    """Refuse a checkpoint that lacks a tensor of this process, has it in another shape, or has layers behind the last one."""
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    for name, tensor in _tensors(state):
+        found = stored.get(name)
+        if found is None:
+            raise ArtifactError(f"{path} is of another model or optimizer: it has no {name}")
+        if isinstance(found, TensorStorageMetadata) and list(found.size) != list(tensor.shape):
+            raise ArtifactError(
+                f"{path} is of another model: {name} is {list(found.size)} there, not {list(tensor.shape)}"
+            )
+    layers = {int(match[1]) for name in stored if (match := _LAYER.match(name))}
+    if config is not None and layers and max(layers) >= config.num_layers:
+        raise ArtifactError(
+            f"{path} is of another model: it has {max(layers) + 1} layers, not model.num_layers={config.num_layers}"
+        )
+
+
+def _tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """List the tensors of a nested state under the names that torch writes them by: keys, joined by dots."""
+    for key, value in state.items():
+        if isinstance(value, dict):
+            yield from _tensors(value, f"{prefix}{key}.")
+        elif isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
 
 
 def _state(model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, Any]:

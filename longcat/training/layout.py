@@ -9,6 +9,7 @@ from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees, Wish
+from longcat.parallel.nodes import levels
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
         raise ConfigError(
             f"{error} (processes are left to this machine, with {processes} x {accelerator.kind})"
         ) from error
+    if config.parallel.two_level:
+        for first in range(0, processes, degrees.expert):
+            levels(range(first, first + degrees.expert), first, config.parallel.devices_per_node or processes)
     if accelerator.kind != "cpu" and processes > accelerator.count:
         raise ConfigError(
             f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"

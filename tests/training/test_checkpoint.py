@@ -7,6 +7,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.corpus.shards import Batch
+from longcat.errors import ArtifactError
 from longcat.parallel.axes import Degrees
 from longcat.training import checkpoint
 from longcat.training.trainer import Trainer
@@ -79,3 +80,37 @@ def test_every_layout_reads_the_same_state(ranks, written, writers, readers):
             assert np.array_equal(found[name], expected[name]), name
             if readers == writers:
                 assert np.array_equal(found_next[name], expected_next[name]), name
+
+
+def refused(mesh, folder, settings):
+    with pytest.raises(ArtifactError) as caught:
+        trainer = Trainer(load_config("smoke", None, [*CONFIG, *settings]), mesh, choose("cpu"), "fp32")
+        checkpoint.load(folder, trainer.weights, trainer.optimizers)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.num_layers=2"], "has no model.model.layers.1."),
+        (["model.hidden_size=32"], "model.model.embed_tokens.weight is [512, 64] there, not [512, 32]"),
+        (["model.n_routed_experts=8"], "is of another model"),
+        (["training.optimizer.name=adamw"], "of another model or optimizer: it has no optimizer.state."),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused_by_every_rank(ranks, written, settings, message):
+    folder, _ = written((2, 2))
+    for found in ranks.on_mesh(Degrees(2, 2), refused, folder, settings):
+        assert message in found
+        assert str(folder) in found
+
+
+def test_a_checkpoint_with_more_layers_is_refused(ranks, tmp_path):
+    ranks.on_mesh(Degrees(1), write_layers, tmp_path / "state", 2)
+    [found] = ranks.on_mesh(Degrees(1), refused, tmp_path / "state", [])
+    assert "it has 2 layers, not model.num_layers=1" in found
+
+
+def write_layers(mesh, folder, layers):
+    trainer = Trainer(load_config("smoke", None, [*CONFIG, f"model.num_layers={layers}"]), mesh, choose("cpu"), "fp32")
+    checkpoint.write(folder, 0, trainer.weights, trainer.optimizers)

@@ -1,0 +1,41 @@
+"""What is settled before a process starts."""
+
+import pytest
+
+from longcat.accelerator import choose
+from longcat.config import load_config
+from longcat.errors import ConfigError
+from longcat.training.layout import settle_layout
+
+
+@pytest.mark.parametrize(("devices", "fits"), [(2, True), (4, True), (8, True), (3, False)])
+def test_nodes_that_experts_fill_unevenly_are_refused_before_anything_starts(devices, fits):
+    settings = ["training.processes=4", "parallel.expert=4", "parallel.two_level=true"]
+    config = load_config("smoke", None, [*settings, f"parallel.devices_per_node={devices}"])
+    if fits:
+        assert settle_layout(config, choose("cpu")).degrees.expert == 4
+        return
+    with pytest.raises(ConfigError, match="nodes of 3 devices have 1 or 3 of them"):
+        settle_layout(config, choose("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["parallel.tensor=3", "training.processes=3"],
+            "parallel.tensor=3 does not divide model.num_attention_heads=2",
+        ),
+        (
+            ["parallel.pipeline=4", "training.processes=4"],
+            "parallel.pipeline=4 makes 4 stages, more than model.num_layers=1",
+        ),
+        (["parallel.context=3", "training.processes=3"], "parallel.context=3 needs it"),
+        (["parallel.context=2", "training.processes=3"], "parallel.context=2 does not divide training.processes=3"),
+    ],
+)
+def test_an_axis_that_does_not_fit_the_model_is_refused_with_one_that_does(settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        settle_layout(load_config("smoke", None, [*settings, "training.global_batch_sequences=12"]), choose("cpu"))
+    assert "would fit" in str(caught.value)
+    assert "\n" not in str(caught.value)
