@@ -32,7 +32,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, context: ForwardContext, number: int
     ) -> tuple[Tensor, RouterStatistics | None, Tensor | None]:
-        """Transform `[batch, seq, hidden]`; also returns router statistics, and the indexer's loss if it learns.
+        """Transform `[batch, own, hidden]`; also returns router statistics, and the indexer's loss if it learns.
 
         `number` is the layer's place in the model, by which it finds its part of the cache.
         """
@@ -40,10 +40,10 @@ class Layer(nn.Module):
         x = x + attended
         h = self.post_attention_layernorm[0](x)
         mixing = self.mlp.begin(h, context.padding)
-        x = x + self.mlps[0](h)
+        x = x + self.mlps[0](h, context.places)
         self.mlp.compute(mixing)
         attended, _, second = self.self_attn[1](self.input_layernorm[1](x), context, 2 * number + 1, selection)
         x = x + attended
-        x = x + self.mlps[1](self.post_attention_layernorm[1](x))
+        x = x + self.mlps[1](self.post_attention_layernorm[1](x), context.places)
         x = x + self.mlp.end(mixing).view_as(x)
         return x, mixing.statistics, None if first is None or second is None else first + second

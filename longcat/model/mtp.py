@@ -11,6 +11,7 @@ from longcat.model.attention import LatentAttention
 from longcat.model.context import ForwardContext
 from longcat.model.feed_forward import FeedForward
 from longcat.model.norm import RMSNorm
+from longcat.model.places import take
 from longcat.ops.documents import same_document
 from longcat.padding import IGNORE
 
@@ -38,8 +39,8 @@ class MultiTokenPrediction(nn.Module):
         """Chain all depths.
 
         Args:
-            hidden: the main model's normed output `[batch, seq, hidden]`.
-            words: embeddings of the words after each position, of the same shape.
+            hidden: the main model's normed output `[batch, own, hidden]`.
+            words: embeddings of the words after each position, from `Places.embed` with `depths - 1` ahead.
             context: of the main model.
 
         Returns:
@@ -47,13 +48,15 @@ class MultiTokenPrediction(nn.Module):
         """
         states, selection, index_loss = [], None, None
         for depth in range(self.depths):
-            following = F.pad(words, (0, 0, 0, depth))[:, depth:]
+            following = context.places.following(words, depth, self.depths - 1)
             if context.document_starts is not None:  # as where the row ends
-                following = following.masked_fill(~same_document(context.document_starts, depth)[..., None], 0)
+                inside = same_document(context.document_starts, depth)
+                own = take(inside, context.places.own(inside.shape[1]))
+                following = following.masked_fill(~own[..., None], 0)
             x = self.eh_proj(torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1))
             attended, selection, loss = self.self_attn(self.input_layernorm(x), context, self.sublayer, selection)
             x = x + attended
-            hidden = self.norm(x + self.mlp(self.post_attention_layernorm(x)))
+            hidden = self.norm(x + self.mlp(self.post_attention_layernorm(x), context.places))
             states.append(hidden)
             if loss is not None:
                 index_loss = loss if index_loss is None else index_loss + loss
