@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longcat.ops.chunks import size_kind
 from longcat.ops.registry import SampleInputs, operator
 from longcat.padding import IGNORE
 
@@ -73,7 +74,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         learns, vocabulary = any(ctx.needs_input_grad[:2]), weight.shape[0]
-        chunk = min(chunk_rows(hidden.device.type, vocabulary, hidden.dtype), max(1, hidden.shape[0]))
+        chunk = min(chunk_rows(size_kind(hidden), vocabulary, hidden.dtype), max(1, hidden.shape[0]))
         # first use of memory costs page faults: every chunk works in the same buffers
         narrow = hidden.new_empty(chunk, vocabulary)
         wide = narrow if narrow.dtype == torch.float32 else torch.empty_like(narrow, dtype=torch.float32)

@@ -1,26 +1,30 @@
 """LongCat Sparse Attention (arXiv 2608.01662): scores of the indexer, the keys chosen by them, and attention to these.
 
+Everywhere the queries may be the last positions of the keys only; each gets what it would get if all were here.
 Everything goes in chunks of queries, so that memory does not grow with the square of the sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import register_flop_formula
 
 from longcat.accelerator import npu_operator
 from longcat.config import SparseAttentionConfig
-from longcat.ops.documents import find_document_starts, readable
+from longcat.ops.chunks import spans
+from longcat.ops.documents import find_document_starts, pack, readable
 from longcat.ops.registry import SampleInputs, operator
 
 CHUNK_ELEMENTS = 16_777_216
-"""Numbers that the largest intermediate result of a chunk of queries may have."""
+"""Numbers that the largest intermediate result of a chunk of queries may have on a CPU."""
 GATHERED_ELEMENTS = 2_097_152
-"""Numbers of keys gathered at once: they are used several times, and should still be in the cache."""
+"""Numbers of keys gathered at once there: they are used several times, and should still be in the cache."""
 INDEX_DIM, MOST_INDEX_HEADS, MOST_CHOSEN = 128, 64, 2048
 """Limits of npu_lightning_indexer."""
 LATENT_DIM, ROTARY_DIM, HEADS = 512, 64, (1, 2, 4, 8, 16, 32, 64, 128)
@@ -60,10 +64,8 @@ def _selection_sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     document_starts = find_document_starts(torch.tensor([[0] * 3 + [1] * 70 + [2] * 23, [0] * 95 + [1]]))
     yield query, key, weight, sparse, False, document_starts
     yield query[:, 90:], key, weight[:, 90:], sparse
-
-
-_NEARER = 1e-30
-"""Score of a key for each position that it is farther away, far below any other score."""
+    yield query[:, 60:], key, weight[:, 60:], sparse, False, document_starts[:, 60:]
+    yield query[:, 6:16], key[:, :16], weight[:, 6:16], sparse  # fewer keys than are chosen
 
 
 @operator("key_selection", _selection_sample_inputs, lambda keys: keys.sort(-1).values.float())
@@ -79,13 +81,12 @@ def select_keys(
 ) -> Tensor:
     """Choose the keys that each query reads: sink, window and those with the highest scores, `index_topk` together.
 
-    The queries are the last positions of the keys' sequence. Where fewer keys lie before a query, all are chosen. With
-    documents, every one has a sink of its own, and no other keys are chosen. Of keys with a score of exactly 0, which are
-    many where there are few heads, the nearest are chosen, so that the choice does not depend on the number of keys.
+    Where fewer keys lie before a query, all are chosen. With documents, every one has a sink of its own, and no other keys
+    are chosen. Of keys with equal scores the nearest are chosen: so the choice does not depend on the number of keys.
 
     Args:
-        query: `[batch, queries, heads, dim]`.
-        key: `[batch, length, dim]`, `length >= index_topk`.
+        query: `[batch, queries, heads, dim]`, the last positions of the keys.
+        key: `[batch, length, dim]`.
         weight: `[batch, queries, heads]`.
         config: budget, sink and window.
         hierarchical: score only the tokens of the best pages (for inference, without documents).
@@ -94,28 +95,81 @@ def select_keys(
     Returns:
         int64 `[batch, queries, index_topk]` positions, -1 where there is none.
     """
-    length, first = key.shape[1], key.shape[1] - query.shape[1]
-    chosen = []
+    budget = config.index_topk, config.index_init_tokens, config.index_local_tokens
+    if not hierarchical:
+        keys: Tensor = _select_keys(query, key, weight, *budget, document_starts)
+        return keys
+    first, chosen = key.shape[1] - query.shape[1], []
     batch, queries, heads, dim = query.shape
-    each = config.index_pages * config.index_page_tokens * max(heads, dim) if hierarchical else length * heads
-    for start, end in _chunks(queries, batch * each):
-        part = query[:, start:end], weight[:, start:end]
+    each = config.index_pages * config.index_page_tokens * max(heads, dim)
+    for start, end in spans(query, queries, batch * each, CHUNK_ELEMENTS):
         position = torch.arange(first + start, first + end, device=query.device)[:, None]  # [queries, 1]
-        if hierarchical:
-            candidates, scores = _page_candidates(part[0], key, part[1], position, config)
-        else:
-            seen = max(first + end, config.index_topk)  # no query of the chunk reads later keys
-            candidates = torch.arange(seen, device=query.device).expand(batch, end - start, -1)
-            scores = index_scores(part[0], key[:, :seen], part[1])
-        begin = 0 if document_starts is None else document_starts[:, start:end, None]
-        always = (candidates < begin + config.index_init_tokens) | (candidates > position - config.index_local_tokens)
-        foreign = (candidates > position) | (candidates < begin)
-        scores = torch.where(scores == 0, _NEARER * (candidates - position - 1), scores)
-        scores = scores.masked_fill(always, torch.inf).masked_fill(foreign, -torch.inf)
-        best, places = scores.topk(config.index_topk, dim=-1, sorted=False)
-        keys = candidates.gather(-1, places)
-        chosen.append(keys.masked_fill(best == -torch.inf, -1))
+        candidates, scores = _page_candidates(query[:, start:end], key, weight[:, start:end], position, config)
+        begin = None if document_starts is None else document_starts[:, start:end]
+        chosen.append(_best(candidates, scores, position, begin, *budget))
     return torch.cat(chosen, dim=1)
+
+
+@torch.library.custom_op("longcat::select_keys", mutates_args=())
+def _select_keys(
+    query: Tensor,
+    key: Tensor,
+    weight: Tensor,
+    budget: int,
+    init_tokens: int,
+    local_tokens: int,
+    document_starts: Tensor | None,
+) -> Tensor:
+    """Choose among all keys as one operator, for what looks at operators."""
+    length, first = key.shape[1], key.shape[1] - query.shape[1]
+    batch, queries, heads, _ = query.shape
+    chosen = []
+    for start, end in spans(query, queries, batch * length * heads, CHUNK_ELEMENTS):
+        position = torch.arange(first + start, first + end, device=query.device)[:, None]  # [queries, 1]
+        seen = first + end  # no query of the chunk reads later keys
+        candidates = torch.arange(seen, device=query.device).expand(batch, end - start, -1)
+        scores = index_scores(query[:, start:end], key[:, :seen], weight[:, start:end])
+        begin = None if document_starts is None else document_starts[:, start:end]
+        chosen.append(_best(candidates, scores, position, begin, budget, init_tokens, local_tokens))
+    return torch.cat(chosen, dim=1)
+
+
+@_select_keys.register_fake
+def _(query: Tensor, _key: Tensor, _weight: Tensor, budget: int, *_: Any) -> Tensor:
+    return query.new_empty(*query.shape[:2], budget, dtype=torch.long)
+
+
+@register_flop_formula(torch.ops.longcat.select_keys)
+def _selection_flops(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    """Count every query's scores of the keys up to the last query's, as one chunk computes them."""
+    batch, queries, heads, dim = query
+    return 2 * batch * queries * heads * dim * key[1]
+
+
+def _best(
+    candidates: Tensor,
+    scores: Tensor,
+    position: Tensor,
+    document_starts: Tensor | None,
+    most: int,
+    init_tokens: int,
+    local_tokens: int,
+) -> Tensor:
+    """Choose the `most` best of each query's candidates."""
+    begin = 0 if document_starts is None else document_starts[..., None]
+    always = (candidates < begin + init_tokens) | (candidates > position - local_tokens)
+    foreign = (candidates > position) | (candidates < begin)
+    scores = scores.masked_fill(always, torch.inf).masked_fill(foreign, -torch.inf)
+    budget = min(most, candidates.shape[-1])
+    places = _ranks(scores, candidates).topk(budget, dim=-1, sorted=False).indices
+    keys = candidates.gather(-1, places).masked_fill(foreign.gather(-1, places), -1)
+    return torch.nn.functional.pad(keys, (0, most - budget), value=-1)
+
+
+def _ranks(scores: Tensor, positions: Tensor) -> Tensor:
+    """Number fp32 scores so that higher ones have higher numbers, and of equal ones those at later positions: int64."""
+    bits = (scores + 0.0).view(torch.int32)  # -0.0 is no other score than 0.0
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32 | positions
 
 
 def _selection_unsupported_reason(
@@ -158,14 +212,18 @@ def _npu_select_keys(
     position = torch.arange(length - queries, length, device=query.device)[:, None]  # [queries, 1]
     if document_starts is None:
         begin = torch.zeros_like(position)
-        best = indexer(query, key[:, :, None], weight, sparse_count=budget)[0][:, :, 0].long()
-    else:  # whole rows, documents laid end to end
+        inputs = [tensor.contiguous() for tensor in (query, key[:, :, None], weight)]
+        best = indexer(*inputs, sparse_count=budget)[0][:, :, 0].long()
+    else:
         begin = document_starts[..., None]
-        first = (document_starts == torch.arange(queries, device=document_starts.device)).flatten().nonzero().flatten()
-        ends = torch.cat([first[1:], first.new_tensor([batch * queries])]).to(torch.int32)
-        packed = [tensor.flatten(0, 1) for tensor in (query, key[:, :, None], weight)]
-        lengths = {"actual_seq_lengths_query": ends, "actual_seq_lengths_key": ends}
-        best = indexer(*packed, layout_query="TND", layout_key="TND", sparse_count=budget, **lengths)[0]
+        packed = pack(document_starts, length)
+        query_ends, key_ends = (
+            torch.tensor(ends, dtype=torch.int32, device=query.device) for ends in (packed.query_ends, packed.key_ends)
+        )
+        lengths = {"actual_seq_lengths_query": query_ends, "actual_seq_lengths_key": key_ends}
+        tensors = query.flatten(0, 1), packed.keys(key)[:, None], weight.flatten(0, 1)
+        inputs = [tensor.contiguous() for tensor in tensors]
+        best = indexer(*inputs, layout_query="TND", layout_key="TND", sparse_count=budget, **lengths)[0]
         best = best.view(batch, queries, budget).long()
         best = torch.where(best < 0, -1, best + begin)
 
@@ -236,7 +294,8 @@ def sparse_index_loss(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor, 
         fp32 scalar, in nats.
     """
     total = query.new_zeros((), dtype=torch.float32)
-    for start, end in _chunks(keys.shape[1], keys.shape[0] * keys.shape[2] * query.shape[-1]):
+    each = keys.shape[0] * keys.shape[2] * query.shape[-1]
+    for start, end in spans(query, keys.shape[1], each, CHUNK_ELEMENTS):
         part = query[:, start:end], key, weight[:, start:end], keys[:, start:end], attended[:, start:end]
         total = total + checkpoint(_divergence_at, *part, use_reentrant=False)
     return total
@@ -244,6 +303,24 @@ def sparse_index_loss(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor, 
 
 def _divergence_at(query: Tensor, key: Tensor, weight: Tensor, keys: Tensor, attended: Tensor) -> Tensor:
     return _divergence(attended, index_scores_at(query, key, weight, keys), keys >= 0)
+
+
+@dataclass(frozen=True)
+class HeadShare:
+    """One of several processes that have attention's heads between them, equally many each.
+
+    Each has the queries of all processes for its heads, and those of the indexer that are its own.
+    """
+
+    processes: int
+    place: int
+    """Of this process among them: its queries are the ones after those of as many others."""
+    reduce_scatter: Callable[[Tensor], Tensor]
+    """Sums fp32 `[processes, ...]` over the processes, and returns the one `[...]` at this process' place. Collective."""
+
+
+ALONE = HeadShare(1, 0, lambda parts: parts[0])
+"""The process that has all heads."""
 
 
 @torch.compiler.disable
@@ -256,54 +333,109 @@ def dense_index_loss(
     scale: float,
     document_starts: Tensor | None = None,
     padding: Tensor | None = None,
+    share: HeadShare = ALONE,
 ) -> Tensor:
     """Sum KL(p || softmax(I)) on all keys up to each query, with p from attention's query and key, without gradient.
 
+    p is the mean over all heads. The gradients are worked out in the forward pass, a chunk of queries at a time: so p, the
+    dearest part, is made once, and its exchange happens in the forward pass only.
+
     Args:
-        index_query: `[batch, seq, index heads, dim]`.
-        index_key: `[batch, seq, dim]`.
-        weight: `[batch, seq, index heads]`.
-        query: `[batch, heads, seq, head dim]`.
-        key: the same shape.
+        index_query: `[batch, queries, index heads, dim]`, this process' own.
+        index_key: `[batch, keys, dim]`.
+        weight: `[batch, queries, index heads]`.
+        query: `[batch, heads, processes * queries, head dim]`, the last positions of the keys, those of one process after
+            those of the other.
+        key: `[batch, heads, keys, head dim]`.
         scale: of attention's scores.
-        document_starts: see `longcat.ops.documents`; none where every row is one.
-        padding: bool `[batch, seq]`, true for queries that are left out.
+        document_starts: of all of attention's queries `[batch, processes * queries]`, see `longcat.ops.documents`; none
+            where every row is one.
+        padding: bool `[batch, queries]`, true for own queries that are left out.
+        share: of this process in the heads.
+
+    Returns:
+        fp32 scalar, in nats, over own queries.
     """
-    query, key = query.detach(), key.detach()
-    total = query.new_zeros((), dtype=torch.float32)
-    batch, heads, seq, _ = query.shape
-    for start, end in _chunks(seq, batch * max(heads, index_query.shape[2]) * seq):
-        part = (
-            index_query[:, start:end],
-            index_key[:, :end],
-            weight[:, start:end],
-            query[:, :, start:end],
-            key[:, :, :end],
-            scale,
-            None if document_starts is None else document_starts[:, start:end],
-            None if padding is None else padding[:, start:end],
-        )
-        total = total + checkpoint(_dense_divergence, *part, use_reentrant=False)
-    return total
+    loss: Tensor = _DenseIndexLoss.apply(
+        index_query, index_key, weight, query, key, scale, document_starts, padding, share
+    )
+    return loss
 
 
-def _dense_divergence(
-    index_query: Tensor,
-    index_key: Tensor,
-    weight: Tensor,
-    query: Tensor,
-    key: Tensor,
-    scale: float,
-    document_starts: Tensor | None,
-    padding: Tensor | None,
+class _DenseIndexLoss(torch.autograd.Function):
+    """Takes the gradients along; `index_key`'s adds up in fp32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        index_query: Tensor,
+        index_key: Tensor,
+        weight: Tensor,
+        query: Tensor,
+        key: Tensor,
+        scale: float,
+        document_starts: Tensor | None,
+        padding: Tensor | None,
+        share: HeadShare,
+    ) -> Tensor:
+        learns = any(ctx.needs_input_grad[:3])
+        total = query.new_zeros((), dtype=torch.float32)
+        d_key = torch.zeros_like(index_key, dtype=torch.float32)
+        d_queries, d_weights = [], []
+        (batch, own, index_heads, _), (heads, _, keys) = index_query.shape, (*query.shape[1:3], key.shape[2])
+        for start, end in spans(query, own, batch * max(heads * share.processes, index_heads) * keys, CHUNK_ELEMENTS):
+            attended = _mean_probabilities(query, key, scale, document_starts, share, start, end)
+            if padding is not None:
+                attended = attended.masked_fill(padding[:, start:end, None], 0.0)
+            begin = share.place * own
+            starts = None if document_starts is None else document_starts[:, begin + start : begin + end]
+            reach = attended.shape[-1]
+            seen = readable(starts, end - start, reach, query.device).expand_as(attended)
+            inputs = index_query[:, start:end], index_key[:, :reach], weight[:, start:end]
+            if not learns:
+                total += _divergence(attended, index_scores(*inputs), seen)
+                continue
+            # what surrounds this, as a part of the model that is recomputed, must not take these tensors for its own
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_same, _same):
+                leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+                divergence = _divergence(attended, index_scores(*leaves), seen)
+                d_query, d_keys, d_weight = torch.autograd.grad(divergence, leaves)
+            total += divergence.detach()
+            d_key[:, :reach] += d_keys
+            d_queries.append(d_query)
+            d_weights.append(d_weight)
+        if learns:
+            ctx.save_for_backward(torch.cat(d_queries, 1), d_key.to(index_key.dtype), torch.cat(d_weights, 1))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return *((gradients[0] * one).to(one.dtype) for one in ctx.saved_tensors), *[None] * 6
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _mean_probabilities(
+    query: Tensor, key: Tensor, scale: float, document_starts: Tensor | None, share: HeadShare, start: int, end: int
 ) -> Tensor:
-    seen = readable(document_starts, query.shape[-2], key.shape[-2], query.device)
-    with torch.no_grad():
-        scores = (query @ key.mT).float() * scale
-        attended = scores.masked_fill(~seen.unsqueeze(-3), -torch.inf).softmax(-1).mean(1)
-        if padding is not None:
-            attended = attended.masked_fill(padding[..., None], 0.0)
-    return _divergence(attended, index_scores(index_query, index_key, weight), seen.expand_as(attended))
+    """Average attention's probabilities over all heads, of own queries `start` to `end`: fp32 `[batch, queries, keys]`.
+
+    The keys are those up to the last of these queries. Collective.
+    """
+    batch, _, queries, _ = query.shape
+    own, earlier = queries // share.processes, key.shape[2] - queries
+    parts = query.new_zeros(
+        share.processes, batch, end - start, earlier + queries - own + end, dtype=torch.float32
+    )  # of each process' queries
+    for place in range(share.processes):
+        of = slice(place * own + start, place * own + end)
+        keys = earlier + of.stop
+        seen = readable(None if document_starts is None else document_starts[:, of], end - start, keys, query.device)
+        scores = (query[:, :, of] @ key[:, :, :keys].mT).float() * scale
+        parts[place, ..., :keys] = scores.masked_fill(~seen.unsqueeze(-3), -torch.inf).softmax(-1).mean(1)
+    return (share.reduce_scatter(parts) / share.processes)[..., : earlier + share.place * own + end]
 
 
 def _divergence(attended: Tensor, scores: Tensor, seen: Tensor) -> Tensor:
@@ -319,6 +451,11 @@ def _attention_sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     keys[..., 4:].masked_fill_(keys[..., 4:] == keys[..., 3:4], -1)
     dim = LATENT_DIM + ROTARY_DIM
     yield draw(2, 40, 4, dim), draw(2, 40, dim), keys, LATENT_DIM, 0.1
+    yield draw(2, 9, 4, dim), draw(2, 40, dim), keys[:, 31:], LATENT_DIM, 0.1
+    few = torch.nn.functional.pad(
+        torch.arange(5).where(torch.arange(5) <= torch.arange(2, 5)[:, None], -1), (0, 7), value=-1
+    )
+    yield draw(2, 3, 4, dim), draw(2, 5, dim), few.expand(2, -1, -1), LATENT_DIM, 0.1  # fewer keys than are chosen
 
 
 @operator("sparse_attention", _attention_sample_inputs)
@@ -394,13 +531,7 @@ class _SparseAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, cached_latents: Tensor, rows: Tensor, absent: Tensor, rank: int, scale: float
     ) -> tuple[Tensor, Tensor]:
-        out = query.new_empty(*query.shape[:2], rank)
-        attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
-        for start, end in _row_chunks(query, rows):
-            keys = cached_latents.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
-            weights = _weights(query[start:end], keys, absent[start:end], scale)
-            attended[start:end] = weights.mean(1, dtype=torch.float32)
-            out[start:end] = (weights @ keys)[..., :rank]  # a part of the keys would be copied first
+        out, attended = _attend(query, cached_latents, rows, absent, rank, scale)
         ctx.save_for_backward(query, cached_latents, rows, absent, out)
         ctx.rank, ctx.scale = rank, scale
         ctx.mark_non_differentiable(attended)
@@ -432,6 +563,34 @@ class _SparseAttention(torch.autograd.Function):
         return d_query, d_cached_latents.to(cached_latents.dtype), None, None, None, None
 
 
+@torch.library.custom_op("longcat::sparse_attention", mutates_args=())
+def _attend(
+    query: Tensor, cached_latents: Tensor, rows: Tensor, absent: Tensor, rank: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Compute output and mean probabilities as one operator, for what looks at operators."""
+    out = query.new_empty(*query.shape[:2], rank)
+    attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
+    for start, end in _row_chunks(query, rows):
+        keys = cached_latents.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
+        weights = _weights(query[start:end], keys, absent[start:end], scale)
+        attended[start:end] = weights.mean(1, dtype=torch.float32)
+        out[start:end] = (weights @ keys)[..., :rank]  # a part of the keys would be copied first
+    return out, attended
+
+
+@_attend.register_fake
+def _(
+    query: Tensor, _latents: Tensor, rows: Tensor, _absent: Tensor, rank: int, _scale: float
+) -> tuple[Tensor, Tensor]:
+    return query.new_empty(*query.shape[:2], rank), query.new_empty(rows.shape, dtype=torch.float32)
+
+
+@register_flop_formula(torch.ops.longcat.sparse_attention)
+def _attention_flops(query: Sequence[int], _latents: Any, rows: Sequence[int], *_: Any, **__: Any) -> int:
+    queries, heads, dim = query
+    return 2 * queries * heads * rows[1] * 2 * dim
+
+
 def _weights(query: Tensor, keys: Tensor, absent: Tensor, scale: float) -> Tensor:
     scores = (query @ keys.mT).mul_(scale)
     return scores.masked_fill_(absent[:, None], -torch.inf).softmax(-1)
@@ -444,10 +603,4 @@ def _flat_rows(keys: Tensor, length: int) -> Tensor:
 
 
 def _row_chunks(query: Tensor, rows: Tensor) -> Iterator[tuple[int, int]]:
-    return _chunks(query.shape[0], rows.shape[1] * max(query.shape[1], query.shape[2]), GATHERED_ELEMENTS)
-
-
-def _chunks(count: int, elements_each: int, limit: int | None = None) -> Iterator[tuple[int, int]]:
-    size = max(1, (limit or CHUNK_ELEMENTS) // max(1, elements_each))
-    for start in range(0, count, size):
-        yield start, min(start + size, count)
+    return spans(query, query.shape[0], rows.shape[1] * max(query.shape[1], query.shape[2]), GATHERED_ELEMENTS)

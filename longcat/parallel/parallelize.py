@@ -12,6 +12,7 @@ from longcat.model.dispatch import Dispatcher
 from longcat.model.part import Part
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.axes import STAGES_EACH, stages_of
+from longcat.parallel.context import DividedRows
 from longcat.parallel.data import FSDPModel, Sharded
 from longcat.parallel.embedding import spread_tables
 from longcat.parallel.expert import AllToAll, spread_experts
@@ -57,6 +58,8 @@ def parallelize(
         ConfigError: tokens cannot travel in two levels in this layout.
     """
     settings = settings or ParallelConfig()
+    if mesh.row_processes > 1:
+        model.places = DividedRows(mesh)
     if seed is None:
         model.to(mesh.device)
     parts = [model] if mesh.degrees.pipeline == 1 else _stages(model, mesh, settings)

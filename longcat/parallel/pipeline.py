@@ -24,6 +24,7 @@ from longcat.config import ModelConfig
 from longcat.model.cache import Cache
 from longcat.model.context import Phase
 from longcat.model.part import Part
+from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums, Onward
 from longcat.parallel.accumulate import Learn, MicroBatch
 from longcat.parallel.axes import Schedule, stage_owner, stages_of
@@ -56,7 +57,8 @@ class Stage(LongcatModel):
             own = {name: of.clone() if name == EMBEDDING else of for name, of in own.items()}
         self.load_state_dict(own, assign=True)
         self.train(whole.training)
-        self.model.activation_checkpointing = whole.model.activation_checkpointing
+        self.places = whole.places
+        use_recomputation(self, whole.model.recomputation)
         self._work: _Work | None = None
         self._done = 0
 
@@ -235,7 +237,7 @@ class PipelineModel:
                 learn(number, sums, stage.part.layers)
                 return found.hidden if isinstance(found, Onward) else sums.language_model
 
-            sending += self._pass_on(compute, self._hidden(rows.tokens))[1]
+            sending += self._pass_on(compute, self._own_hidden(rows.tokens))[1]
         for work in sending:
             work.wait()
 
@@ -252,7 +254,7 @@ class PipelineModel:
                     cache: Cache = caches[stage]
                     return cast(Tensor, stage(tokens, cache=cache, last_only=True, before=before))
 
-                output, sending = self._pass_on(compute, self._hidden(tokens))
+                output, sending = self._pass_on(compute, self._hidden(*tokens.shape))
                 tokens = tokens.new_zeros(1, 1)
                 if output is not None:
                     tokens += output[0, -1].argmax()
@@ -281,13 +283,14 @@ class PipelineModel:
         elif learning and self._embedding_group is not None:
             dist.all_reduce(_local(cast(Tensor, learning[0].grad)), group=self._embedding_group)
 
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        """Room for the hidden states of this process' tokens of some rows."""
-        degrees = self._mesh.degrees
+    def _own_hidden(self, tokens: Tensor) -> Tensor:
+        """Room for the hidden states of this process' own tokens of some rows."""
         rows, length = tokens.shape
-        own = length // (degrees.context * degrees.tensor)
+        return self._hidden(rows, length // self._mesh.row_processes)
+
+    def _hidden(self, rows: int, length: int) -> Tensor:
         width = self._stages[0].config.hidden_size
-        return torch.empty(rows, own, width, dtype=self._compute, device=self._mesh.device)
+        return torch.empty(rows, length, width, dtype=self._compute, device=self._mesh.device)
 
     def _pass_on(
         self, compute: Callable[[Stage, Tensor | None], Tensor], room: Tensor
@@ -327,7 +330,7 @@ class PipelineModel:
             raise ValueError(f"the micro-batches of a pipeline have different shapes: {sorted(shapes)}")
         key = len(batch), *shapes
         if self._schedule is None or self._schedule[0] != key:
-            self._schedule = key, self._connect(len(batch), self._hidden(batch[0].tokens))
+            self._schedule = key, self._connect(len(batch), self._own_hidden(batch[0].tokens))
         return self._schedule[1]
 
     def _connect(self, micro_batches: int, hidden: Tensor) -> Any:
@@ -343,7 +346,7 @@ class PipelineModel:
                 input_args=() if stage.part.first else between,
                 output_args=losses if stage.part.last else between,
                 group=self._group,
-                dw_builder=_whole_backward if stage.part.last else None,
+                dw_builder=_whole_backward if stage.part.last or stage.model.recomputation != "none" else None,
             )
             for stage, number in zip(self._stages, self._numbers, strict=True)
         ]
@@ -362,6 +365,7 @@ def _whole_backward() -> Callable[[], None]:
 
     A zero bubble takes them apart, for which each is computed once from a graph. On the last stage that cannot be: the loss
     makes the head's gradient together with that of its input, and depths of multi-token prediction share their weights.
+    What is recomputed would be recomputed for each weight by itself.
     """
     return lambda: None
 

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longcat.ops import attention
-from longcat.ops.attention import block_attention, torch_attention
-from longcat.ops.documents import find_document_starts, readable, same_document
+from longcat.ops.attention import block_attention, causal_attention, torch_attention
+from longcat.ops.documents import find_document_starts, pack, readable, same_document
 from longcat.ops.grouped_matmul import grouped_matmul
 from longcat.ops.linear_cross_entropy import (
     ACCELERATOR_BYTES,
@@ -144,6 +144,52 @@ def test_attention_within_documents_equals_torch_with_a_mask(seed, seq, share, k
             results.append((out, *torch.autograd.grad(out, (query, key, value), upstream)))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 999), keys=st.sampled_from([1, 40, 150]), before=st.integers(0, 149),
+       share=st.sampled_from([None, 0.0, 0.02, 0.3]), kept_length=st.sampled_from([2048, 0]))  # fmt: skip
+def test_the_last_queries_read_what_they_read_among_all(seed, keys, before, share, kept_length):
+    """Whole rows, divided in two: values, and gradients as sums of both parts'."""
+    torch.manual_seed(seed)
+    cut = before % keys
+    inputs = [torch.randn(3, 2, keys, width, requires_grad=True) for width in (12, 12, 8)]
+    upstream = torch.randn(3, 2, keys, 8)
+    starts = None if share is None else find_document_starts(documents_of(seed, 3, keys, share))
+
+    def part(function, first, end):
+        query, key, value = inputs[0][:, :, first:end], inputs[1][:, :, :end], inputs[2][:, :, :end]
+        return function(query, key, value, 0.4, None if starts is None else starts[:, first:end])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "KEPT_LENGTH", kept_length)
+        patch.setattr(attention, "QUERY_BLOCK", 16)
+        whole = causal_attention.reference(*inputs, 0.4, starts)
+        expected = torch.autograd.grad(whole, inputs, upstream)
+        for function in (causal_attention.reference, block_attention, torch_attention):
+            parts = [part(function, *span) for span in ((0, cut), (cut, keys)) if span[0] < span[1]]
+            found = torch.cat(parts, dim=2)
+            torch.testing.assert_close(found, whole)
+            for ours, right in zip(torch.autograd.grad(found, inputs, upstream), expected, strict=True):
+                torch.testing.assert_close(ours, right)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 999), keys=st.integers(1, 40), before=st.integers(0, 39),
+       share=st.sampled_from([0.0, 0.1, 0.5, 1.0]))  # fmt: skip
+def test_packed_documents_hold_the_keys_that_their_queries_read(seed, keys, before, share):
+    starts = find_document_starts(documents_of(seed, 3, keys, share))
+    first = before % keys
+    packed = pack(starts[:, first:], keys)
+    positions = torch.arange(keys).expand(3, -1) + 100 * torch.arange(3)[:, None]
+    laid, queries = packed.keys(positions[..., None])[:, 0].tolist(), positions[:, first:].flatten().tolist()
+    assert (packed.query_ends[-1], packed.key_ends[-1]) == (len(queries), len(laid))
+    begins = zip([0, *packed.query_ends[:-1]], [0, *packed.key_ends[:-1]], strict=True)
+    for (query, key), *ends in zip(begins, packed.query_ends, packed.key_ends, strict=True):
+        row, last = divmod(queries[ends[0] - 1], 100)
+        assert laid[key : ends[1]] == list(range(100 * row + int(starts[row, last]), 100 * row + last + 1))
+        assert queries[query : ends[0]] == laid[key : ends[1]][-(ends[0] - query) :]
+    assert pack(starts[:, first:], keys) == packed
 
 
 @given(shift=st.integers(0, 1000))

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from longcat.config import SparseAttentionConfig
 from longcat.ops import sparse_attention as ops
+from longcat.ops.documents import find_document_starts
 
 BATCH, LENGTH, HEADS, DIM = 2, 19, 3, 8
 
@@ -201,3 +203,120 @@ def test_of_equal_scores_the_nearest_are_chosen_however_many_keys_there_are():
         alone = ops.select_keys(query[:, position:seen], key[:, :seen], weight[:, position:seen], sparse)[0, 0]
         expected = [0, *range(position - 6, position + 1)]
         assert alone.sort().values.tolist() == whole[position].tolist() == expected
+
+
+def random_starts(seed, length=LENGTH, share=0.15):
+    draws = torch.Generator().manual_seed(seed)
+    return find_document_starts((torch.rand(BATCH, length, generator=draws) < share).long().cumsum(1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 999), cut=st.integers(1, LENGTH - 1), budget=st.integers(4, 9), packed=st.booleans(),
+       dtype=st.sampled_from([torch.float32, torch.bfloat16]), equal=st.booleans())  # fmt: skip
+def test_the_last_queries_of_a_prefix_choose_what_they_choose_among_all(seed, cut, budget, packed, dtype, equal):
+    """Also of scores that are equal, which are many in 16 bits, and where there are fewer keys than are chosen."""
+    query, key, weight = (tensor.to(dtype) for tensor in indexer(seed))
+    if equal:
+        key = key[:, torch.arange(LENGTH) % 3]
+    config = settings_of(budget, sink=1, window=2)
+    starts = random_starts(seed) if packed else None
+    whole = ops.select_keys(query, key, weight, config, False, starts).sort(-1).values
+    for first, end in ((0, cut), (cut, LENGTH), (cut // 2, cut)):
+        if first < end:
+            own = None if starts is None else starts[:, first:end]
+            keys = ops.select_keys(query[:, first:end], key[:, :end], weight[:, first:end], config, False, own)
+            assert keys.shape[-1] == budget
+            assert torch.equal(keys.sort(-1).values, whole[:, first:end])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("cut", [1, 3, 12, 18])
+def test_parts_of_the_queries_sum_to_the_whole(packed, cut):
+    """Sparse attention, both losses of the indexer, and all gradients, from two runs of queries against a prefix each."""
+    index = [tensor.requires_grad_() for tensor in indexer(11)]
+    draws = torch.Generator().manual_seed(12)
+    query, key = (torch.randn(BATCH, 4, LENGTH, 5, generator=draws) for _ in range(2))
+    absorbed = torch.randn(BATCH, LENGTH, 4, 9, generator=draws, requires_grad=True)
+    latents = torch.randn(BATCH, LENGTH, 9, generator=draws, requires_grad=True)
+    starts = random_starts(13) if packed else None
+    padding = torch.arange(LENGTH) >= torch.tensor([[LENGTH], [LENGTH - 4]])
+    config = settings_of(6)
+
+    def losses(first, end):
+        own, before = slice(first, end), slice(0, end)
+        index_query, index_key, weight = index[0][:, own], index[1][:, before], index[2][:, own]
+        apart = None if starts is None else starts[:, own]
+        keys = ops.select_keys(index_query, index_key, weight, config, False, apart)
+        out, attended = ops.sparse_attention(absorbed[:, own], latents[:, before], keys, 6, 0.3)
+        sparse = ops.sparse_index_loss(index_query, index_key, weight, keys, attended)
+        dense = ops.dense_index_loss(
+            index_query, index_key, weight, query[:, :, own], key[:, :, before], 0.4, apart, padding[:, own]
+        )
+        return torch.stack([sparse, dense, out.sin().sum()])
+
+    whole, parts = losses(0, LENGTH), losses(0, cut) + losses(cut, LENGTH)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+    leaves = [*index, absorbed, latents]
+    found, expected = (torch.autograd.grad(values.sum(), leaves) for values in (parts, whole))
+    for ours, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("processes", "run"), [(2, 16), (4, 16), (3, LENGTH)])
+def test_dense_loss_from_heads_of_several_processes(packed, processes, run):
+    """Each has some of the heads and the indexer's queries of a slice of a run: values and gradients add up."""
+    run = run // processes * processes
+    index = [tensor.requires_grad_() for tensor in indexer(14, queries=run)]
+    draws = torch.Generator().manual_seed(15)
+    heads, own = 12, run // processes
+    query = torch.randn(BATCH, heads, run, 5, generator=draws)
+    key = torch.randn(BATCH, heads, LENGTH, 5, generator=draws)
+    starts = random_starts(16)[:, LENGTH - run :] if packed else None
+    padding = (torch.arange(run) >= run - 3).expand(BATCH, -1)
+    sent = {}
+
+    def loss_of(place, exchange):
+        some, mine = (
+            slice(place * heads // processes, (place + 1) * heads // processes),
+            slice(place * own, (place + 1) * own),
+        )
+        return ops.dense_index_loss(
+            index[0][:, mine], index[1], index[2][:, mine], query[:, some], key[:, some], 0.4, starts, padding[:, mine],
+            ops.HeadShare(processes, place, exchange),
+        )  # fmt: skip
+
+    def send(place):
+        def exchange(parts):
+            sent.setdefault(place, []).append(parts)
+            return parts[place]
+
+        return exchange
+
+    def receive(place):
+        chunks = zip(*(sent[other] for other in range(processes)), strict=True)
+        return lambda parts: torch.stack(next(chunks)).sum(0)[place]
+
+    for place in range(processes):
+        loss_of(place, send(place))
+    assert len(sent[0]) > 1
+    found = sum(loss_of(place, receive(place)) for place in range(processes))
+    expected = ops.dense_index_loss(*index, query, key, 0.4, starts, padding)
+    torch.testing.assert_close(found, expected)
+    for ours, right in zip(torch.autograd.grad(found, index), torch.autograd.grad(expected, index), strict=True):
+        torch.testing.assert_close(ours, right)
+
+
+def test_dense_loss_in_a_part_that_is_recomputed():
+    index = [tensor.requires_grad_() for tensor in indexer(17)]
+    query, key = torch.randn(2, BATCH, 4, LENGTH, 5, generator=torch.Generator().manual_seed(18))
+    calls = []
+
+    def part(*index):
+        calls.append(1)
+        return 3 * ops.dense_index_loss(*(2 * tensor for tensor in index), query, key, 0.4)
+
+    found = torch.autograd.grad(checkpoint(part, *index, use_reentrant=False), index)
+    assert len(calls) == 2
+    for ours, right in zip(found, torch.autograd.grad(part(*index), index), strict=True):
+        assert torch.equal(ours, right)

@@ -1,20 +1,30 @@
 """Every pair of settings that docs/parallel.md says compose is trained, and is what one process trains."""
 
+import dataclasses
+
 import pytest
 
 from longcat.config import ParallelConfig
 from longcat.parallel.axes import Degrees
 from longcat.provenance import ROOT
-from tests.parallel.training import EVERYTHING, Case, compare, train
+from tests.parallel.training import EVERYTHING, Case, compare, limits, train
 
-AXES = {"`pipeline`": {"pipeline": 2}, "`replicate`": {"replicate": 2}, "`shard`": {}, "`expert`": {"expert": 2}}
+AXES = {
+    "`pipeline`": {"pipeline": 2},
+    "`replicate`": {"replicate": 2},
+    "`shard`": {},
+    "`context`": {"context": 2},
+    "`expert`": {"expert": 2},
+}
 """Degrees that make two processes differ along each axis; `shard` takes what is left."""
 SETTINGS = {
-    "recomputation": ("training.activation_checkpointing=full",),
+    "recomputation `full`": ("training.activation_checkpointing=full",),
+    "recomputation `selective`": ("training.activation_checkpointing=selective", *EVERYTHING),
     "accumulation": (),  # micro-batches have one row anyway
     "documents masked": ("training.mask_documents=true",),
     "sparse attention": EVERYTHING,
     "n-gram tables by rows": (EVERYTHING[1], "parallel.embedding=true"),
+    "optimizer state on the host": ("training.optimizer.offload=true", "training.optimizer.name=muon"),
     "Muon": ("training.optimizer.name=muon",),
     "a checkpoint": (),
     "tokens in chunks": ("parallel.chunks=2",),
@@ -25,7 +35,7 @@ SETTINGS = {
 
 def table():
     """Rows of the table as `{row: {column: entry}}`."""
-    text = (ROOT / "docs" / "parallel.md").read_text(encoding="utf-8").split("## What composes")[1]
+    text = (ROOT / "docs" / "parallel.md").read_text(encoding="utf-8").split("## What composes")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     (_, *columns), _, *rows = rows
     return {name: dict(zip(columns, entries, strict=True)) for name, *entries in rows}
@@ -44,8 +54,8 @@ def layout(*axes):
     """The fewest processes that differ along all these axes."""
     degrees = {name: degree for axis in axes for name, degree in AXES[axis].items()}
     processes = 2 ** len(axes)
-    if "`shard`" not in axes:  # then nothing is sharded, and experts are in all of the copies
-        degrees["replicate"] = processes // degrees.get("pipeline", 1)
+    if "`shard`" not in axes:  # then no rows are, and experts are in all of the copies
+        degrees["replicate"] = processes // (degrees.get("pipeline", 1) * degrees.get("context", 1))
     return Degrees(processes, **degrees)
 
 
@@ -68,7 +78,7 @@ def test_a_pair_trains_what_one_process_does(ranks, tmp_path, row, column):
     degrees = layout(*{row, column}.intersection(AXES))
     if row.startswith("tokens"):  # to experts: of two processes, or of two nodes
         experts = 2 if "chunks" in row or degrees.pipeline > 1 else 4
-        degrees = Degrees(4, experts, min(degrees.replicate, 2), degrees.pipeline)
+        degrees = dataclasses.replace(degrees, processes=4, expert=experts, replicate=min(degrees.replicate, 2))
         settings = (*settings, f"parallel.devices_per_node={experts // 2}")
     assert all(getattr(degrees, axis.strip("`")) > 1 for axis in (row, column) if axis in AXES)
     if degrees.pipeline > 1:
@@ -80,4 +90,4 @@ def test_a_pair_trains_what_one_process_does(ranks, tmp_path, row, column):
     assert found.micro_batches == 8 // degrees.batch_world > 1
     if alone:
         expected, found = expected.after(1), found.after(0)
-    compare(found, expected)
+    compare(found, expected, **limits(degrees))

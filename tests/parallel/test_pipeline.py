@@ -98,7 +98,7 @@ def test_a_step_of_two_stages_is_that_of_one_process(ranks, one_process):
     case = of(CASES["everything"], "1f1b")
     found = ranks.on_mesh(LAYOUTS["pipeline 2"], train, case)[0]
     assert found.micro_batches == 8
-    compare(found, one_process(case))
+    compare(found, one_process(case), gradients=2e-6)
 
 
 def test_uneven_stages_without_shared_weights_change_no_bit(ranks, one_process):
@@ -119,8 +119,8 @@ def test_a_step_is_that_of_one_process(ranks, one_process, layout, schedule, cas
     case = of(CASES[case], schedule)
     found = ranks.on_mesh(LAYOUTS[layout], train, case)[0]
     assert found.micro_batches == 8 // LAYOUTS[layout].batch_world
-    # rounding grows with the depth, in any layout
-    compare(found, one_process(case), gradients=1e-6 if schedule == "1f1b" else 2e-6)
+    # rounding grows with the depth in any layout, and first steps of AdamW divide gradients by ones as small as it
+    compare(found, one_process(case), gradients=2e-6, weights=5e-5)
 
 
 @pytest.mark.slow
