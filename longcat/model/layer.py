@@ -37,7 +37,7 @@ class Layer(Recomputing):
     def forward(
         self, x: Tensor, context: ForwardContext, number: int
     ) -> tuple[Tensor, RouterStatistics | None, Tensor | None]:
-        """Transform `[batch, seq, hidden]`; also returns router statistics, and the indexer's loss if it learns.
+        """Transform `[batch, own, hidden]`; also returns router statistics, and the indexer's loss if it learns.
 
         `number` is the layer's place in the model, by which it finds its part of the cache.
         """
@@ -48,7 +48,7 @@ class Layer(Recomputing):
         x = x + attended
         h = self.post_attention_layernorm[0](x)
         mixing = self.mlp.begin(h, context.padding)
-        x = x + (selectively(self.mlps[0], h) if again else self.mlps[0](h))
+        x = x + (selectively(self.mlps[0], h, context.places) if again else self.mlps[0](h, context.places))
         self.mlp.compute(mixing)
         attended, _, second = (
             selectively(self._attention, 1, x, context, number, selection)
@@ -56,7 +56,7 @@ class Layer(Recomputing):
             else self._attention(1, x, context, number, selection)
         )
         x = x + attended
-        x = x + (selectively(self._second_feed_forward, x) if again else self._second_feed_forward(x))
+        x = x + (selectively(self._second_feed_forward, x, context) if again else self._second_feed_forward(x, context))
         x = x + self.mlp.end(mixing).view_as(x)
         return x, mixing.statistics, None if first is None or second is None else first + second
 
@@ -68,6 +68,6 @@ class Layer(Recomputing):
         )
         return result
 
-    def _second_feed_forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.mlps[1](self.post_attention_layernorm[1](x))
+    def _second_feed_forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        result: Tensor = self.mlps[1](self.post_attention_layernorm[1](x), context.places)
         return result

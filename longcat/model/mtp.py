@@ -12,6 +12,7 @@ from longcat.model.context import ForwardContext
 from longcat.model.feed_forward import FeedForward
 from longcat.model.indexer import IndexerOutput
 from longcat.model.norm import RMSNorm
+from longcat.model.places import take
 from longcat.model.recomputation import Recomputing, again, selectively
 from longcat.ops.documents import same_document
 from longcat.padding import IGNORE
@@ -40,8 +41,8 @@ class MultiTokenPrediction(Recomputing):
         """Chain all depths.
 
         Args:
-            hidden: the main model's normed output `[batch, seq, hidden]`.
-            words: embeddings of the words after each position, of the same shape.
+            hidden: the main model's normed output `[batch, own, hidden]`.
+            words: embeddings of the words after each position, from `Places.embed` with `depths - 1` ahead.
             context: of the main model.
 
         Returns:
@@ -49,9 +50,11 @@ class MultiTokenPrediction(Recomputing):
         """
         states, selection, index_loss = [], None, None
         for depth in range(self.depths):
-            following = F.pad(words, (0, 0, 0, depth))[:, depth:]
+            following = context.places.following(words, depth, self.depths - 1)
             if context.document_starts is not None:  # as where the row ends
-                following = following.masked_fill(~same_document(context.document_starts, depth)[..., None], 0)
+                inside = same_document(context.document_starts, depth)
+                own = take(inside, context.places.own(inside.shape[1]))
+                following = following.masked_fill(~own[..., None], 0)
             x = self.eh_proj(torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1))
             if self.recomputes("full"):
                 x, selection, loss = again(self._sublayers, x, context, selection)
@@ -71,7 +74,8 @@ class MultiTokenPrediction(Recomputing):
             selectively(self._attention, x, context, selection) if selective else self._attention(x, context, selection)
         )
         x = x + attended
-        return x + (selectively(self._feed_forward, x) if selective else self._feed_forward(x)), selection, loss
+        x = x + (selectively(self._feed_forward, x, context) if selective else self._feed_forward(x, context))
+        return x, selection, loss
 
     def _attention(
         self, x: Tensor, context: ForwardContext, selection: IndexerOutput | None
@@ -81,8 +85,8 @@ class MultiTokenPrediction(Recomputing):
         )
         return result
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.mlp(self.post_attention_layernorm(x))
+    def _feed_forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        result: Tensor = self.mlp(self.post_attention_layernorm(x), context.places)
         return result
 
 

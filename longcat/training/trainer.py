@@ -20,6 +20,7 @@ from longcat.model.transformer import LongcatModel, LossSums
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
 from longcat.parallel.accumulate import MicroBatch
+from longcat.parallel.context import statistics_of_rows
 from longcat.parallel.data import reshard
 from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms
 from longcat.parallel.mesh import ProcessMesh
@@ -115,7 +116,7 @@ class Trainer:
         seen = _Seen(self.config.model, self.mesh.device)
 
         def learn(number: int, sums: LossSums, layers: range) -> Tensor:
-            parts = losses(sums, counts, self.config)
+            parts = losses(statistics_of_rows(sums, self.mesh), counts, self.config, self.mesh.row_processes)
             seen.note((number, layers.start), parts, sums, layers)
             return weighted_total(parts, self.config, phase)
 
