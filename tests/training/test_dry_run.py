@@ -1,8 +1,12 @@
 """A dry run foresees what a step of real processes does."""
 
+import json
+
 import pytest
 
+from longcat.commands.pretrain import pretrain_command
 from longcat.config import load_config
+from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees
 from longcat.training.dry_run import dry_run
 from tests.training.measured import MODEL, measure
@@ -61,3 +65,32 @@ def test_more_micro_batches_cost_in_proportion():
             one, two = (of.worst.bytes_by_axis[axis][collective] for of in (few, more))
             assert amount == one + 5 * (two - one), (axis, collective)
     assert many.worst.flops == few.worst.flops + 5 * (more.worst.flops - few.worst.flops)
+
+
+def test_the_command_tells_what_a_rank_needs(capsys):
+    command = pretrain_command("title")
+    settings = ["training.global_batch_sequences=48", "parallel.replicate=8", "parallel.expert=2"]
+    command(preset="smoke", set_=settings, as_json=True, dry=True, world_size=16, memory_gb=0.001)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["world_size"] == 16
+    assert answer["degrees"] == Degrees(16, expert=2, replicate=8).by_axis
+    assert answer["fits"] is (answer["peak_bytes"] <= 1_000_000)
+    assert not answer["fits"]
+    assert answer["per_rank_parameters"] * 4 == pytest.approx(answer["parameter_bytes"], rel=0.01)
+    assert answer["bytes_by_axis"]["expert"]["all-to-all"] > 0
+    command(preset="smoke", set_=settings, dry=True, world_size=16)
+    assert "fits: rank 0 needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dry": True, "world_size": 3}, r"not a multiple of training.processes=3; .* would fit"),
+        ({"dry": True, "world_size": 0}, "training.processes"),
+        ({"world_size": 4}, "belong to --dry-run"),
+        ({"dry": True, "world_size": 4, "device": "Ascend 910Q"}, "not in the table"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        pretrain_command("title")(preset="smoke", **options)
