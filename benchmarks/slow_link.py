@@ -1,6 +1,7 @@
 """How much of a training step waits for tokens on their way to experts, over a slow link between two nodes.
 
     python benchmarks/slow_link.py [--json] [--rounds 5] [--rate-mbit 400] [--devices 1] [--tokens 4096] [--model-link]
+                                   [--plot FILE [--from JSON]]
 
 Two nodes of `--devices` processes each hold one set of experts between them and do whole steps of `longcat pretrain` (fp32,
 AdamW, FSDP over all of them). As root on Linux the nodes are network namespaces joined by a veth pair, which `tc tbf` limits in both
@@ -14,7 +15,7 @@ exchanges as long as that link would be busy with them. The ways to send take tu
 
 Waiting is the time in which a process can do nothing but wait for rows or their counts, as a mean over processes. Bytes are
 what a node sends to the other one in a step: of the exchange, by `longcat.costs.exchange`, and in all, with the weights
-and gradients that are the same for each way.
+and gradients that are the same for each way. `--plot` draws the step of each way, of an earlier run's output with `--from`.
 """
 
 from __future__ import annotations
@@ -273,6 +274,31 @@ def measure(arguments: argparse.Namespace, inside: list[list[str]], address: str
             process.wait()
 
 
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure every way over a throttled link, or over one that is modelled."""
+    tools = all(map(shutil.which, ("unshare", "nsenter", "ip", "tc")))
+    arguments.model_link = arguments.model_link or not (tools and os.geteuid() == 0)
+    if arguments.model_link:
+        outcome = measure(arguments, [[], []], "127.0.0.1")
+    else:
+        with two_nodes(arguments.rate_mbit) as inside:
+            outcome = measure(arguments, inside, ADDRESSES[0])
+    return outcome | {"link": "modelled" if arguments.model_link else "throttled veth", **{
+        name: getattr(arguments, name) for name in ("rate_mbit", "devices", "tokens", "rounds")
+    }}  # fmt: skip
+
+
+def plot(outcome: dict[str, Any], file: Path) -> None:
+    """Draw the step of each way: what waits for rows, and the rest."""
+    from longcat.benchmark.axis_plots import exposed
+    from longcat.benchmark.plots import png
+
+    ways = {name: outcome[name] for name in WAYS}
+    nodes = f"2 nodes of {outcome['devices']}, {outcome['rate_mbit']:g} Mbit/s between them"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(png(exposed(ways, nodes)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
@@ -281,21 +307,18 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="processes on each node")
     parser.add_argument("--tokens", type=int, default=4096, help="of each process in a step")
     parser.add_argument("--model-link", action="store_true", help="delay exchanges instead of throttling a link")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--from", dest="earlier", type=Path, metavar="JSON", help="output of --json to plot, instead of a run"
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         return work(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    tools = all(map(shutil.which, ("unshare", "nsenter", "ip", "tc")))
-    arguments.model_link = arguments.model_link or not (tools and os.geteuid() == 0)
-    if arguments.model_link:
-        outcome = measure(arguments, [[], []], "127.0.0.1")
-    else:
-        with two_nodes(arguments.rate_mbit) as inside:
-            outcome = measure(arguments, inside, ADDRESSES[0])
-    outcome |= {"link": "modelled" if arguments.model_link else "throttled veth", **{
-        name: getattr(arguments, name) for name in ("rate_mbit", "devices", "tokens", "rounds")
-    }}  # fmt: skip
+    outcome = json.loads(arguments.earlier.read_text()) if arguments.earlier else measured(arguments)
+    if arguments.plot:
+        plot(outcome, arguments.plot)
     if arguments.json:
         print(json.dumps(outcome, indent=2))
         return None

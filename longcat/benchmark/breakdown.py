@@ -24,7 +24,8 @@ from longcat.training.regions import DATA, OPTIMIZER, STEP
 
 PARTS = ("compute", "exposed_communication", "optimizer", "data_wait", "other")
 _COLLECTIVES = ("c10d::", "_c10d_functional::")
-_DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
+DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
+"""Kinds of events that a device records."""
 
 Interval = tuple[float, float]
 
@@ -65,27 +66,19 @@ def breakdown(events: Iterable[Mapping[str, Any]]) -> Breakdown:
         DataError: no step is annotated, or no computing was recorded inside the steps.
     """
     complete = [event for event in events if event.get("ph") == "X"]
-    steps = [_interval(event) for event in complete if _is(event, STEP, "user_annotation")]
+    steps = [interval(event) for event in complete if _is(event, STEP, "user_annotation")]
     if not steps:
         raise DataError(f"the trace has no annotation {STEP!r}")
-    on_device = any(event.get("cat") in _DEVICE for event in complete)
+    on_device = any(event.get("cat") in DEVICE for event in complete)
     annotation = "gpu_user_annotation" if on_device else "user_annotation"
-    computed: list[Interval] = []
-    exchanged: list[Interval] = []
-    for event in complete:
-        name, kind = str(event["name"]), event.get("cat")
-        if _collective(name):
-            # on a device the host's part of a collective is only its launch
-            if not on_device or kind in _DEVICE:
-                exchanged.append(_interval(event))
-        elif kind in _DEVICE if on_device else kind == "cpu_op" and name.startswith("aten::"):
-            computed.append(_interval(event))
+    computed = union(interval(event) for event in complete if is_computing(event, on_device))
+    exchanged = union(interval(event) for event in complete if is_collective(event, on_device))
     whole = union(steps)
-    compute, exchange = intersection(union(computed), whole), intersection(union(exchanged), whole)
+    compute, exchange = intersection(computed, whole), intersection(exchanged, whole)
     if not compute:
         raise DataError("the profiler recorded no computing inside the steps")
-    waiting = union(_interval(event) for event in complete if _is(event, DATA, "user_annotation"))
-    updating = union(_interval(event) for event in complete if _is(event, OPTIMIZER, annotation))
+    waiting = union(interval(event) for event in complete if _is(event, DATA, "user_annotation"))
+    updating = union(interval(event) for event in complete if _is(event, OPTIMIZER, annotation))
 
     data = intersection(waiting, whole)
     busy = union([*compute, *data])
@@ -140,14 +133,26 @@ def length(intervals: Iterable[Interval]) -> float:
     return sum(end - begin for begin, end in intervals)
 
 
-def _interval(event: Mapping[str, Any]) -> Interval:
+def interval(event: Mapping[str, Any]) -> Interval:
+    """Return the begin and the end of an event, in seconds."""
     begin = float(event["ts"]) / 1e6
     return begin, begin + float(event["dur"]) / 1e6
 
 
+def is_collective(event: Mapping[str, Any], on_device: bool) -> bool:
+    """Return whether an event is a collective; on a device the host's part of it is only its launch."""
+    name = str(event["name"])
+    found = name.startswith(_COLLECTIVES) or name.lower().startswith(tuple(BACKENDS.values()))
+    return found and (not on_device or event.get("cat") in DEVICE)
+
+
+def is_computing(event: Mapping[str, Any], on_device: bool) -> bool:
+    """Return whether an event is something computed, by the device or without one by the host."""
+    kind, name = event.get("cat"), str(event["name"])
+    if on_device:
+        return kind in DEVICE and not is_collective(event, on_device)
+    return kind == "cpu_op" and name.startswith("aten::")
+
+
 def _is(event: Mapping[str, Any], name: str, kind: str) -> bool:
     return event.get("name") == name and event.get("cat") == kind
-
-
-def _collective(name: str) -> bool:
-    return name.startswith(_COLLECTIVES) or name.lower().startswith(tuple(BACKENDS.values()))

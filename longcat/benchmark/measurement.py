@@ -24,7 +24,7 @@ from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.stage import run_workers
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
 _REPORT_FIELDS = ("reference_rows",)
@@ -56,12 +56,15 @@ class Measurement:
     memory: dict[str, int]
     """Bytes of the first process by use; see `longcat.benchmark.measuring.memory`."""
     breakdown: dict[str, Any] | None
-    """See `longcat.benchmark.breakdown.Breakdown`; with `plain_seconds` and `profiled_seconds` of steps that took turns."""
+    """See `longcat.benchmark.breakdown.Breakdown`; with `plain_seconds` and `profiled_seconds` of steps that took turns,
+    and `timelines`, see `longcat.benchmark.timeline.Timeline`."""
     operators: dict[str, Any] | None
     """`kernels`, see `longcat.benchmark.kernels.Kernel`; `bandwidth` of the memory in bytes/s; on a CPU `together`, FLOP/s
     of the fastest product in all processes at once."""
-    collectives: list[dict[str, Any]]
-    """See `longcat.benchmark.collectives.Collective`."""
+    collectives: dict[str, Any] | None
+    """See `longcat.benchmark.measuring.collectives`."""
+    micro_batches: int
+    """Of a process in a step."""
     device_kind: str
     device_name: str
 
@@ -69,6 +72,11 @@ class Measurement:
     def tokens_per_second(self) -> float:
         """Return the median over the windows, summed over all processes."""
         return statistics.median(self.window_steps * self.batch_tokens / seconds for seconds in self.window_seconds)
+
+    @property
+    def step_seconds(self) -> float:
+        """Return the median time of a step over the windows."""
+        return statistics.median(self.window_seconds) / self.window_steps
 
     @property
     def spread(self) -> float:

@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,16 +22,21 @@ import torch.distributed as dist
 
 from longcat.accelerator import Accelerator
 from longcat.benchmark.breakdown import breakdown, read_trace
-from longcat.benchmark.collectives import measure_collectives, scopes
+from longcat.benchmark.collectives import Bench, most, needs, scope_of, typical_exchange
 from longcat.benchmark.kernels import measure_bandwidth, measure_kernels
+from longcat.benchmark.timeline import timeline
+from longcat.benchmark.traffic import Message, labels, table, watched
 from longcat.config import BenchmarkConfig, PipelineConfig
 from longcat.errors import DataError
+from longcat.parallel.axes import PIPELINE, TOKENS, Degrees
 from longcat.parallel.mesh import ProcessMesh
 from longcat.peak import best_product
 from longcat.training.regions import STEP
 from longcat.training.trainer import StepResult, Trainer
 
 TRACE = "trace.json.gz"
+MOST_PROFILED = 8
+"""Processes that run under the profiler."""
 _PRODUCT_SIZE, _PRODUCT_SECONDS = 1024, 0.2
 Step = Callable[[int], StepResult]
 
@@ -81,14 +87,18 @@ def _together(shape: tuple[int, int, int], compute: torch.dtype) -> float:
     return float(total)
 
 
-def profile(step: Step, first: int, count: int, accelerator: Accelerator, directory: Path) -> dict[str, Any] | None:
-    """Profile `count` steps on rank 0, each between two plain steps; other ranks run the same steps unprofiled.
+def profile(
+    step: Step, first: int, count: int, accelerator: Accelerator, directory: Path, mesh: ProcessMesh
+) -> dict[str, Any] | None:
+    """Profile `count` steps, each between two plain steps, on the ranks of `profiled_ranks`; others run the same steps.
 
-    A step has a profiler of its own, so that no trace holds more than one. The trace of all stays in the directory.
+    A step has a profiler of its own, so that no trace holds more than one. The first process' trace of all stays in the
+    directory.
 
     Returns:
         On rank 0 the breakdown, with `plain_seconds` and `profiled_seconds`: the time of each plain and of each
-        profiled step. None on other ranks, and where the profiler recorded nothing, as under the emulator.
+        profiled step, and `timelines` of the last step of every profiled rank. None on other ranks, and where the
+        profiler recorded nothing, as under the emulator.
     """
 
     def one(number: int) -> float:
@@ -100,36 +110,50 @@ def profile(step: Step, first: int, count: int, accelerator: Accelerator, direct
             accelerator.synchronize()
         return time.perf_counter() - began
 
-    traced = dist.get_rank() == 0
+    recorded = mesh.rank in profiled_ranks(mesh.degrees)
     plain: list[float] = []
     profiled: list[float] = []
-    traces: list[Path] = []
+    traces: list[list[dict[str, Any]]] = []
     with contextlib.ExitStack() as place:
-        if traced:
-            place.enter_context(
-                contextlib.chdir(directory)
-            )  # torch_npu's profiler leaves files in the working directory
+        folder = Path(place.enter_context(tempfile.TemporaryDirectory(dir=directory)))
+        place.enter_context(contextlib.chdir(folder))  # torch_npu's profiler leaves files in the working directory
         for pair in range(count + 1):
             number = first + 2 * pair
-            recording: Any = accelerator.profiler() if traced else contextlib.nullcontext()
-            with recording:
+            recording: Any = accelerator.profiler() if recorded else contextlib.nullcontext()
+            with recording, watched(mesh):
                 seconds = one(number)
-            if pair and traced:  # the first pair is for the one-time work of the profiler
+            if pair and recorded:  # the first pair is for the one-time work of the profiler
                 profiled.append(seconds)
-                traces.append(directory / f"trace-{pair}.json")
-                recording.export_chrome_trace(str(traces[-1]))
+                recording.export_chrome_trace(str(folder / "trace.json"))
+                traces.append(read_trace(folder / "trace.json"))
             plain.append(one(number + 1))
-    if not traced:
+    own = None
+    with contextlib.suppress(DataError):
+        own = timeline(traces[-1], mesh.rank, stage_of(mesh.degrees, mesh.rank)).as_dict() if traces else None
+    timelines = [found for found in _gathered(own, mesh.processes) if found]
+    if mesh.rank != 0:
         return None
     try:
-        events = [event for path in traces for event in read_trace(path)]
+        events = [event for trace in traces for event in trace]
         parts = asdict(breakdown(events))
     except DataError:
         return None
     (directory / TRACE).write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode(), 6))
-    for path in traces:
-        path.unlink()
-    return parts | {"plain_seconds": plain, "profiled_seconds": profiled}
+    return parts | {"plain_seconds": plain, "profiled_seconds": profiled, "timelines": timelines}
+
+
+def profiled_ranks(degrees: Degrees) -> list[int]:
+    """Choose the ranks to profile: all of few, else the first one of each stage of the pipeline, or of some stages."""
+    if degrees.processes <= MOST_PROFILED:
+        return list(range(degrees.processes))
+    stages = [stage_of(degrees, rank) for rank in range(degrees.processes)]
+    firsts = [stages.index(stage) for stage in sorted(set(stages))]
+    return firsts[:: -(-len(firsts) // MOST_PROFILED)]
+
+
+def stage_of(degrees: Degrees, rank: int) -> int:
+    """Return the stage of the pipeline that a rank is on, 0 without one."""
+    return degrees.grid(TOKENS).place(rank, PIPELINE.name)
 
 
 def memory(trainer: Trainer, accelerator: Accelerator) -> dict[str, int]:
@@ -186,19 +210,53 @@ def operators(
     return measured
 
 
-def collectives(sizes: list[int], mesh: ProcessMesh, accelerator: Accelerator) -> list[dict[str, Any]]:
-    """Measure the bandwidth of collectives inside a node and between nodes; a rank returns those of its own groups."""
+def collectives(
+    sizes: list[int], messages: list[Message], mesh: ProcessMesh, accelerator: Accelerator
+) -> dict[str, Any] | None:
+    """Time the collectives of a step along each axis, on the groups of the layout. Collective.
+
+    Args:
+        sizes: buffer sizes in bytes to time besides those of the step; an empty list omits all.
+        messages: what this process sent in a step.
+        mesh: this process' place among the others.
+        accelerator: what the processes run on.
+
+    Returns:
+        The same in every process: `measured` and `needs`, what a step needs in the process that sends most (see
+        `longcat.benchmark.collectives`); `served`, the axes of the table that the group of each name serves; `degrees`,
+        the processes along each of them. None if omitted.
+    """
+    if not sizes or mesh.processes == 1:
+        return None
+    groups: dict[str, dist.ProcessGroup] = {}
+    names = labels(mesh)
+    for group in mesh.groups.values():
+        groups.setdefault(names[id(group)], group)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", mesh.processes))
-    rows: list[dict[str, Any]] = []
-    if not sizes:
-        return rows
-    for scope, ranks in scopes(mesh.processes, local):
-        if mesh.rank in ranks:
-            group = mesh.share(scope, tuple(ranks))
-            measured = measure_collectives(group, accelerator, mesh.device, sizes, repeats=5, scope=scope)
-            rows += [
-                asdict(one) | {"algorithm_bandwidth": one.algorithm_bandwidth, "bus_bandwidth": one.bus_bandwidth}
-                for one in measured
-            ]
-        dist.barrier()
-    return rows
+    scopes = {axis: scope_of(dist.get_process_group_ranks(group), local) for axis, group in groups.items()}
+    needed = most(_gathered(needs(messages, scopes), mesh.processes))
+    bench, measured = Bench(accelerator, mesh.device, repeats=5), []
+    for need in needed:
+        group_of_axis = groups.get(need.axis)
+        if need.splits == "uneven":
+            own = [one for one in messages if (one.axis, one.name, one.splits) == (need.axis, need.name, "uneven")]
+            exchange = None
+            if group_of_axis is not None:
+                of_group = _gathered([one.bytes for one in own], group_of_axis.size(), group_of_axis)
+                exchange = typical_exchange(own, of_group)
+            measured.append(bench.uneven(need, group_of_axis, exchange))
+        else:
+            measured += bench.even(need, group_of_axis, sorted({need.mean, need.largest, *sizes}))
+    axes = table(mesh.degrees)
+    return {
+        "measured": [one.as_dict() for one in measured],
+        "needs": [asdict(one) for one in needed],
+        "served": {label: [axis for axis in axes if names[id(mesh.groups[axis])] == label] for label in groups},
+        "degrees": axes,
+    }
+
+
+def _gathered(own: Any, processes: int, group: dist.ProcessGroup | None = None) -> list[Any]:
+    everyone: list[Any] = [None] * processes
+    dist.all_gather_object(everyone, own, group=group)
+    return everyone

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID = "#1c2330", "#b8c1d1", "#eef0f4"
 BLUE, ORANGE, GREEN, VIOLET, GREY = "#2f6fde", "#d9480f", "#2b8a3e", "#7048e8", "#868e96"
-_WIDTH, _NARROW_WIDTH = 8.4, 4.3
+_WIDTH, NARROW_WIDTH = 8.4, 4.3
 _SOURCE_COLOURS = (BLUE, VIOLET, "#0c8599", "#c2255c", "#5c940d", "#795548")
 _OTHERS = "other sources"
 NAMED_ROWS = 30
@@ -47,7 +47,7 @@ def among_published(
         activated_parameters: of this run.
         narrow: draw the form for a narrow page.
     """
-    figure, axes = _figure(4.2, narrow)
+    figure, axes = canvas(4.2, narrow)
     chosen = {tuple(row[name] for name in _IDENTITY) for row in near}
     groups: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for row in rows:
@@ -71,7 +71,7 @@ def among_published(
     axes.set_ylim(bottom=0)
     axes.set_xlabel("activated parameters (billions)")
     axes.set_ylabel("MFU, causal attention (%)")
-    _legend(figure, 3)
+    legend(figure, 3)
     return figure
 
 
@@ -87,7 +87,7 @@ def distribution(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
     """
     rows = sorted(found["rows"], key=lambda row: (row["mfu"], row["model"]))
     few = len(rows) <= NAMED_ROWS
-    figure, axes = _figure(1.5 + (0.4 if narrow else 0.3) * (len(rows) + 2) if few else 3.6, narrow)
+    figure, axes = canvas(1.5 + (0.4 if narrow else 0.3) * (len(rows) + 2) if few else 3.6, narrow)
     colours = _source_colours(rows)
     median = f"median of {found['median_of']}" if "median_of" in found else "median"
     band = 100 * found["needed_mfu"], 100 * (2 * found["median"] - found["needed_mfu"])
@@ -100,7 +100,7 @@ def distribution(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
     top = max([*(row["mfu"] for row in rows), found["own_mfu"] or 0.0, band[1] / 100])
     axes.set_xlim(0, 100 * top * 1.08)
     axes.set_xlabel("MFU, causal attention (%)")
-    _legend(figure, 3)
+    legend(figure, 3)
     return figure
 
 
@@ -187,7 +187,7 @@ def short_source(source: str) -> str:
 
 def step_breakdown(parts: Mapping[str, float], *, narrow: bool = False) -> Figure:
     """Plot the parts of a training step as one stacked bar, in percent."""
-    figure, axes = _figure(1.5, narrow)
+    figure, axes = canvas(1.5, narrow)
     left, total = 0.0, sum(parts.values())
     for name, seconds in parts.items():
         percent = 100 * seconds / total
@@ -197,13 +197,13 @@ def step_breakdown(parts: Mapping[str, float], *, narrow: bool = False) -> Figur
     axes.set_yticks([])
     axes.set_xlabel("fraction of a step (%)")
     axes.spines["left"].set_visible(False)
-    _legend(figure, 3)
+    legend(figure, 3)
     return figure
 
 
 def roofline(operators: Mapping[str, Any], peak_flops: float | None, *, narrow: bool = False) -> Figure:
     """Plot the kernels' FLOP/s over intensity (FLOP per byte), below the roof of memory bandwidth and peak."""
-    figure, axes = _figure(4.2, narrow)
+    figure, axes = canvas(4.2, narrow)
     kernels = operators["kernels"]
     best = max(kernel["flops_per_second"] for kernel in kernels)
     roof = max(best, peak_flops or 0.0)
@@ -234,38 +234,13 @@ def roofline(operators: Mapping[str, Any], peak_flops: float | None, *, narrow: 
     axes.set_yscale("log")
     axes.set_xlabel("intensity (FLOP per byte of least traffic)")
     axes.set_ylabel("TFLOP/s")
-    _legend(figure, 3)
-    return figure
-
-
-def bandwidths(collectives: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figure:
-    """Plot the bus bandwidth over size, one line per collective and scope."""
-    figure, axes = _figure(3.6, narrow)
-    colours = dict(
-        zip(("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), (BLUE, GREEN, ORANGE, VIOLET), strict=True)
-    )
-    for name, scope in dict.fromkeys((one["name"], one["scope"]) for one in collectives):
-        points = [
-            (one["bytes"], one["bus_bandwidth"] / 1e9)
-            for one in collectives
-            if (one["name"], one["scope"]) == (name, scope)
-        ]
-        axes.plot(
-            *zip(*points, strict=True), marker="o", markersize=4, color=colours[name],
-            linestyle="-" if scope.startswith("inside") else "--", label=f"{name.replace('_', '-')}, {scope}",
-        )  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda size, _: readable_bytes(size))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("size")
-    axes.set_ylabel("bus bandwidth (GB/s)")
-    _legend(figure, 2)
+    legend(figure, 3)
     return figure
 
 
 def sweep(rows: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figure:
     """Plot speed over memory for every setting of a sweep, and the Pareto front."""
-    figure, axes = _figure(3.8, narrow)
+    figure, axes = canvas(3.8, narrow)
     timed = [row for row in rows if "error" not in row]
     for row in timed:
         axes.scatter(
@@ -286,13 +261,13 @@ def sweep(rows: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figure:
     axes.margins(x=0.25, y=0.2)
     axes.set_xlabel("peak memory per process (GB)")
     axes.set_ylabel("tokens/s, all devices")
-    _legend(figure, 1)
+    legend(figure, 1)
     return figure
 
 
 def scaling(rows: Sequence[Mapping[str, float]], *, narrow: bool = False) -> Figure:
     """Plot tokens/s over processes, beside linear scaling from the fewest processes."""
-    figure, axes = _figure(3.4, narrow)
+    figure, axes = canvas(3.4, narrow)
     counts, speeds = [row["processes"] for row in rows], [row["tokens_per_second"] for row in rows]
     ideal = [speeds[0] / counts[0] * count for count in counts]
     axes.plot(counts, ideal, color=FAINT, linestyle="--", label="linear scaling")
@@ -306,14 +281,16 @@ def scaling(rows: Sequence[Mapping[str, float]], *, narrow: bool = False) -> Fig
     axes.set_ylim(bottom=0)
     axes.set_xlabel("processes")
     axes.set_ylabel("tokens/s, all devices")
-    _legend(figure, 2)
+    legend(figure, 2)
     return figure
 
 
 def point_label(row: Mapping[str, Any]) -> str:
     """Return a short label for a point of a sweep."""
     micro = row["micro_batch_sequences"] or "all"
-    recomputed = ", recomputed" if row["activation_checkpointing"] == "full" else ""
+    recomputed = {"none": "", "selective": ", partly recomputed", "full": ", recomputed"}[
+        row["activation_checkpointing"]
+    ]
     return f"{micro} x {row['sequence_length_tokens']}{recomputed}, {row['processes']} proc."
 
 
@@ -336,13 +313,9 @@ def _saved(figure: Figure, kind: str, metadata: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(height: float, narrow: bool) -> tuple[Figure, Axes]:
-    # without pyplot, so there is no global state and nothing to close
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_NARROW_WIDTH if narrow else _WIDTH, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+def canvas(height: float, narrow: bool) -> tuple[Figure, Axes]:
+    """Make a figure of a page's width, or of a narrow page's, with empty axes."""
+    figure = canvas_of(height, narrow)
     axes = figure.add_subplot()
     axes.grid(color=GRID, zorder=0)
     axes.set_axisbelow(True)
@@ -350,10 +323,22 @@ def _figure(height: float, narrow: bool) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(figure: Figure, columns: int) -> None:
+def canvas_of(height: float, narrow: bool) -> Figure:
+    """Make an empty figure of a page's width, or of a narrow page's."""
+    # without pyplot, so there is no global state and nothing to close
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(NARROW_WIDTH if narrow else _WIDTH, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def legend(figure: Figure, columns: int) -> None:
+    """Put the legend above the axes; a narrow figure grows by its lines."""
     size = 9
     labels = figure.axes[0].get_legend_handles_labels()[1]
-    if figure.get_figwidth() == _NARROW_WIDTH:
+    if figure.get_figwidth() == NARROW_WIDTH:
         columns, size = min(columns, 2 if max(map(len, labels)) < 26 else 1), 8
         figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(labels) // columns) - 1))
     figure.legend(frameon=False, loc="outside upper left", ncols=columns, borderaxespad=0.2, fontsize=size)
@@ -372,3 +357,11 @@ def readable_bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1024
     raise AssertionError
+
+
+def decimal_bytes(size: float) -> str:
+    """Format a number of bytes, or of bytes per second, with a decimal unit (B, kB, MB or GB)."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size:.0f} B"

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
-from longcat.benchmark import plots
+from longcat.benchmark import axis_plots, layout_plot, plots
+from longcat.benchmark.holdings import Whole
+from longcat.benchmark.plots import decimal_bytes
 from longcat.benchmark.products import AGREEMENT
 from longcat.benchmark.references import references
 from longcat.benchmark.report_page import PAGE, TITLES
 from longcat.page import STYLE
+from longcat.parallel.axes import Degrees
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,15 +101,12 @@ def html(result: Mapping[str, Any]) -> str:
         count=count,
         words=lambda name: str(name).replace("_", " "),
         ratio=ratio,
-        size=plots.readable_bytes,
+        amount=decimal_bytes,
         number=number,
         source=_source,
     )
     operators, comparison = result.get("operators"), result["comparison"]
     found = comparison.get("distribution")
-    bandwidths: dict[tuple[str, int, int], dict[str, float]] = {}
-    for one in result.get("collectives") or []:
-        bandwidths.setdefault((one["scope"], one["ranks"], one["bytes"]), {})[one["name"]] = one["bus_bandwidth"]
     flops = sorted(result["flops_per_token"].items(), key=lambda pair: -pair[1])
     total = sum(value for _, value in flops)
     unit, scale = flop_unit(total)
@@ -125,7 +125,7 @@ def html(result: Mapping[str, Any]) -> str:
         own_conventions=any(row.get("ratio_own_convention") is not None for row in shown),
         on_cpu=on_cpu(result),
         pictures={
-            name: {form: plots.svg(figure) for form, figure in forms.items()} for name, forms in _pictures(result)
+            name: {form: plots.svg(figure) for form, figure in forms.items()} for name, forms in pictures(result)
         },
         distribution_text=distribution_text(found) if found else None,
         named=found is not None and len(found["rows"]) <= plots.NAMED_ROWS,
@@ -133,14 +133,17 @@ def html(result: Mapping[str, Any]) -> str:
         total=total,
         unit=unit,
         scale=scale,
-        bandwidths=bandwidths,
-        collectives=list(next(iter(bandwidths.values()), {})),
         part_descriptions=PART_DESCRIPTIONS,
         profiler_text=_profiler_text(result) if result.get("breakdown") else None,
         basis=_basis(result),
         kernel_peak=_device_peak(result) if operators else None,
         kernel_peak_name="best product" if result.get("peak_measured") or result["peak_flops"] is None else "peak",
     )
+
+
+def several(result: Mapping[str, Any]) -> bool:
+    """Return whether a layout of several processes is known."""
+    return bool(result.get("layout")) and result["layout"]["degrees"]["processes"] > 1
 
 
 def on_cpu(result: Mapping[str, Any]) -> bool:
@@ -171,8 +174,9 @@ def _titles(result: Mapping[str, Any]) -> dict[str, str]:
         "verdict": True, "published": True, "flops": True, "basis": True,
         "distribution": comparison.get("distribution"), "rows": comparison["matches"],
         "other-devices": comparison["other_devices"], "step": result.get("breakdown"),
+        "layout": several(result), "timeline": (result.get("breakdown") or {}).get("timelines"),
         "conventions": result["mfu_by_convention"], "kernels": result.get("operators"),
-        **{name: result.get(name) for name in ("collectives", "memory", "sweep", "scaling")},
+        **{name: result.get(name) for name in ("axes", "memory", "sweep", "scaling")},
     }  # fmt: skip
     mixture = result.get("kind") == "moe"
     titles = TITLES | {
@@ -261,17 +265,24 @@ def _device_peak(result: Mapping[str, Any]) -> float | None:
     return float(result["peak_flops"]) / float(result["processes"])
 
 
-def _pictures(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Figure]]]:
-    """Return the figures by name, each in its wide and its narrow form."""
+def pictures(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Figure]]]:
+    """Return the figures of a result by name, each in its wide and its narrow form."""
     drawn: dict[str, Callable[..., Figure]] = {"published": partial(published, result)}
+    if several(result):
+        layout = result["layout"]
+        degrees, whole = Degrees(**layout["degrees"]), Whole(**layout["whole"])
+        drawn["layout"] = partial(layout_plot.layout, degrees, whole)
     if found := result["comparison"].get("distribution"):
         drawn["distribution"] = partial(plots.distribution, found)
     if result.get("breakdown"):
         drawn["breakdown"] = partial(plots.step_breakdown, result["breakdown"]["parts"])
+        if lines := result["breakdown"].get("timelines"):
+            drawn["timeline"] = partial(axis_plots.timelines, lines)
     if result.get("operators"):
         drawn["roofline"] = partial(plots.roofline, result["operators"], _device_peak(result))
-    if result.get("collectives"):
-        drawn["collectives"] = partial(plots.bandwidths, result["collectives"])
+    if result.get("axes"):
+        drawn["bandwidths"] = partial(axis_plots.bandwidths, result["collectives"])
+        drawn["axes"] = partial(axis_plots.axis_times, result["axes"], result["step_seconds"])
     if any("error" not in row for row in result.get("sweep") or []):
         drawn["sweep"] = partial(plots.sweep, result["sweep"])
     if result.get("scaling"):

@@ -12,10 +12,12 @@ TITLES = {
     "rows": "Comparable A100 runs",
     "other-devices": "Other devices, for orientation",
     "step": "Time of a training step",
+    "layout": "Layout: which rank holds what",
+    "timeline": "Timeline of a step",
+    "axes": "Communication by axis",
     "flops": "FLOPs per training token",
     "conventions": "MFU by other conventions",
     "kernels": "Speed of the kernels",
-    "collectives": "Collectives",
     "memory": "Memory",
     "sweep": "Sweep of settings",
     "scaling": "Scaling over processes",
@@ -78,6 +80,24 @@ PAGE = (
 <p>{{ profiler_text }}</p>
 <p class="note">Parts: first process, mean of the steps under the profiler. {{ "%.1f"|format(r.breakdown.hidden_communication * 1e3) }} ms of collectives per step are hidden behind computing. The trace is trace.json.gz.</p>{% endif %}
 
+{% if titles.layout %}{{ heading("layout") }}
+{{ picture("layout", "What each rank holds of everything that the layout divides") }}
+<p class="note">A bar is the whole of a thing, its filled part what a rank holds: of layers, of the rows of a batch, of the tokens of a row, of attention heads and dense networks, of every dense matrix (weights), of the routed experts of a layer, of every expert's matrices (their shard), and of the rows of n-gram tables. What is not shown is whole in every rank.</p>{% endif %}
+
+{% if titles.timeline %}{{ heading("timeline") }}
+{{ picture("timeline", "Computing, collectives and waiting of each process in a step") }}
+<p class="note">The last step under the profiler. A collective is drawn from where it begins to where it ends; orange: the process can do nothing but wait.{{ " Processes share this machine's cores: gaps are where another one runs." if on_cpu }}</p>{% endif %}
+
+{% if titles.axes %}{{ heading("axes") }}
+<p>{{ r.bottleneck }}</p>
+{{ picture("axes", "Time that each axis needs, beside that of a step") }}
+<table class="stack"><thead><tr><th>axis</th><th class="n">messages<br>a step</th><th class="n">bytes sent<br>a step</th><th class="n">by formula</th><th class="n">bus<br>bandwidth</th><th class="n">needed</th><th class="n">of a<br>step</th><th class="n">waited<br>for</th></tr></thead><tbody>
+{% for a in r.axes %}<tr{{ ' class="ours"'|safe if loop.first }}><td class="wrap title">{{ a.axis }}<br><span class="note">{{ a.ranks }} processes, {{ a.scope }}</span></td><td class="n" data-label="messages a step">{{ a.messages }}</td><td class="n" data-label="bytes sent a step">{{ a.link_bytes|amount }}</td><td class="n" data-label="by formula">{{ a.formula_bytes|amount if a.formula_bytes is not none else "–" }}</td><td class="n" data-label="bus bandwidth">{{ a.bus_bandwidth|amount }}/s</td><td class="n" data-label="needed">{{ "%.3g"|format(a.seconds * 1e3) }} ms</td><td class="n" data-label="of a step">{{ a.step_share|percent }}</td><td class="n" data-label="waited for">{{ a.exposed_share|percent }}</td></tr>
+{% endfor %}</tbody></table>
+<p class="note">Bytes: what leaves a process in a step, counted in one that was watched; by formula: longcat/costs/traffic.py, which leaves out what Muon, norms and losses send. Needed: bytes over the bandwidth of each collective, measured alone at the size of a mean message; part of it runs beside computing. Waited for: fraction of the profiled step in which a process can only wait, as a mean over processes; it includes waiting for slower processes.</p>
+{{ picture("bandwidths", "Bus bandwidth over size, for each axis and collective") }}
+<p class="note">Bus bandwidth as nccl-tests defines it: it does not depend on the number of processes and can be compared with the bandwidth of the link. All groups of an axis at once. Dots: the mean message of a step; as routed: with as many bytes for each process as in a step.</p>{% endif %}
+
 {{ heading("flops") }}
 <div class="scroll"><table><tr><th>component</th><th class="n">{{ unit }} per token</th><th class="n">fraction</th></tr>
 {% for name, flops in flops %}<tr><td>{{ name|words }}</td><td class="n">{{ (flops / scale)|number }}</td><td class="n">{{ (flops / total)|percent }}</td></tr>
@@ -94,13 +114,6 @@ PAGE = (
 {% for k in r.operators.kernels %}<tr><td class="wrap">{{ k.name }}</td><td class="note wrap">{{ k.shape }}</td><td class="n">{{ (k.seconds * 1e3)|number }}</td><td class="n">{{ "%.3g"|format(k.flops_per_second / 1e12) }}</td><td class="n">{{ (k.flops_per_second / kernel_peak)|percent if kernel_peak else "n/a" }}</td></tr>
 {% endfor %}</table></div>
 <p class="note">One process alone, in {{ r.precision }}. Attention counts the causal half of the scores only.</p>{% endif %}
-
-{% if r.collectives %}{{ heading("collectives") }}
-{{ picture("collectives", "Bus bandwidth of collectives over size") }}
-<div class="scroll"><table><tr><th>bus bandwidth, GB/s</th>{% for name in collectives %}<th class="n">{{ name|words }}</th>{% endfor %}</tr>
-{% for (scope, ranks, bytes), row in bandwidths.items() %}<tr><td class="wrap">{{ bytes|size }} {{ scope }}, {{ ranks }} ranks</td>{% for name in collectives %}<td class="n">{{ "%.3g"|format(row[name] / 1e9) }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
-<p class="note">Bus bandwidth as nccl-tests defines it: it does not depend on the number of ranks and can be compared with the bandwidth of the link.</p>{% endif %}
 
 {% if r.memory %}{{ heading("memory") }}
 <div class="scroll"><table><tr><th>use</th><th class="n">MB</th><th class="n">fraction</th></tr>

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
+from longcat.benchmark.bottleneck import axis_loads, exposed_shares, sentence
 from longcat.benchmark.comparison import compare
+from longcat.benchmark.holdings import whole_of
 from longcat.benchmark.matching import Subject, several_nodes, subject
 from longcat.benchmark.measurement import Measurement, measure, read_measurement
 from longcat.benchmark.measuring import TRACE
@@ -18,15 +20,17 @@ from longcat.benchmark.report import write
 from longcat.benchmark.sweep import pareto, scaling
 from longcat.benchmark.verdict import PublishedPeak, other_peaks
 from longcat.config import ModelConfig, PipelineConfig
+from longcat.costs.flops import recomputed_fractions
 from longcat.costs.hardware import TABLE as HARDWARE
 from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
 from longcat.costs.workload import Workload, longcat_workload
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.parallel.axes import Degrees
 from longcat.peak import Peak, device_peak
 from longcat.progress import Reporter, no_progress
 from longcat.provenance import code_of
 
-STAGE_VERSION = 8
+STAGE_VERSION = 9
 
 
 class BenchmarkFacts(Facts):
@@ -63,6 +67,12 @@ class BenchmarkFacts(Facts):
     """N in published formulas, see `longcat.costs.workload`."""
     step_fractions: dict[str, float]
     """Fraction of a step's time by part, see `longcat.benchmark.breakdown.PARTS`; empty without profiled steps."""
+    axis_fractions: dict[str, float]
+    """Time that each axis of parallelism needs at the bandwidth measured, as a fraction of a step."""
+    exposed_fractions: dict[str, float]
+    """Fraction of a profiled step that only waits for each axis, as a mean over processes."""
+    bottleneck: str | None
+    """Which axis is the bottleneck, in a sentence; None for one process."""
     ratio_to_a100: float | None
     """Median ratio of our MFU to that of the published A100 runs compared with; None without one, and on a CPU."""
     verdict: str
@@ -85,8 +95,9 @@ class BenchmarkFacts(Facts):
         }
 
     def remarks(self, artifact: Path) -> list[str]:
-        """Return the verdict and the path of the report."""
-        return [f"Verdict: {self.verdict}.", f"MFU report: {artifact / 'report.html'}"]
+        """Return the verdict, the axis that is the bottleneck, and the path of the report."""
+        axis = [] if self.bottleneck is None else [self.bottleneck]
+        return [f"Verdict: {self.verdict}.", *axis, f"MFU report: {artifact / 'report.html'}"]
 
 
 def benchmark(
@@ -126,8 +137,10 @@ def benchmark(
         timed, sweep = read_measurement(measurement.path)
         workload = longcat_workload(config.model, timed.ffn_experts_per_token)
         products = largest_products([timed, *(row["timed"] for row in sweep if "timed" in row)])
-        speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing, products)
+        recomputation = config.training.activation_checkpointing
+        speed, work, ours, peak = summarise(workload, timed, recomputation, products, config.model)
         rows = [_swept(config.model, row, products) for row in sweep]
+        loads = axis_loads(timed, config)
         comparison = compare(
             ours,
             accelerator=timed.device_kind != "cpu",
@@ -141,7 +154,7 @@ def benchmark(
             **asdict(work),
             **asdict(timed),
             "kind": ours.kind,
-            "recomputation": config.training.activation_checkpointing,
+            "recomputation": recomputation,
             "spread": timed.spread,
             "peak_flops": speed.peak_flops,
             "peak_source": None if peak is None else peak.source,
@@ -153,6 +166,10 @@ def benchmark(
             "formula_parameters": workload.formula_parameters,
             "mfu_by_convention": dict(ours.mfu_by_convention),
             "comparison": comparison.as_dict(),
+            "step_seconds": timed.step_seconds,
+            "layout": _layout(config, timed),
+            "axes": [asdict(one) for one in loads],
+            "bottleneck": sentence(loads),
             "sweep": [row | {"pareto": on_front} for row, on_front in zip(rows, pareto(rows), strict=True)],
             "scaling": scaling(rows),
         }
@@ -166,6 +183,8 @@ def benchmark(
             step_fractions={name: seconds / timed.breakdown["step_seconds"] for name, seconds in parts.items()}
             if timed.breakdown is not None
             else {},
+            axis_fractions={one.axis: one.step_share for one in loads},
+            exposed_fractions=exposed_shares(timed.breakdown) or {},
             ratio_to_a100=comparison.ratio,
             verdict=comparison.verdict,
             measurement=measurement.digest,
@@ -174,8 +193,23 @@ def benchmark(
     return workspace.materialize(recipe, build)
 
 
+def _layout(config: PipelineConfig, timed: Measurement) -> dict[str, Any]:
+    """Return the degrees of the layout and what it divides."""
+    asked = {field.name: timed.parallel[field.name] for field in fields(Degrees) if field.name in timed.parallel}
+    spread = config.parallel.spreads_tables(timed.processes, config.training.optimizer.lazy_ngram_moments)
+    rows = timed.batch_tokens // timed.sequence_length
+    return {
+        "degrees": {"processes": timed.processes, **asked},
+        "whole": asdict(whole_of(config.model, rows, timed.sequence_length, spread)),
+    }
+
+
 def summarise(
-    workload: Workload, timed: Measurement, recomputation: Recomputation, products: Products | None = None
+    workload: Workload,
+    timed: Measurement,
+    recomputation: Recomputation,
+    products: Products | None = None,
+    model: ModelConfig | None = None,
 ) -> tuple[Speed, Utilisation, Subject, Peak | None]:
     """Compute speed, utilisation and the subject of a comparison from a measurement; also returns the peak used.
 
@@ -185,6 +219,7 @@ def summarise(
         recomputation: in the backward pass of the timed steps.
         products: largest products that were seen on this machine, the largest of which is a CPU's peak; those of the
             measurement itself if None.
+        model: that the workload is of, if LongCat's own training was timed: what it recomputes is known exactly.
     """
     rate = timed.tokens_per_second
     peak: Peak | None
@@ -200,7 +235,8 @@ def summarise(
         sequence_length=timed.sequence_length,
         peak_flops=None if peak is None else peak.of(timed.processes),
     )
-    work = utilisation(workload, speed, recomputation)
+    fractions = None if model is None else recomputed_fractions(model, recomputation)
+    work = utilisation(workload, speed, recomputation, fractions)
     ours = subject(
         workload,
         speed,
@@ -218,7 +254,7 @@ def _swept(model: ModelConfig, row: dict[str, Any], products: Products) -> dict[
         return {**row["point"], "error": row["error"]}
     timed: Measurement = row["timed"]
     workload = longcat_workload(model, timed.ffn_experts_per_token)
-    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"], products)
+    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"], products, model)
     return {
         **row["point"],
         "tokens_per_second": work.tokens_per_second,

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from longcat.artifact import write_json
 from longcat.benchmark import measuring
+from longcat.benchmark.traffic import watched
 from longcat.training import checkpoint
 from longcat.training.balance import load_metrics
 from longcat.training.job import RESULT
@@ -26,14 +27,19 @@ def measure(worker: Worker) -> None:
     seconds, results, peaks = measuring.time_windows(worker.step, first, settings, worker.accelerator, peak_of)
     memory = measuring.memory(worker.trainer, worker.accelerator)
     first += len(results) + settings.warmup_steps
+    with watched(worker.mesh) as messages:
+        worker.step(first)
+    first += 1
     profiled = None
     if settings.profiled_steps:
-        profiled = measuring.profile(worker.step, first, settings.profiled_steps, worker.accelerator, worker.directory)
+        profiled = measuring.profile(
+            worker.step, first, settings.profiled_steps, worker.accelerator, worker.directory, worker.mesh
+        )
     tokens = worker.batch_tokens // worker.mesh.batch_world // max(1, worker.trainer.micro_batches)
     operators = measuring.operators(
         worker.config, tokens, worker.sequence_length, worker.trainer.compute, worker.mesh, worker.accelerator
     )
-    collectives = measuring.collectives(settings.collective_bytes, worker.mesh, worker.accelerator)
+    collectives = measuring.collectives(settings.collective_bytes, messages, worker.mesh, worker.accelerator)
     peak = torch.tensor(float(memory["peak"]), device=worker.mesh.device)
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     if worker.mesh.rank == 0:
@@ -50,6 +56,7 @@ def measure(worker: Worker) -> None:
             "breakdown": profiled,
             "operators": operators,
             "collectives": collectives,
+            "micro_batches": worker.trainer.micro_batches,
             "device_kind": worker.accelerator.kind,
             "device_name": worker.accelerator.name,
         }

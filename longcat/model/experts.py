@@ -13,12 +13,13 @@ from longcat.model.dispatch import Dispatcher, Journey, OneProcess, Through
 from longcat.model.module import Module
 from longcat.model.places import local
 from longcat.model.plan import Counts, count
+from longcat.model.recomputation import Recomputing, selectively
 from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
 from longcat.ops.swiglu import swiglu
 
 
-class Experts(Module):
+class Experts(Module, Recomputing):
     """SwiGLU experts with weights stacked along the first axis."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,6 +34,11 @@ class Experts(Module):
 
     def compute(self, rows: Tensor, counts: Counts) -> Tensor:
         """Compute the outputs `[n, hidden]` for rows sorted by expert; a count for each expert that this process holds."""
+        return (
+            selectively(self._products, rows, counts) if self.recomputes("selective") else self._products(rows, counts)
+        )
+
+    def _products(self, rows: Tensor, counts: Counts) -> Tensor:
         gate_up, down = local(self.gate_up_proj), local(self.down_proj)
         run = self.operators.run
         inner = run(swiglu, run(grouped_matmul, rows, gate_up, counts.device, counts.host))

@@ -9,7 +9,6 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from longcat.config import ModelConfig
 from longcat.model.cache import Cache
@@ -23,6 +22,7 @@ from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
 from longcat.model.part import Part
 from longcat.model.places import WHOLE, Places, local, take
+from longcat.model.recomputation import Recomputing, again
 from longcat.ops.documents import find_document_starts
 from longcat.ops.registry import OperatorSettings
 from longcat.ops.rotary import rotary_angles
@@ -81,7 +81,7 @@ class HiddenZ(nn.Module):
         return (squares if padding is None else squares.masked_fill(padding, 0.0)).sum()
 
 
-class Backbone(nn.Module):
+class Backbone(Recomputing):
     """Token embedding, layers and final norm, or a part of them."""
 
     def __init__(self, config: ModelConfig, part: Part) -> None:
@@ -99,8 +99,6 @@ class Backbone(nn.Module):
             else None
         )
         self.layers = nn.ModuleDict({str(number): Layer(config) for number in part.layers})
-        self.activation_checkpointing = False
-        """Whether the activations of layers are recomputed in the backward pass instead of kept."""
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if part.last else None
         self.mtp = MultiTokenPrediction(config) if predicts else None
 
@@ -141,10 +139,8 @@ class Backbone(nn.Module):
         x = self._embedded(tokens, context) if before is None else before
         statistics, index_loss = [], None
         for number, layer in self.layers.items():
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x, asked, loss = checkpoint(
-                    layer, x, context, int(number), use_reentrant=False, preserve_rng_state=False
-                )
+            if self.recomputes("full"):
+                x, asked, loss = again(layer, x, context, int(number))
             else:
                 x, asked, loss = layer(x, context, int(number))
             if asked is not None:

@@ -7,6 +7,7 @@ Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -21,6 +22,9 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 OpenGroup = Callable[[tuple[int, ...]], dist.ProcessGroup]
 """Opens a group of these ranks, or finds one; each of them calls it, and no other."""
+
+WithState = Callable[[Tensor], AbstractContextManager[None]]
+"""Makes sure that a parameter's state is on the device for a while."""
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -65,6 +69,7 @@ class Muon(torch.optim.Optimizer):
         open_group: OpenGroup | None = None,
     ) -> None:
         self.dtype = dtype
+        self.with_state: WithState = lambda _: nullcontext()
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         open_group = None if open_group is None else cache(open_group)
         self._cuts: dict[Tensor, Cut | None] = {}
@@ -94,8 +99,9 @@ class Muon(torch.optim.Optimizer):
         directions = []
         for parameter in parameters:
             gradient, momentum = _local(parameter.grad), _local(self.state[parameter]["momentum"])
-            momentum.lerp_(gradient, 1 - group["momentum"])
-            directions.append(gradient.lerp(momentum, group["momentum"]).to(self.dtype))
+            with self.with_state(parameter):
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                directions.append(gradient.lerp(momentum, group["momentum"]).to(self.dtype))
         stacked = torch.stack(directions)
         del directions
         parts = stacked.flatten(0, -3)  # [matrices, own rows, own columns]

@@ -15,6 +15,7 @@ from longcat.config import ModelConfig, PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.generation import generate
+from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
@@ -27,6 +28,7 @@ from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
 from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.losses import Counts, losses, weighted_total
+from longcat.training.offload import OffloadedStates
 from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.regions import OPTIMIZER
 from longcat.training.schedule import learning_rate
@@ -64,7 +66,7 @@ class Trainer:
             model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
-        model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
+        use_recomputation(model, config.training.activation_checkpointing)
         training = config.training
         self.parallel = parallelize(
             model,
@@ -86,6 +88,7 @@ class Trainer:
             training.steps,
             partial(mesh.share, "cut matrices"),
         )
+        self.offloaded = OffloadedStates(self.optimizers) if training.optimizer.offload else None
         self.routers = [layer.mlp.router for part in self.parallel.parts for layer in part.blocks]
         self.layers = [number for part in self.parallel.parts for number in part.part.layers]
         """Numbers of the layers that this process computes."""
@@ -110,6 +113,8 @@ class Trainer:
             for name, parameter in part.named_parameters():  # what rests is not even differentiated
                 parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
         self.parallel.zero_grad()
+        if self.offloaded is not None:
+            self.offloaded.release()  # a checkpoint may have been written
         batch_parts = self._micro_batches(whole, self.micro_batch or len(whole[0]))
         self.micro_batches = len(batch_parts)
         seen = _Seen(self.config.model, self.mesh.device)
@@ -136,7 +141,10 @@ class Trainer:
                 clip(self.gradients, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
-                    optimizer.step()
+                    if self.offloaded is None:
+                        optimizer.step()
+                    else:
+                        self.offloaded.step(optimizer)
                 self.parallel.write_weights()
                 if phase != "warmup":
                     self._update_biases(step, load)

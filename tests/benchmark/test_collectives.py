@@ -1,50 +1,154 @@
-"""Bandwidths as nccl-tests defines them, and collectives between two real processes."""
+"""What the axes of a layout send in a step, against torch's own count and the formulas, and how fast that is."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from longcat.benchmark.collectives import BETWEEN, INSIDE, Collective, scopes
+from longcat.benchmark.collectives import (
+    BETWEEN,
+    INSIDE,
+    Collective,
+    Need,
+    axis_times,
+    most,
+    needs,
+    scope_of,
+    typical_exchange,
+)
+from longcat.benchmark.traffic import Message, table
+from longcat.costs.traffic import Step, bus_factor, step_traffic
+from longcat.parallel.axes import Degrees
+from tests.benchmark.step import OPERATORS, watch_a_step
+from tests.parallel.training import EVERYTHING, TOKENS, Case
 
 
 def test_bus_bandwidth_by_hand():
     """1 GB in 0.1 s over 8 ranks: 10 GB/s, of which the link carries 7/4 or 7/8 (nccl-tests, doc/PERFORMANCE.md)."""
-    for name, expected in (("all_reduce", 17.5), ("all_gather", 8.75), ("reduce_scatter", 8.75), ("all_to_all", 8.75)):
-        found = Collective(name, 10**9, 8, 0.1, INSIDE)
+    for name, expected in (
+        ("all_reduce", 17.5), ("all_gather", 8.75), ("reduce_scatter", 8.75), ("all_to_all", 8.75), ("send", 10.0),
+    ):  # fmt: skip
+        found = Collective("an axis", name, "even", 10**9, 1e9 * bus_factor(name, 8), 8, 0.1, INSIDE)
         assert found.algorithm_bandwidth == pytest.approx(10e9)
         assert found.bus_bandwidth == pytest.approx(expected * 1e9)
 
 
 @pytest.mark.parametrize(
-    ("world", "local", "expected"),
-    [
-        (1, 1, []),
-        (2, 2, [(INSIDE, [0, 1])]),
-        (16, 8, [(INSIDE, list(range(8))), (BETWEEN, [0, 8])]),
-        (4, 1, [(BETWEEN, [0, 1, 2, 3])]),
-    ],
+    ("ranks", "local", "expected"),
+    [([0, 1], 2, INSIDE), ([0, 8], 8, BETWEEN), ([8, 15], 8, INSIDE), ([7, 8], 8, BETWEEN), ([0, 1], 1, BETWEEN)],
 )
-def test_groups(world, local, expected):
-    assert scopes(world, local) == expected
+def test_where_an_axis_runs(ranks, local, expected):
+    assert scope_of(ranks, local) == expected
 
 
-@pytest.mark.slow
-def test_two_processes(tmp_path):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        str(Path(__file__).with_name("two_processes.py")), str(tmp_path / "found.json"),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert result.returncode == 0, result.stderr[-3000:]
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert [(one["name"], one["bytes"]) for one in found] == [
-        (name, size)
-        for size in (8, 40_000)  # 3 bytes hold no number for each rank, so that one each is the least
-        for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+def test_messages_are_added_up_by_axis_and_collective():
+    exchange = Message("expert", "all_to_all", 2, 30, 10.0, (20, 10), (5, 5))
+    even = Message("expert", "all_to_all", 2, 8, 4.0)
+    found = needs(
+        [exchange, replace(exchange, bytes=90, link_bytes=50.0), even, replace(even, ranks=1)], {"expert": BETWEEN}
+    )
+    assert found == [
+        Need("expert", "all_to_all", "uneven", 2, BETWEEN, 2, 120, 60.0, 90),
+        Need("expert", "all_to_all", "even", 2, BETWEEN, 1, 8, 4.0, 8),
     ]
-    assert all(one["seconds"] > 0 and one["ranks"] == 2 for one in found)
+    busier = [replace(found[0], link_bytes=61.0)]
+    assert most([found, busier]) == [found[1], busier[0]]
+
+
+def test_the_exchange_nearest_to_the_mean_stands_for_all():
+    own = [Message("expert", "all_to_all", 2, size, 0.0, (size, 0), (0, size)) for size in (1, 50, 300)]
+    # over both processes: 301, 110, 360, on average 257
+    assert typical_exchange(own, [[1, 50, 300], [300, 60, 60]]) == ((1, 0), (0, 1))
+    assert typical_exchange([], [[], []]) is None
+
+
+def test_an_axis_takes_its_bytes_over_the_bandwidth_at_their_size():
+    needed = [
+        Need("shard", "all_gather", "even", 2, INSIDE, 4, 4000, 2000.0, 2500),
+        Need("shard", "reduce_scatter", "even", 2, INSIDE, 1, 4000, 2000.0, 4000),
+        Need("expert", "all_to_all", "uneven", 2, INSIDE, 1, 100, 60.0, 100),
+        Need("nothing measured", "send", "even", 2, INSIDE, 1, 100, 60.0, 100),
+    ]
+    measured = [
+        Collective("shard", "all_gather", "even", 1000, 500.0, 2, 0.5, INSIDE),  # 1 kB/s at the size of a mean message
+        Collective("shard", "all_gather", "even", 2500, 1250.0, 2, 0.5, INSIDE),
+        Collective("shard", "reduce_scatter", "even", 4000, 2000.0, 2, 1.0, INSIDE),
+        Collective("expert", "all_to_all", "even", 100, 50.0, 2, 1e-3, INSIDE),
+        Collective("expert", "all_to_all", "uneven", 90, 45.0, 2, 9.0, INSIDE),
+    ]
+    found = axis_times(needed, measured)
+    assert [(one.axis, one.seconds, one.messages) for one in found] == [("expert", 12.0, 1), ("shard", 3.0, 5)]
+    assert found[1].bus_bandwidth == pytest.approx(4000 / 3)
+
+
+LAYOUTS = {
+    "copies of shards, and experts": Degrees(4, replicate=2, expert=2),
+    "experts over all": Degrees(4, expert=4),
+    "experts sharded": Degrees(4, replicate=2, expert=1),
+}
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_step_is_seen_whole_and_follows_the_formulas(ranks, layout, recomputed):
+    degrees = LAYOUTS[layout]
+    settings = ("training.activation_checkpointing=full",) if recomputed else ()
+    case = Case(rows=8, overrides=(*EVERYTHING, "parallel.embedding=true", *settings))
+    found = ranks.on_mesh(degrees, watch_a_step, case)
+    seen = [Counter() for _ in found]
+    for own, one in zip(seen, found, strict=True):
+        for message in one["messages"]:
+            own[OPERATORS[message.name]] += message.bytes
+        assert own == Counter(one["counted"]), "torch was asked for nothing else"
+
+    messages = [message for one in found for message in one["messages"]]
+    exchanged = [one for one in messages if one.axis == "expert" and one.to]
+    model, rows = case.config.model, case.rows // degrees.processes
+    row = model.hidden_size * 4
+    slots = sum(one.bytes for one in exchanged) / row / (6 if recomputed else 4) / model.num_layers
+    width = 8 + (model.hidden_size // model.ngram.branches) * 8
+    looked_up = sum(sum(one.of) for one in messages if one.axis == "embedding" and one.to)
+    step = Step(
+        tokens=rows * TOKENS,
+        micro_batches=rows,
+        element_bytes=4,
+        ffn_experts=slots / (case.rows * TOKENS),
+        recomputed=recomputed,
+        spread_tables=True,
+        table_rows=looked_up / width / degrees.processes,
+    )
+    formula = step_traffic(model, table(degrees), step)
+    sent = Counter()
+    for message in messages:
+        sent[message.axis] += message.link_bytes / degrees.processes
+    # a group may serve an axis of experts, too; experts and rows are not chosen evenly
+    for label, names in {
+        "shard": ("dense_shard", "expert_shard"), "replicate": ("replicate", "expert_replicate"),
+    }.items():  # fmt: skip
+        together = sum(formula.get(name, 0.0) for name in names)
+        assert sent[label] == pytest.approx(together, rel=3e-3)
+    assert sent["expert"] == pytest.approx(formula.get("expert", 0.0), rel=0.1)
+    assert sent["embedding"] == pytest.approx(formula["embedding"], rel=0.02)
+
+
+def test_an_axis_without_others_sends_nothing():
+    case = Case(rows=1)
+    assert step_traffic(case.config.model, {}, Step(32, 1, 4, 1.0)) == {}
+
+
+def test_every_axis_of_a_layout_is_measured(ranks):
+    case = Case(rows=4, overrides=(*EVERYTHING, "parallel.embedding=true"))
+    found = [one["measured"] for one in ranks.on_mesh(Degrees(4, replicate=2, expert=2), watch_a_step, case, (3, 4096))]
+    assert all(one == found[0] for one in found), "the same in every process"
+    measured, needed = found[0]["measured"], found[0]["needs"]
+    assert {"replicate", "shard", "expert", "embedding"} <= {one["axis"] for one in measured}
+    assert found[0]["served"]["replicate"] == ["replicate", "expert_replicate"]
+    for need in needed:
+        of = [one for one in measured if all(one[key] == need[key] for key in ("axis", "name", "splits"))]
+        sizes = [one["bytes"] for one in of]
+        assert all(one["seconds"] > 0 and one["ranks"] == need["ranks"] for one in of)
+        if need["splits"] == "uneven":
+            assert len(of) == 1
+        else:  # 3 bytes hold no number for each rank, so that one each is the least
+            assert {4 * need["ranks"], 4096} <= set(sizes)
+            assert max(sizes) >= need["largest"] - 4 * need["ranks"]

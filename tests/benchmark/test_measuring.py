@@ -21,8 +21,7 @@ def one_process(monkeypatch):
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    join(choose("cpu"), Degrees(), timeout_s=60)
-    yield
+    yield join(choose("cpu"), Degrees(), timeout_s=60)
     leave()
 
 
@@ -61,7 +60,7 @@ def test_plain_and_profiled_steps_take_turns(one_process, tmp_path):
         torch.ones(8, 8) @ torch.ones(8, 8)
         time.sleep(0.002)
 
-    found = profile(step, 10, 3, Watched(), tmp_path)
+    found = profile(step, 10, 3, Watched(), tmp_path, one_process)
     assert numbers == list(range(10, 18)), "each batch once"
     assert watched == [True, False] * 4, "each profiled step but the first lies between two plain ones"
     assert len(found["plain_seconds"]) == 4
@@ -93,4 +92,4 @@ def test_a_profiler_that_recorded_nothing_gives_no_breakdown(one_process, tmp_pa
         def export_chrome_trace(self, path):
             Path(path).write_text(json.dumps({"traceEvents": []}))
 
-    assert profile(lambda number: None, 0, 1, Blind(), tmp_path) is None
+    assert profile(lambda number: None, 0, 1, Blind(), tmp_path, one_process) is None

@@ -33,6 +33,10 @@ def measured(given_run):
             "plain_seconds": [1.6, 1.5, 1.7], "profiled_seconds": [1.9, 2.1],
             "step_seconds": 2.0, "steps": 2, "hidden_communication": 0.1,
             "parts": {"compute": 1.0, "exposed_communication": 0.5, "optimizer": 0.25, "data_wait": 0.05, "other": 0.2},
+            "timelines": [{
+                "rank": 0, "stage": 0, "seconds": 2.0, "computing": [[0.0, 1.0]], "updating": [[1.5, 1.75]],
+                "sending": {"shard": [[0.5, 1.4]]}, "waiting": {"shard": [[1.0, 1.4]]}, "waiting_shares": {"shard": 0.2},
+            }],
         },
         "operators": {
             "bandwidth": 1e12,
@@ -41,9 +45,19 @@ def measured(given_run):
                 {"name": "attention, forward", "shape": "4", "seconds": 2e-3, "flops_per_second": 1e13, "intensity": 9.0},
             ],
         },
-        "collectives": [
-            {"name": "all_reduce", "bytes": 2**20, "ranks": 2, "seconds": 1e-3, "scope": "inside a node", "bus_bandwidth": 3.21e9}
-        ],
+        "collectives": {
+            "needs": [{"axis": "shard", "name": "all_gather", "splits": "even", "ranks": 2, "messages": 2, "bytes": 2**21, "link_bytes": 2e6}],
+            "measured": [{"axis": "shard", "name": "all_gather", "splits": "even", "bytes": 2**20, "ranks": 2, "bus_bandwidth": 3.21e9}],
+        },
+        "axes": [{
+            "axis": "shard", "ranks": 2, "scope": "inside a node", "messages": 2, "link_bytes": 2e6, "formula_bytes": None,
+            "seconds": 0.0123, "bus_bandwidth": 3.21e9, "step_share": 0.0456, "exposed_share": 0.0789,
+        }],
+        "layout": {
+            "degrees": {"processes": 2, "expert": 2},
+            "whole": {"layers": 4, "rows": 8, "tokens": 64, "heads": 2, "experts": 4, "table_rows": 0},
+        },
+        "step_seconds": 0.27, "bottleneck": "The bottleneck is the axis shard.",
         "memory": {"weights": 1_500_000_000, "rest": 500_000_000, "peak": 2_000_000_000},
         "sweep": [
             row | {"tokens_per_second": 100.0, "mfu": 0.3, "peak_memory_bytes": 2e9, "pareto": True},
@@ -132,12 +146,27 @@ def test_a_measured_run(measured):
     page = html(measured)
     outline = Outline(page)
     assert outline.outside == outline.open == []
-    for heading in ("Time of a training step", "Speed of the kernels", "Collectives", "Sweep of settings"):
+    for heading in (
+        "Time of a training step",
+        "Timeline of a step",
+        "Layout: which rank holds what",
+        "Speed of the kernels",
+        "Communication by axis",
+        "Sweep of settings",
+    ):
         assert heading in outline.headings
-    assert page.count("data:image/svg+xml;base64,") == 2 * 6
+    assert page.count("data:image/svg+xml;base64,") == 2 * 9
     assert "an &lt;A100&gt;" in page and "<A100>" not in page
     assert "out of &lt;memory&gt;" in page
-    for figure in ("3.21", "83", "25.0%", "1,500"):  # bus GB/s; exposed fraction; weights in MB
+    for figure in (
+        "3.21 GB/s",
+        "12.3 ms",
+        "4.6%",
+        "7.9%",
+        "83",
+        "25.0%",
+        "1,500",
+    ):  # an axis; exposed fraction; weights in MB
         assert figure in page
 
 
@@ -145,7 +174,7 @@ def test_a_run_of_which_only_the_speed_is_known(given_run):
     page = html(given_run)
     outline = Outline(page)
     assert outline.open == []
-    assert "Collectives" not in outline.headings
+    assert not {"Communication by axis", "Timeline of a step"} & set(outline.headings)
     assert page.count("data:image/svg+xml;base64,") == 2
     for row in given_run["comparison"]["matches"]:
         assert row["model"] in page

@@ -18,11 +18,13 @@ AXES = {
 }
 """Degrees that make two processes differ along each axis; `shard` takes what is left."""
 SETTINGS = {
-    "recomputation": ("training.activation_checkpointing=full",),
+    "recomputation `full`": ("training.activation_checkpointing=full",),
+    "recomputation `selective`": ("training.activation_checkpointing=selective", *EVERYTHING),
     "accumulation": (),  # micro-batches have one row anyway
     "documents masked": ("training.mask_documents=true",),
     "sparse attention": EVERYTHING,
     "n-gram tables by rows": (EVERYTHING[1], "parallel.embedding=true"),
+    "optimizer state on the host": ("training.optimizer.offload=true", "training.optimizer.name=muon"),
     "Muon": ("training.optimizer.name=muon",),
     "a checkpoint": (),
     "tokens in chunks": ("parallel.chunks=2",),
@@ -33,7 +35,7 @@ SETTINGS = {
 
 def table():
     """Rows of the table as `{row: {column: entry}}`."""
-    text = (ROOT / "docs" / "parallel.md").read_text(encoding="utf-8").split("## What composes")[1]
+    text = (ROOT / "docs" / "parallel.md").read_text(encoding="utf-8").split("## What composes")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     (_, *columns), _, *rows = rows
     return {name: dict(zip(columns, entries, strict=True)) for name, *entries in rows}

@@ -112,7 +112,7 @@ class Outcome:
 
 def train(mesh, case, folder=None, save_after=None, resume=False):
     """Train as a case says; with a folder, save a checkpoint after a step, or go on from the one that is there."""
-    trainer = Trainer(case.config, mesh, choose("cpu"), "fp32")
+    trainer = Trainer(case.config, mesh, choose(mesh.device.type), "fp32")
     if case.starve:
         for router in trainer.routers:
             router.e_score_correction_bias[0] = -10
@@ -135,6 +135,8 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
             checkpoint.write(folder, step + 1, trainer.weights, trainer.optimizers)
     outcome.micro_batches = trainer.micro_batches
     outcome.weights = {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()}
+    for optimizer in trainer.optimizers:
+        optimizer.state_dict()  # what lives in the host's memory comes
     outcome.moments = [
         {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
         for optimizer in trainer.optimizers
@@ -200,7 +202,7 @@ def mutate(trainer, mesh, what, axis):
 
 def whole_tensor(tensor):
     """A tensor with all its shards, apart from what it is a part of."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().clone()
 
 
 def error(found, expected):

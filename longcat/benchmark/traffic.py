@@ -1,0 +1,193 @@
+"""What each axis sends in a training step: every collective that begins, with its group, its size and where it is waited for.
+
+Torch's public functions are replaced while a step is watched, so that whatever begins a collective is seen: longcat,
+FSDP, pipeline schedules. A profiler that runs meanwhile gets regions with the axis in their names, which gloo's own
+events do not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial, wraps
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from longcat.costs.traffic import bus_factor
+from longcat.parallel.axes import VIEWS, Degrees
+from longcat.parallel.mesh import ProcessMesh
+
+SENDING, WAITING = "longcat.sends ", "longcat.waits "
+"""Beginnings of the regions in which a process begins a collective, and waits for one; the axis follows, and after a
+comma the collective's name."""
+_NAMES = {
+    "all_reduce": "all_reduce",
+    "all_gather_into_tensor": "all_gather",
+    "all_gather_single": "all_gather",
+    "reduce_scatter_tensor": "reduce_scatter",
+    "reduce_scatter_single": "reduce_scatter",
+    "all_to_all_single": "all_to_all",
+    "broadcast": "broadcast",
+}
+"""Torch's functions and what they are called here."""
+Splits = Literal["even", "uneven"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A collective as one process began it."""
+
+    axis: str
+    """Label of its group, see `labels`."""
+    name: str
+    """all_reduce, all_gather, reduce_scatter, all_to_all, broadcast or send."""
+    ranks: int
+    bytes: int
+    """Of the whole buffer that a rank reduces, gathers, scatters, exchanges or sends."""
+    link_bytes: float
+    """That leave this process, by the ring algorithms of nccl-tests; of an exchange all but those to itself."""
+    to: tuple[int, ...] = ()
+    """Bytes to each process, of an exchange with uneven splits."""
+    of: tuple[int, ...] = ()
+    """Bytes from each process."""
+
+    @property
+    def splits(self) -> Splits:
+        """Whether every process gets as much."""
+        return "uneven" if self.to else "even"
+
+
+def labels(mesh: ProcessMesh) -> dict[int, str]:
+    """Name the groups of this process by their axes, by the identity of each group.
+
+    A group that serves several axes has the name of the first one, in the order of the table. Others are opened for an
+    axis under a name that begins with it, or are the product of several: of those with more than one process.
+    """
+    axes = list(table(mesh.degrees))
+    found: dict[int, str] = {}
+    for name in sorted(mesh.groups, key=lambda name: axes.index(name) if name in axes else len(axes)):
+        found.setdefault(id(mesh.groups[name]), _label(name, table(mesh.degrees)))
+    return found
+
+
+def table(degrees: Degrees) -> dict[str, int]:
+    """Return the number of processes along every axis of every view, in the order of the table."""
+    return {axis.name: getattr(degrees, axis.name) for view in VIEWS.values() for axis in view}
+
+
+def _label(group: str, degrees: Mapping[str, int]) -> str:
+    product = [axis for axis in group.split(" x ") if axis in degrees]
+    if len(product) > 1:
+        return " x ".join(axis for axis in product if degrees[axis] > 1) or group
+    return max((axis for axis in degrees if group.startswith(axis)), key=len, default=group)
+
+
+@contextlib.contextmanager
+def watched(mesh: ProcessMesh) -> Iterator[list[Message]]:
+    """Watch every collective that this process begins; yields the list that they are put down in."""
+    messages: list[Message] = []
+    watch = _Watch(labels(mesh), messages)
+    with contextlib.ExitStack() as replaced:
+        for function, name in _NAMES.items():
+            if original := getattr(dist, function, None):
+                replaced.callback(setattr, dist, function, original)
+                setattr(dist, function, watch.collective(original, name))
+        original = dist.batch_isend_irecv
+        replaced.callback(setattr, dist, "batch_isend_irecv", original)
+        setattr(dist, "batch_isend_irecv", watch.sends(original))  # noqa: B010 (mypy refuses an assignment)
+        yield messages
+
+
+class _Watch:
+    def __init__(self, names: Mapping[int, str], messages: list[Message]) -> None:
+        self._names, self._messages = names, messages
+
+    def collective(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+        bind = inspect.signature(original).bind
+
+        @wraps(original)
+        def function(*given: Any, **named: Any) -> Any:
+            arguments = bind(*given, **named).arguments
+            group = arguments.get("group") or dist.group.WORLD
+            message = _message(name, arguments, self._label(group), group)
+            self._messages.append(message)
+            return self._begin(partial(original, *given, **named), message, arguments.get("async_op", False))
+
+        return function
+
+    def sends(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def function(operations: list[dist.P2POp]) -> Any:
+            group: Any = operations[0].group or dist.group.WORLD
+            # what is received is a message of the process that sends it
+            size = sum(of.tensor.nbytes for of in operations if of.op is dist.isend)
+            message = Message(self._label(group), "send", group.size(), size, size)
+            if size:
+                self._messages.append(message)
+            return self._begin(partial(original, operations), message, True)
+
+        return function
+
+    def _label(self, group: Any) -> str:
+        return self._names.get(id(group), "other groups")
+
+    def _begin(self, call: Callable[[], Any], message: Message, beside: bool) -> Any:
+        region = partial(torch.profiler.record_function, f"{WAITING}{message.axis}, {message.name}")
+        with (
+            torch.profiler.record_function(f"{SENDING}{message.axis}, {message.name}"),
+            contextlib.nullcontext() if beside else region(),
+        ):
+            works = call()
+        if isinstance(works, list):
+            return [_Waited(work, region) for work in works]
+        return None if works is None else _Waited(works, region)
+
+
+class _Waited(dist.Work):
+    """A collective in work, whose waiting is a region for a profiler."""
+
+    def __init__(self, work: dist.Work, region: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
+        super().__init__()
+        self._inner, self._region = work, region
+
+    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
+        with self._region():
+            return self._inner.wait(timeout) if timeout else self._inner.wait()
+
+    def is_completed(self) -> bool:
+        return self._inner.is_completed()
+
+    def is_success(self) -> bool:
+        return self._inner.is_success()
+
+    def synchronize(self) -> None:
+        self._inner.synchronize()
+
+    def get_future(self) -> Any:
+        return self._inner.get_future()
+
+    def result(self) -> Any:
+        return self._inner.result()
+
+
+def _message(name: str, arguments: Mapping[str, Any], axis: str, group: Any) -> Message:
+    ranks = group.size()
+    sent: Tensor = (
+        arguments["output_tensor"] if name == "all_gather" else arguments.get("input", arguments.get("tensor"))
+    )
+    to_send, to_receive = arguments.get("input_split_sizes"), arguments.get("output_split_sizes")
+    if to_send and to_receive:
+        to, of = _bytes(to_send, sent), _bytes(to_receive, arguments["output"])
+        return Message(axis, name, ranks, sum(to), sum(to) - to[dist.get_rank(group)], to, of)
+    return Message(axis, name, ranks, sent.nbytes, sent.nbytes * bus_factor(name, ranks))
+
+
+def _bytes(rows: Sequence[int], tensor: Tensor) -> tuple[int, ...]:
+    row = tensor[:1].nbytes if len(tensor) else 0
+    return tuple(count * row for count in rows)

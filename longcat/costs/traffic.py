@@ -1,0 +1,90 @@
+"""Bytes that a process sends along each axis of parallelism in a training step, by closed formulas.
+
+Collectives count as their ring algorithms send: a buffer of S bytes over n processes takes (n-1)/n S of each to gather or
+to reduce and scatter, twice that to reduce for all. Weights are gathered in each micro-batch; gradients are summed once a
+step, in fp32. What Muon sends to the owners of matrices, norms and losses are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from longcat.config import ModelConfig
+from longcat.costs.flops import parameters
+
+_GRADIENT_BYTES, _ROUTER_BYTES, _NUMBER_BYTES = 4, 4, 8
+"""Of an element of a gradient, of a router's weights, which compute in fp32, and of a count or a row's number."""
+
+
+def bus_factor(name: str, ranks: int) -> float:
+    """Return the bytes that leave a rank for each byte of a collective's whole buffer, by ring algorithms.
+
+    They are the factors between algorithm and bus bandwidth of nccl-tests (its doc/PERFORMANCE.md): 2 (n-1)/n for
+    all-reduce, (n-1)/n for all-gather, reduce-scatter and all-to-all, 1 for broadcast and send.
+    """
+    if name in ("send", "broadcast"):
+        return 1.0 if ranks > 1 else 0.0
+    return (2 if name == "all_reduce" else 1) * (ranks - 1) / ranks
+
+
+@dataclass(frozen=True)
+class Step:
+    """The work of one process in a step, as far as traffic depends on it."""
+
+    tokens: int
+    """Of its rows."""
+    micro_batches: int
+    element_bytes: int
+    """Of a number in the type of computation."""
+    ffn_experts: float
+    """Mean routed experts of a token."""
+    recomputed: bool = False
+    """Whether the backward pass repeats the layers' forward pass, exchanges included."""
+    spread_tables: bool = False
+    """Whether the rows of n-gram tables are spread (`parallel.embedding`) instead of gathered."""
+    table_rows: float | None = None
+    """Distinct rows of spread tables that it looks up, added over micro-batches; None leaves out the axis of tables."""
+    dense_gathers: int = 1
+    """How often a micro-batch gathers dense weights: 2 if what the forward pass gathered was freed after it."""
+    expert_gathers: int = 1
+    """The same of the routed experts' weights."""
+
+
+def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> dict[str, float]:
+    """Return the bytes that leave a process along each axis, for axes with more than one process.
+
+    Args:
+        model: the model.
+        degrees: processes along each axis of `longcat.parallel.axes`, 1 if not named.
+        step: the work of the process.
+    """
+
+    def sent(name: str, axis: str, size: float) -> float:
+        return size * bus_factor(name, degrees.get(axis, 1))
+
+    counts = parameters(model)
+    own_experts = counts["routed_experts"] / degrees.get("expert", 1)
+    tables = counts.get("ngram_tables", 0) if step.spread_tables else 0
+    dense = sum(counts.values()) - counts["routed_experts"] - tables
+    gathered = (dense - counts["router"]) * step.element_bytes + counts["router"] * _ROUTER_BYTES
+    found: dict[str, float] = {}
+    for shards, copies, numbers, size, gathers in (
+        ("dense_shard", "replicate", dense, gathered, step.dense_gathers),
+        ("expert_shard", "expert_replicate", own_experts, own_experts * step.element_bytes, step.expert_gathers),
+    ):
+        weights = step.micro_batches * gathers * size
+        gradients = numbers * _GRADIENT_BYTES
+        found[shards] = sent("all_gather", shards, weights) + sent("reduce_scatter", shards, gradients)
+        found[copies] = sent("all_reduce", copies, gradients / degrees.get(shards, 1))
+    # a slot crosses there and back in each pass
+    passes = 6 if step.recomputed else 4
+    rows = passes * step.tokens * step.ffn_experts * model.hidden_size * step.element_bytes
+    counts_first = (passes // 2 - 1) * step.micro_batches * model.n_routed_experts * _NUMBER_BYTES
+    found["expert"] = sent("all_to_all", "expert", model.num_layers * (rows + counts_first))
+    if model.ngram is not None and step.spread_tables and step.table_rows is not None:
+        width = model.hidden_size // model.ngram.branches
+        row = _NUMBER_BYTES + width * (step.element_bytes + _GRADIENT_BYTES)
+        asked = step.micro_batches * degrees.get("embedding", 1) * _NUMBER_BYTES
+        found["embedding"] = sent("all_to_all", "embedding", step.table_rows * row + asked)
+    return {axis: size for axis, size in found.items() if degrees.get(axis, 1) > 1}
