@@ -247,11 +247,14 @@ def collectives(
             measured.append(bench.uneven(need, group_of_axis, exchange))
         else:
             measured += bench.even(need, group_of_axis, sorted({need.mean, need.largest, *sizes}))
+    served: dict[str, list[str]] = {}
     axes = table(mesh.degrees)
+    for axis in axes:
+        served.setdefault(names[id(mesh.groups[axis])], []).append(axis)
     return {
         "measured": [one.as_dict() for one in measured],
         "needs": [asdict(one) for one in needed],
-        "served": {label: [axis for axis in axes if names[id(mesh.groups[axis])] == label] for label in groups},
+        "served": served,
         "degrees": axes,
     }
 

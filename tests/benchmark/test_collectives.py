@@ -19,7 +19,7 @@ from longcat.benchmark.collectives import (
 from longcat.benchmark.traffic import Message, table
 from longcat.costs.traffic import Step, bus_factor, step_traffic
 from longcat.parallel.axes import Degrees
-from tests.benchmark.step import OPERATORS, watch_a_step
+from tests.benchmark.step import OPERATORS, talk_along, watch_a_step
 from tests.parallel.training import EVERYTHING, TOKENS, Case
 
 
@@ -152,3 +152,28 @@ def test_every_axis_of_a_layout_is_measured(ranks):
         else:  # 3 bytes hold no number for each rank, so that one each is the least
             assert {4 * need["ranks"], 4096} <= set(sizes)
             assert max(sizes) >= need["largest"] - 4 * need["ranks"]
+
+
+def test_stages_and_groups_that_not_every_rank_has(ranks):
+    found = ranks.on_mesh(Degrees(4, pipeline=2, tensor=2), talk_along)
+    for rank, (messages, came, whole, _) in enumerate(found):
+        seen = [(one.axis, one.name, one.bytes, one.link_bytes) for one in messages]
+        expected = [("tensor", "all_gather", 48, 24)]
+        if rank < 2:
+            expected = [
+                ("pipeline", "send", 24, 24),
+                *expected,
+                ("rows of the first stage", "all_to_all", 24, (8, 4)[rank]),
+            ]
+        assert seen == expected
+        assert came == ([0.0] * 6 if rank < 2 else [6.0 * (rank - 2) + number for number in range(6)])
+        assert whole == [12.0 * (rank // 2) + number for number in range(12)]
+    measured = [one[3] for one in found]
+    assert all(one == measured[0] for one in measured)
+    kinds = {(one["axis"], one["name"], one["splits"]): one for one in measured[0]["measured"]}
+    assert kinds.keys() == {
+        ("pipeline", "send", "even"), ("tensor", "all_gather", "even"), ("rows of the first stage", "all_to_all", "uneven"),
+    }  # fmt: skip
+    uneven = kinds["rows of the first stage", "all_to_all", "uneven"]
+    assert (uneven["bytes"], uneven["link_bytes"], uneven["ranks"]) == (24, 6.0, 2)
+    assert kinds["pipeline", "send", "even"]["link_bytes"] == kinds["pipeline", "send", "even"]["bytes"]
