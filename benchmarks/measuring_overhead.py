@@ -79,7 +79,7 @@ def repeated(config: PipelineConfig, tokens: Artifact, space: Workspace, count: 
     for number in range(count):
         timed = time_steps(config, tokens, checkpoint, directory=space.path / f"measure-{number}")
         workload = longcat_workload(config.model, timed.ffn_experts_per_token)
-        _, work, *_ = summarise(workload, timed, config.training.activation_checkpointing)
+        _, work, *_ = summarise(workload, timed, config.training.activation_checkpointing, None, config.model)
         found.append(work.mfu or 0.0)
     return found
 

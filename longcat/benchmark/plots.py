@@ -288,7 +288,9 @@ def scaling(rows: Sequence[Mapping[str, float]], *, narrow: bool = False) -> Fig
 def point_label(row: Mapping[str, Any]) -> str:
     """Return a short label for a point of a sweep."""
     micro = row["micro_batch_sequences"] or "all"
-    recomputed = ", recomputed" if row["activation_checkpointing"] == "full" else ""
+    recomputed = {"none": "", "selective": ", partly recomputed", "full": ", recomputed"}[
+        row["activation_checkpointing"]
+    ]
     return f"{micro} x {row['sequence_length_tokens']}{recomputed}, {row['processes']} proc."
 
 

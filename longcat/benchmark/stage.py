@@ -20,6 +20,7 @@ from longcat.benchmark.report import write
 from longcat.benchmark.sweep import pareto, scaling
 from longcat.benchmark.verdict import PublishedPeak, other_peaks
 from longcat.config import ModelConfig, PipelineConfig
+from longcat.costs.flops import recomputed_fractions
 from longcat.costs.hardware import TABLE as HARDWARE
 from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
 from longcat.costs.workload import Workload, longcat_workload
@@ -136,7 +137,8 @@ def benchmark(
         timed, sweep = read_measurement(measurement.path)
         workload = longcat_workload(config.model, timed.ffn_experts_per_token)
         products = largest_products([timed, *(row["timed"] for row in sweep if "timed" in row)])
-        speed, work, ours, peak = summarise(workload, timed, config.training.activation_checkpointing, products)
+        recomputation = config.training.activation_checkpointing
+        speed, work, ours, peak = summarise(workload, timed, recomputation, products, config.model)
         rows = [_swept(config.model, row, products) for row in sweep]
         loads = axis_loads(timed, config)
         comparison = compare(
@@ -152,7 +154,7 @@ def benchmark(
             **asdict(work),
             **asdict(timed),
             "kind": ours.kind,
-            "recomputation": config.training.activation_checkpointing,
+            "recomputation": recomputation,
             "spread": timed.spread,
             "peak_flops": speed.peak_flops,
             "peak_source": None if peak is None else peak.source,
@@ -203,7 +205,11 @@ def _layout(config: PipelineConfig, timed: Measurement) -> dict[str, Any]:
 
 
 def summarise(
-    workload: Workload, timed: Measurement, recomputation: Recomputation, products: Products | None = None
+    workload: Workload,
+    timed: Measurement,
+    recomputation: Recomputation,
+    products: Products | None = None,
+    model: ModelConfig | None = None,
 ) -> tuple[Speed, Utilisation, Subject, Peak | None]:
     """Compute speed, utilisation and the subject of a comparison from a measurement; also returns the peak used.
 
@@ -213,6 +219,7 @@ def summarise(
         recomputation: in the backward pass of the timed steps.
         products: largest products that were seen on this machine, the largest of which is a CPU's peak; those of the
             measurement itself if None.
+        model: that the workload is of, if LongCat's own training was timed: what it recomputes is known exactly.
     """
     rate = timed.tokens_per_second
     peak: Peak | None
@@ -228,7 +235,8 @@ def summarise(
         sequence_length=timed.sequence_length,
         peak_flops=None if peak is None else peak.of(timed.processes),
     )
-    work = utilisation(workload, speed, recomputation)
+    fractions = None if model is None else recomputed_fractions(model, recomputation)
+    work = utilisation(workload, speed, recomputation, fractions)
     ours = subject(
         workload,
         speed,
@@ -246,7 +254,7 @@ def _swept(model: ModelConfig, row: dict[str, Any], products: Products) -> dict[
         return {**row["point"], "error": row["error"]}
     timed: Measurement = row["timed"]
     workload = longcat_workload(model, timed.ffn_experts_per_token)
-    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"], products)
+    _, work, *_ = summarise(workload, timed, row["point"]["activation_checkpointing"], products, model)
     return {
         **row["point"],
         "tokens_per_second": work.tokens_per_second,

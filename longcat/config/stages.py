@@ -16,7 +16,7 @@ class SweepConfig(Section):
     """Sequences per process and forward pass; see `training.micro_batch_sequences`."""
     sequence_length_tokens: list[int] = Field(default_factory=list)
     """Tokens per sequence; the tokens of a batch are split into such sequences, without padding."""
-    activation_checkpointing: Annotated[list[Literal["none", "full"]], Formerly("recompute")] = Field(
+    activation_checkpointing: Annotated[list[Literal["none", "selective", "full"]], Formerly("recompute")] = Field(
         default_factory=list
     )
     """Values of `training.activation_checkpointing`."""

@@ -55,6 +55,9 @@ class OptimizerConfig(Section):
     """Decoupled weight decay of matrices; norms, embeddings and biases have none."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """Maximum global norm of the gradients; larger gradients are scaled down to it."""
+    offload: Annotated[bool, RUNTIME] = False
+    """Keep the optimizer's moments in the host's memory; each step brings them to the device and back in pieces. Same bits,
+    less memory on the device, slower steps. Those of `lazy_ngram_moments` stay on the device."""
     lazy_ngram_moments: bool = False
     """Update only the rows of the n-gram tables that were looked up in a step. What AdamW would have done to a row meanwhile is
     made up for when it is next looked up, so that training differs from AdamW's by rounding. Needs `parallel.embedding`,
@@ -108,9 +111,9 @@ class TrainingConfig(Section):
     """Sequences in one optimizer step, over all processes."""
     micro_batch_sequences: int = Field(default=0, ge=0)
     """Sequences per process and forward pass; 0 takes all sequences of a process at once."""
-    activation_checkpointing: Annotated[Literal["none", "full"], Formerly("recompute")] = "none"
-    """Activations recomputed in the backward pass instead of stored: none, or those of every layer (less memory, one
-    third more work)."""
+    activation_checkpointing: Annotated[Literal["none", "selective", "full"], Formerly("recompute")] = "none"
+    """Activations recomputed in the backward pass instead of stored: none; those of attention and feed-forward sublayers but
+    for attention's output, the routing and the tokens at their experts; or those of every layer (docs/pretrain.md)."""
     processes: int = Field(default=0, ge=0)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -99,8 +99,12 @@ def _mla(model: ModelConfig) -> int:
         + model.q_lora_rank * heads * (model.qk_nope_head_dim + model.qk_rope_head_dim)
         + hidden * (model.kv_lora_rank + model.qk_rope_head_dim)
         + model.kv_lora_rank * heads * (model.qk_nope_head_dim + model.v_head_dim)
-        + heads * model.v_head_dim * hidden
+        + _attention_output(model)
     )
+
+
+def _attention_output(model: ModelConfig) -> int:
+    return model.num_attention_heads * model.v_head_dim * model.hidden_size
 
 
 def _indexer(model: ModelConfig) -> int:
@@ -161,6 +165,28 @@ def flops_per_token(
         # the first depth chooses the keys for all
         flops["mtp"] = depth.times(model.mtp_num_layers) + one_index + _detached_indexer(model)
     return flops
+
+
+def recomputed_fractions(model: ModelConfig, recomputation: Literal["none", "selective", "full"]) -> dict[str, float]:
+    """Return the fraction of each component's forward pass that LongCat's own training computes again (longcat.model.recomputation)."""
+    if recomputation == "none":
+        return {}
+    # the last product of a sublayer is needed by nothing in it
+    attention = 1.0 if recomputation == "full" else 1 - _attention_output(model) / _mla(model)
+    feed_forward = 1.0 if recomputation == "full" else 2 / 3
+    fractions = {
+        "attention_projections": attention,
+        "indexer_projections": 1.0,
+        "dense_ffn": feed_forward,
+        "routed_experts": feed_forward,
+    }
+    if model.mtp_num_layers:
+        dense = 3 * model.hidden_size * model.ffn_hidden_size
+        again = attention * _mla(model) + feed_forward * dense
+        fractions["mtp"] = again / (_mtp(model) + model.hidden_size * model.vocabulary)
+    if recomputation == "full":
+        fractions |= {"router": 1.0, "attention_scores": 1.0, "index_scores": 1.0}
+    return fractions
 
 
 def _detached_indexer(model: ModelConfig) -> Flops:

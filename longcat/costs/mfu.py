@@ -8,6 +8,7 @@ hfu                  all work of the hardware: mfu, plus a second forward pass o
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,13 +50,19 @@ class Utilisation:
     """Useful work and recomputation, causal attention."""
 
 
-def utilisation(workload: Workload, speed: Speed, recomputation: Recomputation = "none") -> Utilisation:
+def utilisation(
+    workload: Workload,
+    speed: Speed,
+    recomputation: Recomputation = "none",
+    fractions: Mapping[str, float] | None = None,
+) -> Utilisation:
     """Compute the utilisation of a run.
 
     Args:
         workload: model that was trained.
         speed: measured speed, and the peak.
         recomputation: part of the forward pass that is recomputed in the backward pass.
+        fractions: of the components' forward passes that are recomputed, where they are known better.
 
     Raises:
         DataError: the MFU or the HFU is above 100 %, so an input is wrong; the message gives possible values.
@@ -64,7 +71,7 @@ def utilisation(workload: Workload, speed: Speed, recomputation: Recomputation =
     parts = workload.flops(speed.sequence_length, "causal")
     useful = tokens_per_second * sum(part.training for part in parts.values())
     square = tokens_per_second * workload.training_flops(speed.sequence_length, "full")
-    recomputed = tokens_per_second * recomputed_flops(workload, speed.sequence_length, recomputation)
+    recomputed = tokens_per_second * recomputed_flops(workload, speed.sequence_length, recomputation, fractions)
     if peak_flops is not None and useful > peak_flops:
         factor = useful / peak_flops
         raise DataError(
@@ -89,9 +96,16 @@ def utilisation(workload: Workload, speed: Speed, recomputation: Recomputation =
     )
 
 
-def recomputed_flops(workload: Workload, sequence_length: int, recomputation: Recomputation) -> float:
-    """Return the FLOP of one token that the backward pass computes a second time."""
+def recomputed_flops(
+    workload: Workload,
+    sequence_length: int,
+    recomputation: Recomputation,
+    fractions: Mapping[str, float] | None = None,
+) -> float:
+    """Return the FLOP of one token that the backward pass computes a second time; see `utilisation`."""
     parts = workload.flops(sequence_length, "causal")
+    if fractions is not None:
+        return sum(fractions.get(name, 0.0) * part.forward for name, part in parts.items())
     return sum(part.forward for name, part in parts.items() if _recomputed(name, recomputation))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longcat.config import ModelConfig
@@ -10,6 +11,7 @@ from longcat.model.context import ForwardContext
 from longcat.model.indexer import Indexer, IndexerOutput
 from longcat.model.module import Module
 from longcat.model.norm import RMSNorm
+from longcat.model.places import local
 from longcat.model.scaling import mla_alignment
 from longcat.ops.attention import causal_attention
 from longcat.ops.rotary import rotate, softmax_sharpening
@@ -23,7 +25,7 @@ class LatentAttention(Module):
     """Causal attention over a query of rank `q_lora_rank` and keys and values of rank `kv_lora_rank`.
 
     The compressed query and key-value are scaled, see `longcat.model.scaling.mla_alignment`; the rotated part of the key
-    is not. With sparse attention the first sublayer of a layer owns an indexer, and the second one follows it.
+    is not. The heads may be divided over processes, and the tokens, see `longcat.model.places`. With sparse attention the first sublayer of a layer owns an indexer, and the second one follows it.
     """
 
     def __init__(self, config: ModelConfig, *, owns_indexer: bool) -> None:
@@ -52,7 +54,7 @@ class LatentAttention(Module):
         """Attend, and let the indexer learn from it.
 
         Args:
-            x: `[batch, seq, hidden]`.
+            x: `[batch, own, hidden]`.
             context: with a cache, attention goes to what it holds of this sublayer too.
             sublayer: number in the whole model, two for each layer.
             selection: of the layer's first sublayer, for the second one; replaces that of an own indexer.
@@ -60,39 +62,55 @@ class LatentAttention(Module):
         Returns:
             The output, of x's shape; what the indexer chose; in training the indexer's summed loss.
         """
+        places = context.places
         compressed = self.q_a_layernorm(self.q_a_proj(x), self.q_scale)
         if self.indexer is not None and selection is None and context.phase != "dense":
             selection = self.indexer(x, compressed, context, sublayer // 2)
-        q = self.q_b_proj(compressed).unflatten(-1, (self.heads, -1))
-        q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
+        q = F.linear(places.to_heads(compressed), local(self.q_b_proj.weight))
+        q_nope, q_rope = self._by_heads(q, self.rope_dim).split([self.nope_dim, self.rope_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope_dim], dim=-1)
         latent = self.kv_a_layernorm(latent, self.kv_scale)
-        # the key is rotated as one more head of the query
-        rotated = self.operators.run(rotate, torch.cat([q_rope, k_rope.unsqueeze(2)], dim=2), context.cos, context.sin)
-        q_rope, k_rope = rotated.split([self.heads, 1], dim=2)
+        q_rope = self.operators.run(rotate, q_rope, *context.turn_heads)
+        k_rope = self.operators.run(rotate, k_rope.unsqueeze(2), *context.turn).squeeze(2)
 
         cached_latents = None
-        if context.cache is not None:
-            cached_latents = context.cache.extend_latents(sublayer, torch.cat([latent, k_rope.squeeze(2)], dim=-1))
+        if context.cache is None:
+            latent, k_rope = places.to_rows(latent, k_rope)
+        else:
+            cached_latents = context.cache.extend_latents(sublayer, torch.cat([latent, k_rope], dim=-1))
+        loss = None
         if selection is not None and selection.keys is not None:
-            cached_latents = (
-                torch.cat([latent, k_rope.squeeze(2)], dim=-1) if cached_latents is None else cached_latents
-            )
-            out, attended = self._sparse(q_nope, q_rope, cached_latents, selection.keys)
-            loss = selection.sparse_loss(attended, context) if self.training else None
-            return self.o_proj(out), selection, loss
-        if cached_latents is not None and cached_latents.shape[1] > x.shape[1]:
-            return self.o_proj(self._absorbed(q_nope, q_rope, cached_latents)), selection, None
-        k_nope, v = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).split([self.nope_dim, self.v_dim], dim=-1)
-        q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
-        k = torch.cat([k_nope, k_rope.expand(-1, -1, self.heads, -1)], dim=-1).transpose(1, 2)
-        out = (
-            self.operators.run(causal_attention, q, k, v.transpose(1, 2), self.scale, context.document_starts)
-            .transpose(1, 2)
-            .flatten(2)
+            cached_latents = torch.cat([latent, k_rope], dim=-1) if cached_latents is None else cached_latents
+            out, attended = self._sparse(q_nope, q_rope, cached_latents, places.to_heads(selection.keys))
+            if self.training:
+                loss = selection.sparse_loss(places.mean_over_heads(attended), context)
+        elif cached_latents is not None and cached_latents.shape[1] > x.shape[1]:
+            out = self._absorbed(q_nope, q_rope, cached_latents)
+        else:
+            q, k, v = self._keys_of_heads(q_nope, q_rope, latent, k_rope, context)
+            parts = [
+                self.operators.run(
+                    causal_attention, run.of(q, 2), run.read(k, 2), run.read(v, 2), self.scale, run.document_starts
+                )
+                for run in context.heads
+            ]
+            out = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2).flatten(2)
+            if self.training and selection is not None:
+                loss = selection.dense_loss(q, k, self.scale, context)
+        return places.project(out, local(self.o_proj.weight), self.o_proj.bias), selection, loss
+
+    def _keys_of_heads(
+        self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, context: ForwardContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Make queries, keys and values of the heads here, `[batch, heads, tokens, dim]`, of keys that any of the queries reads."""
+        latent, k_rope = (
+            of if of.shape[1] == context.last_key else of[:, : context.last_key] for of in (latent, k_rope)
         )
-        loss = selection.dense_loss(q, k, self.scale, context) if self.training and selection is not None else None
-        return self.o_proj(out), selection, loss
+        kv = self._by_heads(F.linear(latent, local(self.kv_b_proj.weight)), self.v_dim)
+        k_nope, v = kv.split([self.nope_dim, self.v_dim], dim=-1)
+        q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
+        k = torch.cat([k_nope, k_rope.unsqueeze(2).expand(-1, -1, k_nope.shape[2], -1)], dim=-1).transpose(1, 2)
+        return q, k, v.transpose(1, 2)
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor) -> Tensor:
         """Attend in the space of the latent, without keys and values of single heads (arXiv 2405.04434, 2.1.2).
@@ -125,9 +143,13 @@ class LatentAttention(Module):
         latent, attended = self.operators.run(sparse_attention, query, cached_latents, keys, self.kv_rank, self.scale)
         return _by_head(latent, up_value.mT).flatten(2), attended
 
+    def _by_heads(self, x: Tensor, beside: int) -> Tensor:
+        """Split the last dimension into heads, each of the width without position and one beside it."""
+        return x.unflatten(-1, (-1, self.nope_dim + beside))
+
     def _up(self) -> tuple[Tensor, Tensor]:
         """Split kv_b_proj into the parts that make keys `[heads, nope, rank]` and values `[heads, v, rank]`."""
-        up = self.kv_b_proj.weight.view(self.heads, self.nope_dim + self.v_dim, self.kv_rank)
+        up = local(self.kv_b_proj.weight).view(-1, self.nope_dim + self.v_dim, self.kv_rank)
         up_key, up_value = up.split([self.nope_dim, self.v_dim], dim=1)
         return up_key, up_value
 

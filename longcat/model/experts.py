@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from longcat.config import ModelConfig
 from longcat.model.dispatch import Dispatcher, Journey, OneProcess, Through
 from longcat.model.module import Module
+from longcat.model.places import local
 from longcat.model.plan import Counts, count
+from longcat.model.recomputation import Recomputing, selectively
 from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
 from longcat.ops.swiglu import swiglu
 
 
-class Experts(Module):
+class Experts(Module, Recomputing):
     """SwiGLU experts with weights stacked along the first axis."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -32,7 +34,12 @@ class Experts(Module):
 
     def compute(self, rows: Tensor, counts: Counts) -> Tensor:
         """Compute the outputs `[n, hidden]` for rows sorted by expert; a count for each expert that this process holds."""
-        gate_up, down = _local(self.gate_up_proj), _local(self.down_proj)
+        return (
+            selectively(self._products, rows, counts) if self.recomputes("selective") else self._products(rows, counts)
+        )
+
+    def _products(self, rows: Tensor, counts: Counts) -> Tensor:
+        gate_up, down = local(self.gate_up_proj), local(self.down_proj)
         run = self.operators.run
         inner = run(swiglu, run(grouped_matmul, rows, gate_up, counts.device, counts.host))
         return run(grouped_matmul, inner, down, counts.device, counts.host)
@@ -129,9 +136,3 @@ class MixtureOfExperts(Module):
     def end(self, mixing: Mixing) -> Tensor:
         """Sum up the outputs of each token's experts, `[tokens, hidden]`."""
         return mixing.journey.end(mixing.tokens * mixing.zero_share.to(mixing.tokens.dtype))
-
-
-def _local(parameter: Tensor) -> Tensor:
-    """Return this process' part of a parameter that may be sharded."""
-    to_local = getattr(parameter, "to_local", None)
-    return to_local() if to_local is not None else parameter

@@ -20,24 +20,37 @@ class IndexerOutput:
     """The indexer's scores and choice, made by a layer's first sublayer and shared by the second (cross-layer indexing)."""
 
     query: Tensor
-    """`[batch, seq, index heads, dim]`."""
+    """`[batch, own, index heads, dim]`."""
     key: Tensor
-    """`[batch, length, dim]`."""
+    """Of whole rows, `[batch, length, dim]`."""
     weight: Tensor
-    """`[batch, seq, index heads]`."""
+    """`[batch, own, index heads]`."""
     keys: Tensor | None
-    """Int64 `[batch, seq, index_topk]` positions to read, -1 for none; none reads all up to the query."""
+    """Int64 `[batch, own, index_topk]` positions to read, -1 for none; none reads all up to the query."""
 
     def dense_loss(self, query: Tensor, key: Tensor, scale: float, context: ForwardContext) -> Tensor:
-        """Sum the indexer's divergence over queries from dense attention of `query` and `key`, `[batch, heads, seq, dim]`.
+        """Sum the indexer's divergence over own queries from dense attention of `query` and `key`, `[batch, heads, tokens, dim]`.
 
-        Padding is excluded.
+        They are those of heads' tokens, and of the row up to the last one. Padding is excluded. Collective, where heads are divided.
         """
-        index = self.query, self.key, self.weight
-        return dense_index_loss(*index, query, key, scale, context.document_starts, context.padding)
+        losses = [
+            dense_index_loss(
+                own.of(self.query),
+                of_heads.read(self.key),
+                own.of(self.weight),
+                of_heads.of(query, 2),
+                of_heads.read(key, 2),
+                scale,
+                of_heads.document_starts,
+                None if context.padding is None else own.of(context.padding),
+                context.places.share,
+            )
+            for own, of_heads in zip(context.own, context.heads, strict=True)
+        ]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def sparse_loss(self, attended: Tensor, context: ForwardContext) -> Tensor:
-        """Sum the indexer's divergence from sparse attention's probabilities of the chosen keys, fp32 `[batch, seq, index_topk]`."""
+        """Sum the indexer's divergence from sparse attention's probabilities of the chosen keys, fp32 `[batch, own, index_topk]`."""
         assert self.keys is not None
         if context.padding is not None:
             attended = attended.masked_fill(context.padding[..., None], 0.0)
@@ -60,12 +73,14 @@ class Indexer(Module):
         self.weights_proj = nn.Linear(config.hidden_size, self.heads, bias=False)
 
     def forward(self, x: Tensor, compressed_query: Tensor, context: ForwardContext, layer: int) -> IndexerOutput:
-        """Choose keys for `x` `[batch, seq, hidden]`, whose scaled compressed query is `[batch, seq, q_lora_rank]`."""
+        """Choose keys for `x` `[batch, own, hidden]`, whose scaled compressed query is `[batch, own, q_lora_rank]`."""
         x, compressed_query = x.detach(), compressed_query.detach()
         query = self._rotated(self.wq_b(compressed_query).unflatten(-1, (self.heads, self.dim)), context)
         key = self._rotated(self.k_norm(self.wk(x)).unsqueeze(2), context).squeeze(2)
         weight = self.weights_proj(x) * (self.heads * self.dim) ** -0.5
-        if context.cache is not None:
+        if context.cache is None:
+            (key,) = context.places.to_rows(key)
+        else:
             key = context.cache.extend_index_keys(layer, key)
         length, keys = key.shape[1], None
         if context.phase == "sparse" and length > self.sparse.index_topk:
@@ -73,17 +88,21 @@ class Indexer(Module):
                 not self.training and context.document_starts is None and length >= self.sparse.hierarchical_from_tokens
             )
             by_pages = by_pages and layer >= self.sparse.hierarchical_after_layers
-            keys = self.operators.run(
-                select_keys,
-                query,
-                key,
-                weight,
-                self.sparse,
-                hierarchical=by_pages,
-                document_starts=context.document_starts,
-            )
+            chosen = [
+                self.operators.run(
+                    select_keys,
+                    run.of(query),
+                    run.read(key),
+                    run.of(weight),
+                    self.sparse,
+                    hierarchical=by_pages,
+                    document_starts=run.document_starts,
+                )
+                for run in context.own
+            ]
+            keys = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=1)
         return IndexerOutput(query, key, weight, keys)
 
     def _rotated(self, x: Tensor, context: ForwardContext) -> Tensor:
         turned, plain = x.split([self.rope_dim, self.dim - self.rope_dim], dim=-1)
-        return torch.cat([self.operators.run(rotate, turned, context.cos, context.sin), plain], dim=-1)
+        return torch.cat([self.operators.run(rotate, turned, *context.turn), plain], dim=-1)

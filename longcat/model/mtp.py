@@ -10,12 +10,15 @@ from longcat.config import ModelConfig
 from longcat.model.attention import LatentAttention
 from longcat.model.context import ForwardContext
 from longcat.model.feed_forward import FeedForward
+from longcat.model.indexer import IndexerOutput
 from longcat.model.norm import RMSNorm
+from longcat.model.places import take
+from longcat.model.recomputation import Recomputing, again, selectively
 from longcat.ops.documents import same_document
 from longcat.padding import IGNORE
 
 
-class MultiTokenPrediction(nn.Module):
+class MultiTokenPrediction(Recomputing):
     """A module whose depth k joins the state of depth k - 1 at position i with the word i + k and predicts the word i + k + 1.
 
     Embedding and head are the main model's; the n-gram tables are not used. Every depth has the same weights, and the
@@ -38,8 +41,8 @@ class MultiTokenPrediction(nn.Module):
         """Chain all depths.
 
         Args:
-            hidden: the main model's normed output `[batch, seq, hidden]`.
-            words: embeddings of the words after each position, of the same shape.
+            hidden: the main model's normed output `[batch, own, hidden]`.
+            words: embeddings of the words after each position, from `Places.embed` with `depths - 1` ahead.
             context: of the main model.
 
         Returns:
@@ -47,17 +50,44 @@ class MultiTokenPrediction(nn.Module):
         """
         states, selection, index_loss = [], None, None
         for depth in range(self.depths):
-            following = F.pad(words, (0, 0, 0, depth))[:, depth:]
+            following = context.places.following(words, depth, self.depths - 1)
             if context.document_starts is not None:  # as where the row ends
-                following = following.masked_fill(~same_document(context.document_starts, depth)[..., None], 0)
+                inside = same_document(context.document_starts, depth)
+                own = take(inside, context.places.own(inside.shape[1]))
+                following = following.masked_fill(~own[..., None], 0)
             x = self.eh_proj(torch.cat([self.enorm(following), self.hnorm(hidden)], dim=-1))
-            attended, selection, loss = self.self_attn(self.input_layernorm(x), context, self.sublayer, selection)
-            x = x + attended
-            hidden = self.norm(x + self.mlp(self.post_attention_layernorm(x)))
+            if self.recomputes("full"):
+                x, selection, loss = again(self._sublayers, x, context, selection)
+            else:
+                x, selection, loss = self._sublayers(x, context, selection)
+            hidden = self.norm(x)
             states.append(hidden)
             if loss is not None:
                 index_loss = loss if index_loss is None else index_loss + loss
         return states, index_loss
+
+    def _sublayers(
+        self, x: Tensor, context: ForwardContext, selection: IndexerOutput | None
+    ) -> tuple[Tensor, IndexerOutput | None, Tensor | None]:
+        selective = self.recomputes("selective")
+        attended, selection, loss = (
+            selectively(self._attention, x, context, selection) if selective else self._attention(x, context, selection)
+        )
+        x = x + attended
+        x = x + (selectively(self._feed_forward, x, context) if selective else self._feed_forward(x, context))
+        return x, selection, loss
+
+    def _attention(
+        self, x: Tensor, context: ForwardContext, selection: IndexerOutput | None
+    ) -> tuple[Tensor, IndexerOutput | None, Tensor | None]:
+        result: tuple[Tensor, IndexerOutput | None, Tensor | None] = self.self_attn(
+            self.input_layernorm(x), context, self.sublayer, selection
+        )
+        return result
+
+    def _feed_forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        result: Tensor = self.mlp(self.post_attention_layernorm(x), context.places)
+        return result
 
 
 def mtp_targets(targets: Tensor, depth: int, end_of_text: int, document_starts: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from longcat.config import NgramConfig
+from longcat.model.places import WHOLE, Places, take
 
 
 class RowSource(Protocol):
@@ -45,22 +46,25 @@ class NgramEmbedding(nn.Module):
         self.tables = Tables(sum(self.rows), hidden // config.branches)
         self.projection = nn.Linear(hidden, hidden, bias=False)
 
-    def start(self, tokens: Tensor, seq: int, document_starts: Tensor | None = None) -> Callable[[], Tensor]:
-        """Begin to look up the rows of the last `seq` of the int64 `tokens` `[batch, at least seq]`, in one go for all branches.
+    def start(
+        self, tokens: Tensor, seq: int, document_starts: Tensor | None = None, places: Places = WHOLE
+    ) -> Callable[[], Tensor]:
+        """Begin to look up the rows of own tokens, of the last `seq` of the int64 `tokens` `[batch, at least seq]`.
 
-        Earlier tokens are looked back at, but not over the `document_starts`, which come without earlier ones.
+        Earlier tokens are looked back at, but not over the `document_starts`, which come without earlier ones. It is one go for
+        all branches.
 
         Returns:
-            A function that waits for the rows, `[batch, seq, branches, hidden / branches]`.
+            A function that waits for the rows, `[batch, own, branches, hidden / branches]`.
         """
         seen = tokens[:, -(seq + self.neighbors - 1) :]
         rows = ngram_rows(
             seen, self.vocabulary, self.neighbors, self.splits, self.rows, self.end_of_text, document_starts
         )
-        return self.tables.start(rows[:, -seq:])
+        return self.tables.start(take(rows[:, -seq:], places.own(seq)))
 
     def forward(self, words: Tensor, found: Tensor) -> Tensor:
-        """Mix word embeddings `[batch, seq, hidden]` with the rows that were looked up; the result has the words' shape."""
+        """Mix word embeddings `[batch, own, hidden]` with the rows that were looked up; the result has the words' shape."""
         return (words + self.projection(found.flatten(-2))) / (1 + len(self.rows))
 
 

@@ -9,11 +9,10 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from longcat.config import ModelConfig
 from longcat.model.cache import Cache
-from longcat.model.context import ForwardContext, Phase
+from longcat.model.context import ForwardContext, Phase, Turn, runs_of
 from longcat.model.experts import RouterStatistics
 from longcat.model.initialisation import InitialWeights
 from longcat.model.layer import Layer
@@ -22,8 +21,9 @@ from longcat.model.mtp import MultiTokenPrediction, mtp_targets
 from longcat.model.ngram import NgramEmbedding
 from longcat.model.norm import RMSNorm
 from longcat.model.part import Part
+from longcat.model.places import WHOLE, Places, local, take
+from longcat.model.recomputation import Recomputing, again
 from longcat.ops.documents import find_document_starts
-from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.registry import OperatorSettings
 from longcat.ops.rotary import rotary_angles
 from longcat.padding import is_padding
@@ -33,7 +33,7 @@ class State(NamedTuple):
     """The output of the layers."""
 
     last: Tensor
-    """`[batch, seq, hidden]`, before the final norm."""
+    """`[batch, own, hidden]`, before the final norm."""
     hidden: Tensor
     """The same after it."""
     statistics: list[RouterStatistics]
@@ -43,7 +43,7 @@ class State(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """Loss terms of a batch, each an fp32 sum over its non-padding tokens."""
+    """Loss terms of a batch, each an fp32 sum over its non-padding tokens: own ones, where processes divide those of rows."""
 
     language_model: Tensor
     """-log p of the next token, in nats, where there is a target."""
@@ -67,7 +67,7 @@ class Onward(NamedTuple):
     """What a part of a model that is not the last one computes from tokens and targets."""
 
     hidden: Tensor
-    """`[batch, seq, hidden]`, for the next part."""
+    """`[batch, own, hidden]`, for the next part."""
     sums: LossSums
     """Of this part: terms of other parts are 0, and router statistics are those of its own layers."""
 
@@ -81,7 +81,7 @@ class HiddenZ(nn.Module):
         return (squares if padding is None else squares.masked_fill(padding, 0.0)).sum()
 
 
-class Backbone(nn.Module):
+class Backbone(Recomputing):
     """Token embedding, layers and final norm, or a part of them."""
 
     def __init__(self, config: ModelConfig, part: Part) -> None:
@@ -99,8 +99,6 @@ class Backbone(nn.Module):
             else None
         )
         self.layers = nn.ModuleDict({str(number): Layer(config) for number in part.layers})
-        self.activation_checkpointing = False
-        """Whether the activations of layers are recomputed in the backward pass instead of kept."""
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if part.last else None
         self.mtp = MultiTokenPrediction(config) if predicts else None
 
@@ -111,27 +109,38 @@ class Backbone(nn.Module):
         padding: Tensor | None,
         phase: Phase,
         documents: Tensor | None = None,
+        places: Places = WHOLE,
     ) -> ForwardContext:
-        """Make the context of `tokens` `[batch, seq]`, which follow those in the cache."""
-        start = 0 if cache is None else cache.length
-        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
-        cos, sin = rotary_angles(positions, self.rope_dim, self.rope_theta, self.rope_scaling)
-        if documents is None:
-            return ForwardContext(cos, sin, cache, padding, phase=phase)
-        if cache is not None:
+        """Make the context of whole rows of `tokens` `[batch, seq]`, which follow those in the cache."""
+        if documents is not None and cache is not None:
             raise ValueError("a cache holds one document a row: documents cannot be told apart in it")
-        padding = is_padding(documents) if padding is None else padding
-        return ForwardContext(cos, sin, None, padding, find_document_starts(documents), phase)
+        start, length = 0 if cache is None else cache.length, tokens.shape[1]
+        positions = torch.arange(start, start + length, device=tokens.device)
+        turn = Turn(*rotary_angles(positions, self.rope_dim, self.rope_theta, self.rope_scaling))
+        document_starts = None if documents is None else find_document_starts(documents)
+        if padding is None and documents is not None:
+            padding = is_padding(documents)
+        own, heads = places.own(length), places.heads(length)
+        own_runs = runs_of(own, start, document_starts)
+        return ForwardContext(
+            places,
+            own=own_runs,
+            heads=own_runs if heads == own else runs_of(heads, start, document_starts),
+            turn=turn.take(own),
+            turn_heads=turn.take(heads),
+            cache=cache,
+            padding=None if padding is None else take(padding, own),
+            document_starts=document_starts,
+            phase=phase,
+        )
 
     def forward(self, tokens: Tensor, context: ForwardContext, before: Tensor | None = None) -> State:
-        """Compute the state after the layers for int64 `[batch, seq]`, from the output of the part `before` this one, if any."""
+        """Compute the state after the layers for own tokens of int64 `[batch, seq]`, from the output of the part `before` this one, if any."""
         x = self._embedded(tokens, context) if before is None else before
         statistics, index_loss = [], None
         for number, layer in self.layers.items():
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x, asked, loss = checkpoint(
-                    layer, x, context, int(number), use_reentrant=False, preserve_rng_state=False
-                )
+            if self.recomputes("full"):
+                x, asked, loss = again(layer, x, context, int(number))
             else:
                 x, asked, loss = layer(x, context, int(number))
             if asked is not None:
@@ -146,9 +155,9 @@ class Backbone(nn.Module):
         found = (
             None
             if self.ngram_embeddings is None
-            else self.ngram_embeddings.start(seen, tokens.shape[1], context.document_starts)
+            else self.ngram_embeddings.start(seen, tokens.shape[1], context.document_starts, context.places)
         )
-        x: Tensor = self.embed_tokens(tokens)
+        x = context.places.embed(tokens, local(self.embed_tokens.weight))
         if self.ngram_embeddings is not None and found is not None:
             x = self.ngram_embeddings(x, found())
         return x
@@ -168,6 +177,8 @@ class LongcatModel(Module):
         self.model = Backbone(config, self.part)
         self.lm_head = nn.Linear(config.hidden_size, config.vocabulary, bias=False) if self.part.last else None
         self.hidden_z = HiddenZ()
+        self.places = WHOLE
+        """Which tokens of its rows this process computes where loss terms are summed; parallelism sets its own."""
         use_operators(self, operators or OperatorSettings())
 
     def forward(
@@ -196,7 +207,7 @@ class LongcatModel(Module):
             documents: int64 `[batch, seq]`, a number for each document in a row, never falling, and -1 for padding
                 behind them. Nothing reaches from one document into another. None: every row is one.
             last_only: compute the logits of the last token of each row only, `[batch, 1, vocab]`.
-            before: output of the part before this one, `[batch, seq, hidden]`, where there is one.
+            before: output of the part before this one, `[batch, own, hidden]`, where there is one.
 
         Returns:
             fp32 logits `[batch, seq, vocab]`, or the sums; of a part that is not the last one also its output.
@@ -206,15 +217,19 @@ class LongcatModel(Module):
         """
         if targets is not None and torch.is_inference_mode_enabled():
             raise ValueError("loss terms need router statistics, which inference mode leaves out; use torch.no_grad()")
-        context = self.model.context(tokens, cache, padding, phase, documents)
+        places = self.places.whole if targets is None else self.places
+        context = self.model.context(tokens, cache, padding, phase, documents, places)
         state = self.model(tokens, context, before)
         if targets is None:
             assert self.lm_head is not None
-            return self.lm_head(state.hidden[:, -1:] if last_only else state.hidden).float()
+            return places.logits(
+                state.hidden[:, -1:] if last_only else state.hidden, local(self.lm_head.weight)
+            ).float()
         nothing = state.last.new_zeros((), dtype=torch.float32)
         mtp, index_loss = nothing, nothing if state.index_loss is None else state.index_loss
         if self.model.mtp is not None and self.model.embed_tokens is not None:
-            words = self.model.embed_tokens(targets.clamp_min(0))
+            weight = local(self.model.embed_tokens.weight)
+            words = places.embed(targets.clamp_min(0), weight, self.model.mtp.depths - 1)
             states, own = self.model.mtp(state.hidden, words, context)
             index_loss = index_loss if own is None else index_loss + own
             for depth, hidden in enumerate(states, 1):
@@ -255,7 +270,7 @@ class LongcatModel(Module):
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         assert self.lm_head is not None
-        return self.operators.run(linear_cross_entropy, hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
+        return self.places.cross_entropy(hidden, local(self.lm_head.weight), targets, self.operators)
 
     def new_cache(self) -> Cache:
         """Make an empty cache for `forward`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from longcat.accelerator import npu_operator
 from longcat.ops.chunks import size_kind
@@ -175,15 +176,11 @@ class BlockAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, document_starts: Tensor | None = None
     ) -> Tensor:
         """Return `[n, queries, value dim]`."""
-        out = query.new_empty(*query.shape[:2], value.shape[-1])
         few = size_kind(query) == "cpu" and query.shape[1] * key.shape[1] <= KEPT_LENGTH**2
         keeps = few and any(ctx.needs_input_grad)
-        kept = []
-        for block in _blocks(query, key, document_starts):
-            probabilities = _probabilities(query, key, block, scale, document_starts)
-            out[:, block.queries] = torch.bmm(probabilities, value[:, block.keys])
-            if keeps:
-                kept.append(probabilities)
+        blocks = _blocks(query, key, document_starts) if keeps else []
+        kept = [_probabilities(query, key, block, scale, document_starts) for block in blocks]
+        out: Tensor = _attend(query, key, value, scale, document_starts, kept)
         ctx.save_for_backward(query, key, value, out, *kept)
         ctx.scale, ctx.document_starts = scale, document_starts
         return out
@@ -210,6 +207,34 @@ class BlockAttention(torch.autograd.Function):
         return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
+@torch.library.custom_op("longcat::block_attention", mutates_args=())
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, document_starts: Tensor | None, known: list[Tensor]
+) -> Tensor:
+    """Compute attention as one operator, for what looks at operators, from the probabilities where they are `known`."""
+    out = query.new_empty(*query.shape[:2], value.shape[-1])
+    for number, block in enumerate(_blocks(query, key, document_starts)):
+        probabilities = known[number] if known else _probabilities(query, key, block, scale, document_starts)
+        out[:, block.queries] = torch.bmm(probabilities, value[:, block.keys])
+    return out
+
+
+@_attend.register_fake
+def _(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> Tensor:
+    return query.new_empty(*query.shape[:2], value.shape[-1])
+
+
+@register_flop_formula(torch.ops.longcat.block_attention)
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], _scale: float, _starts: Any, known: Any, **_: Any
+) -> int:
+    """Count the products of the blocks, as without documents."""
+    count, queries, dim = query
+    keys, width = key[1], value[-1] + (0 if known else dim)
+    spans = _spans("cpu", count, queries, keys)
+    return sum(2 * count * (end - start) * (keys - queries + end) * width for start, end in spans)
+
+
 def _add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
     if total.dtype == a.dtype:
         total.baddbmm_(a, b, alpha=scale)
@@ -234,10 +259,14 @@ def _blocks(query: Tensor, key: Tensor, document_starts: Tensor | None) -> list[
     """Cut the queries into blocks; where the host cannot know the documents, each block reads from the row's start on."""
     (count, queries, _), keys = query.shape, key.shape[1]
     earlier = keys - queries
-    size = max(1, BLOCK_SCORES // (count * keys))
-    size = min(size, QUERY_BLOCK) if size_kind(query) == "cpu" else size
-    spans = [(start, min(start + size, queries)) for start in range(0, queries, size)]
+    spans = _spans(size_kind(query), count, queries, keys)
     if document_starts is None or not has_numbers(document_starts):
         return [_Block(start, end, 0, earlier + start, earlier + end - 1) for start, end in spans]
     first, last = document_starts.amin(0).tolist(), document_starts.amax(0).tolist()  # the starts of a row never fall
     return [_Block(start, end, first[start], earlier + start, last[end - 1]) for start, end in spans]
+
+
+def _spans(kind: str, count: int, queries: int, keys: int) -> list[tuple[int, int]]:
+    size = max(1, BLOCK_SCORES // (count * keys))
+    size = min(size, QUERY_BLOCK) if kind == "cpu" else size
+    return [(start, min(start + size, queries)) for start in range(0, queries, size)]

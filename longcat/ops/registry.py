@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -156,20 +157,19 @@ def check(of: Operator[..., Any], implementation: Implementation, device: torch.
     Raises:
         DeviceError: it fails or gives something else; names operator, device and largest difference.
     """
+    # the model may be in inference, or in a part that is recomputed: none of that is known in a thread of its own
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(_check, of, implementation, device, dtype).result()
 
-    def keep(tensor: Tensor) -> Tensor:
-        return tensor
 
-    # the model may be in inference, or in a part whose tensors are recomputed: none of that is the check's concern
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, keep)
-    with torch.inference_mode(False), torch.enable_grad(), hooks:
-        for arguments in of.sample_inputs(SampleInputs(dtype)):
-            expected = _results(of, of.reference, arguments, torch.device("cpu"), torch.float32)
-            try:
-                found = _results(of, implementation.function, arguments, device, None)
-            except (RuntimeError, TypeError, AttributeError, ImportError) as error:
-                raise DeviceError(f"operator {of.name} fails on {device} with {dtype} ({error}); {REMEDY}") from error
-            _compare(f"operator {of.name} on {device} with {dtype}", expected, found, TOLERANCE[dtype])
+def _check(of: Operator[..., Any], implementation: Implementation, device: torch.device, dtype: torch.dtype) -> None:
+    for arguments in of.sample_inputs(SampleInputs(dtype)):
+        expected = _results(of, of.reference, arguments, torch.device("cpu"), torch.float32)
+        try:
+            found = _results(of, implementation.function, arguments, device, None)
+        except (RuntimeError, TypeError, AttributeError, ImportError) as error:
+            raise DeviceError(f"operator {of.name} fails on {device} with {dtype} ({error}); {REMEDY}") from error
+        _compare(f"operator {of.name} on {device} with {dtype}", expected, found, TOLERANCE[dtype])
 
 
 def _compare(subject: str, expected: list[tuple[str, Tensor]], found: list[tuple[str, Tensor]], share: float) -> None:

@@ -6,13 +6,14 @@ Everything goes in chunks of queries, so that memory does not grow with the squa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import register_flop_formula
 
 from longcat.accelerator import npu_operator
 from longcat.config import SparseAttentionConfig
@@ -94,28 +95,75 @@ def select_keys(
     Returns:
         int64 `[batch, queries, index_topk]` positions, -1 where there is none.
     """
-    length, first = key.shape[1], key.shape[1] - query.shape[1]
-    chosen = []
+    budget = config.index_topk, config.index_init_tokens, config.index_local_tokens
+    if not hierarchical:
+        keys: Tensor = _select_keys(query, key, weight, *budget, document_starts)
+        return keys
+    first, chosen = key.shape[1] - query.shape[1], []
     batch, queries, heads, dim = query.shape
-    each = config.index_pages * config.index_page_tokens * max(heads, dim) if hierarchical else length * heads
+    each = config.index_pages * config.index_page_tokens * max(heads, dim)
     for start, end in spans(query, queries, batch * each, CHUNK_ELEMENTS):
-        part = query[:, start:end], weight[:, start:end]
         position = torch.arange(first + start, first + end, device=query.device)[:, None]  # [queries, 1]
-        if hierarchical:
-            candidates, scores = _page_candidates(part[0], key, part[1], position, config)
-        else:
-            seen = first + end  # no query of the chunk reads later keys
-            candidates = torch.arange(seen, device=query.device).expand(batch, end - start, -1)
-            scores = index_scores(part[0], key[:, :seen], part[1])
-        begin = 0 if document_starts is None else document_starts[:, start:end, None]
-        always = (candidates < begin + config.index_init_tokens) | (candidates > position - config.index_local_tokens)
-        foreign = (candidates > position) | (candidates < begin)
-        scores = scores.masked_fill(always, torch.inf).masked_fill(foreign, -torch.inf)
-        budget = min(config.index_topk, candidates.shape[-1])
-        places = _ranks(scores, candidates).topk(budget, dim=-1, sorted=False).indices
-        keys = candidates.gather(-1, places).masked_fill(foreign.gather(-1, places), -1)
-        chosen.append(torch.nn.functional.pad(keys, (0, config.index_topk - budget), value=-1))
+        candidates, scores = _page_candidates(query[:, start:end], key, weight[:, start:end], position, config)
+        begin = None if document_starts is None else document_starts[:, start:end]
+        chosen.append(_best(candidates, scores, position, begin, *budget))
     return torch.cat(chosen, dim=1)
+
+
+@torch.library.custom_op("longcat::select_keys", mutates_args=())
+def _select_keys(
+    query: Tensor,
+    key: Tensor,
+    weight: Tensor,
+    budget: int,
+    init_tokens: int,
+    local_tokens: int,
+    document_starts: Tensor | None,
+) -> Tensor:
+    """Choose among all keys as one operator, for what looks at operators."""
+    length, first = key.shape[1], key.shape[1] - query.shape[1]
+    batch, queries, heads, _ = query.shape
+    chosen = []
+    for start, end in spans(query, queries, batch * length * heads, CHUNK_ELEMENTS):
+        position = torch.arange(first + start, first + end, device=query.device)[:, None]  # [queries, 1]
+        seen = first + end  # no query of the chunk reads later keys
+        candidates = torch.arange(seen, device=query.device).expand(batch, end - start, -1)
+        scores = index_scores(query[:, start:end], key[:, :seen], weight[:, start:end])
+        begin = None if document_starts is None else document_starts[:, start:end]
+        chosen.append(_best(candidates, scores, position, begin, budget, init_tokens, local_tokens))
+    return torch.cat(chosen, dim=1)
+
+
+@_select_keys.register_fake
+def _(query: Tensor, _key: Tensor, _weight: Tensor, budget: int, *_: Any) -> Tensor:
+    return query.new_empty(*query.shape[:2], budget, dtype=torch.long)
+
+
+@register_flop_formula(torch.ops.longcat.select_keys)
+def _selection_flops(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    """Count every query's scores of the keys up to the last query's, as one chunk computes them."""
+    batch, queries, heads, dim = query
+    return 2 * batch * queries * heads * dim * key[1]
+
+
+def _best(
+    candidates: Tensor,
+    scores: Tensor,
+    position: Tensor,
+    document_starts: Tensor | None,
+    most: int,
+    init_tokens: int,
+    local_tokens: int,
+) -> Tensor:
+    """Choose the `most` best of each query's candidates."""
+    begin = 0 if document_starts is None else document_starts[..., None]
+    always = (candidates < begin + init_tokens) | (candidates > position - local_tokens)
+    foreign = (candidates > position) | (candidates < begin)
+    scores = scores.masked_fill(always, torch.inf).masked_fill(foreign, -torch.inf)
+    budget = min(most, candidates.shape[-1])
+    places = _ranks(scores, candidates).topk(budget, dim=-1, sorted=False).indices
+    keys = candidates.gather(-1, places).masked_fill(foreign.gather(-1, places), -1)
+    return torch.nn.functional.pad(keys, (0, most - budget), value=-1)
 
 
 def _ranks(scores: Tensor, positions: Tensor) -> Tensor:
@@ -483,13 +531,7 @@ class _SparseAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, cached_latents: Tensor, rows: Tensor, absent: Tensor, rank: int, scale: float
     ) -> tuple[Tensor, Tensor]:
-        out = query.new_empty(*query.shape[:2], rank)
-        attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
-        for start, end in _row_chunks(query, rows):
-            keys = cached_latents.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
-            weights = _weights(query[start:end], keys, absent[start:end], scale)
-            attended[start:end] = weights.mean(1, dtype=torch.float32)
-            out[start:end] = (weights @ keys)[..., :rank]  # a part of the keys would be copied first
+        out, attended = _attend(query, cached_latents, rows, absent, rank, scale)
         ctx.save_for_backward(query, cached_latents, rows, absent, out)
         ctx.rank, ctx.scale = rank, scale
         ctx.mark_non_differentiable(attended)
@@ -519,6 +561,34 @@ class _SparseAttention(torch.autograd.Function):
                 wide = torch.empty_like(d_keys, dtype=torch.float32)
             d_cached_latents.index_add_(0, chosen, wide[: len(chosen)].copy_(d_keys))
         return d_query, d_cached_latents.to(cached_latents.dtype), None, None, None, None
+
+
+@torch.library.custom_op("longcat::sparse_attention", mutates_args=())
+def _attend(
+    query: Tensor, cached_latents: Tensor, rows: Tensor, absent: Tensor, rank: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Compute output and mean probabilities as one operator, for what looks at operators."""
+    out = query.new_empty(*query.shape[:2], rank)
+    attended = torch.empty(rows.shape, dtype=torch.float32, device=query.device)
+    for start, end in _row_chunks(query, rows):
+        keys = cached_latents.index_select(0, rows[start:end].flatten()).view(end - start, rows.shape[1], -1)
+        weights = _weights(query[start:end], keys, absent[start:end], scale)
+        attended[start:end] = weights.mean(1, dtype=torch.float32)
+        out[start:end] = (weights @ keys)[..., :rank]  # a part of the keys would be copied first
+    return out, attended
+
+
+@_attend.register_fake
+def _(
+    query: Tensor, _latents: Tensor, rows: Tensor, _absent: Tensor, rank: int, _scale: float
+) -> tuple[Tensor, Tensor]:
+    return query.new_empty(*query.shape[:2], rank), query.new_empty(rows.shape, dtype=torch.float32)
+
+
+@register_flop_formula(torch.ops.longcat.sparse_attention)
+def _attention_flops(query: Sequence[int], _latents: Any, rows: Sequence[int], *_: Any, **__: Any) -> int:
+    queries, heads, dim = query
+    return 2 * queries * heads * rows[1] * 2 * dim
 
 
 def _weights(query: Tensor, keys: Tensor, absent: Tensor, scale: float) -> Tensor:

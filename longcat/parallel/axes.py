@@ -33,6 +33,7 @@ Quantity = Literal[
     "divided_gradient_square",
     "expert_gradient_square",
     "table_gradient_square",
+    "row_statistics",
     "stop",
 ]
 """A number of which every process has a part, or its own, and the sum is wanted."""
@@ -90,6 +91,7 @@ SUMMED_OVER: dict[Quantity, tuple[str, ...]] = {
     "divided_gradient_square": ("pipeline", "dense_shard", "tensor"),
     "expert_gradient_square": ("pipeline", "expert_shard", "expert"),
     "table_gradient_square": ("pipeline", "embedding"),
+    "row_statistics": ROW,
     "stop": _WORK,
 }
 """Axes over which each quantity is summed."""
@@ -386,9 +388,9 @@ def token_pieces(context: int, tensor: int) -> int:
     """Return what the tokens of a row have to be a multiple of, to be divided over these two axes.
 
     A process along `context` has two chunks, one from each end of the row (see `longcat.parallel.context`); those along
-    `tensor` divide them evenly.
+    `tensor` divide each of them evenly.
     """
-    return 1 if context * tensor == 1 else math.lcm(2 * context if context > 1 else 1, context * tensor)
+    return (2 * context if context > 1 else 1) * tensor
 
 
 _KEYS = {"processes": "training.processes", "batch_sequences": "training.global_batch_sequences"}

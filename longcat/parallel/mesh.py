@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from longcat.accelerator import Accelerator
 from longcat.errors import ConfigError
-from longcat.parallel.axes import COPIES, SHARDS, SUMMED_OVER, VIEWS, Axis, Degrees, Quantity, View
+from longcat.parallel.axes import COPIES, ROW, SHARDS, SUMMED_OVER, VIEWS, Axis, Degrees, Quantity, View
 
 
 class ProcessMesh:
@@ -30,6 +30,7 @@ class ProcessMesh:
         device: of this process.
         batch_rank: part of each batch that this process reads.
         batch_world: parts that a batch is divided into.
+        row_processes: number of processes that have different tokens of the same rows, this one included.
         groups: every open group that this process belongs to, by what it is for; some serve several purposes.
     """
 
@@ -37,6 +38,7 @@ class ProcessMesh:
         self.degrees, self.rank, self.device = degrees, rank, device
         self.processes = degrees.processes
         self.batch_rank, self.batch_world = degrees.batch_rank(rank), degrees.batch_world
+        self.row_processes = degrees.grid_of(*ROW).degree(*ROW)
         self._timeout = timeout
         self._meshes: dict[View, DeviceMesh] = {}
         self.groups: dict[str, dist.ProcessGroup] = {}

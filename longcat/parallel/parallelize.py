@@ -10,6 +10,7 @@ import torch.distributed as dist
 from longcat.config import ParallelConfig
 from longcat.model.dispatch import Dispatcher
 from longcat.model.transformer import LongcatModel
+from longcat.parallel.context import DividedRows
 from longcat.parallel.data import FSDPModel
 from longcat.parallel.embedding import spread_tables
 from longcat.parallel.expert import AllToAll, spread_experts
@@ -54,6 +55,8 @@ def parallelize(
         ConfigError: tokens cannot travel in two levels in this layout.
     """
     settings = settings or ParallelConfig()
+    if mesh.row_processes > 1:
+        model.places = DividedRows(mesh)
     if seed is None:
         model.to(mesh.device)
     spread = settings.spreads_tables(mesh.processes, rows_alone)

@@ -85,8 +85,11 @@ def active_losses(config: PipelineConfig) -> list[str]:
     return [name for name in AUXILIARY if present.get(name, True) and getattr(settings, f"{name}_weight") > 0]
 
 
-def losses(sums: LossSums, counts: Counts, config: PipelineConfig) -> dict[str, Tensor]:
+def losses(sums: LossSums, counts: Counts, config: PipelineConfig, row_processes: int = 1) -> dict[str, Tensor]:
     """Return the part of a micro-batch in each unweighted loss; the parts of all micro-batches add up to the batch's mean.
+
+    With several processes to a row, the sums are those over a process' tokens, but the routers' probabilities and loads
+    are of whole rows: each process' part of losses made from these is an equal one.
 
     Keys are `language_model` and the names in `AUXILIARY`. Multi-token prediction is divided by the number of next-token
     targets at every depth, although deeper ones have a few less (as in DeepSeek-V3, arXiv 2412.19437, eq. 24).
@@ -100,8 +103,8 @@ def losses(sums: LossSums, counts: Counts, config: PipelineConfig) -> dict[str, 
         "language_model": sums.language_model / counts.targets,
         "mtp": sums.mtp / (counts.targets * max(1, model.mtp_num_layers)),
         "indexer": sums.indexer / counts.tokens,
-        "balance": balance * here / counts.tokens,
-        "importance": importance * here / counts.tokens,
+        "balance": balance * here / (counts.tokens * row_processes),
+        "importance": importance * here / (counts.tokens * row_processes),
         "hidden_z": sums.hidden_z / counts.tokens,
     }
 

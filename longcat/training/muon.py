@@ -7,6 +7,7 @@ Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch.distributed.tensor import DTensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+
+WithState = Callable[[Tensor], AbstractContextManager[None]]
+"""Makes sure that a parameter's state is on the device for a while."""
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -60,6 +64,7 @@ class Muon(torch.optim.Optimizer):
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.dtype = dtype
+        self.with_state: WithState = lambda _: nullcontext()
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -86,8 +91,9 @@ class Muon(torch.optim.Optimizer):
         directions = []
         for parameter in parameters:
             gradient, momentum = _local(parameter.grad), _local(self.state[parameter]["momentum"])
-            momentum.lerp_(gradient, 1 - group["momentum"])
-            directions.append(gradient.lerp(momentum, group["momentum"]).to(self.dtype))
+            with self.with_state(parameter):
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                directions.append(gradient.lerp(momentum, group["momentum"]).to(self.dtype))
         stacked = torch.stack(directions)
         del directions
         parts = stacked.flatten(0, -3)  # [matrices, own rows, own columns]

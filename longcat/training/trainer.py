@@ -14,10 +14,12 @@ from longcat.config import ModelConfig, PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.generation import generate
+from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.ops.registry import OperatorSettings
 from longcat.padding import IGNORE, is_padding
 from longcat.parallel.accumulate import MicroBatch
+from longcat.parallel.context import statistics_of_rows
 from longcat.parallel.data import reshard
 from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms
 from longcat.parallel.mesh import ProcessMesh
@@ -25,6 +27,7 @@ from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
 from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.losses import Counts, losses, weighted_total
+from longcat.training.offload import OffloadedStates
 from longcat.training.optimizer import build_optimizers, set_learning_rate
 from longcat.training.regions import OPTIMIZER
 from longcat.training.schedule import learning_rate
@@ -62,7 +65,7 @@ class Trainer:
             model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
         self.model = model.train()
-        model.model.activation_checkpointing = config.training.activation_checkpointing == "full"
+        use_recomputation(model, config.training.activation_checkpointing)
         training = config.training
         self.parallel = parallelize(
             model,
@@ -79,6 +82,7 @@ class Trainer:
         self.optimizers = build_optimizers(
             self.weights, training.optimizer, compute, self.parallel.tables, training.steps
         )
+        self.offloaded = OffloadedStates(self.optimizers) if training.optimizer.offload else None
         self.routers = [layer.mlp.router for part in self.parallel.parts for layer in part.blocks]
         self.layers = [number for part in self.parallel.parts for number in part.part.layers]
         """Numbers of the layers that this process computes."""
@@ -103,12 +107,14 @@ class Trainer:
             for name, parameter in part.named_parameters():  # what rests is not even differentiated
                 parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
         self.parallel.zero_grad()
+        if self.offloaded is not None:
+            self.offloaded.release()  # a checkpoint may have been written
         batch_parts = self._micro_batches(whole, self.micro_batch or len(whole[0]))
         self.micro_batches = len(batch_parts)
         seen = _Seen(self.config.model, self.mesh.device)
 
         def learn(number: int, sums: LossSums, layers: range) -> Tensor:
-            parts = losses(sums, counts, self.config)
+            parts = losses(statistics_of_rows(sums, self.mesh), counts, self.config, self.mesh.row_processes)
             seen.note((number, layers.start), parts, sums, layers)
             return weighted_total(parts, self.config, phase)
 
@@ -128,7 +134,10 @@ class Trainer:
                 clip(self.gradients, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
-                    optimizer.step()
+                    if self.offloaded is None:
+                        optimizer.step()
+                    else:
+                        self.offloaded.step(optimizer)
                 self.parallel.write_weights()
                 if phase != "warmup":
                     self._update_biases(step, load)

@@ -8,14 +8,17 @@ from longcat.config import ModelConfig, load_config, target_ffn_experts
 from longcat.costs.flops import (
     activated_parameters,
     expected_ffn_experts,
+    flops_per_token,
     keys_read,
     matmul_parameters,
     parameters,
+    recomputed_fractions,
     training_flops_per_token,
 )
 from longcat.costs.workload import longcat_workload
 from longcat.errors import ConfigError
 from longcat.model import LongcatModel
+from longcat.model.recomputation import use_recomputation
 from longcat.ops import attention, grouped_matmul
 from longcat.training.balance import load_metrics
 
@@ -135,3 +138,26 @@ def test_a_frozen_weight_costs_two_thirds():
     for wrong in (0, -1, 2 * workload.total_parameters):
         with pytest.raises(ConfigError, match="trainable parameters: there must be above 0"):
             workload.trained(wrong)
+
+
+@pytest.mark.parametrize("recomputation", ["selective", "full"])
+def test_recomputed_fractions_are_those_of_torchs_counter(recomputation, monkeypatch):
+    monkeypatch.setattr(grouped_matmul, "ROW_MULTIPLE", 1)
+    monkeypatch.setattr(attention, "KEPT_LENGTH", 0)  # as on a device: probabilities are not kept anyway
+    config = load_config("smoke", overrides=["model.mtp_num_layers=2"]).model
+    tokens = torch.randint(3, config.vocabulary, (2, 33), generator=torch.Generator().manual_seed(0))
+    found = []
+    for mode in ("none", recomputation):
+        model = LongcatModel(config)
+        model.initialize(0)
+        use_recomputation(model.train(), mode)
+        with FlopCounterMode(display=False) as counter:
+            sums = model.sums(tokens[:, :-1], tokens[:, 1:])
+            (sums.language_model + sums.mtp).backward()
+        found.append(counter.get_total_flops())
+    experts = load_metrics(sums.router_load, config)["moe/ffn_experts_per_token"]
+    # a CPU's product of the experts is done before torch finds that nothing needs it; in whole layers the last ones are not done
+    fractions = recomputed_fractions(config, recomputation) | {"routed_experts": 1.0}
+    parts = flops_per_token(config, 32, experts, "full")
+    expected = 64 * sum(fractions.get(name, 0.0) * part.forward for name, part in parts.items())
+    assert found[1] - found[0] == pytest.approx(expected, rel=0.1 if recomputation == "full" else 0.02)

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from longcat.config import load_config
 from longcat.model import LongcatModel
 from longcat.model import plan as planning
+from longcat.model.recomputation import use_recomputation
 from longcat.ops.chunks import sized_for
 
 EVERYTHING = [
@@ -16,7 +17,7 @@ EVERYTHING = [
 ]
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize("documents", [False, True])
 @pytest.mark.parametrize("phase", ["dense", "warmup", "sparse"])
 @pytest.mark.parametrize("kind", ["cpu", "npu"])
@@ -26,7 +27,7 @@ def test_both_passes_need_no_numbers_but_the_plan(phase, documents, recompute, k
     with FakeTensorMode(), sized_for(kind):
         model = LongcatModel(config)
         model.train()
-        model.model.activation_checkpointing = recompute
+        use_recomputation(model, recompute)
         tokens = torch.randint(3, 512, (2, 33))
         rows = torch.zeros(2, 32, dtype=torch.long) if documents else None
         sums = model.sums(tokens[:, :-1], tokens[:, 1:], phase, documents=rows)

@@ -6,6 +6,7 @@ import torch
 from longcat.config import load_config
 from longcat.model import LongcatModel
 from longcat.model.plan import count, plan
+from longcat.model.recomputation import use_recomputation
 from longcat.ops.registry import OperatorSettings
 from tests.host_reads import HostReads
 
@@ -16,7 +17,7 @@ def test_one_read_a_layer(recompute, references):
     config = load_config("smoke").model
     model = LongcatModel(config, OperatorSettings(references))
     model.initialize(0)
-    model.model.activation_checkpointing = recompute
+    use_recomputation(model, "full" if recompute else "none")
     tokens = torch.randint(3, 512, (2, 33), generator=torch.Generator().manual_seed(0))
     with HostReads() as forward:
         loss = model.sums(tokens[:, :-1], tokens[:, 1:]).language_model

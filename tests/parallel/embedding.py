@@ -13,6 +13,7 @@ from longcat.config import ParallelConfig, load_config
 from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
 from longcat.model.ngram import Tables
+from longcat.model.recomputation import use_recomputation
 from longcat.padding import IGNORE, PADDING, is_padding
 from longcat.parallel.data import FSDPModel
 from longcat.parallel.embedding import SpreadTables
@@ -96,7 +97,7 @@ def gradients(mesh: ProcessMesh, parts: int, recompute: bool, dense: bool, padde
     model.initialize(0)
     batch = batch_of(parts * mesh.processes, padded)
     counts = Counts((~is_padding(batch[2])).sum(), (batch[1] != IGNORE).sum())
-    model.model.activation_checkpointing = recompute
+    use_recomputation(model, "full" if recompute else "none")
     parallel = parallelize(model, mesh, torch.float32, settings=ParallelConfig(embedding=True), rows_alone=not dense)
     own = [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
     found = global_counts(own[1], own[2], mesh)

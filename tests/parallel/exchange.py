@@ -6,6 +6,7 @@ import torch.distributed as dist
 from longcat.config import load_config
 from longcat.config.parallel import ParallelConfig
 from longcat.model import LongcatModel
+from longcat.model.recomputation import use_recomputation
 from longcat.padding import IGNORE, PADDING, is_padding
 from longcat.parallel.overlap import Exchange
 from longcat.parallel.parallelize import parallelize
@@ -43,7 +44,7 @@ def models(mesh, settings, case="", compute=torch.float32):
         for row, end in enumerate((32, 20, 30, 9)):
             batch[2][row, end // 2 :] = 1
             batch[2][row, end:], batch[1][row, end - 1 :] = PADDING, IGNORE
-    spread.model.activation_checkpointing = case == "recompute"
+    use_recomputation(spread, "full" if case == "recompute" else "none")
     parallel = parallelize(spread, mesh, compute, settings=ParallelConfig(**settings))
     return whole, spread, parallel, batch, [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
 

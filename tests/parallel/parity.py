@@ -14,6 +14,7 @@ from longcat.config import load_config
 from longcat.corpus.loader import Loader
 from longcat.corpus.shards import Batch
 from longcat.model import LongcatModel
+from longcat.model.recomputation import use_recomputation
 from longcat.padding import IGNORE, PADDING, is_padding
 from longcat.parallel.axes import COPIES, SHARDS, SUMMED_OVER, VIEWS
 from longcat.parallel.mesh import ProcessMesh
@@ -49,7 +50,7 @@ def gradients(mesh: ProcessMesh, case: str) -> None:
             batch[2][row, end:], batch[1][row, end - 1 :] = PADDING, IGNORE
     real, learnt = int((~is_padding(batch[2])).sum()), int((batch[1] != IGNORE).sum())
     loss_of(whole, batch, Counts(real, learnt)).backward()
-    spread.model.activation_checkpointing = case == "recompute"
+    use_recomputation(spread, "full" if case == "recompute" else "none")
     parallel = parallelize(spread, mesh, torch.float32)
     own = [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
     counts = global_counts(own[1], own[2], mesh)

@@ -1,20 +1,24 @@
 """Every pair of settings that docs/parallel.md says compose is trained, and is what one process trains."""
 
+import dataclasses
+
 import pytest
 
 from longcat.config import ParallelConfig
 from longcat.parallel.axes import Degrees
 from longcat.provenance import ROOT
-from tests.parallel.training import EVERYTHING, Case, compare, train
+from tests.parallel.training import EVERYTHING, Case, compare, limits, train
 
-AXES = {"`replicate`": {"replicate": 2}, "`shard`": {}, "`expert`": {"expert": 2}}
+AXES = {"`replicate`": {"replicate": 2}, "`shard`": {}, "`context`": {"context": 2}, "`expert`": {"expert": 2}}
 """Degrees that make two processes differ along each axis; `shard` takes what is left."""
 SETTINGS = {
-    "recomputation": ("training.activation_checkpointing=full",),
+    "recomputation `full`": ("training.activation_checkpointing=full",),
+    "recomputation `selective`": ("training.activation_checkpointing=selective", *EVERYTHING),
     "accumulation": (),  # micro-batches have one row anyway
     "documents masked": ("training.mask_documents=true",),
     "sparse attention": EVERYTHING,
     "n-gram tables by rows": (EVERYTHING[1], "parallel.embedding=true"),
+    "optimizer state on the host": ("training.optimizer.offload=true", "training.optimizer.name=muon"),
     "Muon": ("training.optimizer.name=muon",),
     "a checkpoint": (),
     "tokens in chunks": ("parallel.chunks=2",),
@@ -44,8 +48,8 @@ def layout(*axes):
     """The fewest processes that differ along all these axes."""
     degrees = {name: degree for axis in axes for name, degree in AXES[axis].items()}
     processes = 2 ** len(axes)
-    if "`shard`" not in axes:  # then nothing is sharded, and experts are in all of the copies
-        degrees["replicate"] = processes
+    if "`shard`" not in axes:  # then no rows are, and experts are in all of the copies
+        degrees["replicate"] = processes // degrees.get("context", 1)
     return Degrees(processes, **degrees)
 
 
@@ -67,13 +71,15 @@ def test_a_pair_trains_what_one_process_does(ranks, tmp_path, row, column):
     settings = () if row in AXES else next(of for name, of in SETTINGS.items() if row.startswith(name))
     degrees = layout(*{row, column}.intersection(AXES))
     if row.startswith("tokens"):  # to experts: of two processes, or of two nodes
-        degrees = Degrees(4, 2 if "chunks" in row else 4, min(degrees.replicate, 2))
+        degrees = dataclasses.replace(
+            degrees, processes=4, expert=2 if "chunks" in row else 4, replicate=min(degrees.replicate, 2)
+        )
     assert all(getattr(degrees, axis.strip("`")) > 1 for axis in (row, column) if axis in AXES)
     case = Case(rows=8, overrides=settings, padded=row.startswith("documents"), steps=2)
     alone = row.startswith("a checkpoint")
     expected = ranks.on_mesh(Degrees(1), train, case, tmp_path / "state", 1 if alone else None)[0]
     found = ranks.on_mesh(degrees, train, case, tmp_path / "state", None, alone)[0]
-    assert found.micro_batches == 8 // degrees.processes > 1
+    assert found.micro_batches == 8 // degrees.batch_world > 1
     if alone:
         expected, found = expected.after(1), found.after(0)
-    compare(found, expected)
+    compare(found, expected, **limits(degrees))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from longcat.parallel.axes import COPIES, SUMMED_OVER, Degrees
-from tests.parallel.training import EVERYTHING, Case, compare, train
+from tests.parallel.training import EVERYTHING, Case, compare, limits, train
 
 LAYOUTS = {
     "shard 2": Degrees(2),
@@ -15,22 +15,43 @@ LAYOUTS = {
     "replicate 2 x shard 2": Degrees(4, replicate=2),
     "replicate 2 x shard 2, expert 2": Degrees(4, expert=2, replicate=2),
     "replicate 2 x shard 2, expert 4": Degrees(4, expert=4, replicate=2),
+    "context 2": Degrees(2, context=2),
+    "context 4": Degrees(4, context=4),
+    "shard 2 x context 2": Degrees(4, context=2),
+    "replicate 2 x context 2, expert 4": Degrees(4, expert=4, replicate=2, context=2),
 }
 THREADS = {
     "replicate 2 x shard 4, expert 2": Degrees(8, expert=2, replicate=2),
     "replicate 4 x shard 4, expert 4": Degrees(16, expert=4, replicate=4),
     "replicate 8 x shard 2, expert 4": Degrees(16, expert=4, replicate=8),
+    "replicate 2 x shard 2 x context 2, expert 4": Degrees(8, expert=4, replicate=2, context=2),
+    "shard 2 x context 8, expert 4": Degrees(16, expert=4, context=8),
 }
 MASKED = Case(rows=4, overrides=(*EVERYTHING, "training.mask_documents=true"), padded=True)
+
 RECOMPUTED = "training.activation_checkpointing=full"
+
+
+def dense(*steps):
+    """The case with so many steps of dense attention, and of indexers alone, at first."""
+    names = "training.dense_attention_steps", "training.indexer_warmup_steps"
+    settings = (f"{name}={value}" for name, value in zip(names, steps, strict=True))
+    return dataclasses.replace(MASKED, overrides=(*MASKED.overrides, *settings))
+
+
 CASES = {
     "an expert without tokens": Case(rows=4, starve=True),
     "documents and padding": MASKED,
+    "documents and padding, dense": dense(1, 0),
+    "documents and padding, indexers alone": dense(0, 1),
     "recomputed": Case(rows=4, overrides=(*EVERYTHING, RECOMPUTED)),
     "documents and padding, recomputed and accumulated": dataclasses.replace(
         MASKED, rows=16, overrides=(*MASKED.overrides, RECOMPUTED)
     ),
 }
+
+TWENTY = ("replicate 2 x shard 2", "replicate 2 x shard 2, expert 2", "shard 2 x context 2")
+"""Layouts that are trained for longer."""
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +73,8 @@ def one_process(ranks):
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_is_that_of_one_process(ranks, one_process, layout, case):
     found = ranks.on_mesh(LAYOUTS[layout], train, CASES[case])[0]
-    assert found.micro_batches == CASES[case].rows // LAYOUTS[layout].processes
-    compare(found, one_process(CASES[case]))
+    assert found.micro_batches == CASES[case].rows // LAYOUTS[layout].batch_world
+    compare(found, one_process(CASES[case]), **limits(LAYOUTS[layout]))
     if CASES[case].starve:
         (gradient, *_) = [of for name, of in found.gradients.items() if name.endswith("experts.down_proj")]
         assert not gradient[0].any()
@@ -63,14 +84,15 @@ def test_a_step_is_that_of_one_process(ranks, one_process, layout, case):
 @pytest.mark.parametrize("layout", THREADS)
 def test_a_step_of_many_ranks_is_that_of_one_process(ranks, one_process, layout):
     case = dataclasses.replace(MASKED, rows=16)
-    compare(ranks.on_mesh(THREADS[layout], train, case, threads=True)[0], one_process(case))
+    compare(ranks.on_mesh(THREADS[layout], train, case, threads=True)[0], one_process(case), **limits(THREADS[layout]))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("layout", ["replicate 2 x shard 2", "replicate 2 x shard 2, expert 2"])
+@pytest.mark.parametrize("layout", TWENTY)
 def test_twenty_steps_are_those_of_one_process(ranks, one_process, layout, optimizer):
     case = Case(rows=4, overrides=(f"training.optimizer.name={optimizer}",), steps=20)
-    compare(ranks.on_mesh(LAYOUTS[layout], train, case)[0], one_process(case), numbers=1e-5)
+    found = ranks.on_mesh(LAYOUTS[layout], train, case)[0]
+    compare(found, one_process(case), numbers=1e-5, **limits(LAYOUTS[layout]))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +101,7 @@ def test_twenty_steps_are_those_of_one_process(ranks, one_process, layout, optim
         ("replicate 2 x shard 2, expert 2", "expert 2"),
         ("replicate 2 x shard 2", "replicate 2 x shard 2, expert 4"),
         ("expert 2", "replicate 2 x shard 2, expert 2"),
+        ("expert 2", "replicate 2 x context 2, expert 4"),
         ("replicate 2 x shard 2, expert 2", "replicate 2 x shard 2, expert 2"),
     ],
 )
@@ -110,10 +133,12 @@ SIGNS = {
     "expert_gradient_square": "gradient norm",
     "table_gradient_square": "gradient norm",
     "stop": "requests to stop",
+    "row_statistics": "loss balance",
     "gradients": "gradient norm",
+    "keys": "gradient norm",
 }
 """What is wrong first when a quantity is not summed."""
-BROKEN = (THREADS["replicate 2 x shard 4, expert 2"],)
+BROKEN = (THREADS["replicate 2 x shard 4, expert 2"], THREADS["replicate 2 x shard 2 x context 2, expert 4"])
 """Layouts in which sums are left out: together they have several processes on every axis."""
 SMALL = Case(rows=8, overrides=(EVERYTHING[1], "parallel.embedding=true"), padded=True, stop=True)
 
@@ -124,6 +149,7 @@ def reductions(degrees):
     if degrees.tensor == 1:  # then no parameter is divided
         sums = [of for of in sums if not of[0].startswith("divided")]
     sums += [("gradients", axis) for axis in COPIES.values()]
+    sums += [("keys", "context")]
     return [(quantity, axis) for quantity, axis in sums if degrees.grid_of(axis).degree(axis) > 1]
 
 
@@ -135,7 +161,7 @@ def test_with_all_reductions_there_is_no_difference(ranks, one_process, layout):
     found = ranks.on_mesh(layout, train, SMALL, threads=True)[0]
     expected = one_process(SMALL)
     assert found.stops == [True]
-    compare(found, expected)
+    compare(found, expected, **limits(layout))
 
 
 @pytest.mark.parametrize("mutation", REDUCTIONS, ids=" over ".join)
