@@ -81,6 +81,15 @@ def table(degrees: Degrees) -> dict[str, int]:
     return {axis.name: getattr(degrees, axis.name) for view in VIEWS.values() for axis in view}
 
 
+def served(mesh: ProcessMesh) -> dict[str, list[str]]:
+    """Return the axes of the table that the group of each name serves."""
+    names = labels(mesh)
+    found: dict[str, list[str]] = {}
+    for axis in table(mesh.degrees):
+        found.setdefault(names[id(mesh.groups[axis])], []).append(axis)
+    return found
+
+
 def _label(group: str, degrees: Mapping[str, int]) -> str:
     product = [axis for axis in group.split(" x ") if axis in degrees]
     if len(product) > 1:

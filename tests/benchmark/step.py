@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from longcat.accelerator import choose
 from longcat.benchmark.measuring import collectives, profile
-from longcat.benchmark.traffic import watched
+from longcat.benchmark.traffic import served, watched
 from longcat.corpus.shards import Batch
 from longcat.training.trainer import Trainer
 from tests.parallel.training import Case
@@ -50,7 +50,7 @@ def watch_a_step(mesh, case: Case, sizes=()):
     after = trainer.step(0, own).loss
     assert after < before, "a watched step trains"
     measured = collectives(list(sizes), messages, mesh, choose("cpu"))
-    return {"messages": messages, "counted": counted.bytes, "measured": measured}
+    return {"messages": messages, "counted": counted.bytes, "measured": measured, "served": served(mesh)}
 
 
 def profile_steps(mesh, case: Case, folder):
