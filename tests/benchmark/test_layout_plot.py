@@ -88,11 +88,13 @@ def test_tables_are_on_the_first_stage():
 
 
 def texts(figure):
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+    return [text.get_text().replace("\n", ", ") for axes in figure.axes for text in axes.texts]
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("degrees", [Degrees(2, expert=2), Degrees(8, 4, 2, 2), Degrees(6, pipeline=3)])
+@pytest.mark.parametrize(
+    "degrees", [Degrees(2, expert=2), Degrees(8, 4, 2, 2), Degrees(6, pipeline=3), Degrees(4, context=2, tensor=2)]
+)
 def test_few_ranks_are_all_in_the_picture(degrees, narrow):
     shown = texts(layout(degrees, WHOLE, narrow=narrow))
     for rank in range(degrees.processes):
