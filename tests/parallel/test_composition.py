@@ -29,7 +29,7 @@ SETTINGS = {
 
 def table():
     """Rows of the table as `{row: {column: entry}}`."""
-    text = (ROOT / "docs" / "parallel.md").read_text(encoding="utf-8").split("## What composes")[1]
+    text = (ROOT / "docs" / "parallel.md").read_text(encoding="utf-8").split("## What composes")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     (_, *columns), _, *rows = rows
     return {name: dict(zip(columns, entries, strict=True)) for name, *entries in rows}
