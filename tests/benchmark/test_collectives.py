@@ -153,6 +153,16 @@ def test_every_axis_of_a_layout_is_measured(ranks):
             assert max(sizes) >= need["largest"] - 4 * need["ranks"]
 
 
+def test_the_two_levels_of_an_exchange_are_apart(ranks):
+    levels = ("parallel.two_level=true", "parallel.devices_per_node=2", "parallel.chunks=2")
+    found = ranks.on_mesh(Degrees(4, expert=4), watch_a_step, Case(rows=4, overrides=levels), (64,))
+    measured = found[0]["measured"]["measured"]
+    ranks_of = {one["axis"]: one["ranks"] for one in measured if one["splits"] == "uneven"}
+    assert ranks_of == {"experts across nodes": 2, "experts within a node": 2}
+    across = [one for one in found[0]["messages"] if one.axis == "experts across nodes" and one.to]
+    assert len(across) == 2 * 7, "in each chunk numbers, weights and rows there, rows back, and three gradients"
+
+
 def test_stages_and_groups_that_not_every_rank_has(ranks):
     found = ranks.on_mesh(Degrees(4, pipeline=2, tensor=2), talk_along)
     for rank, (messages, came, whole, _) in enumerate(found):
