@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from longcat.padding import IGNORE, is_padding
 from longcat.parallel.accumulate import MicroBatch
 from longcat.parallel.context import statistics_of_rows
 from longcat.parallel.data import reshard
-from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms
+from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms, sum_parts
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -80,7 +81,12 @@ class Trainer:
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
         self.optimizers = build_optimizers(
-            self.weights, training.optimizer, compute, self.parallel.tables, training.steps
+            self.weights,
+            training.optimizer,
+            compute,
+            self.parallel.tables,
+            training.steps,
+            partial(mesh.share, "cut matrices"),
         )
         self.offloaded = OffloadedStates(self.optimizers) if training.optimizer.offload else None
         self.routers = [layer.mlp.router for part in self.parallel.parts for layer in part.blocks]
@@ -120,6 +126,7 @@ class Trainer:
 
         self.parallel.accumulate(batch_parts, phase, learn)
         means, routing = seen.means(), seen.routing()
+        sum_parts(self.weights.parameters(), self.mesh)
         self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]

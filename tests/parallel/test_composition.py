@@ -9,7 +9,13 @@ from longcat.parallel.axes import Degrees
 from longcat.provenance import ROOT
 from tests.parallel.training import EVERYTHING, Case, compare, limits, train
 
-AXES = {"`replicate`": {"replicate": 2}, "`shard`": {}, "`context`": {"context": 2}, "`expert`": {"expert": 2}}
+AXES = {
+    "`replicate`": {"replicate": 2},
+    "`shard`": {},
+    "`context`": {"context": 2},
+    "`tensor`": {"tensor": 2},
+    "`expert`": {"expert": 2},
+}
 """Degrees that make two processes differ along each axis; `shard` takes what is left."""
 SETTINGS = {
     "recomputation `full`": ("training.activation_checkpointing=full",),
@@ -49,7 +55,7 @@ def layout(*axes):
     degrees = {name: degree for axis in axes for name, degree in AXES[axis].items()}
     processes = 2 ** len(axes)
     if "`shard`" not in axes:  # then no rows are, and experts are in all of the copies
-        degrees["replicate"] = processes // degrees.get("context", 1)
+        degrees["replicate"] = processes // (degrees.get("context", 1) * degrees.get("tensor", 1))
     return Degrees(processes, **degrees)
 
 
