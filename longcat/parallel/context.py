@@ -55,6 +55,14 @@ class Division(NamedTuple):
         length = each * self.context * self.tensor
         return tuple(tuple(self.own(length, *place)) for place in product(range(self.context), range(self.tensor)))
 
+    @lru_cache(maxsize=16)  # noqa: B019
+    def pieces_of_heads(self, each: int) -> tuple[tuple[range, ...], ...]:
+        """Return the positions of every place along `tensor` among the tokens that are the same for all, `each` a place."""
+        chunks = 1 if self.context == 1 else 2
+        size = each // chunks
+        starts = [[(chunk * self.tensor + place) * size for chunk in range(chunks)] for place in range(self.tensor)]
+        return tuple(tuple(range(start, start + size) for start in of) for of in starts)
+
 
 class Exchange(NamedTuple):
     """Processes that each have some of the tokens, and where these are among all: an equal number for each process."""
@@ -100,6 +108,24 @@ def gathered(exchange: Exchange, own: Tensor) -> Tensor:
     """Gather, so that gradients of all processes come back summed. Collective, and so is its backward pass."""
     whole: Tensor = _Gather.apply(exchange, own)
     return whole
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, exchange: Exchange, parts: Tensor) -> Tensor:
+        ctx.exchange = exchange
+        return scatter(exchange, parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gather(ctx.exchange, gradients[0])
+
+
+@torch.compiler.disable
+def scattered(exchange: Exchange, parts: Tensor) -> Tensor:
+    """Sum up and scatter, so that each part gets the gradients of all tokens. Collective, and so is its backward pass."""
+    own: Tensor = _Scatter.apply(exchange, parts)
+    return own
 
 
 class DividedRows(Places):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from longcat.parallel.axes import SHARDS, SQUARES, Kind, Quantity
+from longcat.parallel.axes import PARTS, SHARDS, SQUARES, Kind, Quantity
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
 
@@ -21,6 +23,9 @@ _SPREAD_OVER: dict[str, Kind] = {
     "tensor": "divided",
 }
 """Kind of a parameter that is spread over an axis; any other is "dense"."""
+
+TOGETHER = 33_554_432
+"""Numbers of gradients that are summed in one message, at most, unless one parameter has more."""
 
 
 class LocalGradient(NamedTuple):
@@ -44,6 +49,27 @@ def local_gradients(
     if tables is not None and tables.gradient is not None and not tables.dense:
         parts.append(LocalGradient("table", tables.gradient.values))
     return parts
+
+
+@torch.no_grad()
+def sum_parts(parameters: Iterable[nn.Parameter], mesh: ProcessMesh) -> None:
+    """Sum the gradients that are parts by tokens over the processes along `PARTS`, in place, a step's together. Collective.
+
+    They are those of all parameters that each of these processes holds, but for the routed experts, which have seen the
+    tokens of all processes of theirs.
+    """
+    group = mesh.group(PARTS)
+    if group.size() == 1:
+        return
+    parts = [_local(of.grad) for of in parameters if of.grad is not None and _kind(of) == "dense"]
+    while parts:
+        ends = accumulate(part.numel() for part in parts)
+        count = max(1, sum(end <= TOGETHER for end in ends))
+        together, parts = parts[:count], parts[count:]
+        message = torch.cat([part.flatten() for part in together])
+        dist.all_reduce(message, group=group)
+        for part, summed in zip(together, message.split([part.numel() for part in together]), strict=True):
+            part.copy_(summed.view_as(part))
 
 
 def squared_norms(gradients: Sequence[LocalGradient], mesh: ProcessMesh) -> dict[Quantity, Tensor]:

@@ -20,6 +20,7 @@ from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.nodes import levels
 from longcat.parallel.pipeline import PipelineModel, Stage
 from longcat.parallel.single import SingleProcess
+from longcat.parallel.tensor import divide_heads
 from longcat.parallel.two_level import TwoLevelAllToAll
 from longcat.parallel.weights import draw_weights
 
@@ -39,7 +40,7 @@ def parallelize(
     seed: int | None = None,
     memory_bytes: int | None = None,
 ) -> ParallelModel:
-    """Apply every axis of parallelism to a model, in place: the pipeline's parts and embedding first, data parallelism last.
+    """Apply every axis of parallelism to a model, in place: the pipeline's parts, tensor and context first, data parallelism last.
 
     Args:
         model: with the same weights in every process, or on the device `meta` with none yet.
@@ -58,7 +59,9 @@ def parallelize(
         ConfigError: tokens cannot travel in two levels in this layout.
     """
     settings = settings or ParallelConfig()
-    if mesh.row_processes > 1:
+    if mesh.degrees.tensor > 1:
+        divide_heads(model, mesh)
+    elif mesh.degrees.context > 1:
         model.places = DividedRows(mesh)
     if seed is None:
         model.to(mesh.device)

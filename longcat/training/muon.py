@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,8 @@ from torch.distributed.tensor import DTensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+OpenGroup = Callable[[tuple[int, ...]], dist.ProcessGroup]
+"""Opens a group of these ranks, or finds one; each of them calls it, and no other."""
 
 WithState = Callable[[Tensor], AbstractContextManager[None]]
 """Makes sure that a parameter's state is on the device for a while."""
@@ -48,11 +52,11 @@ class Muon(torch.optim.Optimizer):
     """Muon for parameters of two dimensions, or of three where the first one stacks matrices (experts).
 
     Parameters may be sharded over processes: a stack along its first dimension, so that each process has whole matrices of
-    it, and every matrix along one of its own two; they may also be replicated. Momentum is laid out in the same way. Each
+    it, and every matrix along its own two, over one axis of processes or several; they may also be replicated. Momentum is laid out in the same way. Each
     matrix is orthogonalised by one process, its owner. The parts of all cut matrices of a shape travel to their owners in
     one all-to-all, and the updates back in another; copies get theirs by an all-gather. Owners take turns, over all
     shapes. `dtype` is the type of the matrix products, and of what travels: bf16 without hardware support costs several
-    times the rest of the step.
+    times the rest of the step. `open_group` opens, or finds, the processes of these ranks, where several axes cut a matrix.
     """
 
     def __init__(
@@ -62,12 +66,16 @@ class Muon(torch.optim.Optimizer):
         momentum: float,
         weight_decay: float,
         dtype: torch.dtype = torch.bfloat16,
+        open_group: OpenGroup | None = None,
     ) -> None:
         self.dtype = dtype
         self.with_state: WithState = lambda _: nullcontext()
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        open_group = None if open_group is None else cache(open_group)
+        self._cuts: dict[Tensor, Cut | None] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
+                self._cuts[parameter] = cut_of(parameter, open_group)
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
@@ -79,7 +87,7 @@ class Muon(torch.optim.Optimizer):
             alike: dict[tuple[tuple[int, ...], Cut | None, Copies | None], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    key = tuple(parameter.shape), cut_of(parameter), copies_of(parameter)
+                    key = tuple(parameter.shape), self._cuts[parameter], copies_of(parameter)
                     alike.setdefault(key, []).append(parameter)
             for (_, cut, copies), parameters in alike.items():
                 dealt += self._update(parameters, group, cut, copies, dealt)
@@ -114,6 +122,29 @@ class Muon(torch.optim.Optimizer):
         return orthogonalise(parts, self.dtype) if cut is None else orthogonalise_by_owners(parts, cut, dealt)
 
 
+class Part(NamedTuple):
+    """A part of a matrix."""
+
+    rows: range
+    columns: range
+
+    @property
+    def numbers(self) -> int:
+        """How many there are in it."""
+        return len(self.rows) * len(self.columns)
+
+    def of(self, matrices: Tensor) -> Tensor:
+        """Return this part of matrices `[..., rows, columns]`, as a view."""
+        return matrices[..., self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
+
+    def cut(self, columns: bool, pieces: int, place: int) -> Part:
+        """Cut into equal pieces, rounded up, along one dimension, as torch shards tensors; the last ones have what is left."""
+        whole = self.columns if columns else self.rows
+        share = -(-len(whole) // pieces)
+        piece = whole[min(place * share, len(whole)) : min((place + 1) * share, len(whole))]
+        return Part(self.rows, piece) if columns else Part(piece, self.columns)
+
+
 @dataclass(frozen=True)
 class Cut:
     """How the matrices of a parameter are cut into parts, one for each process of a group."""
@@ -121,17 +152,11 @@ class Cut:
     processes: dist.ProcessGroup
     place: int
     """Of this process in the group."""
-    dimension: int
-    """Of the matrix, -2 or -1."""
-    length: int
-    """Of that dimension in the whole matrix."""
-
-    @property
-    def sizes(self) -> list[int]:
-        """Rows or columns of each process' part, as FSDP cuts them."""
-        processes = dist.get_world_size(self.processes)
-        share = -(-self.length // processes)
-        return [max(0, min(self.length - place * share, share)) for place in range(processes)]
+    rows: int
+    """Of the whole matrix."""
+    columns: int
+    parts: tuple[Part, ...]
+    """Of each process."""
 
 
 @dataclass(frozen=True)
@@ -175,24 +200,36 @@ def copies_of(parameter: Tensor) -> Copies | None:
     return Copies(mesh.get_group(axes[0]), mesh.get_local_rank(axes[0]), mesh.size(axes[0]))
 
 
-def cut_of(parameter: Tensor) -> Cut | None:
-    """Return how the matrices of a parameter are cut; None if each one is whole in a process.
+def cut_of(parameter: Tensor, open_group: OpenGroup | None = None) -> Cut | None:
+    """Return how the matrices of a parameter are cut; None if each one is whole in a process. Collective, if it is new.
+
+    The last axis of the parameter's mesh has cut first, and each one before it what that has left.
 
     Raises:
-        ValueError: they are cut along two axes of processes.
+        ValueError: they are cut along two axes of processes, and nothing opens a group of these.
     """
     if not isinstance(parameter, DTensor):
         return None
     mesh, first = parameter.device_mesh, parameter.dim() - 2
     dimensions = [getattr(placement, "dim", -1) for placement in parameter.placements]  # -1: the same in all processes
-    cuts = [of for of in enumerate(dimensions) if of[1] >= first and mesh.size(of[0]) > 1]
-    if not cuts:
+    axes = [axis for axis, dimension in enumerate(dimensions) if dimension >= first and mesh.size(axis) > 1]
+    if not axes:
         return None
-    if len(cuts) > 1:
-        raise ValueError(f"Muon has no exchange for matrices that are cut along two axes: {parameter.placements}")
-    [(axis, dimension)] = cuts
-    own = mesh.get_local_rank(axis)
-    return Cut(mesh.get_group(axis), own, dimension - parameter.dim(), parameter.shape[dimension])
+    if len(axes) == 1:
+        group = mesh.get_group(axes[0])
+    elif open_group is None:
+        raise ValueError(f"Muon has no group for matrices that are cut along two axes: {parameter.placements}")
+    else:
+        own = [slice(None) if axis in axes else mesh.get_local_rank(axis) for axis in range(mesh.ndim)]
+        group = open_group(tuple(mesh.mesh[tuple(own)].flatten().tolist()))
+    rows, columns = parameter.shape[-2:]
+    parts = []
+    for places in product(*(range(mesh.size(axis)) for axis in axes)):
+        part = Part(range(rows), range(columns))
+        for axis, place in reversed([*zip(axes, places, strict=True)]):
+            part = part.cut(dimensions[axis] > first, mesh.size(axis), place)
+        parts.append(part)
+    return Cut(group, dist.get_rank(group), rows, columns, tuple(parts))
 
 
 def orthogonalise_by_owners(parts: Tensor, cut: Cut, dealt: int = 0) -> Tensor:
@@ -206,23 +243,22 @@ def orthogonalise_by_owners(parts: Tensor, cut: Cut, dealt: int = 0) -> Tensor:
     Returns:
         This process' parts of the results, of the same shape and type.
     """
-    sizes = cut.sizes
-    processes = len(sizes)
+    processes = len(cut.parts)
     owners = [(dealt + matrix) % processes for matrix in range(len(parts))]
     order = sorted(range(len(parts)), key=owners.__getitem__)  # by owner
     place = torch.tensor(order, dtype=torch.long, device=parts.device)
     own = owners.count(cut.place)
-    across = parts.shape[1 if cut.dimension == -1 else 2]  # the length that is not cut
     to_owners = [owners.count(process) * parts.shape[1] * parts.shape[2] for process in range(processes)]
-    to_own = [own * size * across for size in sizes]
+    to_own = [own * part.numbers for part in cut.parts]
 
     arrived = parts.new_empty(sum(to_own))
     dist.all_to_all_single(arrived, parts[place].flatten(), to_own, to_owners, group=cut.processes)
-    shapes = [(own, across, size) if cut.dimension == -1 else (own, size, across) for size in sizes]
-    pieces = [piece.view(shape) for piece, shape in zip(arrived.split(to_own), shapes, strict=True)]
-    results = orthogonalise(torch.cat(pieces, cut.dimension), parts.dtype).split(sizes, cut.dimension)
+    whole = parts.new_empty(own, cut.rows, cut.columns)
+    for part, piece in zip(cut.parts, arrived.split(to_own), strict=True):
+        part.of(whole).copy_(piece.view(own, len(part.rows), len(part.columns)))
+    results = orthogonalise(whole, parts.dtype)
     returned = torch.empty_like(parts)
-    message = torch.cat([result.flatten() for result in results])
+    message = torch.cat([part.of(results).flatten() for part in cut.parts])
     dist.all_to_all_single(returned.view(-1), message, to_owners, to_own, group=cut.processes)
     updates = torch.empty_like(parts)
     updates[place] = returned

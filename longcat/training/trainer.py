@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from longcat.accelerator import Accelerator
 from longcat.config import ModelConfig, PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
+from longcat.model.plan import to_host
 from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.ops.registry import OperatorSettings
@@ -20,7 +22,7 @@ from longcat.padding import IGNORE, is_padding
 from longcat.parallel.accumulate import MicroBatch
 from longcat.parallel.context import statistics_of_rows
 from longcat.parallel.data import reshard
-from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms
+from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms, sum_parts
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -81,7 +83,12 @@ class Trainer:
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
         self.optimizers = build_optimizers(
-            self.weights, training.optimizer, compute, self.parallel.tables, training.steps
+            self.weights,
+            training.optimizer,
+            compute,
+            self.parallel.tables,
+            training.steps,
+            partial(mesh.share, "cut matrices"),
         )
         self.offloaded = OffloadedStates(self.optimizers) if training.optimizer.offload else None
         self.routers = [layer.mlp.router for part in self.parallel.parts for layer in part.blocks]
@@ -108,6 +115,7 @@ class Trainer:
             for name, parameter in part.named_parameters():  # what rests is not even differentiated
                 parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
         self.parallel.zero_grad()
+        self.gradients = []  # of the step before
         if self.offloaded is not None:
             self.offloaded.release()  # a checkpoint may have been written
         batch_parts = self._micro_batches(whole, self.micro_batch or len(whole[0]))
@@ -121,6 +129,7 @@ class Trainer:
 
         self.parallel.accumulate(batch_parts, phase, learn)
         means, routing = seen.means(), seen.routing()
+        sum_parts(self.weights.parameters(), self.mesh)
         self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables, self.parallel.copies)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
@@ -225,7 +234,8 @@ class Trainer:
         )
         square = torch.stack([summed[name] for name in squares]).sum()
         numbers = torch.cat([summed["losses"], square.view(1), summed["stop"].view(1)])
-        *values, total, stops = numbers.tolist()  # the host waits for the device once
+        # the host waits for the device once
+        *values, total, stops = to_host(numbers, lambda: [0.0] * len(numbers))
         return dict(zip(means, values, strict=True)), total, summed["expert_load"], stops > 0
 
 

@@ -1,6 +1,7 @@
 """Every pair of settings that docs/parallel.md says compose is trained, and is what one process trains."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -14,6 +15,7 @@ AXES = {
     "`replicate`": {"replicate": 2},
     "`shard`": {},
     "`context`": {"context": 2},
+    "`tensor`": {"tensor": 2},
     "`expert`": {"expert": 2},
 }
 """Degrees that make two processes differ along each axis; `shard` takes what is left."""
@@ -55,7 +57,8 @@ def layout(*axes):
     degrees = {name: degree for axis in axes for name, degree in AXES[axis].items()}
     processes = 2 ** len(axes)
     if "`shard`" not in axes:  # then no rows are, and experts are in all of the copies
-        degrees["replicate"] = processes // (degrees.get("pipeline", 1) * degrees.get("context", 1))
+        others = (degrees.get(name, 1) for name in ("pipeline", "context", "tensor"))
+        degrees["replicate"] = processes // math.prod(others)
     return Degrees(processes, **degrees)
 
 

@@ -9,6 +9,7 @@ Micro-batches are of one row everywhere: the balance loss is defined over the ro
 micro-batches have the same losses under every layout.
 """
 
+import dataclasses
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from longcat.corpus.shards import Batch
 from longcat.model.places import take
 from longcat.padding import IGNORE, PADDING
 from longcat.training import checkpoint
+from longcat.training import trainer as trainer_module
 from longcat.training.trainer import Trainer
 
 EVERYTHING = (
@@ -30,6 +32,20 @@ EVERYTHING = (
     "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
     "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}",
 )
+EXCHANGES = {
+    ("keys", "context"): "gradient norm",
+    ("keys", "tensor"): "gradient norm",
+    ("heads", "tensor"): "expert loads",
+    ("target", "tensor"): "loss indexer",
+    ("vocabulary", "tensor"): "loss language_model",
+    ("parts", "tensor"): "gradient norm",
+    ("indexer", "tensor"): "gradient",
+}
+"""Sums in a model that can be left out, along which axis, and what is wrong first without them: what the queries of other
+processes give to compressed keys (the rotated one, too), what other heads give to a token, the indexer's target, the
+softmax over the vocabulary, the gradients of all that each process holds, and those of the indexers alone."""
+INDEXERS = set()
+"""Parameters of indexers, by id, of all ranks that are threads."""
 TOKENS = 32
 """Length of a row."""
 
@@ -156,11 +172,11 @@ def same(one, other):
 
 
 def mutate(trainer, mesh, what, axis):
-    """Leave out a reduction along an axis: of a quantity, of gradients between copies, or of what attention exchanges.
+    """Leave out a reduction along an axis: of a quantity, of gradients, or of what is exchanged in a model, see `EXCHANGES`.
 
     Of the copies of the word embedding in a pipeline: the sum of their gradients, that only one is counted, or that both move.
     """
-    from longcat.parallel import context
+    from longcat.parallel import context, gradients, vocabulary
     from longcat.parallel.axes import SUMMED_OVER
 
     if what == "embedding":
@@ -171,8 +187,9 @@ def mutate(trainer, mesh, what, axis):
         else:
             trainer.parallel.write_weights = lambda: None
         return
-    if what == "keys":  # what the queries of other processes give to the keys of this one
-        group, scatter = trainer.model.places.group, context.scatter
+    places = trainer.model.places
+    if what in ("keys", "heads"):
+        group, scatter = places.group if what == "keys" else places.heads_group, context.scatter
 
         def own_part(exchange, parts):
             if exchange.group is not group:
@@ -180,6 +197,24 @@ def mutate(trainer, mesh, what, axis):
             return take(parts, exchange.pieces[dist.get_rank(group)])
 
         context.scatter = own_part
+        return
+    if what == "target":
+        places.mean_over_heads = lambda mean: take(
+            mean, places.division.pieces_of_heads(mean.shape[1] // 2)[mesh.rank % 2]
+        )
+        places.share = dataclasses.replace(places.share, reduce_scatter=lambda parts: 2 * parts[places.share.place])
+        return
+    if what == "vocabulary":
+        vocabulary._combine = lambda size, right, group: (size, right)
+        return
+    if what in ("parts", "indexer"):
+        INDEXERS.update(id(of) for name, of in trainer.weights.named_parameters() if ".indexer." in name)
+
+        def sum_some(parameters, mesh):
+            if what == "indexer":
+                gradients.sum_parts([of for of in parameters if id(of) not in INDEXERS], mesh)
+
+        trainer_module.sum_parts = sum_some
         return
     if what == "gradients":
         sharded = [module for module in trainer.model.modules() if isinstance(module, FSDPModule)]
@@ -197,7 +232,7 @@ def mutate(trainer, mesh, what, axis):
         trainer.parallel.backward = backward
         return
     axes = [name for name in SUMMED_OVER[what] if name != axis]
-    grid = mesh.degrees.grid_of(axis, *axes)
+    grid = mesh.degrees.grid_of(*SUMMED_OVER[what])
     mesh._sums[what] = mesh.share(f"{what} without {axis}", grid.group(mesh.rank, *axes))
 
 

@@ -1,12 +1,14 @@
 """Orthogonalisation by its law, Muon by a plain matrix-by-matrix one, and on several ranks by one."""
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from longcat.accelerator import choose
@@ -14,7 +16,7 @@ from longcat.config import load_config
 from longcat.corpus.shards import Batch
 from longcat.parallel.axes import Degrees
 from longcat.training import muon
-from longcat.training.muon import Muon, orthogonalise
+from longcat.training.muon import Muon, cut_of, orthogonalise
 from longcat.training.trainer import Trainer
 
 
@@ -119,6 +121,55 @@ def test_sharded_parameters_move_as_in_one_process(ranks, copies, shards, thread
     expected = moved_alone(dtype)
     for found in ranks.on_mesh(Degrees(copies * shards), moved_together, copies, dtype, threads=threads):
         for one, other, (shape, _) in zip(found, expected, PARAMETERS, strict=True):
+            assert torch.equal(one, other), shape
+
+
+CUT_TWICE = [((64, 48), 0)] * 3 + [((36, 20), 0), ((48, 50), 1), ((20, 36), 1)]
+"""Shapes, and the dimension that `tensor` divides; FSDP cuts rows of what that has left, evenly or not."""
+
+
+def moved_along_two_axes(mesh, dtype):
+    """Three steps of matrices that are laid out as those of a model are, and whether their parts are where torch has them."""
+    generator = torch.Generator().manual_seed(0)
+    start, *gradients = [[torch.randn(shape, generator=generator) for shape, _ in CUT_TWICE] for _ in range(4)]
+    module = torch.nn.ParameterList(start)
+    if mesh.processes > 1:
+        for number, (weights, (_, dimension)) in enumerate(zip(start, CUT_TWICE, strict=True)):
+            own = distribute_tensor(weights, mesh.axis("tensor"), [Shard(dimension)], src_data_rank=None)
+            module[number] = torch.nn.Parameter(own)
+        fully_shard(module, mesh=mesh.dense_shards)
+    parameters = list(module)
+
+    def laid_out(whole, parameter):
+        if not isinstance(parameter, DTensor):
+            return whole
+        [chunk] = parameter.__create_chunk_list__()
+        own = whole[tuple(slice(at, at + size) for at, size in zip(chunk.offsets, chunk.sizes, strict=True))]
+        part = cut_of(parameter, partial(mesh.share, "both")).parts[
+            mesh.degrees.grid_of("dense_shard", "tensor").place(mesh.rank, "dense_shard", "tensor")
+        ]
+        assert torch.equal(part.of(whole), own)
+        return DTensor.from_local(
+            own.contiguous(), parameter.device_mesh, parameter.placements, shape=whole.shape, stride=whole.stride()
+        )
+
+    optimizer = Muon(parameters, 0.02, 0.95, 0.1, dtype, partial(mesh.share, "both"))
+    for step in gradients:
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = laid_out(gradient, parameter)
+        optimizer.step()
+    return [of.full_tensor().detach() if isinstance(of, DTensor) else of.detach() for of in parameters]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "degrees",
+    [Degrees(2, tensor=2), Degrees(4, tensor=2), Degrees(8, tensor=2, context=2), Degrees(12, tensor=2, replicate=2)],
+)
+def test_matrices_cut_along_two_axes_move_as_in_one_process(ranks, degrees, dtype):
+    [expected] = ranks.on_mesh(Degrees(1), moved_along_two_axes, dtype)
+    for found in ranks.on_mesh(degrees, moved_along_two_axes, dtype, threads=degrees.processes > 2):
+        for one, other, (shape, _) in zip(found, expected, CUT_TWICE, strict=True):
             assert torch.equal(one, other), shape
 
 
