@@ -82,19 +82,16 @@ def _even(thing: str, grid: Grid, axes: tuple[str, ...], rank: int, number: int 
 
 
 def _tokens(degrees: Degrees, context: int, tensor: int, length: int) -> Holding:
-    """Return a rank's tokens of each row: of the two chunks that its process along `context` has, from both ends."""
-    chunks = [(0, 1)]
+    """Return a rank's tokens of each row: its part along `tensor` of each chunk of its place along `context`.
+
+    `longcat.parallel.context` divides them so; here they are fractions, since a picture has no row that has to fit.
+    """
+    numbers, chunks = [0], 1
     if degrees.context > 1:
-        chunks = [(context, context + 1), (2 * degrees.context - 1 - context, 2 * degrees.context - context)]
-    size = Fraction(1, 2 * degrees.context if degrees.context > 1 else 1)
-    all_own = size * len(chunks)
-    first, last = (all_own * Fraction(edge, degrees.tensor) for edge in (tensor, tensor + 1))
-    spans, before = [], Fraction(0)
-    for begin, _ in chunks:
-        lower, upper = max(first - before, Fraction(0)), min(last - before, size)
-        if lower < upper:
-            spans.append((begin * size + lower, begin * size + upper))
-        before += size
+        numbers, chunks = [context, 2 * degrees.context - 1 - context], 2 * degrees.context
+    pieces = chunks * degrees.tensor
+    firsts = [number * degrees.tensor + tensor for number in numbers]
+    spans = [(Fraction(first, pieces), Fraction(first + 1, pieces)) for first in firsts]
     text = ", ".join(_range(int(begin * length), int(end * length)) for begin, end in spans)
     axes = tuple(axis for axis in ("context", "tensor") if getattr(degrees, axis) > 1)
     parts = degrees.context * degrees.tensor

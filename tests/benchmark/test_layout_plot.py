@@ -54,10 +54,11 @@ def test_ranks_that_compute_the_same_tokens_of_the_same_layers_are_none(degrees)
 
 
 def test_by_hand():
-    """4 ranks of context: each two chunks, from both ends of a row of 96; two of tensor take one chunk each."""
+    """4 ranks of context: each two chunks, from both ends of a row of 96; two of tensor take a half of each."""
     found = held(Degrees(8, context=4, tensor=2))
     assert [one["tokens"].text for one in found] == [
-        "0–11", "84–95", "12–23", "72–83", "24–35", "60–71", "36–47", "48–59",
+        "0–5, 84–89", "6–11, 90–95", "12–17, 72–77", "18–23, 78–83", "24–29, 60–65", "30–35, 66–71", "36–41, 48–53",
+        "42–47, 54–59",
     ]  # fmt: skip
     assert [one["heads"].text for one in found] == ["0–11", "12–23"] * 4
     assert found[0]["weights"].text == "1 of 4"
