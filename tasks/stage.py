@@ -66,7 +66,14 @@ def run_stage(
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in facts.items() if isinstance(value, int | float)}
+    """Return the facts that are numbers, and those of a table under its name."""
+    found: dict[str, float] = {}
+    for key, value in facts.items():
+        if isinstance(value, int | float):
+            found[key] = float(value)
+        elif isinstance(value, Mapping):
+            found |= {f"{key}/{name}": number for name, number in _numbers(value).items()}
+    return found
 
 
 def _known(figures: Mapping[str, float | None]) -> dict[str, float]:

@@ -58,7 +58,7 @@ def axis_loads(timed: Measurement, config: PipelineConfig) -> list[AxisLoad]:
     return [
         AxisLoad(
             one.axis, one.ranks, one.scope, one.messages, one.link_bytes,
-            _formula(formulas, found["served"].get(one.axis, [])), one.seconds, one.bus_bandwidth,
+            _formula(formulas, found["served"].get(one.axis, [one.axis])), one.seconds, one.bus_bandwidth,
             one.seconds / timed.step_seconds, None if exposed is None else exposed.get(one.axis, 0.0),
         )
         for one in axis_times(needed, measured)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 from longcat.config import ModelConfig
-from longcat.parallel.axes import BATCH, DENSE, EXPERT, TABLES, TOKENS, Degrees, Grid
+from longcat.parallel.axes import BATCH, DENSE, EXPERT, ROW, TABLES, TOKENS, Degrees, Grid
 
 Span = tuple[float, float]
 """From where to where, as fractions of the whole."""
@@ -82,20 +81,18 @@ def _even(thing: str, grid: Grid, axes: tuple[str, ...], rank: int, number: int 
 
 
 def _tokens(degrees: Degrees, context: int, tensor: int, length: int) -> Holding:
-    """Return a rank's tokens of each row: its part along `tensor` of each chunk of its place along `context`.
-
-    `longcat.parallel.context` divides them so; here they are fractions, since a picture has no row that has to fit.
-    """
-    numbers, chunks = [0], 1
-    if degrees.context > 1:
-        numbers, chunks = [context, 2 * degrees.context - 1 - context], 2 * degrees.context
-    pieces = chunks * degrees.tensor
-    firsts = [number * degrees.tensor + tensor for number in numbers]
-    spans = [(Fraction(first, pieces), Fraction(first + 1, pieces)) for first in firsts]
-    text = ", ".join(_range(int(begin * length), int(end * length)) for begin, end in spans)
-    axes = tuple(axis for axis in ("context", "tensor") if getattr(degrees, axis) > 1)
-    parts = degrees.context * degrees.tensor
-    return Holding("tokens", axes, parts, tuple((float(begin), float(end)) for begin, end in spans), text)
+    """Return a rank's tokens of each row: its part along `tensor` of the chunks that a place along `context` has."""
+    number = 2 * degrees.context if degrees.context > 1 else 1
+    chunks = [context, number - 1 - context] if number > 1 else [0]
+    size = length // number // degrees.tensor
+    own = [chunk * (length // number) + tensor * size for chunk in chunks]
+    return Holding(
+        "tokens",
+        tuple(axis for axis in ROW if getattr(degrees, axis) > 1),
+        degrees.context * degrees.tensor,
+        tuple((begin / length, (begin + size) / length) for begin in own),
+        ", ".join(_range(begin, begin + size) for begin in own),
+    )
 
 
 def _range(begin: int, end: int) -> str:

@@ -92,8 +92,11 @@ def _box(
                 middle, width * max(upper - lower, _LEAST), left=begin + width * lower, height=0.5 * height,
                 color=_COLOURS[one.thing], linewidth=0,
             )  # fmt: skip
-        size = 7.5 if len(one.text) < 12 * wide else 6.2
-        axes.text(column + wide - 0.35, middle, one.text, va="center", fontsize=size, color=INK)
+        wraps = len(one.text) > 12 * wide  # two chunks of tokens
+        axes.text(
+            column + wide - 0.35, middle, one.text.replace(", ", "\n") if wraps else one.text, va="center",
+            fontsize=6 if wraps else 7.5, linespacing=0.95, color=INK,
+        )  # fmt: skip
 
 
 def _units(degrees: Degrees, whole: Whole, narrow: bool) -> Figure:

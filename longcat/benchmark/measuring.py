@@ -25,7 +25,7 @@ from longcat.benchmark.breakdown import breakdown, read_trace
 from longcat.benchmark.collectives import Bench, most, needs, scope_of, typical_exchange
 from longcat.benchmark.kernels import measure_bandwidth, measure_kernels
 from longcat.benchmark.timeline import timeline
-from longcat.benchmark.traffic import Message, labels, table, watched
+from longcat.benchmark.traffic import Message, labels, served, table, watched
 from longcat.config import BenchmarkConfig, PipelineConfig
 from longcat.errors import DataError
 from longcat.parallel.axes import PIPELINE, TOKENS, Degrees
@@ -247,12 +247,11 @@ def collectives(
             measured.append(bench.uneven(need, group_of_axis, exchange))
         else:
             measured += bench.even(need, group_of_axis, sorted({need.mean, need.largest, *sizes}))
-    axes = table(mesh.degrees)
     return {
         "measured": [one.as_dict() for one in measured],
         "needs": [asdict(one) for one in needed],
-        "served": {label: [axis for axis in axes if names[id(mesh.groups[axis])] == label] for label in groups},
-        "degrees": axes,
+        "served": served(mesh),
+        "degrees": table(mesh.degrees),
     }
 
 

@@ -365,6 +365,14 @@ def markdown(result: Mapping[str, Any], picture: bytes) -> str:
                 for row in comparison["matches"]
             ),
         ]
+    if result.get("axes"):
+        rows += ["", result["bottleneck"], "", "| axis | processes | sent a step | needed | of a step | waited for |"]
+        rows += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+        rows += [
+            f"| {one['axis']} | {one['ranks']} | {decimal_bytes(one['link_bytes'])} | {one['seconds'] * 1e3:.3g} ms "
+            f"| {percent(one['step_share'])} | {percent(one['exposed_share'])} |"
+            for one in result["axes"]
+        ]
     if result.get("breakdown"):
         whole = result["breakdown"]["step_seconds"]
         rows += ["", "| part of a step | fraction |", "| --- | ---: |"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial, wraps
@@ -66,13 +66,21 @@ class Message:
 def labels(mesh: ProcessMesh) -> dict[int, str]:
     """Name the groups of this process by their axes, by the identity of each group.
 
-    A group that serves several axes has the name of the first one, in the order of the table. Others are opened for an
-    axis under a name that begins with it, or are the product of several: of those with more than one process.
+    A group that serves several axes has the name of the first one, in the order of the table. Another one for the same
+    processes is opened under a name that begins with the axis. The product of several axes has the names of those with more
+    than one process, and any other group its own name.
     """
-    axes = list(table(mesh.degrees))
+    degrees = table(mesh.degrees)
+    axes = list(degrees)
     found: dict[int, str] = {}
     for name in sorted(mesh.groups, key=lambda name: axes.index(name) if name in axes else len(axes)):
-        found.setdefault(id(mesh.groups[name]), _label(name, table(mesh.degrees)))
+        group = mesh.groups[name]
+        alike = {
+            axis
+            for axis in axes
+            if dist.get_process_group_ranks(mesh.groups[axis]) == dist.get_process_group_ranks(group)
+        }
+        found.setdefault(id(group), _label(name, degrees, alike))
     return found
 
 
@@ -81,11 +89,27 @@ def table(degrees: Degrees) -> dict[str, int]:
     return {axis.name: getattr(degrees, axis.name) for view in VIEWS.values() for axis in view}
 
 
-def _label(group: str, degrees: Mapping[str, int]) -> str:
+def served(mesh: ProcessMesh) -> dict[str, list[str]]:
+    """Return the axes of the table that the group of each name serves."""
+    names = labels(mesh)
+    found: dict[str, list[str]] = {}
+    for axis in table(mesh.degrees):
+        found.setdefault(names[id(mesh.groups[axis])], []).append(axis)
+    return found
+
+
+def _label(group: str, degrees: Mapping[str, int], alike: Container[str]) -> str:
+    """Name a group.
+
+    Args:
+        group: what it was opened as.
+        degrees: processes along each axis.
+        alike: axes with the same processes.
+    """
     product = [axis for axis in group.split(" x ") if axis in degrees]
     if len(product) > 1:
         return " x ".join(axis for axis in product if degrees[axis] > 1) or group
-    return max((axis for axis in degrees if group.startswith(axis)), key=len, default=group)
+    return max((axis for axis in degrees if group.startswith(axis) and axis in alike), key=len, default=group)
 
 
 @contextlib.contextmanager

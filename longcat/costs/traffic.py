@@ -7,14 +7,16 @@ step, in fp32. What Muon sends to the owners of matrices, norms and losses are l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from longcat.config import ModelConfig
 from longcat.costs.flops import parameters
 
-_GRADIENT_BYTES, _ROUTER_BYTES, _NUMBER_BYTES = 4, 4, 8
-"""Of an element of a gradient, of a router's weights, which compute in fp32, and of a count or a row's number."""
+_GRADIENT_BYTES, _ROUTER_BYTES, _STATISTIC_BYTES, _NUMBER_BYTES = 4, 4, 4, 8
+"""Of an element of a gradient, of a router's weights, which compute in fp32, of its statistics, and of a count or a row's
+number."""
 
 
 def bus_factor(name: str, ranks: int) -> float:
@@ -33,12 +35,14 @@ class Step:
     """The work of one process in a step, as far as traffic depends on it."""
 
     tokens: int
-    """Of its rows."""
+    """That it computes: of its rows its own ones, where processes divide them."""
     micro_batches: int
     element_bytes: int
     """Of a number in the type of computation."""
     ffn_experts: float
     """Mean routed experts of a token."""
+    sparse: bool = True
+    """Whether indexers choose keys, in a model that has them."""
     recomputed: bool = False
     """Whether the backward pass repeats the layers' forward pass, exchanges included."""
     spread_tables: bool = False
@@ -77,6 +81,9 @@ def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> 
         gradients = numbers * _GRADIENT_BYTES
         found[shards] = sent("all_gather", shards, weights) + sent("reduce_scatter", shards, gradients)
         found[copies] = sent("all_reduce", copies, gradients / degrees.get(shards, 1))
+    rows_over = [axis for axis in ("context", "tensor") if degrees.get(axis, 1) > 1]
+    row_axes = " x ".join(rows_over)
+    found[row_axes] = _keys_of_rows(model, math.prod(degrees[axis] for axis in rows_over), step)
     # a slot crosses there and back in each pass
     passes = 6 if step.recomputed else 4
     rows = passes * step.tokens * step.ffn_experts * model.hidden_size * step.element_bytes
@@ -87,4 +94,25 @@ def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> 
         row = _NUMBER_BYTES + width * (step.element_bytes + _GRADIENT_BYTES)
         asked = step.micro_batches * degrees.get("embedding", 1) * _NUMBER_BYTES
         found["embedding"] = sent("all_to_all", "embedding", step.table_rows * row + asked)
-    return {axis: size for axis, size in found.items() if degrees.get(axis, 1) > 1}
+    return {axis: size for axis, size in found.items() if size}
+
+
+def _keys_of_rows(model: ModelConfig, processes: int, step: Step) -> float:
+    """Return what processes that divide the tokens of rows send to one another: compressed keys, and statistics of routers.
+
+    Each sublayer's latents and rope keys are gathered for whole rows, and their gradients come back summed; with sparse
+    attention so are each layer's index keys.
+    """
+    attentions = 2 * model.num_layers + model.mtp_num_layers
+    numbers = attentions * (model.kv_lora_rank + model.qk_rope_head_dim)
+    if model.sparse_attention is not None and step.sparse:
+        numbers += (model.num_layers + bool(model.mtp_num_layers)) * model.sparse_attention.index_head_dim
+    whole = processes * step.tokens * numbers * step.element_bytes
+    gathers = 2 if step.recomputed else 1
+    experts = model.n_routed_experts + model.zero_expert_num
+    statistics = step.micro_batches * model.num_layers * 2 * experts * _STATISTIC_BYTES
+    return (
+        gathers * whole * bus_factor("all_gather", processes)
+        + whole * bus_factor("reduce_scatter", processes)
+        + statistics * bus_factor("all_reduce", processes)
+    )

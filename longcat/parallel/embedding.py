@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from longcat.model.ngram import Tables
+from longcat.model.plan import shapes_only, to_host
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.mesh import ProcessMesh
 
@@ -140,7 +141,10 @@ class SpreadTables:
             to_receive.copy_(to_send)
         else:
             dist.all_to_all_single(to_receive, to_send, group=self.group)
-        sent, received = torch.stack([to_send, to_receive]).tolist()
+        # where there are shapes only: as if every lookup were of another row
+        each = [-(-len(numbers) // self.processes)] * self.processes
+        counts = to_host(torch.cat([to_send, to_receive]), lambda: each * 2)
+        sent, received = counts[: self.processes], counts[self.processes :]
         asked, work = _exchange(distinct[: sum(sent)], received, sent, self.group)
         if work is not None:
             work.wait()
@@ -163,7 +167,10 @@ class SpreadTables:
             work.wait()
         if self.gradient is not None:
             rows, values = torch.cat([self.gradient.rows, rows]), torch.cat([self.gradient.values, values])
-        distinct, place = rows.unique(return_inverse=True)
+        if shapes_only(rows):
+            distinct, place = rows, torch.arange(len(rows), device=rows.device)
+        else:
+            distinct, place = rows.unique(return_inverse=True)
         sums = values.new_zeros(len(distinct), values.shape[1]).index_add_(0, place, values)
         self.gradient, self._travelling = RowGradient(distinct, sums), None
 

@@ -15,6 +15,7 @@ from longcat.config import ModelConfig, PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
 from longcat.model.generation import generate
+from longcat.model.plan import to_host
 from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.ops.registry import OperatorSettings
@@ -113,6 +114,7 @@ class Trainer:
             for name, parameter in part.named_parameters():  # what rests is not even differentiated
                 parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
         self.parallel.zero_grad()
+        self.gradients = []  # of the step before
         if self.offloaded is not None:
             self.offloaded.release()  # a checkpoint may have been written
         batch_parts = self._micro_batches(whole, self.micro_batch or len(whole[0]))
@@ -228,7 +230,8 @@ class Trainer:
         )
         square = torch.stack([summed[name] for name in squares]).sum()
         numbers = torch.cat([summed["losses"], square.view(1), summed["stop"].view(1)])
-        *values, total, stops = numbers.tolist()  # the host waits for the device once
+        # the host waits for the device once
+        *values, total, stops = to_host(numbers, lambda: [0.0] * len(numbers))
         return dict(zip(means, values, strict=True)), total, summed["expert_load"], stops > 0
 
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from longcat.benchmark.holdings import Whole, holdings
 from longcat.benchmark.layout_plot import layout
-from longcat.parallel.axes import VIEWS, Degrees
+from longcat.parallel.axes import TOKENS, VIEWS, Degrees
+from longcat.parallel.context import Division
 
-WHOLE = Whole(layers=13, rows=48, tokens=96, heads=24, experts=48, table_rows=1001)
+WHOLE = Whole(layers=13, rows=48, tokens=144, heads=24, experts=48, table_rows=1001)
 DEGREE = st.sampled_from([1, 2, 3])
 
 
@@ -53,16 +54,30 @@ def test_ranks_that_compute_the_same_tokens_of_the_same_layers_are_none(degrees)
     assert len(set(work)) == degrees.processes
 
 
+@given(layouts())
+def test_tokens_are_those_that_a_rank_computes(degrees):
+    division = Division(degrees.context, degrees.tensor)
+    work = degrees.grid(TOKENS)
+    for rank, one in enumerate(held(degrees)):
+        own = division.own(WHOLE.tokens, work.place(rank, "context"), work.place(rank, "tensor"))
+        spans = one["tokens"].spans if "tokens" in one else ((0, 1),)
+        assert [(round(WHOLE.tokens * begin), round(WHOLE.tokens * end)) for begin, end in spans] == [
+            (run.start, run.stop) for run in own
+        ]
+
+
 def test_by_hand():
-    """4 ranks of context: each two chunks, from both ends of a row of 96; two of tensor take a half of each."""
+    """Four places along context: each two chunks, from both ends of a row of 144; two of tensor take a half of each."""
     found = held(Degrees(8, context=4, tensor=2))
-    assert [one["tokens"].text for one in found] == [
-        "0–5, 84–89", "6–11, 90–95", "12–17, 72–77", "18–23, 78–83", "24–29, 60–65", "30–35, 66–71", "36–41, 48–53",
-        "42–47, 54–59",
-    ]  # fmt: skip
+    assert [one["tokens"].text for one in found[:4]] == [
+        "0–8, 126–134",
+        "9–17, 135–143",
+        "18–26, 108–116",
+        "27–35, 117–125",
+    ]
     assert [one["heads"].text for one in found] == ["0–11", "12–23"] * 4
     assert found[0]["weights"].text == "1 of 4"
-    assert [one["tokens"].text for one in held(Degrees(2, context=2))] == ["0–23, 72–95", "24–47, 48–71"]
+    assert [one["tokens"].text for one in held(Degrees(2, context=2))] == ["0–35, 108–143", "36–71, 72–107"]
 
 
 def test_tables_are_on_the_first_stage():
@@ -73,11 +88,13 @@ def test_tables_are_on_the_first_stage():
 
 
 def texts(figure):
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+    return [text.get_text().replace("\n", ", ") for axes in figure.axes for text in axes.texts]
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("degrees", [Degrees(2, expert=2), Degrees(8, 4, 2, 2), Degrees(6, pipeline=3)])
+@pytest.mark.parametrize(
+    "degrees", [Degrees(2, expert=2), Degrees(8, 4, 2, 2), Degrees(6, pipeline=3), Degrees(4, context=2, tensor=2)]
+)
 def test_few_ranks_are_all_in_the_picture(degrees, narrow):
     shown = texts(layout(degrees, WHOLE, narrow=narrow))
     for rank in range(degrees.processes):

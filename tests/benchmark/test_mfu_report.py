@@ -263,6 +263,7 @@ def test_a_run_on_a_cpu_is_not_set_beside_a100s(measured):
     axes = published(measured).axes[0]
     assert "this run" not in axes.get_legend_handles_labels()[1]
     assert "| A100 run" not in markdown(measured, b"")
+    assert "| shard | 2 | 2 MB | 12.3 ms | 4.6% | 7.9% |" in markdown(measured, b"")
 
 
 def test_the_profiler_is_compared_with_steps_of_the_same_minute(measured):

@@ -58,3 +58,14 @@ def test_spread_tables_send_rows_instead_of_being_gathered():
     assert spread["embedding"] == pytest.approx(0.5 * (100 * (8 + 2 * width + 4 * width) + 4 * 2 * 8))
     assert "embedding" not in gathered
     assert "embedding" not in step_traffic(model, degrees, replace(STEP, spread_tables=True))
+
+
+def test_compressed_keys_are_gathered_for_whole_rows_and_their_gradients_come_back():
+    found = step_traffic(MODEL, {"context": 4}, STEP)
+    keys = 2 * MODEL.num_layers * (MODEL.kv_lora_rank + MODEL.qk_rope_head_dim)
+    experts = MODEL.n_routed_experts + MODEL.zero_expert_num
+    statistics = 1.5 * 4 * MODEL.num_layers * 2 * experts * 4
+    assert found == {"context": pytest.approx(2 * 3 * 1000 * keys * 2 + statistics)}
+    again = step_traffic(MODEL, {"context": 4}, replace(STEP, recomputed=True))
+    assert again["context"] - found["context"] == pytest.approx(3 * 1000 * keys * 2)
+    assert step_traffic(MODEL, {"context": 2, "tensor": 2}, STEP).keys() == {"context x tensor"}
