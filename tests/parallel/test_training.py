@@ -127,6 +127,13 @@ def test_the_indexers_target_is_that_of_all_heads_while_attention_is_dense(ranks
         compare(found, one_process(case), **limits(layout))
 
 
+def test_a_long_row_is_that_of_one_process(ranks, one_process):
+    """See benchmarks/context_parallel.py for longer ones."""
+    case = Case(rows=1, overrides=MASKED.overrides, padded=True, tokens=3072)
+    found = ranks.on_mesh(Degrees(4, context=4), train, case)[0]
+    compare(found, one_process(case), **limits(Degrees(4, context=4)))
+
+
 def held_out_and_sample(mesh, case):
     """The loss on a batch after a step, and text."""
     trainer = Trainer(case.config, mesh, choose("cpu"), "fp32")
