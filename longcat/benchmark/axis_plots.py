@@ -130,13 +130,15 @@ def bandwidths(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
         found: `measured` and `needs`, see `longcat.benchmark.measuring.collectives`.
         narrow: draw the form for a narrow page.
     """
+    from matplotlib.ticker import LogLocator
+
     figure, axes = canvas(3.8, narrow)
     given = colours(need["axis"] for need in found["needs"])
     whole: dict[str, float] = {}
     for need in found["needs"]:
         whole[need["axis"]] = whole.get(need["axis"], 0.0) + need["link_bytes"]
     for need in found["needs"]:
-        if need["link_bytes"] < _SHOWN * whole[need["axis"]]:
+        if need["link_bytes"] < max(_SHOWN * whole[need["axis"]], _SHOWN**2 * sum(whole.values())):
             continue
         of = [one for one in found["measured"] if all(one[key] == need[key] for key in ("axis", "name", "splits"))]
         points = sorted((one["bytes"], one["bus_bandwidth"] / 1e9) for one in of)
@@ -153,6 +155,7 @@ def bandwidths(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
         mean = min(points, key=lambda point: abs(point[0] - need["bytes"] / need["messages"]))
         axes.scatter(mean[0], mean[1], s=60, color=colour, zorder=4)
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=5 if narrow else 9))
     axes.xaxis.set_major_formatter(lambda size, _: readable_bytes(size))
     axes.set_yscale("log")
     axes.set_xlabel("size of a message")

@@ -141,7 +141,8 @@ def test_bandwidths_leave_out_what_hardly_counts():
     needs = [
         need("shard", "all_gather", 1e6),
         need("shard", "all_reduce", 4.0),
-        need("expert", "all_to_all", 9.0, "uneven"),
+        need("expert", "all_to_all", 900.0, "uneven"),
+        need("sums", "all_reduce", 80.0),
     ]
     measured = [one | {"bytes": size, "bus_bandwidth": 1e9} for one in needs for size in (50, 100)]
     figure = bandwidths({"needs": needs, "measured": measured})
