@@ -30,6 +30,8 @@ class SilentGroup(dist.ProcessGroup):
     def __init__(self, rank: int, size: int, name: str) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._name = name
+        # made where nothing is fake
+        self._agreed = {of: torch.ones(1, dtype=of) for of in (torch.int32, torch.int64)}
         self.sent: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
 
@@ -81,8 +83,14 @@ class SilentGroup(dist.ProcessGroup):
         """Send to one process."""
         return self._note("send", *tensors)
 
-    def recv(self, *_: Any, **__: Any) -> dist.Work:
-        """Receive from one process, which counts there."""
+    def recv(self, tensors: Any, *_: Any, **__: Any) -> dist.Work:
+        """Receive from one process, which counts there; a single whole number is an agreement: 1."""
+        for tensor in tensors:
+            if tensor.numel() == 1 and not tensor.is_floating_point():
+                if type(tensor) is Tensor:
+                    tensor.fill_(1)
+                else:
+                    tensor.constant = self._agreed[tensor.dtype]
         return _Done()
 
     def barrier(self, *_: Any, **__: Any) -> dist.Work:
