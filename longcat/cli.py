@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from types import FrameType
 
 import typer
 
 from flows.dag import PIPELINE, STAGES
 from longcat.commands import mfu, models, presets, tools
+from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.errors import Cancelled, LongcatError
 from longcat.processes.environment import NO_TELEMETRY, QUIET
@@ -34,7 +36,8 @@ def _quieten(context: typer.Context) -> None:
 app.command("run")(flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}."))
 for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
-    app.command(_stage.name)(flow_command(_stage.name, _stage.title + _needs))
+    _make = pretrain_command if _stage.name == "pretrain" else partial(flow_command, _stage.name)
+    app.command(_stage.name)(_make(_stage.title + _needs))
 app.command()(presets.presets)
 app.command()(mfu.mfu)
 app.command()(models.generate)

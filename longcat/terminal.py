@@ -222,6 +222,38 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
     _print_comparison(console, answer)
 
 
+def print_dry_run(answer: Mapping[str, Any]) -> None:
+    """Print a dry run: the layout, what a rank needs, and what it sends."""
+    console = Console(highlight=False)
+    degrees = " x ".join(f"{name} {degree}" for name, degree in answer["degrees"].items() if degree > 1) or "none"
+    worst, limit = answer["peak_bytes"], answer["memory_bytes"]
+    pairs = {
+        "layout": f"{answer['world_size']:,} x {answer['device']}: {degrees}",
+        "step": f"{answer['micro_batches']} micro-batches, {answer['flops'] / 1e12:,.4g} TFLOP of rank {answer['rank']}",
+        "verdict": f"{'fits' if worst <= limit else 'does not fit'}: rank {answer['rank']} needs {worst / 1e9:,.2f} GB "
+        f"of {limit / 1e9:,.0f} GB",
+        "took": f"{answer['seconds']:.1f} s",
+    }
+    print_pairs("dry run", pairs)
+    memory = Table(title="memory of a rank, GB", title_justify="left")
+    memory.add_column("rank")
+    columns = ("parameter", "optimizer", "gradient", "saved", "peak")
+    memory.add_column("parameters", justify="right")
+    for name in columns:
+        memory.add_column({"parameter": "weights", "saved": "saved activations"}.get(name, name), justify="right")
+    for rank in answer["ranks"]:
+        sizes = (f"{rank[f'{name}_bytes'] / 1e9:,.3f}" for name in columns)
+        memory.add_row(f"{rank['rank']}, stage {rank['stage']}", f"{rank['parameters']:,}", *sizes)
+    console.print(memory)
+    traffic = Table(title=f"traffic of rank {answer['rank']} in a step, GB", title_justify="left")
+    for name in ("axis", "collective", "GB"):
+        traffic.add_column(name, justify="right" if name == "GB" else "left")
+    for axis, collectives in answer["bytes_by_axis"].items():
+        for collective, amount in collectives.items():
+            traffic.add_row(axis, collective, f"{amount / 1e9:,.4f}")
+    console.print(traffic)
+
+
 def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:
     """Print the published runs, where they are from, what is assumed and the verdict."""
     comparison = answer["comparison"]

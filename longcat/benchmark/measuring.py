@@ -158,7 +158,8 @@ def stage_of(degrees: Degrees, rank: int) -> int:
 
 def memory(trainer: Trainer, accelerator: Accelerator) -> dict[str, int]:
     """Count the bytes of this process by use; `rest` is the remainder of the peak: activations, buffers, libraries."""
-    parameters = list({id(one): one for of in (trainer.model, trainer.weights) for one in of.parameters()}.values())
+    models = (*trainer.parallel.parts, trainer.weights)
+    parameters = list({id(one): one for of in models for one in of.parameters()}.values())
     states = [
         value for optimizer in trainer.optimizers for state in optimizer.state.values() for value in state.values()
     ]

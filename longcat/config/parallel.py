@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ class ParallelConfig(Section):
 
     pipeline: int = Field(default=1, ge=1)
     """Stages that divide the layers; a micro-batch goes through them one after the other."""
+    schedule: Literal["1f1b", "interleaved", "zbv"] = "1f1b"
+    """Order of a pipeline's forward and backward passes: `1f1b` with one stage a process; `interleaved` and `zbv` (zero bubble)
+    with two, so that processes wait less and hidden states travel more."""
     replicate: int = Field(default=1, ge=1)
     """Groups of processes that each hold all parameters: their gradients are summed between the groups once a step,
     instead of parameters gathered over all processes. For a slow link between groups of devices with a fast one."""

@@ -77,7 +77,7 @@ class OneProcess:
         self, tokens: Tensor, experts: Tensor, weights: Tensor, counts: Tensor, operators: OperatorSettings
     ) -> Journey:
         """See `Dispatcher`."""
-        return Journey([_Stay(tokens, experts, weights, plan(counts), operators)], [len(tokens)])
+        return Journey([_Stay(tokens, experts, weights, plan(counts, experts.numel()), operators)], [len(tokens)])
 
 
 class _Stay:

@@ -22,3 +22,18 @@ class Part:
     def whole(cls, config: ModelConfig) -> Part:
         """Return all of a model as one part."""
         return cls(range(config.num_layers))
+
+    @classmethod
+    def stage(cls, config: ModelConfig, number: int, stages: int) -> Part:
+        """Return a stage of a pipeline, 0 the first one, with equally many layers as any other, or one more.
+
+        The first stages have one more where the layers do not divide: the last stage has the head and multi-token prediction.
+
+        Raises:
+            ValueError: there are more stages than layers.
+        """
+        if stages > config.num_layers:
+            raise ValueError(f"{config.num_layers} layers do not make {stages} stages")
+        each, more = divmod(config.num_layers, stages)
+        start = number * each + min(number, more)
+        return cls(range(start, start + each + (number < more)), number == 0, number == stages - 1)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+N = TypeVar("N", int, float)
+_ROUTED_SHARES: list[float] = []
 
 
 class Counts(NamedTuple):
@@ -22,18 +28,50 @@ class Counts(NamedTuple):
         return sum(self.host)
 
 
-def plan(counts: Tensor) -> Counts:
-    """Read the rows of each expert `[experts]` from the device, where all experts are in this process."""
-    return Counts(counts, to_host(counts))
+def plan(counts: Tensor, slots: int) -> Counts:
+    """Read the rows of each expert `[experts]` from the device, where all experts are in this process; of so many `slots`."""
+    experts = len(counts)
+    return Counts(counts, to_host(counts, lambda: [balanced_slots(slots, experts)] * experts))
 
 
-def to_host(numbers: Tensor) -> list[int]:
+def to_host(numbers: Tensor, assumed: Callable[[], list[N]]) -> list[N]:
     """Read `[n]` numbers from the device: the only place where the host waits for a layer's routing, once in each layer.
 
     Shapes follow from these numbers, so the host cannot do without; everything else is queued without waiting.
+
+    Args:
+        numbers: on the device.
+        assumed: gives them where tensors have shapes only.
     """
-    found: list[int] = numbers.tolist()
+    if shapes_only(numbers):
+        return assumed()
+    found: list[N] = numbers.tolist()
     return found
+
+
+def shapes_only(tensor: Tensor) -> bool:
+    """Say whether a plain tensor is one of a dry run, without numbers; those are of a class of their own."""
+    return type(tensor) is not Tensor
+
+
+@contextmanager
+def balanced(routed_share: float) -> Iterator[None]:
+    """Assume, where tensors have shapes only, that this share of all slots is routed, equally many to each expert."""
+    _ROUTED_SHARES.append(routed_share)
+    try:
+        yield
+    finally:
+        _ROUTED_SHARES.pop()
+
+
+def routed_share() -> float:
+    """Return the share of slots that is assumed to be routed; all, where nothing else is said."""
+    return _ROUTED_SHARES[-1] if _ROUTED_SHARES else 1.0
+
+
+def balanced_slots(slots: int, experts: int) -> int:
+    """Return the slots of each routed expert among so many of all experts, where their number is assumed."""
+    return math.ceil(slots * routed_share() / experts)
 
 
 def count(numbers: Tensor, bins: int) -> Tensor:

@@ -136,7 +136,12 @@ class Backbone(Recomputing):
 
     def forward(self, tokens: Tensor, context: ForwardContext, before: Tensor | None = None) -> State:
         """Compute the state after the layers for own tokens of int64 `[batch, seq]`, from the output of the part `before` this one, if any."""
-        x = self._embedded(tokens, context) if before is None else before
+        if before is None:
+            x = self._embedded(tokens, context)
+        else:
+            x = before
+            if context.cache is not None:
+                context.cache.extend_tokens(tokens)
         statistics, index_loss = [], None
         for number, layer in self.layers.items():
             if self.recomputes("full"):
@@ -210,7 +215,8 @@ class LongcatModel(Module):
             before: output of the part before this one, `[batch, own, hidden]`, where there is one.
 
         Returns:
-            fp32 logits `[batch, seq, vocab]`, or the sums; of a part that is not the last one also its output.
+            fp32 logits `[batch, seq, vocab]`, or the sums; of a part that is not the last one its output `[batch, seq, hidden]`
+            instead of logits, and besides the sums.
 
         Raises:
             ValueError: documents together with a cache, or loss terms in inference mode.
@@ -221,7 +227,8 @@ class LongcatModel(Module):
         context = self.model.context(tokens, cache, padding, phase, documents, places)
         state = self.model(tokens, context, before)
         if targets is None:
-            assert self.lm_head is not None
+            if self.lm_head is None:
+                return state.last
             return places.logits(
                 state.hidden[:, -1:] if last_only else state.hidden, local(self.lm_head.weight)
             ).float()

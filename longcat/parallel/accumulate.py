@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from longcat.model.context import Phase
+from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel, LossSums
 
 
@@ -32,6 +33,8 @@ class AllLayers(ABC):
     """A model of which every process computes all layers."""
 
     model: LongcatModel
+    copies: frozenset[nn.Parameter] = frozenset()
+    """Parameters of this process that another one has too, and counts."""
 
     @property
     def parts(self) -> list[LongcatModel]:
@@ -58,6 +61,10 @@ class AllLayers(ABC):
         for number, rows in enumerate(batch):
             sums = self.sums(rows.tokens, rows.targets, phase, rows.documents, rows.padding)
             self.backward(learn(number, sums, self.model.part.layers), last=number == len(batch) - 1)
+
+    def sample(self, prompt: list[int], count: int) -> list[int]:
+        """Continue a prompt by `count` tokens, the likeliest one each time; the model is gathered. Collective."""
+        return list(generate(self.model, prompt, count))
 
     def evaluate(self, batch: Sequence[MicroBatch], phase: Phase, learn: Learn) -> None:
         """Compute loss terms without gradients, one micro-batch after the other. Collective."""

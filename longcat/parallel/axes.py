@@ -97,6 +97,26 @@ SUMMED_OVER: dict[Quantity, tuple[str, ...]] = {
 """Axes over which each quantity is summed."""
 
 
+Schedule = Literal["1f1b", "interleaved", "zbv"]
+"""Order in which a pipeline computes the forward and backward passes of its micro-batches."""
+STAGES_EACH: dict[Schedule, int] = {"1f1b": 1, "interleaved": 2, "zbv": 2}
+"""Stages that each process holds."""
+
+
+def stages_of(schedule: Schedule, place: int, processes: int) -> list[int]:
+    """Return the stages of the process at a place along `pipeline`: every so many-th, or in a V down the processes and up again."""
+    if schedule == "zbv":
+        return [place, 2 * processes - 1 - place]
+    return [place + turn * processes for turn in range(STAGES_EACH[schedule])]
+
+
+def stage_owner(schedule: Schedule, stage: int, processes: int) -> int:
+    """Return the place along `pipeline` of the process that holds a stage, see `stages_of`."""
+    if schedule == "zbv" and stage >= processes:
+        return 2 * processes - 1 - stage
+    return stage % processes
+
+
 @dataclass(frozen=True)
 class Grid:
     """Ranks as the points of a grid whose last axis varies fastest."""
@@ -251,14 +271,16 @@ class Wish:
     pipeline: int = 1
     context: int = 1
     tensor: int = 1
-    stages_each: int = 1
-    """Stages of the pipeline that each process holds."""
+    schedule: Schedule = "1f1b"
+    """Of the pipeline."""
     layers: int = 0
     """Of the model; 0 for any number."""
     sequence_length: int = 0
     """Tokens of a row; 0 for any number."""
     widths: tuple[tuple[str, int], ...] = ()
     """What `tensor` has to divide, by its name in the configuration."""
+    micro_batch_sequences: int = 0
+    """Rows of a micro-batch; 0 for all rows of a process."""
 
     def settle(self) -> Degrees:
         """Choose the degrees that are left open, and check all of them against the batch and the model.
@@ -302,7 +324,7 @@ class Wish:
             divided = {stage: self.processes // self.pipeline} | divided
         if self.expert and (wrong := [name for name, value in divided.items() if value % self.expert]):
             yield f"parallel.expert={self.expert} does not divide {' and '.join(wrong)}"
-        if (stages := self.pipeline * self.stages_each) > self.layers > 0:
+        if (stages := self.pipeline * STAGES_EACH[self.schedule]) > self.layers > 0:
             yield f"parallel.pipeline={self.pipeline} makes {stages} stages, more than model.num_layers={self.layers}"
         for name, width in self.widths:
             if width % self.tensor:
@@ -321,6 +343,31 @@ class Wish:
                 else f"{self._batch_world} processes with rows of their own"
             )
             yield f"training.global_batch_sequences={self.batch_sequences} is not a multiple of {world}"
+        elif self.processes % (self.pipeline * self.context * self.tensor) == 0:
+            yield from self._unfit_micro_batches()
+
+    def _unfit_micro_batches(self) -> Iterator[str]:
+        rows = self.batch_sequences // self._batch_world
+        size = self.micro_batch_sequences or rows
+        asked = f"training.micro_batch_sequences={self.micro_batch_sequences}"
+        if self._feeds_pipeline(rows, size):
+            return
+        if rows % size:
+            yield f"{asked} does not divide a process' {rows} sequences, as parallel.pipeline={self.pipeline} needs it"
+            return
+        made = f"{rows // size} micro-batch{'es' if rows > size else ''}"
+        most = "at least" if self.schedule != "interleaved" else "with parallel.schedule=interleaved a multiple of"
+        yield (
+            f"{asked} makes {made} of a process' {rows} sequences, and parallel.pipeline={self.pipeline} needs "
+            f"{most} {self.pipeline}"
+        )
+
+    def _feeds_pipeline(self, rows: int, size: int) -> bool:
+        """Whether a process' rows make micro-batches of this size that its pipeline can work with."""
+        if self.pipeline == 1:
+            return True
+        whole = rows % size == 0 and rows // size >= self.pipeline
+        return whole and (self.schedule != "interleaved" or rows // size % self.pipeline == 0)
 
     def _unfit_product(self, processes: str) -> Iterator[str]:
         asked = self._asked(*(("replicate", "shard") if self.shard else ()))
@@ -350,12 +397,20 @@ class Wish:
             nearest["expert"] = nearest_divisor(self.expert, settled._most_experts)
         world = settled._batch_world
         nearest["batch_sequences"] = max(1, round(self.batch_sequences / world)) * world
+        rows = nearest["batch_sequences"] // world
+        if not settled._feeds_pipeline(rows, self.micro_batch_sequences or rows):
+            if sizes := [size for size in _divisors(rows) if settled._feeds_pipeline(rows, size)]:
+                wanted = self.micro_batch_sequences or sizes[-1]
+                nearest["micro_batch_sequences"] = min(sizes, key=lambda size: max(size, wanted) / min(size, wanted))
+            else:
+                nearest["micro_batch_sequences"] = self.micro_batch_sequences or 1
+                nearest["batch_sequences"] = nearest["micro_batch_sequences"] * settled.pipeline * world
         return {name: value for name, value in nearest.items() if value != getattr(self, name)}
 
     def _layouts(self) -> Iterator[dict[str, int]]:
         """All layouts of as many processes that the model allows, with no axis that was not asked for."""
         for pipeline in self._choices("pipeline", self.processes):
-            if self.layers and pipeline * self.stages_each > self.layers:
+            if self.layers and pipeline * STAGES_EACH[self.schedule] > self.layers:
                 continue
             for tensor in self._choices("tensor", self.processes // pipeline):
                 if any(width % tensor for _, width in self.widths):
@@ -393,7 +448,11 @@ def token_pieces(context: int, tensor: int) -> int:
     return (2 * context if context > 1 else 1) * tensor
 
 
-_KEYS = {"processes": "training.processes", "batch_sequences": "training.global_batch_sequences"}
+_KEYS = {
+    "processes": "training.processes",
+    "batch_sequences": "training.global_batch_sequences",
+    "micro_batch_sequences": "training.micro_batch_sequences",
+}
 
 
 def _key(field: str) -> str:

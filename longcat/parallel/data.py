@@ -24,8 +24,8 @@ GATHERED_SHARE = 0.25
 """Share of a device's memory that weights may take which stay gathered from the forward pass to the backward pass."""
 
 
-class FSDPModel(AllLayers):
-    """A model whose parameters, gradients and optimizer state are sharded, each over the processes that share it.
+class Sharded:
+    """A model, or a part of one, whose parameters, gradients and optimizer state are sharded over the processes that share them.
 
     Weights, summed gradients and optimizer state are fp32; the model computes in `compute`, the router in fp32. Gradients
     are summed, not averaged: each loss is already divided by the count of the whole batch, over all processes, so that
@@ -53,10 +53,10 @@ class FSDPModel(AllLayers):
             memory_bytes: of the device; none means enough.
             tables: of the model, where their rows are spread.
         """
-        self.model, self.tables = model, tables
+        self.model = model
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-        # what experts are called with is still on its way: not to be read, so not to be cast
-        arriving = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        # not to be cast: losses of stages before are fp32, and what experts are called with is still on its way, not to be read
+        as_they_are = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
         exact = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=False)
         again = gathered_again(model, compute, memory_bytes)
         inside = partial(_inside, processes=mesh.axis(SHARDS["expert"]).size())
@@ -70,17 +70,12 @@ class FSDPModel(AllLayers):
             _shard(module, axis, own, module in self._again, placement, None if tables is None else {tables.weight})
 
         for layer in model.blocks:
-            shard(layer.mlp.experts, arriving)
+            shard(layer.mlp.experts, as_they_are)
             shard(layer.mlp.router, exact)
             shard(layer)
         if model.model.mtp is not None:
             shard(model.model.mtp)
-        shard(model)
-
-    @property
-    def weights(self) -> LongcatModel:
-        """The fp32 weights, by the model's names: FSDP casts them as they are gathered."""
-        return self.model
+        shard(model, as_they_are)
 
     def gather(self) -> None:
         """Gather what stays gathered after a forward pass; `reshard` frees it.
@@ -92,6 +87,22 @@ class FSDPModel(AllLayers):
                 module.unshard()
                 if module in self._again:
                     module.reshard()
+
+
+class FSDPModel(AllLayers):
+    """A model of which every process computes all layers, and holds shards of their parameters; see `ParallelModel`."""
+
+    def __init__(self, sharded: Sharded, tables: SpreadTables | None = None) -> None:
+        self.sharded, self.model, self.tables = sharded, sharded.model, tables
+
+    @property
+    def weights(self) -> LongcatModel:
+        """The fp32 weights, by the model's names: FSDP casts them as they are gathered."""
+        return self.model
+
+    def gather(self) -> None:
+        """Gather what stays gathered after a forward pass; `reshard` frees it."""
+        self.sharded.gather()
 
     def zero_grad(self) -> None:
         """Drop the gradients."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from longcat.model.ngram import Tables
+from longcat.model.plan import shapes_only, to_host
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.mesh import ProcessMesh
 
@@ -140,7 +141,10 @@ class SpreadTables:
             to_receive.copy_(to_send)
         else:
             dist.all_to_all_single(to_receive, to_send, group=self.group)
-        sent, received = torch.stack([to_send, to_receive]).tolist()
+        # where there are shapes only: as if every lookup were of another row
+        each = [-(-len(numbers) // self.processes)] * self.processes
+        counts = to_host(torch.cat([to_send, to_receive]), lambda: each * 2)
+        sent, received = counts[: self.processes], counts[self.processes :]
         asked, work = _exchange(distinct[: sum(sent)], received, sent, self.group)
         if work is not None:
             work.wait()
@@ -163,7 +167,10 @@ class SpreadTables:
             work.wait()
         if self.gradient is not None:
             rows, values = torch.cat([self.gradient.rows, rows]), torch.cat([self.gradient.values, values])
-        distinct, place = rows.unique(return_inverse=True)
+        if shapes_only(rows):
+            distinct, place = rows, torch.arange(len(rows), device=rows.device)
+        else:
+            distinct, place = rows.unique(return_inverse=True)
         sums = values.new_zeros(len(distinct), values.shape[1]).index_add_(0, place, values)
         self.gradient, self._travelling = RowGradient(distinct, sums), None
 
@@ -185,10 +192,11 @@ class _Fetched(torch.autograd.Function):
 def spread_tables(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, dense: bool) -> SpreadTables | None:
     """Keep only this process' rows of the n-gram tables, in place; checkpoints still see all of them, by global shape.
 
-    The rows are spread over all processes, which read different rows of a batch. Collective.
+    The rows are spread over all processes of the first pipeline stage, which look up different rows; all others only open
+    groups as these do, as torch tells groups of the same processes apart by their number. Collective.
 
     Args:
-        model: with the same weights in every process, or on the device `meta` with none yet.
+        model: or the first part of it that this process has, with the same weights in every process, or on the device `meta` with none yet.
         mesh: this process' place among the others.
         compute: type that the model computes in.
         dense: see `SpreadTables`.
@@ -196,17 +204,20 @@ def spread_tables(model: LongcatModel, mesh: ProcessMesh, compute: torch.dtype, 
     Returns:
         The tables; none for a model without.
     """
+    if model.config.ngram is None:
+        return None
+    axis, groups = mesh.table_shards, []
+    if mesh.degrees.stage > 1:
+        # rows have groups of their own, so as not to queue behind weights
+        ranks = tuple(dist.get_process_group_ranks(axis.get_group()))
+        groups = [mesh.open(name, ranks) for name in ("embedding", "embedding gradients")]
     if model.model.ngram_embeddings is None:
         return None
     tables = model.model.ngram_embeddings.tables
-    if mesh.processes == 1:
+    if not groups:
         return SpreadTables(tables, compute, dense)
-    axis = mesh.table_shards
     # every process drew the same weights, so nothing has to be sent
     tables.weight = nn.Parameter(distribute_tensor(tables.weight.data, axis, [Shard(0)], src_data_rank=None))
-    # rows have groups of their own, so as not to queue behind weights
-    ranks = tuple(dist.get_process_group_ranks(axis.get_group()))
-    groups = (mesh.open(name, ranks) for name in ("embedding", "embedding gradients"))
     return SpreadTables(tables, compute, dense, *groups)
 
 

@@ -36,7 +36,7 @@ class AllToAll:
         """See `longcat.model.dispatch.Dispatcher`."""
         sizes = chunk_sizes(len(tokens), self.chunks)
         parts = split(experts, sizes)
-        plans = plan_flat(count_by_chunk(parts, counts), self.group)
+        plans = plan_flat(count_by_chunk(parts, counts), self.group, [part.numel() for part in parts])
         chunks = zip(split(tokens, sizes), parts, split(weights, sizes), plans, strict=True)
         return Journey([_Trip(*chunk, self.group, operators) for chunk in chunks], sizes)
 

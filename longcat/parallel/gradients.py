@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -34,11 +34,18 @@ class LocalGradient(NamedTuple):
     kind: Kind
     """Kind of the parameter, which says over which processes the parts are spread."""
     part: Tensor
+    counted: bool = True
+    """Whether the norm counts it here: of a parameter with copies in several pipeline stages, one is counted."""
 
 
-def local_gradients(parameters: Iterable[nn.Parameter], tables: SpreadTables | None = None) -> list[LocalGradient]:
-    """List this process' parts of the gradients of all parameters that have one, and of `tables` that have rows alone."""
-    parts = [LocalGradient(_kind(of), _local(of.grad)) for of in parameters if of.grad is not None]
+def local_gradients(
+    parameters: Iterable[nn.Parameter], tables: SpreadTables | None = None, copies: Set[nn.Parameter] = frozenset()
+) -> list[LocalGradient]:
+    """List this process' parts of the gradients of all parameters that have one, and of `tables` that have rows alone.
+
+    The norm does not count `copies`, which another process counts.
+    """
+    parts = [LocalGradient(_kind(of), _local(of.grad), of not in copies) for of in parameters if of.grad is not None]
     if tables is not None and tables.gradient is not None and not tables.dense:
         parts.append(LocalGradient("table", tables.gradient.values))
     return parts
@@ -79,7 +86,8 @@ def squared_norms(gradients: Sequence[LocalGradient], mesh: ProcessMesh) -> dict
     names = {kind: together.setdefault(id(mesh.sum_over(name)), name) for kind, name in SQUARES.items()}
     parts: dict[Quantity, list[Tensor]] = {name: [] for name in names.values()}
     for gradient in gradients:
-        parts[names[gradient.kind]].append(gradient.part)
+        if gradient.counted:
+            parts[names[gradient.kind]].append(gradient.part)
     return {name: get_total_norm(of).to(mesh.device).square() for name, of in parts.items()}
 
 

@@ -9,19 +9,22 @@ import torch.distributed as dist
 
 from longcat.config import ParallelConfig
 from longcat.model.dispatch import Dispatcher
+from longcat.model.part import Part
 from longcat.model.transformer import LongcatModel
+from longcat.parallel.axes import STAGES_EACH, stages_of
 from longcat.parallel.context import DividedRows
-from longcat.parallel.data import FSDPModel
+from longcat.parallel.data import FSDPModel, Sharded
 from longcat.parallel.embedding import spread_tables
 from longcat.parallel.expert import AllToAll, spread_experts
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.nodes import levels
+from longcat.parallel.pipeline import PipelineModel, Stage
 from longcat.parallel.single import SingleProcess
 from longcat.parallel.tensor import divide_heads
 from longcat.parallel.two_level import TwoLevelAllToAll
 from longcat.parallel.weights import draw_weights
 
-ParallelModel = FSDPModel | SingleProcess
+ParallelModel = FSDPModel | SingleProcess | PipelineModel
 """A model in training. A step is `zero_grad`, `accumulate` over the micro-batches, and `write_weights` once the optimizer has
 moved the `weights`."""
 
@@ -37,7 +40,7 @@ def parallelize(
     seed: int | None = None,
     memory_bytes: int | None = None,
 ) -> ParallelModel:
-    """Apply every axis of parallelism to a model, in place: tensor and context first, data parallelism last.
+    """Apply every axis of parallelism to a model, in place: the pipeline's parts first, data parallelism last.
 
     Args:
         model: with the same weights in every process, or on the device `meta` with none yet.
@@ -46,38 +49,56 @@ def parallelize(
         compiled: compile each layer by itself, so that layers of one shape share the result, and the norm and the z-loss
             after the last one. Routing and attention are left out: their shapes depend on the data, or they have
             kernels of their own.
-        settings: how tokens travel, and whether n-gram tables are spread; the degrees are the mesh's.
+        settings: how tokens travel, whether n-gram tables are spread, and a pipeline's schedule; the degrees are the mesh's.
         rows_alone: spread the tables in one process, too, and leave their gradient to `SpreadTables.gradient` and the
             parameter without one.
         seed: of the initial weights of a model without any: each process draws its own part of them.
-        memory_bytes: of the device, see `FSDPModel`; none means enough.
+        memory_bytes: of the device, see `Sharded`; none means enough.
 
     Raises:
         ConfigError: tokens cannot travel in two levels in this layout.
     """
     settings = settings or ParallelConfig()
-    if mesh.degrees.tensor > 1:
-        divide_heads(model, mesh)
-    elif mesh.degrees.context > 1:
-        model.places = DividedRows(mesh)
     if seed is None:
         model.to(mesh.device)
-    spread = settings.spreads_tables(mesh.processes, rows_alone)
-    tables = spread_tables(model, mesh, compute, dense=not rows_alone) if spread else None
+    parts = [model] if mesh.degrees.pipeline == 1 else _stages(model, mesh, settings)
+    for part in parts:
+        if mesh.degrees.tensor > 1:
+            divide_heads(part, mesh)
+        elif mesh.degrees.context > 1:
+            part.places = DividedRows(mesh)
+    spread = settings.spreads_tables(mesh.degrees.stage, rows_alone)
+    tables = spread_tables(parts[0], mesh, compute, dense=not rows_alone) if spread else None
     if mesh.degrees.expert > 1:
-        spread_experts(model, mesh.axis("expert"), dispatcher(mesh, settings))
+        brings = dispatcher(mesh, settings)
+        for part in parts:
+            spread_experts(part, mesh.axis("expert"), brings)
     if compiled:
-        for module in (*model.blocks, model.model.norm, model.hidden_z):
-            if module is not None:
-                module.compile()
+        for part in parts:
+            for module in (*part.blocks, part.model.norm, part.hidden_z):
+                if module is not None:
+                    module.compile()
     if mesh.processes == 1:
         if seed is not None:
             draw_weights(model, mesh.device, seed)
         return SingleProcess(model, compute, tables)
-    sharded = FSDPModel(model, mesh, compute, memory_bytes, tables)
+    memory = None if memory_bytes is None else memory_bytes // len(parts)
+    own = [tables if part.part.first else None for part in parts]
+    sharded = [Sharded(part, mesh, compute, memory, of) for part, of in zip(parts, own, strict=True)]
     if seed is not None:
-        draw_weights(model, mesh.device, seed)
-    return sharded
+        for part in parts:
+            draw_weights(part, mesh.device, seed)
+    if mesh.degrees.pipeline > 1:
+        return PipelineModel(sharded, mesh, compute, settings.schedule, tables)
+    return FSDPModel(sharded[0], tables)
+
+
+def _stages(model: LongcatModel, mesh: ProcessMesh, settings: ParallelConfig) -> list[LongcatModel]:
+    """Cut this process' stages of the pipeline out of a model."""
+    place, processes = mesh.degrees.grid_of("pipeline").place(mesh.rank, "pipeline"), mesh.degrees.pipeline
+    stages = processes * STAGES_EACH[settings.schedule]
+    numbers = stages_of(settings.schedule, place, processes)
+    return [Stage(model, Part.stage(model.config, number, stages)) for number in numbers]
 
 
 def dispatcher(mesh: ProcessMesh, settings: ParallelConfig) -> Dispatcher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longcat.model.plan import Counts, count, to_host
+from longcat.model.plan import Counts, balanced_slots, count, routed_share, to_host
 
 
 class Exchanged(NamedTuple):
@@ -60,18 +61,25 @@ def count_by_chunk(experts: Sequence[Tensor], counts: Tensor) -> Tensor:
     return torch.stack([count(chunk.clamp_max(routed), routed + 1)[:routed] for chunk in experts])
 
 
-def plan_flat(counts: Tensor, group: dist.ProcessGroup) -> list[ToExperts]:
+def plan_flat(counts: Tensor, group: dist.ProcessGroup, slots: Sequence[int]) -> list[ToExperts]:
     """Tell each process how many rows it gets in each chunk. Collective.
 
     Args:
         counts: integer `[chunks, experts]`, this process' rows for each expert of the group.
         group: processes that hold the experts, equally many each, in this order.
+        slots: of each chunk, those of zero-computation experts included.
     """
-    chunks = len(counts)
+    chunks, experts = counts.shape
+    each = [balanced_slots(of, experts) for of in slots]
+    to_one = [experts // group.size() * rows for rows in each]
     to_send = counts.view(chunks, group.size(), -1).transpose(0, 1)  # [process, chunk, its expert]
     arriving = _exchange(to_send, group)
     own = arriving.sum(0)
-    host = _read(to_send.sum(2), arriving.sum(2), own)
+    host = _read(
+        (to_send.sum(2), [to_one] * group.size()),
+        (arriving.sum(2), [to_one] * group.size()),
+        (own, [[rows * group.size()] * own.shape[1] for rows in each]),
+    )
     sent, received, rows = next(host), next(host), next(host)
     return [
         ToExperts(
@@ -84,7 +92,12 @@ def plan_flat(counts: Tensor, group: dist.ProcessGroup) -> list[ToExperts]:
 
 
 def plan_two_levels(
-    counts: Tensor, copies: Tensor, across: dist.ProcessGroup, within: dist.ProcessGroup
+    counts: Tensor,
+    copies: Tensor,
+    across: dist.ProcessGroup,
+    within: dist.ProcessGroup,
+    slots: Sequence[int],
+    top_k: int,
 ) -> list[TwoLevels]:
     """Tell the processes how many tokens they get from other nodes and how many slots from their own, in each chunk. Collective.
 
@@ -93,15 +106,27 @@ def plan_two_levels(
         copies: integer `[chunks, nodes]`, this process' tokens with an expert on each node.
         across: processes with this one's place on every node, which hold experts in this order.
         within: processes of this node.
+        slots: of each chunk, those of zero-computation experts included.
+        top_k: slots of a token.
     """
     chunks, nodes, devices = len(counts), across.size(), within.size()
+    each = [balanced_slots(of, counts.shape[1]) for of in slots]
+    reached = 1 - (1 - 1 / nodes) ** (top_k * routed_share())
+    to_node = [math.ceil(of / top_k * reached) for of in slots]
     by_node = counts.view(chunks, nodes, -1)
     to_send = torch.cat([copies[..., None], by_node], -1).transpose(0, 1)  # [node, chunk, 1 + experts of the node]
     passing = _exchange(to_send, across)
-    slots = passing[..., 1:].sum(0).view(chunks, devices, -1).transpose(0, 1)  # [device, chunk, its expert]
-    arriving = _exchange(slots, within)
+    passed = passing[..., 1:].sum(0).view(chunks, devices, -1).transpose(0, 1)  # [device, chunk, its expert]
+    arriving = _exchange(passed, within)
     own = arriving.sum(0)
-    host = _read(to_send[..., 0], passing[..., 0], slots.sum(2), arriving.sum(2), own)
+    to_one = [rows * nodes * own.shape[1] for rows in each]
+    host = _read(
+        (to_send[..., 0], [to_node] * nodes),
+        (passing[..., 0], [to_node] * nodes),
+        (passed.sum(2), [to_one] * devices),
+        (arriving.sum(2), [to_one] * devices),
+        (own, [[rows * nodes * devices] * own.shape[1] for rows in each]),
+    )
     sent, received, passed_on, arrived, rows = (next(host) for _ in range(5))
     return [
         TwoLevels(
@@ -122,11 +147,14 @@ def _exchange(numbers: Tensor, group: dist.ProcessGroup) -> Tensor:
     return arriving
 
 
-def _read(*tables: Tensor) -> Iterator[list[list[int]]]:
-    """Read tables `[n, m]` in one transfer; yields each one's rows."""
-    numbers = to_host(torch.cat([table.flatten() for table in tables]))
+def _read(*tables: tuple[Tensor, list[list[int]]]) -> Iterator[list[list[int]]]:
+    """Read tables `[n, m]` in one transfer; yields each one's rows. With each goes what a balanced routing has there."""
+    numbers = to_host(
+        torch.cat([table.flatten() for table, _ in tables]),
+        lambda: [number for _, rows in tables for row in rows for number in row],
+    )
     start = 0
-    for table in tables:
+    for table, _ in tables:
         height, width = table.shape
         yield [numbers[start + row * width : start + (row + 1) * width] for row in range(height)]
         start += height * width

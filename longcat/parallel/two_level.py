@@ -44,7 +44,9 @@ class TwoLevelAllToAll:
         sizes = chunk_sizes(len(tokens), self.chunks)
         parts, asked_parts = split(experts, sizes), split(asked, sizes)
         copies = torch.stack([part.sum(0) for part in asked_parts])
-        plans = plan_two_levels(count_by_chunk(parts, counts), copies, self.across, self.within)
+        slots = [part.numel() for part in parts]
+        by_chunk = count_by_chunk(parts, counts)
+        plans = plan_two_levels(by_chunk, copies, self.across, self.within, slots, experts.shape[1])
         node_experts = len(counts) // nodes
         chunks = zip(split(tokens, sizes), parts, split(weights, sizes), asked_parts, plans, strict=True)
         return Journey(

@@ -66,7 +66,10 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
     """
     state = _state(model, optimizers, 0)
     _check(path, state, getattr(model, "config", None))
+    # those of the configuration: a process groups its own parameters only, which the file knows by the layout it was written in
+    groups = state["optimizer"].pop("param_groups")
     dcp.state_dict_loader.load(state, checkpoint_id=path)
+    state["optimizer"]["param_groups"] = groups
     set_state_dict(model, optimizers, model_state_dict=state[MODEL], optim_state_dict=state["optimizer"])
     return int(state["step"])
 

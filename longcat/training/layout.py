@@ -28,12 +28,18 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
         ConfigError: batch, processes and expert parallelism do not fit one another, or the precision is missing here.
     """
     training = config.training
+    if config.parallel.pipeline > 1 and config.parallel.schedule == "zbv" and training.compile:
+        raise ConfigError(
+            "parallel.schedule=zbv takes the gradients of weights and inputs apart, which training.compile=true cannot; "
+            "parallel.schedule=interleaved would fit"
+        )
     processes = training.processes or accelerator.count
     degrees_asked = {field.name for field in fields(Wish)}
     wish = Wish(
         processes,
         **{name: value for name, value in config.parallel if name in degrees_asked},
         batch_sequences=training.global_batch_sequences,
+        micro_batch_sequences=training.micro_batch_sequences,
         routed_experts=config.model.n_routed_experts,
         layers=config.model.num_layers,
         sequence_length=config.corpus.sequence_length_tokens,

@@ -89,7 +89,7 @@ class LazyAdamW(torch.optim.Optimizer):
             return
         state, [group] = self.state[self.tables.weight], self.param_groups
         state["step"] += 1
-        step = int(state["step"])  # on the host
+        step = round(state["step"].tolist())  # on the host
         beta1, beta2 = group["betas"]
         unbiased = math.sqrt(1 - beta2**step)
         rate = group["lr"] / (1 - beta1**step)

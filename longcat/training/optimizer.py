@@ -10,12 +10,13 @@ from longcat.model.scaling import role_of, transfer, width_over_proxy
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.master_weights import MasterWeights
+from longcat.parallel.pipeline import United
 from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.muon import Muon, OpenGroup
 
 
 def build_optimizers(
-    model: LongcatModel | MasterWeights,
+    model: LongcatModel | MasterWeights | United,
     config: OptimizerConfig,
     compute: torch.dtype = torch.bfloat16,
     tables: SpreadTables | None = None,

@@ -14,7 +14,7 @@ from longcat.accelerator import Accelerator
 from longcat.config import ModelConfig, PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
 from longcat.model.context import Phase
-from longcat.model.generation import generate
+from longcat.model.plan import to_host
 from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.ops.registry import OperatorSettings
@@ -65,7 +65,7 @@ class Trainer:
         with torch.device("meta"):  # no process ever holds more of a spread model than its part
             model = LongcatModel(config.model, OperatorSettings(config.training.reference_operators))
         self.compute = compute = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.model = model.train()
+        model.train()
         use_recomputation(model, config.training.activation_checkpointing)
         training = config.training
         self.parallel = parallelize(
@@ -78,6 +78,8 @@ class Trainer:
             seed=config.seed,
             memory_bytes=accelerator.memory_bytes,
         )
+        self.model = self.parallel.parts[0]
+        """The model, or the first part of it that this process computes."""
         self.weights = self.parallel.weights
         """The fp32 weights: what optimizers move and checkpoints hold, under the model's names."""
         self.optimizers = build_optimizers(
@@ -113,6 +115,7 @@ class Trainer:
             for name, parameter in part.named_parameters():  # what rests is not even differentiated
                 parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
         self.parallel.zero_grad()
+        self.gradients = []  # of the step before
         if self.offloaded is not None:
             self.offloaded.release()  # a checkpoint may have been written
         batch_parts = self._micro_batches(whole, self.micro_batch or len(whole[0]))
@@ -127,7 +130,7 @@ class Trainer:
         self.parallel.accumulate(batch_parts, phase, learn)
         means, routing = seen.means(), seen.routing()
         sum_parts(self.weights.parameters(), self.mesh)
-        self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables)
+        self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables, self.parallel.copies)
         agreed, square, routing, stop = self._agree(means, routing, stop)
         load, entropy, top_probability = routing[:, :-2], routing[:, -2], routing[:, -1]
         routed_tokens = (load.sum(1) / self.config.model.moe_topk).clamp_min(1)
@@ -181,7 +184,8 @@ class Trainer:
         with torch.compiler.set_stance("force_eager"):
             self.parallel.evaluate(self._micro_batches(rows, size), phase, note)
         total = sum(found.values(), torch.zeros((), device=self.mesh.device))
-        reshard(self.model)
+        for part in self.parallel.parts:
+            reshard(part)
         return float(self.mesh.sum({"losses": total / counts.targets})["losses"])
 
     def sample(self, prompt: list[int], count: int) -> list[int]:
@@ -190,11 +194,13 @@ class Trainer:
         The end of text does not end it: processes may differ in the last bit, and have to make the same number of tokens.
         """
         self.parallel.gather()
-        self.model.eval()
+        for part in self.parallel.parts:
+            part.eval()
         with torch.compiler.set_stance("force_eager"):
-            tokens = list(generate(self.model, prompt, count))
-        self.model.train()
-        reshard(self.model)
+            tokens = self.parallel.sample(prompt, count)
+        for part in self.parallel.parts:
+            part.train()
+            reshard(part)
         return tokens
 
     def settle_weights(self) -> None:
@@ -228,7 +234,8 @@ class Trainer:
         )
         square = torch.stack([summed[name] for name in squares]).sum()
         numbers = torch.cat([summed["losses"], square.view(1), summed["stop"].view(1)])
-        *values, total, stops = numbers.tolist()  # the host waits for the device once
+        # the host waits for the device once
+        *values, total, stops = to_host(numbers, lambda: [0.0] * len(numbers))
         return dict(zip(means, values, strict=True)), total, summed["expert_load"], stops > 0
 
 

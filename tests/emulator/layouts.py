@@ -17,14 +17,17 @@ from longcat.parallel.axes import Degrees
 from longcat.parallel.mesh import ProcessMesh
 from tests.parallel.training import EVERYTHING, Case, train
 
-MASKED = ("training.mask_documents=true", *EVERYTHING)
+MASKED = ("training.mask_documents=true", *EVERYTHING, "model.num_layers=2")
 CASE = Case(rows=4, overrides=MASKED, padded=True)
 LAYOUTS = {
     "one process": (Degrees(1), ()),
     "replicate": (Degrees(2, replicate=2), ()),
     "shard": (Degrees(2), ()),
     "expert": (Degrees(2, expert=2), ("parallel.chunks=2",)),
+    "pipeline": (Degrees(2, pipeline=2), ()),
     "embedding": (Degrees(2), ("parallel.embedding=true",)),
+    "context": (Degrees(2, context=2), ()),
+    "tensor": (Degrees(2, tensor=2), ()),
     "shard x expert, in two levels": (
         Degrees(4, expert=4),
         ("parallel.two_level=true", "parallel.devices_per_node=2"),

@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from longcat.config import load_config
 from longcat.model import LongcatModel
-from longcat.model import plan as planning
+from longcat.model.plan import balanced
 from longcat.model.recomputation import use_recomputation
 from longcat.ops.chunks import sized_for
 
@@ -21,10 +21,9 @@ EVERYTHING = [
 @pytest.mark.parametrize("documents", [False, True])
 @pytest.mark.parametrize("phase", ["dense", "warmup", "sparse"])
 @pytest.mark.parametrize("kind", ["cpu", "npu"])
-def test_both_passes_need_no_numbers_but_the_plan(phase, documents, recompute, kind, monkeypatch):
+def test_both_passes_need_no_numbers_but_the_plan(phase, documents, recompute, kind):
     config = load_config("smoke", overrides=EVERYTHING).model
-    monkeypatch.setattr(planning, "to_host", lambda numbers: [7] * len(numbers))
-    with FakeTensorMode(), sized_for(kind):
+    with FakeTensorMode(), sized_for(kind), balanced(2 / 3):
         model = LongcatModel(config)
         model.train()
         use_recomputation(model, recompute)

@@ -67,6 +67,6 @@ def test_a_hidden_read_in_the_backward_pass_is_seen():
 def test_counts_are_those_of_bincount(numbers):
     numbers = torch.tensor(numbers, dtype=torch.long)
     assert torch.equal(count(numbers, 6), numbers.bincount(minlength=6))
-    counts = plan(count(numbers, 6))
+    counts = plan(count(numbers, 6), numbers.numel())
     assert counts.host == counts.device.tolist()
     assert counts.rows == len(numbers)

@@ -16,6 +16,7 @@ from longcat.parallel.axes import (
     PARTS,
     SHARDS,
     SQUARES,
+    STAGES_EACH,
     SUMMED_OVER,
     TABLES,
     TOKENS,
@@ -241,17 +242,17 @@ def test_large_machines_by_hand():
             "parallel.replicate=2 with parallel.shard=4 would fit",
         ),
         (
-            {"processes": 8, "pipeline": 3},
+            {"processes": 8, "pipeline": 3, "micro_batch_sequences": 1},
             "parallel.pipeline=3 does not divide training.processes=8; "
             "parallel.pipeline=4 would fit, or take training.processes=6",
         ),
         (
-            {"processes": 8, "pipeline": 2, "tensor": 3},
+            {"processes": 8, "pipeline": 2, "micro_batch_sequences": 1, "tensor": 3},
             "parallel.pipeline=2 x parallel.tensor=3 is 6, which does not divide training.processes=8; "
             "parallel.tensor=4 would fit, or take training.processes=6",
         ),
         (
-            {"processes": 8, "pipeline": 4, "layers": 6, "stages_each": 2},
+            {"processes": 8, "pipeline": 4, "layers": 6, "schedule": "interleaved", "micro_batch_sequences": 1},
             "parallel.pipeline=4 makes 8 stages, more than model.num_layers=6; parallel.pipeline=2 would fit",
         ),
         (
@@ -264,7 +265,7 @@ def test_large_machines_by_hand():
             "parallel.context=2 would fit",
         ),
         (
-            {"processes": 8, "pipeline": 4, "expert": 4},
+            {"processes": 8, "pipeline": 4, "expert": 4, "micro_batch_sequences": 1},
             "parallel.expert=4 does not divide training.processes=8 / parallel.pipeline=4; parallel.expert=2 would fit",
         ),
         (
@@ -277,6 +278,37 @@ def test_large_machines_by_hand():
             "parallel.replicate=1 x parallel.shard=1 x parallel.tensor=4 is 4, not training.processes=6 and "
             "parallel.tensor=4 does not divide model.num_attention_heads=7; "
             "parallel.replicate=6 with parallel.tensor=1 with training.global_batch_sequences=6 would fit",
+        ),
+        (
+            {"processes": 2, "pipeline": 2},
+            "training.micro_batch_sequences=0 makes 1 micro-batch of a process' 8 sequences, and parallel.pipeline=2 needs "
+            "at least 2; training.micro_batch_sequences=4 would fit",
+        ),
+        (
+            {"processes": 4, "pipeline": 2, "micro_batch_sequences": 4},
+            "training.micro_batch_sequences=4 makes 1 micro-batch of a process' 4 sequences, and parallel.pipeline=2 needs "
+            "at least 2; training.micro_batch_sequences=2 would fit, or take training.processes=2",
+        ),
+        (
+            {"processes": 2, "pipeline": 2, "micro_batch_sequences": 3},
+            "training.micro_batch_sequences=3 does not divide a process' 8 sequences, as parallel.pipeline=2 needs it; "
+            "training.micro_batch_sequences=4 would fit",
+        ),
+        (
+            {
+                "processes": 4,
+                "pipeline": 4,
+                "micro_batch_sequences": 2,
+                "batch_sequences": 12,
+                "schedule": "interleaved",
+            },
+            "training.micro_batch_sequences=2 makes 6 micro-batches of a process' 12 sequences, and parallel.pipeline=4 needs "
+            "with parallel.schedule=interleaved a multiple of 4; training.micro_batch_sequences=3 would fit",
+        ),
+        (
+            {"processes": 8, "pipeline": 4, "micro_batch_sequences": 2, "batch_sequences": 4},
+            "training.micro_batch_sequences=2 makes 1 micro-batch of a process' 2 sequences, and parallel.pipeline=4 needs "
+            "at least 4; training.global_batch_sequences=16 would fit",
         ),
         ({"processes": -1, "expert": 1}, "training.processes=-1 is below 1"),
         ({"processes": 2, "context": 0}, "parallel.context=0 is below 1"),
@@ -291,7 +323,11 @@ def test_refusals_name_what_would_fit(wish, message):
 
 def proposals(message):
     """The changes that a refusal names, as fields of `Wish`."""
-    names = {"training.processes": "processes", "training.global_batch_sequences": "batch_sequences"}
+    names = {
+        "training.processes": "processes",
+        "training.global_batch_sequences": "batch_sequences",
+        "training.micro_batch_sequences": "micro_batch_sequences",
+    }
     for proposal in message.rsplit("; ", 1)[1].replace(" would fit", "").split(", or take "):
         changes = dict(change.split("=") for change in proposal.split(" with "))
         yield {names.get(key, key.removeprefix("parallel.")): int(value) for key, value in changes.items()}
@@ -315,10 +351,11 @@ small_degrees = st.sampled_from([1, 1, 2, 3, 4, 6, 16])
         small_degrees,
         small_degrees,
         small_degrees,
-        st.integers(1, 2),
+        st.sampled_from(list(STAGES_EACH)),
         st.integers(0, 40),
         st.sampled_from([0, 24, 32, 8192, 8191]),
         st.sampled_from([(), (("model.num_attention_heads", 64),), (("a", 12), ("b", 6))]),
+        st.integers(0, 8),
     )
 )
 def test_what_a_refusal_proposes_fits(wish):

@@ -1,6 +1,7 @@
 """Every pair of settings that docs/parallel.md says compose is trained, and is what one process trains."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -10,6 +11,7 @@ from longcat.provenance import ROOT
 from tests.parallel.training import EVERYTHING, Case, compare, limits, train
 
 AXES = {
+    "`pipeline`": {"pipeline": 2},
     "`replicate`": {"replicate": 2},
     "`shard`": {},
     "`context`": {"context": 2},
@@ -28,7 +30,7 @@ SETTINGS = {
     "Muon": ("training.optimizer.name=muon",),
     "a checkpoint": (),
     "tokens in chunks": ("parallel.chunks=2",),
-    "tokens in two levels": ("parallel.two_level=true", "parallel.devices_per_node=2"),
+    "tokens in two levels": ("parallel.two_level=true",),
 }
 """What the rows below the axes mean, by how they begin."""
 
@@ -55,7 +57,8 @@ def layout(*axes):
     degrees = {name: degree for axis in axes for name, degree in AXES[axis].items()}
     processes = 2 ** len(axes)
     if "`shard`" not in axes:  # then no rows are, and experts are in all of the copies
-        degrees["replicate"] = processes // (degrees.get("context", 1) * degrees.get("tensor", 1))
+        divided = [degrees.get(name, 1) for name in ("pipeline", "context", "tensor")]
+        degrees["replicate"] = processes // math.prod(divided)
     return Degrees(processes, **degrees)
 
 
@@ -77,10 +80,12 @@ def test_a_pair_trains_what_one_process_does(ranks, tmp_path, row, column):
     settings = () if row in AXES else next(of for name, of in SETTINGS.items() if row.startswith(name))
     degrees = layout(*{row, column}.intersection(AXES))
     if row.startswith("tokens"):  # to experts: of two processes, or of two nodes
-        degrees = dataclasses.replace(
-            degrees, processes=4, expert=2 if "chunks" in row else 4, replicate=min(degrees.replicate, 2)
-        )
+        experts = 2 if "chunks" in row or degrees.pipeline > 1 else 4
+        degrees = dataclasses.replace(degrees, processes=4, expert=experts, replicate=min(degrees.replicate, 2))
+        settings = (*settings, f"parallel.devices_per_node={experts // 2}")
     assert all(getattr(degrees, axis.strip("`")) > 1 for axis in (row, column) if axis in AXES)
+    if degrees.pipeline > 1:
+        settings = (*settings, "model.num_layers=2")
     case = Case(rows=8, overrides=settings, padded=row.startswith("documents"), steps=2)
     alone = row.startswith("a checkpoint")
     expected = ranks.on_mesh(Degrees(1), train, case, tmp_path / "state", 1 if alone else None)[0]

@@ -65,6 +65,8 @@ class Case:
     """Whether rows end in padding, at different places, and begin a second document."""
     stop: bool = False
     """Whether the last process is asked to stop."""
+    tokens: int = TOKENS
+    """Of a row."""
     mutation: tuple[str, str] | None = None
     """A reduction that is left out, see `mutate`."""
 
@@ -77,11 +79,11 @@ class Case:
 
     def batch(self, step):
         """The whole batch of a step."""
-        tokens = np.random.default_rng(step).integers(3, 512, (self.rows, TOKENS + 1))
-        targets, documents = tokens[:, 1:].copy(), np.zeros((self.rows, TOKENS), np.int64)
+        tokens = np.random.default_rng(step).integers(3, 512, (self.rows, self.tokens + 1))
+        targets, documents = tokens[:, 1:].copy(), np.zeros((self.rows, self.tokens), np.int64)
         if self.padded:
             for row in range(self.rows):
-                end = (TOKENS, 20, 30, 9)[row % 4]
+                end = (self.tokens, 20, 30, 9)[row % 4]
                 documents[row, end // 2 :] = 1
                 documents[row, end:], targets[row, end - 1 :] = PADDING, IGNORE
         return Batch(tokens[:, :-1].copy(), targets, documents)
@@ -101,8 +103,8 @@ class Outcome:
     """Of the first step, clipped."""
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     """After the last step, with the balance state."""
-    moments: list[dict[str, torch.Tensor]] = field(default_factory=list)
-    """Of each optimizer's parameters after the last step."""
+    moments: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    """What optimizers know of each parameter after the last step."""
 
     def after(self, steps):
         """The outcome without the first steps, and without gradients."""
@@ -130,27 +132,63 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
         outcome.stops.append(result.stop)
         if step == first:
             named = trainer.weights.named_parameters()
-            outcome.gradients = {name: whole_tensor(of.grad) for name, of in named if of.grad is not None}
+            own = {name: whole_tensor(of.grad) for name, of in named if of.grad is not None}
+            outcome.gradients = of_all_stages(mesh, own)
         if step + 1 == save_after:
             checkpoint.write(folder, step + 1, trainer.weights, trainer.optimizers)
     outcome.micro_batches = trainer.micro_batches
-    outcome.weights = {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()}
     for optimizer in trainer.optimizers:
         optimizer.state_dict()  # what lives in the host's memory comes
-    outcome.moments = [
-        {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    ]
+    outcome.weights = of_all_stages(mesh, {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()})
+    names = {parameter: name for name, parameter in trainer.weights.named_parameters()}
+    outcome.moments = of_all_stages(
+        mesh,
+        {
+            names[parameter]: {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
+            for optimizer in trainer.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        },
+    )
     return outcome if mesh.rank == 0 else None
 
 
+def of_all_stages(mesh, own):
+    """What the stages of a pipeline have, together; what several have, as the word embedding, they have alike to the bit."""
+    if mesh.degrees.pipeline == 1:
+        return own
+    found = [None] * mesh.degrees.pipeline
+    dist.all_gather_object(found, own, group=mesh.group("pipeline"))
+    together = {}
+    for parts in found:
+        for name, value in parts.items():
+            assert same(together.setdefault(name, value), value), f"copies of {name} differ"
+    return together
+
+
+def same(one, other):
+    """Whether two tensors, or dictionaries of tensors, are equal to the bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return torch.equal(one, other)
+
+
 def mutate(trainer, mesh, what, axis):
-    """Leave out a reduction along an axis: of a quantity, of gradients, or of what is exchanged in a model, see `EXCHANGES`."""
+    """Leave out a reduction along an axis: of a quantity, of gradients, or of what is exchanged in a model, see `EXCHANGES`.
+
+    Of the copies of the word embedding in a pipeline: the sum of their gradients, that only one is counted, or that both move.
+    """
     from longcat.parallel import context, gradients, vocabulary
     from longcat.parallel.axes import SUMMED_OVER
 
+    if what == "embedding":
+        if axis == "sum":
+            trainer.parallel._sum_embeddings = lambda: None
+        elif axis == "count":
+            trainer.parallel.copies = frozenset()
+        else:
+            trainer.parallel.write_weights = lambda: None
+        return
     places = trainer.model.places
     if what in ("keys", "heads"):
         group, scatter = places.group if what == "keys" else places.heads_group, context.scatter
@@ -196,7 +234,7 @@ def mutate(trainer, mesh, what, axis):
         trainer.parallel.backward = backward
         return
     axes = [name for name in SUMMED_OVER[what] if name != axis]
-    grid = mesh.degrees.grid_of(*SUMMED_OVER[what])
+    grid = mesh.degrees.grid_of(axis, *SUMMED_OVER[what])
     mesh._sums[what] = mesh.share(f"{what} without {axis}", grid.group(mesh.rank, *axes))
 
 

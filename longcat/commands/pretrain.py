@@ -1,0 +1,89 @@
+"""`longcat pretrain`: the flow, or a dry run of one step under any layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
+from longcat.commands.run import run_flow
+from longcat.errors import ConfigError
+
+Dry = Annotated[
+    bool, typer.Option("--dry-run", help="Run nothing: tell memory, work and traffic of a step for the worst rank.")
+]
+WorldSize = Annotated[
+    int | None, typer.Option("--world-size", metavar="N", help="With --dry-run: training processes, one per device.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="With --dry-run: the device, by its name in hardware.csv.")
+]
+MemoryGb = Annotated[
+    float | None, typer.Option("--memory-gb", metavar="GB", help="With --dry-run: memory of a device (1e9 bytes).")
+]
+
+
+def pretrain_command(title: str) -> Callable[..., None]:
+    """Make the command, with this help text."""
+
+    def command(
+        preset: Preset = None,
+        config: ConfigFile = None,
+        set_: Overrides = None,
+        workspace: WorkspacePath = Path("workspace"),
+        as_json: Json = False,
+        dry: Dry = False,
+        world_size: WorldSize = None,
+        device: Device = "Ascend910B2",
+        memory_gb: MemoryGb = None,
+    ) -> None:
+        if dry:
+            _dry_run(preset, config, set_, as_json, world_size, device, memory_gb)
+        elif world_size is not None or memory_gb is not None:
+            raise ConfigError("--world-size and --memory-gb belong to --dry-run; training has training.processes")
+        else:
+            run_flow("pretrain", preset, config, set_, workspace, as_json)
+
+    command.__doc__ = title
+    return command
+
+
+def _dry_run(
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    as_json: bool,
+    world_size: int | None,
+    device: str,
+    memory_gb: float | None,
+) -> None:
+    from longcat.config import load_config
+    from longcat.costs.hardware import require_hardware
+    from longcat.terminal import print_dry_run
+    from longcat.training.dry_run import dry_run
+
+    row = require_hardware(device)
+    memory = memory_gb or row.memory_gb
+    if memory is None:
+        raise ConfigError(f"the memory of {row.name} is not in the table of hardware; --memory-gb tells it")
+    settings = list(overrides or ())
+    if world_size is not None:
+        settings.append(f"training.processes={world_size}")
+    loaded = load_config(preset, config, settings)
+    if not loaded.training.processes:
+        raise ConfigError("a dry run needs --world-size or training.processes")
+    if loaded.parallel.two_level and not loaded.parallel.devices_per_node and row.devices_per_node:
+        settings.append(f"parallel.devices_per_node={row.devices_per_node}")
+        loaded = load_config(preset, config, settings)
+    answer = {
+        "device": row.name,
+        **dry_run(loaded, round(memory * 1e9), "npu" if row.vendor == "Huawei" else "cuda").as_dict(),
+    }
+    if as_json:
+        print(json.dumps(answer, indent=2))
+    else:
+        print_dry_run(answer)

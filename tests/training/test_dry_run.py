@@ -1,0 +1,96 @@
+"""A dry run foresees what a step of real processes does."""
+
+import json
+
+import pytest
+
+from longcat.commands.pretrain import pretrain_command
+from longcat.config import load_config
+from longcat.errors import ConfigError
+from longcat.parallel.axes import Degrees
+from longcat.training.dry_run import dry_run
+from tests.training.measured import MODEL, measure
+
+MEMORY = 10**9
+LAYOUTS = {
+    "one process": (Degrees(1), ()),
+    "shard": (Degrees(4), ("parallel.expert=1",)),
+    "replicate x expert": (Degrees(4, expert=2, replicate=2), ("parallel.replicate=2", "parallel.expert=2")),
+    "shard x expert": (
+        Degrees(4, expert=2),
+        ("parallel.expert=2", "training.micro_batch_sequences=1", "training.activation_checkpointing=selective"),
+    ),
+    "chunks and all recomputed": (
+        Degrees(2, expert=2),
+        (
+            "parallel.expert=2",
+            "parallel.chunks=2",
+            "training.activation_checkpointing=full",
+            "training.optimizer.name=muon",
+        ),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_bytes_are_those_of_real_processes_and_the_peak_is_near(ranks, name):
+    degrees, settings = LAYOUTS[name]
+    settings = ("training.global_batch_sequences=16", *settings)
+    peak, sent, flops = ranks.on_mesh(degrees, measure, settings, MEMORY)[0]
+    config = load_config(
+        "smoke", overrides=[*MODEL, *settings, f"training.processes={degrees.processes}", "training.precision=fp32"]
+    )
+    report = dry_run(config, MEMORY, "cpu").worst
+    assert bool(sent) is (degrees.processes > 1)
+    assert report.bytes_by_axis == sent
+    assert report.flops == pytest.approx(flops, rel=1e-3)
+    assert report.peak_bytes == pytest.approx(peak, rel=0.1)
+
+
+def test_more_micro_batches_cost_in_proportion():
+    def report(rows):
+        settings = [
+            "training.micro_batch_sequences=1",
+            f"training.global_batch_sequences={rows}",
+            "training.processes=2",
+        ]
+        return dry_run(load_config("smoke", overrides=[*MODEL, *settings]), MEMORY, "cpu")
+
+    few, more, many = report(2), report(4), report(12)
+    assert (few.micro_batches, more.micro_batches, many.micro_batches) == (1, 2, 6)
+    assert many.worst.peak_bytes == more.worst.peak_bytes
+    for axis, collectives in many.worst.bytes_by_axis.items():
+        for collective, amount in collectives.items():
+            one, two = (of.worst.bytes_by_axis[axis][collective] for of in (few, more))
+            assert amount == one + 5 * (two - one), (axis, collective)
+    assert many.worst.flops == few.worst.flops + 5 * (more.worst.flops - few.worst.flops)
+
+
+def test_the_command_tells_what_a_rank_needs(capsys):
+    command = pretrain_command("title")
+    settings = ["training.global_batch_sequences=48", "parallel.replicate=8", "parallel.expert=2"]
+    command(preset="smoke", set_=settings, as_json=True, dry=True, world_size=16, memory_gb=0.001)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["world_size"] == 16
+    assert answer["degrees"] == Degrees(16, expert=2, replicate=8).by_axis
+    assert answer["fits"] is (answer["peak_bytes"] <= 1_000_000)
+    assert not answer["fits"]
+    assert answer["per_rank_parameters"] * 4 == pytest.approx(answer["parameter_bytes"], rel=0.01)
+    assert answer["bytes_by_axis"]["expert"]["all-to-all"] > 0
+    command(preset="smoke", set_=settings, dry=True, world_size=16)
+    assert "fits: rank 0 needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dry": True, "world_size": 3}, r"not a multiple of training.processes=3; .* would fit"),
+        ({"dry": True, "world_size": 0}, "training.processes"),
+        ({"world_size": 4}, "belong to --dry-run"),
+        ({"dry": True, "world_size": 4, "device": "Ascend 910Q"}, "not in the table"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        pretrain_command("title")(preset="smoke", **options)
