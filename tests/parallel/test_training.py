@@ -134,6 +134,13 @@ def test_a_long_row_is_that_of_one_process(ranks, one_process):
     compare(found, one_process(case), **limits(Degrees(4, context=4)))
 
 
+def test_compiled_layers_are_divided_too(ranks, one_process):
+    layout = LAYOUTS["tensor 2"]
+    case = CASES["an expert without tokens"]
+    compiled = dataclasses.replace(case, overrides=(*case.overrides, "training.compile=true"))
+    compare(ranks.on_mesh(layout, train, compiled)[0], one_process(case), **limits(layout))
+
+
 def held_out_and_sample(mesh, case):
     """The loss on a batch after a step, and text."""
     trainer = Trainer(case.config, mesh, choose("cpu"), "fp32")
