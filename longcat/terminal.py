@@ -232,6 +232,7 @@ def print_dry_run(answer: Mapping[str, Any]) -> None:
         "step": f"{answer['micro_batches']} micro-batches, {answer['flops'] / 1e12:,.4g} TFLOP of rank {answer['rank']}",
         "verdict": f"{'fits' if worst <= limit else 'does not fit'}: rank {answer['rank']} needs {worst / 1e9:,.2f} GB "
         f"of {limit / 1e9:,.0f} GB",
+        "estimate": f"{answer['estimated_peak_bytes'] / 1e9:,.2f} GB by formulas",
         "took": f"{answer['seconds']:.1f} s",
     }
     print_pairs("dry run", pairs)

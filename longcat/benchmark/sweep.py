@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from longcat.config import PipelineConfig
+from longcat.config import ParallelConfig, PipelineConfig
 from longcat.errors import ConfigError
 
 SPEED_ONLY = {"profiled_steps": 0, "kernel_seconds": 0.0, "collective_bytes": []}
@@ -37,7 +38,7 @@ def points(config: PipelineConfig, sequence_length: int, processes: int) -> list
         processes: training processes of the run itself.
 
     Raises:
-        ConfigError: a number is below 1, or processes or sequence length do not divide the batch.
+        ConfigError: a number is below 1, or processes with rows of their own, or sequence length do not divide the batch.
     """
     sweep, training = config.benchmark.sweep, config.training
     lists = (
@@ -55,17 +56,24 @@ def points(config: PipelineConfig, sequence_length: int, processes: int) -> list
         for name, least in (("micro_batch_sequences", 0), ("sequence_length_tokens", 1), ("processes", 1)):
             if (number := getattr(point, name)) < least:
                 raise ConfigError(f"benchmark.sweep.{name}: {number} is below {least}")
-        if training.global_batch_sequences % point.processes:
+        readers = point.processes // math.prod(_sharing(config.parallel, point.processes).values())
+        if training.global_batch_sequences % readers:
             raise ConfigError(
-                f"benchmark.sweep.processes: {point.processes} do not divide training.global_batch_sequences={training.global_batch_sequences}"
+                f"benchmark.sweep.processes: {readers} do not divide training.global_batch_sequences={training.global_batch_sequences}"
             )
-        local_tokens = training.global_batch_sequences // point.processes * sequence_length
+        local_tokens = training.global_batch_sequences // readers * sequence_length
         if local_tokens % point.sequence_length_tokens:
             raise ConfigError(
                 f"benchmark.sweep.sequence_length_tokens: {point.sequence_length_tokens} does not divide the "
                 f"{local_tokens} tokens of a batch per process"
             )
     return combinations
+
+
+def _sharing(parallel: ParallelConfig, processes: int) -> dict[str, int]:
+    """Return the degrees of the axes whose processes share rows: as configured, or 1 if these do not fit the processes."""
+    degrees = {name: getattr(parallel, name) for name in ("pipeline", "context", "tensor")}
+    return degrees if processes % math.prod(degrees.values()) == 0 else dict.fromkeys(degrees, 1)
 
 
 def configured(config: PipelineConfig, point: Point) -> PipelineConfig:
@@ -78,10 +86,12 @@ def configured(config: PipelineConfig, point: Point) -> PipelineConfig:
     }
     # keep the degrees that divide the processes, and leave the others open
     replicate, shard, expert = config.parallel.replicate, config.parallel.shard, config.parallel.expert
-    layout = {
-        "replicate": 1 if point.processes % replicate else replicate,
-        "shard": shard if replicate * shard == point.processes else 0,
-        "expert": 0 if point.processes % (expert or 1) else expert,
+    sharing = _sharing(config.parallel, point.processes)
+    readers = point.processes // math.prod(sharing.values())
+    layout = sharing | {
+        "replicate": 1 if readers % replicate else replicate,
+        "shard": shard if replicate * shard == readers else 0,
+        "expert": 0 if point.processes // sharing["pipeline"] % (expert or 1) else expert,
     }
     return config.model_copy(
         update={

@@ -90,11 +90,13 @@ def table(degrees: Degrees) -> dict[str, int]:
 
 
 def served(mesh: ProcessMesh) -> dict[str, list[str]]:
-    """Return the axes of the table that the group of each name serves."""
-    names = labels(mesh)
+    """Return the axes of the table, and products of axes, that the group of each name serves."""
+    names, degrees = labels(mesh), table(mesh.degrees)
+    purposes = {_label(name, degrees, ()): name for name in mesh.groups if " x " in name}
+    purposes |= {axis: axis for axis in degrees}  # a product of which one axis is left is that axis
     found: dict[str, list[str]] = {}
-    for axis in table(mesh.degrees):
-        found.setdefault(names[id(mesh.groups[axis])], []).append(axis)
+    for purpose, group in purposes.items():
+        found.setdefault(names[id(mesh.groups[group])], []).append(purpose)
     return found
 
 

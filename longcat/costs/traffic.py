@@ -70,7 +70,8 @@ def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> 
     counts = parameters(model)
     own_experts = counts["routed_experts"] / degrees.get("expert", 1)
     tables = counts.get("ngram_tables", 0) if step.spread_tables else 0
-    dense = sum(counts.values()) - counts["routed_experts"] - tables
+    everywhere = sum(counts.values()) - counts["routed_experts"] - tables - divided_parameters(model)
+    dense = everywhere + divided_parameters(model) / degrees.get("tensor", 1)
     gathered = (dense - counts["router"]) * step.element_bytes + counts["router"] * _ROUTER_BYTES
     found: dict[str, float] = {}
     for shards, copies, numbers, size, gathers in (
@@ -82,8 +83,10 @@ def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> 
         found[shards] = sent("all_gather", shards, weights) + sent("reduce_scatter", shards, gradients)
         found[copies] = sent("all_reduce", copies, gradients / degrees.get(shards, 1))
     rows_over = [axis for axis in ("context", "tensor") if degrees.get(axis, 1) > 1]
-    row_axes = " x ".join(rows_over)
-    found[row_axes] = _keys_of_rows(model, math.prod(degrees[axis] for axis in rows_over), step)
+    found[" x ".join(rows_over)] = _keys_of_rows(model, math.prod(degrees[axis] for axis in rows_over), step)
+    if (tensor := degrees.get("tensor", 1)) > 1:
+        summed = sent("all_reduce", "tensor", everywhere * _GRADIENT_BYTES / degrees.get("dense_shard", 1))
+        found["tensor"] = found.get("tensor", 0.0) + _tokens_of_heads(model, tensor, step) + summed
     # a slot crosses there and back in each pass
     passes = 6 if step.recomputed else 4
     rows = passes * step.tokens * step.ffn_experts * model.hidden_size * step.element_bytes
@@ -95,6 +98,37 @@ def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> 
         asked = step.micro_batches * degrees.get("embedding", 1) * _NUMBER_BYTES
         found["embedding"] = sent("all_to_all", "embedding", step.table_rows * row + asked)
     return {axis: size for axis, size in found.items() if size}
+
+
+def divided_parameters(model: ModelConfig) -> int:
+    """Count the parameters whose matrices are divided over `tensor`: of heads, dense networks and the vocabulary."""
+    heads = model.num_attention_heads * (
+        model.q_lora_rank * (model.qk_nope_head_dim + model.qk_rope_head_dim)
+        + model.kv_lora_rank * (model.qk_nope_head_dim + model.v_head_dim)
+        + model.v_head_dim * model.hidden_size
+    )
+    sublayers = 2 * model.num_layers + bool(model.mtp_num_layers)
+    return (
+        sublayers * (heads + 3 * model.hidden_size * model.ffn_hidden_size) + 2 * model.hidden_size * model.vocabulary
+    )
+
+
+def _tokens_of_heads(model: ModelConfig, processes: int, step: Step) -> float:
+    """Return what processes that divide heads send to one another for the tokens of all of them.
+
+    Before heads, dense networks and the vocabulary tokens are gathered, and after them sums are scattered; in the backward
+    pass the other way round. With sparse attention chosen keys are gathered, and what indexers learn from is scattered.
+    """
+    depths, hidden = model.mtp_num_layers, model.hidden_size
+    sublayers, heads_of_words = 2 * model.num_layers + depths, 1 + depths
+    to_heads, back = sublayers * (model.q_lora_rank + hidden), sublayers * 2 * hidden
+    words = (1 + bool(depths) + heads_of_words) * hidden
+    forward_twice = (to_heads + back) if step.recomputed else 0
+    bytes_of_token = (2 * (to_heads + back + words) + forward_twice) * step.element_bytes
+    bytes_of_token += heads_of_words * processes * 2 * _STATISTIC_BYTES
+    if model.sparse_attention is not None and step.sparse:
+        bytes_of_token += sublayers * model.sparse_attention.index_topk * (_NUMBER_BYTES + _STATISTIC_BYTES)
+    return processes * step.tokens * bytes_of_token * bus_factor("all_gather", processes)
 
 
 def _keys_of_rows(model: ModelConfig, processes: int, step: Step) -> float:

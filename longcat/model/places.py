@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from longcat.ops.linear_cross_entropy import linear_cross_entropy
 from longcat.ops.registry import OperatorSettings
@@ -106,5 +106,10 @@ def take(rows: Tensor, runs: Sequence[range]) -> Tensor:
 
 def local(parameter: Tensor) -> Tensor:
     """Return this process' part of a parameter that may be divided."""
-    to_local = getattr(parameter, "to_local", None)
+    return parameter if type(parameter) in (Tensor, nn.Parameter) else _part(parameter)
+
+
+@torch.compiler.disable
+def _part(parameter: Tensor) -> Tensor:
+    to_local = getattr(parameter, "to_local", None)  # a compiler does not see it
     return parameter if to_local is None else cast(Tensor, to_local())

@@ -13,13 +13,11 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from longcat.accelerator import npu_operator
+from longcat.costs.memory import KEPT_LENGTH
 from longcat.ops.chunks import size_kind
 from longcat.ops.documents import find_document_starts, has_numbers, pack, readable
 from longcat.ops.registry import SampleInputs, operator
 
-KEPT_LENGTH = 2048
-"""Up to the scores of a row of this length `BlockAttention` keeps the probabilities for the backward pass; beyond them they
-are recomputed."""
 QUERY_BLOCK = 128
 """Queries that go through `BlockAttention` at once: their scores stay in the cache, and later keys are never touched. Sized
 for an accelerator, whose kernels keep no probabilities, it takes as many as `BLOCK_SCORES` allows."""

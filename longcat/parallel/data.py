@@ -13,15 +13,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
+from longcat.costs.memory import GATHERED_SHARE
 from longcat.model.experts import Experts
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.accumulate import AllLayers
 from longcat.parallel.axes import SHARDS
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
-
-GATHERED_SHARE = 0.25
-"""Share of a device's memory that weights may take which stay gathered from the forward pass to the backward pass."""
 
 
 class Sharded:

@@ -40,7 +40,7 @@ def parallelize(
     seed: int | None = None,
     memory_bytes: int | None = None,
 ) -> ParallelModel:
-    """Apply every axis of parallelism to a model, in place: the pipeline's parts, tensor and context first, data parallelism last.
+    """Apply every axis of parallelism to a model, in place: the pipeline's parts first, data parallelism last.
 
     Args:
         model: with the same weights in every process, or on the device `meta` with none yet.
@@ -59,13 +59,14 @@ def parallelize(
         ConfigError: tokens cannot travel in two levels in this layout.
     """
     settings = settings or ParallelConfig()
-    if mesh.degrees.tensor > 1:
-        divide_heads(model, mesh)
-    elif mesh.degrees.context > 1:
-        model.places = DividedRows(mesh)
     if seed is None:
         model.to(mesh.device)
     parts = [model] if mesh.degrees.pipeline == 1 else _stages(model, mesh, settings)
+    for part in parts:
+        if mesh.degrees.tensor > 1:
+            divide_heads(part, mesh)
+        elif mesh.degrees.context > 1:
+            part.places = DividedRows(mesh)
     spread = settings.spreads_tables(mesh.degrees.stage, rows_alone)
     tables = spread_tables(parts[0], mesh, compute, dense=not rows_alone) if spread else None
     if mesh.degrees.expert > 1:

@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 BACKEND = "rehearsal"
-_AGREED = torch.ones(1, dtype=torch.int32)
-"""What is known of a tensor that has a shape only."""
 
 
 class SilentGroup(dist.ProcessGroup):
@@ -32,6 +30,8 @@ class SilentGroup(dist.ProcessGroup):
     def __init__(self, rank: int, size: int, name: str) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._name = name
+        # made where nothing is fake
+        self._agreed = {of: torch.ones(1, dtype=of) for of in (torch.int32, torch.int64)}
         self.sent: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
 
@@ -84,13 +84,13 @@ class SilentGroup(dist.ProcessGroup):
         return self._note("send", *tensors)
 
     def recv(self, tensors: Any, *_: Any, **__: Any) -> dist.Work:
-        """Receive from one process, which counts there; a single int32 is the vote of a pipeline's stages, which agree."""
+        """Receive from one process, which counts there; a single whole number is an agreement: 1."""
         for tensor in tensors:
-            if tensor.dtype == torch.int32 and tensor.numel() == 1:
+            if tensor.numel() == 1 and not tensor.is_floating_point():
                 if type(tensor) is Tensor:
                     tensor.fill_(1)
                 else:
-                    tensor.constant = _AGREED
+                    tensor.constant = self._agreed[tensor.dtype]
         return _Done()
 
     def barrier(self, *_: Any, **__: Any) -> dist.Work:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from longcat.accelerator import choose
 from longcat.config import PipelineConfig
-from longcat.costs.memory import training_memory
+from longcat.costs.memory import Spread, training_memory
 from longcat.errors import ConfigError
 from longcat.training.layout import settle_layout, settle_precision
 
@@ -21,14 +21,21 @@ def check_training(config: PipelineConfig) -> None:
     """
     accelerator = choose(config.accelerator)
     processes = config.training.processes or accelerator.count
+    most = Spread(processes, dense=processes, holders=processes, expert=processes, tables=processes, batch=processes)
     memory = training_memory(
-        config.model, config.training, processes, settle_precision(config, accelerator), config.parallel
+        config.model,
+        config.training,
+        most,
+        settle_precision(config, accelerator),
+        config.parallel,
+        config.corpus.sequence_length_tokens,
+        accelerator.memory_bytes,
     )
     on_cpu = accelerator.kind == "cpu"
     needed = memory.states * (processes if on_cpu else 1)
     if needed > accelerator.memory_bytes:
         where = "this machine has" if on_cpu else f"a device ({accelerator.name}) has"
-        parts = ", ".join(f"{name} {size / _GIB:,.1f}" for name, size in memory.parts().items())
+        parts = ", ".join(f"{name.replace('_', ' ')} {size / _GIB:,.1f}" for name, size in memory.parts().items())
         raise ConfigError(
             f"the model does not fit: its weights, gradients and optimizer states need at least {needed / _GIB:,.1f} GiB "
             f"{'in all processes' if on_cpu else 'per device'}, {where} {accelerator.memory_bytes / _GIB:,.1f} GiB "

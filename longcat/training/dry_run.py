@@ -24,13 +24,14 @@ from longcat.accelerator import Accelerator, Kind
 from longcat.config import PipelineConfig
 from longcat.corpus.shards import Batch
 from longcat.costs.flops import expected_ffn_experts
+from longcat.costs.memory import TrainingMemory, training_memory
 from longcat.model.plan import balanced
 from longcat.ops.chunks import sized_for
 from longcat.parallel.axes import TOKENS, Degrees
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.rehearsal import rehearsal, silent
 from longcat.parallel.weights import without_numbers
-from longcat.training.layout import settle_layout
+from longcat.training.layout import settle_layout, spread_of
 from longcat.training.observation import Observation
 from longcat.training.trainer import Trainer
 
@@ -85,6 +86,8 @@ class DryRun:
     """One of each stage that differs from others: the first one, one in the middle, the last one."""
     memory_bytes: int
     """Of a device."""
+    estimate: TrainingMemory
+    """What the formulas say."""
     seconds: float
     """That the dry run took."""
 
@@ -107,6 +110,8 @@ class DryRun:
             "micro_batches": self.micro_batches,
             "memory_bytes": self.memory_bytes,
             "fits": self.fits,
+            "estimated_peak_bytes": round(self.estimate.peak),
+            "estimate": self.estimate.parts(),
             "per_rank_parameters": worst.pop("parameters"),
             **worst,
             "ranks": [asdict(report) for report in self.ranks],
@@ -138,7 +143,11 @@ def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu") -> Dr
         with _without_devices(config, degrees, stage * degrees.stage, kind) as (mesh, fake):
             trainer = Trainer(config, mesh, device, layout.precision)
             reports.append(_observe(trainer, mesh, fake, stage, micro_batches, micro_batch))
-    return DryRun(degrees.by_axis, micro_batches, reports, memory_bytes, time.perf_counter() - began)
+    length = config.corpus.sequence_length_tokens
+    estimate = training_memory(
+        config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes
+    )
+    return DryRun(degrees.by_axis, micro_batches, reports, memory_bytes, estimate, time.perf_counter() - began)
 
 
 @contextmanager
@@ -213,10 +222,10 @@ class _Saved:
             part.register_forward_hook(self._after)
 
     def begin(self) -> None:
-        self.most, self._base = 0, self._observed.bytes - self._observed.changing()
+        self.most, self._base = 0, self._observed.bytes - self._observed.gathered()
 
     def _after(self, *_: Any) -> None:
-        self.most = max(self.most, self._observed.bytes - self._observed.changing() - self._base)
+        self.most = max(self.most, self._observed.bytes - self._observed.gathered() - self._base)
 
 
 def _batch(trainer: Trainer, rows: int) -> Batch:

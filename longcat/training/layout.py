@@ -7,6 +7,7 @@ from typing import Literal
 
 from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig
+from longcat.costs.memory import Spread
 from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees, Wish
 from longcat.parallel.nodes import levels
@@ -64,6 +65,20 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
             f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"
         )
     return ParallelLayout(accelerator.kind, degrees, settle_precision(config, accelerator))
+
+
+def spread_of(degrees: Degrees) -> Spread:
+    """Return how a layout spreads what takes memory."""
+    return Spread(
+        processes=degrees.processes,
+        stages=degrees.pipeline,
+        dense=degrees.dense_shard,
+        holders=degrees.expert,
+        expert=degrees.expert * degrees.expert_shard,
+        tables=degrees.embedding,
+        tokens=degrees.context * degrees.tensor,
+        batch=degrees.batch_world,
+    )
 
 
 def settle_precision(config: PipelineConfig, accelerator: Accelerator) -> Literal["bf16", "fp32"]:

@@ -12,6 +12,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import bmm_flop, flop_registry
 
+_GATHERING = ("fsdp::split_with_sizes_copy", "aten::split_with_sizes_copy", "aten::cat")
+"""Operators by which FSDP writes gathered weights to where they stay."""
+
 
 class Observation(TorchDispatchMode):
     """Counts the bytes of storages that are referred to, and the FLOP of matrix products and attention.
@@ -30,6 +33,7 @@ class Observation(TorchDispatchMode):
         self.bytes = self.peak_bytes = self.flops = 0
         self._sizes: weakref.WeakKeyDictionary[torch.UntypedStorage, list[int]] = weakref.WeakKeyDictionary()
         self._changing: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self._gathered: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def add(self, tensors: Iterable[Tensor]) -> int:
         """Count the storages of tensors that are there already; returns the bytes of those that were not known."""
@@ -39,10 +43,10 @@ class Observation(TorchDispatchMode):
         self._settle()
         return self.bytes - before
 
-    def changing(self) -> int:
-        """Return the bytes of storages that grow and shrink, as those of gathered weights do."""
+    def gathered(self) -> int:
+        """Return the bytes of weights that are gathered now: what is copied out of a message or put together from parts."""
         self._settle()
-        return sum(storage.nbytes() for storage in self._changing)
+        return sum(storage.nbytes() for storage in self._gathered)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
@@ -56,6 +60,8 @@ class Observation(TorchDispatchMode):
             self._note(tensor)
         for tensor in _tensors(keywords.get("out")):
             self._changing.add(tensor.untyped_storage())
+            if function.name().partition(".")[0] in _GATHERING:
+                self._gathered.add(tensor.untyped_storage())
         if self.bytes > self.peak_bytes:
             self._settle()
         self._count(function.overloadpacket, arguments, keywords, result)

@@ -160,11 +160,17 @@ class Worker:
             "perf/tokens_per_second": tokens_per_second,
             "perf/step_seconds": self.batch_tokens / tokens_per_second,
             "perf/tflops_per_device": achieved / self.mesh.processes / 1e12,
-            "perf/peak_memory_gb": self.accelerator.peak_memory_bytes() / 1e9,
+            "perf/peak_memory_gb": self._peak_memory_bytes() / 1e9,
         }
         if self.job.peak_flops:
             figures["perf/mfu"] = achieved / self.job.peak_flops
         return figures
+
+    def _peak_memory_bytes(self) -> int:
+        """Return the peak memory of the process that has needed most. Collective."""
+        peak = torch.tensor(self.accelerator.peak_memory_bytes(), device=self.mesh.device)
+        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+        return int(peak)
 
     def _finish(self, steps: int, ffn_experts: float) -> None:
         self.trainer.settle_weights()

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longcat.benchmark.checks import check_benchmark
 from longcat.benchmark.sweep import configured, pareto, points, scaling
 from longcat.config import load_config
 from longcat.errors import ConfigError
@@ -45,6 +46,27 @@ def test_degrees_that_do_not_fit_are_left_open(processes, kept):
     (point,) = points(asked, 64, 4)
     layout = configured(asked, point).parallel
     assert (layout.replicate, layout.shard, layout.expert) == kept
+
+
+@pytest.mark.parametrize(("processes", "kept"), [(8, (2, 2, 2)), (4, (2, 2, 1)), (2, (1, 1, 2))])
+def test_axes_that_share_rows_are_kept_where_they_fit(processes, kept):
+    """So a batch of as few rows as there are processes with rows of their own is enough."""
+    asked = config(
+        "parallel={replicate: 2, context: 2, tensor: 2}", f"benchmark.sweep.processes=[{processes}]",
+        "training.global_batch_sequences=2",
+    )  # fmt: skip
+    (point,) = points(asked, 64, 8)
+    layout = configured(asked, point).parallel
+    assert (layout.context, layout.tensor, layout.replicate) == kept
+
+
+def test_a_length_that_the_layout_cannot_divide_is_told_before_anything_is_timed():
+    asked = config(
+        "parallel.context=4", "training.processes=4", "accelerator=cpu", "corpus.sequence_length_tokens=64",
+        "benchmark.sweep.sequence_length_tokens=[32,4]",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^benchmark.sweep: .*sequence_length_tokens=4 is not a multiple of 8"):
+        check_benchmark(asked)
 
 
 @pytest.mark.parametrize(

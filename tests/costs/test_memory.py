@@ -3,11 +3,26 @@
 import pytest
 import torch
 
-from longcat.config import load_config
-from longcat.costs.memory import training_memory
+from longcat.config import ParallelConfig, load_config
+from longcat.costs.memory import Spread, training_memory
 from longcat.model.transformer import LongcatModel
+from longcat.parallel.axes import Degrees
 from longcat.parallel.embedding import SpreadTables
+from longcat.training.layout import spread_of
 from longcat.training.optimizer import build_optimizers
+from tests.training.measured import MODEL, measure
+
+
+def estimate(config, spread=Spread(), precision="fp32", parallel=None, memory_bytes=float("inf")):  # noqa: B008
+    length = config.corpus.sequence_length_tokens
+    return training_memory(
+        config.model, config.training, spread, precision, parallel or config.parallel, length, memory_bytes
+    )
+
+
+def spread(processes):
+    """Everything over all processes, each of which has experts of its own."""
+    return Spread(processes, dense=processes, holders=64, expert=processes, tables=processes, batch=processes)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -22,7 +37,7 @@ def test_states_of_one_process_are_those_of_real_optimizers(name, preset):
         optimizer.step()
     states = [value for one in optimizers for state in one.state.values() for value in state.values()]
     held = sum(value.numel() * value.element_size() for value in states if value.numel() > 1)
-    memory = training_memory(config.model, config.training, 1, "fp32")
+    memory = estimate(config)
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4
     assert memory.weights == memory.gradients == weights
     assert memory.optimizer == pytest.approx(held, rel=0.02)
@@ -31,7 +46,7 @@ def test_states_of_one_process_are_those_of_real_optimizers(name, preset):
 
 def test_what_is_spread_gets_smaller_and_what_is_gathered_does_not():
     config = load_config("longcat-2.0")
-    few, many = (training_memory(config.model, config.training, count, "bf16") for count in (64, 4096))
+    few, many = (estimate(config, spread(count), "bf16", ParallelConfig()) for count in (64, 4096))
     assert many.weights == pytest.approx(few.weights / 64)
     assert many.gathered > 270e9  # the n-gram tables alone, 135 G numbers in bf16
     assert few.states > many.states
@@ -39,12 +54,10 @@ def test_what_is_spread_gets_smaller_and_what_is_gathered_does_not():
 
 def test_spread_rows_are_neither_gathered_nor_copied():
     config = load_config("longcat-2.0")
-    spread, gathered = (
-        training_memory(config.model, config.training, 4096, "bf16", one) for one in (config.parallel, None)
-    )
-    assert gathered.gathered - spread.gathered == pytest.approx(270e9, rel=0.01)
-    assert gathered.weights - spread.weights == pytest.approx(135e9 * 2 / 4096, rel=0.01)
-    assert gathered.gradients - spread.gradients == pytest.approx(135e9 * 4 / 4096, rel=0.01)
+    alone, gathered = (estimate(config, spread(4096), "bf16", one) for one in (config.parallel, ParallelConfig()))
+    assert gathered.gathered - alone.gathered == pytest.approx(270e9, rel=0.01)
+    assert gathered.weights == pytest.approx(alone.weights)
+    assert gathered.gradients - alone.gradients == pytest.approx(135e9 * 4 / 4096, rel=0.01)
 
 
 def test_states_of_rows_that_are_moved_late_are_those_of_the_real_optimizer():
@@ -55,8 +68,37 @@ def test_states_of_rows_that_are_moved_late_are_those_of_the_real_optimizer():
     optimizers = build_optimizers(model, config.training.optimizer, torch.float32, tables)
     states = [value for one in optimizers for state in one.state.values() for value in state.values()]
     held = sum(value.numel() * value.element_size() for value in states if value.numel() > 1)
-    memory = training_memory(config.model, config.training, 1, "fp32", config.parallel)
+    memory = estimate(config)
     assert memory.optimizer == pytest.approx(held, rel=0.001)
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4
     assert memory.weights == weights
     assert memory.gradients == weights - tables.weight.numel() * 4
+
+
+LARGE = (
+    "model.hidden_size=256", "model.ffn_hidden_size=768", "model.num_layers=3", "corpus.sequence_length_tokens=256",
+    "training.global_batch_sequences=8", "training.optimizer.name=adamw",
+)  # fmt: skip
+"""Large enough for activations to matter as they do, and small enough for a test."""
+NGRAMS = ("model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}", "parallel.embedding=true")
+LAYOUTS = {
+    "one process": (Degrees(1), ()),
+    "shard 2": (Degrees(2), ("parallel.expert=1",)),
+    "replicate 2": (Degrees(2, replicate=2), ("parallel.replicate=2", "parallel.expert=1")),
+    "expert 2": (Degrees(2, expert=2), ("parallel.expert=2",)),
+    "shard 2 x expert 2": (Degrees(4, expert=2), ("parallel.expert=2",)),
+    "embedding": (Degrees(2, expert=2), ("parallel.expert=2", *NGRAMS)),
+    "micro-batches": (Degrees(2, expert=2), ("parallel.expert=2", "training.micro_batch_sequences=2")),
+    "selective": (Degrees(1), ("training.activation_checkpointing=selective",)),
+    "full": (Degrees(1), ("training.activation_checkpointing=full",)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_peak_is_within_a_tenth_of_what_is_measured(ranks, name):
+    degrees, settings = LAYOUTS[name]
+    settings = (*MODEL, *LARGE, *settings)
+    measured, *_ = ranks.on_mesh(degrees, measure, settings, 64 * 10**9, "tiny")[0]
+    found = estimate(load_config("tiny", overrides=[*settings]), spread_of(degrees), memory_bytes=64e9)
+    assert found.peak == pytest.approx(measured, rel=0.1)

@@ -6,7 +6,7 @@ import pytest
 
 from longcat.config import load_config
 from longcat.costs.flops import parameters
-from longcat.costs.traffic import Step, bus_factor, step_traffic
+from longcat.costs.traffic import Step, bus_factor, divided_parameters, step_traffic
 
 MODEL = load_config("smoke").model
 EXPERTS = parameters(MODEL)["routed_experts"]
@@ -68,4 +68,14 @@ def test_compressed_keys_are_gathered_for_whole_rows_and_their_gradients_come_ba
     assert found == {"context": pytest.approx(2 * 3 * 1000 * keys * 2 + statistics)}
     again = step_traffic(MODEL, {"context": 4}, replace(STEP, recomputed=True))
     assert again["context"] - found["context"] == pytest.approx(3 * 1000 * keys * 2)
-    assert step_traffic(MODEL, {"context": 2, "tensor": 2}, STEP).keys() == {"context x tensor"}
+    assert step_traffic(MODEL, {"context": 2, "tensor": 2}, STEP).keys() == {"context x tensor", "tensor"}
+
+
+def test_tokens_are_gathered_before_heads_and_networks_and_scattered_after_them():
+    found = step_traffic(MODEL, {"tensor": 2}, replace(STEP, micro_batches=1))
+    hidden, sublayers = MODEL.hidden_size, 2 * MODEL.num_layers
+    numbers = sublayers * (MODEL.q_lora_rank + 3 * hidden) + 2 * hidden  # and words and the head
+    tokens = 2 * 1000 * (2 * numbers * 2 + 2 * 2 * 4) * 0.5
+    gradients = 2 * 0.5 * 4 * (DENSE - divided_parameters(MODEL))
+    keys = step_traffic(MODEL, {"context": 2}, replace(STEP, micro_batches=1))["context"]
+    assert found == {"tensor": pytest.approx(tokens + gradients + keys)}

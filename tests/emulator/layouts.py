@@ -26,6 +26,8 @@ LAYOUTS = {
     "expert": (Degrees(2, expert=2), ("parallel.chunks=2",)),
     "pipeline": (Degrees(2, pipeline=2), ()),
     "embedding": (Degrees(2), ("parallel.embedding=true",)),
+    "context": (Degrees(2, context=2), ()),
+    "tensor": (Degrees(2, tensor=2), ()),
     "shard x expert, in two levels": (
         Degrees(4, expert=4),
         ("parallel.two_level=true", "parallel.devices_per_node=2"),

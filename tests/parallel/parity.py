@@ -90,7 +90,8 @@ def shares(mesh: ProcessMesh) -> None:
         copies = mesh.degrees.grid_of(COPIES[kind]).degree(COPIES[kind])
         assert shards.mesh_dim_names == ((COPIES[kind], SHARDS[kind]) if copies > 1 else (SHARDS[kind],))
     parts = everyone((mesh.batch_rank, mesh.batch_world))
-    assert sorted(part for part, _ in parts) == list(range(mesh.processes))
+    read = [part for part in range(mesh.batch_world) for _ in range(mesh.row_processes)]
+    assert sorted(part for part, _ in parts) == read
     sums = mesh.sum(
         {"losses": torch.tensor([1.0, mesh.rank]), "stop": torch.tensor(2.0), "expert_load": torch.ones(2, 3)}
     )
@@ -110,10 +111,12 @@ class Rows:
 
 
 def loader(mesh: ProcessMesh) -> None:
-    """An epoch shows every row once, in one process or another."""
+    """An epoch shows every row once, in the processes that share it."""
     own = Loader(Rows(), 0, 8, rank=mesh.batch_rank, world=mesh.batch_world)
-    seen = everyone([number for step in range(3) for number in own.batch(step).tokens[:, 0].tolist()])
-    assert sorted(number for numbers in seen for number in numbers) == list(range(24))
+    seen = dict(
+        everyone((mesh.batch_rank, [row for step in range(3) for row in own.batch(step).tokens[:, 0].tolist()]))
+    )
+    assert sorted(number for numbers in seen.values() for number in numbers) == list(range(24))
 
 
 def steps(mesh: ProcessMesh, folder: Path) -> tuple[list[float], list[list[float]]]:

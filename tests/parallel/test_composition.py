@@ -19,20 +19,38 @@ AXES = {
     "`expert`": {"expert": 2},
 }
 """Degrees that make two processes differ along each axis; `shard` takes what is left."""
+SPARSE, NGRAMS, MUON = EVERYTHING, EVERYTHING[1], "training.optimizer.name=muon"
 SETTINGS = {
     "recomputation `full`": ("training.activation_checkpointing=full",),
-    "recomputation `selective`": ("training.activation_checkpointing=selective", *EVERYTHING),
-    "accumulation": (),  # micro-batches have one row anyway
+    "recomputation `selective`": ("training.activation_checkpointing=selective",),
+    "accumulation": ("training.micro_batch_sequences=1",),
     "documents masked": ("training.mask_documents=true",),
-    "sparse attention": EVERYTHING,
-    "n-gram tables by rows": (EVERYTHING[1], "parallel.embedding=true"),
-    "optimizer state on the host": ("training.optimizer.offload=true", "training.optimizer.name=muon"),
-    "Muon": ("training.optimizer.name=muon",),
+    "sparse attention": SPARSE,
+    "n-gram tables by rows": (NGRAMS, "parallel.embedding=true"),
+    "optimizer state on the host": ("training.optimizer.offload=true",),
+    "Muon": (MUON,),
     "a checkpoint": (),
     "tokens in chunks": ("parallel.chunks=2",),
     "tokens in two levels": ("parallel.two_level=true",),
 }
 """What the rows below the axes mean, by how they begin."""
+LARGER = ("model.num_layers=2", "model.initializer_range=0.1")
+"""A layer for each stage; and weights with which rounding moves gradients less, of norms for instance, whose terms cancel."""
+TOGETHER = {
+    "recomputed whole": (
+        "recomputation `full`",
+        "accumulation",
+        "documents masked",
+        "sparse attention",
+        "n-gram tables by rows",
+        "optimizer state on the host",
+        "Muon",
+    ),
+    "recomputed in part": ("recomputation `selective`", "accumulation", "sparse attention", "tokens in chunks"),
+    "resumed": ("a checkpoint", "accumulation", "sparse attention", "Muon"),
+    "in two levels": ("tokens in two levels", "accumulation", "documents masked"),
+}
+"""Rows that are tried in one run: each of them in the first one that has it."""
 
 
 def table():
@@ -57,8 +75,8 @@ def layout(*axes):
     degrees = {name: degree for axis in axes for name, degree in AXES[axis].items()}
     processes = 2 ** len(axes)
     if "`shard`" not in axes:  # then no rows are, and experts are in all of the copies
-        others = (degrees.get(name, 1) for name in ("pipeline", "context", "tensor"))
-        degrees["replicate"] = processes // math.prod(others)
+        divided = [degrees.get(name, 1) for name in ("pipeline", "context", "tensor")]
+        degrees["replicate"] = processes // math.prod(divided)
     return Degrees(processes, **degrees)
 
 
@@ -74,23 +92,45 @@ def test_the_table_knows_every_axis():
     assert all(any(row.startswith(name) for row in TABLE) for name in SETTINGS)
 
 
+def test_what_is_tried_together_has_every_row():
+    assert {row for rows in TOGETHER.values() for row in rows} == set(SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def trained(ranks, tmp_path_factory):
+    """Trains a group of settings under a layout once; returns what came of it, and of one process."""
+    done = {}
+
+    def once(key, how):
+        if key not in done:
+            done[key] = how()
+        return done[key]
+
+    def of(group, degrees):
+        settings = [setting for row in TOGETHER[group] for setting in SETTINGS[row]]
+        own = () if group != "in two levels" else (f"parallel.devices_per_node={degrees.expert // 2}",)
+        case = Case(8, (*LARGER, *settings), 2, padded="documents masked" in TOGETHER[group])
+        folder = once(("folder", group), lambda: tmp_path_factory.mktemp("state") / "state")
+        resumes = group == "resumed"
+        expected = once(group, lambda: ranks.on_mesh(Degrees(1), train, case, folder, 1 if resumes else None)[0])
+        here = dataclasses.replace(case, overrides=(*case.overrides, *own))
+        found = once((group, degrees), lambda: ranks.on_mesh(degrees, train, here, folder, None, resumes)[0])
+        return (found.after(0), expected.after(1)) if resumes else (found, expected)
+
+    return of
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("row", "column"), PAIRS)
-def test_a_pair_trains_what_one_process_does(ranks, tmp_path, row, column):
-    settings = () if row in AXES else next(of for name, of in SETTINGS.items() if row.startswith(name))
+def test_a_pair_trains_what_one_process_does(trained, row, column):
+    group = next((of for of, rows in TOGETHER.items() if any(row.startswith(name) for name in rows)), None)
     degrees = layout(*{row, column}.intersection(AXES))
     if row.startswith("tokens"):  # to experts: of two processes, or of two nodes
         experts = 2 if "chunks" in row or degrees.pipeline > 1 else 4
         degrees = dataclasses.replace(degrees, processes=4, expert=experts, replicate=min(degrees.replicate, 2))
-        settings = (*settings, f"parallel.devices_per_node={experts // 2}")
+    elif group == "recomputed in part":  # with them
+        degrees = dataclasses.replace(degrees, processes=4, expert=2, replicate=min(degrees.replicate, 2))
     assert all(getattr(degrees, axis.strip("`")) > 1 for axis in (row, column) if axis in AXES)
-    if degrees.pipeline > 1:
-        settings = (*settings, "model.num_layers=2")
-    case = Case(rows=8, overrides=settings, padded=row.startswith("documents"), steps=2)
-    alone = row.startswith("a checkpoint")
-    expected = ranks.on_mesh(Degrees(1), train, case, tmp_path / "state", 1 if alone else None)[0]
-    found = ranks.on_mesh(degrees, train, case, tmp_path / "state", None, alone)[0]
+    found, expected = trained(group or "recomputed whole", degrees)
     assert found.micro_batches == 8 // degrees.batch_world > 1
-    if alone:
-        expected, found = expected.after(1), found.after(0)
     compare(found, expected, **limits(degrees))

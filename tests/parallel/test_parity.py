@@ -15,6 +15,8 @@ LAYOUTS = {
     "replicate x expert": Degrees(4, expert=2, replicate=4),
     "replicate x shard x expert": Degrees(4, expert=2, replicate=2),
     "experts across replicas": Degrees(4, expert=4, replicate=2),
+    "context x tensor": Degrees(4, context=2, tensor=2),
+    "shard x tensor x expert": Degrees(4, expert=4, tensor=2),
 }
 
 pytestmark = pytest.mark.slow

@@ -127,6 +127,20 @@ def test_the_indexers_target_is_that_of_all_heads_while_attention_is_dense(ranks
         compare(found, one_process(case), **limits(layout))
 
 
+def test_a_long_row_is_that_of_one_process(ranks, one_process):
+    """See benchmarks/context_parallel.py for longer ones."""
+    case = Case(rows=1, overrides=MASKED.overrides, padded=True, tokens=3072)
+    found = ranks.on_mesh(Degrees(4, context=4), train, case)[0]
+    compare(found, one_process(case), **limits(Degrees(4, context=4)))
+
+
+def test_compiled_layers_are_divided_too(ranks, one_process):
+    layout = LAYOUTS["tensor 2"]
+    case = CASES["an expert without tokens"]
+    compiled = dataclasses.replace(case, overrides=(*case.overrides, "training.compile=true"))
+    compare(ranks.on_mesh(layout, train, compiled)[0], one_process(case), **limits(layout))
+
+
 def held_out_and_sample(mesh, case):
     """The loss on a batch after a step, and text."""
     trainer = Trainer(case.config, mesh, choose("cpu"), "fp32")
@@ -206,9 +220,9 @@ BROKEN = (
     Degrees(4, pipeline=2),
 )
 """Layouts in which sums are left out: together they have several processes on every axis."""
-SMALL = Case(rows=8, overrides=(*EVERYTHING[1:], "parallel.embedding=true"), padded=True, stop=True)
-STAGED = dataclasses.replace(SMALL, overrides=(*SMALL.overrides, "model.num_layers=2"))
-"""The same with as many layers as stages."""
+SMALL = Case(
+    rows=8, overrides=("model.num_layers=2", *EVERYTHING[1:], "parallel.embedding=true"), padded=True, stop=True
+)
 
 
 def reductions(degrees):
@@ -224,11 +238,6 @@ def reductions(degrees):
 REDUCTIONS = {of: degrees for degrees in reversed(BROKEN) for of in reductions(degrees)}
 
 
-def tried(degrees):
-    """The case that is trained in a layout."""
-    return SMALL if degrees.pipeline == 1 else STAGED
-
-
 def as_threads(degrees):
     """Whether the ranks of a layout can be threads, on whose groups nothing is sent from one to another."""
     return degrees.pipeline == 1
@@ -236,18 +245,17 @@ def as_threads(degrees):
 
 @pytest.mark.parametrize("layout", BROKEN, ids=str)
 def test_with_all_reductions_there_is_no_difference(ranks, one_process, layout):
-    found = ranks.on_mesh(layout, train, tried(layout), threads=as_threads(layout))[0]
-    expected = one_process(tried(layout))
+    found = ranks.on_mesh(layout, train, SMALL, threads=as_threads(layout))[0]
+    expected = one_process(SMALL)
     assert found.stops == [True]
     compare(found, expected, **limits(layout))
 
 
 @pytest.mark.parametrize("mutation", REDUCTIONS, ids=" over ".join)
 def test_a_reduction_that_is_left_out_is_found(ranks, one_process, mutation):
+    broken = dataclasses.replace(SMALL, mutation=mutation)
     layout = REDUCTIONS[mutation]
-    case = tried(layout)
-    broken = dataclasses.replace(case, mutation=mutation)
     found = ranks.on_mesh(layout, train, broken, threads=as_threads(layout))[0]
     sign = ELSEWHERE.get(mutation) or SIGNS.get(mutation[0]) or EXCHANGES[mutation]
     with pytest.raises(AssertionError, match=sign):
-        compare(found, one_process(case))
+        compare(found, one_process(SMALL))

@@ -65,6 +65,8 @@ class Case:
     """Whether rows end in padding, at different places, and begin a second document."""
     stop: bool = False
     """Whether the last process is asked to stop."""
+    tokens: int = TOKENS
+    """Of a row."""
     mutation: tuple[str, str] | None = None
     """A reduction that is left out, see `mutate`."""
 
@@ -77,11 +79,11 @@ class Case:
 
     def batch(self, step):
         """The whole batch of a step."""
-        tokens = np.random.default_rng(step).integers(3, 512, (self.rows, TOKENS + 1))
-        targets, documents = tokens[:, 1:].copy(), np.zeros((self.rows, TOKENS), np.int64)
+        tokens = np.random.default_rng(step).integers(3, 512, (self.rows, self.tokens + 1))
+        targets, documents = tokens[:, 1:].copy(), np.zeros((self.rows, self.tokens), np.int64)
         if self.padded:
             for row in range(self.rows):
-                end = (TOKENS, 20, 30, 9)[row % 4]
+                end = (self.tokens, 20, 30, 9)[row % 4]
                 documents[row, end // 2 :] = 1
                 documents[row, end:], targets[row, end - 1 :] = PADDING, IGNORE
         return Batch(tokens[:, :-1].copy(), targets, documents)
@@ -232,7 +234,7 @@ def mutate(trainer, mesh, what, axis):
         trainer.parallel.backward = backward
         return
     axes = [name for name in SUMMED_OVER[what] if name != axis]
-    grid = mesh.degrees.grid_of(*SUMMED_OVER[what])
+    grid = mesh.degrees.grid_of(axis, *SUMMED_OVER[what])
     mesh._sums[what] = mesh.share(f"{what} without {axis}", grid.group(mesh.rank, *axes))
 
 

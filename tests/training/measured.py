@@ -51,9 +51,9 @@ def balance(router, _inputs, output):
     return probabilities.gather(1, experts) * router.scale, experts, probabilities
 
 
-def measure(mesh, settings, memory_bytes):
+def measure(mesh, settings, memory_bytes, preset="smoke"):
     """The peak, the bytes by axis and the FLOP of a step."""
-    config = load_config("smoke", overrides=[*MODEL, *settings])
+    config = load_config(preset, overrides=[*MODEL, *settings])
     trainer = Trainer(config, mesh, Accelerator("cpu", "none", 1, memory_bytes, True), "fp32")
     for router in trainer.routers:
         router.register_forward_hook(balance)

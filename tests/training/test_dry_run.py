@@ -20,6 +20,12 @@ LAYOUTS = {
         Degrees(4, expert=2),
         ("parallel.expert=2", "training.micro_batch_sequences=1", "training.activation_checkpointing=selective"),
     ),
+    "context": (Degrees(2, context=2), ("parallel.context=2", "parallel.expert=1")),
+    "tensor": (Degrees(2, tensor=2), ("parallel.tensor=2", "parallel.expert=1")),
+    "pipeline": (
+        Degrees(2, pipeline=2),
+        ("parallel.pipeline=2", "parallel.expert=1", "model.num_layers=2", "training.micro_batch_sequences=4"),
+    ),
     "chunks and all recomputed": (
         Degrees(2, expert=2),
         (
