@@ -103,6 +103,11 @@ STAGES_EACH: dict[Schedule, int] = {"1f1b": 1, "interleaved": 2, "zbv": 2}
 """Stages that each process holds."""
 
 
+def stages_in_all(schedule: Schedule, processes: int) -> int:
+    """Return the stages of a pipeline of that many processes; one process has all layers, whatever the schedule."""
+    return processes * STAGES_EACH[schedule] if processes > 1 else 1
+
+
 def stages_of(schedule: Schedule, place: int, processes: int) -> list[int]:
     """Return the stages of the process at a place along `pipeline`: every so many-th, or in a V down the processes and up again."""
     if schedule == "zbv":
@@ -324,8 +329,9 @@ class Wish:
             divided = {stage: self.processes // self.pipeline} | divided
         if self.expert and (wrong := [name for name, value in divided.items() if value % self.expert]):
             yield f"parallel.expert={self.expert} does not divide {' and '.join(wrong)}"
-        if (stages := self.pipeline * STAGES_EACH[self.schedule]) > self.layers > 0:
-            yield f"parallel.pipeline={self.pipeline} makes {stages} stages, more than model.num_layers={self.layers}"
+        if (stages := stages_in_all(self.schedule, self.pipeline)) > self.layers > 0:
+            by = f" with parallel.schedule={self.schedule}" if stages > self.pipeline else ""
+            yield f"parallel.pipeline={self.pipeline}{by} makes {stages} stages, more than model.num_layers={self.layers}"
         for name, width in self.widths:
             if width % self.tensor:
                 yield f"parallel.tensor={self.tensor} does not divide {name}={width}"
@@ -410,7 +416,7 @@ class Wish:
     def _layouts(self) -> Iterator[dict[str, int]]:
         """All layouts of as many processes that the model allows, with no axis that was not asked for."""
         for pipeline in self._choices("pipeline", self.processes):
-            if self.layers and pipeline * STAGES_EACH[self.schedule] > self.layers:
+            if self.layers and stages_in_all(self.schedule, pipeline) > self.layers:
                 continue
             for tensor in self._choices("tensor", self.processes // pipeline):
                 if any(width % tensor for _, width in self.widths):

@@ -65,7 +65,7 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
         ArtifactError: it is of another model or optimizer; names what differs first.
     """
     state = _state(model, optimizers, 0)
-    _check(path, state, getattr(model, "config", None))
+    _agree(_fault(path, state, getattr(model, "config", None)))
     # those of the configuration: a process groups its own parameters only, which the file knows by the layout it was written in
     groups = state["optimizer"].pop("param_groups")
     dcp.state_dict_loader.load(state, checkpoint_id=path)
@@ -74,22 +74,27 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
     return int(state["step"])
 
 
-def _check(path: Path, state: dict[str, Any], config: ModelConfig | None) -> None:
-    """Refuse a checkpoint that lacks a tensor of this process, has it in another shape, or has layers behind the last one."""
+def _agree(fault: str | None) -> None:
+    """Refuse in every process what one of them has found; a stage of a pipeline knows its own layers only. Collective."""
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, fault)
+    if faults := [of for of in found if of is not None]:
+        raise ArtifactError(faults[0])
+
+
+def _fault(path: Path, state: dict[str, Any], config: ModelConfig | None) -> str | None:
+    """Find a tensor of this process that a checkpoint lacks or has in another shape, or layers behind the last one."""
     stored = FileSystemReader(path).read_metadata().state_dict_metadata
     for name, tensor in _tensors(state):
         found = stored.get(name)
         if found is None:
-            raise ArtifactError(f"{path} is of another model or optimizer: it has no {name}")
+            return f"{path} is of another model or optimizer: it has no {name}"
         if isinstance(found, TensorStorageMetadata) and list(found.size) != list(tensor.shape):
-            raise ArtifactError(
-                f"{path} is of another model: {name} is {list(found.size)} there, not {list(tensor.shape)}"
-            )
+            return f"{path} is of another model: {name} is {list(found.size)} there, not {list(tensor.shape)}"
     layers = {int(match[1]) for name in stored if (match := _LAYER.match(name))}
     if config is not None and layers and max(layers) >= config.num_layers:
-        raise ArtifactError(
-            f"{path} is of another model: it has {max(layers) + 1} layers, not model.num_layers={config.num_layers}"
-        )
+        return f"{path} is of another model: it has {max(layers) + 1} layers, not model.num_layers={config.num_layers}"
+    return None
 
 
 def _tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -69,10 +69,20 @@ def test_flops_equal_torchs_counter(preset, extra, monkeypatch):
     in_place = {torch.ops.aten.baddbmm_: lambda _, a, b, out_shape=None, **kwargs: bmm_flop(a, b)}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         sums = model.sums(tokens[:, :-1], tokens[:, 1:])
-        (sums.language_model + sums.mtp).backward()
+        (sums.language_model + sums.mtp + sums.indexer).backward()
     experts = load_metrics(sums.router_load, config)["moe/ffn_experts_per_token"]
-    expected = training_flops_per_token(config, 32, experts, "full")
-    assert counter.get_total_flops() == pytest.approx(64 * sum(expected.values()), rel=1e-3)
+    expected = sum(training_flops_per_token(config, 32, experts, "full").values()) + beyond_the_model(config, 32)
+    assert counter.get_total_flops() == pytest.approx(64 * expected, rel=1e-3)
+
+
+def beyond_the_model(config, keys):
+    """What a token costs the indexer's loss besides: the probabilities that it learns from are computed once more in each
+    sublayer, and so are its scores in the second one; and the weighting of its heads, in both passes, is not a matrix of the model."""
+    if config.sparse_attention is None:
+        return 0
+    heads, dim = config.sparse_attention.index_n_heads, config.sparse_attention.index_head_dim
+    probabilities = 2 * config.num_attention_heads * (config.qk_nope_head_dim + config.qk_rope_head_dim) * keys
+    return 2 * probabilities + 3 * 2 * heads * dim * keys + 2 * 3 * 2 * heads * keys
 
 
 def test_sparse_attention_reads_the_budget():

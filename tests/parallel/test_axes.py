@@ -253,7 +253,7 @@ def test_large_machines_by_hand():
         ),
         (
             {"processes": 8, "pipeline": 4, "layers": 6, "schedule": "interleaved", "micro_batch_sequences": 1},
-            "parallel.pipeline=4 makes 8 stages, more than model.num_layers=6; parallel.pipeline=2 would fit",
+            "parallel.pipeline=4 with parallel.schedule=interleaved makes 8 stages, more than model.num_layers=6; parallel.pipeline=2 would fit",
         ),
         (
             {"processes": 8, "tensor": 8, "widths": (("model.num_attention_heads", 4),)},

@@ -34,7 +34,7 @@ SETTINGS = {
     "tokens in two levels": ("parallel.two_level=true",),
 }
 """What the rows below the axes mean, by how they begin."""
-LARGER = ("model.num_layers=2", "model.initializer_range=0.1")
+LARGER = ("model.num_layers=2", "model.initializer_range=0.05")
 """A layer for each stage; and weights with which rounding moves gradients less, of norms for instance, whose terms cancel."""
 TOGETHER = {
     "recomputed whole": (
