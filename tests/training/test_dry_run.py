@@ -100,3 +100,14 @@ def test_the_command_tells_what_a_rank_needs(capsys):
 def test_a_layout_that_does_not_fit_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         pretrain_command("title")(preset="smoke", **options)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zbv"])
+def test_what_stages_of_a_pipeline_send_is_hidden_states_and_losses(schedule):
+    settings = ("training.processes=2", "parallel.pipeline=2", "model.num_layers=4", "training.micro_batch_sequences=1")
+    config = load_config("smoke", None, [*settings, f"parallel.schedule={schedule}", "training.precision=fp32"])
+    first, last = dry_run(config, 1 << 34).ranks
+    one = 4 * (config.corpus.sequence_length_tokens * config.model.hidden_size + 1)
+    sent = {report.stage: report.bytes_by_axis["hidden states"]["send"] // (one * 8) for report in (first, last)}
+    # forward from stages 0 and 2, backward from 1 and 3; in a V stages 1 and 2 are in one process
+    assert sent == {"1f1b": {0: 1, 1: 1}, "interleaved": {0: 3, 1: 3}, "zbv": {0: 2, 1: 2}}[schedule]
