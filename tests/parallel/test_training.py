@@ -49,11 +49,8 @@ def dense(*steps):
 
 
 CASES = {
-    "an expert without tokens": Case(rows=4, starve=True),
-    "documents and padding": MASKED,
-    "documents and padding, dense": dense(1, 0),
-    "documents and padding, indexers alone": dense(0, 1),
-    "recomputed": Case(rows=4, overrides=(*EVERYTHING, RECOMPUTED)),
+    "documents and padding, an expert without tokens": dataclasses.replace(MASKED, starve=True),
+    "documents and padding, dense, then indexers alone": dataclasses.replace(dense(1, 1), steps=2),
     "documents and padding, recomputed and accumulated": dataclasses.replace(
         MASKED, rows=16, overrides=(*MASKED.overrides, RECOMPUTED)
     ),
@@ -121,7 +118,7 @@ def test_odd_sizes_are_divided_too(ranks, one_process, layout):
 
 def test_the_indexers_target_is_that_of_all_heads_while_attention_is_dense(ranks, one_process):
     """As it is with sparse attention, see `EXCHANGES`."""
-    layout, case = LAYOUTS["context 2 x tensor 2"], CASES["documents and padding, indexers alone"]
+    layout, case = LAYOUTS["context 2 x tensor 2"], dense(0, 1)
     found = ranks.on_mesh(layout, train, dataclasses.replace(case, mutation=("target", "tensor")))[0]
     with pytest.raises(AssertionError, match="loss indexer"):
         compare(found, one_process(case), **limits(layout))
@@ -136,7 +133,7 @@ def test_a_long_row_is_that_of_one_process(ranks, one_process):
 
 def test_compiled_layers_are_divided_too(ranks, one_process):
     layout = LAYOUTS["tensor 2"]
-    case = CASES["an expert without tokens"]
+    case = Case(rows=4, starve=True)
     compiled = dataclasses.replace(case, overrides=(*case.overrides, "training.compile=true"))
     compare(ranks.on_mesh(layout, train, compiled)[0], one_process(case), **limits(layout))
 
@@ -152,7 +149,7 @@ def held_out_and_sample(mesh, case):
 
 @pytest.mark.parametrize("layout", ["context 2", "context 2 x tensor 2", "shard 2 x tensor 2, expert 4"])
 def test_held_out_loss_and_sample_are_those_of_one_process(ranks, layout):
-    case = CASES["documents and padding"]
+    case = MASKED
     [(loss, text, _)] = ranks.on_mesh(Degrees(1), held_out_and_sample, case)
     for found, written, again in ranks.on_mesh(LAYOUTS[layout], held_out_and_sample, case):
         assert abs(found - loss) <= 1e-6 * loss
