@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from longcat.accelerator import npu_operator
 from longcat.ops.registry import SampleInputs, operator
@@ -130,21 +131,18 @@ class _GroupedMatmul(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         gradient = _aligned_rows(gradients[0], ctx.counts)
-        d_weight = torch.empty_like(weight)
-        start = 0
-        for group, count in enumerate(ctx.counts):
-            end = start + _aligned(count)
-            torch.mm(gradient[start:end].mT, x[start:end], out=d_weight[group])
-            start = end
+        d_weight = _weight_gradients(gradient, x, ctx.counts)
         return _products(gradient, weight, ctx.counts), d_weight, None
 
 
+# each loop over groups is one operator to what looks at operators
+@torch.library.custom_op("longcat::aligned_rows", mutates_args=())
 def _aligned_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
     """Copy the rows of each group to the next multiple of `ROW_MULTIPLE`; between them are zeros.
 
     So no product reads another group's rows: what is not finite there would spoil a sum, also when it is multiplied by 0.
     """
-    aligned = x.new_empty(sum(map(_aligned, counts)), x.shape[1])
+    aligned = x.new_empty(_aligned_sum(counts), x.shape[1])
     source = target = 0
     for count in counts:
         end = target + count
@@ -155,6 +153,12 @@ def _aligned_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
     return aligned
 
 
+@_aligned_rows.register_fake
+def _(x: Tensor, counts: Sequence[int]) -> Tensor:
+    return x.new_empty(_aligned_sum(counts), x.shape[1])
+
+
+@torch.library.custom_op("longcat::grouped_products", mutates_args=())
 def _products(aligned: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
     """Multiply the rows of each group, as `_aligned_rows` lays them, by its `weight[g]` `[in, out]`: `[rows, out]`.
 
@@ -173,6 +177,38 @@ def _products(aligned: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
     return out
 
 
+@_products.register_fake
+def _(aligned: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
+    return aligned.new_empty(sum(counts), weight.shape[2])
+
+
+@torch.library.custom_op("longcat::grouped_weight_gradients", mutates_args=())
+def _weight_gradients(gradient: Tensor, aligned: Tensor, counts: Sequence[int]) -> Tensor:
+    """Multiply the rows of each group's gradient, transposed, by its rows: `[groups, out, in]`."""
+    out = gradient.new_empty(len(counts), gradient.shape[1], aligned.shape[1])
+    start = 0
+    for group, count in enumerate(counts):
+        end = start + _aligned(count)
+        torch.mm(gradient[start:end].mT, aligned[start:end], out=out[group])
+        start = end
+    return out
+
+
+@_weight_gradients.register_fake
+def _(gradient: Tensor, aligned: Tensor, counts: Sequence[int]) -> Tensor:
+    return gradient.new_empty(len(counts), gradient.shape[1], aligned.shape[1])
+
+
+@register_flop_formula(torch.ops.longcat.grouped_products)
+def _product_flops(aligned: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * aligned[0] * weight[1] * weight[2]
+
+
+@register_flop_formula(torch.ops.longcat.grouped_weight_gradients)
+def _gradient_flops(gradient: Sequence[int], aligned: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * gradient[0] * gradient[1] * aligned[1]
+
+
 def _few_rows(x: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
     """Multiply each group without spare rows and without a gradient."""
     matrices = [weight[group] for group, count in enumerate(counts) if count]
@@ -182,3 +218,7 @@ def _few_rows(x: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
 
 def _aligned(count: int) -> int:
     return -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def _aligned_sum(counts: Sequence[int]) -> int:
+    return sum(map(_aligned, counts))

@@ -7,9 +7,12 @@ nothing and writes down what would be sent. Routing is assumed to be balanced, a
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -131,23 +134,48 @@ def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu") -> Dr
         ConfigError: the layout does not fit; names the nearest one that does.
     """
     began = time.perf_counter()
-    device = Accelerator("cpu", "none", 1, memory_bytes, supports_bf16=True)
-    layout = settle_layout(config, device)
+    layout = settle_layout(config, _device(memory_bytes))
     degrees = layout.degrees
-    rows = config.training.global_batch_sequences // degrees.batch_world
-    micro_batch = config.training.micro_batch_sequences or rows
-    micro_batches = -(-rows // micro_batch)
     stages = sorted({0, min(1, degrees.pipeline - 1), degrees.pipeline - 1})
-    reports = []
-    for stage in stages:
-        with _without_devices(config, degrees, stage * degrees.stage, kind) as (mesh, fake):
-            trainer = Trainer(config, mesh, device, layout.precision)
-            reports.append(_observe(trainer, mesh, fake, stage, micro_batches, micro_batch))
+    ranks = [(config, memory_bytes, kind, stage) for stage in stages]
+    if len(ranks) == 1:
+        reports = [report_of(*ranks[0])]
+    else:  # a process for each, as torch remembers groups by what they look like in the rank before
+        with ProcessPoolExecutor(
+            min(len(ranks), os.cpu_count() or 1), multiprocessing.get_context("spawn"), max_tasks_per_child=1
+        ) as pool:
+            reports = list(pool.map(report_of, *zip(*ranks, strict=True)))
     length = config.corpus.sequence_length_tokens
     estimate = training_memory(
         config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes
     )
+    micro_batches, _ = _micro_batches(config, degrees)
     return DryRun(degrees.by_axis, micro_batches, reports, memory_bytes, estimate, time.perf_counter() - began)
+
+
+def report_of(
+    config: PipelineConfig, memory_bytes: int, kind: Kind, stage: int, every_micro_batch: bool = False
+) -> RankReport:
+    """Run the first step of a configuration for the first rank of a stage of the pipeline; see `dry_run`.
+
+    What repeats from one micro-batch to the next is run once and scaled, but for `every_micro_batch`.
+    """
+    device = _device(memory_bytes)
+    layout = settle_layout(config, device)
+    with _without_devices(config, layout.degrees, stage * layout.degrees.stage, kind) as (mesh, fake):
+        trainer = Trainer(config, mesh, device, layout.precision)
+        return _observe(trainer, mesh, fake, stage, *_micro_batches(config, layout.degrees), every_micro_batch)
+
+
+def _device(memory_bytes: int) -> Accelerator:
+    return Accelerator("cpu", "none", 1, memory_bytes, supports_bf16=True)
+
+
+def _micro_batches(config: PipelineConfig, degrees: Degrees) -> tuple[int, int]:
+    """Return the number of micro-batches of a step, and the rows of one."""
+    rows = config.training.global_batch_sequences // degrees.batch_world
+    micro_batch = config.training.micro_batch_sequences or rows
+    return -(-rows // micro_batch), micro_batch
 
 
 @contextmanager
@@ -165,11 +193,17 @@ def _without_devices(
 
 
 def _observe(
-    trainer: Trainer, mesh: ProcessMesh, fake: FakeTensorMode, stage: int, micro_batches: int, micro_batch: int
+    trainer: Trainer,
+    mesh: ProcessMesh,
+    fake: FakeTensorMode,
+    stage: int,
+    micro_batches: int,
+    micro_batch: int,
+    every: bool,
 ) -> RankReport:
-    """Let a trainer make steps of few micro-batches, and report one of as many as there are.
+    """Let a trainer make a step of few micro-batches, and report one of as many as there are.
 
-    From the number on that fills a pipeline twice, each further micro-batch does what the one before it did.
+    Once a pipeline is full and gradients are there, each further micro-batch does what the one before it did.
     """
     observed = Observation()
     parameters = list(trainer.weights.parameters())
@@ -180,23 +214,29 @@ def _observe(
             if "step" in state:  # counted where there are numbers
                 state["step"].fill_(1)
     parameter_bytes, optimizer_bytes = observed.add([*parameters, *copies]), observed.add(states)
-    saved = _Saved(trainer, observed)
-    few = min(micro_batches, max(2, 2 * mesh.degrees.pipeline))
-    with fake, observed:
-        before = _made(mesh, observed)
-        if micro_batches > few:
-            trainer.step(0, _batch(trainer, micro_batch * (few - 1)))
-        between = _made(mesh, observed)
-        saved.begin()
-        trainer.step(0, _batch(trainer, micro_batch * few))
-        after = _made(mesh, observed)
+    stages = mesh.degrees.pipeline
+    in_turn = stages == 1 or trainer.config.parallel.schedule == "1f1b"
+    few = micro_batches if every else min(micro_batches, stages + 2 if in_turn else 2 * stages)
     rest = micro_batches - few
-    total = {
-        key: after[key] - between[key] + rest * ((after[key] - between[key]) - (between[key] - before[key]))
-        for key in after
-    }
+    with fake, observed:
+        marks = _Marks(trainer, mesh, observed, stages - stage if in_turn else few)
+        if rest and not in_turn:
+            trainer.step(0, _batch(trainer, micro_batch * (few - 1)))
+        between = marks.now()
+        peak_between = observed.peak_bytes
+        marks.begin()
+        trainer.step(0, _batch(trainer, micro_batch * few))
+        after = marks.now()
+    total, peak_bytes = after - between, observed.peak_bytes
+    if rest and in_turn:
+        (total_before, bytes_before), (total_after, bytes_after) = marks.seen[-2:]
+        total += rest * (total_after - total_before)
+        peak_bytes += rest * max(0, bytes_after - bytes_before)
+    elif rest:
+        total += rest * (total - between)
+        peak_bytes += rest * (peak_bytes - peak_between)
     by_axis: BytesByAxis = {}
-    for (axis, collective), amount in total.items():
+    for (axis, collective), amount in total.numbers.items():
         if axis and amount:
             by_axis.setdefault(axis, {})[collective] = amount
     return RankReport(
@@ -206,26 +246,64 @@ def _observe(
         parameter_bytes=parameter_bytes,
         optimizer_bytes=optimizer_bytes,
         gradient_bytes=sum(of.part.numel() * of.part.element_size() for of in trainer.gradients),
-        saved_bytes=saved.most,
-        peak_bytes=observed.peak_bytes,
-        flops=total["", "flops"],
+        saved_bytes=marks.saved,
+        peak_bytes=peak_bytes,
+        flops=total.numbers["", "flops"],
         bytes_by_axis=by_axis,
     )
 
 
-class _Saved:
-    """What forward passes leave for backward passes."""
+@dataclass(frozen=True)
+class _Made:
+    """What has been done: bytes by axis and collective, and the FLOP."""
 
-    def __init__(self, trainer: Trainer, observed: Observation) -> None:
-        self._observed, self.most, self._base = observed, 0, 0
+    numbers: dict[tuple[str, str], int]
+
+    def __add__(self, other: _Made) -> _Made:
+        return _Made(
+            {key: self.numbers.get(key, 0) + other.numbers.get(key, 0) for key in self.numbers | other.numbers}
+        )
+
+    def __sub__(self, other: _Made) -> _Made:
+        return self + -1 * other
+
+    def __rmul__(self, factor: int) -> _Made:
+        return _Made({key: factor * amount for key, amount in self.numbers.items()})
+
+
+class _Marks:
+    """What has been done, and what lives, as each forward pass of a step begins; and what forward passes leave behind."""
+
+    def __init__(self, trainer: Trainer, mesh: ProcessMesh, observed: Observation, in_flight: int) -> None:
+        """Watch a trainer, of whose micro-batches so many are in flight before the first backward pass."""
+        self._mesh, self._observed, self._in_flight = mesh, observed, in_flight * len(trainer.parallel.parts)
+        self.seen: list[tuple[_Made, int]] = []
+        """What has been done and the bytes that live, by forward pass."""
+        self.saved, self._base, self._passes = 0, 0, 0
+        trainer.model.register_forward_pre_hook(self._before)
         for part in trainer.parallel.parts:
             part.register_forward_hook(self._after)
 
     def begin(self) -> None:
-        self.most, self._base = 0, self._observed.bytes - self._observed.gathered()
+        """Begin with a step."""
+        self.seen, self.saved, self._passes = [], 0, 0
+        self._base = self._alive()
+
+    def now(self) -> _Made:
+        """Return what has been done so far."""
+        return _Made(dict(_made(self._mesh, self._observed)))
+
+    def _alive(self) -> int:
+        gathered = self._observed.gathered()
+        return self._observed.bytes - gathered
+
+    def _before(self, *_: Any) -> None:
+        self.seen.append((self.now(), self._alive()))
 
     def _after(self, *_: Any) -> None:
-        self.most = max(self.most, self._observed.bytes - self._observed.gathered() - self._base)
+        self._passes += 1
+        if self._passes <= self._in_flight:
+            self.saved = max(self.saved, self._alive() - self._base)
 
 
 def _batch(trainer: Trainer, rows: int) -> Batch:

@@ -168,6 +168,40 @@ class Cut:
     parts: tuple[Part, ...]
     """Of each process."""
 
+    def join(self, pieces: Tensor, count: int) -> Tensor:
+        """Put matrices `[count, rows, columns]` together from each process' parts of all of them, one after the other."""
+        if (blocks := self._blocks()) is not None:
+            grid, (rows, columns), order = blocks
+            by_place = pieces.view(len(order), count, rows, columns)[torch.tensor(order, device=pieces.device)]
+            return by_place.unflatten(0, grid).permute(2, 0, 3, 1, 4).reshape(count, self.rows, self.columns)
+        whole = pieces.new_empty(count, self.rows, self.columns)
+        for part, piece in zip(self.parts, pieces.split([count * part.numbers for part in self.parts]), strict=True):
+            part.of(whole).copy_(piece.view(count, len(part.rows), len(part.columns)))
+        return whole
+
+    def split(self, matrices: Tensor) -> Tensor:
+        """Return the numbers of each process' parts of matrices, one process after the other: what `join` puts together."""
+        if (blocks := self._blocks()) is not None:
+            grid, (rows, columns), order = blocks
+            by_place = (
+                matrices.view(len(matrices), grid[0], rows, grid[1], columns).permute(1, 3, 0, 2, 4).flatten(0, 1)
+            )
+            by_process = sorted(range(len(order)), key=order.__getitem__)
+            return by_place[torch.tensor(by_process, device=matrices.device)].flatten()
+        return torch.cat([part.of(matrices).flatten() for part in self.parts])
+
+    def _blocks(self) -> tuple[tuple[int, int], tuple[int, int], list[int]] | None:
+        """Return how many blocks there are each way, their size, and the process of each; None if parts differ in size.
+
+        With them the work of thousands of processes is a few operators.
+        """
+        rows, columns = len(self.parts[0].rows), len(self.parts[0].columns)
+        if not rows * columns or any(len(part.rows) != rows or len(part.columns) != columns for part in self.parts):
+            return None
+        places = [(part.rows.start, part.columns.start) for part in self.parts]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        return (self.rows // rows, self.columns // columns), (rows, columns), order
+
 
 @dataclass(frozen=True)
 class Copies:
@@ -271,12 +305,9 @@ def orthogonalise_by_owners(parts: Tensor, cut: Cut, dealt: int = 0) -> Tensor:
 
     arrived = parts.new_empty(sum(to_own))
     dist.all_to_all_single(arrived, parts[place].flatten(), to_own, to_owners, group=cut.processes)
-    whole = parts.new_empty(own, cut.rows, cut.columns)
-    for part, piece in zip(cut.parts, arrived.split(to_own), strict=True):
-        part.of(whole).copy_(piece.view(own, len(part.rows), len(part.columns)))
-    results = orthogonalise(whole, parts.dtype)
+    results = orthogonalise(cut.join(arrived, own), parts.dtype)
     returned = torch.empty_like(parts)
-    message = torch.cat([part.of(results).flatten() for part in cut.parts])
+    message = cut.split(results)
     dist.all_to_all_single(returned.view(-1), message, to_owners, to_own, group=cut.processes)
     updates = torch.empty_like(parts)
     updates[place] = returned

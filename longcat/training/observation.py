@@ -52,10 +52,12 @@ class Observation(TorchDispatchMode):
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
     ) -> Any:
         """Compute an operator and note what it has made."""
-        if any(issubclass(of, DTensor) for of in types):
-            return NotImplemented
         keywords = keywords or {}
         result = function(*arguments, **keywords)
+        if any(issubclass(of, DTensor) for of in types):
+            # only what lives here: to find out about shapes, a DTensor makes fake tensors that are whole
+            self.add(_tensors((arguments, keywords, result)))
+            return result
         for tensor in _tensors((arguments, keywords, result)):
             self._note(tensor)
         for tensor in _tensors(keywords.get("out")):
