@@ -74,6 +74,13 @@ SHARDS: dict[Kind, str] = {
 """Axis along which a parameter of each kind is sharded; its gradients are summed over it, too."""
 PARTS = "tensor"
 """Axis along which the gradients of "dense" parameters, which all its processes hold, are parts by tokens to be summed."""
+HOLDERS: dict[Kind, tuple[str, ...]] = {
+    "dense": (COPIES["dense"], PARTS),
+    "divided": (COPIES["dense"],),
+    "expert": (COPIES["expert"],),
+    "table": (),
+}
+"""Axes along which processes hold the same shard of a parameter of each kind."""
 SQUARES: dict[Kind, Quantity] = {
     "dense": "dense_gradient_square",
     "divided": "divided_gradient_square",

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.model.places import Places, take
+from longcat.model.places import WHOLE, Places, take
 from longcat.model.transformer import LossSums
 from longcat.parallel.mesh import ProcessMesh
 
@@ -141,7 +141,7 @@ class DividedRows(Places):
     @property
     def whole(self) -> Places:
         """Every process computes all tokens."""
-        return Places()
+        return WHOLE
 
     def own(self, length: int) -> list[range]:
         """See `Places`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from longcat.parallel.axes import PARTS, SHARDS, SQUARES, Kind, Quantity
+from longcat.parallel.axes import HOLDERS, PARTS, SHARDS, SQUARES, Kind, Quantity
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.mesh import ProcessMesh
 
@@ -99,7 +99,13 @@ def clip(gradients: Sequence[LocalGradient], norm: float, limit: float) -> None:
             gradient.part.mul_(limit / norm)
 
 
-def _kind(parameter: nn.Parameter) -> Kind:
+def holders(parameter: Tensor, mesh: ProcessMesh) -> tuple[int, ...]:
+    """Return the ranks that hold the same part of a parameter, this process' own included, in ascending order."""
+    axes = HOLDERS[_kind(parameter)]
+    return mesh.degrees.grid_of(*axes).group(mesh.rank, *axes) if axes else (mesh.rank,)
+
+
+def _kind(parameter: Tensor) -> Kind:
     axes = (isinstance(parameter, DTensor) and parameter.device_mesh.mesh_dim_names) or ()
     return next((kind for axis, kind in _SPREAD_OVER.items() if axis in axes), "dense")
 

@@ -22,6 +22,8 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 OpenGroup = Callable[[tuple[int, ...]], dist.ProcessGroup]
 """Opens a group of these ranks, or finds one; each of them calls it, and no other."""
+Holders = Callable[[Tensor], tuple[int, ...]]
+"""The ranks that hold the same part of a parameter as this process, in ascending order."""
 
 WithState = Callable[[Tensor], AbstractContextManager[None]]
 """Makes sure that a parameter's state is on the device for a while."""
@@ -56,7 +58,8 @@ class Muon(torch.optim.Optimizer):
     matrix is orthogonalised by one process, its owner. The parts of all cut matrices of a shape travel to their owners in
     one all-to-all, and the updates back in another; copies get theirs by an all-gather. Owners take turns, over all
     shapes. `dtype` is the type of the matrix products, and of what travels: bf16 without hardware support costs several
-    times the rest of the step. `open_group` opens, or finds, the processes of these ranks, where several axes cut a matrix.
+    times the rest of the step. `open_group` opens, or finds, the processes of these ranks, where several axes cut a matrix;
+    `holders` says who holds a copy, where a parameter's own mesh does not.
     """
 
     def __init__(
@@ -67,15 +70,22 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float,
         dtype: torch.dtype = torch.bfloat16,
         open_group: OpenGroup | None = None,
+        holders: Holders | None = None,
     ) -> None:
         self.dtype = dtype
         self.with_state: WithState = lambda _: nullcontext()
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         open_group = None if open_group is None else cache(open_group)
         self._cuts: dict[Tensor, Cut | None] = {}
+        self._copies: dict[Tensor, Copies | None] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
                 self._cuts[parameter] = cut_of(parameter, open_group)
+                self._copies[parameter] = (
+                    copies_of(parameter)
+                    if holders is None or open_group is None
+                    else copies_among(holders(parameter), open_group)
+                )
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
@@ -87,7 +97,7 @@ class Muon(torch.optim.Optimizer):
             alike: dict[tuple[tuple[int, ...], Cut | None, Copies | None], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    key = tuple(parameter.shape), self._cuts[parameter], copies_of(parameter)
+                    key = tuple(parameter.shape), self._cuts[parameter], self._copies[parameter]
                     alike.setdefault(key, []).append(parameter)
             for (_, cut, copies), parameters in alike.items():
                 dealt += self._update(parameters, group, cut, copies, dealt)
@@ -183,8 +193,16 @@ class Copies:
         return by_first.transpose(0, 1).flatten(0, 1)[:matrices]
 
 
+def copies_among(ranks: tuple[int, ...], open_group: OpenGroup) -> Copies | None:
+    """Return the processes of these ranks, which hold the same part of a parameter; None for one. Collective, if it is new."""
+    if len(ranks) == 1:
+        return None
+    group = open_group(ranks)
+    return Copies(group, dist.get_rank(group), len(ranks))
+
+
 def copies_of(parameter: Tensor) -> Copies | None:
-    """Return the processes that hold the same part of a parameter; None if no other one does.
+    """Return the processes of a parameter's mesh that hold the same part of it; None if no other one does.
 
     Raises:
         ValueError: it is replicated along two axes of processes.

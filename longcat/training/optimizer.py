@@ -12,7 +12,7 @@ from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.master_weights import MasterWeights
 from longcat.parallel.pipeline import United
 from longcat.training.lazy_adamw import LazyAdamW
-from longcat.training.muon import Muon, OpenGroup
+from longcat.training.muon import Holders, Muon, OpenGroup
 
 
 def build_optimizers(
@@ -22,6 +22,7 @@ def build_optimizers(
     tables: SpreadTables | None = None,
     steps: int = 0,
     open_group: OpenGroup | None = None,
+    holders: Holders | None = None,
 ) -> list[torch.optim.Optimizer]:
     """Build AdamW, and Muon where it is asked for; the matrix products of Muon are of the type `compute`.
 
@@ -35,7 +36,7 @@ def build_optimizers(
     Each group has its factor on the learning rate, `lr_scale`: the routers' fraction, and with `model.proxy_hidden_size` that
     of the transfer from the proxy. With `lazy_ngram_moments` the `tables` have `LazyAdamW`, made for `steps` steps. A
     parameter without a gradient rests: the step leaves its weights and its state alone. State is there from the
-    start, so that a checkpoint of a run in which some parameters have rested holds it too. `open_group`: see `Muon`.
+    start, so that a checkpoint of a run in which some parameters have rested holds it too. `open_group` and `holders`: see `Muon`.
     """
     width = width_over_proxy(model.config)
     lazy = tables if config.lazy_ngram_moments else None
@@ -79,7 +80,7 @@ def build_optimizers(
         )
     if matrices := groups_of(muon=True):
         optimizers.append(
-            Muon(matrices, config.learning_rate, config.momentum, config.weight_decay, compute, open_group)
+            Muon(matrices, config.learning_rate, config.momentum, config.weight_decay, compute, open_group, holders)
         )
     return optimizers
 

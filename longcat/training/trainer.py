@@ -22,7 +22,7 @@ from longcat.padding import IGNORE, is_padding
 from longcat.parallel.accumulate import MicroBatch
 from longcat.parallel.context import statistics_of_rows
 from longcat.parallel.data import reshard
-from longcat.parallel.gradients import LocalGradient, clip, local_gradients, squared_norms, sum_parts
+from longcat.parallel.gradients import LocalGradient, clip, holders, local_gradients, squared_norms, sum_parts
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.parallelize import parallelize
 from longcat.training.balance import bias_update_rate, update_router_bias
@@ -88,7 +88,8 @@ class Trainer:
             compute,
             self.parallel.tables,
             training.steps,
-            partial(mesh.share, "cut matrices"),
+            partial(mesh.share, "matrices of Muon"),
+            partial(holders, mesh=mesh),
         )
         self.offloaded = OffloadedStates(self.optimizers) if training.optimizer.offload else None
         self.routers = [layer.mlp.router for part in self.parallel.parts for layer in part.blocks]

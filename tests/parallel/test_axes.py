@@ -13,7 +13,7 @@ from longcat.parallel.axes import (
     BATCH,
     DENSE,
     EXPERT,
-    PARTS,
+    HOLDERS,
     SHARDS,
     SQUARES,
     STAGES_EACH,
@@ -149,7 +149,6 @@ def test_a_batch_is_read_once(table):
 def test_each_element_of_each_parameter_is_counted_once_in_the_norm(table):
     """Over the group of a square, the shards of all parameters of its kind are there, each once; copies are elsewhere."""
     divided = {"dense": (), "divided": ("tensor",), "expert": ("expert",), "table": ()}
-    alike = {"dense": ("replicate", PARTS), "divided": ("replicate",), "expert": ("expert_replicate",), "table": ()}
     for kind, square in SQUARES.items():
         axes = SUMMED_OVER[square]
         grid = table.grid_of(*axes)
@@ -157,7 +156,7 @@ def test_each_element_of_each_parameter_is_counted_once_in_the_norm(table):
         for rank in range(table.processes):
             held = [tuple(grid.place(member, axis) for axis in split) for member in grid.group(rank, *axes)]
             assert sorted(held) == list(itertools.product(*(range(grid.degree(axis)) for axis in split)))
-            copies = grid.group(rank, *alike[kind]) if alike[kind] else (rank,)  # rows of tables have no copy
+            copies = grid.group(rank, *HOLDERS[kind]) if HOLDERS[kind] else (rank,)  # rows of tables have no copy
             assert len({tuple(grid.place(member, axis) for axis in split) for member in copies}) == 1
 
 

@@ -14,7 +14,7 @@ from longcat.parallel.axes import STAGES_EACH, Degrees, stage_owner, stages_of
 from longcat.training.layout import settle_layout
 from longcat.training.trainer import Trainer
 from tests.parallel.ranks import RanksFailed
-from tests.parallel.training import EVERYTHING, Case, compare, same, train
+from tests.parallel.training import EVERYTHING, Case, compare, limits, same, train
 
 LAYERS = {"1f1b": 2, "interleaved": 4, "zbv": 4}
 """Layers of the model, so that two processes have stages for each schedule."""
@@ -121,6 +121,23 @@ def test_a_step_is_that_of_one_process(ranks, one_process, layout, schedule, cas
     assert found.micro_batches == 8 // LAYOUTS[layout].batch_world
     # rounding grows with the depth in any layout, and first steps of AdamW divide gradients by ones as small as it
     compare(found, one_process(case), gradients=2e-6, weights=5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        Degrees(8, expert=4, pipeline=2, context=2, tensor=2),
+        Degrees(8, expert=2, pipeline=2, replicate=2, tensor=2),
+        Degrees(8, expert=4, pipeline=2, replicate=2, context=2),
+    ],
+    ids=str,
+)
+def test_axes_of_tokens_copies_and_experts_in_every_stage(ranks, one_process, degrees):
+    case = of(Case(rows=8, overrides=(*EVERYTHING, APART, "parallel.embedding=true"), padded=True), "1f1b")
+    found = ranks.on_mesh(degrees, train, case)[0]
+    assert found.micro_batches == 8 // degrees.batch_world
+    compare(found, one_process(case), **limits(degrees), weights=5e-5)
 
 
 @pytest.mark.slow

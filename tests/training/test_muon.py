@@ -195,7 +195,17 @@ def orthogonalised(mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("degrees", [Degrees(2), Degrees(4, 2), Degrees(4, replicate=2), Degrees(4, 2, 2)])
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        Degrees(2),
+        Degrees(4, 2),
+        Degrees(4, replicate=2),
+        Degrees(4, 2, 2),
+        Degrees(2, tensor=2),
+        Degrees(4, 2, tensor=2),
+    ],
+)
 def test_every_matrix_is_orthogonalised_once_and_owners_take_turns(ranks, degrees):
     """Experts included, of which every rank holds an equal part."""
     [(expected, _)] = ranks.on_mesh(Degrees(), orthogonalised)
