@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longcat.accelerator import choose
-from longcat.benchmark.sweep import configured, points
+from longcat.benchmark.sweep import configured, in_rows_of, points
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError
 from longcat.training.layout import settle_layout
@@ -18,9 +18,7 @@ def check_benchmark(config: PipelineConfig) -> None:
     accelerator = choose(config.accelerator)
     processes = settle_layout(config, accelerator).degrees.processes
     for point in points(config, config.corpus.sequence_length_tokens, processes):
-        asked = configured(config, point)
-        length = {"sequence_length_tokens": point.sequence_length_tokens}
         try:
-            settle_layout(asked.model_copy(update={"corpus": asked.corpus.model_copy(update=length)}), accelerator)
+            settle_layout(in_rows_of(configured(config, point), point.sequence_length_tokens), accelerator)
         except ConfigError as error:
             raise ConfigError(f"benchmark.sweep: {error}") from error

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from longcat.accelerator import choose
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, write_json
 from longcat.benchmark.measuring import TRACE
-from longcat.benchmark.sweep import configured, points
+from longcat.benchmark.sweep import configured, in_rows_of, points
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ConfigError, TrainingError
@@ -213,7 +213,7 @@ def time_steps(
         TrainingError: a process failed.
     """
     accelerator = choose(config.accelerator)
-    layout = settle_layout(config, accelerator)
+    layout = settle_layout(in_rows_of(config, sequence_length) if sequence_length else config, accelerator)
     directory.mkdir(parents=True, exist_ok=True)
     job = Job(
         config=config.model_dump(mode="json"),

@@ -103,6 +103,17 @@ def configured(config: PipelineConfig, point: Point) -> PipelineConfig:
     )
 
 
+def in_rows_of(config: PipelineConfig, length: int) -> PipelineConfig:
+    """Return the configuration whose layout divides the tokens of a batch in rows of this length, as a sweep cuts them."""
+    rows = config.training.global_batch_sequences * config.corpus.sequence_length_tokens // length
+    return config.model_copy(
+        update={
+            "corpus": config.corpus.model_copy(update={"sequence_length_tokens": length}),
+            "training": config.training.model_copy(update={"global_batch_sequences": rows}),
+        }
+    )
+
+
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
     """Mark the rows on the Pareto front of speed and memory; failed rows are not on it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +20,13 @@ Dry = Annotated[
 WorldSize = Annotated[
     int | None, typer.Option("--world-size", metavar="N", help="With --dry-run: training processes, one per device.")
 ]
+DEVICE = "Ascend910B2"
+"""Device of a dry run that names none."""
 Device = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="With --dry-run: the device, by its name in hardware.csv.")
+    str | None,
+    typer.Option(
+        "--device", metavar="NAME", help=f"With --dry-run: the device, by its name in hardware.csv (default: {DEVICE})."
+    ),
 ]
 MemoryGb = Annotated[
     float | None, typer.Option("--memory-gb", metavar="GB", help="With --dry-run: memory of a device (1e9 bytes).")
@@ -38,13 +44,15 @@ def pretrain_command(title: str) -> Callable[..., None]:
         as_json: Json = False,
         dry: Dry = False,
         world_size: WorldSize = None,
-        device: Device = "Ascend910B2",
+        device: Device = None,
         memory_gb: MemoryGb = None,
     ) -> None:
         if dry:
-            _dry_run(preset, config, set_, as_json, world_size, device, memory_gb)
-        elif world_size is not None or memory_gb is not None:
-            raise ConfigError("--world-size and --memory-gb belong to --dry-run; training has training.processes")
+            _dry_run(preset, config, set_, as_json, world_size, device or DEVICE, memory_gb)
+        elif world_size is not None or device is not None or memory_gb is not None:
+            raise ConfigError(
+                "--world-size, --device and --memory-gb belong to --dry-run; training has training.processes and accelerator"
+            )
         else:
             run_flow("pretrain", preset, config, set_, workspace, as_json)
 
@@ -67,7 +75,11 @@ def _dry_run(
     from longcat.training.dry_run import dry_run
 
     row = require_hardware(device)
-    memory = memory_gb or row.memory_gb
+    memory = row.memory_gb if memory_gb is None else memory_gb
+    if memory is not None and not 0 < memory < math.inf:
+        raise ConfigError(f"--memory-gb={memory:g} is not the memory of a device")
+    if world_size is not None and world_size < 1:
+        raise ConfigError(f"--world-size={world_size} is below 1")
     if memory is None:
         raise ConfigError(f"the memory of {row.name} is not in the table of hardware; --memory-gb tells it")
     settings = list(overrides or ())

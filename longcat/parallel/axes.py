@@ -445,6 +445,8 @@ class Wish:
         work = math.prod(self._asked().values())
         needed = work if self.shard else math.lcm(work, self.pipeline * (self.expert or 1))
         most = min(work, self.processes - 1) if self.shard else self.processes - 1
+        # each process with rows of its own needs one
+        most = min(most, self.batch_sequences * self.pipeline * self.context * self.tensor)
         for processes in range(most // needed * needed, 0, -needed):
             fewer = replace(self, processes=processes)
             if self.batch_sequences % fewer._batch_world == 0 and not list(fewer._faults()):

@@ -69,6 +69,19 @@ def test_a_length_that_the_layout_cannot_divide_is_told_before_anything_is_timed
         check_benchmark(asked)
 
 
+def test_a_pipeline_has_the_micro_batches_that_rows_of_a_swept_length_make():
+    asked = (
+        "parallel.pipeline=2", "training.processes=4", "accelerator=cpu", "corpus.sequence_length_tokens=64",
+        "model.num_layers=4", "training.micro_batch_sequences=1",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^benchmark.sweep: .*=1 makes 1 micro-batch of a process' 1 sequences"):
+        check_benchmark(config(*asked, "benchmark.sweep.sequence_length_tokens=[256]"))
+    check_benchmark(config(*asked, "benchmark.sweep.sequence_length_tokens=[128]"))
+    # 4 rows of the corpus make one micro-batch, but 8 shorter ones two
+    shorter = "benchmark.sweep.sequence_length_tokens=[32]", "benchmark.sweep.micro_batch_sequences=[4]"
+    check_benchmark(config(*asked, *shorter))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -93,8 +93,16 @@ def test_the_command_tells_what_a_rank_needs(capsys):
     ("options", "message"),
     [
         ({"dry": True, "world_size": 3}, r"not a multiple of training.processes=3; .* would fit"),
-        ({"dry": True, "world_size": 0}, "training.processes"),
+        ({"dry": True, "world_size": 0}, "--world-size=0 is below 1"),
+        ({"dry": True, "world_size": -4}, "--world-size=-4 is below 1"),
+        ({"dry": True, "world_size": 10**23}, "training.processes: Input should be less than or equal to"),
+        ({"dry": True, "world_size": 16_777_213}, r"would fit, or take training.processes=8$"),
+        ({"dry": True, "world_size": 4, "memory_gb": 0.0}, "--memory-gb=0 is not the memory of a device"),
+        ({"dry": True, "world_size": 4, "memory_gb": -3.0}, "--memory-gb=-3 is not"),
+        ({"dry": True, "world_size": 4, "memory_gb": float("nan")}, "--memory-gb=nan is not"),
+        ({"dry": True, "world_size": 4, "memory_gb": float("inf")}, "--memory-gb=inf is not"),
         ({"world_size": 4}, "belong to --dry-run"),
+        ({"device": "H100 SXM"}, "belong to --dry-run"),
         ({"dry": True, "world_size": 4, "device": "Ascend 910Q"}, "not in the table"),
     ],
 )
