@@ -66,7 +66,7 @@ def test_more_micro_batches_cost_in_proportion():
     few, more, many = report(2), report(4), report(12)
     assert (few.micro_batches, more.micro_batches, many.micro_batches) == (1, 2, 6)
     # but for what a step remembers of each
-    assert many.worst.peak_bytes == pytest.approx(more.worst.peak_bytes, rel=1e-2)
+    assert 0 <= many.worst.peak_bytes - more.worst.peak_bytes <= 0.01 * more.worst.peak_bytes
     for axis, collectives in many.worst.bytes_by_axis.items():
         for collective, amount in collectives.items():
             one, two = (of.worst.bytes_by_axis[axis][collective] for of in (few, more))
