@@ -8,7 +8,7 @@ from longcat.commands.pretrain import pretrain_command
 from longcat.config import load_config
 from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees
-from longcat.training.dry_run import dry_run
+from longcat.training.dry_run import dry_run, report_of
 from tests.training.measured import MODEL, measure
 
 MEMORY = 10**9
@@ -72,6 +72,23 @@ def test_more_micro_batches_cost_in_proportion():
             one, two = (of.worst.bytes_by_axis[axis][collective] for of in (few, more))
             assert amount == one + 5 * (two - one), (axis, collective)
     assert many.worst.flops == few.worst.flops + 5 * (more.worst.flops - few.worst.flops)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_what_repeats_in_a_pipeline_is_scaled_exactly(stage):
+    settings = [
+        "training.processes=2",
+        "parallel.pipeline=2",
+        "model.num_layers=2",
+        "training.micro_batch_sequences=1",
+        "training.global_batch_sequences=7",
+    ]
+    config = load_config("smoke", overrides=[*MODEL, *settings])
+    scaled, whole = (report_of(config, MEMORY, "cpu", stage, every) for every in (False, True))
+    assert scaled.bytes_by_axis == whole.bytes_by_axis
+    assert scaled.flops == whole.flops
+    assert scaled.saved_bytes == pytest.approx(whole.saved_bytes, rel=1e-2)
+    assert scaled.peak_bytes == pytest.approx(whole.peak_bytes, rel=5e-3)
 
 
 def test_the_command_tells_what_a_rank_needs(capsys):
