@@ -66,7 +66,7 @@ def _dry_run(
     from longcat.terminal import print_dry_run
     from longcat.training.dry_run import dry_run
 
-    row = require_hardware(device)
+    row = require_hardware(device, "--device wants one of the table, and --memory-gb may tell another memory")
     memory = memory_gb or row.memory_gb
     if memory is None:
         raise ConfigError(f"the memory of {row.name} is not in the table of hardware; --memory-gb tells it")
