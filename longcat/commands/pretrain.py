@@ -74,7 +74,7 @@ def _dry_run(
     from longcat.terminal import print_dry_run
     from longcat.training.dry_run import dry_run
 
-    row = require_hardware(device)
+    row = require_hardware(device, "--device wants one of the table, and --memory-gb may tell another memory")
     memory = row.memory_gb if memory_gb is None else memory_gb
     if memory is not None and not 0 < memory < math.inf:
         raise ConfigError(f"--memory-gb={memory:g} is not the memory of a device")

@@ -98,8 +98,12 @@ def find_hardware(name: str) -> HardwareRow | None:
     return None
 
 
-def require_hardware(name: str) -> HardwareRow:
+def require_hardware(name: str, otherwise: str = "another device needs --peak-tflops") -> HardwareRow:
     """Return the row whose name or alias equals `name`, ignoring case.
+
+    Args:
+        name: of a device.
+        otherwise: what the caller of an unknown one can do.
 
     Raises:
         ConfigError: the name is not in the table; the message gives the closest names.
@@ -112,9 +116,7 @@ def require_hardware(name: str) -> HardwareRow:
             if close
             else f"there are: {', '.join(r.name for r in hardware_table())}"
         )
-        raise ConfigError(
-            f"device {name!r} is not in the table of hardware; {hint}; another device needs --peak-tflops"
-        )
+        raise ConfigError(f"device {name!r} is not in the table of hardware; {hint}; {otherwise}")
     return row
 
 

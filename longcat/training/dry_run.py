@@ -227,11 +227,12 @@ def _observe(
         marks.begin()
         trainer.step(0, _batch(trainer, micro_batch * few))
         after = marks.now()
-    total, peak_bytes = after - between, observed.peak_bytes
+    total, peak_bytes, ready = after - between, observed.peak_bytes, 0
     if rest and in_turn:
         (total_before, bytes_before), (total_after, bytes_after) = marks.seen[-2:]
         total += rest * (total_after - total_before)
-        peak_bytes += rest * max(0, bytes_after - bytes_before)
+        ready = rest * marks.ready // few  # a pipeline makes room for what it will receive of each
+        peak_bytes += ready + rest * max(0, bytes_after - bytes_before)
     elif rest:
         total += rest * (total - between)
         peak_bytes += rest * (peak_bytes - peak_between)
@@ -246,7 +247,7 @@ def _observe(
         parameter_bytes=parameter_bytes,
         optimizer_bytes=optimizer_bytes,
         gradient_bytes=sum(of.part.numel() * of.part.element_size() for of in trainer.gradients),
-        saved_bytes=marks.saved,
+        saved_bytes=marks.saved + ready,
         peak_bytes=peak_bytes,
         flops=total.numbers["", "flops"],
         bytes_by_axis=by_axis,
@@ -280,7 +281,7 @@ class _Marks:
         self.seen: list[tuple[_Made, int]] = []
         """What has been done and the bytes that live, by forward pass."""
         self.saved, self._base, self._passes = 0, 0, 0
-        trainer.model.register_forward_pre_hook(self._before)
+        trainer.model.register_forward_pre_hook(self._before, prepend=True)  # before anything is gathered
         for part in trainer.parallel.parts:
             part.register_forward_hook(self._after)
 
@@ -292,6 +293,11 @@ class _Marks:
     def now(self) -> _Made:
         """Return what has been done so far."""
         return _Made(dict(_made(self._mesh, self._observed)))
+
+    @property
+    def ready(self) -> int:
+        """Bytes that a step has made before its first forward pass: of its rows, equally many of each."""
+        return self.seen[0][1] - self._base
 
     def _alive(self) -> int:
         gathered = self._observed.gathered()

@@ -8,7 +8,7 @@ from longcat.commands.pretrain import pretrain_command
 from longcat.config import load_config
 from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees
-from longcat.training.dry_run import dry_run
+from longcat.training.dry_run import dry_run, report_of
 from tests.training.measured import MODEL, measure
 
 MEMORY = 10**9
@@ -74,6 +74,23 @@ def test_more_micro_batches_cost_in_proportion():
     assert many.worst.flops == few.worst.flops + 5 * (more.worst.flops - few.worst.flops)
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_what_repeats_in_a_pipeline_is_scaled_exactly(stage):
+    settings = [
+        "training.processes=2",
+        "parallel.pipeline=2",
+        "model.num_layers=2",
+        "training.micro_batch_sequences=1",
+        "training.global_batch_sequences=7",
+    ]
+    config = load_config("smoke", overrides=[*MODEL, *settings])
+    scaled, whole = (report_of(config, MEMORY, "cpu", stage, every) for every in (False, True))
+    assert scaled.bytes_by_axis == whole.bytes_by_axis
+    assert scaled.flops == whole.flops
+    assert scaled.saved_bytes == pytest.approx(whole.saved_bytes, rel=1e-2)
+    assert scaled.peak_bytes == pytest.approx(whole.peak_bytes, rel=5e-3)
+
+
 def test_the_command_tells_what_a_rank_needs(capsys):
     command = pretrain_command("title")
     settings = ["training.global_batch_sequences=48", "parallel.replicate=8", "parallel.expert=2"]
@@ -103,7 +120,7 @@ def test_the_command_tells_what_a_rank_needs(capsys):
         ({"dry": True, "world_size": 4, "memory_gb": float("inf")}, "--memory-gb=inf is not"),
         ({"world_size": 4}, "belong to --dry-run"),
         ({"device": "H100 SXM"}, "belong to --dry-run"),
-        ({"dry": True, "world_size": 4, "device": "Ascend 910Q"}, "not in the table"),
+        ({"dry": True, "world_size": 4, "device": "Ascend 910Q"}, "not in the table.*; --device wants"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(options, message):
