@@ -100,7 +100,9 @@ def _formulas(timed: Measurement, degrees: Mapping[str, int], config: PipelineCo
         element_bytes=_WIDTH[timed.precision],
         ffn_experts=timed.ffn_experts_per_token,
         recomputed=training.activation_checkpointing == "full",
-        spread_tables=config.parallel.spreads_tables(timed.processes, training.optimizer.lazy_ngram_moments),
+        spread_tables=config.parallel.spreads_tables(
+            timed.processes // degrees["pipeline"], training.optimizer.lazy_ngram_moments
+        ),
     )
     return step_traffic(config.model, degrees, step)
 
