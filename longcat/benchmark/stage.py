@@ -196,7 +196,9 @@ def benchmark(
 def _layout(config: PipelineConfig, timed: Measurement) -> dict[str, Any]:
     """Return the degrees of the layout and what it divides."""
     asked = {field.name: timed.parallel[field.name] for field in fields(Degrees) if field.name in timed.parallel}
-    spread = config.parallel.spreads_tables(timed.processes, config.training.optimizer.lazy_ngram_moments)
+    spread = config.parallel.spreads_tables(
+        timed.processes // timed.parallel.get("pipeline", 1), config.training.optimizer.lazy_ngram_moments
+    )
     rows = timed.batch_tokens // timed.sequence_length
     return {
         "degrees": {"processes": timed.processes, **asked},

@@ -108,7 +108,7 @@ def training_memory(
     counts = parameters(model)
     stage = math.ceil(model.num_layers / spread.stages) / model.num_layers
     rows_alone = training.optimizer.lazy_ngram_moments
-    spreads = parallel.spreads_tables(spread.processes, rows_alone)
+    spreads = parallel.spreads_tables(spread.processes // spread.stages, rows_alone)
     tables = counts.get("ngram_tables", 0)
     experts = counts["routed_experts"] * stage / spread.holders
     layers = sum(of for name, of in counts.items() if name not in (*_OUTSIDE, "routed_experts")) * stage

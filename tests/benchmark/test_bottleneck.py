@@ -53,6 +53,12 @@ def test_needed_bytes_over_the_bandwidth_measured(timed):
     assert (shard.formula_bytes, expert.formula_bytes) == (formula["dense_shard"], formula["expert"])
 
 
+def test_formulas_of_all_layers_are_not_those_of_a_stage(timed):
+    staged = timed.collectives | {"degrees": timed.collectives["degrees"] | {"pipeline": 2}}
+    loads = axis_loads(replace(timed, collectives=staged, processes=4), CONFIG)
+    assert [one.formula_bytes for one in loads] == [None, None]
+
+
 def test_one_process_has_no_axes(timed):
     alone = replace(timed, collectives=None, breakdown=None)
     assert axis_loads(alone, CONFIG) == []

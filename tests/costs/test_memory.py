@@ -52,6 +52,17 @@ def test_what_is_spread_gets_smaller_and_what_is_gathered_does_not():
     assert few.states > many.states
 
 
+def test_rows_of_a_stage_with_one_process_are_not_spread():
+    config = load_config("longcat-2.0", overrides=["training.optimizer.lazy_ngram_moments=false"])
+    spread_wished, whole = (
+        estimate(config, spread_of(Degrees(16, pipeline=16)), "bf16", ParallelConfig(pipeline=16, embedding=embedding))
+        for embedding in (True, False)
+    )
+    assert spread_wished == whole
+    two = estimate(config, spread_of(Degrees(32, pipeline=16)), "bf16", ParallelConfig(pipeline=16, embedding=True))
+    assert whole.gathered - two.gathered > 269e9
+
+
 def test_spread_rows_are_neither_gathered_nor_copied():
     config = load_config("longcat-2.0")
     alone, gathered = (estimate(config, spread(4096), "bf16", one) for one in (config.parallel, ParallelConfig()))
