@@ -15,7 +15,7 @@ from longcat.benchmark.holdings import whole_of
 from longcat.benchmark.layout_plot import layout
 from longcat.benchmark.plots import png
 from longcat.config import load_config
-from longcat.parallel.axes import Wish
+from longcat.training.layout import wish_of
 
 
 def main() -> None:
@@ -28,15 +28,8 @@ def main() -> None:
     config = load_config(arguments.preset, None, arguments.settings)
     model, training, parallel = config.model, config.training, config.parallel
     rows, tokens = training.global_batch_sequences, config.corpus.sequence_length_tokens
-    asked = {name: value for name, value in parallel if name in Wish.__dataclass_fields__}
-    degrees = Wish(
-        training.processes or 1,
-        batch_sequences=rows,
-        routed_experts=model.n_routed_experts,
-        sequence_length=tokens,
-        **asked,
-    ).settle()
-    spread = parallel.spreads_tables(degrees.processes, training.optimizer.lazy_ngram_moments)
+    degrees = wish_of(config, training.processes or 1).settle()
+    spread = parallel.spreads_tables(degrees.stage, training.optimizer.lazy_ngram_moments)
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
     arguments.file.write_bytes(png(layout(degrees, whole_of(model, rows, tokens, spread), narrow=arguments.narrow)))
     print(f"{arguments.file}: {degrees.by_axis}")

@@ -35,20 +35,7 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
             "parallel.schedule=interleaved would fit"
         )
     processes = training.processes or accelerator.count
-    degrees_asked = {field.name for field in fields(Wish)}
-    wish = Wish(
-        processes,
-        **{name: value for name, value in config.parallel if name in degrees_asked},
-        batch_sequences=training.global_batch_sequences,
-        micro_batch_sequences=training.micro_batch_sequences,
-        routed_experts=config.model.n_routed_experts,
-        layers=config.model.num_layers,
-        sequence_length=config.corpus.sequence_length_tokens,
-        widths=(
-            ("model.num_attention_heads", config.model.num_attention_heads),
-            ("model.ffn_hidden_size", config.model.ffn_hidden_size),
-        ),
-    )
+    wish = wish_of(config, processes)
     try:
         degrees = wish.settle()
     except ConfigError as error:
@@ -65,6 +52,24 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
             f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"
         )
     return ParallelLayout(accelerator.kind, degrees, settle_precision(config, accelerator))
+
+
+def wish_of(config: PipelineConfig, processes: int) -> Wish:
+    """Return the layout that a configuration asks for, with as many processes."""
+    training, asked = config.training, {field.name for field in fields(Wish)}
+    return Wish(
+        processes,
+        **{name: value for name, value in config.parallel if name in asked},
+        batch_sequences=training.global_batch_sequences,
+        micro_batch_sequences=training.micro_batch_sequences,
+        routed_experts=config.model.n_routed_experts,
+        layers=config.model.num_layers,
+        sequence_length=config.corpus.sequence_length_tokens,
+        widths=(
+            ("model.num_attention_heads", config.model.num_attention_heads),
+            ("model.ffn_hidden_size", config.model.ffn_hidden_size),
+        ),
+    )
 
 
 def spread_of(degrees: Degrees) -> Spread:
