@@ -291,6 +291,8 @@ class Wish:
     """Tokens of a row; 0 for any number."""
     widths: tuple[tuple[str, int], ...] = ()
     """What `tensor` has to divide, by its name in the configuration."""
+    vocabulary: int = 0
+    """Words, of which each process along `tensor` has some; 0 for any number."""
     micro_batch_sequences: int = 0
     """Rows of a micro-batch; 0 for all rows of a process."""
 
@@ -342,6 +344,8 @@ class Wish:
         for name, width in self.widths:
             if width % self.tensor:
                 yield f"parallel.tensor={self.tensor} does not divide {name}={width}"
+        if not _has_enough(self.vocabulary, self.tensor):
+            yield f"parallel.tensor={self.tensor} leaves a process without any of model.vocab_size={self.vocabulary} words"
         if (pieces := token_pieces(self.context, self.tensor)) > 1 and self.sequence_length % pieces:
             axes = {name: value for name, value in self._asked().items() if name in ROW}
             length = f"corpus.sequence_length_tokens={self.sequence_length}"
@@ -426,7 +430,7 @@ class Wish:
             if self.layers and stages_in_all(self.schedule, pipeline) > self.layers:
                 continue
             for tensor in self._choices("tensor", self.processes // pipeline):
-                if any(width % tensor for _, width in self.widths):
+                if any(width % tensor for _, width in self.widths) or not _has_enough(self.vocabulary, tensor):
                     continue
                 left = self.processes // (pipeline * tensor)
                 for context in self._choices("context", left):
@@ -461,6 +465,11 @@ def token_pieces(context: int, tensor: int) -> int:
     `tensor` divide each of them evenly.
     """
     return (2 * context if context > 1 else 1) * tensor
+
+
+def _has_enough(words: int, processes: int) -> bool:
+    """Say whether each process gets some of the words, equally many, rounded up, for all but the last."""
+    return words == 0 or -(-words // processes) * (processes - 1) < words
 
 
 _KEYS = {

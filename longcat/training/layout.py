@@ -65,6 +65,7 @@ def wish_of(config: PipelineConfig, processes: int) -> Wish:
         routed_experts=config.model.n_routed_experts,
         layers=config.model.num_layers,
         sequence_length=config.corpus.sequence_length_tokens,
+        vocabulary=config.model.vocab_size or 0,
         widths=(
             ("model.num_attention_heads", config.model.num_attention_heads),
             ("model.ffn_hidden_size", config.model.ffn_hidden_size),

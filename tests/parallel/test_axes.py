@@ -259,6 +259,10 @@ def test_large_machines_by_hand():
             "parallel.tensor=8 does not divide model.num_attention_heads=4; parallel.tensor=4 would fit",
         ),
         (
+            {"processes": 8, "tensor": 8, "vocabulary": 20},
+            "parallel.tensor=8 leaves a process without any of model.vocab_size=20 words; parallel.tensor=4 would fit",
+        ),
+        (
             {"processes": 4, "context": 4, "sequence_length": 36},
             "corpus.sequence_length_tokens=36 is not a multiple of 8, as parallel.context=4 needs it; "
             "parallel.context=2 would fit",
@@ -354,6 +358,7 @@ small_degrees = st.sampled_from([1, 1, 2, 3, 4, 6, 16])
         st.integers(0, 40),
         st.sampled_from([0, 24, 32, 8192, 8191]),
         st.sampled_from([(), (("model.num_attention_heads", 64),), (("a", 12), ("b", 6))]),
+        st.sampled_from([0, 5, 20, 163_840]),
         st.integers(0, 8),
     )
 )
