@@ -141,6 +141,14 @@ def test_axes_of_tokens_copies_and_experts_in_every_stage(ranks, one_process, de
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved"])
+def test_compiled_stages_compute_what_one_process_does(ranks, one_process, schedule):
+    case = of(Case(rows=4), schedule)
+    compiled = dataclasses.replace(case, overrides=(*case.overrides, "training.compile=true"))
+    compare(ranks.on_mesh(LAYOUTS["pipeline 2"], train, compiled)[0], one_process(case), gradients=2e-6, weights=5e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", STAGES_EACH)
 def test_four_processes_in_a_row(ranks, one_process, schedule):
     case = of(CASES["everything"], schedule, layers=4 * STAGES_EACH[schedule] + 1)
