@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from longcat.model.ngram import Tables
 from longcat.model.router import Router
 from longcat.model.transformer import LongcatModel
+from longcat.parallel.holder import holder_at
 
 
 class MasterWeights(nn.Module):
@@ -23,7 +24,7 @@ class MasterWeights(nn.Module):
         self._pairs: list[tuple[nn.Parameter, nn.Parameter, Tensor]] = []
         """Weight, the model's copy of it, and memory for its gradient."""
         for path, module in list(model.named_modules()):
-            holder = self._holder(path)
+            holder = holder_at(self, path)
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if _has_no_copy(path, model) or parameter.dtype == compute:
                     holder.register_parameter(name, parameter)
@@ -36,14 +37,6 @@ class MasterWeights(nn.Module):
             for name, buffer in module.named_buffers(recurse=False):
                 holder.register_buffer(name, buffer)
         self.register_load_state_dict_post_hook(lambda *_: self.write_copies())
-
-    def _holder(self, path: str) -> nn.Module:
-        holder: nn.Module = self
-        for name in path.split(".") if path else ():
-            if name not in dict(holder.named_children()):
-                holder.add_module(name, nn.Module())
-            holder = holder.get_submodule(name)
-        return holder
 
     def collect_gradients(self) -> None:
         """Add the gradients of the model's copies to those of the weights, in fp32."""

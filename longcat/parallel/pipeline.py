@@ -30,6 +30,7 @@ from longcat.parallel.accumulate import Learn, MicroBatch
 from longcat.parallel.axes import Schedule, stage_owner, stages_of
 from longcat.parallel.data import Sharded
 from longcat.parallel.embedding import SpreadTables
+from longcat.parallel.holder import holder_at
 from longcat.parallel.mesh import ProcessMesh
 
 
@@ -118,21 +119,13 @@ class United(nn.Module):
         self.config: ModelConfig = parts[0].config
         for part in parts:
             for path, module in part.named_modules():
-                holder = self._holder(path)
+                holder = holder_at(self, path)
                 for name, parameter in module.named_parameters(recurse=False):
                     if name not in dict(holder.named_parameters(recurse=False)):
                         holder.register_parameter(name, parameter)
                 for name, buffer in module.named_buffers(recurse=False):
                     holder.register_buffer(name, buffer)
         self.register_load_state_dict_post_hook(lambda *_: written())
-
-    def _holder(self, path: str) -> nn.Module:
-        holder: nn.Module = self
-        for name in path.split(".") if path else ():
-            if name not in dict(holder.named_children()):
-                holder.add_module(name, nn.Module())
-            holder = holder.get_submodule(name)
-        return holder
 
 
 class PipelineModel:
