@@ -106,6 +106,7 @@ def test_after_an_interrupted_case_the_next_one_has_its_own_results(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     with Ranks() as own:
+        own.run(1, rank_and_world)  # its server takes long to start on a busy machine
         watching = threading.Thread(target=interrupt)
         watching.start()
         with pytest.raises(KeyboardInterrupt):
