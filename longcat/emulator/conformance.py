@@ -65,24 +65,32 @@ class _Watch(TorchDispatchMode):
 
 
 def called_in_training() -> set[str]:
-    """Return the aten operators that a training step of a small LongCat-2.0 calls, with Muon and AdamW."""
+    """Return the aten operators that a training step of a small LongCat-2.0 calls, with Muon and AdamW.
+
+    Both with torch_npu's fused operators and with the plain references, by which those are checked on first use.
+    """
     import numpy as np
 
     from longcat.accelerator import choose
     from longcat.config import load_config
     from longcat.corpus.shards import Batch
+    from longcat.ops.operators import OPERATORS
     from longcat.parallel.axes import Degrees
     from longcat.parallel.mesh import join, leave
     from longcat.training.trainer import Trainer
 
-    config = load_config("tiny-2.0", overrides=["training.optimizer.name=muon", "training.compile=false"])
+    fused = load_config("tiny-2.0", overrides=["training.optimizer.name=muon", "training.compile=false"])
+    plain = fused.training.model_copy(update={"reference_operators": list(OPERATORS)})
     accelerator, variables = choose("npu"), {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     os.environ.update(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    rows = np.random.default_rng(0).integers(config.model.vocabulary, size=(2, 257))
+    rows = np.random.default_rng(0).integers(fused.model.vocabulary, size=(2, 257))
     try:
-        trainer = Trainer(config, join(accelerator, Degrees(), 60), accelerator, "bf16")
-        with _Watch() as watch:
-            trainer.step(0, Batch.of_rows(rows))
+        mesh, watch = join(accelerator, Degrees(), 60), _Watch()
+        for config in (fused, fused.model_copy(update={"training": plain})):
+            trainer = Trainer(config, mesh, accelerator, "bf16")
+            with watch:
+                for step in (0, config.training.steps - 1):  # with dense attention, and with sparse
+                    trainer.step(step, Batch.of_rows(rows))
     finally:
         leave()
     return watch.names
