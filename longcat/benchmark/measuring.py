@@ -124,9 +124,10 @@ def profile(
                 seconds = one(number)
             if pair and recorded:  # the first pair is for the one-time work of the profiler
                 profiled.append(seconds)
-                recording.export_chrome_trace(str(folder / "trace.json"))
-                with contextlib.suppress(DataError):  # some accelerators' profilers write for one process only
-                    traces.append(read_trace(folder / "trace.json"))
+                trace = folder / f"trace-{pair}.json"
+                recording.export_chrome_trace(str(trace))
+                with contextlib.suppress(DataError):  # nothing was recorded
+                    traces.append(read_trace(trace))
             plain.append(one(number + 1))
     own = None
     with contextlib.suppress(DataError):

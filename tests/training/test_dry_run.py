@@ -65,8 +65,9 @@ def test_more_micro_batches_cost_in_proportion():
 
     few, more, many = report(2), report(4), report(12)
     assert (few.micro_batches, more.micro_batches, many.micro_batches) == (1, 2, 6)
-    # but for what a step remembers of each
-    assert 0 <= many.worst.peak_bytes - more.worst.peak_bytes <= 0.01 * more.worst.peak_bytes
+    # each has its row of tokens, targets, documents and padding here, and leaves its losses and statistics behind
+    each = (many.worst.peak_bytes - more.worst.peak_bytes) / 4
+    assert 0 <= each - 64 * (3 * 8 + 1) <= 100
     for axis, collectives in many.worst.bytes_by_axis.items():
         for collective, amount in collectives.items():
             one, two = (of.worst.bytes_by_axis[axis][collective] for of in (few, more))
