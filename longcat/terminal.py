@@ -229,22 +229,28 @@ def print_dry_run(answer: Mapping[str, Any]) -> None:
     worst, limit = answer["peak_bytes"], answer["memory_bytes"]
     pairs = {
         "layout": f"{answer['world_size']:,} x {answer['device']}: {degrees}",
-        "step": f"{answer['micro_batches']} micro-batches, {answer['flops'] / 1e12:,.4g} TFLOP of rank {answer['rank']}",
+        "step": f"{answer['micro_batches']} micro-batch{'' if answer['micro_batches'] == 1 else 'es'}, {answer['flops'] / 1e12:,.4g} TFLOP of rank {answer['rank']}",
         "verdict": f"{'fits' if worst <= limit else 'does not fit'}: rank {answer['rank']} needs {worst / 1e9:,.2f} GB "
         f"of {limit / 1e9:,.0f} GB",
         "estimate": f"{answer['estimated_peak_bytes'] / 1e9:,.2f} GB by formulas",
         "took": f"{answer['seconds']:.1f} s",
     }
     print_pairs("dry run", pairs)
-    memory = Table(title="memory of a rank, GB", title_justify="left")
+    memory = Table(title="memory of a rank, GB (kept: by forward passes)", title_justify="left")
     memory.add_column("rank")
-    columns = ("parameter", "optimizer", "gradient", "saved", "peak")
     memory.add_column("parameters", justify="right")
-    for name in columns:
-        memory.add_column({"parameter": "weights", "saved": "saved activations"}.get(name, name), justify="right")
+    columns = {
+        "parameter": "weights",
+        "optimizer": "optimizer",
+        "gradient": "gradients",
+        "saved": "kept",
+        "peak": "peak",
+    }
+    for heading in columns.values():
+        memory.add_column(heading, justify="right")
     for rank in answer["ranks"]:
         sizes = (f"{rank[f'{name}_bytes'] / 1e9:,.3f}" for name in columns)
-        memory.add_row(f"{rank['rank']}, stage {rank['stage']}", f"{rank['parameters']:,}", *sizes)
+        memory.add_row(f"{rank['rank']} (stage {rank['stage']})", f"{rank['parameters'] / 1e6:,.1f} M", *sizes)
     console.print(memory)
     traffic = Table(title=f"traffic of rank {answer['rank']} in a step, GB", title_justify="left")
     for name in ("axis", "collective", "GB"):

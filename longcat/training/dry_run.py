@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -162,7 +163,11 @@ def report_of(
     """
     device = _device(memory_bytes)
     layout = settle_layout(config, device)
-    with _without_devices(config, layout.degrees, stage * layout.degrees.stage, kind) as (mesh, fake):
+    with (
+        warnings.catch_warnings(),
+        _without_devices(config, layout.degrees, stage * layout.degrees.stage, kind) as (mesh, fake),
+    ):
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of new names for what FSDP calls too
         trainer = Trainer(config, mesh, device, layout.precision)
         return _observe(trainer, mesh, fake, stage, *_micro_batches(config, layout.degrees), every_micro_batch)
 
