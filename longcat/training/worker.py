@@ -21,10 +21,11 @@ import torch
 import torch.distributed as dist
 
 from longcat.accelerator import Accelerator, choose
-from longcat.artifact import disk_errors, write_json
+from longcat.artifact import write_json
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
+from longcat.disk import disk_errors
 from longcat.errors import LongcatError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave

@@ -152,6 +152,41 @@ def test_a_killed_parent_leaves_no_process(smoke_settings, workspace):
     assert all_gone(everyone)
 
 
+def test_a_finished_training_is_kept_whatever_fails_behind_it(
+    uninterrupted, config, workspace, monkeypatch, as_ordinary_user
+):
+    """Read-only parents, and kills while files are hashed: the next run does what is missing."""
+    tokens = tokens_of(config(), workspace)
+    for path in tokens.path.rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    tokens.path.chmod(0o555)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def trained_again(*_):
+        pytest.fail("trained again")
+
+    def first():
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("longcat.training.stage.plot_expert_load", interrupt)  # behind the copy of the tokenizer
+            pretrain(config(), tokens, workspace=workspace)
+
+    def then():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("longcat.training.stage.supervise", trained_again)
+            with patch.context() as inner, pytest.raises(KeyboardInterrupt):
+                inner.setattr("longcat.artifact._describe", interrupt)
+                pretrain(config(), tokens, workspace=workspace)
+            patch.setattr("longcat.training.stage.write_huggingface", trained_again)
+            same_as(uninterrupted, pretrain(config(), tokens, workspace=workspace))
+
+    as_ordinary_user(first)
+    as_ordinary_user(then)
+    [checkpoint] = (workspace.path / "checkpoint").iterdir()
+    assert {path.name for path in checkpoint.iterdir()} == {path.name for path in uninterrupted.iterdir()}
+
+
 def test_a_failure_names_rank_and_cause(config, workspace):
     hurried = config("training.max_restarts=0", "training.deadline_s=0.5")
     with pytest.raises(TrainingError, match="deadline_s"):
@@ -219,7 +254,7 @@ def test_longcat_2_trains_in_two_processes_and_goes_on(config, workspace, monkey
         with pytest.raises(RuntimeError, match="killed"):
             pretrain(sparse, tokens, workspace=workspace)
     with monkeypatch.context() as patch:  # what is left to do needs no training
-        patch.setattr("longcat.training.stage.launch", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr("longcat.training.stage.supervise", lambda *_, **__: pytest.fail("trained again"))
         checkpoint = pretrain(sparse, tokens, workspace=workspace)
     records = [json.loads(line) for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
     learns = [record["train/indexer_loss"] > 0 for record in records]
