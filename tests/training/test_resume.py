@@ -1,5 +1,6 @@
 """Two real processes: a run that was interrupted ends with the weights of one that was not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
-from longcat.errors import Cancelled, ConfigError, TrainingError
+from longcat.errors import Cancelled, ConfigError, StorageError, TrainingError
 from longcat.interchange import load_huggingface
 from longcat.model.generation import generate
 from longcat.progress import Progress
@@ -185,6 +186,45 @@ def test_a_finished_training_is_kept_whatever_fails_behind_it(
     as_ordinary_user(then)
     [checkpoint] = (workspace.path / "checkpoint").iterdir()
     assert {path.name for path in checkpoint.iterdir()} == {path.name for path in uninterrupted.iterdir()}
+
+
+@pytest.fixture
+def small_workspace(smoke_run, tmp_path):
+    """A workspace with the tokens of `smoke_run`, on a disk of 24 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a small file system")
+    for kind in ("documents", "tokens"):
+        shutil.copytree(smoke_run[0] / kind, folder / kind)
+    yield Workspace(folder)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 200_000])
+def test_a_disk_that_fills_up_is_told_and_training_goes_on_when_there_is_room(
+    uninterrupted, config, small_workspace, left
+):
+    """Process log, records, checkpoint and error reports are on the same disk."""
+    tokens = tokens_of(config(), small_workspace)
+    filler = small_workspace.path / "filler"
+
+    def fill(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 5 and not filler.exists():
+            with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+                while stream.write(bytes(1 << 16)):
+                    pass
+            os.truncate(filler, max(0, filler.stat().st_size - left))
+
+    with pytest.raises(StorageError, match="no space left") as caught:
+        pretrain(config(), tokens, workspace=small_workspace, report=fill)
+    assert "\n" not in str(caught.value)
+    assert filler.exists()
+    assert not workers()
+    filler.unlink()
+    same_as(uninterrupted, pretrain(config(), tokens, workspace=small_workspace))
+    assert not list(small_workspace.path.rglob(".*.tmp"))
 
 
 def test_a_failure_names_rank_and_cause(config, workspace):
