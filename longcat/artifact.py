@@ -143,6 +143,10 @@ class Workspace:
         """Return the directory in which the artifact of a recipe is made."""
         return self.path / recipe.kind / f".{recipe.digest}.partial"
 
+    def half_made(self) -> list[Path]:
+        """List the directories of artifacts that are being made, or whose making was interrupted."""
+        return sorted(path for path in self.path.glob("*/.*.partial") if path.is_dir())
+
     def find(self, recipe: Recipe[FactsT]) -> Artifact[FactsT] | None:
         """Return the finished and verified artifact of a recipe, or None if it does not exist.
 

@@ -15,7 +15,8 @@ from typing import IO
 from longcat.errors import LongcatError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENXIO}
+_FAILING = _FULL | {errno.EROFS, errno.EIO, errno.ESTALE}
+_REFUSED = _FAILING | {errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENXIO}
 _PROBE_BYTES = 1 << 20
 """Bytes that a file system has to take if it is not full; a write that fails for lack of room leaves less."""
 TEMPORARY = ".*.tmp"
@@ -35,12 +36,25 @@ def storage_error(error: BaseException, path: Path) -> StorageError | None:
         return None
     if isinstance(error, OSError) and error.errno is not None:
         return _refusal(error, path) if error.errno in _REFUSED else None
-    text = str(error)
-    for number in sorted(_FULL | {errno.EROFS, errno.EIO}):
-        if os.strerror(number) in text:
-            return _refusal(OSError(number, os.strerror(number)), path)
+    if (refused := failing_disk(error, path)) is not None:
+        return refused
     # torch's exception of a failed checkpoint is no Exception; others of that kind are requests to stop
     return trouble(path) if isinstance(error, Exception) or hasattr(error, "failures") else None
+
+
+def failing_disk(error: BaseException, path: Path) -> StorageError | None:
+    """Return what to tell the user if an exception itself says that a disk is full, failing or read-only, else None.
+
+    Args:
+        error: the exception.
+        path: named where the exception names none.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        number = next((one for one in sorted(_FAILING) if os.strerror(one) in str(error)), None)
+    if number not in _FAILING or isinstance(error, LongcatError):
+        return None
+    return _refusal(error if isinstance(error, OSError) else OSError(number, os.strerror(number)), path)
 
 
 def trouble(path: Path) -> StorageError | None:
@@ -64,9 +78,10 @@ def trouble(path: Path) -> StorageError | None:
 
 def _refusal(error: OSError, path: Path) -> StorageError:
     full = "no space left, " if error.errno in _FULL else ""
+    verb = "read or write" if error.errno in (errno.EIO, errno.ESTALE) else "write"
     name = error.filename2 or error.filename or path
     return StorageError(
-        f"{full}cannot write {name}: {error.strerror}; make room or choose another --workspace "
+        f"{full}cannot {verb} {name}: {error.strerror}; make room or choose another --workspace "
         "(finished artifacts are untouched)"
     )
 

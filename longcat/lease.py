@@ -74,11 +74,7 @@ class _Held:
         with suppress(OSError):
             if _read(self.path).get("token") == self.token:
                 self.path.unlink()
-        if self.lock is not None:
-            with suppress(OSError):
-                if _same_file(self.lock, _lock_file(self.path)):
-                    _lock_file(self.path).unlink()
-            os.close(self.lock)
+        _unlock(self.path, self.lock)
 
 
 @contextmanager
@@ -168,8 +164,7 @@ def _acquire(path: Path, token: str) -> int | None:
             if (holder := _read(path)).get("token") != token:
                 raise _busy(path, holder)
     except BaseException:
-        if lock is not None:
-            os.close(lock)
+        _unlock(path, lock)
         raise
     return lock
 
@@ -198,6 +193,15 @@ def _locked(path: Path) -> int | None:
         if not _is_gone(holder) or time.monotonic() > end:
             raise _busy(path, holder)
         time.sleep(0.1)
+
+
+def _unlock(path: Path, lock: int | None) -> None:
+    if lock is None:
+        return
+    with suppress(OSError):
+        if _same_file(lock, _lock_file(path)):
+            _lock_file(path).unlink()
+    os.close(lock)
 
 
 def _lock_file(path: Path) -> Path:
