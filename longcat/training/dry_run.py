@@ -148,7 +148,7 @@ def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu") -> Dr
             reports = list(pool.map(report_of, *zip(*ranks, strict=True)))
     length = config.corpus.sequence_length_tokens
     estimate = training_memory(
-        config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes
+        config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes, kind
     )
     micro_batches, _ = _micro_batches(config, degrees)
     return DryRun(degrees.by_axis, micro_batches, reports, memory_bytes, estimate, time.perf_counter() - began)
