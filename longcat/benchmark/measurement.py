@@ -22,7 +22,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
-from longcat.training.stage import run_workers
+from longcat.training.supervision import run_workers
 
 STAGE_VERSION = 4
 WORKER = "longcat.benchmark.worker"

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+Records = list[dict[str, Any]]
+
 FSYNC_EVERY = 10
 
 
@@ -38,7 +40,7 @@ class Follower:
         self.last_step = 0
         self._seen: tuple[int, int] | None = None
 
-    def new(self) -> list[dict[str, Any]]:
+    def new(self) -> Records:
         """Return the records of steps that have not been returned yet."""
         try:
             status = self.path.stat()
@@ -55,12 +57,12 @@ class Follower:
         return fresh
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> Records:
     """Return all complete records; a line that a crash cut short is left out."""
     return _read(path, 0)[0] if path.exists() else []
 
 
-def _read(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+def _read(path: Path, offset: int) -> tuple[Records, int]:
     """Complete records from byte `offset` on, and the offset behind them."""
     with path.open("rb") as stream:
         stream.seek(offset)

@@ -7,34 +7,32 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from longcat.accelerator import choose, environment
+from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
-from longcat.errors import ArtifactError, TrainingError
+from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
-from longcat.processes.launch import launch
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.job import JOB, RESULT, Job
 from longcat.training.layout import settle_layout
-from longcat.training.metrics import Follower, read_metrics
+from longcat.training.metrics import Records, read_metrics
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
+from longcat.training.supervision import supervise
 
 STAGE_VERSION = 5
 WORKER = "longcat.training.worker"
 LAST_STEPS = 20
 """Steps that the final loss is the mean of."""
-
-Records = list[dict[str, Any]]
 
 
 def pretrain(
@@ -92,7 +90,7 @@ def pretrain(
             peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
-            _supervise(job, config, report, on_metrics)
+            supervise(WORKER, job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
@@ -129,50 +127,6 @@ def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
             f"{tokens.path} has sequences of {corpus.sequence_length} tokens, "
             f"model.max_position_embeddings is {config.model.max_position_embeddings}"
         )
-
-
-def _supervise(job: Job, config: PipelineConfig, report: Reporter, on_metrics: Callable[[Records], None]) -> None:
-    """Launch, and launch again after a failure, as long as each attempt gets further than the one before."""
-    training, directory = config.training, Path(job.directory)
-    metrics = CheckpointFolder(directory).metrics
-    follower = Follower(metrics)
-    deadline = time.monotonic() + training.deadline_s
-    furthest, loss = -1, ""
-
-    def poll() -> None:
-        nonlocal loss
-        if records := follower.new():
-            on_metrics(records)
-            loss = f"loss {records[-1]['train/loss']:.3f}"
-        report(Progress("pretrain", follower.last_step, training.steps, loss or "starting processes"))
-
-    for attempt in range(training.max_restarts + 1):
-        try:
-            run_workers(WORKER, replace(job, attempt=attempt), config, deadline - time.monotonic(), poll)
-            break
-        except TrainingError:
-            reached = max((record["step"] for record in read_metrics(metrics)), default=0)
-            if attempt == training.max_restarts or reached <= furthest or time.monotonic() > deadline:
-                raise
-            furthest = reached
-    poll()
-    if not (directory / RESULT).is_file():
-        raise TrainingError(f"training left before its last step; run the same command again to go on from {directory}")
-
-
-def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float, poll: Callable[[], None]) -> None:
-    """Run a module of worker processes on a job, to its end; see `longcat.processes.launch.launch`."""
-    layout = job.layout
-    launch(
-        module,
-        [str(job.write())],
-        directory=Path(job.directory),
-        processes=layout.degrees.processes,
-        environment=environment(layout.accelerator, layout.degrees.processes),
-        deadline_s=deadline_s,
-        grace_s=config.training.grace_s,
-        poll=poll,
-    )
 
 
 def _summary(records: Records) -> dict[str, Any]:
