@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial, wraps
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,7 @@ _NAMES = {
     "broadcast": "broadcast",
 }
 """Torch's functions and what they are called here."""
+_SEND = dist.isend
 Splits = Literal["even", "uneven"]
 
 
@@ -124,10 +125,31 @@ def watched(mesh: ProcessMesh) -> Iterator[list[Message]]:
             if original := getattr(dist, function, None):
                 replaced.callback(setattr, dist, function, original)
                 setattr(dist, function, watch.collective(original, name))
-        original = dist.batch_isend_irecv
-        replaced.callback(setattr, dist, "batch_isend_irecv", original)
-        setattr(dist, "batch_isend_irecv", watch.sends(original))  # noqa: B010 (mypy refuses an assignment)
+        one_by_one = {of: watch.transfer(of) for of in (dist.isend, dist.irecv)}
+        originals = {watched: of for of, watched in one_by_one.items()}
+        for attribute, replacement in {
+            "isend": one_by_one[dist.isend],
+            "irecv": one_by_one[dist.irecv],
+            "batch_isend_irecv": watch.sends(dist.batch_isend_irecv, originals),
+            "P2POp": _operations(originals),
+        }.items():
+            replaced.callback(setattr, dist, attribute, getattr(dist, attribute))
+            setattr(dist, attribute, replacement)
         yield messages
+
+
+def _operations(originals: Mapping[Any, Any]) -> type[dist.P2POp]:
+    """Make a class of operations for batches that also takes the watched functions.
+
+    Schedules call the function of an operation themselves where all of a batch send, or all receive. So it stays
+    the watched one, except while torch checks it.
+    """
+
+    class Operation(dist.P2POp):
+        def __new__(cls, op: Callable[..., Any], *given: Any, **named: Any) -> Operation:
+            return cast(Operation, super().__new__(cls, originals.get(op, op), *given, **named))
+
+    return Operation
 
 
 class _Watch:
@@ -147,12 +169,29 @@ class _Watch:
 
         return function
 
-    def sends(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def transfer(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        bind = inspect.signature(original).bind
+
+        @wraps(original)
+        def function(*given: Any, **named: Any) -> Any:
+            arguments = bind(*given, **named).arguments
+            group: Any = arguments.get("group") or dist.group.WORLD
+            size = arguments["tensor"].nbytes if original is _SEND else 0
+            message = Message(self._label(group), "send", group.size(), size, size)
+            if size:
+                self._messages.append(message)
+            return self._begin(partial(original, *given, **named), message, True)
+
+        return function
+
+    def sends(self, original: Callable[..., Any], originals: Mapping[Any, Any]) -> Callable[..., Any]:
         @wraps(original)
         def function(operations: list[dist.P2POp]) -> Any:
+            for of in operations:
+                of.op = originals.get(of.op, of.op)
             group: Any = operations[0].group or dist.group.WORLD
             # what is received is a message of the process that sends it
-            size = sum(of.tensor.nbytes for of in operations if of.op is dist.isend)
+            size = sum(of.tensor.nbytes for of in operations if of.op is _SEND)
             message = Message(self._label(group), "send", group.size(), size, size)
             if size:
                 self._messages.append(message)
