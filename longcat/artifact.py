@@ -154,8 +154,9 @@ class Workspace:
             ArtifactError: it exists, but a file is missing or differs from the manifest.
         """
         directory = self.path / recipe.kind / recipe.digest
-        if not directory.is_dir():
-            return None
+        with disk_errors(directory):
+            if not directory.is_dir():
+                return None
         artifact = open_artifact(directory, recipe.facts)
         _warn_of_changed_code(artifact, recipe)
         return artifact
@@ -208,7 +209,7 @@ class Workspace:
                     "identity": recipe.identity,
                     "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
                     "facts": built["facts"],
-                    "files": {name: _describe(partial / name) for name in names},
+                    "files": _describe_all(partial, names),
                     "seconds": built["seconds"],
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                     "longcat": __version__,
@@ -360,6 +361,11 @@ def _read_json(path: Path) -> Any:
 
 def _files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+def _describe_all(directory: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: _describe(directory / name), names), strict=True))
 
 
 def _describe(path: Path) -> dict[str, Any]:
