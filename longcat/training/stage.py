@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
+from longcat.disk import copy_file
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -22,7 +22,7 @@ from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
-from longcat.training.job import JOB, RESULT, Job
+from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.metrics import Records, read_metrics
 from longcat.training.plots import plot_expert_load
@@ -93,9 +93,9 @@ def pretrain(
             supervise(WORKER, job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
-        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
+        copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
-        facts = CheckpointFacts(
+        return CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
             **_summary(read_metrics(folder.metrics)),
             processes=layout.degrees.processes,
@@ -104,12 +104,9 @@ def pretrain(
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),
         )
-        for leftover in (directory / JOB, directory / RESULT):
-            leftover.unlink()
-        shutil.rmtree(folder.progress, ignore_errors=True)
-        return facts
 
-    return workspace.materialize(recipe, build, resumable=True)
+    scratch = (JOB, RESULT, ERRORS, CheckpointFolder(Path()).progress.name)
+    return workspace.materialize(recipe, build, resumable=True, scratch=scratch)
 
 
 def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:

@@ -21,12 +21,14 @@ import torch
 import torch.distributed as dist
 
 from longcat.accelerator import Accelerator, choose
-from longcat.artifact import disk_errors, write_json
+from longcat.artifact import write_json
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
+from longcat.disk import disk_errors
 from longcat.errors import LongcatError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.lease import check_lease
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
@@ -125,6 +127,7 @@ class Worker:
 
     def _save(self, done: int, keep_going: bool) -> None:
         """Save a checkpoint to resume from, except after the last step, and let the model write a sample."""
+        check_lease()
         training, states = self.config.training, CheckpointFolder(self.directory).progress
         if done < training.steps:
             checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
@@ -173,6 +176,7 @@ class Worker:
         return int(peak)
 
     def _finish(self, steps: int, ffn_experts: float) -> None:
+        check_lease()
         self.trainer.settle_weights()
         checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
