@@ -152,10 +152,10 @@ class Prefect:
         """Report an error of Prefect's."""
         if isinstance(error, _AwayError):
             return
-        cause = error.__cause__ if isinstance(error.__cause__, httpx.HTTPStatusError) else error
+        cause = error.__cause__ if isinstance(error.__cause__, httpx.HTTPError) else error
         response = cause.response if isinstance(cause, httpx.HTTPStatusError) else None
         if response is None:
-            self.service.failed(error)
+            self.service.failed(cause)
         elif _is_failure(response):
             self.service.failed(_describe(response), answered=True)
         else:
