@@ -5,6 +5,7 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -210,12 +211,14 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             "message": str(error),
             "traceback": traceback.format_exc(),
         }
+        code = 1
         try:
             write_json(Path(job.directory) / f"error-{rank}.json", report)
-        except OSError:
+        except OSError as unwritten:
+            code = errno.ENOSPC if unwritten.errno in (errno.ENOSPC, errno.EDQUOT) else 1
             print(json.dumps(report), file=sys.stderr)
         traceback.print_exc()
-        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+        end_process(code)  # without `leave`: it would wait for the other ranks in a collective that will never end
     end_process()
 
 
