@@ -21,7 +21,7 @@ class CheckpointFacts(Facts):
     tokens: int = 0
     """Trained on."""
     final_loss: float | None = None
-    """Mean over the last steps, in nats per target."""
+    """Mean over the last steps that were not skipped, in nats per target; none if all of them were."""
     held_out_loss: float | None = None
     """Mean over the first held-out sequences after the last step, in nats per target."""
     ffn_experts_per_token: float | None = None
@@ -39,8 +39,10 @@ class CheckpointFacts(Facts):
     @property
     def headline(self) -> str:
         """The loss, and how much it took."""
-        if self.final_loss is None:
+        if self.imported_from is not None:
             return f"imported from {self.imported_from}"
+        if self.final_loss is None:
+            return f"no finite loss in the last steps of {self.tokens / 1e6:.2f} M tokens"
         return f"loss {self.final_loss:.3f} after {self.tokens / 1e6:.2f} M tokens"
 
     @property

@@ -94,16 +94,16 @@ class Worker:
         held_out = held_out_batch(
             self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
         )
-        window_began, window_step, ffn_experts = time.perf_counter(), done, 0.0
+        window_began, window_step = time.perf_counter(), done
         for step in range(done, training.steps):
             result = self.step(step)
             done, last = step + 1, step + 1 == training.steps
             values = self._metrics(result, step)
-            ffn_experts = values["moe/ffn_experts_per_token"]
             if logged := done % training.log_every_steps == 0 or last:
                 self.accelerator.synchronize()
                 seconds = time.perf_counter() - window_began - self.paused_seconds
-                values |= self._throughput((done - window_step) * self.batch_tokens / seconds, ffn_experts)
+                experts = values["moe/ffn_experts_per_token"]
+                values |= self._throughput((done - window_step) * self.batch_tokens / seconds, experts)
                 values |= layer_metrics(
                     result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
                 )
@@ -121,7 +121,7 @@ class Worker:
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
-        self._finish(done, ffn_experts)
+        self._finish(done)
 
     def _save(self, done: int, keep_going: bool) -> None:
         """Save a checkpoint to resume from, except after the last step, and let the model write a sample."""
@@ -172,7 +172,7 @@ class Worker:
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
         return int(peak)
 
-    def _finish(self, steps: int, ffn_experts: float) -> None:
+    def _finish(self, steps: int) -> None:
         self.trainer.settle_weights()
         checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
@@ -180,7 +180,6 @@ class Worker:
                 "steps": steps,
                 "tokens": steps * self.batch_tokens,
                 "parameters": sum(parameters(self.config.model).values()),
-                "ffn_experts_per_token": ffn_experts,
             }
             write_json(self.directory / RESULT, facts)
         dist.barrier()
