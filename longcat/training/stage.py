@@ -28,7 +28,7 @@ from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 from longcat.training.supervision import supervise
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 WORKER = "longcat.training.worker"
 
 

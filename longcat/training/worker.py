@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -26,16 +27,21 @@ from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
 from longcat.errors import LongcatError
+from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
-from longcat.training import checkpoint
+from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
+from longcat.training.checkpoint_files import RunRecord
 from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import RESULT, Job
+from longcat.training.layouts import going_on, layout_since
+from longcat.training.life import record_event
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import DATA
+from longcat.training.saving import Saver
 from longcat.training.trainer import StepResult, Trainer
 
 LOAD_RECORDS = 200
@@ -63,6 +69,8 @@ class Worker:
         self.auxiliary = active_losses(self.config)
         self.batch_tokens = training.global_batch_sequences * self.corpus.sequence_length
         self.sequence_length = job.sequence_length or self.corpus.sequence_length
+        self.layouts: tuple[LayoutSince, ...] = ()
+        """Layouts that the model has been trained in, this one included."""
         self.paused_seconds = 0.0
         """Time since the last record of throughput that was not spent on training."""
         self.stop_asked = False
@@ -82,10 +90,9 @@ class Worker:
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
         folder = CheckpointFolder(self.directory)
-        training, done = self.config.training, 0
-        if newest := checkpoint.saved(folder.progress):
-            done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
-            write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
+        training = self.config.training
+        saver, stalled = self._open_saver(), None
+        done = self._resume()
         metrics, loads = (
             (MetricsFile(path, after_step=done) for path in (folder.metrics, folder.expert_load))
             if self.mesh.rank == 0
@@ -110,26 +117,74 @@ class Worker:
             if training.held_out_every_steps and (done % training.held_out_every_steps == 0 or last):
                 with self._paused():
                     values["held_out/loss"] = self.trainer.held_out_loss(step, held_out)
+            if stalled is not None:  # of the checkpoint after the step before
+                values["perf/checkpoint_stall_seconds"], stalled = stalled, None
             if metrics:
                 metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
             if loads and done % max(1, training.steps // LOAD_RECORDS) == 0:
                 loads.append({"step": done, "slots": result.expert_load.int().tolist()})
             if result.stop or done % training.checkpoint_every_steps == 0 or last:
+                if metrics:
+                    metrics.sync()
                 with self._paused():
-                    self._save(done, keep_going=not result.stop)
+                    stalled = self._save(saver, done, keep_going=not result.stop)
+            saver.check()
             if result.stop and not last:
+                saver.wait()
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
+        saver.wait()
         self._finish(done)
 
-    def _save(self, done: int, keep_going: bool) -> None:
-        """Save a checkpoint to resume from, except after the last step, and let the model write a sample."""
-        training, states = self.config.training, CheckpointFolder(self.directory).progress
-        if done < training.steps:
-            checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
-        if keep_going or done == training.steps:
+    def _open_saver(self) -> Saver:
+        training = self.config.training
+        return Saver(
+            CheckpointFolder(self.directory).progress,
+            self.mesh.open_on_host("checkpoints", training.checkpoint_timeout_s),
+            training.keep_checkpoints,
+            training.keep_every_steps,
+            training.asynchronous_checkpoints,
+            told=lambda step: record_event(self.directory, "save", step=step),
+        )
+
+    def _resume(self) -> int:
+        """Go on from the newest checkpoint that is as it was written, or from a finished one; returns its steps. Collective."""
+        states = CheckpointFolder(self.directory).progress
+        if self.mesh.rank == 0:
+            checkpoint_files.clear(states)
+        newest, damaged = checkpoint.newest_sound(states)
+        if self.mesh.rank == 0:
+            for aside, fault in damaged:
+                instead = "the start" if newest is None else newest.name
+                record_event(self.directory, "fallback", checkpoint=aside.name, because=fault, instead=instead)
+        start = newest or (Path(self.job.start_from) if self.job.start_from else None)
+        done, record = 0, RunRecord()
+        if start is not None:
+            record = RunRecord.read(start)
+            done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
+        now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
+        self.layouts = going_on(record.layouts, now)
+        if newest is not None:
+            write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
+        return done
+
+    def _save(self, saver: Saver, done: int, keep_going: bool) -> float | None:
+        """Save a checkpoint to resume from, except after the last step, and let the model write a sample.
+
+        Returns:
+            The seconds that training waited for the checkpoint, if there is one.
+        """
+        last, stalled = done == self.config.training.steps, None
+        if not last:
+            stalled = saver.save(done, self.trainer.weights, self.trainer.optimizers, self._record_after(done))
+        if keep_going or last:
             write_sample(self.trainer, self.corpus, self.directory, done)
+        return stalled
+
+    def _record_after(self, done: int) -> RunRecord:
+        """Return what the run knows besides weights after a step."""
+        return RunRecord(batches=done, layouts=self.layouts)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -176,10 +231,12 @@ class Worker:
         self.trainer.settle_weights()
         checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
+            self._record_after(steps).write(CheckpointFolder(self.directory).state)
             facts = {
                 "steps": steps,
                 "tokens": steps * self.batch_tokens,
                 "parameters": sum(parameters(self.config.model).values()),
+                "layouts": [asdict(one) for one in self.layouts],
             }
             write_json(self.directory / RESULT, facts)
         dist.barrier()
