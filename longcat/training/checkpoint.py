@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,20 +21,33 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from longcat.artifact import write_json
 from longcat.config import ModelConfig
 from longcat.errors import ArtifactError
 
 _NAME = re.compile(r"step-(\d{8})")
 _LAYER = re.compile(r"model\.model\.layers\.(\d+)\.")
+_HEALTH = "health.json"
 MODEL = "model"
 """Key of the model's state dict in a checkpoint; torch writes each parameter as this key, a dot and its name."""
 
 
-def save(directory: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int) -> Path:
-    """Write the state after `step` steps and drop all but the newest `keep`; returns its directory. Collective."""
+def save(
+    directory: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    keep: int,
+    health: dict[str, Any] | None = None,
+) -> Path:
+    """Write the state after `step` steps and drop all but the newest `keep`; returns its directory. Collective.
+
+    The state of `longcat.training.health.Health` is kept beside it.
+    """
     final = directory / f"step-{step:08d}"
     write(directory / f".{final.name}", step, model, optimizers)
     if dist.get_rank() == 0:
+        write_json(directory / f".{final.name}" / _HEALTH, health or {})
         if final.exists():
             shutil.rmtree(final)
         os.rename(directory / f".{final.name}", final)
@@ -56,6 +70,22 @@ def saved(directory: Path) -> list[tuple[int, Path]]:
     """List the complete checkpoints in `directory` as (step, path), oldest first."""
     complete = [(int(match[1]), path) for path in directory.glob("step-*") if (match := _NAME.fullmatch(path.name))]
     return sorted(complete)
+
+
+def health_of(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint was saved with as `health`; nothing for one that has none."""
+    file = path / _HEALTH
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def drop_after(directory: Path, step: int) -> None:
+    """Drop the checkpoints of later steps. Collective."""
+    dist.barrier()
+    if dist.get_rank() == 0:
+        for later, path in saved(directory):
+            if later > step:
+                shutil.rmtree(path)
+    dist.barrier()
 
 
 def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:

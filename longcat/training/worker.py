@@ -5,6 +5,7 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -31,8 +32,10 @@ from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
 from longcat.training.balance import layer_metrics, load_metrics
+from longcat.training.health import Health, Verdict
 from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import RESULT, Job
+from longcat.training.life import EventKind, record_event
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import DATA
@@ -49,7 +52,8 @@ class Worker:
         self.job, self.mesh, self.accelerator = job, mesh, accelerator
         self.config = job.pipeline
         self.directory = Path(job.directory)
-        self.trainer = Trainer(self.config, mesh, accelerator, job.layout.precision)
+        self.trainer = self._new_trainer()
+        self.health = Health(self.config.training)
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
@@ -71,10 +75,13 @@ class Worker:
     def _ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop_asked = True
 
+    def _new_trainer(self) -> Trainer:
+        return Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
+
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
         with torch.profiler.record_function(DATA):
-            batch = self.batches.batch(step)
+            batch = self.batches.batch(self.health.position(step))
             if self.sequence_length != self.corpus.sequence_length:
                 batch = batch.reshape(self.sequence_length)
         return self.trainer.step(step, batch, self.stop_asked)
@@ -85,18 +92,26 @@ class Worker:
         training, done = self.config.training, 0
         if newest := checkpoint.saved(folder.progress):
             done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
+            self.health.restore(checkpoint.health_of(newest[-1][1]))
             write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
-        metrics, loads = (
-            (MetricsFile(path, after_step=done) for path in (folder.metrics, folder.expert_load))
-            if self.mesh.rank == 0
-            else (None, None)
-        )
+        metrics, loads = self._records_after(done)
         held_out = held_out_batch(
             self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
         )
-        window_began, window_step = time.perf_counter(), done
-        for step in range(done, training.steps):
+        self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
+        window_began, window_step, save_due = time.perf_counter(), done, False
+        while done < training.steps:
+            step = done
             result = self.step(step)
+            verdict = self._judged(step, result)
+            if verdict == "rewind":
+                done = self._rewind(step + 1)
+                metrics, loads = self._records_after(done)
+                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
+            if verdict in ("rewind", "again"):
+                if result.stop:
+                    return
+                continue
             done, last = step + 1, step + 1 == training.steps
             values = self._metrics(result, step)
             if logged := done % training.log_every_steps == 0 or last:
@@ -114,20 +129,76 @@ class Worker:
                 metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
             if loads and done % max(1, training.steps // LOAD_RECORDS) == 0:
                 loads.append({"step": done, "slots": result.expert_load.int().tolist()})
-            if result.stop or done % training.checkpoint_every_steps == 0 or last:
+            save_due |= done % training.checkpoint_every_steps == 0
+            # weights that give no finite loss are not worth a checkpoint
+            if result.stop or last or (save_due and verdict != "skipped"):
                 with self._paused():
                     self._save(done, keep_going=not result.stop)
+                save_due = False
             if result.stop and not last:
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
         self._finish(done)
 
+    def _records_after(self, done: int) -> tuple[MetricsFile, MetricsFile] | tuple[None, None]:
+        """Open the files of records, without those of steps that are to be done again; in rank 0 only."""
+        if self.mesh.rank:
+            return None, None
+        folder = CheckpointFolder(self.directory)
+        return MetricsFile(folder.metrics, after_step=done), MetricsFile(folder.expert_load, after_step=done)
+
+    def _record(self, kind: EventKind, **facts: Any) -> None:
+        if self.mesh.rank == 0:
+            record_event(self.directory, kind, **facts)
+
+    def _judged(self, step: int, result: StepResult) -> Verdict:
+        """Judge the step that was done, and write down what is wrong with it."""
+        batch, limit = self.health.position(step), self.health.limit()
+        verdict = self.health.judge(step + 1, result.loss, result.skipped)
+        facts = {"step": step + 1, "batch": batch, "loss": result.loss, "gradient_norm": result.gradient_norm}
+        if result.skipped:
+            self._record("skip", **facts, in_a_row=self.health.skipped_in_a_row)
+        elif verdict != "good":
+            self._record("spike", **facts, limit=limit)
+        return verdict
+
+    def _rewind(self, step: int) -> int:
+        """Go back from a step, from 1, to the last state that is known to be good; returns its steps. Collective.
+
+        It is that of a checkpoint that a good step has been made from, or else of the oldest one that is there. Without any
+        it is the first state of all.
+        """
+        states = CheckpointFolder(self.directory).progress
+        there = checkpoint.saved(states)
+        good = [entry for entry in there if entry[0] < self.health.accepted]
+        if chosen := good[-1:] or there[:1]:
+            done, path = chosen[0]
+            checkpoint.load(path, self.trainer.weights, self.trainer.optimizers)
+            state = checkpoint.health_of(path)
+        else:
+            done, state = 0, {}
+            del self.trainer
+            gc.collect()  # before another one takes as much memory
+            self.trainer = self._new_trainer()
+        checkpoint.drop_after(states, done)
+        batches = self.health.rewound(step, done, state)
+        self._record("rewind", step=step, to=done, batches=list(batches))
+        return done
+
     def _save(self, done: int, keep_going: bool) -> None:
         """Save a checkpoint to resume from, except after the last step, and let the model write a sample."""
         training, states = self.config.training, CheckpointFolder(self.directory).progress
         if done < training.steps:
-            checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
+            checkpoint.save(
+                states,
+                done,
+                self.trainer.weights,
+                self.trainer.optimizers,
+                training.keep_checkpoints,
+                self.health.state(),
+            )
+            self._record("save", step=done)
         if keep_going or done == training.steps:
             write_sample(self.trainer, self.corpus, self.directory, done)
 
@@ -147,9 +218,11 @@ class Worker:
             "train/gradient_norm": result.gradient_norm,
             "train/learning_rate": result.learning_rate,
             "train/skipped": float(result.skipped),
+            "train/skipped_steps": float(self.health.skipped),
+            "train/passed_over_batches": float(self.health.passed),
             "train/tokens": float((step + 1) * self.batch_tokens),
             "perf/data_wait_seconds": self.batches.waited,
-            "train/epoch": float(self.loader.epoch(step)),
+            "train/epoch": float(self.loader.epoch(self.health.position(step))),
             **load_metrics(result.expert_load, self.config.model),
         }
 
@@ -182,6 +255,7 @@ class Worker:
                 "parameters": sum(parameters(self.config.model).values()),
             }
             write_json(self.directory / RESULT, facts)
+        self._record("end", step=steps)
         dist.barrier()
 
 
