@@ -137,6 +137,15 @@ class TrainingConfig(Section):
     indexer_warmup_steps: int = Field(default=0, ge=0)
     """With sparse attention: number of following steps with dense attention in which only the indexers are trained;
     weights, optimizer state and selection biases of everything else stay unchanged."""
+    max_skipped_steps: int = Field(default=10, ge=1)
+    """Steps in a row without a finite loss and finite gradients after which training goes back to the last good checkpoint and
+    passes over the batches since; if it gets no further then, it ends."""
+    loss_spikes: Literal["warn", "rewind", "ignore"] = "warn"
+    """What is done about a loss far above those before it: a warning, going back as after skipped steps, or nothing."""
+    spike_deviations: float = Field(default=10.0, gt=0)
+    """Distance from the median of the last losses, in their deviation (1.4826 MAD), beyond which a loss is a spike."""
+    spike_window_steps: int = Field(default=100, ge=20)
+    """Number of last losses that median and deviation are taken of; those of spikes and skipped steps are left out."""
     log_every_steps: Annotated[int, RUNTIME] = Field(default=10, ge=1)
     """Steps between two records of throughput and MFU; the loss is recorded at every step."""
     held_out_every_steps: Annotated[int, RUNTIME] = Field(default=100, ge=0)

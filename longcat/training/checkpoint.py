@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +103,19 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
     return int(state["step"])
 
 
-def newest_sound(directory: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """Find the newest checkpoint that is as it was written; damaged ones that are newer are set aside. Collective.
+def first_sound(directory: Path, steps: Iterable[int]) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """Find the first of some checkpoints that is as it was written; damaged ones before it are set aside. Collective.
+
+    Args:
+        directory: folder of a run's checkpoints.
+        steps: of the checkpoints, best first; those that rank 0 gives count.
 
     Returns:
         The checkpoint, none if there is none; and where each damaged one lies now, with what is wrong with it.
     """
     rank, processes = dist.get_rank(), dist.get_world_size()
     damaged: list[tuple[Path, str]] = []
-    for step in gathered([step for step, _ in reversed(files.saved(directory))])[0]:
+    for step in gathered(list(steps))[0]:
         path = files.folder_of(directory, step)
         found = [of for of in gathered(files.fault(path, rank, processes)) if of is not None]
         if not found:

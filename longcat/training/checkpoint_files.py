@@ -147,10 +147,21 @@ def thin_out(directory: Path, keep: int, every_steps: int = 0) -> None:
     """Drop all but the newest `keep` checkpoints and those at multiples of `every_steps`, if that is not 0."""
     for step, path in saved(directory)[:-keep]:
         if not every_steps or step % every_steps:
-            hidden = unfinished(path)
-            shutil.rmtree(hidden, ignore_errors=True)
-            os.rename(path, hidden)  # so that half of one is never taken for a whole one
-            shutil.rmtree(hidden, ignore_errors=True)
+            _drop(path)
+
+
+def _drop(path: Path) -> None:
+    hidden = unfinished(path)
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.rename(path, hidden)  # so that half of one is never taken for a whole one
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def drop_after(directory: Path, step: int) -> None:
+    """Drop the checkpoints of later steps."""
+    for later, path in saved(directory):
+        if later > step:
+            _drop(path)
 
 
 def clear(directory: Path) -> None:

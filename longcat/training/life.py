@@ -87,3 +87,49 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return str(value) if isinstance(value, Path) else value
+
+
+class EventFollower:
+    """Reads the events that other processes write from now on."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = CheckpointFolder(directory).events
+        self._directory = directory
+        self._seen = len(read_events(directory))
+        self._size = self._bytes()
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the events that have not been returned yet."""
+        if (size := self._bytes()) == self._size:
+            return []
+        self._size = size
+        events = read_events(self._directory)
+        fresh, self._seen = events[self._seen :], len(events)
+        return fresh
+
+    def _bytes(self) -> int:
+        try:
+            return self._path.stat().st_size
+        except OSError:
+            return 0
+
+
+def sentence(event: dict[str, Any]) -> str | None:
+    """Say what an event means to somebody who waits for the run; none if it is no news."""
+    facts = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in event.items()}
+    match event:
+        case {"kind": "skip", "in_a_row": 1}:
+            return (
+                "step {step} is skipped, as its loss ({loss}) or its gradients (norm {gradient_norm}) are not finite; "
+                "nothing has moved"
+            ).format(**facts)
+        case {"kind": "spike"}:
+            return "the loss of step {step} is {loss}, far above those before it (a spike begins at {limit})".format(
+                **facts
+            )
+        case {"kind": "rewind", "batches": [first, last]}:
+            passed = f"batch {first} is" if first == last else f"batches {first} to {last} are"
+            return "training goes back from step {step} to step {to}; ".format(**facts) + f"{passed} passed over"
+        case {"kind": "fallback"}:
+            return "{because}; it lies in {checkpoint} now, and training goes on from {instead}".format(**facts)
+    return None

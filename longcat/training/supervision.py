@@ -15,6 +15,7 @@ from longcat.processes.launch import launch
 from longcat.progress import Progress, Reporter
 from longcat.training.job import RESULT, Job
 from longcat.training.metrics import Follower, Records, read_metrics
+from longcat.training.watch import Watch
 
 
 def supervise(
@@ -63,6 +64,12 @@ def supervise(
 def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float, poll: Callable[[], None]) -> None:
     """Run a module of worker processes on a job, to its end; see `longcat.processes.launch.launch`."""
     layout = job.layout
+    watch = Watch(Path(job.directory))
+
+    def look() -> None:
+        watch.look()
+        poll()
+
     launch(
         module,
         [str(job.write())],
@@ -71,5 +78,5 @@ def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float
         environment=environment(layout.accelerator, layout.degrees.processes),
         deadline_s=deadline_s,
         grace_s=config.training.grace_s,
-        poll=poll,
+        poll=look,
     )

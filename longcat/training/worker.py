@@ -5,18 +5,19 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -34,10 +35,11 @@ from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.checkpoint_files import RunRecord
+from longcat.training.health import Health, Verdict
 from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import RESULT, Job
 from longcat.training.layouts import going_on, layout_since
-from longcat.training.life import record_event
+from longcat.training.life import EventKind, record_event
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import DATA
@@ -51,11 +53,15 @@ LOAD_RECORDS = 200
 class Worker:
     """One training process: model, data and the loop over steps."""
 
+    saver: Saver
+    """Of the checkpoints of `pretrain`."""
+
     def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator) -> None:
         self.job, self.mesh, self.accelerator = job, mesh, accelerator
         self.config = job.pipeline
         self.directory = Path(job.directory)
-        self.trainer = Trainer(self.config, mesh, accelerator, job.layout.precision)
+        self.trainer = self._new_trainer()
+        self.health = Health(self.config.training)
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
@@ -79,31 +85,41 @@ class Worker:
     def _ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop_asked = True
 
+    def _new_trainer(self) -> Trainer:
+        return Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
+
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
         with torch.profiler.record_function(DATA):
-            batch = self.batches.batch(step)
+            batch = self.batches.batch(self.health.position(step))
             if self.sequence_length != self.corpus.sequence_length:
                 batch = batch.reshape(self.sequence_length)
         return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
-        folder = CheckpointFolder(self.directory)
-        training = self.config.training
-        saver, stalled = self._open_saver(), None
+        training, stalled = self.config.training, None
+        self.saver = self._open_saver()
         done = self._resume()
-        metrics, loads = (
-            (MetricsFile(path, after_step=done) for path in (folder.metrics, folder.expert_load))
-            if self.mesh.rank == 0
-            else (None, None)
-        )
+        metrics, loads = self._records_after(done)
         held_out = held_out_batch(
             self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
         )
-        window_began, window_step = time.perf_counter(), done
-        for step in range(done, training.steps):
+        self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
+        window_began, window_step, save_due = time.perf_counter(), done, False
+        while done < training.steps:
+            step = done
             result = self.step(step)
+            verdict = self._judged(step, result)
+            if verdict == "rewind":
+                done = self._rewind(step + 1)
+                metrics, loads = self._records_after(done)
+                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
+            if verdict in ("rewind", "again"):
+                if result.stop:
+                    self.saver.wait()
+                    return
+                continue
             done, last = step + 1, step + 1 == training.steps
             values = self._metrics(result, step)
             if logged := done % training.log_every_steps == 0 or last:
@@ -123,18 +139,21 @@ class Worker:
                 metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
             if loads and done % max(1, training.steps // LOAD_RECORDS) == 0:
                 loads.append({"step": done, "slots": result.expert_load.int().tolist()})
-            if result.stop or done % training.checkpoint_every_steps == 0 or last:
+            save_due |= done % training.checkpoint_every_steps == 0
+            # weights that give no finite loss are not worth a checkpoint
+            if result.stop or last or (save_due and verdict != "skipped"):
                 if metrics:
                     metrics.sync()
                 with self._paused():
-                    stalled = self._save(saver, done, keep_going=not result.stop)
-            saver.check()
+                    stalled = self._save(done, keep_going=not result.stop)
+                save_due = False
+            self.saver.check()
             if result.stop and not last:
-                saver.wait()
+                self.saver.wait()
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
-        saver.wait()
+        self.saver.wait()
         self._finish(done)
 
     def _open_saver(self) -> Saver:
@@ -153,23 +172,79 @@ class Worker:
         states = CheckpointFolder(self.directory).progress
         if self.mesh.rank == 0:
             checkpoint_files.clear(states)
-        newest, damaged = checkpoint.newest_sound(states)
-        if self.mesh.rank == 0:
-            for aside, fault in damaged:
-                instead = "the start" if newest is None else newest.name
-                record_event(self.directory, "fallback", checkpoint=aside.name, because=fault, instead=instead)
-        start = newest or (Path(self.job.start_from) if self.job.start_from else None)
-        done, record = 0, RunRecord()
+        newest = self._first_sound(reversed([step for step, _ in checkpoint_files.saved(states)]))
+        start, done, record = newest or self._first_state, 0, RunRecord()
         if start is not None:
             record = RunRecord.read(start)
             done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
+        self.health.restore(record.health)
         now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
         self.layouts = going_on(record.layouts, now)
         if newest is not None:
             write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
         return done
 
-    def _save(self, saver: Saver, done: int, keep_going: bool) -> float | None:
+    @property
+    def _first_state(self) -> Path | None:
+        """Where the state lies that the run began with; none for the weights that the seed gives."""
+        return None if self.job.start_from is None else Path(self.job.start_from)
+
+    def _first_sound(self, steps: Iterable[int]) -> Path | None:
+        """Return the first of some checkpoints that is as it was written, and tell of those that are not. Collective."""
+        found, damaged = checkpoint.first_sound(CheckpointFolder(self.directory).progress, steps)
+        for aside, fault in damaged:
+            instead = "the start" if found is None else found.name
+            self._record("fallback", checkpoint=aside.name, because=fault, instead=instead)
+        return found
+
+    def _records_after(self, done: int) -> tuple[MetricsFile, MetricsFile] | tuple[None, None]:
+        """Open the files of records, without those of steps that are to be done again; in rank 0 only."""
+        if self.mesh.rank:
+            return None, None
+        folder = CheckpointFolder(self.directory)
+        return MetricsFile(folder.metrics, after_step=done), MetricsFile(folder.expert_load, after_step=done)
+
+    def _record(self, kind: EventKind, **facts: Any) -> None:
+        if self.mesh.rank == 0:
+            record_event(self.directory, kind, **facts)
+
+    def _judged(self, step: int, result: StepResult) -> Verdict:
+        """Judge the step that was done, and write down what is wrong with it."""
+        batch, limit = self.health.position(step), self.health.limit()
+        verdict = self.health.judge(step + 1, result.loss, result.skipped)
+        facts = {"step": step + 1, "batch": batch, "loss": result.loss, "gradient_norm": result.gradient_norm}
+        if result.skipped:
+            self._record("skip", **facts, in_a_row=self.health.skipped_in_a_row)
+        elif verdict != "good":
+            self._record("spike", **facts, limit=limit)
+        return verdict
+
+    def _rewind(self, step: int) -> int:
+        """Go back from a step, from 1, to the last state that is known to be good; returns its steps. Collective.
+
+        It is that of a checkpoint that a good step has been made from, or else of the oldest one that is there. Without any
+        it is the state that the run began with.
+        """
+        self.saver.wait()
+        states = CheckpointFolder(self.directory).progress
+        there = [step for step, _ in checkpoint_files.saved(states)]
+        good = [step for step in there if step < self.health.accepted]
+        sound = self._first_sound([*reversed(good), *(step for step in there if step not in good)])
+        if path := sound or self._first_state:
+            state = RunRecord.read(path).health
+            done = checkpoint.load(path, self.trainer.weights, self.trainer.optimizers)
+        else:
+            done, state = 0, {}
+            del self.trainer
+            gc.collect()  # before another one takes as much memory
+            self.trainer = self._new_trainer()
+        if self.mesh.rank == 0:
+            checkpoint_files.drop_after(states, done)
+        batches = self.health.rewound(step, done, state)
+        self._record("rewind", step=step, to=done, batches=list(batches))
+        return done
+
+    def _save(self, done: int, keep_going: bool) -> float | None:
         """Save a checkpoint to resume from, except after the last step, and let the model write a sample.
 
         Returns:
@@ -177,14 +252,14 @@ class Worker:
         """
         last, stalled = done == self.config.training.steps, None
         if not last:
-            stalled = saver.save(done, self.trainer.weights, self.trainer.optimizers, self._record_after(done))
+            stalled = self.saver.save(done, self.trainer.weights, self.trainer.optimizers, self._known_after(done))
         if keep_going or last:
             write_sample(self.trainer, self.corpus, self.directory, done)
         return stalled
 
-    def _record_after(self, done: int) -> RunRecord:
+    def _known_after(self, done: int) -> RunRecord:
         """Return what the run knows besides weights after a step."""
-        return RunRecord(batches=done, layouts=self.layouts)
+        return RunRecord(self.health.position(done), self.health.state(), self.layouts)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -202,9 +277,11 @@ class Worker:
             "train/gradient_norm": result.gradient_norm,
             "train/learning_rate": result.learning_rate,
             "train/skipped": float(result.skipped),
+            "train/skipped_steps": float(self.health.skipped),
+            "train/passed_over_batches": float(self.health.passed),
             "train/tokens": float((step + 1) * self.batch_tokens),
             "perf/data_wait_seconds": self.batches.waited,
-            "train/epoch": float(self.loader.epoch(step)),
+            "train/epoch": float(self.loader.epoch(self.health.position(step))),
             **load_metrics(result.expert_load, self.config.model),
         }
 
@@ -231,7 +308,7 @@ class Worker:
         self.trainer.settle_weights()
         checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
-            self._record_after(steps).write(CheckpointFolder(self.directory).state)
+            self._known_after(steps).write(CheckpointFolder(self.directory).state)
             facts = {
                 "steps": steps,
                 "tokens": steps * self.batch_tokens,
@@ -239,6 +316,7 @@ class Worker:
                 "layouts": [asdict(one) for one in self.layouts],
             }
             write_json(self.directory / RESULT, facts)
+        self._record("end", step=steps)
         dist.barrier()
 
 
