@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat.artifact import sha256_file, write_json
+from longcat.disk import sync
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.training.checkpoint_reader import METADATA
@@ -168,12 +169,3 @@ def clear(directory: Path) -> None:
     """Drop what processes that were killed have left half written."""
     for path in directory.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def sync(directory: Path) -> None:
-    """Force the names in a directory to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

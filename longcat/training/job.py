@@ -18,6 +18,7 @@ from longcat.parallel.axes import Degrees
 from longcat.training.layout import ParallelLayout
 
 JOB, RESULT = "job.json", "result.json"
+ERRORS = "error-*.json"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import astuple
@@ -14,6 +13,7 @@ from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
+from longcat.disk import copy_file
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -21,7 +21,7 @@ from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
-from longcat.training.job import JOB, RESULT, Job
+from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
@@ -90,9 +90,9 @@ def pretrain(
             supervise(WORKER, job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
-        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
+        copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
-        facts = CheckpointFacts(
+        return CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
             **summarise(read_metrics(folder.metrics)),
             processes=layout.degrees.processes,
@@ -101,12 +101,9 @@ def pretrain(
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),
         )
-        for leftover in (directory / JOB, directory / RESULT):
-            leftover.unlink()
-        shutil.rmtree(folder.progress, ignore_errors=True)
-        return facts
 
-    return workspace.materialize(recipe, build, resumable=True)
+    scratch = (JOB, RESULT, ERRORS, CheckpointFolder(Path()).progress.name)
+    return workspace.materialize(recipe, build, resumable=True, scratch=scratch)
 
 
 def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:

@@ -23,13 +23,15 @@ import torch
 import torch.distributed as dist
 
 from longcat.accelerator import Accelerator, choose
-from longcat.artifact import disk_errors, write_json
+from longcat.artifact import write_json
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
+from longcat.disk import disk_errors
 from longcat.errors import LongcatError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.lease import check_lease
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint, checkpoint_files
@@ -250,6 +252,7 @@ class Worker:
         Returns:
             The seconds that training waited for the checkpoint, if there is one.
         """
+        check_lease()
         last, stalled = done == self.config.training.steps, None
         if not last:
             stalled = self.saver.save(done, self.trainer.weights, self.trainer.optimizers, self._known_after(done))
@@ -305,6 +308,7 @@ class Worker:
         return int(peak)
 
     def _finish(self, steps: int) -> None:
+        check_lease()
         self.trainer.settle_weights()
         checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
