@@ -15,9 +15,10 @@ from longcat.lease import check_lease
 from longcat.processes.launch import launch
 from longcat.processes.orders import Order
 from longcat.progress import Progress, Reporter
-from longcat.training.checkpoint import saved
+from longcat.training.checkpoint_files import saved
 from longcat.training.job import RESULT, Job
 from longcat.training.metrics import Follower, Records
+from longcat.training.watch import Watch
 
 
 def supervise(
@@ -78,7 +79,13 @@ def newest_step(folder: CheckpointFolder) -> int:
 
 def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float, poll: Callable[[], None]) -> None:
     """Run a module of worker processes on a job, to its end; see `longcat.processes.launch.launch`."""
-    launch(order(module, job, config), deadline_s=deadline_s, poll=poll)
+    watch = Watch(Path(job.directory))
+
+    def look() -> None:
+        watch.look()
+        poll()
+
+    launch(order(module, job, config), deadline_s=deadline_s, poll=look)
 
 
 def order(module: str, job: Job, config: PipelineConfig) -> Order:
