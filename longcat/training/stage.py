@@ -21,6 +21,7 @@ from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
+from longcat.training.beat import FOLDER
 from longcat.training.job import JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.metrics import Records, read_metrics, summarise
@@ -103,7 +104,8 @@ def pretrain(
         )
         for leftover in (directory / JOB, directory / RESULT):
             leftover.unlink()
-        shutil.rmtree(folder.progress, ignore_errors=True)
+        for leftover in (folder.progress, directory / FOLDER):
+            shutil.rmtree(leftover, ignore_errors=True)
         return facts
 
     return workspace.materialize(recipe, build, resumable=True)

@@ -64,7 +64,7 @@ def supervise(
 def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float, poll: Callable[[], None]) -> None:
     """Run a module of worker processes on a job, to its end; see `longcat.processes.launch.launch`."""
     layout = job.layout
-    watch = Watch(Path(job.directory))
+    watch = Watch(Path(job.directory), layout.degrees.processes, config.training.hang_timeout_s)
 
     def look() -> None:
         watch.look()

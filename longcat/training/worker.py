@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -33,12 +33,13 @@ from longcat.processes.child import die_with_parent
 from longcat.training import checkpoint
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.health import Health, Verdict
+from longcat.training.heartbeat import Heartbeat
 from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import RESULT, Job
 from longcat.training.life import EventKind, record_event
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
-from longcat.training.regions import DATA
+from longcat.training.regions import CHECKPOINT, DATA, FINISH, FIRST_STEP, HELD_OUT, LOADING
 from longcat.training.trainer import StepResult, Trainer
 
 LOAD_RECORDS = 200
@@ -48,10 +49,11 @@ LOAD_RECORDS = 200
 class Worker:
     """One training process: model, data and the loop over steps."""
 
-    def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator) -> None:
+    def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator, heart: Heartbeat | None = None) -> None:
         self.job, self.mesh, self.accelerator = job, mesh, accelerator
         self.config = job.pipeline
         self.directory = Path(job.directory)
+        self.heart = heart or Heartbeat(self.directory, mesh.rank)
         self.trainer = self._new_trainer()
         self.health = Health(self.config.training)
         self.corpus = TokenCorpus.open(Path(job.tokens))
@@ -76,15 +78,21 @@ class Worker:
         self.stop_asked = True
 
     def _new_trainer(self) -> Trainer:
-        return Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
+        trainer = Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
+        self.heart.follow(trainer)
+        self._fresh = True
+        return trainer
 
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
-        with torch.profiler.record_function(DATA):
-            batch = self.batches.batch(self.health.position(step))
-            if self.sequence_length != self.corpus.sequence_length:
-                batch = batch.reshape(self.sequence_length)
-        return self.trainer.step(step, batch, self.stop_asked)
+        self.heart.begin_step(step + 1)
+        with self.heart.region(FIRST_STEP) if self._fresh else nullcontext():
+            self._fresh = False
+            with self.heart.region(DATA):
+                batch = self.batches.batch(self.health.position(step))
+                if self.sequence_length != self.corpus.sequence_length:
+                    batch = batch.reshape(self.sequence_length)
+            return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
@@ -98,6 +106,7 @@ class Worker:
         held_out = held_out_batch(
             self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
         )
+        self.heart.started()
         self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
         window_began, window_step, save_due = time.perf_counter(), done, False
         while done < training.steps:
@@ -105,7 +114,8 @@ class Worker:
             result = self.step(step)
             verdict = self._judged(step, result)
             if verdict == "rewind":
-                done = self._rewind(step + 1)
+                with self.heart.region(LOADING):
+                    done = self._rewind(step + 1)
                 metrics, loads = self._records_after(done)
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             if verdict in ("rewind", "again"):
@@ -123,7 +133,7 @@ class Worker:
                     result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
                 )
             if training.held_out_every_steps and (done % training.held_out_every_steps == 0 or last):
-                with self._paused():
+                with self._paused(), self.heart.region(HELD_OUT):
                     values["held_out/loss"] = self.trainer.held_out_loss(step, held_out)
             if metrics:
                 metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
@@ -132,14 +142,15 @@ class Worker:
             save_due |= done % training.checkpoint_every_steps == 0
             # weights that give no finite loss are not worth a checkpoint
             if result.stop or last or (save_due and verdict != "skipped"):
-                with self._paused():
+                with self._paused(), self.heart.region(CHECKPOINT):
                     self._save(done, keep_going=not result.stop)
                 save_due = False
             if result.stop and not last:
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
-        self._finish(done)
+        with self.heart.region(FINISH):
+            self._finish(done)
 
     def _records_after(self, done: int) -> tuple[MetricsFile, MetricsFile] | tuple[None, None]:
         """Open the files of records, without those of steps that are to be done again; in rank 0 only."""
@@ -267,12 +278,13 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
     """
     die_with_parent(signal.SIGKILL)
     job = Job.read(Path(sys.argv[1]))
-    rank = int(os.environ["RANK"])
+    rank, world = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
+    heart = Heartbeat(Path(job.directory), rank, several_machines=os.environ.get("LOCAL_WORLD_SIZE", world) != world)
     try:
         accelerator = choose(job.layout.accelerator)
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
-        with disk_errors(Path(job.directory)):
-            body(Worker(job, mesh, accelerator))
+        with disk_errors(Path(job.directory)), heart.collectives(mesh, job.pipeline.training.compile):
+            body(Worker(job, mesh, accelerator, heart))
         leave()
     except Exception as error:
         report = {
