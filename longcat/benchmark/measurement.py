@@ -24,7 +24,7 @@ from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.supervision import run_workers
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
 _REPORT_FIELDS = ("reference_rows",)

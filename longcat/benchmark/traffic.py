@@ -24,6 +24,7 @@ from longcat.parallel.observed import begin, observed
 SENDING, WAITING = "longcat.sends ", "longcat.waits "
 """Beginnings of the regions in which a process begins a collective, and waits for one; the axis follows, and after a
 comma the collective's name."""
+_SEND = dist.isend
 Splits = Literal["even", "uneven"]
 
 
@@ -127,18 +128,33 @@ class _Watch:
 
         return function
 
-    def sends(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def transfer(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        bind = inspect.signature(original).bind
+
+        @wraps(original)
+        def function(*given: Any, **named: Any) -> Any:
+            arguments = bind(*given, **named).arguments
+            group: Any = arguments.get("group") or dist.group.WORLD
+            size = arguments["tensor"].nbytes if _sends(original) else 0
+            return self._begin(partial(original, *given, **named), self._sent(group, size), True)
+
+        return function
+
+    def transfers(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def function(operations: list[dist.P2POp]) -> Any:
             group: Any = operations[0].group or dist.group.WORLD
             # what is received is a message of the process that sends it
-            size = sum(of.tensor.nbytes for of in operations if of.op is dist.isend)
-            message = Message(self._label(group), "send", group.size(), size, size)
-            if size:
-                self._messages.append(message)
-            return self._begin(partial(original, operations), message, True)
+            size = sum(of.tensor.nbytes for of in operations if _sends(of.op))
+            return self._begin(partial(original, operations), self._sent(group, size), True)
 
         return function
+
+    def _sent(self, group: Any, size: int) -> Message:
+        message = Message(self._label(group), "send", group.size(), size, size)
+        if size:
+            self._messages.append(message)
+        return message
 
     def _label(self, group: Any) -> str:
         return self._names.get(id(group), "other groups")
@@ -147,6 +163,10 @@ class _Watch:
         region = partial(torch.profiler.record_function, f"{WAITING}{message.axis}, {message.name}")
         with torch.profiler.record_function(f"{SENDING}{message.axis}, {message.name}"):
             return begin(call, region, beside)
+
+
+def _sends(function: Callable[..., Any]) -> bool:
+    return inspect.unwrap(function) is _SEND
 
 
 def _message(name: str, arguments: Mapping[str, Any], axis: str, group: Any) -> Message:

@@ -9,7 +9,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, Protocol
+from functools import wraps
+from typing import Any, Protocol, cast
 
 import torch.distributed as dist
 
@@ -23,35 +24,68 @@ COLLECTIVES = {
     "broadcast": "broadcast",
 }
 """Torch's functions that send tensors within a group, and what they are called here."""
-SENDS = "batch_isend_irecv"
+Function = Callable[..., Any]
 Region = Callable[[], AbstractContextManager[Any]]
 """Makes a context for the time in which this process waits for a collective."""
 
 
 class Observer(Protocol):
-    """Makes the functions that stand in for torch's."""
+    """Makes the functions that stand in for torch's; they keep what they stand for as `functools.wraps` does."""
 
-    def collective(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def collective(self, original: Function, name: str) -> Function:
         """Return what is called instead of a function that begins a collective."""
 
-    def sends(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def transfer(self, original: Function) -> Function:
+        """Return what is called instead of `isend` or `irecv`."""
+
+    def transfers(self, original: Function) -> Function:
         """Return what is called instead of `batch_isend_irecv`."""
 
 
 @contextlib.contextmanager
 def observed(observer: Observer, names: Mapping[str, str] = COLLECTIVES) -> Iterator[None]:
     """Let an observer stand between this process and torch's collectives while the context is open."""
+    there = {function: original for function in names if (original := getattr(dist, function, None))}
+    one_by_one = {of: observer.transfer(of) for of in (dist.isend, dist.irecv)}
+    originals = {stand_in: of for of, stand_in in one_by_one.items()}
+    stand_ins: dict[str, Any] = {
+        **{function: observer.collective(of, names[function]) for function, of in there.items()},
+        "isend": one_by_one[dist.isend],
+        "irecv": one_by_one[dist.irecv],
+        "batch_isend_irecv": _batch(observer.transfers(dist.batch_isend_irecv), originals),
+        "P2POp": _operations(originals),
+    }
     with contextlib.ExitStack() as replaced:
-
-        def replace(function: str, stand_in: Callable[..., Any], original: Callable[..., Any]) -> None:
-            replaced.callback(setattr, dist, function, original)
-            setattr(dist, function, stand_in)
-
-        for function, name in names.items():
-            if original := getattr(dist, function, None):
-                replace(function, observer.collective(original, name), original)
-        replace(SENDS, observer.sends(dist.batch_isend_irecv), dist.batch_isend_irecv)
+        for attribute, stand_in in stand_ins.items():
+            replaced.callback(setattr, dist, attribute, getattr(dist, attribute))
+            setattr(dist, attribute, stand_in)
         yield
+
+
+def _batch(function: Function, originals: Mapping[Any, Any]) -> Function:
+    """Let a batch begin with the functions that torch knows."""
+
+    @wraps(function)
+    def begun(operations: list[dist.P2POp]) -> Any:
+        for of in operations:
+            of.op = originals.get(of.op, of.op)
+        return function(operations)
+
+    return begun
+
+
+def _operations(originals: Mapping[Any, Any]) -> type[dist.P2POp]:
+    """Make a class of operations for batches that also takes the functions that stand in.
+
+    Schedules call the function of an operation themselves where all of a batch send, or all receive. So it stays
+    the one that stands in, except while torch checks it.
+    """
+
+    class Operation(dist.P2POp):
+        def __new__(cls, op: Function, *given: Any, **named: Any) -> Operation:
+            return cast(Operation, super().__new__(cls, originals.get(op, op), *given, **named))
+
+    return Operation
 
 
 def begin(call: Callable[[], Any], region: Region, beside: bool) -> Any:

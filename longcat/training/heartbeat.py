@@ -178,14 +178,21 @@ class _Collectives:
     def collective(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
         @wraps(original)
         def function(*given: Any, **named: Any) -> Any:
-            group = named.get("group") or next((of for of in given if isinstance(of, dist.ProcessGroup)), None)
             beside = named.get("async_op", False) or any(of is True for of in given[2:])
-            region = self._region(group, name)
+            region = self._region(_group(given, named), name)
             return begin(lambda: original(*given, **named), lambda: region, beside)
 
         return torch.compiler.disable(function) if self._compiled else function
 
-    def sends(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def transfer(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def function(*given: Any, **named: Any) -> Any:
+            region = self._region(_group(given, named), "send or receive")
+            return begin(lambda: original(*given, **named), lambda: region, True)
+
+        return function
+
+    def transfers(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def function(operations: list[dist.P2POp]) -> Any:
             region = self._region(operations[0].group, "send and receive")
@@ -198,6 +205,10 @@ class _Collectives:
         if (region := self._regions.get(key)) is None:
             region = self._regions[key] = _Waiting(self._heart, name, self._names.get(key[0], "another group"))
         return region
+
+
+def _group(given: tuple[Any, ...], named: dict[str, Any]) -> dist.ProcessGroup | None:
+    return named.get("group") or next((of for of in given if isinstance(of, dist.ProcessGroup)), None)
 
 
 class _Waiting:

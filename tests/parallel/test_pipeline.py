@@ -8,9 +8,10 @@ import torch
 from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.corpus.shards import Batch
+from longcat.costs.stages import STAGES_EACH, stage_owner, stages_of
 from longcat.errors import ConfigError
 from longcat.model.part import Part
-from longcat.parallel.axes import STAGES_EACH, Degrees, stage_owner, stages_of
+from longcat.parallel.axes import Degrees
 from longcat.training.layout import settle_layout
 from longcat.training.trainer import Trainer
 from tests.parallel.ranks import RanksFailed
