@@ -160,6 +160,13 @@ class TrainingConfig(Section):
     """Steps between two checkpoints that an interrupted run resumes from."""
     keep_checkpoints: Annotated[int, RUNTIME] = Field(default=2, ge=1)
     """Number of latest checkpoints kept while training."""
+    keep_every_steps: Annotated[int, RUNTIME] = Field(default=0, ge=0)
+    """Checkpoints after multiples of this number of steps are kept as well, until training is finished; 0 keeps none of them."""
+    asynchronous_checkpoints: Annotated[bool, RUNTIME] = True
+    """Let training go on while a checkpoint is written: a step waits for a copy in the host's memory only, which needs as much
+    of it as weights and optimizer state take."""
+    checkpoint_timeout_s: Annotated[float, RUNTIME] = Field(default=3600, gt=0)
+    """Maximum time in seconds that a process waits for the others to write their parts of a checkpoint."""
     max_restarts: Annotated[int, RUNTIME] = Field(default=2, ge=0)
     """Restarts from the last checkpoint after a failed process, as long as each attempt gets further."""
     collective_timeout_s: Annotated[float, RUNTIME] = Field(default=300, gt=0)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from longcat.artifact import Artifact, Recipe, Workspace, disk_errors, sha256_file, write_json
+from longcat.artifact import Artifact, Recipe, Workspace, sha256_file, write_json
 from longcat.config import ModelConfig
 from longcat.config.config_json import CONFIG
+from longcat.disk import copy_file, disk_errors, temporary_name
 from longcat.errors import ConfigError, StorageError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import (
@@ -60,7 +61,7 @@ def export(
     stored = folder.stored_type if dtype is None else _dtype(dtype)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StorageError(f"{output} is there already and is not empty; choose another --output")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(output)
     extra = zero_expert_matrices(folder.config) if opened and not routed_only else ()
     try:
         with disk_errors(output):
@@ -119,7 +120,7 @@ def _dtype(name: str) -> torch.dtype:
 def _copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copy2(source / name, target)
+            copy_file(source / name, target / name)
 
 
 def _complete_tokenizer(directory: Path, config: ModelConfig) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from longcat.lease import held_locks
+
 _PR_SET_PDEATHSIG = 1
 _MARGIN_S = 15.0
 """Seconds that a supervisor has to end its processes, beyond their own grace time."""
@@ -21,6 +23,8 @@ def supervised(
     command: Sequence[str], *, log: Path, environment: Mapping[str, str], grace_s: float = 5
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command while the context is open; it and its children end with the context, or if this process is killed.
+
+    The leases of this process (`longcat.lease`) are not free before they have ended.
 
     Args:
         command: program and arguments.
@@ -39,6 +43,7 @@ def supervised(
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=held_locks(),
         )
     try:
         yield process

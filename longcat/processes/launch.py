@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from longcat import errors
-from longcat.errors import StorageError, TrainingError
+from longcat.disk import trouble
+from longcat.errors import TrainingError
 from longcat.processes.child import supervised
 
 POLL_S = 0.25
@@ -71,15 +72,13 @@ def _failure(directory: Path, code: int) -> Exception:
             continue
     log = directory / LOG
     if not reports:
+        if (refused := trouble(directory)) is not None:  # then there is no room for a report either
+            return refused
         tail = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
-        if "No space left on device" in tail:
-            return StorageError(f"no space left on the device while training wrote {directory}")
         signals = sorted({line.strip() for line in tail.splitlines() if "exitcode" in line})
         return TrainingError(f"a training process ended with {'; '.join(signals) or f'code {code}'}; see {log}")
     first = min(reports, key=lambda report: float(report["time"]))
     known = getattr(errors, first["type"], None)
     if first["expected"] and known is not None:
         return known(first["message"])
-    if "No space left on device" in first["message"]:
-        return StorageError(f"no space left on the device while training wrote {directory}")
     return TrainingError(f"rank {first['rank']}: {first['type']}: {first['message'].splitlines()[0]}; see {log}")

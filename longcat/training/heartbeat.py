@@ -51,6 +51,8 @@ _WAITED_FOR = {
     "broadcast_object_list": "broadcast",
 }
 """Torch's functions that wait for other processes, and what they are called here."""
+SAVING = "checkpoints"
+"""Group of the threads that write checkpoints beside training: they are no signs of its life."""
 WRITE_S = 2.0
 """Seconds between two times that the file is written for other machines."""
 
@@ -170,41 +172,52 @@ class _Collectives:
 
     def __init__(self, heart: Heartbeat, mesh: ProcessMesh, compiled: bool) -> None:
         self._heart, self._compiled = heart, compiled
-        self._regions: dict[tuple[int, str], _Waiting] = {}
-        self._names: dict[int, str] = {id(dist.group.WORLD): "all processes"}
-        for name, group in mesh.groups.items():
-            self._names.setdefault(id(group), name)
+        self._regions: dict[tuple[int, str], _Waiting | None] = {}
+        self._mesh = mesh
 
     def collective(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
         @wraps(original)
         def function(*given: Any, **named: Any) -> Any:
             beside = named.get("async_op", False) or any(of is True for of in given[2:])
-            region = self._region(_group(given, named), name)
-            return begin(lambda: original(*given, **named), lambda: region, beside)
+            return self._begin(original, given, named, name, _group(given, named), beside)
 
         return torch.compiler.disable(function) if self._compiled else function
 
     def transfer(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def function(*given: Any, **named: Any) -> Any:
-            region = self._region(_group(given, named), "send or receive")
-            return begin(lambda: original(*given, **named), lambda: region, True)
+            return self._begin(original, given, named, "send or receive", _group(given, named), True)
 
         return function
 
     def transfers(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def function(operations: list[dist.P2POp]) -> Any:
-            region = self._region(operations[0].group, "send and receive")
-            return begin(lambda: original(operations), lambda: region, True)
+            return self._begin(original, (operations,), {}, "send and receive", operations[0].group, True)
 
         return function
 
-    def _region(self, group: dist.ProcessGroup | None, name: str) -> _Waiting:
-        key = id(group or dist.group.WORLD), name
-        if (region := self._regions.get(key)) is None:
-            region = self._regions[key] = _Waiting(self._heart, name, self._names.get(key[0], "another group"))
-        return region
+    def _begin(
+        self,
+        original: Callable[..., Any],
+        given: tuple[Any, ...],
+        named: dict[str, Any],
+        name: str,
+        group: dist.ProcessGroup | None,
+        beside: bool,
+    ) -> Any:
+        if (region := self._region(group, name)) is None:
+            return original(*given, **named)
+        return begin(lambda: original(*given, **named), lambda: region, beside)
+
+    def _region(self, group: dist.ProcessGroup | None, name: str) -> _Waiting | None:
+        of = group or dist.group.WORLD
+        if (key := (id(of), name)) not in self._regions:
+            purpose = next((purpose for purpose, there in self._mesh.groups.items() if there is of), None)
+            if purpose is None and of is not dist.group.WORLD:
+                return _Waiting(self._heart, name, "a group that is being opened")
+            self._regions[key] = None if purpose == SAVING else _Waiting(self._heart, name, purpose or "all processes")
+        return self._regions[key]
 
 
 def _group(given: tuple[Any, ...], named: dict[str, Any]) -> dist.ProcessGroup | None:

@@ -130,4 +130,6 @@ def sentence(event: dict[str, Any]) -> str | None:
         case {"kind": "rewind", "batches": [first, last]}:
             passed = f"batch {first} is" if first == last else f"batches {first} to {last} are"
             return "training goes back from step {step} to step {to}; ".format(**facts) + f"{passed} passed over"
+        case {"kind": "fallback"}:
+            return "{because}; it lies in {checkpoint} now, and training goes on from {instead}".format(**facts)
     return None

@@ -12,6 +12,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from longcat.disk import write_text
+
 Records = list[dict[str, Any]]
 
 FSYNC_EVERY = 10
@@ -24,9 +26,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, after_step: int) -> None:
         kept = [record for record in read_metrics(path) if record["step"] <= after_step]
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, "".join(_line(record) for record in kept))
         self._stream = path.open("a", encoding="utf-8")
         self._written = 0
 

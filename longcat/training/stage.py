@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import astuple
@@ -14,6 +13,7 @@ from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
+from longcat.disk import copy_file
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -22,14 +22,14 @@ from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.beat import FOLDER
-from longcat.training.job import JOB, RESULT, Job
+from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 from longcat.training.supervision import supervise
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 WORKER = "longcat.training.worker"
 
 
@@ -91,9 +91,9 @@ def pretrain(
             supervise(WORKER, job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
-        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
+        copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
-        facts = CheckpointFacts(
+        return CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
             **summarise(read_metrics(folder.metrics)),
             processes=layout.degrees.processes,
@@ -102,13 +102,9 @@ def pretrain(
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),
         )
-        for leftover in (directory / JOB, directory / RESULT):
-            leftover.unlink()
-        for leftover in (folder.progress, directory / FOLDER):
-            shutil.rmtree(leftover, ignore_errors=True)
-        return facts
 
-    return workspace.materialize(recipe, build, resumable=True)
+    scratch = (JOB, RESULT, ERRORS, FOLDER, CheckpointFolder(Path()).progress.name)
+    return workspace.materialize(recipe, build, resumable=True, scratch=scratch)
 
 
 def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:

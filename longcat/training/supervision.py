@@ -11,6 +11,7 @@ from longcat.accelerator import environment
 from longcat.config import PipelineConfig
 from longcat.errors import TrainingError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.lease import check_lease
 from longcat.processes.launch import launch
 from longcat.progress import Progress, Reporter
 from longcat.training.job import RESULT, Job
@@ -42,6 +43,7 @@ def supervise(
 
     def poll() -> None:
         nonlocal loss
+        check_lease()
         if records := follower.new():
             on_metrics(records)
             loss = f"loss {records[-1]['train/loss']:.3f}"

@@ -97,7 +97,9 @@ def test_batches_that_go_wrong_are_passed_over_from_the_last_good_state(make_wor
     assert records[-1]["train/skipped_steps"] == 3
     [rewind] = [event for event in read_events(folder) if event["kind"] == "rewind"]
     assert (rewind["step"], rewind["to"], rewind["batches"]) == (8, 4, [4, 7])
-    assert kinds(folder) == ["start", "save", "skip", "skip", "skip", "rewind", "save", "end"]
+    # checkpoints are saved when they are on the disk, while training goes on
+    assert [kind for kind in kinds(folder) if kind != "save"] == ["start", "skip", "skip", "skip", "rewind", "end"]
+    assert kinds(folder).count("save") == 2
     # the same as a run that never saw them
     other = make_worker("without")
     whole = other.batches.batch
