@@ -21,6 +21,7 @@ from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
+from longcat.training.beat import FOLDER
 from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.metrics import Records, read_metrics, summarise
@@ -102,7 +103,7 @@ def pretrain(
             seconds_training=round(time.monotonic() - began, 1),
         )
 
-    scratch = (JOB, RESULT, ERRORS, CheckpointFolder(Path()).progress.name)
+    scratch = (JOB, RESULT, ERRORS, FOLDER, CheckpointFolder(Path()).progress.name)
     return workspace.materialize(recipe, build, resumable=True, scratch=scratch)
 
 

@@ -79,7 +79,7 @@ def newest_step(folder: CheckpointFolder) -> int:
 
 def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float, poll: Callable[[], None]) -> None:
     """Run a module of worker processes on a job, to its end; see `longcat.processes.launch.launch`."""
-    watch = Watch(Path(job.directory))
+    watch = Watch(Path(job.directory), job.layout.degrees.processes, config.training.hang_timeout_s)
 
     def look() -> None:
         watch.look()
