@@ -35,7 +35,7 @@ class Job:
     attempt: int = 0
     """Launches of the same job before this one."""
     start_from: str | None = None
-    """State that a measurement begins with."""
+    """State that a measurement begins with, or training that goes on from a finished checkpoint."""
     sequence_length: int | None = None
     """Tokens that batches are cut into for a measurement; the corpus' own sequence length if none."""
     peak_flops: float | None = None
