@@ -180,8 +180,8 @@ class Workspace:
             build: makes it.
             resumable: whether `build` goes on with the files of an interrupted attempt, which are still there then.
             same_code: go on only with files that this very code has left.
-            scratch: patterns of files and folders at the top of the directory that `build` needs, but not the artifact;
-                they are removed last of all.
+            scratch: patterns of files and folders at the top of the directory that `build` needs, but not the artifact,
+                besides those whose names begin with a dot; they are removed last of all.
 
         Raises:
             ArtifactError: a finished artifact is damaged.
@@ -200,7 +200,7 @@ class Workspace:
                 manifest = dict(open_artifact(partial, recipe.facts).manifest)
             else:
                 built = _what_was_built(partial, recipe) or _build(recipe, build, partial, resumable, same_code)
-                left_out = {path for pattern in (_CODE, _BUILT, *scratch) for path in partial.glob(pattern)}
+                left_out = {path for pattern in (".*", *scratch) for path in partial.glob(pattern)}
                 names = [name for name in _files(partial) if partial / Path(name).parts[0] not in left_out]
                 manifest = {
                     "kind": recipe.kind,
