@@ -47,6 +47,10 @@ class TrainingError(LongcatError):
     """Failure of the training processes; the message has the cause of the first failing rank."""
 
 
+class TrackingError(LongcatError):
+    """Records that MLflow has not taken; they are kept."""
+
+
 class Cancelled(LongcatError):  # noqa: N818  (a request, not a fault)
     """Requested stop of a run; its progress is saved."""
 

@@ -73,6 +73,12 @@ def set_aside(path: Path, why: str) -> Path:
     return aside
 
 
+def set_aside_if_damaged(path: Path) -> None:
+    """Set a database aside that is there and cannot be read."""
+    if path.exists() and not is_sound(path):
+        set_aside(path, "is damaged")
+
+
 def put_back(aside: Path, path: Path) -> None:
     """Undo `set_aside`."""
     _unlink(path)

@@ -17,6 +17,7 @@ from pathlib import Path
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
+from longcat.stores import set_aside_if_damaged, sqlite_url
 
 START_S = 120.0
 
@@ -62,6 +63,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         )
     for server in servers:
         _require_free(server)
+    set_aside_if_damaged(workspace / "prefect" / "prefect.db")
     logs = workspace / "logs"
     logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -88,7 +90,7 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
             health="/health",
             arguments=[
                 "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}",
+                "--backend-store-uri", sqlite_url(workspace / "mlflow.db"),
                 "--default-artifact-root", str(workspace / "mlartifacts"),
             ],
             # without seven job processes of 250 MB that nothing here needs
@@ -98,7 +100,7 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
             name="Prefect",
             port=prefect_port,
             health="/api/health",
-            arguments=["-m", "prefect", "server", "start"],
+            arguments=["-m", "flows.prefect_server", str(workspace / "prefect" / "prefect.db")],
             environment=server_environment(str(workspace / "prefect"), prefect_port),
         ),
     ]  # fmt: skip
