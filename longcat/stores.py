@@ -36,7 +36,7 @@ def made_whole(path: Path) -> Iterator[Path]:
         if not (maker.isdigit() and psutil.pid_exists(int(maker))):
             old.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")  # SQLAlchemy remembers names
     try:
         yield new
         with closing(sqlite3.connect(new)) as database:  # what is in its journal goes into the file

@@ -50,6 +50,7 @@ FLUSH_S = 15.0
 LAST_TRY_S = 2.0
 """Seconds that it waits for an MLflow that has failed before."""
 _EVENTS_AT_ONCE = 200
+_prepared = set[Path]()
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 _PACKAGES = ("torch", "torch_npu", "prefect", "mlflow", "datasets", "tokenizers", "transformers", "lm_eval")
 
@@ -386,9 +387,15 @@ def sync(workspace: Workspace) -> int:
 
 
 def prepare(workspace: Workspace) -> bool:
-    """Make the workspace's own store whole; returns whether it is another one now, which is sent everything again."""
+    """Make the workspace's own store whole; returns whether it is another one now, which is sent everything again.
+
+    It is looked at once in a process.
+    """
     store = store_path(workspace)
-    renewed = tracking_uri(workspace) == sqlite_url(store) and prepare_store(store)
+    if tracking_uri(workspace) != sqlite_url(store) or (store in _prepared and store.exists()):
+        return False
+    renewed = prepare_store(store)
+    _prepared.add(store)
     if renewed:
         forget_what_was_sent(workspace.path / "tracking")
     return renewed

@@ -118,9 +118,8 @@ class Forwarder:
             artifacts: folder of the files of a store without a server.
             mark: name of the journal, by which a run that was created before is found again.
         """
-        mlflow = import_mlflow()
-        mlflow.set_tracking_uri(uri)
-        self._client, self._mark = mlflow.MlflowClient(uri), mark
+        # set_tracking_uri would set a variable of this process, and so the store of its other workspaces and children
+        self._client, self._mark = import_mlflow().MlflowClient(uri), mark
         self._artifacts = artifacts.as_uri() if uri.startswith("sqlite:") else None
         self._gone: dict[str, str] = {}
         quoted = Path(uri.removeprefix("sqlite:///")).parent

@@ -1,6 +1,7 @@
 """Tracking: an outage neither blocks nor loses, and runs of killed processes are closed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ import threading
 import pytest
 
 from longcat import tracking
+from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.tracking import Tracker, sync
 
@@ -116,3 +118,14 @@ def test_the_journal_is_readable_json(workspace, tmp_path):
     tracker.close("FINISHED")
     lines = next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")).read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["start", "params", "artifact", "end"]
+
+
+def test_two_workspaces_of_one_process_have_a_store_each(workspace, tmp_path, store_with_a_run):
+    other = Workspace(tmp_path / "other")
+    other.path.mkdir(exist_ok=True)
+    shutil.copy(store_with_a_run, other.path / "mlflow.db")
+    for space, name in ((workspace, "here"), (other, "there")):
+        tracker = Tracker(space, load_config("smoke"), name)
+        assert tracker.close("FINISHED") is None
+    assert set(runs_of(client_of(workspace))) == {"here"}
+    assert set(runs_of(client_of(other))) == {"there"}
