@@ -222,6 +222,9 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
     _print_comparison(console, answer)
 
 
+_PHASES = {"dense": "dense attention", "warmup": "indexers alone", "sparse": "sparse attention"}
+
+
 def print_dry_run(answer: Mapping[str, Any]) -> None:
     """Print a dry run: the layout, what a rank needs, and what it sends."""
     console = Console(highlight=False)
@@ -229,7 +232,7 @@ def print_dry_run(answer: Mapping[str, Any]) -> None:
     worst, limit = answer["peak_bytes"], answer["memory_bytes"]
     pairs = {
         "layout": f"{answer['world_size']:,} x {answer['device']}: {degrees}",
-        "step": f"{answer['micro_batches']} micro-batch{'' if answer['micro_batches'] == 1 else 'es'}, {answer['flops'] / 1e12:,.4g} TFLOP of rank {answer['rank']}",
+        "step": f"{answer['micro_batches']} micro-batch{'' if answer['micro_batches'] == 1 else 'es'}, {_PHASES[answer['phase']]}, {answer['flops'] / 1e12:,.4g} TFLOP of rank {answer['rank']}",
         "verdict": f"{'fits' if worst <= limit else 'does not fit'}: rank {answer['rank']} needs {worst / 1e9:,.2f} GB "
         f"of {limit / 1e9:,.0f} GB",
         "estimate": f"{answer['estimated_peak_bytes'] / 1e9:,.2f} GB by formulas",

@@ -20,6 +20,7 @@ from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
+from longcat.training.beat import FOLDER
 from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
 from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
@@ -114,7 +115,7 @@ def pretrain(
             seconds_training=round(time.monotonic() - began, 1),
         )
 
-    scratch = (JOB, RESULT, ERRORS, CheckpointFolder(Path()).progress.name)
+    scratch = (JOB, RESULT, ERRORS, FOLDER, CheckpointFolder(Path()).progress.name)
     checkpoint = workspace.materialize(recipe, build, resumable=True, scratch=scratch)
     if checkpoint.cached:
         tell_of_reuse(checkpoint, now)

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -38,13 +38,14 @@ from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.checkpoint_files import RunRecord
 from longcat.training.health import Health, Verdict
+from longcat.training.heartbeat import SAVING, Heartbeat
 from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import RESULT, Job
 from longcat.training.layouts import going_on, layout_since
 from longcat.training.life import EventKind, record_event
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
-from longcat.training.regions import DATA
+from longcat.training.regions import CHECKPOINT, DATA, FINISH, FIRST_STEP, HELD_OUT, LOADING
 from longcat.training.saving import Saver
 from longcat.training.trainer import StepResult, Trainer
 
@@ -58,10 +59,11 @@ class Worker:
     saver: Saver
     """Of the checkpoints of `pretrain`."""
 
-    def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator) -> None:
+    def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator, heart: Heartbeat | None = None) -> None:
         self.job, self.mesh, self.accelerator = job, mesh, accelerator
         self.config = job.pipeline
         self.directory = Path(job.directory)
+        self.heart = heart or Heartbeat(self.directory, mesh.rank)
         self.trainer = self._new_trainer()
         self.health = Health(self.config.training)
         self.corpus = TokenCorpus.open(Path(job.tokens))
@@ -88,15 +90,21 @@ class Worker:
         self.stop_asked = True
 
     def _new_trainer(self) -> Trainer:
-        return Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
+        trainer = Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
+        self.heart.follow(trainer)
+        self._fresh = True
+        return trainer
 
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
-        with torch.profiler.record_function(DATA):
-            batch = self.batches.batch(self.health.position(step))
-            if self.sequence_length != self.corpus.sequence_length:
-                batch = batch.reshape(self.sequence_length)
-        return self.trainer.step(step, batch, self.stop_asked)
+        self.heart.begin_step(step + 1)
+        with self.heart.region(FIRST_STEP) if self._fresh else nullcontext():
+            self._fresh = False
+            with self.heart.region(DATA):
+                batch = self.batches.batch(self.health.position(step))
+                if self.sequence_length != self.corpus.sequence_length:
+                    batch = batch.reshape(self.sequence_length)
+            return self.trainer.step(step, batch, self.stop_asked)
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
@@ -107,6 +115,7 @@ class Worker:
         held_out = held_out_batch(
             self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
         )
+        self.heart.started()
         self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
         window_began, window_step, save_due = time.perf_counter(), done, False
         while done < training.steps:
@@ -114,7 +123,8 @@ class Worker:
             result = self.step(step)
             verdict = self._judged(step, result)
             if verdict == "rewind":
-                done = self._rewind(step + 1)
+                with self.heart.region(LOADING):
+                    done = self._rewind(step + 1)
                 metrics, loads = self._records_after(done)
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             if verdict in ("rewind", "again"):
@@ -133,7 +143,7 @@ class Worker:
                     result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
                 )
             if training.held_out_every_steps and (done % training.held_out_every_steps == 0 or last):
-                with self._paused():
+                with self._paused(), self.heart.region(HELD_OUT):
                     values["held_out/loss"] = self.trainer.held_out_loss(step, held_out)
             if stalled is not None:  # of the checkpoint after the step before
                 values["perf/checkpoint_stall_seconds"], stalled = stalled, None
@@ -146,23 +156,25 @@ class Worker:
             if result.stop or last or (save_due and verdict != "skipped"):
                 if metrics:
                     metrics.sync()
-                with self._paused():
+                with self._paused(), self.heart.region(CHECKPOINT):
                     stalled = self._save(done, keep_going=not result.stop)
                 save_due = False
             self.saver.check()
             if result.stop and not last:
-                self.saver.wait()
+                with self.heart.region(CHECKPOINT):
+                    self.saver.wait()
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
-        self.saver.wait()
-        self._finish(done)
+        with self.heart.region(FINISH):
+            self.saver.wait()
+            self._finish(done)
 
     def _open_saver(self) -> Saver:
         training = self.config.training
         return Saver(
             CheckpointFolder(self.directory).progress,
-            self.mesh.open_on_host("checkpoints", training.checkpoint_timeout_s),
+            self.mesh.open_on_host(SAVING, training.checkpoint_timeout_s),
             training.keep_checkpoints,
             training.keep_every_steps,
             training.asynchronous_checkpoints,
@@ -332,12 +344,13 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
     """
     die_with_parent(signal.SIGKILL)
     job = Job.read(Path(sys.argv[1]))
-    rank = int(os.environ["RANK"])
+    rank, world = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
+    heart = Heartbeat(Path(job.directory), rank, several_machines=os.environ.get("LOCAL_WORLD_SIZE", world) != world)
     try:
         accelerator = choose(job.layout.accelerator)
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
-        with disk_errors(Path(job.directory)):
-            body(Worker(job, mesh, accelerator))
+        with disk_errors(Path(job.directory)), heart.collectives(mesh, job.pipeline.training.compile):
+            body(Worker(job, mesh, accelerator, heart))
         leave()
     except Exception as error:
         report = {

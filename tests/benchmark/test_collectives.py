@@ -136,6 +136,17 @@ def test_a_step_is_seen_whole_and_follows_the_formulas(ranks, layout, recomputed
     assert not formula, "no axis is left"
 
 
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zbv"])
+def test_all_that_stages_send_is_seen(ranks, schedule):
+    layout = ("model.num_layers=4", "parallel.pipeline=2", f"parallel.schedule={schedule}")
+    for one in ranks.on_mesh(Degrees(2, pipeline=2), watch_a_step, Case(rows=4, overrides=layout)):
+        seen = Counter()
+        for message in one["messages"]:
+            seen[OPERATORS[message.name]] += message.bytes
+        assert seen["send"]
+        assert seen == Counter(one["counted"]), "torch was asked for nothing else"
+
+
 def test_an_axis_without_others_sends_nothing():
     case = Case(rows=1)
     assert step_traffic(case.config.model, {}, Step(32, 1, 4, 1.0)) == {}

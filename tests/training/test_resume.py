@@ -23,6 +23,7 @@ from longcat.model.generation import generate
 from longcat.progress import Progress
 from longcat.training.held_out import held_out_batch
 from longcat.training.layout import settle_layout
+from longcat.training.life import read_events
 from longcat.training.stage import pretrain
 from tests.waiting import all_gone, wait_until
 
@@ -125,6 +126,41 @@ def test_killed_rank_is_restarted_from_the_checkpoint(uninterrupted, config, wor
     checkpoint = pretrain(config(), tokens, workspace=workspace, report=kill_once)
     assert killed
     same_as(uninterrupted, checkpoint)
+
+
+def test_a_rank_that_is_told_to_leave_is_started_again(uninterrupted, config, workspace):
+    """By a signal that is nobody's wish to end the run: it saves, and the run goes on."""
+    tokens = tokens_of(config(), workspace)
+    told = []
+
+    def terminate_once(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 2 and not told:
+            told.extend(workers()[:1])
+            os.kill(told[0].pid, signal.SIGTERM)
+
+    checkpoint = pretrain(config("training.max_restarts=0"), tokens, workspace=workspace, report=terminate_once)
+    assert told
+    same_as(uninterrupted, checkpoint)
+
+
+def test_a_stopped_rank_is_found_and_all_are_started_again(uninterrupted, config, workspace):
+    tokens = tokens_of(config(), workspace)
+    stopped = []
+
+    def stop_once(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 5 and not stopped:
+            stopped.extend(sorted(workers(), key=lambda p: int(p.environ()["RANK"]))[1:])
+            os.kill(stopped[0].pid, signal.SIGSTOP)
+
+    watched = config("training.hang_timeout_s=8", "training.max_restarts=1")
+    checkpoint = pretrain(watched, tokens, workspace=workspace, report=stop_once)
+    same_as(uninterrupted, checkpoint)
+    [hang] = [event for event in read_events(checkpoint.path) if event["kind"] == "hang"]
+    assert hang["ranks"] == [1]
+    assert "stopped by a signal (SIGSTOP)" in hang["message"]
+    assert hang["waiting"].keys() <= {"0"}
+    assert all_gone(stopped)
+    assert not (checkpoint.path / "heartbeats").exists()
 
 
 PARENT = """
