@@ -30,7 +30,7 @@ class Asked(Exception):
 
 
 class Recorder(Workspace):
-    def materialize(self, recipe, build, *, resumable=False):
+    def materialize(self, recipe, build, **_):
         raise Asked(recipe)
 
 
@@ -185,18 +185,18 @@ FIELDS = {
     "training.global_batch_sequences": (16, TRAINED),
     "training.micro_batch_sequences": (2, TRAINED),
     "training.activation_checkpointing": ("full", TRAINED),
-    "training.processes": (1, TRAINED),
-    "parallel.embedding": (False, TRAINED),
-    "parallel.expert": (1, TRAINED),
-    "parallel.replicate": (2, TRAINED),
-    "parallel.shard": (2, TRAINED),
-    "parallel.pipeline": (2, TRAINED),
-    "parallel.schedule": ("interleaved", TRAINED),
-    "parallel.context": (2, TRAINED),
-    "parallel.tensor": (2, TRAINED),
-    "parallel.chunks": (2, TRAINED),
-    "parallel.two_level": (True, TRAINED),
-    "parallel.devices_per_node": (2, TRAINED),
+    "training.processes": (1, {"measurement"}),
+    "parallel.embedding": (False, {"measurement"}),
+    "parallel.expert": (1, {"measurement"}),
+    "parallel.replicate": (2, {"measurement"}),
+    "parallel.shard": (2, {"measurement"}),
+    "parallel.pipeline": (2, {"measurement"}),
+    "parallel.schedule": ("interleaved", {"measurement"}),
+    "parallel.context": (2, {"measurement"}),
+    "parallel.tensor": (2, {"measurement"}),
+    "parallel.chunks": (2, {"measurement"}),
+    "parallel.two_level": (True, {"measurement"}),
+    "parallel.devices_per_node": (2, {"measurement"}),
     "training.precision": ("fp32", TRAINED),
     "training.compile": (True, TRAINED),
     "training.reference_operators": (["rotary"], TRAINED),

@@ -114,7 +114,7 @@ class TrainingConfig(Section):
     activation_checkpointing: Annotated[Literal["none", "selective", "full"], Formerly("recompute")] = "none"
     """Activations recomputed in the backward pass instead of stored: none; those of attention and feed-forward sublayers but
     for attention's output, the routing and the tokens at their experts; or those of every layer (docs/pretrain.md)."""
-    processes: int = Field(default=0, ge=0, le=1 << 24)
+    processes: Annotated[int, RUNTIME] = Field(default=0, ge=0, le=1 << 24)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
