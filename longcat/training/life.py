@@ -132,4 +132,9 @@ def sentence(event: dict[str, Any]) -> str | None:
             return "training goes back from step {step} to step {to}; ".format(**facts) + f"{passed} passed over"
         case {"kind": "fallback"}:
             return "{because}; it lies in {checkpoint} now, and training goes on from {instead}".format(**facts)
+        case {"kind": "straggler"}:
+            return (
+                "rank {rank} is a straggler: its steps take {seconds} s without what it waits for, those of others "
+                "{usual_seconds} s"
+            ).format(**facts)
     return None

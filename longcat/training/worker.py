@@ -47,6 +47,7 @@ from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
 from longcat.training.regions import CHECKPOINT, DATA, FINISH, FIRST_STEP, HELD_OUT, LOADING
 from longcat.training.saving import Saver
+from longcat.training.stragglers import Stragglers
 from longcat.training.trainer import StepResult, Trainer
 
 LOAD_RECORDS = 200
@@ -66,6 +67,7 @@ class Worker:
         self.heart = heart or Heartbeat(self.directory, mesh.rank)
         self.trainer = self._new_trainer()
         self.health = Health(self.config.training)
+        self.stragglers = Stragglers(mesh)
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
@@ -99,12 +101,16 @@ class Worker:
         """Train on the batch of a step."""
         self.heart.begin_step(step + 1)
         with self.heart.region(FIRST_STEP) if self._fresh else nullcontext():
-            self._fresh = False
+            first, self._fresh = self._fresh, False
             with self.heart.region(DATA):
                 batch = self.batches.batch(self.health.position(step))
                 if self.sequence_length != self.corpus.sequence_length:
                     batch = batch.reshape(self.sequence_length)
-            return self.trainer.step(step, batch, self.stop_asked)
+            began, waited = time.perf_counter(), self.heart.waited_s
+            result = self.trainer.step(step, batch, self.stop_asked)
+            if not first:
+                self.stragglers.note(time.perf_counter() - began - (self.heart.waited_s - waited))
+        return result
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
@@ -139,6 +145,7 @@ class Worker:
                 seconds = time.perf_counter() - window_began - self.paused_seconds
                 experts = values["moe/ffn_experts_per_token"]
                 values |= self._throughput((done - window_step) * self.batch_tokens / seconds, experts)
+                values |= self._step_times(done)
                 values |= layer_metrics(
                     result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
                 )
@@ -232,6 +239,13 @@ class Worker:
         elif verdict != "good":
             self._record("spike", **facts, limit=limit)
         return verdict
+
+    def _step_times(self, step: int) -> dict[str, float]:
+        """Compare the step times of all processes, and write down who has become slow. Collective."""
+        figures, slow = self.stragglers.compare()
+        for one in slow:
+            self._record("straggler", step=step, **one._asdict())
+        return figures
 
     def _rewind(self, step: int) -> int:
         """Go back from a step, from 1, to the last state that is known to be good; returns its steps. Collective.
