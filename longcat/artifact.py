@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from longcat import __version__
-from longcat.disk import clear_temporaries, disk_errors, private_folder, remove, replacing, sync
+from longcat.disk import clear_temporaries, disk_errors, private_folder, remove, replacing, sync, sync_all
 from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
 from longcat.lease import check_lease, lease
 from longcat.provenance import git_commit, source_hashes
@@ -248,10 +248,7 @@ def _build(
         write_json(partial / _CODE, source)
         facts = build(partial)
         clear_temporaries(partial, deep=True)
-        for name in _files(partial):
-            sync(partial / name)
-        for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
-            sync(folder)
+        sync_all(partial)
         check_lease()
         built = {
             "facts": facts.model_dump(mode="json"),

@@ -162,6 +162,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_all(folder: Path) -> None:
+    """Force a folder with all that is in it to the disk."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_file() or path.is_dir():
+            sync(path)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with what is in it; what is not there is no error."""
     if path.is_dir() and not path.is_symlink():

@@ -4,7 +4,7 @@ Two files: `PATH.lock`, which the holder keeps locked (the kernel frees it when 
 gone), and `PATH`, which says who holds it. Where locks are not to be had, or where the holder is on another machine
 that may not share them, the holder is believed as long as it gives signs of life: a thread touches `PATH`.
 
-While a lease is held, what its process and its children write is kept from other users.
+While a private lease is held, what its process and its children write is kept from other users.
 
 A holder that stood still for so long that it was replaced finds another's token in `PATH`; `check_lease` raises then,
 in the holder and in its children.
@@ -50,14 +50,10 @@ _guard = threading.RLock()
 class _Held:
     """A lease of this process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, private: bool) -> None:
         self.path, self.depth, self.token = path, 0, secrets.token_hex(16)
-        self.umask = os.umask(private_mask(path.parent))
-        try:
-            self.lock = _acquire(path, self.token)
-        except BaseException:
-            os.umask(self.umask)
-            raise
+        self.lock = _acquire(path, self.token)
+        self.umask = os.umask(private_mask(path.parent)) if private else None
         self.stop = threading.Event()
         threading.Thread(target=self._refresh, daemon=True, name="lease").start()
 
@@ -70,7 +66,8 @@ class _Held:
     def release(self) -> None:
         """Give the lease back, unless it is another's by now."""
         self.stop.set()
-        os.umask(self.umask)
+        if self.umask is not None:
+            os.umask(self.umask)
         with suppress(OSError):
             if _read(self.path).get("token") == self.token:
                 self.path.unlink()
@@ -78,8 +75,12 @@ class _Held:
 
 
 @contextmanager
-def lease(path: Path) -> Iterator[bool]:
+def lease(path: Path, *, private: bool = True) -> Iterator[bool]:
     """Hold the lease `path` while the context is open; one process may nest it.
+
+    Args:
+        path: the lease.
+        private: keep what is written meanwhile from other users, see `longcat.disk.private_mask`.
 
     Yields:
         Whether the lease was taken here, not around this context.
@@ -93,7 +94,7 @@ def lease(path: Path) -> Iterator[bool]:
         first = path not in _held
         if first:
             try:
-                _held[path] = _Held(path)
+                _held[path] = _Held(path, private)
             except OSError as error:
                 raise (
                     storage_error(error, path)

@@ -128,6 +128,21 @@ def test_killed_rank_is_restarted_from_the_checkpoint(uninterrupted, config, wor
     same_as(uninterrupted, checkpoint)
 
 
+def test_a_rank_that_is_told_to_leave_is_started_again(uninterrupted, config, workspace):
+    """By a signal that is nobody's wish to end the run: it saves, and the run goes on."""
+    tokens = tokens_of(config(), workspace)
+    told = []
+
+    def terminate_once(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 2 and not told:
+            told.extend(workers()[:1])
+            os.kill(told[0].pid, signal.SIGTERM)
+
+    checkpoint = pretrain(config("training.max_restarts=0"), tokens, workspace=workspace, report=terminate_once)
+    assert told
+    same_as(uninterrupted, checkpoint)
+
+
 def test_a_stopped_rank_is_found_and_all_are_started_again(uninterrupted, config, workspace):
     tokens = tokens_of(config(), workspace)
     stopped = []
