@@ -28,6 +28,7 @@ from longcat import __version__
 from longcat.errors import ArtifactError, StorageError
 from longcat.lease import lease
 from longcat.provenance import git_commit, source_hashes
+from longcat.redaction import redact_tree
 
 MANIFEST = "manifest.json"
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
@@ -169,7 +170,7 @@ class Workspace:
                     "kind": recipe.kind,
                     "digest": recipe.digest,
                     "stage_version": recipe.version,
-                    "identity": recipe.identity,
+                    "identity": redact_tree(recipe.identity),
                     "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
                     "facts": facts.model_dump(mode="json"),
                     "files": {name: _describe(partial / name) for name in _files(partial)},

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from longcat.errors import LongcatError
 from longcat.progress import Progress
+from longcat.redaction import redact, redacted_records
 
 LINE_EVERY_S = 10.0
 
@@ -99,7 +101,8 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     level = root.level
-    with path.open("a", encoding="utf-8", buffering=1) as log:
+    with path.open("a", encoding="utf-8", buffering=1) as file, redacted_records():
+        log = _Redacted(file)
         handlers = [logging.StreamHandler(log), _Warnings(warn)]
         # Prefect leaves the root logger alone when it finds a formatted handler there
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
@@ -119,6 +122,26 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
             root.setLevel(level)
             for handler in handlers:
                 root.removeHandler(handler)
+
+
+class _Redacted(io.TextIOBase):
+    """Text stream that takes secrets out of what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text without its secrets."""
+        self._stream.write(redact(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream below."""
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream below, for libraries that want one."""
+        return self._stream.fileno()
 
 
 class _Warnings(logging.Handler):

@@ -29,6 +29,7 @@ from longcat.config import PipelineConfig
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.processes.environment import NO_TELEMETRY
 from longcat.provenance import git_commit
+from longcat.redaction import redact, redact_tree
 
 POINTS_AT_ONCE = 500
 FLUSH_S = 15.0
@@ -44,6 +45,8 @@ _ENVIRONMENT = {
 _PACKAGES = ("torch", "torch_npu", "prefect", "mlflow", "datasets", "tokenizers", "transformers", "lm_eval")
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens the pages for training, not those for chat
 OWNER_TAG, KEY_TAG = "longcat.owner", "longcat.key"
+_OF_NUMBERS_OR_PLACES = ("points", "artifact", "model")
+"""Events that are numbers, or that name files which are opened later."""
 
 
 def tracking_uri(workspace: Workspace) -> str:
@@ -64,7 +67,7 @@ class Tracker:
             "start", "pipeline", experiment=self.experiment, name=name, parent=None, time=time.time(), tags=_tags()
         )
         self._journal.append("params", "pipeline", params=_flatten(config.model_dump(mode="json")))
-        write_json(self._journal.path.with_suffix(".config.json"), config.model_dump(mode="json"))
+        write_json(self._journal.path.with_suffix(".config.json"), redact_tree(config.model_dump(mode="json")))
         self._journal.append(
             "artifact", "pipeline", path=str(self._journal.path.with_suffix(".config.json")), folder="config"
         )
@@ -176,7 +179,9 @@ class Journal:
         self._lock = threading.Lock()
 
     def append(self, event: str, key: str, **values: Any) -> None:
-        """Write one event and flush it to the operating system."""
+        """Write one event, without secrets, and flush it to the operating system."""
+        if event not in _OF_NUMBERS_OR_PLACES:
+            values = redact_tree(values)
         line = json.dumps({"event": event, "key": key, **values})
         with self._lock:
             self._stream.write(line + "\n")
@@ -227,7 +232,7 @@ class Sender:
         if left <= 0:
             return None
         return (
-            f"MLflow at {self.uri} could not be reached ({self.last_error}); {left} bytes of records are kept in "
+            f"MLflow at {redact(self.uri)} could not be reached ({self.last_error}); {left} bytes of records are kept in "
             f"{self.path} and will be sent by the next run or by `longcat sync`"
         )
 
@@ -253,7 +258,7 @@ class Sender:
                 if ending:
                     return
             except Exception as error:  # training continues whatever MLflow or its store raise
-                self.last_error = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                self.last_error = redact(f"{type(error).__name__}: {error}".splitlines()[0])[:300]
                 self._client = None
                 failures += 1
                 if ending and time.monotonic() - self._progress > FLUSH_S:

@@ -17,6 +17,7 @@ from pathlib import Path
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
+from longcat.redaction import redact
 
 START_S = 120.0
 
@@ -51,7 +52,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
     """
     own = {
-        name: os.environ[variable].removesuffix("/api")
+        name: redact(os.environ[variable]).removesuffix("/api")
         for name, variable in (("MLflow", "MLFLOW_TRACKING_URI"), ("Prefect", "PREFECT_API_URL"))
         if os.environ.get(variable, "").startswith("http")
     }

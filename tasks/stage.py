@@ -22,6 +22,7 @@ from prefect.states import Completed, State
 from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
 from longcat.progress import Progress, Reporter, progress_listeners
+from longcat.redaction import redact_error
 from longcat.tracking import StageRun, Tracker
 
 UPDATE_S = 2.0
@@ -54,7 +55,11 @@ def run_stage(
     """Run a stage under its MLflow run, publish its artifact, and report to Prefect whether it was cached."""
     with tracker.stage(name) as run, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default", UserWarning)
-        artifact = work(_Reporter(name), run)
+        try:
+            artifact = work(_Reporter(name), run)
+        except Exception as error:  # Prefect and MLflow record its text
+            redact_error(error)
+            raise
         run.set_tags({"artifact": f"{artifact.kind}/{artifact.digest}", "cached": str(artifact.cached).lower()})
         run.log_metrics(_numbers(artifact.facts.model_dump()) | _known(artifact.facts.figures))
         run.log_artifact(artifact.path / "manifest.json")

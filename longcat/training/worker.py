@@ -29,6 +29,7 @@ from longcat.errors import LongcatError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
+from longcat.redaction import redact_error
 from longcat.training import checkpoint
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.held_out import held_out_batch, write_sample
@@ -202,6 +203,7 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             body(Worker(job, mesh, accelerator))
         leave()
     except Exception as error:
+        redact_error(error)
         report = {
             "time": time.time(),
             "rank": rank,
