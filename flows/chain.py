@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect.logging import get_run_logger
-
 from flows.dag import Stage, check, load, stages_of
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import load_config
 from longcat.errors import Cancelled
 from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tracking import Tracker
+from tasks.orchestrator import prefect_session, run_logger
 
 
 def open_workspace(path: str | None) -> Workspace:
@@ -41,7 +40,7 @@ def chain(
     check(config, stages)
     space = open_workspace(workspace)
     began = time.monotonic()
-    with space.lease(), redacted_records():
+    with space.lease(), redacted_records(), prefect_session():
         tracker = Tracker(space, config, name=f"{name}-{config.preset}")
         made: dict[str, Artifact[Any]] = {}
         rows = []
@@ -65,7 +64,7 @@ def chain(
         finally:
             warning = tracker.close(status)
             if warning:
-                get_run_logger().warning(warning)
+                run_logger().warning(warning)
         summary = {
             "flow": name,
             "preset": config.preset,

@@ -52,6 +52,10 @@ class TrainingError(LongcatError):
     """Failure of the training processes; the message has the cause of the first failing rank."""
 
 
+class DivergedError(UserError):
+    """Training that diverges again after it went back to a good state; the message says from which step on."""
+
+
 class Cancelled(LongcatError):  # noqa: N818  (a request, not a fault)
     """Requested stop of a run; its progress is saved."""
 

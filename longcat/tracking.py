@@ -93,7 +93,7 @@ class Tracker:
             yield StageRun(self._journal, key)
         except BaseException as error:
             killed = isinstance(error, Cancelled | KeyboardInterrupt) or not isinstance(error, Exception)
-            self._journal.append("tags", key, tags={"error": f"{type(error).__name__}: {error}"[:4000]})
+            self._journal.append("tags", key, tags={"error": redact(f"{type(error).__name__}: {error}")[:4000]})
             self._journal.append("end", key, status="KILLED" if killed else "FAILED", time=time.time())
             raise
         self._journal.append("end", key, status="FINISHED", time=time.time())

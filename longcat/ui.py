@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from longcat.disk import disk_errors, private_files
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
@@ -64,8 +65,10 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
     for server in servers:
         _require_free(server)
     logs = workspace / "logs"
-    logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(disk_errors(workspace))
+        stack.enter_context(private_files(workspace))
+        logs.mkdir(exist_ok=True)
         started = [(server, stack.enter_context(_supervised(server, logs))) for server in servers]
         for server, process in started:
             _wait(server, process, logs)

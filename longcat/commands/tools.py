@@ -54,11 +54,16 @@ def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
 def sync(workspace: WorkspacePath = Path("workspace")) -> None:
     """Send MLflow the records of runs during which it could not be reached."""
     from longcat.artifact import Workspace
+    from longcat.disk import disk_errors, private_files
     from longcat.terminal import redirected_output
     from longcat.tracking import sync as send
 
     space = Workspace(workspace)
-    with redirected_output(space.path / "logs" / "sync.log", lambda _: None):
+    with (
+        disk_errors(space.path),
+        private_files(space.path),
+        redirected_output(space.path / "logs" / "sync.log", lambda _: None),
+    ):
         sent = send(space)
     print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")
 

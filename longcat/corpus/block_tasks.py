@@ -36,6 +36,7 @@ from longcat.corpus.judge import SAMPLES, Judge, Verdict, reasons
 from longcat.corpus.near_duplicates import shingles, signatures
 from longcat.corpus.readers import Oversized, Record, Unreadable
 from longcat.corpus.sources import Block
+from longcat.disk import replacing
 from longcat.errors import DataError, LongcatError
 
 _BATCH_BYTES = 1 << 20
@@ -163,10 +164,8 @@ class _Judging:
             self._sign(corpus.near_duplicates)
             save(scratch / f"{name}.signatures.npy", np.concatenate(self._signatures))
         arrays = self._arrays.build()
-        with (scratch / f"{name}.arrays.npz").open("wb") as binary:
+        with replacing(scratch / f"{name}.arrays.npz") as binary:
             np.savez(binary, **vars(arrays))
-            binary.flush()
-            os.fsync(binary.fileno())
         columns = len(corpus.mask) + len(corpus.languages)
         save(scratch / f"{name}.findings.npy", np.array(self._findings, np.int32).reshape(len(arrays.ends), columns))
 

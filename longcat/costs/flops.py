@@ -107,6 +107,16 @@ def _attention_output(model: ModelConfig) -> int:
     return model.num_attention_heads * model.v_head_dim * model.hidden_size
 
 
+def divided_in_sublayer(model: ModelConfig) -> int:
+    """Count the weights of one attention and one dense sublayer that are divided over `tensor`: of heads and inner width."""
+    heads = model.num_attention_heads * (
+        model.q_lora_rank * (model.qk_nope_head_dim + model.qk_rope_head_dim)
+        + model.kv_lora_rank * (model.qk_nope_head_dim + model.v_head_dim)
+        + model.v_head_dim * model.hidden_size
+    )
+    return heads + 3 * model.hidden_size * model.ffn_hidden_size
+
+
 def _indexer(model: ModelConfig) -> int:
     sparse = model.sparse_attention
     if sparse is None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from longcat.config import ModelConfig
-from longcat.costs.flops import parameters
+from longcat.costs.flops import divided_in_sublayer, parameters
 
 _GRADIENT_BYTES, _ROUTER_BYTES, _STATISTIC_BYTES, _NUMBER_BYTES = 4, 4, 4, 8
 """Of an element of a gradient, of a router's weights, which compute in fp32, of its statistics, and of a count or a row's
@@ -102,15 +102,8 @@ def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> 
 
 def divided_parameters(model: ModelConfig) -> int:
     """Count the parameters whose matrices are divided over `tensor`: of heads, dense networks and the vocabulary."""
-    heads = model.num_attention_heads * (
-        model.q_lora_rank * (model.qk_nope_head_dim + model.qk_rope_head_dim)
-        + model.kv_lora_rank * (model.qk_nope_head_dim + model.v_head_dim)
-        + model.v_head_dim * model.hidden_size
-    )
     sublayers = 2 * model.num_layers + bool(model.mtp_num_layers)
-    return (
-        sublayers * (heads + 3 * model.hidden_size * model.ffn_hidden_size) + 2 * model.hidden_size * model.vocabulary
-    )
+    return sublayers * divided_in_sublayer(model) + 2 * model.hidden_size * model.vocabulary
 
 
 def _tokens_of_heads(model: ModelConfig, processes: int, step: Step) -> float:

@@ -21,13 +21,13 @@ from torch.distributed.pipelining import (
 from torch.distributed.tensor import DTensor
 
 from longcat.config import ModelConfig
+from longcat.costs.stages import Schedule, stage_owner, stages_of
 from longcat.model.cache import Cache
 from longcat.model.context import Phase
 from longcat.model.part import Part
 from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums, Onward
 from longcat.parallel.accumulate import Learn, MicroBatch
-from longcat.parallel.axes import Schedule, stage_owner, stages_of
 from longcat.parallel.data import Sharded
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.holder import holder_at

@@ -155,7 +155,7 @@ def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu", phase
             reports = list(pool.map(report_of, *zip(*ranks, strict=True)))
     length = config.corpus.sequence_length_tokens
     estimate = training_memory(
-        config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes
+        config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes, kind
     )
     micro_batches, _ = _micro_batches(config, degrees)
     trained = phase_of(step, config.training) if config.model.sparse_attention else "dense"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import astuple
@@ -15,6 +13,7 @@ from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
+from longcat.disk import copy_file
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -22,17 +21,16 @@ from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
-from longcat.training.job import JOB, RESULT, Job
+from longcat.training.beat import FOLDER
+from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
-from longcat.training.metrics import Records, read_metrics
+from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 from longcat.training.supervision import supervise
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 WORKER = "longcat.training.worker"
-LAST_STEPS = 20
-"""Steps that the final loss is the mean of."""
 
 
 def pretrain(
@@ -93,23 +91,20 @@ def pretrain(
             supervise(WORKER, job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
-        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
+        copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
-        facts = CheckpointFacts(
+        return CheckpointFacts(
             **json.loads((directory / RESULT).read_text(encoding="utf-8")),
-            **_summary(read_metrics(folder.metrics)),
+            **summarise(read_metrics(folder.metrics)),
             processes=layout.degrees.processes,
             parallel=layout.degrees.by_axis,
             precision=layout.precision,
             device=accelerator.name,
             seconds_training=round(time.monotonic() - began, 1),
         )
-        for leftover in (directory / JOB, directory / RESULT):
-            leftover.unlink()
-        shutil.rmtree(folder.progress, ignore_errors=True)
-        return facts
 
-    return workspace.materialize(recipe, build, resumable=True)
+    scratch = (JOB, RESULT, ERRORS, FOLDER, CheckpointFolder(Path()).progress.name)
+    return workspace.materialize(recipe, build, resumable=True, scratch=scratch)
 
 
 def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
@@ -127,18 +122,3 @@ def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
             f"{tokens.path} has sequences of {corpus.sequence_length} tokens, "
             f"model.max_position_embeddings is {config.model.max_position_embeddings}"
         )
-
-
-def _summary(records: Records) -> dict[str, Any]:
-    """Return the last losses and the median throughput of the second half of the run, where caches are warm."""
-    held_out = [record["held_out/loss"] for record in records if "held_out/loss" in record]
-    losses = [record["train/loss"] for record in records[-LAST_STEPS:]]
-    timed = [record for record in records if "perf/tokens_per_second" in record]
-    steady = sorted(timed[len(timed) // 2 :], key=lambda record: float(record["perf/tokens_per_second"]))
-    middle = steady[len(steady) // 2]
-    return {
-        "final_loss": statistics.fmean(losses),
-        "held_out_loss": held_out[-1] if held_out else None,
-        "tokens_per_second": middle["perf/tokens_per_second"],
-        "mfu": middle.get("perf/mfu"),
-    }

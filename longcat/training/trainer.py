@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,7 +31,7 @@ from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.offload import OffloadedStates
 from longcat.training.optimizer import build_optimizers, set_learning_rate
-from longcat.training.regions import OPTIMIZER
+from longcat.training.regions import COMPUTE, OPTIMIZER
 from longcat.training.schedule import learning_rate
 
 
@@ -100,6 +101,8 @@ class Trainer:
         """Micro-batches of the last step."""
         self.gradients: list[LocalGradient] = []
         """This process' parts of the gradients of all that has learnt in the last step."""
+        self.region: Callable[[str], AbstractContextManager[object]] = torch.profiler.record_function
+        """Opens a region of `longcat.training.regions`."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Train on a batch. Collective.
@@ -128,7 +131,8 @@ class Trainer:
             seen.note((number, layers.start), parts, sums, layers)
             return weighted_total(parts, self.config, phase)
 
-        self.parallel.accumulate(batch_parts, phase, learn)
+        with self.region(COMPUTE):
+            self.parallel.accumulate(batch_parts, phase, learn)
         means, routing = seen.means(), seen.routing()
         sum_parts(self.weights.parameters(), self.mesh)
         self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables, self.parallel.copies)
@@ -141,7 +145,7 @@ class Trainer:
         rate = learning_rate(step, training.steps, training.optimizer)
         healthy = bool(np.isfinite([loss, norm, *agreed.values()]).all())
         if healthy:
-            with torch.profiler.record_function(OPTIMIZER):
+            with self.region(OPTIMIZER):
                 clip(self.gradients, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
