@@ -34,6 +34,7 @@ from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import check_lease
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
+from longcat.redaction import redact_error
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.checkpoint_files import RunRecord
@@ -428,6 +429,7 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             body(Worker(job, mesh, accelerator, heart))
         leave()
     except Exception as error:
+        redact_error(error)
         report = {
             "time": time.time(),
             "rank": rank,
