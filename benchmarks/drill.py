@@ -1,7 +1,7 @@
 """Random faults at random moments, again and again until a run is finished: what was promised, and whether it was kept.
 
     python benchmarks/drill.py --kills 25 --seed 1 [--faults SIGKILL,SIGTERM,full,...] [--steps 120] [--command pretrain]
-                               [--folder DIR] [--json]
+                               [--minutes M] [--folder DIR] [--json]
 
 Trains `smoke` once without disturbance. Then runs the same command in a new workspace and hurts it at moments drawn from the
 seed: signals to training processes, their agent and supervisor, the flow, workers of the corpus and Prefect's server; a disk
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -72,7 +73,7 @@ class Drill:
 
     def __init__(self, folder: Path, plan: list[Fault], command: str, steps: int, kept: bool) -> None:
         self.folder, self.plan, self.words, self.done = folder, plan, [command, *settings(steps)], list[Done]()
-        self.kept = kept
+        self.kept, self.deadline = kept, math.inf
         self.token = uuid.uuid4().hex
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
@@ -148,7 +149,9 @@ class Drill:
         return ending
 
     def _take(self, wanted: Callable[[Fault], bool]) -> Fault | None:
-        """Take the next fault of some kind from the plan."""
+        """Take the next fault of some kind from the plan, if there is time."""
+        if time.monotonic() > self.deadline:
+            return None
         number = next((number for number, fault in enumerate(self.plan) if wanted(fault)), None)
         # those that fit few moments are not all put at the first one
         if number is None or (number > 6 and len(self.plan) > 6):
@@ -246,18 +249,17 @@ def main() -> int:
         arguments.folder is not None,
     )
     began = time.monotonic()
+    if arguments.minutes:
+        drill.deadline = began + 60 * arguments.minutes
     try:
         reference = drill.undisturbed()
         number = 0
-        while drill.plan:
+        while drill.plan and time.monotonic() < drill.deadline:
             number += 1
             before = len(drill.done)
             drill.round(number, reference)
             if len(drill.done) == before:  # its moment never comes
                 drill.plan.pop(0)
-            if arguments.minutes and time.monotonic() - began > 60 * arguments.minutes:
-                drill.result["left_undone"] = len(drill.plan)
-                break
     finally:
         drill.close()
     result = drill.result | {
@@ -265,6 +267,7 @@ def main() -> int:
         "kills": len(drill.done),
         "faults": [one.as_dict() for one in drill.done],
     }
+    result["left_undone"] = len(drill.plan)
     result["seconds"] = round(time.monotonic() - began, 1)
     print(json.dumps(result, indent=2) if arguments.json else _page(result, drill.done))
     kept = not result["broken"]
@@ -285,6 +288,8 @@ def _page(result: dict[str, Any], done: list[Done]) -> str:
         f"{result['points_lost']}, doubled: {result['points_doubled']}; left over: {len(result['leftovers'])}; "
         f"{'identical to' if result['identical'] else 'NOT IDENTICAL to'} the undisturbed run"
     )
+    if undone := result["left_undone"]:
+        lines.append(f"left undone for lack of time: {undone} faults")
     lines += [f"broken: {what}" for what in result["broken"]] or ["every promise was kept"]
     return "\n".join(lines)
 
