@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import Flow, flow
-
 from flows.chain import chain
 from flows.dag import PIPELINE, STAGES, Stage
+from tasks.orchestrator import BestEffortFlow
 
 
-def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Flow[..., dict[str, Any]]:
+def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> BestEffortFlow:
     """Make the flow that runs a stage with all its needs, or all stages.
 
     Args:
@@ -39,7 +38,7 @@ def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Flow
     Returns:
         The summary that is also written to `summary.json` in the workspace.
     """
-    return flow(run, name=name, persist_result=False, validate_parameters=True)
+    return BestEffortFlow(run, name=name, persist_result=False, validate_parameters=True)
 
 
 FLOWS = {

@@ -9,14 +9,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+
+import psutil
 
 from longcat.processes.child import free_port, supervised
 from longcat.processes.environment import server_environment
+from longcat.stores import put_back, set_aside, set_aside_if_damaged
 
 START_S = 300.0
-"""A server that has died is noticed at once; this is for one that is slow because the machine is busy."""
+"""Longest wait for a server of our own; one that has died is noticed at once."""
+IDLE_S = 15.0
+"""Longest wait for a server that uses no processor: a slow one is busy."""
 SETTLE_S = 5.0
 
 
@@ -26,60 +32,120 @@ def prefect_api(workspace: Path) -> Iterator[None]:
 
     A server of our own starts at once and is waited for only when prefect has been imported, which takes as long; it
     is supervised, so it ends with this process, however that happens. Its database stays in the workspace, where
-    `longcat ui` shows the runs.
+    `longcat ui` shows the runs. Without a server that answers, the run goes on and a warning says so.
     """
     if os.environ.get("PREFECT_API_URL"):
-        yield
+        from tasks.orchestrator import prefect_session
+
+        with prefect_session():
+            yield
         return
-    home, port = workspace / "prefect", free_port()
-    logs = workspace / "logs"
-    for folder in (home, logs):
-        folder.mkdir(parents=True, exist_ok=True)
-    url = f"http://127.0.0.1:{port}/api"
+    server = _Server(workspace)
     # heartbeats make a lost worker's run visible; here they would only add a second to every flow
     os.environ.update(
-        {"PREFECT_API_URL": url, "PREFECT_HOME": str(home), "DO_NOT_TRACK": "true", "PREFECT_LOGGING_LEVEL": "WARNING"}
+        {
+            "PREFECT_API_URL": server.url,
+            "PREFECT_HOME": str(server.database.parent),
+            "DO_NOT_TRACK": "true",
+            "PREFECT_LOGGING_LEVEL": "WARNING",
+        }
     )
-    command = [sys.executable, "-m", "prefect", "server", "start"]
-    log = logs / "prefect-server.log"
     try:
-        with supervised(command, log=log, environment=server_environment(str(home), port)) as server:
-            from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+        with ExitStack() as stack:
+            server.start(stack)
+            from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
             import flows.pipeline  # noqa: F401  (loaded while the server starts)
+            from flows.abandoned import close_abandoned
+            from tasks.orchestrator import prefect_session
 
-            _wait(url, server, logs)
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 try:
-                    yield
+                    with prefect_session() as session:
+                        if problem := server.wait(stack):
+                            session.service.failed(problem)
+                        else:
+                            session.tell(close_abandoned, datetime.now(UTC))
+                        yield
                 finally:  # a failed run's states and logs matter most
-                    with suppress(Exception):
-                        _settle()
+                    if not session.service.away:
+                        with suppress(Exception):
+                            _settle()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
 
 
-def _wait(url: str, server: subprocess.Popen[bytes], logs: Path) -> None:
-    end = time.monotonic() + START_S
-    while time.monotonic() < end:
-        if server.poll() is not None:
-            raise RuntimeError(f"the Prefect server did not start; see {logs / 'prefect-server.log'}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise RuntimeError(f"the Prefect server did not answer within {START_S:g} s; see {logs / 'prefect-server.log'}")
+class _Server:
+    """A Prefect server with its database in a workspace."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.database = workspace / "prefect" / "prefect.db"
+        self.log = workspace / "logs" / "prefect-server.log"
+        for folder in (self.database.parent, self.log.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self._process: subprocess.Popen[bytes]
+
+    def start(self, stack: ExitStack) -> None:
+        """Start the server, which ends with the stack; a damaged database is set aside first."""
+        set_aside_if_damaged(self.database)
+        command = [sys.executable, "-m", "flows.prefect_server", str(self.database)]
+        environment = server_environment(str(self.database.parent), self.port)
+        self._process = stack.enter_context(supervised(command, log=self.log, environment=environment))
+
+    def wait(self, stack: ExitStack) -> str | None:
+        """Wait until the server answers; returns why it does not.
+
+        One that ends is started again with a new database, in case the old one is the cause.
+        """
+        problem = self._answer()
+        if problem is None or self._process.poll() is None or not self.database.exists():
+            return problem
+        aside = set_aside(self.database, "lets the Prefect server end")
+        self.start(stack)
+        if again := self._answer():
+            self._process.kill()
+            put_back(aside, self.database)
+            return again
+        return None
+
+    def _answer(self) -> str | None:
+        began = busy = time.monotonic()
+        used = 0.0
+        while time.monotonic() - began < START_S:
+            if self._process.poll() is not None:
+                return f"its server has ended, see {self.log}"
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                    return None
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+            now = _processor_s(self._process.pid)
+            if abs(now - used) > 0.05:  # it falls when a child ends
+                used, busy = now, time.monotonic()
+            elif time.monotonic() - busy > IDLE_S:
+                return f"its server is idle and does not answer, see {self.log}"
+        return f"its server did not answer within {START_S:g} s, see {self.log}"
+
+
+def _processor_s(pid: int) -> float:
+    """Return the processor time that the descendants of a process have used, in seconds."""
+    total = 0.0
+    with suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+    return total
 
 
 def _settle() -> None:
-    """Send the last log lines, and wait until the server has stored the last task-run states (sent as events)."""
+    """Wait until the server has stored the last task-run states, which are sent as events."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterState, TaskRunFilterStateType
     from prefect.client.schemas.objects import StateType
-    from prefect.logging.handlers import APILogWorker
 
-    APILogWorker.drain_all(timeout=SETTLE_S)
     unfinished = TaskRunFilter(
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     )

@@ -11,6 +11,7 @@ from longcat.config import PipelineConfig
 from longcat.corpus.facts import TokensFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.tracking import StageRun, Tracker
+from tasks.orchestrator import tell
 from tasks.stage import run_stage, stage_task
 
 
@@ -28,9 +29,12 @@ def benchmark(
         for name in ("report.html", "mfu.png", "result.json", "report.md", "trace.json.gz"):
             if (result.path / name).is_file():  # without profiled steps there is no trace
                 run.log_artifact(result.path / name)
-        create_markdown_artifact((result.path / "report.md").read_text(encoding="utf-8"), key="mfu-report")
-        create_link_artifact(
-            (result.path / "report.html").resolve().as_uri(), link_text="MFU report", key="mfu-report-page"
+        tell(create_markdown_artifact, (result.path / "report.md").read_text(encoding="utf-8"), key="mfu-report")
+        tell(
+            create_link_artifact,
+            (result.path / "report.html").resolve().as_uri(),
+            link_text="MFU report",
+            key="mfu-report-page",
         )
 
     return run_stage(

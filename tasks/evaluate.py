@@ -11,6 +11,7 @@ from longcat.corpus.facts import TokensFacts
 from longcat.evaluation import stage
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.tracking import StageRun, Tracker
+from tasks.orchestrator import tell
 from tasks.stage import run_stage, stage_task
 
 
@@ -28,7 +29,7 @@ def evaluate(
         run.log_input(tokens, context="evaluation")
         for name in ("report.md", "result.json"):
             run.log_artifact(result.path / name)
-        create_markdown_artifact((result.path / "report.md").read_text(encoding="utf-8"), key="evaluation-report")
+        tell(create_markdown_artifact, (result.path / "report.md").read_text(encoding="utf-8"), key="evaluation-report")
 
     return run_stage(
         "evaluate",

@@ -13,6 +13,7 @@ from longcat.corpus.facts import TokensFacts
 from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker
 from tasks.cluster import mapper_for
+from tasks.orchestrator import tell
 from tasks.stage import run_stage, stage_task
 
 
@@ -24,7 +25,7 @@ def preprocess(config: PipelineConfig, workspace: Workspace, tracker: Tracker) -
         run.log_input(tokens, context="preprocessing")
         for name in ("index.json", CARD_HTML, CARD_MARKDOWN):
             run.log_artifact(tokens.path / name)
-        create_markdown_artifact((tokens.path / CARD_MARKDOWN).read_text(encoding="utf-8"), key="data-card")
+        tell(create_markdown_artifact, (tokens.path / CARD_MARKDOWN).read_text(encoding="utf-8"), key="data-card")
 
     def work(report: Reporter, run: StageRun) -> Artifact[TokensFacts]:
         with mapper_for(config.corpus) as mapper:

@@ -14,6 +14,7 @@ from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker
 from longcat.training import stage
 from longcat.training.metrics import read_metrics
+from tasks.orchestrator import tell
 from tasks.stage import run_stage, stage_task
 
 
@@ -36,6 +37,6 @@ def pretrain(
         run.log_artifact(folder.samples, folder.samples.name)
         run.register_model(f"longcat-{config.preset}", checkpoint)
         facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]
-        create_table_artifact(facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")
+        tell(create_table_artifact, facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")
 
     return run_stage("pretrain", tracker, work, publish)

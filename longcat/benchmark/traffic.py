@@ -1,8 +1,6 @@
 """What each axis sends in a training step: every collective that begins, with its group, its size and where it is waited for.
 
-Torch's public functions are replaced while a step is watched, so that whatever begins a collective is seen: longcat,
-FSDP, pipeline schedules. A profiler that runs meanwhile gets regions with the axis in their names, which gloo's own
-events do not have.
+A profiler that runs meanwhile gets regions with the axis in their names, which gloo's own events do not have.
 """
 
 from __future__ import annotations
@@ -11,9 +9,8 @@ import contextlib
 import inspect
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial, wraps
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -22,20 +19,11 @@ from torch import Tensor
 from longcat.costs.traffic import bus_factor
 from longcat.parallel.axes import VIEWS, Degrees
 from longcat.parallel.mesh import ProcessMesh
+from longcat.parallel.observed import begin, observed
 
 SENDING, WAITING = "longcat.sends ", "longcat.waits "
 """Beginnings of the regions in which a process begins a collective, and waits for one; the axis follows, and after a
 comma the collective's name."""
-_NAMES = {
-    "all_reduce": "all_reduce",
-    "all_gather_into_tensor": "all_gather",
-    "all_gather_single": "all_gather",
-    "reduce_scatter_tensor": "reduce_scatter",
-    "reduce_scatter_single": "reduce_scatter",
-    "all_to_all_single": "all_to_all",
-    "broadcast": "broadcast",
-}
-"""Torch's functions and what they are called here."""
 _SEND = dist.isend
 Splits = Literal["even", "uneven"]
 
@@ -119,37 +107,8 @@ def _label(group: str, degrees: Mapping[str, int], alike: Container[str]) -> str
 def watched(mesh: ProcessMesh) -> Iterator[list[Message]]:
     """Watch every collective that this process begins; yields the list that they are put down in."""
     messages: list[Message] = []
-    watch = _Watch(labels(mesh), messages)
-    with contextlib.ExitStack() as replaced:
-        for function, name in _NAMES.items():
-            if original := getattr(dist, function, None):
-                replaced.callback(setattr, dist, function, original)
-                setattr(dist, function, watch.collective(original, name))
-        one_by_one = {of: watch.transfer(of) for of in (dist.isend, dist.irecv)}
-        originals = {watched: of for of, watched in one_by_one.items()}
-        for attribute, replacement in {
-            "isend": one_by_one[dist.isend],
-            "irecv": one_by_one[dist.irecv],
-            "batch_isend_irecv": watch.sends(dist.batch_isend_irecv, originals),
-            "P2POp": _operations(originals),
-        }.items():
-            replaced.callback(setattr, dist, attribute, getattr(dist, attribute))
-            setattr(dist, attribute, replacement)
+    with observed(_Watch(labels(mesh), messages)):
         yield messages
-
-
-def _operations(originals: Mapping[Any, Any]) -> type[dist.P2POp]:
-    """Make a class of operations for batches that also takes the watched functions.
-
-    Schedules call the function of an operation themselves where all of a batch send, or all receive. So it stays
-    the watched one, except while torch checks it.
-    """
-
-    class Operation(dist.P2POp):
-        def __new__(cls, op: Callable[..., Any], *given: Any, **named: Any) -> Operation:
-            return cast(Operation, super().__new__(cls, originals.get(op, op), *given, **named))
-
-    return Operation
 
 
 class _Watch:
@@ -176,69 +135,38 @@ class _Watch:
         def function(*given: Any, **named: Any) -> Any:
             arguments = bind(*given, **named).arguments
             group: Any = arguments.get("group") or dist.group.WORLD
-            size = arguments["tensor"].nbytes if original is _SEND else 0
-            message = Message(self._label(group), "send", group.size(), size, size)
-            if size:
-                self._messages.append(message)
-            return self._begin(partial(original, *given, **named), message, True)
+            size = arguments["tensor"].nbytes if _sends(original) else 0
+            return self._begin(partial(original, *given, **named), self._sent(group, size), True)
 
         return function
 
-    def sends(self, original: Callable[..., Any], originals: Mapping[Any, Any]) -> Callable[..., Any]:
+    def transfers(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def function(operations: list[dist.P2POp]) -> Any:
-            for of in operations:
-                of.op = originals.get(of.op, of.op)
             group: Any = operations[0].group or dist.group.WORLD
             # what is received is a message of the process that sends it
-            size = sum(of.tensor.nbytes for of in operations if of.op is _SEND)
-            message = Message(self._label(group), "send", group.size(), size, size)
-            if size:
-                self._messages.append(message)
-            return self._begin(partial(original, operations), message, True)
+            size = sum(of.tensor.nbytes for of in operations if _sends(of.op))
+            return self._begin(partial(original, operations), self._sent(group, size), True)
 
         return function
+
+    def _sent(self, group: Any, size: int) -> Message:
+        message = Message(self._label(group), "send", group.size(), size, size)
+        if size:
+            self._messages.append(message)
+        return message
 
     def _label(self, group: Any) -> str:
         return self._names.get(id(group), "other groups")
 
     def _begin(self, call: Callable[[], Any], message: Message, beside: bool) -> Any:
         region = partial(torch.profiler.record_function, f"{WAITING}{message.axis}, {message.name}")
-        with (
-            torch.profiler.record_function(f"{SENDING}{message.axis}, {message.name}"),
-            contextlib.nullcontext() if beside else region(),
-        ):
-            works = call()
-        if isinstance(works, list):
-            return [_Waited(work, region) for work in works]
-        return None if works is None else _Waited(works, region)
+        with torch.profiler.record_function(f"{SENDING}{message.axis}, {message.name}"):
+            return begin(call, region, beside)
 
 
-class _Waited(dist.Work):
-    """A collective in work, whose waiting is a region for a profiler."""
-
-    def __init__(self, work: dist.Work, region: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
-        super().__init__()
-        self._inner, self._region = work, region
-
-    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        with self._region():
-            return self._inner.wait(timeout) if timeout else self._inner.wait()
-
-    def is_completed(self) -> bool:
-        return self._inner.is_completed()
-
-    def is_success(self) -> bool:
-        return self._inner.is_success()
-
-    def synchronize(self) -> None:
-        self._inner.synchronize()
-
-    def get_future(self) -> Any:
-        return self._inner.get_future()
-
-    def result(self) -> Any:
-        return self._inner.result()
+def _sends(function: Callable[..., Any]) -> bool:
+    return inspect.unwrap(function) is _SEND
 
 
 def _message(name: str, arguments: Mapping[str, Any], axis: str, group: Any) -> Message:

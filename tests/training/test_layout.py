@@ -42,7 +42,9 @@ def test_an_axis_that_does_not_fit_the_model_is_refused_with_one_that_does(setti
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("preset", "processes"), [("longcat-flash-lite", 128), ("longcat-flash", 1792)])
+@pytest.mark.parametrize(
+    ("preset", "processes"), [("longcat-flash-lite", 128), ("longcat-flash", 1792), ("longcat-2.0", 49152)]
+)
 def test_a_preset_fits_at_the_world_size_that_it_states(preset, processes):
     memory = 64 * 10**9
     config = load_config(preset, overrides=[f"training.processes={processes}"])

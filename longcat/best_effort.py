@@ -1,0 +1,65 @@
+"""Services that a run can do without: what they fail at is told once and is never the run's own failure."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from longcat.redaction import redact
+
+
+class Service:
+    """A server or store that may fail, hang or refuse at any time.
+
+    Whoever calls it reports what came of the calls. The first failure is told in one warning, when it happens; further
+    ones go to the log.
+    """
+
+    def __init__(self, name: str, address: str, consequence: str) -> None:
+        """Describe the service.
+
+        Args:
+            name: for people, for example "MLflow".
+            address: where it is; secrets in it are not shown.
+            consequence: what its failure means for the run, as the second half of a sentence.
+        """
+        self.name, self.address, self.consequence = name, redact(address), consequence
+        self.away = False
+        """Whether the last call failed."""
+        self.last_error: str | None = None
+        """What the last failure was; None while there was none."""
+        self._told = False
+        self._guard = threading.Lock()
+
+    def failed(self, error: BaseException | str, *, answered: bool = False) -> None:
+        """Report that the service did not do what it was asked for.
+
+        Args:
+            error: what happened.
+            answered: whether it has been reached, and answered with an error.
+        """
+        self.away = True
+        self._tell(error, "answered with an error" if answered else "could not be reached")
+
+    def refused(self, error: BaseException | str) -> None:
+        """Report that the service is there and will never do what it was asked for."""
+        self._tell(error, "refused a request")
+
+    def answered(self) -> None:
+        """Report that the service did what it was asked for."""
+        self.away = False
+
+    def _tell(self, error: BaseException | str, what: str) -> None:
+        self.last_error = redact(error) if isinstance(error, str) else reason(error)
+        with self._guard:
+            first, self._told = not self._told, True
+        logging.getLogger("longcat").log(
+            logging.WARNING if first else logging.INFO,
+            "%s at %s %s (%s); %s", self.name, self.address, what, self.last_error, self.consequence,
+        )  # fmt: skip
+
+
+def reason(error: BaseException) -> str:
+    """Return an exception as one line of at most 300 characters."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {redact(lines[0])}"[:300] if lines else type(error).__name__
