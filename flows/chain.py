@@ -13,7 +13,7 @@ from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import load_config
 from longcat.errors import Cancelled
 from longcat.tracking import Tracker
-from tasks.orchestrator import prefect_session, run_logger
+from tasks.orchestrator import prefect_session
 
 
 def open_workspace(path: str | None) -> Workspace:
@@ -61,8 +61,6 @@ def chain(
             raise
         finally:
             warning = tracker.close(status)
-            if warning:
-                run_logger().warning(warning)
         summary = {
             "flow": name,
             "preset": config.preset,

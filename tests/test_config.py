@@ -241,6 +241,7 @@ FIELDS = {
     "training.checkpoint_timeout_s": (30, set()),
     "training.max_restarts": (3, set()),
     "training.collective_timeout_s": (30, set()),
+    "training.check_every_steps": (3, set()),
     "training.hang_timeout_s": (30, set()),
     "training.deadline_s": (30, set()),
     "training.grace_s": (3, set()),

@@ -171,6 +171,9 @@ class TrainingConfig(Section):
     """Restarts from the last checkpoint after a failed process, as long as each attempt gets further."""
     collective_timeout_s: Annotated[float, RUNTIME] = Field(default=300, gt=0)
     """Maximum time in seconds that a collective waits."""
+    check_every_steps: Annotated[int, RUNTIME] = Field(default=500, ge=0)
+    """Steps between two searches for silent corruption: a micro-batch is computed twice and by a neighbour, and copies are
+    compared; 0 omits them."""
     hang_timeout_s: Annotated[float, RUNTIME] = Field(default=60, ge=0)
     """Seconds without a sign of life after which a process is taken to hang, and all are started again from the last
     checkpoint; 0 never. Starting, the first step, waiting for data, the held-out loss and checkpoints may take ten times as long."""
