@@ -207,6 +207,8 @@ class Worker:
         start, done, record = newest or self._first_state, 0, RunRecord()
         if start is not None:
             record = RunRecord.read(start)
+            if start == newest:
+                checkpoint_files.check_run(start, record, self.job.run)
             done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
         self.health.restore(record.health)
         now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
@@ -351,7 +353,7 @@ class Worker:
 
     def _known_after(self, done: int) -> RunRecord:
         """Return what the run knows besides weights after a step."""
-        return RunRecord(self.health.position(done), self.health.state(), self.layouts)
+        return RunRecord(self.health.position(done), self.health.state(), self.layouts, self.job.run)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
