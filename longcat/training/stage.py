@@ -85,6 +85,7 @@ def pretrain(
             layout=layout,
             tokens=str(tokens.path),
             directory=str(directory),
+            workspace=str(workspace.path),
             peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
