@@ -148,6 +148,16 @@ def test_a_server_that_comes_back_is_told_what_it_missed(server, caplog):
     assert len(warnings_of(caplog)) == 1
 
 
+def test_a_connection_that_is_lost_once_is_no_failure(server, caplog):
+    def lose():
+        server.lose_next = True
+
+    assert flow_of(lose)() == {"sum": 3}
+    assert server.artifacts == ["before", "after"]
+    assert server.states == ["RUNNING", "COMPLETED"]
+    assert warnings_of(caplog) == []
+
+
 def test_a_refused_call_does_not_stop_the_others(server, caplog):
     reply = server.reply
 
