@@ -30,6 +30,8 @@ Kind = Literal["npu", "cuda", "cpu"]
 
 BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 """Backends of torch.distributed by device kind; names of their collectives in a trace begin with the backend's name."""
+HOST_BACKEND = "gloo"
+"""Backend for what lies in the host's memory, whatever the device."""
 EMULATED = "ASCEND_EMULATOR_LIBRARIES"
 """Environment variable that is set under `longcat emulate`."""
 _CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}

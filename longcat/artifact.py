@@ -1,23 +1,22 @@
 """Content-addressed results of stages: a directory `workspace/<kind>/<digest>/` with a `manifest.json`.
 
 The digest covers everything that can change the bytes: the stage's version, the declared part of the configuration and
-the parent artifacts. A directory gets its final name only when it is complete. A finished artifact is never modified,
-and it is checked against its manifest before each use.
+the parent artifacts. A directory gets its final name only when it is complete: built, hashed, cleared of all that is not
+in its manifest. Each of these is remembered, so whoever is interrupted goes on where it was. A finished artifact is
+never modified, and it is checked against its manifest before each use.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,12 +24,15 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from longcat import __version__
-from longcat.errors import ArtifactError, StorageError
-from longcat.lease import lease
+from longcat.disk import clear_temporaries, disk_errors, private_folder, remove, replacing, sync, sync_all
+from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
+from longcat.lease import check_lease, lease
 from longcat.provenance import git_commit, source_hashes
+from longcat.redaction import redact_tree
 
 MANIFEST = "manifest.json"
-_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_CODE, _BUILT = ".code.json", ".built.json"
+"""Of a half-made artifact: the code that began to make it; what was built, once only hashing and cleaning are left."""
 
 
 class Facts(BaseModel, ABC):
@@ -115,7 +117,7 @@ class Workspace:
         self.path = Path(path).expanduser().resolve()
         try:
             with disk_errors(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
+                private_folder(self.path)
         except (FileExistsError, NotADirectoryError):
             raise StorageError(
                 f"{self.path} cannot be a folder because a file has this name; choose another --workspace"
@@ -123,9 +125,28 @@ class Workspace:
         except OSError as error:  # where no folder can be made, as in /proc
             raise StorageError(f"cannot make {self.path}: {error.strerror}; choose another --workspace") from None
 
-    def lease(self) -> AbstractContextManager[None]:
-        """Hold the exclusive right to write in this workspace; raises `WorkspaceBusyError` if another process does."""
-        return lease(self.path / ".lease")
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Hold the exclusive right to write in this workspace, and clear away what killed processes left behind.
+
+        Raises:
+            WorkspaceBusyError: another process holds it.
+            StorageError: the workspace cannot be written.
+        """
+        with lease(self.path / ".lease") as first:
+            if first:
+                with disk_errors(self.path):
+                    for folder in (self.path, *(path for path in self.path.iterdir() if path.is_dir())):
+                        clear_temporaries(folder, deep=False)
+            yield
+
+    def partial(self, recipe: Recipe[Any]) -> Path:
+        """Return the directory in which the artifact of a recipe is made."""
+        return self.path / recipe.kind / f".{recipe.digest}.partial"
+
+    def half_made(self) -> list[Path]:
+        """List the directories of artifacts that are being made, or whose making was interrupted."""
+        return sorted(path for path in self.path.glob("*/.*.partial") if path.is_dir())
 
     def find(self, recipe: Recipe[FactsT]) -> Artifact[FactsT] | None:
         """Return the finished and verified artifact of a recipe, or None if it does not exist.
@@ -134,19 +155,34 @@ class Workspace:
             ArtifactError: it exists, but a file is missing or differs from the manifest.
         """
         directory = self.path / recipe.kind / recipe.digest
-        if not directory.is_dir():
-            return None
+        with disk_errors(directory):
+            if not directory.is_dir():
+                return None
         artifact = open_artifact(directory, recipe.facts)
         _warn_of_changed_code(artifact, recipe)
         return artifact
 
     def materialize(
-        self, recipe: Recipe[FactsT], build: Callable[[Path], FactsT], *, resumable: bool = False
+        self,
+        recipe: Recipe[FactsT],
+        build: Callable[[Path], FactsT],
+        *,
+        resumable: bool = False,
+        same_code: bool = False,
+        scratch: Sequence[str] = (),
     ) -> Artifact[FactsT]:
         """Return the artifact of `recipe`, and build it first if it does not exist.
 
-        `build(directory)` fills an empty directory and returns the artifact's facts. If `resumable`, the directory
-        still holds the files of an interrupted attempt.
+        `build(directory)` fills an empty directory and returns the artifact's facts. What it has built is not built again
+        by the same code, however hashing and moving it to its place are interrupted.
+
+        Args:
+            recipe: what to make.
+            build: makes it.
+            resumable: whether `build` goes on with the files of an interrupted attempt, which are still there then.
+            same_code: go on only with files that this very code has left.
+            scratch: patterns of files and folders at the top of the directory that `build` needs, but not the artifact,
+                besides those whose names begin with a dot; they are removed last of all.
 
         Raises:
             ArtifactError: a finished artifact is damaged.
@@ -156,38 +192,92 @@ class Workspace:
         finished = self.find(recipe)
         if finished is not None:
             return finished
-        partial = self.path / recipe.kind / f".{recipe.digest}.partial"
+        partial = self.partial(recipe)
         with disk_errors(partial), self.lease():
-            if partial.exists() and not resumable:
-                shutil.rmtree(partial)
-            partial.mkdir(parents=True, exist_ok=True)
-            began = time.monotonic()
-            try:
-                facts = build(partial)
-                _clear(partial)
+            if (finished := self.find(recipe)) is not None:  # of a process that held the lease until now
+                return finished
+            clear_temporaries(partial, deep=True)
+            if (partial / MANIFEST).is_file():
+                manifest = dict(open_artifact(partial, recipe.facts).manifest)
+            else:
+                built = _what_was_built(partial, recipe) or _build(recipe, build, partial, resumable, same_code)
+                left_out = {path for pattern in (".*", *scratch) for path in partial.glob(pattern)}
+                names = [name for name in _files(partial) if partial / Path(name).parts[0] not in left_out]
                 manifest = {
                     "kind": recipe.kind,
                     "digest": recipe.digest,
                     "stage_version": recipe.version,
-                    "identity": recipe.identity,
+                    "identity": redact_tree(recipe.identity),
                     "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
-                    "facts": facts.model_dump(mode="json"),
-                    "files": {name: _describe(partial / name) for name in _files(partial)},
-                    "seconds": round(time.monotonic() - began, 3),
+                    "facts": built["facts"],
+                    "files": _describe_all(partial, names),
+                    "seconds": built["seconds"],
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                     "longcat": __version__,
                     "git_commit": git_commit(),
-                    "source": source_hashes(recipe.sources),
+                    "source": built["source"],
                 }
+                check_lease()
                 write_json(partial / MANIFEST, manifest)
-            except BaseException:
-                if not resumable:
-                    shutil.rmtree(partial, ignore_errors=True)
-                raise
             final = self.path / recipe.kind / recipe.digest
-            os.rename(partial, final)
-            _sync_directory(final.parent)
-        return Artifact(recipe.kind, recipe.digest, final, manifest, facts)
+            _publish(partial, manifest, final)
+        return Artifact(recipe.kind, recipe.digest, final, manifest, recipe.facts.model_validate(manifest["facts"]))
+
+
+def _what_was_built(partial: Path, recipe: Recipe[Any]) -> dict[str, Any] | None:
+    """Return what `_build` returned before it was interrupted in hashing, if this is the same code."""
+    built = _read_json(partial / _BUILT)
+    if not built or built["source"] != source_hashes(recipe.sources):
+        return None
+    try:
+        recipe.facts.model_validate(built["facts"])
+    except ValueError:
+        return None
+    return built
+
+
+def _build(
+    recipe: Recipe[FactsT], build: Callable[[Path], FactsT], partial: Path, resumable: bool, same_code: bool
+) -> dict[str, Any]:
+    """Build an artifact and put it on the disk; returns its `facts`, the `seconds` it took, and the code, `source`."""
+    source = source_hashes(recipe.sources)
+    if not resumable or (same_code and _read_json(partial / _CODE) != source):
+        remove(partial)
+    private_folder(partial)
+    remove(partial / _BUILT)
+    began = time.monotonic()
+    try:
+        write_json(partial / _CODE, source)
+        facts = build(partial)
+        clear_temporaries(partial, deep=True)
+        sync_all(partial)
+        check_lease()
+        built = {
+            "facts": facts.model_dump(mode="json"),
+            "seconds": round(time.monotonic() - began, 3),
+            "source": source,
+        }
+        write_json(partial / _BUILT, built)
+    except BaseException:
+        with suppress(OSError, WorkspaceBusyError):
+            check_lease()  # else it is another's
+            if not resumable:
+                remove(partial)
+        raise
+    return built
+
+
+def _publish(partial: Path, manifest: Mapping[str, Any], final: Path) -> None:
+    """Give a hashed artifact its name, without what is not in its manifest."""
+    check_lease()
+    kept = {MANIFEST, *(Path(name).parts[0] for name in manifest["files"])}
+    for path in list(partial.iterdir()):
+        if path.name not in kept:
+            remove(path)
+    sync(partial)
+    check_lease()
+    os.rename(partial, final)
+    sync(final.parent)
 
 
 def open_artifact(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
@@ -216,12 +306,15 @@ def open_artifact(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
 
 
 def _problem(path: Path, expected: Mapping[str, Any]) -> str | None:
-    if not path.is_file():
-        return f"{path} is missing"
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        return f"{path} has {size} bytes, its manifest says {expected['bytes']}"
-    digest = sha256_file(path)
+    try:
+        if not path.is_file():
+            return f"{path} is missing"
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"{path} has {size} bytes, its manifest says {expected['bytes']}"
+        digest = sha256_file(path)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
     if digest != expected["sha256"]:
         return f"{path} is damaged: sha256 is {digest}, its manifest says {expected['sha256']}"
     return None
@@ -255,48 +348,26 @@ def sha256_file(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: a reader sees the old or the new file as a whole, also after a power failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as stream:
+        stream.write((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a full or unwritable disk into a `StorageError` that names the path."""
+def _read_json(path: Path) -> Any:
+    """Return the content of a file, or None if there is no such file, or nothing of use in it."""
     try:
-        yield
-    except OSError as error:
-        if error.errno in _DISK_TROUBLE and not isinstance(error, FileNotFoundError):
-            raise StorageError(
-                f"cannot write {error.filename or path}: {error.strerror}; make room or choose another --workspace "
-                "(finished artifacts are untouched)"
-            ) from error
-        raise
-
-
-def _clear(directory: Path) -> None:
-    """Remove temporary files of processes that were killed while writing."""
-    for path in directory.rglob(".*.tmp"):
-        path.unlink()
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
 
 
 def _files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
+def _describe_all(directory: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: _describe(directory / name), names), strict=True))
+
+
 def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,11 +6,16 @@ command line: 2 if the user can correct the cause, 1 for a failure of something 
 
 from __future__ import annotations
 
+from longcat.redaction import redact
+
 
 class LongcatError(Exception):
-    """Base class of all exceptions that longcat raises deliberately."""
+    """Base class of all exceptions that longcat raises deliberately; secrets are taken out of the message."""
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(argument) if isinstance(argument, str) else argument for argument in arguments))
 
 
 class UserError(LongcatError):
@@ -45,6 +50,10 @@ class DeviceError(UserError):
 
 class TrainingError(LongcatError):
     """Failure of the training processes; the message has the cause of the first failing rank."""
+
+
+class DivergedError(UserError):
+    """Training that diverges again after it went back to a good state; the message says from which step on."""
 
 
 class TrackingError(LongcatError):

@@ -14,9 +14,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from longcat.disk import disk_errors, private_files
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
+from longcat.redaction import redact
 from longcat.stores import set_aside_if_damaged, sqlite_url
 
 START_S = 120.0
@@ -52,7 +54,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
     """
     own = {
-        name: os.environ[variable].removesuffix("/api")
+        name: redact(os.environ[variable]).removesuffix("/api")
         for name, variable in (("MLflow", "MLFLOW_TRACKING_URI"), ("Prefect", "PREFECT_API_URL"))
         if os.environ.get(variable, "").startswith("http")
     }
@@ -65,8 +67,10 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         _require_free(server)
     set_aside_if_damaged(workspace / "prefect" / "prefect.db")
     logs = workspace / "logs"
-    logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(disk_errors(workspace))
+        stack.enter_context(private_files(workspace))
+        logs.mkdir(exist_ok=True)
         started = [(server, stack.enter_context(_supervised(server, logs))) for server in servers]
         for server, process in started:
             _wait(server, process, logs)

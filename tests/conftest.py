@@ -1,6 +1,7 @@
 """Fixtures that several rooms share."""
 
 import contextlib
+import ctypes
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import traceback
 
 import pytest
 
@@ -61,6 +63,41 @@ def no_settings_from_outside(monkeypatch):
     """A developer's own server or workspace must not be written to."""
     for name in ("LONGCAT_WORKSPACE", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def as_ordinary_user():
+    """Calls a function in a process that may not pass over the modes of files, as root may."""
+
+    def run(function):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                if os.geteuid() == 0:
+                    _drop_privileges_over_files()
+                function()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+    return run
+
+
+def _drop_privileges_over_files():
+    """Give up CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of this thread (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; low and high words
+    if libc.capget(header, sets):
+        raise OSError(ctypes.get_errno(), "capget")
+    for word in range(3):
+        sets[word] &= ~0b110
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -140,6 +142,169 @@ def test_temporary_files_of_a_killed_attempt_are_not_in_the_artifact(workspace):
     artifact = workspace.materialize(RECIPE, resume, resumable=True)
     assert list(artifact.manifest["files"]) == ["state"]
     assert {path.name for path in artifact.path.rglob("*") if path.is_file()} == {"state", "manifest.json"}
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def refuse(*_):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+@pytest.mark.parametrize("failure", [interrupt, refuse])
+@pytest.mark.parametrize("moment", ["_describe", "git_commit", "_publish", "os.rename"])
+def test_what_was_built_is_not_built_again(workspace, monkeypatch, resumable, failure, moment):
+    """Whatever fails between the end of the work and the artifact's name."""
+
+    def with_scratch(directory):
+        (directory / "half").mkdir(exist_ok=True)
+        (directory / "half" / "state").write_text("of the work")
+        (directory / "log-1.json").write_text("of the work")
+        (directory / ".agent").write_text("of the work")
+        (directory / "deep").mkdir(exist_ok=True)
+        (directory / "deep" / ".metadata").write_text("of the artifact")
+        return build(directory)
+
+    options = {"resumable": resumable, "scratch": ("half", "log-*.json")}
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, StorageError)):
+        patch.setattr(f"longcat.artifact.{moment}", failure)
+        workspace.materialize(RECIPE, with_scratch, **options)
+    (workspace.partial(RECIPE) / "deep" / ".a.bin.0123456789abcdef.tmp").write_text("of a copy that was killed")
+    assert workspace.find(RECIPE) is None
+    made = workspace.materialize(RECIPE, lambda _: pytest.fail("built twice"), **options)
+    assert made.facts == Figures(figure=7)
+    assert not made.cached
+    assert set(made.manifest["files"]) == {"deep/.metadata", "deep/a.bin", "b.txt"}
+    assert {path.name for path in made.path.iterdir()} == {"deep", "b.txt", "manifest.json"}
+    assert len([path for path in made.path.rglob("*") if path.is_file()]) == 4
+    assert [path.name for path in (workspace.path / "things").iterdir()] == [RECIPE.digest]
+
+
+KILLED = """
+import os, signal, sys
+import longcat.artifact
+from longcat.artifact import Workspace
+from tests.test_artifact import RECIPE, build
+longcat.artifact._describe = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+Workspace(sys.argv[1]).materialize(RECIPE, build)
+"""
+
+
+def test_a_kill_while_files_are_hashed_costs_the_hashing_only(workspace):
+    code = subprocess.run([sys.executable, "-c", KILLED, str(workspace.path)], cwd=ROOT, check=False).returncode
+    assert code == -signal.SIGKILL
+    assert workspace.materialize(RECIPE, lambda _: pytest.fail("built twice")).facts == Figures(figure=7)
+    assert [path.name for path in workspace.path.iterdir()] == ["things"]
+
+
+def test_what_was_built_by_other_code_is_built_again(workspace, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_describe", interrupt)
+        patch.setattr(module, "source_hashes", lambda _: {"longcat/lease.py": "0" * 64})
+        workspace.materialize(RECIPE, lambda directory: Figures(figure=build(directory).figure + 1))
+    assert workspace.materialize(RECIPE, build).facts == Figures(figure=7)
+
+
+@pytest.mark.parametrize("same_code", [False, True])
+def test_files_of_other_code_are_gone_on_with_only_where_that_is_right(workspace, monkeypatch, same_code):
+    def interrupted(directory):
+        (directory / "state").write_text("step 5")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "source_hashes", lambda _: {"longcat/lease.py": "0" * 64})
+        workspace.materialize(RECIPE, interrupted, resumable=True, same_code=same_code)
+    found = []
+
+    def resume(directory):
+        found.append((directory / "state").exists())
+        return Figures()
+
+    workspace.materialize(RECIPE, resume, resumable=True, same_code=same_code)
+    assert found == [not same_code]
+
+
+def test_a_half_made_artifact_that_was_damaged_is_not_finished(workspace, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_publish", interrupt)
+        workspace.materialize(RECIPE, build)
+    partial = workspace.partial(RECIPE)
+    (partial / "b.txt").write_text("tent")
+    with pytest.raises(ArtifactError, match=rf"b\.txt is damaged.*delete {partial} to rebuild it"):
+        workspace.materialize(RECIPE, build)
+
+
+def test_the_work_of_a_holder_that_was_replaced_is_left_to_the_other(workspace):
+    theirs = {"token": "theirs", "pid": 1, "host": "elsewhere"}
+
+    def slow(directory):
+        (directory / "b.txt").write_text("of the other by now")
+        write_json(workspace.path / ".lease", theirs)
+        return Figures()
+
+    with pytest.raises(WorkspaceBusyError, match="taken by process 1 on elsewhere"):
+        workspace.materialize(RECIPE, slow)
+    assert (workspace.partial(RECIPE) / "b.txt").exists()
+    assert not (workspace.path / "things" / RECIPE.digest).exists()
+    assert json.loads((workspace.path / ".lease").read_text()) == theirs
+
+
+def test_another_process_was_quicker(workspace, monkeypatch):
+    """It finished the artifact between our look and our lease."""
+    made = workspace.materialize(RECIPE, build)
+    looks = iter([None, made])
+    monkeypatch.setattr(Workspace, "find", lambda *_: next(looks))
+    assert workspace.materialize(RECIPE, lambda _: pytest.fail("built twice")) is made
+
+
+@pytest.mark.parametrize("place", [".", "things", "tracking"])
+def test_temporaries_of_killed_processes_go_with_the_next_lease(workspace, place):
+    folder = workspace.path / place
+    folder.mkdir(exist_ok=True)
+    (folder / ".summary.json.0123456789abcdef.tmp").write_text("half")
+    (folder / "kept.tmp").write_text("of the user")
+    with workspace.lease():
+        pass
+    assert [path.name for path in folder.iterdir()] == ["kept.tmp"]
+
+
+def test_read_only_files_make_an_artifact_too(workspace, as_ordinary_user):
+    def read_only(directory):
+        build(directory)
+        (directory / "b.txt").chmod(0o444)
+        return Figures()
+
+    as_ordinary_user(lambda: workspace.materialize(RECIPE, read_only))
+    assert workspace.find(RECIPE) is not None
+
+
+def test_an_artifact_that_cannot_be_read_is_named(workspace, as_ordinary_user):
+    built = workspace.materialize(RECIPE, build)
+    (built.path / "b.txt").chmod(0)
+
+    def look():
+        with pytest.raises(ArtifactError, match=r"b\.txt cannot be read: Permission denied"):
+            workspace.find(RECIPE)
+
+    as_ordinary_user(look)
+
+
+def test_a_workspace_is_its_users_own(tmp_path):
+    before = os.umask(0o022)
+    try:
+        workspace = Workspace(tmp_path / "new" / "workspace")
+        made = workspace.materialize(RECIPE, build)
+        (tmp_path / "there").mkdir()
+        there = Workspace(tmp_path / "there").materialize(RECIPE, build)
+    finally:
+        os.umask(before)
+    folders = (workspace.path, made.path.parent, made.path, there.path.parent, there.path)
+    assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
+    files = [path for path in made.path.rglob("*") if path.is_file()]
+    assert {file.stat().st_mode & 0o077 for file in files} == {0}
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])

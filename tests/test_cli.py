@@ -1,6 +1,10 @@
 """The command line: what it prints where, and what it ends with."""
 
+import contextlib
+import errno
 import json
+import logging
+import os
 import signal
 import subprocess
 import sys
@@ -77,6 +81,67 @@ def test_a_workspace_in_use_is_refused_at_once(tmp_path):
 def test_a_file_in_the_place_of_the_workspace(longcat, tmp_path):
     (tmp_path / "file").touch()
     assert "because a file has this name" in one_error(longcat("run", "--workspace", tmp_path / "file"))
+
+
+def test_what_interrupted_runs_have_left_is_listed_and_removed(longcat, tmp_path):
+    partial, finished = tmp_path / "checkpoint/.0123.partial", tmp_path / "checkpoint/4567"
+    for folder in (partial, finished):
+        folder.mkdir(parents=True)
+        (folder / "state").write_bytes(bytes(3_000_000))
+    listed = longcat("clean", "--workspace", tmp_path)
+    assert listed.returncode == 0
+    assert f"{partial}: 3.0 MB, last written 20" in listed.stdout
+    assert "--yes removes them" in listed.stdout
+    assert partial.exists()
+    with Workspace(tmp_path).lease():
+        code = "in use by process"
+        assert code in one_error(process("clean", "--workspace", tmp_path, "--yes"))
+    assert partial.exists()
+    removed = json.loads(longcat("clean", "--workspace", tmp_path, "--yes", "--json").stdout)
+    assert [row["path"] for row in removed["half_made"]] == [str(partial)]
+    assert removed["removed"]
+    assert not partial.exists()
+    assert finished.exists()
+    assert longcat("clean", "--workspace", tmp_path).stdout == "nothing to remove\n"
+    assert "no such folder" in one_error(longcat("clean", "--workspace", tmp_path / "typo"))
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize("call", ["read-only", "full"])
+def test_a_workspace_that_takes_no_files_is_one_line(longcat, tmp_path, call):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a small file system")
+    try:
+        if call == "full":
+            with (tmp_path / "filler").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+                while stream.write(bytes(4096)):
+                    pass
+        if call == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
+        line = one_error(longcat("pretrain", "--preset", "smoke", "--workspace", tmp_path))
+        expected = {"read-only": "Read-only file system", "full": "no space left"}[call]
+        assert expected in line
+        assert "choose another --workspace" in line
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_log_that_the_disk_does_not_take_is_no_reason_to_stop(capfd):
+    with redirected_output(Path("/dev/full"), lambda _: None):
+        print("of a library")
+        logging.getLogger("longcat").warning("of ours")
+        subprocess.run([sys.executable, "-c", "print('of a child')"], stdout=sys.stdout, stderr=subprocess.DEVNULL)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_full_disk_outside_of_stages_is_one_line(longcat, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+    monkeypatch.setattr("longcat.interchange.convert.export", full)
+    line = one_error(longcat("export", "--checkpoint", tmp_path, "--output", tmp_path / "out"))
+    assert line.startswith("error: no space left, cannot write report.html")
 
 
 def test_an_unknown_option_ends_with_2(longcat):

@@ -20,6 +20,7 @@ from longcat.benchmark.plots import (
     legend,
     readable_bytes,
 )
+from longcat.benchmark.timeline import HIDDEN_STATES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +40,13 @@ _SHOWN = 0.01
 """Least share of an axis' bytes for a collective to get a line, and of a step for an axis to get a lane."""
 MOST_PROCESSES = 4
 """Processes with lanes in a timeline."""
+_OPTIMIZER, _WAITING = "#74a5f2", "#f2a65a"
+_PASSES = {
+    "forward": ("forward pass of a micro-batch", "#4c6ef5"),
+    "backward": ("backward pass", "#1b3a8f"),
+    "weights": ("gradients of weights", "#5f3dc4"),
+}
+"""Label and colour of each kind of pass."""
 
 
 def colours(axes: Iterable[str]) -> dict[str, str]:
@@ -165,15 +173,16 @@ def bandwidths(found: Mapping[str, Any], *, narrow: bool = False) -> Figure:
 
 
 def timelines(lines: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figure:
-    """Plot a step of several processes: computing, each axis' collectives and waiting as lanes, whole and in detail.
+    """Plot a step of several processes, of a pipeline one of each stage, whole and in detail.
 
-    The detail is the part round the collective that runs longest beside computing.
+    Each has lanes: micro-batches with their numbers, computing, each axis' collectives, and waiting. The detail is the
+    part round the collective that runs longest beside computing.
 
     Args:
         lines: see `longcat.benchmark.timeline.Timeline`.
         narrow: draw the form for a narrow page.
     """
-    shown = list(lines)[:: -(-len(lines) // MOST_PROCESSES)]
+    shown = _shown(lines)
     step = max(line["seconds"] for line in shown)
     lanes = [
         axis
@@ -182,30 +191,45 @@ def timelines(lines: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Fi
     ]
     given = colours({axis for line in lines for axis in line["sending"]})
     detail = _detail(shown, step)
-    lane_inches = 0.15 if narrow else 0.13
-    heights = [lane_inches * (len(lanes) + 3) * len(shown)]
+    inches = 0.15 if narrow else 0.155
+    heights = [inches * (len(_names(lanes)) + 1.6) * len(shown)]
     if detail is not None:
         line, window = detail
         present = [axis for axis in lanes if _within(line["sending"].get(axis, []), window)]
-        heights.append(0.2 * (len(present) + 2))
-    figure = canvas_of(1.5 + sum(heights) + 0.5 * len(heights), narrow)
+        heights.append(0.2 * len(_names(present)))
+    figure = canvas_of(1.7 + sum(heights) + 0.5 * len(heights), narrow)
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    _lanes(panels[0], shown, lanes, given, (0.0, step))
+    _lanes(panels[0], shown, lanes, given, (0.0, step), narrow)
     panels[0].set_xlabel("ms of the whole step" if detail is None else "ms of the whole step; grey: the part below")
     if detail is not None:
-        _lanes(panels[1], [line], present, given, window)
-        names = ["computing", *present, "waiting"]
-        panels[1].set_yticks(range(0, -len(names), -1), names)
+        _lanes(panels[1], [line], present, given, window, narrow)
         panels[1].set_xlabel(
             f"ms of rank {line['rank']}" + ("" if narrow else ", where a collective runs longest beside computing")
         )
         panels[0].axvspan(1e3 * window[0], 1e3 * window[1], color=FAINT, alpha=0.35, linewidth=0, zorder=0)
+    kinds = {one["kind"] for line in shown for one in line.get("passes", ())}
+    bubble = any(HIDDEN_STATES in line["waiting"] for line in shown)
     for label, colour in {
-        "computing": BLUE, "optimizer": "#74a5f2", **{axis: given[axis] for axis in lanes}, "waiting": ORANGE,
+        **{_PASSES[kind][0]: _PASSES[kind][1] for kind in _PASSES if kind in kinds}, "computing": BLUE,
+        "optimizer": _OPTIMIZER, **{axis: given[axis] for axis in lanes},
+        **({"waiting for another stage": ORANGE, "other waiting": _WAITING} if bubble else {"waiting": _WAITING}),
     }.items():  # fmt: skip
         panels[0].barh([-9], [0], color=colour, label=label)
-    legend(figure, 3 if narrow else 5)
+    legend(figure, 2 if narrow else 3)
     return figure
+
+
+def _shown(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Choose the processes of a picture: of a pipeline the first one of each stage, and not too many."""
+    of_stage: dict[int, Mapping[str, Any]] = {}
+    for line in lines:
+        of_stage.setdefault(line["stage"], line)
+    chosen = list(of_stage.values()) if len(of_stage) > 1 else list(lines)
+    return chosen[:: -(-len(chosen) // MOST_PROCESSES)]
+
+
+def _names(lanes: Sequence[str]) -> list[str]:
+    return ["micro-batch", "computing", *lanes, "waiting"]
 
 
 def _lanes(
@@ -214,28 +238,64 @@ def _lanes(
     lanes: Sequence[str],
     given: Mapping[str, str],
     window: tuple[float, float],
+    narrow: bool,
 ) -> None:
-    each = len(lanes) + 3
+    names = _names(lanes)
+    each = len(names) + 1.6
     ticks = []
     for number, line in enumerate(lines):
         top = -number * each
-        middle = top - (each - 1) / 2 + 0.5
-        stage = f", stage {line['stage']}" if any(other["stage"] for other in lines) else ""
-        ticks.append((middle, f"rank {line['rank']}{stage}"))
-        rows = [[(line["computing"], BLUE), (line["updating"], "#74a5f2")]]
+        stage = f"stage {line['stage']}, " if any(other["stage"] for other in lines) else ""
+        if len(lines) > 1:
+            axes.annotate(
+                f"{stage}rank {line['rank']}", (0, top + 0.62), xycoords=("axes fraction", "data"), fontsize=8,
+                fontweight="bold", color=INK, va="bottom",
+            )  # fmt: skip
+        waiting = line["waiting"]
+        rows = [[], [(line["computing"], BLUE), (line["updating"], _OPTIMIZER)]]
         rows += [[(line["sending"].get(axis, []), given[axis])] for axis in lanes]
-        rows += [[([one for of in line["waiting"].values() for one in of], ORANGE)]]
+        others = [one for axis, of in waiting.items() if axis != HIDDEN_STATES for one in of]
+        rows += [[(others, _WAITING), (waiting.get(HIDDEN_STATES, []), ORANGE)]]
+        ticks += [(top - lane, name) for lane, name in enumerate(names)]
         for lane, parts in enumerate(rows):
             for intervals, colour in parts:
                 bars = [(1e3 * begin, 1e3 * (end - begin)) for begin, end in _within(intervals, window)]
                 axes.broken_barh(bars, (top - lane - 0.42, 0.84), color=colour, linewidth=0.3, zorder=3)
+        _boxes(axes, line, top, window, narrow)
         axes.axhspan(top - len(rows) + 0.5, top + 0.5, color="#f5f6f8", linewidth=0, zorder=0)
     axes.set_yticks(*zip(*ticks, strict=True))
-    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.tick_params(axis="y", length=0, labelsize=6 if narrow else 7)
     axes.set_xlim(1e3 * window[0], 1e3 * window[1])
-    axes.set_ylim(-len(lines) * each + 1.2, 0.8)
+    axes.set_ylim(-len(lines) * each + 2.1, 1.9 if len(lines) > 1 else 0.7)
     axes.grid(visible=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _boxes(axes: Axes, line: Mapping[str, Any], top: float, window: tuple[float, float], narrow: bool) -> None:
+    """Draw a box for each pass, with its micro-batch's number, and one for the optimizer."""
+    first = min((one["part"] for one in line.get("passes", ())), default=0)
+    boxes = [
+        (
+            (one["begin"], one["end"]),
+            f"{one['micro_batch']}{'′' if one['part'] != first else ''}",
+            _PASSES[one["kind"]][1],
+        )
+        for one in line.get("passes", ())
+    ]
+    if line["updating"]:
+        boxes.append(((line["updating"][0][0], line["updating"][-1][1]), "optimizer", _OPTIMIZER))
+    inches = 2.7 if narrow else 7.0
+    for of, text, colour in boxes:
+        for begin, end in _within([of], window):
+            axes.broken_barh(
+                [(1e3 * begin, 1e3 * (end - begin))], (top - 0.46, 0.92), facecolor=colour, edgecolor="white",
+                linewidth=0.6, zorder=3,
+            )  # fmt: skip
+            if (end - begin) / (window[1] - window[0]) * inches > 0.055 * len(text):
+                axes.annotate(
+                    text, (500 * (begin + end), top - 0.04), ha="center", va="center", fontsize=6.5, color="white",
+                    zorder=4,
+                )  # fmt: skip
 
 
 def _detail(lines: Sequence[Mapping[str, Any]], step: float) -> tuple[Mapping[str, Any], tuple[float, float]] | None:
@@ -243,7 +303,8 @@ def _detail(lines: Sequence[Mapping[str, Any]], step: float) -> tuple[Mapping[st
     most, found = 0.0, None
     for line in lines:
         computing = [(begin, end) for begin, end in line["computing"]]
-        for begin, end in (one for of in line["sending"].values() for one in of):
+        collectives = (of for axis, of in line["sending"].items() if not axis.startswith(HIDDEN_STATES))
+        for begin, end in (one for of in collectives for one in of):
             if (hidden := _length(intersection([(begin, end)], computing))) > most:
                 margin = max(0.75 * (end - begin), 0.03 * step)
                 most, found = hidden, (line, (max(0.0, begin - margin), min(step, end + margin)))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from longcat.accelerator import choose
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, write_json
 from longcat.benchmark.measuring import TRACE
-from longcat.benchmark.sweep import configured, in_rows_of, points
+from longcat.benchmark.sweep import Point, configured, in_rows_of, points
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
+from longcat.disk import remove
 from longcat.errors import ConfigError, TrainingError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -24,9 +26,11 @@ from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.supervision import run_workers
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
+_PROCESSES, _KEPT = "processes", "settings"
+"""Folders of the timed processes, and of what was measured, for an interrupted measurement to go on from."""
 _REPORT_FIELDS = ("reference_rows",)
 """Fields of the section `benchmark` that only the report depends on, not the measurement."""
 
@@ -125,6 +129,7 @@ def measure(
     import torch
 
     accelerator = choose(config.accelerator)
+    layout = settle_layout(config, accelerator)
     recipe = Recipe(
         kind="measurement",
         facts=MeasurementFacts,
@@ -133,6 +138,7 @@ def measure(
             "benchmark": {
                 name: value for name, value in identity(config.benchmark).items() if name not in _REPORT_FIELDS
             },
+            "layout": [*astuple(layout.degrees), layout.precision, config.parallel.model_dump(mode="json")],
             "device": [accelerator.kind, accelerator.name, accelerator.count],
             "torch": torch.__version__,
         },
@@ -141,15 +147,17 @@ def measure(
     )
 
     def build(directory: Path) -> MeasurementFacts:
-        processes = settle_layout(config, accelerator).degrees.processes
-        settings = points(config, TokenCorpus.open(tokens.path).sequence_length, processes)
-        folder = directory / "processes"
-        timed = time_steps(config, tokens, checkpoint, directory=folder, report=report)
-        if (trace := folder / TRACE).is_file():
-            trace.rename(directory / TRACE)
-        sweep = []
-        for number, point in enumerate(settings, 1):
-            shutil.rmtree(folder)
+        settings = points(config, TokenCorpus.open(tokens.path).sequence_length, layout.degrees.processes)
+        folder = directory / _PROCESSES
+
+        def own() -> dict[str, Any]:
+            remove(directory / TRACE)
+            one = time_steps(config, tokens, checkpoint, directory=folder, report=report)
+            if (trace := folder / TRACE).is_file():
+                trace.rename(directory / TRACE)
+            return asdict(one)
+
+        def of(number: int, point: Point) -> dict[str, Any]:
             row = point.as_dict()
             try:
                 one = time_steps(
@@ -162,10 +170,11 @@ def measure(
                     note=f"timing setting {number} of {len(settings)}",
                 )
             except (TrainingError, ConfigError) as error:  # a setting that runs out of memory does not end the sweep
-                sweep.append({"point": row, "error": str(error).splitlines()[0]})
-            else:
-                sweep.append({"point": row, "timed": asdict(one)})
-        shutil.rmtree(folder)
+                return {"point": row, "error": str(error).splitlines()[0]}
+            return {"point": row, "timed": asdict(one)}
+
+        timed = Measurement(**_once(directory, 0, own))
+        sweep = [_once(directory, number, partial(of, number, point)) for number, point in enumerate(settings, 1)]
         write_json(directory / MEASUREMENT, {"timed": asdict(timed), "sweep": sweep})
         return MeasurementFacts(
             tokens_per_second=timed.tokens_per_second,
@@ -174,7 +183,17 @@ def measure(
             processes=timed.processes,
         )
 
-    return workspace.materialize(recipe, build)
+    return workspace.materialize(recipe, build, resumable=True, same_code=True, scratch=(_PROCESSES, _KEPT))
+
+
+def _once(directory: Path, number: int, time: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `time` measures, or has measured before it was interrupted in a later setting."""
+    kept = directory / _KEPT / f"{number}.json"
+    if not kept.is_file():
+        remove(directory / _PROCESSES)
+        kept.parent.mkdir(exist_ok=True)
+        write_json(kept, time())
+    return dict(json.loads(kept.read_text(encoding="utf-8")))
 
 
 def read_measurement(directory: Path) -> tuple[Measurement, list[dict[str, Any]]]:

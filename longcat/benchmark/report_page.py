@@ -85,8 +85,8 @@ PAGE = (
 <p class="note">A bar is the whole of a thing, its filled part what a rank holds: of layers, of the rows of a batch, of the tokens of a row, of attention heads and dense networks, of every dense matrix (weights), of the routed experts of a layer, of every expert's matrices (their shard), and of the rows of n-gram tables. What is not shown is whole in every rank.</p>{% endif %}
 
 {% if titles.timeline %}{{ heading("timeline") }}
-{{ picture("timeline", "Computing, collectives and waiting of each process in a step") }}
-<p class="note">The last step under the profiler. A collective is drawn from where it begins to where it ends; orange: the process can do nothing but wait.{{ " Processes share this machine's cores: gaps are where another one runs." if on_cpu }}</p>{% endif %}
+{{ picture("timeline", "Micro-batches, computing, collectives and waiting of each process in a step") }}
+<p class="note">The last step under the profiler; of a pipeline one process of each stage. Numbers are those of micro-batches (with a prime on the second of two stages of a process). A collective is drawn from where it begins to where it ends; orange: the process can do nothing but wait, red: for another stage.{{ " Processes share this machine's cores: gaps are where another one runs." if on_cpu }}</p>{% endif %}
 
 {% if titles.axes %}{{ heading("axes") }}
 <p>{{ r.bottleneck }}</p>

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from longcat.costs.flops import recomputed_fractions
 from longcat.costs.hardware import TABLE as HARDWARE
 from longcat.costs.mfu import Recomputation, Speed, Utilisation, utilisation
 from longcat.costs.workload import Workload, longcat_workload
+from longcat.disk import copy_file
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.parallel.axes import Degrees
 from longcat.peak import Peak, device_peak
@@ -176,7 +176,7 @@ def benchmark(
         write_json(directory / "result.json", result)
         write(result, directory)
         if (trace := measurement.path / TRACE).is_file():
-            shutil.copyfile(trace, directory / TRACE)
+            copy_file(trace, directory / TRACE)
         parts = {} if timed.breakdown is None else timed.breakdown["parts"]
         return BenchmarkFacts(
             **{name: result[name] for name in BenchmarkFacts.model_fields if name in result},

@@ -1,4 +1,4 @@
-"""Timeline of a training step of one process, from a profiler's trace: computing, each axis' collectives, and waiting.
+"""Timeline of a training step of one process, from a profiler's trace: passes, computing, each axis' collectives, and waiting.
 
 Gloo and NCCL record a collective without saying which group it belongs to. So each one is matched with the region in
 which it was begun (`longcat.benchmark.traffic`): those of a kind begin in order, and a thread or stream serves one axis.
@@ -23,6 +23,7 @@ from longcat.benchmark.breakdown import (
 )
 from longcat.benchmark.traffic import SENDING, WAITING
 from longcat.errors import DataError
+from longcat.parallel.passes import Kind, Pass, pass_of
 from longcat.training.regions import OPTIMIZER, STEP
 
 MOST_INTERVALS = 1500
@@ -38,6 +39,24 @@ _KINDS = {
     "recv": ("send",),
 }
 """Collectives that an event's name may stand for, by what is in it; the first that is found counts."""
+LAUNCHES = frozenset({"cuda_runtime", "cuda_driver"})
+"""Kinds of events of the host that have the number of a kernel."""
+DIRECTIONS = {"gloo:send": ", sent", "gloo:recv": ", received"}
+"""What follows the axis in the name of a lane, by the event; each lasts until the other process is there, too."""
+HIDDEN_STATES = "hidden states"
+"""Axis that stages of a pipeline wait for one another along."""
+
+
+@dataclass(frozen=True)
+class PassTime:
+    """A micro-batch's forward or backward pass, in seconds since the step's begin."""
+
+    kind: Kind
+    micro_batch: int
+    part: int
+    """Number of the stage among those of the whole pipeline."""
+    begin: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -50,11 +69,13 @@ class Timeline:
     seconds: float
     """Of the whole step."""
     computing: list[Interval]
-    """Forward and backward pass."""
+    """Outside of the optimizer: forward and backward passes, and what is between them."""
+    passes: list[PassTime]
+    """In their order; on a device from the first to the last kernel."""
     updating: list[Interval]
     """Computing inside the optimizer."""
     sending: dict[str, list[Interval]]
-    """Collectives on their way, by axis."""
+    """Collectives on their way, by axis, and with gloo what is sent to and received of single processes by itself."""
     waiting: dict[str, list[Interval]]
     """Waiting for them while nothing is computed, by axis."""
 
@@ -105,6 +126,11 @@ def timeline(events: Iterable[Mapping[str, Any]], rank: int, stage: int) -> Time
         stage,
         end - begin,
         _drawn(without(computing, inside), begin, end),
+        [
+            PassTime(*of, one - begin, other - begin)
+            for (one, other), of in sorted(_passes(complete, on_device))
+            if begin <= one and other <= end
+        ],
         _drawn(intersection(computing, inside), begin, end),
         {axis: _drawn(of, begin, end) for axis, of in busy.items()},
         {axis: [(one - begin, other - begin) for one, other in of] for axis, of in idle.items()},
@@ -128,6 +154,33 @@ def without(some: Sequence[Interval], others: Sequence[Interval]) -> list[Interv
     return left
 
 
+def _passes(events: Sequence[Mapping[str, Any]], on_device: bool) -> list[tuple[Interval, Pass]]:
+    """Find when each pass ran: on a device, the kernels that any thread of the host launched meanwhile."""
+    found = [
+        (interval(event), of)
+        for event in events
+        if event.get("cat") == "user_annotation" and (of := pass_of(event["name"])) is not None
+    ]
+    if not on_device:
+        return found
+    launched = {
+        event["args"]["correlation"]: interval(event)[0]
+        for event in events
+        if event.get("cat") in LAUNCHES and "correlation" in event.get("args", {})
+    }
+    kernels = sorted(
+        (launched[number], interval(event))
+        for event in events
+        if is_computing(event, on_device) and (number := event.get("args", {}).get("correlation")) in launched
+    )
+    ran = []
+    for (began, ended), of in found:
+        inside = [one for at, one in kernels if began <= at <= ended]
+        if inside:
+            ran.append(((min(one for one, _ in inside), max(other for _, other in inside)), of))
+    return ran
+
+
 def _sending(events: Sequence[Mapping[str, Any]], on_device: bool) -> dict[str, list[Interval]]:
     """Match collectives with where they were begun; each lasts from there, on a device from where its kernel begins."""
     begun: list[tuple[Interval, str, str]] = []
@@ -140,11 +193,17 @@ def _sending(events: Sequence[Mapping[str, Any]], on_device: bool) -> dict[str, 
         (event for event in events if is_collective(event, on_device) and not event["name"].startswith("c10d")),
         key=interval,
     )
+    transfers = [one for one in begun if one[2] == "send"]
     owners: dict[Any, str] = {}
     found: dict[str, list[Interval]] = {}
     for event in done:
         names = _names(event["name"])
         began, ended = interval(event)
+        if event["name"] in DIRECTIONS:  # several are begun at once, by the thread that asks for them
+            axis = next((axis for (one, other), axis, _ in transfers if one <= began <= other), None)
+            if axis is not None:
+                found.setdefault(axis + DIRECTIONS[event["name"]], []).append((began, ended))
+            continue
         thread = event.get("pid"), event.get("tid")
         fitting = [
             one for one in begun if one[2] in names and one[0][0] <= began and owners.get(thread, one[1]) == one[1]

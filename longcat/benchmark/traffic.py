@@ -1,8 +1,6 @@
 """What each axis sends in a training step: every collective that begins, with its group, its size and where it is waited for.
 
-Torch's public functions are replaced while a step is watched, so that whatever begins a collective is seen: longcat,
-FSDP, pipeline schedules. A profiler that runs meanwhile gets regions with the axis in their names, which gloo's own
-events do not have.
+A profiler that runs meanwhile gets regions with the axis in their names, which gloo's own events do not have.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import contextlib
 import inspect
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial, wraps
 from typing import Any, Literal
 
@@ -22,20 +19,12 @@ from torch import Tensor
 from longcat.costs.traffic import bus_factor
 from longcat.parallel.axes import VIEWS, Degrees
 from longcat.parallel.mesh import ProcessMesh
+from longcat.parallel.observed import begin, observed
 
 SENDING, WAITING = "longcat.sends ", "longcat.waits "
 """Beginnings of the regions in which a process begins a collective, and waits for one; the axis follows, and after a
 comma the collective's name."""
-_NAMES = {
-    "all_reduce": "all_reduce",
-    "all_gather_into_tensor": "all_gather",
-    "all_gather_single": "all_gather",
-    "reduce_scatter_tensor": "reduce_scatter",
-    "reduce_scatter_single": "reduce_scatter",
-    "all_to_all_single": "all_to_all",
-    "broadcast": "broadcast",
-}
-"""Torch's functions and what they are called here."""
+_SEND = dist.isend
 Splits = Literal["even", "uneven"]
 
 
@@ -118,15 +107,7 @@ def _label(group: str, degrees: Mapping[str, int], alike: Container[str]) -> str
 def watched(mesh: ProcessMesh) -> Iterator[list[Message]]:
     """Watch every collective that this process begins; yields the list that they are put down in."""
     messages: list[Message] = []
-    watch = _Watch(labels(mesh), messages)
-    with contextlib.ExitStack() as replaced:
-        for function, name in _NAMES.items():
-            if original := getattr(dist, function, None):
-                replaced.callback(setattr, dist, function, original)
-                setattr(dist, function, watch.collective(original, name))
-        original = dist.batch_isend_irecv
-        replaced.callback(setattr, dist, "batch_isend_irecv", original)
-        setattr(dist, "batch_isend_irecv", watch.sends(original))  # noqa: B010 (mypy refuses an assignment)
+    with observed(_Watch(labels(mesh), messages)):
         yield messages
 
 
@@ -147,59 +128,45 @@ class _Watch:
 
         return function
 
-    def sends(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def transfer(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        bind = inspect.signature(original).bind
+
+        @wraps(original)
+        def function(*given: Any, **named: Any) -> Any:
+            arguments = bind(*given, **named).arguments
+            group: Any = arguments.get("group") or dist.group.WORLD
+            size = arguments["tensor"].nbytes if _sends(original) else 0
+            return self._begin(partial(original, *given, **named), self._sent(group, size), True)
+
+        return function
+
+    def transfers(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def function(operations: list[dist.P2POp]) -> Any:
             group: Any = operations[0].group or dist.group.WORLD
             # what is received is a message of the process that sends it
-            size = sum(of.tensor.nbytes for of in operations if of.op is dist.isend)
-            message = Message(self._label(group), "send", group.size(), size, size)
-            if size:
-                self._messages.append(message)
-            return self._begin(partial(original, operations), message, True)
+            size = sum(of.tensor.nbytes for of in operations if _sends(of.op))
+            return self._begin(partial(original, operations), self._sent(group, size), True)
 
         return function
+
+    def _sent(self, group: Any, size: int) -> Message:
+        message = Message(self._label(group), "send", group.size(), size, size)
+        if size:
+            self._messages.append(message)
+        return message
 
     def _label(self, group: Any) -> str:
         return self._names.get(id(group), "other groups")
 
     def _begin(self, call: Callable[[], Any], message: Message, beside: bool) -> Any:
         region = partial(torch.profiler.record_function, f"{WAITING}{message.axis}, {message.name}")
-        with (
-            torch.profiler.record_function(f"{SENDING}{message.axis}, {message.name}"),
-            contextlib.nullcontext() if beside else region(),
-        ):
-            works = call()
-        if isinstance(works, list):
-            return [_Waited(work, region) for work in works]
-        return None if works is None else _Waited(works, region)
+        with torch.profiler.record_function(f"{SENDING}{message.axis}, {message.name}"):
+            return begin(call, region, beside)
 
 
-class _Waited(dist.Work):
-    """A collective in work, whose waiting is a region for a profiler."""
-
-    def __init__(self, work: dist.Work, region: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
-        super().__init__()
-        self._inner, self._region = work, region
-
-    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        with self._region():
-            return self._inner.wait(timeout) if timeout else self._inner.wait()
-
-    def is_completed(self) -> bool:
-        return self._inner.is_completed()
-
-    def is_success(self) -> bool:
-        return self._inner.is_success()
-
-    def synchronize(self) -> None:
-        self._inner.synchronize()
-
-    def get_future(self) -> Any:
-        return self._inner.get_future()
-
-    def result(self) -> Any:
-        return self._inner.result()
+def _sends(function: Callable[..., Any]) -> bool:
+    return inspect.unwrap(function) is _SEND
 
 
 def _message(name: str, arguments: Mapping[str, Any], axis: str, group: Any) -> Message:

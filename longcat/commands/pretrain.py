@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -31,6 +31,15 @@ Device = Annotated[
 MemoryGb = Annotated[
     float | None, typer.Option("--memory-gb", metavar="GB", help="With --dry-run: memory of a device (1e9 bytes).")
 ]
+PHASES = ("dense", "warmup", "sparse")
+Phase = Annotated[
+    str | None,
+    typer.Option(
+        "--phase",
+        metavar="PHASE",
+        help=f"With --dry-run: of sparse attention, {', '.join(PHASES)} (default: the one that training begins with).",
+    ),
+]
 
 
 def pretrain_command(title: str) -> Callable[..., None]:
@@ -46,12 +55,13 @@ def pretrain_command(title: str) -> Callable[..., None]:
         world_size: WorldSize = None,
         device: Device = None,
         memory_gb: MemoryGb = None,
+        phase: Phase = None,
     ) -> None:
         if dry:
-            _dry_run(preset, config, set_, as_json, world_size, device or DEVICE, memory_gb)
-        elif world_size is not None or device is not None or memory_gb is not None:
+            _dry_run(preset, config, set_, as_json, world_size, device or DEVICE, memory_gb, phase)
+        elif any(option is not None for option in (world_size, device, memory_gb, phase)):
             raise ConfigError(
-                "--world-size, --device and --memory-gb belong to --dry-run; training has training.processes and accelerator"
+                "--world-size, --device, --memory-gb and --phase belong to --dry-run; training has training.processes and accelerator"
             )
         else:
             run_flow("pretrain", preset, config, set_, workspace, as_json)
@@ -68,6 +78,7 @@ def _dry_run(
     world_size: int | None,
     device: str,
     memory_gb: float | None,
+    phase: str | None,
 ) -> None:
     from longcat.config import load_config
     from longcat.costs.hardware import require_hardware
@@ -78,6 +89,8 @@ def _dry_run(
     memory = row.memory_gb if memory_gb is None else memory_gb
     if memory is not None and not 0 < memory < math.inf:
         raise ConfigError(f"--memory-gb={memory:g} is not the memory of a device")
+    if phase is not None and phase not in PHASES:
+        raise ConfigError(f"--phase={phase} is none of {', '.join(PHASES)}")
     if world_size is not None and world_size < 1:
         raise ConfigError(f"--world-size={world_size} is below 1")
     if memory is None:
@@ -93,7 +106,7 @@ def _dry_run(
         loaded = load_config(preset, config, settings)
     answer = {
         "device": row.name,
-        **dry_run(loaded, round(memory * 1e9), "npu" if row.vendor == "Huawei" else "cuda").as_dict(),
+        **dry_run(loaded, round(memory * 1e9), "npu" if row.vendor == "Huawei" else "cuda", cast(Any, phase)).as_dict(),
     }
     if as_json:
         print(json.dumps(answer, indent=2))

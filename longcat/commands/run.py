@@ -39,6 +39,7 @@ def run_flow(
     from flows.dag import check, stages_of
     from longcat.artifact import Workspace
     from longcat.config import load_config
+    from longcat.disk import disk_errors
 
     settings = load_config(preset, config, overrides or ())
     if not any(source.kind == "hub" for source in settings.corpus.sources):
@@ -46,7 +47,7 @@ def run_flow(
     check(settings, stages_of(flow))  # mistakes are reported before a server is started, which takes seconds
     workspace = workspace.expanduser().resolve()
     space = Workspace(workspace)
-    with space.lease():
+    with disk_errors(workspace), space.lease():
         from flows.server import prefect_api
         from longcat.progress import progress_listener
         from longcat.terminal import Display, print_summary, redirected_output

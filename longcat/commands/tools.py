@@ -55,12 +55,17 @@ def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
 def sync(workspace: WorkspacePath = Path("workspace")) -> None:
     """Send MLflow the records of runs during which it could not be reached."""
     from longcat.artifact import Workspace
+    from longcat.disk import disk_errors, private_files
     from longcat.terminal import redirected_output
     from longcat.tracking import sync as send
 
     space, warnings = Workspace(workspace), list[str]()
     try:
-        with redirected_output(space.path / "logs" / "sync.log", warnings.append):
+        with (
+            disk_errors(space.path),
+            private_files(space.path),
+            redirected_output(space.path / "logs" / "sync.log", warnings.append),
+        ):
             sent = send(space)
     finally:
         for warning in warnings:

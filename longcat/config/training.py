@@ -114,7 +114,7 @@ class TrainingConfig(Section):
     activation_checkpointing: Annotated[Literal["none", "selective", "full"], Formerly("recompute")] = "none"
     """Activations recomputed in the backward pass instead of stored: none; those of attention and feed-forward sublayers but
     for attention's output, the routing and the tokens at their experts; or those of every layer (docs/pretrain.md)."""
-    processes: int = Field(default=0, ge=0, le=1 << 24)
+    processes: Annotated[int, RUNTIME] = Field(default=0, ge=0, le=1 << 24)
     """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
@@ -137,6 +137,15 @@ class TrainingConfig(Section):
     indexer_warmup_steps: int = Field(default=0, ge=0)
     """With sparse attention: number of following steps with dense attention in which only the indexers are trained;
     weights, optimizer state and selection biases of everything else stay unchanged."""
+    max_skipped_steps: int = Field(default=10, ge=1)
+    """Steps in a row without a finite loss and finite gradients after which training goes back to the last good checkpoint and
+    passes over the batches since; if it gets no further then, it ends."""
+    loss_spikes: Literal["warn", "rewind", "ignore"] = "warn"
+    """What is done about a loss far above those before it: a warning, going back as after skipped steps, or nothing."""
+    spike_deviations: float = Field(default=10.0, gt=0)
+    """Distance from the median of the last losses, in their deviation (1.4826 MAD), beyond which a loss is a spike."""
+    spike_window_steps: int = Field(default=100, ge=20)
+    """Number of last losses that median and deviation are taken of; those of spikes and skipped steps are left out."""
     log_every_steps: Annotated[int, RUNTIME] = Field(default=10, ge=1)
     """Steps between two records of throughput and MFU; the loss is recorded at every step."""
     held_out_every_steps: Annotated[int, RUNTIME] = Field(default=100, ge=0)
@@ -151,10 +160,23 @@ class TrainingConfig(Section):
     """Steps between two checkpoints that an interrupted run resumes from."""
     keep_checkpoints: Annotated[int, RUNTIME] = Field(default=2, ge=1)
     """Number of latest checkpoints kept while training."""
+    keep_every_steps: Annotated[int, RUNTIME] = Field(default=0, ge=0)
+    """Checkpoints after multiples of this number of steps are kept as well, until training is finished; 0 keeps none of them."""
+    asynchronous_checkpoints: Annotated[bool, RUNTIME] = True
+    """Let training go on while a checkpoint is written: a step waits for a copy in the host's memory only, which needs as much
+    of it as weights and optimizer state take."""
+    checkpoint_timeout_s: Annotated[float, RUNTIME] = Field(default=3600, gt=0)
+    """Maximum time in seconds that a process waits for the others to write their parts of a checkpoint."""
     max_restarts: Annotated[int, RUNTIME] = Field(default=2, ge=0)
     """Restarts from the last checkpoint after a failed process, as long as each attempt gets further."""
     collective_timeout_s: Annotated[float, RUNTIME] = Field(default=300, gt=0)
     """Maximum time in seconds that a collective waits."""
+    check_every_steps: Annotated[int, RUNTIME] = Field(default=500, ge=0)
+    """Steps between two searches for silent corruption: a micro-batch is computed twice and by a neighbour, and copies are
+    compared; 0 omits them."""
+    hang_timeout_s: Annotated[float, RUNTIME] = Field(default=60, ge=0)
+    """Seconds without a sign of life after which a process is taken to hang, and all are started again from the last
+    checkpoint; 0 never. Starting, the first step, waiting for data, the held-out loss and checkpoints may take ten times as long."""
     deadline_s: Annotated[float, RUNTIME] = Field(default=7 * 24 * 3600, gt=0)
     """Maximum time in seconds of the whole stage."""
     grace_s: Annotated[float, RUNTIME] = Field(default=20, gt=0)

@@ -16,7 +16,6 @@ and in the artifact NAME.tokens.npy, the tokens of the documents kept, one after
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from longcat.corpus.judge import SAMPLES, Judge, Verdict, reasons
 from longcat.corpus.near_duplicates import shingles, signatures
 from longcat.corpus.readers import Oversized, Record, Unreadable
 from longcat.corpus.sources import Block
+from longcat.disk import replacing
 from longcat.errors import DataError, LongcatError
 
 _BATCH_BYTES = 1 << 20
@@ -72,14 +72,12 @@ def judge_block(task: JudgeTask) -> str:
     corpus = task.corpus
     # one character takes at most 12 bytes, as two \u escapes of JSON; the rest is for other fields
     record_bytes = 12 * corpus.max_characters + 1_000_000
-    with (task.scratch / f"{task.name}.text").open("wb") as stream:
+    with replacing(task.scratch / f"{task.name}.text") as stream:
         judging = _Judging(task, stream)
         for record in task.block.records(corpus.encodings, record_bytes):
             judging.add(record)
             if judging.texts == task.limit:
                 break
-        stream.flush()
-        os.fsync(stream.fileno())
     judging.save(task.scratch, task.name)
     write_json(counts, judging.counts())
     return task.name
@@ -163,10 +161,8 @@ class _Judging:
             self._sign(corpus.near_duplicates)
             save(scratch / f"{name}.signatures.npy", np.concatenate(self._signatures))
         arrays = self._arrays.build()
-        with (scratch / f"{name}.arrays.npz").open("wb") as binary:
+        with replacing(scratch / f"{name}.arrays.npz") as binary:
             np.savez(binary, **vars(arrays))
-            binary.flush()
-            os.fsync(binary.fileno())
         columns = len(corpus.mask) + len(corpus.languages)
         save(scratch / f"{name}.findings.npy", np.array(self._findings, np.int32).reshape(len(arrays.ends), columns))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from longcat.disk import write_text
 from longcat.page import STYLE
 
 CARD_HTML, CARD_MARKDOWN = "card.html", "card.md"
@@ -73,8 +74,8 @@ def write(facts: Mapping[str, Any], samples: Mapping[str, list[str]], directory:
     """
     values = _values(facts)
     page = _PAGE.render(f=facts, samples=samples, style=STYLE, **values)
-    (directory / CARD_HTML).write_text(page, encoding="utf-8")
-    (directory / CARD_MARKDOWN).write_text(_markdown(facts, values), encoding="utf-8")
+    write_text(directory / CARD_HTML, page)
+    write_text(directory / CARD_MARKDOWN, _markdown(facts, values))
 
 
 def _values(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,7 @@ tokenizer.json, token_bytes.npy, samples.json
 
 from __future__ import annotations
 
-import json
 import platform
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -43,7 +41,6 @@ from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, token_dtype
 from longcat.corpus.sources import Source
 from longcat.errors import DataError
 from longcat.progress import Progress, Reporter
-from longcat.provenance import code_of, source_hashes
 
 DOCUMENTS, BLOCKS, SAMPLES_FILE = "documents.npy", "blocks.json", "samples.json"
 DOCUMENT = np.dtype(
@@ -56,7 +53,8 @@ DOCUMENT = np.dtype(
         ("key", np.uint64),  # a place in an arbitrary but fixed order
     ]
 )
-_SCRATCH = "scratch"
+SCRATCH = "scratch"
+"""Folder of files that only `build_documents` itself needs."""
 _SAMPLE_BYTES = 8 * SAMPLE_CHARACTERS
 _JUDGED, _TRAINED, _TOKENISED = 45.0, 60.0, 85.0  # percentages of the stage at which the steps end
 
@@ -74,7 +72,8 @@ def build_documents(
 
     from longcat.corpus.tokenizer import provide_tokenizer, token_bytes, vocabulary_size
 
-    scratch = _scratch(directory)
+    scratch = directory / SCRATCH
+    scratch.mkdir(exist_ok=True)
     known = scratch / "known.npy"
     save(known, known_runs(evaluations))
 
@@ -90,7 +89,7 @@ def build_documents(
     source_of = np.repeat([block.source for block in blocks], np.diff(selection.begins))
     sample = _sample(corpus, blocks, selection, selection.keep & ~held_out, source_of)
     tokenizer = provide_tokenizer(directory / TOKENIZER, corpus, sample)
-    np.save(directory / TOKEN_BYTES, token_bytes(tokenizer))
+    save(directory / TOKEN_BYTES, token_bytes(tokenizer))
 
     end, size = end_of_text(corpus), vocabulary_size(tokenizer)
     tasks = (
@@ -114,7 +113,6 @@ def build_documents(
     save(directory / DOCUMENTS, table)
     write_json(directory / BLOCKS, [block.name for block in blocks])
     write_json(directory / SAMPLES_FILE, _samples(corpus, blocks, selection))
-    shutil.rmtree(scratch)
     return {
         **facts,
         "tokens": int(table["tokens"].sum()),
@@ -123,19 +121,6 @@ def build_documents(
         "end_of_text": end,
         "versions": {"python": platform.python_version(), "tokenizers": tokenizers.__version__},
     }
-
-
-def _scratch(directory: Path) -> Path:
-    """Return the folder for intermediate files; everything is deleted first if other code has begun to fill it."""
-    scratch = directory / _SCRATCH
-    written = scratch / "code.json"
-    code = source_hashes(code_of(__name__))
-    if not written.exists() or json.loads(written.read_text(encoding="utf-8")) != code:
-        for path in directory.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        scratch.mkdir()
-        write_json(written, code)
-    return scratch
 
 
 # ---------------------------------------------------------------------------------------------------- judging

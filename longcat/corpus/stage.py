@@ -7,7 +7,6 @@ a mixture of it packed into rows of one length. Another mixture, or longer seque
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,15 @@ from longcat.config import CorpusConfig, PipelineConfig, identity
 from longcat.corpus import card
 from longcat.corpus.checks import check_corpus
 from longcat.corpus.decontamination import evaluation_files, pins
-from longcat.corpus.documents import BLOCKS, DOCUMENTS, MORE, SAMPLES_FILE, build_documents, describe_losses
+from longcat.corpus.documents import (
+    BLOCKS,
+    DOCUMENTS,
+    MORE,
+    SAMPLES_FILE,
+    SCRATCH,
+    build_documents,
+    describe_losses,
+)
 from longcat.corpus.facts import DocumentsFacts, TokensFacts
 from longcat.corpus.filters import Filter
 from longcat.corpus.judge import quality_function
@@ -35,6 +42,7 @@ from longcat.corpus.shards import (
     write_shard,
 )
 from longcat.corpus.sources import Source, resolve
+from longcat.disk import copy_file
 from longcat.errors import ConfigError, DataError
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
@@ -83,11 +91,13 @@ def preprocess(
             recipe,
             lambda inner: DocumentsFacts(**build_documents(corpus, sources, evaluations, inner, mapper, report)),
             resumable=True,
+            same_code=True,
+            scratch=(SCRATCH,),
         )
         report(Progress("preprocess", _PACKING, 100, "packing"))
         return _build_tokens(corpus, documents, directory, mapper, report)
 
-    artifact = workspace.materialize(tokens_recipe(corpus, recipe), build, resumable=True)
+    artifact = workspace.materialize(tokens_recipe(corpus, recipe), build, resumable=True, same_code=True)
     rows = artifact.facts.train_rows
     if rows < config.training.global_batch_sequences:
         raise DataError(
@@ -151,7 +161,7 @@ def _build_tokens(
     table = np.load(documents.path / DOCUMENTS)
     mixture = groups(table, corpus)
     for name in (TOKENIZER, TOKEN_BYTES):
-        shutil.copyfile(documents.path / name, directory / name)
+        copy_file(documents.path / name, directory / name)
     chosen = {"train": choose(table, mixture), "held_out": np.flatnonzero(table["held_out"])}
     width = corpus.sequence_length_tokens + 1
     tokens = {name: int(table["tokens"][numbers].sum()) for name, numbers in chosen.items()}

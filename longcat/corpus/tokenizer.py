@@ -18,6 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from longcat.config import CorpusConfig
 from longcat.config.tokenizer_file import TokenizerFile
+from longcat.disk import replacing
 from longcat.errors import ConfigError, DataError
 
 SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>")
@@ -114,9 +115,8 @@ def provide_tokenizer(path: Path, corpus: CorpusConfig, sample: Iterable[str]) -
             tokenizer = train_tokenizer(sample, corpus.vocabulary_size)
         else:
             tokenizer = given_tokenizer(corpus.tokenizer, corpus)
-        temporary = path.with_name(f".{path.name}.tmp")
-        tokenizer.save(str(temporary))
-        os.replace(temporary, path)
+        with replacing(path) as stream:
+            stream.write(tokenizer.to_str(pretty=True).encode())
     return open_tokenizer(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
+from longcat.disk import write_text
 from longcat.errors import ArtifactError
-from longcat.evaluation.suites import BUILT_IN, Checkpoint, find_suite, source_of
+from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 
 STAGE_VERSION = 3
+_KEPT = "suites"
+"""Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 
 
 class EvaluationFacts(Facts):
@@ -91,20 +95,26 @@ def evaluate(
 
         suites = {name: find_suite(name) for name in config.evaluation.suites}
         folder = CheckpointFolder(checkpoint.path)
-        model, tokenizer = load_huggingface(folder.huggingface), open_tokenizer(folder.tokenizer)
+        model, tokenizer = None, open_tokenizer(folder.tokenizer)
         outcomes = []
         for number, suite in enumerate(suites.values()):
 
             def part(progress: Progress, before: int = number) -> None:
                 report(Progress("evaluate", before + progress.fraction, len(suites), progress.message))
 
-            outcomes.append(suite.run(Checkpoint(config, corpus, model, tokenizer, part)))
+            kept = directory / _KEPT / f"{number}.json"
+            if not kept.is_file():
+                model = model or load_huggingface(folder.huggingface)
+                scores = suite.run(Checkpoint(config, corpus, model, tokenizer, part))
+                kept.parent.mkdir(exist_ok=True)
+                write_json(kept, asdict(scores))
+            outcomes.append(Scores(**json.loads(kept.read_text(encoding="utf-8"))))
         write_json(directory / "result.json", {name: asdict(one) for name, one in zip(suites, outcomes, strict=True)})
         sections = [one.markdown for one in outcomes if one.markdown]
-        (directory / "report.md").write_text("\n".join(["# Checkpoint evaluation\n", *sections]), encoding="utf-8")
+        write_text(directory / "report.md", "\n".join(["# Checkpoint evaluation\n", *sections]))
         return EvaluationFacts(
             scores={subject: figures for one in outcomes for subject, figures in one.figures.items()},
             headlines=[one.headline for one in outcomes if one.headline],
         )
 
-    return workspace.materialize(recipe, build)
+    return workspace.materialize(recipe, build, resumable=True, same_code=True, scratch=(_KEPT,))

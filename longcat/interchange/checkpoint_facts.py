@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from pydantic import Field
 
 from longcat.artifact import Facts
+
+
+@dataclass(frozen=True)
+class LayoutSince:
+    """A layout that a model was trained in, and the step that it was trained in it from."""
+
+    from_step: int
+    """Steps before the first one in this layout."""
+    processes: int
+    parallel: dict[str, int]
+    """Degree of each axis of parallelism, by its name in the section `parallel`."""
+    settings: dict[str, str | int | bool] = field(default_factory=dict)
+    """Other settings of that section."""
+    micro_batch_sequences: int = 0
+    """Rows of a process' forward pass, which the balance loss is defined over."""
+    device: str = ""
+    """Name of the accelerator."""
+
+    @property
+    def numbers(self) -> tuple[object, ...]:
+        """Return all that the last bits of a step depend on."""
+        return self.processes, self.parallel, self.settings, self.micro_batch_sequences, self.device
+
+    def __str__(self) -> str:
+        """Name the processes, and the axes that have several of them."""
+        axes = ", ".join(f"{name} {degree}" for name, degree in self.parallel.items() if degree > 1)
+        return f"{self.processes} process{'es' if self.processes > 1 else ''}" + (f" ({axes})" if axes else "")
 
 
 class CheckpointFacts(Facts):
@@ -21,7 +50,7 @@ class CheckpointFacts(Facts):
     tokens: int = 0
     """Trained on."""
     final_loss: float | None = None
-    """Mean over the last steps, in nats per target."""
+    """Mean over the last steps that were not skipped, in nats per target; none if all of them were."""
     held_out_loss: float | None = None
     """Mean over the first held-out sequences after the last step, in nats per target."""
     ffn_experts_per_token: float | None = None
@@ -32,6 +61,8 @@ class CheckpointFacts(Facts):
     processes: int = 1
     parallel: dict[str, int] = Field(default_factory=dict)
     """Degree of each axis of parallelism, by its name in the section `parallel`."""
+    layouts: tuple[LayoutSince, ...] = ()
+    """Layouts that it was trained in, oldest first; the same ones give the same bytes."""
     precision: str | None = None
     device: str | None = None
     seconds_training: float = 0.0
@@ -39,8 +70,10 @@ class CheckpointFacts(Facts):
     @property
     def headline(self) -> str:
         """The loss, and how much it took."""
-        if self.final_loss is None:
+        if self.imported_from is not None:
             return f"imported from {self.imported_from}"
+        if self.final_loss is None:
+            return f"no finite loss in the last steps of {self.tokens / 1e6:.2f} M tokens"
         return f"loss {self.final_loss:.3f} after {self.tokens / 1e6:.2f} M tokens"
 
     @property

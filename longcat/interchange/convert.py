@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from pathlib import Path
 
 import torch
 
-from longcat.artifact import Artifact, Recipe, Workspace, disk_errors, sha256_file, write_json
+from longcat.artifact import Artifact, Recipe, Workspace, sha256_file, write_json
 from longcat.config import ModelConfig
 from longcat.config.config_json import CONFIG
+from longcat.disk import copy_file, disk_errors, remove, sync_all, temporary_name
 from longcat.errors import ConfigError, StorageError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import (
@@ -23,6 +25,7 @@ from longcat.interchange.checkpoint_folder import (
 )
 from longcat.interchange.folder import DTYPES, INDEX, SHARD_BYTES, HuggingFaceFolder, write_huggingface
 from longcat.interchange.state_dict_map import count_parameters, zero_expert_matrices
+from longcat.lease import lease
 from longcat.provenance import code_of
 
 
@@ -60,15 +63,20 @@ def export(
     stored = folder.stored_type if dtype is None else _dtype(dtype)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StorageError(f"{output} is there already and is not empty; choose another --output")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(output)
     extra = zero_expert_matrices(folder.config) if opened and not routed_only else ()
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with disk_errors(output):
+        with disk_errors(output), lease(output.with_name(f".{output.name}.lease"), private=False):
+            for left in output.parent.glob(f".{glob.escape(output.name)}.*.tmp"):  # of an export that was killed
+                remove(left)
             write_huggingface(
                 temporary, folder.config, folder.tensor, dtype=stored, extra=extra, shard_bytes=shard_bytes
             )
             _copy_tokenizer(source, temporary)
             _complete_tokenizer(temporary, folder.config)
+            sync_all(temporary)
             if output.exists():
                 output.rmdir()
             os.rename(temporary, output)
@@ -119,7 +127,7 @@ def _dtype(name: str) -> torch.dtype:
 def _copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copy2(source / name, target)
+            copy_file(source / name, target / name)
 
 
 def _complete_tokenizer(directory: Path, config: ModelConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longcat.config import ModelConfig
+from longcat.costs.stages import layers_of_stage
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,9 @@ class Part:
 
     @classmethod
     def stage(cls, config: ModelConfig, number: int, stages: int) -> Part:
-        """Return a stage of a pipeline, 0 the first one, with equally many layers as any other, or one more.
-
-        The first stages have one more where the layers do not divide: the last stage has the head and multi-token prediction.
+        """Return a stage of a pipeline, 0 the first one, with the layers of `layers_of_stage`.
 
         Raises:
             ValueError: there are more stages than layers.
         """
-        if stages > config.num_layers:
-            raise ValueError(f"{config.num_layers} layers do not make {stages} stages")
-        each, more = divmod(config.num_layers, stages)
-        start = number * each + min(number, more)
-        return cls(range(start, start + each + (number < more)), number == 0, number == stages - 1)
+        return cls(layers_of_stage(config.num_layers, number, stages), number == 0, number == stages - 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from longcat.model.context import Phase
 from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel, LossSums
+from longcat.parallel.passes import passing
 
 
 class MicroBatch(NamedTuple):
@@ -59,8 +60,11 @@ class AllLayers(ABC):
     def accumulate(self, batch: Sequence[MicroBatch], phase: Phase, learn: Learn) -> None:
         """Compute the gradients of a step, one micro-batch after the other. Collective."""
         for number, rows in enumerate(batch):
-            sums = self.sums(rows.tokens, rows.targets, phase, rows.documents, rows.padding)
-            self.backward(learn(number, sums, self.model.part.layers), last=number == len(batch) - 1)
+            with passing("forward", number):
+                sums = self.sums(rows.tokens, rows.targets, phase, rows.documents, rows.padding)
+                loss = learn(number, sums, self.model.part.layers)
+            with passing("backward", number):
+                self.backward(loss, last=number == len(batch) - 1)
 
     def sample(self, prompt: list[int], count: int) -> list[int]:
         """Continue a prompt by `count` tokens, the likeliest one each time; the model is gathered. Collective."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
+from longcat.costs.stages import Schedule, stages_in_all
 from longcat.errors import ConfigError
 
 Divided = Literal["layers", "rows", "tokens", "heads", "weights", "experts"]
@@ -102,31 +103,6 @@ SUMMED_OVER: dict[Quantity, tuple[str, ...]] = {
     "stop": _WORK,
 }
 """Axes over which each quantity is summed."""
-
-
-Schedule = Literal["1f1b", "interleaved", "zbv"]
-"""Order in which a pipeline computes the forward and backward passes of its micro-batches."""
-STAGES_EACH: dict[Schedule, int] = {"1f1b": 1, "interleaved": 2, "zbv": 2}
-"""Stages that each process holds."""
-
-
-def stages_in_all(schedule: Schedule, processes: int) -> int:
-    """Return the stages of a pipeline of that many processes; one process has all layers, whatever the schedule."""
-    return processes * STAGES_EACH[schedule] if processes > 1 else 1
-
-
-def stages_of(schedule: Schedule, place: int, processes: int) -> list[int]:
-    """Return the stages of the process at a place along `pipeline`: every so many-th, or in a V down the processes and up again."""
-    if schedule == "zbv":
-        return [place, 2 * processes - 1 - place]
-    return [place + turn * processes for turn in range(STAGES_EACH[schedule])]
-
-
-def stage_owner(schedule: Schedule, stage: int, processes: int) -> int:
-    """Return the place along `pipeline` of the process that holds a stage, see `stages_of`."""
-    if schedule == "zbv" and stage >= processes:
-        return 2 * processes - 1 - stage
-    return stage % processes
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Every group that longcat uses comes from here, so that no collective waits longe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from datetime import timedelta
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from longcat.accelerator import Accelerator
+from longcat.accelerator import HOST_BACKEND, Accelerator
 from longcat.errors import ConfigError
 from longcat.parallel.axes import COPIES, ROW, SHARDS, SUMMED_OVER, VIEWS, Axis, Degrees, Quantity, View
 
@@ -111,14 +112,29 @@ class ProcessMesh:
         group = dist.new_group(
             list(ranks), timeout=self._timeout, use_local_synchronization=True, group_desc=name.replace(" ", "_")
         )
-        return self._try(name, group, len(ranks))
+        self._try(name, group, len(ranks), self.device)
+        self.groups[name] = group
+        return group
 
     def share(self, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
         """A group of these ranks that may serve other purposes too: an open one, or else a new one as from `open`."""
         for group in (_world(), *self.groups.values()):
             if dist.get_process_group_ranks(group) == list(ranks):
-                return self._try(name, group, len(ranks))
+                self._try(name, group, len(ranks), self.device)
+                self.groups[name] = group
+                return group
         return self.open(name, ranks)
+
+    def open_on_host(self, name: str, timeout_s: float) -> dist.ProcessGroup:
+        """Open a group of all ranks for the host's memory, with a limit of its own, and try it out. Collective.
+
+        It is for what goes on beside training, in a thread: on a group that training uses, too, messages would meet.
+        """
+        group = dist.new_group(
+            backend=HOST_BACKEND, timeout=timedelta(seconds=timeout_s), group_desc=name.replace(" ", "_")
+        )
+        self._try(name, group, self.processes, torch.device("cpu"))
+        return group
 
     def _open_axes(self, name: View, view: tuple[Axis, ...]) -> None:
         grid = self.degrees.grid(view)
@@ -133,16 +149,14 @@ class ProcessMesh:
     def _sum_group(self, axes: tuple[str, ...]) -> dist.ProcessGroup:
         return self.share(" x ".join(axes), self.degrees.grid_of(*axes).group(self.rank, *axes))
 
-    def _try(self, name: str, group: dist.ProcessGroup, size: int) -> dist.ProcessGroup:
+    def _try(self, name: str, group: dist.ProcessGroup, size: int, device: torch.device) -> None:
         """Connect a group's processes now: one that is missing in the middle of a step is harder to find."""
-        probe = torch.ones(1, device=self.device)
+        probe = torch.ones(1, device=device)
         dist.all_reduce(probe, group=group)
         if int(probe) != size:
             raise RuntimeError(
                 f"rank {self.rank}: {int(probe)} processes instead of {size} take part in group {name!r}"
             )
-        self.groups[name] = group
-        return group
 
 
 def join(accelerator: Accelerator, degrees: Degrees, timeout_s: float) -> ProcessMesh:
@@ -181,8 +195,9 @@ def end_process(code: int = 0) -> NoReturn:
     meanwhile, CPython before 3.14 ends that thread inside a C++ destructor, and the process aborts after all its work is
     done. Processes of `multiprocessing` end as here.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a log on a disk that is full
+            stream.flush()
     os._exit(code)
 
 

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 
 from longcat.config import ParallelConfig
+from longcat.costs.stages import STAGES_EACH, stages_of
 from longcat.model.dispatch import Dispatcher
 from longcat.model.part import Part
 from longcat.model.transformer import LongcatModel
-from longcat.parallel.axes import STAGES_EACH, stages_of
 from longcat.parallel.context import DividedRows
 from longcat.parallel.data import FSDPModel, Sharded
 from longcat.parallel.embedding import spread_tables

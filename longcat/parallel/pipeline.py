@@ -21,17 +21,18 @@ from torch.distributed.pipelining import (
 from torch.distributed.tensor import DTensor
 
 from longcat.config import ModelConfig
+from longcat.costs.stages import Schedule, stage_owner, stages_of
 from longcat.model.cache import Cache
 from longcat.model.context import Phase
 from longcat.model.part import Part
 from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums, Onward
 from longcat.parallel.accumulate import Learn, MicroBatch
-from longcat.parallel.axes import Schedule, stage_owner, stages_of
 from longcat.parallel.data import Sharded
 from longcat.parallel.embedding import SpreadTables
 from longcat.parallel.holder import holder_at
 from longcat.parallel.mesh import ProcessMesh
+from longcat.parallel.passes import passing
 
 
 class _Work(NamedTuple):
@@ -108,6 +109,22 @@ class Stage(LongcatModel):
 
 EMBEDDING = "model.embed_tokens.weight"
 """Name of the word embedding, which the first stage has, and for multi-token prediction the last one too."""
+
+
+class _Marked(PipelineStage):
+    """A stage for torch's schedules whose passes are regions for a profiler."""
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *arguments: Any, **settings: Any) -> Any:
+        with passing("forward", fwd_chunk_id, self.stage_index):
+            return super().forward_one_chunk(fwd_chunk_id, *arguments, **settings)
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **settings: Any) -> Any:
+        with passing("backward", bwd_chunk_id, self.stage_index):
+            return super().backward_one_chunk(bwd_chunk_id, *arguments, **settings)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **settings: Any) -> Any:
+        with passing("weights", bwd_chunk_id, self.stage_index):
+            return super().backward_weight_one_chunk(bwd_chunk_id, *arguments, **settings)
 
 
 class United(nn.Module):
@@ -331,7 +348,7 @@ class PipelineModel:
         losses = torch.zeros((), device=self._mesh.device)
         between = hidden.requires_grad_(), losses.clone().requires_grad_()
         stages = [
-            PipelineStage(
+            _Marked(
                 stage,
                 number,
                 self._count,

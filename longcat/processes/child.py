@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
+from longcat.lease import held_locks
+
 _PR_SET_PDEATHSIG = 1
 _MARGIN_S = 15.0
 """Seconds that a supervisor has to end its processes, beyond their own grace time."""
+_MARK = "LONGCAT_SUPERVISED"
+"""Variable by which the processes of one supervisor are known, whatever became of those between."""
 
 
 @contextmanager
@@ -21,6 +30,8 @@ def supervised(
     command: Sequence[str], *, log: Path, environment: Mapping[str, str], grace_s: float = 5
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command while the context is open; it and its children end with the context, or if this process is killed.
+
+    The leases of this process (`longcat.lease`) are not free before they have ended.
 
     Args:
         command: program and arguments.
@@ -31,25 +42,54 @@ def supervised(
     Yields:
         The supervisor's process; its exit code is the command's.
     """
+    mark = uuid.uuid4().hex
     with log.open("ab") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "longcat.processes.supervisor", str(grace_s), *command],
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, _MARK: mark},
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=held_locks(),
         )
     try:
         yield process
     finally:
         assert process.stdin is not None
         process.stdin.close()  # the supervisor ends all processes that still run
+        wake(process.pid)
         try:
             process.wait(grace_s + _MARGIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.returncode < 0:  # it was killed, and could end nothing
+            _end_marked(mark, grace_s)
+
+
+def wake(pid: int) -> None:
+    """Let a process and its children go on that somebody has stopped: while they stand, nobody watches what they started."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children()):
+            if one.status() == psutil.STATUS_STOPPED:
+                one.send_signal(signal.SIGCONT)
+
+
+def _end_marked(mark: str, grace_s: float) -> None:
+    """Wait for the processes of a supervisor that is gone; the kernel has told its child. Kill what is left after `grace_s`."""
+    orphans = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(_MARK) == mark:
+                process.send_signal(signal.SIGCONT)
+                orphans.append(process)
+    _, alive = psutil.wait_procs(orphans, timeout=grace_s + _MARGIN_S if orphans else 0)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=_MARGIN_S)
 
 
 def die_with_parent(signal_number: int) -> None:

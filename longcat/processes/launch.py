@@ -1,85 +1,90 @@
-"""Launching of processes under torchrun, supervised so that none is left behind."""
+"""Launching of a node's processes under torchrun's agent, supervised so that none is left behind."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from longcat import errors
-from longcat.errors import StorageError, TrainingError
-from longcat.processes.child import supervised
+from longcat.errors import TrainingError
+from longcat.processes.child import supervised, wake
+from longcat.processes.network import interface_of
+from longcat.processes.orders import LOOPBACK, Order, Outcome, split_address
+from longcat.processes.verdict import judge
 
 POLL_S = 0.25
 LOG = "processes.log"
+AGENT = "longcat.training.agent"
+_WAKE_S = 5.0
+"""Seconds between two looks for a supervisor or an agent that somebody has stopped."""
 
 
-def launch(
-    module: str,
-    arguments: Sequence[str],
-    *,
-    directory: Path,
-    processes: int,
-    environment: Mapping[str, str],
-    deadline_s: float,
-    grace_s: float,
-    poll: Callable[[], None],
-) -> None:
-    """Run a Python module in several processes and wait for their end.
+def launch(order: Order, *, deadline_s: float, poll: Callable[[], None]) -> None:
+    """Start processes on this machine alone, and wait for their end.
 
     Args:
-        module: run as `python -m` in every process; it reports a failure with `write_failure`.
-        arguments: command-line arguments of the module.
-        directory: folder for the log and the reports of failures.
-        processes: number of processes.
-        environment: variables set in addition to those of this process.
+        order: what to start.
         deadline_s: seconds after which the processes are ended.
-        grace_s: seconds that processes have to save their work when they are ended.
         poll: called a few times per second; an exception from it ends the processes.
 
     Raises:
         TrainingError: a process failed, or `deadline_s` has passed; the message has the first failing rank's cause.
         UserError: the cause of the failure is a user error, for example a full disk.
+        DeviceError: this machine has no loopback interface.
     """
+    directory = Path(order.directory)
+    forget_failures(directory)
+    end = time.monotonic() + deadline_s
+
+    def look() -> None:
+        poll()
+        if time.monotonic() > end:
+            raise TrainingError(f"training did not finish within training.deadline_s={deadline_s:g}; {directory}")
+
+    outcome = run_agent(order, log=directory / LOG, poll=look)
+    if failure := judge(directory, {"": outcome}, directory / LOG):
+        raise failure
+
+
+def forget_failures(directory: Path) -> None:
+    """Remove the reports that processes of an earlier attempt have left."""
     for old in directory.glob("error-*.json"):
-        old.unlink()
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=0",
-        f"--nproc-per-node={processes}", "-m", module, *arguments,
-    ]  # fmt: skip
-    variables = {**environment, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(grace_s)))}
-    began = time.monotonic()
-    with supervised(command, log=directory / LOG, environment=variables, grace_s=grace_s) as process:
+        old.unlink(missing_ok=True)
+
+
+def run_agent(order: Order, *, log: Path, poll: Callable[[], None]) -> Outcome:
+    """Run this node's part of an attempt, to the end of all its processes.
+
+    Args:
+        order: what to start.
+        log: file that the output of all processes is appended to.
+        poll: called a few times per second; an exception from it ends the processes, and is passed on.
+
+    Returns:
+        How they ended.
+    """
+    report = Path(order.directory) / f".agent-{order.place}.json"
+    report.unlink(missing_ok=True)
+    interface = interface_of(LOOPBACK if order.store is None else split_address(order.store)[0])
+    variables = {"GLOO_SOCKET_IFNAME": interface, **order.environment}
+    if "GLOO_SOCKET_IFNAME" in os.environ and order.store is not None:
+        del variables["GLOO_SOCKET_IFNAME"]  # somebody who knows this cluster has chosen
+    command = [sys.executable, "-m", AGENT, order.to_json(), str(report)]
+    with supervised(command, log=log, environment=variables, grace_s=order.grace_s) as process:
+        looked = time.monotonic()
         while process.poll() is None:
             poll()
-            if time.monotonic() - began > deadline_s:
-                raise TrainingError(f"training did not finish within training.deadline_s={deadline_s:g}; {directory}")
+            if time.monotonic() - looked > _WAKE_S:
+                looked = time.monotonic()
+                wake(process.pid)
             time.sleep(POLL_S)
-    if process.returncode != 0:
-        raise _failure(directory, process.returncode)
-
-
-def _failure(directory: Path, code: int) -> Exception:
-    reports: list[dict[str, Any]] = []
-    for path in directory.glob("error-*.json"):
-        try:
-            reports.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError:  # the disk was full while it was written
-            continue
-    log = directory / LOG
-    if not reports:
-        tail = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
-        if "No space left on device" in tail:
-            return StorageError(f"no space left on the device while training wrote {directory}")
-        signals = sorted({line.strip() for line in tail.splitlines() if "exitcode" in line})
-        return TrainingError(f"a training process ended with {'; '.join(signals) or f'code {code}'}; see {log}")
-    first = min(reports, key=lambda report: float(report["time"]))
-    known = getattr(errors, first["type"], None)
-    if first["expected"] and known is not None:
-        return known(first["message"])
-    if "No space left on device" in first["message"]:
-        return StorageError(f"no space left on the device while training wrote {directory}")
-    return TrainingError(f"rank {first['rank']}: {first['type']}: {first['message'].splitlines()[0]}; see {log}")
+    try:
+        return Outcome.from_dict(json.loads(report.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # the agent was killed, or could not write
+        code = process.returncode
+        return Outcome(code, signal=-code if code < 0 else code - 128 if code > 128 else None)
+    finally:
+        report.unlink(missing_ok=True)

@@ -55,6 +55,7 @@ def end(pid: int, grace_s: float) -> None:
         root = psutil.Process(pid)
         family = [root, *root.children(recursive=True)]
         root.terminate()
+        root.send_signal(signal.SIGCONT)  # one that was stopped would not hear of it
     except psutil.NoSuchProcess:
         return
     _, alive = psutil.wait_procs(family, timeout=grace_s)

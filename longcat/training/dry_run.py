@@ -29,6 +29,8 @@ from longcat.config import PipelineConfig
 from longcat.corpus.shards import Batch
 from longcat.costs.flops import expected_ffn_experts
 from longcat.costs.memory import TrainingMemory, training_memory
+from longcat.errors import ConfigError
+from longcat.model.context import Phase
 from longcat.model.plan import balanced
 from longcat.ops.chunks import sized_for
 from longcat.parallel.axes import TOKENS, Degrees
@@ -37,7 +39,7 @@ from longcat.parallel.rehearsal import rehearsal, silent
 from longcat.parallel.weights import without_numbers
 from longcat.training.layout import settle_layout, spread_of
 from longcat.training.observation import Observation
-from longcat.training.trainer import Trainer
+from longcat.training.trainer import Trainer, phase_of
 
 AXES = (
     "tensor",
@@ -86,6 +88,8 @@ class DryRun:
     degrees: dict[str, int]
     micro_batches: int
     """Of a step."""
+    phase: Phase
+    """How attention is trained in the step, always dense without `model.sparse_attention`."""
     ranks: list[RankReport]
     """One of each stage that differs from others: the first one, one in the middle, the last one."""
     memory_bytes: int
@@ -112,6 +116,7 @@ class DryRun:
             "world_size": math.prod(self.degrees[axis.name] for axis in TOKENS),
             "degrees": self.degrees,
             "micro_batches": self.micro_batches,
+            "phase": self.phase,
             "memory_bytes": self.memory_bytes,
             "fits": self.fits,
             "estimated_peak_bytes": round(self.estimate.peak),
@@ -123,22 +128,24 @@ class DryRun:
         }
 
 
-def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu") -> DryRun:
-    """Run the first step of a configuration for one rank of each kind.
+def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu", phase: Phase | None = None) -> DryRun:
+    """Run the first step of a configuration, or of a phase, for one rank of each kind.
 
     Args:
         config: with `training.processes`; its precision `auto` stands for bf16.
         memory_bytes: of each device.
         kind: of the devices, for the size of the chunks that operators work in.
+        phase: of sparse attention, the one that training begins with by default.
 
     Raises:
-        ConfigError: the layout does not fit; names the nearest one that does.
+        ConfigError: the layout does not fit; names the nearest one that does. Or training has no such phase.
     """
     began = time.perf_counter()
+    step = 0 if phase is None else first_step(phase, config)
     layout = settle_layout(config, _device(memory_bytes))
     degrees = layout.degrees
     stages = sorted({0, min(1, degrees.pipeline - 1), degrees.pipeline - 1})
-    ranks = [(config, memory_bytes, kind, stage) for stage in stages]
+    ranks = [(config, memory_bytes, kind, stage, step) for stage in stages]
     if len(ranks) == 1:
         reports = [report_of(*ranks[0])]
     else:  # a process for each, as torch remembers groups by what they look like in the rank before
@@ -148,16 +155,39 @@ def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu") -> Dr
             reports = list(pool.map(report_of, *zip(*ranks, strict=True)))
     length = config.corpus.sequence_length_tokens
     estimate = training_memory(
-        config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes
+        config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes, kind
     )
     micro_batches, _ = _micro_batches(config, degrees)
-    return DryRun(degrees.by_axis, micro_batches, reports, memory_bytes, estimate, time.perf_counter() - began)
+    trained = phase_of(step, config.training) if config.model.sparse_attention else "dense"
+    return DryRun(degrees.by_axis, micro_batches, trained, reports, memory_bytes, estimate, time.perf_counter() - began)
+
+
+def first_step(phase: Phase, config: PipelineConfig) -> int:
+    """Return the number of the first step of a phase of sparse attention.
+
+    Raises:
+        ConfigError: training has no such phase; names those that it has.
+    """
+    training = config.training
+    if config.model.sparse_attention is None:
+        raise ConfigError(f"--phase={phase} is one of sparse attention, and model.sparse_attention is not set")
+    lengths = {"dense": training.dense_attention_steps, "warmup": training.indexer_warmup_steps}
+    firsts: dict[Phase, int] = {"dense": 0, "warmup": lengths["dense"], "sparse": sum(lengths.values())}
+    there = [name for name, step in firsts.items() if step < training.steps and phase_of(step, training) == name]
+    if phase not in there:
+        steps = ", ".join(f"training.{name}={getattr(training, name)}" for name in _PHASE_STEPS)
+        raise ConfigError(f"--phase={phase}: {steps} leave no step for it; there are steps for {', '.join(there)}")
+    return firsts[phase]
+
+
+_PHASE_STEPS = ("dense_attention_steps", "indexer_warmup_steps", "steps")
+"""Settings that say how long phases take."""
 
 
 def report_of(
-    config: PipelineConfig, memory_bytes: int, kind: Kind, stage: int, every_micro_batch: bool = False
+    config: PipelineConfig, memory_bytes: int, kind: Kind, stage: int, step: int = 0, every_micro_batch: bool = False
 ) -> RankReport:
-    """Run the first step of a configuration for the first rank of a stage of the pipeline; see `dry_run`.
+    """Run a step of a configuration for the first rank of a stage of the pipeline; see `dry_run`.
 
     What repeats from one micro-batch to the next is run once and scaled, but for `every_micro_batch`.
     """
@@ -169,7 +199,7 @@ def report_of(
     ):
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of new names for what FSDP calls too
         trainer = Trainer(config, mesh, device, layout.precision)
-        return _observe(trainer, mesh, fake, stage, *_micro_batches(config, layout.degrees), every_micro_batch)
+        return _observe(trainer, mesh, fake, stage, step, *_micro_batches(config, layout.degrees), every_micro_batch)
 
 
 def _device(memory_bytes: int) -> Accelerator:
@@ -202,6 +232,7 @@ def _observe(
     mesh: ProcessMesh,
     fake: FakeTensorMode,
     stage: int,
+    step: int,
     micro_batches: int,
     micro_batch: int,
     every: bool,
@@ -226,11 +257,11 @@ def _observe(
     with fake, observed:
         marks = _Marks(trainer, mesh, observed, stages - stage if in_turn else few)
         if rest and not in_turn:
-            trainer.step(0, _batch(trainer, micro_batch * (few - 1)))
+            trainer.step(step, _batch(trainer, micro_batch * (few - 1)))
         between = marks.now()
         peak_between = observed.peak_bytes
         marks.begin()
-        trainer.step(0, _batch(trainer, micro_batch * few))
+        trainer.step(step, _batch(trainer, micro_batch * few))
         after = marks.now()
     total, peak_bytes, ready = after - between, observed.peak_bytes, 0
     if rest and in_turn:

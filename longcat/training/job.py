@@ -18,6 +18,7 @@ from longcat.parallel.axes import Degrees
 from longcat.training.layout import ParallelLayout
 
 JOB, RESULT = "job.json", "result.json"
+ERRORS = "error-*.json"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Job:
     attempt: int = 0
     """Launches of the same job before this one."""
     start_from: str | None = None
-    """State that a measurement begins with."""
+    """State that a measurement begins with, or training that goes on from a finished checkpoint."""
+    run: str = ""
+    """Digest of the artifact that is made: which run the checkpoints in the directory have to be of."""
     sequence_length: int | None = None
     """Tokens that batches are cut into for a measurement; the corpus' own sequence length if none."""
     peak_flops: float | None = None

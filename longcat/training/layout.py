@@ -83,6 +83,7 @@ def spread_of(degrees: Degrees) -> Spread:
         expert=degrees.expert * degrees.expert_shard,
         tables=degrees.embedding,
         tokens=degrees.context * degrees.tensor,
+        heads=degrees.tensor,
         batch=degrees.batch_world,
     )
 

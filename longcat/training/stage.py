@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
+from longcat.disk import copy_file
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -22,17 +20,18 @@ from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
-from longcat.training.job import JOB, RESULT, Job
+from longcat.training.beat import FOLDER
+from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
+from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
-from longcat.training.metrics import Records, read_metrics
+from longcat.training.layouts import layout_since
+from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 from longcat.training.supervision import supervise
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 WORKER = "longcat.training.worker"
-LAST_STEPS = 20
-"""Steps that the final loss is the mean of."""
 
 
 def pretrain(
@@ -44,6 +43,9 @@ def pretrain(
     on_metrics: Callable[[Records], None] = lambda records: None,
 ) -> Artifact[CheckpointFacts]:
     """Train a model on a tokens artifact; an interrupted run goes on from its last checkpoint.
+
+    It may go on in another layout, and a finished checkpoint with fewer steps may go on to more, as a parent of the new one:
+    `longcat.training.continuing`.
 
     Args:
         config: sections `model` and `training`, and the seed.
@@ -63,20 +65,24 @@ def pretrain(
     accelerator = choose(config.accelerator)
     layout = settle_layout(config, accelerator)
     _check_contract(config, tokens)
-    recipe = Recipe(
-        kind="checkpoint",
-        facts=CheckpointFacts,
-        version=STAGE_VERSION,
-        identity={
-            "seed": config.seed,
-            "model": identity(config.model),
-            "training": identity(config.training),
-            "parallel": identity(config.parallel),
-            "layout": [layout.accelerator, *astuple(layout.degrees), layout.precision],
-        },
-        parents=(tokens,),
-        sources=code_of(__name__, WORKER),
-    )
+    now = layout_since(config, layout, accelerator.name, 0)
+
+    def recipe_of(earlier: Artifact[CheckpointFacts] | None) -> Recipe[CheckpointFacts]:
+        return Recipe(
+            kind="checkpoint",
+            facts=CheckpointFacts,
+            version=STAGE_VERSION,
+            identity={
+                "seed": config.seed,
+                "model": identity(config.model),
+                "training": identity(config.training),
+                "device": [layout.accelerator, layout.precision],
+            },
+            parents=(tokens,) if earlier is None else (tokens, earlier),
+            sources=code_of(__name__, WORKER),
+        )
+
+    recipe, earlier = choose_start(workspace, recipe_of)
 
     def build(directory: Path) -> CheckpointFacts:
         folder = CheckpointFolder(directory)
@@ -87,29 +93,34 @@ def pretrain(
             layout=layout,
             tokens=str(tokens.path),
             directory=str(directory),
+            start_from=first_state(earlier, directory),
+            run=recipe.digest,
             peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
+            tell(directory, earlier, now)
             supervise(WORKER, job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
-        shutil.copy2(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
+        copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
-        facts = CheckpointFacts(
-            **json.loads((directory / RESULT).read_text(encoding="utf-8")),
-            **_summary(read_metrics(folder.metrics)),
-            processes=layout.degrees.processes,
-            parallel=layout.degrees.by_axis,
+        result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        last = result["layouts"][-1]
+        return CheckpointFacts(
+            **result,
+            **summarise(read_metrics(folder.metrics)),
+            processes=last["processes"],
+            parallel=last["parallel"],
             precision=layout.precision,
-            device=accelerator.name,
+            device=last["device"],
             seconds_training=round(time.monotonic() - began, 1),
         )
-        for leftover in (directory / JOB, directory / RESULT):
-            leftover.unlink()
-        shutil.rmtree(folder.progress, ignore_errors=True)
-        return facts
 
-    return workspace.materialize(recipe, build, resumable=True)
+    scratch = (JOB, RESULT, ERRORS, FOLDER, CheckpointFolder(Path()).progress.name)
+    checkpoint = workspace.materialize(recipe, build, resumable=True, scratch=scratch)
+    if checkpoint.cached:
+        tell_of_reuse(checkpoint, now)
+    return checkpoint
 
 
 def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
@@ -127,18 +138,3 @@ def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:
             f"{tokens.path} has sequences of {corpus.sequence_length} tokens, "
             f"model.max_position_embeddings is {config.model.max_position_embeddings}"
         )
-
-
-def _summary(records: Records) -> dict[str, Any]:
-    """Return the last losses and the median throughput of the second half of the run, where caches are warm."""
-    held_out = [record["held_out/loss"] for record in records if "held_out/loss" in record]
-    losses = [record["train/loss"] for record in records[-LAST_STEPS:]]
-    timed = [record for record in records if "perf/tokens_per_second" in record]
-    steady = sorted(timed[len(timed) // 2 :], key=lambda record: float(record["perf/tokens_per_second"]))
-    middle = steady[len(steady) // 2]
-    return {
-        "final_loss": statistics.fmean(losses),
-        "held_out_loss": held_out[-1] if held_out else None,
-        "tokens_per_second": middle["perf/tokens_per_second"],
-        "mfu": middle.get("perf/mfu"),
-    }

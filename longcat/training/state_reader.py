@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -21,6 +20,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from longcat.errors import DataError
 from longcat.interchange.state_dict_map import StoredTensor
 from longcat.training.checkpoint import MODEL
+from longcat.training.checkpoint_reader import CheckpointReader
 
 
 def state_reader(directory: Path) -> Callable[[StoredTensor], Tensor]:
@@ -32,7 +32,7 @@ def state_reader(directory: Path) -> Callable[[StoredTensor], Tensor]:
         DataError: the checkpoint is unreadable, or lacks a parameter.
     """
     try:
-        reader = FileSystemReader(directory)
+        reader = CheckpointReader(directory)
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, is_coordinator=True)
     except Exception as error:

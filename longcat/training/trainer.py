@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,7 +31,7 @@ from longcat.training.lazy_adamw import LazyAdamW
 from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.offload import OffloadedStates
 from longcat.training.optimizer import build_optimizers, set_learning_rate
-from longcat.training.regions import OPTIMIZER
+from longcat.training.regions import COMPUTE, OPTIMIZER
 from longcat.training.schedule import learning_rate
 
 
@@ -100,6 +101,8 @@ class Trainer:
         """Micro-batches of the last step."""
         self.gradients: list[LocalGradient] = []
         """This process' parts of the gradients of all that has learnt in the last step."""
+        self.region: Callable[[str], AbstractContextManager[object]] = torch.profiler.record_function
+        """Opens a region of `longcat.training.regions`."""
 
     def step(self, step: int, batch: Batch, stop: bool = False) -> StepResult:
         """Train on a batch. Collective.
@@ -111,11 +114,7 @@ class Trainer:
         """
         whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(whole[1], whole[2], self.mesh)
-        phase = phase_of(step, self.config.training)
-        for part in self.parallel.parts:
-            for name, parameter in part.named_parameters():  # what rests is not even differentiated
-                parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
-        self.parallel.zero_grad()
+        phase = self._begin(step)
         self.gradients = []  # of the step before
         if self.offloaded is not None:
             self.offloaded.release()  # a checkpoint may have been written
@@ -128,7 +127,8 @@ class Trainer:
             seen.note((number, layers.start), parts, sums, layers)
             return weighted_total(parts, self.config, phase)
 
-        self.parallel.accumulate(batch_parts, phase, learn)
+        with self.region(COMPUTE):
+            self.parallel.accumulate(batch_parts, phase, learn)
         means, routing = seen.means(), seen.routing()
         sum_parts(self.weights.parameters(), self.mesh)
         self.gradients = local_gradients(self.weights.parameters(), self.parallel.tables, self.parallel.copies)
@@ -141,7 +141,7 @@ class Trainer:
         rate = learning_rate(step, training.steps, training.optimizer)
         healthy = bool(np.isfinite([loss, norm, *agreed.values()]).all())
         if healthy:
-            with torch.profiler.record_function(OPTIMIZER):
+            with self.region(OPTIMIZER):
                 clip(self.gradients, norm, training.optimizer.max_gradient_norm)
                 set_learning_rate(self.optimizers, rate)
                 for optimizer in self.optimizers:
@@ -163,6 +163,37 @@ class Trainer:
             skipped=not healthy,
             stop=stop,
         )
+
+    def try_out(self, step: int, batch: Batch, see: Callable[[str, Sequence[Tensor]], None]) -> None:
+        """Compute the gradients of the first micro-batch of a step, of all of them in a pipeline, and move nothing. Collective.
+
+        Args:
+            step: 0-based number of the step.
+            batch: rows as for `step`.
+            see: gets the sums of loss terms that this process has computed, by a name.
+        """
+        whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
+        size = self.micro_batch or len(whole[0])
+        if self.mesh.degrees.pipeline == 1:
+            whole = [of[:size] for of in whole]
+        counts = global_counts(whole[1], whole[2], self.mesh)
+        phase = self._begin(step)
+
+        def learn(number: int, sums: LossSums, layers: range) -> Tensor:
+            see(f"the sums of micro-batch {number} from layer {layers.start} on", sums)
+            parts = losses(statistics_of_rows(sums, self.mesh), counts, self.config, self.mesh.row_processes)
+            return weighted_total(parts, self.config, phase)
+
+        self.parallel.accumulate(self._micro_batches(whole, size), phase, learn)
+
+    def _begin(self, step: int) -> Phase:
+        """Drop the gradients, and let those parameters have new ones that learn in a step."""
+        phase = phase_of(step, self.config.training)
+        for part in self.parallel.parts:
+            for name, parameter in part.named_parameters():  # what rests is not even differentiated
+                parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
+        self.parallel.zero_grad()
+        return phase
 
     @torch.no_grad()
     def held_out_loss(self, step: int, batch: Batch) -> float:

@@ -5,37 +5,52 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
 from longcat.accelerator import Accelerator, choose
-from longcat.artifact import disk_errors, write_json
+from longcat.artifact import write_json
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
+from longcat.disk import NO_ROOM, disk_errors
 from longcat.errors import LongcatError
+from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.lease import check_lease
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
-from longcat.training import checkpoint
+from longcat.redaction import redact_error
+from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
+from longcat.training.checkpoint_files import RunRecord
+from longcat.training.corruption import CorruptionCheck, CorruptionError, Finding
+from longcat.training.health import Health, Verdict
+from longcat.training.heartbeat import SAVING, Heartbeat
 from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import RESULT, Job
+from longcat.training.layouts import going_on, layout_since
+from longcat.training.life import EventKind, record_event
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
-from longcat.training.regions import DATA
+from longcat.training.regions import CHECK, CHECKPOINT, DATA, FINISH, FIRST_STEP, HELD_OUT, LOADING
+from longcat.training.saving import Saver
+from longcat.training.stragglers import Stragglers
 from longcat.training.trainer import StepResult, Trainer
 
 LOAD_RECORDS = 200
@@ -45,11 +60,17 @@ LOAD_RECORDS = 200
 class Worker:
     """One training process: model, data and the loop over steps."""
 
-    def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator) -> None:
+    saver: Saver
+    """Of the checkpoints of `pretrain`."""
+
+    def __init__(self, job: Job, mesh: ProcessMesh, accelerator: Accelerator, heart: Heartbeat | None = None) -> None:
         self.job, self.mesh, self.accelerator = job, mesh, accelerator
         self.config = job.pipeline
         self.directory = Path(job.directory)
-        self.trainer = Trainer(self.config, mesh, accelerator, job.layout.precision)
+        self.heart = heart or Heartbeat(self.directory, mesh.rank)
+        self.trainer = self._new_trainer()
+        self.health = Health(self.config.training)
+        self.stragglers = Stragglers(mesh)
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
@@ -63,6 +84,9 @@ class Worker:
         self.auxiliary = active_losses(self.config)
         self.batch_tokens = training.global_batch_sequences * self.corpus.sequence_length
         self.sequence_length = job.sequence_length or self.corpus.sequence_length
+        self.layouts: tuple[LayoutSince, ...] = ()
+        """Layouts that the model has been trained in, this one included."""
+        self._clean, self._loaded_again_at = 0, -1
         self.paused_seconds = 0.0
         """Time since the last record of throughput that was not spent on training."""
         self.stop_asked = False
@@ -71,65 +95,265 @@ class Worker:
     def _ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop_asked = True
 
+    def _new_trainer(self) -> Trainer:
+        trainer = Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
+        self.heart.follow(trainer)
+        self._fresh = True
+        self.corruption = CorruptionCheck(trainer, self.mesh) if self.config.training.check_every_steps else None
+        return trainer
+
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
-        with torch.profiler.record_function(DATA):
-            batch = self.batches.batch(step)
-            if self.sequence_length != self.corpus.sequence_length:
-                batch = batch.reshape(self.sequence_length)
-        return self.trainer.step(step, batch, self.stop_asked)
+        self.heart.begin_step(step + 1)
+        with self.heart.region(FIRST_STEP) if self._fresh else nullcontext():
+            first, self._fresh = self._fresh, False
+            with self.heart.region(DATA):
+                batch = self.batches.batch(self.health.position(step))
+                if self.sequence_length != self.corpus.sequence_length:
+                    batch = batch.reshape(self.sequence_length)
+            began, waited = time.perf_counter(), self.heart.waited_s
+            result = self.trainer.step(step, batch, self.stop_asked)
+            if not first:
+                self.stragglers.note(time.perf_counter() - began - (self.heart.waited_s - waited))
+        return result
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
-        folder = CheckpointFolder(self.directory)
-        training, done = self.config.training, 0
-        if newest := checkpoint.saved(folder.progress):
-            done = checkpoint.load(newest[-1][1], self.trainer.weights, self.trainer.optimizers)
-            write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
-        metrics, loads = (
-            (MetricsFile(path, after_step=done) for path in (folder.metrics, folder.expert_load))
-            if self.mesh.rank == 0
-            else (None, None)
-        )
+        training, stalled = self.config.training, None
+        self.saver = self._open_saver()
+        done = self._resume()
+        metrics, loads = self._records_after(done)
         held_out = held_out_batch(
             self.corpus.held_out, training.held_out_sequences, self.mesh.batch_rank, self.mesh.batch_world
         )
-        window_began, window_step, ffn_experts = time.perf_counter(), done, 0.0
-        for step in range(done, training.steps):
+        self.heart.started()
+        self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
+        window_began, window_step, save_due = time.perf_counter(), done, False
+        self._clean = done
+        while done < training.steps:
+            if self._is_corrupt(done):
+                done = self._return_to_clean(done)
+                metrics, loads = self._records_after(done)
+                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
+            step = done
             result = self.step(step)
+            verdict = self._judged(step, result)
+            if verdict == "rewind":
+                with self.heart.region(LOADING):
+                    done = self._rewind(step + 1)
+                metrics, loads = self._records_after(done)
+                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
+            if verdict in ("rewind", "again"):
+                if result.stop:
+                    self.saver.wait()
+                    return
+                continue
             done, last = step + 1, step + 1 == training.steps
             values = self._metrics(result, step)
-            ffn_experts = values["moe/ffn_experts_per_token"]
             if logged := done % training.log_every_steps == 0 or last:
                 self.accelerator.synchronize()
                 seconds = time.perf_counter() - window_began - self.paused_seconds
-                values |= self._throughput((done - window_step) * self.batch_tokens / seconds, ffn_experts)
+                experts = values["moe/ffn_experts_per_token"]
+                values |= self._throughput((done - window_step) * self.batch_tokens / seconds, experts)
+                values |= self._step_times(done)
                 values |= layer_metrics(
                     result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
                 )
             if training.held_out_every_steps and (done % training.held_out_every_steps == 0 or last):
-                with self._paused():
+                with self._paused(), self.heart.region(HELD_OUT):
                     values["held_out/loss"] = self.trainer.held_out_loss(step, held_out)
+            if stalled is not None:  # of the checkpoint after the step before
+                values["perf/checkpoint_stall_seconds"], stalled = stalled, None
             if metrics:
                 metrics.append({"step": done, "time": time.time(), "attempt": self.job.attempt, **values})
             if loads and done % max(1, training.steps // LOAD_RECORDS) == 0:
                 loads.append({"step": done, "slots": result.expert_load.int().tolist()})
-            if result.stop or done % training.checkpoint_every_steps == 0 or last:
-                with self._paused():
-                    self._save(done, keep_going=not result.stop)
+            save_due |= done % training.checkpoint_every_steps == 0
+            # weights that give no finite loss are not worth a checkpoint
+            if result.stop or last or (save_due and verdict != "skipped"):
+                if metrics:
+                    metrics.sync()
+                with self._paused(), self.heart.region(CHECKPOINT):
+                    stalled = self._save(done, keep_going=not result.stop)
+                save_due = False
+            self.saver.check()
             if result.stop and not last:
+                with self.heart.region(CHECKPOINT):
+                    self.saver.wait()
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
-        self._finish(done, ffn_experts)
+        with self.heart.region(FINISH):
+            self.saver.wait()
+            self._finish(done)
 
-    def _save(self, done: int, keep_going: bool) -> None:
-        """Save a checkpoint to resume from, except after the last step, and let the model write a sample."""
-        training, states = self.config.training, CheckpointFolder(self.directory).progress
-        if done < training.steps:
-            checkpoint.save(states, done, self.trainer.weights, self.trainer.optimizers, training.keep_checkpoints)
-        if keep_going or done == training.steps:
+    def _open_saver(self) -> Saver:
+        training = self.config.training
+        return Saver(
+            CheckpointFolder(self.directory).progress,
+            self.mesh.open_on_host(SAVING, training.checkpoint_timeout_s),
+            training.keep_checkpoints,
+            training.keep_every_steps,
+            training.asynchronous_checkpoints,
+            told=lambda step: record_event(self.directory, "save", step=step),
+        )
+
+    def _resume(self) -> int:
+        """Go on from the newest checkpoint that is as it was written, or from a finished one; returns its steps. Collective."""
+        states = CheckpointFolder(self.directory).progress
+        if self.mesh.rank == 0:
+            checkpoint_files.clear(states)
+        newest = self._first_sound(reversed([step for step, _ in checkpoint_files.saved(states)]))
+        start, done, record = newest or self._first_state, 0, RunRecord()
+        if start is not None:
+            record = RunRecord.read(start)
+            if start == newest:
+                checkpoint_files.check_run(start, record, self.job.run)
+            done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
+        self.health.restore(record.health)
+        now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
+        self.layouts = going_on(record.layouts, now)
+        if newest is not None:
+            write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
+        return done
+
+    @property
+    def _first_state(self) -> Path | None:
+        """Where the state lies that the run began with; none for the weights that the seed gives."""
+        return None if self.job.start_from is None else Path(self.job.start_from)
+
+    def _first_sound(self, steps: Iterable[int]) -> Path | None:
+        """Return the first of some checkpoints that is as it was written, and tell of those that are not. Collective."""
+        found, damaged = checkpoint.first_sound(CheckpointFolder(self.directory).progress, steps)
+        for aside, fault in damaged:
+            instead = "the start" if found is None else found.name
+            self._record("fallback", checkpoint=aside.name, because=fault, instead=instead)
+        return found
+
+    def _records_after(self, done: int) -> tuple[MetricsFile, MetricsFile] | tuple[None, None]:
+        """Open the files of records, without those of steps that are to be done again; in rank 0 only."""
+        if self.mesh.rank:
+            return None, None
+        folder = CheckpointFolder(self.directory)
+        return MetricsFile(folder.metrics, after_step=done), MetricsFile(folder.expert_load, after_step=done)
+
+    def _record(self, kind: EventKind, **facts: Any) -> None:
+        if self.mesh.rank == 0:
+            record_event(self.directory, kind, **facts)
+
+    def _judged(self, step: int, result: StepResult) -> Verdict:
+        """Judge the step that was done, and write down what is wrong with it."""
+        batch, limit = self.health.position(step), self.health.limit()
+        verdict = self.health.judge(step + 1, result.loss, result.skipped)
+        facts = {"step": step + 1, "batch": batch, "loss": result.loss, "gradient_norm": result.gradient_norm}
+        if result.skipped:
+            self._record("skip", **facts, in_a_row=self.health.skipped_in_a_row)
+        elif verdict != "good":
+            self._record("spike", **facts, limit=limit)
+        return verdict
+
+    def _step_times(self, step: int) -> dict[str, float]:
+        """Compare the step times of all processes, and write down who has become slow. Collective."""
+        figures, slow = self.stragglers.compare()
+        for one in slow:
+            self._record("straggler", step=step, **one._asdict())
+        return figures
+
+    def _rewind(self, step: int) -> int:
+        """Go back from a step, from 1, to the last state that is known to be good; returns its steps. Collective.
+
+        It is that of a checkpoint that a good step has been made from, or else of the oldest one that is there. Without any
+        it is the state that the run began with.
+        """
+        there = self._saved()
+        good = [step for step in there if step < self.health.accepted]
+        done, state = self._restore([*reversed(good), *(step for step in there if step not in good)])
+        batches = self.health.rewound(step, done, state)
+        self._record("rewind", step=step, to=done, batches=list(batches))
+        return done
+
+    def _saved(self) -> list[int]:
+        """Return the steps of the checkpoints of this run, the one that is being written included. Collective."""
+        self.saver.wait()
+        return [step for step, _ in checkpoint_files.saved(CheckpointFolder(self.directory).progress)]
+
+    def _restore(self, steps: Iterable[int]) -> tuple[int, dict[str, Any]]:
+        """Load the first sound one of some checkpoints, or the state that the run began with. Collective.
+
+        Returns:
+            Its steps, and the state of the health at it. Later checkpoints are dropped.
+        """
+        if path := self._first_sound(steps) or self._first_state:
+            state = RunRecord.read(path).health
+            done = checkpoint.load(path, self.trainer.weights, self.trainer.optimizers)
+        else:
+            done, state = 0, {}
+            del self.trainer, self.corruption
+            gc.collect()  # before another one takes as much memory
+            self.trainer = self._new_trainer()
+        if self.mesh.rank == 0:
+            checkpoint_files.drop_after(CheckpointFolder(self.directory).progress, done)
+        return done, state
+
+    def _is_corrupt(self, done: int) -> bool:
+        """Look for silent corruption if it is time; whether what is held is wrong, so that it has to be loaded again. Collective.
+
+        Raises:
+            CorruptionError: what was wrong is still so when it is done again.
+        """
+        if self.corruption is None or done == 0 or done % self.config.training.check_every_steps:
+            return False
+        with self._paused(), self.heart.region(CHECK):
+            found = self._look_for_corruption(self.corruption, done)
+            held = any(of.how == "copies" for of in found)
+            if found and not held:
+                found = self._look_for_corruption(self.corruption, done)
+        if found and (not held or self._loaded_again_at == done):
+            raise CorruptionError(f"silent corruption before step {done + 1}: {found[0]}")
+        if found:
+            self._loaded_again_at = done
+            return True
+        self._clean = done
+        return False
+
+    def _look_for_corruption(self, check: CorruptionCheck, done: int) -> list[Finding]:
+        position, training = self.health.position(done), self.config.training
+        theirs = None
+        if check.neighbour is not None:
+            place, world = self.mesh.degrees.batch_rank(check.neighbour), self.mesh.batch_world
+            sequences = training.global_batch_sequences
+            theirs = Loader(self.corpus.train, self.config.seed, sequences, place, world).batch(position)
+        found = check.check(done, self.loader.batch(position), theirs)
+        for of in found:
+            self._record("corruption", step=done + 1, **asdict(of), message=str(of))
+        return found
+
+    def _return_to_clean(self, step: int) -> int:
+        """Go back from a step to the newest checkpoint whose copies are known to be equal; returns its steps. Collective."""
+        there = self._saved()
+        clean = [step for step in there if step <= self._clean]
+        done, state = self._restore([*reversed(clean), *(step for step in there if step not in clean)])
+        self.health.restore(state)
+        self._record("rewind", step=step, to=done, batches=[])
+        return done
+
+    def _save(self, done: int, keep_going: bool) -> float | None:
+        """Save a checkpoint to resume from, except after the last step, and let the model write a sample.
+
+        Returns:
+            The seconds that training waited for the checkpoint, if there is one.
+        """
+        check_lease()
+        last, stalled = done == self.config.training.steps, None
+        if not last:
+            stalled = self.saver.save(done, self.trainer.weights, self.trainer.optimizers, self._known_after(done))
+        if keep_going or last:
             write_sample(self.trainer, self.corpus, self.directory, done)
+        return stalled
+
+    def _known_after(self, done: int) -> RunRecord:
+        """Return what the run knows besides weights after a step."""
+        return RunRecord(self.health.position(done), self.health.state(), self.layouts, self.job.run)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -147,9 +371,11 @@ class Worker:
             "train/gradient_norm": result.gradient_norm,
             "train/learning_rate": result.learning_rate,
             "train/skipped": float(result.skipped),
+            "train/skipped_steps": float(self.health.skipped),
+            "train/passed_over_batches": float(self.health.passed),
             "train/tokens": float((step + 1) * self.batch_tokens),
             "perf/data_wait_seconds": self.batches.waited,
-            "train/epoch": float(self.loader.epoch(step)),
+            "train/epoch": float(self.loader.epoch(self.health.position(step))),
             **load_metrics(result.expert_load, self.config.model),
         }
 
@@ -172,17 +398,20 @@ class Worker:
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
         return int(peak)
 
-    def _finish(self, steps: int, ffn_experts: float) -> None:
+    def _finish(self, steps: int) -> None:
+        check_lease()
         self.trainer.settle_weights()
         checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
         if self.mesh.rank == 0:
+            self._known_after(steps).write(CheckpointFolder(self.directory).state)
             facts = {
                 "steps": steps,
                 "tokens": steps * self.batch_tokens,
                 "parameters": sum(parameters(self.config.model).values()),
-                "ffn_experts_per_token": ffn_experts,
+                "layouts": [asdict(one) for one in self.layouts],
             }
             write_json(self.directory / RESULT, facts)
+        self._record("end", step=steps)
         dist.barrier()
 
 
@@ -194,14 +423,16 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
     """
     die_with_parent(signal.SIGKILL)
     job = Job.read(Path(sys.argv[1]))
-    rank = int(os.environ["RANK"])
+    rank, world = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
+    heart = Heartbeat(Path(job.directory), rank, several_machines=os.environ.get("LOCAL_WORLD_SIZE", world) != world)
     try:
         accelerator = choose(job.layout.accelerator)
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
-        with disk_errors(Path(job.directory)):
-            body(Worker(job, mesh, accelerator))
+        with disk_errors(Path(job.directory)), heart.collectives(mesh, job.pipeline.training.compile):
+            body(Worker(job, mesh, accelerator, heart))
         leave()
     except Exception as error:
+        redact_error(error)
         report = {
             "time": time.time(),
             "rank": rank,
@@ -210,12 +441,17 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             "message": str(error),
             "traceback": traceback.format_exc(),
         }
+        code = 1
         try:
             write_json(Path(job.directory) / f"error-{rank}.json", report)
-        except OSError:
-            print(json.dumps(report), file=sys.stderr)
-        traceback.print_exc()
-        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+        except OSError as unwritten:
+            if unwritten.errno == NO_ROOM:
+                code = NO_ROOM
+            with contextlib.suppress(OSError):
+                print(json.dumps(report), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        end_process(code)  # without `leave`: it would wait for the other ranks in a collective that will never end
     end_process()
 
 

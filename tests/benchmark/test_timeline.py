@@ -9,6 +9,7 @@ from longcat.benchmark.timeline import timeline, without
 from longcat.benchmark.traffic import SENDING, WAITING
 from longcat.errors import DataError
 from longcat.parallel.axes import Degrees
+from longcat.parallel.passes import Pass
 from longcat.training.regions import OPTIMIZER, STEP
 from tests.benchmark.step import profile_steps
 from tests.parallel.training import EVERYTHING, Case
@@ -24,6 +25,10 @@ def event(name, begin, end, kind="user_annotation", thread=1):
         "pid": 1,
         "tid": thread,
     }
+
+
+def passed(kind, micro_batch, part):
+    return Pass(kind, micro_batch, part).region
 
 
 def rounded(intervals):
@@ -81,6 +86,54 @@ def test_a_device_waits_where_it_computes_nothing():
     assert {axis: rounded(of) for axis, of in found.waiting.items()} == {"expert": [(5, 6), (7, 8)]}
 
 
+def test_passes_are_found_by_their_regions():
+    forward, backward = passed("forward", 0, 1), passed("backward", 0, 1)
+    found = timeline(
+        [
+            event(passed("forward", 7, 1), -5, -1), event(STEP, 0, 10),
+            event(backward, 5, 8), event(forward, 1, 3), event("longcat.forwards", 3, 4),
+        ],
+        0, 1,
+    )  # fmt: skip
+    assert [(of.kind, of.micro_batch, of.part, round(of.begin, 1), round(of.end, 1)) for of in found.passes] == [
+        ("forward", 0, 1, 1, 3), ("backward", 0, 1, 5, 8),
+    ]  # fmt: skip
+
+
+def test_a_pass_on_a_device_is_what_any_thread_launched_in_it():
+    def kernel(number, launched, begin, end, thread):
+        launch = event("cudaLaunchKernel", launched, launched + 0.1, "cuda_runtime", thread)
+        return [one | {"args": {"correlation": number}} for one in (launch, event("gemm", begin, end, "kernel", 7))]
+
+    found = timeline(
+        [
+            event(STEP, 0, 20), event(passed("forward", 0, 0), 1, 2), event(passed("backward", 0, 0), 3, 4),
+            *kernel(1, 1.1, 2, 5, thread=1), *kernel(2, 1.7, 5, 6, thread=1),
+            *kernel(3, 3.5, 8, 12, thread=2), *kernel(4, 4.5, 13, 14, thread=1),
+        ],
+        0, 0,
+    )  # fmt: skip
+    assert [(of.kind, round(of.begin, 1), round(of.end, 1)) for of in found.passes] == [
+        ("forward", 2, 6), ("backward", 8, 12),
+    ]  # fmt: skip
+
+
+def test_what_is_sent_and_received_of_another_stage_has_lanes_of_its_own():
+    found = timeline(
+        [
+            event(STEP, 0, 30), event(f"{SENDING}hidden states, send", 1, 2),
+            event("gloo:send", 1.1, 9), event("gloo:send", 1.2, 8), event("gloo:recv", 1.3, 5),
+            event(f"{WAITING}hidden states, send", 2, 9),
+            event(f"{SENDING}hidden states, send", 10, 11), event("gloo:recv", 10.5, 20),
+        ],
+        0, 0,
+    )  # fmt: skip
+    assert {axis: rounded(of) for axis, of in found.sending.items()} == {
+        "hidden states, sent": [(1.1, 9)], "hidden states, received": [(1.3, 5), (10.5, 20)],
+    }  # fmt: skip
+    assert {axis: rounded(of) for axis, of in found.waiting.items()} == {"hidden states": [(2, 9)]}
+
+
 def test_a_trace_without_a_step():
     with pytest.raises(DataError, match=r"no annotation 'longcat\.step'"):
         timeline([event("aten::mm", 0, 1, "cpu_op")], 0, 0)
@@ -110,13 +163,49 @@ def test_real_processes(profiled):
             assert 0 < length(lane) < line["seconds"]
             assert all(-1e-6 <= begin < end <= line["seconds"] + 1e-6 for begin, end in lane)
         assert 0 < sum(line["waiting_shares"].values()) < 1
+        assert [one["kind"] for one in line["passes"]] == ["forward", "backward"] * 2
+
+
+@pytest.fixture(scope="module", params=["1f1b", "zbv"])
+def staged(ranks, tmp_path_factory, request):
+    case = Case(rows=8, overrides=("model.num_layers=4", "parallel.pipeline=2", f"parallel.schedule={request.param}"))
+    folder = str(tmp_path_factory.mktemp("staged"))
+    degrees = Degrees(4, pipeline=2, expert=2)
+    return request.param, ranks.on_mesh(degrees, profile_steps, case, folder)[0]["timelines"]
+
+
+def test_passes_of_a_real_pipeline(staged):
+    schedule, lines = staged
+    for line in lines:
+        ran = {(one["kind"], one["part"], one["micro_batch"]) for one in line["passes"]}
+        parts = {"1f1b": [line["stage"]], "zbv": [line["stage"], 3 - line["stage"]]}[schedule]
+        for part in parts:
+            assert {of for of in ran if of[0] != "weights" and of[1] == part} == {
+                (kind, part, number) for kind in ("forward", "backward") for number in range(4)
+            }
+        assert any(kind == "weights" for kind, _, _ in ran) is (schedule == "zbv")
+        assert {"hidden states, sent", "hidden states, received"} <= set(line["sending"])
+        assert 0 < line["waiting_shares"]["hidden states"] < 1
+        for one, other in zip(line["passes"], line["passes"][1:], strict=False):
+            assert one["begin"] < one["end"] <= other["begin"]
+
+
+def test_of_a_pipeline_one_rank_of_each_stage_is_drawn(staged):
+    figure = timelines(staged[1])
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert {"stage 0, rank 0", "stage 1, rank 2"} <= set(names)
+    assert not any("rank 1" in name or "rank 3" in name for name in names)
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"backward pass", "waiting for another stage"} <= legend
 
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_the_picture_has_every_process_and_axis(profiled, narrow):
     figure = timelines(profiled[0]["timelines"], narrow=narrow)
-    names = {text.get_text() for text in figure.axes[0].get_yticklabels()}
-    assert names == {"rank 0", "rank 1"}
+    assert {text.get_text() for text in figure.axes[0].texts} >= {"rank 0", "rank 1", "0", "1"}
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names[:2] == ["micro-batch", "computing"]
+    assert names.count("waiting") == 2
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"computing", "waiting", "shard", "expert", "embedding"} <= legend
     assert len(figure.axes) == 2, "an exchange runs beside computing, and is shown in detail"

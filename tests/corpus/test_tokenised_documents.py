@@ -293,7 +293,7 @@ def test_leftovers_of_other_code_are_not_used(tmp_path, monkeypatch):
     [scratch] = tmp_path.glob("workspace/documents/.*/scratch")
     for file in scratch.glob("*.text"):
         file.write_bytes(b"x" * file.stat().st_size)
-    (scratch / "code.json").write_text("{}")
+    (scratch.parent / ".code.json").write_text("{}")
     assert contents(run(tmp_path, path)) == expected
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from longcat.config import ParallelConfig, load_config
-from longcat.costs.memory import Spread, training_memory
+from longcat.costs.memory import Spread, stage_memories, training_memory
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.axes import Degrees
 from longcat.parallel.embedding import SpreadTables
+from longcat.training.dry_run import dry_run
 from longcat.training.layout import spread_of
 from longcat.training.optimizer import build_optimizers
 from tests.training.measured import MODEL, measure
@@ -103,6 +104,52 @@ LAYOUTS = {
     "selective": (Degrees(1), ("training.activation_checkpointing=selective",)),
     "full": (Degrees(1), ("training.activation_checkpointing=full",)),
 }
+
+
+SPLIT = {
+    "pipeline": (2, ("parallel.pipeline=2", "parallel.expert=1", "training.micro_batch_sequences=2")),
+    "context": (2, ("parallel.context=2", "parallel.expert=1")),
+    "tensor": (2, ("parallel.tensor=2", "parallel.expert=1")),
+    "pipeline x expert": (4, ("parallel.pipeline=2", "parallel.expert=2", "training.micro_batch_sequences=1")),
+    "context x tensor": (4, ("parallel.context=2", "parallel.tensor=2", "parallel.expert=1")),
+    "tables in one process of a pipeline": (
+        2,
+        (
+            "parallel.pipeline=2",
+            "parallel.expert=1",
+            "training.micro_batch_sequences=2",
+            "model.ngram={vocab_size_ratio: 20.5, neighbor_num: 3, split_num: 2}",
+        ),
+    ),
+    "multi-token prediction in a pipeline": (
+        2,
+        ("parallel.pipeline=2", "parallel.expert=1", "training.micro_batch_sequences=2", "model.mtp_num_layers=2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_the_peak_is_within_a_tenth_of_that_of_a_dry_run(name):
+    processes, settings = SPLIT[name]
+    own = ("training.precision=fp32", "model.num_layers=4", f"training.processes={processes}")
+    config = load_config("tiny", overrides=[*MODEL, *LARGE, *own, *settings])
+    found = dry_run(config, 64 * 10**9, "cpu")
+    assert found.estimate.peak == pytest.approx(found.worst.peak_bytes, rel=0.1)
+
+
+def test_each_stage_of_a_pipeline_holds_its_own():
+    """Figures of the dry run of the preset, which takes minutes: stages 0, 1 and 11 (docs/parallel.md)."""
+    config = load_config("longcat-2.0", overrides=["training.processes=49152"])
+    degrees = Degrees(49152, pipeline=12, replicate=16, context=8, tensor=2, expert=256)
+    found = stage_memories(
+        config.model, config.training, spread_of(degrees), "bf16", config.parallel, 8192, 64e9, "npu"
+    )
+    assert [one.peak / 1e9 for one in found] == pytest.approx([44.8, 38.0, 33.5], rel=0.05)
+    assert found[0].weights > found[1].weights > found[2].weights
+    whole = training_memory(
+        config.model, config.training, spread_of(degrees), "bf16", config.parallel, 8192, 64e9, "npu"
+    )
+    assert whole == found[0]
 
 
 @pytest.mark.slow

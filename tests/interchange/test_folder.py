@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import weakref
 from pathlib import Path
 
@@ -200,6 +201,36 @@ def test_export_writes_all_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         export(tmp_path / "whole", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "whole"]
+
+
+def test_what_a_killed_export_has_left_goes_with_the_next(tmp_path):
+    save_huggingface(make("flash"), tmp_path / "whole")
+    left, other = tmp_path / "new/.out.0123456789abcdef.tmp", tmp_path / "new/.out2.0123456789abcdef.tmp"
+    for folder in (left, other):
+        folder.mkdir(parents=True)
+    before = os.umask(0o022)
+    try:
+        export(tmp_path / "whole", tmp_path / "new/out")
+    finally:
+        os.umask(before)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"out", other.name}
+    assert (tmp_path / "new/out/config.json").stat().st_mode & 0o777 == 0o644  # it is for others
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
+def test_read_only_parts_of_a_folder_can_be_imported_and_exported_again(tmp_path, as_ordinary_user, name):
+    save_huggingface(make("flash"), tmp_path / "whole")
+    (tmp_path / "whole" / name).write_text("{}")
+    (tmp_path / "whole" / name).chmod(0o444)
+
+    def copy():
+        for _ in range(2):
+            export(tmp_path / "whole", tmp_path / "out")
+            assert os.access(tmp_path / "out" / name, os.W_OK)
+            shutil.rmtree(tmp_path / "out")
+        import_folder(tmp_path / "whole", Workspace(tmp_path / "workspace"))
+
+    as_ordinary_user(copy)
 
 
 def test_tied_embeddings_are_read(tmp_path):

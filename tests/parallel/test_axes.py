@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longcat.costs.stages import STAGES_EACH
 from longcat.errors import ConfigError
 from longcat.parallel.axes import (
     BATCH,
@@ -16,7 +17,6 @@ from longcat.parallel.axes import (
     HOLDERS,
     SHARDS,
     SQUARES,
-    STAGES_EACH,
     SUMMED_OVER,
     TABLES,
     TOKENS,

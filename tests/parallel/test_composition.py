@@ -109,10 +109,13 @@ def trained(ranks, tmp_path_factory):
     def of(group, degrees):
         settings = [setting for row in TOGETHER[group] for setting in SETTINGS[row]]
         own = () if group != "in two levels" else (f"parallel.devices_per_node={degrees.expert // 2}",)
-        case = Case(8, (*LARGER, *settings), 2, padded="documents masked" in TOGETHER[group])
-        folder = once(("folder", group), lambda: tmp_path_factory.mktemp("state") / "state")
+        rows = max(4, 2 * degrees.batch_world)
+        case = Case(rows, (*LARGER, *settings), 2, padded="documents masked" in TOGETHER[group])
+        folder = once(("folder", group, rows), lambda: tmp_path_factory.mktemp("state") / "state")
         resumes = group == "resumed"
-        expected = once(group, lambda: ranks.on_mesh(Degrees(1), train, case, folder, 1 if resumes else None)[0])
+        expected = once(
+            (group, rows), lambda: ranks.on_mesh(Degrees(1), train, case, folder, 1 if resumes else None)[0]
+        )
         here = dataclasses.replace(case, overrides=(*case.overrides, *own))
         found = once((group, degrees), lambda: ranks.on_mesh(degrees, train, here, folder, None, resumes)[0])
         return (found.after(0), expected.after(1)) if resumes else (found, expected)
@@ -132,5 +135,5 @@ def test_a_pair_trains_what_one_process_does(trained, row, column):
         degrees = dataclasses.replace(degrees, processes=4, expert=2, replicate=min(degrees.replicate, 2))
     assert all(getattr(degrees, axis.strip("`")) > 1 for axis in (row, column) if axis in AXES)
     found, expected = trained(group or "recomputed whole", degrees)
-    assert found.micro_batches == 8 // degrees.batch_world > 1
+    assert found.micro_batches == max(4 // degrees.batch_world, 2)
     compare(found, expected, **limits(degrees))

@@ -8,13 +8,14 @@ import torch
 from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.corpus.shards import Batch
+from longcat.costs.stages import STAGES_EACH, stage_owner, stages_of
 from longcat.errors import ConfigError
 from longcat.model.part import Part
-from longcat.parallel.axes import STAGES_EACH, Degrees, stage_owner, stages_of
+from longcat.parallel.axes import Degrees
 from longcat.training.layout import settle_layout
 from longcat.training.trainer import Trainer
 from tests.parallel.ranks import RanksFailed
-from tests.parallel.training import EVERYTHING, Case, compare, limits, same, train
+from tests.parallel.training import EVERYTHING, SMOOTH, Case, compare, limits, same, train
 
 LAYERS = {"1f1b": 2, "interleaved": 4, "zbv": 4}
 """Layers of the model, so that two processes have stages for each schedule."""
@@ -28,12 +29,16 @@ APART = "training.mask_documents=true"
 RECOMPUTED = "training.activation_checkpointing=full"
 PHASES = ("training.dense_attention_steps=1", "training.indexer_warmup_steps=1")
 CASES = {
-    "everything": Case(rows=8, overrides=(*EVERYTHING, APART), padded=True),
-    "everything, recomputed": Case(rows=8, overrides=(*EVERYTHING, RECOMPUTED)),
-    "an expert without tokens": Case(rows=8, starve=True),
-    "tables by rows": Case(rows=8, overrides=(*EVERYTHING[:2], "parallel.embedding=true"), padded=True, steps=2),
-    "phases of the indexers": Case(rows=8, overrides=(*EVERYTHING, *PHASES), steps=3),
+    "everything": Case(rows=8, overrides=(*EVERYTHING, APART, SMOOTH), padded=True),
+    "everything in phases, recomputed, tables by rows, an expert without tokens": Case(
+        rows=8, overrides=(*EVERYTHING, *PHASES, RECOMPUTED, "parallel.embedding=true"), starve=True, steps=3
+    ),
 }
+TRIED = [
+    *((schedule, case, "pipeline 2 x shard 2, expert 2") for schedule in LAYERS for case in CASES),
+    ("interleaved", "everything", "pipeline 2 x shard 2"),
+    ("zbv", "everything", "pipeline 2 x replicate 2"),
+]
 
 
 def of(case, schedule, layers=None):
@@ -109,18 +114,13 @@ def test_uneven_stages_without_shared_weights_change_no_bit(ranks, one_process):
     assert same(found.gradients, expected.gradients)
 
 
-TRIED = [("everything", layout) for layout in LAYOUTS] + [(case, "pipeline 2 x shard 2, expert 2") for case in CASES]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", STAGES_EACH)
-@pytest.mark.parametrize(("case", "layout"), sorted(set(TRIED)))
+@pytest.mark.parametrize(("schedule", "case", "layout"), TRIED)
 def test_a_step_is_that_of_one_process(ranks, one_process, layout, schedule, case):
     case = of(CASES[case], schedule)
     found = ranks.on_mesh(LAYOUTS[layout], train, case)[0]
     assert found.micro_batches == 8 // LAYOUTS[layout].batch_world
-    # rounding grows with the depth in any layout, and first steps of AdamW divide gradients by ones as small as it
-    compare(found, one_process(case), gradients=2e-6, weights=5e-5)
+    compare(found, one_process(case), gradients=2e-6, weights=1e-5 if case.steps == 1 else 5e-5)
 
 
 @pytest.mark.slow
@@ -134,10 +134,10 @@ def test_a_step_is_that_of_one_process(ranks, one_process, layout, schedule, cas
     ids=str,
 )
 def test_axes_of_tokens_copies_and_experts_in_every_stage(ranks, one_process, degrees):
-    case = of(Case(rows=8, overrides=(*EVERYTHING, APART, "parallel.embedding=true"), padded=True), "1f1b")
+    case = of(Case(rows=8, overrides=(*EVERYTHING, APART, SMOOTH, "parallel.embedding=true"), padded=True), "1f1b")
     found = ranks.on_mesh(degrees, train, case)[0]
     assert found.micro_batches == 8 // degrees.batch_world
-    compare(found, one_process(case), **limits(degrees), weights=5e-5)
+    compare(found, one_process(case), **limits(degrees))
 
 
 @pytest.mark.slow
@@ -153,12 +153,11 @@ def test_compiled_stages_compute_what_one_process_does(ranks, one_process, sched
 def test_four_processes_in_a_row(ranks, one_process, schedule):
     case = of(CASES["everything"], schedule, layers=4 * STAGES_EACH[schedule] + 1)
     found = ranks.on_mesh(Degrees(4, pipeline=4), train, case)[0]
-    # the first step of AdamW moves a weight by the sign of its gradient, which may be as small as its rounding
-    compare(found, one_process(case), gradients=5e-6, weights=5e-2)
+    compare(found, one_process(case), gradients=5e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("schedule", "optimizer"), [("1f1b", "adamw"), ("interleaved", "muon"), ("zbv", "adamw")])
+@pytest.mark.parametrize(("schedule", "optimizer"), [("1f1b", "adamw"), ("zbv", "muon")])
 def test_twenty_steps_are_those_of_one_process(ranks, one_process, schedule, optimizer):
     settings = (EVERYTHING[0], f"training.optimizer.name={optimizer}")
     case = of(Case(rows=4, overrides=settings, steps=20), schedule)
@@ -177,22 +176,20 @@ def test_twenty_steps_are_those_of_one_process(ranks, one_process, schedule, opt
     ],
 )
 def test_a_checkpoint_goes_on_under_another_layout(ranks, tmp_path, saved, resumed):
-    def run(where, steps, *rest):
+    def run(where, *rest):
         layout, schedule = where
-        case = of(Case(rows=4, overrides=(*EVERYTHING[:2], "training.optimizer.name=muon"), steps=steps), schedule, 4)
+        case = of(Case(rows=4, overrides=(*EVERYTHING[:2], "training.optimizer.name=muon"), steps=4), schedule, 4)
         return ranks.on_mesh(LAYOUTS.get(layout, Degrees(1)), train, case, *rest)[0]
 
-    before = run(saved, 2, tmp_path / "state", 2)
-    loaded = run(resumed, 2, tmp_path / "state", None, True)
-    assert not loaded.losses, "no step was left"
-    assert same(loaded.weights, before.weights)
-    assert loaded.moments.keys() == before.moments.keys()
-    assert all(same(loaded.moments[name], expected) for name, expected in before.moments.items())
-    straight, onward = run(saved, 4).after(2), run(resumed, 4, tmp_path / "state", None, True)
+    straight, onward = run(saved, tmp_path / "state", 2), run(resumed, tmp_path / "state", None, True)
+    assert straight.kept["moments"]
+    assert same(onward.kept, straight.kept)
+    later = straight.after(2)
+    assert len(onward.losses) == len(later.losses) == 2
     if saved == resumed:
-        assert onward.losses == straight.losses
-        assert same(onward.weights, straight.weights)
-    compare(dataclasses.replace(onward, gradients={}), straight, numbers=1e-5)
+        assert onward.losses == later.losses
+        assert same(onward.weights, later.weights)
+    compare(dataclasses.replace(onward, gradients={}), later, numbers=1e-5)
 
 
 MUTATIONS = {"sum": ("embedding", "sum"), "count": ("embedding", "count"), "copy": ("embedding", "copy")}

@@ -32,6 +32,8 @@ EVERYTHING = (
     "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}",
     "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}",
 )
+SMOOTH = "training.optimizer.epsilon=1e-6"
+"""So that AdamW moves no weight by the sign of a gradient that is made of rounding errors."""
 EXCHANGES = {
     ("keys", "context"): "gradient norm",
     ("keys", "tensor"): "gradient norm",
@@ -105,6 +107,8 @@ class Outcome:
     """After the last step, with the balance state."""
     moments: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     """What optimizers know of each parameter after the last step."""
+    kept: dict[str, dict] = field(default_factory=dict)
+    """Weights and moments when a checkpoint was written, or when it had been read."""
 
     def after(self, steps):
         """The outcome without the first steps, and without gradients."""
@@ -122,6 +126,8 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
         mutate(trainer, mesh, *case.mutation)
     first = checkpoint.load(folder, trainer.weights, trainer.optimizers) if resume else 0
     outcome = Outcome()
+    if resume:
+        outcome.kept = state_of(trainer, mesh)
     for step in range(first, case.steps):
         whole = case.batch(step)
         own = Batch(*(of[mesh.batch_rank :: mesh.batch_world] for of in (whole.tokens, whole.targets, whole.documents)))
@@ -136,21 +142,26 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
             outcome.gradients = of_all_stages(mesh, own)
         if step + 1 == save_after:
             checkpoint.write(folder, step + 1, trainer.weights, trainer.optimizers)
+            outcome.kept = state_of(trainer, mesh)
     outcome.micro_batches = trainer.micro_batches
+    state = state_of(trainer, mesh)
+    outcome.weights, outcome.moments = state["weights"], state["moments"]
+    return outcome if mesh.rank == 0 else None
+
+
+def state_of(trainer, mesh):
+    """Weights, with the balance state, and what optimizers know of each parameter: whole, of all stages."""
     for optimizer in trainer.optimizers:
         optimizer.state_dict()  # what lives in the host's memory comes
-    outcome.weights = of_all_stages(mesh, {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()})
+    weights = {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()}
     names = {parameter: name for name, parameter in trainer.weights.named_parameters()}
-    outcome.moments = of_all_stages(
-        mesh,
-        {
-            names[parameter]: {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
-            for optimizer in trainer.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        },
-    )
-    return outcome if mesh.rank == 0 else None
+    moments = {
+        names[parameter]: {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    return {"weights": of_all_stages(mesh, weights), "moments": of_all_stages(mesh, moments)}
 
 
 def of_all_stages(mesh, own):
@@ -169,7 +180,7 @@ def of_all_stages(mesh, own):
 def same(one, other):
     """Whether two tensors, or dictionaries of tensors, are equal to the bit."""
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     return torch.equal(one, other)
 
 

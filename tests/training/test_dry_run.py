@@ -8,7 +8,7 @@ from longcat.commands.pretrain import pretrain_command
 from longcat.config import load_config
 from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees
-from longcat.training.dry_run import dry_run, report_of
+from longcat.training.dry_run import dry_run, first_step, report_of
 from tests.training.measured import MODEL, measure
 
 MEMORY = 10**9
@@ -85,7 +85,7 @@ def test_what_repeats_in_a_pipeline_is_scaled_exactly(stage):
         "training.global_batch_sequences=7",
     ]
     config = load_config("smoke", overrides=[*MODEL, *settings])
-    scaled, whole = (report_of(config, MEMORY, "cpu", stage, every) for every in (False, True))
+    scaled, whole = (report_of(config, MEMORY, "cpu", stage, 0, every) for every in (False, True))
     assert scaled.bytes_by_axis == whole.bytes_by_axis
     assert scaled.flops == whole.flops
     assert scaled.saved_bytes == pytest.approx(whole.saved_bytes, rel=1e-2)
@@ -107,6 +107,51 @@ def test_the_command_tells_what_a_rank_needs(capsys):
     assert "fits: rank 0 needs" in capsys.readouterr().out
 
 
+SPARSE = (
+    "training.processes=2",
+    "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}",
+    "training.dense_attention_steps=4",
+    "training.indexer_warmup_steps=2",
+)
+
+
+def test_each_phase_of_sparse_attention_is_told():
+    config = load_config("smoke", overrides=SPARSE)
+    assert [first_step(phase, config) for phase in ("dense", "warmup", "sparse")] == [0, 4, 6]
+    first, dense, warmup, sparse = (
+        dry_run(config, MEMORY, "cpu", phase) for phase in (None, "dense", "warmup", "sparse")
+    )
+    assert [of.phase for of in (first, dense, warmup, sparse)] == ["dense", "dense", "warmup", "sparse"]
+    assert first.ranks == dense.ranks
+    # indexers rest in dense steps, and all else rests while they learn; then the chosen keys alone are read
+    assert warmup.worst.gradient_bytes < 0.2 * dense.worst.gradient_bytes < 0.2 * sparse.worst.gradient_bytes
+    assert warmup.worst.flops < dense.worst.flops
+    sequences = dense.worst.bytes_by_axis["dense_shard"]["reduce-scatter"]
+    assert warmup.worst.bytes_by_axis["dense_shard"]["reduce-scatter"] < 0.2 * sequences
+    begun = load_config(
+        "smoke", overrides=[*SPARSE, "training.dense_attention_steps=0", "training.indexer_warmup_steps=0"]
+    )
+    assert dry_run(begun, MEMORY, "cpu").ranks == sparse.ranks
+
+
+@pytest.mark.parametrize(
+    ("settings", "phase", "message"),
+    [
+        ((), "sparse", r"--phase=sparse is one of sparse attention, and model\.sparse_attention is not set"),
+        (
+            (*SPARSE, "training.dense_attention_steps=0"),
+            "dense",
+            r"--phase=dense: .*; there are steps for warmup, sparse",
+        ),
+        ((*SPARSE, "training.indexer_warmup_steps=0"), "warmup", r"no step for it; there are steps for dense, sparse"),
+        ((*SPARSE, "training.steps=6"), "sparse", r"steps=6 leave no step for it; there are steps for dense, warmup"),
+    ],
+)
+def test_a_phase_that_training_does_not_have_is_refused(settings, phase, message):
+    with pytest.raises(ConfigError, match=message):
+        dry_run(load_config("smoke", overrides=["training.processes=2", *settings]), MEMORY, "cpu", phase)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -121,6 +166,8 @@ def test_the_command_tells_what_a_rank_needs(capsys):
         ({"dry": True, "world_size": 4, "memory_gb": float("inf")}, "--memory-gb=inf is not"),
         ({"world_size": 4}, "belong to --dry-run"),
         ({"device": "H100 SXM"}, "belong to --dry-run"),
+        ({"phase": "sparse"}, "belong to --dry-run"),
+        ({"dry": True, "world_size": 4, "phase": "sprase"}, "--phase=sprase is none of dense, warmup, sparse"),
         ({"dry": True, "world_size": 4, "device": "Ascend 910Q"}, "not in the table.*; --device wants"),
     ],
 )

@@ -2,10 +2,11 @@
 
 import pytest
 
-from longcat.accelerator import choose
+from longcat.accelerator import Accelerator, choose
 from longcat.config import load_config
+from longcat.costs.memory import training_memory
 from longcat.errors import ConfigError
-from longcat.training.layout import settle_layout
+from longcat.training.layout import settle_layout, spread_of
 
 
 @pytest.mark.parametrize(("devices", "fits"), [(2, True), (4, True), (8, True), (3, False)])
@@ -39,3 +40,15 @@ def test_an_axis_that_does_not_fit_the_model_is_refused_with_one_that_does(setti
         settle_layout(load_config("smoke", None, [*settings, "training.global_batch_sequences=12"]), choose("cpu"))
     assert "would fit" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "processes"), [("longcat-flash-lite", 128), ("longcat-flash", 1792), ("longcat-2.0", 49152)]
+)
+def test_a_preset_fits_at_the_world_size_that_it_states(preset, processes):
+    memory = 64 * 10**9
+    config = load_config(preset, overrides=[f"training.processes={processes}"])
+    layout = settle_layout(config, Accelerator("cpu", "none", 1, memory, supports_bf16=True))
+    spread, length = spread_of(layout.degrees), config.corpus.sequence_length_tokens
+    found = training_memory(config.model, config.training, spread, layout.precision, config.parallel, length, memory)
+    assert 0.5 * memory < found.peak < memory

@@ -1,5 +1,6 @@
 """Two real processes: a run that was interrupted ends with the weights of one that was not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,12 +17,13 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
-from longcat.errors import Cancelled, ConfigError, TrainingError
+from longcat.errors import Cancelled, ConfigError, StorageError, TrainingError
 from longcat.interchange import load_huggingface
 from longcat.model.generation import generate
 from longcat.progress import Progress
 from longcat.training.held_out import held_out_batch
 from longcat.training.layout import settle_layout
+from longcat.training.life import read_events
 from longcat.training.stage import pretrain
 from tests.waiting import all_gone, wait_until
 
@@ -43,7 +45,7 @@ def command_of(process):
 
 def workers():
     me = psutil.Process()
-    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(command_of(p)[:4])]
+    return [p for p in me.children(recursive=True) if "longcat.training.worker" in command_of(p)]
 
 
 @pytest.fixture
@@ -126,6 +128,41 @@ def test_killed_rank_is_restarted_from_the_checkpoint(uninterrupted, config, wor
     same_as(uninterrupted, checkpoint)
 
 
+def test_a_rank_that_is_told_to_leave_is_started_again(uninterrupted, config, workspace):
+    """By a signal that is nobody's wish to end the run: it saves, and the run goes on."""
+    tokens = tokens_of(config(), workspace)
+    told = []
+
+    def terminate_once(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 2 and not told:
+            told.extend(workers()[:1])
+            os.kill(told[0].pid, signal.SIGTERM)
+
+    checkpoint = pretrain(config("training.max_restarts=0"), tokens, workspace=workspace, report=terminate_once)
+    assert told
+    same_as(uninterrupted, checkpoint)
+
+
+def test_a_stopped_rank_is_found_and_all_are_started_again(uninterrupted, config, workspace):
+    tokens = tokens_of(config(), workspace)
+    stopped = []
+
+    def stop_once(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 5 and not stopped:
+            stopped.extend(sorted(workers(), key=lambda p: int(p.environ()["RANK"]))[1:])
+            os.kill(stopped[0].pid, signal.SIGSTOP)
+
+    watched = config("training.hang_timeout_s=8", "training.max_restarts=1")
+    checkpoint = pretrain(watched, tokens, workspace=workspace, report=stop_once)
+    same_as(uninterrupted, checkpoint)
+    [hang] = [event for event in read_events(checkpoint.path) if event["kind"] == "hang"]
+    assert hang["ranks"] == [1]
+    assert "stopped by a signal (SIGSTOP)" in hang["message"]
+    assert hang["waiting"].keys() <= {"0"}
+    assert all_gone(stopped)
+    assert not (checkpoint.path / "heartbeats").exists()
+
+
 PARENT = """
 import sys
 from longcat.artifact import Workspace
@@ -144,12 +181,86 @@ def test_a_killed_parent_leaves_no_process(smoke_settings, workspace):
     try:
         wait_until(lambda: list(workspace.path.glob("checkpoint/.*/metrics.jsonl")), parent)
         everyone = psutil.Process(parent.pid).children(recursive=True)
-        family = [p for p in everyone if "longcat.training.worker" in " ".join(command_of(p)[:4])]
+        family = [p for p in everyone if "longcat.training.worker" in command_of(p)]
     finally:
         parent.kill()
         parent.wait()
     assert len(family) >= 2
     assert all_gone(everyone)
+
+
+def test_a_finished_training_is_kept_whatever_fails_behind_it(
+    uninterrupted, config, workspace, monkeypatch, as_ordinary_user
+):
+    """Read-only parents, and kills while files are hashed: the next run does what is missing."""
+    tokens = tokens_of(config(), workspace)
+    for path in tokens.path.rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    tokens.path.chmod(0o555)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def trained_again(*_):
+        pytest.fail("trained again")
+
+    def first():
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("longcat.training.stage.plot_expert_load", interrupt)  # behind the copy of the tokenizer
+            pretrain(config(), tokens, workspace=workspace)
+
+    def then():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("longcat.training.stage.supervise", trained_again)
+            with patch.context() as inner, pytest.raises(KeyboardInterrupt):
+                inner.setattr("longcat.artifact._describe", interrupt)
+                pretrain(config(), tokens, workspace=workspace)
+            patch.setattr("longcat.training.stage.write_huggingface", trained_again)
+            same_as(uninterrupted, pretrain(config(), tokens, workspace=workspace))
+
+    as_ordinary_user(first)
+    as_ordinary_user(then)
+    [checkpoint] = (workspace.path / "checkpoint").iterdir()
+    assert {path.name for path in checkpoint.iterdir()} == {path.name for path in uninterrupted.iterdir()}
+
+
+@pytest.fixture
+def small_workspace(smoke_run, tmp_path):
+    """A workspace with the tokens of `smoke_run`, on a disk of 24 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a small file system")
+    for kind in ("documents", "tokens"):
+        shutil.copytree(smoke_run[0] / kind, folder / kind)
+    yield Workspace(folder)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 200_000])
+def test_a_disk_that_fills_up_is_told_and_training_goes_on_when_there_is_room(
+    uninterrupted, config, small_workspace, left
+):
+    """Process log, records, checkpoint and error reports are on the same disk."""
+    tokens = tokens_of(config(), small_workspace)
+    filler = small_workspace.path / "filler"
+
+    def fill(progress: Progress) -> None:
+        if progress.stage == "pretrain" and progress.done >= 5 and not filler.exists():
+            with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+                while stream.write(bytes(1 << 16)):
+                    pass
+            os.truncate(filler, max(0, filler.stat().st_size - left))
+
+    with pytest.raises(StorageError, match="no space left") as caught:
+        pretrain(config(), tokens, workspace=small_workspace, report=fill)
+    assert "\n" not in str(caught.value)
+    assert filler.exists()
+    assert not workers()
+    filler.unlink()
+    same_as(uninterrupted, pretrain(config(), tokens, workspace=small_workspace))
+    assert not list(small_workspace.path.rglob(".*.tmp"))
 
 
 def test_a_failure_names_rank_and_cause(config, workspace):
@@ -219,7 +330,7 @@ def test_longcat_2_trains_in_two_processes_and_goes_on(config, workspace, monkey
         with pytest.raises(RuntimeError, match="killed"):
             pretrain(sparse, tokens, workspace=workspace)
     with monkeypatch.context() as patch:  # what is left to do needs no training
-        patch.setattr("longcat.training.stage.launch", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr("longcat.training.stage.supervise", lambda *_, **__: pytest.fail("trained again"))
         checkpoint = pretrain(sparse, tokens, workspace=workspace)
     records = [json.loads(line) for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
     learns = [record["train/indexer_loss"] > 0 for record in records]

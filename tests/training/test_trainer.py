@@ -171,8 +171,8 @@ def test_a_checkpoint_between_phases_holds_all_state(make_trainer, tmp_path, sav
         whole.step(step, batch)
     for step in range(saved_after):
         first.step(step, batches[step])
-    path = checkpoint.save(tmp_path, saved_after, first.weights, first.optimizers, keep=1)
-    assert checkpoint.load(path, second.weights, second.optimizers) == saved_after
+    checkpoint.write(tmp_path, saved_after, first.weights, first.optimizers)
+    assert checkpoint.load(tmp_path, second.weights, second.optimizers) == saved_after
     for step in range(saved_after, 6):
         second.step(step, batches[step])
     resumed = state_of(second)
@@ -261,12 +261,12 @@ def test_a_loaded_state_is_fp32_and_goes_on_as_if_never_stopped(make_trainer, pr
         expected = whole.step(step, batch)
     for step, batch in enumerate(batches[:2]):
         first.step(step, batch)
-    path = checkpoint.save(tmp_path, 2, first.weights, first.optimizers, keep=1)
-    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    checkpoint.write(tmp_path, 2, first.weights, first.optimizers)
+    stored = FileSystemReader(tmp_path).read_metadata().state_dict_metadata
     names = {f"model.{name}" for name in first.model.state_dict()}
     assert {name for name in stored if name.startswith("model.")} == names
     assert {stored[name].properties.dtype for name in names} == {torch.float32}
-    assert checkpoint.load(path, second.weights, second.optimizers) == 2
+    assert checkpoint.load(tmp_path, second.weights, second.optimizers) == 2
     assert second.step(2, batches[2]).loss == expected.loss
     assert all(torch.equal(a, b) for a, b in zip(snapshot(whole), snapshot(second), strict=True))
 

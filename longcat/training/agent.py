@@ -1,0 +1,73 @@
+"""`python -m longcat.training.agent ORDER REPORT.json`: the torchrun agent of a node, for one attempt.
+
+It starts the node's training processes, ends them all when one fails, and writes down which ones failed and how. Nothing
+is started again here: that is for the launcher, which knows all nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from longcat.artifact import write_json
+from longcat.processes.orders import Death, Order, Outcome
+from longcat.training.rendezvous import Rendezvous
+
+
+class _Inherited(LogsSpecs):
+    """What training processes print goes where the agent's own output goes; no folder is made for it."""
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        nowhere = dict.fromkeys(envs, "")
+        return LogsDest(stdouts=nowhere, stderrs=nowhere, error_files=nowhere)
+
+    @property
+    def root_log_dir(self) -> str:
+        return ""
+
+
+def main() -> int:
+    """Run the agent and return its exit code."""
+    order, report = Order.from_json(sys.argv[1]), Path(sys.argv[2])
+    # torch asks for the host's full name for its own messages: a name server that is not there would take seconds each time
+    socket.getfqdn = lambda name="": name or "localhost"
+    if order.processes > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    rendezvous_handler_registry.register("longcat", Rendezvous.of)
+    config = LaunchConfig(
+        min_nodes=order.nodes,
+        max_nodes=order.nodes,
+        nproc_per_node=order.processes,
+        run_id=f"attempt-{order.attempt}",
+        rdzv_backend="longcat",
+        rdzv_endpoint=order.store or "",
+        rdzv_configs={"place": order.place, "timeout": order.timeout_s},
+        max_restarts=0,
+        logs_specs=_Inherited(),
+        shutdown_timeout=max(1, int(order.grace_s)),
+    )
+    outcome = Outcome(0)
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", order.module, *order.arguments)
+    except ChildFailedError as error:
+        deaths = tuple(Death(rank, failure.exitcode, failure.timestamp) for rank, failure in error.failures.items())
+        outcome = Outcome(1, deaths)
+    except SignalException as error:
+        outcome = Outcome(1, signal=int(error.sigval))
+    try:
+        write_json(report, asdict(outcome))
+    except OSError as error:  # the exit code tells the most of it
+        print(error, file=sys.stderr)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""An interrupted measurement goes on with the setting that it was at."""
+
+import dataclasses
+
+import pytest
+
+from longcat.artifact import Workspace, open_artifact
+from longcat.benchmark import measurement as module
+from longcat.benchmark.measurement import Measurement, MeasurementFacts, measure, read_measurement
+from longcat.config import load_config
+from longcat.corpus.facts import TokensFacts
+from longcat.interchange.checkpoint_facts import CheckpointFacts
+
+pytestmark = pytest.mark.slow
+TIMED = Measurement(
+    **{field.name: None for field in dataclasses.fields(Measurement)}
+    | {"window_seconds": [1.0], "window_steps": 2, "batch_tokens": 512, "peak_memory_bytes": 9, "device_name": "test"}
+    | {"processes": 2, "precision": "fp32"}
+)
+
+
+def artifact(workspace, kind, facts):
+    [folder] = (workspace / kind).glob("[!.]*")
+    return open_artifact(folder, facts)
+
+
+@pytest.mark.parametrize("failing", [2, 4])
+def test_an_interrupted_measurement_goes_on(smoke_run, smoke_settings, tmp_path, monkeypatch, failing):
+    """At the second of three settings, or while files are hashed."""
+    config = load_config("smoke", None, [*smoke_settings, "benchmark.sweep={micro_batch_sequences: [1, 2]}"])
+    tokens = artifact(smoke_run[0], "tokens", TokensFacts)
+    checkpoint = artifact(smoke_run[0], "checkpoint", CheckpointFacts)
+    timed = []
+
+    def time_steps(*_, directory, **options):
+        timed.append(options.get("note", "own"))
+        directory.mkdir()
+        (directory / module.TRACE).write_bytes(b"trace")
+        if len(timed) == failing:
+            raise KeyboardInterrupt
+        return TIMED
+
+    monkeypatch.setattr(module, "time_steps", time_steps)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if failing == 4:
+            patch.setattr("longcat.artifact._describe", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        measure(config, tokens, checkpoint, workspace=Workspace(tmp_path))
+    before = list(timed)
+    made = measure(config, tokens, checkpoint, workspace=Workspace(tmp_path))
+    assert before == ["own", "timing setting 1 of 2", "timing setting 2 of 2"][: failing if failing < 4 else None]
+    assert timed[len(before) :] == (["timing setting 1 of 2", "timing setting 2 of 2"] if failing == 2 else [])
+    own, sweep = read_measurement(made.path)
+    assert own == TIMED
+    assert [row["timed"] for row in sweep] == [TIMED, TIMED]
+    assert {path.name for path in made.path.iterdir()} == {"measurement.json", module.TRACE, "manifest.json"}
+    assert made.facts == MeasurementFacts(tokens_per_second=1024, peak_memory_bytes=9, device_name="test", processes=2)
