@@ -34,6 +34,7 @@ from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_CLIENT_RETRY_JITTER_FACTOR,
     temporary_settings,
 )
 from prefect.utilities.callables import get_call_parameters
@@ -53,6 +54,8 @@ PAUSE_S = 5.0
 """Time until a server that has failed is asked again."""
 SETTLE_S = 5.0
 """Longest wait, at the end of a run, for what Prefect has still to be told."""
+_BACK_OFF_S = 2.0
+"""Prefect's pause before its first retry."""
 _BUSY = {408, 429}
 
 _open: ContextVar[Prefect | None] = ContextVar("prefect", default=None)
@@ -140,7 +143,9 @@ class Prefect:
             _end_workers(0 if self.service.away else max(0, end - time.monotonic()))
 
     def _before_request(self, request: httpx.Request) -> None:
-        if self._unanswered > RETRIES or (self._unanswered and time.monotonic() - self._asked > REQUEST_S / 2):
+        if self._unanswered > RETRIES or (
+            self._unanswered and time.monotonic() - self._asked > _BACK_OFF_S + REQUEST_S / 2
+        ):
             self.service.failed("it left a request without an answer")
         if self.service.away:
             self._unanswered = 0
@@ -201,7 +206,12 @@ def prefect_session() -> Iterator[Prefect]:
     if (session := _open.get()) is not None:
         yield session
         return
-    with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: REQUEST_S, PREFECT_CLIENT_MAX_RETRIES: RETRIES}):
+    settings = {
+        PREFECT_API_REQUEST_TIMEOUT: REQUEST_S,
+        PREFECT_CLIENT_MAX_RETRIES: RETRIES,
+        PREFECT_CLIENT_RETRY_JITTER_FACTOR: 0,
+    }
+    with temporary_settings(settings):
         session = Prefect(PREFECT_API_URL.value() or "its default address")
         token = _open.set(session)
         try:

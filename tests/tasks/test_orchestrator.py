@@ -148,7 +148,10 @@ def test_a_server_that_comes_back_is_told_what_it_missed(server, caplog):
     assert len(warnings_of(caplog)) == 1
 
 
-def test_a_connection_that_is_lost_once_is_no_failure(server, caplog):
+def test_a_connection_that_is_lost_once_is_no_failure(server, caplog, monkeypatch):
+    monkeypatch.setattr(orchestrator, "SETTLE_S", 60.0)
+    monkeypatch.setattr(orchestrator, "REQUEST_S", 60.0)
+
     def lose():
         server.lose_next = True
 
