@@ -1,7 +1,11 @@
 """Whatever Prefect's server does, a flow returns what it returns and raises what it raises."""
 
 import logging
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from prefect.artifacts import create_markdown_artifact
@@ -182,6 +186,20 @@ def test_wrong_parameters_are_no_fault_of_the_server(server, caplog):
     with pytest.raises(TypeError, match="surplus"):
         flow_of()(surplus=1)
     assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("mode", ["hang", "dead"])
+def test_the_interpreter_ends_although_prefect_has_been_told_nothing(mode):
+    """Prefect's threads would wait for their server, each event for minutes, when the interpreter ends."""
+    program = Path(__file__).with_name("exiting.py")
+    root = str(program.parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "PREFECT_LOGGING_LEVEL": "ERROR"}
+    done = subprocess.run(
+        [sys.executable, str(program), mode],
+        capture_output=True, text=True, timeout=100, check=False, cwd=root, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{mode}\n"
 
 
 def wait_until(holds):
