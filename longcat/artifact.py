@@ -28,6 +28,7 @@ from longcat.disk import clear_temporaries, disk_errors, private_folder, remove,
 from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
 from longcat.lease import check_lease, lease
 from longcat.provenance import git_commit, source_hashes
+from longcat.redaction import redact_tree
 
 MANIFEST = "manifest.json"
 _CODE, _BUILT = ".code.json", ".built.json"
@@ -206,7 +207,7 @@ class Workspace:
                     "kind": recipe.kind,
                     "digest": recipe.digest,
                     "stage_version": recipe.version,
-                    "identity": recipe.identity,
+                    "identity": redact_tree(recipe.identity),
                     "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
                     "facts": built["facts"],
                     "files": _describe_all(partial, names),

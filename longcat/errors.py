@@ -6,11 +6,16 @@ command line: 2 if the user can correct the cause, 1 for a failure of something 
 
 from __future__ import annotations
 
+from longcat.redaction import redact
+
 
 class LongcatError(Exception):
-    """Base class of all exceptions that longcat raises deliberately."""
+    """Base class of all exceptions that longcat raises deliberately; secrets are taken out of the message."""
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(argument) if isinstance(argument, str) else argument for argument in arguments))
 
 
 class UserError(LongcatError):

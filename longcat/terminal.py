@@ -19,6 +19,7 @@ from rich.table import Table
 
 from longcat.errors import LongcatError
 from longcat.progress import Progress
+from longcat.redaction import redact, redacted_records
 
 LINE_EVERY_S = 10.0
 
@@ -100,7 +101,10 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     level = root.level
-    with _Log(path.open("ab", buffering=0), encoding="utf-8", errors="replace", write_through=True) as log:
+    with (
+        _Log(path.open("ab", buffering=0), encoding="utf-8", errors="replace", write_through=True) as log,
+        redacted_records(),
+    ):
         handlers = [logging.StreamHandler(log), _Warnings(warn)]
         # Prefect leaves the root logger alone when it finds a formatted handler there
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
@@ -123,12 +127,12 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
 
 
 class _Log(io.TextIOWrapper):
-    """Text stream whose lines are lost where the disk takes no more of them; no run ends for the sake of its log."""
+    """Text stream without secrets; its lines are lost where the disk takes no more of them, as no run ends for the sake of its log."""
 
     def write(self, text: str) -> int:
         """Write what the disk takes."""
         with contextlib.suppress(OSError):
-            super().write(text)
+            super().write(redact(text))
         return len(text)
 
 

@@ -18,6 +18,7 @@ from longcat.disk import disk_errors, private_files
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
+from longcat.redaction import redact
 from longcat.stores import set_aside_if_damaged, sqlite_url
 
 START_S = 120.0
@@ -53,7 +54,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
     """
     own = {
-        name: os.environ[variable].removesuffix("/api")
+        name: redact(os.environ[variable]).removesuffix("/api")
         for name, variable in (("MLflow", "MLFLOW_TRACKING_URI"), ("Prefect", "PREFECT_API_URL"))
         if os.environ.get(variable, "").startswith("http")
     }

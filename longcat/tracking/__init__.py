@@ -28,6 +28,7 @@ from longcat.config import PipelineConfig
 from longcat.errors import Cancelled, DataError, TrackingError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.provenance import git_commit
+from longcat.redaction import redact, redact_tree
 from longcat.stores import sqlite_path, sqlite_url
 from longcat.tracking.forwarding import Forwarder, Verdict, import_mlflow, prepare_store, verdict
 from longcat.tracking.journal import (
@@ -80,7 +81,7 @@ class Tracker:
         self._journal.append("params", "pipeline", params=_flatten(config.model_dump(mode="json")))
         copy = self._journal.path.with_suffix(".config.json")
         with contextlib.suppress(OSError):  # the journal says it
-            write_json(copy, config.model_dump(mode="json"))
+            write_json(copy, redact_tree(config.model_dump(mode="json")))
             self._journal.append("artifact", "pipeline", path=str(copy), folder="config")
         # events left over from earlier runs are sent after our own first events
         self._sender.start(then=lambda: _send_others(workspace, self._sender.service))
@@ -102,7 +103,7 @@ class Tracker:
             yield StageRun(self._journal, key)
         except BaseException as error:
             killed = isinstance(error, Cancelled | KeyboardInterrupt) or not isinstance(error, Exception)
-            self._journal.append("tags", key, tags={"error": f"{type(error).__name__}: {error}"[:4000]})
+            self._journal.append("tags", key, tags={"error": redact(f"{type(error).__name__}: {error}")[:4000]})
             self._journal.append("end", key, status="KILLED" if killed else "FAILED", time=time.time())
             raise
         self._journal.append("end", key, status="FINISHED", time=time.time())
@@ -347,7 +348,9 @@ def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, li
         known = client.get_run(run_id).data.metrics
         histories = {key: client.get_metric_history(run_id, key) for key in keys if key in known}
     except MlflowException as error:
-        raise DataError(f"MLflow run {run_id} cannot be read from {uri}: {str(error).splitlines()[0]}") from None
+        raise DataError(
+            f"MLflow run {run_id} cannot be read from {redact(uri)}: {redact(str(error)).splitlines()[0]}"
+        ) from None
     return {key: [point.value for point in sorted(points, key=lambda p: p.step)] for key, points in histories.items()}
 
 

@@ -17,9 +17,12 @@ from typing import Any
 import psutil
 
 from longcat.artifact import write_json
+from longcat.redaction import redact_tree
 
 OWNER_TAG = "longcat.owner"
 _SENT = ".sent.json"
+_OF_NUMBERS_OR_PLACES = ("points", "artifact", "model")
+"""Events that are numbers, or that name files which are opened later."""
 
 
 class Journal:
@@ -34,7 +37,9 @@ class Journal:
         self._told = False
 
     def append(self, event: str, key: str, **values: Any) -> None:
-        """Write one event; a disk that does not take it is told of once."""
+        """Write one event, without secrets; a disk that does not take it is told of once."""
+        if event not in _OF_NUMBERS_OR_PLACES:
+            values = redact_tree(values)
         line = json.dumps({"event": event, "key": key, **values}).encode() + b"\n"
         with self._lock:
             self._waiting.append(line)

@@ -5,6 +5,7 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -27,13 +28,14 @@ from longcat.artifact import write_json
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
-from longcat.disk import disk_errors
+from longcat.disk import NO_ROOM, disk_errors
 from longcat.errors import LongcatError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import check_lease
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
+from longcat.redaction import redact_error
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.checkpoint_files import RunRecord
@@ -444,6 +446,7 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             body(Worker(job, mesh, accelerator, heart))
         leave()
     except Exception as error:
+        redact_error(error)
         report = {
             "time": time.time(),
             "rank": rank,
@@ -452,12 +455,17 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             "message": str(error),
             "traceback": traceback.format_exc(),
         }
+        code = 1
         try:
             write_json(Path(job.directory) / f"error-{rank}.json", report)
-        except OSError:
-            print(json.dumps(report), file=sys.stderr)
-        traceback.print_exc()
-        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+        except OSError as unwritten:
+            if unwritten.errno == NO_ROOM:
+                code = NO_ROOM
+            with contextlib.suppress(OSError):
+                print(json.dumps(report), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        end_process(code)  # without `leave`: it would wait for the other ranks in a collective that will never end
     end_process()
 
 
