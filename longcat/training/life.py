@@ -23,12 +23,12 @@ EventKind = Literal[
     "hang",
     "straggler",
     "corruption",
-    "failure",
     "restart",
     "node lost",
     "node back",
     "fallback",
     "layout",
+    "stop",
     "end",
 ]
 """What can happen to a run."""

@@ -145,7 +145,7 @@ class Worker:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             if verdict in ("rewind", "again"):
                 if result.stop:
-                    self.saver.wait()
+                    self._leave(done)
                     return
                 continue
             done, last = step + 1, step + 1 == training.steps
@@ -178,8 +178,7 @@ class Worker:
                 save_due = False
             self.saver.check()
             if result.stop and not last:
-                with self.heart.region(CHECKPOINT):
-                    self.saver.wait()
+                self._leave(done)
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
@@ -188,6 +187,12 @@ class Worker:
             self._finish(done)
             if self.saver.local is not None:
                 self.saver.local.remove()
+
+    def _leave(self, done: int) -> None:
+        """Wait for what is being saved, before the last step, as somebody has asked to."""
+        with self.heart.region(CHECKPOINT):
+            self.saver.wait()
+        self._record("stop", step=done)
 
     def _open_saver(self) -> Saver:
         training = self.config.training
