@@ -12,8 +12,9 @@ from flows.dag import Stage, check, load, stages_of
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import load_config
 from longcat.errors import Cancelled
+from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tracking import Tracker
-from tasks.orchestrator import prefect_session, run_logger
+from tasks.orchestrator import prefect_session
 
 
 def open_workspace(path: str | None) -> Workspace:
@@ -39,7 +40,7 @@ def chain(
     check(config, stages)
     space = open_workspace(workspace)
     began = time.monotonic()
-    with space.lease(), prefect_session():
+    with space.lease(), redacted_records(), prefect_session():
         tracker = Tracker(space, config, name=f"{name}-{config.preset}")
         made: dict[str, Artifact[Any]] = {}
         rows = []
@@ -55,14 +56,13 @@ def chain(
                 tracker.log_metrics({name: value for name, value in figures if value is not None})
             status = "FINISHED"
         except BaseException as error:
+            redact_error(error)
             # Prefect's own signal for a cancelled run is no Exception either
             if isinstance(error, Cancelled) or not isinstance(error, Exception):
                 status = "KILLED"
             raise
         finally:
             warning = tracker.close(status)
-            if warning:
-                run_logger().warning(warning)
         summary = {
             "flow": name,
             "preset": config.preset,
@@ -71,7 +71,7 @@ def chain(
             "seconds": round(time.monotonic() - began, 2),
             "stages": [{**row, "mlflow_run_id": tracker.run_id(row["stage"])} for row in rows],
             "mlflow": {
-                "tracking_uri": tracker.uri,
+                "tracking_uri": redact(tracker.uri),
                 "experiment": tracker.experiment,
                 "run_id": tracker.run_id(),
                 "warning": warning,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from urllib.parse import urlsplit
+
+from longcat.redaction import redact
 
 
 class Service:
@@ -19,10 +20,10 @@ class Service:
 
         Args:
             name: for people, for example "MLflow".
-            address: where it is; a password in it is not shown.
+            address: where it is; secrets in it are not shown.
             consequence: what its failure means for the run, as the second half of a sentence.
         """
-        self.name, self.address, self.consequence = name, without_password(address), consequence
+        self.name, self.address, self.consequence = name, redact(address), consequence
         self.away = False
         """Whether the last call failed."""
         self.last_error: str | None = None
@@ -49,7 +50,7 @@ class Service:
         self.away = False
 
     def _tell(self, error: BaseException | str, what: str) -> None:
-        self.last_error = error if isinstance(error, str) else reason(error)
+        self.last_error = redact(error) if isinstance(error, str) else reason(error)
         with self._guard:
             first, self._told = not self._told, True
         logging.getLogger("longcat").log(
@@ -61,10 +62,4 @@ class Service:
 def reason(error: BaseException) -> str:
     """Return an exception as one line of at most 300 characters."""
     lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}"[:300] if lines else type(error).__name__
-
-
-def without_password(address: str) -> str:
-    """Return an address without the user and password in it."""
-    host = urlsplit(address).netloc
-    return address.replace(host, host.rpartition("@")[2], 1) if "@" in host else address
+    return f"{type(error).__name__}: {redact(lines[0])}"[:300] if lines else type(error).__name__

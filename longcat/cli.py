@@ -19,6 +19,7 @@ from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
 from longcat.errors import Cancelled, LongcatError
 from longcat.processes.environment import NO_TELEMETRY, QUIET
+from longcat.redaction import redact, redact_error
 
 app = typer.Typer(
     add_completion=False,
@@ -75,13 +76,14 @@ def main() -> None:
         print("error: interrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
         code = _INTERRUPTED
     except Exception as error:
+        redact_error(error)
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
             context = getattr(error, "ctx", None)
             if context is None or type(error).__name__ == "NoArgsIsHelpError":
                 error.show()  # type: ignore[attr-defined]
             else:
                 text = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
-                print(f"error: {text}; see {context.command_path} --help", file=sys.stderr)
+                print(f"error: {redact(text)}; see {context.command_path} --help", file=sys.stderr)
             code = int(error.exit_code)
         elif (refused := failing_disk(error, Path.cwd())) is not None:
             print(f"error: {refused}", file=sys.stderr)

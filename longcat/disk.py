@@ -134,7 +134,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with _new_file(temporary) as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            _force(stream.fileno())
         os.replace(temporary, path)
 
 
@@ -154,12 +154,17 @@ def sync(path: Path) -> None:
     """Force a file or a folder to the disk; a file may be read-only."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot do this to a folder
-            raise
+        _force(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _force(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # some file systems have no such thing
+            raise
 
 
 def sync_all(folder: Path) -> None:

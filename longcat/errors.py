@@ -6,11 +6,16 @@ command line: 2 if the user can correct the cause, 1 for a failure of something 
 
 from __future__ import annotations
 
+from longcat.redaction import redact
+
 
 class LongcatError(Exception):
-    """Base class of all exceptions that longcat raises deliberately."""
+    """Base class of all exceptions that longcat raises deliberately; secrets are taken out of the message."""
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(argument) if isinstance(argument, str) else argument for argument in arguments))
 
 
 class UserError(LongcatError):
@@ -49,6 +54,10 @@ class TrainingError(LongcatError):
 
 class DivergedError(UserError):
     """Training that diverges again after it went back to a good state; the message says from which step on."""
+
+
+class TrackingError(LongcatError):
+    """Records that MLflow has not taken; they are kept."""
 
 
 class Cancelled(LongcatError):  # noqa: N818  (a request, not a fault)

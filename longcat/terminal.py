@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import time
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from longcat.errors import LongcatError
 from longcat.progress import Progress
+from longcat.redaction import redact, redacted_records
 
 LINE_EVERY_S = 10.0
 
@@ -99,7 +101,10 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     level = root.level
-    with path.open("a", encoding="utf-8", buffering=1) as log:
+    with (
+        _Log(path.open("ab", buffering=0), encoding="utf-8", errors="replace", write_through=True) as log,
+        redacted_records(),
+    ):
         handlers = [logging.StreamHandler(log), _Warnings(warn)]
         # Prefect leaves the root logger alone when it finds a formatted handler there
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
@@ -119,6 +124,16 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
             root.setLevel(level)
             for handler in handlers:
                 root.removeHandler(handler)
+
+
+class _Log(io.TextIOWrapper):
+    """Text stream without secrets; its lines are lost where the disk takes no more of them, as no run ends for the sake of its log."""
+
+    def write(self, text: str) -> int:
+        """Write what the disk takes."""
+        with contextlib.suppress(OSError):
+            super().write(redact(text))
+        return len(text)
 
 
 class _Warnings(logging.Handler):

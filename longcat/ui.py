@@ -18,6 +18,8 @@ from longcat.disk import disk_errors, private_files
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
+from longcat.redaction import redact
+from longcat.stores import set_aside_if_damaged, sqlite_url
 
 START_S = 120.0
 
@@ -52,7 +54,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
     """
     own = {
-        name: os.environ[variable].removesuffix("/api")
+        name: redact(os.environ[variable]).removesuffix("/api")
         for name, variable in (("MLflow", "MLFLOW_TRACKING_URI"), ("Prefect", "PREFECT_API_URL"))
         if os.environ.get(variable, "").startswith("http")
     }
@@ -63,6 +65,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         )
     for server in servers:
         _require_free(server)
+    set_aside_if_damaged(workspace / "prefect" / "prefect.db")
     logs = workspace / "logs"
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk_errors(workspace))
@@ -91,7 +94,7 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
             health="/health",
             arguments=[
                 "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}",
+                "--backend-store-uri", sqlite_url(workspace / "mlflow.db"),
                 "--default-artifact-root", str(workspace / "mlartifacts"),
             ],
             # without seven job processes of 250 MB that nothing here needs
@@ -101,7 +104,7 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
             name="Prefect",
             port=prefect_port,
             health="/api/health",
-            arguments=["-m", "prefect", "server", "start"],
+            arguments=["-m", "flows.prefect_server", str(workspace / "prefect" / "prefect.db")],
             environment=server_environment(str(workspace / "prefect"), prefect_port),
         ),
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from prefect.states import Completed, State
 from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
 from longcat.progress import Progress, Reporter, progress_listeners
+from longcat.redaction import redact_error
 from longcat.tracking import StageRun, Tracker
 from tasks.orchestrator import BestEffortTask, Prefect, prefect_session, run_logger
 
@@ -62,7 +63,11 @@ def run_stage(
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("default", UserWarning)
-        artifact = work(_Reporter(name, prefect), run)
+        try:
+            artifact = work(_Reporter(name, prefect), run)
+        except Exception as error:  # Prefect and MLflow record its text
+            redact_error(error)
+            raise
         run.set_tags({"artifact": f"{artifact.kind}/{artifact.digest}", "cached": str(artifact.cached).lower()})
         run.log_metrics(_numbers(artifact.facts.model_dump()) | _known(artifact.facts.figures))
         run.log_artifact(artifact.path / "manifest.json")

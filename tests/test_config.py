@@ -30,7 +30,7 @@ class Asked(Exception):
 
 
 class Recorder(Workspace):
-    def materialize(self, recipe, build, *, resumable=False):
+    def materialize(self, recipe, build, **_):
         raise Asked(recipe)
 
 
@@ -185,18 +185,18 @@ FIELDS = {
     "training.global_batch_sequences": (16, TRAINED),
     "training.micro_batch_sequences": (2, TRAINED),
     "training.activation_checkpointing": ("full", TRAINED),
-    "training.processes": (1, TRAINED),
-    "parallel.embedding": (False, TRAINED),
-    "parallel.expert": (1, TRAINED),
-    "parallel.replicate": (2, TRAINED),
-    "parallel.shard": (2, TRAINED),
-    "parallel.pipeline": (2, TRAINED),
-    "parallel.schedule": ("interleaved", TRAINED),
-    "parallel.context": (2, TRAINED),
-    "parallel.tensor": (2, TRAINED),
-    "parallel.chunks": (2, TRAINED),
-    "parallel.two_level": (True, TRAINED),
-    "parallel.devices_per_node": (2, TRAINED),
+    "training.processes": (1, {"measurement"}),
+    "parallel.embedding": (False, {"measurement"}),
+    "parallel.expert": (1, {"measurement"}),
+    "parallel.replicate": (2, {"measurement"}),
+    "parallel.shard": (2, {"measurement"}),
+    "parallel.pipeline": (2, {"measurement"}),
+    "parallel.schedule": ("interleaved", {"measurement"}),
+    "parallel.context": (2, {"measurement"}),
+    "parallel.tensor": (2, {"measurement"}),
+    "parallel.chunks": (2, {"measurement"}),
+    "parallel.two_level": (True, {"measurement"}),
+    "parallel.devices_per_node": (2, {"measurement"}),
     "training.launcher": ("join", set()),
     "training.nodes": (2, set()),
     "training.min_nodes": (1, set()),
@@ -251,6 +251,7 @@ FIELDS = {
     "training.checkpoint_timeout_s": (30, set()),
     "training.max_restarts": (3, set()),
     "training.collective_timeout_s": (30, set()),
+    "training.check_every_steps": (3, set()),
     "training.hang_timeout_s": (30, set()),
     "training.deadline_s": (30, set()),
     "training.grace_s": (3, set()),

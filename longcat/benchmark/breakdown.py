@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from longcat.accelerator import BACKENDS
 from longcat.errors import DataError
 from longcat.training.regions import DATA, OPTIMIZER, STEP
+from longcat.unpacking import Allowance
 
 PARTS = ("compute", "exposed_communication", "optimizer", "data_wait", "other")
 _COLLECTIVES = ("c10d::", "_c10d_functional::")
@@ -47,14 +49,24 @@ def read_trace(path: Path) -> list[dict[str, Any]]:
     """Read the events of a Chrome trace, gzipped or not.
 
     Raises:
-        DataError: the file is not a Chrome trace.
+        DataError: the file is not a Chrome trace, or far larger than a compressed one can be.
     """
     try:
-        raw = path.read_bytes()
-        trace = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+        raw = _decompressed(path) if path.suffix == ".gz" else path.read_bytes()
+        trace = json.loads(raw)
         return list(trace["traceEvents"] if isinstance(trace, dict) else trace)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is not a Chrome trace: {error}") from None
+
+
+def _decompressed(path: Path) -> bytes:
+    plain = bytearray()
+    with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as stream:
+        allowance = Allowance(str(path), packed.tell)
+        while chunk := stream.read(1 << 20):
+            allowance.take(len(chunk))
+            plain += chunk
+    return bytes(plain)
 
 
 def breakdown(events: Iterable[Mapping[str, Any]]) -> Breakdown:

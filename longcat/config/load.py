@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from longcat.config.section import Formerly
 from longcat.config.tree import PipelineConfig
 from longcat.errors import ConfigError
+from longcat.redaction import secret_places
 
 PRESET_DIRECTORY = Path(__file__).parents[1] / "presets"
 
@@ -48,6 +49,11 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
     for override in overrides:
         tree = _merge(tree, _parse_override(override))
         origin = f"{origin} with --set" if "--set" not in origin else origin
+    if places := secret_places(tree):
+        raise ConfigError(
+            f"{origin}: {places[0]} holds a password or a token, and configurations are recorded with results; take it out and "
+            "give it by an environment variable of the program that needs it (HF_TOKEN, MLFLOW_TRACKING_URI, ...)"
+        )
     try:
         return PipelineConfig.model_validate(tree)
     except ValidationError as error:
@@ -59,7 +65,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
@@ -72,7 +78,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set training.steps=100")
     try:
         tree: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
     if isinstance(tree, str):
         try:

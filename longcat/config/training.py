@@ -127,7 +127,7 @@ class TrainingConfig(Section):
     activation_checkpointing: Annotated[Literal["none", "selective", "full"], Formerly("recompute")] = "none"
     """Activations recomputed in the backward pass instead of stored: none; those of attention and feed-forward sublayers but
     for attention's output, the routing and the tokens at their experts; or those of every layer (docs/pretrain.md)."""
-    processes: int = Field(default=0, ge=0, le=1 << 24)
+    processes: Annotated[int, RUNTIME] = Field(default=0, ge=0, le=1 << 24)
     """Training processes, on all nodes together; 0 takes one per accelerator, or two on a CPU with two cores or more."""
     launcher: Annotated[Literal["local", "slurm", "join"], RUNTIME] = "local"
     """Where processes are started: on this machine; on nodes that Slurm gives; or on machines that call `longcat join`
@@ -200,6 +200,9 @@ class TrainingConfig(Section):
     not more often at the same steps."""
     collective_timeout_s: Annotated[float, RUNTIME] = Field(default=300, gt=0)
     """Maximum time in seconds that a collective waits."""
+    check_every_steps: Annotated[int, RUNTIME] = Field(default=500, ge=0)
+    """Steps between two searches for silent corruption: a micro-batch is computed twice and by a neighbour, and copies are
+    compared; 0 omits them."""
     hang_timeout_s: Annotated[float, RUNTIME] = Field(default=60, ge=0)
     """Seconds without a sign of life after which a process is taken to hang, and all are started again from the last
     checkpoint; 0 never. Starting, the first step, waiting for data, the held-out loss and checkpoints may take ten times as long."""

@@ -6,13 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from longcat.corpus.archives import unpack_tar, unpack_zip
 from longcat.corpus.readers import file_suffix
 from longcat.errors import DataError
 
@@ -78,9 +76,10 @@ def cache() -> Path:
 def _fetch_deb(name: str, fetched: Path, unpacked: Path) -> str:
     _run(["apt-get", "download", "-q", name], fetched, f"apt:{name}")
     [file] = fetched.glob("*.deb")
+    where = f"apt:{name}"
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(file)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        _untar(process.stdout, unpacked)
+        unpack_tar(process.stdout, unpacked, file_suffix, where, file.stat().st_size)
     if process.returncode:
         raise DataError(f"apt:{name}: dpkg-deb cannot unpack {file.name}")
     return _run(["dpkg-deb", "--field", str(file), "Version"], fetched, f"apt:{name}").strip()
@@ -91,22 +90,8 @@ def _fetch_wheel(name: str, fetched: Path, unpacked: Path) -> str:
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", ".", name]
     _run(command, fetched, f"pip:{name}")
     [file] = fetched.glob("*.whl")
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.namelist():
-            if file_suffix(Path(member)):
-                archive.extract(member, unpacked)
+    unpack_zip(file, unpacked, file_suffix, f"pip:{name}")
     return file.name.split("-")[1]
-
-
-def _untar(stream: IO[bytes], unpacked: Path) -> None:
-    """Unpack the files of a tar stream that have a format which is read; names that lead out of the folder are refused."""
-    try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in archive:
-                if member.isfile() and file_suffix(Path(member.name)):
-                    archive.extract(member, unpacked, filter="data")
-    except tarfile.TarError as error:
-        raise DataError(f"a package cannot be unpacked: {error}") from None
 
 
 def _run(command: list[str], folder: Path, package: str) -> str:

@@ -40,7 +40,7 @@ def judge(directory: Path, outcomes: Mapping[str, Outcome], log: Path) -> Except
         known = getattr(errors, report["type"], None)
         if report["expected"] and known is not None:
             return known(report["message"])
-    if not reports and (refused := trouble(directory)) is not None:  # then there is no room for a report either
+    if (refused := trouble(directory)) is not None:  # then there is no room for the report that would say so
         return refused
     deaths = [(node, death) for node, outcome in outcomes.items() for death in outcome.deaths]
     killed = [of for node, outcome in outcomes.items() for of in _killed(node, outcome, reports)]

@@ -165,7 +165,7 @@ def _fault(path: Path, state: dict[str, Any], config: ModelConfig | None) -> str
     except DataError as error:
         return str(error)
     stored = metadata.state_dict_metadata
-    for name, tensor in _tensors(state):
+    for name, tensor in tensors(state):
         found = stored.get(name)
         if found is None:
             return f"{path} is of another model or optimizer: it has no {name}"
@@ -179,11 +179,11 @@ def _fault(path: Path, state: dict[str, Any], config: ModelConfig | None) -> str
     return None
 
 
-def _tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """List the tensors of a nested state under the names that torch writes them by: keys, joined by dots."""
     for key, value in state.items():
         if isinstance(value, dict):
-            yield from _tensors(value, f"{prefix}{key}.")
+            yield from tensors(value, f"{prefix}{key}.")
         elif isinstance(value, Tensor):
             yield f"{prefix}{key}", value
 

@@ -22,6 +22,7 @@ from longcat.artifact import sha256_file, write_json
 from longcat.disk import sync
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import LayoutSince
+from longcat.lease import check_lease
 from longcat.training.checkpoint_reader import METADATA
 from longcat.training.checkpoint_writer import Digest
 
@@ -95,6 +96,7 @@ def commit(final: Path, step: int, record: RunRecord, digests: Mapping[str, Dige
     own = {"sha256": sha256_file(folder / RUN), "bytes": (folder / RUN).stat().st_size}
     write_json(folder / DIGESTS, {"step": step, "files": {**digests, RUN: own}})
     sync(folder)
+    check_lease()  # this process may have stood still since the state was taken
     if final.exists():
         shutil.rmtree(final)
     os.rename(folder, final)

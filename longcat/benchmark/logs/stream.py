@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from longcat.errors import DataError
+from longcat.unpacking import Allowance
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
@@ -20,13 +21,20 @@ _ENCODINGS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (
 
 
 class _Unpacked(gzip.GzipFile):
-    """A compressed file whose damage is one of the data."""
+    """A compressed file whose damage is one of the data, and which does not become larger than a log can be."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        packed: Any = self.fileobj
+        self._allowance = Allowance(str(path), packed.tell)
 
     def read(self, *size: Any) -> bytes:
         try:
-            return super().read(*size)
+            data = super().read(*size)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.name}: the compressed file is damaged: {error}") from None
+        self._allowance.take(len(data))
+        return data
 
 
 def open_log(path: Path) -> BinaryIO:

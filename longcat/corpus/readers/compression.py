@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import IO
 
 from longcat.errors import DataError
+from longcat.unpacking import Allowance
 
 CHUNK_BYTES = 1 << 20
+_ZSTANDARD_BYTES = 1 << 12
+"""Bytes that zstandard gets at once; at worst they are 128 MB when they are decompressed, which it does in one piece."""
 
 
 def chunks(stream: IO[bytes], path: Path) -> Iterator[bytes]:
     """Read a stream from where it stands in chunks, decompressed where the suffix of `path` says .gz or .zst.
 
     Raises:
-        DataError: the file is cut off or damaged.
+        DataError: the file is cut off or damaged, or far larger than compressed text can be.
     """
     suffix = path.suffix.lower()
-    if suffix == ".gz":
-        yield from _gzip(stream, path)
-    elif suffix == ".zst":
-        yield from _zstandard(stream, path)
+    if suffix in _DECOMPRESSED:
+        allowance = Allowance(str(path), stream.tell)
+        for chunk in _DECOMPRESSED[suffix](stream, path):
+            allowance.take(len(chunk))
+            yield chunk
     else:
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
@@ -46,7 +50,7 @@ def _zstandard(stream: IO[bytes], path: Path) -> Iterator[bytes]:
 
     frame = None
     try:
-        while chunk := stream.read(CHUNK_BYTES):
+        while chunk := stream.read(_ZSTANDARD_BYTES):
             while chunk:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
                 yield frame.decompress(chunk)
@@ -56,3 +60,6 @@ def _zstandard(stream: IO[bytes], path: Path) -> Iterator[bytes]:
         raise DataError(f"{path} is not an intact zstd file ({error}); fetch it again") from None
     if frame is not None:
         raise DataError(f"{path} is cut off: the zstd stream has no end; fetch it again")
+
+
+_DECOMPRESSED = {".gz": _gzip, ".zst": _zstandard}

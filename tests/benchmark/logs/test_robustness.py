@@ -1,5 +1,6 @@
 """Logs as they lie about: coloured, interleaved, continued, mixed, cut, and of any size."""
 
+import gzip
 import json
 import random
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from longcat import unpacking
 from longcat.benchmark.logs import LogContext, read_log
 from longcat.errors import DataError
 from tests.benchmark.logs.test_samples import EXPECTED, SAMPLES, context_of
@@ -277,3 +279,11 @@ def test_damage_ends_in_an_answer_or_one_line(read, chance, entry):
         assert read(bytes(data), entry["file"], context_of(entry)).tokens_per_second > 0
     except DataError as error:
         assert len(str(error).splitlines()) == 1
+
+
+def test_a_compressed_log_is_no_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 1 << 20)
+    path = tmp_path / "train.log.gz"
+    path.write_bytes(gzip.compress(b"\n" * (64 << 20)))
+    with pytest.raises(DataError, match=r"train\.log\.gz unpacks to more than 250 times its size"):
+        read_log(path, CONTEXT)

@@ -1,0 +1,53 @@
+"""Limits on what a compressed file or an archive may become, checked while it is unpacked: a few bytes can be terabytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from longcat.errors import DataError
+
+RATIO = 250
+"""Unpacked bytes per packed byte. Text comes to 20, repetitive logs to 100, gzip at its worst to 1,032."""
+FREE_BYTES = 64 << 20
+"""Unpacked bytes up to which any ratio is fine."""
+
+
+@dataclass
+class Allowance:
+    """What may still be unpacked of one file."""
+
+    where: str
+    """The file, for messages."""
+    packed_bytes: Callable[[], int]
+    """How many packed bytes have been read."""
+    most_bytes: int | None = None
+    """Largest number of unpacked bytes; None for any number."""
+    most_files: int | None = None
+    """Largest number of members of an archive."""
+    bytes: int = 0
+    files: int = 0
+
+    def take(self, count: int) -> None:
+        """Count unpacked bytes.
+
+        Raises:
+            DataError: they are too many for the file.
+        """
+        self.bytes += count
+        if self.most_bytes is not None and self.bytes > self.most_bytes:
+            raise DataError(f"{self.where} unpacks to more than {self.most_bytes:,} bytes, the most that is unpacked")
+        if self.bytes > FREE_BYTES and self.bytes > RATIO * max(1, self.packed_bytes()):
+            raise DataError(
+                f"{self.where} unpacks to more than {RATIO} times its size, as no text does; unpack it yourself if you trust it"
+            )
+
+    def take_file(self) -> None:
+        """Count a member of an archive.
+
+        Raises:
+            DataError: there are too many.
+        """
+        self.files += 1
+        if self.most_files is not None and self.files > self.most_files:
+            raise DataError(f"{self.where} has more than {self.most_files:,} files, the most that are unpacked")
