@@ -248,6 +248,7 @@ FIELDS = {
     "training.keep_checkpoints": (3, set()),
     "training.keep_every_steps": (3, set()),
     "training.asynchronous_checkpoints": (False, set()),
+    "training.checkpoint_local": ("fast", set()),
     "training.checkpoint_timeout_s": (30, set()),
     "training.max_restarts": (3, set()),
     "training.collective_timeout_s": (30, set()),

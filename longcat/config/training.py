@@ -193,6 +193,9 @@ class TrainingConfig(Section):
     asynchronous_checkpoints: Annotated[bool, RUNTIME] = True
     """Let training go on while a checkpoint is written: a step waits for a copy in the host's memory only, which needs as much
     of it as weights and optimizer state take."""
+    checkpoint_local: Annotated[str | None, RUNTIME] = None
+    """Folder in memory (such as /dev/shm/longcat) or on each node's own disk that checkpoints are written to before they are copied
+    to the folder of the run; one is kept, and removed at the end."""
     checkpoint_timeout_s: Annotated[float, RUNTIME] = Field(default=3600, gt=0)
     """Maximum time in seconds that a process waits for the others to write their parts of a checkpoint."""
     max_restarts: Annotated[int, RUNTIME] = Field(default=2, ge=0)
