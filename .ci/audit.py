@@ -45,7 +45,9 @@ def judge(report: dict[str, Any] | str) -> tuple[str, int]:
         for found in package["vulns"]
         if not ACCEPTED.keys() & {found["id"], *found.get("aliases", ())}
     ]
-    lines.append(f"pip-audit: {len(lines)} known vulnerabilities in {len(known)} of {len(report['dependencies'])} packages")
+    lines.append(
+        f"pip-audit: {len(lines)} known vulnerabilities in {len(known)} of {len(report['dependencies'])} packages"
+    )
     return "\n".join(lines), int(len(lines) > 1)
 
 

@@ -14,7 +14,7 @@ from longcat.config import load_config
 from longcat.errors import Cancelled
 from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tracking import Tracker
-from tasks.orchestrator import prefect_session, run_logger
+from tasks.orchestrator import prefect_session
 
 
 def open_workspace(path: str | None) -> Workspace:
@@ -63,8 +63,6 @@ def chain(
             raise
         finally:
             warning = tracker.close(status)
-            if warning:
-                run_logger().warning(warning)
         summary = {
             "flow": name,
             "preset": config.preset,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
+from longcat.processes.child import die_with_parent
 from longcat.stores import made_whole, sqlite_url
 
 _DRIVER = "sqlite+aiosqlite"
@@ -19,29 +21,38 @@ def main() -> None:
     from prefect.cli import app
 
     if not database.exists():
-        with made_whole(database) as new:
-            _make(new)
+        make(database)
     os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] = sqlite_url(database, _DRIVER)
     sys.argv[1:] = ["server", "start"]
     app()
 
 
-def _make(database: Path) -> None:
-    """Make a database, in a child process: Prefect knows one database for each."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            from prefect.server.database import provide_database_interface
-            from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
+def make(database: Path) -> None:
+    """Make a database, in a child process: Prefect knows one database for each.
 
-            with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: sqlite_url(database, _DRIVER)}):
-                asyncio.run(provide_database_interface().create_db())
-            code = 0
-        finally:
-            os._exit(code)
-    if os.waitpid(child, 0)[1] != 0:
-        raise SystemExit(f"the database {database} could not be made")
+    Raises:
+        SystemExit: it could not be made.
+    """
+    with made_whole(database) as new:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                _migrate(new)
+                code = 0
+            finally:
+                os._exit(code)
+        if os.waitpid(child, 0)[1] != 0:
+            raise SystemExit(f"the database {database} could not be made")
+
+
+def _migrate(database: Path) -> None:
+    from prefect.server.database import provide_database_interface
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
+
+    die_with_parent(signal.SIGKILL)
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: sqlite_url(database, _DRIVER)}):
+        asyncio.run(provide_database_interface().create_db())
 
 
 if __name__ == "__main__":

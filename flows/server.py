@@ -17,7 +17,7 @@ import psutil
 
 from longcat.processes.child import free_port, supervised
 from longcat.processes.environment import server_environment
-from longcat.stores import is_sound, put_back, set_aside
+from longcat.stores import put_back, set_aside, set_aside_if_damaged
 
 START_S = 300.0
 """Longest wait for a server of our own; one that has died is noticed at once."""
@@ -89,8 +89,7 @@ class _Server:
 
     def start(self, stack: ExitStack) -> None:
         """Start the server, which ends with the stack; a damaged database is set aside first."""
-        if self.database.exists() and not is_sound(self.database):
-            set_aside(self.database, "is damaged")
+        set_aside_if_damaged(self.database)
         command = [sys.executable, "-m", "flows.prefect_server", str(self.database)]
         environment = server_environment(str(self.database.parent), self.port)
         self._process = stack.enter_context(supervised(command, log=self.log, environment=environment))
@@ -118,7 +117,7 @@ class _Server:
             if self._process.poll() is not None:
                 return f"its server has ended, see {self.log}"
             try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2):  # nosec B310 # a loopback address of our own
                     return None
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

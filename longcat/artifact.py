@@ -155,8 +155,9 @@ class Workspace:
             ArtifactError: it exists, but a file is missing or differs from the manifest.
         """
         directory = self.path / recipe.kind / recipe.digest
-        if not directory.is_dir():
-            return None
+        with disk_errors(directory):
+            if not directory.is_dir():
+                return None
         artifact = open_artifact(directory, recipe.facts)
         _warn_of_changed_code(artifact, recipe)
         return artifact
@@ -180,8 +181,8 @@ class Workspace:
             build: makes it.
             resumable: whether `build` goes on with the files of an interrupted attempt, which are still there then.
             same_code: go on only with files that this very code has left.
-            scratch: patterns of files and folders at the top of the directory that `build` needs, but not the artifact;
-                they are removed last of all.
+            scratch: patterns of files and folders at the top of the directory that `build` needs, but not the artifact,
+                besides those whose names begin with a dot; they are removed last of all.
 
         Raises:
             ArtifactError: a finished artifact is damaged.
@@ -200,7 +201,7 @@ class Workspace:
                 manifest = dict(open_artifact(partial, recipe.facts).manifest)
             else:
                 built = _what_was_built(partial, recipe) or _build(recipe, build, partial, resumable, same_code)
-                left_out = {path for pattern in (_CODE, _BUILT, *scratch) for path in partial.glob(pattern)}
+                left_out = {path for pattern in (".*", *scratch) for path in partial.glob(pattern)}
                 names = [name for name in _files(partial) if partial / Path(name).parts[0] not in left_out]
                 manifest = {
                     "kind": recipe.kind,
@@ -209,7 +210,7 @@ class Workspace:
                     "identity": redact_tree(recipe.identity),
                     "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
                     "facts": built["facts"],
-                    "files": {name: _describe(partial / name) for name in names},
+                    "files": _describe_all(partial, names),
                     "seconds": built["seconds"],
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                     "longcat": __version__,
@@ -361,6 +362,11 @@ def _read_json(path: Path) -> Any:
 
 def _files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+def _describe_all(directory: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: _describe(directory / name), names), strict=True))
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -56,6 +56,10 @@ class DivergedError(UserError):
     """Training that diverges again after it went back to a good state; the message says from which step on."""
 
 
+class TrackingError(LongcatError):
+    """Records that MLflow has not taken; they are kept."""
+
+
 class Cancelled(LongcatError):  # noqa: N818  (a request, not a fault)
     """Requested stop of a run; its progress is saved."""
 

@@ -36,7 +36,7 @@ def made_whole(path: Path) -> Iterator[Path]:
         if not (maker.isdigit() and psutil.pid_exists(int(maker))):
             old.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")  # SQLAlchemy remembers names
     try:
         yield new
         with closing(sqlite3.connect(new)) as database:  # what is in its journal goes into the file
@@ -71,6 +71,12 @@ def set_aside(path: Path, why: str) -> Path:
         "the database %s %s, so a new one is made; the old one is kept as %s", path, why, aside.name
     )
     return aside
+
+
+def set_aside_if_damaged(path: Path) -> None:
+    """Set a database aside that is there and cannot be read."""
+    if path.exists() and not is_sound(path):
+        set_aside(path, "is damaged")
 
 
 def put_back(aside: Path, path: Path) -> None:

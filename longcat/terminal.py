@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -106,8 +106,10 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     level = root.level
-    with path.open("a", encoding="utf-8", buffering=1) as file, redacted_records():
-        log = _Redacted(file)
+    with (
+        _Log(path.open("ab", buffering=0), encoding="utf-8", errors="replace", write_through=True) as log,
+        redacted_records(),
+    ):
         handlers = [logging.StreamHandler(log), _Warnings(warn)]
         # Prefect leaves the root logger alone when it finds a formatted handler there
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
@@ -129,24 +131,14 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
                 root.removeHandler(handler)
 
 
-class _Redacted(io.TextIOBase):
-    """Text stream that takes secrets and control characters out of what is written to it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+class _Log(io.TextIOWrapper):
+    """Text stream without secrets and control characters; its lines are lost where the disk takes no more of them, as no run ends for the sake of its log."""
 
     def write(self, text: str) -> int:
-        """Write a text without them."""
-        self._stream.write(printable(redact(text)))
+        """Write what the disk takes."""
+        with contextlib.suppress(OSError):
+            super().write(printable(redact(text)))
         return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream below."""
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        """Return the descriptor of the stream below, for libraries that want one."""
-        return self._stream.fileno()
 
 
 class _Warnings(logging.Handler):

@@ -19,6 +19,7 @@ from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
 from longcat.redaction import redact
+from longcat.stores import set_aside_if_damaged, sqlite_url
 
 START_S = 120.0
 
@@ -38,7 +39,7 @@ class _Server:
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(self.url + self.health, timeout=2):
+            with urllib.request.urlopen(self.url + self.health, timeout=2):  # nosec B310 # a loopback address of our own
                 return True
         except (urllib.error.URLError, OSError):
             return False
@@ -64,6 +65,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         )
     for server in servers:
         _require_free(server)
+    set_aside_if_damaged(workspace / "prefect" / "prefect.db")
     logs = workspace / "logs"
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk_errors(workspace))
@@ -92,7 +94,7 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
             health="/health",
             arguments=[
                 "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}",
+                "--backend-store-uri", sqlite_url(workspace / "mlflow.db"),
                 "--default-artifact-root", str(workspace / "mlartifacts"),
             ],
             # without seven job processes of 250 MB that nothing here needs
@@ -102,7 +104,7 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
             name="Prefect",
             port=prefect_port,
             health="/api/health",
-            arguments=["-m", "prefect", "server", "start"],
+            arguments=["-m", "flows.prefect_server", str(workspace / "prefect" / "prefect.db")],
             environment=server_environment(str(workspace / "prefect"), prefect_port),
         ),
     ]  # fmt: skip

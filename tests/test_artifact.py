@@ -162,6 +162,9 @@ def test_what_was_built_is_not_built_again(workspace, monkeypatch, resumable, fa
         (directory / "half").mkdir(exist_ok=True)
         (directory / "half" / "state").write_text("of the work")
         (directory / "log-1.json").write_text("of the work")
+        (directory / ".agent").write_text("of the work")
+        (directory / "deep").mkdir(exist_ok=True)
+        (directory / "deep" / ".metadata").write_text("of the artifact")
         return build(directory)
 
     options = {"resumable": resumable, "scratch": ("half", "log-*.json")}
@@ -173,9 +176,9 @@ def test_what_was_built_is_not_built_again(workspace, monkeypatch, resumable, fa
     made = workspace.materialize(RECIPE, lambda _: pytest.fail("built twice"), **options)
     assert made.facts == Figures(figure=7)
     assert not made.cached
-    assert set(made.manifest["files"]) == {"deep/a.bin", "b.txt"}
+    assert set(made.manifest["files"]) == {"deep/.metadata", "deep/a.bin", "b.txt"}
     assert {path.name for path in made.path.iterdir()} == {"deep", "b.txt", "manifest.json"}
-    assert len([path for path in made.path.rglob("*") if path.is_file()]) == 3
+    assert len([path for path in made.path.rglob("*") if path.is_file()]) == 4
     assert [path.name for path in (workspace.path / "things").iterdir()] == [RECIPE.digest]
 
 

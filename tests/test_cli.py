@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -124,6 +125,14 @@ def test_a_workspace_that_takes_no_files_is_one_line(longcat, tmp_path, call):
         assert "choose another --workspace" in line
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_log_that_the_disk_does_not_take_is_no_reason_to_stop(capfd):
+    with redirected_output(Path("/dev/full"), lambda _: None):
+        print("of a library")
+        logging.getLogger("longcat").warning("of ours")
+        subprocess.run([sys.executable, "-c", "print('of a child')"], stdout=sys.stdout, stderr=subprocess.DEVNULL)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_full_disk_outside_of_stages_is_one_line(longcat, tmp_path, monkeypatch):

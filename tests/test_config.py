@@ -30,7 +30,7 @@ class Asked(Exception):
 
 
 class Recorder(Workspace):
-    def materialize(self, recipe, build, *, resumable=False):
+    def materialize(self, recipe, build, **_):
         raise Asked(recipe)
 
 
@@ -185,18 +185,28 @@ FIELDS = {
     "training.global_batch_sequences": (16, TRAINED),
     "training.micro_batch_sequences": (2, TRAINED),
     "training.activation_checkpointing": ("full", TRAINED),
-    "training.processes": (1, TRAINED),
-    "parallel.embedding": (False, TRAINED),
-    "parallel.expert": (1, TRAINED),
-    "parallel.replicate": (2, TRAINED),
-    "parallel.shard": (2, TRAINED),
-    "parallel.pipeline": (2, TRAINED),
-    "parallel.schedule": ("interleaved", TRAINED),
-    "parallel.context": (2, TRAINED),
-    "parallel.tensor": (2, TRAINED),
-    "parallel.chunks": (2, TRAINED),
-    "parallel.two_level": (True, TRAINED),
-    "parallel.devices_per_node": (2, TRAINED),
+    "training.processes": (1, {"measurement"}),
+    "parallel.embedding": (False, {"measurement"}),
+    "parallel.expert": (1, {"measurement"}),
+    "parallel.replicate": (2, {"measurement"}),
+    "parallel.shard": (2, {"measurement"}),
+    "parallel.pipeline": (2, {"measurement"}),
+    "parallel.schedule": ("interleaved", {"measurement"}),
+    "parallel.context": (2, {"measurement"}),
+    "parallel.tensor": (2, {"measurement"}),
+    "parallel.chunks": (2, {"measurement"}),
+    "parallel.two_level": (True, {"measurement"}),
+    "parallel.devices_per_node": (2, {"measurement"}),
+    "training.launcher": ("join", set()),
+    "training.nodes": (2, set()),
+    "training.min_nodes": (1, set()),
+    "training.node_names": (["a"], set()),
+    "training.node_wait_s": (30, set()),
+    "training.head": ("127.0.0.1:29400", set()),
+    "training.slurm.partition": ("a", set()),
+    "training.slurm.account": ("a", set()),
+    "training.slurm.time": ("1:00", set()),
+    "training.slurm.arguments": (["--exclusive"], set()),
     "training.precision": ("fp32", TRAINED),
     "training.compile": (True, TRAINED),
     "training.reference_operators": (["rotary"], TRAINED),
@@ -238,9 +248,11 @@ FIELDS = {
     "training.keep_checkpoints": (3, set()),
     "training.keep_every_steps": (3, set()),
     "training.asynchronous_checkpoints": (False, set()),
+    "training.checkpoint_local": ("fast", set()),
     "training.checkpoint_timeout_s": (30, set()),
     "training.max_restarts": (3, set()),
     "training.collective_timeout_s": (30, set()),
+    "training.check_every_steps": (3, set()),
     "training.hang_timeout_s": (30, set()),
     "training.deadline_s": (30, set()),
     "training.grace_s": (3, set()),
@@ -288,6 +300,8 @@ def changed(config, key, value):
         part = part[section]
     assert part[name] != value
     part[name] = value
+    if key == "training.nodes":
+        part["launcher"] = "join"
     if key == "corpus.vocabulary_size":
         tree["model"]["vocab_size"] = None  # follows the corpus, as it does where nobody sets it
     if key == "corpus.end_of_text":

@@ -85,6 +85,21 @@ def test_refusals_are_one_line_for_the_user(tmp_path, code):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_that_cannot_be_forced_will_do_and_one_that_fails_will_not(tmp_path, monkeypatch, code):
+    def refuse(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(disk.os, "fsync", refuse)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match="Input/output error"):
+            write_text(tmp_path / "a", "x")
+        assert not list(tmp_path.iterdir())
+    else:
+        write_text(tmp_path / "a", "x")
+        sync(tmp_path)
+
+
 class TorchFailure(BaseException):
     failures = ()
 
@@ -95,6 +110,7 @@ class TorchFailure(BaseException):
         Exception("No space left on device (os error 28)"),  # of a library in Rust
         TorchFailure("OSError: [Errno 28] No space left on device"),
         RuntimeError("Disk quota exceeded"),
+        OSError("[Errno 28] No space left on device"),
     ],
 )
 def test_errors_of_libraries_are_known_by_their_text(tmp_path, error):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -129,6 +129,7 @@ def measure(
     import torch
 
     accelerator = choose(config.accelerator)
+    layout = settle_layout(config, accelerator)
     recipe = Recipe(
         kind="measurement",
         facts=MeasurementFacts,
@@ -137,6 +138,7 @@ def measure(
             "benchmark": {
                 name: value for name, value in identity(config.benchmark).items() if name not in _REPORT_FIELDS
             },
+            "layout": [*astuple(layout.degrees), layout.precision, config.parallel.model_dump(mode="json")],
             "device": [accelerator.kind, accelerator.name, accelerator.count],
             "torch": torch.__version__,
         },
@@ -145,8 +147,7 @@ def measure(
     )
 
     def build(directory: Path) -> MeasurementFacts:
-        processes = settle_layout(config, accelerator).degrees.processes
-        settings = points(config, TokenCorpus.open(tokens.path).sequence_length, processes)
+        settings = points(config, TokenCorpus.open(tokens.path).sequence_length, layout.degrees.processes)
         folder = directory / _PROCESSES
 
         def own() -> dict[str, Any]:
@@ -238,6 +239,7 @@ def time_steps(
         layout=layout,
         tokens=str(tokens.path),
         directory=str(directory),
+        workspace=str(tokens.path.parents[1]),
         start_from=str(CheckpointFolder(checkpoint.path).state),
         sequence_length=sequence_length,
     )

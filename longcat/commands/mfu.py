@@ -11,6 +11,7 @@ import typer
 
 from longcat.commands.options import Json, WorkspacePath
 from longcat.errors import UserError
+from longcat.stores import sqlite_url
 
 if TYPE_CHECKING:
     from longcat.benchmark.logs.throughput import LogContext, Throughput
@@ -232,7 +233,7 @@ def mfu(
             non_embedding_parameters=workload.total_parameters - workload.embedding_parameters,
             trainable_parameters=trainable_parameters,
         )
-        logged = _read(log, mlflow_run, tracking_uri or f"sqlite:///{workspace.resolve() / 'mlflow.db'}", context)
+        logged = _read(log, mlflow_run, tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db"), context)
         tokens_per_second = logged.tokens_per_second
     elif tokens_per_second is None:
         assert step_time is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -58,13 +59,17 @@ def sync(workspace: WorkspacePath = Path("workspace")) -> None:
     from longcat.terminal import redirected_output
     from longcat.tracking import sync as send
 
-    space = Workspace(workspace)
-    with (
-        disk_errors(space.path),
-        private_files(space.path),
-        redirected_output(space.path / "logs" / "sync.log", lambda _: None),
-    ):
-        sent = send(space)
+    space, warnings = Workspace(workspace), list[str]()
+    try:
+        with (
+            disk_errors(space.path),
+            private_files(space.path),
+            redirected_output(space.path / "logs" / "sync.log", warnings.append),
+        ):
+            sent = send(space)
+    finally:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")
 
 
@@ -74,7 +79,12 @@ def ui(
     prefect_port: Annotated[int, typer.Option(help="Loopback port of Prefect's pages.")] = 4210,
 ) -> None:
     """Serve the pages of MLflow and Prefect for a workspace, until Ctrl-C."""
+    from longcat.artifact import Workspace
+    from longcat.tracking import prepare
     from longcat.ui import serve
 
+    path = workspace.expanduser().resolve()
     with contextlib.suppress(KeyboardInterrupt, Cancelled):  # the usual ways to stop it
-        serve(workspace.expanduser().resolve(), mlflow_port, prefect_port)
+        if (path / "prefect").is_dir():
+            prepare(Workspace(path))
+        serve(path, mlflow_port, prefect_port)

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from longcat.disk import replacing
+from longcat.lease import check_lease
 
 
 def save(path: Path, array: np.ndarray) -> None:
     """Write an array atomically: a reader finds all of it or no file, even after a power cut."""
+    check_lease()
     with replacing(path) as stream:
         np.save(stream, array)

@@ -16,7 +16,6 @@ and in the artifact NAME.tokens.npy, the tokens of the documents kept, one after
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,14 +72,12 @@ def judge_block(task: JudgeTask) -> str:
     corpus = task.corpus
     # one character takes at most 12 bytes, as two \u escapes of JSON; the rest is for other fields
     record_bytes = 12 * corpus.max_characters + 1_000_000
-    with (task.scratch / f"{task.name}.text").open("wb") as stream:
+    with replacing(task.scratch / f"{task.name}.text") as stream:
         judging = _Judging(task, stream)
         for record in task.block.records(corpus.encodings, record_bytes):
             judging.add(record)
             if judging.texts == task.limit:
                 break
-        stream.flush()
-        os.fsync(stream.fileno())
     judging.save(task.scratch, task.name)
     write_json(counts, judging.counts())
     return task.name

@@ -12,10 +12,10 @@ WANTED = "stacks-wanted"
 """File in the folder that asks processes of other machines for their stacks."""
 MAGIC = b"longcat1"
 SIZE = 4096
-BEATS, STEP, SECONDS, PLACE, PHASE, COLLECTIVE, PROCESS = (
-    struct.Struct(form) for form in ("<Q", "<q", "<d", "<i?", "<64s", "<?7xQ24s48s", "<Q64s")
+BEATS, STEP, PLACE, PHASE, COLLECTIVE, PROCESS = (
+    struct.Struct(form) for form in ("<Q", "<q", "<i?", "<64s", "<?7xQ24s48s", "<Q64s")
 )
-OFFSETS = {BEATS: 8, STEP: 16, SECONDS: 24, PLACE: 32, PHASE: 40, COLLECTIVE: 104, PROCESS: 192}
+OFFSETS = {BEATS: 8, STEP: 16, PLACE: 24, PHASE: 40, COLLECTIVE: 104, PROCESS: 192}
 """Where each part of a file begins."""
 
 
@@ -29,8 +29,6 @@ class Beat:
     host: str
     step: int
     """From 1; 0 before the first one."""
-    own_seconds: float
-    """Median of its steps without what it waited for others; 0 if not known."""
     layer: int
     """Number of the layer that was entered last; -1 for none."""
     backward: bool
@@ -52,7 +50,7 @@ class Beat:
             return None
         if len(page) < SIZE or not page.startswith(MAGIC):
             return None
-        (beats,), (step,), (seconds,), (layer, backward), (phase,), (waits, begun, collective, group), (pid, host) = (
+        (beats,), (step,), (layer, backward), (phase,), (waits, begun, collective, group), (pid, host) = (
             form.unpack_from(page, offset) for form, offset in OFFSETS.items()
         )
         return cls(
@@ -60,7 +58,6 @@ class Beat:
             pid,
             _text(host),
             step,
-            seconds,
             layer,
             backward,
             _text(phase),

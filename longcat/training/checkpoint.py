@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ def write(path: Path, step: int, model: nn.Module, optimizers: list[torch.optim.
 
 
 def write_state(
-    path: Path, state: Mapping[str, Any], config: ModelConfig | None, group: dist.ProcessGroup | None = None
+    path: Path,
+    state: Mapping[str, Any],
+    config: ModelConfig | None,
+    group: dist.ProcessGroup | None = None,
+    makes_folder: bool | None = None,
 ) -> dict[str, Digest]:
     """Write what `state_of` gave, or a copy of it, replacing what is there. Collective.
 
@@ -46,6 +50,7 @@ def write_state(
         state: of this process.
         config: of the model, whose parameters are counted in what has been written.
         group: of all processes; the one that training uses, if none.
+        makes_folder: whether this process makes the folder; that is rank 0, where nothing is said.
 
     Returns:
         The digests of the files of all processes, in all of them.
@@ -54,9 +59,8 @@ def write_state(
         OSError: of the process whose disk refused it.
         RuntimeError: some of the model has not been written.
     """
-    if dist.get_rank() == 0:
-        files.make(path)
-    dist.barrier(group=group)
+    makes_folder = dist.get_rank() == 0 if makes_folder is None else makes_folder
+    together((lambda: files.make(path)) if makes_folder else None, group)
     writer = CheckpointWriter(path)
     try:
         metadata = dcp.state_dict_saver.save(dict(state), storage_writer=writer, process_group=group)
@@ -139,6 +143,19 @@ def miscounted(metadata: Metadata, config: ModelConfig) -> str | None:
     return None
 
 
+def together(action: Callable[[], object] | None, group: dist.ProcessGroup | None = None) -> None:
+    """Do something, or nothing, in this process, and raise in all of them what it has raised in one. Collective."""
+    failure: Exception | None = None
+    if action is not None:
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    for found in gathered(failure, group):
+        if found is not None:
+            raise found
+
+
 def gathered(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Return what each process has given, in the order of ranks. Collective."""
     found = [None] * dist.get_world_size()
@@ -165,7 +182,7 @@ def _fault(path: Path, state: dict[str, Any], config: ModelConfig | None) -> str
     except DataError as error:
         return str(error)
     stored = metadata.state_dict_metadata
-    for name, tensor in _tensors(state):
+    for name, tensor in tensors(state):
         found = stored.get(name)
         if found is None:
             return f"{path} is of another model or optimizer: it has no {name}"
@@ -179,11 +196,11 @@ def _fault(path: Path, state: dict[str, Any], config: ModelConfig | None) -> str
     return None
 
 
-def _tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """List the tensors of a nested state under the names that torch writes them by: keys, joined by dots."""
     for key, value in state.items():
         if isinstance(value, dict):
-            yield from _tensors(value, f"{prefix}{key}.")
+            yield from tensors(value, f"{prefix}{key}.")
         elif isinstance(value, Tensor):
             yield f"{prefix}{key}", value
 

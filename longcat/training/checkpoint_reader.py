@@ -28,14 +28,24 @@ from longcat.errors import DataError
 
 METADATA = ".metadata"
 """Name of the table of contents of a checkpoint."""
-_KNOWN = (
-    "torch.distributed.checkpoint.metadata",
-    "torch.distributed.checkpoint.filesystem",
-    "torch.serialization",
-    "pathlib",
-    "pathlib._local",
-)
-"""Modules whose names a table of contents may mention; none of them is looked up there."""
+_PATHS = {"PosixPath", "WindowsPath"}
+_KNOWN = {
+    "torch.distributed.checkpoint.metadata": {
+        "Metadata",
+        "TensorStorageMetadata",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "TensorProperties",
+        "MetadataIndex",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+}
+"""Names that a table of contents may mention, by module; none of them is looked up."""
 
 
 class CheckpointReader(FileSystemReader):
@@ -95,7 +105,7 @@ class _Unpickler(pickle.Unpickler):
                 return tuple
             if isinstance(found := vars(torch).get(name), torch.dtype):
                 return found
-        if module in _KNOWN and "." not in name:
+        if name in _KNOWN.get(module, ()):
             return self._kinds.setdefault(name, type(name, (_Inert,), {}))
         raise DataError(f"it asks for {module}.{name}")
 

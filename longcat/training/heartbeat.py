@@ -34,7 +34,6 @@ from longcat.training.beat import (
     PHASE,
     PLACE,
     PROCESS,
-    SECONDS,
     SIZE,
     STEP,
     WANTED,
@@ -93,10 +92,6 @@ class Heartbeat:
         """Say which step, from 1, begins."""
         STEP.pack_into(self._page, OFFSETS[STEP], step)
         self._layer(-1, False)
-
-    def report_seconds(self, median: float) -> None:
-        """Say how long this process' steps take without what it waits for others."""
-        SECONDS.pack_into(self._page, OFFSETS[SECONDS], median)
 
     def started(self) -> None:
         """Say that this process is in its loop over steps."""

@@ -23,12 +23,12 @@ EventKind = Literal[
     "hang",
     "straggler",
     "corruption",
-    "failure",
     "restart",
     "node lost",
     "node back",
     "fallback",
     "layout",
+    "stop",
     "end",
 ]
 """What can happen to a run."""
@@ -89,6 +89,19 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def suspects(directory: Path) -> dict[str, list[int]]:
+    """List the ranks that were found to compute or hold wrong bits, by the name of their node; one for each finding.
+
+    Where it is only known that one of several ranks is wrong, none of them is listed.
+    """
+    found: dict[str, list[int]] = {}
+    for event in read_events(directory):
+        match event:
+            case {"kind": "corruption", "ranks": [int(rank)], "nodes": [str(node)]}:
+                found.setdefault(node, []).append(rank)
+    return found
+
+
 class EventFollower:
     """Reads the events that other processes write from now on."""
 
@@ -127,9 +140,20 @@ def sentence(event: dict[str, Any]) -> str | None:
             return "the loss of step {step} is {loss}, far above those before it (a spike begins at {limit})".format(
                 **facts
             )
+        case {"kind": "rewind", "batches": []}:
+            return "training goes back from step {step} to step {to}, and does the same steps again".format(**facts)
         case {"kind": "rewind", "batches": [first, last]}:
             passed = f"batch {first} is" if first == last else f"batches {first} to {last} are"
             return "training goes back from step {step} to step {to}; ".format(**facts) + f"{passed} passed over"
-        case {"kind": "fallback"}:
+        case {"kind": "fallback", "instead": _}:
             return "{because}; it lies in {checkpoint} now, and training goes on from {instead}".format(**facts)
+        case {"kind": "fallback"}:
+            return "{because}; {checkpoint} was written to the folder of the run instead".format(**facts)
+        case {"kind": "corruption", "message": str(message)}:
+            return f"silent corruption before step {event.get('step')}: {message}; the work is done again"
+        case {"kind": "straggler"}:
+            return (
+                "rank {rank} is a straggler: its steps take {seconds} s without what it waits for, those of others "
+                "{usual_seconds} s"
+            ).format(**facts)
     return None

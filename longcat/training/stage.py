@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,11 @@ from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.beat import FOLDER
+from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
 from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
+from longcat.training.layouts import layout_since
+from longcat.training.life_picture import plot_life
 from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
@@ -43,6 +45,9 @@ def pretrain(
 ) -> Artifact[CheckpointFacts]:
     """Train a model on a tokens artifact; an interrupted run goes on from its last checkpoint.
 
+    It may go on in another layout, and a finished checkpoint with fewer steps may go on to more, as a parent of the new one:
+    `longcat.training.continuing`.
+
     Args:
         config: sections `model` and `training`, and the seed.
         tokens: from `longcat.corpus.stage.preprocess`.
@@ -61,20 +66,24 @@ def pretrain(
     accelerator = choose(config.accelerator)
     layout = settle_layout(config, accelerator)
     _check_contract(config, tokens)
-    recipe = Recipe(
-        kind="checkpoint",
-        facts=CheckpointFacts,
-        version=STAGE_VERSION,
-        identity={
-            "seed": config.seed,
-            "model": identity(config.model),
-            "training": identity(config.training),
-            "parallel": identity(config.parallel),
-            "layout": [layout.accelerator, *astuple(layout.degrees), layout.precision],
-        },
-        parents=(tokens,),
-        sources=code_of(__name__, WORKER),
-    )
+    now = layout_since(config, layout, accelerator.name, 0)
+
+    def recipe_of(earlier: Artifact[CheckpointFacts] | None) -> Recipe[CheckpointFacts]:
+        return Recipe(
+            kind="checkpoint",
+            facts=CheckpointFacts,
+            version=STAGE_VERSION,
+            identity={
+                "seed": config.seed,
+                "model": identity(config.model),
+                "training": identity(config.training),
+                "device": [layout.accelerator, layout.precision],
+            },
+            parents=(tokens,) if earlier is None else (tokens, earlier),
+            sources=code_of(__name__, WORKER),
+        )
+
+    recipe, earlier = choose_start(workspace, recipe_of)
 
     def build(directory: Path) -> CheckpointFacts:
         folder = CheckpointFolder(directory)
@@ -85,26 +94,36 @@ def pretrain(
             layout=layout,
             tokens=str(tokens.path),
             directory=str(directory),
+            start_from=first_state(earlier, directory),
+            run=recipe.digest,
+            workspace=str(workspace.path),
             peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
+            tell(directory, earlier, now)
             supervise(WORKER, job, config, report, on_metrics)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
+        plot_life(directory, read_metrics(folder.metrics), folder.life_picture)
+        result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        last = result["layouts"][-1]
         return CheckpointFacts(
-            **json.loads((directory / RESULT).read_text(encoding="utf-8")),
+            **result,
             **summarise(read_metrics(folder.metrics)),
-            processes=layout.degrees.processes,
-            parallel=layout.degrees.by_axis,
+            processes=last["processes"],
+            parallel=last["parallel"],
             precision=layout.precision,
-            device=accelerator.name,
+            device=last["device"],
             seconds_training=round(time.monotonic() - began, 1),
         )
 
     scratch = (JOB, RESULT, ERRORS, FOLDER, CheckpointFolder(Path()).progress.name)
-    return workspace.materialize(recipe, build, resumable=True, scratch=scratch)
+    checkpoint = workspace.materialize(recipe, build, resumable=True, scratch=scratch)
+    if checkpoint.cached:
+        tell_of_reuse(checkpoint, now)
+    return checkpoint
 
 
 def _check_contract(config: PipelineConfig, tokens: Artifact[Any]) -> None:

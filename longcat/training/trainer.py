@@ -114,11 +114,7 @@ class Trainer:
         """
         whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
         counts = global_counts(whole[1], whole[2], self.mesh)
-        phase = phase_of(step, self.config.training)
-        for part in self.parallel.parts:
-            for name, parameter in part.named_parameters():  # what rests is not even differentiated
-                parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
-        self.parallel.zero_grad()
+        phase = self._begin(step)
         self.gradients = []  # of the step before
         if self.offloaded is not None:
             self.offloaded.release()  # a checkpoint may have been written
@@ -167,6 +163,37 @@ class Trainer:
             skipped=not healthy,
             stop=stop,
         )
+
+    def try_out(self, step: int, batch: Batch, see: Callable[[str, Sequence[Tensor]], None]) -> None:
+        """Compute the gradients of the first micro-batch of a step, of all of them in a pipeline, and move nothing. Collective.
+
+        Args:
+            step: 0-based number of the step.
+            batch: rows as for `step`.
+            see: gets the sums of loss terms that this process has computed, by a name.
+        """
+        whole = [torch.from_numpy(of).to(self.mesh.device) for of in (batch.tokens, batch.targets, batch.documents)]
+        size = self.micro_batch or len(whole[0])
+        if self.mesh.degrees.pipeline == 1:
+            whole = [of[:size] for of in whole]
+        counts = global_counts(whole[1], whole[2], self.mesh)
+        phase = self._begin(step)
+
+        def learn(number: int, sums: LossSums, layers: range) -> Tensor:
+            see(f"the sums of micro-batch {number} from layer {layers.start} on", sums)
+            parts = losses(statistics_of_rows(sums, self.mesh), counts, self.config, self.mesh.row_processes)
+            return weighted_total(parts, self.config, phase)
+
+        self.parallel.accumulate(self._micro_batches(whole, size), phase, learn)
+
+    def _begin(self, step: int) -> Phase:
+        """Drop the gradients, and let those parameters have new ones that learn in a step."""
+        phase = phase_of(step, self.config.training)
+        for part in self.parallel.parts:
+            for name, parameter in part.named_parameters():  # what rests is not even differentiated
+                parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
+        self.parallel.zero_grad()
+        return phase
 
     @torch.no_grad()
     def held_out_loss(self, step: int, batch: Batch) -> float:

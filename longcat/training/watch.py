@@ -21,11 +21,11 @@ from longcat.errors import TrainingError
 from longcat.processes.stacks import innermost, take_stacks
 from longcat.training.beat import FOLDER, WANTED, Beat
 from longcat.training.life import EventFollower, record_event, sentence
-from longcat.training.regions import CHECKPOINT, DATA, FINISH, FIRST_STEP, HELD_OUT, LOADING
+from longcat.training.regions import CHECK, CHECKPOINT, DATA, FINISH, FIRST_STEP, HELD_OUT, LOADING
 
 LONG = {
     "outside of steps",
-    *(of.removeprefix("longcat.") for of in (DATA, FIRST_STEP, HELD_OUT, CHECKPOINT, LOADING, FINISH)),
+    *(of.removeprefix("longcat.") for of in (DATA, FIRST_STEP, CHECK, HELD_OUT, CHECKPOINT, LOADING, FINISH)),
 }
 PATIENCE = 10
 STACKS = "stacks.txt"

@@ -5,6 +5,7 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -27,7 +28,7 @@ from longcat.artifact import write_json
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
-from longcat.disk import disk_errors
+from longcat.disk import NO_ROOM, disk_errors
 from longcat.errors import LongcatError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -38,6 +39,7 @@ from longcat.redaction import redact_error
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.checkpoint_files import RunRecord
+from longcat.training.corruption import CorruptionCheck, CorruptionError, Finding
 from longcat.training.health import Health, Verdict
 from longcat.training.heartbeat import SAVING, Heartbeat
 from longcat.training.held_out import held_out_batch, write_sample
@@ -46,8 +48,9 @@ from longcat.training.layouts import going_on, layout_since
 from longcat.training.life import EventKind, record_event
 from longcat.training.losses import active_losses
 from longcat.training.metrics import MetricsFile
-from longcat.training.regions import CHECKPOINT, DATA, FINISH, FIRST_STEP, HELD_OUT, LOADING
+from longcat.training.regions import CHECK, CHECKPOINT, DATA, FINISH, FIRST_STEP, HELD_OUT, LOADING
 from longcat.training.saving import Saver
+from longcat.training.stragglers import Stragglers
 from longcat.training.trainer import StepResult, Trainer
 
 LOAD_RECORDS = 200
@@ -67,6 +70,7 @@ class Worker:
         self.heart = heart or Heartbeat(self.directory, mesh.rank)
         self.trainer = self._new_trainer()
         self.health = Health(self.config.training)
+        self.stragglers = Stragglers(mesh)
         self.corpus = TokenCorpus.open(Path(job.tokens))
         training = self.config.training
         self.loader = Loader(
@@ -82,6 +86,7 @@ class Worker:
         self.sequence_length = job.sequence_length or self.corpus.sequence_length
         self.layouts: tuple[LayoutSince, ...] = ()
         """Layouts that the model has been trained in, this one included."""
+        self._clean, self._loaded_again_at = 0, -1
         self.paused_seconds = 0.0
         """Time since the last record of throughput that was not spent on training."""
         self.stop_asked = False
@@ -94,18 +99,23 @@ class Worker:
         trainer = Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
         self.heart.follow(trainer)
         self._fresh = True
+        self.corruption = CorruptionCheck(trainer, self.mesh) if self.config.training.check_every_steps else None
         return trainer
 
     def step(self, step: int) -> StepResult:
         """Train on the batch of a step."""
         self.heart.begin_step(step + 1)
         with self.heart.region(FIRST_STEP) if self._fresh else nullcontext():
-            self._fresh = False
+            first, self._fresh = self._fresh, False
             with self.heart.region(DATA):
                 batch = self.batches.batch(self.health.position(step))
                 if self.sequence_length != self.corpus.sequence_length:
                     batch = batch.reshape(self.sequence_length)
-            return self.trainer.step(step, batch, self.stop_asked)
+            began, waited = time.perf_counter(), self.heart.waited_s
+            result = self.trainer.step(step, batch, self.stop_asked)
+            if not first:
+                self.stragglers.note(time.perf_counter() - began - (self.heart.waited_s - waited))
+        return result
 
     def pretrain(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one, and write the final state."""
@@ -119,7 +129,12 @@ class Worker:
         self.heart.started()
         self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
         window_began, window_step, save_due = time.perf_counter(), done, False
+        self._clean = done
         while done < training.steps:
+            if self._is_corrupt(done):
+                done = self._return_to_clean(done)
+                metrics, loads = self._records_after(done)
+                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             step = done
             result = self.step(step)
             verdict = self._judged(step, result)
@@ -130,7 +145,7 @@ class Worker:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             if verdict in ("rewind", "again"):
                 if result.stop:
-                    self.saver.wait()
+                    self._leave(done)
                     return
                 continue
             done, last = step + 1, step + 1 == training.steps
@@ -140,6 +155,7 @@ class Worker:
                 seconds = time.perf_counter() - window_began - self.paused_seconds
                 experts = values["moe/ffn_experts_per_token"]
                 values |= self._throughput((done - window_step) * self.batch_tokens / seconds, experts)
+                values |= self._step_times(done)
                 values |= layer_metrics(
                     result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
                 )
@@ -162,14 +178,21 @@ class Worker:
                 save_due = False
             self.saver.check()
             if result.stop and not last:
-                with self.heart.region(CHECKPOINT):
-                    self.saver.wait()
+                self._leave(done)
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
         with self.heart.region(FINISH):
             self.saver.wait()
             self._finish(done)
+            if self.saver.local is not None:
+                self.saver.local.remove()
+
+    def _leave(self, done: int) -> None:
+        """Wait for what is being saved, before the last step, as somebody has asked to."""
+        with self.heart.region(CHECKPOINT):
+            self.saver.wait()
+        self._record("stop", step=done)
 
     def _open_saver(self) -> Saver:
         training = self.config.training
@@ -180,6 +203,15 @@ class Worker:
             training.keep_every_steps,
             training.asynchronous_checkpoints,
             told=lambda step: record_event(self.directory, "save", step=step),
+            local=Path(training.checkpoint_local).expanduser() / self.job.run if training.checkpoint_local else None,
+            refused=self._tell_of_local,
+        )
+
+    def _tell_of_local(self, step: int, error: OSError) -> None:
+        """Write down that the faster folder did not take a checkpoint."""
+        local = self.config.training.checkpoint_local
+        self._record(
+            "fallback", checkpoint=f"step {step}", because=f"training.checkpoint_local={local}: {error.strerror}"
         )
 
     def _resume(self) -> int:
@@ -188,9 +220,14 @@ class Worker:
         if self.mesh.rank == 0:
             checkpoint_files.clear(states)
         newest = self._first_sound(reversed([step for step, _ in checkpoint_files.saved(states)]))
+        local = None if self.saver.local is None else self.saver.local.newest_sound()
+        if local is not None and (newest is None or local.name >= newest.name):
+            newest = local
         start, done, record = newest or self._first_state, 0, RunRecord()
         if start is not None:
             record = RunRecord.read(start)
+            if start == newest:
+                checkpoint_files.check_run(start, record, self.job.run)
             done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
         self.health.restore(record.health)
         now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
@@ -234,29 +271,89 @@ class Worker:
             self._record("spike", **facts, limit=limit)
         return verdict
 
+    def _step_times(self, step: int) -> dict[str, float]:
+        """Compare the step times of all processes, and write down who has become slow. Collective."""
+        figures, slow = self.stragglers.compare()
+        for one in slow:
+            self._record("straggler", step=step, **one._asdict())
+        return figures
+
     def _rewind(self, step: int) -> int:
         """Go back from a step, from 1, to the last state that is known to be good; returns its steps. Collective.
 
         It is that of a checkpoint that a good step has been made from, or else of the oldest one that is there. Without any
         it is the state that the run began with.
         """
-        self.saver.wait()
-        states = CheckpointFolder(self.directory).progress
-        there = [step for step, _ in checkpoint_files.saved(states)]
+        there = self._saved()
         good = [step for step in there if step < self.health.accepted]
-        sound = self._first_sound([*reversed(good), *(step for step in there if step not in good)])
-        if path := sound or self._first_state:
+        done, state = self._restore([*reversed(good), *(step for step in there if step not in good)])
+        batches = self.health.rewound(step, done, state)
+        self._record("rewind", step=step, to=done, batches=list(batches))
+        return done
+
+    def _saved(self) -> list[int]:
+        """Return the steps of the checkpoints of this run, the one that is being written included. Collective."""
+        self.saver.wait()
+        return [step for step, _ in checkpoint_files.saved(CheckpointFolder(self.directory).progress)]
+
+    def _restore(self, steps: Iterable[int]) -> tuple[int, dict[str, Any]]:
+        """Load the first sound one of some checkpoints, or the state that the run began with. Collective.
+
+        Returns:
+            Its steps, and the state of the health at it. Later checkpoints are dropped.
+        """
+        if path := self._first_sound(steps) or self._first_state:
             state = RunRecord.read(path).health
             done = checkpoint.load(path, self.trainer.weights, self.trainer.optimizers)
         else:
             done, state = 0, {}
-            del self.trainer
+            del self.trainer, self.corruption
             gc.collect()  # before another one takes as much memory
             self.trainer = self._new_trainer()
         if self.mesh.rank == 0:
-            checkpoint_files.drop_after(states, done)
-        batches = self.health.rewound(step, done, state)
-        self._record("rewind", step=step, to=done, batches=list(batches))
+            checkpoint_files.drop_after(CheckpointFolder(self.directory).progress, done)
+        return done, state
+
+    def _is_corrupt(self, done: int) -> bool:
+        """Look for silent corruption if it is time; whether what is held is wrong, so that it has to be loaded again. Collective.
+
+        Raises:
+            CorruptionError: what was wrong is still so when it is done again.
+        """
+        if self.corruption is None or done == 0 or done % self.config.training.check_every_steps:
+            return False
+        with self._paused(), self.heart.region(CHECK):
+            found = self._look_for_corruption(self.corruption, done)
+            held = any(of.how == "copies" for of in found)
+            if found and not held:
+                found = self._look_for_corruption(self.corruption, done)
+        if found and (not held or self._loaded_again_at == done):
+            raise CorruptionError(f"silent corruption before step {done + 1}: {found[0]}")
+        if found:
+            self._loaded_again_at = done
+            return True
+        self._clean = done
+        return False
+
+    def _look_for_corruption(self, check: CorruptionCheck, done: int) -> list[Finding]:
+        position, training = self.health.position(done), self.config.training
+        theirs = None
+        if check.neighbour is not None:
+            place, world = self.mesh.degrees.batch_rank(check.neighbour), self.mesh.batch_world
+            sequences = training.global_batch_sequences
+            theirs = Loader(self.corpus.train, self.config.seed, sequences, place, world).batch(position)
+        found = check.check(done, self.loader.batch(position), theirs)
+        for of in found:
+            self._record("corruption", step=done + 1, **asdict(of), message=str(of))
+        return found
+
+    def _return_to_clean(self, step: int) -> int:
+        """Go back from a step to the newest checkpoint whose copies are known to be equal; returns its steps. Collective."""
+        there = self._saved()
+        clean = [step for step in there if step <= self._clean]
+        done, state = self._restore([*reversed(clean), *(step for step in there if step not in clean)])
+        self.health.restore(state)
+        self._record("rewind", step=step, to=done, batches=[])
         return done
 
     def _save(self, done: int, keep_going: bool) -> float | None:
@@ -275,7 +372,7 @@ class Worker:
 
     def _known_after(self, done: int) -> RunRecord:
         """Return what the run knows besides weights after a step."""
-        return RunRecord(self.health.position(done), self.health.state(), self.layouts)
+        return RunRecord(self.health.position(done), self.health.state(), self.layouts, self.job.run)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -363,12 +460,17 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             "message": str(error),
             "traceback": traceback.format_exc(),
         }
+        code = 1
         try:
             write_json(Path(job.directory) / f"error-{rank}.json", report)
-        except OSError:
-            print(json.dumps(report), file=sys.stderr)
-        traceback.print_exc()
-        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+        except OSError as unwritten:
+            if unwritten.errno == NO_ROOM:
+                code = NO_ROOM
+            with contextlib.suppress(OSError):
+                print(json.dumps(report), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        end_process(code)  # without `leave`: it would wait for the other ranks in a collective that will never end
     end_process()
 
 

@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from longcat.artifact import sha256_file
-from longcat.errors import ArtifactError
+from longcat.errors import ArtifactError, WorkspaceBusyError
 from longcat.interchange.checkpoint_facts import LayoutSince
+from longcat.lease import lease
 from longcat.training.checkpoint_files import (
     DIGESTS,
     RUN,
@@ -36,8 +37,18 @@ def written(directory, step):
         file = unfinished(final) / name
         file.write_bytes(f"{name} after step {step}".encode() * 50)
         digests[name] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
-    commit(final, step, RunRecord(step + 3, {"skipped": 2}, (LAYOUT,)), digests)
+    commit(final, step, RunRecord(step + 3, {"skipped": 2}, (LAYOUT,), "abc"), digests)
     return final
+
+
+def test_a_process_whose_workspace_was_taken_meanwhile_replaces_no_checkpoint(tmp_path):
+    with lease(tmp_path / ".lease"):
+        theirs = written(tmp_path / "checkpoints", 4)
+        (tmp_path / ".lease").write_text('{"token": "theirs", "pid": 1, "host": "elsewhere"}')
+        (theirs / "of the other").touch()
+        with pytest.raises(WorkspaceBusyError, match="taken by process 1 on elsewhere"):
+            written(tmp_path / "checkpoints", 4)
+    assert (theirs / "of the other").exists()
 
 
 def flip(path):
@@ -71,7 +82,7 @@ def replace_by_folder(path):
 def test_what_is_written_is_sound_and_says_what_the_run_knew(tmp_path):
     path = written(tmp_path, 8)
     assert [fault(path, part, 3) for part in range(3)] == [None] * 3
-    assert RunRecord.read(path) == RunRecord(11, {"skipped": 2}, (LAYOUT,))
+    assert RunRecord.read(path) == RunRecord(11, {"skipped": 2}, (LAYOUT,), "abc")
     assert saved(tmp_path) == [(8, path)]
     assert not unfinished(path).exists()
 

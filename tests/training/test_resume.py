@@ -45,7 +45,7 @@ def command_of(process):
 
 def workers():
     me = psutil.Process()
-    return [p for p in me.children(recursive=True) if "longcat.training.worker" in " ".join(command_of(p)[:4])]
+    return [p for p in me.children(recursive=True) if "longcat.training.worker" in command_of(p)]
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_a_killed_parent_leaves_no_process(smoke_settings, workspace):
     try:
         wait_until(lambda: list(workspace.path.glob("checkpoint/.*/metrics.jsonl")), parent)
         everyone = psutil.Process(parent.pid).children(recursive=True)
-        family = [p for p in everyone if "longcat.training.worker" in " ".join(command_of(p)[:4])]
+        family = [p for p in everyone if "longcat.training.worker" in command_of(p)]
     finally:
         parent.kill()
         parent.wait()

@@ -18,7 +18,8 @@ from longcat.training import checkpoint, saving
 from longcat.training import checkpoint_files as files
 from longcat.training.checkpoint_files import RunRecord
 from longcat.training.checkpoint_writer import CheckpointWriter
-from longcat.training.saving import Saver
+from longcat.training.local_tier import LocalTier
+from longcat.training.saving import HostCopy, Saver
 from longcat.training.trainer import Trainer
 from tests.parallel.training import whole_tensor
 
@@ -165,6 +166,39 @@ def test_a_full_disk_is_told_as_one_and_leaves_the_checkpoint_before(ranks, tmp_
     assert [of.name for of in tmp_path.iterdir()] == ["step-00000001"]
 
 
+def copied_twice(mesh, optimizer):
+    """What a copy holds, where it lies, and whether all of a state is tensors."""
+    trainer, copy = made(mesh, 0, f"training.optimizer.name={optimizer}"), HostCopy()
+    found = []
+    for step in range(3):
+        trainer.step(step, batch(mesh, step))
+        state = checkpoint.state_of(step, trainer.weights, trainer.optimizers)
+        staged = copy.of(state)
+        expected, held = (
+            {name: whole_tensor(value).clone() for name, value in checkpoint.tensors(of)} for of in (state, staged)
+        )
+        places = [saving._own_part(value).data_ptr() for _, value in checkpoint.tensors(staged)]
+        with torch.no_grad():
+            for parameter in trainer.weights.parameters():
+                parameter.mul_(1.5)
+        after = {name: whole_tensor(value) for name, value in checkpoint.tensors(staged)}
+        found.append((same(held, expected), same(after, expected), places))
+    leaves = [state]
+    while any(isinstance(of, dict) for of in leaves):
+        leaves = [one for of in leaves for one in (of.values() if isinstance(of, dict) else [of])]
+    return found, all(isinstance(of, torch.Tensor) for of in leaves)
+
+
+@pytest.mark.parametrize("degrees", [Degrees(1), Degrees(2, expert=2)], ids=str)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_copy_is_of_its_time_and_stays_in_its_place(ranks, degrees, optimizer):
+    for found, only_tensors in ranks.on_mesh(degrees, copied_twice, optimizer):
+        assert only_tensors
+        assert all(right and untouched for right, untouched, _ in found)
+        places = [of for _, _, of in found]
+        assert places[0] == places[1] == places[2]
+
+
 def digests_of(mesh, folder):
     trainer = made(mesh)
     found = checkpoint.write_state(folder, checkpoint.state_of(1, trainer.weights, trainer.optimizers), None)
@@ -181,6 +215,57 @@ def test_digests_are_those_of_the_files(ranks, tmp_path):
         assert found == [expected[name]] * 2
         assert set(expected[name]) == {".metadata", "__0_0.distcp", "__1_0.distcp"}
     assert expected["one"] == expected["two"], "equal states are equal files"
+
+
+def save_locally(mesh, directory, local):
+    """Save twice by way of a local folder; returns what it did not take, and what is found there."""
+    trainer, refused = made(mesh), []
+    saver = Saver(
+        directory,
+        mesh.open_on_host("checkpoints", 60),
+        keep=2,
+        local=local,
+        refused=lambda step, error: refused.append((step, type(error).__name__)),
+    )
+    for step in (1, 2):
+        trainer.step(step - 1, batch(mesh, step - 1))
+        saver.save(step, trainer.weights, trainer.optimizers, RunRecord(batches=step))
+    saver.wait()
+    found = saver.local.newest_sound()
+    if found:
+        other = made(mesh, 1)
+        assert checkpoint.load(found, other.weights, other.optimizers) == 2
+        assert same(weights(other), weights(trainer))
+    return refused, found
+
+
+def found_locally(mesh, local):
+    return LocalTier(local, mesh.open_on_host("checkpoints", 60)).newest_sound()
+
+
+def test_a_local_folder_has_the_newest_one_before_the_shared_one(ranks, tmp_path):
+    directory, local = tmp_path / "shared", tmp_path / "local"
+    for refused, found in ranks.on_mesh(Degrees(2, expert=2), save_locally, directory, local):
+        assert refused == []
+        assert found == files.folder_of(local, 2)
+    assert [step for step, _ in files.saved(directory)] == [1, 2]
+    assert [step for step, _ in files.saved(local)] == [2]
+    for name in (".metadata", "__0_0.distcp", "__1_0.distcp", files.DIGESTS, files.RUN):
+        assert (files.folder_of(local, 2) / name).read_bytes() == (files.folder_of(directory, 2) / name).read_bytes()
+    assert all(files.fault(path) is None for _, path in files.saved(directory))
+    (files.folder_of(local, 2) / "__1_0.distcp").unlink()  # as on a node that has not written it
+    assert ranks.on_mesh(Degrees(2), found_locally, local) == [None, None]
+
+
+def test_without_the_local_folder_the_shared_one_is_written(ranks, tmp_path):
+    (tmp_path / "file").touch()
+    [(refused, found), (others, _)] = ranks.on_mesh(
+        Degrees(2), save_locally, tmp_path / "shared", tmp_path / "file" / "x"
+    )
+    assert [step for step, _ in refused] == [1, 2]
+    assert others == []
+    assert found is None
+    assert [files.fault(path) for _, path in files.saved(tmp_path / "shared")] == [None, None]
 
 
 def sound(mesh, directory):

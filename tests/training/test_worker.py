@@ -14,9 +14,10 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import DivergedError
+from longcat.training.corruption import CorruptionCheck, CorruptionError, Finding
 from longcat.training.job import Job
 from longcat.training.layout import ParallelLayout
-from longcat.training.life import read_events
+from longcat.training.life import read_events, suspects
 from longcat.training.metrics import read_metrics
 from longcat.training.stage import pretrain
 from longcat.training.worker import Worker
@@ -172,6 +173,57 @@ def test_a_spike_is_written_down_and_training_goes_on(make_worker, tmp_path):
     [spike] = [event for event in read_events(tmp_path / "spike") if event["kind"] == "spike"]
     assert (spike["step"], spike["batch"], spike["loss"]) == (24, 23, 100.0)
     assert spike["limit"] < 100
+
+
+@pytest.fixture
+def report(monkeypatch):
+    """Lets the next searches for corruption find something; later ones do what they always do."""
+    check = CorruptionCheck.check
+
+    def answer(*answers):
+        left = list(answers)
+        monkeypatch.setattr(CorruptionCheck, "check", lambda *given: check(*given) or (left.pop(0) if left else []))
+        return left
+
+    return answer
+
+
+HELD = Finding("copies", (0,), "model.norm.weight", ("here",))
+COMPUTED = Finding("again", (0,), "the output of layer 0", ("here",))
+
+
+def test_bits_that_are_held_wrongly_are_loaded_again(make_worker, tmp_path, report):
+    worker = make_worker("wrong", "training.check_every_steps=4")
+    left = report([], [HELD])  # after four steps nothing, after eight
+    worker.pretrain()
+    assert not left
+    happened = [kind for kind in kinds(tmp_path / "wrong") if kind != "save"]  # they are written beside the steps
+    assert happened == ["start", "corruption", "rewind", "end"]
+    [rewind] = [event for event in read_events(tmp_path / "wrong") if event["kind"] == "rewind"]
+    assert (rewind["step"], rewind["to"], rewind["batches"]) == (8, 4, [])
+    assert suspects(tmp_path / "wrong") == {"here": [0]}
+    other = make_worker("right", "training.check_every_steps=0")
+    assert other.corruption is None
+    other.pretrain()
+    assert same(weights_of(worker), weights_of(other))
+    assert [record["step"] for record in read_metrics(tmp_path / "wrong" / "metrics.jsonl")] == list(range(1, 13))
+
+
+def test_what_is_right_when_it_is_done_again_goes_on(make_worker, tmp_path, report):
+    worker = make_worker("once", "training.check_every_steps=4")
+    left = report([COMPUTED])
+    worker.pretrain()
+    assert not left
+    assert kinds(tmp_path / "once").count("corruption") == 1
+    assert "rewind" not in kinds(tmp_path / "once")
+
+
+@pytest.mark.parametrize("finding", [HELD, COMPUTED])
+def test_what_stays_wrong_ends_the_attempt(make_worker, report, finding):
+    worker = make_worker("always", "training.check_every_steps=3")
+    report(*[[finding]] * 9)
+    with pytest.raises(CorruptionError, match="silent corruption before step 4: rank 0 on here"):
+        worker.pretrain()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Tracking: an outage neither blocks nor loses, and runs of killed processes are closed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,12 +12,6 @@ from longcat import tracking
 from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.tracking import Tracker, sync
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """A store that is only slow is waited for."""
-    monkeypatch.setattr(tracking, "FLUSH_S", 300.0)
 
 
 def client_of(workspace):
@@ -35,8 +30,7 @@ def runs_of(client):
 RECORDS = [{"step": step, "time": 1e9 + step, "attempt": 0, "train/loss": 1.0 / step} for step in range(1, 8)]
 
 
-def test_an_outage_costs_no_time_and_loses_nothing(tmp_path, monkeypatch):
-    workspace = Workspace(tmp_path)
+def test_an_outage_costs_no_time_and_loses_nothing(workspace, monkeypatch):
     monkeypatch.setattr(tracking, "FLUSH_S", 1.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
     asked, answered, in_vain = threading.Event(), threading.Event(), []
@@ -61,7 +55,7 @@ def test_an_outage_costs_no_time_and_loses_nothing(tmp_path, monkeypatch):
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert sync(workspace) == 0  # its process is still alive: it may still be writing
-    monkeypatch.setattr(tracking, "_owner_is_alive", lambda path: False)
+    monkeypatch.setattr(tracking, "owner_is_alive", lambda path: False)
     assert sync(workspace) == 1
     assert sync(workspace) == 0
     client = client_of(workspace)
@@ -73,24 +67,20 @@ def test_an_outage_costs_no_time_and_loses_nothing(tmp_path, monkeypatch):
     ]
 
 
-def test_sending_twice_stores_once(tmp_path):
-    workspace = Workspace(tmp_path)
+def test_sending_twice_stores_once(workspace, tmp_path):
     tracker = Tracker(workspace, load_config("smoke"), "twice")
     with tracker.stage("pretrain") as run:
         run.log_records(RECORDS)
     assert tracker.close("FINISHED") is None
     state = next((tmp_path / "tracking").glob("*.sent.json"))
     state.unlink()  # as if the process had died before writing down how far it came
-    tracking.Sender(
-        next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")), tracker.uri, tmp_path / "mlartifacts"
-    ).send_all()
+    tracking.Sender(next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")), workspace).send_all()
     client = client_of(workspace)
     assert len(runs_of(client)) == 2
     assert len(client.get_metric_history(tracker.run_id("pretrain"), "train/loss")) == len(RECORDS)
 
 
-def test_failed_and_killed_stages_say_so(tmp_path):
-    workspace = Workspace(tmp_path)
+def test_failed_and_killed_stages_say_so(workspace):
     tracker = Tracker(workspace, load_config("smoke"), "parent")
     with pytest.raises(ValueError, match="boom"), tracker.stage("bad"):
         raise ValueError("boom")
@@ -106,7 +96,7 @@ def test_failed_and_killed_stages_say_so(tmp_path):
     assert runs["bad"].data.tags["error"] == "ValueError: boom"
 
 
-def test_a_killed_process_leaves_no_running_run(tmp_path):
+def test_a_killed_process_leaves_no_running_run(workspace, tmp_path):
     code = (
         "import os, sys, time; from longcat.artifact import Workspace; from longcat.config import load_config\n"
         "from longcat.tracking import Tracker\n"
@@ -117,15 +107,25 @@ def test_a_killed_process_leaves_no_running_run(tmp_path):
         "    os.kill(os.getpid(), 9)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
-    workspace = Workspace(tmp_path)
     assert sync(workspace) == 1
     runs = runs_of(client_of(workspace))
     assert {run.info.status for run in runs.values()} == {"KILLED"}
     assert runs["pretrain"].data.metrics == {"x": 1.0}
 
 
-def test_the_journal_is_readable_json(tmp_path):
-    tracker = Tracker(Workspace(tmp_path), load_config("smoke"), "journal")
+def test_the_journal_is_readable_json(workspace, tmp_path):
+    tracker = Tracker(workspace, load_config("smoke"), "journal")
     tracker.close("FINISHED")
     lines = next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")).read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["start", "params", "artifact", "end"]
+
+
+def test_two_workspaces_of_one_process_have_a_store_each(workspace, tmp_path, store_with_a_run):
+    other = Workspace(tmp_path / "other")
+    other.path.mkdir(exist_ok=True)
+    shutil.copy(store_with_a_run, other.path / "mlflow.db")
+    for space, name in ((workspace, "here"), (other, "there")):
+        tracker = Tracker(space, load_config("smoke"), name)
+        assert tracker.close("FINISHED") is None
+    assert set(runs_of(client_of(workspace))) == {"here"}
+    assert set(runs_of(client_of(other))) == {"there"}

@@ -1,0 +1,101 @@
+"""A Prefect server of our own: what is wrong with it costs its pages, and nothing else."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import psutil
+import pytest
+
+from flows import server as module
+from flows.server import _Server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server(tmp_path):
+    with ExitStack() as stack:
+        server = _Server(tmp_path)
+        server.stack = stack
+        yield server
+
+
+def states(workspace, table):
+    with sqlite3.connect(workspace / "prefect" / "prefect.db") as database:
+        return [state for (state,) in database.execute(f"SELECT state_type FROM {table}")]
+
+
+@pytest.mark.parametrize("damage", ["other", "half"])
+def test_a_database_that_no_server_can_use_is_set_aside(server, damage):
+    if damage == "other":
+        server.database.write_bytes(b"no database" * 1000)
+    else:  # tables, but no word of how far their making had come
+        with sqlite3.connect(server.database) as database:
+            database.execute("CREATE TABLE flow (id)")
+        database.close()
+    size = server.database.stat().st_size
+    server.start(server.stack)
+    assert server.wait(server.stack) is None
+    (aside,) = server.database.parent.glob("prefect.db.unusable-*[0-9]")
+    assert aside.stat().st_size == size
+
+
+def test_a_server_that_cannot_start_is_not_the_fault_of_its_database(server, monkeypatch):
+    with sqlite3.connect(server.database) as database:
+        database.execute("CREATE TABLE flow (id)")
+    database.close()
+    content = server.database.read_bytes()
+    monkeypatch.setattr(module.sys, "executable", "false")
+    monkeypatch.setattr("longcat.processes.child.sys.executable", sys.executable)
+    server.start(server.stack)
+    assert "has ended, see " in server.wait(server.stack)
+    assert [file.name for file in server.database.parent.iterdir()] == ["prefect.db"]
+    assert server.database.read_bytes() == content
+
+
+def test_a_server_that_does_nothing_is_not_waited_for(server, monkeypatch):
+    monkeypatch.setattr(module, "IDLE_S", 1.0)
+    idle = [sys.executable, "-c", "import time; time.sleep(600)"]
+    supervised = module.supervised
+    monkeypatch.setattr(module, "supervised", lambda _, **options: supervised(idle, **options))
+    server.start(server.stack)
+    assert "is idle and does not answer" in server.wait(server.stack)
+
+
+def test_a_run_outlives_its_server_and_the_next_run_closes_what_it_left(corpus_file, tmp_path):
+    """The server is killed while text is read: the run ends well, and is closed in Prefect by the next one."""
+    command = [
+        sys.executable, "-m", "longcat.cli", "preprocess", "--preset", "smoke", "--workspace", str(tmp_path),
+        "--set", f"corpus.sources={corpus_file}", "--json",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        kill_server(run.pid, tmp_path)
+        out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert '"status": "completed"' in out
+    assert (tmp_path / "summary.json").exists()
+    assert "RUNNING" in states(tmp_path, "flow_run")
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr
+    assert sorted(states(tmp_path, "flow_run")) == ["COMPLETED", "CRASHED"]
+    assert "RUNNING" not in states(tmp_path, "task_run")
+
+
+def kill_server(pid, workspace):
+    """Kill the Prefect server of a run once the run is known to it."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        try:
+            if "RUNNING" in states(workspace, "flow_run"):
+                break
+        except sqlite3.Error:
+            pass
+        time.sleep(0.02)
+    for process in psutil.Process(pid).children(recursive=True):
+        if "flows.prefect_server" in process.cmdline() and "longcat.processes.supervisor" not in process.cmdline():
+            os.kill(process.pid, signal.SIGKILL)

@@ -1,0 +1,132 @@
+"""MLflow may hang, fail, refuse and be away: a run does not wait for it, and no record is lost."""
+
+import errno
+import json
+import logging
+import os
+import threading
+
+import pytest
+
+from longcat import tracking
+from longcat.config import load_config
+from longcat.tracking import Tracker, journal, sync
+from tests.prefect_api import fake_prefect as fake_server
+
+HOUR_S = 3600
+
+
+def warnings_of(caplog):
+    return [r.getMessage() for r in caplog.records if r.name == "longcat" and r.levelno == logging.WARNING]
+
+
+def record(step):
+    return {"step": step, "time": 1e9 + step, "train/loss": 1.0 / step, "train/norm": float(step)}
+
+
+def test_no_point_is_lost_or_doubled_in_an_outage_of_an_hour(workspace, client, monkeypatch, caplog):
+    """A step every 30 s of a clock that the sender's own waits move; MLflow is away from minute 5 to minute 65."""
+    now, steps, attempts = 0.0, 0, []
+    forward = tracking.Forwarder.forward
+
+    def unreliable(self, event, run_ids):
+        if 300 <= now < 300 + HOUR_S:
+            attempts.append(now)
+            raise ConnectionError("connection refused")
+        return forward(self, event, run_ids)
+
+    def pause(sender, seconds):
+        nonlocal now, steps
+        now += seconds
+        while steps < now / 30 and steps < 150:
+            steps += 1
+            run.log_records([record(steps)])
+        if steps == 150:
+            sender._finish.set()
+            sender._given_up.set()
+
+    monkeypatch.setattr(tracking.Forwarder, "forward", unreliable)
+    monkeypatch.setattr(tracking.Sender, "_pause", pause)
+    monkeypatch.setattr(tracking.Sender, "start", lambda *_, **__: None)
+    tracker = Tracker(workspace, load_config("smoke"), "hours")
+    with tracker.stage("pretrain") as run:
+        tracker._sender._run()  # in this thread, until the last step
+    assert now > 300 + HOUR_S
+    assert 500 < len(attempts) < 1000
+    tracker._sender.send_all()
+    points = client.get_metric_history(tracker.run_id("pretrain"), "train/loss")
+    assert [(p.step, p.value) for p in points] == [(step, 1.0 / step) for step in range(1, 151)]
+    assert len(client.get_metric_history(tracker.run_id("pretrain"), "train/norm")) == 150
+    (warning,) = warnings_of(caplog)
+    assert "could not be reached (ConnectionError: connection refused); the run goes on, and its records" in warning
+
+
+@pytest.mark.parametrize("trouble", ["hang", "junk", 500, 503, 401, 404, "dead"])
+def test_a_run_ends_in_its_own_time_and_says_once_what_is_wrong(workspace, monkeypatch, caplog, trouble):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "FLUSH_S", 1.0)
+    monkeypatch.setattr(tracking, "LAST_TRY_S", 0.2)
+    with fake_server() as server:
+        server.mode = trouble
+        if trouble == "dead":
+            server.die()
+        uri = server.url.removesuffix("/api")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracker = Tracker(workspace, load_config("smoke"), "trouble")
+        with tracker.stage("pretrain") as run:
+            run.log_records([record(1)])
+            wait_until(lambda: tracker._sender.service.away)
+        said = tracker.close("FINISHED")
+    (warning,) = warnings_of(caplog)
+    assert f"MLflow at {uri} " in warning
+    assert ("could not be reached" in warning) == (trouble in ("hang", "dead"))
+    assert "longcat sync" in said
+    assert "None" not in said
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setattr(tracking, "owner_is_alive", lambda path: False)
+    assert sync(workspace) == 1
+
+
+def test_an_mlflow_that_is_only_slow_is_not_said_to_be_away(workspace, monkeypatch):
+    monkeypatch.setattr(tracking, "FLUSH_S", 0.0)
+    released = threading.Event()
+    monkeypatch.setattr(tracking.Sender, "send_all", lambda _: released.wait(60))
+    tracker = Tracker(workspace, load_config("smoke"), "slow")
+    said = tracker.close("FINISHED")
+    released.set()
+    assert "has not taken all records yet" in said
+    assert "reached" not in said
+
+
+def test_a_full_disk_keeps_the_order_of_records(tmp_path, monkeypatch, caplog):
+    write, full = os.write, True
+
+    def limited(file, data):
+        if full:
+            if len(data) > 10:
+                return write(file, data[:10])  # the last bytes that there is room for
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data)
+
+    lines = journal.Journal(tmp_path / "tracking" / "run.jsonl")
+    lines.append("tags", "a", tags={})
+    monkeypatch.setattr(journal.os, "write", limited)
+    lines.append("tags", "b", tags={})
+    lines.append("tags", "c", tags={})
+    assert lines.waiting == 2
+    full = False
+    lines.append("tags", "d", tags={})
+    assert lines.waiting == 0
+    assert [json.loads(line)["key"] for line in lines.path.read_text().splitlines()] == list("abcd")
+    (warning,) = warnings_of(caplog)
+    assert "No space left on device" in warning
+
+
+def wait_until(holds):
+    from time import monotonic, sleep
+
+    end = monotonic() + 120
+    while not holds():
+        assert monotonic() < end
+        sleep(0.02)
