@@ -18,6 +18,7 @@ from prefect.states import Completed, State
 
 from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
+from longcat.printable import markdown_text
 from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.redaction import redact_error
 from longcat.tracking import StageRun, Tracker
@@ -129,4 +130,6 @@ class _Reporter:
         if self._artifact is None:
             self._artifact = create_progress_artifact(percent, key=self.stage, description=f"Progress of {self.stage}")
         else:
-            update_progress_artifact(self._artifact, percent, description=f"{self.stage}: {progress.message}")
+            update_progress_artifact(
+                self._artifact, percent, description=f"{self.stage}: {markdown_text(progress.message)}"
+            )
