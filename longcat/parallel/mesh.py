@@ -5,6 +5,7 @@ Every group that longcat uses comes from here, so that no collective waits longe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from datetime import timedelta
@@ -194,8 +195,9 @@ def end_process(code: int = 0) -> NoReturn:
     meanwhile, CPython before 3.14 ends that thread inside a C++ destructor, and the process aborts after all its work is
     done. Processes of `multiprocessing` end as here.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a log on a disk that is full
+            stream.flush()
     os._exit(code)
 
 

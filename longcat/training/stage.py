@@ -95,6 +95,8 @@ def pretrain(
             tokens=str(tokens.path),
             directory=str(directory),
             start_from=first_state(earlier, directory),
+            run=recipe.digest,
+            workspace=str(workspace.path),
             peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted

@@ -5,6 +5,7 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -27,7 +28,7 @@ from longcat.artifact import write_json
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
-from longcat.disk import disk_errors
+from longcat.disk import NO_ROOM, disk_errors
 from longcat.errors import LongcatError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -184,6 +185,8 @@ class Worker:
         with self.heart.region(FINISH):
             self.saver.wait()
             self._finish(done)
+            if self.saver.local is not None:
+                self.saver.local.remove()
 
     def _leave(self, done: int) -> None:
         """Wait for what is being saved, before the last step, as somebody has asked to."""
@@ -200,6 +203,15 @@ class Worker:
             training.keep_every_steps,
             training.asynchronous_checkpoints,
             told=lambda step: record_event(self.directory, "save", step=step),
+            local=Path(training.checkpoint_local).expanduser() / self.job.run if training.checkpoint_local else None,
+            refused=self._tell_of_local,
+        )
+
+    def _tell_of_local(self, step: int, error: OSError) -> None:
+        """Write down that the faster folder did not take a checkpoint."""
+        local = self.config.training.checkpoint_local
+        self._record(
+            "fallback", checkpoint=f"step {step}", because=f"training.checkpoint_local={local}: {error.strerror}"
         )
 
     def _resume(self) -> int:
@@ -208,9 +220,14 @@ class Worker:
         if self.mesh.rank == 0:
             checkpoint_files.clear(states)
         newest = self._first_sound(reversed([step for step, _ in checkpoint_files.saved(states)]))
+        local = None if self.saver.local is None else self.saver.local.newest_sound()
+        if local is not None and (newest is None or local.name >= newest.name):
+            newest = local
         start, done, record = newest or self._first_state, 0, RunRecord()
         if start is not None:
             record = RunRecord.read(start)
+            if start == newest:
+                checkpoint_files.check_run(start, record, self.job.run)
             done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
         self.health.restore(record.health)
         now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
@@ -355,7 +372,7 @@ class Worker:
 
     def _known_after(self, done: int) -> RunRecord:
         """Return what the run knows besides weights after a step."""
-        return RunRecord(self.health.position(done), self.health.state(), self.layouts)
+        return RunRecord(self.health.position(done), self.health.state(), self.layouts, self.job.run)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -443,12 +460,17 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             "message": str(error),
             "traceback": traceback.format_exc(),
         }
+        code = 1
         try:
             write_json(Path(job.directory) / f"error-{rank}.json", report)
-        except OSError:
-            print(json.dumps(report), file=sys.stderr)
-        traceback.print_exc()
-        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+        except OSError as unwritten:
+            if unwritten.errno == NO_ROOM:
+                code = NO_ROOM
+            with contextlib.suppress(OSError):
+                print(json.dumps(report), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        end_process(code)  # without `leave`: it would wait for the other ranks in a collective that will never end
     end_process()
 
 
