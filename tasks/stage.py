@@ -60,9 +60,10 @@ def run_stage(
     with (
         prefect_session() as prefect,
         tracker.stage(name) as run,
-        warnings.catch_warnings(record=True) as caught,
+        warnings.catch_warnings(),
     ):
         warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = _say
         try:
             artifact = work(_Reporter(name, prefect), run)
         except Exception as error:  # Prefect and MLflow record its text
@@ -72,10 +73,13 @@ def run_stage(
         run.log_metrics(_numbers(artifact.facts.model_dump()) | _known(artifact.facts.figures))
         run.log_artifact(artifact.path / "manifest.json")
         publish(run, artifact)
-    for warning in caught:
-        if issubclass(warning.category, UserWarning):
-            run_logger().warning(str(warning.message))
     return Completed(name="Cached" if artifact.cached else "Completed", data=artifact)
+
+
+def _say(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Write a warning to the log of the run, when it is given."""
+    if issubclass(category, UserWarning):
+        run_logger().warning(str(message))
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, float]:

@@ -32,6 +32,8 @@ class Job:
     """Directory of the tokens artifact."""
     directory: str
     """Where everything is written."""
+    workspace: str = ""
+    """Folder that all nodes share, where there are several."""
     attempt: int = 0
     """Launches of the same job before this one."""
     start_from: str | None = None

@@ -22,8 +22,13 @@ class ParallelLayout:
     precision: Literal["bf16", "fp32"]
 
 
-def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelLayout:
+def settle_layout(config: PipelineConfig, accelerator: Accelerator, nodes: int | None = None) -> ParallelLayout:
     """Settle the processes and the precision that the configuration leaves to the machine.
+
+    Args:
+        config: sections `training`, `parallel`, `model` and `corpus`.
+        accelerator: of each node.
+        nodes: that take part; those of the configuration if None. Each has its share of `training.processes`.
 
     Raises:
         ConfigError: batch, processes and expert parallelism do not fit one another, or the precision is missing here.
@@ -34,22 +39,27 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
             "parallel.schedule=zbv takes the gradients of weights and inputs apart, which training.compile=true cannot; "
             "parallel.schedule=interleaved would fit"
         )
-    processes = training.processes or accelerator.count
+    nodes = nodes or training.nodes
+    each = training.processes // training.nodes or accelerator.count
+    processes = each * nodes
     wish = wish_of(config, processes)
     try:
         degrees = wish.settle()
     except ConfigError as error:
-        if training.processes:
+        if training.processes and nodes == training.nodes:
             raise
+        if training.processes:
+            raise ConfigError(f"{error} ({nodes} of training.nodes={training.nodes} nodes are there)") from error
         raise ConfigError(
             f"{error} (processes are left to this machine, with {processes} x {accelerator.kind})"
         ) from error
     if config.parallel.two_level:
         for first in range(0, processes, degrees.expert):
-            levels(range(first, first + degrees.expert), first, config.parallel.devices_per_node or processes)
-    if accelerator.kind != "cpu" and processes > accelerator.count:
+            levels(range(first, first + degrees.expert), first, config.parallel.devices_per_node or each)
+    if accelerator.kind != "cpu" and each > accelerator.count:
+        where = f" on each of {nodes} nodes" if nodes > 1 else ""
         raise ConfigError(
-            f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"
+            f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices{where}"
         )
     return ParallelLayout(accelerator.kind, degrees, settle_precision(config, accelerator))
 

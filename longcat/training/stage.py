@@ -25,6 +25,7 @@ from longcat.training.continuing import choose_start, first_state, tell, tell_of
 from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.layouts import layout_since
+from longcat.training.life_picture import plot_life
 from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
@@ -95,6 +96,7 @@ def pretrain(
             directory=str(directory),
             start_from=first_state(earlier, directory),
             run=recipe.digest,
+            workspace=str(workspace.path),
             peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
@@ -104,6 +106,7 @@ def pretrain(
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
+        plot_life(directory, read_metrics(folder.metrics), folder.life_picture)
         result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
         last = result["layouts"][-1]
         return CheckpointFacts(

@@ -145,7 +145,7 @@ class Worker:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             if verdict in ("rewind", "again"):
                 if result.stop:
-                    self.saver.wait()
+                    self._leave(done)
                     return
                 continue
             done, last = step + 1, step + 1 == training.steps
@@ -178,14 +178,21 @@ class Worker:
                 save_due = False
             self.saver.check()
             if result.stop and not last:
-                with self.heart.region(CHECKPOINT):
-                    self.saver.wait()
+                self._leave(done)
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
         with self.heart.region(FINISH):
             self.saver.wait()
             self._finish(done)
+            if self.saver.local is not None:
+                self.saver.local.remove()
+
+    def _leave(self, done: int) -> None:
+        """Wait for what is being saved, before the last step, as somebody has asked to."""
+        with self.heart.region(CHECKPOINT):
+            self.saver.wait()
+        self._record("stop", step=done)
 
     def _open_saver(self) -> Saver:
         training = self.config.training
@@ -196,6 +203,15 @@ class Worker:
             training.keep_every_steps,
             training.asynchronous_checkpoints,
             told=lambda step: record_event(self.directory, "save", step=step),
+            local=Path(training.checkpoint_local).expanduser() / self.job.run if training.checkpoint_local else None,
+            refused=self._tell_of_local,
+        )
+
+    def _tell_of_local(self, step: int, error: OSError) -> None:
+        """Write down that the faster folder did not take a checkpoint."""
+        local = self.config.training.checkpoint_local
+        self._record(
+            "fallback", checkpoint=f"step {step}", because=f"training.checkpoint_local={local}: {error.strerror}"
         )
 
     def _resume(self) -> int:
@@ -204,6 +220,9 @@ class Worker:
         if self.mesh.rank == 0:
             checkpoint_files.clear(states)
         newest = self._first_sound(reversed([step for step, _ in checkpoint_files.saved(states)]))
+        local = None if self.saver.local is None else self.saver.local.newest_sound()
+        if local is not None and (newest is None or local.name >= newest.name):
+            newest = local
         start, done, record = newest or self._first_state, 0, RunRecord()
         if start is not None:
             record = RunRecord.read(start)

@@ -7,6 +7,7 @@ checkpoint is written in the background. Its legs are real processes.
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -159,6 +160,29 @@ def test_a_run_goes_on_in_any_layout(ranks, prepared, straight, tmp_path, chain)
     assert losses == pytest.approx(expected_losses, rel=1e-5)
     for name, of in expected.items():
         assert error(weights[name], of) <= 1e-5, name
+
+
+@pytest.mark.parametrize("lost", ["the shared one", "the local one"])
+def test_the_newest_checkpoint_may_lie_in_a_local_folder(ranks, prepared, straight, tmp_path, lost):
+    config, tokens, _ = prepared
+    settings, local, folder = config.model_dump(mode="json"), tmp_path / "local", tmp_path / "run"
+    settings["training"]["checkpoint_local"] = str(local)
+    folder.mkdir()
+    degrees = CHAINS["the same"][0]
+    ranks.on_mesh(degrees, leg, settings, tokens, folder, 3, 0, "run")
+    *_, (_, newest) = saved(CheckpointFolder(folder).progress)
+    assert [path.name for _, path in saved(local / "run")] == [newest.name]
+    shutil.rmtree(newest if lost == "the shared one" else local)
+    for path in folder.glob("rows-*.jsonl"):
+        path.unlink()
+    ranks.on_mesh(degrees, leg, settings, tokens, folder, 0, 0, "run")
+    steps = [json.loads(line)["step"] for line in (folder / "rows-0.jsonl").read_text().splitlines()]
+    assert steps == list(range(3, STEPS))
+    assert not (local / "run").exists()
+    losses, weights = outcome(config, folder)
+    expected_losses, expected = straight(degrees)
+    assert losses == expected_losses
+    assert all(torch.equal(weights[name], of) for name, of in expected.items())
 
 
 def refused(mesh, *arguments):
