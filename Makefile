@@ -34,6 +34,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive longcat tasks flows .ci
+	$(BIN)/python .ci/audit.py constraints.txt
 
 ui: setup
 	$(BIN)/longcat ui

@@ -40,6 +40,7 @@ from longcat.training.life import record_event
 JOIN_PORT = 29400
 _REGROUP_S = 5.0
 """Seconds that a node has to have been there before a run is interrupted for it."""
+_EVERYWHERE = "0.0.0.0"  # nosec B104 # for nodes that reach the store by several addresses
 _STORE_S = 120.0
 """Limit of the start of the store, which loads torch."""
 _MARGIN_S = 20.0
@@ -433,7 +434,7 @@ def _accelerator_of(member: Member) -> Accelerator:
 def _store(members: Sequence[Member], timeout_s: float) -> Iterator[int]:
     """Keep a store open in a process of its own, where all processes of these nodes meet; yields its port."""
     reached = {member.head for member in members}
-    address = reached.pop() if len(reached) == 1 else "::" if any(":" in one for one in reached) else "0.0.0.0"
+    address = reached.pop() if len(reached) == 1 else "::" if any(":" in one for one in reached) else _EVERYWHERE
     command = [sys.executable, "-m", "longcat.training.rendezvous", address, f"{timeout_s:g}"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None and process.stdout is not None
