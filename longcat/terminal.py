@@ -132,7 +132,10 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
 
 
 class _Log(io.TextIOWrapper):
-    """Text stream without secrets and control characters; its lines are lost where the disk takes no more of them, as no run ends for the sake of its log."""
+    """Text stream without secrets and control characters.
+
+    Its lines are lost where the disk takes no more of them, as no run ends for the sake of its log.
+    """
 
     def write(self, text: str) -> int:
         """Write what the disk takes."""

@@ -196,7 +196,7 @@ def end_process(code: int = 0) -> NoReturn:
     done. Processes of `multiprocessing` end as here.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a log on a disk that is full
+        with contextlib.suppress(OSError, ValueError):  # a full disk, a reader that has gone: the work is done
             stream.flush()
     os._exit(code)
 

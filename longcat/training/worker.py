@@ -29,7 +29,7 @@ from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
 from longcat.disk import NO_ROOM, disk_errors
-from longcat.errors import LongcatError
+from longcat.errors import CorruptionError, LongcatError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import check_lease
@@ -39,7 +39,7 @@ from longcat.redaction import redact_error
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.checkpoint_files import RunRecord
-from longcat.training.corruption import CorruptionCheck, CorruptionError, Finding
+from longcat.training.corruption import CorruptionCheck, Finding
 from longcat.training.health import Health, Verdict
 from longcat.training.heartbeat import SAVING, Heartbeat
 from longcat.training.held_out import held_out_batch, write_sample
@@ -449,8 +449,7 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)), heart.collectives(mesh, job.pipeline.training.compile):
             body(Worker(job, mesh, accelerator, heart))
-        leave()
-    except Exception as error:
+    except BaseException as error:  # after an interrupt, too, the interpreter must not take this process apart
         redact_error(error)
         report = {
             "time": time.time(),
@@ -471,6 +470,11 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
         with contextlib.suppress(OSError):
             traceback.print_exc()
         end_process(code)  # without `leave`: it would wait for the other ranks in a collective that will never end
+    try:
+        leave()
+    except Exception:  # the work is done
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     end_process()
 
 
