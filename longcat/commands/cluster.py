@@ -11,6 +11,7 @@ import typer
 
 from longcat.commands.options import WorkspacePath
 from longcat.errors import ConfigError
+from longcat.printable import printable
 
 
 def join(
@@ -50,5 +51,5 @@ def join(
             name=name,
             facts=node_facts,
             wait_s=wait_s,
-            say=lambda text: print(text, flush=True),
+            say=lambda text: print(printable(text), flush=True),
         )

@@ -12,6 +12,7 @@ import typer
 
 from longcat.commands.options import Json, WorkspacePath
 from longcat.errors import Cancelled
+from longcat.printable import printable
 
 
 def emulate(
@@ -46,7 +47,7 @@ def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
             | {f"accelerator {name}": value for name, value in (accelerator or {}).items()},
         )
         print_pairs("packages", {name: version or "not installed" for name, version in versions.items()})
-        print("\n".join(f"problem: {text}" for text in problems) or "no problem found")
+        print("\n".join(f"problem: {printable(text)}" for text in problems) or "no problem found")
         facts["problems"] = problems
     if facts["problems"]:
         raise typer.Exit(2)
@@ -69,7 +70,7 @@ def sync(workspace: WorkspacePath = Path("workspace")) -> None:
             sent = send(space)
     finally:
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(f"warning: {printable(warning)}", file=sys.stderr)
     print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")
 
 
