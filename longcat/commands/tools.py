@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from longcat.commands.options import Json, WorkspacePath
-from longcat.errors import Cancelled
+from longcat.commands.cluster import examine_nodes
+from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
+from longcat.errors import Cancelled, ConfigError
 from longcat.printable import printable
 
 
@@ -30,11 +31,27 @@ def emulate(
     run_emulated(command, python)
 
 
-def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) -> None:
-    """Report devices, versions and problems of this machine."""
+def doctor(
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+    nodes: Annotated[
+        bool,
+        typer.Option("--nodes", help="Compare the nodes of training.launcher instead, and try out what they share."),
+    ] = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Report devices, versions and problems of this machine, or of all nodes of a cluster."""
+    folder = workspace.expanduser().resolve()
+    if nodes:
+        examine_nodes(folder, preset, config, set_, as_json)
+        return
+    if preset or config or set_:
+        raise ConfigError("--preset, --config and --set belong to --nodes")
     from longcat.doctor import examine
 
-    facts = examine(workspace.expanduser().resolve())
+    facts = examine(folder)
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
