@@ -11,7 +11,7 @@ STAMP := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 # torch_npu has an environment of its own: where it is installed, torch cannot be imported without CANN or its emulator
 EMULATOR := .venv-emulator
 
-.PHONY: pipeline test check setup ui emulator test-emulator clean
+.PHONY: pipeline test check setup ui emulator test-emulator test-cluster clean
 
 pipeline: setup
 	$(BIN)/longcat run
@@ -34,6 +34,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive longcat tasks flows .ci
+	$(BIN)/python .ci/audit.py constraints.txt
 
 ui: setup
 	$(BIN)/longcat ui
@@ -48,6 +50,10 @@ $(EMULATOR)/.installed: pyproject.toml constraints.txt
 
 test-emulator: emulator
 	$(EMULATOR)/bin/longcat emulate -- python -m pytest -q tests/emulator
+
+# two nodes of a Slurm cluster on this machine; needs Debian's packages of Slurm, or root to install them
+test-cluster: setup
+	timeout --signal=INT 480 $(BIN)/python -m pytest -q tests/cluster
 
 # what can be made again by installing; workspace/ holds results and stays
 clean:

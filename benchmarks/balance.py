@@ -31,7 +31,7 @@ from longcat.corpus.loader import Loader
 from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
 from longcat.parallel.axes import Degrees
-from longcat.parallel.mesh import join, leave
+from longcat.parallel.mesh import end_process, join, leave
 from longcat.training.trainer import Trainer
 
 OLD = [
@@ -175,4 +175,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

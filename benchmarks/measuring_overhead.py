@@ -28,7 +28,7 @@ from longcat.config import PipelineConfig, load_config
 from longcat.corpus.stage import preprocess
 from longcat.costs.workload import longcat_workload
 from longcat.parallel.axes import Degrees
-from longcat.parallel.mesh import join, leave
+from longcat.parallel.mesh import end_process, join, leave
 from longcat.processes.child import free_port
 from longcat.training.job import Job
 from longcat.training.layout import ParallelLayout
@@ -111,3 +111,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

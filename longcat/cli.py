@@ -13,11 +13,12 @@ from types import FrameType
 import typer
 
 from flows.dag import PIPELINE, STAGES
-from longcat.commands import clean, mfu, models, presets, tools
+from longcat.commands import clean, cluster, mfu, models, presets, tools
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
 from longcat.errors import Cancelled, LongcatError
+from longcat.printable import printable
 from longcat.processes.environment import NO_TELEMETRY, QUIET
 from longcat.redaction import redact, redact_error
 
@@ -47,6 +48,7 @@ app.command()(models.generate)
 app.command()(models.export)
 app.command("import")(models.import_)
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(tools.emulate)
+app.command()(cluster.join)
 app.command()(tools.doctor)
 app.command()(tools.sync)
 app.command()(clean.clean)
@@ -60,6 +62,10 @@ def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
     raise Cancelled("stopped by SIGTERM; run the same command again to continue from the last checkpoint")
 
 
+def _complain(text: str) -> None:
+    print(f"error: {printable(text)}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _on_terminate)
@@ -69,7 +75,7 @@ def main() -> None:
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     except LongcatError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(str(error))
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         print("error: interrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
@@ -82,17 +88,17 @@ def main() -> None:
                 error.show()  # type: ignore[attr-defined]
             else:
                 text = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
-                print(f"error: {redact(text)}; see {context.command_path} --help", file=sys.stderr)
+                _complain(f"{redact(text)}; see {context.command_path} --help")
             code = int(error.exit_code)
         elif (refused := failing_disk(error, Path.cwd())) is not None:
-            print(f"error: {refused}", file=sys.stderr)
+            _complain(str(refused))
             code = refused.exit_code
         else:
             if os.environ.get("LONGCAT_DEBUG"):
-                traceback.print_exc()
+                print(printable(traceback.format_exc()), file=sys.stderr)
             text = str(error).splitlines()[0] if str(error) else ""
             where = "; ".join(getattr(error, "__notes__", ())) or "set LONGCAT_DEBUG=1 for the traceback"
-            print(f"error: {type(error).__name__}: {text} ({where})", file=sys.stderr)
+            _complain(f"{type(error).__name__}: {text} ({where})")
             code = 1
     sys.exit(code)
 

@@ -19,6 +19,8 @@ _FAILING = _FULL | {errno.EROFS, errno.EIO, errno.ESTALE}
 _REFUSED = _FAILING | {errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENXIO}
 _PROBE_BYTES = 1 << 20
 """Bytes that a file system has to take if it is not full; a write that fails for lack of room leaves less."""
+NO_ROOM = errno.ENOSPC
+"""Exit code of a process that has no room to write down why it failed."""
 TEMPORARY = ".*.tmp"
 """Pattern of the names of temporary files and folders."""
 
@@ -49,12 +51,17 @@ def failing_disk(error: BaseException, path: Path) -> StorageError | None:
         error: the exception.
         path: named where the exception names none.
     """
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None:
-        number = next((one for one in sorted(_FAILING) if os.strerror(one) in str(error)), None)
-    if number not in _FAILING or isinstance(error, LongcatError):
+    if isinstance(error, OSError) and error.errno is not None:
+        return _refusal(error, path) if error.errno in _FAILING else None
+    if isinstance(error, LongcatError):
         return None
-    return _refusal(error if isinstance(error, OSError) else OSError(number, os.strerror(number)), path)
+    return refusal_in(str(error), path)
+
+
+def refusal_in(text: str, path: Path) -> StorageError | None:
+    """Return what to tell the user if a message says that a disk is full, failing or read-only, else None."""
+    number = next((one for one in sorted(_FAILING) if os.strerror(one) in text), None)
+    return None if number is None else _refusal(OSError(number, os.strerror(number)), path)
 
 
 def trouble(path: Path) -> StorageError | None:

@@ -51,6 +51,45 @@ def examine(workspace: Path) -> dict[str, Any]:
     }
 
 
+def node_facts(request: str) -> dict[str, Any]:
+    """Return what a node says of itself when it joins others; see `longcat.processes.agreement`.
+
+    Args:
+        request: accelerator, as the configuration asks for it.
+
+    Raises:
+        DeviceError: this node does not have it.
+    """
+    from longcat.accelerator import choose
+    from longcat.training.launchers import own_code
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    chosen = choose(request)
+    cores = len(os.sched_getaffinity(0))
+    if given := os.environ.get("SLURM_CPUS_ON_NODE", ""):
+        cores = min(cores, int(given))
+    return {
+        "longcat": own_code(),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "torch": version("torch"),
+        "torch-npu": version("torch-npu"),
+        "cann": cann_version(),
+        "driver": driver_version(),
+        "accelerator": chosen.kind,
+        "device": chosen.name,
+        "devices": chosen.count,
+        "memory_bytes": chosen.memory_bytes,
+        "bf16": chosen.supports_bf16,
+        "cores": cores,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
 def check_packages(requirements: list[str]) -> tuple[dict[str, str | None], list[str]]:
     """Return the installed versions of required packages (without the extra `dev`), and problems with them."""
     from packaging.requirements import Requirement

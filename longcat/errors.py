@@ -60,6 +60,10 @@ class TrackingError(LongcatError):
     """Records that MLflow has not taken; they are kept."""
 
 
+class CorruptionError(TrainingError):
+    """Wrong bits in a process that are still there when the work is done again; the message names it and the tensor."""
+
+
 class Cancelled(LongcatError):  # noqa: N818  (a request, not a fault)
     """Requested stop of a run; its progress is saved."""
 

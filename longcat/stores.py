@@ -28,6 +28,14 @@ def sqlite_path(url: str) -> Path | None:
     return Path(unquote(url.removeprefix("sqlite:///"))) if url.startswith("sqlite:///") else None
 
 
+def remove_misspelt_folder(path: Path) -> None:
+    """Remove the empty folder that MLflow makes when it takes a database's URL for a path."""
+    folder = Path(sqlite_url(path).removeprefix("sqlite:///")).parent
+    if folder != path.parent:
+        with suppress(OSError):
+            os.removedirs(folder)
+
+
 @contextmanager
 def made_whole(path: Path) -> Iterator[Path]:
     """Give the name under which to make a database; it gets its own name when the context ends without an exception."""

@@ -18,6 +18,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from longcat.errors import LongcatError
+from longcat.printable import printable
 from longcat.progress import Progress
 from longcat.redaction import redact, redacted_records
 
@@ -73,16 +74,20 @@ class Display:
                 self._tasks[progress.stage],
                 completed=min(progress.fraction, 0.999),  # a full bar would stop the clock
                 total=1.0 if progress.total > 0 else None,
-                description=progress.message,
+                description=printable(progress.message),
             )
         elif time.monotonic() - self._said.get(progress.stage, -LINE_EVERY_S) >= LINE_EVERY_S:
             self._said[progress.stage] = time.monotonic()
             percent = f"{progress.fraction:4.0%} " if progress.total else ""
-            self._console.print(f"{progress.stage:<10} {percent}{progress.message}", markup=False, highlight=False)
+            self._console.print(
+                f"{progress.stage:<10} {percent}{printable(progress.message)}", markup=False, highlight=False
+            )
 
     def warn(self, text: str) -> None:
         """Show a warning above the bars."""
-        self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            f"warning: {printable(text)}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     def _finish(self, but: str | None) -> None:
         """Fill the bars of all stages but one, as they are finished."""
@@ -127,12 +132,15 @@ def redirected_output(path: Path, warn: Callable[[str], None]) -> Iterator[None]
 
 
 class _Log(io.TextIOWrapper):
-    """Text stream without secrets; its lines are lost where the disk takes no more of them, as no run ends for the sake of its log."""
+    """Text stream without secrets and control characters.
+
+    Its lines are lost where the disk takes no more of them, as no run ends for the sake of its log.
+    """
 
     def write(self, text: str) -> int:
         """Write what the disk takes."""
         with contextlib.suppress(OSError):
-            super().write(redact(text))
+            super().write(printable(redact(text)))
         return len(text)
 
 
@@ -148,6 +156,11 @@ class _Warnings(logging.Handler):
         from_pipeline = record.name.startswith(("longcat", "prefect.flow_runs", "prefect.task_runs"))
         if from_pipeline and record.levelno == logging.WARNING:
             self._warn(record.getMessage())
+
+
+def _shown(text: object) -> str:
+    """Return a text for a table or a line with rich's markup, where it is shown as it is."""
+    return escape(printable(str(text)))
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -166,7 +179,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             row["stage"],
             f"{row['seconds']:.1f} s",
             "[dim]cached[/dim]" if row["status"] == "cached" else row["status"],
-            escape(row["headline"]),
+            _shown(row["headline"]),
             (row["mlflow_run_id"] or "not sent yet")[: None if wide else 12],
         )
     console.print(table)
@@ -174,7 +187,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         console.print("All stages were already complete; their results were reused.")
     for row in summary["stages"]:
         for line in row["remarks"]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
     console.print("Curves, reports and flow runs: make ui", highlight=False)
 
 
@@ -184,7 +197,7 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(_shown(name), _shown(value))
     Console().print(table)
 
 
@@ -292,14 +305,14 @@ def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:
     for row in [*comparison["matches"], *comparison["other_devices"]]:
         tables.setdefault(row["source"], []).append(row["table"])
     for source, places in tables.items():
-        console.print(f"Source: {escape(source)}: {escape('; '.join(dict.fromkeys(places)))}.", soft_wrap=True)
+        console.print(f"Source: {_shown(source)}: {_shown('; '.join(dict.fromkeys(places)))}.", soft_wrap=True)
     for assumption in answer["assumptions"]:
-        console.print(f"Assumed: {escape(assumption)}.", soft_wrap=True)
+        console.print(f"Assumed: {_shown(assumption)}.", soft_wrap=True)
     for remark in answer["remarks"]:
-        console.print(f"Note: {escape(remark)}.", soft_wrap=True)
+        console.print(f"Note: {_shown(remark)}.", soft_wrap=True)
     if len(comparison["verdicts"]) > 1:
         console.print(_peaks(comparison["verdicts"]))
-    console.print(f"Verdict: {escape(comparison['verdict'])}.", soft_wrap=True)
+    console.print(f"Verdict: {_shown(comparison['verdict'])}.", soft_wrap=True)
 
 
 def _peaks(verdicts: Sequence[Mapping[str, Any]]) -> Table:
@@ -310,7 +323,7 @@ def _peaks(verdicts: Sequence[Mapping[str, Any]]) -> Table:
     for one in verdicts:
         ratio = "-" if one["ratio"] is None else f"{one['ratio']:.2f}"
         table.add_row(
-            f"{one['peak_flops'] / 1e12:.4g}", f"{one['mfu']:.1%}", ratio, one["word"], escape(one["peak_source"])
+            f"{one['peak_flops'] / 1e12:.4g}", f"{one['mfu']:.1%}", ratio, one["word"], _shown(one["peak_source"])
         )
     return table
 
@@ -321,9 +334,9 @@ def _runs(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     for column in ("run", "MFU", "this run", "ratio", "own convention", "says"):
         table.add_column(column, justify="left" if column in ("run", "says") else "right")
     for row in rows:
-        run = f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens"
+        run = _shown(f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens")
         if differing := [*row["differences"], *row["notes"]]:
-            run += f"\n[dim]{escape('; '.join(differing))}[/dim]"
+            run += f"\n[dim]{_shown('; '.join(differing))}[/dim]"
         own = "-" if row["ratio_own_convention"] is None else f"{row['ratio_own_convention']:.2f} {row['convention']}"
         table.add_row(
             run,

@@ -19,7 +19,7 @@ from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
 from longcat.redaction import redact
-from longcat.stores import set_aside_if_damaged, sqlite_url
+from longcat.stores import remove_misspelt_folder, set_aside_if_damaged, sqlite_url
 
 START_S = 120.0
 
@@ -39,7 +39,7 @@ class _Server:
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(self.url + self.health, timeout=2):
+            with urllib.request.urlopen(self.url + self.health, timeout=2):  # nosec B310 # a loopback address of our own
                 return True
         except (urllib.error.URLError, OSError):
             return False
@@ -74,6 +74,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
         started = [(server, stack.enter_context(_supervised(server, logs))) for server in servers]
         for server, process in started:
             _wait(server, process, logs)
+        remove_misspelt_folder(workspace / "mlflow.db")
         for name, url in own.items():
             print(f"{name:<8} {url} (your own server)")
         for server in servers:

@@ -34,6 +34,7 @@ from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_CLIENT_RETRY_JITTER_FACTOR,
     temporary_settings,
 )
 from prefect.utilities.callables import get_call_parameters
@@ -45,10 +46,16 @@ REQUEST_S = 5.0
 """Longest wait for the answer to a request."""
 CONNECT_S = 1.0
 """Longest wait for a connection; Prefect tries it four times."""
+KEEP_S = 2.0
+"""Longest use of an idle connection: a server closes them after 5 s, which would look like a failure."""
+RETRIES = 1
+"""Further attempts at a request, for connections that are lost by chance."""
 PAUSE_S = 5.0
 """Time until a server that has failed is asked again."""
 SETTLE_S = 5.0
 """Longest wait, at the end of a run, for what Prefect has still to be told."""
+_BACK_OFF_S = 2.0
+"""Prefect's pause before its first retry."""
 _BUSY = {408, 429}
 
 _open: ContextVar[Prefect | None] = ContextVar("prefect", default=None)
@@ -68,7 +75,7 @@ class Prefect:
         self._calls: queue.Queue[tuple[Context, Callable[[], object]]] = queue.Queue()
         self._closing = threading.Event()
         self._client: SyncClientContext | None = None
-        self._unanswered = False
+        self._unanswered, self._asked = 0, 0.0
         threading.Thread(target=self._send, daemon=True, name="prefect-sender").start()
 
     def tell(self, call: Callable[..., object], *arguments: Any, **options: Any) -> None:
@@ -122,7 +129,8 @@ class Prefect:
         """Give the engine a client that waits once at most: after an unanswered request it refuses all others."""
         hooks = {"request": [self._before_request], "response": [self._after_response]}
         timeout = httpx.Timeout(REQUEST_S, connect=CONNECT_S)
-        with SyncClientContext(httpx_settings={"event_hooks": hooks, "timeout": timeout}):
+        limits = httpx.Limits(keepalive_expiry=KEEP_S)
+        with SyncClientContext(httpx_settings={"event_hooks": hooks, "timeout": timeout, "limits": limits}):
             yield
 
     def close(self) -> None:
@@ -135,15 +143,18 @@ class Prefect:
             _end_workers(0 if self.service.away else max(0, end - time.monotonic()))
 
     def _before_request(self, request: httpx.Request) -> None:
-        if self._unanswered:
-            self.service.failed(f"no answer within {REQUEST_S:g} s")
-            self._unanswered = False
+        if self._unanswered > RETRIES or (
+            self._unanswered and time.monotonic() - self._asked > _BACK_OFF_S + REQUEST_S / 2
+        ):
+            self.service.failed("it left a request without an answer")
         if self.service.away:
+            self._unanswered = 0
             raise _AwayError("Prefect has failed before")
-        self._unanswered = True
+        self._unanswered += 1
+        self._asked = time.monotonic()
 
     def _after_response(self, response: httpx.Response) -> None:
-        self._unanswered = False
+        self._unanswered = 0
         if _is_failure(response):  # Prefect would ask again, as long and as often as the server likes
             self.service.failed(_describe(response), answered=True)
             raise _AwayError(_describe(response))
@@ -195,7 +206,12 @@ def prefect_session() -> Iterator[Prefect]:
     if (session := _open.get()) is not None:
         yield session
         return
-    with temporary_settings({PREFECT_API_REQUEST_TIMEOUT: REQUEST_S, PREFECT_CLIENT_MAX_RETRIES: 0}):
+    settings = {
+        PREFECT_API_REQUEST_TIMEOUT: REQUEST_S,
+        PREFECT_CLIENT_MAX_RETRIES: RETRIES,
+        PREFECT_CLIENT_RETRY_JITTER_FACTOR: 0,
+    }
+    with temporary_settings(settings):
         session = Prefect(PREFECT_API_URL.value() or "its default address")
         token = _open.set(session)
         try:

@@ -13,6 +13,8 @@ from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker
 from longcat.training import stage
+from longcat.training.availability import life_of
+from longcat.training.life import read_events
 from longcat.training.metrics import read_metrics
 from tasks.orchestrator import tell
 from tasks.stage import run_stage, stage_task
@@ -34,6 +36,11 @@ def pretrain(
             run.log_records(read_metrics(folder.metrics))
         run.log_artifact(folder.metrics)
         run.log_artifact(folder.expert_load_picture)
+        if (life := life_of(read_events(folder.path), read_metrics(folder.metrics))) is not None:
+            run.log_metrics(life.figures)
+            run.set_tags({"availability": f"{life.availability_percent:.2f} %"})
+            run.log_artifact(folder.events)
+            run.log_artifact(folder.life_picture)
         run.log_artifact(folder.samples, folder.samples.name)
         run.register_model(f"longcat-{config.preset}", checkpoint)
         facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]

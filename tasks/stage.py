@@ -18,6 +18,7 @@ from prefect.states import Completed, State
 
 from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
+from longcat.printable import markdown_text
 from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.redaction import redact_error
 from longcat.tracking import StageRun, Tracker
@@ -60,9 +61,10 @@ def run_stage(
     with (
         prefect_session() as prefect,
         tracker.stage(name) as run,
-        warnings.catch_warnings(record=True) as caught,
+        warnings.catch_warnings(),
     ):
         warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = _say
         try:
             artifact = work(_Reporter(name, prefect), run)
         except Exception as error:  # Prefect and MLflow record its text
@@ -72,10 +74,13 @@ def run_stage(
         run.log_metrics(_numbers(artifact.facts.model_dump()) | _known(artifact.facts.figures))
         run.log_artifact(artifact.path / "manifest.json")
         publish(run, artifact)
-    for warning in caught:
-        if issubclass(warning.category, UserWarning):
-            run_logger().warning(str(warning.message))
     return Completed(name="Cached" if artifact.cached else "Completed", data=artifact)
+
+
+def _say(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Write a warning to the log of the run, when it is given."""
+    if issubclass(category, UserWarning):
+        run_logger().warning(str(message))
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, float]:
@@ -125,4 +130,6 @@ class _Reporter:
         if self._artifact is None:
             self._artifact = create_progress_artifact(percent, key=self.stage, description=f"Progress of {self.stage}")
         else:
-            update_progress_artifact(self._artifact, percent, description=f"{self.stage}: {progress.message}")
+            update_progress_artifact(
+                self._artifact, percent, description=f"{self.stage}: {markdown_text(progress.message)}"
+            )

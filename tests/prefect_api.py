@@ -15,6 +15,7 @@ class FakePrefect:
         self.mode = "well"
         self.requests, self.states, self.artifacts = [], [], []
         self.runs = {}
+        self.lose_next = False  # the connection is closed once, as an idle one is
         self.released = threading.Event()
         outer = self
 
@@ -27,7 +28,8 @@ class FakePrefect:
                 outer.requests.append((outer.mode, self.command, self.path))
                 if outer.mode == "hang":
                     outer.released.wait(60)
-                if outer.mode in ("hang", "dead"):
+                lost, outer.lose_next = outer.lose_next, False
+                if lost or outer.mode in ("hang", "dead"):
                     self.close_connection = True
                     return
                 if outer.mode == "junk":

@@ -197,6 +197,16 @@ FIELDS = {
     "parallel.chunks": (2, {"measurement"}),
     "parallel.two_level": (True, {"measurement"}),
     "parallel.devices_per_node": (2, {"measurement"}),
+    "training.launcher": ("join", set()),
+    "training.nodes": (2, set()),
+    "training.min_nodes": (1, set()),
+    "training.node_names": (["a"], set()),
+    "training.node_wait_s": (30, set()),
+    "training.head": ("127.0.0.1:29400", set()),
+    "training.slurm.partition": ("a", set()),
+    "training.slurm.account": ("a", set()),
+    "training.slurm.time": ("1:00", set()),
+    "training.slurm.arguments": (["--exclusive"], set()),
     "training.precision": ("fp32", TRAINED),
     "training.compile": (True, TRAINED),
     "training.reference_operators": (["rotary"], TRAINED),
@@ -238,6 +248,7 @@ FIELDS = {
     "training.keep_checkpoints": (3, set()),
     "training.keep_every_steps": (3, set()),
     "training.asynchronous_checkpoints": (False, set()),
+    "training.checkpoint_local": ("fast", set()),
     "training.checkpoint_timeout_s": (30, set()),
     "training.max_restarts": (3, set()),
     "training.collective_timeout_s": (30, set()),
@@ -289,6 +300,8 @@ def changed(config, key, value):
         part = part[section]
     assert part[name] != value
     part[name] = value
+    if key == "training.nodes":
+        part["launcher"] = "join"
     if key == "corpus.vocabulary_size":
         tree["model"]["vocab_size"] = None  # follows the corpus, as it does where nobody sets it
     if key == "corpus.end_of_text":

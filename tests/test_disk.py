@@ -110,6 +110,7 @@ class TorchFailure(BaseException):
         Exception("No space left on device (os error 28)"),  # of a library in Rust
         TorchFailure("OSError: [Errno 28] No space left on device"),
         RuntimeError("Disk quota exceeded"),
+        OSError("[Errno 28] No space left on device"),
     ],
 )
 def test_errors_of_libraries_are_known_by_their_text(tmp_path, error):

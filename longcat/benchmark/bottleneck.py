@@ -33,7 +33,7 @@ class AxisLoad:
     link_bytes: float
     """That leave a process in a step, in the process that sends most."""
     formula_bytes: float | None
-    """The same by `longcat.costs.traffic`; None where it has no formula that needs no measurement, and with a pipeline."""
+    """The same by `longcat.costs.traffic`; None where it has no formula that needs no measurement."""
     seconds: float
     """That they take at the bandwidth measured."""
     bus_bandwidth: float
@@ -93,16 +93,15 @@ def sentence(loads: Sequence[AxisLoad]) -> str | None:
 
 
 def _formulas(timed: Measurement, degrees: Mapping[str, int], config: PipelineConfig) -> dict[str, float]:
-    if degrees["pipeline"] > 1:  # they are for a process with all layers, which gathers weights for each micro-batch
-        return {}
-    training = config.training
+    training, stage = config.training, timed.processes // degrees["pipeline"]
     step = Step(
-        tokens=timed.batch_tokens // timed.processes,
+        tokens=timed.batch_tokens // stage,
         micro_batches=timed.micro_batches,
         element_bytes=_WIDTH[timed.precision],
         ffn_experts=timed.ffn_experts_per_token,
         recomputed=training.activation_checkpointing == "full",
-        spread_tables=config.parallel.spreads_tables(timed.processes, training.optimizer.lazy_ngram_moments),
+        spread_tables=config.parallel.spreads_tables(stage, training.optimizer.lazy_ngram_moments),
+        schedule=config.parallel.schedule,
     )
     return step_traffic(config.model, degrees, step)
 

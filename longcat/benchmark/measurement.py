@@ -239,6 +239,7 @@ def time_steps(
         layout=layout,
         tokens=str(tokens.path),
         directory=str(directory),
+        workspace=str(tokens.path.parents[1]),
         start_from=str(CheckpointFolder(checkpoint.path).state),
         sequence_length=sequence_length,
     )

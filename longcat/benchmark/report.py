@@ -23,6 +23,7 @@ from longcat.benchmark.references import references
 from longcat.benchmark.report_page import PAGE, TITLES
 from longcat.page import STYLE
 from longcat.parallel.axes import Degrees
+from longcat.printable import markdown_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -333,8 +334,8 @@ def _verdict_lines(result: Mapping[str, Any]) -> list[str]:
         ]
     if found := comparison.get("distribution"):
         points.append(distribution_text(found))
-    lines = [f"**{comparison['verdict'][0].upper()}{comparison['verdict'][1:]}.**"]
-    return [*lines, "", *(f"* {point}" for point in points)] if points else lines
+    lines = [f"**{markdown_text(comparison['verdict'][0].upper() + comparison['verdict'][1:])}.**"]
+    return [*lines, "", *(f"* {markdown_text(point)}" for point in points)] if points else lines
 
 
 def markdown(result: Mapping[str, Any], picture: bytes) -> str:
@@ -347,9 +348,9 @@ def markdown(result: Mapping[str, Any], picture: bytes) -> str:
         "",
         "| figure | value |",
         "| --- | ---: |",
-        *(f"| {label} | {value} |" for value, label in cards(result)),
+        *(f"| {markdown_text(label)} | {value} |" for value, label in cards(result)),
         "",
-        f"Peak: {peak_text(result)}.",  # too long for a table: Prefect does not wrap table cells
+        f"Peak: {markdown_text(peak_text(result))}.",  # too long for a table: Prefect does not wrap table cells
         "",
         f"![MFU](data:image/png;base64,{base64.b64encode(picture).decode()})",
     ]
@@ -359,17 +360,22 @@ def markdown(result: Mapping[str, Any], picture: bytes) -> str:
             "| A100 run | activated | MFU | this run, same count | ratio | says |",
             "| --- | ---: | ---: | ---: | ---: | --- |",
             *(
-                f"| {row['model']}, {row['devices']} × {row['device']}, {row['sequence_length']} tokens "
+                f"| {markdown_text(row['model'])}, {row['devices']} × {markdown_text(row['device'])}, {row['sequence_length']} tokens "
                 f"| {count(row['activated_parameters'])} | {percent(row['mfu'])} | {percent(row['own_mfu'])} "
                 f"| {ratio(row['ratio'])} | {SAYS.get(row.get('says', ''), '')} |"
                 for row in comparison["matches"]
             ),
         ]
     if result.get("axes"):
-        rows += ["", result["bottleneck"], "", "| axis | processes | sent a step | needed | of a step | waited for |"]
+        rows += [
+            "",
+            markdown_text(result["bottleneck"]),
+            "",
+            "| axis | processes | sent a step | needed | of a step | waited for |",
+        ]
         rows += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
         rows += [
-            f"| {one['axis']} | {one['ranks']} | {decimal_bytes(one['link_bytes'])} | {one['seconds'] * 1e3:.3g} ms "
+            f"| {markdown_text(one['axis'])} | {one['ranks']} | {decimal_bytes(one['link_bytes'])} | {one['seconds'] * 1e3:.3g} ms "
             f"| {percent(one['step_share'])} | {percent(one['exposed_share'])} |"
             for one in result["axes"]
         ]
@@ -377,7 +383,7 @@ def markdown(result: Mapping[str, Any], picture: bytes) -> str:
         whole = result["breakdown"]["step_seconds"]
         rows += ["", "| part of a step | fraction |", "| --- | ---: |"]
         rows += [
-            f"| {name.replace('_', ' ')} | {seconds / whole:.1%} |"
+            f"| {markdown_text(name.replace('_', ' '))} | {seconds / whole:.1%} |"
             for name, seconds in result["breakdown"]["parts"].items()
         ]
     return "\n".join(rows) + "\n"

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from longcat.commands.options import WorkspacePath
+from longcat.printable import printable
 
 
 def generate(
@@ -39,12 +40,13 @@ def generate(
     tokens = continuation(
         model, first, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=end
     )
-    print(prompt, end="", flush=True)
+    plain = printable if sys.stdout.isatty() else str  # a file gets what the model says, a terminal what can be seen
+    print(plain(prompt), end="", flush=True)
     for token in tokens:
         chosen.append(token)
         text: str = tokenizer.decode(chosen)
         if not text.endswith("\ufffd"):  # a character whose last bytes are still to come
-            print(text[len(shown) :], end="", flush=True)
+            print(plain(text[len(shown) :]), end="", flush=True)
             shown = text
     print(flush=True)
 
@@ -91,5 +93,5 @@ def import_(
     with space.lease():
         checkpoint = import_folder(folder.expanduser().resolve(), space, shard_bytes=int(shard_gb * 1e9))
     for note in checkpoint.facts.notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     print(checkpoint.path)

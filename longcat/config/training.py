@@ -102,6 +102,19 @@ class LossConfig(Section):
     """lambda, weight of the hidden z-loss, which keeps activations from growing (arXiv 2509.01322)."""
 
 
+class SlurmConfig(Section):
+    """What is asked of Slurm for `training.launcher: slurm` (docs/cluster.md)."""
+
+    partition: Annotated[str, RUNTIME] = ""
+    """Partition of the nodes; empty takes the cluster's default one."""
+    account: Annotated[str, RUNTIME] = ""
+    """Account that is charged."""
+    time: Annotated[str, RUNTIME] = ""
+    """Time limit of the job, as `srun --time` takes it."""
+    arguments: Annotated[list[str], RUNTIME] = Field(default_factory=list)
+    """Further arguments of srun, such as `--gres=npu:8` or `--exclusive`."""
+
+
 class TrainingConfig(Section):
     """Pre-training: batch, length, losses, parallel layout and checkpoints."""
 
@@ -115,7 +128,22 @@ class TrainingConfig(Section):
     """Activations recomputed in the backward pass instead of stored: none; those of attention and feed-forward sublayers but
     for attention's output, the routing and the tokens at their experts; or those of every layer (docs/pretrain.md)."""
     processes: Annotated[int, RUNTIME] = Field(default=0, ge=0, le=1 << 24)
-    """Training processes; 0 takes one per accelerator, or two on a CPU with two cores or more."""
+    """Training processes, on all nodes together; 0 takes one per accelerator, or two on a CPU with two cores or more."""
+    launcher: Annotated[Literal["local", "slurm", "join"], RUNTIME] = "local"
+    """Where processes are started: on this machine; on nodes that Slurm gives; or on machines that call `longcat join`
+    (docs/cluster.md)."""
+    nodes: Annotated[int, RUNTIME] = Field(default=1, ge=1)
+    """Machines that train together."""
+    min_nodes: Annotated[int, RUNTIME] = Field(default=0, ge=0)
+    """Machines that training goes on with when others are lost; 0 waits for all of them."""
+    node_names: Annotated[list[str], RUNTIME] = Field(default_factory=list)
+    """Names of the machines that are to join; empty takes whichever come."""
+    node_wait_s: Annotated[float, RUNTIME] = Field(default=600, gt=0)
+    """Maximum time in seconds of a wait for machines. Time in Slurm's queue does not count."""
+    head: Annotated[str, RUNTIME] = ""
+    """HOST:PORT of this machine where others join; empty takes all its addresses, and port 29400 or, with Slurm, any."""
+    slurm: SlurmConfig = SlurmConfig()
+    """What is asked of Slurm."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute precision; weights and optimizer state stay fp32. `auto`: bf16 where the hardware has it."""
     compile: bool = False
@@ -165,10 +193,14 @@ class TrainingConfig(Section):
     asynchronous_checkpoints: Annotated[bool, RUNTIME] = True
     """Let training go on while a checkpoint is written: a step waits for a copy in the host's memory only, which needs as much
     of it as weights and optimizer state take."""
+    checkpoint_local: Annotated[str | None, RUNTIME] = None
+    """Folder in memory (such as /dev/shm/longcat) or on each node's own disk that checkpoints are written to before they are copied
+    to the folder of the run; one is kept, and removed at the end."""
     checkpoint_timeout_s: Annotated[float, RUNTIME] = Field(default=3600, gt=0)
     """Maximum time in seconds that a process waits for the others to write their parts of a checkpoint."""
     max_restarts: Annotated[int, RUNTIME] = Field(default=2, ge=0)
-    """Restarts from the last checkpoint after a failed process, as long as each attempt gets further."""
+    """Restarts from the last checkpoint after a failed process, until there is a newer one: a run may fail more often, but
+    not more often at the same steps."""
     collective_timeout_s: Annotated[float, RUNTIME] = Field(default=300, gt=0)
     """Maximum time in seconds that a collective waits."""
     check_every_steps: Annotated[int, RUNTIME] = Field(default=500, ge=0)

@@ -88,6 +88,7 @@ class PipelineConfig(Section):
                 f"training.indexer_warmup_steps={self.training.indexer_warmup_steps} trains nothing but the indexers, "
                 "and training.losses.indexer_weight is 0"
             )
+        self._check_nodes()
         self._check_tables()
         if self.parallel.expert and self.model.n_routed_experts % self.parallel.expert:
             raise ValueError(
@@ -95,6 +96,26 @@ class PipelineConfig(Section):
                 f"model.n_routed_experts={self.model.n_routed_experts}"
             )
         return self
+
+    def _check_nodes(self) -> None:
+        """Refuse numbers of nodes that disagree."""
+        training = self.training
+        if training.launcher == "local" and training.nodes > 1:
+            raise ValueError(f"training.nodes={training.nodes} needs training.launcher=slurm or join, not local")
+        if training.min_nodes > training.nodes:
+            raise ValueError(f"training.min_nodes={training.min_nodes} exceeds training.nodes={training.nodes}")
+        if training.processes % training.nodes:
+            raise ValueError(
+                f"training.processes={training.processes} is not a multiple of training.nodes={training.nodes}: "
+                "all nodes start the same number"
+            )
+        if training.node_names and len(set(training.node_names)) != training.nodes:
+            raise ValueError(
+                f"training.node_names has {len(set(training.node_names))} names, not training.nodes={training.nodes}"
+            )
+        host, colon, port = training.head.rpartition(":")
+        if training.head and not (colon and host and port.isdigit() and int(port) < 65536):
+            raise ValueError(f"training.head={training.head!r} is not HOST:PORT")
 
     def _check_tables(self) -> None:
         """Refuse settings of the n-gram tables that ask for what is not there, or that have no lazy form."""

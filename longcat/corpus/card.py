@@ -10,6 +10,7 @@ from jinja2 import Environment
 
 from longcat.disk import write_text
 from longcat.page import STYLE
+from longcat.printable import markdown_text
 
 CARD_HTML, CARD_MARKDOWN = "card.html", "card.md"
 
@@ -115,22 +116,22 @@ def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
         "| source | licence | documents | unreadable | pinned to |",
         "| --- | --- | ---: | ---: | --- |",
         *(
-            f"| {source['name']} | {source['licence'] or 'not stated'} | {source['documents']:,} | {source['skipped']:,} "
-            f"| {source.get('sha256') or source.get('revision')} |"
+            f"| {markdown_text(source['name'])} | {markdown_text(source['licence'] or 'not stated')} | {source['documents']:,} | {source['skipped']:,} "
+            f"| {markdown_text(source.get('sha256') or source.get('revision'))} |"
             for source in facts["sources"]
         ),
         "",
         "| mixture: source | part | tokens available | tokens sampled | repeats |",
         "| --- | --- | ---: | ---: | ---: |",
         *(
-            f"| {group['source']} | {values['parts'][group['long']]} | {group['tokens']:,} | {group['wanted_tokens']:,} "
+            f"| {markdown_text(group['source'])} | {values['parts'][group['long']]} | {group['tokens']:,} | {group['wanted_tokens']:,} "
             f"| {group['repeats']:.2f} |"
             for group in facts["mixture"]
         ),
         "",
         "| reason for dropping | documents |",
         "| --- | ---: |",
-        *(f"| {reason.replace('_', ' ')} | {count:,} |" for reason, count in facts["dropped"].items()),
+        *(f"| {markdown_text(reason.replace('_', ' '))} | {count:,} |" for reason, count in facts["dropped"].items()),
     ]
     for title, counts in (("masked personal data", facts["masked"]), ("language", dict(values["languages"]))):
         if counts:
@@ -138,6 +139,6 @@ def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
                 "",
                 f"| {title} | |",
                 "| --- | ---: |",
-                *(f"| {name} | {count:,} |" for name, count in counts.items()),
+                *(f"| {markdown_text(name)} | {count:,} |" for name, count in counts.items()),
             ]
     return "\n".join(rows) + "\n"

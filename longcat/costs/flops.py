@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from longcat.config import ModelConfig
+from longcat.costs.stages import Held
 
 Scores = Literal["causal", "full"]
 """Attention scores that count: `causal`, the used half of the square, or `full`, the whole square as in PaLM."""
@@ -212,21 +213,29 @@ def training_flops_per_token(
     return {name: flops.training for name, flops in parts.items()}
 
 
-def parameters(model: ModelConfig) -> dict[str, int]:
-    """Count all parameters, by component; the router's selection bias is not a parameter."""
-    counts = {name: int(count) for name, count in matmul_parameters(model, model.n_routed_experts).items()}
-    norms = 2 * model.num_layers * (2 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank) + model.hidden_size
-    attentions = 2 * model.num_layers
-    if model.mtp_num_layers:
+def parameters(model: ModelConfig, held: Held | None = None) -> dict[str, int]:
+    """Count all parameters, by component, or those of a stage of a pipeline; the router's selection bias is not a parameter.
+
+    The last stage has a copy of the word embedding for multi-token prediction, which counts where the first one is another.
+    """
+    layers, first, last = held or Held(model.num_layers, True, True)
+    predicts = last and model.mtp_num_layers > 0
+    outside = {"ngram_projection": first, "lm_head": last}
+    counts = {
+        name: int(count) * outside[name] if name in outside else int(count) * layers // model.num_layers
+        for name, count in matmul_parameters(model, model.n_routed_experts).items()
+    }
+    norms = 2 * layers * (2 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank) + model.hidden_size * last
+    if predicts:
         counts["mtp"] = _mtp(model) + _indexer(model)
         norms += 5 * model.hidden_size + model.q_lora_rank + model.kv_lora_rank
-        attentions += 1
     if model.sparse_attention is not None:
-        norms += (model.num_layers + bool(model.mtp_num_layers)) * model.sparse_attention.index_head_dim
+        norms += (layers + predicts) * model.sparse_attention.index_head_dim
     biases = 0
     if model.attention_bias:
         rows = model.q_lora_rank + model.kv_lora_rank + model.qk_rope_head_dim + model.hidden_size
-        biases = attentions * rows
-    if model.ngram is not None:
+        biases = (2 * layers + predicts) * rows
+    if model.ngram is not None and first:
         counts["ngram_tables"] = sum(model.ngram.rows(model.vocabulary)) * (model.hidden_size // model.ngram.branches)
-    return counts | {"embedding": model.hidden_size * model.vocabulary, "norms_and_biases": norms + biases}
+    embedding = model.hidden_size * model.vocabulary * (first or predicts)
+    return counts | {"embedding": embedding, "norms_and_biases": norms + biases}

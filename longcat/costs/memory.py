@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from longcat.config import ModelConfig, ParallelConfig, TrainingConfig
 from longcat.costs.flops import divided_in_sublayer, expected_ffn_experts, parameters
-from longcat.costs.stages import layers_of_stage, stages_in_all, stages_of
+from longcat.costs.stages import Held, Schedule, held_by
 
 FP32 = 4
 _WIDTH = {"fp32": FP32, "bf16": 2}
@@ -44,15 +44,6 @@ class Spread:
     """Of these, divide heads, inner width and vocabulary, too."""
     batch: int = 1
     """Parts of a batch."""
-
-
-class Held(NamedTuple):
-    """A stage of the pipeline in a process, and how many of its micro-batches wait for their backward pass at most."""
-
-    layers: int
-    first: bool
-    last: bool
-    in_flight: int
 
 
 class Numbers(NamedTuple):
@@ -158,56 +149,41 @@ def stage_memories(
     kind: Literal["npu", "cuda", "cpu"] = "cpu",
 ) -> list[TrainingMemory]:
     """Estimate the memory of a process of each place of the pipeline that differs: the first, the second and the last one."""
-    micro_batches = _micro_batches(training, spread)[1]
     places = sorted({0, min(1, spread.stages - 1), spread.stages - 1})
-    stages = [_held(model, parallel, spread, place, micro_batches) for place in places]
     return [
-        _of_process(model, training, spread, precision, parallel, sequence_length, memory_bytes, kind, held)
-        for held in stages
+        _of_process(model, training, spread, precision, parallel, sequence_length, memory_bytes, kind, place)
+        for place in places
     ]
 
 
-def _held(model: ModelConfig, parallel: ParallelConfig, spread: Spread, place: int, micro_batches: int) -> list[Held]:
-    """Return the stages of the process at a place along the pipeline, in the order of the model."""
-    processes, schedule = spread.stages, parallel.schedule
+def _flights(schedule: Schedule, place: int, processes: int, micro_batches: int) -> list[int]:
+    """Return for each stage of a process how many of its micro-batches wait for their backward pass at most."""
     if processes == 1:
-        return [Held(model.num_layers, True, True, 1)]
-    numbers, stages = stages_of(schedule, place, processes), stages_in_all(schedule, processes)
-    if schedule == "1f1b":
+        flights = [1]
+    elif schedule == "1f1b":
         flights = [processes - place]
     elif schedule == "interleaved":
         ahead = processes + 2 * (processes - 1 - place) + 1  # passes before the first backward one
         flights = [ahead - min(processes, ahead // 2), min(processes, ahead // 2)]
     else:  # a V's stages have as many micro-batches as lie between their forward and backward pass
         flights = [2 * processes - place, place + 1]
-    return [
-        Held(
-            len(layers_of_stage(model.num_layers, number, stages)),
-            number == 0,
-            number == stages - 1,
-            min(flight, micro_batches),
-        )
-        for number, flight in zip(numbers, flights, strict=True)
-    ]
+    return [min(flight, micro_batches) for flight in flights]
 
 
 def _numbers(model: ModelConfig, spread: Spread, held: Held, spreads_tables: bool) -> Numbers:
     """Count the parameters of a stage."""
-    counts = parameters(model)
-    share = held.layers / model.num_layers
-    vocabulary = model.hidden_size * model.vocabulary / spread.heads
+    counts = parameters(model, held)
     kept_elsewhere = divided_in_sublayer(model) * (1 - 1 / spread.heads)
     outside = ("ngram_tables", "embedding", "lm_head", "ngram_projection", "routed_experts", "mtp")
-    layers = sum(of for name, of in counts.items() if name not in outside) * share
-    embedding = vocabulary if held.first or (held.last and model.mtp_num_layers) else 0.0
-    if held.first:
-        embedding += counts.get("ngram_projection", 0) + (0 if spreads_tables else counts.get("ngram_tables", 0))
+    layers = sum(of for name, of in counts.items() if name not in outside)
+    embedding = counts["embedding"] / spread.heads + counts.get("ngram_projection", 0)
+    embedding += 0 if spreads_tables else counts.get("ngram_tables", 0)
     return Numbers(
         embedding=embedding,
-        head=vocabulary if held.last else 0.0,
+        head=counts["lm_head"] / spread.heads,
         layers=layers - 2 * held.layers * kept_elsewhere,
-        experts=counts["routed_experts"] * share / spread.holders,
-        mtp=counts["mtp"] - kept_elsewhere if held.last and "mtp" in counts else 0.0,
+        experts=counts["routed_experts"] / spread.holders,
+        mtp=counts["mtp"] - kept_elsewhere if "mtp" in counts else 0.0,
     )
 
 
@@ -220,20 +196,21 @@ def _of_process(
     sequence_length: int,
     memory_bytes: float,
     kind: str,
-    held: list[Held],
+    place: int,
 ) -> TrainingMemory:
-    width, counts = _WIDTH[precision], parameters(model)
+    width = _WIDTH[precision]
+    held = held_by(parallel.schedule, place, spread.stages, model.num_layers)
+    counts = [parameters(model, one) for one in held]
     rows_alone = training.optimizer.lazy_ngram_moments
     spreads = parallel.spreads_tables(spread.processes // spread.stages, rows_alone)
-    first = any(one.first for one in held)
     parts = [(one, _numbers(model, spread, one, spreads)) for one in held]
     experts_own = sum(of.experts for _, of in parts) * spread.holders / spread.expert
     own = sum(of.whole - of.experts for _, of in parts) / spread.dense + experts_own
-    own_tables = counts.get("ngram_tables", 0) / spread.tables if spreads and first else 0.0
+    own_tables = sum(of.get("ngram_tables", 0) for of in counts) / spread.tables if spreads else 0.0
     # Muon has one moment for the matrices of the layers; AdamW two for everything
-    vectors = counts["norms_and_biases"] + counts["router"]
-    matrices = sum(of.layers + of.mtp - vectors * one.layers / model.num_layers for one, of in parts)
-    matrices += counts.get("ngram_projection", 0) if first else 0
+    vectors = sum(of["norms_and_biases"] + of["router"] for of in counts)
+    matrices = sum(of.layers + of.mtp for _, of in parts) - vectors
+    matrices += sum(of.get("ngram_projection", 0) for of in counts)
     one_moment = matrices / spread.dense + experts_own if training.optimizer.name == "muon" else 0.0
     last_steps = (
         0.0 if model.ngram is None or not (own_tables and rows_alone) else sum(model.ngram.rows(model.vocabulary))
@@ -253,10 +230,11 @@ def _of_process(
     in_flight = 0.0 if alone else (width + FP32) * largest
     if spread.stages > 1:  # nothing is summed before the last backward pass is over
         in_flight = max(0.0, accumulated - gradients) + FP32 * largest
+    flights = _flights(parallel.schedule, place, spread.stages, micro_batches)
     activations = sum(
-        one.in_flight * tokens * _kept(model, training, one, spread, width, sequence_length, kind)
+        flight * tokens * _kept(model, training, one, spread, width, sequence_length, kind)
         + width * (1 + model.mtp_num_layers) * of.head  # the head's gradients, made with the loss
-        for one, of in parts
+        for flight, (one, of) in zip(flights, parts, strict=True)
     )
     looked_up = micro_batches * tokens * model.hidden_size if own_tables else 0.0
     return TrainingMemory(

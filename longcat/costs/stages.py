@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Schedule = Literal["1f1b", "interleaved", "zbv"]
 """Order in which a pipeline computes the forward and backward passes of its micro-batches."""
 STAGES_EACH: dict[Schedule, int] = {"1f1b": 1, "interleaved": 2, "zbv": 2}
 """Stages that each process holds."""
+
+
+class Held(NamedTuple):
+    """What a stage has of the model."""
+
+    layers: int
+    """Number of them."""
+    first: bool
+    """Whether it has the embeddings."""
+    last: bool
+    """Whether it has the head, and multi-token prediction with a copy of the word embedding."""
 
 
 def stages_in_all(schedule: Schedule, processes: int) -> int:
@@ -42,3 +53,16 @@ def layers_of_stage(layers: int, number: int, stages: int) -> range:
     each, more = divmod(layers, stages)
     start = number * each + min(number, more)
     return range(start, start + each + (number < more))
+
+
+def held_by(schedule: Schedule, place: int, processes: int, layers: int) -> list[Held]:
+    """Return what the stages of the process at a place along `pipeline` have of a model, in its order.
+
+    Raises:
+        ValueError: there are more stages than layers.
+    """
+    stages = stages_in_all(schedule, processes)
+    return [
+        Held(len(layers_of_stage(layers, number, stages)), number == 0, number == stages - 1)
+        for number in (stages_of(schedule, place, processes) if processes > 1 else [0])
+    ]

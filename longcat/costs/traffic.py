@@ -1,22 +1,24 @@
-"""Bytes that a process sends along each axis of parallelism in a training step, by closed formulas.
+"""Bytes that a process sends along each axis of parallelism in a training step, by closed formulas over its stages.
 
 Collectives count as their ring algorithms send: a buffer of S bytes over n processes takes (n-1)/n S of each to gather or
-to reduce and scatter, twice that to reduce for all. Weights are gathered in each micro-batch; gradients are summed once a
-step, in fp32. What Muon sends to the owners of matrices, norms and losses are left out.
+to reduce and scatter, twice that to reduce for all. Weights are gathered in each micro-batch, in a pipeline once a step;
+gradients are summed once a step, in fp32. What Muon sends to the owners of matrices, norms and losses are left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from longcat.config import ModelConfig
 from longcat.costs.flops import divided_in_sublayer, parameters
+from longcat.costs.stages import Held, Schedule, held_by, stage_owner, stages_in_all, stages_of
 
-_GRADIENT_BYTES, _ROUTER_BYTES, _STATISTIC_BYTES, _NUMBER_BYTES = 4, 4, 4, 8
-"""Of an element of a gradient, of a router's weights, which compute in fp32, of its statistics, and of a count or a row's
-number."""
+_GRADIENT_BYTES, _ROUTER_BYTES, _STATISTIC_BYTES, _LOSS_BYTES, _NUMBER_BYTES = 4, 4, 4, 4, 8
+"""Of an element of a gradient, of a router's weights, which compute in fp32, of its statistics, of a sum of losses, and of a
+count or a row's number."""
 
 
 def bus_factor(name: str, ranks: int) -> float:
@@ -49,95 +51,158 @@ class Step:
     """Whether the rows of n-gram tables are spread (`parallel.embedding`) instead of gathered."""
     table_rows: float | None = None
     """Distinct rows of spread tables that it looks up, added over micro-batches; None leaves out the axis of tables."""
-    dense_gathers: int = 1
-    """How often a micro-batch gathers dense weights: 2 if what the forward pass gathered was freed after it."""
-    expert_gathers: int = 1
-    """The same of the routed experts' weights."""
+    freed: Collection[Literal["experts", "layers"]] = ()
+    """Weights that are freed after each forward pass and gathered a second time; those outside of layers never are."""
+    schedule: Schedule = "1f1b"
+    """Of the pipeline."""
 
 
 def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> dict[str, float]:
     """Return the bytes that leave a process along each axis, for axes with more than one process.
 
+    Of a pipeline it is the process that sends most along an axis. `hidden states` are between stages, `word embedding` is
+    between both copies of it; each other axis has the name it has in `longcat.parallel.axes`.
+
     Args:
         model: the model.
         degrees: processes along each axis of `longcat.parallel.axes`, 1 if not named.
-        step: the work of the process.
+        step: the work of a process.
     """
-
-    def sent(name: str, axis: str, size: float) -> float:
-        return size * bus_factor(name, degrees.get(axis, 1))
-
-    counts = parameters(model)
-    own_experts = counts["routed_experts"] / degrees.get("expert", 1)
-    tables = counts.get("ngram_tables", 0) if step.spread_tables else 0
-    everywhere = sum(counts.values()) - counts["routed_experts"] - tables - divided_parameters(model)
-    dense = everywhere + divided_parameters(model) / degrees.get("tensor", 1)
-    gathered = (dense - counts["router"]) * step.element_bytes + counts["router"] * _ROUTER_BYTES
     found: dict[str, float] = {}
-    for shards, copies, numbers, size, gathers in (
-        ("dense_shard", "replicate", dense, gathered, step.dense_gathers),
-        ("expert_shard", "expert_replicate", own_experts, own_experts * step.element_bytes, step.expert_gathers),
-    ):
-        weights = step.micro_batches * gathers * size
-        gradients = numbers * _GRADIENT_BYTES
-        found[shards] = sent("all_gather", shards, weights) + sent("reduce_scatter", shards, gradients)
-        found[copies] = sent("all_reduce", copies, gradients / degrees.get(shards, 1))
+    for place in range(degrees.get("pipeline", 1)):
+        for axis, size in place_traffic(model, degrees, step, place).items():
+            found[axis] = max(size, found.get(axis, 0.0))
+    return found
+
+
+def place_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step, place: int) -> dict[str, float]:
+    """Return the bytes that leave the process at a place along `pipeline`, see `step_traffic`."""
+    pipeline, tensor = degrees.get("pipeline", 1), degrees.get("tensor", 1)
+    stages = held_by(step.schedule, place, pipeline, model.num_layers)
+    found = _of_weights(model, degrees, step, stages)
     rows_over = [axis for axis in ("context", "tensor") if degrees.get(axis, 1) > 1]
-    found[" x ".join(rows_over)] = _keys_of_rows(model, math.prod(degrees[axis] for axis in rows_over), step)
-    if (tensor := degrees.get("tensor", 1)) > 1:
-        summed = sent("all_reduce", "tensor", everywhere * _GRADIENT_BYTES / degrees.get("dense_shard", 1))
-        found["tensor"] = found.get("tensor", 0.0) + _tokens_of_heads(model, tensor, step) + summed
+    label, processes = " x ".join(rows_over), math.prod(degrees[axis] for axis in rows_over)
+    found[label] = found.get(label, 0.0) + sum(_keys_of_rows(model, held, processes, step) for held in stages)
+    if tensor > 1:
+        found["tensor"] += sum(_tokens_of_heads(model, held, tensor, step) for held in stages)
     # a slot crosses there and back in each pass
     passes = 6 if step.recomputed else 4
     rows = passes * step.tokens * step.ffn_experts * model.hidden_size * step.element_bytes
     counts_first = (passes // 2 - 1) * step.micro_batches * model.n_routed_experts * _NUMBER_BYTES
-    found["expert"] = sent("all_to_all", "expert", model.num_layers * (rows + counts_first))
-    if model.ngram is not None and step.spread_tables and step.table_rows is not None:
-        width = model.hidden_size // model.ngram.branches
+    of_layers = sum(held.layers for held in stages) * (rows + counts_first)
+    found["expert"] = of_layers * bus_factor("all_to_all", degrees.get("expert", 1))
+    if model.ngram is not None and step.spread_tables and step.table_rows is not None and stages[0].first:
+        width, holders = model.hidden_size // model.ngram.branches, degrees.get("embedding", 1)
         row = _NUMBER_BYTES + width * (step.element_bytes + _GRADIENT_BYTES)
-        asked = step.micro_batches * degrees.get("embedding", 1) * _NUMBER_BYTES
-        found["embedding"] = sent("all_to_all", "embedding", step.table_rows * row + asked)
+        asked = step.micro_batches * holders * _NUMBER_BYTES
+        found["embedding"] = (step.table_rows * row + asked) * bus_factor("all_to_all", holders)
+    if pipeline > 1:
+        embedding = model.hidden_size * model.vocabulary / (tensor * degrees.get("dense_shard", 1))
+        found |= _between_stages(model, step, place, pipeline, embedding)
     return {axis: size for axis, size in found.items() if size}
 
 
-def divided_parameters(model: ModelConfig) -> int:
-    """Count the parameters whose matrices are divided over `tensor`: of heads, dense networks and the vocabulary."""
-    sublayers = 2 * model.num_layers + bool(model.mtp_num_layers)
-    return sublayers * divided_in_sublayer(model) + 2 * model.hidden_size * model.vocabulary
+def _of_weights(model: ModelConfig, degrees: Mapping[str, int], step: Step, stages: Sequence[Held]) -> dict[str, float]:
+    """Return what a process sends to gather the weights of its stages, and to sum their gradients."""
+
+    def sent(name: str, axis: str, size: float) -> float:
+        return size * bus_factor(name, degrees.get(axis, 1))
+
+    def gathers(of: Literal["experts", "layers", "outside"]) -> int:
+        if degrees.get("pipeline", 1) == 1:
+            return step.micro_batches * (2 if of in step.freed else 1)
+        # backward passes of a stage free nothing: each forward pass but the last one has the next pass gather again
+        return step.micro_batches + 1 if of in step.freed else 1
+
+    gathered = dict.fromkeys(("dense_shard", "expert_shard"), 0.0)
+    numbers, in_all_parts = dict(gathered), 0.0
+    for held in stages:
+        counts = parameters(model, held)
+        tables = 0 if step.spread_tables else counts.get("ngram_tables", 0)
+        divided, experts = divided_parameters(model, held), counts["routed_experts"] / degrees.get("expert", 1)
+        everywhere = sum(counts.values()) - counts.get("ngram_tables", 0) + tables - counts["routed_experts"] - divided
+        dense = everywhere + divided / degrees.get("tensor", 1)
+        outside = (counts["embedding"] + counts["lm_head"]) / degrees.get("tensor", 1)
+        outside += counts.get("ngram_projection", 0) + tables + model.hidden_size * held.last  # and the last norm
+        in_layers = (dense - outside - counts["router"]) * step.element_bytes + counts["router"] * _ROUTER_BYTES
+        gathered["dense_shard"] += gathers("outside") * outside * step.element_bytes + gathers("layers") * in_layers
+        gathered["expert_shard"] += gathers("experts") * experts * step.element_bytes
+        numbers["dense_shard"] += dense
+        numbers["expert_shard"] += experts
+        in_all_parts += everywhere
+    found: dict[str, float] = {}
+    for shards, copies in (("dense_shard", "replicate"), ("expert_shard", "expert_replicate")):
+        gradients = numbers[shards] * _GRADIENT_BYTES
+        found[shards] = sent("all_gather", shards, gathered[shards]) + sent("reduce_scatter", shards, gradients)
+        found[copies] = sent("all_reduce", copies, gradients / degrees.get(shards, 1))
+    parts = in_all_parts * _GRADIENT_BYTES / degrees.get("dense_shard", 1)
+    return found | {"tensor": sent("all_reduce", "tensor", parts)}
 
 
-def _tokens_of_heads(model: ModelConfig, processes: int, step: Step) -> float:
-    """Return what processes that divide heads send to one another for the tokens of all of them.
+def divided_parameters(model: ModelConfig, held: Held | None = None) -> int:
+    """Count the parameters whose matrices are divided over `tensor`, or a stage's: of heads, dense networks and the vocabulary."""
+    counts = parameters(model, held)
+    layers, _, last = held or Held(model.num_layers, True, True)
+    sublayers = 2 * layers + (last and model.mtp_num_layers > 0)
+    return sublayers * divided_in_sublayer(model) + counts["embedding"] + counts["lm_head"]
+
+
+def _between_stages(model: ModelConfig, step: Step, place: int, processes: int, embedding: float) -> dict[str, float]:
+    """Return what a process of a pipeline sends to those of other stages, this one's shard of the word `embedding` included.
+
+    Hidden states go to the stage behind, their gradients to the one before, each time with the sum of the losses. Both
+    copies of the word embedding get the sum of their gradients.
+    """
+    last = stages_in_all(step.schedule, processes) - 1
+    neighbours = [
+        stage_owner(step.schedule, other, processes)
+        for number in stages_of(step.schedule, place, processes)
+        for other in (number - 1, number + 1)
+        if 0 <= other <= last
+    ]
+    each = step.tokens * model.hidden_size * step.element_bytes + step.micro_batches * _LOSS_BYTES
+    found = {"hidden states": float(sum(other != place for other in neighbours) * each)}
+    ends = {0, stage_owner(step.schedule, last, processes)}
+    if model.mtp_num_layers and len(ends) == 2 and place in ends:
+        found["word embedding"] = embedding * _GRADIENT_BYTES * bus_factor("all_reduce", 2)
+    return found
+
+
+def _tokens_of_heads(model: ModelConfig, held: Held, processes: int, step: Step) -> float:
+    """Return what processes that divide heads send to one another for the tokens of all of them, in a stage.
 
     Before heads, dense networks and the vocabulary tokens are gathered, and after them sums are scattered; in the backward
     pass the other way round. With sparse attention chosen keys are gathered, and what indexers learn from is scattered.
     """
-    depths, hidden = model.mtp_num_layers, model.hidden_size
-    sublayers, heads_of_words = 2 * model.num_layers + depths, 1 + depths
+    depths, hidden = model.mtp_num_layers * held.last, model.hidden_size
+    sublayers, heads_of_words = 2 * held.layers + depths, (1 + depths) * held.last
     to_heads, back = sublayers * (model.q_lora_rank + hidden), sublayers * 2 * hidden
-    words = (1 + bool(depths) + heads_of_words) * hidden
-    forward_twice = (to_heads + back) if step.recomputed else 0
+    words = (held.first + bool(depths) + heads_of_words) * hidden
+    # what multi-token prediction ends with is not made again
+    forward_twice = (to_heads + back - depths * hidden) if step.recomputed else 0
     bytes_of_token = (2 * (to_heads + back + words) + forward_twice) * step.element_bytes
     bytes_of_token += heads_of_words * processes * 2 * _STATISTIC_BYTES
     if model.sparse_attention is not None and step.sparse:
-        bytes_of_token += sublayers * model.sparse_attention.index_topk * (_NUMBER_BYTES + _STATISTIC_BYTES)
+        chosen = sublayers * model.sparse_attention.index_topk * (_NUMBER_BYTES + _STATISTIC_BYTES)
+        bytes_of_token += (2 if step.recomputed else 1) * chosen
     return processes * step.tokens * bytes_of_token * bus_factor("all_gather", processes)
 
 
-def _keys_of_rows(model: ModelConfig, processes: int, step: Step) -> float:
-    """Return what processes that divide the tokens of rows send to one another: compressed keys, and statistics of routers.
+def _keys_of_rows(model: ModelConfig, held: Held, processes: int, step: Step) -> float:
+    """Return what processes that divide the tokens of rows send to one another in a stage: compressed keys, routers' statistics.
 
     Each sublayer's latents and rope keys are gathered for whole rows, and their gradients come back summed; with sparse
     attention so are each layer's index keys.
     """
-    attentions = 2 * model.num_layers + model.mtp_num_layers
+    depths = model.mtp_num_layers * held.last
+    attentions = 2 * held.layers + depths
     numbers = attentions * (model.kv_lora_rank + model.qk_rope_head_dim)
     if model.sparse_attention is not None and step.sparse:
-        numbers += (model.num_layers + bool(model.mtp_num_layers)) * model.sparse_attention.index_head_dim
+        numbers += (held.layers + bool(depths)) * model.sparse_attention.index_head_dim
     whole = processes * step.tokens * numbers * step.element_bytes
     gathers = 2 if step.recomputed else 1
     experts = model.n_routed_experts + model.zero_expert_num
-    statistics = step.micro_batches * model.num_layers * 2 * experts * _STATISTIC_BYTES
+    statistics = step.micro_batches * held.layers * 2 * experts * _STATISTIC_BYTES
     return (
         gathers * whole * bus_factor("all_gather", processes)
         + whole * bus_factor("reduce_scatter", processes)

@@ -33,7 +33,7 @@ def emulate(command: Sequence[str], python: str | None = None) -> None:
     if program is None:
         raise UserError(f"{command[0]}: no such program, neither in {wheel.python.parent} nor on PATH")
     print(banner(variables), file=sys.stderr, flush=True)
-    os.execve(program, [command[0], *command[1:]], variables)
+    os.execve(program, [command[0], *command[1:]], variables)  # nosec B606 # the program that the user names
 
 
 def check_settings(variables: Mapping[str, str]) -> None:

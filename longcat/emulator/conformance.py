@@ -295,4 +295,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from longcat.parallel.mesh import end_process
+
+    end_process(main())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from longcat.config import PipelineConfig
 from longcat.evaluation.harness import identity_of, score
 from longcat.evaluation.suites import Checkpoint, Scores, Suite
+from longcat.printable import markdown_text
 from longcat.progress import Progress
 
 _NO_SCORES = ("version", "documents", "sample_len")
@@ -38,7 +39,9 @@ def _markdown(scores: Mapping[str, Mapping[str, float]]) -> str:
                 continue
             error = figures.get(f"{metric}_stderr")
             error_text = "" if error is None else f"{error:.3f}"
-            lines.append(f"| {name} | {metric} | {value:.3f} | {error_text} | {figures['documents']:.0f} |")
+            lines.append(
+                f"| {markdown_text(name)} | {markdown_text(metric)} | {value:.3f} | {error_text} | {figures['documents']:.0f} |"
+            )
     return "\n".join(lines) + "\n"
 
 

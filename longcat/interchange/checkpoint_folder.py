@@ -4,7 +4,7 @@ huggingface/       config.json, weights and tokenizer, for inference and for oth
 state/             torch distributed checkpoint with the optimizer, for training to go on from
 metrics.jsonl      the record of the run, one JSON object a step
 expert-load.jsonl  slots given to each expert in each layer, at most 200 records; `expert-load.png` shows them
-events.jsonl       what happened to the run besides training; see `longcat.training.life`
+events.jsonl       what happened to the run besides training, see `longcat.training.life`; `life.png` shows it
 samples/           STEP.txt: how the model continued a prompt at each checkpoint
 checkpoints/       states of a run in progress, `step-00000100/` and so on; gone when it is finished
 
@@ -75,6 +75,11 @@ class CheckpointFolder:
     def events(self) -> Path:
         """What happened to the run besides training."""
         return self.path / "events.jsonl"
+
+    @property
+    def life_picture(self) -> Path:
+        """Steps and events over time."""
+        return self.path / "life.png"
 
     @property
     def samples(self) -> Path:

@@ -82,7 +82,9 @@ def run_agent(order: Order, *, log: Path, poll: Callable[[], None]) -> Outcome:
                 wake(process.pid)
             time.sleep(POLL_S)
     try:
-        return Outcome.from_dict(json.loads(report.read_text(encoding="utf-8")))
+        if process.returncode >= 0:  # else the agent knows only that it was told to end, as its supervisor was killed
+            return Outcome.from_dict(json.loads(report.read_text(encoding="utf-8")))
+        return Outcome(process.returncode, signal=-process.returncode)
     except (OSError, ValueError):  # the agent was killed, or could not write
         code = process.returncode
         return Outcome(code, signal=-code if code < 0 else code - 128 if code > 128 else None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from longcat import errors
-from longcat.disk import trouble
+from longcat.disk import NO_ROOM, refusal_in, trouble
 from longcat.errors import TrainingError
 from longcat.processes.orders import Death, Outcome, signal_name
 
@@ -40,9 +41,13 @@ def judge(directory: Path, outcomes: Mapping[str, Outcome], log: Path) -> Except
         known = getattr(errors, report["type"], None)
         if report["expected"] and known is not None:
             return known(report["message"])
+        if (refused := refusal_in(str(report["message"]), directory)) is not None:
+            return refused
     if (refused := trouble(directory)) is not None:  # then there is no room for the report that would say so
         return refused
     deaths = [(node, death) for node, outcome in outcomes.items() for death in outcome.deaths]
+    if any(death.code == NO_ROOM for _, death in deaths):  # there is again
+        return refusal_in(os.strerror(NO_ROOM), directory)
     killed = [of for node, outcome in outcomes.items() for of in _killed(node, outcome, reports)]
     for node, death in sorted(killed, key=lambda of: (-of[1].code in _CONSEQUENCES, of[1].time)):
         if reports and -death.code in _CONSEQUENCES:

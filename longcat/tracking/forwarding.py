@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -15,7 +14,15 @@ from typing import Any
 
 from longcat.best_effort import reason
 from longcat.processes.environment import NO_TELEMETRY
-from longcat.stores import clear_half_made, is_sound, made_whole, set_aside, sqlite_url
+from longcat.stores import (
+    clear_half_made,
+    is_sound,
+    made_whole,
+    remove_misspelt_folder,
+    set_aside,
+    sqlite_path,
+    sqlite_url,
+)
 
 _ENVIRONMENT = {
     **NO_TELEMETRY,
@@ -123,10 +130,8 @@ class Forwarder:
         self._client, self._mark = import_mlflow().MlflowClient(uri), mark
         self._artifacts = artifacts.as_uri() if uri.startswith("sqlite:") else None
         self._gone: dict[str, str] = {}
-        quoted = Path(uri.removeprefix("sqlite:///")).parent
-        if self._artifacts and "%" in str(quoted):  # MLflow makes this folder, although the store is in another
-            with contextlib.suppress(OSError):
-                os.removedirs(quoted)
+        if store := sqlite_path(uri):
+            remove_misspelt_folder(store)
 
     def forward(self, event: dict[str, Any], run_ids: dict[str, str]) -> Refusals:
         """Send an event; returns what of it was refused.

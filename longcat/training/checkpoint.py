@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ def write(path: Path, step: int, model: nn.Module, optimizers: list[torch.optim.
 
 
 def write_state(
-    path: Path, state: Mapping[str, Any], config: ModelConfig | None, group: dist.ProcessGroup | None = None
+    path: Path,
+    state: Mapping[str, Any],
+    config: ModelConfig | None,
+    group: dist.ProcessGroup | None = None,
+    makes_folder: bool | None = None,
 ) -> dict[str, Digest]:
     """Write what `state_of` gave, or a copy of it, replacing what is there. Collective.
 
@@ -46,6 +50,7 @@ def write_state(
         state: of this process.
         config: of the model, whose parameters are counted in what has been written.
         group: of all processes; the one that training uses, if none.
+        makes_folder: whether this process makes the folder; that is rank 0, where nothing is said.
 
     Returns:
         The digests of the files of all processes, in all of them.
@@ -54,9 +59,8 @@ def write_state(
         OSError: of the process whose disk refused it.
         RuntimeError: some of the model has not been written.
     """
-    if dist.get_rank() == 0:
-        files.make(path)
-    dist.barrier(group=group)
+    makes_folder = dist.get_rank() == 0 if makes_folder is None else makes_folder
+    together((lambda: files.make(path)) if makes_folder else None, group)
     writer = CheckpointWriter(path)
     try:
         metadata = dcp.state_dict_saver.save(dict(state), storage_writer=writer, process_group=group)
@@ -137,6 +141,19 @@ def miscounted(metadata: Metadata, config: ModelConfig) -> str | None:
         if found != expected:
             return f"{name} has {found:,} numbers there, not {expected:,}"
     return None
+
+
+def together(action: Callable[[], object] | None, group: dist.ProcessGroup | None = None) -> None:
+    """Do something, or nothing, in this process, and raise in all of them what it has raised in one. Collective."""
+    failure: Exception | None = None
+    if action is not None:
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    for found in gathered(failure, group):
+        if found is not None:
+            raise found
 
 
 def gathered(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:

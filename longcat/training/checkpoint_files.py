@@ -40,6 +40,8 @@ class RunRecord:
     """Of `longcat.training.health`."""
     layouts: tuple[LayoutSince, ...] = ()
     """Layouts that it has been trained in, oldest first."""
+    run: str = ""
+    """Digest of the artifact that is made."""
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of a state."""
@@ -55,7 +57,7 @@ class RunRecord:
         try:
             values = json.loads((folder / RUN).read_text(encoding="utf-8"))
             layouts = tuple(LayoutSince(**of) for of in values["layouts"])
-            return cls(int(values["batches"]), dict(values["health"]), layouts)
+            return cls(int(values["batches"]), dict(values["health"]), layouts, str(values["run"]))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"{folder / RUN} is missing or unreadable ({error})") from None
 
@@ -134,6 +136,19 @@ def fault(path: Path, part: int = 0, parts: int = 1) -> str | None:
         except OSError as error:
             return f"{file}: {error.strerror}"
     return None
+
+
+def check_run(path: Path, record: RunRecord, run: str) -> None:
+    """Refuse a checkpoint in progress that another run has written, however much its tensors look alike.
+
+    Raises:
+        ArtifactError: it is one.
+    """
+    if record.run != run:
+        raise ArtifactError(
+            f"{path} is of another run (checkpoint/{record.run}, this is checkpoint/{run}): of another model, tokenizer, corpus "
+            "or other settings of training; move it away, or delete it, and run the same command again"
+        )
 
 
 def set_aside(path: Path) -> Path:

@@ -31,7 +31,8 @@ class CheckpointWriter(FileSystemWriter):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        # copying ahead takes a stream of the current device, which is the first one in a thread
+        super().__init__(path, per_thread_copy_ahead=0)
         self.digests: dict[str, Digest] = {}
         self._files = _Files(self.digests)
         self.fs = self._files

@@ -21,7 +21,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longcat.corpus.shards import Batch
-from longcat.errors import TrainingError
 from longcat.parallel.axes import ROW
 from longcat.parallel.gradients import holders
 from longcat.parallel.mesh import ProcessMesh
@@ -32,10 +31,6 @@ Prints = dict[str, Tensor]
 """Fingerprints by the name of what they are of, in the order of computation."""
 GRADIENT = "gradient of "
 """Beginning of the names of what is summed over processes, which a neighbour has no equal of."""
-
-
-class CorruptionError(TrainingError):
-    """Wrong bits that are still there when the work is done again."""
 
 
 @dataclass(frozen=True)

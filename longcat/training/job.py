@@ -32,10 +32,14 @@ class Job:
     """Directory of the tokens artifact."""
     directory: str
     """Where everything is written."""
+    workspace: str = ""
+    """Folder that all nodes share, where there are several."""
     attempt: int = 0
     """Launches of the same job before this one."""
     start_from: str | None = None
     """State that a measurement begins with, or training that goes on from a finished checkpoint."""
+    run: str = ""
+    """Digest of the artifact that is made: which run the checkpoints in the directory have to be of."""
     sequence_length: int | None = None
     """Tokens that batches are cut into for a measurement; the corpus' own sequence length if none."""
     peak_flops: float | None = None

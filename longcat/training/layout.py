@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from longcat.accelerator import Accelerator
+from longcat.accelerator import Accelerator, choose
 from longcat.config import PipelineConfig
 from longcat.costs.memory import Spread
-from longcat.errors import ConfigError
+from longcat.errors import ConfigError, DeviceError
 from longcat.parallel.axes import Degrees, Wish
 from longcat.parallel.nodes import levels
 
@@ -22,8 +22,40 @@ class ParallelLayout:
     precision: Literal["bf16", "fp32"]
 
 
-def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelLayout:
+def training_device(config: PipelineConfig) -> Accelerator:
+    """Choose what training computes on: this machine's accelerator, or the nodes' where this machine has none of that kind.
+
+    Raises:
+        DeviceError: the accelerator is not there, and training is to run here.
+        ConfigError: it is not there, and the configuration leaves to it what the nodes will have.
+    """
+    training = config.training
+    try:
+        return choose(config.accelerator)
+    except DeviceError:
+        if training.launcher == "local" or config.accelerator == "auto":
+            raise
+    if not training.processes or training.precision == "auto":
+        raise ConfigError(
+            f"this machine has no {config.accelerator} to settle training.processes and training.precision by: set both, as the "
+            "nodes have it"
+        )
+    return Accelerator(
+        kind=config.accelerator,
+        name=f"{config.accelerator} of the nodes",
+        count=training.processes // training.nodes,
+        memory_bytes=0,
+        supports_bf16=training.precision == "bf16",
+    )
+
+
+def settle_layout(config: PipelineConfig, accelerator: Accelerator, nodes: int | None = None) -> ParallelLayout:
     """Settle the processes and the precision that the configuration leaves to the machine.
+
+    Args:
+        config: sections `training`, `parallel`, `model` and `corpus`.
+        accelerator: of each node.
+        nodes: that take part; those of the configuration if None. Each has its share of `training.processes`.
 
     Raises:
         ConfigError: batch, processes and expert parallelism do not fit one another, or the precision is missing here.
@@ -34,22 +66,27 @@ def settle_layout(config: PipelineConfig, accelerator: Accelerator) -> ParallelL
             "parallel.schedule=zbv takes the gradients of weights and inputs apart, which training.compile=true cannot; "
             "parallel.schedule=interleaved would fit"
         )
-    processes = training.processes or accelerator.count
+    nodes = nodes or training.nodes
+    each = training.processes // training.nodes or accelerator.count
+    processes = each * nodes
     wish = wish_of(config, processes)
     try:
         degrees = wish.settle()
     except ConfigError as error:
-        if training.processes:
+        if training.processes and nodes == training.nodes:
             raise
+        if training.processes:
+            raise ConfigError(f"{error} ({nodes} of training.nodes={training.nodes} nodes are there)") from error
         raise ConfigError(
             f"{error} (processes are left to this machine, with {processes} x {accelerator.kind})"
         ) from error
     if config.parallel.two_level:
         for first in range(0, processes, degrees.expert):
-            levels(range(first, first + degrees.expert), first, config.parallel.devices_per_node or processes)
-    if accelerator.kind != "cpu" and processes > accelerator.count:
+            levels(range(first, first + degrees.expert), first, config.parallel.devices_per_node or each)
+    if accelerator.kind != "cpu" and each > accelerator.count:
+        where = f" on each of {nodes} nodes" if nodes > 1 else ""
         raise ConfigError(
-            f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices"
+            f"training.processes={processes}, but there are {accelerator.count} {accelerator.kind} devices{where}"
         )
     return ParallelLayout(accelerator.kind, degrees, settle_precision(config, accelerator))
 

@@ -23,12 +23,12 @@ EventKind = Literal[
     "hang",
     "straggler",
     "corruption",
-    "failure",
     "restart",
     "node lost",
     "node back",
     "fallback",
     "layout",
+    "stop",
     "end",
 ]
 """What can happen to a run."""
@@ -145,8 +145,10 @@ def sentence(event: dict[str, Any]) -> str | None:
         case {"kind": "rewind", "batches": [first, last]}:
             passed = f"batch {first} is" if first == last else f"batches {first} to {last} are"
             return "training goes back from step {step} to step {to}; ".format(**facts) + f"{passed} passed over"
-        case {"kind": "fallback"}:
+        case {"kind": "fallback", "instead": _}:
             return "{because}; it lies in {checkpoint} now, and training goes on from {instead}".format(**facts)
+        case {"kind": "fallback"}:
+            return "{because}; {checkpoint} was written to the folder of the run instead".format(**facts)
         case {"kind": "corruption", "message": str(message)}:
             return f"silent corruption before step {event.get('step')}: {message}; the work is done again"
         case {"kind": "straggler"}:

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor
 
+from longcat.config import ModelConfig
 from longcat.training import checkpoint
 from longcat.training import checkpoint_files as files
 from longcat.training.checkpoint_files import RunRecord
+from longcat.training.checkpoint_writer import Digest
+from longcat.training.local_tier import LocalTier
 
 
 class HostCopy:
@@ -67,6 +70,8 @@ class Saver:
         every_steps: int = 0,
         asynchronous: bool = True,
         told: Callable[[int], None] = lambda step: None,
+        local: Path | None = None,
+        refused: Callable[[int, OSError], None] = lambda step, error: None,
     ) -> None:
         """Save to a directory.
 
@@ -77,10 +82,13 @@ class Saver:
             every_steps: those at its multiples are kept as well; 0 keeps none of them.
             asynchronous: whether training goes on while a checkpoint is written.
             told: called in rank 0 with the step of a checkpoint that is whole.
+            local: faster folder, of the same name on each node, that checkpoints are written to first; see `LocalTier`.
+            refused: called in rank 0 with the step of a checkpoint that this folder did not take.
         """
         self._directory, self._group = directory, group
         self._keep, self._every_steps, self._asynchronous = keep, every_steps, asynchronous
-        self._told = told
+        self._told, self._refused = told, refused
+        self.local = None if local is None else LocalTier(local, group)
         self._copy = HostCopy()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -117,17 +125,31 @@ class Saver:
         if writing is not None:
             writing.result()
 
-    def _write(self, step: int, state: dict[str, Any], config: Any, record: RunRecord) -> None:
+    def _write(self, step: int, state: dict[str, Any], config: ModelConfig | None, record: RunRecord) -> None:
         """Write a state; in the thread."""
-        final = files.folder_of(self._directory, step)
-        digests = checkpoint.write_state(files.unfinished(final), state, config, self._group)
-        failure: BaseException | None = None
-        if dist.get_rank() == 0:
-            try:
-                files.commit(final, step, record, digests)
-                files.thin_out(self._directory, self._keep, self._every_steps)
-                self._told(step)
-            except Exception as error:
-                failure = error
-        if (failed := checkpoint.gathered(failure, self._group)[0]) is not None:
-            raise failed
+        final, first = files.folder_of(self._directory, step), dist.get_rank() == 0
+        digests = self._through_local(step, state, config, record, files.unfinished(final))
+        if digests is None:
+            digests = checkpoint.write_state(files.unfinished(final), state, config, self._group)
+
+        def finish() -> None:
+            files.commit(final, step, record, digests)
+            files.thin_out(self._directory, self._keep, self._every_steps)
+            self._told(step)
+
+        checkpoint.together(finish if first else None, self._group)
+
+    def _through_local(
+        self, step: int, state: dict[str, Any], config: ModelConfig | None, record: RunRecord, target: Path
+    ) -> dict[str, Digest] | None:
+        """Write a state to the faster folder and copy it; returns nothing if there is no such folder, or it is full or gone."""
+        if self.local is None:
+            return None
+        try:
+            digests = self.local.write(step, state, config, record)
+        except OSError as error:
+            if dist.get_rank() == 0:
+                self._refused(step, error)
+            return None
+        self.local.copy(step, digests, target)
+        return digests

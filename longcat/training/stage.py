@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
@@ -23,8 +22,9 @@ from longcat.provenance import code_of
 from longcat.training.beat import FOLDER
 from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
 from longcat.training.job import ERRORS, JOB, RESULT, Job
-from longcat.training.layout import settle_layout
+from longcat.training.layout import ParallelLayout, settle_layout, training_device
 from longcat.training.layouts import layout_since
+from longcat.training.life_picture import plot_life
 from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
@@ -62,7 +62,7 @@ def pretrain(
         ArtifactError: the tokens do not fit the model.
         TrainingError: the processes failed more often than `training.max_restarts` allows.
     """
-    accelerator = choose(config.accelerator)
+    accelerator = training_device(config)
     layout = settle_layout(config, accelerator)
     _check_contract(config, tokens)
     now = layout_since(config, layout, accelerator.name, 0)
@@ -94,15 +94,21 @@ def pretrain(
             tokens=str(tokens.path),
             directory=str(directory),
             start_from=first_state(earlier, directory),
+            run=recipe.digest,
+            workspace=str(workspace.path),
             peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
-            tell(directory, earlier, now)
-            supervise(WORKER, job, config, report, on_metrics)
+
+            def on_layout(settled: ParallelLayout) -> None:
+                tell(directory, earlier, layout_since(config, settled, accelerator.name, 0))
+
+            supervise(WORKER, job, config, report, on_metrics, on_layout)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
+        plot_life(directory, read_metrics(folder.metrics), folder.life_picture)
         result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
         last = result["layouts"][-1]
         return CheckpointFacts(

@@ -5,24 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from longcat.accelerator import environment
 from longcat.config import PipelineConfig
 from longcat.errors import TrainingError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import check_lease
-from longcat.processes.launch import launch
-from longcat.processes.orders import Order
 from longcat.progress import Progress, Reporter
 from longcat.training.checkpoint_files import saved
 from longcat.training.job import RESULT, Job
-from longcat.training.metrics import Follower, Records
+from longcat.training.launchers import Launcher, open_launcher
+from longcat.training.layout import ParallelLayout
+from longcat.training.life import record_event
+from longcat.training.metrics import Follower, Records, read_metrics
 from longcat.training.watch import Watch
 
 
 def supervise(
-    module: str, job: Job, config: PipelineConfig, report: Reporter, on_metrics: Callable[[Records], None]
+    module: str,
+    job: Job,
+    config: PipelineConfig,
+    report: Reporter,
+    on_metrics: Callable[[Records], None],
+    on_layout: Callable[[ParallelLayout], None] = lambda layout: None,
 ) -> None:
     """Launch a training job, and launch it again after a failure, from its last checkpoint.
 
@@ -36,6 +42,7 @@ def supervise(
         config: its configuration.
         report: hears of progress in steps.
         on_metrics: gets the records of metrics.jsonl as they appear, each step once.
+        on_layout: gets the layout of each attempt before it is launched.
 
     Raises:
         TrainingError: the processes failed more often than `training.max_restarts` allows; the last failure's cause.
@@ -55,21 +62,36 @@ def supervise(
             loss = f"loss {records[-1]['train/loss']:.3f}"
         report(Progress("pretrain", follower.last_step, training.steps, loss or "starting processes"))
 
+    def wait(message: str) -> None:
+        report(Progress("pretrain", follower.last_step, training.steps, message))
+
     attempt = failures = 0
-    while not (directory / RESULT).is_file():
-        start = newest_step(folder)
-        try:
-            run_workers(module, replace(job, attempt=attempt), config, deadline - time.monotonic(), poll)
-            failure = None
-        except TrainingError as error:
-            failure = error
-        attempt += 1
-        if not (directory / RESULT).is_file():
-            failure = failure or TrainingError(f"training was asked to leave before its last step; see {directory}")
-            failures = 0 if newest_step(folder) > start else failures + 1
-            if failures > training.max_restarts or time.monotonic() > deadline:
-                raise failure
+    with open_launcher(job, config) as launcher:
+        while not (directory / RESULT).is_file():
+            start, failure, regroup = newest_step(folder), None, False
+            settled = launcher.settle(replace(job, attempt=attempt), wait)
+            on_layout(settled.layout)
+            try:
+                limit_s = deadline - time.monotonic()
+                trained = partial(has_trained, folder, attempt)
+                regroup = run_attempt(launcher, module, settled, config, limit_s, poll, trained)
+            except TrainingError as error:
+                failure = error
+            attempt += 1
+            if not (directory / RESULT).is_file():
+                if failure is None:
+                    why = "is ended for nodes that have come" if regroup else "was asked to leave before its last step"
+                    failure = TrainingError(f"training {why}; see {directory}")
+                failures = 0 if regroup or newest_step(folder) > start else failures + 1
+                if failures > training.max_restarts or time.monotonic() > deadline:
+                    raise failure
+                record_event(directory, "restart", attempt=attempt, step=newest_step(folder), message=str(failure))
     poll()
+
+
+def has_trained(folder: CheckpointFolder, attempt: int) -> bool:
+    """Say whether an attempt has done a step."""
+    return any(record["attempt"] == attempt for record in read_metrics(folder.metrics)[-1:])
 
 
 def newest_step(folder: CheckpointFolder) -> int:
@@ -77,27 +99,36 @@ def newest_step(folder: CheckpointFolder) -> int:
     return max((step for step, _ in saved(folder.progress)), default=0)
 
 
-def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float, poll: Callable[[], None]) -> None:
-    """Run a module of worker processes on a job, to its end; see `longcat.processes.launch.launch`."""
+def run_workers(module: str, job: Job, config: PipelineConfig, deadline_s: float, poll: Callable[[], None]) -> Job:
+    """Run a module of worker processes on a job, once and to its end.
+
+    Returns:
+        The job with the layout that it was run in.
+
+    Raises:
+        TrainingError: a process failed, or `deadline_s` has passed; the message has the first failing rank's cause.
+        UserError: the cause of the failure is a user error.
+    """
+    with open_launcher(job, config) as launcher:
+        settled = launcher.settle(job, lambda _: poll())
+        run_attempt(launcher, module, settled, config, deadline_s, poll)
+    return settled
+
+
+def run_attempt(
+    launcher: Launcher,
+    module: str,
+    job: Job,
+    config: PipelineConfig,
+    deadline_s: float,
+    poll: Callable[[], None],
+    may_regroup: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Run the processes of one attempt and watch them, see `Launcher.run`."""
     watch = Watch(Path(job.directory), job.layout.degrees.processes, config.training.hang_timeout_s)
 
     def look() -> None:
         watch.look()
         poll()
 
-    launch(order(module, job, config), deadline_s=deadline_s, poll=look)
-
-
-def order(module: str, job: Job, config: PipelineConfig) -> Order:
-    """Write a job down, and say what to start on this machine for it."""
-    layout, training = job.layout, config.training
-    return Order(
-        module=module,
-        arguments=(str(job.write()),),
-        directory=job.directory,
-        processes=layout.degrees.processes,
-        environment=environment(layout.accelerator, layout.degrees.processes),
-        grace_s=training.grace_s,
-        timeout_s=training.collective_timeout_s,
-        attempt=job.attempt,
-    )
+    return launcher.run(module, job, deadline_s, look, may_regroup)

@@ -5,6 +5,7 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -27,8 +28,8 @@ from longcat.artifact import write_json
 from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
-from longcat.disk import disk_errors
-from longcat.errors import LongcatError
+from longcat.disk import NO_ROOM, disk_errors
+from longcat.errors import CorruptionError, LongcatError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import check_lease
@@ -38,7 +39,7 @@ from longcat.redaction import redact_error
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.checkpoint_files import RunRecord
-from longcat.training.corruption import CorruptionCheck, CorruptionError, Finding
+from longcat.training.corruption import CorruptionCheck, Finding
 from longcat.training.health import Health, Verdict
 from longcat.training.heartbeat import SAVING, Heartbeat
 from longcat.training.held_out import held_out_batch, write_sample
@@ -145,7 +146,7 @@ class Worker:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             if verdict in ("rewind", "again"):
                 if result.stop:
-                    self.saver.wait()
+                    self._leave(done)
                     return
                 continue
             done, last = step + 1, step + 1 == training.steps
@@ -178,14 +179,21 @@ class Worker:
                 save_due = False
             self.saver.check()
             if result.stop and not last:
-                with self.heart.region(CHECKPOINT):
-                    self.saver.wait()
+                self._leave(done)
                 return
             if logged:
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
         with self.heart.region(FINISH):
             self.saver.wait()
             self._finish(done)
+            if self.saver.local is not None:
+                self.saver.local.remove()
+
+    def _leave(self, done: int) -> None:
+        """Wait for what is being saved, before the last step, as somebody has asked to."""
+        with self.heart.region(CHECKPOINT):
+            self.saver.wait()
+        self._record("stop", step=done)
 
     def _open_saver(self) -> Saver:
         training = self.config.training
@@ -196,6 +204,15 @@ class Worker:
             training.keep_every_steps,
             training.asynchronous_checkpoints,
             told=lambda step: record_event(self.directory, "save", step=step),
+            local=Path(training.checkpoint_local).expanduser() / self.job.run if training.checkpoint_local else None,
+            refused=self._tell_of_local,
+        )
+
+    def _tell_of_local(self, step: int, error: OSError) -> None:
+        """Write down that the faster folder did not take a checkpoint."""
+        local = self.config.training.checkpoint_local
+        self._record(
+            "fallback", checkpoint=f"step {step}", because=f"training.checkpoint_local={local}: {error.strerror}"
         )
 
     def _resume(self) -> int:
@@ -204,9 +221,14 @@ class Worker:
         if self.mesh.rank == 0:
             checkpoint_files.clear(states)
         newest = self._first_sound(reversed([step for step, _ in checkpoint_files.saved(states)]))
+        local = None if self.saver.local is None else self.saver.local.newest_sound()
+        if local is not None and (newest is None or local.name >= newest.name):
+            newest = local
         start, done, record = newest or self._first_state, 0, RunRecord()
         if start is not None:
             record = RunRecord.read(start)
+            if start == newest:
+                checkpoint_files.check_run(start, record, self.job.run)
             done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
         self.health.restore(record.health)
         now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
@@ -351,7 +373,7 @@ class Worker:
 
     def _known_after(self, done: int) -> RunRecord:
         """Return what the run knows besides weights after a step."""
-        return RunRecord(self.health.position(done), self.health.state(), self.layouts)
+        return RunRecord(self.health.position(done), self.health.state(), self.layouts, self.job.run)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -428,8 +450,7 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)), heart.collectives(mesh, job.pipeline.training.compile):
             body(Worker(job, mesh, accelerator, heart))
-        leave()
-    except Exception as error:
+    except BaseException as error:  # after an interrupt, too, the interpreter must not take this process apart
         redact_error(error)
         report = {
             "time": time.time(),
@@ -439,12 +460,22 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
             "message": str(error),
             "traceback": traceback.format_exc(),
         }
+        code = 1
         try:
             write_json(Path(job.directory) / f"error-{rank}.json", report)
-        except OSError:
-            print(json.dumps(report), file=sys.stderr)
-        traceback.print_exc()
-        end_process(1)  # without `leave`: it would wait for the other ranks in a collective that will never end
+        except OSError as unwritten:
+            if unwritten.errno == NO_ROOM:
+                code = NO_ROOM
+            with contextlib.suppress(OSError):
+                print(json.dumps(report), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        end_process(code)  # without `leave`: it would wait for the other ranks in a collective that will never end
+    try:
+        leave()
+    except Exception:  # the work is done
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     end_process()
 
 

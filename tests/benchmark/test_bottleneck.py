@@ -53,10 +53,20 @@ def test_needed_bytes_over_the_bandwidth_measured(timed):
     assert (shard.formula_bytes, expert.formula_bytes) == (formula["dense_shard"], formula["expert"])
 
 
-def test_formulas_of_all_layers_are_not_those_of_a_stage(timed):
-    staged = timed.collectives | {"degrees": timed.collectives["degrees"] | {"pipeline": 2}}
-    loads = axis_loads(replace(timed, collectives=staged, processes=4), CONFIG)
-    assert [one.formula_bytes for one in loads] == [None, None]
+def test_formulas_of_a_pipeline_are_those_of_its_stages(timed):
+    degrees = timed.collectives["degrees"] | {"pipeline": 2}
+    needs = [*timed.collectives["needs"], need("hidden states", "send", 3000)]
+    kinds = [*timed.collectives["measured"], measured("hidden states", "send", 2000, 0.1)]
+    staged = timed.collectives | {"degrees": degrees, "needs": needs, "measured": kinds}
+    ngrams = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
+    config = load_config("smoke", None, ["model.num_layers=2", ngrams, "parallel.embedding=true"])
+    loads = axis_loads(replace(timed, collectives=staged, processes=4), config)
+    formula = step_traffic(config.model, degrees, Step(256, 2, 4, 2.0, spread_tables=True))
+    found = {one.axis: one.formula_bytes for one in loads}
+    assert found == {
+        "shard": formula["dense_shard"], "expert": formula["expert"], "hidden states": formula["hidden states"],
+    }  # fmt: skip
+    assert found["hidden states"] == 256 * 4 * CONFIG.model.hidden_size + 2 * 4
 
 
 def test_one_process_has_no_axes(timed):

@@ -17,7 +17,7 @@ from longcat.benchmark.collectives import (
     typical_exchange,
 )
 from longcat.benchmark.traffic import Message, table
-from longcat.costs.traffic import Step, bus_factor, step_traffic
+from longcat.costs.traffic import Step, bus_factor, place_traffic, step_traffic
 from longcat.parallel.axes import Degrees
 from tests.benchmark.step import OPERATORS, talk_along, watch_a_step
 from tests.parallel.training import EVERYTHING, TOKENS, Case
@@ -138,13 +138,19 @@ def test_a_step_is_seen_whole_and_follows_the_formulas(ranks, layout, recomputed
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zbv"])
 def test_all_that_stages_send_is_seen(ranks, schedule):
-    layout = ("model.num_layers=4", "parallel.pipeline=2", f"parallel.schedule={schedule}")
-    for one in ranks.on_mesh(Degrees(2, pipeline=2), watch_a_step, Case(rows=4, overrides=layout)):
+    layout = ("model.num_layers=4", "parallel.pipeline=2", f"parallel.schedule={schedule}", "model.mtp_num_layers=1")
+    case = Case(rows=4, overrides=layout)
+    step = Step(case.rows * TOKENS, case.rows, 4, 1.0, schedule=schedule)
+    for place, one in enumerate(ranks.on_mesh(Degrees(2, pipeline=2), watch_a_step, case)):
         seen = Counter()
         for message in one["messages"]:
             seen[OPERATORS[message.name]] += message.bytes
-        assert seen["send"]
         assert seen == Counter(one["counted"]), "torch was asked for nothing else"
+        formula = place_traffic(case.config.model, {"pipeline": 2}, step, place)
+        assert formula.keys() == {"hidden states", *(("word embedding",) if schedule != "zbv" else ())}
+        for axis, expected in formula.items():  # a schedule says once that it begins
+            sent = sum(message.link_bytes for message in one["messages"] if message.axis == axis)
+            assert sent == pytest.approx(expected, abs=20), axis
 
 
 def test_an_axis_without_others_sends_nothing():

@@ -1,12 +1,21 @@
-"""Bytes of each axis by hand; tests/benchmark/test_collectives.py compares them with what real processes send."""
+"""Bytes of each axis by hand; tests/benchmark/test_collectives.py compares them with what real processes send.
 
+Those of a pipeline's stages are compared with a dry run, which tests/training/test_dry_run.py compares with real processes.
+"""
+
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from longcat.benchmark.traffic import table
 from longcat.config import load_config
-from longcat.costs.flops import parameters
-from longcat.costs.traffic import Step, bus_factor, divided_parameters, step_traffic
+from longcat.costs.flops import expected_ffn_experts, parameters
+from longcat.costs.stages import Held
+from longcat.costs.traffic import Step, bus_factor, divided_parameters, place_traffic, step_traffic
+from longcat.training.dry_run import report_of
+from longcat.training.layout import wish_of
+from tests.training.measured import MODEL as BALANCED
 
 MODEL = load_config("smoke").model
 EXPERTS = parameters(MODEL)["routed_experts"]
@@ -26,8 +35,9 @@ def test_weights_are_gathered_in_each_micro_batch_and_gradients_summed_once():
     found = step_traffic(MODEL, {"dense_shard": 4}, STEP)
     gathered = 2 * (DENSE - ROUTER) + 4 * ROUTER  # a router computes in fp32
     assert found == {"dense_shard": pytest.approx(0.75 * (4 * gathered + 4 * DENSE))}
-    twice = step_traffic(MODEL, {"dense_shard": 4}, replace(STEP, dense_gathers=2))
-    assert twice["dense_shard"] - found["dense_shard"] == pytest.approx(0.75 * 4 * gathered)
+    twice = step_traffic(MODEL, {"dense_shard": 4}, replace(STEP, freed={"layers"}))
+    outside = 2 * (2 * MODEL.hidden_size * MODEL.vocabulary + MODEL.hidden_size)  # words, head and the last norm
+    assert twice["dense_shard"] - found["dense_shard"] == pytest.approx(0.75 * 4 * (gathered - outside))
 
 
 def test_between_copies_travels_one_shard():
@@ -79,3 +89,80 @@ def test_tokens_are_gathered_before_heads_and_networks_and_scattered_after_them(
     gradients = 2 * 0.5 * 4 * (DENSE - divided_parameters(MODEL))
     keys = step_traffic(MODEL, {"context": 2}, replace(STEP, micro_batches=1))["context"]
     assert found == {"tensor": pytest.approx(tokens + gradients + keys)}
+
+
+def test_parts_of_a_pipeline_are_gathered_once_or_behind_each_forward_pass():
+    model = load_config("smoke", None, ["model.num_layers=3"]).model
+    layers, degrees = replace(STEP, freed={"experts", "layers"}), {"pipeline": 2, "dense_shard": 4}
+    first = Held(2, True, False)
+    counts = parameters(model, first)
+    numbers = sum(counts.values()) - counts["routed_experts"]
+    gathered = 2 * (numbers - counts["router"]) + 4 * counts["router"]
+    assert counts["lm_head"] == 0
+    kept = place_traffic(model, degrees, STEP, 0)["dense_shard"]
+    assert kept == pytest.approx(0.75 * (gathered + 4 * numbers))
+    again = place_traffic(model, degrees, layers, 0)["dense_shard"]
+    assert again - kept == pytest.approx(0.75 * 4 * (gathered - 2 * counts["embedding"]))
+
+
+def test_a_pipeline_counts_the_process_that_sends_most():
+    degrees = {"pipeline": 3, "dense_shard": 2}
+    model = load_config("smoke", None, ["model.num_layers=7"]).model
+    places = [place_traffic(model, degrees, STEP, place) for place in range(3)]
+    states = 1000 * 2 * model.hidden_size + 4 * 4
+    assert [of["hidden states"] for of in places] == [states, 2 * states, states]
+    found = step_traffic(model, degrees, STEP)
+    assert found["hidden states"] == 2 * states
+    assert found["dense_shard"] == max(of["dense_shard"] for of in places) > places[1]["dense_shard"]
+    assert "word embedding" not in found
+
+
+NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
+MTP = "model.mtp_num_layers=1"
+STAGED = {  # one stage each; whether weights are freed
+    "experts": (("parallel.expert=2", MTP, NGRAM, "parallel.embedding=true"), 0, False),
+    "tokens of rows": (("parallel.context=2", "parallel.expert=1", MTP, NGRAM), 1, True),
+    "heads": (
+        ("parallel.tensor=2", "parallel.expert=1", MTP, "training.activation_checkpointing=full"), 1, False,
+    ),
+    "both ends in a process": (("parallel.schedule=zbv", "parallel.replicate=2", MTP, NGRAM), 0, False),
+}  # fmt: skip
+ANYTHING = {"dense_shard", "expert_shard", "context", "tensor", "replicate", "expert_replicate"}
+"""Axes that may have one group in these layouts."""
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_a_stage_sends_what_a_dry_run_counts(name):
+    settings, place, freed = STAGED[name]
+    rows = ("training.micro_batch_sequences=1", "training.global_batch_sequences=6", "training.precision=fp32")
+    layout = ("training.processes=4", "parallel.pipeline=2", "model.num_layers=4")
+    config = load_config("smoke", overrides=[*BALANCED, *layout, *rows, *settings])
+    model, training = config.model, config.training
+    degrees = wish_of(config, 4).settle()
+    tokens = training.global_batch_sequences * config.corpus.sequence_length_tokens // degrees.stage
+    spreads = config.parallel.spreads_tables(degrees.stage, False)
+    step = Step(
+        tokens=tokens,
+        micro_batches=training.global_batch_sequences // degrees.batch_world,
+        element_bytes=4,
+        ffn_experts=expected_ffn_experts(model),
+        recomputed=training.activation_checkpointing == "full",
+        spread_tables=spreads,
+        table_rows=tokens * model.ngram.branches if spreads else None,
+        freed={"experts", "layers"} if freed else (),
+        schedule=config.parallel.schedule,
+    )
+    expected = Counter()
+    for axis, size in place_traffic(model, table(degrees), step, place).items():
+        expected["weights and tokens" if axis in ANYTHING else axis] += size
+    assert {"weights and tokens", "hidden states"} <= expected.keys()
+
+    sent = Counter()
+    for axis, collectives in report_of(config, 10**6 if freed else 10**9, "cpu", place).bytes_by_axis.items():
+        label = "weights and tokens" if axis in ANYTHING else axis.removesuffix(" gradients")
+        for collective, amount in collectives.items():
+            sent[label] += amount * bus_factor(collective.replace("-", "_"), 2)
+    for label, size in expected.items():
+        # a schedule says once that it begins; the norm and the losses are not in the formulas
+        assert sent.pop(label) == pytest.approx(size, abs=100), label
+    assert sum(sent.values()) < 1000, "sums of losses, of the norm and of expert loads"

@@ -1,7 +1,11 @@
 """Whatever Prefect's server does, a flow returns what it returns and raises what it raises."""
 
 import logging
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from prefect.artifacts import create_markdown_artifact
@@ -148,6 +152,19 @@ def test_a_server_that_comes_back_is_told_what_it_missed(server, caplog):
     assert len(warnings_of(caplog)) == 1
 
 
+def test_a_connection_that_is_lost_once_is_no_failure(server, caplog, monkeypatch):
+    monkeypatch.setattr(orchestrator, "SETTLE_S", 60.0)
+    monkeypatch.setattr(orchestrator, "REQUEST_S", 60.0)
+
+    def lose():
+        server.lose_next = True
+
+    assert flow_of(lose)() == {"sum": 3}
+    assert server.artifacts == ["before", "after"]
+    assert server.states == ["RUNNING", "COMPLETED"]
+    assert warnings_of(caplog) == []
+
+
 def test_a_refused_call_does_not_stop_the_others(server, caplog):
     reply = server.reply
 
@@ -169,6 +186,20 @@ def test_wrong_parameters_are_no_fault_of_the_server(server, caplog):
     with pytest.raises(TypeError, match="surplus"):
         flow_of()(surplus=1)
     assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("mode", ["hang", "dead"])
+def test_the_interpreter_ends_although_prefect_has_been_told_nothing(mode):
+    """Prefect's threads would wait for their server, each event for minutes, when the interpreter ends."""
+    program = Path(__file__).with_name("exiting.py")
+    root = str(program.parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "PREFECT_LOGGING_LEVEL": "ERROR"}
+    done = subprocess.run(
+        [sys.executable, str(program), mode],
+        capture_output=True, text=True, timeout=100, check=False, cwd=root, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{mode}\n"
 
 
 def wait_until(holds):

@@ -37,7 +37,7 @@ def written(directory, step):
         file = unfinished(final) / name
         file.write_bytes(f"{name} after step {step}".encode() * 50)
         digests[name] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
-    commit(final, step, RunRecord(step + 3, {"skipped": 2}, (LAYOUT,)), digests)
+    commit(final, step, RunRecord(step + 3, {"skipped": 2}, (LAYOUT,), "abc"), digests)
     return final
 
 
@@ -82,7 +82,7 @@ def replace_by_folder(path):
 def test_what_is_written_is_sound_and_says_what_the_run_knew(tmp_path):
     path = written(tmp_path, 8)
     assert [fault(path, part, 3) for part in range(3)] == [None] * 3
-    assert RunRecord.read(path) == RunRecord(11, {"skipped": 2}, (LAYOUT,))
+    assert RunRecord.read(path) == RunRecord(11, {"skipped": 2}, (LAYOUT,), "abc")
     assert saved(tmp_path) == [(8, path)]
     assert not unfinished(path).exists()
 

@@ -18,6 +18,7 @@ from longcat.training import checkpoint, saving
 from longcat.training import checkpoint_files as files
 from longcat.training.checkpoint_files import RunRecord
 from longcat.training.checkpoint_writer import CheckpointWriter
+from longcat.training.local_tier import LocalTier
 from longcat.training.saving import HostCopy, Saver
 from longcat.training.trainer import Trainer
 from tests.parallel.training import whole_tensor
@@ -214,6 +215,57 @@ def test_digests_are_those_of_the_files(ranks, tmp_path):
         assert found == [expected[name]] * 2
         assert set(expected[name]) == {".metadata", "__0_0.distcp", "__1_0.distcp"}
     assert expected["one"] == expected["two"], "equal states are equal files"
+
+
+def save_locally(mesh, directory, local):
+    """Save twice by way of a local folder; returns what it did not take, and what is found there."""
+    trainer, refused = made(mesh), []
+    saver = Saver(
+        directory,
+        mesh.open_on_host("checkpoints", 60),
+        keep=2,
+        local=local,
+        refused=lambda step, error: refused.append((step, type(error).__name__)),
+    )
+    for step in (1, 2):
+        trainer.step(step - 1, batch(mesh, step - 1))
+        saver.save(step, trainer.weights, trainer.optimizers, RunRecord(batches=step))
+    saver.wait()
+    found = saver.local.newest_sound()
+    if found:
+        other = made(mesh, 1)
+        assert checkpoint.load(found, other.weights, other.optimizers) == 2
+        assert same(weights(other), weights(trainer))
+    return refused, found
+
+
+def found_locally(mesh, local):
+    return LocalTier(local, mesh.open_on_host("checkpoints", 60)).newest_sound()
+
+
+def test_a_local_folder_has_the_newest_one_before_the_shared_one(ranks, tmp_path):
+    directory, local = tmp_path / "shared", tmp_path / "local"
+    for refused, found in ranks.on_mesh(Degrees(2, expert=2), save_locally, directory, local):
+        assert refused == []
+        assert found == files.folder_of(local, 2)
+    assert [step for step, _ in files.saved(directory)] == [1, 2]
+    assert [step for step, _ in files.saved(local)] == [2]
+    for name in (".metadata", "__0_0.distcp", "__1_0.distcp", files.DIGESTS, files.RUN):
+        assert (files.folder_of(local, 2) / name).read_bytes() == (files.folder_of(directory, 2) / name).read_bytes()
+    assert all(files.fault(path) is None for _, path in files.saved(directory))
+    (files.folder_of(local, 2) / "__1_0.distcp").unlink()  # as on a node that has not written it
+    assert ranks.on_mesh(Degrees(2), found_locally, local) == [None, None]
+
+
+def test_without_the_local_folder_the_shared_one_is_written(ranks, tmp_path):
+    (tmp_path / "file").touch()
+    [(refused, found), (others, _)] = ranks.on_mesh(
+        Degrees(2), save_locally, tmp_path / "shared", tmp_path / "file" / "x"
+    )
+    assert [step for step, _ in refused] == [1, 2]
+    assert others == []
+    assert found is None
+    assert [files.fault(path) for _, path in files.saved(tmp_path / "shared")] == [None, None]
 
 
 def sound(mesh, directory):

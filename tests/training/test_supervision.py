@@ -5,7 +5,7 @@ import pytest
 from longcat.config import load_config
 from longcat.errors import DataError, TrainingError
 from longcat.progress import no_progress
-from longcat.training import supervision
+from longcat.training import launchers, supervision
 from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
 
@@ -31,7 +31,7 @@ def supervise(monkeypatch, tmp_path):
             elif end is not None:
                 raise end
 
-        monkeypatch.setattr(supervision, "launch", launch)
+        monkeypatch.setattr(launchers, "launch", launch)
         try:
             supervision.supervise("module", job, config, no_progress, lambda _: None)
         except Exception as error:

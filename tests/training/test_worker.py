@@ -13,8 +13,8 @@ from longcat.accelerator import choose
 from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.stage import preprocess
-from longcat.errors import DivergedError
-from longcat.training.corruption import CorruptionCheck, CorruptionError, Finding
+from longcat.errors import CorruptionError, DivergedError
+from longcat.training.corruption import CorruptionCheck, Finding
 from longcat.training.job import Job
 from longcat.training.layout import ParallelLayout
 from longcat.training.life import read_events, suspects

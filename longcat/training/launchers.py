@@ -1,0 +1,465 @@
+"""Where an attempt's processes are started: on this machine, or on nodes that have joined (docs/cluster.md).
+
+`supervise` asks a launcher before each attempt to settle the layout for the nodes that are there, and then to run it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from longcat.accelerator import Accelerator, environment
+from longcat.config import PipelineConfig
+from longcat.errors import ConfigError, TrainingError, UserError
+from longcat.lease import TOKENS
+from longcat.parallel.axes import Degrees
+from longcat.parallel.nodes import crossings
+from longcat.peak import peak
+from longcat.processes import shared_folder
+from longcat.processes.agreement import disagreements
+from longcat.processes.head import Head, Member, ended_by
+from longcat.processes.launch import POLL_S, forget_failures, launch
+from longcat.processes.orders import Order, Outcome, address_of
+from longcat.processes.slurm import Slurm, Wish
+from longcat.processes.verdict import judge
+from longcat.provenance import code_of, git_commit, source_hashes
+from longcat.training.job import Job
+from longcat.training.layout import settle_layout
+from longcat.training.life import record_event
+
+JOIN_PORT = 29400
+_REGROUP_S = 5.0
+"""Seconds that a node has to have been there before a run is interrupted for it."""
+_EVERYWHERE = "0.0.0.0"  # nosec B104 # for nodes that reach the store by several addresses
+_STORE_S = 120.0
+"""Limit of the start of the store, which loads torch."""
+_MARGIN_S = 20.0
+"""Seconds that a node has to answer, beyond the time that its processes have."""
+Say = Callable[[str], None]
+
+
+class Launcher(Protocol):
+    """What `supervise` asks for."""
+
+    def settle(self, job: Job, say: Say) -> Job:
+        """Wait for nodes and return the job with the layout for them; `say` hears what is waited for."""
+
+    def run(
+        self, module: str, job: Job, deadline_s: float, poll: Callable[[], None], may_regroup: Callable[[], bool]
+    ) -> bool:
+        """Run the processes to their end, and call `poll` meanwhile.
+
+        Returns:
+            Whether they were ended so as to go on with nodes that have come, which happens when `may_regroup` allows it.
+
+        Raises:
+            TrainingError: a process failed, a node was lost, or `deadline_s` has passed.
+            UserError: the cause of the failure is a user error.
+        """
+
+
+@contextmanager
+def open_launcher(job: Job, config: PipelineConfig) -> Iterator[Launcher]:
+    """Open the launcher that the configuration names; nodes are sent home at the end.
+
+    Raises:
+        ConfigError: nodes cannot join here.
+    """
+    if config.training.launcher == "local":
+        yield Local(config)
+    else:
+        with open_cluster(config, Path(job.workspace)) as cluster:
+            yield cluster
+
+
+@contextmanager
+def open_cluster(config: PipelineConfig, workspace: Path, *, unlike: bool = False) -> Iterator[Cluster]:
+    """Open the launcher of several nodes.
+
+    Args:
+        config: section `training`.
+        workspace: folder that all of them share.
+        unlike: take nodes that differ.
+
+    Raises:
+        ConfigError: nodes cannot join here.
+    """
+    training = config.training
+    host, _, port = training.head.rpartition(":")
+    with ExitStack() as stack:
+        head = Head(
+            workspace,
+            host=host,
+            port=int(port) if port else JOIN_PORT if training.launcher == "join" else 0,
+            accelerator=config.accelerator,
+            code=None if unlike else own_code(),
+            refuse=(lambda facts: []) if unlike else disagreements,
+        )
+        stack.enter_context(head)
+        slurm = None
+        if training.launcher == "slurm":
+            wish = Wish(
+                training.slurm.partition, training.slurm.account, training.slurm.time, tuple(training.slurm.arguments)
+            )
+            slurm = Slurm(
+                wish,
+                address=head.address,
+                workspace=workspace,
+                log=workspace / "logs" / "srun.log",
+                wait_s=training.node_wait_s,
+                grace_s=training.grace_s,
+            )
+            stack.enter_context(slurm)
+            stack.callback(head.part, "goodbye", final=True)  # before the step is cancelled
+        stack.enter_context(ended_by(head))
+        yield Cluster(config, head, slurm)
+
+
+def own_code() -> str:
+    """Return what longcat's files behind a training process are: the commit, and a digest of the files themselves."""
+    import hashlib
+
+    files = code_of("longcat.training.worker", "longcat.training.agent", "longcat.processes.node")
+    digest = hashlib.sha256(repr(sorted(source_hashes(files).items())).encode()).hexdigest()[:12]
+    return f"{(git_commit() or 'no commit')[:12]} ({digest})"
+
+
+def order_of(module: str, job: Job, config: PipelineConfig) -> Order:
+    """Write a job down, and say what to start for it on a single node."""
+    layout, training = job.layout, config.training
+    return Order(
+        module=module,
+        arguments=(str(job.write()),),
+        directory=job.directory,
+        processes=layout.degrees.processes,
+        environment=environment(layout.accelerator, layout.degrees.processes),
+        grace_s=training.grace_s,
+        timeout_s=training.collective_timeout_s,
+        attempt=job.attempt,
+    )
+
+
+@dataclass
+class Local:
+    """Processes of this machine."""
+
+    config: PipelineConfig
+
+    def settle(self, job: Job, say: Say) -> Job:
+        """Return the job as it is."""
+        return job
+
+    def run(
+        self, module: str, job: Job, deadline_s: float, poll: Callable[[], None], may_regroup: Callable[[], bool]
+    ) -> bool:
+        """See `Launcher.run`."""
+        launch(order_of(module, job, self.config), deadline_s=deadline_s, poll=poll)
+        return False
+
+
+class Cluster:
+    """Processes of nodes that have joined; Slurm starts them, or somebody else."""
+
+    def __init__(self, config: PipelineConfig, head: Head, slurm: Slurm | None) -> None:
+        self.config, self.head, self.slurm = config, head, slurm
+        self._chosen: list[Member] = []
+        self._names: list[str] | None = None
+        self._checked = self._asked = False
+
+    def settle(self, job: Job, say: Say) -> Job:
+        """See `Launcher.settle`.
+
+        Raises:
+            ConfigError: nodes are missing after `training.node_wait_s`, are unlike, or share no file system; or no layout
+                fits as many as there are.
+        """
+        there = self.gather(say)
+        layouts = ((number, self._layout(there[:number])) for number in range(len(there), self._least - 1, -1))
+        number, degrees = next(((number, found) for number, found in layouts if isinstance(found, Degrees)), (0, None))
+        if degrees is None:
+            raise self._layout(there)  # type: ignore[misc]
+        self._chosen = there[:number]
+        accelerator = _accelerator_of(self._chosen[0])
+        layout = settle_layout(self.config, accelerator, nodes=number)
+        if layout.accelerator != job.layout.accelerator or layout.precision != job.layout.precision:
+            raise ConfigError(
+                f"the nodes compute on {layout.accelerator} in {layout.precision}, and this machine would on "
+                f"{job.layout.accelerator} in {job.layout.precision}: set accelerator={layout.accelerator} and "
+                f"training.precision={layout.precision}"
+            )
+        if not self._checked and len(self._chosen) > 1:
+            say("trying out the shared file system")
+            if problems := check_folder(self._chosen):
+                raise ConfigError(problems[0])
+            for remark in crossings(layout.degrees, layout.degrees.processes // number):
+                warnings.warn(remark, stacklevel=2)
+        self._checked = True
+        self._tell(Path(job.directory))
+        best = peak(accelerator, layout.precision)
+        return replace(job, layout=layout, peak_flops=None if best is None else best.of(layout.degrees.processes))
+
+    def run(
+        self, module: str, job: Job, deadline_s: float, poll: Callable[[], None], may_regroup: Callable[[], bool]
+    ) -> bool:
+        """See `Launcher.run`."""
+        directory, members = Path(job.directory), self._chosen
+        forget_failures(directory)
+        each = job.layout.degrees.processes // len(members)
+        base = replace(order_of(module, job, self.config), processes=each, nodes=len(members))
+        end = time.monotonic() + deadline_s
+        with _store(members, self.config.training.collective_timeout_s) as port:
+            for place, member in enumerate(members):
+                order = replace(
+                    base,
+                    place=place,
+                    store=address_of(member.head, port),
+                    environment=_environment(base.environment, member, each),
+                )
+                member.tell(word="start", order=order.to_json())
+            watch = _Watch(members, base.attempt)
+            try:
+                regroup = self._watch(watch, end, poll, may_regroup)
+            finally:
+                watch.stop(self.config.training.grace_s + _MARGIN_S)
+        if watch.lost:
+            failure: Exception | None = _loss(watch, directory)
+        else:
+            failure = judge(directory, watch.outcomes, directory / f"processes-{members[0].name}.log")
+        if failure is not None:
+            raise failure
+        return regroup
+
+    def _tell(self, directory: Path) -> None:
+        """Say which nodes the attempt is without, or has again, since the last one."""
+        before, now = self._names, [member.name for member in self._chosen]
+        self._names = now
+        for name in before or []:
+            if name not in now:
+                record_event(directory, "node lost", node=name, nodes=len(now))
+        for name in now if before is not None else []:
+            if name not in (before or []):
+                record_event(directory, "node back", node=name, nodes=len(now))
+        if before is not None and before != now:
+            warnings.warn(
+                f"training goes on with {len(now)} of {self.config.training.nodes} nodes ({', '.join(now)}), after "
+                f"{len(before)} ({', '.join(before)})",
+                stacklevel=2,
+            )
+
+    @property
+    def _least(self) -> int:
+        return self.config.training.min_nodes or self.config.training.nodes
+
+    def _watch(self, watch: _Watch, end: float, poll: Callable[[], None], may_regroup: Callable[[], bool]) -> bool:
+        """Wait for the end of all processes, or the first failure; returns whether they are to be ended for more nodes."""
+        began = time.monotonic()
+        while watch.running():
+            poll()
+            if watch.failed():
+                return False
+            if time.monotonic() > end:
+                raise TrainingError(
+                    f"training did not finish within training.deadline_s={self.config.training.deadline_s:g}"
+                )
+            if self._more(len(watch.members), began) and may_regroup():
+                return True
+            time.sleep(POLL_S)
+        return False
+
+    def _more(self, running: int, began: float) -> bool:
+        """Say whether there are nodes for a larger layout; asks Slurm for those that are missing."""
+        wanted = self.config.training.nodes
+        if running >= wanted:
+            return False
+        there = self.head.members()
+        if self.slurm is not None and len(there) < wanted:
+            self.slurm.complete([member.name for member in there], wanted - len(there))
+        now = time.monotonic()
+        ready = [member for member in there if now - max(member.since, began) > _REGROUP_S]
+        return any(isinstance(self._layout(ready[:number]), Degrees) for number in range(running + 1, len(ready) + 1))
+
+    def _layout(self, members: Sequence[Member]) -> Degrees | ConfigError:
+        """Return how as many nodes would share the work, or why they cannot."""
+        if not members:
+            return ConfigError("no node is there")
+        try:
+            return settle_layout(self.config, _accelerator_of(members[0]), nodes=len(members)).degrees
+        except ConfigError as error:
+            return error
+
+    def gather(self, say: Say) -> list[Member]:
+        """Wait for nodes: all of them for the first attempt, enough of them later."""
+        training = self.config.training
+        first = not self._asked
+        if first and self.slurm is not None:
+            self.slurm.start(training.nodes)
+        self._asked = True
+        began = time.monotonic()
+        asked: float | None = began
+        while True:
+            there = [
+                member
+                for member in self.head.members()
+                if not training.node_names or member.name in training.node_names
+            ]
+            there = there[: training.nodes]
+            if first and self.head.refusals:
+                raise ConfigError(self.head.refusals[0])
+            waited = time.monotonic() - began
+            enough = len(there) >= self._least
+            if len(there) == training.nodes or (enough and (not first or waited > training.node_wait_s)):
+                if len(there) < training.nodes:
+                    say(f"going on with {len(there)} of {training.nodes} nodes, without {self._missing(there)}")
+                return there
+            if self.slurm is not None:
+                if first and self.slurm.queued():
+                    began = time.monotonic()
+                    if asked is not None and began - asked > training.node_wait_s and self._least < training.nodes:
+                        self.slurm.start(self._least)  # the others may come later
+                        asked = None
+                if (trouble := self.slurm.trouble()) is not None and first and not there:
+                    raise ConfigError(f"Slurm gives no nodes: {trouble}; see {self.head.workspace}/logs/srun.log")
+                if not first:
+                    self.slurm.complete([member.name for member in there], training.nodes - len(there))
+            if waited > training.node_wait_s:
+                raise self._absent(there)
+            say(f"{len(there)} of {training.nodes} nodes at {self.head.address}, waiting for {self._missing(there)}")
+            time.sleep(POLL_S)
+
+    def _missing(self, there: Sequence[Member]) -> str:
+        names = {member.name for member in there}
+        expected = self.config.training.node_names or (self.slurm.expected() if self.slurm is not None else [])
+        missing = [name for name in expected if name not in names]
+        return ", ".join(missing) or f"{self.config.training.nodes - len(there)} more"
+
+    def _absent(self, there: Sequence[Member]) -> UserError:
+        names = ", ".join(member.name for member in there) or "none"
+        how = (
+            f"see {self.head.workspace}/logs/srun.log"
+            if self.slurm is not None
+            else f"run longcat join {self.head.address} on it"
+        )
+        return ConfigError(
+            f"{self._missing(there)} of training.nodes={self.config.training.nodes} nodes did not join within "
+            f"training.node_wait_s={self.config.training.node_wait_s:g} (there: {names}); {how}"
+        )
+
+
+def check_folder(members: Sequence[Member]) -> list[str]:
+    """Try out the file system that nodes share; returns what is wrong with it, in sentences."""
+    token = uuid.uuid4().hex
+    names = "/".join(member.name for member in members)
+    problems: list[str] = []
+    for step in shared_folder.STEPS:
+        if problems and step != "clear":
+            continue
+        asked = {"hold": members[:1], "try": members[1:]}.get(step, members)
+        for member in asked:
+            member.tell(word="check", step=f"see:{names}" if step == "see" else step, token=token)
+        problems += [problem for member in asked if (problem := _answer(member)) is not None]
+    return problems
+
+
+def _answer(member: Member) -> str | None:
+    message = member.answer("checked", shared_folder.VISIBLE_S + _MARGIN_S)
+    if message is None:
+        return f"node {member.name} did not answer when the shared file system was tried out ({member.lost or 'no answer'})"
+    problem = message.get("problem")
+    return None if problem is None else str(problem)
+
+
+class _Watch:
+    """How the processes of an attempt fare on each of its nodes."""
+
+    def __init__(self, members: Sequence[Member], attempt: int) -> None:
+        self.members, self._attempt = members, attempt
+        self.outcomes: dict[str, Outcome] = {}
+        self.lost: dict[str, str] = {}
+
+    def running(self) -> list[Member]:
+        """List the nodes of which no end is known."""
+        for member in self.members:
+            while member.name not in self.outcomes and not member.inbox.empty():
+                message = member.inbox.get_nowait()
+                if message.get("word") == "ended" and message.get("attempt") == self._attempt:
+                    self.outcomes[member.name] = Outcome.from_dict(message["outcome"])
+            if member.name not in self.outcomes and member.lost is not None:
+                self.lost.setdefault(member.name, member.lost)
+        return [member for member in self.members if member.name not in {*self.outcomes, *self.lost}]
+
+    def failed(self) -> bool:
+        """Say whether a node was lost or one of its processes has failed."""
+        return bool(self.lost) or any(outcome.code for outcome in self.outcomes.values())
+
+    def stop(self, limit_s: float) -> None:
+        """End what still runs, and wait for it; a node that does not say so is lost."""
+        running = self.running()
+        for member in running:
+            member.tell(word="stop")
+        end = time.monotonic() + limit_s
+        while (running := self.running()) and time.monotonic() < end:
+            time.sleep(POLL_S)
+        for member in running:
+            member.lost = self.lost[member.name] = f"its processes did not end within {limit_s:g} s"
+            member.channel.close()
+
+
+def _loss(watch: _Watch, directory: Path) -> TrainingError:
+    (name, why), *_ = watch.lost.items()
+    return TrainingError(f"node {name} was lost ({why}); see {directory / f'processes-{name}.log'}")
+
+
+def _environment(common: dict[str, str], member: Member, processes: int) -> dict[str, str]:
+    """Return the variables of a node's processes: threads by its own cores, unless somebody has chosen there."""
+    # the nodes write under the launcher's lease
+    variables = common | {name: os.environ[name] for name in (TOKENS,) if name in os.environ}
+    if "OMP_NUM_THREADS" in variables:
+        del variables["OMP_NUM_THREADS"]
+        if not member.facts.get("threads"):
+            variables["OMP_NUM_THREADS"] = str(max(1, int(member.facts["cores"]) // processes))
+    return variables
+
+
+def _accelerator_of(member: Member) -> Accelerator:
+    facts = member.facts
+    return Accelerator(
+        kind=facts["accelerator"],
+        name=facts["device"],
+        count=facts["devices"],
+        memory_bytes=facts["memory_bytes"],
+        supports_bf16=facts["bf16"],
+    )
+
+
+@contextmanager
+def _store(members: Sequence[Member], timeout_s: float) -> Iterator[int]:
+    """Keep a store open in a process of its own, where all processes of these nodes meet; yields its port."""
+    reached = {member.head for member in members}
+    address = reached.pop() if len(reached) == 1 else "::" if any(":" in one for one in reached) else _EVERYWHERE
+    command = [sys.executable, "-m", "longcat.training.rendezvous", address, f"{timeout_s:g}"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        told, _, _ = select.select([process.stdout], [], [], _STORE_S)
+        line = process.stdout.readline().strip() if told else ""
+        if not line:
+            raise TrainingError("the store where training processes meet could not be opened")
+        yield int(line.rpartition(":")[2])
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,88 @@
+"""`smoke` on two nodes of a Slurm cluster: as on one machine, and through the loss of a node."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from tests.cluster.conftest import checkpoint_of, no_rank_is_left, ranks, records_of, same_bytes
+from tests.waiting import wait_until
+
+SLURM = ("training.launcher=slurm", "training.nodes=2", "training.slurm.partition=test", "training.node_wait_s=120")
+
+
+@pytest.fixture
+def run(pretrain, cluster):
+    return lambda *settings, **named: pretrain(*SLURM, *settings, SLURM_CONF=cluster.environment["SLURM_CONF"], **named)
+
+
+def test_two_nodes_train_as_one_machine_does(run, smoke_run, smoke_tokens, cluster):
+    flow = run(whole=True)
+    assert flow.wait() == 0, flow.said
+    checkpoint = checkpoint_of(smoke_tokens)
+    assert same_bytes(checkpoint, checkpoint_of(smoke_run[0]))
+    assert {file.name for file in checkpoint.glob("processes*.log")} == {"processes-n1.log", "processes-n2.log"}
+    said = (smoke_tokens / "logs" / "srun.log").read_text()
+    assert "as n1\n" in said
+    assert "as n2\n" in said
+    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+
+
+def partial(workspace):
+    return next(iter(workspace.glob("checkpoint/.*.partial")), None)
+
+
+def steps(workspace):
+    """The steps of a run in progress, each with the number of its attempt."""
+    try:
+        return [(record["step"], record["attempt"]) for record in records_of(partial(workspace) or workspace)]
+    except (OSError, ValueError):
+        return []
+
+
+def test_a_cancelled_flow_cancels_the_step(run, smoke_tokens, cluster):
+    flow = run("training.steps=100000")
+    wait_until(lambda: steps(smoke_tokens), flow.process)
+    flow.process.terminate()
+    assert flow.wait() == 130, flow.said
+    assert no_rank_is_left(smoke_tokens)
+    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    assert list(partial(smoke_tokens).glob("checkpoints/step-*"))
+
+
+def test_a_lost_node_is_done_without_and_taken_back(run, smoke_tokens, cluster):
+    flow = run(
+        "training.min_nodes=1", "training.steps=300", "training.keep_checkpoints=1", "training.checkpoint_every_steps=3"
+    )
+    wait_until(lambda: steps(smoke_tokens)[4:], flow.process)
+    cluster.kill_node("n2")
+    wait_until(lambda: steps(smoke_tokens) and steps(smoke_tokens)[-1][1] == 1, flow.process)
+    [alone] = ranks(smoke_tokens)
+    os.kill(alone.pid, signal.SIGSTOP)  # or the run might be over before the node is back
+    try:
+        cluster.start_node("n2")
+        log = smoke_tokens / "logs" / "srun.log"
+        wait_until(lambda: log.read_text().count("as n2\n") == 2, flow.process)
+    finally:
+        os.kill(alone.pid, signal.SIGCONT)
+    assert flow.wait() == 0, flow.said
+    done = [(record["step"], record["attempt"]) for record in records_of(checkpoint_of(smoke_tokens))]
+    assert [step for step, _ in done] == list(range(1, 301))
+    assert sorted({attempt for _, attempt in done}) == [0, 1, 2]
+    assert no_rank_is_left(smoke_tokens)
+
+
+def test_what_slurm_refuses_is_told(run):
+    flow = run("training.slurm.partition=nowhere")
+    assert flow.wait() == 2, flow.said
+    assert "Slurm gives no nodes: invalid partition specified: nowhere" in flow.said
+
+
+def test_the_batch_script_is_what_slurm_takes(cluster):
+    from longcat.provenance import ROOT
+
+    command = ["sbatch", "--test-only", "--partition=test", "--gres=none", ROOT / "deploy/slurm.sbatch"]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "to start at" in done.stderr
