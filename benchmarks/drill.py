@@ -27,16 +27,17 @@ Exit code 1 if any of it is broken.
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,11 @@ import psutil
 from drills import accounts, faults
 from drills.command import MARK, MAX_RESTARTS, Done, Ending, processes_of, run
 from drills.disk import Disk
-from drills.faults import Fault
+from drills.faults import Plan
 
 INTERVAL = 5
+_SHARED = {f"torchinductor_{getpass.getuser()}"}
+"""Temporary folders of a user that libraries do not remove."""
 MOST_COMMANDS = 60
 """Commands in one workspace; one that needs more gets nowhere."""
 
@@ -71,9 +74,9 @@ def settings(steps: int) -> list[str]:
 class Drill:
     """Rounds of a drill, each in a workspace of its own."""
 
-    def __init__(self, folder: Path, plan: list[Fault], command: str, steps: int, kept: bool) -> None:
+    def __init__(self, folder: Path, plan: Plan, command: str, steps: int, kept: bool) -> None:
         self.folder, self.plan, self.words, self.done = folder, plan, [command, *settings(steps)], list[Done]()
-        self.kept, self.deadline = kept, math.inf
+        self.kept = kept
         self.token = uuid.uuid4().hex
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
@@ -105,7 +108,7 @@ class Drill:
         before, broken = len(self.done), len(self.result["broken"])
         try:
             if disk.missing is not None:
-                self.plan = [fault for fault in self.plan if fault.target != faults.DISK]
+                self.plan.leave_out(faults.DISK)
                 self.result["left_out"] = f"full and read-only disks: {disk.missing}"
             for attempt in range(1, MOST_COMMANDS + 1):
                 ending = self._attempt(f"{number}-{attempt}", workspace, steps, disk)
@@ -135,28 +138,16 @@ class Drill:
 
         ending = run(
             [*self.words, "--workspace", str(workspace)],
-            steps=steps, disk=disk, next_fault=self._take, done=note, environment=self.environment,
+            steps=steps, disk=disk, plan=self.plan, done=note, environment=self.environment,
             errors=self.folder / f"command-{name}.txt",
         )  # fmt: skip
         say(f"     {name:>6} ended with code {ending.code} {ending.said if ending.code else ''}")
-        if ending.unused is not None:
-            self.plan.insert(0, ending.unused)
         for fault in ending.broken:
             self._broken(f"command {name}: {fault}")
         disk.mend()
         for fault in accounts.damaged(workspace):
             self._broken(f"command {name}: {fault}")
         return ending
-
-    def _take(self, wanted: Callable[[Fault], bool]) -> Fault | None:
-        """Take the next fault of some kind from the plan, if there is time."""
-        if time.monotonic() > self.deadline:
-            return None
-        number = next((number for number, fault in enumerate(self.plan) if wanted(fault)), None)
-        # those that fit few moments are not all put at the first one
-        if number is None or (number > 6 and len(self.plan) > 6):
-            return None
-        return self.plan.pop(number)
 
     def _account(self, number: int, workspace: Path, steps: accounts.Steps, reference: Path) -> None:
         store = workspace / "mlflow.db"
@@ -173,7 +164,7 @@ class Drill:
         left = [
             *accounts.left_files(workspace),
             *(f"MLflow's run {run} is left open" for run in accounts.open_runs(store)),
-            *(f"temporary file {path.name}" for path in self.temporary.iterdir()),
+            *(f"temporary file {path.name}" for path in self.temporary.iterdir() if path.name not in _SHARED),
         ]
         for note in steps.notes:
             self._broken(f"round {number}: {note}")
@@ -241,25 +232,22 @@ def main() -> int:
     if arguments.folder is not None:
         arguments.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="drill-", dir=arguments.folder))
-    drill = Drill(
-        folder,
-        faults.draw(arguments.seed, arguments.kills, kinds),
-        arguments.command,
-        arguments.steps,
-        arguments.folder is not None,
-    )
     began = time.monotonic()
-    if arguments.minutes:
-        drill.deadline = began + 60 * arguments.minutes
+    plan = Plan(
+        faults.draw(arguments.seed, arguments.kills, kinds),
+        began + 60 * arguments.minutes if arguments.minutes else math.inf,
+    )
+    drill = Drill(folder, plan, arguments.command, arguments.steps, arguments.folder is not None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         reference = drill.undisturbed()
         number = 0
-        while drill.plan and time.monotonic() < drill.deadline:
+        while not plan.over():
             number += 1
             before = len(drill.done)
             drill.round(number, reference)
-            if len(drill.done) == before:  # its moment never comes
-                drill.plan.pop(0)
+            if len(drill.done) == before and plan.left:
+                plan.left.pop(0)  # its moment never comes
     finally:
         drill.close()
     result = drill.result | {
@@ -267,7 +255,7 @@ def main() -> int:
         "kills": len(drill.done),
         "faults": [one.as_dict() for one in drill.done],
     }
-    result["left_undone"] = len(drill.plan)
+    result["left_undone"] = len(plan.left)
     result["seconds"] = round(time.monotonic() - began, 1)
     print(json.dumps(result, indent=2) if arguments.json else _page(result, drill.done))
     kept = not result["broken"]

@@ -17,7 +17,7 @@ import psutil
 
 from longcat.processes.child import free_port, supervised
 from longcat.processes.environment import server_environment
-from longcat.stores import put_back, set_aside, set_aside_if_damaged
+from longcat.stores import clear_half_made, put_back, set_aside, set_aside_if_damaged
 
 START_S = 300.0
 """Longest wait for a server of our own; one that has died is noticed at once."""
@@ -73,6 +73,8 @@ def prefect_api(workspace: Path) -> Iterator[None]:
                             _settle()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
+        with suppress(OSError):  # it may have been killed while it made its database
+            clear_half_made(server.database)
 
 
 class _Server:

@@ -39,10 +39,7 @@ def remove_misspelt_folder(path: Path) -> None:
 @contextmanager
 def made_whole(path: Path) -> Iterator[Path]:
     """Give the name under which to make a database; it gets its own name when the context ends without an exception."""
-    for old in path.parent.glob(f".{path.name}.*"):
-        maker = old.name.removeprefix(f".{path.name}.").partition("-")[0]
-        if not (maker.isdigit() and psutil.pid_exists(int(maker))):
-            old.unlink(missing_ok=True)
+    clear_half_made(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")  # SQLAlchemy remembers names
     try:
@@ -53,6 +50,14 @@ def made_whole(path: Path) -> Iterator[Path]:
             os.replace(new, path)
     finally:
         _unlink(new)
+
+
+def clear_half_made(path: Path) -> None:
+    """Remove what processes that were killed have left of a database that they were making."""
+    for old in path.parent.glob(f".{path.name}.*"):
+        maker = old.name.removeprefix(f".{path.name}.").partition("-")[0]
+        if not (maker.isdigit() and psutil.pid_exists(int(maker))):
+            old.unlink(missing_ok=True)
 
 
 def is_sound(path: Path) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from longcat.errors import DataError
 
@@ -11,6 +13,8 @@ RATIO = 250
 """Unpacked bytes per packed byte. Text comes to 20, repetitive logs to 100, gzip at its worst to 1,032."""
 FREE_BYTES = 64 << 20
 """Unpacked bytes up to which any ratio is fine."""
+MOST_TEXT_BYTES = 256 << 20
+"""Most bytes of a file that is read as a whole: configurations, headers, indices, tokenizers. Real ones have 50 MB at most."""
 
 
 @dataclass
@@ -51,3 +55,18 @@ class Allowance:
         self.files += 1
         if self.most_files is not None and self.files > self.most_files:
             raise DataError(f"{self.where} has more than {self.most_files:,} files, the most that are unpacked")
+
+
+def read_bounded(path: Path) -> bytes:
+    """Read a file that is parsed as a whole, before memory is taken for one that cannot be what it should be.
+
+    Raises:
+        DataError: it is larger than `MOST_TEXT_BYTES`, or has no end.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(MOST_TEXT_BYTES + 1) if size <= MOST_TEXT_BYTES else b""
+    if size > MOST_TEXT_BYTES or len(content) > MOST_TEXT_BYTES:
+        raise DataError(f"{path} is larger than {MOST_TEXT_BYTES:,} bytes, which no such file is; it is not read")
+    return content

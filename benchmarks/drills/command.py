@@ -20,7 +20,7 @@ import psutil
 from drills import faults
 from drills.accounts import Steps, processes_of
 from drills.disk import Disk
-from drills.faults import Fault
+from drills.faults import Fault, Plan
 
 MARK = "LONGCAT_DRILL"
 POLL_S = 0.05
@@ -68,8 +68,6 @@ class Ending:
     said: str
     """The last line of its errors."""
     broken: list[str] = field(default_factory=list)
-    unused: Fault | None = None
-    """The fault whose moment did not come."""
 
 
 def run(
@@ -77,20 +75,20 @@ def run(
     *,
     steps: Steps,
     disk: Disk,
-    next_fault: Callable[[Callable[[Fault], bool]], Fault | None],
+    plan: Plan,
     done: Callable[[Done], None],
     environment: dict[str, str],
     errors: Path,
 ) -> Ending:
     """Run a command and hurt it, until it ends."""
-    with _tracking_server(next_fault(lambda fault: fault.target == faults.MLFLOW)) as (away, address):
+    with _tracking_server(plan.take(lambda fault: fault.target == faults.MLFLOW)) as (away, address):
         variables = {**environment, **({"MLFLOW_TRACKING_URI": address} if address else {})}
         with errors.open("wb") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", "longcat.cli", *command],
-                env=variables, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+                env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stream, start_new_session=True,
             )  # fmt: skip
-        hurting = _Hurting(process.pid, steps, disk, next_fault, done)
+        hurting = _Hurting(process.pid, steps, disk, plan, done)
         if away is not None:
             hurting.note(away, faults.MLFLOW, [])
         ending = Ending(0, "")
@@ -104,7 +102,8 @@ def run(
             hurting.end(one)
         disk.empty()
         ending.broken += _await_end(process, (MARK, environment[MARK]))
-    ending.code, ending.unused = process.returncode, hurting.fault
+    plan.put_back(hurting.fault)
+    ending.code = process.returncode
     lines = errors.read_text(errors="replace").splitlines()
     told = [line for line in lines if line.startswith("error:")]
     ending.said = (told or [line for line in lines if line.strip()] or [""])[-1]
@@ -152,11 +151,11 @@ class _Hurting:
         pid: int,
         steps: Steps,
         disk: Disk,
-        next_fault: Callable[[Callable[[Fault], bool]], Fault | None],
+        plan: Plan,
         done: Callable[[Done], None],
     ) -> None:
         self.root, self.steps, self.disk = psutil.Process(pid), steps, disk
-        self._next, self._done = next_fault, done
+        self._plan, self._done = plan, done
         self.began = self.moved = time.monotonic()
         self.mine: list[Done] = []
         self.lasting: list[Done] = []
@@ -165,9 +164,17 @@ class _Hurting:
         self._arm()
 
     def _arm(self) -> None:
-        self.fault = self._next(
-            lambda fault: fault.target != faults.MLFLOW and (fault.target != faults.CORPUS or self._first)
-        )
+        """Choose the next fault; one that waits for the end of training lets others go first."""
+        trained = self.steps.trained()
+
+        def fits(fault: Fault) -> bool:
+            return (
+                fault.target != faults.MLFLOW
+                and (fault.target != faults.CORPUS or self._first)
+                and (fault.moment in (faults.FINISHING, faults.AFTER) if trained else fault.moment != faults.FINISHING)
+            )
+
+        self.fault, self._trained = self._plan.take(fits), trained
         self._armed, self._step, self._due = time.monotonic(), self.steps.last, None
 
     def look(self) -> None:
@@ -180,6 +187,9 @@ class _Hurting:
             self._recovered(now)
         for one in [one for one in self.lasting if one.until is not None and now > one.until]:
             self.end(one)
+        if not self._trained and self.steps.trained():
+            self._plan.put_back(self.fault)
+            self._arm()
         if self.fault is None or self.disk.read_only:
             return
         if now - self._seen[1] > 0.25 or self.fault.moment == faults.STARTING:

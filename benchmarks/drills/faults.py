@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -74,6 +76,35 @@ def draw(seed: int, count: int, kinds: Iterable[str]) -> list[Fault]:
             moment = AFTER
         faults.append(Fault(kind, target, moment, amount, choice))
     return faults
+
+
+class Plan:
+    """Faults that are still to be done, in the order in which they were drawn."""
+
+    AHEAD = 10
+    """How far a fault may overtake those whose moment has not come."""
+
+    def __init__(self, drawn: Iterable[Fault], deadline: float = math.inf) -> None:
+        """Plan faults; none is taken after `deadline`, by time.monotonic()."""
+        self.left, self.deadline = list(drawn), deadline
+
+    def take(self, fits: Callable[[Fault], bool]) -> Fault | None:
+        """Take the next fault that fits, if there is time."""
+        number = next((number for number, fault in enumerate(self.left[: self.AHEAD]) if fits(fault)), None)
+        return None if number is None or self.over() else self.left.pop(number)
+
+    def put_back(self, fault: Fault | None) -> None:
+        """Put a fault back that was not done."""
+        if fault is not None:
+            self.left.insert(0, fault)
+
+    def over(self) -> bool:
+        """Whether there is nothing more to do, or no time for it."""
+        return not self.left or time.monotonic() > self.deadline
+
+    def leave_out(self, target: str) -> None:
+        """Do no faults to a target."""
+        self.left = [fault for fault in self.left if fault.target != target]
 
 
 # ---------------------------------------------------------------------------------------------------- processes

@@ -1,9 +1,11 @@
-"""`longcat join`: this machine takes part in a training run that is started elsewhere."""
+"""`longcat join`: this machine takes part in a training run that is started elsewhere; and `longcat doctor --nodes`."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 
 from longcat.commands.options import WorkspacePath
 from longcat.errors import ConfigError
+from longcat.printable import printable
 
 
 def join(
@@ -50,5 +53,42 @@ def join(
             name=name,
             facts=node_facts,
             wait_s=wait_s,
-            say=lambda text: print(text, flush=True),
+            say=lambda text: print(printable(text), flush=True),
         )
+
+
+def examine_nodes(
+    workspace: Path, preset: str | None, config: Path | None, overrides: list[str] | None, as_json: bool
+) -> None:
+    """Report what the nodes of a cluster have, and which one is unlike the others."""
+    from longcat.artifact import Workspace
+    from longcat.config import load_config
+    from longcat.training.examining import examine_nodes as examine
+
+    settings = load_config(preset, config, overrides or ())
+    if settings.training.launcher == "local":
+        raise ConfigError("--nodes needs training.launcher=slurm or join, and training.nodes (--set or --config)")
+    space = Workspace(workspace)
+    said = ""
+
+    def say(message: str) -> None:
+        nonlocal said
+        if message != said:
+            said = message
+            print(message, file=sys.stderr, flush=True)
+
+    with space.lease():
+        report = examine(settings, space.path, say)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        from longcat.terminal import print_pairs
+
+        for name, facts in report["nodes"].items():
+            print_pairs(name, {fact: "none" if value is None else value for fact, value in facts.items()})
+        print_pairs(
+            "links", {link: f"{speed / 1e9:.2f} GB/s" for link, speed in report["links_bytes_per_second"].items()}
+        )
+        print("\n".join(f"problem: {text}" for text in report["problems"]) or "no problem found")
+    if report["problems"]:
+        raise typer.Exit(2)

@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
-from longcat.commands.options import Json, WorkspacePath
-from longcat.errors import Cancelled
+from longcat.commands.cluster import examine_nodes
+from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
+from longcat.errors import Cancelled, ConfigError
+from longcat.printable import printable
 
 
 def emulate(
@@ -29,11 +31,27 @@ def emulate(
     run_emulated(command, python)
 
 
-def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) -> None:
-    """Report devices, versions and problems of this machine."""
+def doctor(
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+    nodes: Annotated[
+        bool,
+        typer.Option("--nodes", help="Compare the nodes of training.launcher instead, and try out what they share."),
+    ] = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Report devices, versions and problems of this machine, or of all nodes of a cluster."""
+    folder = workspace.expanduser().resolve()
+    if nodes:
+        examine_nodes(folder, preset, config, set_, as_json)
+        return
+    if preset or config or set_:
+        raise ConfigError("--preset, --config and --set belong to --nodes")
     from longcat.doctor import examine
 
-    facts = examine(workspace.expanduser().resolve())
+    facts = examine(folder)
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
@@ -46,7 +64,7 @@ def doctor(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
             | {f"accelerator {name}": value for name, value in (accelerator or {}).items()},
         )
         print_pairs("packages", {name: version or "not installed" for name, version in versions.items()})
-        print("\n".join(f"problem: {text}" for text in problems) or "no problem found")
+        print("\n".join(f"problem: {printable(text)}" for text in problems) or "no problem found")
         facts["problems"] = problems
     if facts["problems"]:
         raise typer.Exit(2)
@@ -69,7 +87,7 @@ def sync(workspace: WorkspacePath = Path("workspace")) -> None:
             sent = send(space)
     finally:
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(f"warning: {printable(warning)}", file=sys.stderr)
     print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from longcat.config.config_json_keys import HARMLESS, SUPPORTED
 from longcat.config.model import BOS_TOKEN_ID, EOS_TOKEN_ID, ModelConfig, RopeScalingConfig, SparseAttentionConfig
 from longcat.errors import ConfigError
+from longcat.unpacking import read_bounded
 
 CONFIG = "config.json"
 
@@ -93,7 +94,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or holds something else.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(read_bounded(path).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

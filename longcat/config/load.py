@@ -16,6 +16,7 @@ from longcat.config.section import Formerly
 from longcat.config.tree import PipelineConfig
 from longcat.errors import ConfigError
 from longcat.redaction import secret_places
+from longcat.unpacking import read_bounded
 
 PRESET_DIRECTORY = Path(__file__).parents[1] / "presets"
 
@@ -62,7 +63,7 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(read_bounded(path).decode())
     except OSError as error:
         raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

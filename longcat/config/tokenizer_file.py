@@ -12,6 +12,7 @@ from typing import Any
 
 from longcat.config.corpus import TRAINED_END_OF_TEXT, CorpusConfig
 from longcat.errors import ConfigError, DataError
+from longcat.unpacking import read_bounded
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TokenizerFile:
             DataError: it is missing, or not the file of a tokenizer, or gives two tokens the same id.
         """
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_bounded(path))
             if not isinstance(content, dict):
                 raise TypeError(f"expected an object, found {type(content).__name__}")
             file = cls(path, content)

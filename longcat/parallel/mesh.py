@@ -178,7 +178,20 @@ def join(accelerator: Accelerator, degrees: Degrees, timeout_s: float) -> Proces
         raise ConfigError(
             f"training.processes={degrees.processes}, but torchrun started {dist.get_world_size()} processes"
         )
+    _check_place(dist.get_rank())
     return ProcessMesh(degrees, dist.get_rank(), device, timeout)
+
+
+def _check_place(rank: int) -> None:
+    """Check what this machine says of a rank's place: layouts count on ranks that are numbered node by node."""
+    told = {name: os.environ.get(name) for name in ("GROUP_RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")}
+    if None in told.values():  # whoever started it knows no nodes
+        return
+    node, each, place = (int(value) for value in told.values() if value is not None)
+    if rank != node * each + place:
+        raise ConfigError(
+            f"rank {rank} is process {place} of {each} on node {node}: nodes of equally many processes have to be numbered in order"
+        )
 
 
 def leave() -> None:

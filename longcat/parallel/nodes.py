@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from longcat.errors import ConfigError
+from longcat.parallel.axes import Degrees
 
 
 class Levels(NamedTuple):
@@ -15,6 +17,32 @@ class Levels(NamedTuple):
     """With the same place on every node."""
     within: tuple[int, ...]
     """On the same node."""
+
+
+def crossings(degrees: Degrees, processes: int) -> list[str]:
+    """Say which groups that exchange in every layer lie across nodes, and what would keep them inside.
+
+    Args:
+        degrees: of the whole layout; ranks are numbered node by node.
+        processes: on each node.
+    """
+    if degrees.processes <= processes:
+        return []
+    found = []
+    for axis, way_out in (
+        ("tensor", ""),
+        ("expert", ", or parallel.two_level=true would send a token to each node once"),
+    ):
+        grid = degrees.grid_of(axis)
+        groups = (grid.group(rank, axis) for rank in range(degrees.processes))
+        if any(group[0] // processes != group[-1] // processes for group in groups):
+            degree = grid.degree(axis)
+            inside = math.gcd(degree, processes)
+            found.append(
+                f"groups of parallel.{axis}={degree} lie across nodes of {processes} process{'es' if processes > 1 else ''}, so that "
+                f"every layer waits for the link between nodes; parallel.{axis}={inside} would stay inside{way_out}"
+            )
+    return found
 
 
 def levels(ranks: Sequence[int], rank: int, devices_per_node: int) -> Levels | None:

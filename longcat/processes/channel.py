@@ -71,7 +71,7 @@ class Channel:
         line, self._rest = self._rest.split(b"\n", 1)
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Closed("it sends what is no message") from None
         if not isinstance(message, dict):
             raise Closed("it sends what is no message")
@@ -109,7 +109,8 @@ def proof(key: bytes, side: str, nonce: str) -> str:
 
 def proves(key: bytes, side: str, nonce: str, message: Mapping[str, Any]) -> bool:
     """Say whether a message has the proof of that side."""
-    return hmac.compare_digest(proof(key, side, nonce), str(message.get("proof", "")))
+    shown = str(message.get("proof", "")).encode(errors="replace")  # strings are compared only if they are ASCII
+    return hmac.compare_digest(proof(key, side, nonce).encode(), shown)
 
 
 def new_nonce() -> str:

@@ -48,6 +48,21 @@ class Member:
     """Why it is gone."""
     since: float = field(default_factory=time.monotonic)
 
+    @property
+    def address(self) -> str:
+        """Its address, as the launcher reaches it."""
+        return str(self.channel.connection.getpeername()[0])
+
+    def answer(self, word: str, limit_s: float) -> Message | None:
+        """Wait for a message of this kind; returns None if the node is lost or says nothing."""
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end and self.lost is None:
+            with contextlib.suppress(queue.Empty):
+                message = self.inbox.get(timeout=0.2)
+                if message.get("word") == word:
+                    return message
+        return None
+
     def tell(self, **message: Any) -> None:
         """Send a message; a node that is gone is marked as lost."""
         try:
@@ -66,7 +81,7 @@ class Head:
         host: str,
         port: int,
         accelerator: str,
-        code: str,
+        code: str | None,
         refuse: Callable[[dict[str, dict[str, Any]]], list[str]],
         silence_s: float = SILENCE_S,
     ) -> None:
@@ -77,7 +92,7 @@ class Head:
             host: address to listen at; empty for every address of this machine.
             port: to listen at; 0 for any.
             accelerator: as the configuration asks for it.
-            code: what longcat's own files are, which has to be the same everywhere.
+            code: what longcat's own files are, which has to be the same everywhere; None takes any.
             refuse: says what is wrong with facts of nodes, by name, in sentences.
             silence_s: seconds without a word after which a node is lost.
 
@@ -186,7 +201,7 @@ class Head:
             member.facts["instance"] = instance
             others = {name: of for name, of in self._members.items() if of.lost is None and name != member.name}
             facts = {name: of.facts for name, of in others.items()} | {member.name: member.facts}
-            if member.facts.get("longcat") != self._code:
+            if self._code is not None and member.facts.get("longcat") != self._code:
                 reason = (
                     f"node {member.name} has another longcat than the launcher: {member.facts.get('longcat')} there, "
                     f"{self._code} here; install the same commit on both"

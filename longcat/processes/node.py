@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat.errors import ConfigError, DeviceError, UserError
-from longcat.processes import shared_folder
+from longcat.processes import links, shared_folder
 from longcat.processes.channel import KEY, Channel, Closed, Message, new_nonce, proof, proves
 from longcat.processes.head import PING_S, SILENCE_S
 from longcat.processes.launch import run_agent
@@ -211,6 +211,10 @@ def _work(channel: Channel, workspace: Path, name: str) -> None:
                 case "check":
                     result = shared_folder.answer(workspace, name, str(message["step"]), str(message["token"]))
                     channel.send(word="checked", problem=result)
+                case "listen":
+                    channel.send(word="listening", **links.listen(str(message["address"])))
+                case "send":
+                    channel.send(word="sent", **_sent(message))
     finally:
         ended.set()
 
@@ -228,6 +232,13 @@ def _run(order: Order, name: str, next_message: Callable[[bool], Message | None]
     except DeviceError as error:
         print(error, file=sys.stderr)
         return Outcome(1)
+
+
+def _sent(message: Message) -> dict[str, Any]:
+    try:
+        return {"bytes_per_second": links.send(str(message["host"]), int(message["port"]), str(message["say"]))}
+    except OSError as error:
+        return {"problem": error.strerror or str(error)}
 
 
 def _permitted(order: Order, workspace: Path) -> Order:

@@ -115,14 +115,9 @@ class Slurm:
         back = [node for node in own if node not in present and _is_up(node)][:missing]
         for node in back:  # the job still has it
             self._run([f"--jobid={own[node]}", "--overlap", "--nodes=1", f"--nodelist={node}"])
-        if not back and "SLURM_JOB_ID" not in os.environ:
-            self._run(
-                [
-                    f"--nodes=1-{missing}",
-                    *([f"--exclude={','.join(sorted(present))}"] if present else []),
-                    *self._allocation(),
-                ]
-            )
+        if not back and "SLURM_JOB_ID" not in os.environ:  # one after the other, as they become free
+            without = [f"--exclude={','.join(sorted(present))}"] if present else []
+            self._run(["--nodes=1", *without, *self._allocation()])
 
     def expected(self) -> list[str]:
         """List the names of the nodes that the jobs have."""

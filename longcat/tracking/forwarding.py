@@ -14,7 +14,15 @@ from typing import Any
 
 from longcat.best_effort import reason
 from longcat.processes.environment import NO_TELEMETRY
-from longcat.stores import is_sound, made_whole, remove_misspelt_folder, set_aside, sqlite_path, sqlite_url
+from longcat.stores import (
+    clear_half_made,
+    is_sound,
+    made_whole,
+    remove_misspelt_folder,
+    set_aside,
+    sqlite_path,
+    sqlite_url,
+)
 
 _ENVIRONMENT = {
     **NO_TELEMETRY,
@@ -80,6 +88,7 @@ def prepare_store(path: Path) -> bool:
     Returns:
         Whether an old store has been set aside.
     """
+    clear_half_made(path)
     old = path.exists()
     if old and not is_sound(path):
         set_aside(path, "is damaged")

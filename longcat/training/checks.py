@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from longcat.accelerator import choose
 from longcat.config import PipelineConfig
 from longcat.costs.memory import Spread, training_memory
 from longcat.errors import ConfigError
-from longcat.training.layout import settle_layout, settle_precision
+from longcat.training.layout import settle_layout, settle_precision, training_device
 
 _GIB = 2**30
 
@@ -19,8 +18,12 @@ def check_training(config: PipelineConfig) -> None:
         ConfigError: the batch, the processes and the experts do not fit one another, or the model's states are larger
             than the memory of the device (of this machine, on a CPU).
     """
-    accelerator = choose(config.accelerator)
-    processes = config.training.processes or accelerator.count
+    accelerator = training_device(config)
+    if not accelerator.memory_bytes:  # of nodes that are not known yet
+        settle_layout(config, accelerator)
+        return
+    nodes = config.training.nodes
+    processes = config.training.processes or accelerator.count * nodes
     most = Spread(processes, dense=processes, holders=processes, expert=processes, tables=processes, batch=processes)
     memory = training_memory(
         config.model,
@@ -32,7 +35,7 @@ def check_training(config: PipelineConfig) -> None:
         accelerator.memory_bytes,
     )
     on_cpu = accelerator.kind == "cpu"
-    needed = memory.states * (processes if on_cpu else 1)
+    needed = memory.states * (processes // nodes if on_cpu else 1)
     if needed > accelerator.memory_bytes:
         where = "this machine has" if on_cpu else f"a device ({accelerator.name}) has"
         parts = ", ".join(f"{name.replace('_', ' ')} {size / _GIB:,.1f}" for name, size in memory.parts().items())

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import select
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from longcat.config import PipelineConfig
 from longcat.errors import ConfigError, TrainingError, UserError
 from longcat.lease import TOKENS
 from longcat.parallel.axes import Degrees
+from longcat.parallel.nodes import crossings
 from longcat.peak import peak
 from longcat.processes import shared_folder
 from longcat.processes.agreement import disagreements
@@ -75,20 +75,35 @@ def open_launcher(job: Job, config: PipelineConfig) -> Iterator[Launcher]:
     Raises:
         ConfigError: nodes cannot join here.
     """
-    training = config.training
-    if training.launcher == "local":
+    if config.training.launcher == "local":
         yield Local(config)
-        return
+    else:
+        with open_cluster(config, Path(job.workspace)) as cluster:
+            yield cluster
+
+
+@contextmanager
+def open_cluster(config: PipelineConfig, workspace: Path, *, unlike: bool = False) -> Iterator[Cluster]:
+    """Open the launcher of several nodes.
+
+    Args:
+        config: section `training`.
+        workspace: folder that all of them share.
+        unlike: take nodes that differ.
+
+    Raises:
+        ConfigError: nodes cannot join here.
+    """
+    training = config.training
     host, _, port = training.head.rpartition(":")
-    workspace = Path(job.workspace)
     with ExitStack() as stack:
         head = Head(
             workspace,
             host=host,
             port=int(port) if port else JOIN_PORT if training.launcher == "join" else 0,
             accelerator=config.accelerator,
-            code=own_code(),
-            refuse=disagreements,
+            code=None if unlike else own_code(),
+            refuse=(lambda facts: []) if unlike else disagreements,
         )
         stack.enter_context(head)
         slurm = None
@@ -168,7 +183,7 @@ class Cluster:
             ConfigError: nodes are missing after `training.node_wait_s`, are unlike, or share no file system; or no layout
                 fits as many as there are.
         """
-        there = self._gather(job, say)
+        there = self.gather(say)
         layouts = ((number, self._layout(there[:number])) for number in range(len(there), self._least - 1, -1))
         number, degrees = next(((number, found) for number, found in layouts if isinstance(found, Degrees)), (0, None))
         if degrees is None:
@@ -183,7 +198,11 @@ class Cluster:
                 f"training.precision={layout.precision}"
             )
         if not self._checked and len(self._chosen) > 1:
-            self._check_folder(say)
+            say("trying out the shared file system")
+            if problems := check_folder(self._chosen):
+                raise ConfigError(problems[0])
+            for remark in crossings(layout.degrees, layout.degrees.processes // number):
+                warnings.warn(remark, stacklevel=2)
         self._checked = True
         self._tell(Path(job.directory))
         best = peak(accelerator, layout.precision)
@@ -278,7 +297,7 @@ class Cluster:
         except ConfigError as error:
             return error
 
-    def _gather(self, job: Job, say: Say) -> list[Member]:
+    def gather(self, say: Say) -> list[Member]:
         """Wait for nodes: all of them for the first attempt, enough of them later."""
         training = self.config.training
         first = not self._asked
@@ -309,7 +328,7 @@ class Cluster:
                         self.slurm.start(self._least)  # the others may come later
                         asked = None
                 if (trouble := self.slurm.trouble()) is not None and first and not there:
-                    raise ConfigError(f"Slurm gives no nodes: {trouble}; see {job.workspace}/logs/srun.log")
+                    raise ConfigError(f"Slurm gives no nodes: {trouble}; see {self.head.workspace}/logs/srun.log")
                 if not first:
                     self.slurm.complete([member.name for member in there], training.nodes - len(there))
             if waited > training.node_wait_s:
@@ -335,36 +354,28 @@ class Cluster:
             f"training.node_wait_s={self.config.training.node_wait_s:g} (there: {names}); {how}"
         )
 
-    def _check_folder(self, say: Say) -> None:
-        """Try out the shared file system before the first step."""
-        say("trying out the shared file system")
-        token = uuid.uuid4().hex
-        names = "/".join(member.name for member in self._chosen)
-        problems: list[str] = []
-        for step in shared_folder.STEPS:
-            asked = {"hold": self._chosen[:1], "try": self._chosen[1:]}.get(step, self._chosen)
-            if problems and step != "clear":
-                continue
-            for member in asked:
-                member.tell(word="check", step=f"see:{names}" if step == "see" else step, token=token)
-            for member in asked:
-                problem = _answer(member)
-                problems += [problem] if problem else []
-        if problems:
-            raise ConfigError(problems[0])
+
+def check_folder(members: Sequence[Member]) -> list[str]:
+    """Try out the file system that nodes share; returns what is wrong with it, in sentences."""
+    token = uuid.uuid4().hex
+    names = "/".join(member.name for member in members)
+    problems: list[str] = []
+    for step in shared_folder.STEPS:
+        if problems and step != "clear":
+            continue
+        asked = {"hold": members[:1], "try": members[1:]}.get(step, members)
+        for member in asked:
+            member.tell(word="check", step=f"see:{names}" if step == "see" else step, token=token)
+        problems += [problem for member in asked if (problem := _answer(member)) is not None]
+    return problems
 
 
 def _answer(member: Member) -> str | None:
-    end = time.monotonic() + shared_folder.VISIBLE_S + _MARGIN_S
-    while time.monotonic() < end and member.lost is None:
-        try:
-            message = member.inbox.get(timeout=0.2)
-        except queue.Empty:
-            continue
-        if message.get("word") == "checked":
-            problem = message.get("problem")
-            return None if problem is None else str(problem)
-    return f"node {member.name} did not answer when the shared file system was tried out ({member.lost or 'no answer'})"
+    message = member.answer("checked", shared_folder.VISIBLE_S + _MARGIN_S)
+    if message is None:
+        return f"node {member.name} did not answer when the shared file system was tried out ({member.lost or 'no answer'})"
+    problem = message.get("problem")
+    return None if problem is None else str(problem)
 
 
 class _Watch:

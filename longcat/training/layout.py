@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from longcat.accelerator import Accelerator
+from longcat.accelerator import Accelerator, choose
 from longcat.config import PipelineConfig
 from longcat.costs.memory import Spread
-from longcat.errors import ConfigError
+from longcat.errors import ConfigError, DeviceError
 from longcat.parallel.axes import Degrees, Wish
 from longcat.parallel.nodes import levels
 
@@ -20,6 +20,33 @@ class ParallelLayout:
     accelerator: Literal["npu", "cuda", "cpu"]
     degrees: Degrees
     precision: Literal["bf16", "fp32"]
+
+
+def training_device(config: PipelineConfig) -> Accelerator:
+    """Choose what training computes on: this machine's accelerator, or the nodes' where this machine has none of that kind.
+
+    Raises:
+        DeviceError: the accelerator is not there, and training is to run here.
+        ConfigError: it is not there, and the configuration leaves to it what the nodes will have.
+    """
+    training = config.training
+    try:
+        return choose(config.accelerator)
+    except DeviceError:
+        if training.launcher == "local" or config.accelerator == "auto":
+            raise
+    if not training.processes or training.precision == "auto":
+        raise ConfigError(
+            f"this machine has no {config.accelerator} to settle training.processes and training.precision by: set both, as the "
+            "nodes have it"
+        )
+    return Accelerator(
+        kind=config.accelerator,
+        name=f"{config.accelerator} of the nodes",
+        count=training.processes // training.nodes,
+        memory_bytes=0,
+        supports_bf16=training.precision == "bf16",
+    )
 
 
 def settle_layout(config: PipelineConfig, accelerator: Accelerator, nodes: int | None = None) -> ParallelLayout:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longcat.accelerator import choose
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
@@ -23,7 +22,7 @@ from longcat.provenance import code_of
 from longcat.training.beat import FOLDER
 from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
 from longcat.training.job import ERRORS, JOB, RESULT, Job
-from longcat.training.layout import ParallelLayout, settle_layout
+from longcat.training.layout import ParallelLayout, settle_layout, training_device
 from longcat.training.layouts import layout_since
 from longcat.training.life_picture import plot_life
 from longcat.training.metrics import Records, read_metrics, summarise
@@ -63,7 +62,7 @@ def pretrain(
         ArtifactError: the tokens do not fit the model.
         TrainingError: the processes failed more often than `training.max_restarts` allows.
     """
-    accelerator = choose(config.accelerator)
+    accelerator = training_device(config)
     layout = settle_layout(config, accelerator)
     _check_contract(config, tokens)
     now = layout_since(config, layout, accelerator.name, 0)

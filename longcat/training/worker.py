@@ -68,6 +68,7 @@ class Worker:
         self.config = job.pipeline
         self.directory = Path(job.directory)
         self.heart = heart or Heartbeat(self.directory, mesh.rank)
+        torch.manual_seed(self.config.seed + mesh.rank)  # torch itself begins with another one in every process
         self.trainer = self._new_trainer()
         self.health = Health(self.config.training)
         self.stragglers = Stragglers(mesh)

@@ -25,14 +25,30 @@ def cluster(tmp_path_factory):
         yield slurm
 
 
-class Run:
-    """A command of longcat in a process of its own."""
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory, smoke_settings):
+    """A workspace with the tokens and the checkpoint of two processes of one machine, and what the program said."""
+    workspace = tmp_path_factory.mktemp("local")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cluster.train", workspace, *smoke_settings],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return workspace, done.stderr
 
-    def __init__(self, arguments, environment, folder, name):
+
+class Run:
+    """A Python module in a process of its own."""
+
+    def __init__(self, arguments, environment, folder, name, place):
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "longcat.cli", *map(str, arguments)], env=environment, stdout=out, stderr=err
+                [sys.executable, "-m", *map(str, arguments)], env=environment, cwd=place, stdout=out, stderr=err
             )
 
     def wait(self):
@@ -64,12 +80,12 @@ class Run:
 
 @pytest.fixture
 def start(tmp_path_factory):
-    """Starts `longcat ARGUMENTS`; it is ended with the test."""
+    """Starts `python -m ARGUMENTS`; it is ended with the test."""
     folder, runs = tmp_path_factory.mktemp("runs"), []
 
-    def start(*arguments, **variables):
+    def start(*arguments, place=None, **variables):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-        runs.append(Run(arguments, environment, folder, len(runs)))
+        runs.append(Run(arguments, environment, folder, len(runs), place))
         return runs[-1]
 
     yield start
@@ -79,11 +95,15 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def pretrain(start, smoke_settings, smoke_tokens):
-    """Starts `longcat pretrain` on the tokens of the local run, which it is compared with."""
+    """Starts training on the tokens of the local run, which it is compared with; `whole` takes the command `longcat pretrain`."""
 
-    def pretrain(*settings, **variables):
-        options = [part for setting in (*smoke_settings, *settings) for part in ("--set", setting)]
-        return start("pretrain", "--preset", "smoke", *options, "--workspace", smoke_tokens, "--json", **variables)
+    def pretrain(*settings, whole=False, **variables):
+        settings = (*smoke_settings, *settings)
+        if not whole:
+            return start("tests.cluster.train", smoke_tokens, *settings, **variables)
+        options = [part for setting in settings for part in ("--set", setting)]
+        command = ["longcat.cli", "pretrain", "--preset", "smoke", *options, "--workspace", smoke_tokens, "--json"]
+        return start(*command, **variables)
 
     return pretrain
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -13,11 +14,11 @@ SLURM = ("training.launcher=slurm", "training.nodes=2", "training.slurm.partitio
 
 @pytest.fixture
 def run(pretrain, cluster):
-    return lambda *settings: pretrain(*SLURM, *settings, SLURM_CONF=cluster.environment["SLURM_CONF"])
+    return lambda *settings, **named: pretrain(*SLURM, *settings, SLURM_CONF=cluster.environment["SLURM_CONF"], **named)
 
 
 def test_two_nodes_train_as_one_machine_does(run, smoke_run, smoke_tokens, cluster):
-    flow = run()
+    flow = run(whole=True)
     assert flow.wait() == 0, flow.said
     checkpoint = checkpoint_of(smoke_tokens)
     assert same_bytes(checkpoint, checkpoint_of(smoke_run[0]))
@@ -76,3 +77,12 @@ def test_what_slurm_refuses_is_told(run):
     flow = run("training.slurm.partition=nowhere")
     assert flow.wait() == 2, flow.said
     assert "Slurm gives no nodes: invalid partition specified: nowhere" in flow.said
+
+
+def test_the_batch_script_is_what_slurm_takes(cluster):
+    from longcat.provenance import ROOT
+
+    command = ["sbatch", "--test-only", "--partition=test", "--gres=none", ROOT / "deploy/slurm.sbatch"]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "to start at" in done.stderr

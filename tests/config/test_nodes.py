@@ -4,8 +4,9 @@ import pytest
 
 from longcat.accelerator import Accelerator, choose
 from longcat.config import load_config
-from longcat.errors import ConfigError
-from longcat.training.layout import settle_layout
+from longcat.errors import ConfigError, DeviceError
+from longcat.training.checks import check_training
+from longcat.training.layout import settle_layout, training_device
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,27 @@ def test_more_processes_than_devices_on_a_node():
 
 def test_one_machine_is_as_before():
     assert settle_layout(load_config("smoke", None, ["training.processes=2"]), choose("cpu")).degrees.processes == 2
+
+
+def test_a_head_without_the_nodes_devices():
+    head = config(
+        "accelerator=npu", "training.processes=64", "training.precision=bf16", "training.global_batch_sequences=64"
+    )
+    if choose("auto").kind == "npu":
+        pytest.skip("this machine has NPUs")
+    device = training_device(head)
+    assert (device.kind, device.count) == ("npu", 16)
+    assert settle_layout(head, device).precision == "bf16"
+    check_training(head)
+
+
+@pytest.mark.parametrize("settings", [["training.processes=64"], ["training.precision=bf16"]])
+def test_what_such_a_head_has_to_be_told(settings):
+    if choose("auto").kind == "npu":
+        pytest.skip("this machine has NPUs")
+    with pytest.raises(ConfigError, match="no npu to settle training.processes and training.precision by"):
+        training_device(config("accelerator=npu", "training.global_batch_sequences=64", *settings))
+    with pytest.raises(DeviceError):
+        training_device(
+            load_config("smoke", None, ["accelerator=npu", *settings, "training.global_batch_sequences=64"])
+        )

@@ -99,3 +99,24 @@ def kill_server(pid, workspace):
     for process in psutil.Process(pid).children(recursive=True):
         if "flows.prefect_server" in process.cmdline() and "longcat.processes.supervisor" not in process.cmdline():
             os.kill(process.pid, signal.SIGKILL)
+
+
+def test_a_server_that_was_killed_while_it_made_its_database_leaves_none_of_it(tmp_path, monkeypatch):
+    """Beside a database that is whole: no later run makes one, and would clear away what is left."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+    class Killed(module._Server):
+        def start(self, stack):
+            self._process = subprocess.Popen(["true"])
+            self._process.wait()
+            self.database.touch()
+            for suffix in ("", "-wal", "-shm"):
+                (self.database.parent / f".{self.database.name}.{self._process.pid}-1{suffix}").touch()
+
+        def wait(self, stack):
+            return "its server has ended"
+
+    monkeypatch.setattr(module, "_Server", Killed)
+    with module.prefect_api(tmp_path):
+        pass
+    assert [file.name for file in (tmp_path / "prefect").iterdir() if "prefect.db" in file.name] == ["prefect.db"]

@@ -3,7 +3,8 @@
 import pytest
 
 from longcat.errors import ConfigError
-from longcat.parallel.nodes import levels
+from longcat.parallel.axes import Degrees
+from longcat.parallel.nodes import crossings, levels
 from longcat.parallel.plan import chunk_sizes
 
 
@@ -24,3 +25,27 @@ def test_chunks_share_out_all_tokens():
     assert chunk_sizes(7, 3) == [3, 2, 2]
     assert chunk_sizes(1, 3) == [1, 0, 0]
     assert chunk_sizes(4, 1) == [4]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "processes", "crossing"),
+    [
+        (Degrees(16, expert=8, tensor=8), 8, []),
+        (Degrees(16, expert=16, tensor=4), 8, ["expert=16"]),
+        (Degrees(16, expert=1, tensor=16), 8, ["tensor=16"]),
+        (Degrees(12, expert=4, tensor=4), 6, ["tensor=4", "expert=4"]),
+        (Degrees(8, expert=8, tensor=8), 8, []),
+        (Degrees(16, expert=4, tensor=2, pipeline=2), 8, []),
+        (Degrees(2, expert=2), 1, ["expert=2"]),
+    ],
+)
+def test_groups_that_lie_across_nodes_are_named(degrees, processes, crossing):
+    remarks = crossings(degrees, processes)
+    assert len(remarks) == len(crossing)
+    for remark, named in zip(remarks, crossing, strict=True):
+        assert f"groups of parallel.{named} lie across nodes of {processes} process" in remark
+
+
+def test_what_would_stay_inside_a_node_is_said():
+    [remark] = crossings(Degrees(12, expert=1, tensor=4), 6)
+    assert "parallel.tensor=2 would stay inside" in remark

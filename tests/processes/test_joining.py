@@ -95,6 +95,15 @@ def test_a_node_waits_for_the_launcher_of_the_next_stage(tmp_path, launcher, mon
     assert node.end() is None
 
 
+def test_nodes_are_told_why_a_run_is_refused(tmp_path, launcher):
+    nodes = [Node(launcher.port, tmp_path, name) for name in ("n1", "n2")]
+    wait_until(lambda: names(launcher) == ["n1", "n2"])
+    with pytest.raises(ConfigError, match="no layout fits"), head_module.ended_by(launcher):
+        raise ConfigError("no layout fits")
+    assert [str(node.end()) for node in nodes] == ["no layout fits"] * 2
+    assert {type(node.error) for node in nodes} == {ConfigError}
+
+
 def test_a_launcher_that_does_not_answer(tmp_path):
     error = Node(free_port(), tmp_path, wait_s=0.1).end()
     assert type(error) is ConfigError

@@ -26,10 +26,10 @@ def test_a_model_that_cannot_fit_says_so_with_its_size(preset):
 
 def test_memory_is_counted_per_device_on_an_accelerator(monkeypatch):
     device = replace(choose("cpu"), kind="cuda", name="NVIDIA A100", count=8, memory_bytes=2**10)
-    monkeypatch.setattr(checks, "choose", lambda _: device)
+    monkeypatch.setattr(checks, "training_device", lambda _: device)
     with pytest.raises(ConfigError, match=r"GiB per device, a device \(NVIDIA A100\) has 0\.0 GiB"):
         check_training(load_config("smoke"))
-    monkeypatch.setattr(checks, "choose", lambda _: replace(device, memory_bytes=80 * 2**30))
+    monkeypatch.setattr(checks, "training_device", lambda _: replace(device, memory_bytes=80 * 2**30))
     check_training(load_config("smoke"))
 
 

@@ -71,6 +71,11 @@ def same_as(uninterrupted, checkpoint):
     resumed, whole = load_file(checkpoint.path / weights), load_file(uninterrupted / weights)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[key], whole[key]) for key in resumed)
+    states = [
+        {path.name: path.read_bytes() for path in (of / "state").iterdir()} for of in (checkpoint.path, uninterrupted)
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert [name for name, content in states[0].items() if content != states[1][name]] == []
     assert checkpoint.path.name == uninterrupted.name
     records, expected = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

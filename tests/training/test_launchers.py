@@ -1,0 +1,192 @@
+"""The launcher of several nodes: which layout it settles for the nodes that are there, and what it makes of their ends."""
+
+import queue
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from longcat.accelerator import choose
+from longcat.config import load_config
+from longcat.errors import ConfigError
+from longcat.processes.head import Member
+from longcat.processes.orders import Outcome
+from longcat.training import launchers
+from longcat.training.job import Job
+from longcat.training.launchers import Cluster, own_code
+from longcat.training.layout import settle_layout
+from longcat.training.life import read_events
+
+CPU = choose("cpu")
+FACTS = {
+    "accelerator": "cpu",
+    "device": CPU.name,
+    "devices": CPU.count,
+    "memory_bytes": CPU.memory_bytes,
+    "bf16": CPU.supports_bf16,
+    "cores": 8,
+    "threads": None,
+}
+
+
+class Silent:
+    """A connection to a node that hears everything and answers what the test says."""
+
+    def __init__(self):
+        self.heard = []
+
+    def send(self, **message):
+        self.heard.append(message)
+
+    def close(self):
+        self.heard.append({"word": "closed"})
+
+
+def node(name, **facts):
+    return Member(name, FACTS | facts, Silent(), "127.0.0.1", queue.Queue(), since=time.monotonic() - 60)
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Makes a launcher and a job; `head.there` are the nodes that have joined."""
+    monkeypatch.setattr(launchers, "check_folder", lambda members: [])
+
+    def make(*settings):
+        config = load_config(
+            "smoke", None, ["training.launcher=join", "training.processes=4", "training.nodes=4", *settings]
+        )
+        there = []
+        head = SimpleNamespace(
+            there=there,
+            members=lambda: [one for one in there if one.lost is None],
+            refusals=[],
+            address="HERE",
+            workspace=tmp_path,
+        )
+        job = Job(config.model_dump(mode="json"), settle_layout(config, CPU), "tokens", str(tmp_path), str(tmp_path))
+        return Cluster(config, head, None), job
+
+    return make
+
+
+def settled(cluster, job):
+    return cluster.settle(job, lambda _: None).layout.degrees.processes
+
+
+def test_the_layout_is_that_of_the_nodes_that_are_there(cluster, tmp_path):
+    """Three nodes would leave rows over (8 rows), so that two work."""
+    launcher, job = cluster("training.min_nodes=1")
+    launcher.head.there += [node(name) for name in "dbca"]
+    assert settled(launcher, job) == 4
+    launcher.head.there[0].lost = "power"
+    with pytest.warns(UserWarning, match=r"goes on with 2 of 4 nodes \(b, c\), after 4"):
+        assert settled(launcher, job) == 2
+    launcher.head.there.append(node("d"))
+    with pytest.warns(UserWarning, match=r"goes on with 4 of 4 nodes"):
+        assert settled(launcher, job) == 4
+    kinds = [(event["kind"], event["node"]) for event in read_events(tmp_path)]
+    assert sorted(kinds) == sorted([("node lost", "a"), ("node lost", "d"), ("node back", "a"), ("node back", "d")])
+
+
+def test_fewer_nodes_than_are_enough_are_waited_for(cluster):
+    launcher, job = cluster("training.min_nodes=2", "training.node_wait_s=0.3", "training.node_names=[a, b, c, d]")
+    launcher.head.there += [node("b"), node("stranger")]
+    with pytest.raises(ConfigError, match=r"a, c, d of training.nodes=4 nodes did not join within .*there: b\)"):
+        settled(launcher, job)
+
+
+def test_a_refusal_ends_the_first_wait(cluster):
+    launcher, job = cluster()
+    launcher.head.refusals.append("node a is not like the others")
+    with pytest.raises(ConfigError, match="node a is not like the others"):
+        settled(launcher, job)
+
+
+def test_nodes_of_another_kind_than_was_settled(cluster):
+    launcher, job = cluster()
+    launcher.head.there += [node(name, accelerator="npu", device="Ascend910B2", devices=8) for name in "abcd"]
+    with pytest.raises(ConfigError, match="the nodes compute on npu .*set accelerator=npu"):
+        settled(launcher, job)
+
+
+def test_a_file_system_that_lacks_something_ends_the_run(cluster, monkeypatch):
+    launcher, job = cluster()
+    launcher.head.there += [node(name) for name in "abcd"]
+    monkeypatch.setattr(launchers, "check_folder", lambda members: ["node b cannot lock a file"])
+    with pytest.raises(ConfigError, match="node b cannot lock a file"):
+        settled(launcher, job)
+
+
+def test_a_larger_layout_is_worth_an_interruption(cluster):
+    launcher, job = cluster("training.min_nodes=1", "training.node_wait_s=0.1")
+    launcher.head.there += [node(name) for name in "ab"]
+    assert settled(launcher, job) == 2
+    began = time.monotonic() - 60
+    assert not launcher._more(2, began)
+    launcher.head.there.append(node("c"))
+    assert not launcher._more(2, began)  # three fit no better than two
+    launcher.head.there.append(node("d"))
+    assert launcher._more(2, began)
+    assert not launcher._more(2, time.monotonic())  # not before it has got going
+    assert not launcher._more(4, began)
+
+
+def test_threads_are_by_the_cores_of_a_node(monkeypatch):
+    common = {"OMP_NUM_THREADS": "1", "OTHER": "x"}
+    assert launchers._environment(common, node("a"), 2) == {"OMP_NUM_THREADS": "4", "OTHER": "x"}
+    assert launchers._environment(common, node("a", threads="3"), 2) == {"OTHER": "x"}
+    assert launchers._environment({"OTHER": "x"}, node("a"), 2) == {"OTHER": "x"}
+    monkeypatch.setenv("LONGCAT_LEASES", "{}")
+    assert launchers._environment({}, node("a"), 2) == {"LONGCAT_LEASES": "{}"}
+
+
+class TestWatch:
+    """How an attempt fares on its nodes."""
+
+    def watch(self, *members):
+        return launchers._Watch(members, attempt=3)
+
+    def ended(self, member, outcome, attempt=3):
+        values = {"code": outcome.code, "deaths": [], "signal": outcome.signal}
+        member.inbox.put({"word": "ended", "outcome": values, "attempt": attempt})
+
+    def test_the_end_of_another_attempt_is_none(self):
+        one, other = node("a"), node("b")
+        watch = self.watch(one, other)
+        self.ended(one, Outcome(1), attempt=2)
+        assert watch.running() == [one, other]
+        self.ended(one, Outcome(0))
+        assert watch.running() == [other]
+        assert not watch.failed()
+        self.ended(other, Outcome(1, signal=9))
+        assert watch.running() == []
+        assert watch.failed()
+
+    def test_a_lost_node(self, tmp_path):
+        one, other = node("a"), node("b")
+        watch = self.watch(one, other)
+        other.lost = "power"
+        assert watch.running() == [one]
+        assert watch.failed()
+        assert "node b was lost (power); see" in str(launchers._loss(watch, tmp_path))
+
+    def test_a_node_that_does_not_end_its_processes_is_lost(self):
+        one = node("a")
+        watch = self.watch(one)
+        watch.stop(0.1)
+        assert [message["word"] for message in one.channel.heard] == ["stop", "closed"]
+        assert watch.lost == {"a": "its processes did not end within 0.1 s"}
+
+
+def test_the_store_opens_where_nodes_reach_it():
+    with launchers._store([node("a"), node("b")], 60) as port:
+        from longcat.training.rendezvous import Rendezvous
+
+        meeting = Rendezvous("attempt-0", 1, 2, f"127.0.0.1:{port}", 60).next_rendezvous()
+        assert (meeting.rank, meeting.world_size) == (1, 2)
+        meeting.store.set("key", "value")
+        assert meeting.store.get("key") == b"value"
+
+
+def test_the_code_is_that_of_the_files():
+    assert own_code() == own_code()
