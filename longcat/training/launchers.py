@@ -41,6 +41,8 @@ JOIN_PORT = 29400
 _REGROUP_S = 5.0
 """Seconds that a node has to have been there before a run is interrupted for it."""
 _EVERYWHERE = "0.0.0.0"  # nosec B104 # for nodes that reach the store by several addresses
+_AFTERMATH_S = 2.0
+"""Seconds in which the nodes tell of a failure that one of them has noticed."""
 _STORE_S = 120.0
 """Limit of the start of the store, which loads torch."""
 _MARGIN_S = 20.0
@@ -236,7 +238,8 @@ class Cluster:
         if watch.lost:
             failure: Exception | None = _loss(watch, directory)
         else:
-            failure = judge(directory, watch.outcomes, directory / f"processes-{members[0].name}.log")
+            first = next((name for name, outcome in watch.outcomes.items() if outcome.code), members[0].name)
+            failure = judge(directory, watch.outcomes, directory / f"processes-{first}.log")
         if failure is not None:
             raise failure
         return regroup
@@ -268,6 +271,7 @@ class Cluster:
         while watch.running():
             poll()
             if watch.failed():
+                watch.listen(_AFTERMATH_S)
                 return False
             if time.monotonic() > end:
                 raise TrainingError(
@@ -403,6 +407,12 @@ class _Watch:
     def failed(self) -> bool:
         """Say whether a node was lost or one of its processes has failed."""
         return bool(self.lost) or any(outcome.code for outcome in self.outcomes.values())
+
+    def listen(self, limit_s: float) -> None:
+        """Wait a moment for the other nodes' own ends: what failed first may be told last."""
+        end = time.monotonic() + limit_s
+        while self.running() and time.monotonic() < end:
+            time.sleep(POLL_S)
 
     def stop(self, limit_s: float) -> None:
         """End what still runs, and wait for it; a node that does not say so is lost."""
