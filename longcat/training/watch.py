@@ -99,14 +99,16 @@ class Watch:
             seen.beat, seen.still_s = beat, 0.0
 
     def _stopped(self) -> set[int]:
+        """The ranks of this machine that a signal has stopped, those included that have given no sign of life yet."""
+        known = {process.pid: rank for rank, process in self._local().items()}
         found = set()
-        for rank, process in self._local().items():
+        for process in psutil.Process().children(recursive=True):
             try:
                 if process.status() == psutil.STATUS_STOPPED:
-                    found.add(rank)
-            except psutil.Error:
+                    found.add(known[process.pid] if process.pid in known else _rank_of(process))
+            except (psutil.Error, OSError):
                 continue
-        return found
+        return {rank for rank in found if rank is not None and rank < len(self._ranks)}
 
     def _local(self) -> dict[int, psutil.Process]:
         """The processes that are children of this one, or theirs."""
@@ -170,6 +172,8 @@ class Watch:
     def _say(self, late: list[int], waiting: dict[int, str], frame: str | None) -> str:
         seen = self._ranks[late[0]]
         who = _ranks(late)
+        if seen.beat is None and seen.stopped_s:
+            return f"{who} was stopped by a signal (SIGSTOP) {seen.stopped_s:.0f} s ago, before it gave a sign of life"
         if seen.beat is None:
             return f"{who} gave no sign of life in {seen.still_s:.0f} s"
         where = f" on {seen.beat.host}" if seen.beat.host != socket.gethostname()[:64] else ""
@@ -203,6 +207,13 @@ class Watch:
         for rank in far:
             found[rank] = files[rank].read_text(errors="replace") if files[rank].is_file() else "not at hand"
         return dict(sorted(found.items()))
+
+
+def _rank_of(process: psutil.Process) -> int | None:
+    """Return the rank of a process that torchrun's agent has started; none for any other."""
+    variables = process.environ()
+    rank = variables.get("RANK", "") if "TORCHELASTIC_RUN_ID" in variables else ""
+    return int(rank) if rank.isdigit() else None
 
 
 def _takes_long(beat: Beat) -> bool:

@@ -179,6 +179,21 @@ def test_events_are_told_at_once(scene, clock, tmp_path):
     ]
 
 
+def test_a_process_that_is_stopped_before_it_gives_a_sign_of_life_is_found_as_soon(scene, clock):
+    watch, hearts = scene(1)
+    watch._ranks.append(type(watch._ranks[0])())  # rank 1 has not begun
+    started = {**os.environ, "RANK": "1", "TORCHELASTIC_RUN_ID": "attempt-0"}
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=started)
+    try:
+        pass_time(watch, clock, 20, *hearts)
+        os.kill(process.pid, signal.SIGSTOP)
+        with pytest.raises(RankStands, match=r"rank 1 was stopped by a signal \(SIGSTOP\) 1\d s ago"):
+            pass_time(watch, clock, 20, *hearts)
+    finally:
+        process.kill()
+        process.wait()
+
+
 PROCESS = """
 import sys, time
 from pathlib import Path
