@@ -60,7 +60,7 @@ def settings(steps: int) -> list[str]:
     values = {
         "accelerator": "cpu", "corpus.workers": 2, "training.processes": 2, "training.steps": steps,
         "training.checkpoint_every_steps": INTERVAL, "training.held_out_every_steps": 20, "training.sample_tokens": 4,
-        "training.check_every_steps": 25, "training.hang_timeout_s": 8, "training.grace_s": 5,
+        "training.check_every_steps": 25, "training.hang_timeout_s": 12, "training.grace_s": 5,
         "training.max_restarts": MAX_RESTARTS,
     }  # fmt: skip
     return [

@@ -43,7 +43,8 @@ class Steps:
     """How often training has begun or gone on."""
     fresh: bool = False
     """Whether a step has been recorded since."""
-    _events: int = 0
+    events: int = 0
+    """How many of them there are."""
     _size: int = 0
     _saved: int = 0
     _ended: bool = False
@@ -60,9 +61,9 @@ class Steps:
             if size != self._size:
                 self._size = size
                 everything = read_events(folder)
-                for event in everything[self._events :]:
+                for event in everything[self.events :]:
                     self._hear(event)
-                self._events = len(everything)
+                self.events = len(everything)
         if not self._ended:
             with suppress(OSError, ValueError, KeyError, IndexError):
                 step = read_metrics(CheckpointFolder(folder).metrics)[-1]["step"]

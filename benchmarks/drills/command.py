@@ -179,9 +179,9 @@ class _Hurting:
     def look(self) -> None:
         """See whether the moment of the next fault has come, and whether those that last are over."""
         now = time.monotonic()
-        before = (self.steps.starts, self.steps.last)
+        before = (self.steps.events, self.steps.last)
         self.steps.look()
-        if (self.steps.starts, self.steps.last) != before:
+        if (self.steps.events, self.steps.last) != before:
             self.moved = now
             self._recovered(now)
         for one in [one for one in self.lasting if one.until is not None and now > one.until]:
