@@ -206,7 +206,8 @@ class Cluster:
         self._checked = True
         self._tell(Path(job.directory))
         best = peak(accelerator, layout.precision)
-        return replace(job, layout=layout, peak_flops=None if best is None else best.of(layout.degrees.processes))
+        peak_flops = None if best is None else best.of(layout.degrees.processes)
+        return replace(job, layout=layout, device=accelerator.name, peak_flops=peak_flops)
 
     def run(
         self, module: str, job: Job, deadline_s: float, poll: Callable[[], None], may_regroup: Callable[[], bool]

@@ -133,7 +133,8 @@ class Worker:
         self._clean = done
         while done < training.steps:
             if self._is_corrupt(done):
-                done = self._return_to_clean(done)
+                with self.heart.region(LOADING):
+                    done = self._return_to_clean(done)
                 metrics, loads = self._records_after(done)
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             step = done
@@ -313,6 +314,8 @@ class Worker:
             self.trainer = self._new_trainer()
         if self.mesh.rank == 0:
             checkpoint_files.drop_after(CheckpointFolder(self.directory).progress, done)
+        if self.saver.local is not None:
+            self.saver.local.drop_after(done)
         return done, state
 
     def _is_corrupt(self, done: int) -> bool:
@@ -443,8 +446,9 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
     """
     die_with_parent(signal.SIGKILL)
     job = Job.read(Path(sys.argv[1]))
-    rank, world = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
-    heart = Heartbeat(Path(job.directory), rank, several_machines=os.environ.get("LOCAL_WORLD_SIZE", world) != world)
+    rank = int(os.environ["RANK"])
+    # the launcher of a single node may be another machine, too
+    heart = Heartbeat(Path(job.directory), rank, several_machines=job.pipeline.training.launcher != "local")
     try:
         accelerator = choose(job.layout.accelerator)
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)

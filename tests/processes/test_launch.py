@@ -178,5 +178,5 @@ def test_an_error_of_the_poll_ends_the_processes(run, tmp_path):
 
 
 def test_a_limit_in_time_ends_the_processes(run):
-    with pytest.raises(TrainingError, match=r"deadline_s=0\.1"):
+    with pytest.raises(TrainingError, match=r"training\.deadline_s, of which 0\.1 s were left"):
         run("sleep 600", deadline_s=0.1)

@@ -88,6 +88,13 @@ def test_the_layout_is_that_of_the_nodes_that_are_there(cluster, tmp_path):
     assert sorted(kinds) == sorted([("node lost", "a"), ("node lost", "d"), ("node back", "a"), ("node back", "d")])
 
 
+def test_the_device_is_that_of_the_nodes(cluster):
+    """The launcher's own machine may have none, or another one; a run that goes on compares them with the nodes' own record."""
+    launcher, job = cluster()
+    launcher.head.there += [node(name, device="a CPU of the nodes") for name in "abcd"]
+    assert launcher.settle(job, lambda _: None).device == "a CPU of the nodes"
+
+
 def test_fewer_nodes_than_are_enough_are_waited_for(cluster):
     launcher, job = cluster("training.min_nodes=2", "training.node_wait_s=0.3", "training.node_names=[a, b, c, d]")
     launcher.head.there += [node("b"), node("stranger")]

@@ -14,7 +14,7 @@ from longcat.training.layout import settle_layout
 def supervise(monkeypatch, tmp_path):
     """Supervises attempts that do what the test says: `(steps of the checkpoint that they leave, how they end)`."""
 
-    def run(*attempts, max_restarts=2):
+    def run(*attempts, max_restarts=2, on_settled=lambda job: None):
         from longcat.accelerator import choose
 
         config = load_config("smoke", None, ["training.processes=1", f"training.max_restarts={max_restarts}"])
@@ -33,7 +33,7 @@ def supervise(monkeypatch, tmp_path):
 
         monkeypatch.setattr(launchers, "launch", launch)
         try:
-            supervision.supervise("module", job, config, no_progress, lambda _: None)
+            supervision.supervise("module", job, config, no_progress, lambda _: None, on_settled)
         except Exception as error:
             return begun, error
         return begun, None
@@ -64,6 +64,12 @@ def test_two_losses_in_one_start_up_do_not_end_a_run(supervise):
 
 def test_processes_that_somebody_asks_to_leave_are_launched_again(supervise):
     assert supervise((3, None), (0, None), (0, "done")) == ([0, 1, 2], None)
+
+
+def test_every_attempt_is_told_before_it_begins(supervise):
+    told = []
+    assert supervise((3, None), (0, "done"), on_settled=lambda job: told.append(job.attempt)) == ([0, 1], None)
+    assert told == [0, 1]
 
 
 def test_processes_that_always_leave_end_a_run(supervise):

@@ -132,6 +132,26 @@ def test_a_checkpoint_that_is_not_known_to_be_good_is_dropped(make_worker, tmp_p
     assert seen == [0, 1, 2, 3, 4, 5, *range(6, 11)]
 
 
+def test_a_faster_folder_keeps_no_checkpoint_that_training_went_back_behind(make_worker, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    settings = "training.max_skipped_steps=2", "training.checkpoint_every_steps=1"
+    worker = make_worker("late", *settings, f"training.checkpoint_local={tmp_path / 'fast'}", steps=8)
+    spoil(worker, lambda position, _: position in (4, 5))
+    there, rewind = [], worker._rewind
+
+    def and_look(step):
+        worker.saver.wait()
+        there.append([path.name for path in (tmp_path / "fast").rglob("step-*")])
+        done = rewind(step)
+        there.append([path.name for path in (tmp_path / "fast").rglob("step-*")])
+        return done
+
+    worker._rewind = and_look
+    worker.pretrain()
+    # one that was started again now would go on from the newest one, wherever it lies
+    assert there == [["step-00000004"], []]
+
+
 def test_a_run_goes_on_with_the_batches_that_it_has_passed_over(make_worker, tmp_path):
     settings = "training.max_skipped_steps=2", "training.checkpoint_every_steps=2"
     worker = make_worker("bad", *settings)
