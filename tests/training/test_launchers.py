@@ -134,6 +134,7 @@ def test_a_larger_layout_is_worth_an_interruption(cluster):
 
 
 def test_threads_are_by_the_cores_of_a_node(monkeypatch):
+    monkeypatch.delenv("LONGCAT_LEASES", raising=False)
     common = {"OMP_NUM_THREADS": "1", "OTHER": "x"}
     assert launchers._environment(common, node("a"), 2) == {"OMP_NUM_THREADS": "4", "OTHER": "x"}
     assert launchers._environment(common, node("a", threads="3"), 2) == {"OTHER": "x"}
