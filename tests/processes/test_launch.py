@@ -139,6 +139,7 @@ def test_an_agent_that_is_killed_leaves_no_process(run, tmp_path):
 
     with pytest.raises(TrainingError, match="agent of the training processes was ended by SIGKILL"):
         run("sleep 600", poll=once(lambda: of_module("longcat.training.agent"), kill))
+    wait_until(lambda: not psutil.pid_exists(told(tmp_path)["pid"]))
 
 
 @pytest.mark.parametrize("who", ["longcat.processes.supervisor", "longcat.training.agent"])
