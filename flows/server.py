@@ -24,6 +24,8 @@ START_S = 300.0
 IDLE_S = 15.0
 """Longest wait for a server that uses no processor: a slow one is busy."""
 SETTLE_S = 5.0
+_SIGNALS = 128
+"""Exit codes above are a signal's, which has ended the server."""
 
 
 @contextmanager
@@ -99,10 +101,12 @@ class _Server:
     def wait(self, stack: ExitStack) -> str | None:
         """Wait until the server answers; returns why it does not.
 
-        One that ends is started again with a new database, in case the old one is the cause.
+        One that fails is started again with a new database, in case the old one is the cause; one that a signal has ended,
+        or that has ended without a failure, has been ended by somebody.
         """
         problem = self._answer()
-        if problem is None or self._process.poll() is None or not self.database.exists():
+        code = self._process.poll()
+        if problem is None or code is None or not 0 < code < _SIGNALS or not self.database.exists():
             return problem
         aside = set_aside(self.database, "lets the Prefect server end")
         self.start(stack)

@@ -22,7 +22,7 @@ from longcat.training.metrics import read_metrics
 
 Points = Counter[tuple[str, str, int]]
 """How often a value is there, by run, name and step."""
-_OF_THE_MOMENT = ("metrics.jsonl", "events.jsonl", "processes.log", "stacks.txt")
+_OF_THE_MOMENT = ("metrics.jsonl", "events.jsonl", "processes.log", "stacks.txt", "life.png")
 """Files of a checkpoint that tell times."""
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,12 +226,14 @@ class _Hurting:
         target = fault.target
         wanted = (faults.RANK, faults.AGENT) if target == faults.NODE else (target,)
         there = [process for role in wanted for process in self._roles.get(role, [])]
-        if not there:
+        if not there:  # it comes later, or is gone
             if now - (self._due or now) < PATIENCE_S:
                 return None
             others = [role for role in self._roles if role != faults.CORPUS]
             target = sorted(others)[int(fault.choice * len(others))]
             there = self._roles[target]
+            if fault.kind == "lost":
+                fault = replace(fault, kind="SIGKILL")
         if target != faults.NODE:
             there = [there[int(fault.choice * len(there))]]
         if target == faults.FLOW and fault.kind == "SIGINT":  # as a terminal does

@@ -33,6 +33,7 @@ class ProcessMesh:
         batch_world: parts that a batch is divided into.
         row_processes: number of processes that have different tokens of the same rows, this one included.
         groups: every open group that this process belongs to, by what it is for; some serve several purposes.
+        beside: the groups of all ranks for what goes on beside training, by its name.
     """
 
     def __init__(self, degrees: Degrees, rank: int, device: torch.device, timeout: timedelta) -> None:
@@ -43,6 +44,7 @@ class ProcessMesh:
         self._timeout = timeout
         self._meshes: dict[View, DeviceMesh] = {}
         self.groups: dict[str, dist.ProcessGroup] = {}
+        self.beside: dict[str, dist.ProcessGroup] = {}
         for name, view in VIEWS.items():
             self._open_axes(name, view)
         self._sums = {quantity: self._sum_group(axes) for quantity, axes in SUMMED_OVER.items()}
@@ -134,6 +136,7 @@ class ProcessMesh:
             backend=HOST_BACKEND, timeout=timedelta(seconds=timeout_s), group_desc=name.replace(" ", "_")
         )
         self._try(name, group, self.processes, torch.device("cpu"))
+        self.beside[name] = group
         return group
 
     def _open_axes(self, name: View, view: tuple[Axis, ...]) -> None:

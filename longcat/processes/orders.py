@@ -7,6 +7,8 @@ import signal
 from dataclasses import asdict, dataclass
 from typing import Any
 
+NODE = "LONGCAT_NODE"
+"""Variable with the name of the node that a process runs on, where nodes have names of their own."""
 LOOPBACK = "127.0.0.1"
 
 

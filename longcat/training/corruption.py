@@ -9,6 +9,7 @@ sees is in docs/health.md.
 from __future__ import annotations
 
 import math
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from longcat.corpus.shards import Batch
 from longcat.parallel.axes import ROW
 from longcat.parallel.gradients import holders
 from longcat.parallel.mesh import ProcessMesh
+from longcat.processes.orders import NODE
 from longcat.training.fingerprint import fingerprint
 from longcat.training.trainer import Trainer
 
@@ -94,7 +96,7 @@ class CorruptionCheck:
         mine = None if not differ else (list(first).index(differ[0]), differ[0])
         theirs = None if neighbours is None else self._compare(self._prints(step, neighbours), first)
         self._trainer.parallel.zero_grad()
-        everyone = _exchange((socket.gethostname(), mine, theirs), self._mesh)
+        everyone = _exchange((os.environ.get(NODE) or socket.gethostname(), mine, theirs), self._mesh)
         nodes = [of[0] for of in everyone]
         found += _blame_again({rank: of[1] for rank, of in enumerate(everyone) if of[1] is not None})
         found += _blame_neighbours({rank: of[2] for rank, of in enumerate(everyone) if of[2] is not None})

@@ -50,8 +50,6 @@ _WAITED_FOR = {
     "broadcast_object_list": "broadcast",
 }
 """Torch's functions that wait for other processes, and what they are called here."""
-SAVING = "checkpoints"
-"""Group of the threads that write checkpoints beside training: they are no signs of its life."""
 WRITE_S = 2.0
 """Seconds between two times that the file is written for other machines."""
 
@@ -167,7 +165,7 @@ class _Collectives:
 
     def __init__(self, heart: Heartbeat, mesh: ProcessMesh, compiled: bool) -> None:
         self._heart, self._compiled = heart, compiled
-        self._regions: dict[tuple[int, str], _Waiting | None] = {}
+        self._regions: dict[tuple[int, str], _Waiting] = {}
         self._mesh = mesh
 
     def collective(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -207,11 +205,13 @@ class _Collectives:
 
     def _region(self, group: dist.ProcessGroup | None, name: str) -> _Waiting | None:
         of = group or dist.group.WORLD
+        if any(of is there for there in self._mesh.beside.values()):
+            return None  # of a thread beside training: no sign of its life
         if (key := (id(of), name)) not in self._regions:
             purpose = next((purpose for purpose, there in self._mesh.groups.items() if there is of), None)
             if purpose is None and of is not dist.group.WORLD:
                 return _Waiting(self._heart, name, "a group that is being opened")
-            self._regions[key] = None if purpose == SAVING else _Waiting(self._heart, name, purpose or "all processes")
+            self._regions[key] = _Waiting(self._heart, name, purpose or "all processes")
         return self._regions[key]
 
 

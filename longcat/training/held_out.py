@@ -11,6 +11,7 @@ import numpy as np
 
 from longcat.corpus.shards import Batch, TokenCorpus, TokenRows
 from longcat.corpus.tokenizer import open_tokenizer
+from longcat.disk import write_text
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.padding import IGNORE, PADDING
 from longcat.training.trainer import Trainer
@@ -53,4 +54,4 @@ def write_sample(trainer: Trainer, corpus: TokenCorpus, directory: Path, step: i
     end = tokens.index(corpus.end_of_text) if corpus.end_of_text in tokens else len(tokens)
     path = CheckpointFolder(directory).samples / f"{step:08d}.txt"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(training.sample_prompt + tokenizer.decode(tokens[:end]) + "\n", encoding="utf-8")
+    write_text(path, training.sample_prompt + tokenizer.decode(tokens[:end]) + "\n")

@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,18 +29,20 @@ from longcat.processes import shared_folder
 from longcat.processes.agreement import disagreements
 from longcat.processes.head import Head, Member, ended_by
 from longcat.processes.launch import POLL_S, forget_failures, launch
-from longcat.processes.orders import Order, Outcome, address_of
+from longcat.processes.orders import NODE, Order, Outcome, address_of
 from longcat.processes.slurm import Slurm, Wish
 from longcat.processes.verdict import judge
 from longcat.provenance import code_of, git_commit, source_hashes
 from longcat.training.job import Job
 from longcat.training.layout import settle_layout
-from longcat.training.life import record_event
+from longcat.training.life import record_event, suspects
 
 JOIN_PORT = 29400
 _REGROUP_S = 5.0
 """Seconds that a node has to have been there before a run is interrupted for it."""
 _EVERYWHERE = "0.0.0.0"  # nosec B104 # for nodes that reach the store by several addresses
+_AFTERMATH_S = 2.0
+"""Seconds in which the nodes tell of a failure that one of them has noticed."""
 _STORE_S = 120.0
 """Limit of the start of the store, which loads torch."""
 _MARGIN_S = 20.0
@@ -174,6 +176,7 @@ class Cluster:
         self.config, self.head, self.slurm = config, head, slurm
         self._chosen: list[Member] = []
         self._names: list[str] | None = None
+        self._suspected: set[str] = set()
         self._checked = self._asked = False
 
     def settle(self, job: Job, say: Say) -> Job:
@@ -183,6 +186,7 @@ class Cluster:
             ConfigError: nodes are missing after `training.node_wait_s`, are unlike, or share no file system; or no layout
                 fits as many as there are.
         """
+        self._suspected = set(suspects(Path(job.directory)))
         there = self.gather(say)
         layouts = ((number, self._layout(there[:number])) for number in range(len(there), self._least - 1, -1))
         number, degrees = next(((number, found) for number, found in layouts if isinstance(found, Degrees)), (0, None))
@@ -235,7 +239,8 @@ class Cluster:
         if watch.lost:
             failure: Exception | None = _loss(watch, directory)
         else:
-            failure = judge(directory, watch.outcomes, directory / f"processes-{members[0].name}.log")
+            first = next((name for name, outcome in watch.outcomes.items() if outcome.code), members[0].name)
+            failure = judge(directory, watch.outcomes, directory / f"processes-{first}.log")
         if failure is not None:
             raise failure
         return regroup
@@ -267,6 +272,7 @@ class Cluster:
         while watch.running():
             poll()
             if watch.failed():
+                watch.listen(_AFTERMATH_S)
                 return False
             if time.monotonic() > end:
                 raise TrainingError(
@@ -286,6 +292,7 @@ class Cluster:
         if self.slurm is not None and len(there) < wanted:
             self.slurm.complete([member.name for member in there], wanted - len(there))
         now = time.monotonic()
+        there = spared(there, self._suspected, self._least)
         ready = [member for member in there if now - max(member.since, began) > _REGROUP_S]
         return any(isinstance(self._layout(ready[:number]), Degrees) for number in range(running + 1, len(ready) + 1))
 
@@ -313,7 +320,7 @@ class Cluster:
                 for member in self.head.members()
                 if not training.node_names or member.name in training.node_names
             ]
-            there = there[: training.nodes]
+            there = spared(there, self._suspected, self._least)[: training.nodes]
             if first and self.head.refusals:
                 raise ConfigError(self.head.refusals[0])
             waited = time.monotonic() - began
@@ -402,6 +409,12 @@ class _Watch:
         """Say whether a node was lost or one of its processes has failed."""
         return bool(self.lost) or any(outcome.code for outcome in self.outcomes.values())
 
+    def listen(self, limit_s: float) -> None:
+        """Wait a moment for the other nodes' own ends: what failed first may be told last."""
+        end = time.monotonic() + limit_s
+        while self.running() and time.monotonic() < end:
+            time.sleep(POLL_S)
+
     def stop(self, limit_s: float) -> None:
         """End what still runs, and wait for it; a node that does not say so is lost."""
         running = self.running()
@@ -420,10 +433,16 @@ def _loss(watch: _Watch, directory: Path) -> TrainingError:
     return TrainingError(f"node {name} was lost ({why}); see {directory / f'processes-{name}.log'}")
 
 
+def spared(members: list[Member], suspected: Set[str], least: int) -> list[Member]:
+    """Leave out the nodes that have computed wrong bits, if enough others are there."""
+    good = [member for member in members if member.name not in suspected]
+    return good if len(good) >= least else members
+
+
 def _environment(common: dict[str, str], member: Member, processes: int) -> dict[str, str]:
     """Return the variables of a node's processes: threads by its own cores, unless somebody has chosen there."""
     # the nodes write under the launcher's lease
-    variables = common | {name: os.environ[name] for name in (TOKENS,) if name in os.environ}
+    variables = common | {NODE: member.name} | {name: os.environ[name] for name in (TOKENS,) if name in os.environ}
     if "OMP_NUM_THREADS" in variables:
         del variables["OMP_NUM_THREADS"]
         if not member.facts.get("threads"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -84,7 +85,9 @@ def supervise(
                 failures = 0 if regroup or newest_step(folder) > start else failures + 1
                 if failures > training.max_restarts or time.monotonic() > deadline:
                     raise failure
-                record_event(directory, "restart", attempt=attempt, step=newest_step(folder), message=str(failure))
+                step = newest_step(folder)
+                record_event(directory, "restart", attempt=attempt, step=step, message=str(failure))
+                warnings.warn(f"training starts again from step {step}: {failure}", stacklevel=2)
     poll()
 
 

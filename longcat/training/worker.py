@@ -41,7 +41,7 @@ from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.checkpoint_files import RunRecord
 from longcat.training.corruption import CorruptionCheck, Finding
 from longcat.training.health import Health, Verdict
-from longcat.training.heartbeat import SAVING, Heartbeat
+from longcat.training.heartbeat import Heartbeat
 from longcat.training.held_out import held_out_batch, write_sample
 from longcat.training.job import RESULT, Job
 from longcat.training.layouts import going_on, layout_since
@@ -173,8 +173,8 @@ class Worker:
             save_due |= done % training.checkpoint_every_steps == 0
             # weights that give no finite loss are not worth a checkpoint
             if result.stop or last or (save_due and verdict != "skipped"):
-                if metrics:
-                    metrics.sync()
+                for records in filter(None, (metrics, loads)):
+                    records.sync()
                 with self._paused(), self.heart.region(CHECKPOINT):
                     stalled = self._save(done, keep_going=not result.stop)
                 save_due = False
@@ -200,7 +200,7 @@ class Worker:
         training = self.config.training
         return Saver(
             CheckpointFolder(self.directory).progress,
-            self.mesh.open_on_host(SAVING, training.checkpoint_timeout_s),
+            self.mesh.open_on_host("checkpoints", training.checkpoint_timeout_s),
             training.keep_checkpoints,
             training.keep_every_steps,
             training.asynchronous_checkpoints,
@@ -234,8 +234,8 @@ class Worker:
         self.health.restore(record.health)
         now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
         self.layouts = going_on(record.layouts, now)
-        if newest is not None:
-            write_sample(self.trainer, self.corpus, self.directory, done)  # the run may have ended before it
+        if newest is not None and done % self.config.training.checkpoint_every_steps == 0:
+            write_sample(self.trainer, self.corpus, self.directory, done)  # one that was to leave had no time for it
         return done
 
     @property
@@ -367,12 +367,12 @@ class Worker:
             The seconds that training waited for the checkpoint, if there is one.
         """
         check_lease()
-        last, stalled = done == self.config.training.steps, None
-        if not last:
-            stalled = self.saver.save(done, self.trainer.weights, self.trainer.optimizers, self._known_after(done))
-        if keep_going or last:
+        last = done == self.config.training.steps
+        if keep_going or last:  # first, so that whoever goes on from the checkpoint has it
             write_sample(self.trainer, self.corpus, self.directory, done)
-        return stalled
+        if last:
+            return None
+        return self.saver.save(done, self.trainer.weights, self.trainer.optimizers, self._known_after(done))
 
     def _known_after(self, done: int) -> RunRecord:
         """Return what the run knows besides weights after a step."""

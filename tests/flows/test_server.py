@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -99,6 +100,21 @@ def kill_server(pid, workspace):
     for process in psutil.Process(pid).children(recursive=True):
         if "flows.prefect_server" in process.cmdline() and "longcat.processes.supervisor" not in process.cmdline():
             os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "kill -15 $$", "exit 0"])
+def test_a_server_that_somebody_ended_is_not_the_fault_of_its_database(server, monkeypatch, end):
+    """The database keeps its name, and the next run its history."""
+    with sqlite3.connect(server.database) as database:
+        database.execute("CREATE TABLE flow (id)")
+    database.close()
+    program = server.log.parent / "program"
+    program.write_text(f"#!/bin/sh\n{end}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(module, "sys", SimpleNamespace(executable=str(program)))
+    server.start(server.stack)
+    assert "has ended, see " in server.wait(server.stack)
+    assert [file.name for file in server.database.parent.iterdir()] == ["prefect.db"]
 
 
 def test_a_server_that_was_killed_while_it_made_its_database_leaves_none_of_it(tmp_path, monkeypatch):

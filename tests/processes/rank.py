@@ -30,6 +30,10 @@ def main():
             total = torch.ones(1)
             dist.all_reduce(total)
             (directory / f"sum-{rank}").write_text(str(int(total)))
+            from longcat.parallel.mesh import end_process, leave
+
+            leave()
+            end_process()
         case "sleep":
             time.sleep(float(arguments[0]))
 

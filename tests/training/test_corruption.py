@@ -121,3 +121,14 @@ def test_suspects_are_those_that_are_known_to_be_wrong(tmp_path):
     assert said == (
         "silent corruption before step 5: rank 3 on b computes x to other bits a second time; the work is done again"
     )
+
+
+def test_a_suspected_node_is_left_out_where_it_can_be():
+    from types import SimpleNamespace
+
+    from longcat.training.launchers import spared
+
+    members = [SimpleNamespace(name=name) for name in "abc"]
+    assert [of.name for of in spared(members, {"b"}, 2)] == ["a", "c"]
+    assert spared(members, {"b"}, 3) == members
+    assert spared(members, set(), 1) == members

@@ -2,6 +2,7 @@
 
 import queue
 import time
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,8 @@ from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.errors import ConfigError
 from longcat.processes.head import Member
-from longcat.processes.orders import Outcome
+from longcat.processes.orders import Death, Outcome
+from longcat.processes.verdict import judge
 from longcat.training import launchers
 from longcat.training.job import Job
 from longcat.training.launchers import Cluster, own_code
@@ -168,6 +170,16 @@ class TestWatch:
         self.ended(other, Outcome(1, signal=9))
         assert watch.running() == []
         assert watch.failed()
+
+    def test_the_first_failure_may_be_told_last(self, tmp_path):
+        one, other = node("a"), node("b")
+        watch = self.watch(one, other)
+        self.ended(one, Outcome(1))
+        assert watch.running() == [other]
+        other.inbox.put({"word": "ended", "attempt": 3, "outcome": asdict(Outcome(1, (Death(1, -9, 0),)))})
+        watch.listen(60)
+        failure = judge(tmp_path, watch.outcomes, tmp_path / "processes-a.log")
+        assert "rank 1 on node b was killed by SIGKILL (out of memory?)" in str(failure)
 
     def test_a_lost_node(self, tmp_path):
         one, other = node("a"), node("b")

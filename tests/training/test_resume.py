@@ -89,7 +89,7 @@ def same_as(uninterrupted, checkpoint):
         {path.name: path.read_text() for path in (of / "samples").iterdir()} for of in (checkpoint.path, uninterrupted)
     )
     assert {"00000004.txt", "00000008.txt", "00000012.txt"} <= samples.keys()
-    assert all(samples[name] == text for name, text in same.items())
+    assert samples == same
     assert all(text.startswith("def ") and len(text) > len("def \n") for text in same.values())
     loads = [json.loads(line)["step"] for line in (checkpoint.path / "expert-load.jsonl").read_text().splitlines()]
     assert loads == list(range(1, 13))

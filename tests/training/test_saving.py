@@ -18,6 +18,7 @@ from longcat.training import checkpoint, saving
 from longcat.training import checkpoint_files as files
 from longcat.training.checkpoint_files import RunRecord
 from longcat.training.checkpoint_writer import CheckpointWriter
+from longcat.training.heartbeat import Heartbeat
 from longcat.training.local_tier import LocalTier
 from longcat.training.saving import HostCopy, Saver
 from longcat.training.trainer import Trainer
@@ -287,3 +288,23 @@ def test_the_newest_sound_one_is_found_by_all_and_damaged_ones_are_set_aside(ran
     shutil.rmtree(before)
     for path, damaged in ranks.on_mesh(Degrees(2), sound, tmp_path):
         assert (path, damaged) == (None, [])
+
+
+def signs_of_life(mesh, directory):
+    """How often the heart beats while a checkpoint is written beside training, and while training waits."""
+    trainer, heart = made(mesh), Heartbeat(directory, mesh.rank)
+    with heart.collectives(mesh):
+        saver = Saver(directory / "checkpoints", mesh.open_on_host("checkpoints", 60), keep=1)
+        saver.save(1, trainer.weights, trainer.optimizers, RunRecord())
+        before, waited = heart._beats, heart.waited_s
+        saver.wait()
+        beside = heart._beats - before, heart.waited_s - waited
+        torch.distributed.barrier()
+        return beside, heart._beats - before
+
+
+def test_writing_beside_training_is_no_sign_of_its_life(ranks, tmp_path):
+    """Nor time that a step has waited, which would make its own time negative."""
+    for beside, waiting in ranks.on_mesh(Degrees(2), signs_of_life, tmp_path):
+        assert beside == (0, 0.0)
+        assert waiting == 2

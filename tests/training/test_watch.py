@@ -36,7 +36,7 @@ def clock(monkeypatch):
 
 class NoGroups:
     def __init__(self):
-        self.groups = {}
+        self.groups, self.beside = {}, {}
 
 
 def in_collective(heart, name, group="shard"):
