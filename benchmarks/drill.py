@@ -1,6 +1,6 @@
 """Random faults at random moments, again and again until a run is finished: what was promised, and whether it was kept.
 
-    python benchmarks/drill.py --kills 25 --seed 1 [--faults SIGKILL,SIGTERM,full,...] [--steps 120] [--command pretrain]
+    python benchmarks/drill.py --kills 25 --seed 1 [--faults SIGKILL,SIGTERM,full,...] [--steps 200] [--command pretrain]
                                [--minutes M] [--folder DIR] [--json]
 
 Trains `smoke` once without disturbance. Then runs the same command in a new workspace and hurts it at moments drawn from the
@@ -220,7 +220,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=25, metavar="N", help="faults to do (default: 25)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", default=",".join(faults.KINDS), help=f"of {', '.join(faults.KINDS)} (default: all)")
-    parser.add_argument("--steps", type=int, default=120, help="of a run; a checkpoint follows every 5 (default: 120)")
+    parser.add_argument("--steps", type=int, default=200, help="of a run; a checkpoint follows every 5 (default: 200)")
     parser.add_argument("--command", default="pretrain", choices=["pretrain", "run"])
     parser.add_argument("--minutes", type=float, help="do no more faults after this time, and let the run be finished")
     parser.add_argument("--folder", type=Path, help="where workspaces are made; it is kept (default: a temporary one)")

@@ -23,6 +23,9 @@ from drills.disk import Disk
 from drills.faults import Fault, Plan
 
 MARK = "LONGCAT_DRILL"
+"""Variable by which all processes of a drill are known."""
+MAX_RESTARTS = 5
+"""`training.max_restarts` of the runs."""
 POLL_S = 0.05
 PATIENCE_S = 10.0
 """Seconds that a fault waits for the process it is meant for, once its moment has come; then it takes another one."""
@@ -81,7 +84,7 @@ def run(
     errors: Path,
 ) -> Ending:
     """Run a command and hurt it, until it ends."""
-    with _tracking_server(plan.take(lambda fault: fault.target == faults.MLFLOW)) as (away, address):
+    with _MlflowAway(plan.take(lambda fault: fault.target == faults.MLFLOW)) as (away, address):
         variables = {**environment, **({"MLFLOW_TRACKING_URI": address} if address else {})}
         with errors.open("wb") as stream:
             process = subprocess.Popen(
@@ -139,10 +142,6 @@ def judge(ending: Ending, lines: list[str], mine: Sequence[Done]) -> list[str]:
     return broken
 
 
-MAX_RESTARTS = 5
-"""`training.max_restarts` of the runs."""
-
-
 class _Hurting:
     """Does one fault after another to a command."""
 
@@ -160,7 +159,7 @@ class _Hurting:
         self.mine: list[Done] = []
         self.lasting: list[Done] = []
         self._first = not steps.starts and not list(steps.workspace.glob("tokens/[!.]*"))
-        self._seen = (0, 0.0)
+        self._seen = 0.0
         self._arm()
 
     def _arm(self) -> None:
@@ -192,8 +191,8 @@ class _Hurting:
             self._arm()
         if self.fault is None or self.disk.read_only:
             return
-        if now - self._seen[1] > 0.25 or self.fault.moment == faults.STARTING:
-            self._roles, self._seen = faults.roles(self.root), (0, now)
+        if now - self._seen > 0.25 or self.fault.moment == faults.STARTING:
+            self._roles, self._seen = faults.roles(self.root), now
         if self._due is None:
             self._due = self._moment(self.fault, now)
         if self._due is not None and now >= self._due:
@@ -297,7 +296,7 @@ def _tree(pid: int) -> str:
     return "no children"
 
 
-class _tracking_server:  # noqa: N801  (a context)
+class _MlflowAway:
     """An MLflow that refuses connections, never answers, or answers 500."""
 
     def __init__(self, fault: Fault | None) -> None:

@@ -158,12 +158,14 @@ def test_a_larger_layout_is_worth_an_interruption(cluster):
 
 
 def test_threads_are_by_the_cores_of_a_node(monkeypatch):
+    monkeypatch.delenv("LONGCAT_LEASES", raising=False)
     common = {"OMP_NUM_THREADS": "1", "OTHER": "x"}
-    assert launchers._environment(common, node("a"), 2) == {"OMP_NUM_THREADS": "4", "OTHER": "x"}
-    assert launchers._environment(common, node("a", threads="3"), 2) == {"OTHER": "x"}
-    assert launchers._environment({"OTHER": "x"}, node("a"), 2) == {"OTHER": "x"}
+    named = {"LONGCAT_NODE": "a"}
+    assert launchers._environment(common, node("a"), 2) == named | {"OMP_NUM_THREADS": "4", "OTHER": "x"}
+    assert launchers._environment(common, node("a", threads="3"), 2) == named | {"OTHER": "x"}
+    assert launchers._environment({"OTHER": "x"}, node("a"), 2) == named | {"OTHER": "x"}
     monkeypatch.setenv("LONGCAT_LEASES", "{}")
-    assert launchers._environment({}, node("a"), 2) == {"LONGCAT_LEASES": "{}"}
+    assert launchers._environment({}, node("a"), 2) == named | {"LONGCAT_LEASES": "{}"}
 
 
 class TestWatch:
