@@ -63,6 +63,7 @@ def supervise(
         report(Progress("pretrain", follower.last_step, training.steps, loss or "starting processes"))
 
     def wait(message: str) -> None:
+        check_lease()
         report(Progress("pretrain", follower.last_step, training.steps, message))
 
     attempt = failures = 0
@@ -77,6 +78,7 @@ def supervise(
                 regroup = run_attempt(launcher, module, settled, config, limit_s, poll, trained)
             except TrainingError as error:
                 failure = error
+            check_lease()  # a process that has noticed first does not say so, see `longcat.training.worker`
             attempt += 1
             if not (directory / RESULT).is_file():
                 if failure is None:

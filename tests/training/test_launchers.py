@@ -17,7 +17,7 @@ from longcat.training import launchers
 from longcat.training.job import Job
 from longcat.training.launchers import Cluster, own_code
 from longcat.training.layout import settle_layout
-from longcat.training.life import read_events
+from longcat.training.life import read_events, record_event
 
 CPU = choose("cpu")
 FACTS = {
@@ -102,6 +102,23 @@ def test_fewer_nodes_than_are_enough_are_waited_for(cluster):
     launcher.head.there += [node("b"), node("stranger")]
     with pytest.raises(ConfigError, match=r"a, c, d of training.nodes=4 nodes did not join within .*there: b\)"):
         settled(launcher, job)
+
+
+def test_a_node_that_has_computed_wrong_bits_is_left_out_at_once_and_named(cluster, tmp_path):
+    launcher, job = cluster("training.min_nodes=2", "training.node_wait_s=600")
+    record_event(tmp_path, "corruption", step=3, ranks=[1], nodes=["b"], message="")
+    launcher.head.there += [node(name) for name in "abcd"]
+    with pytest.warns(UserWarning, match="node b is left out, for wrong bits"):
+        assert settled(launcher, job) == 2
+    assert [member.name for member in launcher._chosen] == ["a", "c"]
+
+
+def test_all_nodes_are_taken_where_too_few_are_without_fault(cluster, tmp_path, recwarn):
+    launcher, job = cluster()
+    record_event(tmp_path, "corruption", step=3, ranks=[1], nodes=["b"], message="")
+    launcher.head.there += [node(name) for name in "abcd"]
+    assert settled(launcher, job) == 4
+    assert not [one for one in recwarn.list if "left out" in str(one.message)]
 
 
 def test_a_refusal_ends_the_first_wait(cluster):

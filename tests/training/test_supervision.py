@@ -3,11 +3,13 @@
 import pytest
 
 from longcat.config import load_config
-from longcat.errors import DataError, TrainingError
+from longcat.errors import DataError, TrainingError, WorkspaceBusyError
+from longcat.lease import lease
 from longcat.progress import no_progress
 from longcat.training import launchers, supervision
 from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
+from longcat.training.life import read_events
 
 
 @pytest.fixture
@@ -82,6 +84,17 @@ def test_a_user_error_ends_a_run_at_once(supervise):
     begun, error = supervise((4, DataError("bad")))
     assert begun == [0]
     assert type(error) is DataError
+
+
+def test_whoever_has_lost_the_workspace_starts_nothing_again(supervise, tmp_path):
+    def lose(job):
+        (tmp_path / ".lease").write_text('{"token": "theirs", "pid": 1, "host": "elsewhere"}')
+
+    with lease(tmp_path / ".lease"):
+        begun, error = supervise((0, failure(1)), (0, "done"), on_settled=lose)
+    assert begun == [0]
+    assert isinstance(error, WorkspaceBusyError)
+    assert read_events(tmp_path) == []
 
 
 def test_a_failure_after_the_result_is_none(supervise, tmp_path):

@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -14,6 +17,7 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import CorruptionError, DivergedError
+from longcat.parallel.axes import Degrees
 from longcat.training.corruption import CorruptionCheck, Finding
 from longcat.training.job import Job
 from longcat.training.layout import ParallelLayout
@@ -229,6 +233,17 @@ def test_bits_that_are_held_wrongly_are_loaded_again(make_worker, tmp_path, repo
     assert [record["step"] for record in read_metrics(tmp_path / "wrong" / "metrics.jsonl")] == list(range(1, 13))
 
 
+@pytest.mark.parametrize(("found_after", "back_to"), [(2, 5), (1, 0)])
+def test_no_checkpoint_is_loaded_that_may_hold_the_wrong_bits(make_worker, tmp_path, report, found_after, back_to):
+    """Checkpoints are more frequent than searches, and the last two are kept: those since the last search may be wrong."""
+    settings = "training.check_every_steps=5", "training.checkpoint_every_steps=1", "training.keep_checkpoints=2"
+    worker = make_worker("wrong", *settings, steps=11)
+    report(*[[]] * (found_after - 1), [HELD])
+    worker.pretrain()
+    [rewind] = [event for event in read_events(tmp_path / "wrong") if event["kind"] == "rewind"]
+    assert (rewind["step"], rewind["to"]) == (5 * found_after, back_to)
+
+
 def test_what_is_right_when_it_is_done_again_goes_on(make_worker, tmp_path, report):
     worker = make_worker("once", "training.check_every_steps=4")
     left = report([COMPUTED])
@@ -236,6 +251,15 @@ def test_what_is_right_when_it_is_done_again_goes_on(make_worker, tmp_path, repo
     assert not left
     assert kinds(tmp_path / "once").count("corruption") == 1
     assert "rewind" not in kinds(tmp_path / "once")
+
+
+def test_an_attempt_that_holds_wrong_bits_leaves_none_to_the_next(make_worker, tmp_path, report):
+    settings = "training.check_every_steps=3", "training.checkpoint_every_steps=1"
+    worker = make_worker("wrong", *settings)
+    report([], [HELD], [HELD])
+    with pytest.raises(CorruptionError, match="before step 7"):
+        worker.pretrain()
+    assert [path.name for path in (tmp_path / "wrong/checkpoints").iterdir()] == ["step-00000003"]
 
 
 @pytest.mark.parametrize("finding", [HELD, COMPUTED])
@@ -263,3 +287,22 @@ def test_a_learning_rate_that_destroys_the_weights_ends_the_run(smoke_settings, 
     for line in lines:
         json.loads(line, parse_constant=lambda word: pytest.fail(word))
     assert "skip" in kinds(next(smoke_tokens.glob("checkpoint/.*.partial")))
+
+
+@pytest.mark.parametrize("token", ["ours", "theirs"])
+def test_a_folder_that_is_anothers_by_now_gets_no_report(tmp_path, token):
+    """The launcher of the other one would take it for a failure of its own."""
+    (tmp_path / ".lease").write_text(f'{{"token": "{token}"}}')
+    config = load_config("smoke").model_dump(mode="json")
+    job = Job(config, ParallelLayout("npu", Degrees(1), "fp32"), "tokens", str(tmp_path)).write()
+    leases = json.dumps({str(tmp_path / ".lease"): "ours"})
+    done = subprocess.run(
+        [sys.executable, "-c", "from longcat.training.worker import run; run(print)", str(job)],
+        env={**os.environ, "RANK": "0", "WORLD_SIZE": "1", "LONGCAT_LEASES": leases},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1
+    assert "accelerator npu" in done.stderr
+    assert (tmp_path / "error-0.json").exists() == (token == "ours")
