@@ -51,9 +51,9 @@ $(EMULATOR)/.installed: pyproject.toml constraints.txt
 test-emulator: emulator
 	$(EMULATOR)/bin/longcat emulate -- python -m pytest -q tests/emulator
 
-# two nodes of a Slurm cluster on this machine; needs Debian's packages of Slurm, or root to install them
+# two nodes of a Slurm cluster on this machine, within 8 minutes if it is quiet; needs Debian's packages of Slurm, or root to install them
 test-cluster: setup
-	timeout --signal=INT 480 $(BIN)/python -m pytest -q tests/cluster
+	timeout --signal=INT 1200 $(BIN)/python -m pytest -q tests/cluster
 
 # what can be made again by installing; workspace/ holds results and stays
 clean:

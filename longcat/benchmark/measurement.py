@@ -247,7 +247,9 @@ def time_steps(
     def poll() -> None:
         report(Progress("benchmark", 0, 0, note))
 
-    run_workers(WORKER, job, config, config.training.deadline_s, poll)
+    # the layout that the measurement is named by, not one for the nodes that happen to be there
+    all_nodes = config.model_copy(update={"training": config.training.model_copy(update={"min_nodes": 0})})
+    run_workers(WORKER, job, all_nodes, config.training.deadline_s, poll)
     values = json.loads((directory / RESULT).read_text(encoding="utf-8"))
     return Measurement(
         processes=layout.degrees.processes, parallel=layout.degrees.by_axis, precision=layout.precision, **values

@@ -42,7 +42,10 @@ def launch(order: Order, *, deadline_s: float, poll: Callable[[], None]) -> None
     def look() -> None:
         poll()
         if time.monotonic() > end:
-            raise TrainingError(f"training did not finish within training.deadline_s={deadline_s:g}; {directory}")
+            raise TrainingError(
+                f"training did not finish within training.deadline_s, of which {deadline_s:g} s were left for this attempt; "
+                f"see {directory / LOG}"
+            )
 
     outcome = run_agent(order, log=directory / LOG, poll=look)
     if failure := judge(directory, {"": outcome}, directory / LOG):

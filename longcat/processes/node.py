@@ -116,6 +116,7 @@ def _greet(channel: Channel, workspace: Path, name: str, instance: str, facts: F
     nonce = new_nonce()
     channel.send(name=name, nonce=nonce, instance=instance)
     head = channel.receive(SILENCE_S)
+    heard = time.time()  # what follows may take long
     if (key := _key_of(workspace, nonce, head)) is None:
         reason = (
             f"the workspace {workspace} of node {name} is not {head.get('workspace')} of the launcher at {where}: all nodes need "
@@ -132,7 +133,7 @@ def _greet(channel: Channel, workspace: Path, name: str, instance: str, facts: F
     except UserError as error:
         channel.send(refused=f"node {name}: {error}")
         raise
-    about["clock_ahead_s"] = round(time.time() - float(head["time"]), 1) if "time" in head else 0.0
+    about["clock_ahead_s"] = round(heard - float(head["time"]), 1) if "time" in head else 0.0
     channel.send(proof=proof(key, "node", str(head["nonce"])), facts=about)
     _obey(channel.receive(SILENCE_S))
 

@@ -33,6 +33,9 @@ _SIZES = (
 _AGAIN_S = 15.0
 """Seconds between two attempts to get a missing node."""
 
+_LEAVING_S = 5.0
+"""Seconds that nodes have to leave before the job step is cancelled."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -52,6 +55,10 @@ class _Step:
     begins: int
     """Length of the log when it was started."""
     began: float = field(default_factory=time.monotonic)
+
+    def joined(self) -> bool:
+        """Say whether one of its nodes has joined the launcher."""
+        return "\njoined " in f"\n{self.said()}"
 
     def said(self) -> str:
         with self.log.open("rb") as stream:
@@ -92,6 +99,9 @@ class Slurm:
         return self
 
     def __exit__(self, *_: object) -> None:
+        end = time.monotonic() + _LEAVING_S  # nodes that were sent home end by themselves
+        while time.monotonic() < end and any(step.process.poll() is None and step.joined() for step in self._steps):
+            time.sleep(0.1)
         self._stack.close()
 
     def start(self, nodes: int) -> None:

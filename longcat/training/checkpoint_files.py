@@ -161,10 +161,19 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def thin_out(directory: Path, keep: int, every_steps: int = 0) -> None:
-    """Drop all but the newest `keep` checkpoints and those at multiples of `every_steps`, if that is not 0."""
-    for step, path in saved(directory)[:-keep]:
-        if not every_steps or step % every_steps:
+def thin_out(directory: Path, keep: int, every_steps: int = 0, clean: int | None = None) -> None:
+    """Drop most of the checkpoints.
+
+    Args:
+        directory: where they lie.
+        keep: number of newest ones that stay.
+        every_steps: those at its multiples stay as well, if it is not 0.
+        clean: the newest one up to this step stays as well, if it is given.
+    """
+    there = saved(directory)
+    spared = max((step for step, _ in there if clean is not None and step <= clean), default=None)
+    for step, path in there[:-keep]:
+        if step != spared and (not every_steps or step % every_steps):
             _drop(path)
 
 

@@ -42,6 +42,8 @@ class Job:
     """Digest of the artifact that is made: which run the checkpoints in the directory have to be of."""
     sequence_length: int | None = None
     """Tokens that batches are cut into for a measurement; the corpus' own sequence length if none."""
+    device: str = ""
+    """Name of the accelerator that it runs on."""
     peak_flops: float | None = None
     """Peak of all processes together, for the MFU in the metrics."""
 

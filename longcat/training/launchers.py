@@ -21,6 +21,7 @@ from typing import Protocol
 from longcat.accelerator import Accelerator, environment
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError, TrainingError, UserError
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import TOKENS
 from longcat.parallel.axes import Degrees
 from longcat.parallel.nodes import crossings
@@ -193,6 +194,14 @@ class Cluster:
         if degrees is None:
             raise self._layout(there)  # type: ignore[misc]
         self._chosen = there[:number]
+        if left := sorted(
+            self._suspected & {member.name for member in self.head.members()} - {one.name for one in there}
+        ):
+            warnings.warn(
+                f"node{'s' if len(left) > 1 else ''} {', '.join(left)} {'are' if len(left) > 1 else 'is'} left out, for wrong bits "
+                f"that were found there before, see {CheckpointFolder(Path(job.directory)).events}",
+                stacklevel=2,
+            )
         accelerator = _accelerator_of(self._chosen[0])
         layout = settle_layout(self.config, accelerator, nodes=number)
         if layout.accelerator != job.layout.accelerator or layout.precision != job.layout.precision:
@@ -210,7 +219,8 @@ class Cluster:
         self._checked = True
         self._tell(Path(job.directory))
         best = peak(accelerator, layout.precision)
-        return replace(job, layout=layout, peak_flops=None if best is None else best.of(layout.degrees.processes))
+        peak_flops = None if best is None else best.of(layout.degrees.processes)
+        return replace(job, layout=layout, device=accelerator.name, peak_flops=peak_flops)
 
     def run(
         self, module: str, job: Job, deadline_s: float, poll: Callable[[], None], may_regroup: Callable[[], bool]
@@ -314,17 +324,17 @@ class Cluster:
         began = time.monotonic()
         asked: float | None = began
         while True:
-            there = [
+            joined = [
                 member
                 for member in self.head.members()
                 if not training.node_names or member.name in training.node_names
             ]
-            there = spared(there, self._suspected, self._least)[: training.nodes]
+            there = spared(joined, self._suspected, self._least)[: training.nodes]
             if first and self.head.refusals:
                 raise ConfigError(self.head.refusals[0])
             waited = time.monotonic() - began
-            enough = len(there) >= self._least
-            if len(there) == training.nodes or (enough and (not first or waited > training.node_wait_s)):
+            enough, all_there = len(there) >= self._least, len(joined) >= training.nodes
+            if enough and (all_there or not first or waited > training.node_wait_s):
                 if len(there) < training.nodes:
                     say(f"going on with {len(there)} of {training.nodes} nodes, without {self._missing(there)}")
                 return there
@@ -336,8 +346,8 @@ class Cluster:
                         asked = None
                 if (trouble := self.slurm.trouble()) is not None and first and not there:
                     raise ConfigError(f"Slurm gives no nodes: {trouble}; see {self.head.workspace}/logs/srun.log")
-                if not first:
-                    self.slurm.complete([member.name for member in there], training.nodes - len(there))
+                if not first and not all_there:
+                    self.slurm.complete([member.name for member in joined], training.nodes - len(joined))
             if waited > training.node_wait_s:
                 raise self._absent(there)
             say(f"{len(there)} of {training.nodes} nodes at {self.head.address}, waiting for {self._missing(there)}")

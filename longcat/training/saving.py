@@ -60,6 +60,9 @@ class Saver:
     The state is copied to the host's memory, where its place is kept for the next one. A thread writes the copy, and talks to
     the other processes' threads over a group of its own: one that training used would wait for writes, and could end in a
     deadlock. When all have written, rank 0 gives the checkpoint its name and drops older ones.
+
+    Attributes:
+        clean: steps of a state that is known to be right: the newest checkpoint up to it stays. None if nobody looks.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Saver:
         self._directory, self._group = directory, group
         self._keep, self._every_steps, self._asynchronous = keep, every_steps, asynchronous
         self._told, self._refused = told, refused
+        self.clean: int | None = None
         self.local = None if local is None else LocalTier(local, group)
         self._copy = HostCopy()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -134,7 +138,7 @@ class Saver:
 
         def finish() -> None:
             files.commit(final, step, record, digests)
-            files.thin_out(self._directory, self._keep, self._every_steps)
+            files.thin_out(self._directory, self._keep, self._every_steps, self.clean)
             self._told(step)
 
         checkpoint.together(finish if first else None, self._group)

@@ -22,7 +22,7 @@ from longcat.provenance import code_of
 from longcat.training.beat import FOLDER
 from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
 from longcat.training.job import ERRORS, JOB, RESULT, Job
-from longcat.training.layout import ParallelLayout, settle_layout, training_device
+from longcat.training.layout import settle_layout, training_device
 from longcat.training.layouts import layout_since
 from longcat.training.life_picture import plot_life
 from longcat.training.metrics import Records, read_metrics, summarise
@@ -96,14 +96,15 @@ def pretrain(
             start_from=first_state(earlier, directory),
             run=recipe.digest,
             workspace=str(workspace.path),
+            device=accelerator.name,
             peak_flops=None if best is None else best.of(layout.degrees.processes),
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
 
-            def on_layout(settled: ParallelLayout) -> None:
-                tell(directory, earlier, layout_since(config, settled, accelerator.name, 0))
+            def on_settled(settled: Job) -> None:
+                tell(directory, earlier, layout_since(config, settled.layout, settled.device, 0))
 
-            supervise(WORKER, job, config, report, on_metrics, on_layout)
+            supervise(WORKER, job, config, report, on_metrics, on_settled)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)

@@ -17,7 +17,6 @@ from longcat.progress import Progress, Reporter
 from longcat.training.checkpoint_files import saved
 from longcat.training.job import RESULT, Job
 from longcat.training.launchers import Launcher, open_launcher
-from longcat.training.layout import ParallelLayout
 from longcat.training.life import record_event
 from longcat.training.metrics import Follower, Records, read_metrics
 from longcat.training.watch import Watch
@@ -29,7 +28,7 @@ def supervise(
     config: PipelineConfig,
     report: Reporter,
     on_metrics: Callable[[Records], None],
-    on_layout: Callable[[ParallelLayout], None] = lambda layout: None,
+    on_settled: Callable[[Job], None] = lambda job: None,
 ) -> None:
     """Launch a training job, and launch it again after a failure, from its last checkpoint.
 
@@ -43,7 +42,7 @@ def supervise(
         config: its configuration.
         report: hears of progress in steps.
         on_metrics: gets the records of metrics.jsonl as they appear, each step once.
-        on_layout: gets the layout of each attempt before it is launched.
+        on_settled: gets the job of each attempt, with its layout and device, before it is launched.
 
     Raises:
         TrainingError: the processes failed more often than `training.max_restarts` allows; the last failure's cause.
@@ -64,6 +63,7 @@ def supervise(
         report(Progress("pretrain", follower.last_step, training.steps, loss or "starting processes"))
 
     def wait(message: str) -> None:
+        check_lease()
         report(Progress("pretrain", follower.last_step, training.steps, message))
 
     attempt = failures = 0
@@ -71,13 +71,14 @@ def supervise(
         while not (directory / RESULT).is_file():
             start, failure, regroup = newest_step(folder), None, False
             settled = launcher.settle(replace(job, attempt=attempt), wait)
-            on_layout(settled.layout)
+            on_settled(settled)
             try:
                 limit_s = deadline - time.monotonic()
                 trained = partial(has_trained, folder, attempt)
                 regroup = run_attempt(launcher, module, settled, config, limit_s, poll, trained)
             except TrainingError as error:
                 failure = error
+            check_lease()  # a process that has noticed first does not say so, see `longcat.training.worker`
             attempt += 1
             if not (directory / RESULT).is_file():
                 if failure is None:

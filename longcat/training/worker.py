@@ -29,7 +29,7 @@ from longcat.corpus.loader import Loader, Prefetcher
 from longcat.corpus.shards import TokenCorpus
 from longcat.costs.flops import parameters, training_flops_per_token
 from longcat.disk import NO_ROOM, disk_errors
-from longcat.errors import CorruptionError, LongcatError
+from longcat.errors import CorruptionError, LongcatError, WorkspaceBusyError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import check_lease
@@ -130,10 +130,11 @@ class Worker:
         self.heart.started()
         self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
         window_began, window_step, save_due = time.perf_counter(), done, False
-        self._clean = done
+        self._note_clean(done)
         while done < training.steps:
             if self._is_corrupt(done):
-                done = self._return_to_clean(done)
+                with self.heart.region(LOADING):
+                    done = self._return_to_clean(done)
                 metrics, loads = self._records_after(done)
                 window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
             step = done
@@ -311,9 +312,16 @@ class Worker:
             del self.trainer, self.corruption
             gc.collect()  # before another one takes as much memory
             self.trainer = self._new_trainer()
-        if self.mesh.rank == 0:
-            checkpoint_files.drop_after(CheckpointFolder(self.directory).progress, done)
+        self._drop_after(done)
         return done, state
+
+    def _drop_after(self, done: int) -> None:
+        """Drop the checkpoints of later steps. Collective."""
+        self.saver.wait()
+        states = CheckpointFolder(self.directory).progress
+        checkpoint.together((lambda: checkpoint_files.drop_after(states, done)) if self.mesh.rank == 0 else None)
+        if self.saver.local is not None:
+            self.saver.local.drop_after(done)
 
     def _is_corrupt(self, done: int) -> bool:
         """Look for silent corruption if it is time; whether what is held is wrong, so that it has to be loaded again. Collective.
@@ -329,12 +337,20 @@ class Worker:
             if found and not held:
                 found = self._look_for_corruption(self.corruption, done)
         if found and (not held or self._loaded_again_at == done):
+            if held:  # whoever is started again would give the wrong bits to all copies
+                self._drop_after(self._clean)
             raise CorruptionError(f"silent corruption before step {done + 1}: {found[0]}")
         if found:
             self._loaded_again_at = done
             return True
-        self._clean = done
+        self._note_clean(done)
         return False
+
+    def _note_clean(self, done: int) -> None:
+        """Note that the copies of what is held are equal after so many steps."""
+        self._clean = done
+        if self.corruption is not None:
+            self.saver.clean = done
 
     def _look_for_corruption(self, check: CorruptionCheck, done: int) -> list[Finding]:
         position, training = self.health.position(done), self.config.training
@@ -349,10 +365,15 @@ class Worker:
         return found
 
     def _return_to_clean(self, step: int) -> int:
-        """Go back from a step to the newest checkpoint whose copies are known to be equal; returns its steps. Collective."""
+        """Go back from a step to the newest state whose copies are known to be equal; returns its steps. Collective.
+
+        That is the one that the run began with while there is no such checkpoint: a later one may hold the wrong bits, and
+        gives them to all copies when it is loaded. Only where all of those are damaged a later one has to do.
+        """
         there = self._saved()
         clean = [step for step in there if step <= self._clean]
-        done, state = self._restore([*reversed(clean), *(step for step in there if step not in clean)])
+        later = [step for step in there if step > self._clean] if clean else []
+        done, state = self._restore([*reversed(clean), *later])
         self.health.restore(state)
         self._record("rewind", step=step, to=done, batches=[])
         return done
@@ -443,8 +464,9 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
     """
     die_with_parent(signal.SIGKILL)
     job = Job.read(Path(sys.argv[1]))
-    rank, world = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
-    heart = Heartbeat(Path(job.directory), rank, several_machines=os.environ.get("LOCAL_WORLD_SIZE", world) != world)
+    rank = int(os.environ["RANK"])
+    # the launcher of a single node may be another machine, too
+    heart = Heartbeat(Path(job.directory), rank, several_machines=job.pipeline.training.launcher != "local")
     try:
         accelerator = choose(job.layout.accelerator)
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
@@ -462,9 +484,10 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
         }
         code = 1
         try:
+            check_lease()  # else the folder is another's, whose launcher would take this for its own failure
             write_json(Path(job.directory) / f"error-{rank}.json", report)
-        except OSError as unwritten:
-            if unwritten.errno == NO_ROOM:
+        except (OSError, WorkspaceBusyError) as unwritten:
+            if isinstance(unwritten, OSError) and unwritten.errno == NO_ROOM:
                 code = NO_ROOM
             with contextlib.suppress(OSError):
                 print(json.dumps(report), file=sys.stderr)

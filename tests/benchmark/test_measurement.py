@@ -1,6 +1,7 @@
 """An interrupted measurement goes on with the setting that it was at."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,3 +55,20 @@ def test_an_interrupted_measurement_goes_on(smoke_run, smoke_settings, tmp_path,
     assert [row["timed"] for row in sweep] == [TIMED, TIMED]
     assert {path.name for path in made.path.iterdir()} == {"measurement.json", module.TRACE, "manifest.json"}
     assert made.facts == MeasurementFacts(tokens_per_second=1024, peak_memory_bytes=9, device_name="test", processes=2)
+
+
+def test_all_nodes_are_waited_for(tmp_path, monkeypatch):
+    """A measurement is named by its layout; one of fewer nodes would be taken for it."""
+    settings = "training.launcher=join", "training.nodes=2", "training.min_nodes=1", "training.processes=2"
+    config = load_config("smoke", None, settings)
+    asked = []
+
+    def run_workers(_worker, job, config, *_):
+        asked.append((job.layout.degrees.processes, config.training.nodes, config.training.min_nodes))
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "run_workers", run_workers)
+    there = SimpleNamespace(path=tmp_path / "kind" / "digest")
+    with pytest.raises(InterruptedError):
+        module.time_steps(config, there, there, directory=tmp_path / "processes")
+    assert asked == [(2, 2, 0)]

@@ -154,6 +154,16 @@ def test_a_node_without_the_accelerator(tmp_path, launcher):
     assert launcher.refusals == ["node n1: no cpu here"]
 
 
+def test_a_node_that_takes_long_over_its_facts_has_no_other_clock(tmp_path, launcher):
+    def facts(request):
+        time.sleep(1.5)
+        return dict(FACTS)
+
+    Node(launcher.port, tmp_path, facts=facts)
+    [member] = wait_until(launcher.members)
+    assert abs(member.facts["clock_ahead_s"]) < 1.4
+
+
 def test_two_nodes_of_a_name(tmp_path, launcher):
     first = Node(launcher.port, tmp_path)
     wait_until(lambda: names(launcher))

@@ -139,6 +139,7 @@ def test_an_agent_that_is_killed_leaves_no_process(run, tmp_path):
 
     with pytest.raises(TrainingError, match="agent of the training processes was ended by SIGKILL"):
         run("sleep 600", poll=once(lambda: of_module("longcat.training.agent"), kill))
+    wait_until(lambda: not psutil.pid_exists(told(tmp_path)["pid"]))
 
 
 @pytest.mark.parametrize("who", ["longcat.processes.supervisor", "longcat.training.agent"])
@@ -178,5 +179,5 @@ def test_an_error_of_the_poll_ends_the_processes(run, tmp_path):
 
 
 def test_a_limit_in_time_ends_the_processes(run):
-    with pytest.raises(TrainingError, match=r"deadline_s=0\.1"):
+    with pytest.raises(TrainingError, match=r"training\.deadline_s, of which 0\.1 s were left"):
         run("sleep 600", deadline_s=0.1)

@@ -32,6 +32,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE", str(folder))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(slurm_module, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(slurm_module, "_LEAVING_S", 0.2)
     return folder
 
 

@@ -166,6 +166,14 @@ def test_the_last_ones_are_kept_and_every_so_many_steps_one(tmp_path, keep, ever
     assert len(list(tmp_path.iterdir())) == len(left)
 
 
+@pytest.mark.parametrize(("clean", "left"), [(1, [10, 12]), (4, [4, 10, 12]), (7, [6, 10, 12]), (12, [10, 12])])
+def test_the_newest_one_that_is_known_to_be_right_is_kept(tmp_path, clean, left):
+    for step in range(2, 14, 2):
+        written(tmp_path, step)
+    thin_out(tmp_path, 2, clean=clean)
+    assert [step for step, _ in saved(tmp_path)] == left
+
+
 def test_what_was_left_half_written_is_cleared(tmp_path):
     path = written(tmp_path, 8)
     make(unfinished(folder_of(tmp_path, 10)))

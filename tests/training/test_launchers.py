@@ -17,7 +17,7 @@ from longcat.training import launchers
 from longcat.training.job import Job
 from longcat.training.launchers import Cluster, own_code
 from longcat.training.layout import settle_layout
-from longcat.training.life import read_events
+from longcat.training.life import read_events, record_event
 
 CPU = choose("cpu")
 FACTS = {
@@ -90,11 +90,35 @@ def test_the_layout_is_that_of_the_nodes_that_are_there(cluster, tmp_path):
     assert sorted(kinds) == sorted([("node lost", "a"), ("node lost", "d"), ("node back", "a"), ("node back", "d")])
 
 
+def test_the_device_is_that_of_the_nodes(cluster):
+    """The launcher's own machine may have none, or another one; a run that goes on compares them with the nodes' own record."""
+    launcher, job = cluster()
+    launcher.head.there += [node(name, device="a CPU of the nodes") for name in "abcd"]
+    assert launcher.settle(job, lambda _: None).device == "a CPU of the nodes"
+
+
 def test_fewer_nodes_than_are_enough_are_waited_for(cluster):
     launcher, job = cluster("training.min_nodes=2", "training.node_wait_s=0.3", "training.node_names=[a, b, c, d]")
     launcher.head.there += [node("b"), node("stranger")]
     with pytest.raises(ConfigError, match=r"a, c, d of training.nodes=4 nodes did not join within .*there: b\)"):
         settled(launcher, job)
+
+
+def test_a_node_that_has_computed_wrong_bits_is_left_out_at_once_and_named(cluster, tmp_path):
+    launcher, job = cluster("training.min_nodes=2", "training.node_wait_s=600")
+    record_event(tmp_path, "corruption", step=3, ranks=[1], nodes=["b"], message="")
+    launcher.head.there += [node(name) for name in "abcd"]
+    with pytest.warns(UserWarning, match="node b is left out, for wrong bits"):
+        assert settled(launcher, job) == 2
+    assert [member.name for member in launcher._chosen] == ["a", "c"]
+
+
+def test_all_nodes_are_taken_where_too_few_are_without_fault(cluster, tmp_path, recwarn):
+    launcher, job = cluster()
+    record_event(tmp_path, "corruption", step=3, ranks=[1], nodes=["b"], message="")
+    launcher.head.there += [node(name) for name in "abcd"]
+    assert settled(launcher, job) == 4
+    assert not [one for one in recwarn.list if "left out" in str(one.message)]
 
 
 def test_a_refusal_ends_the_first_wait(cluster):
@@ -134,12 +158,14 @@ def test_a_larger_layout_is_worth_an_interruption(cluster):
 
 
 def test_threads_are_by_the_cores_of_a_node(monkeypatch):
+    monkeypatch.delenv("LONGCAT_LEASES", raising=False)
     common = {"OMP_NUM_THREADS": "1", "OTHER": "x"}
-    assert launchers._environment(common, node("a"), 2) == {"OMP_NUM_THREADS": "4", "OTHER": "x"}
-    assert launchers._environment(common, node("a", threads="3"), 2) == {"OTHER": "x"}
-    assert launchers._environment({"OTHER": "x"}, node("a"), 2) == {"OTHER": "x"}
+    named = {"LONGCAT_NODE": "a"}
+    assert launchers._environment(common, node("a"), 2) == named | {"OMP_NUM_THREADS": "4", "OTHER": "x"}
+    assert launchers._environment(common, node("a", threads="3"), 2) == named | {"OTHER": "x"}
+    assert launchers._environment({"OTHER": "x"}, node("a"), 2) == named | {"OTHER": "x"}
     monkeypatch.setenv("LONGCAT_LEASES", "{}")
-    assert launchers._environment({}, node("a"), 2) == {"LONGCAT_LEASES": "{}"}
+    assert launchers._environment({}, node("a"), 2) == named | {"LONGCAT_LEASES": "{}"}
 
 
 class TestWatch:

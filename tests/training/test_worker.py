@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -14,6 +17,7 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import CorruptionError, DivergedError
+from longcat.parallel.axes import Degrees
 from longcat.training.corruption import CorruptionCheck, Finding
 from longcat.training.job import Job
 from longcat.training.layout import ParallelLayout
@@ -132,6 +136,26 @@ def test_a_checkpoint_that_is_not_known_to_be_good_is_dropped(make_worker, tmp_p
     assert seen == [0, 1, 2, 3, 4, 5, *range(6, 11)]
 
 
+def test_a_faster_folder_keeps_no_checkpoint_that_training_went_back_behind(make_worker, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    settings = "training.max_skipped_steps=2", "training.checkpoint_every_steps=1"
+    worker = make_worker("late", *settings, f"training.checkpoint_local={tmp_path / 'fast'}", steps=8)
+    spoil(worker, lambda position, _: position in (4, 5))
+    there, rewind = [], worker._rewind
+
+    def and_look(step):
+        worker.saver.wait()
+        there.append([path.name for path in (tmp_path / "fast").rglob("step-*")])
+        done = rewind(step)
+        there.append([path.name for path in (tmp_path / "fast").rglob("step-*")])
+        return done
+
+    worker._rewind = and_look
+    worker.pretrain()
+    # one that was started again now would go on from the newest one, wherever it lies
+    assert there == [["step-00000004"], []]
+
+
 def test_a_run_goes_on_with_the_batches_that_it_has_passed_over(make_worker, tmp_path):
     settings = "training.max_skipped_steps=2", "training.checkpoint_every_steps=2"
     worker = make_worker("bad", *settings)
@@ -209,6 +233,17 @@ def test_bits_that_are_held_wrongly_are_loaded_again(make_worker, tmp_path, repo
     assert [record["step"] for record in read_metrics(tmp_path / "wrong" / "metrics.jsonl")] == list(range(1, 13))
 
 
+@pytest.mark.parametrize(("found_after", "back_to"), [(2, 5), (1, 0)])
+def test_no_checkpoint_is_loaded_that_may_hold_the_wrong_bits(make_worker, tmp_path, report, found_after, back_to):
+    """Checkpoints are more frequent than searches, and the last two are kept: those since the last search may be wrong."""
+    settings = "training.check_every_steps=5", "training.checkpoint_every_steps=1", "training.keep_checkpoints=2"
+    worker = make_worker("wrong", *settings, steps=11)
+    report(*[[]] * (found_after - 1), [HELD])
+    worker.pretrain()
+    [rewind] = [event for event in read_events(tmp_path / "wrong") if event["kind"] == "rewind"]
+    assert (rewind["step"], rewind["to"]) == (5 * found_after, back_to)
+
+
 def test_what_is_right_when_it_is_done_again_goes_on(make_worker, tmp_path, report):
     worker = make_worker("once", "training.check_every_steps=4")
     left = report([COMPUTED])
@@ -216,6 +251,15 @@ def test_what_is_right_when_it_is_done_again_goes_on(make_worker, tmp_path, repo
     assert not left
     assert kinds(tmp_path / "once").count("corruption") == 1
     assert "rewind" not in kinds(tmp_path / "once")
+
+
+def test_an_attempt_that_holds_wrong_bits_leaves_none_to_the_next(make_worker, tmp_path, report):
+    settings = "training.check_every_steps=3", "training.checkpoint_every_steps=1"
+    worker = make_worker("wrong", *settings)
+    report([], [HELD], [HELD])
+    with pytest.raises(CorruptionError, match="before step 7"):
+        worker.pretrain()
+    assert [path.name for path in (tmp_path / "wrong/checkpoints").iterdir()] == ["step-00000003"]
 
 
 @pytest.mark.parametrize("finding", [HELD, COMPUTED])
@@ -243,3 +287,22 @@ def test_a_learning_rate_that_destroys_the_weights_ends_the_run(smoke_settings, 
     for line in lines:
         json.loads(line, parse_constant=lambda word: pytest.fail(word))
     assert "skip" in kinds(next(smoke_tokens.glob("checkpoint/.*.partial")))
+
+
+@pytest.mark.parametrize("token", ["ours", "theirs"])
+def test_a_folder_that_is_anothers_by_now_gets_no_report(tmp_path, token):
+    """The launcher of the other one would take it for a failure of its own."""
+    (tmp_path / ".lease").write_text(f'{{"token": "{token}"}}')
+    config = load_config("smoke").model_dump(mode="json")
+    job = Job(config, ParallelLayout("npu", Degrees(1), "fp32"), "tokens", str(tmp_path)).write()
+    leases = json.dumps({str(tmp_path / ".lease"): "ours"})
+    done = subprocess.run(
+        [sys.executable, "-c", "from longcat.training.worker import run; run(print)", str(job)],
+        env={**os.environ, "RANK": "0", "WORLD_SIZE": "1", "LONGCAT_LEASES": leases},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1
+    assert "accelerator npu" in done.stderr
+    assert (tmp_path / "error-0.json").exists() == (token == "ours")
