@@ -100,6 +100,7 @@ def test_ranks_end_with_the_test_session(tmp_path):
 
 def test_after_an_interrupted_case_the_next_one_has_its_own_results(tmp_path):
     file = tmp_path / "rank"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
     def interrupt():
         wait_until(lambda: file.exists() and file.read_text())
@@ -112,4 +113,5 @@ def test_after_an_interrupted_case_the_next_one_has_its_own_results(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             own.run(1, leave_a_trace, str(file))
         watching.join()
+        signal.signal(signal.SIGINT, before)
         assert own.run(1, rank_and_world) == [("0", "1", None)]
