@@ -41,8 +41,8 @@ _KINDS = {
 """Collectives that an event's name may stand for, by what is in it; the first that is found counts."""
 LAUNCHES = frozenset({"cuda_runtime", "cuda_driver"})
 """Kinds of events of the host that have the number of a kernel."""
-DIRECTIONS = {"gloo:send": ", sent", "gloo:recv": ", received"}
-"""What follows the axis in the name of a lane, by the event; each lasts until the other process is there, too."""
+DIRECTIONS = {"send": ", sent", "recv": ", received"}
+"""What follows the axis in the name of a lane, by the event's name behind its backend; each lasts until the other process is there, too."""
 HIDDEN_STATES = "hidden states"
 """Axis that stages of a pipeline wait for one another along."""
 
@@ -199,10 +199,11 @@ def _sending(events: Sequence[Mapping[str, Any]], on_device: bool) -> dict[str, 
     for event in done:
         names = _names(event["name"])
         began, ended = interval(event)
-        if event["name"] in DIRECTIONS:  # several are begun at once, by the thread that asks for them
+        direction = DIRECTIONS.get(event["name"].partition(":")[2])
+        if direction is not None:  # several are begun at once, by the thread that asks for them
             axis = next((axis for (one, other), axis, _ in transfers if one <= began <= other), None)
             if axis is not None:
-                found.setdefault(axis + DIRECTIONS[event["name"]], []).append((began, ended))
+                found.setdefault(axis + direction, []).append((began, ended))
             continue
         thread = event.get("pid"), event.get("tid")
         fitting = [
