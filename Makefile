@@ -11,7 +11,7 @@ STAMP := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 # torch_npu has an environment of its own: where it is installed, torch cannot be imported without CANN or its emulator
 EMULATOR := .venv-emulator
 
-.PHONY: pipeline test check setup ui emulator test-emulator test-cluster clean
+.PHONY: pipeline test check setup ui emulator test-emulator test-cluster drill clean
 
 pipeline: setup
 	$(BIN)/longcat run
@@ -54,6 +54,10 @@ test-emulator: emulator
 # two nodes of a Slurm cluster on this machine, within 8 minutes if it is quiet; needs Debian's packages of Slurm, or root to install them
 test-cluster: setup
 	timeout --signal=INT 1200 $(BIN)/python -m pytest -q tests/cluster
+
+# hurts a run at random, 25 times or for 6 minutes
+drill: setup
+	timeout 1800 $(BIN)/python benchmarks/drill.py --kills 25 --seed 1 --minutes 6
 
 # what can be made again by installing; workspace/ holds results and stays
 clean:
