@@ -204,8 +204,12 @@ def clear_temporaries(folder: Path, *, deep: bool) -> None:
 
 
 def private_mask(folder: Path) -> int:
-    """Return the umask for what is written in a folder: its user's alone, or its group's if that may write there."""
-    return 0o007 if folder.stat().st_mode & stat.S_IWGRP else 0o077
+    """Return the umask for what is written in a folder: its user's alone, or its group's if that may write there.
+
+    A folder in which everybody may write, as /tmp, is no group's.
+    """
+    mode = folder.stat().st_mode
+    return 0o007 if mode & stat.S_IWGRP and not mode & stat.S_IWOTH else 0o077
 
 
 @contextmanager

@@ -146,7 +146,9 @@ def test_trouble_is_found_in_the_place_of_who_cannot_say(small_disk):
     assert "Read-only file system" in str(trouble(small_disk))
 
 
-@pytest.mark.parametrize(("parent", "made"), [(0o755, 0o700), (0o700, 0o700), (0o775, 0o770), (0o777, 0o770)])
+@pytest.mark.parametrize(
+    ("parent", "made"), [(0o755, 0o700), (0o700, 0o700), (0o775, 0o770), (0o777, 0o700), (0o1777, 0o700)]
+)
 def test_a_folder_is_private_to_its_user_or_to_the_group_that_writes_there(tmp_path, parent, made):
     before = os.umask(0)
     try:
