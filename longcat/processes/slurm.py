@@ -38,7 +38,7 @@ _LEAVING_S = 5.0
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What is asked of Slurm, besides the number of nodes."""
 
     partition: str = ""
@@ -69,11 +69,13 @@ class _Step:
 class Slurm:
     """The job steps that a launcher has started. A context: they end with it."""
 
-    def __init__(self, wish: Wish, *, address: str, workspace: Path, log: Path, wait_s: float, grace_s: float) -> None:
+    def __init__(
+        self, request: Request, *, address: str, workspace: Path, log: Path, wait_s: float, grace_s: float
+    ) -> None:
         """Describe the steps.
 
         Args:
-            wish: what is asked of Slurm.
+            request: what is asked of Slurm.
             address: where nodes join.
             workspace: folder that all of them share.
             log: file for what srun and the nodes say.
@@ -87,7 +89,7 @@ class Slurm:
             raise ConfigError(
                 "training.launcher=slurm needs srun, which is not on PATH: run this on a login node of the cluster"
             )
-        self._wish, self._log, self._grace_s = wish, log, grace_s
+        self._request, self._log, self._grace_s = request, log, grace_s
         self._join = [
             sys.executable, "-m", "longcat.cli", "join", address, "--workspace", str(workspace), "--wait-s", f"{wait_s:g}",
         ]  # fmt: skip
@@ -166,8 +168,8 @@ class Slurm:
         return list(dict.fromkeys([*([inside] if inside else []), *found]))
 
     def _allocation(self) -> list[str]:
-        wish = self._wish
-        named = {"--partition": wish.partition, "--account": wish.account, "--time": wish.time}
+        request = self._request
+        named = {"--partition": request.partition, "--account": request.account, "--time": request.time}
         return [*(f"{name}={value}" for name, value in named.items() if value), "--job-name=longcat"]
 
     def _run(self, arguments: Sequence[str]) -> None:
@@ -178,7 +180,7 @@ class Slurm:
         unset = [part for name in _SIZES if name in os.environ for part in ("--unset", name)]
         process = self._stack.enter_context(
             supervised(
-                ["env", *unset, *command, *self._wish.arguments, *self._join],
+                ["env", *unset, *command, *self._request.arguments, *self._join],
                 log=self._log,
                 environment={},
                 grace_s=self._grace_s + 5,

@@ -31,7 +31,7 @@ from longcat.processes.agreement import disagreements
 from longcat.processes.head import Head, Member, ended_by
 from longcat.processes.launch import POLL_S, forget_failures, launch
 from longcat.processes.orders import NODE, Order, Outcome, address_of
-from longcat.processes.slurm import Slurm, Wish
+from longcat.processes.slurm import Request, Slurm
 from longcat.processes.verdict import judge
 from longcat.provenance import code_of, git_commit, source_hashes
 from longcat.training.job import Job
@@ -111,11 +111,11 @@ def open_cluster(config: PipelineConfig, workspace: Path, *, unlike: bool = Fals
         stack.enter_context(head)
         slurm = None
         if training.launcher == "slurm":
-            wish = Wish(
+            request = Request(
                 training.slurm.partition, training.slurm.account, training.slurm.time, tuple(training.slurm.arguments)
             )
             slurm = Slurm(
-                wish,
+                request,
                 address=head.address,
                 workspace=workspace,
                 log=workspace / "logs" / "srun.log",
@@ -240,7 +240,7 @@ class Cluster:
                     environment=_environment(base.environment, member, each),
                 )
                 member.tell(word="start", order=order.to_json())
-            watch = _Watch(members, base.attempt)
+            watch = _Attempt(members, base.attempt)
             try:
                 regroup = self._watch(watch, end, poll, may_regroup)
             finally:
@@ -275,7 +275,7 @@ class Cluster:
     def _least(self) -> int:
         return self.config.training.min_nodes or self.config.training.nodes
 
-    def _watch(self, watch: _Watch, end: float, poll: Callable[[], None], may_regroup: Callable[[], bool]) -> bool:
+    def _watch(self, watch: _Attempt, end: float, poll: Callable[[], None], may_regroup: Callable[[], bool]) -> bool:
         """Wait for the end of all processes, or the first failure; returns whether they are to be ended for more nodes."""
         began = time.monotonic()
         while watch.running():
@@ -395,7 +395,7 @@ def _answer(member: Member) -> str | None:
     return None if problem is None else str(problem)
 
 
-class _Watch:
+class _Attempt:
     """How the processes of an attempt fare on each of its nodes."""
 
     def __init__(self, members: Sequence[Member], attempt: int) -> None:
@@ -437,7 +437,7 @@ class _Watch:
             member.channel.close()
 
 
-def _loss(watch: _Watch, directory: Path) -> TrainingError:
+def _loss(watch: _Attempt, directory: Path) -> TrainingError:
     (name, why), *_ = watch.lost.items()
     return TrainingError(f"node {name} was lost ({why}); see {directory / f'processes-{name}.log'}")
 

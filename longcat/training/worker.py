@@ -129,14 +129,15 @@ class Worker:
         )
         self.heart.started()
         self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
-        window_began, window_step, save_due = time.perf_counter(), done, False
+        self._begin_window(done)
+        save_due = False
         self._note_clean(done)
         while done < training.steps:
             if self._is_corrupt(done):
                 with self.heart.region(LOADING):
                     done = self._return_to_clean(done)
                 metrics, loads = self._records_after(done)
-                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
+                self._begin_window(done)
             step = done
             result = self.step(step)
             verdict = self._judged(step, result)
@@ -144,7 +145,7 @@ class Worker:
                 with self.heart.region(LOADING):
                     done = self._rewind(step + 1)
                 metrics, loads = self._records_after(done)
-                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
+                self._begin_window(done)
             if verdict in ("rewind", "again"):
                 if result.stop:
                     self._leave(done)
@@ -154,9 +155,10 @@ class Worker:
             values = self._metrics(result, step)
             if logged := done % training.log_every_steps == 0 or last:
                 self.accelerator.synchronize()
-                seconds = time.perf_counter() - window_began - self.paused_seconds
+                began, first = self._window
+                seconds = time.perf_counter() - began - self.paused_seconds
                 experts = values["moe/ffn_experts_per_token"]
-                values |= self._throughput((done - window_step) * self.batch_tokens / seconds, experts)
+                values |= self._throughput((done - first) * self.batch_tokens / seconds, experts)
                 values |= self._step_times(done)
                 values |= layer_metrics(
                     result.expert_load, result.router_entropy, result.router_top_probability, self.config.model
@@ -183,12 +185,16 @@ class Worker:
                 self._leave(done)
                 return
             if logged:
-                window_began, window_step, self.paused_seconds = time.perf_counter(), done, 0.0
+                self._begin_window(done)
         with self.heart.region(FINISH):
             self.saver.wait()
             self._finish(done)
             if self.saver.local is not None:
                 self.saver.local.remove()
+
+    def _begin_window(self, done: int) -> None:
+        """Begin to measure the throughput of the steps after these."""
+        self._window, self.paused_seconds = (time.perf_counter(), done), 0.0
 
     def _leave(self, done: int) -> None:
         """Wait for what is being saved, before the last step, as somebody has asked to."""

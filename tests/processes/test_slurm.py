@@ -6,7 +6,7 @@ import pytest
 
 from longcat.errors import ConfigError
 from longcat.processes import slurm as slurm_module
-from longcat.processes.slurm import Slurm, Wish
+from longcat.processes.slurm import Request, Slurm
 from tests.waiting import wait_until
 
 SRUN = 'echo "$@" >> "$FAKE/srun.calls"; cat "$FAKE/says" >&2; [ -e "$FAKE/fails" ] && exit 1; exec sleep 600'
@@ -38,9 +38,9 @@ def fake(tmp_path, monkeypatch):
 
 @pytest.fixture
 def slurm(fake, tmp_path):
-    def opened(**wish):
+    def opened(**request):
         return Slurm(
-            Wish(**wish),
+            Request(**request),
             address="10.0.0.1,127.0.0.1:4711",
             workspace=tmp_path,
             log=tmp_path / "logs" / "srun.log",

@@ -168,11 +168,11 @@ def test_threads_are_by_the_cores_of_a_node(monkeypatch):
     assert launchers._environment({}, node("a"), 2) == named | {"LONGCAT_LEASES": "{}"}
 
 
-class TestWatch:
+class TestAttempt:
     """How an attempt fares on its nodes."""
 
     def watch(self, *members):
-        return launchers._Watch(members, attempt=3)
+        return launchers._Attempt(members, attempt=3)
 
     def ended(self, member, outcome, attempt=3):
         values = {"code": outcome.code, "deaths": [], "signal": outcome.signal}
