@@ -126,8 +126,10 @@ def test_a_server_that_was_killed_while_it_made_its_database_leaves_none_of_it(t
             self._process = subprocess.Popen(["true"])
             self._process.wait()
             self.database.touch()
+            folder = self.database.parent / f".{self.database.name}.half-made-1"
+            folder.mkdir()
             for suffix in ("", "-wal", "-shm"):
-                (self.database.parent / f".{self.database.name}.{self._process.pid}-1{suffix}").touch()
+                (folder / f"{self.database.name}{suffix}").touch()
 
         def wait(self, stack):
             return "its server has ended"
