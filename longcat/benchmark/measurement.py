@@ -13,7 +13,7 @@ from longcat.accelerator import choose
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, write_json
 from longcat.benchmark.measuring import TRACE
 from longcat.benchmark.sweep import Point, configured, in_rows_of, points
-from longcat.config import PipelineConfig, identity
+from longcat.config import Phase, PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import remove
 from longcat.errors import ConfigError, TrainingError
@@ -26,7 +26,7 @@ from longcat.training.layout import settle_layout
 from longcat.training.supervision import run_workers
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
 _PROCESSES, _KEPT = "processes", "settings"
@@ -69,6 +69,10 @@ class Measurement:
     """See `longcat.benchmark.measuring.collectives`."""
     micro_batches: int
     """Of a process in a step."""
+    phase: Phase
+    """How attention was trained in the step whose collectives were watched, in a model with sparse attention."""
+    device_memory_bytes: int
+    """Memory of a device, which decides what weights stay gathered."""
     device_kind: str
     device_name: str
 
