@@ -52,13 +52,13 @@ class Turn(NamedTuple):
     """Angles of rotation of some tokens."""
 
     cos: Tensor
-    """`[tokens, qk_rope_head_dim / 2]`."""
+    """`[tokens, qk_rope_head_dim / 2]`, or `[batch, tokens, ...]` where rows are at positions of their own."""
     sin: Tensor
     """The same shape."""
 
     def take(self, runs: Sequence[range]) -> Turn:
         """Take those of runs of positions."""
-        return Turn(*(take(of[None], runs)[0] for of in self))
+        return Turn(*(take(of, runs) if of.dim() == 3 else take(of[None], runs)[0] for of in self))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class ForwardContext:
     padding: Tensor | None = None
     """Bool `[batch, own]`, true for padding: it gets no routed expert and adds nothing to losses and statistics."""
     document_starts: Tensor | None = None
-    """Where each token's document starts, of whole rows (see `longcat.ops.documents`); none where every row is one document."""
+    """Where each token's document starts, of whole rows (see `longcat.ops.documents`); none where every row is one document.
+    With a cache it is the column in which the row begins."""
     phase: Phase = "sparse"
     """How attention is trained, if it is sparse."""
 
