@@ -36,7 +36,7 @@ def mapper_for(corpus: CorpusConfig) -> Iterator[Mapper]:
         ConfigError: the package of that runner is not installed.
     """
     if corpus.runner == "processes":
-        with processes(corpus.workers) as mapper:
+        with processes(corpus.workers, corpus.hang_timeout_s) as mapper:
             yield mapper
         return
     with _runner(corpus) as runner:
