@@ -57,6 +57,13 @@ def _submit(runner: TaskRunner[Any], function: Callable[[Any], Any], item: Any) 
         TaskRunContext.__var__.reset(hidden)
 
 
+def _watch_dask(hang_timeout_s: float) -> None:
+    """Have the scheduler of a cluster that is started here replace workers that it no longer hears of; 0 never."""
+    import dask
+
+    dask.config.set({"distributed.scheduler.worker-ttl": f"{hang_timeout_s} s" if hang_timeout_s else None})
+
+
 def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
     try:
         if corpus.runner == "dask":
@@ -64,6 +71,7 @@ def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
 
             if corpus.cluster:
                 return DaskTaskRunner(address=corpus.cluster)
+            _watch_dask(corpus.hang_timeout_s)
             return DaskTaskRunner(
                 cluster_kwargs={"n_workers": corpus.workers or None, "threads_per_worker": 1, "dashboard_address": None}
             )
