@@ -77,7 +77,7 @@ class Recoverable:
             training.keep_every_steps,
             training.asynchronous_checkpoints,
             told=lambda step: record_event(self.directory, "save", step=step),
-            local=Path(training.checkpoint_local).expanduser() / self.job.run if training.checkpoint_local else None,
+            local=self.job.local_folder,
             refused=self._tell_of_local,
         )
 
@@ -104,9 +104,11 @@ class Recoverable:
                 checkpoint_files.check_run(start, record, self.job.run)
             done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
         self.health.restore(record.health)
+        self._note_clean(done if newest is None else min(record.clean, done))
+        finished = done == self.config.training.steps
         now = layout_since(self.config, self.job.layout, self.accelerator.name, done)
-        self.layouts = going_on(record.layouts, now)
-        if newest is not None and done % self.config.training.checkpoint_every_steps == 0:
+        self.layouts = record.layouts if finished else going_on(record.layouts, now)
+        if newest is not None and (finished or done % self.config.training.checkpoint_every_steps == 0):
             write_sample(self.trainer, self.corpus, self.directory, done)  # one that was to leave had no time for it
         return done
 
@@ -160,6 +162,7 @@ class Recoverable:
             gc.collect()  # before another one takes as much memory
             self.trainer = self._new_trainer()
         self._drop_after(done)
+        self._note_clean(min(self._clean, done))
         return done, state
 
     def _drop_after(self, done: int) -> None:
@@ -173,28 +176,32 @@ class Recoverable:
     def _is_corrupt(self, done: int) -> bool:
         """Look for silent corruption if it is time; whether what is held is wrong, so that it has to be loaded again. Collective.
 
+        It is time after every `training.check_every_steps` and after the last step, so that no step goes unsearched.
+
         Raises:
-            CorruptionError: what was wrong is still so when it is done again.
+            CorruptionError: what was wrong is still so when it is done again. Checkpoints since the last search are dropped.
         """
-        if self.corruption is None or done == 0 or done % self.config.training.check_every_steps:
+        training = self.config.training
+        if self.corruption is None or done == 0 or (done % training.check_every_steps and done != training.steps):
             return False
         with self._paused(), self.heart.region(CHECK):
             found = self._look_for_corruption(self.corruption, done)
             held = any(of.how == "copies" for of in found)
-            if found and not held:
+            if once := bool(found) and not held:
                 found = self._look_for_corruption(self.corruption, done)
         if found and (not held or self._loaded_again_at == done):
-            if held:  # whoever is started again would give the wrong bits to all copies
-                self._drop_after(self._clean)
-            raise CorruptionError(f"silent corruption before step {done + 1}: {found[0]}")
+            self._drop_after(self._clean)  # whoever is started again would give the wrong bits to all copies
+            when = f"before step {done + 1}" if done < training.steps else "after the last step"
+            raise CorruptionError(f"silent corruption {when}: {found[0]}")
         if found:
             self._loaded_again_at = done
             return True
-        self._note_clean(done)
+        if not once:  # else what was computed since the last search may be wrong, too
+            self._note_clean(done)
         return False
 
     def _note_clean(self, done: int) -> None:
-        """Note that the copies of what is held are equal after so many steps."""
+        """Note that nothing was found wrong after so many steps."""
         self._clean = done
         if self.corruption is not None:
             self.saver.clean = done
@@ -212,14 +219,15 @@ class Recoverable:
         return found
 
     def _return_to_clean(self, step: int) -> int:
-        """Go back from a step to the newest state whose copies are known to be equal; returns its steps. Collective.
+        """Go back from a step to the newest state in which nothing was found wrong; returns its steps. Collective.
 
         That is the one that the run began with while there is no such checkpoint: a later one may hold the wrong bits, and
-        gives them to all copies when it is loaded. Only where all of those are damaged a later one has to do.
+        gives them to all copies when it is loaded. Only where all of those are damaged a later one has to do, but for that
+        of the step itself.
         """
         there = self._saved()
         clean = [step for step in there if step <= self._clean]
-        later = [step for step in there if step > self._clean] if clean else []
+        later = [of for of in there if self._clean < of < step] if clean else []
         done, state = self._restore([*reversed(clean), *later])
         self.health.restore(state)
         self._record("rewind", step=step, to=done, batches=[])
@@ -227,7 +235,8 @@ class Recoverable:
 
     def _known_after(self, done: int) -> RunRecord:
         """Return what the run knows besides weights after a step."""
-        return RunRecord(self.health.position(done), self.health.state(), self.layouts, self.job.run)
+        clean = done if self.corruption is None else self._clean
+        return RunRecord(self.health.position(done), self.health.state(), self.layouts, self.job.run, clean)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:

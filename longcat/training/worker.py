@@ -33,7 +33,7 @@ from longcat.lease import check_lease
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
 from longcat.redaction import redact_error
-from longcat.training import checkpoint
+from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.health import Verdict
 from longcat.training.heartbeat import Heartbeat
@@ -94,13 +94,14 @@ class Worker(Recoverable):
         self._record("start", step=done, attempt=self.job.attempt, processes=self.mesh.processes)
         self._begin_window(done)
         save_due = False
-        self._note_clean(done)
-        while done < training.steps:
+        while True:
             if self._is_corrupt(done):
                 with self.heart.region(LOADING):
                     done = self._return_to_clean(done)
                 metrics, loads = self._records_after(done)
                 self._begin_window(done)
+            if done == training.steps:
+                break
             step = done
             result = self.step(step)
             verdict = self._judged(step, result)
@@ -150,7 +151,6 @@ class Worker(Recoverable):
             if logged:
                 self._begin_window(done)
         with self.heart.region(FINISH):
-            self.saver.wait()
             self._finish(done)
             if self.saver.local is not None:
                 self.saver.local.remove()
@@ -190,19 +190,25 @@ class Worker(Recoverable):
             self._record("straggler", step=step, **one._asdict())
         return figures
 
-    def _save(self, done: int, keep_going: bool) -> float | None:
-        """Save a checkpoint to resume from, except after the last step, and let the model write a sample.
+    def _save(self, done: int, keep_going: bool) -> float:
+        """Save a checkpoint to resume from, and let the model write a sample; returns the seconds that training waited for it.
 
-        Returns:
-            The seconds that training waited for the checkpoint, if there is one.
+        The checkpoint after the last step is one like others: whoever is interrupted then has only to finish.
+
+        Args:
+            done: steps so far.
+            keep_going: whether there is time; else the sample is left to whoever goes on.
         """
         check_lease()
-        last = done == self.config.training.steps
-        if keep_going or last:  # first, so that whoever goes on from the checkpoint has it
+        if keep_going:  # first, so that whoever goes on from the checkpoint has it
             write_sample(self.trainer, self.corpus, self.directory, done)
-        if last:
-            return None
-        return self.saver.save(done, self.trainer.weights, self.trainer.optimizers, self._known_after(done))
+        if last := done == self.config.training.steps:
+            self.trainer.settle_weights()
+        seconds = self.saver.save(done, self.trainer.weights, self.trainer.optimizers, self._known_after(done))
+        if last and not keep_going:
+            self.saver.wait()
+            write_sample(self.trainer, self.corpus, self.directory, done)
+        return seconds
 
     def _metrics(self, result: StepResult, step: int) -> dict[str, float]:
         return {
@@ -239,20 +245,25 @@ class Worker(Recoverable):
         return int(peak)
 
     def _finish(self, steps: int) -> None:
+        """Make the checkpoint after the last step the final state, and write down that training is finished. Collective."""
         check_lease()
-        self.trainer.settle_weights()
-        checkpoint.write(CheckpointFolder(self.directory).state, steps, self.trainer.weights, self.trainer.optimizers)
-        if self.mesh.rank == 0:
-            self._known_after(steps).write(CheckpointFolder(self.directory).state)
-            facts = {
-                "steps": steps,
-                "tokens": steps * self.batch_tokens,
-                "parameters": sum(parameters(self.config.model).values()),
-                "layouts": [asdict(one) for one in self.layouts],
-            }
-            write_json(self.directory / RESULT, facts)
-        self._record("end", step=steps)
+        if not checkpoint.gathered(steps in self._saved())[0]:  # all that there is of it lies in the faster folder
+            self._save(steps, keep_going=True)
+        last = checkpoint_files.folder_of(CheckpointFolder(self.directory).progress, steps)
+        self.saver.wait()
+        checkpoint.together((lambda: self._publish(last, steps)) if self.mesh.rank == 0 else None)
         dist.barrier()
+
+    def _publish(self, last: Path, steps: int) -> None:
+        checkpoint_files.give(last, CheckpointFolder(self.directory).state)
+        facts = {
+            "steps": steps,
+            "tokens": steps * self.batch_tokens,
+            "parameters": sum(parameters(self.config.model).values()),
+            "layouts": [asdict(one) for one in self.layouts],
+        }
+        write_json(self.directory / RESULT, facts)
+        self._record("end", step=steps)
 
 
 def run(body: Callable[[Worker], None]) -> NoReturn:
@@ -264,9 +275,9 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
     die_with_parent(signal.SIGKILL)
     job = Job.read(Path(sys.argv[1]))
     rank = int(os.environ["RANK"])
-    # the launcher of a single node may be another machine, too
-    heart = Heartbeat(Path(job.directory), rank, several_machines=job.pipeline.training.launcher != "local")
     try:
+        # the launcher of a single node may be another machine, too
+        heart = Heartbeat(Path(job.directory), rank, several_machines=job.pipeline.training.launcher != "local")
         accelerator = choose(job.layout.accelerator)
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)), heart.collectives(mesh, job.pipeline.training.compile):
