@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -18,6 +17,7 @@ from longcat.evaluation.perplexity import TokenModel
 from longcat.model.generation import generate
 from longcat.model.transformer import LongcatModel
 from longcat.provenance import ROOT
+from longcat.unpacking import parse_json
 
 TASKS = ROOT / "data/evaluation"
 
@@ -37,7 +37,7 @@ def task_files(names: list[str]) -> dict[str, list[Path]]:
         data = task_yaml[name].with_suffix(".jsonl")
         for number, line in enumerate(data.read_text(encoding="utf-8").splitlines(), 1):
             try:
-                json.loads(line)
+                parse_json(line)
             except ValueError as error:
                 raise DataError(f"{data}:{number}: broken JSON ({error})") from None
         files[name] = [task_yaml[name], data]

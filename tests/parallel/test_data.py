@@ -5,10 +5,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from longcat.config import load_config
+from longcat.costs.memory import GATHERED_SHARE
 from longcat.model import LongcatModel
 from longcat.model.generation import generate
 from longcat.parallel.axes import Degrees
-from longcat.parallel.data import GATHERED_SHARE, gathered_again, reshard
+from longcat.parallel.data import gathered_again, reshard
 from longcat.parallel.parallelize import parallelize
 from longcat.training.losses import Counts
 from tests.parallel.parity import EVERYTHING, loss_of, whole_tensor
