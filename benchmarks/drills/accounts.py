@@ -157,7 +157,12 @@ def curve_lost(store: Path, checkpoint: Path) -> int:
         found = {
             (name, step): value
             for name, step, value in (
-                database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (runs[-1],)) if runs else ()
+                database.execute(
+                    "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY timestamp",  # the last one counts
+                    (runs[-1],),
+                )
+                if runs
+                else ()
             )
         }
     wanted = {(name, step): value for step, record in _curve(checkpoint).items() for name, value in record.items()}

@@ -77,7 +77,7 @@ def preprocess(
         StorageError: the disk is full.
     """
     if mapper is None:
-        with processes(config.corpus.workers) as mapper:
+        with processes(config.corpus.workers, config.corpus.hang_timeout_s) as mapper:
             return preprocess(config, workspace=workspace, report=report, mapper=mapper)
     corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))

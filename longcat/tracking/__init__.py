@@ -341,6 +341,8 @@ class Sender:
 def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[float]]:
     """Read the values that a run has logged under the given names, in the order of steps; missing names are left out.
 
+    Of a step that was done again, which has several values, the last one logged counts.
+
     Args:
         uri: tracking server or store, as for MLFLOW_TRACKING_URI.
         run_id: MLflow's id of the run.
@@ -365,7 +367,10 @@ def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, li
         raise DataError(
             f"MLflow run {run_id} cannot be read from {redact(uri)}: {redact(str(error)).splitlines()[0]}"
         ) from None
-    return {key: [point.value for point in sorted(points, key=lambda p: p.step)] for key, points in histories.items()}
+    return {
+        key: list({p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.timestamp))}.values())
+        for key, points in histories.items()
+    }
 
 
 def sync(workspace: Workspace) -> int:

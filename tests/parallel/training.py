@@ -26,6 +26,7 @@ from longcat.padding import IGNORE, PADDING
 from longcat.training import checkpoint
 from longcat.training import trainer as trainer_module
 from longcat.training.trainer import Trainer
+from tests.checkpoints import write_checkpoint
 
 EVERYTHING = (
     "model.mtp_num_layers=2",
@@ -141,7 +142,7 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
             own = {name: whole_tensor(of.grad) for name, of in named if of.grad is not None}
             outcome.gradients = of_all_stages(mesh, own)
         if step + 1 == save_after:
-            checkpoint.write(folder, step + 1, trainer.weights, trainer.optimizers)
+            write_checkpoint(folder, step + 1, trainer.weights, trainer.optimizers)
             outcome.kept = state_of(trainer, mesh)
     outcome.micro_batches = trainer.micro_batches
     state = state_of(trainer, mesh)
