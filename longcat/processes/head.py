@@ -25,6 +25,8 @@ from longcat.processes.network import addresses
 PING_S = 2.0
 SILENCE_S = 30.0
 """Seconds without a word after which the other side is taken for lost."""
+ANSWER_S = 20.0
+"""Seconds that a node has to answer, beyond the time that it may take over what it was asked for."""
 _GREETING_S = 120.0
 """Limit of a greeting: the node loads torch meanwhile to look at its devices."""
 _PARTING_S = 3.0

@@ -9,8 +9,9 @@ from typing import Any
 
 from longcat.config import PipelineConfig
 from longcat.processes.agreement import disagreements
+from longcat.processes.folder_check import check_folder
 from longcat.processes.head import Member
-from longcat.training.launchers import check_folder, open_cluster
+from longcat.training.launchers import open_cluster
 
 SLOW_LINK = 0.5
 """Fraction of the median speed below which a link is named."""

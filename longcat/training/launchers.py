@@ -10,7 +10,6 @@ import select
 import subprocess
 import sys
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
@@ -26,14 +25,15 @@ from longcat.lease import TOKENS
 from longcat.parallel.axes import Degrees
 from longcat.parallel.nodes import crossings
 from longcat.peak import peak
-from longcat.processes import shared_folder
 from longcat.processes.agreement import disagreements
-from longcat.processes.head import Head, Member, ended_by
+from longcat.processes.folder_check import check_folder
+from longcat.processes.head import ANSWER_S, Head, Member, ended_by
 from longcat.processes.launch import POLL_S, forget_failures, launch
-from longcat.processes.orders import NODE, Order, Outcome, address_of
+from longcat.processes.orders import NODE, Order, address_of
 from longcat.processes.slurm import Request, Slurm
 from longcat.processes.verdict import judge
 from longcat.provenance import code_of, git_commit, source_hashes
+from longcat.training.attempt import Attempt, loss_of
 from longcat.training.job import Job
 from longcat.training.layout import settle_layout
 from longcat.training.life import record_event, suspects
@@ -46,8 +46,6 @@ _AFTERMATH_S = 2.0
 """Seconds in which the nodes tell of a failure that one of them has noticed."""
 _STORE_S = 120.0
 """Limit of the start of the store, which loads torch."""
-_MARGIN_S = 20.0
-"""Seconds that a node has to answer, beyond the time that its processes have."""
 Say = Callable[[str], None]
 
 
@@ -240,13 +238,13 @@ class Cluster:
                     environment=_environment(base.environment, member, each),
                 )
                 member.tell(word="start", order=order.to_json())
-            watch = _Attempt(members, base.attempt)
+            watch = Attempt(members, base.attempt)
             try:
                 regroup = self._watch(watch, end, poll, may_regroup)
             finally:
-                watch.stop(self.config.training.grace_s + _MARGIN_S)
+                watch.stop(self.config.training.grace_s + ANSWER_S)
         if watch.lost:
-            failure: Exception | None = _loss(watch, directory)
+            failure: Exception | None = loss_of(watch, directory)
         else:
             first = next((name for name, outcome in watch.outcomes.items() if outcome.code), members[0].name)
             failure = judge(directory, watch.outcomes, directory / f"processes-{first}.log")
@@ -275,7 +273,7 @@ class Cluster:
     def _least(self) -> int:
         return self.config.training.min_nodes or self.config.training.nodes
 
-    def _watch(self, watch: _Attempt, end: float, poll: Callable[[], None], may_regroup: Callable[[], bool]) -> bool:
+    def _watch(self, watch: Attempt, end: float, poll: Callable[[], None], may_regroup: Callable[[], bool]) -> bool:
         """Wait for the end of all processes, or the first failure; returns whether they are to be ended for more nodes."""
         began = time.monotonic()
         while watch.running():
@@ -370,76 +368,6 @@ class Cluster:
             f"{self._missing(there)} of training.nodes={self.config.training.nodes} nodes did not join within "
             f"training.node_wait_s={self.config.training.node_wait_s:g} (there: {names}); {how}"
         )
-
-
-def check_folder(members: Sequence[Member]) -> list[str]:
-    """Try out the file system that nodes share; returns what is wrong with it, in sentences."""
-    token = uuid.uuid4().hex
-    names = "/".join(member.name for member in members)
-    problems: list[str] = []
-    for step in shared_folder.STEPS:
-        if problems and step != "clear":
-            continue
-        asked = {"hold": members[:1], "try": members[1:]}.get(step, members)
-        for member in asked:
-            member.tell(word="check", step=f"see:{names}" if step == "see" else step, token=token)
-        problems += [problem for member in asked if (problem := _answer(member)) is not None]
-    return problems
-
-
-def _answer(member: Member) -> str | None:
-    message = member.answer("checked", shared_folder.VISIBLE_S + _MARGIN_S)
-    if message is None:
-        return f"node {member.name} did not answer when the shared file system was tried out ({member.lost or 'no answer'})"
-    problem = message.get("problem")
-    return None if problem is None else str(problem)
-
-
-class _Attempt:
-    """How the processes of an attempt fare on each of its nodes."""
-
-    def __init__(self, members: Sequence[Member], attempt: int) -> None:
-        self.members, self._attempt = members, attempt
-        self.outcomes: dict[str, Outcome] = {}
-        self.lost: dict[str, str] = {}
-
-    def running(self) -> list[Member]:
-        """List the nodes of which no end is known."""
-        for member in self.members:
-            while member.name not in self.outcomes and not member.inbox.empty():
-                message = member.inbox.get_nowait()
-                if message.get("word") == "ended" and message.get("attempt") == self._attempt:
-                    self.outcomes[member.name] = Outcome.from_dict(message["outcome"])
-            if member.name not in self.outcomes and member.lost is not None:
-                self.lost.setdefault(member.name, member.lost)
-        return [member for member in self.members if member.name not in {*self.outcomes, *self.lost}]
-
-    def failed(self) -> bool:
-        """Say whether a node was lost or one of its processes has failed."""
-        return bool(self.lost) or any(outcome.code for outcome in self.outcomes.values())
-
-    def listen(self, limit_s: float) -> None:
-        """Wait a moment for the other nodes' own ends: what failed first may be told last."""
-        end = time.monotonic() + limit_s
-        while self.running() and time.monotonic() < end:
-            time.sleep(POLL_S)
-
-    def stop(self, limit_s: float) -> None:
-        """End what still runs, and wait for it; a node that does not say so is lost."""
-        running = self.running()
-        for member in running:
-            member.tell(word="stop")
-        end = time.monotonic() + limit_s
-        while (running := self.running()) and time.monotonic() < end:
-            time.sleep(POLL_S)
-        for member in running:
-            member.lost = self.lost[member.name] = f"its processes did not end within {limit_s:g} s"
-            member.channel.close()
-
-
-def _loss(watch: _Attempt, directory: Path) -> TrainingError:
-    (name, why), *_ = watch.lost.items()
-    return TrainingError(f"node {name} was lost ({why}); see {directory / f'processes-{name}.log'}")
 
 
 def spared(members: list[Member], suspected: Set[str], least: int) -> list[Member]:
