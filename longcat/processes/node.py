@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ def _run(order: Order, name: str, next_message: Callable[[bool], Message | None]
             raise _Stopped
 
     try:
-        return run_agent(order, log=Path(order.directory) / f"processes-{name}.log", poll=poll)
+        return run_agent(replace(order, node=name), poll=poll)
     except _Stopped:
         return Outcome(0)
     except DeviceError as error:

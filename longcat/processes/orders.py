@@ -21,7 +21,7 @@ class Order:
     arguments: tuple[str, ...]
     """Command-line arguments of the module."""
     directory: str
-    """Folder for logs and reports, which all nodes see."""
+    """Folder for logs (`longcat.processes.logs`) and reports, which all nodes see."""
     processes: int
     """On this node."""
     environment: dict[str, str]
@@ -32,6 +32,10 @@ class Order:
     """Limit in seconds of the meeting of all processes."""
     attempt: int = 0
     """Launches before this one."""
+    start: int = 1
+    """Number of the folder for what the processes print."""
+    node: str = ""
+    """Name of this node; empty for a single one."""
     nodes: int = 1
     """That take part."""
     place: int = 0

@@ -12,6 +12,7 @@ from typing import Any
 from longcat import errors
 from longcat.disk import NO_ROOM, refusal_in, trouble
 from longcat.errors import TrainingError
+from longcat.processes.logs import cite, log_of_agent, log_of_rank
 from longcat.processes.orders import Death, Outcome, signal_name
 
 _CONSEQUENCES = {signal.SIGABRT, signal.SIGTERM}
@@ -20,7 +21,7 @@ _AT_ONCE_S = 1
 """Seconds in which deaths are noticed that were not the agent's doing: it waits longer before it kills."""
 
 
-def judge(directory: Path, outcomes: Mapping[str, Outcome], log: Path) -> Exception | None:
+def judge(directory: Path, outcomes: Mapping[str, Outcome], logs: Path) -> Exception | None:
     """Find the cause of a failed attempt.
 
     A user error that a process reports comes first, then a process that was killed (the others lose their connection to it,
@@ -29,7 +30,7 @@ def judge(directory: Path, outcomes: Mapping[str, Outcome], log: Path) -> Except
     Args:
         directory: holds the reports of this attempt, `error-RANK.json`.
         outcomes: how it ended on each node, by the node's name; "" for the only one.
-        log: file that says more.
+        logs: folder with what the processes printed; the last lines of the one that failed first are cited.
 
     Returns:
         The error to raise; None if all processes succeeded.
@@ -53,20 +54,27 @@ def judge(directory: Path, outcomes: Mapping[str, Outcome], log: Path) -> Except
         if reports and -death.code in _CONSEQUENCES:
             break
         why = " (out of memory?)" if -death.code == signal.SIGKILL else ""
-        return TrainingError(f"rank {death.rank}{_on(node)} was killed by {signal_name(-death.code)}{why}; see {log}")
+        return TrainingError(
+            f"rank {death.rank}{_on(node)} was killed by {signal_name(-death.code)}{why}; "
+            f"{cite(log_of_rank(logs, death.rank, node))}"
+        )
     if reports:
         first = reports[0]
         text = str(first["message"]).splitlines() or [""]
-        where = next((_on(node) for node, death in deaths if death.rank == first["rank"]), "")
-        return TrainingError(f"rank {first['rank']}{where}: {first['type']}: {text[0]}; see {log}")
+        node = next((node for node, death in deaths if death.rank == first["rank"]), "")
+        log = cite(log_of_rank(logs, int(first["rank"]), node))
+        return TrainingError(f"rank {first['rank']}{_on(node)}: {first['type']}: {text[0]}; {log}")
     for node, death in deaths:
-        return TrainingError(f"rank {death.rank}{_on(node)} ended with code {death.code}; see {log}")
+        return TrainingError(
+            f"rank {death.rank}{_on(node)} ended with code {death.code}; {cite(log_of_rank(logs, death.rank, node))}"
+        )
     node, outcome = next((node, outcome) for node, outcome in outcomes.items() if outcome.code)
+    log = cite(log_of_agent(logs, node))
     if outcome.signal is not None:
         return TrainingError(
-            f"the agent of the training processes{_on(node)} was ended by {signal_name(outcome.signal)}; see {log}"
+            f"the agent of the training processes{_on(node)} was ended by {signal_name(outcome.signal)}; {log}"
         )
-    return TrainingError(f"the agent of the training processes{_on(node)} ended with code {outcome.code}; see {log}")
+    return TrainingError(f"the agent of the training processes{_on(node)} ended with code {outcome.code}; {log}")
 
 
 def _killed(node: str, outcome: Outcome, reports: list[dict[str, Any]]) -> list[tuple[str, Death]]:

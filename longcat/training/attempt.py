@@ -9,6 +9,7 @@ from pathlib import Path
 from longcat.errors import TrainingError
 from longcat.processes.head import Member
 from longcat.processes.launch import POLL_S
+from longcat.processes.logs import pattern_of
 from longcat.processes.orders import Outcome
 
 
@@ -54,7 +55,7 @@ class Attempt:
             member.channel.close()
 
 
-def loss_of(watch: Attempt, directory: Path) -> TrainingError:
+def loss_of(watch: Attempt, logs: Path) -> TrainingError:
     """Return the error that tells of the first node that was lost."""
     (name, why), *_ = watch.lost.items()
-    return TrainingError(f"node {name} was lost ({why}); see {directory / f'processes-{name}.log'}")
+    return TrainingError(f"node {name} was lost ({why}); see {pattern_of(logs, name)}")

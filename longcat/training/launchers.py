@@ -29,6 +29,7 @@ from longcat.processes.agreement import disagreements
 from longcat.processes.folder_check import check_folder
 from longcat.processes.head import ANSWER_S, Head, Member, ended_by
 from longcat.processes.launch import POLL_S, forget_failures, launch
+from longcat.processes.logs import logs_of, new_start
 from longcat.processes.orders import NODE, Order, address_of
 from longcat.processes.slurm import Request, Slurm
 from longcat.processes.verdict import judge
@@ -227,7 +228,8 @@ class Cluster:
         directory, members = Path(job.directory), self._chosen
         forget_failures(directory)
         each = job.layout.degrees.processes // len(members)
-        base = replace(order_of(module, job, self.config), processes=each, nodes=len(members))
+        start = new_start(directory)
+        base = replace(order_of(module, job, self.config), processes=each, nodes=len(members), start=start)
         end = time.monotonic() + deadline_s
         with _store(members, self.config.training.collective_timeout_s) as port:
             for place, member in enumerate(members):
@@ -244,10 +246,9 @@ class Cluster:
             finally:
                 watch.stop(self.config.training.grace_s + ANSWER_S)
         if watch.lost:
-            failure: Exception | None = loss_of(watch, directory)
+            failure: Exception | None = loss_of(watch, logs_of(directory, start))
         else:
-            first = next((name for name, outcome in watch.outcomes.items() if outcome.code), members[0].name)
-            failure = judge(directory, watch.outcomes, directory / f"processes-{first}.log")
+            failure = judge(directory, watch.outcomes, logs_of(directory, start))
         if failure is not None:
             raise failure
         return regroup

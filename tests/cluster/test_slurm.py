@@ -22,7 +22,8 @@ def test_two_nodes_train_as_one_machine_does(run, smoke_run, smoke_tokens, clust
     assert flow.wait() == 0, flow.said
     checkpoint = checkpoint_of(smoke_tokens)
     assert same_bytes(checkpoint, checkpoint_of(smoke_run[0]))
-    assert {file.name for file in checkpoint.glob("processes*.log")} == {"processes-n1.log", "processes-n2.log"}
+    logs = {file.name for file in (checkpoint / "logs/start-0001").iterdir()}
+    assert logs == {"agent-n1.log", "agent-n2.log", "rank-0-n1.log", "rank-1-n2.log"}
     said = (smoke_tokens / "logs" / "srun.log").read_text()
     assert "as n1\n" in said
     assert "as n2\n" in said

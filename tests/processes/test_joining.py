@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
@@ -220,8 +220,8 @@ def test_a_launcher_that_is_gone_is_looked_for(tmp_path, launcher):
 def test_an_order_is_obeyed_and_its_end_told(tmp_path, launcher, monkeypatch):
     seen = []
 
-    def run_agent(order, *, log, poll):
-        seen.append((order, log))
+    def run_agent(order, *, poll):
+        seen.append(order)
         while order.attempt == 1:
             poll()
             time.sleep(0.01)
@@ -233,7 +233,7 @@ def test_an_order_is_obeyed_and_its_end_told(tmp_path, launcher, monkeypatch):
     order = Order("longcat.training.worker", ("a",), str(tmp_path / "run"), 2, {"A": "1"}, 5, 60, place=1, nodes=2)
     member.tell(word="start", order=order.to_json())
     assert member.inbox.get(timeout=60)["outcome"] == {"code": 0, "deaths": [], "signal": None}
-    assert seen == [(order, Path(order.directory) / "processes-n1.log")]
+    assert seen == [replace(order, node="n1")]
     member.tell(word="start", order=Order(*list(vars(order).values())[:7], attempt=1).to_json())
     wait_until(lambda: len(seen) == 2)
     member.tell(word="stop")

@@ -37,7 +37,7 @@ def test_the_first_failure_may_be_told_last(tmp_path):
     assert watch.running() == [other]
     other.inbox.put({"word": "ended", "attempt": 3, "outcome": asdict(Outcome(1, (Death(1, -9, 0),)))})
     watch.listen(60)
-    failure = judge(tmp_path, watch.outcomes, tmp_path / "processes-a.log")
+    failure = judge(tmp_path, watch.outcomes, tmp_path)
     assert "rank 1 on node b was killed by SIGKILL (out of memory?)" in str(failure)
 
 
