@@ -117,7 +117,7 @@ def open_cluster(config: PipelineConfig, workspace: Path, *, unlike: bool = Fals
                 request,
                 address=head.address,
                 workspace=workspace,
-                log=workspace / "logs" / "srun.log",
+                logs=workspace / "logs",
                 wait_s=training.node_wait_s,
                 grace_s=training.grace_s,
             )
@@ -320,8 +320,8 @@ class Cluster:
         if first and self.slurm is not None:
             self.slurm.start(training.nodes)
         self._asked = True
-        began = time.monotonic()
-        asked: float | None = began
+        began = asked = time.monotonic()
+        smaller = False
         while True:
             joined = [
                 member
@@ -338,13 +338,24 @@ class Cluster:
                     say(f"going on with {len(there)} of {training.nodes} nodes, without {self._missing(there)}")
                 return there
             if self.slurm is not None:
-                if first and self.slurm.queued():
+                if (queue := self.slurm.queued()) is not None:
                     began = time.monotonic()
-                    if asked is not None and began - asked > training.node_wait_s and self._least < training.nodes:
+                    if first and not smaller and began - asked > training.node_wait_s and self._least < training.nodes:
                         self.slurm.start(self._least)  # the others may come later
-                        asked = None
+                        smaller = True
+                    if training.slurm.queue_wait_s is not None and began - asked > training.slurm.queue_wait_s:
+                        raise ConfigError(
+                            f"Slurm has given no nodes within training.slurm.queue_wait_s={training.slurm.queue_wait_s:g} "
+                            f"({queue}); a longer time, other nodes (training.slurm.partition) or fewer (training.min_nodes) "
+                            "would have to be asked for"
+                        )
+                    say(
+                        f"waiting in Slurm's queue ({queue}) for {training.nodes - len(there)} of {training.nodes} nodes"
+                    )
+                    time.sleep(POLL_S)
+                    continue
                 if (trouble := self.slurm.trouble()) is not None and first and not there:
-                    raise ConfigError(f"Slurm gives no nodes: {trouble}; see {self.head.workspace}/logs/srun.log")
+                    raise ConfigError(f"Slurm gives no nodes: {trouble}; see {self.slurm.logs()}")
                 if not first and not all_there:
                     self.slurm.complete([member.name for member in joined], training.nodes - len(joined))
             if waited > training.node_wait_s:
@@ -361,7 +372,7 @@ class Cluster:
     def _absent(self, there: Sequence[Member]) -> UserError:
         names = ", ".join(member.name for member in there) or "none"
         how = (
-            f"see {self.head.workspace}/logs/srun.log"
+            f"{f'Slurm says: {trouble}; ' if (trouble := self.slurm.trouble()) else ''}see {self.slurm.logs()}"
             if self.slurm is not None
             else f"run longcat join {self.head.address} on it"
         )
