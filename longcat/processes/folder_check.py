@@ -17,7 +17,8 @@ def check_folder(members: Sequence[Member]) -> list[str]:
     for step in shared_folder.STEPS:
         if problems and step != "clear":
             continue
-        asked = {"hold": members[:1], "try": members[1:]}.get(step, members)
+        there = [member for member in members if member.lost is None]
+        asked = {"hold": members[:1], "try": members[1:], "clear": there}.get(step, members)
         for member in asked:
             member.tell(word="check", step=f"see:{names}" if step == "see" else step, token=token)
         problems += [problem for member in asked if (problem := _answer(member)) is not None]

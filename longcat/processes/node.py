@@ -133,6 +133,10 @@ def _greet(channel: Channel, workspace: Path, name: str, instance: str, facts: F
     except UserError as error:
         channel.send(refused=f"node {name}: {error}")
         raise
+    except Exception as error:  # of a device's library, in whatever state it is
+        reason = f"node {name} cannot look at its devices: {type(error).__name__}: {' '.join(str(error).split())}"
+        channel.send(refused=reason)
+        raise DeviceError(reason) from error
     about["clock_ahead_s"] = round(heard - float(head["time"]), 1) if "time" in head else 0.0
     channel.send(proof=proof(key, "node", str(head["nonce"])), facts=about)
     _obey(channel.receive(SILENCE_S))
@@ -206,14 +210,19 @@ def _work(channel: Channel, workspace: Path, name: str) -> None:
             assert message is not None
             match message.get("word"):
                 case "start":
-                    order = _permitted(Order.from_json(str(message["order"])), workspace)
-                    outcome = _run(order, name, next_message)
+                    order = Order.from_json(str(message["order"]))
+                    refusal = _refusal(order, workspace)
+                    outcome = Outcome(1, problem=refusal) if refusal else _run(order, name, next_message)
                     channel.send(word="ended", outcome=asdict(outcome), attempt=order.attempt)
+                    if outcome.problem:
+                        print(outcome.problem, file=sys.stderr)
+                    if refusal:
+                        raise ConfigError(refusal)
                 case "check":
                     result = shared_folder.answer(workspace, name, str(message["step"]), str(message["token"]))
                     channel.send(word="checked", problem=result)
                 case "listen":
-                    channel.send(word="listening", **links.listen(str(message["address"])))
+                    channel.send(word="listening", **_listening(message))
                 case "send":
                     channel.send(word="sent", **_sent(message))
     finally:
@@ -230,9 +239,15 @@ def _run(order: Order, name: str, next_message: Callable[[bool], Message | None]
         return run_agent(replace(order, node=name), poll=poll)
     except _Stopped:
         return Outcome(0)
-    except DeviceError as error:
-        print(error, file=sys.stderr)
-        return Outcome(1)
+    except (UserError, OSError) as error:
+        return Outcome(1, problem=str(error))
+
+
+def _listening(message: Message) -> dict[str, Any]:
+    try:
+        return links.listen(str(message["address"]))
+    except OSError as error:
+        return {"problem": error.strerror or str(error)}
 
 
 def _sent(message: Message) -> dict[str, Any]:
@@ -242,8 +257,8 @@ def _sent(message: Message) -> dict[str, Any]:
         return {"problem": error.strerror or str(error)}
 
 
-def _permitted(order: Order, workspace: Path) -> Order:
-    """Refuse an order for a program that is not longcat's, or for a folder outside the workspace."""
+def _refusal(order: Order, workspace: Path) -> str:
+    """Say why an order is refused: for a program that is not longcat's, or for a folder outside the workspace."""
     if not order.module.startswith("longcat.") or not Path(order.directory).resolve().is_relative_to(workspace):
-        raise ConfigError(f"the launcher asks for {order.module} in {order.directory}, which is not for this node")
-    return order
+        return f"the launcher asks for {order.module} in {order.directory}, which is not for this node"
+    return ""

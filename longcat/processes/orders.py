@@ -75,11 +75,18 @@ class Outcome:
     """Those that failed, the first one first; the agent has then ended the others, some of which may have failed of that."""
     signal: int | None = None
     """Signal that ended the agent; it has ended its processes then."""
+    problem: str = ""
+    """Why the node could not start any."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Outcome:
         """Read what `dataclasses.asdict` wrote."""
-        return cls(values["code"], tuple(Death(**death) for death in values["deaths"]), values["signal"])
+        return cls(
+            values["code"],
+            tuple(Death(**death) for death in values["deaths"]),
+            values["signal"],
+            values.get("problem", ""),
+        )
 
 
 def signal_name(number: int) -> str:

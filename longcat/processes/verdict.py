@@ -11,7 +11,7 @@ from typing import Any
 
 from longcat import errors
 from longcat.disk import NO_ROOM, refusal_in, trouble
-from longcat.errors import TrainingError
+from longcat.errors import DeviceError, StorageError, TrainingError
 from longcat.processes.logs import cite, log_of_agent, log_of_rank
 from longcat.processes.orders import Death, Outcome, signal_name
 
@@ -37,16 +37,21 @@ def judge(directory: Path, outcomes: Mapping[str, Outcome], logs: Path) -> Excep
     """
     if all(outcome.code == 0 for outcome in outcomes.values()):
         return None
+    for node, outcome in outcomes.items():
+        if outcome.problem:
+            return refusal_in(outcome.problem, directory) or DeviceError(f"node {node}: {outcome.problem}")
+    deaths = [(node, death) for node, outcome in outcomes.items() for death in outcome.deaths]
     reports = sorted(_reports(directory), key=lambda report: float(report["time"]))
     for report in reports:
         known = getattr(errors, report["type"], None)
         if report["expected"] and known is not None:
-            return known(report["message"])
+            node = next((node for node, death in deaths if death.rank == report["rank"]), "")
+            of_machine = bool(node) and issubclass(known, DeviceError | StorageError)
+            return known(f"node {node}: {report['message']}" if of_machine else report["message"])
         if (refused := refusal_in(str(report["message"]), directory)) is not None:
             return refused
     if (refused := trouble(directory)) is not None:  # then there is no room for the report that would say so
         return refused
-    deaths = [(node, death) for node, outcome in outcomes.items() for death in outcome.deaths]
     if any(death.code == NO_ROOM for _, death in deaths):  # there is again
         return refusal_in(os.strerror(NO_ROOM), directory)
     killed = [of for node, outcome in outcomes.items() for of in _killed(node, outcome, reports)]

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -154,6 +154,17 @@ def test_a_node_without_the_accelerator(tmp_path, launcher):
     assert launcher.refusals == ["node n1: no cpu here"]
 
 
+def test_a_node_whose_devices_cannot_be_looked_at(tmp_path, launcher):
+    def facts(request):
+        raise RuntimeError("aclInit failed,\nerror code 507033")
+
+    node = Node(launcher.port, tmp_path, facts=facts)
+    assert type(node.end()) is DeviceError
+    wait_until(lambda: launcher.refusals)
+    said = "node n1 cannot look at its devices: RuntimeError: aclInit failed, error code 507033"
+    assert launcher.refusals == [said] == [str(node.error)]
+
+
 def test_a_node_that_takes_long_over_its_facts_has_no_other_clock(tmp_path, launcher):
     def facts(request):
         time.sleep(1.5)
@@ -232,7 +243,7 @@ def test_an_order_is_obeyed_and_its_end_told(tmp_path, launcher, monkeypatch):
     [member] = wait_until(launcher.members)
     order = Order("longcat.training.worker", ("a",), str(tmp_path / "run"), 2, {"A": "1"}, 5, 60, place=1, nodes=2)
     member.tell(word="start", order=order.to_json())
-    assert member.inbox.get(timeout=60)["outcome"] == {"code": 0, "deaths": [], "signal": None}
+    assert member.inbox.get(timeout=60)["outcome"] == asdict(Outcome(0)) | {"deaths": []}
     assert seen == [replace(order, node="n1")]
     member.tell(word="start", order=Order(*list(vars(order).values())[:7], attempt=1).to_json())
     wait_until(lambda: len(seen) == 2)
@@ -248,6 +259,27 @@ def test_an_order_for_anything_else_is_refused(tmp_path, launcher, module, folde
     [member] = wait_until(launcher.members)
     member.tell(word="start", order=Order(module, (), str(tmp_path / folder), 1, {}, 5, 60).to_json())
     assert "which is not for this node" in str(node.end())
+    assert "which is not for this node" in member.inbox.get(timeout=60)["outcome"]["problem"]
+
+
+@pytest.mark.parametrize("error", [DeviceError("no way to the launcher"), OSError(5, "Input/output error")])
+def test_why_a_node_cannot_start_anything_is_told_to_the_launcher(tmp_path, launcher, monkeypatch, error):
+    def run_agent(order, *, poll):
+        raise error
+
+    monkeypatch.setattr(node_module, "run_agent", run_agent)
+    node = Node(launcher.port, tmp_path)
+    [member] = wait_until(launcher.members)
+    member.tell(word="start", order=Order("longcat.training.worker", (), str(tmp_path), 1, {}, 5, 60).to_json())
+    assert Outcome.from_dict(member.inbox.get(timeout=60)["outcome"]) == Outcome(1, problem=str(error))
+    assert node.thread.is_alive()
+
+
+def test_a_node_that_cannot_listen_says_so(tmp_path, launcher):
+    Node(launcher.port, tmp_path)
+    [member] = wait_until(launcher.members)
+    member.tell(word="listen", address="192.0.2.1")
+    assert "assign requested address" in member.answer("listening", 60)["problem"]
 
 
 def test_a_port_that_is_taken(tmp_path, launcher):

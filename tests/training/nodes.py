@@ -32,4 +32,4 @@ class Silent:
 
 
 def node(name, **facts):
-    return Member(name, FACTS | facts, Silent(), "127.0.0.1", queue.Queue(), since=time.monotonic() - 60)
+    return Member(name, FACTS | facts, Silent(), "127.0.0.1", "127.0.0.1", queue.Queue(), since=time.monotonic() - 60)

@@ -1,7 +1,12 @@
 """How an attempt fares on its nodes."""
 
+import json
+import re
 from dataclasses import asdict
 
+import pytest
+
+from longcat.errors import DeviceError, StorageError
 from longcat.processes.orders import Death, Outcome
 from longcat.processes.verdict import judge
 from longcat.training.attempt import Attempt, loss_of
@@ -56,3 +61,28 @@ def test_a_node_that_does_not_end_its_processes_is_lost():
     watch.stop(0.1)
     assert [message["word"] for message in one.channel.heard] == ["stop", "closed"]
     assert watch.lost == {"a": "its processes did not end within 0.1 s"}
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind", "message"),
+    [
+        ("no way to the launcher", DeviceError, "^node b: no way to the launcher$"),
+        ("[Errno 28] No space left on device", StorageError, "no space left"),
+    ],
+)
+def test_a_node_that_could_not_start_is_named_before_those_that_have_failed_of_it(tmp_path, problem, kind, message):
+    outcomes = {"a": Outcome(1, (Death(0, -6, 0),)), "b": Outcome(1, problem=problem)}
+    failure = judge(tmp_path, outcomes, tmp_path)
+    assert type(failure) is kind
+    assert re.search(message, str(failure))
+
+
+@pytest.mark.parametrize(("type_", "named"), [("DeviceError", True), ("StorageError", True), ("DataError", False)])
+def test_what_a_machine_lacks_is_told_with_its_name(tmp_path, type_, named):
+    report = {"time": 1.0, "rank": 1, "type": type_, "message": "no device 7", "expected": True}
+    (tmp_path / "error-1.json").write_text(json.dumps(report))
+    outcomes = {"a": Outcome(1, (Death(0, -15, 0),)), "b": Outcome(1, (Death(1, 1, 0),))}
+    failure = judge(tmp_path, outcomes, tmp_path)
+    assert str(failure) == ("node b: no device 7" if named else "no device 7")
+    assert failure.exit_code == 2
+    assert str(judge(tmp_path, {"": outcomes["b"]}, tmp_path)) == "no device 7"
