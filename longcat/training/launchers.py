@@ -177,6 +177,7 @@ class Cluster:
         self._chosen: list[Member] = []
         self._names: list[str] | None = None
         self._suspected: set[str] = set()
+        self._placed: set[tuple[Degrees, int]] = set()
         self._checked = self._asked = False
 
     def settle(self, job: Job, say: Say) -> Job:
@@ -213,9 +214,8 @@ class Cluster:
             say("trying out the shared file system")
             if problems := check_folder(self._chosen):
                 raise ConfigError(problems[0])
-            for remark in crossings(layout.degrees, layout.degrees.processes // number):
-                warnings.warn(remark, stacklevel=2)
         self._checked = True
+        self._look_at_placement(layout.degrees)
         self._tell(Path(job.directory))
         best = peak(accelerator, layout.precision)
         peak_flops = None if best is None else best.of(layout.degrees.processes)
@@ -252,6 +252,20 @@ class Cluster:
         if failure is not None:
             raise failure
         return regroup
+
+    def _look_at_placement(self, degrees: Degrees) -> None:
+        """Warn of groups across nodes, once for each layout that the run comes to have."""
+        names, parallel = [member.name for member in self._chosen], self.config.parallel
+
+        def possible(axis: str, degree: int) -> bool:
+            other = parallel.model_copy(update={axis: degree})
+            return isinstance(self._layout(self._chosen, self.config.model_copy(update={"parallel": other})), Degrees)
+
+        if (degrees, len(names)) not in self._placed:
+            self._placed.add((degrees, len(names)))
+            axes = ("tensor",) if parallel.two_level else ("tensor", "expert")
+            for remark in crossings(degrees, names, possible, axes):
+                warnings.warn(remark, stacklevel=3)
 
     def _tell(self, directory: Path) -> None:
         """Say which nodes the attempt is without, or has again, since the last one."""
@@ -304,12 +318,12 @@ class Cluster:
         ready = [member for member in there if now - max(member.since, began) > _REGROUP_S]
         return any(isinstance(self._layout(ready[:number]), Degrees) for number in range(running + 1, len(ready) + 1))
 
-    def _layout(self, members: Sequence[Member]) -> Degrees | ConfigError:
+    def _layout(self, members: Sequence[Member], config: PipelineConfig | None = None) -> Degrees | ConfigError:
         """Return how as many nodes would share the work, or why they cannot."""
         if not members:
             return ConfigError("no node is there")
         try:
-            return settle_layout(self.config, _accelerator_of(members[0]), nodes=len(members)).degrees
+            return settle_layout(config or self.config, _accelerator_of(members[0]), nodes=len(members)).degrees
         except ConfigError as error:
             return error
 

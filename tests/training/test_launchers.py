@@ -1,6 +1,7 @@
 """The launcher of several nodes: which layout it settles for the nodes that are there."""
 
 import time
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +63,28 @@ def test_the_device_is_that_of_the_nodes(cluster):
     launcher, job = cluster()
     launcher.head.there += [node(name, device="a CPU of the nodes") for name in "abcd"]
     assert launcher.settle(job, lambda _: None).device == "a CPU of the nodes"
+
+
+def test_groups_across_nodes_are_told_for_each_layout_once(cluster):
+    launcher, job = cluster("training.min_nodes=1")
+    launcher.head.there += [node(name) for name in "abcd"]
+    said = r"groups of parallel.expert=%d lie across nodes of 1 process \(ranks 0 to %d on a to %s\).*; parallel.expert=1 would"
+    with pytest.warns(UserWarning, match=said % (4, 3, "d")):
+        settled(launcher, job)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settled(launcher, job)
+    launcher.head.there[2].lost = launcher.head.there[3].lost = "power"
+    with pytest.warns(UserWarning, match=said % (2, 1, "b")):
+        settled(launcher, job)
+
+
+def test_two_levels_are_meant_to_lie_across_nodes(cluster):
+    launcher, job = cluster("parallel.two_level=true")
+    launcher.head.there += [node(name) for name in "abcd"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert settled(launcher, job) == 4
 
 
 def test_fewer_nodes_than_are_enough_are_waited_for(cluster):
