@@ -56,7 +56,7 @@ def join(
         workspace: folder that is shared with the launcher.
         name: of this node.
         facts: says what this node is, for the accelerator that the configuration asks for.
-        wait_s: limit of a wait for the launcher.
+        wait_s: limit of a wait for the launcher, and again for one that takes the place of one that is lost.
         say: hears what happens, in sentences.
 
     Raises:
@@ -67,6 +67,7 @@ def join(
     where = address_of(",".join(hosts), port)
     worked, end = False, time.monotonic() + wait_s
     while True:
+        joined = False
         try:
             channel = _connect(hosts, port, end)
         except TimeoutError as error:
@@ -80,6 +81,7 @@ def join(
         try:
             _greet(channel, workspace, name, instance, facts, where)
             say(f"joined {where} as {name}")
+            joined = True
             _work(channel, workspace, name)
         except _Home as home:
             if home.final:
@@ -91,9 +93,14 @@ def join(
                 raise ConfigError(f"{error}; give this one another --name") from None
             time.sleep(_RETRY_S)
         except Closed as error:
-            say(f"lost the launcher at {where}: {error}")
-            if not worked:
-                end = time.monotonic() + wait_s
+            if joined:  # the same command may be started again there, and goes on
+                say(f"lost the launcher at {where}: {error}")
+                worked, end = False, time.monotonic() + wait_s
+            elif time.monotonic() > end and not worked:
+                raise ConfigError(f"what answers at {where} takes no node within {wait_s:g} s: {error}") from None
+            elif time.monotonic() > end:
+                say("the launcher has no more work")
+                return
             time.sleep(_RETRY_S)
         finally:
             channel.close()

@@ -110,6 +110,50 @@ def test_a_launcher_that_does_not_answer(tmp_path):
     assert "no launcher of longcat can be reached at 127.0.0.1:" in str(error)
 
 
+def test_a_node_that_has_lost_its_launcher_waits_for_another_as_long_as_for_the_first(tmp_path, launcher):
+    """Also one that has worked for an earlier stage, which would else look for half a minute only."""
+    node = Node(launcher.port, tmp_path, wait_s=20)
+    wait_until(lambda: names(launcher))
+    launcher.part("goodbye")
+    with open_head(tmp_path, launcher.port) as other:
+        [member] = wait_until(other.members)
+        other._closing.set()  # its process is killed: nobody is told, and nothing listens
+        other._socket.shutdown(socket.SHUT_RDWR)
+        other._socket.close()
+        member.channel.close()
+        wait_until(lambda: any("lost the launcher" in said for said in node.said))
+    time.sleep(2 * node_module.AGAIN_S)
+    with open_head(tmp_path, launcher.port) as third:
+        wait_until(lambda: names(third) == ["n1"])
+        third.part("goodbye", final=True)
+    assert node.end() is None
+
+
+def test_a_launcher_that_is_lost_and_not_replaced_ends_its_nodes(tmp_path, launcher):
+    node = Node(launcher.port, tmp_path, wait_s=1)
+    [member] = wait_until(launcher.members)
+    launcher._closing.set()
+    launcher._socket.shutdown(socket.SHUT_RDWR)
+    launcher._socket.close()
+    member.channel.close()
+    assert type(node.end()) is ConfigError
+    assert "no launcher of longcat can be reached" in str(node.error)
+
+
+def test_a_stranger_that_hangs_up_is_not_asked_for_ever(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up():
+            with contextlib.suppress(OSError):
+                while True:
+                    listening.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        node = Node(listening.getsockname()[1], tmp_path, wait_s=1)
+        assert "takes no node within 1 s" in str(node.end())
+        listening.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_workspace_that_is_not_the_launchers(tmp_path, launcher):
     (tmp_path / "other").mkdir()
     node = Node(launcher.port, tmp_path / "other")
