@@ -5,23 +5,18 @@
 
 from __future__ import annotations
 
-import os
-import select
-import subprocess
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from longcat.accelerator import Accelerator, environment
+from longcat.accelerator import environment
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError, TrainingError, UserError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
-from longcat.lease import TOKENS
 from longcat.parallel.axes import Degrees
 from longcat.parallel.nodes import crossings
 from longcat.peak import peak
@@ -30,7 +25,7 @@ from longcat.processes.folder_check import check_folder
 from longcat.processes.head import ANSWER_S, Head, Member, ended_by
 from longcat.processes.launch import POLL_S, forget_failures, launch
 from longcat.processes.logs import logs_of, new_start
-from longcat.processes.orders import NODE, Order, address_of
+from longcat.processes.orders import Order, address_of
 from longcat.processes.slurm import Request, Slurm
 from longcat.processes.verdict import judge
 from longcat.provenance import code_of, git_commit, source_hashes
@@ -38,15 +33,13 @@ from longcat.training.attempt import Attempt, loss_of
 from longcat.training.job import Job
 from longcat.training.layout import settle_layout
 from longcat.training.life import record_event, suspects
+from longcat.training.members import accelerator_of, meeting_place, spared, variables_of
 
 JOIN_PORT = 29400
 _REGROUP_S = 5.0
 """Seconds that a node has to have been there before a run is interrupted for it."""
-_EVERYWHERE = "0.0.0.0"  # nosec B104 # for nodes that reach the store by several addresses
 _AFTERMATH_S = 2.0
 """Seconds in which the nodes tell of a failure that one of them has noticed."""
-_STORE_S = 120.0
-"""Limit of the start of the store, which loads torch."""
 Say = Callable[[str], None]
 
 
@@ -202,7 +195,7 @@ class Cluster:
                 f"that were found there before, see {CheckpointFolder(Path(job.directory)).events}",
                 stacklevel=2,
             )
-        accelerator = _accelerator_of(self._chosen[0])
+        accelerator = accelerator_of(self._chosen[0])
         layout = settle_layout(self.config, accelerator, nodes=number)
         if layout.accelerator != job.layout.accelerator or layout.precision != job.layout.precision:
             raise ConfigError(
@@ -231,13 +224,13 @@ class Cluster:
         start = new_start(directory)
         base = replace(order_of(module, job, self.config), processes=each, nodes=len(members), start=start)
         end = time.monotonic() + deadline_s
-        with _store(members, self.config.training.collective_timeout_s) as port:
+        with meeting_place(members, self.config.training.collective_timeout_s) as port:
             for place, member in enumerate(members):
                 order = replace(
                     base,
                     place=place,
                     store=address_of(member.head, port),
-                    environment=_environment(base.environment, member, each),
+                    environment=variables_of(base.environment, member, each),
                 )
                 member.tell(word="start", order=order.to_json())
             watch = Attempt(members, base.attempt)
@@ -323,7 +316,7 @@ class Cluster:
         if not members:
             return ConfigError("no node is there")
         try:
-            return settle_layout(config or self.config, _accelerator_of(members[0]), nodes=len(members)).degrees
+            return settle_layout(config or self.config, accelerator_of(members[0]), nodes=len(members)).degrees
         except ConfigError as error:
             return error
 
@@ -394,55 +387,3 @@ class Cluster:
             f"{self._missing(there)} of training.nodes={self.config.training.nodes} nodes did not join within "
             f"training.node_wait_s={self.config.training.node_wait_s:g} (there: {names}); {how}"
         )
-
-
-def spared(members: list[Member], suspected: Set[str], least: int) -> list[Member]:
-    """Leave out the nodes that have computed wrong bits, if enough others are there."""
-    good = [member for member in members if member.name not in suspected]
-    return good if len(good) >= least else members
-
-
-def _environment(common: dict[str, str], member: Member, processes: int) -> dict[str, str]:
-    """Return the variables of a node's processes: threads by its own cores, unless somebody has chosen there."""
-    # the nodes write under the launcher's lease
-    variables = common | {NODE: member.name} | {name: os.environ[name] for name in (TOKENS,) if name in os.environ}
-    if "OMP_NUM_THREADS" in variables:
-        del variables["OMP_NUM_THREADS"]
-        if not member.facts.get("threads"):
-            variables["OMP_NUM_THREADS"] = str(max(1, int(member.facts["cores"]) // processes))
-    return variables
-
-
-def _accelerator_of(member: Member) -> Accelerator:
-    facts = member.facts
-    return Accelerator(
-        kind=facts["accelerator"],
-        name=facts["device"],
-        count=facts["devices"],
-        memory_bytes=facts["memory_bytes"],
-        supports_bf16=facts["bf16"],
-    )
-
-
-@contextmanager
-def _store(members: Sequence[Member], timeout_s: float) -> Iterator[int]:
-    """Keep a store open in a process of its own, where all processes of these nodes meet; yields its port."""
-    reached = {member.head for member in members}
-    address = reached.pop() if len(reached) == 1 else "::" if any(":" in one for one in reached) else _EVERYWHERE
-    command = [sys.executable, "-m", "longcat.training.rendezvous", address, f"{timeout_s:g}"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        told, _, _ = select.select([process.stdout], [], [], _STORE_S)
-        line = process.stdout.readline().strip() if told else ""
-        if not line:
-            raise TrainingError("the store where training processes meet could not be opened")
-        yield int(line.rpartition(":")[2])
-    finally:
-        process.stdin.close()
-        process.stdout.close()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

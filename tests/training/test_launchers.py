@@ -147,26 +147,5 @@ def test_a_larger_layout_is_worth_an_interruption(cluster):
     assert not launcher._more(4, began)
 
 
-def test_threads_are_by_the_cores_of_a_node(monkeypatch):
-    monkeypatch.delenv("LONGCAT_LEASES", raising=False)
-    common = {"OMP_NUM_THREADS": "1", "OTHER": "x"}
-    named = {"LONGCAT_NODE": "a"}
-    assert launchers._environment(common, node("a"), 2) == named | {"OMP_NUM_THREADS": "4", "OTHER": "x"}
-    assert launchers._environment(common, node("a", threads="3"), 2) == named | {"OTHER": "x"}
-    assert launchers._environment({"OTHER": "x"}, node("a"), 2) == named | {"OTHER": "x"}
-    monkeypatch.setenv("LONGCAT_LEASES", "{}")
-    assert launchers._environment({}, node("a"), 2) == named | {"LONGCAT_LEASES": "{}"}
-
-
-def test_the_store_opens_where_nodes_reach_it():
-    with launchers._store([node("a"), node("b")], 60) as port:
-        from longcat.training.rendezvous import Rendezvous
-
-        meeting = Rendezvous("attempt-0", 1, 2, f"127.0.0.1:{port}", 60).next_rendezvous()
-        assert (meeting.rank, meeting.world_size) == (1, 2)
-        meeting.store.set("key", "value")
-        assert meeting.store.get("key") == b"value"
-
-
 def test_the_code_is_that_of_the_files():
     assert own_code() == own_code()
