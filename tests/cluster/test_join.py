@@ -51,7 +51,7 @@ def test_two_machines_train_as_one_does(run, join, smoke_run, smoke_tokens):
 
 def test_a_new_head_takes_up_the_work_of_one_that_was_killed(run, join, smoke_tokens):
     """Its nodes are still there, and look for it."""
-    settings = ("training.steps=200", "training.checkpoint_every_steps=3", "training.keep_checkpoints=1")
+    settings = ("training.steps=80", "training.checkpoint_every_steps=5", "training.keep_checkpoints=1")
     nodes, killed = [join("a"), join("b")], run(*settings)
     wait_until(lambda: list(smoke_tokens.glob("checkpoint/.*.partial/checkpoints/step-*")), killed.process)
     killed.process.kill()
@@ -63,7 +63,7 @@ def test_a_new_head_takes_up_the_work_of_one_that_was_killed(run, join, smoke_to
         assert "lost the launcher" in node.said
         assert node.said.count("joined 127.0.0.1") == 2
     records = records_of(checkpoint_of(smoke_tokens))
-    assert [record["step"] for record in records] == list(range(1, 201))
+    assert [record["step"] for record in records] == list(range(1, 81))
     assert no_rank_is_left(smoke_tokens)
 
 
