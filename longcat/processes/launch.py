@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from longcat.processes.logs import log_of_agent, logs_of, new_start
 from longcat.processes.network import interface_of
 from longcat.processes.orders import LOOPBACK, Order, Outcome, split_address
 from longcat.processes.verdict import judge
+from longcat.unpacking import read_json
 
 POLL_S = 0.25
 AGENT = "longcat.training.agent"
@@ -90,7 +90,7 @@ def run_agent(order: Order, *, poll: Callable[[], None]) -> Outcome:
             time.sleep(POLL_S)
     try:
         if process.returncode >= 0:  # else the agent knows only that it was told to end, as its supervisor was killed
-            return Outcome.from_dict(json.loads(report.read_text(encoding="utf-8")))
+            return Outcome.from_dict(read_json(report))
         return Outcome(process.returncode, signal=-process.returncode)
     except (OSError, ValueError):  # the agent was killed, or could not write
         code = process.returncode

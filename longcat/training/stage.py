@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 from longcat.training.supervision import supervise
+from longcat.unpacking import read_json
 
 STAGE_VERSION = 6
 WORKER = "longcat.training.worker"
@@ -117,7 +117,7 @@ def pretrain(
         copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
         plot_life(directory, read_metrics(folder.metrics), folder.life_picture)
-        result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        result = read_json(directory / RESULT)
         last = result["layouts"][-1]
         return CheckpointFacts(
             **result,
