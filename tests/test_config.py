@@ -133,6 +133,7 @@ FIELDS = {
     "corpus.runner": ("dask", set()),
     "corpus.cluster": ("tcp://somewhere:1", set()),
     "corpus.workers": (3, set()),
+    "corpus.hang_timeout_s": (7.0, set()),
     "model.vocab_size": (600, TRAINED),
     "model.eos_token_id": (7, TRAINED),
     "model.bos_token_id": (5, TRAINED),

@@ -211,6 +211,9 @@ class CorpusConfig(Section):
     """Address of the Dask scheduler or the Ray head; null starts one on this machine."""
     workers: Annotated[int, RUNTIME] = Field(default=0, ge=0)
     """Worker processes; 0 takes one per core."""
+    hang_timeout_s: Annotated[float, RUNTIME] = Field(default=60, ge=0)
+    """Seconds after which a worker process that was stopped by a signal is ended, and its block is done by another one; one that uses
+    no processor time, as it waits for a disk or the network, may take ten times as long; 0 never."""
 
     @field_validator("sources", "filters", "mask", "languages", "encodings", "decontaminate", mode="before")
     @classmethod

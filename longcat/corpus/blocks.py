@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from longcat.corpus.readers import Reading, Record, read_file, split_file
+from longcat.corpus.readers import Reading, Record, line_of, read_file, split_file
 from longcat.errors import DataError
+from longcat.processes.pool import note_place
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,26 @@ class FileBlock:
         """
         reading = Reading(self.text_field, encodings, record_bytes)
         for part in self.slices:
-            yield from read_file(part.path, reading, part.begin, part.end)
+            note_place(f"{part.path}\t{part.begin}\t1")
+            for number, record in enumerate(read_file(part.path, reading, part.begin, part.end), start=2):
+                yield record
+                note_place(f"{part.path}\t{part.begin}\t{number}")
             try:
                 now = stamp(part.path)
             except OSError as error:  # a file stays readable to whoever has it open when it is deleted
                 raise DataError(f"cannot read {part.path}: {error.strerror}") from error
             if now != part.stamp:
                 raise DataError(f"{part.path} was changed while it was read; run again when nobody writes to it")
+
+
+def place_of(noted: str) -> str:
+    """Say in words where a process was in a block, by what it noted: the line where a file has lines, else the record."""
+    path, *numbers = noted.rsplit("\t", 2)
+    if len(numbers) != 2:
+        return noted
+    begin, number = map(int, numbers)
+    line = line_of(Path(path), begin, number)
+    return f"{path}, line {line}" if line else f"{path}, record {number}{f' from {begin} on' if begin else ''}"
 
 
 def stamp(path: Path) -> tuple[int, int]:

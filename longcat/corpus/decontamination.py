@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from longcat.artifact import sha256_file
 from longcat.corpus.words import Words
 from longcat.errors import DataError
 from longcat.provenance import ROOT
+from longcat.unpacking import parse_json
 
 WORDS = 13
 _SETS = ROOT / "data/evaluation"
@@ -78,8 +78,8 @@ def _texts(path: Path) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            yield from _strings(json.loads(line.removeprefix(codecs.BOM_UTF8)))
-        except ValueError as error:
+            yield from _strings(parse_json(line.removeprefix(codecs.BOM_UTF8)))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: broken JSON ({error})") from None
 
 

@@ -26,6 +26,7 @@ from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.packages import check_package, unpack
 from longcat.corpus.readers import Oversized, Record, as_text, file_suffix, suffixes
 from longcat.errors import DataError
+from longcat.processes.pool import note_place
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -251,6 +252,7 @@ class HubBlock:
                     )
                 text, place = row[config.text_field], f"{where}, row {number}"
                 long = isinstance(text, str | bytes) and len(text) > record_bytes
+                note_place(place)
                 yield Oversized(place) if long else as_text(text, place, encodings)
 
 

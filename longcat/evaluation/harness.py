@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -15,9 +14,13 @@ from tokenizers import Tokenizer
 from longcat.artifact import sha256_file
 from longcat.errors import ConfigError, DataError
 from longcat.evaluation.perplexity import TokenModel
-from longcat.model.generation import generate
+from longcat.inference.opening import OpenCheckpoint
+from longcat.inference.requests import Prompt
+from longcat.inference.runner import Runner
+from longcat.inference.sampling import Sampling
 from longcat.model.transformer import LongcatModel
 from longcat.provenance import ROOT
+from longcat.unpacking import parse_json
 
 TASKS = ROOT / "data/evaluation"
 
@@ -37,7 +40,7 @@ def task_files(names: list[str]) -> dict[str, list[Path]]:
         data = task_yaml[name].with_suffix(".jsonl")
         for number, line in enumerate(data.read_text(encoding="utf-8").splitlines(), 1):
             try:
-                json.loads(line)
+                parse_json(line)
             except ValueError as error:
                 raise DataError(f"{data}:{number}: broken JSON ({error})") from None
         files[name] = [task_yaml[name], data]
@@ -161,21 +164,12 @@ def adapter(model: TokenModel, tokenizer: Tokenizer, *, end_of_text: int, length
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
             assert isinstance(model, LongcatModel)
-            texts = []
+            checkpoint = OpenCheckpoint(Path(), model, tokenizer, end_of_text, None, "fp32")
+            prompts = []
             for request in requests:
                 prompt, options = request.args
-                count = int(options.get("max_gen_toks", 64))
-                ids = self.tok_encode(prompt) or [end_of_text]
-                ids = ids[-(model.config.max_position_embeddings - count) :]
-                chosen: list[int] = []
-                text = ""
-                for token in generate(model, ids, count, stop=end_of_text):
-                    chosen.append(token)
-                    text = tokenizer.decode(chosen)
-                    if stops := [text.index(stop) for stop in options.get("until", []) if stop in text]:
-                        text = text[: min(stops)]
-                        break
-                texts.append(text)
-            return texts
+                sampling = Sampling(int(options.get("max_gen_toks", 64)))
+                prompts.append(Prompt(self.tok_encode(prompt), sampling, options.get("until", [])))
+            return [made.text for made in Runner(checkpoint, batch_sequences=batch).generate(prompts)]
 
     return Adapter()

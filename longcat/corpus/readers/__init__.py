@@ -23,6 +23,7 @@ __all__ = [
     "Unreadable",
     "as_text",
     "file_suffix",
+    "line_of",
     "read_file",
     "split_file",
     "suffixes",
@@ -80,6 +81,17 @@ def split_file(path: Path, size: int, block_bytes: int) -> Iterator[Slice]:
         yield Slice(0, None, size)
     else:
         yield from split(path, size, block_bytes)
+
+
+def line_of(path: Path, begin: int, number: int) -> int | None:
+    """Return the line that a record lies in; none if the file's format has no lines, or no longer so many.
+
+    Args:
+        path: of the file.
+        begin: a place that `split_file` gave.
+        number: of the record from there on, from 1.
+    """
+    return jsonl.line_of(path, begin, number) if file_suffix(path) in jsonl.FORMAT.suffixes else None
 
 
 def _format_of(path: Path) -> Format:

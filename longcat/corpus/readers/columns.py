@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from longcat.corpus.readers.format import Oversized, Reading, Record, as_text
 from longcat.errors import DataError
+from longcat.unpacking import Allowance
 
 Columns = Iterator[tuple[int, Any]]
 """Parts of a column, each with the number of its first row."""
@@ -25,15 +27,16 @@ def column_records(
         open_columns: reads the column from the open file.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: the file is damaged, or its values have far more bytes than it has.
     """
     import pyarrow as pa
 
     try:
         with path.open("rb") as stream:
+            allowance = Allowance(str(path), lambda: os.fstat(stream.fileno()).st_size)
             for first, column in open_columns(stream):
                 for row, value in enumerate(column, start=first):
-                    yield _cell(value, f"{path}, row {row}", reading)
+                    yield _cell(value, f"{path}, row {row}", reading, allowance)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
@@ -54,9 +57,12 @@ def damaged(path: Path, kind: str, error: Exception) -> DataError:
     return DataError(f"{path} is not an intact {kind} file ({error})")
 
 
-def _cell(value: Any, place: str, reading: Reading) -> Record:
+def _cell(value: Any, place: str, reading: Reading, allowance: Allowance) -> Record:
+    value = getattr(value, "value", value) if hasattr(value, "dictionary") else value  # what the row refers to
     # taken from the buffer as bytes: pyarrow writes and reads strings without checking their UTF-8
     content = value.as_buffer() if hasattr(value, "as_buffer") and value.is_valid else None
-    if content is not None and content.size > reading.record_bytes:
-        return Oversized(place)
+    if content is not None:
+        allowance.take(content.size)
+        if content.size > reading.record_bytes:
+            return Oversized(place)
     return as_text(value.as_py() if content is None else content.to_pybytes(), place, reading.encodings)

@@ -11,6 +11,7 @@ import orjson
 
 from longcat.corpus.readers.compression import CHUNK_BYTES, chunks
 from longcat.corpus.readers.format import Format, Oversized, Reading, Record, Slice, Unreadable, as_text, decode
+from longcat.errors import DataError
 
 
 def _records(path: Path, reading: Reading, begin: int, end: int | None) -> Iterator[Record]:
@@ -41,6 +42,20 @@ def _split(path: Path, size: int, block_bytes: int) -> Iterator[Slice]:
     for begin in range(0, size, block_bytes):
         end = min(begin + block_bytes, size)
         yield Slice(begin, end, end - begin)
+
+
+def line_of(path: Path, begin: int, number: int) -> int | None:
+    """Return the line, from 1, of a record that is counted from a place on, from 1; blank lines are no records."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, begin - 1))
+            for line, content in enumerate(split_lines(chunks(stream, path), CHUNK_BYTES, begin), start=1):
+                number -= content is None or bool(content.strip())
+                if not number:
+                    return _count_lines(path, begin) + line
+    except (OSError, DataError):
+        return None
+    return None
 
 
 FORMAT = Format((".jsonl", ".jsonl.zst", ".jsonl.gz"), _records, _split)
