@@ -41,7 +41,7 @@ class SourceConfig(Section):
     revision: str = "main"
     """For `hub`: branch, tag or commit; resolved to a commit before it is hashed."""
     text_field: str = "text"
-    """The field that holds the text in .jsonl, .parquet and hub data sets."""
+    """The field that holds the text in records of JSON, Parquet, Arrow and hub data sets; dots lead to nested ones (`data.text`)."""
     max_documents: int | None = Field(default=None, ge=1)
     """Number of documents after which this source is not read further; null reads all."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -158,8 +158,8 @@ class CorpusConfig(Section):
     """Where the text comes from, read in this order. A single string is accepted for a single source."""
     max_bad_fraction: Annotated[float, Formerly("max_bad_share")] = Field(default=0.0, ge=0, lt=1)
     """Fraction of unreadable records (broken JSON, missing field, invalid UTF-8) that may be skipped; more stop the stage."""
-    encodings: list[str] = Field(default_factory=lambda: ["utf-8"], min_length=1)
-    """Encodings tried in this order on text that comes as bytes, for example `[utf-8, gb18030]`."""
+    encodings: list[str] = Field(default_factory=lambda: ["detect"], min_length=1)
+    """Encodings tried in this order on text that comes as bytes, for example `[utf-8, gb18030]`; `detect` detects them."""
     repair_encoding: bool = False
     """Repair text that was decoded wrongly (â€™ for ’), with ftfy."""
     min_characters: int = Field(default=200, ge=0)
@@ -228,6 +228,8 @@ class CorpusConfig(Section):
     @classmethod
     def _are_encodings(cls, value: list[str]) -> list[str]:
         for name in value:
+            if name == "detect":
+                continue
             try:
                 b"a".decode(name)
             except LookupError:

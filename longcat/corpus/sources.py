@@ -24,7 +24,8 @@ from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
 from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.packages import check_package, unpack
-from longcat.corpus.readers import Oversized, Record, as_text, file_suffix, suffixes
+from longcat.corpus.readers import Oversized, Record, as_text, file_suffix, formats_in_words
+from longcat.corpus.readers.values import MISSING, find
 from longcat.errors import DataError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -114,7 +115,7 @@ def _local_files(config: SourceConfig) -> list[Path]:
         raise DataError(f"corpus source {config.path} does not exist (relative paths start at {Path.cwd()})")
     if not files:
         problem = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
-        raise DataError(f"corpus source {config.path} {problem}; formats are {', '.join(suffixes())}")
+        raise DataError(f"corpus source {config.path} {problem}; {formats_in_words()}")
     return files
 
 
@@ -244,12 +245,12 @@ class HubBlock:
         with _hub_errors(where):
             rows = iter(_stream(config, self.commit).shard(self.count, self.index))
             for number, row in enumerate(rows):
-                if config.text_field not in row:
+                text, place = find(row, config.text_field), f"{where}, row {number}"
+                if text is MISSING:
                     raise DataError(
                         f"{where} has no field {config.text_field!r}; there are: {', '.join(row)} "
                         "(choose one with the source's `text_field`)"
                     )
-                text, place = row[config.text_field], f"{where}, row {number}"
                 long = isinstance(text, str | bytes) and len(text) > record_bytes
                 yield Oversized(place) if long else as_text(text, place, encodings)
 

@@ -48,7 +48,7 @@ def test_pin_follows_content_not_place(tmp_path):
 
 def test_hidden_and_foreign_files_are_left_out(tmp_path):
     (tmp_path / ".git").mkdir()
-    for name in (".git/a.txt", ".b.txt", "c.csv", "d.txt"):
+    for name in (".git/a.txt", ".b.txt", "c.pdf", "d.txt"):
         (tmp_path / name).write_text(name)
     assert records(source(str(tmp_path))) == ["d.txt"]
 
@@ -63,11 +63,11 @@ def test_format_is_part_of_the_pin(tmp_path):
 def test_missing_empty_and_foreign_sources(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         source(str(tmp_path / "absent"))
-    with pytest.raises(DataError, match=r"holds no file.*\.jsonl\.zst"):
+    with pytest.raises(DataError, match=r"holds no file.*\.jsonl.*\.zst"):
         source(str(tmp_path))
-    (tmp_path / "a.csv").write_text("x")
-    with pytest.raises(DataError, match=r"a\.csv has a format that is not read"):
-        source(str(tmp_path / "a.csv"))
+    (tmp_path / "a.pdf").write_text("x")
+    with pytest.raises(DataError, match=r"a\.pdf has a format that is not read"):
+        source(str(tmp_path / "a.pdf"))
 
 
 def test_file_that_changes_meanwhile_is_noticed(tmp_path):

@@ -1,7 +1,8 @@
-"""Plain text: a file is one document."""
+"""Plain text and Markdown: a file is one document."""
 
 from __future__ import annotations
 
-from longcat.corpus.readers.format import as_text, document_format
+from longcat.corpus.readers.document import document_format
+from longcat.corpus.readers.encoding import decode
 
-FORMAT = document_format((".txt",), lambda content, path, reading: as_text(content, str(path), reading.encodings))
+FORMAT = document_format((".txt", ".md"), lambda content, file, reading: decode(content, str(file), reading.encodings))

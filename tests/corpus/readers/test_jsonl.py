@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.corpus.readers import Reading, Unreadable, read_file
-from longcat.corpus.readers.jsonl import split_lines
+from longcat.corpus.readers.lines import split_lines
 from longcat.errors import DataError
 
 TEXTS = ["one\ntwo", "零专家", "x" * 3_000_000, "last"]
