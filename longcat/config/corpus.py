@@ -26,6 +26,8 @@ class SourceConfig(Section):
     path: Annotated[str | None, RUNTIME] = None
     """For `files`: a file in a format of `longcat.corpus.readers` (see docs/preprocess.md), or a folder of them. The files' sha256 stand
     in for it."""
+    documents: Literal["files", "lines"] = "files"
+    """For `files`: what a document is in text files (.txt, .md), a whole file or each line of it that is not empty."""
     package: str | None = None
     """For `package`: `apt:NAME` or `pip:NAME==VERSION`. It is fetched by its client when it is first needed, and not installed."""
     members: str = "*"
@@ -93,7 +95,7 @@ class SourceConfig(Section):
 
 _KINDS = ("stdlib", "files", "hub", "package")
 _FIELDS_OF_KIND = {
-    "files": ("path",),
+    "files": ("path", "documents"),
     "hub": ("name", "subset", "split", "revision"),
     "package": ("package", "members"),
 }

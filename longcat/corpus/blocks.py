@@ -32,6 +32,8 @@ class FileBlock:
 
     slices: tuple[FileSlice, ...]
     text_field: str
+    lines: bool = False
+    """Whether each line of a text file is a document."""
 
     def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
         """Read the block.
@@ -43,7 +45,7 @@ class FileBlock:
         Raises:
             DataError: a file is missing or damaged, or was changed since it was hashed.
         """
-        reading = Reading(self.text_field, encodings, record_bytes)
+        reading = Reading(self.text_field, encodings, record_bytes, self.lines)
         for part in self.slices:
             yield from read_file(part.path, reading, part.begin, part.end)
             try:
@@ -60,13 +62,16 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def split_into_blocks(files: list[tuple[Path, tuple[int, int]]], text_field: str, block_bytes: int) -> list[FileBlock]:
+def split_into_blocks(
+    files: list[tuple[Path, tuple[int, int]]], text_field: str, block_bytes: int, lines: bool = False
+) -> list[FileBlock]:
     """Make blocks of about `block_bytes`: small files together, large ones divided where their format allows it.
 
     Args:
         files: each with its `stamp`, in the order they are read.
         text_field: the key or column that holds the text.
         block_bytes: bytes of a block.
+        lines: whether each line of a text file is a document.
 
     Raises:
         DataError: a file that would be divided is damaged.
@@ -75,10 +80,10 @@ def split_into_blocks(files: list[tuple[Path, tuple[int, int]]], text_field: str
     slices: list[FileSlice] = []
     filled = 0
     for path, file_stamp in files:
-        for part in split_file(path, file_stamp[0], block_bytes):
+        for part in split_file(path, file_stamp[0], block_bytes, lines):
             if slices and filled + part.size_bytes > block_bytes:
-                blocks.append(FileBlock(tuple(slices), text_field))
+                blocks.append(FileBlock(tuple(slices), text_field, lines))
                 slices, filled = [], 0
             slices.append(FileSlice(path, file_stamp, part.begin, part.end))
             filled += part.size_bytes
-    return [*blocks, FileBlock(tuple(slices), text_field)] if slices else blocks
+    return [*blocks, FileBlock(tuple(slices), text_field, lines)] if slices else blocks

@@ -115,7 +115,9 @@ def _local_files(config: SourceConfig) -> Listing:
 def _local(config: SourceConfig, block_bytes: int) -> Source:
     path = Path(str(config.path)).expanduser()
     listing = _local_files(config)
-    source = _pinned(path.name or str(path), None, listing.files, config.text_field, block_bytes)
+    source = _pinned(
+        path.name or str(path), None, listing.files, config.text_field, block_bytes, lines=config.documents == "lines"
+    )
     if listing.left_out:
         warnings.warn(
             f"corpus source {config.path}: files that are not read: {in_words(listing.left_out)}", stacklevel=3
@@ -139,7 +141,13 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
 
 
 def _pinned(
-    name: str, licence: str | None, files: list[Path], text_field: str, block_bytes: int, tolerant: bool = False
+    name: str,
+    licence: str | None,
+    files: list[Path],
+    text_field: str,
+    block_bytes: int,
+    tolerant: bool = False,
+    lines: bool = False,
 ) -> Source:
     """Make a source of files that are read in the order given."""
     try:
@@ -153,7 +161,7 @@ def _pinned(
         name=name,
         licence=licence,
         pin={"sha256": hashlib.sha256(contents.encode()).hexdigest()},
-        blocks=split_into_blocks(list(zip(files, stamps, strict=True)), text_field, block_bytes),
+        blocks=split_into_blocks(list(zip(files, stamps, strict=True)), text_field, block_bytes, lines),
         tolerant=tolerant,
     )
 

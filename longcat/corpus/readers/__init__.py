@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from longcat.corpus.readers import arrow, html, jsonl, manual, parquet, python, text
+from longcat.corpus.readers import arrow, delimited, html, json, jsonl, manual, parquet, python, text
 from longcat.corpus.readers.compression import COMPRESSIONS, compression
 from longcat.corpus.readers.format import File, Format, Oversized, Reading, Record, Slice, Unreadable
 from longcat.corpus.readers.values import as_text
@@ -32,6 +32,8 @@ __all__ = [
 
 FORMATS: list[Format] = [
     jsonl.FORMAT,
+    json.FORMAT,
+    delimited.FORMAT,
     parquet.FORMAT,
     arrow.FORMAT,
     text.FORMAT,
@@ -74,27 +76,29 @@ def read_file(file: File, reading: Reading, begin: int = 0, end: int | None = No
         DataError: the file cannot be opened, is cut off or damaged, or has no such column of text.
     """
     try:
-        yield from _format_of(file).records(file, reading, begin, end)
+        yield from _format_of(file, reading.lines).records(file, reading, begin, end)
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
 
 
-def split_file(file: File, size: int, block_bytes: int) -> Iterator[Slice]:
+def split_file(file: File, size: int, block_bytes: int, lines: bool = False) -> Iterator[Slice]:
     """Divide a file of `size` bytes into slices of about `block_bytes`, or leave it whole if its format demands that.
+
+    `lines` says that each line of a text file is a document.
 
     Raises:
         DataError: the file is damaged.
     """
-    split = _format_of(file).split
+    split = _format_of(file, lines).split
     if size <= block_bytes or split is None or compression(file.name):
         yield Slice(0, None, size)
     else:
         yield from split(file, size, block_bytes)
 
 
-def _format_of(file: File) -> Format:
+def _format_of(file: File, lines: bool) -> Format:
     suffix = (file_suffix(file) or "").removesuffix(compression(file.name) or "")
     for known in FORMATS:
         if suffix in known.suffixes:
-            return known
+            return text.LINES if lines and known is text.FORMAT else known
     raise DataError(f"{file} has a format that is not read; {formats_in_words()}")

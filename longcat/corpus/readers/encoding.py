@@ -31,8 +31,6 @@ _MARKS = (
 )  # fmt: skip
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r"))
 _ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$", "iso2022_jp_2"), (b"\x1b(J", "iso2022_jp_2"))
-_STATEFUL = {name for _, name in _ESCAPES}
-"""Encodings whose every byte is ASCII, so that they also pass for UTF-8."""
 _CJK = ("gb18030", "big5hkscs", "cp932", "euc_jp", "cp949")
 _KNOWN = {
     "gb18030": "gb18030", "gb2312": "gb18030", "gbk": "gb18030", "cp936": "gb18030", "big5": "big5hkscs", "big5hkscs": "big5hkscs",
@@ -89,7 +87,7 @@ class Encoding:
     """How a file of records is decoded."""
 
     wide: str | None
-    """UTF-16 or UTF-32, which the file as a whole is in: newlines are more than a byte in it."""
+    """The encoding that the file as a whole is in, where marks of ASCII cannot be looked for in its bytes: UTF-16, UTF-32, ISO-2022."""
     names: list[str]
     """Otherwise: tried in this order on each record."""
 
@@ -111,12 +109,12 @@ def encoding_of(file: File, encodings: Sequence[str]) -> Encoding:
         elif encoding != DETECT:
             names.append(encoding)
         else:  # a file that is UTF-8 so far may still have other lines further on
-            names += [found, _UTF8] if found in _STATEFUL else [_UTF8, DETECT if found in (None, _UTF8) else found]
+            names += [_UTF8, DETECT if found in (None, _UTF8) else found]
     return Encoding(None, names or [_UTF8])
 
 
 def to_utf8(pieces: Iterable[bytes], encoding: Encoding, file: File) -> Iterator[bytes]:
-    """Return a file's content as it is, or in UTF-8 if it is in UTF-16 or UTF-32.
+    """Return a file's content as it is, or in UTF-8 if it is in a wide encoding.
 
     Raises:
         DataError: it is in neither, from some byte on.
@@ -160,7 +158,7 @@ def _fits(content: bytes, name: str, cut: bool = False) -> bool:
 
 
 def _is_wide(name: str) -> bool:
-    return codecs.lookup(name).name.startswith(("utf-16", "utf-32"))
+    return codecs.lookup(name).name.startswith(("utf-16", "utf-32", "iso2022"))
 
 
 def _wide(content: bytes, cut: bool) -> str | None:

@@ -47,6 +47,8 @@ class Reading:
     """Tried in this order on text that comes as bytes."""
     record_bytes: int
     """Longer lines, files and values become `Oversized`."""
+    lines: bool = False
+    """Whether each line of a text file is a document."""
 
 
 @dataclass(frozen=True)

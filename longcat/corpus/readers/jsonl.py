@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,12 +14,13 @@ from longcat.corpus.readers.encoding import decode
 from longcat.corpus.readers.format import File, Format, Reading, Record, Unreadable
 from longcat.corpus.readers.lines import line_records, split_lines_of_file
 from longcat.corpus.readers.values import MISSING, as_text, find
+from longcat.errors import DataError
 
 
 def json_text(content: bytes, reading: Reading) -> Record | None:
     """Take the text from an object in JSON; an `Unreadable` has no place yet, None stands for an empty line."""
     value: Any
-    if not content or content.isspace():
+    if _is_blank(content):
         return None
     try:
         value = orjson.loads(content)
@@ -38,6 +41,26 @@ def json_text(content: bytes, reading: Reading) -> Record | None:
         fields = ", ".join(map(str, value)) or "none"
         return Unreadable("", f"no field {reading.text_field!r}; there are: {fields}")
     return as_text(text, "", reading.encodings)
+
+
+def json_lines(path: Path) -> Iterator[Any]:
+    """Yield the value of each line of a file in UTF-8; empty lines and a byte-order mark in front are passed over.
+
+    Raises:
+        DataError: a line is no JSON.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not _is_blank(line):
+                try:
+                    yield json.loads(line.removeprefix(codecs.BOM_UTF8))
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{path}:{number}: broken JSON ({error})") from None
+
+
+def _is_blank(line: bytes) -> bool:
+    return not line.removeprefix(codecs.BOM_UTF8).strip()
 
 
 def _records(file: File, reading: Reading, begin: int, end: int | None) -> Iterator[Record]:

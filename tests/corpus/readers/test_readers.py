@@ -98,6 +98,7 @@ def test_every_compression_is_tried():
     [
         (".jsonl", '{"text": "first"}\n\n{"text": "last"}'),
         (".ndjson", '{"text": "first"}\n{"text": "last"}\n'),
+        (".json", '[{"text": "first"},\n {"text": "}{\\\\\\""}]'), (".csv", 'text,n\n"first, ""and""\nlast",1\n'), (".tsv", "n\ttext\n1\tone"),
         (".txt", "零专家"), (".md", "# head"), (".py", "a = 'é'"), (".1", "a page"), (".html", "<p>a page</p>"),
     ],
 )  # fmt: skip
