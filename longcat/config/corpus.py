@@ -24,7 +24,7 @@ class SourceConfig(Section):
     """`stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name; `package`: what
     apt or pip installs."""
     path: Annotated[str | None, RUNTIME] = None
-    """For `files`: a file in a format of `longcat.corpus.readers` (see docs/preprocess.md), or a folder of them. The files' sha256 stand
+    """For `files`: a file in a format of `longcat.corpus.readers` (see docs/preprocess.md), a folder of them, a pattern, or an address. The files' sha256 stand
     in for it."""
     documents: Literal["files", "lines"] = "files"
     """For `files`: what a document is in text files (.txt, .md), a whole file or each line of it that is not empty."""

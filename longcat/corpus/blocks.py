@@ -5,11 +5,13 @@ A block is described by names and places alone, so any process that sees the sam
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from longcat.corpus.readers import Reading, Record, read_file, split_file
+from longcat.corpus.addresses import RemoteFile
+from longcat.corpus.readers import File, Reading, Record, read_file, split_file
 from longcat.errors import DataError
 
 
@@ -17,7 +19,7 @@ from longcat.errors import DataError
 class FileSlice:
     """A file, or a part of one that can be read by itself."""
 
-    path: Path
+    path: File
     stamp: tuple[int, int]
     """Size in bytes and time of the last change in nanoseconds, when the file was hashed."""
     begin: int = 0
@@ -56,14 +58,21 @@ class FileBlock:
                 raise DataError(f"{part.path} was changed while it was read; run again when nobody writes to it")
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Return a file's size in bytes and the time of its last change in nanoseconds."""
-    status = path.stat()
+def stamp(path: File) -> tuple[int, int]:
+    """Return a file's size in bytes and a number that changes with it: the time of its last change in nanoseconds."""
+    if isinstance(path, RemoteFile):
+        return path.stamp()
+    status = Path(str(path)).stat()
     return status.st_size, status.st_mtime_ns
 
 
+def _whole(path: File, block_bytes: int) -> int:
+    """Return the bytes of a file's slices: all of it, where it can only be read from its beginning."""
+    return sys.maxsize if isinstance(path, RemoteFile) and path.is_streamed else block_bytes
+
+
 def split_into_blocks(
-    files: list[tuple[Path, tuple[int, int]]], text_field: str, block_bytes: int, lines: bool = False
+    files: list[tuple[File, tuple[int, int]]], text_field: str, block_bytes: int, lines: bool = False
 ) -> list[FileBlock]:
     """Make blocks of about `block_bytes`: small files together, large ones divided where their format allows it.
 
@@ -80,7 +89,7 @@ def split_into_blocks(
     slices: list[FileSlice] = []
     filled = 0
     for path, file_stamp in files:
-        for part in split_file(path, file_stamp[0], block_bytes, lines):
+        for part in split_file(path, file_stamp[0], _whole(path, block_bytes), lines):
             if slices and filled + part.size_bytes > block_bytes:
                 blocks.append(FileBlock(tuple(slices), text_field, lines))
                 slices, filled = [], 0

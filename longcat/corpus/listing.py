@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fsspec.utils import glob_translate
 
@@ -24,8 +25,8 @@ _MAGIC = re.compile(r"[*?[]")
 class Listing:
     """Files of a source."""
 
-    files: list[Path]
-    """Those that are read, in this order."""
+    files: Sequence[Any]
+    """`File`s: those that are read, in this order."""
     left_out: Counter[str] = field(default_factory=Counter)
     """How many others there are, by suffix; a hidden folder counts as one."""
 

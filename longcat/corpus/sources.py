@@ -23,12 +23,14 @@ from typing import Any, Protocol, overload
 
 from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
+from longcat.corpus.addresses import RemoteFile, check_address, is_address, list_address
 from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.listing import Listing, in_words, list_path, walk
 from longcat.corpus.packages import check_package, unpack
-from longcat.corpus.readers import Oversized, Record, as_text, file_suffix
+from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix
 from longcat.corpus.readers.values import MISSING, find
 from longcat.errors import DataError
+from longcat.redaction import redact
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -84,6 +86,8 @@ def check_source(config: SourceConfig) -> None:
     """
     if config.kind == "stdlib":
         _standard_library_files()
+    elif config.kind == "files" and is_address(str(config.path)) and not str(config.path).startswith("file://"):
+        check_address(str(config.path), redact(f"corpus source {config.path}"))
     elif config.kind == "files":
         for path in _local_files(config).files:
             if not os.access(path, os.R_OK):
@@ -107,21 +111,19 @@ def _standard_library(block_bytes: int) -> Source:
 def _local_files(config: SourceConfig) -> Listing:
     """List the files of a source in the order they are read."""
     where = f"corpus source {config.path}"
-    if "://" in str(config.path):
-        raise DataError(f"{where} is an address, which is not read; fetch the files, or name a data set as hub:NAME")
+    if is_address(str(config.path)):
+        return list_address(str(config.path), redact(where))
     return list_path(Path(str(config.path)).expanduser(), where)
 
 
 def _local(config: SourceConfig, block_bytes: int) -> Source:
-    path = Path(str(config.path)).expanduser()
     listing = _local_files(config)
-    source = _pinned(
-        path.name or str(path), None, listing.files, config.text_field, block_bytes, lines=config.documents == "lines"
-    )
+    place = redact(str(config.path))
+    name = place if is_address(place) else Path(place).expanduser().name or place
+    lines = config.documents == "lines"
+    source = _pinned(name, None, listing.files, config.text_field, block_bytes, lines=lines)
     if listing.left_out:
-        warnings.warn(
-            f"corpus source {config.path}: files that are not read: {in_words(listing.left_out)}", stacklevel=3
-        )
+        warnings.warn(f"corpus source {place}: files that are not read: {in_words(listing.left_out)}", stacklevel=3)
     return replace(source, left_out=dict(listing.left_out.most_common()))
 
 
@@ -140,10 +142,14 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
     return _pinned(f"{package.name} {package.version}", None, files, config.text_field, block_bytes)
 
 
+def _digest(file: File) -> str:
+    return file.pin() if isinstance(file, RemoteFile) else sha256_file(Path(str(file)))
+
+
 def _pinned(
     name: str,
     licence: str | None,
-    files: list[Path],
+    files: Sequence[File],
     text_field: str,
     block_bytes: int,
     tolerant: bool = False,
@@ -153,7 +159,7 @@ def _pinned(
     try:
         stamps = [stamp(path) for path in files]
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(sha256_file, files))
+            digests = list(pool.map(_digest, files))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or name}: {error.strerror}") from None
     contents = json.dumps([[file_suffix(path), digest] for path, digest in zip(files, digests, strict=True)])
