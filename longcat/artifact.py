@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict
 
 from longcat import __version__
 from longcat.disk import clear_temporaries, disk_errors, private_folder, remove, replacing, sync, sync_all
-from longcat.errors import ArtifactError, DataError, StorageError, WorkspaceBusyError
+from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
 from longcat.lease import check_lease, lease
 from longcat.provenance import git_commit, source_hashes
 from longcat.redaction import redact_tree
-from longcat.unpacking import read_bounded
+from longcat.unpacking import read_json
 
 MANIFEST = "manifest.json"
 _CODE, _BUILT = ".code.json", ".built.json"
@@ -292,10 +292,10 @@ def open_artifact(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
         ArtifactError: naming the file and what is wrong with it.
     """
     try:
-        manifest = json.loads(read_bounded(directory / MANIFEST))
+        manifest = read_json(directory / MANIFEST)
         files: dict[str, dict[str, Any]] = manifest["files"]
         known = facts.model_validate(manifest["facts"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"
         ) from None
@@ -356,7 +356,7 @@ def write_json(path: Path, value: Any) -> None:
 def _read_json(path: Path) -> Any:
     """Return the content of a file, or None if there is no such file, or nothing of use in it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 

@@ -213,22 +213,20 @@ def test_generated_text_on_a_terminal(tmp_path, monkeypatch):
 
     from longcat.commands import models
 
-    class Tokenizer:
-        def encode(self, text, add_special_tokens):
-            return type("Encoding", (), {"ids": [1]})
+    class Opened:
+        def encode(self, text):
+            return [1]
 
-        def decode(self, tokens):
-            return "\x1b[31m" * len(tokens)
+    class Runner:
+        def __init__(self, opened):
+            pass
 
-    monkeypatch.setattr("longcat.corpus.tokenizer.open_tokenizer", lambda _: Tokenizer())
-    monkeypatch.setattr(
-        "longcat.interchange.folder.load_huggingface",
-        lambda _: type("M", (), {"config": type("C", (), {"end_of_text": 2})}),
-    )
-    monkeypatch.setattr("longcat.model.generation.generate", lambda *_, **__: iter([1, 1]))
-    monkeypatch.setattr("longcat.interchange.checkpoint_folder.tokenizer_of", lambda path: path)
-    monkeypatch.setattr("longcat.interchange.checkpoint_folder.model_folder", lambda path: path)
+        def stream(self, prompt):
+            yield from ["\x1b[31m", "\x1b[31m"]
+
+    monkeypatch.setattr("longcat.inference.opening.open_checkpoint", lambda *_: Opened())
+    monkeypatch.setattr("longcat.inference.runner.Runner", Runner)
     out = Terminal()
     monkeypatch.setattr(sys, "stdout", out)
-    models.generate(tmp_path, "p\x1b[1m", max_tokens=2, temperature=0, top_k=None, top_p=1.0, seed=0)
+    models.generate(str(tmp_path), ["p\x1b[1m"], max_tokens=2, workspace=tmp_path)
     assert out.getvalue() == "p\\x1b[1m\\x1b[31m\\x1b[31m\n"

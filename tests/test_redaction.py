@@ -207,7 +207,7 @@ def test_a_manifest_holds_no_secret(tmp_path):
 
 
 def test_neither_journal_nor_warning_holds_a_secret(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "FLUSH_S", 0.5)
+    monkeypatch.setattr(tracking, "END_S", 0.5)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
     monkeypatch.setenv("HF_TOKEN", HUB)
     config = load_config("smoke").model_copy(update={"experiment": HUB})

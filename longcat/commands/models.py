@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from longcat.commands.options import WorkspacePath
+from longcat.commands.options import CHECKPOINT_HELP, Json, WorkspacePath
 from longcat.printable import printable
 
 
 def generate(
-    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint artifact, or a Hugging Face folder.")],
-    prompt: Annotated[str, typer.Option(help="Text to continue; empty starts a document.")] = "",
+    checkpoint: Annotated[str, typer.Option(metavar="DIR|DIGEST", help=CHECKPOINT_HELP)],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text to continue; may be repeated. Without any, a document begins.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File of texts to continue: one a line, or in a .jsonl a JSON string a line."
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens to generate.")] = 128,
     temperature: Annotated[
         float, typer.Option(min=0, help="0 takes the most likely token; higher values give more varied text.")
@@ -23,32 +32,43 @@ def generate(
     top_p: Annotated[
         float, typer.Option(min=0, max=1, help="Sample only from the most likely tokens up to this total probability.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling; each text has its own random numbers.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End a text before this string; may be repeated.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, npu, cuda or cpu.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32 or bf16 (auto: bf16 on an accelerator that has it).")
+    ] = "auto",
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
 ) -> None:
-    """Let a trained model continue a text."""
-    from longcat.corpus.tokenizer import open_tokenizer
-    from longcat.interchange.checkpoint_folder import model_folder, tokenizer_of
-    from longcat.interchange.folder import load_huggingface
-    from longcat.model.generation import generate as continuation
+    """Let a trained model continue one text, as it is made, or several side by side."""
+    from longcat.accelerator import choose
+    from longcat.artifact import Workspace
+    from longcat.inference.opening import open_checkpoint, read_precision
+    from longcat.inference.prompts import read_prompts
+    from longcat.inference.requests import Prompt
+    from longcat.inference.runner import Runner
+    from longcat.inference.sampling import Sampling
 
-    tokenizer = open_tokenizer(tokenizer_of(checkpoint))
-    model = load_huggingface(model_folder(checkpoint))
-    end = model.config.end_of_text
-    first: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids or [end]
-    chosen: list[int] = []
-    shown = ""
-    tokens = continuation(
-        model, first, max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=end
-    )
+    sampling = Sampling(max_tokens, temperature, top_k, top_p, seed)
+    texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])] or [""]
+    space = Workspace(workspace) if workspace.is_dir() else None  # one that is not there is not made for this
+    opened = open_checkpoint(checkpoint, space, choose(accelerator), read_precision(precision))
     plain = printable if sys.stdout.isatty() else str  # a file gets what the model says, a terminal what can be seen
-    print(plain(prompt), end="", flush=True)
-    for token in tokens:
-        chosen.append(token)
-        text: str = tokenizer.decode(chosen)
-        if not text.endswith("\ufffd"):  # a character whose last bytes are still to come
-            print(plain(text[len(shown) :]), end="", flush=True)
-            shown = text
-    print(flush=True)
+    asked = [Prompt(opened.encode(text), sampling, tuple(stop or ())) for text in texts]
+    runner = Runner(opened)
+    if len(texts) == 1 and not as_json:
+        print(plain(texts[0]), end="", flush=True)
+        for text in runner.stream(asked[0]):
+            print(plain(text), end="", flush=True)
+        print(flush=True)
+        return
+    for text, made in zip(texts, runner.generate(asked), strict=True):
+        if as_json:
+            found = {"prompt": text, "text": made.text, "tokens": len(made.tokens), "reason": made.reason}
+            print(json.dumps(found | {"dropped_tokens": made.dropped}, ensure_ascii=not sys.stdout.isatty()))
+        else:
+            print(plain(text + made.text) + "\n")
 
 
 def export(

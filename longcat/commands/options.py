@@ -20,4 +20,7 @@ Overrides = Annotated[
 WorkspacePath = Annotated[
     Path, typer.Option("--workspace", "-w", metavar="DIR", envvar="LONGCAT_WORKSPACE", help="Folder for results.")
 ]
+CHECKPOINT_HELP = (
+    "Folder of a checkpoint or of a Hugging Face model, or the first characters of a digest in the workspace."
+)
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -23,6 +23,7 @@ from longcat.config.training import (
     BalanceConfig,
     LossConfig,
     OptimizerConfig,
+    Phase,
     TrainingConfig,
     target_ffn_experts,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "OptimizerConfig",
     "ParallelConfig",
     "PersonalData",
+    "Phase",
     "PipelineConfig",
     "QualityConfig",
     "RopeScalingConfig",

@@ -29,6 +29,10 @@ def _known_operator(name: str) -> str:
     return name
 
 
+Phase = Literal["dense", "warmup", "sparse"]
+"""Phases of training sparse attention: dense without the indexer; dense, with the indexer learning from all keys; sparse."""
+
+
 class OptimizerConfig(Section):
     """The optimizer, with warm-up and cosine decay."""
 

@@ -15,7 +15,10 @@ from longcat.artifact import sha256_file
 from longcat.corpus.readers.jsonl import json_lines
 from longcat.errors import ConfigError
 from longcat.evaluation.perplexity import TokenModel
-from longcat.model.generation import generate
+from longcat.inference.opening import OpenCheckpoint
+from longcat.inference.requests import Prompt
+from longcat.inference.runner import Runner
+from longcat.inference.sampling import Sampling
 from longcat.model.transformer import LongcatModel
 from longcat.provenance import ROOT
 
@@ -158,21 +161,12 @@ def adapter(model: TokenModel, tokenizer: Tokenizer, *, end_of_text: int, length
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
             assert isinstance(model, LongcatModel)
-            texts = []
+            checkpoint = OpenCheckpoint(Path(), model, tokenizer, end_of_text, None, "fp32")
+            prompts = []
             for request in requests:
                 prompt, options = request.args
-                count = int(options.get("max_gen_toks", 64))
-                ids = self.tok_encode(prompt) or [end_of_text]
-                ids = ids[-(model.config.max_position_embeddings - count) :]
-                chosen: list[int] = []
-                text = ""
-                for token in generate(model, ids, count, stop=end_of_text):
-                    chosen.append(token)
-                    text = tokenizer.decode(chosen)
-                    if stops := [text.index(stop) for stop in options.get("until", []) if stop in text]:
-                        text = text[: min(stops)]
-                        break
-                texts.append(text)
-            return texts
+                sampling = Sampling(int(options.get("max_gen_toks", 64)))
+                prompts.append(Prompt(self.tok_encode(prompt), sampling, options.get("until", [])))
+            return [made.text for made in Runner(checkpoint, batch_sequences=batch).generate(prompts)]
 
     return Adapter()

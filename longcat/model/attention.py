@@ -14,6 +14,7 @@ from longcat.model.norm import RMSNorm
 from longcat.model.places import local
 from longcat.model.scaling import mla_alignment
 from longcat.ops.attention import causal_attention
+from longcat.ops.documents import readable
 from longcat.ops.rotary import rotate, softmax_sharpening
 from longcat.ops.sparse_attention import sparse_attention
 
@@ -84,9 +85,11 @@ class LatentAttention(Module):
             out, attended = self._sparse(q_nope, q_rope, cached_latents, places.to_heads(selection.keys))
             if self.training:
                 loss = selection.sparse_loss(places.mean_over_heads(attended), context)
-        elif cached_latents is not None and cached_latents.shape[1] > x.shape[1]:
-            out = self._absorbed(q_nope, q_rope, cached_latents)
+        elif cached_latents is not None and cached_latents.shape[1] > x.shape[1] and self._is_few(x.shape[1]):
+            out = self._absorbed(q_nope, q_rope, cached_latents, context)
         else:
+            if cached_latents is not None:
+                latent, k_rope = cached_latents.split([self.kv_rank, self.rope_dim], dim=-1)
             q, k, v = self._keys_of_heads(q_nope, q_rope, latent, k_rope, context)
             parts = [
                 self.operators.run(
@@ -112,13 +115,19 @@ class LatentAttention(Module):
         k = torch.cat([k_nope, k_rope.unsqueeze(2).expand(-1, -1, k_nope.shape[2], -1)], dim=-1).transpose(1, 2)
         return q, k, v.transpose(1, 2)
 
-    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor) -> Tensor:
+    def _is_few(self, queries: int) -> bool:
+        """Say whether keys and values of all heads are not worth making: products are wider in the space of the latent."""
+        made = self.nope_dim + self.v_dim
+        return queries * (2 * self.kv_rank - made) <= self.kv_rank * made
+
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor, context: ForwardContext) -> Tensor:
         """Attend in the space of the latent, without keys and values of single heads (arXiv 2405.04434, 2.1.2).
 
         Args:
             q_nope: `[batch, new, heads, nope]`.
             q_rope: `[batch, new, heads, rope]`.
             cached_latents: `[batch, length, rank + rope]`, the new positions last.
+            context: says where the rows begin.
 
         Returns:
             `[batch, new, heads * v_head_dim]`.
@@ -129,9 +138,9 @@ class LatentAttention(Module):
         query = torch.cat([_by_head(q_nope, up_key), q_rope], dim=-1)
         query = query.transpose(1, 2).reshape(batch, heads * new, -1)
         scores = torch.bmm(query, cached_latents.mT).view(batch, heads, new, length).float() * self.scale
-        if new > 1:
-            future = torch.ones(new, length, dtype=torch.bool, device=scores.device).triu(length - new + 1)
-            scores = scores.masked_fill(future, -torch.inf)
+        if new > 1 or context.document_starts is not None:
+            seen = readable(context.document_starts, new, length, scores.device).unsqueeze(-3)
+            scores = scores.masked_fill(~seen, -torch.inf)
         weights = scores.softmax(-1).to(query.dtype).view(batch, heads * new, length)
         latent = torch.bmm(weights, cached_latents[..., : self.kv_rank]).view(batch, heads, new, -1)
         return _by_head(latent.transpose(1, 2), up_value.mT).flatten(2)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
+from longcat.config import Phase
 from longcat.model.cache import Cache
 from longcat.model.places import Places, take
-
-Phase = Literal["dense", "warmup", "sparse"]
-"""Phases of training sparse attention: dense without the indexer; dense, with the indexer learning from all keys; sparse."""
 
 
 class Run(NamedTuple):
@@ -54,13 +52,13 @@ class Turn(NamedTuple):
     """Angles of rotation of some tokens."""
 
     cos: Tensor
-    """`[tokens, qk_rope_head_dim / 2]`."""
+    """`[tokens, qk_rope_head_dim / 2]`, or `[batch, tokens, ...]` where rows are at positions of their own."""
     sin: Tensor
     """The same shape."""
 
     def take(self, runs: Sequence[range]) -> Turn:
         """Take those of runs of positions."""
-        return Turn(*(take(of[None], runs)[0] for of in self))
+        return Turn(*(take(of, runs) if of.dim() == 3 else take(of[None], runs)[0] for of in self))
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ class ForwardContext:
     padding: Tensor | None = None
     """Bool `[batch, own]`, true for padding: it gets no routed expert and adds nothing to losses and statistics."""
     document_starts: Tensor | None = None
-    """Where each token's document starts, of whole rows (see `longcat.ops.documents`); none where every row is one document."""
+    """Where each token's document starts, of whole rows (see `longcat.ops.documents`); none where every row is one document.
+    With a cache it is the column in which the row begins."""
     phase: Phase = "sparse"
     """How attention is trained, if it is sparse."""
 

@@ -10,9 +10,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from longcat.config import ModelConfig
+from longcat.config import ModelConfig, Phase
 from longcat.model.cache import Cache
-from longcat.model.context import ForwardContext, Phase, Turn, runs_of
+from longcat.model.context import ForwardContext, Turn, runs_of
 from longcat.model.experts import RouterStatistics
 from longcat.model.initialisation import InitialWeights
 from longcat.model.layer import Layer
@@ -116,8 +116,11 @@ class Backbone(Recomputing):
             raise ValueError("a cache holds one document a row: documents cannot be told apart in it")
         start, length = 0 if cache is None else cache.length, tokens.shape[1]
         positions = torch.arange(start, start + length, device=tokens.device)
-        turn = Turn(*rotary_angles(positions, self.rope_dim, self.rope_theta, self.rope_scaling))
         document_starts = None if documents is None else find_document_starts(documents)
+        if cache is not None and cache.starts is not None:
+            positions = positions - cache.starts[:, None]
+            document_starts = cache.starts[:, None].expand(-1, length)
+        turn = Turn(*rotary_angles(positions, self.rope_dim, self.rope_theta, self.rope_scaling))
         if padding is None and documents is not None:
             padding = is_padding(documents)
         own, heads = places.own(length), places.heads(length)
@@ -157,10 +160,12 @@ class Backbone(Recomputing):
     def _embedded(self, tokens: Tensor, context: ForwardContext) -> Tensor:
         assert self.embed_tokens is not None
         seen = tokens if context.cache is None else context.cache.extend_tokens(tokens)
+        # before its rows a cache has zeros, as n-grams count what precedes a document
+        starts = context.document_starts if context.cache is None else None
         found = (
             None
             if self.ngram_embeddings is None
-            else self.ngram_embeddings.start(seen, tokens.shape[1], context.document_starts, context.places)
+            else self.ngram_embeddings.start(seen, tokens.shape[1], starts, context.places)
         )
         x = context.places.embed(tokens, local(self.embed_tokens.weight))
         if self.ngram_embeddings is not None and found is not None:
@@ -196,6 +201,7 @@ class LongcatModel(Module):
         phase: Phase = "sparse",
         documents: Tensor | None = None,
         last_only: bool = False,
+        states_only: bool = False,
         before: Tensor | None = None,
     ) -> Tensor | LossSums | Onward:
         """Compute logits, or with `targets` the loss terms; `logits`, `next_logits` and `sums` have the types.
@@ -212,6 +218,7 @@ class LongcatModel(Module):
             documents: int64 `[batch, seq]`, a number for each document in a row, never falling, and -1 for padding
                 behind them. Nothing reaches from one document into another. None: every row is one.
             last_only: compute the logits of the last token of each row only, `[batch, 1, vocab]`.
+            states_only: return the states `[batch, seq, hidden]` that `predict` makes logits of, instead of logits.
             before: output of the part before this one, `[batch, own, hidden]`, where there is one.
 
         Returns:
@@ -229,6 +236,8 @@ class LongcatModel(Module):
         if targets is None:
             if self.lm_head is None:
                 return state.last
+            if states_only:
+                return state.hidden
             return places.logits(
                 state.hidden[:, -1:] if last_only else state.hidden, local(self.lm_head.weight)
             ).float()
@@ -263,6 +272,15 @@ class LongcatModel(Module):
     def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Compute fp32 logits `[batch, vocab]` of the token after these, which the cache gets; see `forward`."""
         return cast(Tensor, self(tokens, cache=cache, last_only=True))[:, -1]
+
+    def states(self, tokens: Tensor, *, cache: Cache | None = None, padding: Tensor | None = None) -> Tensor:
+        """Compute the last layer's normed output `[batch, seq, hidden]`, see `forward`."""
+        return cast(Tensor, self(tokens, cache=cache, padding=padding, states_only=True))
+
+    def predict(self, states: Tensor) -> Tensor:
+        """Compute fp32 logits `[..., vocab]` of `states` `[..., hidden]`."""
+        assert self.lm_head is not None
+        return self.places.whole.logits(states, local(self.lm_head.weight)).float()
 
     def sums(
         self,

@@ -27,20 +27,20 @@ def rotary_angles(
     With `scaling` frequencies are YaRN's, and both results carry its factor for the rotated part.
 
     Args:
-        positions: `[seq]`, integer.
+        positions: `[...]`, integer.
         dim: rotated dimensions of a head, even.
         theta: base of the frequencies.
         scaling: YaRN.
 
     Returns:
-        Two fp32 tensors `[seq, dim / 2]`.
+        Two fp32 tensors `[..., dim / 2]`.
     """
     pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device)
     frequencies, size = 1.0 / theta ** (pairs / dim), 1.0
     if scaling is not None:
         frequencies = _yarn(frequencies, theta, scaling)
         size = _rotated_size(scaling)
-    angles = torch.outer(positions.float(), frequencies)
+    angles = positions.float().unsqueeze(-1) * frequencies
     return angles.cos() * size, angles.sin() * size
 
 
@@ -82,6 +82,8 @@ def _yarn(frequencies: Tensor, theta: float, scaling: RopeScalingConfig) -> Tens
 def _sample_inputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     cos, sin = rotary_angles(torch.arange(5), 16, 100.0)
     yield draw(2, 5, 3, 16), cos, sin
+    cos, sin = rotary_angles(torch.arange(10).view(2, 5), 16, 100.0)  # rows of unequal length
+    yield draw(2, 5, 3, 16), cos, sin
 
 
 @operator("rotary", _sample_inputs)
@@ -92,10 +94,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: `[..., seq, heads, dim]`.
-        cos: `[seq, dim / 2]`.
+        cos: `[seq, dim / 2]`, or `[..., seq, dim / 2]` where rows are at positions of their own.
         sin: the same shape.
     """
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
 
@@ -111,9 +113,11 @@ def _unsupported_reason(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
 @rotate.implementation("npu", unsupported_reason=_unsupported_reason)
 def _npu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-    cos, sin = (torch.cat([angles, angles], dim=-1)[None, :, None].to(x.dtype) for angles in (cos, sin))
+    if cos.dim() == 3:  # the kernel knows angles that all rows share
+        halves = halves.flatten(0, 1)[None]
+    cos, sin = (torch.cat([of, of], dim=-1).view(1, -1, 1, x.shape[3]).to(x.dtype) for of in (cos, sin))
     y: Tensor = npu_operator("npu_rotary_mul")(halves, cos, sin)
-    return y
+    return y.view(x.shape)
 
 
 @rotate.implementation("cpu")
@@ -121,7 +125,7 @@ def _cpu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate in four passes over half of the numbers each, forward and backward; a compiler fuses the reference itself."""
     if torch.compiler.is_compiling():
         return rotate.reference(x, cos, sin)
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return _rotated(x, cos, sin)
     turned: Tensor = _Rotate.apply(x, cos, sin)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from longcat.model.context import Phase
-from longcat.model.generation import generate
+from longcat.config import Phase
+from longcat.model.generation import continue_greedily
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.parallel.passes import passing
 
@@ -68,7 +68,7 @@ class AllLayers(ABC):
 
     def sample(self, prompt: list[int], count: int) -> list[int]:
         """Continue a prompt by `count` tokens, the likeliest one each time; the model is gathered. Collective."""
-        return list(generate(self.model, prompt, count))
+        return continue_greedily(self.model, prompt, count)
 
     def evaluate(self, batch: Sequence[MicroBatch], phase: Phase, learn: Learn) -> None:
         """Compute loss terms without gradients, one micro-batch after the other. Collective."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from longcat.processes.child import supervised, wake
 from longcat.processes.network import interface_of
 from longcat.processes.orders import LOOPBACK, Order, Outcome, split_address
 from longcat.processes.verdict import judge
+from longcat.unpacking import read_json
 
 POLL_S = 0.25
 LOG = "processes.log"
@@ -86,7 +86,7 @@ def run_agent(order: Order, *, log: Path, poll: Callable[[], None]) -> Outcome:
             time.sleep(POLL_S)
     try:
         if process.returncode >= 0:  # else the agent knows only that it was told to end, as its supervisor was killed
-            return Outcome.from_dict(json.loads(report.read_text(encoding="utf-8")))
+            return Outcome.from_dict(read_json(report))
         return Outcome(process.returncode, signal=-process.returncode)
     except (OSError, ValueError):  # the agent was killed, or could not write
         code = process.returncode

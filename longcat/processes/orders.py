@@ -7,6 +7,8 @@ import signal
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from longcat.unpacking import parse_json
+
 NODE = "LONGCAT_NODE"
 """Variable with the name of the node that a process runs on, where nodes have names of their own."""
 LOOPBACK = "127.0.0.1"
@@ -46,7 +48,7 @@ class Order:
     @classmethod
     def from_json(cls, text: str) -> Order:
         """Read what `to_json` wrote."""
-        values = json.loads(text)
+        values = parse_json(text)
         return cls(**{**values, "arguments": tuple(values["arguments"])})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from longcat import errors
 from longcat.disk import NO_ROOM, refusal_in, trouble
 from longcat.errors import TrainingError
 from longcat.processes.orders import Death, Outcome, signal_name
+from longcat.unpacking import read_json
 
 _CONSEQUENCES = {signal.SIGABRT, signal.SIGTERM}
 """Signals that end a process because another one has gone: it aborts, or an agent that has heard of it ends it."""
@@ -88,7 +88,7 @@ def _reports(directory: Path) -> list[dict[str, Any]]:
     found = []
     for path in directory.glob("error-*.json"):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            found.append(read_json(path))
         except (OSError, ValueError):  # the disk was full while it was written
             continue
     return found

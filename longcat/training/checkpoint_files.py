@@ -9,7 +9,6 @@ checkpoints/step-00000100.damaged    one that was found to differ from its diges
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.lease import check_lease
 from longcat.training.checkpoint_reader import METADATA
 from longcat.training.checkpoint_writer import Digest
+from longcat.unpacking import read_json
 
 DIGESTS, RUN = "digests.json", "run.json"
 _NAME = re.compile(r"step-(\d{8})")
@@ -55,7 +55,7 @@ class RunRecord:
             ArtifactError: it is missing or unreadable.
         """
         try:
-            values = json.loads((folder / RUN).read_text(encoding="utf-8"))
+            values = read_json(folder / RUN)
             layouts = tuple(LayoutSince(**of) for of in values["layouts"])
             return cls(int(values["batches"]), dict(values["health"]), layouts, str(values["run"]))
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -114,7 +114,7 @@ def fault(path: Path, part: int = 0, parts: int = 1) -> str | None:
         parts: number of these processes.
     """
     try:
-        written = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+        written = read_json(path / DIGESTS)
         step, files = int(written["step"]), dict(written["files"])
         expected = {str(name): (str(of["sha256"]), int(of["bytes"])) for name, of in files.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:

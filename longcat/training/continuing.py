@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.training.checkpoint_files import RUN, RunRecord, saved
 from longcat.training.layouts import change
 from longcat.training.life import record_event
+from longcat.unpacking import read_json
 
 CheckpointRecipe = Recipe[CheckpointFacts]
 
@@ -121,7 +121,7 @@ def _with_fewer_steps(workspace: Workspace, recipe: CheckpointRecipe) -> list[Pa
     found = []
     for path in (workspace.path / recipe.kind).glob(f"[!.]*/{MANIFEST}"):
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = read_json(path)
             identity, done = _without_steps(manifest["identity"])
             parents = [parent["digest"] for parent in manifest["parents"] if parent["kind"] != recipe.kind]
             whole = manifest["stage_version"] == recipe.version and f"state/{RUN}" in manifest["files"]

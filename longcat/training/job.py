@@ -7,7 +7,6 @@ error-RANK.json     why a process failed
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from longcat.artifact import write_json
 from longcat.config import PipelineConfig
 from longcat.parallel.axes import Degrees
 from longcat.training.layout import ParallelLayout
+from longcat.unpacking import read_json
 
 JOB, RESULT = "job.json", "result.json"
 ERRORS = "error-*.json"
@@ -56,7 +56,7 @@ class Job:
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read a `job.json`."""
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         layout = values["layout"]
         return cls(**{**values, "layout": ParallelLayout(**{**layout, "degrees": Degrees(**layout["degrees"])})})
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat.disk import write_text
+from longcat.unpacking import parse_json
 
 Records = list[dict[str, Any]]
 
@@ -111,4 +112,4 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    return {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+    return {name: math.nan if value is None else value for name, value in parse_json(line).items()}

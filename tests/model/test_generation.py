@@ -6,7 +6,7 @@ import torch
 from longcat.config import load_config
 from longcat.errors import ConfigError
 from longcat.model import LongcatModel
-from longcat.model.generation import generate, pick
+from longcat.model.generation import continue_greedily
 
 NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
 
@@ -36,37 +36,9 @@ def test_greedy_text_equals_the_uncached_one(model):
     with torch.inference_mode():
         for _ in range(20):
             expected.append(int(model(torch.tensor([expected]))[0, -1].argmax()))
-    assert list(generate(model, prompt, 20)) == expected[4:]
-
-
-def test_stops_before_the_end_token(model):
-    whole = list(generate(model, [7], 12))
-    stop = whole[6]
-    assert list(generate(model, [7], 12, stop=stop)) == whole[: whole.index(stop)]
-
-
-def test_sampling_follows_the_seed(model):
-    def text(seed):
-        return list(generate(model, [7], 12, temperature=1.0, seed=seed))
-
-    assert text(1) == text(1) != text(2)
+    assert continue_greedily(model, prompt, 20) == expected[4:]
 
 
 def test_too_long_is_refused(model):
     with pytest.raises(ConfigError, match="256 positions"):
-        list(generate(model, [1] * 200, 57))
-
-
-def test_top_k_and_top_p_cut_the_tail():
-    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
-    generator = torch.Generator().manual_seed(0)
-
-    def seen(**options):
-        return {int(pick(logits, 1.0, generator=generator, **options)) for _ in range(300)}
-
-    assert seen(top_k=None, top_p=1.0) == {0, 1, 2, 3}
-    assert seen(top_k=2, top_p=1.0) == {2, 3}
-    assert seen(top_k=None, top_p=0.7) == {2, 3}
-    assert seen(top_k=None, top_p=0.71) == {1, 2, 3}
-    assert seen(top_k=None, top_p=0.0) == {3}
-    assert seen(top_k=1, top_p=1.0) == {3}
+        continue_greedily(model, [1] * 200, 57)

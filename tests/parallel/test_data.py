@@ -5,10 +5,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from longcat.config import load_config
+from longcat.costs.memory import GATHERED_SHARE
 from longcat.model import LongcatModel
-from longcat.model.generation import generate
+from longcat.model.generation import continue_greedily
 from longcat.parallel.axes import Degrees
-from longcat.parallel.data import GATHERED_SHARE, gathered_again, reshard
+from longcat.parallel.data import gathered_again, reshard
 from longcat.parallel.parallelize import parallelize
 from longcat.training.losses import Counts
 from tests.parallel.parity import EVERYTHING, loss_of, whole_tensor
@@ -60,7 +61,7 @@ def gathered(mesh, memory_bytes):
 
     parallel.gather()
     counted = [whole()]
-    text = list(generate(model.eval(), [5, 9, 11], 4))
+    text = continue_greedily(model.eval(), [5, 9, 11], 4)
     reshard(model.train())
     assert whole() == 0
     tokens = torch.randint(3, 512, (2, 33), generator=torch.Generator().manual_seed(mesh.rank))

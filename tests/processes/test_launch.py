@@ -17,6 +17,15 @@ from tests.waiting import all_gone, wait_until
 pytestmark = pytest.mark.slow
 
 
+OWNER = """
+import sys, time
+from pathlib import Path
+from longcat.processes.child import supervised
+with supervised(["sleep", "600"], log=Path(sys.argv[1]), environment={}, grace_s=5):
+    time.sleep(600)
+"""
+
+
 class Enough(Exception):
     pass
 
@@ -165,6 +174,15 @@ def test_a_stopped_supervisor_is_ended_with_its_context(tmp_path):
     with supervised(["sleep", "600"], log=tmp_path / "log", environment={}, grace_s=5) as process:
         family = wait_until(lambda: psutil.Process(process.pid).children(recursive=True), process)
         process.send_signal(signal.SIGSTOP)
+    assert all_gone(family)
+
+
+def test_a_stopped_supervisor_is_ended_when_its_owner_is_killed(tmp_path):
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path / "log")])
+    family = wait_until(lambda: len(of := psutil.Process(owner.pid).children(recursive=True)) > 1 and of, owner)
+    psutil.Process(owner.pid).children()[0].suspend()
+    owner.kill()
+    owner.wait()
     assert all_gone(family)
 
 

@@ -19,7 +19,7 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.corpus.stage import preprocess
 from longcat.errors import Cancelled, ConfigError, StorageError, TrainingError
 from longcat.interchange import load_huggingface
-from longcat.model.generation import generate
+from longcat.model.generation import continue_greedily
 from longcat.progress import Progress
 from longcat.training.held_out import held_out_batch
 from longcat.training.layout import settle_layout
@@ -221,7 +221,9 @@ def test_a_finished_training_is_kept_whatever_fails_behind_it(
                 inner.setattr("longcat.artifact._describe", interrupt)
                 pretrain(config(), tokens, workspace=workspace)
             patch.setattr("longcat.training.stage.write_huggingface", trained_again)
-            same_as(uninterrupted, pretrain(config(), tokens, workspace=workspace))
+            seen = []
+            same_as(uninterrupted, pretrain(config(), tokens, workspace=workspace, on_metrics=seen.extend))
+            assert [record["step"] for record in seen] == list(range(1, config().training.steps + 1))
 
     as_ordinary_user(first)
     as_ordinary_user(then)
@@ -343,4 +345,4 @@ def test_longcat_2_trains_in_two_processes_and_goes_on(config, workspace, monkey
     assert all(record["train/mtp_loss"] > 0 for record in records)
     model = load_huggingface(checkpoint.path / "huggingface")
     assert model.config.mtp_num_layers == 2
-    assert len(list(generate(model, [5, 9, 11], 40))) == 40  # beyond the budget
+    assert len(continue_greedily(model, [5, 9, 11], 40)) == 40  # beyond the budget

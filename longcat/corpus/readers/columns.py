@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from longcat.corpus.readers.format import File, Oversized, Reading, Record, Unreadable
 from longcat.corpus.readers.values import MISSING, as_text, find
 from longcat.errors import DataError
+from longcat.unpacking import Allowance
 
 Columns = Iterator[tuple[int, str, Any]]
 """Parts of a column, each with the number of its first row and the column's name."""
@@ -25,16 +27,19 @@ def column_records(
         open_columns: reads the column that `check_column` named from the open file.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: the file is damaged, or its values have far more bytes than it has.
     """
     import pyarrow as pa
 
     try:
         with file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            allowance = Allowance(str(file), lambda: size)
             for first, root, column in open_columns(stream):
                 values, rest = _narrow(column, _parts(reading.text_field, root))
                 for row, value in enumerate(values, start=first):
-                    yield _cell(value, rest, f"{file}, row {row}", reading)
+                    yield _cell(value, rest, f"{file}, row {row}", reading, allowance)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
@@ -104,16 +109,20 @@ def _narrow(values: Any, parts: list[str]) -> tuple[Any, str]:
     return values, ".".join(parts)
 
 
-def _cell(value: Any, rest: str, place: str, reading: Reading) -> Record:
+def _cell(value: Any, rest: str, place: str, reading: Reading, allowance: Allowance) -> Record:
+    value = getattr(value, "value", value) if hasattr(value, "dictionary") else value  # what the row refers to
     # taken from the buffer as bytes: pyarrow writes and reads strings without checking their UTF-8
     content = value.as_buffer() if hasattr(value, "as_buffer") and value.is_valid else None
     if content is not None:
+        allowance.take(content.size)
         if content.size > reading.record_bytes:
             return Oversized(place)
         return as_text(content.to_pybytes(), place, reading.encodings)
     items = getattr(value, "values", None)
-    if value.is_valid and items is not None and hasattr(items, "nbytes") and items.nbytes > reading.record_bytes:
-        return Oversized(place)
+    if value.is_valid and items is not None and hasattr(items, "nbytes"):
+        allowance.take(items.nbytes)
+        if items.nbytes > reading.record_bytes:
+            return Oversized(place)
     try:
         found = value.as_py()
     except UnicodeDecodeError as error:

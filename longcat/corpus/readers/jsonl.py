@@ -15,6 +15,7 @@ from longcat.corpus.readers.format import File, Format, Reading, Record, Unreada
 from longcat.corpus.readers.lines import line_records, split_lines_of_file
 from longcat.corpus.readers.values import MISSING, as_text, find
 from longcat.errors import DataError
+from longcat.unpacking import parse_json
 
 
 def json_text(content: bytes, reading: Reading) -> Record | None:
@@ -54,8 +55,8 @@ def json_lines(path: Path) -> Iterator[Any]:
         for number, line in enumerate(stream, start=1):
             if not _is_blank(line):
                 try:
-                    yield json.loads(line.removeprefix(codecs.BOM_UTF8))
-                except (ValueError, RecursionError) as error:
+                    yield parse_json(line.removeprefix(codecs.BOM_UTF8))
+                except ValueError as error:
                     raise DataError(f"{path}:{number}: broken JSON ({error})") from None
 
 

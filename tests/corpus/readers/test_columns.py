@@ -130,3 +130,42 @@ def test_conversations_of_both_names(tmp_path):
     }
     (tmp_path / "b.jsonl").write_text(json.dumps(shared) + "\n" + json.dumps(parts))
     assert read(tmp_path / "b.jsonl", "conversations") == ["human: hi\n\ngpt: hello", "user: one\ntwo"]
+
+
+def test_parquet_that_says_it_unpacks_to_what_no_text_does(tmp_path):
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"text": ["a" * 70_000_000]}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(DataError, match=r"bomb\.parquet unpacks to more than 250 times its size, as no text does"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_long_value_that_many_rows_share_is_held_once(tmp_path, kind):
+    path, rows = tmp_path / "bomb.parquet", 60
+    with pq.ParquetWriter(
+        path, pa.schema([("text", kind)]), compression="zstd", dictionary_pagesize_limit=1 << 30
+    ) as writer:
+        writer.write_table(pa.table({"text": pa.array(["a" * 4_000_000] * rows).cast(kind)}))
+    records = read_file(path, Reading("text", ("utf-8",), 1000))
+    before = pa.total_allocated_bytes()
+    assert next(records) == Oversized(f"{path}, row 0")
+    assert pa.total_allocated_bytes() - before < 30_000_000  # as strings of their own, 240 MB
+    with pytest.raises(DataError, match="more than 250 times its size"):
+        list(records)
+
+
+def test_a_compressed_arrow_file_that_becomes_what_no_text_does(tmp_path):
+    path, schema = tmp_path / "bomb.arrow", pa.schema([("text", pa.string())])
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, schema, options=options) as writer:
+        for _ in range(20):
+            writer.write_batch(pa.record_batch({"text": ["a" * 4_000_000]}))
+    with pytest.raises(DataError, match="more than 250 times its size"):
+        read(path)
+
+
+def test_text_that_repeats_itself_is_read(tmp_path):
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"text": ["the same again"] * 100_000}), path, compression="zstd")
+    assert read(path) == ["the same again"] * 100_000
