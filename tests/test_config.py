@@ -286,6 +286,7 @@ SOURCE_FIELDS = {
     "split": ("x", True),
     "revision": ("x", True),
     "text_field": ("x", True),
+    "documents": ("lines", True),
     "max_documents": (30, True),
     "max_tokens": (3000, True),
     "weight": (2.0, True),

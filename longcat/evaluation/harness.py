@@ -12,7 +12,8 @@ import yaml
 from tokenizers import Tokenizer
 
 from longcat.artifact import sha256_file
-from longcat.errors import ConfigError, DataError
+from longcat.corpus.readers.jsonl import json_lines
+from longcat.errors import ConfigError
 from longcat.evaluation.perplexity import TokenModel
 from longcat.inference.opening import OpenCheckpoint
 from longcat.inference.requests import Prompt
@@ -20,7 +21,6 @@ from longcat.inference.runner import Runner
 from longcat.inference.sampling import Sampling
 from longcat.model.transformer import LongcatModel
 from longcat.provenance import ROOT
-from longcat.unpacking import parse_json
 
 TASKS = ROOT / "data/evaluation"
 
@@ -38,11 +38,8 @@ def task_files(names: list[str]) -> dict[str, list[Path]]:
         if name not in task_yaml:
             raise ConfigError(f"evaluation.tasks: unknown task {name!r}; there are: {', '.join(sorted(task_yaml))}")
         data = task_yaml[name].with_suffix(".jsonl")
-        for number, line in enumerate(data.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                parse_json(line)
-            except ValueError as error:
-                raise DataError(f"{data}:{number}: broken JSON ({error})") from None
+        for _ in json_lines(data):
+            pass
         files[name] = [task_yaml[name], data]
     return files
 
