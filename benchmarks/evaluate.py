@@ -6,7 +6,7 @@
 Without a checkpoint the model has the shapes of the preset `tiny` and initial weights. fp32 on the CPU, on OMP_NUM_THREADS threads;
 both models live in one process and take turns, in alternating order; medians over rounds count. A ratio is ours over theirs. Requests
 are the choices of data/evaluation/python_completion.jsonl, each with its context; prompts are these contexts, of unequal
-length, each continued greedily by as many tokens. Both have to agree: likelihoods to 1e-3, and texts but for one in twenty.
+length, each continued greedily: up to the end of a line, as tasks ask for it, and by as many tokens each. Both have to agree: likelihoods to 1e-3, and texts but for one in twenty.
 """
 
 from __future__ import annotations
@@ -85,22 +85,26 @@ def likelihoods(opened: OpenCheckpoint, theirs: Any, batch: int) -> tuple[Timed,
     return (lambda: [one.nats for one in runner.likelihoods(asked)], hf), len(asked)
 
 
-def generation(opened: OpenCheckpoint, theirs: Any, batch: int, prompts: int, count: int) -> tuple[Timed, int]:
-    """Return both ways to continue texts, from text to text, and the number of tokens."""
+def generation(
+    opened: OpenCheckpoint, theirs: Any, batch: int, prompts: int, count: int, until: list[str]
+) -> tuple[Timed, int]:
+    """Return both ways to continue texts, from text to text, and the number of tokens up to what ends each."""
     from lm_eval.api.instance import Instance
 
     texts = [context for context, _ in read_items()][:prompts]
     runner = Runner(opened, batch_sequences=batch)
-    options = {"until": [], "max_gen_toks": count, "do_sample": False}
+    options = {"until": until, "max_gen_toks": count, "do_sample": False}
     instances = [
-        Instance(request_type="generate_until", doc={}, arguments=(text, options), idx=n) for n, text in enumerate(texts)
+        Instance(request_type="generate_until", doc={}, arguments=(text, options), idx=n)
+        for n, text in enumerate(texts)
     ]
 
     def ours() -> list[str]:
-        asked = [Prompt(opened.encode(text), Sampling(count)) for text in texts]
         return [made.text for made in runner.generate(asked)]
 
-    return (ours, lambda: theirs.generate_until(instances, disable_tqdm=True)), prompts * count
+    asked = [Prompt(opened.encode(text), Sampling(count), until) for text in texts]
+    tokens = sum(len(made.tokens) for made in runner.generate(asked))
+    return (ours, lambda: theirs.generate_until(instances, disable_tqdm=True)), tokens
 
 
 def measure(both: Timed, units: int, rounds: int) -> tuple[dict[str, Any], list[Any]]:
@@ -133,21 +137,24 @@ def main() -> None:
     scored["largest_difference"] = max(abs(one - other) for one, other in zip(ours, hf, strict=True))
     if scored["largest_difference"] > 1e-3:
         raise SystemExit(f"likelihoods differ by {scored['largest_difference']:.2g}")
-    making, tokens = generation(opened, theirs, arguments.batch, arguments.prompts, arguments.tokens)
-    made, (ours, hf) = measure(making, tokens, arguments.rounds)
-    made["equal_texts"] = sum(one == other for one, other in zip(ours, hf, strict=True)) / len(ours)
-    if made["equal_texts"] < 0.95:
-        raise SystemExit(f"only {made['equal_texts']:.0%} of the texts are equal")
+    found = {"log-likelihood requests": scored}
+    for name, until in (("tokens of texts up to a line's end", ["\n"]), ("tokens of texts of one length", [])):
+        making, tokens = generation(opened, theirs, arguments.batch, arguments.prompts, arguments.tokens, until)
+        found[name], (ours, hf) = measure(making, tokens, arguments.rounds)
+        same = sum(one == other for one, other in zip(ours, hf, strict=True)) / len(ours)
+        if same < 0.95:
+            raise SystemExit(f"{name}: only {same:.0%} of the texts are equal")
+        found[name] |= {"tokens": tokens, "equal_texts": same}
 
-    outcome = {"threads": torch.get_num_threads(), "likelihood_requests": scored, "generated_tokens": made}
+    outcome = {"threads": torch.get_num_threads(), "found": found}
     if arguments.json:
         print(json.dumps(outcome, indent=2))
         return
-    for name, of in (("log-likelihood requests", scored), ("generated tokens", made)):
+    for name, of in found.items():
         speeds = ", ".join(f"{who} {value:.1f}" for who, value in of["units_per_second"].items())
         rounds = ", ".join(f"{value:.2f}" for value in of["ratios"])
         print(f"{name}/s: {speeds}; ratio {of['ratio']:.2f} (rounds: {rounds})")
-    print(f"likelihoods differ by {scored['largest_difference']:.1e} at most, {made['equal_texts']:.0%} of texts are equal")
+    print(f"likelihoods differ by {scored['largest_difference']:.1e} at most")
 
 
 if __name__ == "__main__":

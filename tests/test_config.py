@@ -273,6 +273,8 @@ FIELDS = {
     "evaluation.tasks": (["other"], set()),
     "evaluation.task_limit": (3, set()),
     "evaluation.batch_sequences": (3, set()),
+    "evaluation.precision": ("bf16", set()),
+    "evaluation.processes": (2, set()),
 }
 SOURCE_FIELDS = {
     "kind": ("stdlib", True),
