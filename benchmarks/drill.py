@@ -118,6 +118,9 @@ class Drill:
                 self._broken(f"round {number}: not finished after {MOST_COMMANDS} commands")
                 return
             steps.look()
+            if any(one.fault.kind == "read-only" for one in self.done[before:]):
+                # such a disk forgets what was removed in its last moments; the next command does it again
+                self._longcat(*self.words, "--workspace", str(workspace))
             self._account(number, workspace, steps, reference)
             self.result["rounds"].append(
                 {"kills": len(self.done) - before, "commands": attempt, "starts": steps.starts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,8 @@ START_S = 300.0
 IDLE_S = 15.0
 """Longest wait for a server that uses no processor: a slow one is busy."""
 SETTLE_S = 5.0
+WATCH_S = 1.0
+"""Pause between two looks at whether it still runs."""
 _SIGNALS = 128
 """Exit codes above are a signal's, which has ended the server."""
 
@@ -34,7 +37,8 @@ def prefect_api(workspace: Path) -> Iterator[None]:
 
     A server of our own starts at once and is waited for only when prefect has been imported, which takes as long; it
     is supervised, so it ends with this process, however that happens. Its database stays in the workspace, where
-    `longcat ui` shows the runs. Without a server that answers, the run goes on and a warning says so.
+    `longcat ui` shows the runs. One that ends meanwhile is started again. Without a server that answers, the run goes on and a
+    warning says so.
     """
     if os.environ.get("PREFECT_API_URL"):
         from tasks.orchestrator import prefect_session
@@ -68,6 +72,7 @@ def prefect_api(workspace: Path) -> Iterator[None]:
                             session.service.failed(problem)
                         else:
                             session.tell(close_abandoned, datetime.now(UTC))
+                            stack.enter_context(server.kept_running())
                         yield
                 finally:  # a failed run's states and logs matter most
                     if not session.service.away:
@@ -115,6 +120,30 @@ class _Server:
             put_back(aside, self.database)
             return again
         return None
+
+    @contextmanager
+    def kept_running(self) -> Iterator[None]:
+        """Start the server again, once, if it ends while the context is open.
+
+        Nobody waits for it: the session's thread finds out when it answers.
+        """
+        closing = threading.Event()
+        with ExitStack() as again:
+
+            def watch() -> None:
+                while not closing.wait(WATCH_S):
+                    if self._process.poll() is not None:
+                        with suppress(OSError):  # of a disk that is full, for example
+                            self.start(again)
+                        return
+
+            thread = threading.Thread(target=watch, daemon=True, name="prefect-server")
+            thread.start()
+            try:
+                yield
+            finally:
+                closing.set()
+                thread.join()
 
     def _answer(self) -> str | None:
         began = busy = time.monotonic()

@@ -58,8 +58,23 @@ app.command()(tools.ui)
 _INTERRUPTED = 130
 
 
-def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise Cancelled("stopped by SIGTERM; run the same command again to continue from the last checkpoint")
+class _Signals:
+    """Signals that ask this process to stop, as exceptions; what else fails after one fails because of it."""
+
+    asked: BaseException | None = None
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as for a job in a shell's background
+                signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self.asked = (
+            KeyboardInterrupt()
+            if number == signal.SIGINT
+            else Cancelled("stopped by SIGTERM; run the same command again to continue from the last checkpoint")
+        )
+        raise self.asked
 
 
 def _complain(text: str) -> None:
@@ -68,10 +83,16 @@ def _complain(text: str) -> None:
 
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code."""
-    signal.signal(signal.SIGTERM, _on_terminate)
+    signals = _Signals()
+    signals.install()
     try:
-        # the command's exit code where typer has caught its exit or an interrupt, else None
-        code = app(standalone_mode=False) or 0
+        try:
+            # the command's exit code where typer has caught its exit or an interrupt, else None
+            code = app(standalone_mode=False) or 0
+        except Exception as error:
+            if signals.asked is None or isinstance(error, LongcatError):
+                raise
+            raise signals.asked from error  # for example of a module that was being imported
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     except LongcatError as error:

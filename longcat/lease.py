@@ -25,10 +25,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from longcat.disk import private_mask, replacing, storage_error
 from longcat.errors import StorageError, WorkspaceBusyError
+from longcat.unpacking import read_json
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
@@ -172,40 +171,56 @@ def _acquire(path: Path, token: str) -> int | None:
 
 def _locked(path: Path) -> int | None:
     """Lock the lock file and return its descriptor; None where the file system has no locks."""
-    file = _lock_file(path)
+    file = _lock_path(path)
     end = time.monotonic() + ENDING_S
     while True:
-        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _same_file(lock, file):
-                return lock
-            os.close(lock)  # its last holder has just removed it
-            continue
-        except OSError as error:
-            os.close(lock)
-            if error.errno in _NO_LOCKS:
-                with suppress(OSError):
-                    file.unlink()
-                return None
-            if not isinstance(error, BlockingIOError):
-                raise
+        with suppress(BlockingIOError):
+            return lock_file(file)
         holder = _read(path)
         if not _is_gone(holder) or time.monotonic() > end:
             raise _busy(path, holder)
         time.sleep(0.1)
 
 
+def lock_file(path: Path) -> int | None:
+    """Lock a file until its descriptor is closed by this process and all that inherit it, and return the descriptor.
+
+    Args:
+        path: the file, which is made if need be. Whoever removes it has it locked.
+
+    Returns:
+        The descriptor, or None where the file system has no locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: it cannot be opened or made.
+    """
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            if error.errno not in _NO_LOCKS:
+                raise
+            with suppress(OSError):
+                path.unlink()
+            return None
+        if _same_file(lock, path):
+            return lock
+        os.close(lock)  # its last holder has just removed it
+
+
 def _unlock(path: Path, lock: int | None) -> None:
     if lock is None:
         return
     with suppress(OSError):
-        if _same_file(lock, _lock_file(path)):
-            _lock_file(path).unlink()
+        if _same_file(lock, _lock_path(path)):
+            _lock_path(path).unlink()
     os.close(lock)
 
 
-def _lock_file(path: Path) -> Path:
+def _lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
@@ -248,7 +263,7 @@ def _identity(token: str, locked: bool) -> dict[str, Any]:
         "token": token,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "started": psutil.Process().create_time(),
+        "started": _started(os.getpid()),
         "kernel": _kernel(),
         "processes": _process_space(),
         "locked": locked,
@@ -260,7 +275,19 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether a holder was a process that we could see, and is no more; its children may not have ended yet."""
     if holder.get("kernel") != _kernel() or holder.get("processes") != _process_space():
         return False
-    return not psutil.pid_exists(int(holder["pid"]))
+    return _started(int(holder["pid"])) != holder.get("started")
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process was started, in ticks since the machine was, so that setting the clock changes nothing.
+
+    None if there is no such process. Linux gives numbers of processes again.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19])
 
 
 def _kernel() -> str:
@@ -281,7 +308,7 @@ def _process_space() -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (FileNotFoundError, ValueError, TypeError):
         return {}
 

@@ -13,9 +13,9 @@ a { color: #1f5bc4; } ul { padding-left: 1.2rem; } li { margin: .2rem 0; }
 .lead { color: #55607a; margin: 0 0 1rem; }
 .contents { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: 0 0 1.25rem; font-size: .9rem; }
 .contents a, .links a { text-decoration: none; } .contents a:hover, .links a:hover { text-decoration: underline; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; }
-.card { background: #fff; border: 1px solid #e1e5ec; border-radius: .5rem; padding: .8rem 1rem; }
-.card b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; } .card span { color: #55607a; font-size: .85rem; }
+.cards { display: flex; flex-wrap: wrap; gap: .75rem; }
+.card { flex: 1 1 6.5rem; min-width: min-content; background: #fff; border: 1px solid #e1e5ec; border-radius: .5rem; padding: .8rem 1rem; }
+.card b { display: block; font-size: 1.45rem; white-space: nowrap; font-variant-numeric: tabular-nums; } .card span { color: #55607a; font-size: .85rem; }
 .verdict { background: #fff; border-left: 4px solid #2f6fde; border-radius: .25rem; padding: .75rem 1rem; margin: .5rem 0 1rem; }
 .verdict p { margin: 0; } .verdict p + p, .verdict ul + p { margin-top: .6rem; } .verdict ul { margin: .2rem 0 0; }
 .links a { display: inline-block; border: 1px solid #c9d2e0; border-radius: .35rem; padding: .05rem .5rem; margin: .1rem; }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -11,8 +13,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-import psutil
+from longcat.lease import lock_file
 
+_LOCK = ".lock"
 _JOURNALS = ("", "-wal", "-shm", "-journal")
 _READ_WHOLE_BYTES = 64 << 20
 """Size up to which every page of a database is checked; of a larger one, its table of contents."""
@@ -41,7 +44,8 @@ def made_whole(path: Path) -> Iterator[Path]:
     """Give the name under which to make a database; it gets its own name when the context ends without an exception."""
     clear_half_made(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")  # SQLAlchemy remembers names
+    folder, lock = _half_made_folder(path)
+    new = folder / path.name
     try:
         yield new
         with closing(sqlite3.connect(new)) as database:  # what is in its journal goes into the file
@@ -49,15 +53,28 @@ def made_whole(path: Path) -> Iterator[Path]:
         if not path.exists():
             os.replace(new, path)
     finally:
-        _unlink(new)
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _half_made_folder(path: Path) -> tuple[Path, int | None]:
+    """Make a folder for a database that is being made, and lock it for as long as its maker lives."""
+    while True:
+        folder = path.with_name(f".{path.name}.half-made-{secrets.token_hex(8)}")  # SQLAlchemy remembers names
+        folder.mkdir()
+        with suppress(FileNotFoundError, BlockingIOError):  # somebody has cleared it away before it was locked
+            return folder, lock_file(folder / _LOCK)
 
 
 def clear_half_made(path: Path) -> None:
     """Remove what processes that were killed have left of a database that they were making."""
-    for old in path.parent.glob(f".{path.name}.*"):
-        maker = old.name.removeprefix(f".{path.name}.").partition("-")[0]
-        if not (maker.isdigit() and psutil.pid_exists(int(maker))):
-            old.unlink(missing_ok=True)
+    for folder in path.parent.glob(f".{path.name}.half-made-*"):
+        with suppress(FileNotFoundError, BlockingIOError):  # it is gone, or its maker lives
+            lock = lock_file(folder / _LOCK)
+            if lock is not None:  # else nobody can tell
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
 def is_sound(path: Path) -> bool:

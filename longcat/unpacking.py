@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from longcat.errors import DataError
 
@@ -57,16 +59,44 @@ class Allowance:
             raise DataError(f"{self.where} has more than {self.most_files:,} files, the most that are unpacked")
 
 
+class OversizedFileError(DataError, ValueError):
+    """A file that is far larger than what it should be; to a parser it is as good as damaged."""
+
+
 def read_bounded(path: Path) -> bytes:
     """Read a file that is parsed as a whole, before memory is taken for one that cannot be what it should be.
 
     Raises:
-        DataError: it is larger than `MOST_TEXT_BYTES`, or has no end.
+        OversizedFileError: it is larger than `MOST_TEXT_BYTES`, or has no end.
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         content = stream.read(MOST_TEXT_BYTES + 1) if size <= MOST_TEXT_BYTES else b""
     if size > MOST_TEXT_BYTES or len(content) > MOST_TEXT_BYTES:
-        raise DataError(f"{path} is larger than {MOST_TEXT_BYTES:,} bytes, which no such file is; it is not read")
+        raise OversizedFileError(
+            f"{path} is larger than {MOST_TEXT_BYTES:,} bytes, which no such file is; it is not read"
+        )
     return content
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, or is an `OversizedFileError`.
+        OSError: it cannot be read.
+    """
+    return parse_json(read_bounded(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -1,13 +1,14 @@
 """Preprocessing on a cluster: every block is a Prefect task, scheduled by the task runner of Dask or Ray.
 
-All machines need longcat, and see the workspace and the corpus under the same paths.
+All machines need longcat, and see the workspace and the corpus under the same paths. Whoever can reach such a cluster can
+run code on it, so it is trusted as the network between nodes is.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from prefect import task
@@ -24,8 +25,8 @@ _PENDING = 256
 
 
 @task(name="block", cache_policy=NO_CACHE, persist_result=False)
-def _call(function: Callable[[Any], Any], item: bytes) -> Any:
-    return function(pickle.loads(item))  # nosec B301 # bytes that this program has made itself
+def _call(work: Callable[[], Any]) -> Any:
+    return work()
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def mapper_for(corpus: CorpusConfig) -> Iterator[Mapper]:
         ConfigError: the package of that runner is not installed.
     """
     if corpus.runner == "processes":
-        with processes(corpus.workers) as mapper:
+        with processes(corpus.workers, corpus.hang_timeout_s) as mapper:
             yield mapper
         return
     with _runner(corpus) as runner:
@@ -51,10 +52,17 @@ def _submit(runner: TaskRunner[Any], function: Callable[[Any], Any], item: Any) 
     # Prefect would send the parameters of the task that this one is started by, an open tracker among them
     hidden = TaskRunContext.__var__.set(None)
     try:
-        # as bytes: Prefect and Dask would take the item apart and look for futures in it
-        return runner.submit(_call, parameters={"function": function, "item": pickle.dumps(item)})
+        # as one callable: Prefect and Dask would take an item apart and look for futures in it
+        return runner.submit(_call, parameters={"work": partial(function, item)})
     finally:
         TaskRunContext.__var__.reset(hidden)
+
+
+def _watch_dask(hang_timeout_s: float) -> None:
+    """Have the scheduler of a cluster that is started here replace workers that it no longer hears of; 0 never."""
+    import dask
+
+    dask.config.set({"distributed.scheduler.worker-ttl": f"{hang_timeout_s} s" if hang_timeout_s else None})
 
 
 def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
@@ -64,6 +72,7 @@ def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
 
             if corpus.cluster:
                 return DaskTaskRunner(address=corpus.cluster)
+            _watch_dask(corpus.hang_timeout_s)
             return DaskTaskRunner(
                 cluster_kwargs={"n_workers": corpus.workers or None, "threads_per_worker": 1, "dashboard_address": None}
             )

@@ -197,7 +197,8 @@ def prefect_server():
         prefect_test_harness(server_startup_timeout=500),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
-        patch.setattr("longcat.tracking.FLUSH_S", 300.0)
+        for limit in ("START_S", "END_S"):
+            patch.setattr(f"longcat.tracking.{limit}", 300.0)
         yield
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -20,8 +21,11 @@ from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import TrainingError
 from longcat.interchange import save_huggingface
 from longcat.model import LongcatModel
+from longcat.parallel.axes import Degrees
 from longcat.progress import Progress
 from longcat.terminal import Display, print_summary, redirected_output
+from longcat.training.job import Job
+from longcat.training.layout import ParallelLayout
 
 
 def process(*arguments, **options):
@@ -83,6 +87,9 @@ def test_a_file_in_the_place_of_the_workspace(longcat, tmp_path):
     assert "because a file has this name" in one_error(longcat("run", "--workspace", tmp_path / "file"))
 
 
+LAYOUT = ParallelLayout("cpu", Degrees(1), "fp32")
+
+
 def test_what_interrupted_runs_have_left_is_listed_and_removed(longcat, tmp_path):
     partial, finished = tmp_path / "checkpoint/.0123.partial", tmp_path / "checkpoint/4567"
     for folder in (partial, finished):
@@ -97,7 +104,15 @@ def test_what_interrupted_runs_have_left_is_listed_and_removed(longcat, tmp_path
         code = "in use by process"
         assert code in one_error(process("clean", "--workspace", tmp_path, "--yes"))
     assert partial.exists()
+    local = tmp_path / "fast/0123"
+    (local / "step-00000004").mkdir(parents=True)
+    job = Job({"training": {"checkpoint_local": str(tmp_path / "fast")}}, LAYOUT, "tokens", str(partial), run="0123")
+    job.write()
+    assert str(local) in longcat("clean", "--workspace", tmp_path).stdout
+    assert local.exists()
     removed = json.loads(longcat("clean", "--workspace", tmp_path, "--yes", "--json").stdout)
+    assert [row["local"] for row in removed["half_made"]] == [str(local)]
+    assert not local.exists()
     assert [row["path"] for row in removed["half_made"]] == [str(partial)]
     assert removed["removed"]
     assert not partial.exists()
@@ -396,3 +411,29 @@ def wait_for_ranks(process):
             return psutil.Process(process.pid).children(recursive=True)
         said.append(line)
     raise AssertionError(f"it ended before a step of training was reported:\n{''.join(said)}")
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "interrupted")])
+def test_what_fails_because_of_a_signal_is_told_as_the_signal(monkeypatch, capsys, number, said):
+    """As a module whose import it cut short, and that others find half made."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def work(*_):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except BaseException:
+            raise NameError("name 'base_events' is not defined") from None
+
+    monkeypatch.setattr("longcat.commands.run.run_flow", work)
+    monkeypatch.setattr(sys, "argv", ["longcat", "run"])
+    try:
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert left.value.code == 130
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and said in err and "NameError" not in err and err.count("\n") == 1

@@ -96,6 +96,17 @@ def test_a_process_number_used_again_is_not_the_holder(tmp_path):
         assert json.loads(path.read_text())["token"] not in ("another", me["token"])
 
 
+def test_a_process_number_used_again_is_not_a_live_holder_whose_children_are_waited_for(tmp_path, holder):
+    """The holder is gone, something it started still has the lock, and its number is now that of this process."""
+    path = tmp_path / "lease"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said | {"pid": os.getpid()}))
+    assert said["started"] == module._started(holder.pid) != module._started(os.getpid())
+    threading.Timer(0.3, holder.kill).start()
+    with lease(path):
+        assert json.loads(path.read_text())["token"] != said["token"]
+
+
 @pytest.mark.parametrize("step_s", [-86400, 86400])
 def test_a_clock_that_is_set_takes_no_lease_from_another_host(tmp_path, monkeypatch, step_s):
     path = tmp_path / "lease"

@@ -8,13 +8,16 @@ import threading
 
 import pytest
 
-from longcat import unpacking
+from longcat import lease, unpacking
 from longcat.artifact import open_artifact
 from longcat.config import load_config
 from longcat.config.config_json import read_config, to_config_json
 from longcat.config.tokenizer_file import TokenizerFile
+from longcat.corpus.shards import INDEX, TokenCorpus
 from longcat.errors import DataError, UserError
 from longcat.interchange.folder import WEIGHTS, HuggingFaceFolder
+from longcat.tracking.journal import Sent, parse
+from longcat.training.checkpoint_files import DIGESTS, RUN, RunRecord, fault
 from longcat.unpacking import read_bounded
 
 
@@ -37,6 +40,8 @@ READERS = {
     "config.json": lambda folder: read_config(endless(folder / "config.json").parent),
     "tokenizer": lambda folder: TokenizerFile.read(endless(folder / "tokenizer.json")),
     "manifest": lambda folder: open_artifact(endless(folder / "manifest.json").parent, dict),
+    "state of a run": lambda folder: RunRecord.read(endless(folder / RUN).parent),
+    "index of tokens": lambda folder: TokenCorpus.open(endless(folder / INDEX).parent),
 }
 
 
@@ -46,6 +51,43 @@ def test_a_file_that_is_far_too_large_is_not_read(name, tmp_path):
     with pytest.raises(UserError, match=r"larger than 268,435,456 bytes, which no such file is"):
         READERS[name](tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+JSON = {
+    "config.json": lambda path: read_config(path.parent),
+    "tokenizer.json": TokenizerFile.read,
+    "manifest.json": lambda path: open_artifact(path.parent, dict),
+    RUN: lambda path: RunRecord.read(path.parent),
+    INDEX: lambda path: TokenCorpus.open(path.parent),
+}
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_json_that_is_nested_too_deeply_is_damaged(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(DEEP)
+    with pytest.raises(UserError, match="too deep|recursion"):
+        JSON[name](path)
+
+
+@pytest.mark.parametrize("damage", [DEEP, None])
+def test_digests_that_cannot_be_read_are_a_reason_to_take_another_checkpoint(tmp_path, damage):
+    path = tmp_path / DIGESTS
+    endless(path) if damage is None else path.write_bytes(damage)
+    assert f"{path} is missing or unreadable" in fault(tmp_path)
+
+
+@pytest.mark.parametrize("line", [DEEP, b'{"a": ' * 100_000 + b"}" * 100_000])
+def test_lines_of_json_that_are_nested_too_deeply(tmp_path, line):
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse(line)
+    assert Sent.of(tmp_path / "none.jsonl") == Sent()
+    (tmp_path / "run.sent.json").write_bytes(line)
+    assert Sent.of(tmp_path / "run.jsonl") == Sent()
+    path = tmp_path / "lease"
+    path.write_bytes(line)
+    assert lease._read(path) == {}
 
 
 def test_nor_is_one_that_has_no_end(tmp_path, monkeypatch):

@@ -102,6 +102,8 @@ def _formulas(timed: Measurement, degrees: Mapping[str, int], config: PipelineCo
         recomputed=training.activation_checkpointing == "full",
         spread_tables=config.parallel.spreads_tables(stage, training.optimizer.lazy_ngram_moments),
         schedule=config.parallel.schedule,
+        phase=timed.phase,
+        memory_bytes=timed.device_memory_bytes,
     )
     return step_traffic(config.model, degrees, step)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
@@ -14,7 +13,7 @@ from longcat.accelerator import choose
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, write_json
 from longcat.benchmark.measuring import TRACE
 from longcat.benchmark.sweep import Point, configured, in_rows_of, points
-from longcat.config import PipelineConfig, identity
+from longcat.config import Phase, PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import remove
 from longcat.errors import ConfigError, TrainingError
@@ -25,8 +24,9 @@ from longcat.provenance import code_of
 from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.supervision import run_workers
+from longcat.unpacking import read_json
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
 _PROCESSES, _KEPT = "processes", "settings"
@@ -69,6 +69,10 @@ class Measurement:
     """See `longcat.benchmark.measuring.collectives`."""
     micro_batches: int
     """Of a process in a step."""
+    phase: Phase
+    """How attention was trained in the step whose collectives were watched, in a model with sparse attention."""
+    device_memory_bytes: int
+    """Memory of a device, which decides what weights stay gathered."""
     device_kind: str
     device_name: str
 
@@ -193,7 +197,7 @@ def _once(directory: Path, number: int, time: Callable[[], dict[str, Any]]) -> d
         remove(directory / _PROCESSES)
         kept.parent.mkdir(exist_ok=True)
         write_json(kept, time())
-    return dict(json.loads(kept.read_text(encoding="utf-8")))
+    return dict(read_json(kept))
 
 
 def read_measurement(directory: Path) -> tuple[Measurement, list[dict[str, Any]]]:
@@ -202,7 +206,7 @@ def read_measurement(directory: Path) -> tuple[Measurement, list[dict[str, Any]]
     Returns:
         The run's own measurement, and one row per setting of the sweep: `point`, and `timed` (a `Measurement`) or `error`.
     """
-    values = json.loads((directory / MEASUREMENT).read_text(encoding="utf-8"))
+    values = read_json(directory / MEASUREMENT)
     sweep = [row | {"timed": Measurement(**row["timed"])} if "timed" in row else row for row in values["sweep"]]
     return Measurement(**values["timed"]), sweep
 
@@ -250,7 +254,7 @@ def time_steps(
     # the layout that the measurement is named by, not one for the nodes that happen to be there
     all_nodes = config.model_copy(update={"training": config.training.model_copy(update={"min_nodes": 0})})
     run_workers(WORKER, job, all_nodes, config.training.deadline_s, poll)
-    values = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    values = read_json(directory / RESULT)
     return Measurement(
         processes=layout.degrees.processes, parallel=layout.degrees.by_axis, precision=layout.precision, **values
     )

@@ -15,6 +15,7 @@ from longcat.benchmark.traffic import watched
 from longcat.training import checkpoint
 from longcat.training.balance import load_metrics
 from longcat.training.job import RESULT
+from longcat.training.trainer import phase_of
 from longcat.training.worker import Worker, run
 
 
@@ -27,6 +28,7 @@ def measure(worker: Worker) -> None:
     seconds, results, peaks = measuring.time_windows(worker.step, first, settings, worker.accelerator, peak_of)
     memory = measuring.memory(worker.trainer, worker.accelerator)
     first += len(results) + settings.warmup_steps
+    phase = phase_of(first, worker.config.training)
     with watched(worker.mesh) as messages:
         worker.step(first)
     first += 1
@@ -57,6 +59,8 @@ def measure(worker: Worker) -> None:
             "operators": operators,
             "collectives": collectives,
             "micro_batches": worker.trainer.micro_batches,
+            "phase": phase,
+            "device_memory_bytes": worker.accelerator.memory_bytes,
             "device_kind": worker.accelerator.kind,
             "device_name": worker.accelerator.name,
         }

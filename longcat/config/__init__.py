@@ -24,6 +24,7 @@ from longcat.config.training import (
     BalanceConfig,
     LossConfig,
     OptimizerConfig,
+    Phase,
     TrainingConfig,
     target_ffn_experts,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "OptimizerConfig",
     "ParallelConfig",
     "PersonalData",
+    "Phase",
     "PipelineConfig",
     "QualityConfig",
     "RopeScalingConfig",

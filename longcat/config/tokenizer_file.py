@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 
 from longcat.config.corpus import TRAINED_END_OF_TEXT, CorpusConfig
 from longcat.errors import ConfigError, DataError
-from longcat.unpacking import read_bounded
+from longcat.unpacking import read_json
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,14 @@ class TokenizerFile:
             DataError: it is missing, or not the file of a tokenizer, or gives two tokens the same id.
         """
         try:
-            content = json.loads(read_bounded(path))
+            content = read_json(path)
             if not isinstance(content, dict):
                 raise TypeError(f"expected an object, found {type(content).__name__}")
             file = cls(path, content)
             clash = _same_id([*file.model_tokens.items(), *file.added_tokens.items()])
         except OSError as error:
             raise DataError(f"cannot read tokenizer {path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"cannot read tokenizer {path}: it is no tokenizer.json of Hugging Face's tokenizers "
                 f"({type(error).__name__}: {error})"

@@ -15,7 +15,6 @@ and in the artifact NAME.tokens.npy, the tokens of the documents kept, one after
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from longcat.corpus.readers import Oversized, Record, Unreadable
 from longcat.corpus.sources import Block
 from longcat.disk import replacing
 from longcat.errors import DataError, LongcatError
+from longcat.unpacking import read_json
 
 _BATCH_BYTES = 1 << 20
 _SIGNED_AT_ONCE = 512
@@ -58,6 +58,9 @@ class JudgeTask:
     """File of the hashes that must not occur, see `decontamination.known_runs`."""
     limit: int | None = None
     """Stop after this many documents; None reads all."""
+
+    def __str__(self) -> str:
+        return f"block {self.name}"
 
 
 def judge_block(task: JudgeTask) -> str:
@@ -207,7 +210,7 @@ class JudgedBlock:
     def __init__(self, scratch: Path, name: str, source: int) -> None:
         self.name, self.source = name, source
         self._scratch = scratch
-        self.counts: dict[str, Any] = json.loads((scratch / f"{name}.json").read_text(encoding="utf-8"))
+        self.counts: dict[str, Any] = read_json(scratch / f"{name}.json")
 
     def arrays(self) -> Arrays:
         """Read the arrays of its documents."""
@@ -252,6 +255,9 @@ class TokeniseTask:
     dtype: type[np.generic]
     end_of_text: int
     """Id of the token behind every document."""
+
+    def __str__(self) -> str:
+        return f"the tokens of block {self.name}"
 
 
 def tokenise_block(task: TokeniseTask) -> None:

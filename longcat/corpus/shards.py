@@ -10,7 +10,6 @@ index.json            the shards of each SPLIT, `train` and `held_out`, and what
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from longcat.corpus.arrays import save
 from longcat.corpus.packing import Segments, pack
 from longcat.errors import ArtifactError
 from longcat.padding import IGNORE, PADDING, is_padding
+from longcat.unpacking import read_json
 
 INDEX, TOKENIZER, TOKEN_BYTES = "index.json", "tokenizer.json", "token_bytes.npy"
 
@@ -110,6 +110,9 @@ class ShardTask:
     dtype: type[np.generic]
     filler: int
     """Token stored in place of padding."""
+
+    def __str__(self) -> str:
+        return f"shard {self.name}"
 
 
 def write_shard(task: ShardTask) -> Shard:
@@ -248,7 +251,7 @@ class TokenCorpus:
             ArtifactError: its index is missing or unreadable.
         """
         try:
-            index: dict[str, Any] = json.loads((path / INDEX).read_text(encoding="utf-8"))
+            index: dict[str, Any] = read_json(path / INDEX)
             splits = {
                 name: SplitIndex(**{**split, "shards": [Shard(**shard) for shard in split["shards"]]})
                 for name, split in index["splits"].items()

@@ -6,7 +6,6 @@ a mixture of it packed into rows of one length. Another mixture, or longer seque
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,9 @@ from longcat.disk import copy_file
 from longcat.errors import ConfigError, DataError
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
+from longcat.unpacking import read_json
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
@@ -77,7 +77,7 @@ def preprocess(
         StorageError: the disk is full.
     """
     if mapper is None:
-        with processes(config.corpus.workers) as mapper:
+        with processes(config.corpus.workers, config.corpus.hang_timeout_s) as mapper:
             return preprocess(config, workspace=workspace, report=report, mapper=mapper)
     corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))
@@ -216,7 +216,7 @@ def _build_tokens(
         **facts,
         "documents_artifact": documents.digest,
     }
-    samples = json.loads((documents.path / SAMPLES_FILE).read_text(encoding="utf-8"))
+    samples = read_json(documents.path / SAMPLES_FILE)
     card.write(facts, samples, directory)
     return TokensFacts(**facts)
 
@@ -231,7 +231,7 @@ def _shard_tasks(
 ) -> list[ShardTask]:
     """Divide documents in their order among shards of at most `shard_sequences` rows."""
     width = corpus.sequence_length_tokens + 1
-    blocks = json.loads((documents.path / BLOCKS).read_text(encoding="utf-8"))
+    blocks = read_json(documents.path / BLOCKS)
     segments = split_documents(np.arange(len(chosen)), table["tokens"][chosen], width)
     # few enough to fit with the padding that packing may leave, tokens that are stored twice, and a nearly empty row
     room = max(1, int(0.98 * corpus.shard_sequences * (1 - corpus.max_padding)) - 1) * width

@@ -118,6 +118,14 @@ def divided_in_sublayer(model: ModelConfig) -> int:
     return heads + 3 * model.hidden_size * model.ffn_hidden_size
 
 
+def indexer_parameters(model: ModelConfig, held: Held) -> int:
+    """Count the parameters of a stage's indexers."""
+    if model.sparse_attention is None:
+        return 0
+    indexers = held.layers + (held.last and model.mtp_num_layers > 0)
+    return indexers * (_indexer(model) + model.sparse_attention.index_head_dim)
+
+
 def _indexer(model: ModelConfig) -> int:
     sparse = model.sparse_attention
     if sparse is None:

@@ -19,6 +19,8 @@ FP32 = 4
 _WIDTH = {"fp32": FP32, "bf16": 2}
 GATHERED_SHARE = 0.25
 """Share of a device's memory that weights may take which stay gathered from the forward pass to the backward pass."""
+Freed = Literal["experts", "layers"]
+"""Weights that may be freed after a forward pass; those outside of layers never are."""
 KEPT_LENGTH = 2048
 """Up to this length attention on a CPU keeps the probabilities for the backward pass; beyond it they are recomputed."""
 
@@ -218,7 +220,7 @@ def _of_process(
     moments = 2 * (own + own_tables) - one_moment + last_steps / spread.tables
     learnt = own + (0.0 if rows_alone else own_tables)
     alone = spread.processes == 1
-    kept = sum(_gathered(of, one, memory_bytes / width / len(held)) for one, of in parts)
+    kept = sum(_gathered(of, one, width, memory_bytes / len(held)) for one, of in parts)
     micro_batch, micro_batches = _micro_batches(training, spread)
     tokens = micro_batch * sequence_length / spread.tokens
     # where there are copies, their memory is a weight's
@@ -254,13 +256,29 @@ def _of_process(
     )
 
 
-def _gathered(numbers: Numbers, held: Held, most: float) -> float:
+def freed_weights(whole: float, experts: float, width: int, memory_bytes: float) -> frozenset[Freed]:
+    """Choose the weights that are freed after a forward pass and gathered a second time for the backward pass, experts first.
+
+    Args:
+        whole: numbers that a process gathers of its part of the model.
+        experts: those of them that are its routed experts'.
+        width: bytes of a number in the type of computation.
+        memory_bytes: of the device, for this part of the model.
+    """
+    most = GATHERED_SHARE * memory_bytes / width
+    if whole <= most:
+        return frozenset()
+    return frozenset({"experts"}) if whole - experts <= most else frozenset({"experts", "layers"})
+
+
+def _gathered(numbers: Numbers, held: Held, width: int, memory_bytes: float) -> float:
     """Return the weights of a stage that stay gathered."""
-    if numbers.whole <= GATHERED_SHARE * most:
-        return numbers.whole
-    if numbers.whole - numbers.experts <= GATHERED_SHARE * most:
+    freed = freed_weights(numbers.whole, numbers.experts, width, memory_bytes)
+    if "layers" in freed:
+        return numbers.outside + 2 * (numbers.layers + numbers.experts) / held.layers
+    if "experts" in freed:
         return numbers.whole - numbers.experts + 2 * numbers.experts / held.layers
-    return numbers.outside + 2 * (numbers.layers + numbers.experts) / held.layers
+    return numbers.whole
 
 
 def _largest(numbers: Numbers, held: Held) -> float:

@@ -2,18 +2,18 @@
 
 Collectives count as their ring algorithms send: a buffer of S bytes over n processes takes (n-1)/n S of each to gather or
 to reduce and scatter, twice that to reduce for all. Weights are gathered in each micro-batch, in a pipeline once a step;
-gradients are summed once a step, in fp32. What Muon sends to the owners of matrices, norms and losses are left out.
+gradients of what learns in the phase are summed once a step, in fp32. What Muon sends to the owners of matrices, norms and losses are left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from longcat.config import ModelConfig
-from longcat.costs.flops import divided_in_sublayer, parameters
+from longcat.config import ModelConfig, Phase
+from longcat.costs.flops import divided_in_sublayer, indexer_parameters, parameters
+from longcat.costs.memory import freed_weights
 from longcat.costs.stages import Held, Schedule, held_by, stage_owner, stages_in_all, stages_of
 
 _GRADIENT_BYTES, _ROUTER_BYTES, _STATISTIC_BYTES, _LOSS_BYTES, _NUMBER_BYTES = 4, 4, 4, 4, 8
@@ -43,24 +43,29 @@ class Step:
     """Of a number in the type of computation."""
     ffn_experts: float
     """Mean routed experts of a token."""
-    sparse: bool = True
-    """Whether indexers choose keys, in a model that has them."""
+    phase: Phase = "sparse"
+    """How attention is trained, in a model with indexers."""
     recomputed: bool = False
     """Whether the backward pass repeats the layers' forward pass, exchanges included."""
     spread_tables: bool = False
     """Whether the rows of n-gram tables are spread (`parallel.embedding`) instead of gathered."""
     table_rows: float | None = None
     """Distinct rows of spread tables that it looks up, added over micro-batches; None leaves out the axis of tables."""
-    freed: Collection[Literal["experts", "layers"]] = ()
-    """Weights that are freed after each forward pass and gathered a second time; those outside of layers never are."""
+    memory_bytes: float = math.inf
+    """Of a device: weights that take too much of it are freed after each forward pass and gathered a second time."""
     schedule: Schedule = "1f1b"
     """Of the pipeline."""
+
+    def phase_of(self, model: ModelConfig) -> Phase | None:
+        """Return the phase of a model with indexers, None of any other."""
+        return None if model.sparse_attention is None else self.phase
 
 
 def step_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step) -> dict[str, float]:
     """Return the bytes that leave a process along each axis, for axes with more than one process.
 
-    Of a pipeline it is the process that sends most along an axis. `hidden states` are between stages, `word embedding` is
+    Of a pipeline it is the process that sends most along an axis. While indexers warm up, `tensor` has no formula: scores of
+    all keys travel. `hidden states` are between stages, `word embedding` is
     between both copies of it; each other axis has the name it has in `longcat.parallel.axes`.
 
     Args:
@@ -83,17 +88,20 @@ def place_traffic(model: ModelConfig, degrees: Mapping[str, int], step: Step, pl
     rows_over = [axis for axis in ("context", "tensor") if degrees.get(axis, 1) > 1]
     label, processes = " x ".join(rows_over), math.prod(degrees[axis] for axis in rows_over)
     found[label] = found.get(label, 0.0) + sum(_keys_of_rows(model, held, processes, step) for held in stages)
-    if tensor > 1:
+    if tensor > 1 and step.phase_of(model) == "warmup":
+        del found["tensor"]
+    elif tensor > 1:
         found["tensor"] += sum(_tokens_of_heads(model, held, tensor, step) for held in stages)
-    # a slot crosses there and back in each pass
-    passes = 6 if step.recomputed else 4
-    rows = passes * step.tokens * step.ffn_experts * model.hidden_size * step.element_bytes
-    counts_first = (passes // 2 - 1) * step.micro_batches * model.n_routed_experts * _NUMBER_BYTES
+    # a slot crosses there and back in each pass; indexers that warm up learn from no expert
+    warmup = step.phase_of(model) == "warmup"
+    forward = 2 if step.recomputed else 1
+    rows = 2 * (forward + (not warmup)) * step.tokens * step.ffn_experts * model.hidden_size * step.element_bytes
+    counts_first = forward * step.micro_batches * model.n_routed_experts * _NUMBER_BYTES
     of_layers = sum(held.layers for held in stages) * (rows + counts_first)
     found["expert"] = of_layers * bus_factor("all_to_all", degrees.get("expert", 1))
     if model.ngram is not None and step.spread_tables and step.table_rows is not None and stages[0].first:
         width, holders = model.hidden_size // model.ngram.branches, degrees.get("embedding", 1)
-        row = _NUMBER_BYTES + width * (step.element_bytes + _GRADIENT_BYTES)
+        row = _NUMBER_BYTES + width * (step.element_bytes + (0 if warmup else _GRADIENT_BYTES))
         asked = step.micro_batches * holders * _NUMBER_BYTES
         found["embedding"] = (step.table_rows * row + asked) * bus_factor("all_to_all", holders)
     if pipeline > 1:
@@ -108,11 +116,14 @@ def _of_weights(model: ModelConfig, degrees: Mapping[str, int], step: Step, stag
     def sent(name: str, axis: str, size: float) -> float:
         return size * bus_factor(name, degrees.get(axis, 1))
 
-    def gathers(of: Literal["experts", "layers", "outside"]) -> int:
+    phase = step.phase_of(model)
+
+    def gathers(freed: bool, learn: bool = True) -> int:
+        again = freed and (learn or phase != "warmup")
         if degrees.get("pipeline", 1) == 1:
-            return step.micro_batches * (2 if of in step.freed else 1)
+            return step.micro_batches * (2 if again else 1)
         # backward passes of a stage free nothing: each forward pass but the last one has the next pass gather again
-        return step.micro_batches + 1 if of in step.freed else 1
+        return step.micro_batches + again if freed else 1
 
     gathered = dict.fromkeys(("dense_shard", "expert_shard"), 0.0)
     numbers, in_all_parts = dict(gathered), 0.0
@@ -125,8 +136,17 @@ def _of_weights(model: ModelConfig, degrees: Mapping[str, int], step: Step, stag
         outside = (counts["embedding"] + counts["lm_head"]) / degrees.get("tensor", 1)
         outside += counts.get("ngram_projection", 0) + tables + model.hidden_size * held.last  # and the last norm
         in_layers = (dense - outside - counts["router"]) * step.element_bytes + counts["router"] * _ROUTER_BYTES
-        gathered["dense_shard"] += gathers("outside") * outside * step.element_bytes + gathers("layers") * in_layers
-        gathered["expert_shard"] += gathers("experts") * experts * step.element_bytes
+        freed = freed_weights(dense + experts, experts, step.element_bytes, step.memory_bytes / len(stages))
+        gathered["dense_shard"] += (
+            gathers(False) * outside * step.element_bytes + gathers("layers" in freed) * in_layers
+        )
+        gathered["expert_shard"] += gathers("experts" in freed, learn=False) * experts * step.element_bytes
+        indexers = indexer_parameters(model, held)
+        if phase == "warmup":
+            dense = everywhere = indexers
+            experts = 0
+        elif phase == "dense":
+            dense, everywhere = dense - indexers, everywhere - indexers
         numbers["dense_shard"] += dense
         numbers["expert_shard"] += experts
         in_all_parts += everywhere
@@ -163,7 +183,7 @@ def _between_stages(model: ModelConfig, step: Step, place: int, processes: int, 
     each = step.tokens * model.hidden_size * step.element_bytes + step.micro_batches * _LOSS_BYTES
     found = {"hidden states": float(sum(other != place for other in neighbours) * each)}
     ends = {0, stage_owner(step.schedule, last, processes)}
-    if model.mtp_num_layers and len(ends) == 2 and place in ends:
+    if model.mtp_num_layers and len(ends) == 2 and place in ends and step.phase_of(model) != "warmup":
         found["word embedding"] = embedding * _GRADIENT_BYTES * bus_factor("all_reduce", 2)
     return found
 
@@ -182,7 +202,7 @@ def _tokens_of_heads(model: ModelConfig, held: Held, processes: int, step: Step)
     forward_twice = (to_heads + back - depths * hidden) if step.recomputed else 0
     bytes_of_token = (2 * (to_heads + back + words) + forward_twice) * step.element_bytes
     bytes_of_token += heads_of_words * processes * 2 * _STATISTIC_BYTES
-    if model.sparse_attention is not None and step.sparse:
+    if model.sparse_attention is not None and step.phase == "sparse":
         chosen = sublayers * model.sparse_attention.index_topk * (_NUMBER_BYTES + _STATISTIC_BYTES)
         bytes_of_token += (2 if step.recomputed else 1) * chosen
     return processes * step.tokens * bytes_of_token * bus_factor("all_gather", processes)
@@ -196,15 +216,17 @@ def _keys_of_rows(model: ModelConfig, held: Held, processes: int, step: Step) ->
     """
     depths = model.mtp_num_layers * held.last
     attentions = 2 * held.layers + depths
-    numbers = attentions * (model.kv_lora_rank + model.qk_rope_head_dim)
-    if model.sparse_attention is not None and step.sparse:
-        numbers += (held.layers + bool(depths)) * model.sparse_attention.index_head_dim
-    whole = processes * step.tokens * numbers * step.element_bytes
+    latent, phase, index_keys = model.kv_lora_rank + model.qk_rope_head_dim, step.phase_of(model), 0
+    if model.sparse_attention is not None and phase != "dense":
+        index_keys = (held.layers + bool(depths)) * model.sparse_attention.index_head_dim
+    forward = attentions * latent + index_keys
+    backward = index_keys if phase == "warmup" else forward
     gathers = 2 if step.recomputed else 1
+    whole = processes * step.tokens * step.element_bytes
     experts = model.n_routed_experts + model.zero_expert_num
     statistics = step.micro_batches * held.layers * 2 * experts * _STATISTIC_BYTES
     return (
-        gathers * whole * bus_factor("all_gather", processes)
-        + whole * bus_factor("reduce_scatter", processes)
+        gathers * forward * whole * bus_factor("all_gather", processes)
+        + backward * whole * bus_factor("reduce_scatter", processes)
         + statistics * bus_factor("all_reduce", processes)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import yaml
 
 from longcat.artifact import sha256_file
-from longcat.errors import ConfigError, DataError
+from longcat.corpus.readers.jsonl import json_lines
+from longcat.errors import ConfigError
 from longcat.inference.requests import Continuation, Prompt
 from longcat.inference.runner import Runner
 from longcat.inference.sampling import Sampling
@@ -33,11 +33,8 @@ def task_files(names: list[str]) -> dict[str, list[Path]]:
         if name not in task_yaml:
             raise ConfigError(f"evaluation.tasks: unknown task {name!r}; there are: {', '.join(sorted(task_yaml))}")
         data = task_yaml[name].with_suffix(".jsonl")
-        for number, line in enumerate(data.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{data}:{number}: broken JSON ({error})") from None
+        for _ in json_lines(data):
+            pass
         files[name] = [task_yaml[name], data]
     return files
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
+from longcat.unpacking import read_json
 
 STAGE_VERSION = 4
 _KEPT = "suites"
@@ -114,7 +114,7 @@ def evaluate(
                 scores = suite.run(Checkpoint(config, corpus, opened, part))
                 kept.parent.mkdir(exist_ok=True)
                 write_json(kept, asdict(scores))
-            outcomes.append(Scores(**json.loads(kept.read_text(encoding="utf-8"))))
+            outcomes.append(Scores(**read_json(kept)))
         write_json(directory / "result.json", {name: asdict(one) for name, one in zip(suites, outcomes, strict=True)})
         sections = [one.markdown for one in outcomes if one.markdown]
         write_text(directory / "report.md", "\n".join(["# Checkpoint evaluation\n", *sections]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import numpy as np
 
 from longcat.accelerator import Kind, choose, environment
 from longcat.disk import replacing
+from longcat.errors import TrainingError
 from longcat.inference.batches import Batch, Fitted, plan
 from longcat.inference.likelihoods import Score, Scorer
 from longcat.inference.opening import OpenCheckpoint, Precision, open_checkpoint
@@ -27,6 +29,7 @@ from longcat.processes.child import die_with_parent
 from longcat.processes.failure import report_failure
 from longcat.processes.launch import launch
 from longcat.processes.orders import Order
+from longcat.unpacking import parse_json
 
 REQUESTS, JOB = "requests.npz", "job.json"
 _GRACE_S, _MEETING_S, _DEADLINE_S = 5.0, 300.0, 7 * 24 * 3600.0
@@ -73,29 +76,47 @@ def score_over_ranks(
         TrainingError: a process failed; the message has its rank and the cause.
         UserError: the cause is a mistake of the user's.
     """
+    directory = Path(tempfile.mkdtemp(prefix="longcat-likelihoods-"))
+    try:
+        scores = _launch(checkpoint, fitted, limits, processes, on_done, directory)
+    except TrainingError:  # what the processes have said is left to be read
+        raise
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
+    return scores
+
+
+def _launch(
+    checkpoint: OpenCheckpoint,
+    fitted: Sequence[Fitted],
+    limits: Limits,
+    processes: int,
+    on_done: Callable[[int], None],
+    directory: Path,
+) -> dict[int, Score]:
     kind: Kind = checkpoint.device.type  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory(prefix="longcat-likelihoods-") as folder:
-        directory = Path(folder)
-        job = _Job(str(checkpoint.path), kind, checkpoint.precision, limits, folder)
-        _write_requests(directory, fitted)
-        (directory / JOB).write_text(json.dumps(asdict(job)), encoding="utf-8")
-        order = Order(
-            module=__name__,
-            arguments=(str(directory / JOB),),
-            directory=folder,
-            processes=processes,
-            environment=environment(kind, processes),
-            grace_s=_GRACE_S,
-            timeout_s=_MEETING_S,
-        )
-        launch(order, deadline_s=_DEADLINE_S, poll=lambda: on_done(_done(directory)), work="evaluation")
-        scores: dict[int, Score] = {}
-        for rank in range(processes):
-            with np.load(directory / f"scores-{rank}.npz") as found:
-                columns = (found[name].tolist() for name in ("numbers", "nats", "greedy"))
-                scores |= {number: (nats, greedy) for number, nats, greedy in zip(*columns, strict=True)}
-        on_done(len(scores))
-        return scores
+    job = _Job(str(checkpoint.path), kind, checkpoint.precision, limits, str(directory))
+    _write_requests(directory, fitted)
+    (directory / JOB).write_text(json.dumps(asdict(job)), encoding="utf-8")
+    order = Order(
+        module=__name__,
+        arguments=(str(directory / JOB),),
+        directory=str(directory),
+        processes=processes,
+        environment=environment(kind, processes),
+        grace_s=_GRACE_S,
+        timeout_s=_MEETING_S,
+    )
+    launch(order, deadline_s=_DEADLINE_S, poll=lambda: on_done(_done(directory)), work="evaluation")
+    scores: dict[int, Score] = {}
+    for rank in range(processes):
+        with np.load(directory / f"scores-{rank}.npz") as found:
+            columns = (found[name].tolist() for name in ("numbers", "nats", "greedy"))
+            scores |= {number: (nats, greedy) for number, nats, greedy in zip(*columns, strict=True)}
+    on_done(len(scores))
+    return scores
 
 
 def _write_requests(directory: Path, fitted: Sequence[Fitted]) -> None:
@@ -145,7 +166,7 @@ def _share(job: _Job, rank: int, processes: int) -> None:
 def main() -> NoReturn:
     """Do a process' share; a failure is written down first."""
     die_with_parent(signal.SIGKILL)
-    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    content = parse_json(Path(sys.argv[1]).read_bytes())
     job = _Job(**{**content, "limits": Limits(**content["limits"])})
     rank = int(os.environ["RANK"])
     try:

@@ -5,6 +5,7 @@ state/             torch distributed checkpoint with the optimizer, for training
 metrics.jsonl      the record of the run, one JSON object a step
 expert-load.jsonl  slots given to each expert in each layer, at most 200 records; `expert-load.png` shows them
 events.jsonl       what happened to the run besides training, see `longcat.training.life`; `life.png` shows it
+logs/              what processes printed, a file for each start and rank, see `longcat.processes.logs`
 samples/           STEP.txt: how the model continued a prompt at each checkpoint
 checkpoints/       states of a run in progress, `step-00000100/` and so on; gone when it is finished
 

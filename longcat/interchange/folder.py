@@ -20,7 +20,7 @@ from longcat.errors import DataError
 from longcat.interchange import quantised
 from longcat.interchange.state_dict_map import HEAD, MTP, StoredTensor, left_out_kind, state_dict_map
 from longcat.model.transformer import LongcatModel
-from longcat.unpacking import read_bounded
+from longcat.unpacking import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 * 10**9
@@ -49,7 +49,7 @@ class HuggingFaceFolder:
         try:
             self.has_index = (directory / INDEX).is_file()
             if self.has_index:
-                index = json.loads(read_bounded(directory / INDEX))
+                index = read_json(directory / INDEX)
                 self._files: dict[str, str] = dict(index["weight_map"])
             else:
                 self._files = dict.fromkeys(self._stream(WEIGHTS).keys(), WEIGHTS)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
+from longcat.config import Phase
 from longcat.model.cache import Cache
 from longcat.model.places import Places, take
 from longcat.ops.documents import readable
-
-Phase = Literal["dense", "warmup", "sparse"]
-"""Phases of training sparse attention: dense without the indexer; dense, with the indexer learning from all keys; sparse."""
 
 
 class Run(NamedTuple):

@@ -10,9 +10,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from longcat.config import ModelConfig
+from longcat.config import ModelConfig, Phase
 from longcat.model.cache import Cache
-from longcat.model.context import ForwardContext, Phase, Turn, runs_of
+from longcat.model.context import ForwardContext, Turn, runs_of
 from longcat.model.experts import RouterStatistics
 from longcat.model.initialisation import InitialWeights
 from longcat.model.layer import Layer

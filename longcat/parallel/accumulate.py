@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from longcat.model.context import Phase
+from longcat.config import Phase
 from longcat.model.generation import continue_greedily
 from longcat.model.transformer import LongcatModel, LossSums
 from longcat.parallel.passes import passing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from longcat.costs.memory import GATHERED_SHARE
+from longcat.costs.memory import Freed, freed_weights
 from longcat.model.experts import Experts
 from longcat.model.transformer import LongcatModel
 from longcat.parallel.accumulate import AllLayers
@@ -29,7 +29,7 @@ class Sharded:
     are summed, not averaged: each loss is already divided by the count of the whole batch, over all processes, so that
     experts, which see the tokens of more processes than they are sharded over, need no other factor than the rest.
 
-    What a forward pass has gathered stays for the backward pass, as long as it takes no more than `GATHERED_SHARE` of the
+    What a forward pass has gathered stays for the backward pass, as long as it takes no more than a share of the
     device's memory; else experts, and if need be layers, are gathered a second time. Embeddings and head stay always:
     no other layer lies between their forward and backward pass. Tables whose rows are spread already are left alone.
     """
@@ -119,26 +119,19 @@ class FSDPModel(AllLayers):
         """Do nothing: the weights that the optimizer has moved are the model's own."""
 
 
-def gathered_again(
-    model: LongcatModel, compute: torch.dtype, memory_bytes: int | None
-) -> set[Literal["experts", "layers"]]:
-    """Choose what is freed after the forward pass and gathered a second time for the backward pass, experts first.
+def gathered_again(model: LongcatModel, compute: torch.dtype, memory_bytes: int | None) -> frozenset[Freed]:
+    """Choose what is freed after the forward pass and gathered a second time for the backward pass, see `freed_weights`.
 
     Args:
         model: not yet sharded.
         compute: type that weights are gathered in.
         memory_bytes: of the device; none means enough.
     """
-    layers = [*model.blocks] if model.model.mtp is None else [*model.blocks, model.model.mtp]
-    in_layers = sum(_numbers(layer) for layer in layers)
-    in_experts = sum(_numbers(layer.mlp.experts) for layer in model.blocks)
-    always = _numbers(model) - in_layers
+    whole = _numbers(model)
     if (ngrams := model.model.ngram_embeddings) is not None and ngrams.tables.source is not None:
-        always -= _numbers(ngrams.tables)  # looked up row by row
-    most = math.inf if memory_bytes is None else GATHERED_SHARE * memory_bytes / compute.itemsize
-    if always + in_layers <= most:
-        return set()
-    return {"experts"} if always + in_layers - in_experts <= most else {"experts", "layers"}
+        whole -= _numbers(ngrams.tables)  # looked up row by row
+    experts = sum(_numbers(layer.mlp.experts) for layer in model.blocks)
+    return freed_weights(whole, experts, compute.itemsize, math.inf if memory_bytes is None else memory_bytes)
 
 
 def _numbers(module: nn.Module) -> int:

@@ -20,10 +20,9 @@ from torch.distributed.pipelining import (
 )
 from torch.distributed.tensor import DTensor
 
-from longcat.config import ModelConfig
+from longcat.config import ModelConfig, Phase
 from longcat.costs.stages import Schedule, stage_owner, stages_of
 from longcat.model.cache import Cache
-from longcat.model.context import Phase
 from longcat.model.part import Part
 from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums, Onward

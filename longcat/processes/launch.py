@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from longcat.errors import TrainingError
 from longcat.processes.child import supervised, wake
+from longcat.processes.logs import log_of_agent, logs_of, new_start
 from longcat.processes.network import interface_of
 from longcat.processes.orders import LOOPBACK, Order, Outcome, split_address
 from longcat.processes.verdict import judge
+from longcat.unpacking import read_json
 
 POLL_S = 0.25
-LOG = "processes.log"
 AGENT = "longcat.training.agent"
 _WAKE_S = 5.0
 """Seconds between two looks for a supervisor or an agent that somebody has stopped."""
@@ -38,6 +39,8 @@ def launch(order: Order, *, deadline_s: float, poll: Callable[[], None], work: s
     """
     directory = Path(order.directory)
     forget_failures(directory)
+    order = replace(order, start=new_start(directory))
+    logs = logs_of(directory, order.start)
     end = time.monotonic() + deadline_s
 
     def look() -> None:
@@ -45,11 +48,11 @@ def launch(order: Order, *, deadline_s: float, poll: Callable[[], None], work: s
         if time.monotonic() > end:
             raise TrainingError(
                 f"{work} did not finish within {'training.deadline_s, of which ' if work == 'training' else ''}"
-                f"{deadline_s:g} s{' were left for this attempt' if work == 'training' else ''}; see {directory / LOG}"
+                f"{deadline_s:g} s{' were left for this attempt' if work == 'training' else ''}; see {logs}"
             )
 
-    outcome = run_agent(order, log=directory / LOG, poll=look)
-    if failure := judge(directory, {"": outcome}, directory / LOG):
+    outcome = run_agent(order, poll=look)
+    if failure := judge(directory, {"": outcome}, logs):
         raise failure
 
 
@@ -59,12 +62,11 @@ def forget_failures(directory: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def run_agent(order: Order, *, log: Path, poll: Callable[[], None]) -> Outcome:
+def run_agent(order: Order, *, poll: Callable[[], None]) -> Outcome:
     """Run this node's part of an attempt, to the end of all its processes.
 
     Args:
         order: what to start.
-        log: file that the output of all processes is appended to.
         poll: called a few times per second; an exception from it ends the processes, and is passed on.
 
     Returns:
@@ -72,6 +74,8 @@ def run_agent(order: Order, *, log: Path, poll: Callable[[], None]) -> Outcome:
     """
     report = Path(order.directory) / f".agent-{order.place}.json"
     report.unlink(missing_ok=True)
+    log = log_of_agent(logs_of(Path(order.directory), order.start), order.node)
+    log.parent.mkdir(parents=True, exist_ok=True)  # a node may not see yet that the launcher has made it
     interface = interface_of(LOOPBACK if order.store is None else split_address(order.store)[0])
     variables = {"GLOO_SOCKET_IFNAME": interface, **order.environment}
     if "GLOO_SOCKET_IFNAME" in os.environ and order.store is not None:
@@ -87,7 +91,7 @@ def run_agent(order: Order, *, log: Path, poll: Callable[[], None]) -> Outcome:
             time.sleep(POLL_S)
     try:
         if process.returncode >= 0:  # else the agent knows only that it was told to end, as its supervisor was killed
-            return Outcome.from_dict(json.loads(report.read_text(encoding="utf-8")))
+            return Outcome.from_dict(read_json(report))
         return Outcome(process.returncode, signal=-process.returncode)
     except (OSError, ValueError):  # the agent was killed, or could not write
         code = process.returncode

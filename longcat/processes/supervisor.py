@@ -2,6 +2,8 @@
 
 The owner holds the writing end of this process' standard input. When it is closed, by the owner or by its death, every
 process of the command gets SIGTERM, and after the grace time SIGKILL. The exit code is that of the command.
+
+A supervisor that somebody has stopped (SIGSTOP) goes on when its owner dies: the kernel sends it SIGCONT.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from longcat.processes.child import die_with_parent
 def main() -> int:
     """Run the command given by the arguments until it ends or standard input is closed; returns its exit code."""
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
+    die_with_parent(signal.SIGCONT)  # stopped as it may be, it then sees its input closed
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -32,13 +32,10 @@ from longcat.redaction import redact, redact_tree
 from longcat.stores import sqlite_path, sqlite_url
 from longcat.tracking.forwarding import Forwarder, Verdict, import_mlflow, prepare_store, verdict
 from longcat.tracking.journal import (
-    OWNER_TAG,
     Journal,
     Sent,
     close_abandoned,
     forget_what_was_sent,
-    owner,
-    owner_is_alive,
     parse,
     read_lines,
     refused_path,
@@ -46,12 +43,14 @@ from longcat.tracking.journal import (
 )
 
 POINTS_AT_ONCE = 500
-FLUSH_S = 15.0
-"""Seconds that the end of a run waits for MLflow without progress."""
-LAST_TRY_S = 2.0
-"""Seconds that it waits for an MLflow that has failed before."""
+START_S = 15.0
+"""Seconds that the end of a run waits until MLflow is imported and its store in the workspace made."""
+END_S, END_SHARE = 2.0, 0.01
+"""Seconds that it then waits for MLflow, or this share of the run's time if that is more."""
 _EVENTS_AT_ONCE = 200
 _prepared = set[Path]()
+_written_here = set[Path]()
+"""Journals of runs in this process that have not ended."""
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 _PACKAGES = ("torch", "torch_npu", "prefect", "mlflow", "datasets", "tokenizers", "transformers", "lm_eval")
 
@@ -67,13 +66,18 @@ def store_path(workspace: Workspace) -> Path:
 
 
 class Tracker:
-    """Tracking of one pipeline run: a parent run and a child run for each stage."""
+    """Tracking of one pipeline run: a parent run and a child run for each stage.
+
+    Whoever makes one holds the lease of the workspace until it is closed.
+    """
 
     def __init__(self, workspace: Workspace, config: PipelineConfig, name: str) -> None:
+        self._began = time.monotonic()
         self.workspace, self.uri, self.experiment = workspace, tracking_uri(workspace), config.experiment
         self._journal = Journal(
             workspace.path / "tracking" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.jsonl"
         )
+        _written_here.add(self._journal.path)
         self._sender = Sender(self._journal, workspace)
         self._journal.append(
             "start", "pipeline", experiment=self.experiment, name=name, parent=None, time=time.time(), tags=_tags()
@@ -116,9 +120,10 @@ class Tracker:
         """End the parent run and wait a bounded time for MLflow; returns what is to be said of unsent events."""
         self._journal.append("end", "pipeline", status=status, time=time.time())
         try:
-            return self._sender.finish()
+            return self._sender.finish(time.monotonic() - self._began)
         finally:
             self._journal.close()
+            _written_here.discard(self._journal.path)
 
     def run_id(self, stage: str | None = None) -> str | None:
         """Return MLflow's id of a stage's run, or of the parent run; None while MLflow has not been reached."""
@@ -200,7 +205,7 @@ class Sender:
         self._thread = threading.Thread(target=self._run, daemon=True, name="mlflow-sender")
         self._forwarder: Forwarder | None = None
         self._then: Callable[[], object] | None = None
-        self._progress = time.monotonic()
+        self._connected_at: float | None = None
         self._refused: dict[str, str] = {}
 
     @property
@@ -218,16 +223,26 @@ class Sender:
         self._then = then
         self._thread.start()
 
-    def finish(self) -> str | None:
+    def finish(self, run_s: float) -> str | None:
         """Wait until all events are sent, and return what is to be said if they are not.
 
-        The wait ends after `FLUSH_S` seconds without progress, and after `LAST_TRY_S` if MLflow has failed before.
+        MLflow may take `END_S` seconds, or `END_SHARE` of the run's time unless it has failed before; what it takes to
+        import it and to make a store in the workspace comes on top, `START_S` at most.
+
+        Args:
+            run_s: time since the run began, in seconds.
         """
         self._finish.set()
-        began = self._progress = time.monotonic()
+        began = time.monotonic()
         while self._thread.is_alive():
             now = time.monotonic()
-            if now - self._progress > FLUSH_S or (self.service.away and now - began > LAST_TRY_S):
+            if self.service.away:
+                over = now - began > END_S
+            elif self._connected_at is None:
+                over = now - began > START_S
+            else:
+                over = now - max(began, self._connected_at) > max(END_S, END_SHARE * run_s)
+            if over:
                 break
             self._thread.join(0.05)
         self._given_up.set()
@@ -258,7 +273,6 @@ class Sender:
                 for offset, line in lines:
                     self._forward(line)
                     self._sent.offset = offset
-                    self._progress = time.monotonic()
             finally:
                 self._sent.save(self.path)
 
@@ -297,7 +311,7 @@ class Sender:
             if prepare(self.workspace):
                 self._sent = Sent()
             self._forwarder = Forwarder(self.uri, self.workspace.path / "mlartifacts", self.path.stem)
-            self._progress = time.monotonic()
+            self._connected_at = time.monotonic()
         return self._forwarder
 
     def _forward(self, line: bytes) -> None:
@@ -327,6 +341,8 @@ class Sender:
 def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[float]]:
     """Read the values that a run has logged under the given names, in the order of steps; missing names are left out.
 
+    Of a step that was done again, which has several values, the last one logged counts.
+
     Args:
         uri: tracking server or store, as for MLFLOW_TRACKING_URI.
         run_id: MLflow's id of the run.
@@ -351,7 +367,10 @@ def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, li
         raise DataError(
             f"MLflow run {run_id} cannot be read from {redact(uri)}: {redact(str(error)).splitlines()[0]}"
         ) from None
-    return {key: [point.value for point in sorted(points, key=lambda p: p.step)] for key, points in histories.items()}
+    return {
+        key: list({p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.timestamp))}.values())
+        for key, points in histories.items()
+    }
 
 
 def sync(workspace: Workspace) -> int:
@@ -361,13 +380,20 @@ def sync(workspace: Workspace) -> int:
 
     Raises:
         TrackingError: MLflow cannot be reached, or could not take everything.
+        WorkspaceBusyError: another process is writing in the workspace; a run sends what is left there by itself.
     """
+    with workspace.lease():
+        return _send_what_is_left(workspace)
+
+
+def _send_what_is_left(workspace: Workspace) -> int:
+    """Send all journals but those of runs in this process, which holds the lease; see `sync`."""
     sent, problem = 0, None
     if store_path(workspace).exists():
         prepare(workspace)
     for path in sorted((workspace.path / "tracking").glob("*.jsonl")):
         state = Sent.of(path)
-        if (state.complete and state.offset == path.stat().st_size) or owner_is_alive(path):
+        if (state.complete and state.offset == path.stat().st_size) or path in _written_here:
             continue
         close_abandoned(path)
         sender = Sender(path, workspace)
@@ -407,14 +433,13 @@ def prepare(workspace: Workspace) -> bool:
 def _send_others(workspace: Workspace, service: Service) -> None:
     """Send what earlier runs have left, in the background of this one."""
     try:
-        sync(workspace)
+        _send_what_is_left(workspace)
     except TrackingError as error:
         service.failed(error, answered=True)
 
 
 def _tags() -> dict[str, str]:
     tags = {
-        OWNER_TAG: owner(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "mlflow.source.name": "longcat",

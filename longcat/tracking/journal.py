@@ -1,4 +1,8 @@
-"""Journals of tracking events on disk: one file for each run of a flow, and beside it how much of it has been sent."""
+"""Journals of tracking events on disk: one file for each run of a flow, and beside it how much of it has been sent.
+
+A journal is written by a process that holds the lease of its workspace. So whoever holds it now knows that the writers
+of all others are gone, wherever they ran.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -14,12 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from longcat.artifact import write_json
 from longcat.redaction import redact_tree
+from longcat.unpacking import parse_json, read_json
 
-OWNER_TAG = "longcat.owner"
 _SENT = ".sent.json"
 _OF_NUMBERS_OR_PLACES = ("points", "artifact", "model")
 """Events that are numbers, or that name files which are opened later."""
@@ -98,7 +99,7 @@ class Sent:
     def of(cls, journal: Path) -> Sent:
         """Read the state of a journal; one that cannot be read starts again, as sending twice stores once."""
         try:
-            return cls(**json.loads(journal.with_suffix(_SENT).read_text(encoding="utf-8")))
+            return cls(**read_json(journal.with_suffix(_SENT)))
         except (OSError, ValueError, TypeError):
             return cls()
 
@@ -130,7 +131,7 @@ def parse(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: the line is not one of a journal.
     """
-    event = json.loads(line)
+    event = parse_json(line)
     if not isinstance(event, dict) or not isinstance(event.get("event"), str) or not isinstance(event.get("key"), str):
         raise ValueError("it is not an event")
     return event
@@ -167,22 +168,3 @@ def close_abandoned(path: Path) -> None:
     for key in reversed(open_keys):
         journal.append("end", key, status="KILLED", time=time.time())
     journal.close()
-
-
-def owner() -> str:
-    """Return the identity of this process, for the tag `OWNER_TAG`."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}/{process.pid}/{process.create_time()}"
-
-
-def owner_is_alive(path: Path) -> bool:
-    """Whether the process that writes a journal may still do so."""
-    with path.open("rb") as stream:
-        line = stream.readline()
-    try:
-        host, pid, started = str(json.loads(line)["tags"][OWNER_TAG]).split("/")
-        if host != socket.gethostname():
-            return time.time() - path.stat().st_mtime < 3600
-        return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) < 1)
-    except (ValueError, KeyError, TypeError, psutil.NoSuchProcess):
-        return False

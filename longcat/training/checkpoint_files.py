@@ -9,7 +9,6 @@ checkpoints/step-00000100.damaged    one that was found to differ from its diges
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from longcat.artifact import sha256_file, write_json
-from longcat.disk import sync
+from longcat.disk import copy_file, sync
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.lease import check_lease
 from longcat.training.checkpoint_reader import METADATA
 from longcat.training.checkpoint_writer import Digest
+from longcat.unpacking import read_json
 
 DIGESTS, RUN = "digests.json", "run.json"
 _NAME = re.compile(r"step-(\d{8})")
@@ -42,6 +42,8 @@ class RunRecord:
     """Layouts that it has been trained in, oldest first."""
     run: str = ""
     """Digest of the artifact that is made."""
+    clean: int = 0
+    """Steps after which a search for wrong bits last found none, if there are searches."""
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of a state."""
@@ -55,9 +57,10 @@ class RunRecord:
             ArtifactError: it is missing or unreadable.
         """
         try:
-            values = json.loads((folder / RUN).read_text(encoding="utf-8"))
+            values = read_json(folder / RUN)
             layouts = tuple(LayoutSince(**of) for of in values["layouts"])
-            return cls(int(values["batches"]), dict(values["health"]), layouts, str(values["run"]))
+            clean = int(values.get("clean", 0))
+            return cls(int(values["batches"]), dict(values["health"]), layouts, str(values["run"]), clean)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"{folder / RUN} is missing or unreadable ({error})") from None
 
@@ -105,6 +108,26 @@ def commit(final: Path, step: int, record: RunRecord, digests: Mapping[str, Dige
     sync(final.parent)
 
 
+def give(checkpoint: Path, target: Path) -> None:
+    """Make a folder with the files of a checkpoint, but its digests, which stays where it is; what is there is replaced.
+
+    Both share the files where the file system can do that.
+    """
+    folder = unfinished(target)
+    make(folder)
+    for path in sorted(checkpoint.iterdir()):
+        if path.name != DIGESTS:
+            try:
+                os.link(path, folder / path.name)
+            except OSError:  # a file system without links; a full disk will refuse the copy, too
+                copy_file(path, folder / path.name)
+    sync(folder)
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(folder, target)
+    sync(target.parent)
+
+
 def fault(path: Path, part: int = 0, parts: int = 1) -> str | None:
     """Say how a checkpoint differs from what was written; None if it does not.
 
@@ -114,7 +137,7 @@ def fault(path: Path, part: int = 0, parts: int = 1) -> str | None:
         parts: number of these processes.
     """
     try:
-        written = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+        written = read_json(path / DIGESTS)
         step, files = int(written["step"]), dict(written["files"])
         expected = {str(name): (str(of["sha256"]), int(of["bytes"])) for name, of in files.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,36 +7,36 @@ nothing and writes down what would be sent. Routing is assumed to be balanced, a
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from longcat.accelerator import Accelerator, Kind
-from longcat.config import PipelineConfig
+from longcat.config import Phase, PipelineConfig
 from longcat.corpus.shards import Batch
 from longcat.costs.flops import expected_ffn_experts
 from longcat.costs.memory import TrainingMemory, training_memory
+from longcat.costs.stages import Schedule
 from longcat.errors import ConfigError
-from longcat.model.context import Phase
 from longcat.model.plan import balanced
 from longcat.ops.chunks import sized_for
 from longcat.parallel.axes import TOKENS, Degrees
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.rehearsal import rehearsal, silent
 from longcat.parallel.weights import without_numbers
+from longcat.processes.pool import Pool
 from longcat.training.layout import settle_layout, spread_of
 from longcat.training.observation import Observation
 from longcat.training.trainer import Trainer, phase_of
@@ -53,6 +53,7 @@ AXES = (
     "pipeline",
 )
 """Names of groups, the first of which stands for a group that serves several purposes."""
+R = TypeVar("R")
 BytesByAxis = dict[str, dict[str, int]]
 """Bytes of a step by axis and collective, see `longcat.parallel.rehearsal.SilentGroup`."""
 
@@ -149,10 +150,11 @@ def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu", phase
     if len(ranks) == 1:
         reports = [report_of(*ranks[0])]
     else:  # a process for each, as torch remembers groups by what they look like in the rank before
-        with ProcessPoolExecutor(
-            min(len(ranks), os.cpu_count() or 1), multiprocessing.get_context("spawn"), max_tasks_per_child=1
-        ) as pool:
-            reports = list(pool.map(report_of, *zip(*ranks, strict=True)))
+        with ExitStack() as stack:
+            advice = "perhaps memory was full; run the same command again"
+            pools = [stack.enter_context(closing(Pool(1, _HANG_S, str, advice))) for _ in ranks]
+            futures = [pool.submit(_report_of, rank) for pool, rank in zip(pools, ranks, strict=True)]
+            reports = [future.result() for future in futures]
     length = config.corpus.sequence_length_tokens
     estimate = training_memory(
         config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes, kind
@@ -182,6 +184,14 @@ def first_step(phase: Phase, config: PipelineConfig) -> int:
 
 _PHASE_STEPS = ("dense_attention_steps", "indexer_warmup_steps", "steps")
 """Settings that say how long phases take."""
+
+
+_HANG_S = 60.0
+"""Seconds after which a process for one rank that was stopped by a signal is replaced."""
+
+
+def _report_of(rank: tuple[PipelineConfig, int, Kind, int, int]) -> RankReport:
+    return report_of(*rank)
 
 
 def report_of(
@@ -239,7 +249,7 @@ def _observe(
 ) -> RankReport:
     """Let a trainer make a step of few micro-batches, and report one of as many as there are.
 
-    Once a pipeline is full and gradients are there, each further micro-batch does what the one before it did.
+    Once a pipeline is full and gradients are there, all further micro-batches do what those before them did.
     """
     observed = Observation()
     parameters = list(trainer.weights.parameters())
@@ -251,27 +261,22 @@ def _observe(
                 state["step"].fill_(1)
     parameter_bytes, optimizer_bytes = observed.add([*parameters, *copies]), observed.add(states)
     stages = mesh.degrees.pipeline
-    in_turn = stages == 1 or trainer.config.parallel.schedule == "1f1b"
-    few = micro_batches if every else min(micro_batches, stages + 2 if in_turn else 2 * stages)
-    rest = micro_batches - few
+    filling = _FILLING[trainer.config.parallel.schedule] if stages > 1 else _FILLING["1f1b"]
+    few = micro_batches if every else min(micro_batches, filling.enough(stages))
+    more = micro_batches - few
     with fake, observed:
-        marks = _Marks(trainer, mesh, observed, stages - stage if in_turn else few)
-        if rest and not in_turn:
-            trainer.step(step, _batch(trainer, micro_batch * (few - 1)))
-        between = marks.now()
-        peak_between = observed.peak_bytes
-        marks.begin()
+        marks = _Marks(trainer, mesh, observed, filling, few)
+        before = marks.now()
         trainer.step(step, _batch(trainer, micro_batch * few))
-        after = marks.now()
-    total, peak_bytes, ready = after - between, observed.peak_bytes, 0
-    if rest and in_turn:
-        (total_before, bytes_before), (total_after, bytes_after) = marks.seen[-2:]
-        total += rest * (total_after - total_before)
-        ready = rest * marks.ready // few  # a pipeline makes room for what it will receive of each
-        peak_bytes += ready + rest * max(0, bytes_after - bytes_before)
-    elif rest:
-        total += rest * (total - between)
-        peak_bytes += rest * (peak_bytes - peak_between)
+        total = marks.now() - before
+    peaks, ready = [observed.peak_bytes], 0
+    if more:
+        (done, alive, peak_before), (done_after, alive_after, peak_between) = marks.seen
+        times = more // filling.period(stages)
+        total += times * (done_after - done)
+        left = times * max(0, alive_after - alive)
+        ready = more * (marks.ready or 0) // few  # a pipeline makes room for what it will receive of each
+        peaks = [ready + peak_before, ready + left + peak_between, ready + left + observed.peak_bytes]
     by_axis: BytesByAxis = {}
     for (axis, collective), amount in total.numbers.items():
         if axis and amount:
@@ -284,10 +289,31 @@ def _observe(
         optimizer_bytes=optimizer_bytes,
         gradient_bytes=sum(of.part.numel() * of.part.element_size() for of in trainer.gradients),
         saved_bytes=marks.saved + ready,
-        peak_bytes=peak_bytes,
+        peak_bytes=max(peaks),
         flops=total.numbers["", "flops"],
         bytes_by_axis=by_axis,
     )
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """How a schedule fills a pipeline of n processes, see `torch.distributed.pipelining`."""
+
+    enough: Callable[[int], int]
+    """Micro-batches of a step in whose last period all parts of the model have their gradients already."""
+    period: Callable[[int], int]
+    """Micro-batches after which a process does the same again."""
+    by_last_part: bool
+    """Whether the last period ends as the last part of the model begins with its last micro-batch, or else the first one."""
+    in_flight: Callable[[int, int], int]
+    """Forward passes of the process at a place up to its first backward pass."""
+
+
+_FILLING: dict[Schedule, _Filling] = {
+    "1f1b": _Filling(lambda n: n + 2, lambda _: 1, False, lambda n, place: n - place),
+    "interleaved": _Filling(lambda n: 3 * n, lambda n: n, True, lambda n, place: 3 * n - 2 * place - 1),
+    "zbv": _Filling(lambda n: 2 * n + 2, lambda _: 1, False, lambda n, _: 2 * n),
+}
 
 
 @dataclass(frozen=True)
@@ -309,38 +335,54 @@ class _Made:
 
 
 class _Marks:
-    """What has been done, and what lives, as each forward pass of a step begins; and what forward passes leave behind."""
+    """What a step has done, what lives and has lived as its last period begins and ends; and what forward passes leave behind."""
 
-    def __init__(self, trainer: Trainer, mesh: ProcessMesh, observed: Observation, in_flight: int) -> None:
-        """Watch a trainer, of whose micro-batches so many are in flight before the first backward pass."""
-        self._mesh, self._observed, self._in_flight = mesh, observed, in_flight * len(trainer.parallel.parts)
-        self.seen: list[tuple[_Made, int]] = []
-        """What has been done and the bytes that live, by forward pass."""
-        self.saved, self._base, self._passes = 0, 0, 0
-        trainer.model.register_forward_pre_hook(self._before, prepend=True)  # before anything is gathered
-        for part in trainer.parallel.parts:
+    def __init__(self, trainer: Trainer, mesh: ProcessMesh, observed: Observation, filling: _Filling, few: int) -> None:
+        """Watch the step of a trainer with few micro-batches, see `_Filling`."""
+        self._mesh, self._observed = mesh, observed
+        processes = mesh.degrees.pipeline
+        self._in_flight = filling.in_flight(processes, mesh.degrees.grid_of("pipeline").place(mesh.rank, "pipeline"))
+        self._period = (few - 1 - filling.period(processes), few - 1)
+        self.seen: list[tuple[_Made, int, int]] = []
+        """What has been done, the bytes that live, and the most that have lived since the mark before."""
+        self.saved = 0
+        """Most bytes that a forward pass has left."""
+        self.ready: int | None = None
+        """Bytes that a step has made before anything was gathered: of its rows, equally many of each."""
+        self._forward: Counter[nn.Module] = Counter()
+        self._passes, self._base = 0, self._alive()
+        parts = trainer.parallel.parts
+        self._marked = parts[-1 if filling.by_last_part else 0]
+        for part in parts:
+            part.register_forward_pre_hook(self._before, prepend=True)  # before anything is gathered
             part.register_forward_hook(self._after)
-
-    def begin(self) -> None:
-        """Begin with a step."""
-        self.seen, self.saved, self._passes = [], 0, 0
-        self._base = self._alive()
+            if isinstance(part, FSDPModule):  # schedules of several parts gather before a forward pass
+                part.unshard = self._getting_ready(part.unshard)  # type: ignore[method-assign]
 
     def now(self) -> _Made:
         """Return what has been done so far."""
         return _Made(dict(_made(self._mesh, self._observed)))
 
-    @property
-    def ready(self) -> int:
-        """Bytes that a step has made before its first forward pass: of its rows, equally many of each."""
-        return self.seen[0][1] - self._base
-
     def _alive(self) -> int:
         gathered = self._observed.gathered()
         return self._observed.bytes - gathered
 
-    def _before(self, *_: Any) -> None:
-        self.seen.append((self.now(), self._alive()))
+    def _getting_ready(self, unshard: Callable[..., R]) -> Callable[..., R]:
+        def first(*arguments: Any, **settings: Any) -> R:
+            self._note_ready()
+            return unshard(*arguments, **settings)
+
+        return first
+
+    def _note_ready(self) -> None:
+        if self.ready is None:
+            self.ready = self._alive() - self._base
+
+    def _before(self, part: nn.Module, *_: Any) -> None:
+        self._note_ready()
+        if part is self._marked and self._forward[part] in self._period:
+            self.seen.append((self.now(), self._alive(), self._observed.begin_peak()))
+        self._forward[part] += 1
 
     def _after(self, *_: Any) -> None:
         self._passes += 1

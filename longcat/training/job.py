@@ -7,7 +7,6 @@ error-RANK.json     why a process failed
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from longcat.artifact import write_json
 from longcat.config import PipelineConfig
 from longcat.parallel.axes import Degrees
 from longcat.training.layout import ParallelLayout
+from longcat.unpacking import read_json
 
 JOB, RESULT = "job.json", "result.json"
 ERRORS = "error-*.json"
@@ -47,6 +47,12 @@ class Job:
     peak_flops: float | None = None
     """Peak of all processes together, for the MFU in the metrics."""
 
+    @property
+    def local_folder(self) -> Path | None:
+        """The faster folder of this run's checkpoints on each node, if there is one."""
+        local = self.config["training"].get("checkpoint_local")
+        return Path(local).expanduser() / self.run if local else None
+
     def write(self) -> Path:
         """Write `job.json` and return its path."""
         path = Path(self.directory) / JOB
@@ -56,7 +62,7 @@ class Job:
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read a `job.json`."""
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         layout = values["layout"]
         return cls(**{**values, "layout": ParallelLayout(**{**layout, "degrees": Degrees(**layout["degrees"])})})
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.unpacking import parse_json
 
 EventKind = Literal[
     "start",
@@ -70,7 +71,7 @@ def read_events(directory: Path) -> list[dict[str, Any]]:
     events = []
     for line in path.read_bytes().splitlines():
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
             continue
         if isinstance(event, dict) and isinstance(event.get("time"), float) and event.get("kind") in KINDS:

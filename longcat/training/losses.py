@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from longcat.config import ModelConfig, PipelineConfig, target_ffn_experts
-from longcat.model.context import Phase
+from longcat.config import ModelConfig, Phase, PipelineConfig, target_ffn_experts
 from longcat.model.transformer import LossSums
 
 AUXILIARY = ("mtp", "indexer", "balance", "importance", "hidden_z")

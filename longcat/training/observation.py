@@ -48,6 +48,12 @@ class Observation(TorchDispatchMode):
         self._settle()
         return sum(storage.nbytes() for storage in self._gathered)
 
+    def begin_peak(self) -> int:
+        """Return the peak so far, and look for one anew from now on."""
+        self._settle()
+        peak, self.peak_bytes = self.peak_bytes, self.bytes
+        return peak
+
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
     ) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
-from longcat.disk import copy_file
+from longcat.disk import copy_file, remove
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -29,6 +28,7 @@ from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
 from longcat.training.state_reader import state_reader
 from longcat.training.supervision import supervise
+from longcat.unpacking import read_json
 
 STAGE_VERSION = 6
 WORKER = "longcat.training.worker"
@@ -52,7 +52,7 @@ def pretrain(
         tokens: from `longcat.corpus.stage.preprocess`.
         workspace: where the artifact goes.
         report: hears of progress in steps.
-        on_metrics: gets the records of metrics.jsonl as they appear, each step once.
+        on_metrics: gets the records of metrics.jsonl as they appear, see `Follower`.
 
     Returns:
         A `checkpoint` artifact, see `CheckpointFolder`.
@@ -84,6 +84,13 @@ def pretrain(
 
     recipe, earlier = choose_start(workspace, recipe_of)
 
+    passed_on = 0
+
+    def pass_on(records: Records) -> None:
+        nonlocal passed_on
+        on_metrics(records)
+        passed_on = max(passed_on, records[-1]["step"])
+
     def build(directory: Path) -> CheckpointFacts:
         folder = CheckpointFolder(directory)
         best = peak(accelerator, layout.precision)
@@ -104,13 +111,15 @@ def pretrain(
             def on_settled(settled: Job) -> None:
                 tell(directory, earlier, layout_since(config, settled.layout, settled.device, 0))
 
-            supervise(WORKER, job, config, report, on_metrics, on_settled)
+            supervise(WORKER, job, config, report, pass_on, on_settled)
+        if local := job.local_folder:  # the processes may have been killed before they removed it
+            remove(local)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
         plot_life(directory, read_metrics(folder.metrics), folder.life_picture)
-        result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        result = read_json(directory / RESULT)
         last = result["layouts"][-1]
         return CheckpointFacts(
             **result,
@@ -126,6 +135,10 @@ def pretrain(
     checkpoint = workspace.materialize(recipe, build, resumable=True, scratch=scratch)
     if checkpoint.cached:
         tell_of_reuse(checkpoint, now)
+    else:  # what is trained already, and only had to be finished, has a curve too
+        records = read_metrics(CheckpointFolder(checkpoint.path).metrics)
+        if rest := [record for record in records if record["step"] > passed_on]:
+            on_metrics(rest)
     return checkpoint
 
 

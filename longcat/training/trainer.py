@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from longcat.accelerator import Accelerator
-from longcat.config import ModelConfig, PipelineConfig, TrainingConfig
+from longcat.config import ModelConfig, Phase, PipelineConfig, TrainingConfig
 from longcat.corpus.shards import Batch
-from longcat.model.context import Phase
 from longcat.model.plan import to_host
 from longcat.model.recomputation import use_recomputation
 from longcat.model.transformer import LongcatModel, LossSums

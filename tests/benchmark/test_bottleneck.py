@@ -40,7 +40,7 @@ def timed():
         window_seconds=[4.0, 4.0, 8.0], window_steps=2, window_peak_flops=[], batch_tokens=512, processes=2,
         parallel={"expert": 2}, sequence_length=64, precision="fp32", ffn_experts_per_token=2.0, peak_memory_bytes=1,
         memory={}, breakdown={"timelines": lines}, operators=None, collectives=collectives, micro_batches=2,
-        device_kind="cpu", device_name="a CPU",
+        phase="sparse", device_memory_bytes=10**12, device_kind="cpu", device_name="a CPU",
     )  # fmt: skip
 
 
@@ -67,6 +67,20 @@ def test_formulas_of_a_pipeline_are_those_of_its_stages(timed):
         "shard": formula["dense_shard"], "expert": formula["expert"], "hidden states": formula["hidden states"],
     }  # fmt: skip
     assert found["hidden states"] == 256 * 4 * CONFIG.model.hidden_size + 2 * 4
+
+
+def test_formulas_follow_the_phase_and_the_memory_of_the_device(timed):
+    sparse = "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}"
+    config = load_config("smoke", None, [sparse])
+
+    def formula(**changes):
+        return axis_loads(replace(timed, **changes), config)[0].formula_bytes
+
+    warmup, dense, sparse = (formula(phase=phase) for phase in ("warmup", "dense", "sparse"))
+    assert warmup < dense < sparse
+    tight = formula(phase="dense", device_memory_bytes=1000)
+    step = Step(256, 2, 4, 2.0, phase="dense", memory_bytes=1000)
+    assert tight == step_traffic(config.model, timed.collectives["degrees"], step)["dense_shard"] > dense
 
 
 def test_one_process_has_no_axes(timed):

@@ -22,7 +22,7 @@ def measurement(between, kernels=None, together=None, processes=2, kind="cpu"):
     return Measurement(
         window_seconds=[1.0, 1.0, 2.0], window_steps=2, window_peak_flops=between, batch_tokens=512,
         processes=processes, parallel={"expert": 1}, sequence_length=64, precision="fp32", ffn_experts_per_token=2.0,
-        peak_memory_bytes=1, memory={}, breakdown=None, operators=operators, collectives=None, micro_batches=1, device_kind=kind,
+        peak_memory_bytes=1, memory={}, breakdown=None, operators=operators, collectives=None, micro_batches=1, phase="sparse", device_memory_bytes=10**12, device_kind=kind,
         device_name="a CPU",
     )  # fmt: skip
 

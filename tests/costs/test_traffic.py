@@ -13,7 +13,7 @@ from longcat.config import load_config
 from longcat.costs.flops import expected_ffn_experts, parameters
 from longcat.costs.stages import Held
 from longcat.costs.traffic import Step, bus_factor, divided_parameters, place_traffic, step_traffic
-from longcat.training.dry_run import report_of
+from longcat.training.dry_run import first_step, report_of
 from longcat.training.layout import wish_of
 from tests.training.measured import MODEL as BALANCED
 
@@ -35,7 +35,7 @@ def test_weights_are_gathered_in_each_micro_batch_and_gradients_summed_once():
     found = step_traffic(MODEL, {"dense_shard": 4}, STEP)
     gathered = 2 * (DENSE - ROUTER) + 4 * ROUTER  # a router computes in fp32
     assert found == {"dense_shard": pytest.approx(0.75 * (4 * gathered + 4 * DENSE))}
-    twice = step_traffic(MODEL, {"dense_shard": 4}, replace(STEP, freed={"layers"}))
+    twice = step_traffic(MODEL, {"dense_shard": 4}, replace(STEP, memory_bytes=1000))
     outside = 2 * (2 * MODEL.hidden_size * MODEL.vocabulary + MODEL.hidden_size)  # words, head and the last norm
     assert twice["dense_shard"] - found["dense_shard"] == pytest.approx(0.75 * 4 * (gathered - outside))
 
@@ -93,7 +93,7 @@ def test_tokens_are_gathered_before_heads_and_networks_and_scattered_after_them(
 
 def test_parts_of_a_pipeline_are_gathered_once_or_behind_each_forward_pass():
     model = load_config("smoke", None, ["model.num_layers=3"]).model
-    layers, degrees = replace(STEP, freed={"experts", "layers"}), {"pipeline": 2, "dense_shard": 4}
+    layers, degrees = replace(STEP, memory_bytes=1000), {"pipeline": 2, "dense_shard": 4}
     first = Held(2, True, False)
     counts = parameters(model, first)
     numbers = sum(counts.values()) - counts["routed_experts"]
@@ -119,13 +119,20 @@ def test_a_pipeline_counts_the_process_that_sends_most():
 
 NGRAM = "model.ngram={vocab_size_ratio: 2.5, neighbor_num: 3, split_num: 2}"
 MTP = "model.mtp_num_layers=1"
-STAGED = {  # one stage each; whether weights are freed
-    "experts": (("parallel.expert=2", MTP, NGRAM, "parallel.embedding=true"), 0, False),
-    "tokens of rows": (("parallel.context=2", "parallel.expert=1", MTP, NGRAM), 1, True),
-    "heads": (
-        ("parallel.tensor=2", "parallel.expert=1", MTP, "training.activation_checkpointing=full"), 1, False,
-    ),
-    "both ends in a process": (("parallel.schedule=zbv", "parallel.replicate=2", MTP, NGRAM), 0, False),
+SPARSE = "model.sparse_attention={index_n_heads: 2, index_head_dim: 12, index_topk: 8, index_init_tokens: 1, index_local_tokens: 3}"
+FULL = "training.activation_checkpointing=full"
+STAGED = {  # one stage each; the memory of a device, and the phase of sparse attention
+    "experts": (("parallel.expert=2", MTP, NGRAM, "parallel.embedding=true"), 0, 10**9, None),
+    "tokens of rows": (("parallel.context=2", "parallel.expert=1", MTP, NGRAM), 1, 10**6, None),
+    "some stages free nothing": (("parallel.shard=2", "parallel.expert=1", NGRAM), 1, 4 * 10**6, None),
+    "heads": (("parallel.tensor=2", "parallel.expert=1", MTP, FULL), 1, 10**9, None),
+    "heads, dense": (("parallel.tensor=2", "parallel.expert=1", MTP, SPARSE), 1, 10**9, "dense"),
+    "heads, sparse": (("parallel.tensor=2", "parallel.expert=1", MTP, SPARSE), 1, 10**9, "sparse"),
+    "tokens, dense": (("parallel.context=2", "parallel.expert=1", SPARSE, FULL), 0, 10**9, "dense"),
+    "tokens, warmup": (("parallel.context=2", "parallel.expert=1", SPARSE, FULL), 0, 10**9, "warmup"),
+    "tokens, sparse": (("parallel.context=2", "parallel.expert=1", SPARSE, FULL), 0, 10**9, "sparse"),
+    "experts, warmup": (("parallel.expert=2", MTP, SPARSE, FULL), 1, 10**6, "warmup"),
+    "both ends in a process": (("parallel.schedule=zbv", "parallel.replicate=2", MTP, NGRAM), 0, 10**9, None),
 }  # fmt: skip
 ANYTHING = {"dense_shard", "expert_shard", "context", "tensor", "replicate", "expert_replicate"}
 """Axes that may have one group in these layouts."""
@@ -133,10 +140,11 @@ ANYTHING = {"dense_shard", "expert_shard", "context", "tensor", "replicate", "ex
 
 @pytest.mark.parametrize("name", STAGED)
 def test_a_stage_sends_what_a_dry_run_counts(name):
-    settings, place, freed = STAGED[name]
+    settings, place, memory, phase = STAGED[name]
     rows = ("training.micro_batch_sequences=1", "training.global_batch_sequences=6", "training.precision=fp32")
     layout = ("training.processes=4", "parallel.pipeline=2", "model.num_layers=4")
-    config = load_config("smoke", overrides=[*BALANCED, *layout, *rows, *settings])
+    phases = ("training.dense_attention_steps=1", "training.indexer_warmup_steps=1") if phase else ()
+    config = load_config("smoke", overrides=[*BALANCED, *layout, *rows, *phases, *settings])
     model, training = config.model, config.training
     degrees = wish_of(config, 4).settle()
     tokens = training.global_batch_sequences * config.corpus.sequence_length_tokens // degrees.stage
@@ -146,10 +154,11 @@ def test_a_stage_sends_what_a_dry_run_counts(name):
         micro_batches=training.global_batch_sequences // degrees.batch_world,
         element_bytes=4,
         ffn_experts=expected_ffn_experts(model),
+        phase=phase or "sparse",
         recomputed=training.activation_checkpointing == "full",
         spread_tables=spreads,
         table_rows=tokens * model.ngram.branches if spreads else None,
-        freed={"experts", "layers"} if freed else (),
+        memory_bytes=memory,
         schedule=config.parallel.schedule,
     )
     expected = Counter()
@@ -158,7 +167,9 @@ def test_a_stage_sends_what_a_dry_run_counts(name):
     assert {"weights and tokens", "hidden states"} <= expected.keys()
 
     sent = Counter()
-    for axis, collectives in report_of(config, 10**6 if freed else 10**9, "cpu", place).bytes_by_axis.items():
+    for axis, collectives in report_of(
+        config, memory, "cpu", place, 0 if phase is None else first_step(phase, config)
+    ).bytes_by_axis.items():
         label = "weights and tokens" if axis in ANYTHING else axis.removesuffix(" gradients")
         for collective, amount in collectives.items():
             sent[label] += amount * bus_factor(collective.replace("-", "_"), 2)

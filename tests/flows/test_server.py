@@ -1,12 +1,11 @@
 """A Prefect server of our own: what is wrong with it costs its pages, and nothing else."""
 
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 
 import psutil
@@ -75,9 +74,13 @@ def test_a_run_outlives_its_server_and_the_next_run_closes_what_it_left(corpus_f
         "--set", f"corpus.sources={corpus_file}", "--json",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        kill_server(run.pid, tmp_path)
+        wait_for_the_flow(tmp_path)
+        killer = threading.Thread(target=kill_servers, args=(run,))  # also the one that is started again
+        killer.start()
         out, err = run.communicate(timeout=300)
+        killer.join()
     assert run.returncode == 0, err
+    assert (tmp_path / "logs" / "run.log").read_text().count("WARNING longcat: Prefect at") == 1
     assert '"status": "completed"' in out
     assert (tmp_path / "summary.json").exists()
     assert "RUNNING" in states(tmp_path, "flow_run")
@@ -87,8 +90,8 @@ def test_a_run_outlives_its_server_and_the_next_run_closes_what_it_left(corpus_f
     assert "RUNNING" not in states(tmp_path, "task_run")
 
 
-def kill_server(pid, workspace):
-    """Kill the Prefect server of a run once the run is known to it."""
+def wait_for_the_flow(workspace):
+    """Wait until a run is known to its Prefect server."""
     end = time.monotonic() + 300
     while time.monotonic() < end:
         try:
@@ -97,9 +100,35 @@ def kill_server(pid, workspace):
         except sqlite3.Error:
             pass
         time.sleep(0.02)
-    for process in psutil.Process(pid).children(recursive=True):
-        if "flows.prefect_server" in process.cmdline() and "longcat.processes.supervisor" not in process.cmdline():
-            os.kill(process.pid, signal.SIGKILL)
+
+
+def kill_servers(run):
+    """Kill every Prefect server of a run until the run ends."""
+    while run.poll() is None:
+        with suppress(psutil.Error):
+            for process in psutil.Process(run.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    command = process.cmdline()
+                    if "flows.prefect_server" in command and "longcat.processes.supervisor" not in command:
+                        process.kill()
+        time.sleep(0.05)
+
+
+def test_a_server_that_ends_during_a_run_is_started_again_once(server, tmp_path, monkeypatch):
+    program, starts = tmp_path / "program", tmp_path / "starts"
+    program.write_text(f"#!/bin/sh\necho $$ >> {starts}\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(module, "sys", SimpleNamespace(executable=str(program)))
+    monkeypatch.setattr(module, "WATCH_S", 0.05)
+    server.start(server.stack)
+    with server.kept_running():
+        end = time.monotonic() + 300
+        while len(starts.read_text().split()) < 2 if starts.exists() else True:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        for watcher in [thread for thread in threading.enumerate() if thread.name == "prefect-server"]:
+            watcher.join(300)
+    assert len(starts.read_text().split()) == 2
 
 
 @pytest.mark.parametrize("end", ["kill -9 $$", "kill -15 $$", "exit 0"])
@@ -126,8 +155,10 @@ def test_a_server_that_was_killed_while_it_made_its_database_leaves_none_of_it(t
             self._process = subprocess.Popen(["true"])
             self._process.wait()
             self.database.touch()
+            folder = self.database.parent / f".{self.database.name}.half-made-1"
+            folder.mkdir()
             for suffix in ("", "-wal", "-shm"):
-                (self.database.parent / f".{self.database.name}.{self._process.pid}-1{suffix}").touch()
+                (folder / f"{self.database.name}{suffix}").touch()
 
         def wait(self, stack):
             return "its server has ended"

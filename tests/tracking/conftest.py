@@ -9,7 +9,8 @@ from longcat.artifact import Workspace
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A store that is only slow is waited for."""
-    monkeypatch.setattr(tracking, "FLUSH_S", 300.0)
+    for limit in ("START_S", "END_S"):
+        monkeypatch.setattr(tracking, limit, 300.0)
 
 
 @pytest.fixture(scope="session")

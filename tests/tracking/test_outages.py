@@ -65,8 +65,7 @@ def test_no_point_is_lost_or_doubled_in_an_outage_of_an_hour(workspace, client, 
 def test_a_run_ends_in_its_own_time_and_says_once_what_is_wrong(workspace, monkeypatch, caplog, trouble):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "FLUSH_S", 1.0)
-    monkeypatch.setattr(tracking, "LAST_TRY_S", 0.2)
+    monkeypatch.setattr(tracking, "END_S", 0.5)
     with fake_server() as server:
         server.mode = trouble
         if trouble == "dead":
@@ -84,12 +83,11 @@ def test_a_run_ends_in_its_own_time_and_says_once_what_is_wrong(workspace, monke
     assert "longcat sync" in said
     assert "None" not in said
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setattr(tracking, "owner_is_alive", lambda path: False)
     assert sync(workspace) == 1
 
 
 def test_an_mlflow_that_is_only_slow_is_not_said_to_be_away(workspace, monkeypatch):
-    monkeypatch.setattr(tracking, "FLUSH_S", 0.0)
+    monkeypatch.setattr(tracking, "START_S", 0.0)
     released = threading.Event()
     monkeypatch.setattr(tracking.Sender, "send_all", lambda _: released.wait(60))
     tracker = Tracker(workspace, load_config("smoke"), "slow")
@@ -97,6 +95,46 @@ def test_an_mlflow_that_is_only_slow_is_not_said_to_be_away(workspace, monkeypat
     released.set()
     assert "has not taken all records yet" in said
     assert "reached" not in said
+
+
+class Simulated:
+    """A clock and a sender's thread that never ends: waiting for the thread moves the clock."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def is_alive(self):
+        return True
+
+    def join(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("run_s", "state", "waited_s"),
+    [
+        (20, "connected", 2),
+        (86_400, "connected", 864),  # 1 %
+        (86_400, "away", 2),  # it is not asked again for a quarter of an hour
+        (20, "unconnected", 15),  # importing MLflow is work of this process
+    ],
+)
+def test_the_end_of_a_run_waits_for_mlflow_for_a_hundredth_of_its_time(tmp_path, monkeypatch, run_s, state, waited_s):
+    monkeypatch.undo()  # patience
+    sender = tracking.Sender(tmp_path / "run.jsonl", tracking.Workspace(tmp_path))
+    sender.journal.append("tags", "a", tags={})
+    simulated = Simulated()
+    monkeypatch.setattr(tracking, "time", simulated)
+    sender._thread = simulated
+    sender.service.away = state == "away"
+    sender._connected_at = None if state == "unconnected" else 900.0
+    said = sender.finish(run_s)
+    assert simulated.now - 1000 == pytest.approx(waited_s, abs=0.11)
+    assert f"are kept in {sender.path}" in said
+    assert sender.unsent_bytes > 0
 
 
 def test_a_full_disk_keeps_the_order_of_records(tmp_path, monkeypatch, caplog):

@@ -13,11 +13,6 @@ from longcat.tracking import Tracker, sync
 RECORDS = [{"step": step, "time": 1e9 + step, "train/loss": 1.0 / step} for step in range(1, 8)]
 
 
-@pytest.fixture(autouse=True)
-def owners_are_gone(monkeypatch):
-    monkeypatch.setattr(tracking, "owner_is_alive", lambda path: False)
-
-
 @pytest.fixture
 def journal(workspace, monkeypatch):
     """Makes the journal of a run that has not been sent."""
@@ -25,7 +20,7 @@ def journal(workspace, monkeypatch):
     def make(name="a run", records=RECORDS):
         with monkeypatch.context() as patch:
             patch.setattr(tracking.Sender, "start", lambda *_, **__: None)
-            patch.setattr(tracking.Sender, "finish", lambda _: None)
+            patch.setattr(tracking.Sender, "finish", lambda *_: None)
             tracker = Tracker(workspace, load_config("smoke"), name)
             with tracker.stage("pretrain") as run:
                 run.log_records(records)
@@ -159,5 +154,4 @@ def test_a_sent_journal_is_not_read_again(workspace, journal, monkeypatch):
     journal("old")
     assert sync(workspace) == 1
     monkeypatch.setattr(tracking, "close_abandoned", lambda path: pytest.fail(f"{path} is read"))
-    monkeypatch.setattr(tracking, "owner_is_alive", lambda path: pytest.fail(f"{path} is read"))
     assert sync(workspace) == 0

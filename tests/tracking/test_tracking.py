@@ -11,6 +11,7 @@ import pytest
 from longcat import tracking
 from longcat.artifact import Workspace
 from longcat.config import load_config
+from longcat.errors import WorkspaceBusyError
 from longcat.tracking import Tracker, sync
 
 
@@ -31,7 +32,7 @@ RECORDS = [{"step": step, "time": 1e9 + step, "attempt": 0, "train/loss": 1.0 / 
 
 
 def test_an_outage_costs_no_time_and_loses_nothing(workspace, monkeypatch):
-    monkeypatch.setattr(tracking, "FLUSH_S", 1.0)
+    monkeypatch.setattr(tracking, "END_S", 1.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
     asked, answered, in_vain = threading.Event(), threading.Event(), []
 
@@ -47,6 +48,7 @@ def test_an_outage_costs_no_time_and_loses_nothing(workspace, monkeypatch):
         with tracker.stage("pretrain") as run:
             run.log_records(RECORDS)
         assert asked.wait(300)  # all this time the server is silent
+        assert sync(workspace) == 0  # it is still being written
         answered.set()
     assert not any(in_vain)
     warning = tracker.close("FINISHED")
@@ -54,8 +56,6 @@ def test_an_outage_costs_no_time_and_loses_nothing(workspace, monkeypatch):
     assert tracker.run_id() is None
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert sync(workspace) == 0  # its process is still alive: it may still be writing
-    monkeypatch.setattr(tracking, "owner_is_alive", lambda path: False)
     assert sync(workspace) == 1
     assert sync(workspace) == 0
     client = client_of(workspace)
@@ -78,6 +78,19 @@ def test_sending_twice_stores_once(workspace, tmp_path):
     client = client_of(workspace)
     assert len(runs_of(client)) == 2
     assert len(client.get_metric_history(tracker.run_id("pretrain"), "train/loss")) == len(RECORDS)
+
+
+def test_the_curve_is_that_of_the_steps_that_count_after_going_back(workspace):
+    tracker = Tracker(workspace, load_config("smoke"), "back")
+    again = [{**one, "time": one["time"] + 100, "train/loss": 9.0 + one["step"]} for one in RECORDS[4:]]
+    with tracker.stage("pretrain") as run:
+        run.log_records(RECORDS)
+        run.log_records(again)
+    assert tracker.close("FINISHED") is None
+    run_id = tracker.run_id("pretrain")
+    curve = [one["train/loss"] for one in (*RECORDS[:4], *again)]
+    assert tracking.metric_histories(tracker.uri, run_id, ["train/loss"]) == {"train/loss": curve}
+    assert client_of(workspace).get_run(run_id).data.metrics["train/loss"] == curve[-1]
 
 
 def test_failed_and_killed_stages_say_so(workspace):
@@ -111,6 +124,29 @@ def test_a_killed_process_leaves_no_running_run(workspace, tmp_path):
     runs = runs_of(client_of(workspace))
     assert {run.info.status for run in runs.values()} == {"KILLED"}
     assert runs["pretrain"].data.metrics == {"x": 1.0}
+
+
+def test_a_run_in_another_process_is_left_alone_until_that_is_gone(workspace, tmp_path):
+    """Whatever its host and number: it has the workspace."""
+    code = (
+        "import sys; from longcat.artifact import Workspace; from longcat.config import load_config\n"
+        "from longcat.tracking import Tracker\n"
+        "space = Workspace(sys.argv[1])\n"
+        "with space.lease():\n"
+        "    Tracker(space, load_config('smoke'), 'at work'); print('started', flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "started\n"
+            with pytest.raises(WorkspaceBusyError, match=f"in use by process {process.pid}"):
+                sync(workspace)
+            (journal,) = (tmp_path / "tracking").glob("*[0-9a-f].jsonl")
+            assert '"end"' not in journal.read_text()
+        finally:
+            process.kill()
+    assert sync(workspace) == 1
+    assert {run.info.status for run in runs_of(client_of(workspace)).values()} == {"KILLED"}
 
 
 def test_the_journal_is_readable_json(workspace, tmp_path):

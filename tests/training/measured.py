@@ -62,7 +62,8 @@ def measure(mesh, settings, memory_bytes, preset="smoke"):
     tokens = np.random.default_rng(mesh.batch_rank).integers(3, 500, shape)
     observed, traffic = Observation(), Traffic()
     states = [of for one in trainer.optimizers for state in one.state.values() for of in state.values()]
-    observed.add([*trainer.weights.parameters(), *trainer.weights.buffers(), *trainer.model.parameters(), *states])
+    copies = [of for part in trainer.parallel.parts for of in part.parameters()]
+    observed.add([*trainer.weights.parameters(), *trainer.weights.buffers(), *copies, *states])
     with observed, traffic:
         trainer.step(0, Batch(tokens, tokens, np.zeros(shape, np.int64)))
     sent = {}

@@ -26,6 +26,25 @@ LAYOUTS = {
         Degrees(2, pipeline=2),
         ("parallel.pipeline=2", "parallel.expert=1", "model.num_layers=2", "training.micro_batch_sequences=4"),
     ),
+    "interleaved": (
+        Degrees(2, pipeline=2),
+        (
+            "parallel.pipeline=2",
+            "parallel.schedule=interleaved",
+            "model.num_layers=4",
+            "training.micro_batch_sequences=2",
+        ),
+    ),
+    "zbv x expert": (
+        Degrees(4, pipeline=2, expert=2),
+        (
+            "parallel.pipeline=2",
+            "parallel.schedule=zbv",
+            "parallel.expert=2",
+            "model.num_layers=4",
+            "training.micro_batch_sequences=1",
+        ),
+    ),
     "chunks and all recomputed": (
         Degrees(2, expert=2),
         (
@@ -75,21 +94,43 @@ def test_more_micro_batches_cost_in_proportion():
     assert many.worst.flops == few.worst.flops + 5 * (more.worst.flops - few.worst.flops)
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-def test_what_repeats_in_a_pipeline_is_scaled_exactly(stage):
+BESIDE = {
+    "alone": (1, ()),
+    "expert": (2, ("parallel.expert=2", "training.optimizer.name=muon")),
+    "context": (2, ("parallel.context=2", "parallel.expert=1", "training.activation_checkpointing=selective")),
+    "tensor": (2, ("parallel.tensor=2", "parallel.expert=1", "model.mtp_num_layers=1")),
+}
+ROWS = {"1f1b": 7, "interleaved": 10, "zbv": 9}
+"""Micro-batches of two stages, of which 4, 6 and 6 are run."""
+
+
+@pytest.mark.parametrize("schedule", ROWS)
+@pytest.mark.parametrize(
+    ("beside", "stage"),
+    [
+        ("alone", 0),
+        ("alone", 1),
+        *(pytest.param(axis, 0, marks=pytest.mark.slow) for axis in BESIDE if axis != "alone"),
+    ],
+)
+def test_what_repeats_in_a_pipeline_is_scaled_exactly(schedule, beside, stage):
+    processes, others = BESIDE[beside]
+    rows = ROWS[schedule] * (2 if beside == "expert" else 1)
     settings = [
-        "training.processes=2",
+        f"training.processes={2 * processes}",
         "parallel.pipeline=2",
-        "model.num_layers=2",
+        f"parallel.schedule={schedule}",
+        "model.num_layers=4",
         "training.micro_batch_sequences=1",
-        "training.global_batch_sequences=7",
+        f"training.global_batch_sequences={rows}",
     ]
-    config = load_config("smoke", overrides=[*MODEL, *settings])
+    config = load_config("smoke", overrides=[*MODEL, *settings, *others])
     scaled, whole = (report_of(config, MEMORY, "cpu", stage, 0, every) for every in (False, True))
     assert scaled.bytes_by_axis == whole.bytes_by_axis
     assert scaled.flops == whole.flops
-    assert scaled.saved_bytes == pytest.approx(whole.saved_bytes, rel=1e-2)
-    assert scaled.peak_bytes == pytest.approx(whole.peak_bytes, rel=5e-3)
+    # a step counts its tokens and targets once, in 16 bytes
+    assert scaled.saved_bytes == pytest.approx(whole.saved_bytes, abs=16)
+    assert scaled.peak_bytes == pytest.approx(whole.peak_bytes, abs=16)
 
 
 def test_the_command_tells_what_a_rank_needs(capsys):

@@ -221,7 +221,9 @@ def test_a_finished_training_is_kept_whatever_fails_behind_it(
                 inner.setattr("longcat.artifact._describe", interrupt)
                 pretrain(config(), tokens, workspace=workspace)
             patch.setattr("longcat.training.stage.write_huggingface", trained_again)
-            same_as(uninterrupted, pretrain(config(), tokens, workspace=workspace))
+            seen = []
+            same_as(uninterrupted, pretrain(config(), tokens, workspace=workspace, on_metrics=seen.extend))
+            assert [record["step"] for record in seen] == list(range(1, config().training.steps + 1))
 
     as_ordinary_user(first)
     as_ordinary_user(then)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from longcat.benchmark.logs.collected import Collected
 from longcat.benchmark.logs.keys import add_record, flat, meaning, seconds_of
 from longcat.benchmark.logs.tool import Tool
 from longcat.errors import DataError
+from longcat.unpacking import parse_json
 
 _DICT = re.compile(r"\{['\"][^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 _BAR = re.compile(r"^\s*(?:Train: *)?\d+%\|[^|]*\| *(\d+)/(\d+) \[((?:\d+ days?, )?(?:\d+:)?\d+:\d+)<")
@@ -56,7 +56,7 @@ def _end(log: Collected) -> None:
 def strict(log: Collected, line_number: int, line: str) -> None:
     """Read a line of a file of JSON lines."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except (ValueError, RecursionError) as error:
         shown = "".join(letter if letter.isprintable() else "?" for letter in line.strip()[:60])
         raise DataError(f"{log.where}, line {line_number}: damaged JSON ({error}): {shown}") from None
@@ -67,7 +67,7 @@ def strict(log: Collected, line_number: int, line: str) -> None:
 def _parsed(text: str) -> Mapping[str, Any] | None:
     """Read a dict as Python or JSON prints it; None if it is none."""
     try:
-        record = json.loads(text)
+        record = parse_json(text)
     except ValueError:
         try:
             with warnings.catch_warnings():
