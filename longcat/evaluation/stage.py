@@ -12,6 +12,7 @@ from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import write_text
 from longcat.errors import ArtifactError
+from longcat.evaluation.champion import last_decision
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
 from longcat.inference.opening import settle_precision
 from longcat.interchange.checkpoint_facts import CheckpointFacts
@@ -42,6 +43,11 @@ class EvaluationFacts(Facts):
     def figures(self) -> dict[str, float | None]:
         """Return every score under the name `SUBJECT/METRIC`."""
         return {f"{name}/{metric}": value for name, values in self.scores.items() for metric, value in values.items()}
+
+    def remarks(self, artifact: Path) -> list[str]:
+        """Return where the report is, and what the gates said last of these scores."""
+        found = last_decision(artifact.parents[1], artifact.name)
+        return [*([] if found is None else [found.reason]), f"Evaluation report: {artifact / 'report.md'}"]
 
 
 def suite_identities(config: PipelineConfig) -> dict[str, Any]:
