@@ -14,6 +14,7 @@ import typer
 
 from flows.dag import PIPELINE, STAGES
 from longcat.commands import clean, cluster, mfu, models, presets, tools
+from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
@@ -37,10 +38,12 @@ def _quieten(context: typer.Context) -> None:
             os.environ.setdefault(name, value)
 
 
+_OWN = {"pretrain": pretrain_command, "evaluate": evaluate_command, "benchmark": benchmark_command}
+"""Makers of the commands of stages that have options of their own."""
 app.command("run")(flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}."))
 for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
-    _make = pretrain_command if _stage.name == "pretrain" else partial(flow_command, _stage.name)
+    _make = _OWN.get(_stage.name) or partial(flow_command, _stage.name)
     app.command(_stage.name)(_make(_stage.title + _needs))
 app.command()(presets.presets)
 app.command()(mfu.mfu)

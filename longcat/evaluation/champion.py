@@ -200,7 +200,7 @@ def _measured(subject: str, config: PipelineConfig, evaluation: Artifact[Any], w
     settings = identity(config.evaluation)
     if subject in BUILT_IN:  # a suite over held-out text
         found = {name: settings[name] for name in settings if name in _OF_HELD_OUT}
-        found["held-out text"] = _held_out_text(evaluation, workspace)
+        found["held-out text"] = held_out_text(evaluation, workspace.path)
     else:
         found = {name: settings[name] for name in settings if name not in {*_OF_HELD_OUT, *_NAMES} or name in _OF_BOTH}
         tasks = evaluation.manifest["identity"].get("suites", {}).get("tasks", {})
@@ -208,12 +208,12 @@ def _measured(subject: str, config: PipelineConfig, evaluation: Artifact[Any], w
     return json.loads(json.dumps(found))
 
 
-def _held_out_text(evaluation: Artifact[Any], workspace: Workspace) -> str | None:
+def held_out_text(evaluation: Artifact[Any], workspace: Path) -> str | None:
     """Return a hash over the contents of the held-out documents, however they are tokenised; None if they are gone."""
     tokens = next((one["digest"] for one in evaluation.manifest["parents"] if one["kind"] == "tokens"), None)
     try:
-        documents = read_json(workspace.path / "tokens" / str(tokens) / MANIFEST)["identity"]["documents"]
-        table = np.load(workspace.path / "documents" / documents / DOCUMENTS)
+        documents = read_json(workspace / "tokens" / str(tokens) / MANIFEST)["identity"]["documents"]
+        table = np.load(workspace / "documents" / documents / DOCUMENTS)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return hashlib.sha256(np.sort(table["key"][table["held_out"]]).tobytes()).hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,14 @@ import numpy as np
 from longcat.config import PipelineConfig
 from longcat.corpus.loader import Loader
 from longcat.corpus.shards import Batch, TokenCorpus
+from longcat.disk import write_text
 from longcat.evaluation.ngram import NGram
-from longcat.evaluation.perplexity import model_bits, text_bytes
+from longcat.evaluation.perplexity import bytes_of_targets, target_bits
 from longcat.evaluation.suites import Checkpoint, Scores, Suite
 from longcat.progress import Progress
+
+SEQUENCES = "held_out.jsonl"
+"""The number of each held-out sequence that was scored, its cost in bits, and the bytes of its text."""
 
 
 def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> Batch:
@@ -31,15 +36,21 @@ def _run(checkpoint: Checkpoint) -> Scores:
     count = min(evaluation.held_out_sequences, len(corpus.held_out))
     spread = np.linspace(0, len(corpus.held_out) - 1, count).astype(np.int64)  # over as many documents as possible
     held_out = corpus.held_out.take(spread)
-    size = text_bytes(held_out, corpus.token_bytes)
-    bits = model_bits(
+    sizes = bytes_of_targets(held_out, corpus.token_bytes).sum(1)
+    bits_of_rows = target_bits(
         checkpoint.model,
         held_out,
         evaluation.batch_sequences,
         lambda done: report(Progress("evaluate", done / len(held_out), 1, f"{done} held-out sequences")),
         mask_documents=config.training.mask_documents,
         device=checkpoint.opened.device,
-    )
+    ).sum(1)
+    size, bits = int(sizes.sum()), float(bits_of_rows.sum())
+    lines = [
+        json.dumps({"sequence": number, "bits": cost, "bytes": length}) + "\n"
+        for number, cost, length in zip(spread.tolist(), bits_of_rows.tolist(), sizes.tolist(), strict=True)
+    ]
+    write_text(checkpoint.directory / SEQUENCES, "".join(lines))
     report(Progress("evaluate", 1, 1, "counting n-grams"))
     rows = trained_rows(config, corpus)
     baseline = [

@@ -16,12 +16,12 @@ from longcat.evaluation.champion import last_decision
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
 from longcat.inference.opening import settle_precision
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.checkpoint_folder import tokenizer_of
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 _KEPT = "suites"
 """Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 
@@ -83,7 +83,7 @@ def evaluate(
         ConfigError: a suite or a task is unknown.
     """
     corpus = TokenCorpus.open(tokens.path)
-    digest = sha256_file(CheckpointFolder(checkpoint.path).tokenizer)
+    digest = sha256_file(tokenizer_of(checkpoint.path))
     if digest != corpus.tokenizer_sha256:
         raise ArtifactError(
             f"{checkpoint.path} was trained with tokenizer {digest[:12]}, {tokens.path} has {corpus.tokenizer_sha256[:12]}"
@@ -117,7 +117,7 @@ def evaluate(
             kept = directory / _KEPT / f"{number}.json"
             if not kept.is_file():
                 opened = opened or open_checkpoint(checkpoint.path, None, accelerator, precision)
-                scores = suite.run(Checkpoint(config, corpus, opened, part))
+                scores = suite.run(Checkpoint(config, corpus, opened, directory, part))
                 kept.parent.mkdir(exist_ok=True)
                 write_json(kept, asdict(scores))
             outcomes.append(Scores(**read_json(kept)))

@@ -31,6 +31,9 @@ class Checkpoint:
     config: PipelineConfig
     corpus: TokenCorpus
     opened: OpenCheckpoint
+    """The model on its accelerator, for `longcat.inference.runner`."""
+    directory: Path
+    """Folder of the evaluation, for files of a suite's own; a suite that is run again writes them again."""
     report: Reporter
 
     @property
