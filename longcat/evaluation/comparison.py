@@ -221,11 +221,9 @@ def _held_out(first: Evaluation, second: Evaluation, workspace: Path) -> Row | s
         return None
     if missing:
         return f"held_out: {missing[0]} was not scored by it"
-    a, b = ({int(one["sequence"]): one for one in _lines(path)} for path in paths)
-    if _tokens_of(first) == _tokens_of(second):
-        both = sorted(a.keys() & b.keys())
-        if not both:
-            return "held_out: no sequence was scored of both"
+    a, b = ({str(one["sequence"]): one for one in _lines(path)} for path in paths)
+    both = sorted(a.keys() & b.keys())
+    if both:
         first_bits, second_bits = ([float(of[number]["bits"]) for number in both] for of in (a, b))
         found = bootstrap.paired(first_bits, second_bits, [float(a[number]["bytes"]) for number in both])
     else:
@@ -236,7 +234,7 @@ def _held_out(first: Evaluation, second: Evaluation, workspace: Path) -> Row | s
             ([float(one["bits"]) for one in of.values()], [float(one["bytes"]) for one in of.values()]) for of in (a, b)
         ]
         found = bootstrap.unpaired(*columns)
-    return _row("held_out", "bits_per_byte", found, None, None, paired=_tokens_of(first) == _tokens_of(second))
+    return _row("held_out", "bits_per_byte", found, None, None, paired=bool(both))
 
 
 def _tasks(first: Evaluation, second: Evaluation) -> Iterator[Row | str]:
@@ -301,10 +299,6 @@ def _row(
         lower_is_better=lower_is_better(f"{subject}/{metric}"),
         paired=paired,
     )
-
-
-def _tokens_of(evaluation: Evaluation) -> str | None:
-    return next((str(one["digest"]) for one in evaluation.manifest["parents"] if one["kind"] == "tokens"), None)
 
 
 def _item(sample: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from longcat.progress import Reporter
 
 BUILT_IN = {
     "held_out": "longcat.evaluation.held_out:SUITE",
+    "intrinsic": "longcat.evaluation.intrinsic:SUITE",
     "tasks": "longcat.evaluation.tasks:SUITE",
 }
 """Built-in suites, as `module:NAME` by the name that `evaluation.suites` takes."""

@@ -31,7 +31,7 @@ def made(tmp_path):
         (folder / "samples").mkdir(parents=True)
         if bits:
             noise = np.random.default_rng(1).normal(0, 50, 40)
-            lines = [{"sequence": i, "bits": bits * 1000 + noise[i], "bytes": 1000} for i in range(40)]
+            lines = [{"sequence": f"{tokens}{i}", "bits": bits * 1000 + noise[i], "bytes": 1000} for i in range(40)]
             (folder / "held_out.jsonl").write_text("\n".join(map(json.dumps, lines)))
         for task, samples in (tasks or {}).items():
             (folder / "samples" / f"{task}.jsonl").write_text("\n".join(map(json.dumps, samples)))

@@ -37,7 +37,7 @@ def test_the_configuration_takes_its_model_and_tokenizer(folder):
     fitted = with_model_of(config, folder)
     assert fitted.model.max_position_embeddings == fitted.corpus.sequence_length_tokens == 64
     assert fitted.corpus.tokenizer == str(folder / "tokenizer.json")
-    assert fitted.corpus.vocabulary_size == fitted.model.vocabulary == 300
+    assert fitted.corpus.vocabulary_size <= fitted.model.vocabulary == 300
     assert fitted.corpus.end_of_text == "</longcat_s>"
     assert fitted.corpus.sources == config.corpus.sources
     assert with_tokenizer_of(fitted, folder) == fitted
