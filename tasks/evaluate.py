@@ -28,7 +28,7 @@ def evaluate(
 
     def publish(run: StageRun, result: Artifact[stage.EvaluationFacts]) -> None:
         run.log_input(tokens, context="evaluation")
-        for name in ("report.md", "result.json"):
+        for name in ("report.html", "report.md", "result.json"):
             run.log_artifact(result.path / name)
         tell(create_markdown_artifact, (result.path / "report.md").read_text(encoding="utf-8"), key="evaluation-report")
         decision = decide(config, model_name(config), result, checkpoint, workspace)

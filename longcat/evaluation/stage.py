@@ -13,6 +13,7 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.disk import write_text
 from longcat.errors import ArtifactError
 from longcat.evaluation.champion import last_decision
+from longcat.evaluation.page import PAGE, write
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
 from longcat.inference.opening import settle_precision
 from longcat.interchange.checkpoint_facts import CheckpointFacts
@@ -21,7 +22,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 _KEPT = "suites"
 """Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 
@@ -47,7 +48,7 @@ class EvaluationFacts(Facts):
     def remarks(self, artifact: Path) -> list[str]:
         """Return where the report is, and what the gates said last of these scores."""
         found = last_decision(artifact.parents[1], artifact.name)
-        return [*([] if found is None else [found.reason]), f"Evaluation report: {artifact / 'report.md'}"]
+        return [*([] if found is None else [found.reason]), f"Evaluation report: {artifact / PAGE}"]
 
 
 def suite_identities(config: PipelineConfig) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def evaluate(
     """Score a checkpoint by the suites of `evaluation.suites`.
 
     Returns:
-        An `evaluation` artifact: `result.json` and `report.md`.
+        An `evaluation` artifact: `result.json`, `report.md`, `report.html`, and files of suites.
 
     Raises:
         ArtifactError: the checkpoint was trained with another tokenizer.
@@ -124,9 +125,12 @@ def evaluate(
         write_json(directory / "result.json", {name: asdict(one) for name, one in zip(suites, outcomes, strict=True)})
         sections = [one.markdown for one in outcomes if one.markdown]
         write_text(directory / "report.md", "\n".join(["# Checkpoint evaluation\n", *sections]))
+        all_scores = {subject: figures for one in outcomes for subject, figures in one.figures.items()}
+        headlines = [one.headline for one in outcomes if one.headline]
+        write(directory, all_scores, ", ".join(headlines))
         return EvaluationFacts(
-            scores={subject: figures for one in outcomes for subject, figures in one.figures.items()},
-            headlines=[one.headline for one in outcomes if one.headline],
+            scores=all_scores,
+            headlines=headlines,
         )
 
     return workspace.materialize(recipe, build, resumable=True, same_code=True, scratch=(_KEPT,))
