@@ -11,6 +11,9 @@ from torch import Tensor
 
 from longcat.errors import ConfigError
 
+_COLDEST, _HOTTEST = 1e-6, 1e6
+"""Temperatures beyond which nothing changes but that quotients are no longer finite."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -73,7 +76,7 @@ def _sample(logits: Tensor, settings: Sequence[Sampling], shares: Sequence[float
         return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
 
     most = max(min(of.top_k or vocabulary, vocabulary) for of in settings)
-    scaled = logits / column([of.temperature for of in settings])
+    scaled = logits / column([min(max(of.temperature, _COLDEST), _HOTTEST) for of in settings])
     ordered, tokens = scaled.topk(most) if most < vocabulary else scaled.sort(descending=True)
     rank = torch.arange(most, device=device)
     ordered = ordered.masked_fill(rank >= column([of.top_k or vocabulary for of in settings]), -torch.inf)
