@@ -73,6 +73,7 @@ def build(checkpoint: OpenCheckpoint, engine: Engine, settings: Settings) -> ASG
 
     @app.post("/v1/completions")
     async def completions(request: Request, asked: CompletionRequest) -> Response:
+        engine.allow(len(asked.prompts) * asked.n)  # before any work
         prompts = await asyncio.to_thread(asker.completion, asked)
         prefixes = [""] * len(prompts)
         if asked.echo:
@@ -81,6 +82,7 @@ def build(checkpoint: OpenCheckpoint, engine: Engine, settings: Settings) -> ASG
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request, asked: ChatRequest) -> Response:
+        engine.allow(asked.n)
         prompts = await asyncio.to_thread(asker.chat, asked)
         return await desk.serve(request, asked, prompts, [""] * len(prompts))
 

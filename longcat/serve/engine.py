@@ -118,21 +118,27 @@ class Engine:
         """Return whether the model has failed on the last texts, or the thread has ended."""
         return self._failures >= FAILING or not (self._ended or self._thread.is_alive())
 
-    def submit(self, prompts: Sequence[Prompt]) -> Job:
-        """Take the texts of a request; to be called in the event loop that waits for them.
+    def allow(self, texts: int) -> None:
+        """Say whether a request of so many texts would be taken now.
 
         Raises:
             ApiError: there is no room, or the server is stopping.
         """
+        if not self._accepts:
+            raise stopping()
+        if texts > self.most:
+            raise ApiError(400, f"{texts} texts in one request, at most {self.most} are made", code="too_many")
+        if self._unfinished + texts > self.most:
+            raise too_busy(self._unfinished)
+
+    def submit(self, prompts: Sequence[Prompt]) -> Job:
+        """Take the texts of a request; to be called in the event loop that waits for them.
+
+        Raises:
+            ApiError: see `allow`.
+        """
         with self._changed:
-            if not self._accepts:
-                raise stopping()
-            if len(prompts) > self.most:
-                raise ApiError(
-                    400, f"{len(prompts)} texts in one request, at most {self.most} are made", code="too_many"
-                )
-            if self._unfinished + len(prompts) > self.most:
-                raise too_busy(self._unfinished)
+            self.allow(len(prompts))
             job = Job(prompts, len(prompts), asyncio.get_running_loop())
             self._unfinished += len(prompts)
             self._joining.append(job)

@@ -31,6 +31,7 @@ def refused(response, status, words="", **expected):
         ({"top_p": 1.5}, "top_p", "top_p"),
         ({"n": 0}, "n: ", "n"),
         ({"n": 100}, "100 texts in one request, at most 96", None),
+        ({"prompt": [""] * 100_000, "n": 128}, "12800000 texts in one request, at most 96", None),
         ({"max_tokens": 0}, "max_tokens", "max_tokens"),
         ({"max_tokens": 255}, "2 tokens of prompt and 255 new ones are more than the 256 positions", "prompt"),
         ({"prompt": [5] * 256, "max_tokens": None}, "256 tokens of prompt and a new one", "prompt"),
