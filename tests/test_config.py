@@ -271,7 +271,18 @@ FIELDS = {
     "evaluation.held_out_sequences": (8, set()),
     "evaluation.ngram_order": (3, set()),
     "evaluation.tasks": (["other"], set()),
+    "evaluation.task_paths": (["folder"], set()),
     "evaluation.task_limit": (3, set()),
+    "evaluation.few_shot": (2, set()),
+    "evaluation.chat_template": (True, set()),
+    "evaluation.system_prompt": ("Be brief.", set()),
+    "evaluation.generation.max_gen_toks": (9, set()),
+    "evaluation.generation.until": (["."], set()),
+    "evaluation.generation.do_sample": (True, set()),
+    "evaluation.generation.temperature": (0.5, set()),
+    "evaluation.generation.top_k": (7, set()),
+    "evaluation.generation.top_p": (0.5, set()),
+    "evaluation.run_generated_code": (True, set()),
     "evaluation.batch_sequences": (3, set()),
 }
 SOURCE_FIELDS = {
