@@ -24,7 +24,6 @@ from longcat.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 Kind = Literal["npu", "cuda", "cpu"]
 
@@ -94,22 +93,6 @@ class Accelerator:
             return float(end - begin)
         end.synchronize()
         return float(begin.elapsed_time(end)) / 1e3
-
-    def random_state(self, local_rank: int = 0) -> Tensor:
-        """Return the state of the device's random generator, a uint8 tensor."""
-        import torch
-
-        state = torch.get_rng_state() if self.kind == "cpu" else _runtime(self.kind).get_rng_state(local_rank)
-        return cast("Tensor", state)
-
-    def restore_random_state(self, state: Tensor, local_rank: int = 0) -> None:
-        """Restore a state from `random_state`."""
-        import torch
-
-        if self.kind == "cpu":
-            torch.set_rng_state(state)
-        else:
-            _runtime(self.kind).set_rng_state(state, local_rank)
 
     def autocast(self, dtype: torch.dtype) -> AbstractContextManager[Any]:
         """Return a context in which matrix products are computed in `dtype`."""

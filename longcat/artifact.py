@@ -281,6 +281,26 @@ def _publish(partial: Path, manifest: Mapping[str, Any], final: Path) -> None:
     sync(final.parent)
 
 
+def read_manifest(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
+    """Read what a finished artifact says of itself, without a look at its other files.
+
+    Args:
+        directory: the artifact.
+        facts: type of its key figures.
+
+    Raises:
+        ArtifactError: it has no manifest that can be read.
+    """
+    try:
+        manifest = read_json(directory / MANIFEST)
+        known = facts.model_validate(manifest["facts"])
+        return Artifact(str(manifest["kind"]), str(manifest["digest"]), directory, manifest, known, cached=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"
+        ) from None
+
+
 def open_artifact(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
     """Open a finished artifact and check every file against its manifest.
 
@@ -291,19 +311,15 @@ def open_artifact(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
     Raises:
         ArtifactError: naming the file and what is wrong with it.
     """
-    try:
-        manifest = read_json(directory / MANIFEST)
-        files: dict[str, dict[str, Any]] = manifest["files"]
-        known = facts.model_validate(manifest["facts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"
-        ) from None
+    artifact = read_manifest(directory, facts)
+    files = artifact.manifest.get("files")
+    if not isinstance(files, dict):
+        raise ArtifactError(f"{directory / MANIFEST} names no files; {_remedy(directory)}")
     with ThreadPoolExecutor() as pool:
         for problem in pool.map(lambda item: _problem(directory / item[0], item[1]), files.items()):
             if problem:
                 raise ArtifactError(f"{problem}; {_remedy(directory)}")
-    return Artifact(manifest["kind"], manifest["digest"], directory, manifest, known, cached=True)
+    return artifact
 
 
 def _problem(path: Path, expected: Mapping[str, Any]) -> str | None:

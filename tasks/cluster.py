@@ -37,7 +37,7 @@ def mapper_for(corpus: CorpusConfig) -> Iterator[Mapper]:
         ConfigError: the package of that runner is not installed.
     """
     if corpus.runner == "processes":
-        with processes(corpus.workers) as mapper:
+        with processes(corpus.workers, corpus.hang_timeout_s) as mapper:
             yield mapper
         return
     with _runner(corpus) as runner:
@@ -58,6 +58,13 @@ def _submit(runner: TaskRunner[Any], function: Callable[[Any], Any], item: Any) 
         TaskRunContext.__var__.reset(hidden)
 
 
+def _watch_dask(hang_timeout_s: float) -> None:
+    """Have the scheduler of a cluster that is started here replace workers that it no longer hears of; 0 never."""
+    import dask
+
+    dask.config.set({"distributed.scheduler.worker-ttl": f"{hang_timeout_s} s" if hang_timeout_s else None})
+
+
 def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
     try:
         if corpus.runner == "dask":
@@ -65,6 +72,7 @@ def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
 
             if corpus.cluster:
                 return DaskTaskRunner(address=corpus.cluster)
+            _watch_dask(corpus.hang_timeout_s)
             return DaskTaskRunner(
                 cluster_kwargs={"n_workers": corpus.workers or None, "threads_per_worker": 1, "dashboard_address": None}
             )

@@ -89,11 +89,8 @@ def test_cpu():
 def test_a_cpu_has_the_rest_of_the_interface():
     cpu = choose("cpu")
     begin = cpu.mark()
-    state = cpu.random_state()
     with cpu.stream():
-        first = torch.rand(3)
-    cpu.restore_random_state(state)
-    assert torch.equal(torch.rand(3), first)
+        torch.ones(3)
     with cpu.autocast(torch.bfloat16):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with cpu.profiler() as profile:

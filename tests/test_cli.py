@@ -21,8 +21,11 @@ from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import TrainingError
 from longcat.interchange import save_huggingface
 from longcat.model import LongcatModel
+from longcat.parallel.axes import Degrees
 from longcat.progress import Progress
 from longcat.terminal import Display, print_summary, redirected_output
+from longcat.training.job import Job
+from longcat.training.layout import ParallelLayout
 
 
 def process(*arguments, **options):
@@ -84,6 +87,9 @@ def test_a_file_in_the_place_of_the_workspace(longcat, tmp_path):
     assert "because a file has this name" in one_error(longcat("run", "--workspace", tmp_path / "file"))
 
 
+LAYOUT = ParallelLayout("cpu", Degrees(1), "fp32")
+
+
 def test_what_interrupted_runs_have_left_is_listed_and_removed(longcat, tmp_path):
     partial, finished = tmp_path / "checkpoint/.0123.partial", tmp_path / "checkpoint/4567"
     for folder in (partial, finished):
@@ -98,7 +104,15 @@ def test_what_interrupted_runs_have_left_is_listed_and_removed(longcat, tmp_path
         code = "in use by process"
         assert code in one_error(process("clean", "--workspace", tmp_path, "--yes"))
     assert partial.exists()
+    local = tmp_path / "fast/0123"
+    (local / "step-00000004").mkdir(parents=True)
+    job = Job({"training": {"checkpoint_local": str(tmp_path / "fast")}}, LAYOUT, "tokens", str(partial), run="0123")
+    job.write()
+    assert str(local) in longcat("clean", "--workspace", tmp_path).stdout
+    assert local.exists()
     removed = json.loads(longcat("clean", "--workspace", tmp_path, "--yes", "--json").stdout)
+    assert [row["local"] for row in removed["half_made"]] == [str(local)]
+    assert not local.exists()
     assert [row["path"] for row in removed["half_made"]] == [str(partial)]
     assert removed["removed"]
     assert not partial.exists()
@@ -192,6 +206,12 @@ def test_generate_continues_a_text(longcat, tmp_path):
     assert longcat(*command).stdout == greedy.stdout
     assert longcat(*command, "--temperature", "2", "--seed", "3").stdout != greedy.stdout
     assert "256 positions" in one_error(longcat(*command[:-1], "300"))
+    (tmp_path / "prompts.txt").write_text("some words\nto learn\n")
+    several = longcat(*command, "--prompt", "from", "--prompts", tmp_path / "prompts.txt", "--json")
+    found = [json.loads(line) for line in several.stdout.splitlines()]
+    assert [one["prompt"] for one in found] == ["some words", "from", "some words", "to learn"]
+    assert found[0] == found[2]
+    assert found[0]["prompt"] + found[0]["text"] == greedy.stdout.removesuffix("\n")
 
 
 def test_export_and_import_go_around(longcat, tmp_path):

@@ -133,6 +133,7 @@ FIELDS = {
     "corpus.runner": ("dask", set()),
     "corpus.cluster": ("tcp://somewhere:1", set()),
     "corpus.workers": (3, set()),
+    "corpus.hang_timeout_s": (7.0, set()),
     "model.vocab_size": (600, TRAINED),
     "model.eos_token_id": (7, TRAINED),
     "model.bos_token_id": (5, TRAINED),
@@ -203,6 +204,7 @@ FIELDS = {
     "training.node_names": (["a"], set()),
     "training.node_wait_s": (30, set()),
     "training.head": ("127.0.0.1:29400", set()),
+    "training.slurm.queue_wait_s": (30, set()),
     "training.slurm.partition": ("a", set()),
     "training.slurm.account": ("a", set()),
     "training.slurm.time": ("1:00", set()),
@@ -284,6 +286,8 @@ FIELDS = {
     "evaluation.generation.top_p": (0.5, set()),
     "evaluation.run_generated_code": (True, set()),
     "evaluation.batch_sequences": (3, set()),
+    "evaluation.precision": ("bf16", set()),
+    "evaluation.processes": (2, set()),
 }
 SOURCE_FIELDS = {
     "kind": ("stdlib", True),
@@ -296,6 +300,7 @@ SOURCE_FIELDS = {
     "split": ("x", True),
     "revision": ("x", True),
     "text_field": ("x", True),
+    "documents": ("lines", True),
     "max_documents": (30, True),
     "max_tokens": (3000, True),
     "weight": (2.0, True),

@@ -240,7 +240,7 @@ def test_a_run_leaves_no_secret_anywhere(tmp_path):
     summary = json.loads(done.stdout)
     assert summary["mlflow"]["tracking_uri"] == "http://***@127.0.0.1:9"
     files = [path for path in (tmp_path / "ws").rglob("*") if path.is_file()]
-    assert {"summary.json", "manifest.json", "run.log", "prefect.db", "processes.log"} <= {path.name for path in files}
+    assert {"summary.json", "manifest.json", "run.log", "prefect.db", "rank-0.log"} <= {path.name for path in files}
     looked_for = [SECRET, "token-for-mlflow", HUB, "key+of/aws", urllib.parse.quote("key+of/aws", safe="")]
     for secret in looked_for:
         assert secret not in done.stdout + done.stderr

@@ -16,14 +16,15 @@ import psutil
 
 from longcat.artifact import MANIFEST, sha256_file
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.processes.logs import FOLDER as LOGS
 from longcat.training.job import RESULT
 from longcat.training.life import read_events
 from longcat.training.metrics import read_metrics
 
 Points = Counter[tuple[str, str, int]]
 """How often a value is there, by run, name and step."""
-_OF_THE_MOMENT = ("metrics.jsonl", "events.jsonl", "processes.log", "stacks.txt", "life.png")
-"""Files of a checkpoint that tell times."""
+_OF_THE_MOMENT = ("metrics.jsonl", "events.jsonl", LOGS, "stacks.txt", "life.png")
+"""Files and folders of a checkpoint that tell times."""
 
 
 @dataclass
@@ -157,7 +158,12 @@ def curve_lost(store: Path, checkpoint: Path) -> int:
         found = {
             (name, step): value
             for name, step, value in (
-                database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (runs[-1],)) if runs else ()
+                database.execute(
+                    "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY timestamp",  # the last one counts
+                    (runs[-1],),
+                )
+                if runs
+                else ()
             )
         }
     wanted = {(name, step): value for step, record in _curve(checkpoint).items() for name, value in record.items()}
@@ -175,7 +181,7 @@ def differences(checkpoint: Path, reference: Path) -> list[str]:
     ours, theirs = (json.loads((of / MANIFEST).read_text()) for of in (checkpoint, reference))
     # each attempt that was asked to stop writes no sample, so that all are those of the plan
     for name in sorted(ours["files"].keys() | theirs["files"].keys()):
-        if name not in _OF_THE_MOMENT and ours["files"].get(name) != theirs["files"].get(name):
+        if Path(name).parts[0] not in _OF_THE_MOMENT and ours["files"].get(name) != theirs["files"].get(name):
             said.append(name)
     timed = {"seconds_training", "tokens_per_second", "mfu"}
     for name in ours["facts"].keys() | theirs["facts"].keys():

@@ -30,13 +30,16 @@ def clean(
         if yes and rows:
             with space.lease():
                 for row in rows:
-                    remove(Path(row["path"]))
+                    for path in (row["local"], row["path"]):  # the second one knows where the first one lies
+                        if path is not None:
+                            remove(Path(path))
     size = sum(row["bytes"] for row in rows)
     if as_json:
         print(json.dumps({"half_made": rows, "bytes": size, "removed": yes}, indent=2, ensure_ascii=False))
         return
     for row in rows:
-        print(f"{row['path']}: {row['bytes'] / 1e6:,.1f} MB, last written {row['written']}")
+        also = f" and {row['local']}" if row["local"] else ""
+        print(f"{row['path']}{also}: {row['bytes'] / 1e6:,.1f} MB, last written {row['written']}")
     if not rows:
         print("nothing to remove")
     else:
@@ -44,10 +47,30 @@ def clean(
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    files = [file.stat() for file in path.rglob("*") if file.is_file()] or [path.stat()]
+    local = _local_folder(path)
+    folders = [path] if local is None else [path, local]
+    files = [file.stat() for of in folders for file in of.rglob("*") if file.is_file()] or [path.stat()]
     written = time.localtime(max(file.st_mtime for file in files))
     return {
         "path": str(path),
+        "local": None if local is None else str(local),
         "bytes": sum(file.st_blocks * 512 for file in files),
         "written": time.strftime("%Y-%m-%d %H:%M", written),
     }
+
+
+def _local_folder(path: Path) -> Path | None:
+    """Return the faster folder of the checkpoints of a half-made one on this machine, if it is there."""
+    from longcat.training.job import JOB, Job
+
+    try:
+        folder = Job.read(path / JOB).local_folder
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ):  # it is none of a training, or its job was never written as a whole
+        return None
+    # a folder that is not named by the run is none of ours
+    return folder if folder is not None and folder.name == path.name.split(".")[1] and folder.is_dir() else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -53,6 +53,10 @@ class EvaluationConfig(Section):
     """Accept tasks that run what the model writes as a program (`unsafe_code`), with all rights of this process."""
     batch_sequences: int = Field(default=16, ge=1)
     """Sequences scored at once; part of the identity, because results can depend on it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of the weights and of what is computed with them. `auto`: bf16 on an accelerator that has it, fp32 on a CPU."""
+    processes: Annotated[int, RUNTIME] = Field(default=1, ge=1)
+    """Processes of this machine that likelihoods of tasks are divided among, each with the whole model on a device of its own."""
 
     @field_validator("suites", "tasks")
     @classmethod

@@ -117,6 +117,8 @@ class SlurmConfig(Section):
     """Time limit of the job, as `srun --time` takes it."""
     arguments: Annotated[list[str], RUNTIME] = Field(default_factory=list)
     """Further arguments of srun, such as `--gres=npu:8` or `--exclusive`."""
+    queue_wait_s: Annotated[float | None, RUNTIME] = Field(default=86400, gt=0)
+    """Maximum time in seconds of a wait in Slurm's queue, a day by default; null waits without limit."""
 
 
 class TrainingConfig(Section):
@@ -143,7 +145,7 @@ class TrainingConfig(Section):
     node_names: Annotated[list[str], RUNTIME] = Field(default_factory=list)
     """Names of the machines that are to join; empty takes whichever come."""
     node_wait_s: Annotated[float, RUNTIME] = Field(default=600, gt=0)
-    """Maximum time in seconds of a wait for machines. Time in Slurm's queue does not count."""
+    """Maximum time in seconds of a wait for machines. Time in Slurm's queue does not count, see `training.slurm.queue_wait_s`."""
     head: Annotated[str, RUNTIME] = ""
     """HOST:PORT of this machine where others join; empty takes all its addresses, and port 29400 or, with Slurm, any."""
     slurm: SlurmConfig = SlurmConfig()

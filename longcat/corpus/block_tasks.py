@@ -59,6 +59,9 @@ class JudgeTask:
     limit: int | None = None
     """Stop after this many documents; None reads all."""
 
+    def __str__(self) -> str:
+        return f"block {self.name}"
+
 
 def judge_block(task: JudgeTask) -> str:
     """Write the cleaned documents of a block and the facts about them; returns the task's name.
@@ -252,6 +255,9 @@ class TokeniseTask:
     dtype: type[np.generic]
     end_of_text: int
     """Id of the token behind every document."""
+
+    def __str__(self) -> str:
+        return f"the tokens of block {self.name}"
 
 
 def tokenise_block(task: TokeniseTask) -> None:

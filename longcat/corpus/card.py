@@ -33,7 +33,8 @@ blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1p
 <div class="scroll"><table><tr><th>name</th><th>licence</th><th class="n">documents read</th><th class="n">unreadable</th><th>pinned to</th></tr>
 {% for s in f.sources %}<tr><td>{{ s.name }}</td><td style="white-space: normal">{{ s.licence or "not stated" }}</td><td class="n">{{ s.documents|number }}</td><td class="n">{{ s.skipped|number }}</td><td>{{ (s.sha256 or s.revision)[:12] }}…</td></tr>
 {% endfor %}</table></div>
-<h2>Mixture of the training split</h2>
+{% for s in f.sources if s.left_out %}<p>Files of {{ s.name }} that were not read: {{ left_out(s.left_out) }}.</p>
+{% endfor %}<h2>Mixture of the training split</h2>
 <div class="scroll"><table><tr><th>source</th><th>part</th><th class="n">documents</th><th class="n">tokens available</th><th class="n">tokens sampled</th><th class="n">fraction</th><th class="n">repeats</th></tr>
 {% for g in f.mixture %}<tr><td>{{ g.source }}</td><td>{{ parts[g.long] }}</td><td class="n">{{ g.documents|number }}</td><td class="n">{{ g.tokens|number }}</td><td class="n">{{ g.wanted_tokens|number }}</td><td class="n">{{ "%.1f %%"|format(100 * g.wanted_tokens / mixed) }}</td><td class="n">{{ "%.2f"|format(g.repeats) }}</td></tr>
 {% endfor %}</table></div>
@@ -74,7 +75,7 @@ def write(facts: Mapping[str, Any], samples: Mapping[str, list[str]], directory:
         directory: of the artifact.
     """
     values = _values(facts)
-    page = _PAGE.render(f=facts, samples=samples, style=STYLE, **values)
+    page = _PAGE.render(f=facts, samples=samples, style=STYLE, left_out=_left_out, **values)
     write_text(directory / CARD_HTML, page)
     write_text(directory / CARD_MARKDOWN, _markdown(facts, values))
 
@@ -99,6 +100,10 @@ def _values(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _left_out(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.items())
+
+
 def _tokens(count: int) -> str:
     return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.2f} M"
 
@@ -121,6 +126,11 @@ def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
             for source in facts["sources"]
         ),
         "",
+        *(
+            f"Files of {markdown_text(source['name'])} that were not read: {markdown_text(_left_out(source['left_out']))}.\n"
+            for source in facts["sources"]
+            if source.get("left_out")
+        ),
         "| mixture: source | part | tokens available | tokens sampled | repeats |",
         "| --- | --- | ---: | ---: | ---: |",
         *(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from longcat.artifact import sha256_file
+from longcat.corpus.readers.jsonl import json_lines
 from longcat.corpus.words import Words
 from longcat.errors import DataError
 from longcat.provenance import ROOT
-from longcat.unpacking import parse_json
 
 WORDS = 13
 _SETS = ROOT / "data/evaluation"
@@ -27,7 +26,7 @@ def evaluation_files(names: list[str]) -> list[Path]:
     """
     files = []
     for name in names:
-        files += sorted(_SETS.glob("*.jsonl")) if name == "data" else [Path(name).expanduser()]
+        files += sorted(_SETS.rglob("*.jsonl")) if name == "data" else [Path(name).expanduser()]
     for path in files:
         if not path.is_file():
             raise DataError(f"corpus.decontaminate: {path} does not exist (relative paths start at {Path.cwd()})")
@@ -71,16 +70,10 @@ def is_contaminated(words: Words, known: np.ndarray) -> bool:
 def _texts(path: Path) -> Iterator[str]:
     """Yield every string in the objects of a .jsonl file."""
     try:
-        content = path.read_bytes()
+        for value in json_lines(path):
+            yield from _strings(value)
     except OSError as error:
         raise DataError(f"corpus.decontaminate: cannot read {path}: {error.strerror}") from None
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            yield from _strings(parse_json(line.removeprefix(codecs.BOM_UTF8)))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: broken JSON ({error})") from None
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -172,6 +172,7 @@ def _judge(
                 **source.pin,
                 "documents": texts,
                 "skipped": bad,
+                "left_out": source.left_out,
             }
         )
     return {"bad_lines": bad_lines, "sources": described}, blocks

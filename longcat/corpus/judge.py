@@ -12,6 +12,7 @@ from longcat.corpus.cleaning import Dropped, clean, repair
 from longcat.corpus.decontamination import is_contaminated
 from longcat.corpus.filters import Document, Filter
 from longcat.corpus.language import language
+from longcat.corpus.mojibake import is_mojibake
 from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.privacy import mask
 
@@ -86,6 +87,8 @@ class Judge:
         corpus = self._corpus
         if corpus.repair_encoding:
             text = repair(text)
+        if is_mojibake(text):
+            return Dropped("mojibake")
         cleaned = clean(text, corpus.min_characters, corpus.max_characters)
         if isinstance(cleaned, Dropped):
             return cleaned
@@ -95,7 +98,7 @@ class Judge:
 
 def reasons(corpus: CorpusConfig) -> list[str]:
     """List the reasons for which this configuration may leave documents out, in the order of the questions."""
-    names = ["empty", "too_short", "too_long"]
+    names = ["mojibake", "empty", "too_short", "too_long"]
     names += ["language"] if corpus.languages else []
     names += Filter(corpus.filters).reasons
     names += ["quality"] if corpus.quality else []

@@ -6,22 +6,24 @@ process, in others of this machine, and on a cluster (`tasks.cluster`).
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
-from longcat.errors import LongcatError
-from longcat.processes.child import die_with_parent
+from longcat.corpus.blocks import place_of
+from longcat.processes.pool import Pool
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+HANG_TIMEOUT_S = 60.0
+"""Default of `corpus.hang_timeout_s`."""
+_ADVICE = (
+    "perhaps memory was full: lower corpus.workers or corpus.block_bytes; or take out what is named; and run again: finished "
+    "blocks are kept"
+)
 
 
 class Mapper(Protocol):
@@ -33,13 +35,18 @@ class Mapper(Protocol):
 
 
 @contextmanager
-def processes(count: int = 0) -> Iterator[Mapper]:
+def processes(count: int = 0, hang_timeout_s: float = HANG_TIMEOUT_S) -> Iterator[Mapper]:
     """Provide a mapper over processes of this machine, one per core if `count` is 0; a single item stays in this process.
 
-    The mapper raises `LongcatError` when a process is killed, and whatever the function raises.
+    The work of a process that is killed or stands still (`longcat.processes.pool`) is done again by another one, with a warning.
+    The mapper raises `WorkLostError` when that is lost, too, and whatever the function raises.
+
+    Args:
+        count: of processes.
+        hang_timeout_s: seconds after which a process that was stopped by a signal is ended; 0 never.
     """
     count = count or len(os.sched_getaffinity(0))
-    pool: ProcessPoolExecutor | None = None
+    pool: Pool | None = None
 
     def mapper(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
         nonlocal pool
@@ -49,22 +56,15 @@ def processes(count: int = 0) -> Iterator[Mapper]:
             yield from map(function, chain(first, items))
             return
         if pool is None:
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(count, context, _follow_parent, (os.getpid(),))
+            pool = Pool(count, hang_timeout_s, place_of, _ADVICE)
         submit = pool.submit
-        try:
-            yield from in_order(lambda item: submit(function, item), chain(first, items), 2 * count)
-        except BrokenProcessPool:
-            raise LongcatError(
-                "a worker process was killed, perhaps because memory was full; lower corpus.workers or "
-                "corpus.block_bytes, and run again: finished blocks are kept"
-            ) from None
+        yield from in_order(lambda item: submit(function, item), chain(first, items), 2 * count)
 
     try:
         yield mapper
     finally:
         if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.close()
 
 
 def in_order(submit: Callable[[_In], Any], items: Iterable[_In], pending: int) -> Iterator[_Out]:
@@ -76,11 +76,3 @@ def in_order(submit: Callable[[_In], Any], items: Iterable[_In], pending: int) -
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _follow_parent(parent: int) -> None:
-    """Die with the parent process, and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

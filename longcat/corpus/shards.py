@@ -111,6 +111,9 @@ class ShardTask:
     filler: int
     """Token stored in place of padding."""
 
+    def __str__(self) -> str:
+        return f"shard {self.name}"
+
 
 def write_shard(task: ShardTask) -> Shard:
     """Write a shard, unless it is written already."""

@@ -47,7 +47,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
@@ -77,7 +77,7 @@ def preprocess(
         StorageError: the disk is full.
     """
     if mapper is None:
-        with processes(config.corpus.workers) as mapper:
+        with processes(config.corpus.workers, config.corpus.hang_timeout_s) as mapper:
             return preprocess(config, workspace=workspace, report=report, mapper=mapper)
     corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))

@@ -20,6 +20,8 @@ CANN = "libcann_emulator.so"
 CANN_VERSION = "8.5.0.emulated"
 KERNELS = "libcpu_kernels.so"
 
+_BUILD_S = 900
+"""Most seconds of a call of the compiler."""
 _OURS_TO_DEFINE = re.compile(r"acl|Hccl|Msprof|rt[A-Z]|_ZNK?3atb")
 """Name patterns of CANN's symbols. The wheel is bound at load time, so every symbol it needs must be defined."""
 _LOADED_LATER = {
@@ -150,7 +152,12 @@ def _tool(name: str) -> str:
 
 
 def _output(*command: str, folder: Path | None = None) -> str:
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    try:
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=_BUILD_S)
+    except subprocess.TimeoutExpired:
+        raise DeviceError(
+            f"building the emulator failed: {Path(command[0]).name} was ended after {_BUILD_S} s; a machine with less to do helps"
+        ) from None
     if run.returncode:
         lines = (
             [line for line in run.stderr.splitlines() if "error" in line] or run.stderr.splitlines() or ["no message"]

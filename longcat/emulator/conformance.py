@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
 MOST_SAMPLES = 12
 """Maximum number of samples per operator and type."""
 OPERATOR_SECONDS = 120.0
+_START_S, _END_S = 300.0, 60.0
+"""Most seconds that the process which tests takes to start and to end."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 _DEVICE_TESTS = "TestCommon", "test_compare_cpu"
 """torch's test that this one follows; operators that it excludes are excluded here."""
@@ -131,15 +134,28 @@ def run(names: list[str]) -> Iterator[Outcome]:
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert process.stdout is not None
+        # it ends itself when an operator takes too long, but not if a signal has stopped it
+        limit = _end_after(process)
         for line in process.stdout:
+            limit.cancel()
+            limit = _end_after(process)
             if line.startswith("{"):
                 done += 1
                 yield Outcome(**json.loads(line))
-        code = process.wait()
+        code = process.wait(_END_S)
+        limit.cancel()
         left = left[done:]
         if left and code != 0:
             what = f"took over {OPERATOR_SECONDS:g} s" if code == -14 else f"ended the process ({code})"
             yield Outcome(left.pop(0), "failed", what)
+
+
+def _end_after(process: subprocess.Popen[str]) -> threading.Timer:
+    """Kill a process if it says nothing for longer than it takes to start and to test an operator."""
+    limit = threading.Timer(OPERATOR_SECONDS + _START_S, process.kill)
+    limit.daemon = True
+    limit.start()
+    return limit
 
 
 def examine(name: str, device: torch.device) -> Outcome:

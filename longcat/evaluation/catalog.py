@@ -23,6 +23,7 @@ from longcat.evaluation.task_files import (
     BUILDERS,
     broken_files,
     data_files,
+    named_files,
     names_in,
     parts_of,
     settled_data,
@@ -44,11 +45,13 @@ class Part:
     """Keys of the task that say where its data is, for this machine."""
     pins: Mapping[str, str]
     """Commit of each data set of the hub; of a file at an address, the address."""
+    read: tuple[Path, ...] = ()
+    """Files of data that the task's own code reads."""
 
     @property
     def data(self) -> list[Path]:
         """Local files of data."""
-        return data_files(self.settled.get("dataset_kwargs") or {})
+        return [*data_files(self.settled.get("dataset_kwargs") or {}), *self.read]
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,8 @@ def _parts(name: str, index: Mapping[str, Any], _above: tuple[str, ...] = ()) ->
     if entry.yaml_path is not None:
         path = Path(entry.yaml_path)
         settled, pins = _settle(entry.cfg, path, group=entry.kind.name == "GROUP")
-        yield Part(name, tuple(parts_of(path)), settled, pins)
+        read = named_files(entry.cfg, path.parent) if "custom_dataset" in entry.cfg else ()
+        yield Part(name, tuple(parts_of(path)), settled, pins, tuple(read))
     for child in _children(entry):
         if isinstance(child, str):
             yield from _parts(child, index, above)

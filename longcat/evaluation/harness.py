@@ -120,7 +120,7 @@ def run_tasks(checkpoint: OpenCheckpoint, config: EvaluationConfig, seed: int, o
         except LongcatError as error:
             outcome.failures[name] = str(error)
     tasks = {name: task for some in loaded.values() for name, task in some.tasks.items()}
-    runner = Runner(checkpoint, batch_sequences=config.batch_sequences)
+    runner = Runner(checkpoint, batch_sequences=config.batch_sequences, processes=config.processes)
     parts: list[dict[str, Any]] = []
     for number, (name, task) in enumerate(tasks.items()):
 

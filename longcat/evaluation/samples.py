@@ -11,7 +11,7 @@ import numpy as np
 
 _CHOSEN = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
 """Metrics of multiple choice that a guesser gets right once in so many choices."""
-_RIGHT = ("acc", "exact_match")
+_RIGHT = ("acc", "exact_match", "right")
 """Metrics that say whether an answer is right, the first one first."""
 
 
@@ -19,7 +19,7 @@ def chance_of(task: Any, logged: Sequence[Mapping[str, Any]]) -> dict[str, float
     """Return what guessing gets by metric: what the task's `metadata.chance` says, or the mean of 1 / number of choices.
 
     Args:
-        task: of the harness; `metadata.chance` is a number, or a number by metric.
+        task: of the harness; `metadata.chance` is a number by metric, or one for all metrics that are right or wrong.
         logged: its samples, as the harness logs them.
     """
     metadata = task.get_config("metadata")
@@ -27,7 +27,9 @@ def chance_of(task: Any, logged: Sequence[Mapping[str, Any]]) -> dict[str, float
     if isinstance(stated, Mapping):
         return {str(name): float(value) for name, value in stated.items()}
     if isinstance(stated, int | float):
-        return dict.fromkeys((*_CHOSEN, "exact_match"), float(stated))
+        names = sorted({name for sample in logged for name in sample["metrics"]})
+        verdicts = [name for name in names if all(_is_verdict(sample.get(name, 0)) for sample in logged)]
+        return dict.fromkeys(verdicts, float(stated))
     if task.OUTPUT_TYPE != "multiple_choice" or not logged:
         return {}
     shares = []
@@ -88,6 +90,10 @@ def _sample(task: Any, logged: Mapping[str, Any]) -> dict[str, Any]:
         record |= {"prompt": None, "target": task.doc_to_text(logged["doc"])}
         choices = [context for context, _ in arguments[: len(choices)]]
     return record | {"choices": choices, "log_likelihoods": nats, "answer": int(np.argmax(nats))}
+
+
+def _is_verdict(value: Any) -> bool:
+    return isinstance(value, bool | int | float | np.generic) and value in (0, 1)
 
 
 def _simple(value: Any) -> Any:

@@ -15,14 +15,14 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.disk import write_text
 from longcat.errors import ArtifactError, EvaluationError
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
-from longcat.inference.opening import open_checkpoint, settle_precision
+from longcat.inference.opening import settle_precision
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 _KEPT = "suites"
 """Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 
@@ -79,32 +79,34 @@ def evaluate(
     Raises:
         ArtifactError: the checkpoint was trained with another tokenizer.
         ConfigError: a suite or a task is unknown.
-        DeviceError: the accelerator is not usable here.
     """
-    accelerator = choose(config.accelerator)
     corpus = TokenCorpus.open(tokens.path)
     digest = sha256_file(CheckpointFolder(checkpoint.path).tokenizer)
     if digest != corpus.tokenizer_sha256:
         raise ArtifactError(
             f"{checkpoint.path} was trained with tokenizer {digest[:12]}, {tokens.path} has {corpus.tokenizer_sha256[:12]}"
         )
+    accelerator = choose(config.accelerator)
+    precision = settle_precision(config.evaluation.precision, accelerator)
     recipe = Recipe(
         kind="evaluation",
         facts=EvaluationFacts,
         version=STAGE_VERSION,
         identity={
             "evaluation": identity(config.evaluation),
+            "device": [accelerator.kind, precision],
             "suites": suite_identities(config),
-            "accelerator": accelerator.kind,
-            "precision": settle_precision("auto", accelerator),
         },
         parents=(tokens, checkpoint),
         sources=code_of(__name__, *(BUILT_IN[n].partition(":")[0] for n in config.evaluation.suites if n in BUILT_IN)),
     )
 
     def build(directory: Path) -> EvaluationFacts:
+        from longcat.inference.opening import open_checkpoint
+
         suites = {name: find_suite(name) for name in config.evaluation.suites}
-        opened, outcomes = None, []
+        opened = None
+        outcomes = []
         for number, suite in enumerate(suites.values()):
 
             def part(progress: Progress, before: int = number) -> None:
@@ -112,7 +114,7 @@ def evaluate(
 
             kept = directory / _KEPT / f"{number}.json"
             if not kept.is_file():
-                opened = opened or open_checkpoint(checkpoint.path, workspace, accelerator)
+                opened = opened or open_checkpoint(checkpoint.path, None, accelerator, precision)
                 scores = suite.run(Checkpoint(config, corpus, opened, directory, part))
                 kept.parent.mkdir(exist_ok=True)
                 write_json(kept, asdict(scores))

@@ -31,14 +31,13 @@ class Checkpoint:
     config: PipelineConfig
     corpus: TokenCorpus
     opened: OpenCheckpoint
-    """The model on its accelerator, for `longcat.inference.runner`."""
     directory: Path
     """Folder of the evaluation, for files of a suite's own; a suite that is run again writes them again."""
     report: Reporter
 
     @property
     def model(self) -> LongcatModel:
-        """Return the model."""
+        """Return the model, on its accelerator."""
         return self.opened.model
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from longcat.errors import DataError
+from longcat.provenance import code_behind
 from longcat.unpacking import parse_json, read_bounded
 
 BUILDERS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
@@ -24,7 +26,7 @@ _NAMES = re.compile(
 def parts_of(path: Path, _seen: tuple[Path, ...] = ()) -> list[Path]:
     """List a YAML file, all that it includes, and the Python files that it takes functions from.
 
-    Beside a file with functions lie the modules that it may import, so all Python files of its folder count.
+    To code belong the modules beside it and the parts of this package that it imports.
 
     Raises:
         DataError: a file is missing, its YAML is broken, or it includes itself.
@@ -38,7 +40,7 @@ def parts_of(path: Path, _seen: tuple[Path, ...] = ()) -> list[Path]:
         module = function.value.rpartition(".")[0]
         source = path.parent / f"{module.replace('.', '/')}.py"
         if source.is_file():
-            found += sorted(source.resolve().parent.glob("*.py"))
+            found += _code(source.resolve())
         elif (origin := _origin(module)) is not None:
             found.append(origin)
         else:
@@ -100,6 +102,12 @@ def settled_data(config: dict[str, Any], folder: Path, where: str) -> dict[str, 
         if file.suffix == ".jsonl" and path == "json":
             check_lines(file)
     return {"dataset_kwargs": options}
+
+
+def named_files(config: dict[str, Any], folder: Path) -> list[Path]:
+    """List the files beside a YAML that it names to its own code, in `dataset_kwargs`."""
+    values = (config.get("dataset_kwargs") or {}).values()
+    return [folder / value for value in values if isinstance(value, str) and (folder / value).is_file()]
 
 
 def data_files(options: dict[str, Any]) -> list[Path]:
@@ -216,6 +224,24 @@ def _values(root: yaml.Node | None, key: str) -> list[yaml.ScalarNode]:
         return []
     values = [value for name, value in root.value if name.value == key]
     return [part for value in values for part in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+
+
+def _code(path: Path, _seen: tuple[Path, ...] = ()) -> list[Path]:
+    """List a Python file, the modules beside it that it imports, and what it imports of this package."""
+    found = [path, *code_behind(path)]
+    try:
+        tree = ast.parse(read_bounded(path))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.append(node.module)
+        for name in names:
+            beside = path.parent / f"{name.split('.')[0]}.py"
+            if beside.is_file() and beside not in (path, *_seen):
+                found += _code(beside, (*_seen, path))
+    return list(dict.fromkeys(found))
 
 
 def _origin(module: str) -> Path | None:

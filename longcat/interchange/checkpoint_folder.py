@@ -5,6 +5,7 @@ state/             torch distributed checkpoint with the optimizer, for training
 metrics.jsonl      the record of the run, one JSON object a step
 expert-load.jsonl  slots given to each expert in each layer, at most 200 records; `expert-load.png` shows them
 events.jsonl       what happened to the run besides training, see `longcat.training.life`; `life.png` shows it
+logs/              what processes printed, a file for each start and rank, see `longcat.processes.logs`
 samples/           STEP.txt: how the model continued a prompt at each checkpoint
 checkpoints/       states of a run in progress, `step-00000100/` and so on; gone when it is finished
 
@@ -20,14 +21,14 @@ from longcat.errors import ConfigError
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 TOKENIZER_FILES = (
     TOKENIZER,
     TOKENIZER_CONFIG,
     GENERATION_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *CHAT_TEMPLATES,
     "vocab.json",
     "merges.txt",
     "tokenizer.model",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees
+
+_SHOWN = 3
+"""Groups that a remark names."""
 
 
 class Levels(NamedTuple):
@@ -19,29 +21,44 @@ class Levels(NamedTuple):
     """On the same node."""
 
 
-def crossings(degrees: Degrees, processes: int) -> list[str]:
-    """Say which groups that exchange in every layer lie across nodes, and what would keep them inside.
+def crossings(
+    degrees: Degrees,
+    nodes: Sequence[str],
+    possible: Callable[[str, int], bool] = lambda axis, degree: True,
+    axes: Sequence[str] = ("tensor", "expert"),
+) -> list[str]:
+    """Say which groups that exchange in every layer lie across nodes, and with what degrees none would.
+
+    Ranks are numbered node by node and the members of such a group are neighbours, so that groups stay inside nodes if their
+    degree divides the processes of a node. If it does not, no order of ranks could keep all of them inside.
 
     Args:
-        degrees: of the whole layout; ranks are numbered node by node.
-        processes: on each node.
+        degrees: of the whole layout.
+        nodes: names, in the order of their ranks; each has the same number of processes.
+        possible: says whether an axis could have another degree.
+        axes: that are looked at.
     """
-    if degrees.processes <= processes:
-        return []
-    found = []
-    for axis, way_out in (
-        ("tensor", ""),
-        ("expert", ", or parallel.two_level=true would send a token to each node once"),
-    ):
+    each, found = degrees.processes // len(nodes), []
+    for axis in axes:
         grid = degrees.grid_of(axis)
-        groups = (grid.group(rank, axis) for rank in range(degrees.processes))
-        if any(group[0] // processes != group[-1] // processes for group in groups):
-            degree = grid.degree(axis)
-            inside = math.gcd(degree, processes)
-            found.append(
-                f"groups of parallel.{axis}={degree} lie across nodes of {processes} process{'es' if processes > 1 else ''}, so that "
-                f"every layer waits for the link between nodes; parallel.{axis}={inside} would stay inside{way_out}"
-            )
+        groups = sorted({grid.group(rank, axis) for rank in range(degrees.processes)})
+        across = [group for group in groups if group[0] // each != group[-1] // each]
+        if not across:
+            continue
+        shown = ", ".join(
+            f"ranks {group[0]} to {group[-1]} on {' to '.join((nodes[group[0] // each], nodes[group[-1] // each]))}"
+            for group in across[:_SHOWN]
+        )
+        more = f" and {len(across) - _SHOWN} more" if len(across) > _SHOWN else ""
+        fit = [str(degree) for degree in range(each, 0, -1) if each % degree == 0 and possible(axis, degree)]
+        way_out = f"parallel.{axis}={' or '.join(fit)} would stay inside" if fit else ""
+        if axis == "expert":
+            way_out += f"{', or ' if fit else ''}parallel.two_level=true would send a token to each node once"
+        found.append(
+            f"{len(across)} of {len(groups)} groups of parallel.{axis}={grid.degree(axis)} lie across nodes of {each} "
+            f"process{'es' if each > 1 else ''} ({shown}{more}), so that every layer waits for the link between nodes"
+            + (f"; {way_out}" if way_out else "")
+        )
     return found
 
 

@@ -63,8 +63,9 @@ def supervised(
             process.wait(grace_s + _MARGIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
-        if process.returncode < 0:  # it was killed, and could end nothing
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_MARGIN_S)
+        if process.returncode is None or process.returncode < 0:  # it was killed, and could end nothing
             _end_marked(mark, grace_s)
 
 

@@ -25,6 +25,8 @@ from longcat.processes.network import addresses
 PING_S = 2.0
 SILENCE_S = 30.0
 """Seconds without a word after which the other side is taken for lost."""
+ANSWER_S = 20.0
+"""Seconds that a node has to answer, beyond the time that it may take over what it was asked for."""
 _GREETING_S = 120.0
 """Limit of a greeting: the node loads torch meanwhile to look at its devices."""
 _PARTING_S = 3.0
@@ -42,16 +44,13 @@ class Member:
     channel: Channel
     head: str
     """The launcher's address as this node reaches it."""
+    address: str
+    """Its address, as the launcher reaches it."""
     inbox: queue.Queue[Message] = field(default_factory=queue.Queue)
     """What it has said since and nobody has read yet."""
     lost: str | None = None
     """Why it is gone."""
     since: float = field(default_factory=time.monotonic)
-
-    @property
-    def address(self) -> str:
-        """Its address, as the launcher reaches it."""
-        return str(self.channel.connection.getpeername()[0])
 
     def answer(self, word: str, limit_s: float) -> Message | None:
         """Wait for a message of this kind; returns None if the node is lost or says nothing."""
@@ -183,8 +182,9 @@ class Head:
                 raise Closed(answer["refused"])
             if not proves(self._key, "node", nonce, answer):
                 raise Closed(f"node {name} has another key")
-            member = Member(name, answer["facts"], channel, channel.connection.getsockname()[0])
-        except (Closed, KeyError, TypeError, ValueError) as error:
+            here, there = channel.connection.getsockname()[0], channel.connection.getpeername()[0]
+            member = Member(name, answer["facts"], channel, here, there)
+        except (OSError, Closed, KeyError, TypeError, ValueError) as error:
             _log.info("a connection was refused: %r", error)
             channel.close()
             return

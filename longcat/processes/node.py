@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def join(
         workspace: folder that is shared with the launcher.
         name: of this node.
         facts: says what this node is, for the accelerator that the configuration asks for.
-        wait_s: limit of a wait for the launcher.
+        wait_s: limit of a wait for the launcher, and again for one that takes the place of one that is lost.
         say: hears what happens, in sentences.
 
     Raises:
@@ -67,6 +67,7 @@ def join(
     where = address_of(",".join(hosts), port)
     worked, end = False, time.monotonic() + wait_s
     while True:
+        joined = False
         try:
             channel = _connect(hosts, port, end)
         except TimeoutError as error:
@@ -80,6 +81,7 @@ def join(
         try:
             _greet(channel, workspace, name, instance, facts, where)
             say(f"joined {where} as {name}")
+            joined = True
             _work(channel, workspace, name)
         except _Home as home:
             if home.final:
@@ -91,9 +93,14 @@ def join(
                 raise ConfigError(f"{error}; give this one another --name") from None
             time.sleep(_RETRY_S)
         except Closed as error:
-            say(f"lost the launcher at {where}: {error}")
-            if not worked:
-                end = time.monotonic() + wait_s
+            if joined:  # the same command may be started again there, and goes on
+                say(f"lost the launcher at {where}: {error}")
+                worked, end = False, time.monotonic() + wait_s
+            elif time.monotonic() > end and not worked:
+                raise ConfigError(f"what answers at {where} takes no node within {wait_s:g} s: {error}") from None
+            elif time.monotonic() > end:
+                say("the launcher has no more work")
+                return
             time.sleep(_RETRY_S)
         finally:
             channel.close()
@@ -133,6 +140,10 @@ def _greet(channel: Channel, workspace: Path, name: str, instance: str, facts: F
     except UserError as error:
         channel.send(refused=f"node {name}: {error}")
         raise
+    except Exception as error:  # of a device's library, in whatever state it is
+        reason = f"node {name} cannot look at its devices: {type(error).__name__}: {' '.join(str(error).split())}"
+        channel.send(refused=reason)
+        raise DeviceError(reason) from error
     about["clock_ahead_s"] = round(heard - float(head["time"]), 1) if "time" in head else 0.0
     channel.send(proof=proof(key, "node", str(head["nonce"])), facts=about)
     _obey(channel.receive(SILENCE_S))
@@ -206,14 +217,19 @@ def _work(channel: Channel, workspace: Path, name: str) -> None:
             assert message is not None
             match message.get("word"):
                 case "start":
-                    order = _permitted(Order.from_json(str(message["order"])), workspace)
-                    outcome = _run(order, name, next_message)
+                    order = Order.from_json(str(message["order"]))
+                    refusal = _refusal(order, workspace)
+                    outcome = Outcome(1, problem=refusal) if refusal else _run(order, name, next_message)
                     channel.send(word="ended", outcome=asdict(outcome), attempt=order.attempt)
+                    if outcome.problem:
+                        print(outcome.problem, file=sys.stderr)
+                    if refusal:
+                        raise ConfigError(refusal)
                 case "check":
                     result = shared_folder.answer(workspace, name, str(message["step"]), str(message["token"]))
                     channel.send(word="checked", problem=result)
                 case "listen":
-                    channel.send(word="listening", **links.listen(str(message["address"])))
+                    channel.send(word="listening", **_listening(message))
                 case "send":
                     channel.send(word="sent", **_sent(message))
     finally:
@@ -227,12 +243,18 @@ def _run(order: Order, name: str, next_message: Callable[[bool], Message | None]
             raise _Stopped
 
     try:
-        return run_agent(order, log=Path(order.directory) / f"processes-{name}.log", poll=poll)
+        return run_agent(replace(order, node=name), poll=poll)
     except _Stopped:
         return Outcome(0)
-    except DeviceError as error:
-        print(error, file=sys.stderr)
-        return Outcome(1)
+    except (UserError, OSError) as error:
+        return Outcome(1, problem=str(error))
+
+
+def _listening(message: Message) -> dict[str, Any]:
+    try:
+        return links.listen(str(message["address"]))
+    except OSError as error:
+        return {"problem": error.strerror or str(error)}
 
 
 def _sent(message: Message) -> dict[str, Any]:
@@ -242,8 +264,8 @@ def _sent(message: Message) -> dict[str, Any]:
         return {"problem": error.strerror or str(error)}
 
 
-def _permitted(order: Order, workspace: Path) -> Order:
-    """Refuse an order for a program that is not longcat's, or for a folder outside the workspace."""
+def _refusal(order: Order, workspace: Path) -> str:
+    """Say why an order is refused: for a program that is not longcat's, or for a folder outside the workspace."""
     if not order.module.startswith("longcat.") or not Path(order.directory).resolve().is_relative_to(workspace):
-        raise ConfigError(f"the launcher asks for {order.module} in {order.directory}, which is not for this node")
-    return order
+        return f"the launcher asks for {order.module} in {order.directory}, which is not for this node"
+    return ""

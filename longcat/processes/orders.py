@@ -23,7 +23,7 @@ class Order:
     arguments: tuple[str, ...]
     """Command-line arguments of the module."""
     directory: str
-    """Folder for logs and reports, which all nodes see."""
+    """Folder for logs (`longcat.processes.logs`) and reports, which all nodes see."""
     processes: int
     """On this node."""
     environment: dict[str, str]
@@ -34,6 +34,10 @@ class Order:
     """Limit in seconds of the meeting of all processes."""
     attempt: int = 0
     """Launches before this one."""
+    start: int = 1
+    """Number of the folder for what the processes print."""
+    node: str = ""
+    """Name of this node; empty for a single one."""
     nodes: int = 1
     """That take part."""
     place: int = 0
@@ -73,11 +77,18 @@ class Outcome:
     """Those that failed, the first one first; the agent has then ended the others, some of which may have failed of that."""
     signal: int | None = None
     """Signal that ended the agent; it has ended its processes then."""
+    problem: str = ""
+    """Why the node could not start any."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Outcome:
         """Read what `dataclasses.asdict` wrote."""
-        return cls(values["code"], tuple(Death(**death) for death in values["deaths"]), values["signal"])
+        return cls(
+            values["code"],
+            tuple(Death(**death) for death in values["deaths"]),
+            values["signal"],
+            values.get("problem", ""),
+        )
 
 
 def signal_name(number: int) -> str:

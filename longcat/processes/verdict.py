@@ -10,7 +10,8 @@ from typing import Any
 
 from longcat import errors
 from longcat.disk import NO_ROOM, refusal_in, trouble
-from longcat.errors import TrainingError
+from longcat.errors import DeviceError, StorageError, TrainingError
+from longcat.processes.logs import cite, log_of_agent, log_of_rank
 from longcat.processes.orders import Death, Outcome, signal_name
 from longcat.unpacking import read_json
 
@@ -20,7 +21,7 @@ _AT_ONCE_S = 1
 """Seconds in which deaths are noticed that were not the agent's doing: it waits longer before it kills."""
 
 
-def judge(directory: Path, outcomes: Mapping[str, Outcome], log: Path) -> Exception | None:
+def judge(directory: Path, outcomes: Mapping[str, Outcome], logs: Path) -> Exception | None:
     """Find the cause of a failed attempt.
 
     A user error that a process reports comes first, then a process that was killed (the others lose their connection to it,
@@ -29,23 +30,28 @@ def judge(directory: Path, outcomes: Mapping[str, Outcome], log: Path) -> Except
     Args:
         directory: holds the reports of this attempt, `error-RANK.json`.
         outcomes: how it ended on each node, by the node's name; "" for the only one.
-        log: file that says more.
+        logs: folder with what the processes printed; the last lines of the one that failed first are cited.
 
     Returns:
         The error to raise; None if all processes succeeded.
     """
     if all(outcome.code == 0 for outcome in outcomes.values()):
         return None
+    for node, outcome in outcomes.items():
+        if outcome.problem:
+            return refusal_in(outcome.problem, directory) or DeviceError(f"node {node}: {outcome.problem}")
+    deaths = [(node, death) for node, outcome in outcomes.items() for death in outcome.deaths]
     reports = sorted(_reports(directory), key=lambda report: float(report["time"]))
     for report in reports:
         known = getattr(errors, report["type"], None)
         if report["expected"] and known is not None:
-            return known(report["message"])
+            node = next((node for node, death in deaths if death.rank == report["rank"]), "")
+            of_machine = bool(node) and issubclass(known, DeviceError | StorageError)
+            return known(f"node {node}: {report['message']}" if of_machine else report["message"])
         if (refused := refusal_in(str(report["message"]), directory)) is not None:
             return refused
     if (refused := trouble(directory)) is not None:  # then there is no room for the report that would say so
         return refused
-    deaths = [(node, death) for node, outcome in outcomes.items() for death in outcome.deaths]
     if any(death.code == NO_ROOM for _, death in deaths):  # there is again
         return refusal_in(os.strerror(NO_ROOM), directory)
     killed = [of for node, outcome in outcomes.items() for of in _killed(node, outcome, reports)]
@@ -53,20 +59,27 @@ def judge(directory: Path, outcomes: Mapping[str, Outcome], log: Path) -> Except
         if reports and -death.code in _CONSEQUENCES:
             break
         why = " (out of memory?)" if -death.code == signal.SIGKILL else ""
-        return TrainingError(f"rank {death.rank}{_on(node)} was killed by {signal_name(-death.code)}{why}; see {log}")
+        return TrainingError(
+            f"rank {death.rank}{_on(node)} was killed by {signal_name(-death.code)}{why}; "
+            f"{cite(log_of_rank(logs, death.rank, node))}"
+        )
     if reports:
         first = reports[0]
         text = str(first["message"]).splitlines() or [""]
-        where = next((_on(node) for node, death in deaths if death.rank == first["rank"]), "")
-        return TrainingError(f"rank {first['rank']}{where}: {first['type']}: {text[0]}; see {log}")
+        node = next((node for node, death in deaths if death.rank == first["rank"]), "")
+        log = cite(log_of_rank(logs, int(first["rank"]), node))
+        return TrainingError(f"rank {first['rank']}{_on(node)}: {first['type']}: {text[0]}; {log}")
     for node, death in deaths:
-        return TrainingError(f"rank {death.rank}{_on(node)} ended with code {death.code}; see {log}")
+        return TrainingError(
+            f"rank {death.rank}{_on(node)} ended with code {death.code}; {cite(log_of_rank(logs, death.rank, node))}"
+        )
     node, outcome = next((node, outcome) for node, outcome in outcomes.items() if outcome.code)
+    log = cite(log_of_agent(logs, node))
     if outcome.signal is not None:
         return TrainingError(
-            f"the agent of the training processes{_on(node)} was ended by {signal_name(outcome.signal)}; see {log}"
+            f"the agent of the training processes{_on(node)} was ended by {signal_name(outcome.signal)}; {log}"
         )
-    return TrainingError(f"the agent of the training processes{_on(node)} ended with code {outcome.code}; see {log}")
+    return TrainingError(f"the agent of the training processes{_on(node)} ended with code {outcome.code}; {log}")
 
 
 def _killed(node: str, outcome: Outcome, reports: list[dict[str, Any]]) -> list[tuple[str, Death]]:

@@ -25,6 +25,7 @@ from typing import Any
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.best_effort import Service, reason
 from longcat.config import PipelineConfig
+from longcat.disk import sync as sync_file
 from longcat.errors import Cancelled, DataError, TrackingError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.provenance import git_commit
@@ -270,6 +271,10 @@ class Sender:
         self._connect()
         while lines := read_lines(self.path, self._sent.offset, _EVENTS_AT_ONCE):
             try:
+                sync_file(self.path)  # MLflow is never told what a failing disk may take from the journal again
+            except OSError:
+                return  # whoever writes to such a disk tells of it
+            try:
                 for offset, line in lines:
                     self._forward(line)
                     self._sent.offset = offset
@@ -341,6 +346,8 @@ class Sender:
 def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[float]]:
     """Read the values that a run has logged under the given names, in the order of steps; missing names are left out.
 
+    Of a step that was done again, which has several values, the last one logged counts.
+
     Args:
         uri: tracking server or store, as for MLFLOW_TRACKING_URI.
         run_id: MLflow's id of the run.
@@ -365,7 +372,10 @@ def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, li
         raise DataError(
             f"MLflow run {run_id} cannot be read from {redact(uri)}: {redact(str(error)).splitlines()[0]}"
         ) from None
-    return {key: [point.value for point in sorted(points, key=lambda p: p.step)] for key, points in histories.items()}
+    return {
+        key: list({p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.timestamp))}.values())
+        for key, points in histories.items()
+    }
 
 
 def sync(workspace: Workspace) -> int:

@@ -18,12 +18,17 @@ from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from longcat.artifact import write_json
+from longcat.processes.logs import logs_of, suffix_of
 from longcat.processes.orders import Death, Order, Outcome
 from longcat.training.rendezvous import Rendezvous
 
+_TO_LOG = 'log="$1/rank-$RANK$2"; shift 2; exec "$@" >>"$log" 2>&1'
+"""Program of a shell that becomes a training process, whose output is appended to a file. torch's own redirection would open
+one file twice, for output and for errors, each of which writes over the other."""
+
 
 class _Inherited(LogsSpecs):
-    """What training processes print goes where the agent's own output goes; no folder is made for it."""
+    """Streams are as the agent's own, until the shell redirects them; no folder is made for them."""
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         nowhere = dict.fromkeys(envs, "")
@@ -56,7 +61,9 @@ def main() -> int:
     )
     outcome = Outcome(0)
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", order.module, *order.arguments)
+        logs = logs_of(Path(order.directory), order.start)
+        redirected = ("-c", _TO_LOG, "sh", str(logs), suffix_of(order.node))
+        elastic_launch(config, "/bin/sh")(*redirected, sys.executable, "-u", "-m", order.module, *order.arguments)
     except ChildFailedError as error:
         deaths = tuple(Death(rank, failure.exitcode, failure.timestamp) for rank, failure in error.failures.items())
         outcome = Outcome(1, deaths)

@@ -31,11 +31,6 @@ MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"
 """Keys of a checkpoint; torch writes each parameter as `MODEL`, a dot and its name."""
 
 
-def write(path: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    """Write the state to `path`, replacing what is there. Collective."""
-    write_state(path, state_of(step, model, optimizers), getattr(model, "config", None))
-
-
 def write_state(
     path: Path,
     state: Mapping[str, Any],

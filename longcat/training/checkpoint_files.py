@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat.artifact import sha256_file, write_json
-from longcat.disk import sync
+from longcat.disk import copy_file, sync
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import LayoutSince
 from longcat.lease import check_lease
@@ -42,6 +42,8 @@ class RunRecord:
     """Layouts that it has been trained in, oldest first."""
     run: str = ""
     """Digest of the artifact that is made."""
+    clean: int = 0
+    """Steps after which a search for wrong bits last found none, if there are searches."""
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of a state."""
@@ -57,7 +59,8 @@ class RunRecord:
         try:
             values = read_json(folder / RUN)
             layouts = tuple(LayoutSince(**of) for of in values["layouts"])
-            return cls(int(values["batches"]), dict(values["health"]), layouts, str(values["run"]))
+            clean = int(values.get("clean", 0))
+            return cls(int(values["batches"]), dict(values["health"]), layouts, str(values["run"]), clean)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ArtifactError(f"{folder / RUN} is missing or unreadable ({error})") from None
 
@@ -103,6 +106,26 @@ def commit(final: Path, step: int, record: RunRecord, digests: Mapping[str, Dige
         shutil.rmtree(final)
     os.rename(folder, final)
     sync(final.parent)
+
+
+def give(checkpoint: Path, target: Path) -> None:
+    """Make a folder with the files of a checkpoint, but its digests, which stays where it is; what is there is replaced.
+
+    Both share the files where the file system can do that.
+    """
+    folder = unfinished(target)
+    make(folder)
+    for path in sorted(checkpoint.iterdir()):
+        if path.name != DIGESTS:
+            try:
+                os.link(path, folder / path.name)
+            except OSError:  # a file system without links; a full disk will refuse the copy, too
+                copy_file(path, folder / path.name)
+    sync(folder)
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(folder, target)
+    sync(target.parent)
 
 
 def fault(path: Path, part: int = 0, parts: int = 1) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from longcat.artifact import MANIFEST, Artifact, Recipe, Workspace, open_artifact
+from longcat.artifact import MANIFEST, Artifact, Recipe, Workspace, open_artifact, read_manifest
 from longcat.disk import copy_file
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts, LayoutSince
@@ -25,7 +25,8 @@ def choose_start(
 ) -> tuple[CheckpointRecipe, Artifact[CheckpointFacts] | None]:
     """Choose between training from the start and from a finished checkpoint with fewer steps, which is a parent then.
 
-    What is finished comes first, then what is half made, then the finished checkpoint with the most steps.
+    What is finished comes first, then what is half made, then the finished checkpoint with the most steps. Only one that is
+    about to be gone on from is compared with its digests.
 
     Args:
         workspace: where checkpoints are.
@@ -34,17 +35,16 @@ def choose_start(
     fresh = recipe_of(None)
     if _finished(workspace, fresh):
         return fresh, None
-    candidates = [found for path in _with_fewer_steps(workspace, fresh) if (found := _sound(path))]
-    recipes = [(recipe_of(found), found) for found in candidates]
+    recipes = [(recipe_of(found), found) for found in _with_fewer_steps(workspace, fresh)]
     for recipe, found in recipes:
         if _finished(workspace, recipe):
             return recipe, found
     if _begun(workspace, fresh):
         return fresh, None
-    for recipe, found in recipes:
-        if _begun(workspace, recipe):
+    for recipe, found in sorted(recipes, key=lambda of: not _begun(workspace, of[0])):
+        if _is_sound(found):
             return recipe, found
-    return recipes[0] if recipes else (fresh, None)
+    return fresh, None
 
 
 def first_state(earlier: Artifact[CheckpointFacts] | None, directory: Path) -> str | None:
@@ -114,8 +114,8 @@ def _begun(workspace: Workspace, recipe: CheckpointRecipe) -> bool:
     return folder.state.is_dir() or bool(saved(folder.progress))
 
 
-def _with_fewer_steps(workspace: Workspace, recipe: CheckpointRecipe) -> list[Path]:
-    """List the finished checkpoints of the same run with fewer steps, most steps first."""
+def _with_fewer_steps(workspace: Workspace, recipe: CheckpointRecipe) -> list[Artifact[CheckpointFacts]]:
+    """List the finished checkpoints of the same run with fewer steps, most steps first, by what their manifests say."""
     wanted, steps = _without_steps(recipe.identity)
     tokens = [parent.digest for parent in recipe.parents]
     found = []
@@ -125,11 +125,11 @@ def _with_fewer_steps(workspace: Workspace, recipe: CheckpointRecipe) -> list[Pa
             identity, done = _without_steps(manifest["identity"])
             parents = [parent["digest"] for parent in manifest["parents"] if parent["kind"] != recipe.kind]
             whole = manifest["stage_version"] == recipe.version and f"state/{RUN}" in manifest["files"]
-        except (OSError, ValueError, KeyError, TypeError):  # imported, or damaged: nothing to go on from
+            if whole and identity == wanted and parents == tokens and done < steps:
+                found.append((done, read_manifest(path.parent, CheckpointFacts)))
+        except (OSError, ValueError, KeyError, TypeError, ArtifactError):  # imported, or damaged: nothing to go on from
             continue
-        if whole and identity == wanted and parents == tokens and done < steps:
-            found.append((done, path.parent))
-    return [path for _, path in sorted(found, reverse=True)]
+    return [of for _, of in sorted(found, key=lambda of: (of[0], of[1].digest), reverse=True)]
 
 
 def _without_steps(identity: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -138,9 +138,10 @@ def _without_steps(identity: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     return {**identity, "training": training}, steps
 
 
-def _sound(path: Path) -> Artifact[CheckpointFacts] | None:
+def _is_sound(checkpoint: Artifact[CheckpointFacts]) -> bool:
     try:
-        return open_artifact(path, CheckpointFacts)
+        open_artifact(checkpoint.path, CheckpointFacts)
     except ArtifactError as error:
-        warnings.warn(f"not going on from {path.parent.name}/{path.name}: {error}", stacklevel=4)
-        return None
+        warnings.warn(f"not going on from {checkpoint.kind}/{checkpoint.digest}: {error}", stacklevel=3)
+        return False
+    return True

@@ -7,14 +7,11 @@ nothing and writes down what would be sent. Routing is assumed to be balanced, a
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -39,6 +36,7 @@ from longcat.parallel.axes import TOKENS, Degrees
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.rehearsal import rehearsal, silent
 from longcat.parallel.weights import without_numbers
+from longcat.processes.pool import Pool
 from longcat.training.layout import settle_layout, spread_of
 from longcat.training.observation import Observation
 from longcat.training.trainer import Trainer, phase_of
@@ -152,10 +150,11 @@ def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu", phase
     if len(ranks) == 1:
         reports = [report_of(*ranks[0])]
     else:  # a process for each, as torch remembers groups by what they look like in the rank before
-        with ProcessPoolExecutor(
-            min(len(ranks), os.cpu_count() or 1), multiprocessing.get_context("spawn"), max_tasks_per_child=1
-        ) as pool:
-            reports = list(pool.map(report_of, *zip(*ranks, strict=True)))
+        with ExitStack() as stack:
+            advice = "perhaps memory was full; run the same command again"
+            pools = [stack.enter_context(closing(Pool(1, _HANG_S, str, advice))) for _ in ranks]
+            futures = [pool.submit(_report_of, rank) for pool, rank in zip(pools, ranks, strict=True)]
+            reports = [future.result() for future in futures]
     length = config.corpus.sequence_length_tokens
     estimate = training_memory(
         config.model, config.training, spread_of(degrees), layout.precision, config.parallel, length, memory_bytes, kind
@@ -185,6 +184,14 @@ def first_step(phase: Phase, config: PipelineConfig) -> int:
 
 _PHASE_STEPS = ("dense_attention_steps", "indexer_warmup_steps", "steps")
 """Settings that say how long phases take."""
+
+
+_HANG_S = 60.0
+"""Seconds after which a process for one rank that was stopped by a signal is replaced."""
+
+
+def _report_of(rank: tuple[PipelineConfig, int, Kind, int, int]) -> RankReport:
+    return report_of(*rank)
 
 
 def report_of(
@@ -262,14 +269,14 @@ def _observe(
         before = marks.now()
         trainer.step(step, _batch(trainer, micro_batch * few))
         total = marks.now() - before
-    peaks, ready = [observed.peak_bytes], 0
+    peaks, ready = [*(peak for *_, peak in marks.seen), observed.peak_bytes], 0
     if more:
-        (done, alive, peak_before), (done_after, alive_after, peak_between) = marks.seen
+        (done, alive, _), (done_after, alive_after, _) = marks.seen
         times = more // filling.period(stages)
         total += times * (done_after - done)
         left = times * max(0, alive_after - alive)
         ready = more * (marks.ready or 0) // few  # a pipeline makes room for what it will receive of each
-        peaks = [ready + peak_before, ready + left + peak_between, ready + left + observed.peak_bytes]
+        peaks = [ready + peak + grown for peak, grown in zip(peaks, (0, left, left), strict=True)]
     by_axis: BytesByAxis = {}
     for (axis, collective), amount in total.numbers.items():
         if axis and amount:

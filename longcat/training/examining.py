@@ -9,8 +9,9 @@ from typing import Any
 
 from longcat.config import PipelineConfig
 from longcat.processes.agreement import disagreements
+from longcat.processes.folder_check import check_folder
 from longcat.processes.head import Member
-from longcat.training.launchers import check_folder, open_cluster
+from longcat.training.launchers import open_cluster
 
 SLOW_LINK = 0.5
 """Fraction of the median speed below which a link is named."""
@@ -41,8 +42,13 @@ def examine_nodes(config: PipelineConfig, workspace: Path, say: Callable[[str], 
             problems += check_folder(members)
             say("trying out the links")
         links, broken = _links(members)
+        problems += broken + [
+            f"node {member.name} was lost ({member.lost})"
+            for member in members
+            if member.lost is not None and not any(f"node {member.name} did not answer" in said for said in problems)
+        ]
     shown = {name: {fact: value for fact, value in of.items() if fact != "instance"} for name, of in facts.items()}
-    return {"nodes": shown, "links_bytes_per_second": links, "problems": problems + broken + slow_links(links)}
+    return {"nodes": shown, "links_bytes_per_second": links, "problems": problems + slow_links(links)}
 
 
 def crowded(config: PipelineConfig, facts: dict[str, dict[str, Any]]) -> list[str]:
@@ -73,10 +79,15 @@ def _links(members: Sequence[Member]) -> tuple[dict[str, float], list[str]]:
         receiver = members[(place + 1) % len(members)]
         link, sent = f"{sender.name} -> {receiver.name}", None
         receiver.tell(word="listen", address=receiver.address)
-        if (at := receiver.answer("listening", _LIMIT_S)) is not None:
+        at = receiver.answer("listening", _LIMIT_S)
+        if at is not None and "problem" not in at:
             sender.tell(word="send", host=receiver.address, port=at["port"], say=at["say"])
             sent = sender.answer("sent", _LIMIT_S)
-        if sent is None or "problem" in sent:
+        if sender.lost is not None or receiver.lost is not None:
+            continue  # that is told as what it is
+        if at is not None and "problem" in at:
+            problems.append(f"node {receiver.name} cannot listen at {receiver.address}: {at['problem']}")
+        elif sent is None or "problem" in sent:
             why = "no answer" if sent is None else sent["problem"]
             problems.append(f"node {sender.name} does not reach node {receiver.name} at {receiver.address}: {why}")
         else:

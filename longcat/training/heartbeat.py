@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from longcat.errors import StorageError
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.observed import COLLECTIVES, begin, observed
 from longcat.processes.stacks import ASKING
@@ -64,7 +65,11 @@ class Heartbeat:
     """
 
     def __init__(self, directory: Path, rank: int, *, several_machines: bool = False) -> None:
-        """Begin a file in the folder of a run; where that cannot be had, beats go nowhere."""
+        """Begin a file in the folder of a run.
+
+        Raises:
+            StorageError: it cannot be made; without it the launcher would take this process for one that hangs.
+        """
         self.waited_s = 0.0
         self._beats = 0
         self._outside = "outside of steps"
@@ -75,11 +80,11 @@ class Heartbeat:
         PROCESS.pack_into(self._page, OFFSETS[PROCESS], os.getpid(), socket.gethostname().encode()[:64])
         self._layer(-1, False)
         self._write_phase()
-        with contextlib.suppress(OSError):
-            self._stacks = (folder / f"stack-{rank}.txt").open("ab")
-            faulthandler.register(ASKING, file=self._stacks, all_threads=True)
-            if several_machines:
-                threading.Thread(target=self._relay, args=(folder / WANTED,), daemon=True).start()
+        with _told(stacks := folder / f"stack-{rank}.txt"):
+            self._stacks = stacks.open("ab")
+        faulthandler.register(ASKING, file=self._stacks, all_threads=True)
+        if several_machines:
+            threading.Thread(target=self._relay, args=(folder / WANTED,), daemon=True).start()
 
     def beat(self) -> None:
         """Give a sign of life."""
@@ -242,8 +247,8 @@ class _Waiting:
 
 
 def _page(path: Path) -> mmap.mmap:
-    """Map a page of a file; one of no file where the disk has no room for it, as a full disk would end the process later."""
-    try:
+    """Map a page of a file, whose room is taken at once, as a full disk would end the process later."""
+    with _told(path):
         path.parent.mkdir(exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
@@ -251,5 +256,15 @@ def _page(path: Path) -> mmap.mmap:
             return mmap.mmap(descriptor, SIZE)
         finally:
             os.close(descriptor)
-    except OSError:
-        return mmap.mmap(-1, SIZE)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say in one line why a file cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot make {path}, where this process gives its signs of life: {error.strerror}; make room, or let the folder be "
+            "written, and run the same command again"
+        ) from error

@@ -47,6 +47,12 @@ class Job:
     peak_flops: float | None = None
     """Peak of all processes together, for the MFU in the metrics."""
 
+    @property
+    def local_folder(self) -> Path | None:
+        """The faster folder of this run's checkpoints on each node, if there is one."""
+        local = self.config["training"].get("checkpoint_local")
+        return Path(local).expanduser() / self.run if local else None
+
     def write(self) -> Path:
         """Write `job.json` and return its path."""
         path = Path(self.directory) / JOB

@@ -5,49 +5,41 @@
 
 from __future__ import annotations
 
-import os
-import select
-import subprocess
-import sys
 import time
-import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from longcat.accelerator import Accelerator, environment
+from longcat.accelerator import environment
 from longcat.config import PipelineConfig
 from longcat.errors import ConfigError, TrainingError, UserError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
-from longcat.lease import TOKENS
 from longcat.parallel.axes import Degrees
 from longcat.parallel.nodes import crossings
 from longcat.peak import peak
-from longcat.processes import shared_folder
 from longcat.processes.agreement import disagreements
-from longcat.processes.head import Head, Member, ended_by
+from longcat.processes.folder_check import check_folder
+from longcat.processes.head import ANSWER_S, Head, Member, ended_by
 from longcat.processes.launch import POLL_S, forget_failures, launch
-from longcat.processes.orders import NODE, Order, Outcome, address_of
+from longcat.processes.logs import logs_of, new_start
+from longcat.processes.orders import Order, address_of
 from longcat.processes.slurm import Request, Slurm
 from longcat.processes.verdict import judge
 from longcat.provenance import code_of, git_commit, source_hashes
+from longcat.training.attempt import Attempt, loss_of
 from longcat.training.job import Job
 from longcat.training.layout import settle_layout
 from longcat.training.life import record_event, suspects
+from longcat.training.members import accelerator_of, meeting_place, spared, variables_of
 
 JOIN_PORT = 29400
 _REGROUP_S = 5.0
 """Seconds that a node has to have been there before a run is interrupted for it."""
-_EVERYWHERE = "0.0.0.0"  # nosec B104 # for nodes that reach the store by several addresses
 _AFTERMATH_S = 2.0
 """Seconds in which the nodes tell of a failure that one of them has noticed."""
-_STORE_S = 120.0
-"""Limit of the start of the store, which loads torch."""
-_MARGIN_S = 20.0
-"""Seconds that a node has to answer, beyond the time that its processes have."""
 Say = Callable[[str], None]
 
 
@@ -118,7 +110,7 @@ def open_cluster(config: PipelineConfig, workspace: Path, *, unlike: bool = Fals
                 request,
                 address=head.address,
                 workspace=workspace,
-                log=workspace / "logs" / "srun.log",
+                logs=workspace / "logs",
                 wait_s=training.node_wait_s,
                 grace_s=training.grace_s,
             )
@@ -178,6 +170,7 @@ class Cluster:
         self._chosen: list[Member] = []
         self._names: list[str] | None = None
         self._suspected: set[str] = set()
+        self._placed: set[tuple[Degrees, int]] = set()
         self._checked = self._asked = False
 
     def settle(self, job: Job, say: Say) -> Job:
@@ -202,7 +195,7 @@ class Cluster:
                 f"that were found there before, see {CheckpointFolder(Path(job.directory)).events}",
                 stacklevel=2,
             )
-        accelerator = _accelerator_of(self._chosen[0])
+        accelerator = accelerator_of(self._chosen[0])
         layout = settle_layout(self.config, accelerator, nodes=number)
         if layout.accelerator != job.layout.accelerator or layout.precision != job.layout.precision:
             raise ConfigError(
@@ -214,9 +207,8 @@ class Cluster:
             say("trying out the shared file system")
             if problems := check_folder(self._chosen):
                 raise ConfigError(problems[0])
-            for remark in crossings(layout.degrees, layout.degrees.processes // number):
-                warnings.warn(remark, stacklevel=2)
         self._checked = True
+        self._look_at_placement(layout.degrees)
         self._tell(Path(job.directory))
         best = peak(accelerator, layout.precision)
         peak_flops = None if best is None else best.of(layout.degrees.processes)
@@ -229,30 +221,44 @@ class Cluster:
         directory, members = Path(job.directory), self._chosen
         forget_failures(directory)
         each = job.layout.degrees.processes // len(members)
-        base = replace(order_of(module, job, self.config), processes=each, nodes=len(members))
+        start = new_start(directory)
+        base = replace(order_of(module, job, self.config), processes=each, nodes=len(members), start=start)
         end = time.monotonic() + deadline_s
-        with _store(members, self.config.training.collective_timeout_s) as port:
+        with meeting_place(members, self.config.training.collective_timeout_s) as port:
             for place, member in enumerate(members):
                 order = replace(
                     base,
                     place=place,
                     store=address_of(member.head, port),
-                    environment=_environment(base.environment, member, each),
+                    environment=variables_of(base.environment, member, each),
                 )
                 member.tell(word="start", order=order.to_json())
-            watch = _Attempt(members, base.attempt)
+            watch = Attempt(members, base.attempt)
             try:
                 regroup = self._watch(watch, end, poll, may_regroup)
             finally:
-                watch.stop(self.config.training.grace_s + _MARGIN_S)
+                watch.stop(self.config.training.grace_s + ANSWER_S)
         if watch.lost:
-            failure: Exception | None = _loss(watch, directory)
+            failure: Exception | None = loss_of(watch, logs_of(directory, start))
         else:
-            first = next((name for name, outcome in watch.outcomes.items() if outcome.code), members[0].name)
-            failure = judge(directory, watch.outcomes, directory / f"processes-{first}.log")
+            failure = judge(directory, watch.outcomes, logs_of(directory, start))
         if failure is not None:
             raise failure
         return regroup
+
+    def _look_at_placement(self, degrees: Degrees) -> None:
+        """Warn of groups across nodes, once for each layout that the run comes to have."""
+        names, parallel = [member.name for member in self._chosen], self.config.parallel
+
+        def possible(axis: str, degree: int) -> bool:
+            other = parallel.model_copy(update={axis: degree})
+            return isinstance(self._layout(self._chosen, self.config.model_copy(update={"parallel": other})), Degrees)
+
+        if (degrees, len(names)) not in self._placed:
+            self._placed.add((degrees, len(names)))
+            axes = ("tensor",) if parallel.two_level else ("tensor", "expert")
+            for remark in crossings(degrees, names, possible, axes):
+                warnings.warn(remark, stacklevel=3)
 
     def _tell(self, directory: Path) -> None:
         """Say which nodes the attempt is without, or has again, since the last one."""
@@ -275,7 +281,7 @@ class Cluster:
     def _least(self) -> int:
         return self.config.training.min_nodes or self.config.training.nodes
 
-    def _watch(self, watch: _Attempt, end: float, poll: Callable[[], None], may_regroup: Callable[[], bool]) -> bool:
+    def _watch(self, watch: Attempt, end: float, poll: Callable[[], None], may_regroup: Callable[[], bool]) -> bool:
         """Wait for the end of all processes, or the first failure; returns whether they are to be ended for more nodes."""
         began = time.monotonic()
         while watch.running():
@@ -305,12 +311,12 @@ class Cluster:
         ready = [member for member in there if now - max(member.since, began) > _REGROUP_S]
         return any(isinstance(self._layout(ready[:number]), Degrees) for number in range(running + 1, len(ready) + 1))
 
-    def _layout(self, members: Sequence[Member]) -> Degrees | ConfigError:
+    def _layout(self, members: Sequence[Member], config: PipelineConfig | None = None) -> Degrees | ConfigError:
         """Return how as many nodes would share the work, or why they cannot."""
         if not members:
             return ConfigError("no node is there")
         try:
-            return settle_layout(self.config, _accelerator_of(members[0]), nodes=len(members)).degrees
+            return settle_layout(config or self.config, accelerator_of(members[0]), nodes=len(members)).degrees
         except ConfigError as error:
             return error
 
@@ -321,8 +327,8 @@ class Cluster:
         if first and self.slurm is not None:
             self.slurm.start(training.nodes)
         self._asked = True
-        began = time.monotonic()
-        asked: float | None = began
+        began = asked = time.monotonic()
+        smaller = False
         while True:
             joined = [
                 member
@@ -339,13 +345,24 @@ class Cluster:
                     say(f"going on with {len(there)} of {training.nodes} nodes, without {self._missing(there)}")
                 return there
             if self.slurm is not None:
-                if first and self.slurm.queued():
+                if (queue := self.slurm.queued()) is not None:
                     began = time.monotonic()
-                    if asked is not None and began - asked > training.node_wait_s and self._least < training.nodes:
+                    if first and not smaller and began - asked > training.node_wait_s and self._least < training.nodes:
                         self.slurm.start(self._least)  # the others may come later
-                        asked = None
+                        smaller = True
+                    if training.slurm.queue_wait_s is not None and began - asked > training.slurm.queue_wait_s:
+                        raise ConfigError(
+                            f"Slurm has given no nodes within training.slurm.queue_wait_s={training.slurm.queue_wait_s:g} "
+                            f"({queue}); a longer time, other nodes (training.slurm.partition) or fewer (training.min_nodes) "
+                            "would have to be asked for"
+                        )
+                    say(
+                        f"waiting in Slurm's queue ({queue}) for {training.nodes - len(there)} of {training.nodes} nodes"
+                    )
+                    time.sleep(POLL_S)
+                    continue
                 if (trouble := self.slurm.trouble()) is not None and first and not there:
-                    raise ConfigError(f"Slurm gives no nodes: {trouble}; see {self.head.workspace}/logs/srun.log")
+                    raise ConfigError(f"Slurm gives no nodes: {trouble}; see {self.slurm.logs()}")
                 if not first and not all_there:
                     self.slurm.complete([member.name for member in joined], training.nodes - len(joined))
             if waited > training.node_wait_s:
@@ -362,7 +379,7 @@ class Cluster:
     def _absent(self, there: Sequence[Member]) -> UserError:
         names = ", ".join(member.name for member in there) or "none"
         how = (
-            f"see {self.head.workspace}/logs/srun.log"
+            f"{f'Slurm says: {trouble}; ' if (trouble := self.slurm.trouble()) else ''}see {self.slurm.logs()}"
             if self.slurm is not None
             else f"run longcat join {self.head.address} on it"
         )
@@ -370,125 +387,3 @@ class Cluster:
             f"{self._missing(there)} of training.nodes={self.config.training.nodes} nodes did not join within "
             f"training.node_wait_s={self.config.training.node_wait_s:g} (there: {names}); {how}"
         )
-
-
-def check_folder(members: Sequence[Member]) -> list[str]:
-    """Try out the file system that nodes share; returns what is wrong with it, in sentences."""
-    token = uuid.uuid4().hex
-    names = "/".join(member.name for member in members)
-    problems: list[str] = []
-    for step in shared_folder.STEPS:
-        if problems and step != "clear":
-            continue
-        asked = {"hold": members[:1], "try": members[1:]}.get(step, members)
-        for member in asked:
-            member.tell(word="check", step=f"see:{names}" if step == "see" else step, token=token)
-        problems += [problem for member in asked if (problem := _answer(member)) is not None]
-    return problems
-
-
-def _answer(member: Member) -> str | None:
-    message = member.answer("checked", shared_folder.VISIBLE_S + _MARGIN_S)
-    if message is None:
-        return f"node {member.name} did not answer when the shared file system was tried out ({member.lost or 'no answer'})"
-    problem = message.get("problem")
-    return None if problem is None else str(problem)
-
-
-class _Attempt:
-    """How the processes of an attempt fare on each of its nodes."""
-
-    def __init__(self, members: Sequence[Member], attempt: int) -> None:
-        self.members, self._attempt = members, attempt
-        self.outcomes: dict[str, Outcome] = {}
-        self.lost: dict[str, str] = {}
-
-    def running(self) -> list[Member]:
-        """List the nodes of which no end is known."""
-        for member in self.members:
-            while member.name not in self.outcomes and not member.inbox.empty():
-                message = member.inbox.get_nowait()
-                if message.get("word") == "ended" and message.get("attempt") == self._attempt:
-                    self.outcomes[member.name] = Outcome.from_dict(message["outcome"])
-            if member.name not in self.outcomes and member.lost is not None:
-                self.lost.setdefault(member.name, member.lost)
-        return [member for member in self.members if member.name not in {*self.outcomes, *self.lost}]
-
-    def failed(self) -> bool:
-        """Say whether a node was lost or one of its processes has failed."""
-        return bool(self.lost) or any(outcome.code for outcome in self.outcomes.values())
-
-    def listen(self, limit_s: float) -> None:
-        """Wait a moment for the other nodes' own ends: what failed first may be told last."""
-        end = time.monotonic() + limit_s
-        while self.running() and time.monotonic() < end:
-            time.sleep(POLL_S)
-
-    def stop(self, limit_s: float) -> None:
-        """End what still runs, and wait for it; a node that does not say so is lost."""
-        running = self.running()
-        for member in running:
-            member.tell(word="stop")
-        end = time.monotonic() + limit_s
-        while (running := self.running()) and time.monotonic() < end:
-            time.sleep(POLL_S)
-        for member in running:
-            member.lost = self.lost[member.name] = f"its processes did not end within {limit_s:g} s"
-            member.channel.close()
-
-
-def _loss(watch: _Attempt, directory: Path) -> TrainingError:
-    (name, why), *_ = watch.lost.items()
-    return TrainingError(f"node {name} was lost ({why}); see {directory / f'processes-{name}.log'}")
-
-
-def spared(members: list[Member], suspected: Set[str], least: int) -> list[Member]:
-    """Leave out the nodes that have computed wrong bits, if enough others are there."""
-    good = [member for member in members if member.name not in suspected]
-    return good if len(good) >= least else members
-
-
-def _environment(common: dict[str, str], member: Member, processes: int) -> dict[str, str]:
-    """Return the variables of a node's processes: threads by its own cores, unless somebody has chosen there."""
-    # the nodes write under the launcher's lease
-    variables = common | {NODE: member.name} | {name: os.environ[name] for name in (TOKENS,) if name in os.environ}
-    if "OMP_NUM_THREADS" in variables:
-        del variables["OMP_NUM_THREADS"]
-        if not member.facts.get("threads"):
-            variables["OMP_NUM_THREADS"] = str(max(1, int(member.facts["cores"]) // processes))
-    return variables
-
-
-def _accelerator_of(member: Member) -> Accelerator:
-    facts = member.facts
-    return Accelerator(
-        kind=facts["accelerator"],
-        name=facts["device"],
-        count=facts["devices"],
-        memory_bytes=facts["memory_bytes"],
-        supports_bf16=facts["bf16"],
-    )
-
-
-@contextmanager
-def _store(members: Sequence[Member], timeout_s: float) -> Iterator[int]:
-    """Keep a store open in a process of its own, where all processes of these nodes meet; yields its port."""
-    reached = {member.head for member in members}
-    address = reached.pop() if len(reached) == 1 else "::" if any(":" in one for one in reached) else _EVERYWHERE
-    command = [sys.executable, "-m", "longcat.training.rendezvous", address, f"{timeout_s:g}"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        told, _, _ = select.select([process.stdout], [], [], _STORE_S)
-        line = process.stdout.readline().strip() if told else ""
-        if not line:
-            raise TrainingError("the store where training processes meet could not be opened")
-        yield int(line.rpartition(":")[2])
-    finally:
-        process.stdin.close()
-        process.stdout.close()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -18,6 +18,7 @@ from longcat.unpacking import parse_json
 Records = list[dict[str, Any]]
 
 FSYNC_EVERY = 10
+_OF_THE_ATTEMPT = ("time", "attempt")
 LAST_STEPS = 20
 """Steps that the final loss is the mean of."""
 
@@ -45,15 +46,20 @@ class MetricsFile:
 
 
 class Follower:
-    """Reads new records of a file that another process writes."""
+    """Reads new records of a file that another process writes.
+
+    Steps that are done again have new records. They are news if something was learnt otherwise, as after training went back and
+    passed over batches; after a restart that did the same steps again, only times differ.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.last_step = 0
         self._seen: tuple[int, int] | None = None
+        self._learnt: dict[int, int] = {}
 
     def new(self) -> Records:
-        """Return the records of steps that have not been returned yet."""
+        """Return the records that have not been returned yet, those left out that differ from an earlier one in times only."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -63,9 +69,9 @@ class Follower:
             offset = 0
         records, offset = _read(self.path, offset)
         self._seen = (status.st_ino, offset)
-        fresh = [record for record in records if record["step"] > self.last_step]
-        if fresh:
-            self.last_step = fresh[-1]["step"]
+        fresh = [record for record in records if self._learnt.get(record["step"]) != _learnt(record)]
+        self._learnt |= {record["step"]: _learnt(record) for record in fresh}
+        self.last_step = max([self.last_step, *(record["step"] for record in fresh)])
         return fresh
 
 
@@ -102,6 +108,17 @@ def _read(path: Path, offset: int) -> tuple[Records, int]:
         data = stream.read()
     complete = data[: data.rfind(b"\n") + 1]
     return [_record(line) for line in complete.splitlines()], offset + len(complete)
+
+
+def _learnt(record: dict[str, Any]) -> int:
+    """Return a hash of what a record says besides times; NaN has one hash."""
+    return hash(
+        tuple(
+            (name, repr(value))
+            for name, value in sorted(record.items())
+            if name not in _OF_THE_ATTEMPT and not name.startswith("perf/")
+        )
+    )
 
 
 def _line(record: dict[str, Any]) -> str:

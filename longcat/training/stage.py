@@ -10,10 +10,11 @@ from typing import Any
 from longcat.artifact import Artifact, Recipe, Workspace
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
-from longcat.disk import copy_file
+from longcat.disk import copy_file, remove
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.convert import complete_tokenizer
 from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
@@ -52,7 +53,7 @@ def pretrain(
         tokens: from `longcat.corpus.stage.preprocess`.
         workspace: where the artifact goes.
         report: hears of progress in steps.
-        on_metrics: gets the records of metrics.jsonl as they appear, each step once.
+        on_metrics: gets the records of metrics.jsonl as they appear, see `Follower`.
 
     Returns:
         A `checkpoint` artifact, see `CheckpointFolder`.
@@ -89,7 +90,7 @@ def pretrain(
     def pass_on(records: Records) -> None:
         nonlocal passed_on
         on_metrics(records)
-        passed_on = records[-1]["step"]
+        passed_on = max(passed_on, records[-1]["step"])
 
     def build(directory: Path) -> CheckpointFacts:
         folder = CheckpointFolder(directory)
@@ -112,9 +113,12 @@ def pretrain(
                 tell(directory, earlier, layout_since(config, settled.layout, settled.device, 0))
 
             supervise(WORKER, job, config, report, pass_on, on_settled)
+        if local := job.local_folder:  # the processes may have been killed before they removed it
+            remove(local)
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
+        complete_tokenizer(folder.huggingface, config.model)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
         plot_life(directory, read_metrics(folder.metrics), folder.life_picture)
         result = read_json(directory / RESULT)

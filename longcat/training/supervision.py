@@ -41,7 +41,7 @@ def supervise(
         job: what to do.
         config: its configuration.
         report: hears of progress in steps.
-        on_metrics: gets the records of metrics.jsonl as they appear, each step once.
+        on_metrics: gets the records of metrics.jsonl as they appear, see `Follower`.
         on_settled: gets the job of each attempt, with its layout and device, before it is launched.
 
     Raises:

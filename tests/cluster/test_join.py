@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from longcat.processes.child import free_port
-from tests.cluster.conftest import checkpoint_of, no_rank_is_left, same_bytes
+from tests.cluster.conftest import checkpoint_of, no_rank_is_left, records_of, same_bytes
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -46,6 +47,24 @@ def test_two_machines_train_as_one_does(run, join, smoke_run, smoke_tokens):
     assert [node.wait() for node in nodes] == [0, 0]
     assert no_rank_is_left(smoke_tokens)
     assert not list(smoke_tokens.glob(".nodes*"))
+
+
+def test_a_new_head_takes_up_the_work_of_one_that_was_killed(run, join, smoke_tokens):
+    """Its nodes are still there, and look for it."""
+    settings = ("training.steps=80", "training.checkpoint_every_steps=5", "training.keep_checkpoints=1")
+    nodes, killed = [join("a"), join("b")], run(*settings)
+    wait_until(lambda: list(smoke_tokens.glob("checkpoint/.*.partial/checkpoints/step-*")), killed.process)
+    killed.process.kill()
+    killed.wait()
+    again = run(*settings)
+    assert again.wait() == 0, again.said
+    assert [node.wait() for node in nodes] == [0, 0]
+    for node in nodes:
+        assert "lost the launcher" in node.said
+        assert node.said.count("joined 127.0.0.1") == 2
+    records = records_of(checkpoint_of(smoke_tokens))
+    assert [record["step"] for record in records] == list(range(1, 81))
+    assert no_rank_is_left(smoke_tokens)
 
 
 def test_a_workspace_that_is_not_shared_ends_the_run_on_every_side(run, join, tmp_path_factory, smoke_tokens):

@@ -1,6 +1,7 @@
 """`smoke` on two nodes of a Slurm cluster: as on one machine, and through the loss of a node."""
 
 import os
+import re
 import signal
 import subprocess
 
@@ -22,11 +23,17 @@ def test_two_nodes_train_as_one_machine_does(run, smoke_run, smoke_tokens, clust
     assert flow.wait() == 0, flow.said
     checkpoint = checkpoint_of(smoke_tokens)
     assert same_bytes(checkpoint, checkpoint_of(smoke_run[0]))
-    assert {file.name for file in checkpoint.glob("processes*.log")} == {"processes-n1.log", "processes-n2.log"}
-    said = (smoke_tokens / "logs" / "srun.log").read_text()
+    logs = {file.name for file in (checkpoint / "logs/start-0001").iterdir()}
+    assert logs == {"agent-n1.log", "agent-n2.log", "rank-0-n1.log", "rank-1-n2.log"}
+    said = srun(smoke_tokens)
     assert "as n1\n" in said
     assert "as n2\n" in said
     wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+
+
+def srun(workspace):
+    """All that srun and the nodes have said."""
+    return "".join(log.read_text() for log in sorted((workspace / "logs").glob("srun-*.log")))
 
 
 def partial(workspace):
@@ -62,8 +69,7 @@ def test_a_lost_node_is_done_without_and_taken_back(run, smoke_tokens, cluster):
     os.kill(alone.pid, signal.SIGSTOP)  # or the run might be over before the node is back
     try:
         cluster.start_node("n2")
-        log = smoke_tokens / "logs" / "srun.log"
-        wait_until(lambda: log.read_text().count("as n2\n") == 2, flow.process)
+        wait_until(lambda: srun(smoke_tokens).count("as n2\n") == 2, flow.process)
     finally:
         os.kill(alone.pid, signal.SIGCONT)
     assert flow.wait() == 0, flow.said
@@ -77,6 +83,33 @@ def test_what_slurm_refuses_is_told(run):
     flow = run("training.slurm.partition=nowhere")
     assert flow.wait() == 2, flow.said
     assert "Slurm gives no nodes: invalid partition specified: nowhere" in flow.said
+
+
+@pytest.fixture
+def crowd(cluster):
+    """Slurm with another job on both nodes."""
+    cluster.ask("sbatch", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600")
+    wait_until(lambda: cluster.ask("squeue", "--noheader", "--states=RUNNING"))
+    yield
+    cluster.ask("scancel", "--user=root")
+    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+
+
+def test_a_wait_in_the_queue_has_a_limit_and_tells_why_it_waits(run, crowd, cluster):
+    flow = run("training.slurm.queue_wait_s=6", "training.slurm.arguments=[--exclusive]")
+    assert flow.wait() == 2, flow.said
+    assert re.search(
+        r"Slurm has given no nodes within training.slurm.queue_wait_s=6 \(job \d+, (Resources|Priority)\)", flow.said
+    )
+    wait_until(lambda: not cluster.ask("squeue", "--noheader", "--name=longcat"))
+
+
+def test_a_job_that_is_cancelled_in_the_queue_is_told_at_once(run, crowd, cluster):
+    flow = run("training.slurm.queue_wait_s=null", "training.slurm.arguments=[--exclusive]")
+    wait_until(lambda: cluster.ask("squeue", "--noheader", "--name=longcat"), flow.process)
+    cluster.ask("scancel", "--name=longcat")
+    assert flow.wait() == 2, flow.said
+    assert re.search("Slurm gives no nodes: .*(cancel|revoke)", flow.said, re.I)
 
 
 def test_the_batch_script_is_what_slurm_takes(cluster):

@@ -62,7 +62,7 @@ def test_what_a_block_leaves_out_is_counted(tmp_path):
     lines = [*lines_of([*TEXTS, TEXTS[0], TEXTS[0], "abc", "abc", "", "x" * 2000]), b"{", b'{"other": 1}']
     block = judged(tmp_path, lines, max_characters=1000, max_bad_fraction=0.5)
     counts = block.counts
-    assert counts["dropped"] == {"empty": 1, "too_short": 2, "too_long": 1, "duplicate": 2}
+    assert counts["dropped"] == {"mojibake": 0, "empty": 1, "too_short": 2, "too_long": 1, "duplicate": 2}
     assert (counts["texts"], counts["bad"]) == (len(TEXTS) + 6, 2)
     assert counts["first_bad"] == (
         f"{tmp_path / 'a.jsonl'}, line {len(TEXTS) + 7}: broken JSON: Expecting property name enclosed in double quotes "

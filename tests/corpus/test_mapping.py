@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longcat.corpus.blocks import FileBlock, FileSlice, stamp
 from longcat.corpus.mapping import in_order, processes
-from longcat.errors import DataError, LongcatError
+from longcat.errors import DataError
+from longcat.processes.pool import WorkLostError
 from tests.waiting import all_gone, wait_until
 
 
@@ -101,16 +104,96 @@ def test_what_a_function_raises_arrives_after_the_results_before_it():
         assert list(mapper(square, range(3))) == [0, 1, 4]
 
 
-def test_a_killed_process_is_one_clear_error():
-    with processes(2) as mapper, pytest.raises(LongcatError, match=r"a worker process was killed.*run again"):
-        list(mapper(die_at_three, range(20)))
-
-
-def test_a_mapper_that_has_lost_a_process_keeps_saying_so():
+def test_an_item_that_kills_its_process_twice_is_named_and_the_others_go_on():
     with processes(2) as mapper:
         for _ in range(2):
-            with pytest.raises(LongcatError, match="a worker process was killed"):
-                list(mapper(die_at_three, range(20)))
+            with (
+                pytest.warns(UserWarning, match=r"worker process \d+ was killed by SIGKILL in 3; another one"),
+                pytest.raises(WorkLostError, match=r"worker process \d+ was killed by SIGKILL in 3, .*run again"),
+            ):
+                list(mapper(die_at_three, range(6)))
+        assert list(mapper(square, range(3))) == [0, 1, 4]
+
+
+def once(folder, what):
+    """Do something to this process, but only in the first one that comes here."""
+    try:
+        (folder / "done").mkdir()
+    except FileExistsError:
+        return
+    what()
+
+
+def lose_one(task):
+    folder, number, how = task
+    if number == 3:
+        once(folder, {"killed": kill_oneself, "stopped": stop_oneself, "sleeps": sleep_long, "quits": quit_here}[how])
+    return number
+
+
+def kill_oneself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_oneself():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def sleep_long():
+    time.sleep(3600)
+
+
+def quit_here():
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("killed", "was killed by SIGKILL"),
+        ("quits", "ended with exit code 3"),
+        ("stopped", r"was stopped by a signal \(SIGSTOP\) \d+ s ago"),
+        ("sleeps", r"has used no processor time for \d+ s"),
+    ],
+)
+def test_what_a_lost_process_was_at_is_done_by_another_one(tmp_path, how, said):
+    limit_s = 0.3 if how == "sleeps" else 2  # ten times as long without processor time
+    tasks = [(tmp_path, number, how) for number in range(6)]
+    with processes(2, limit_s) as mapper, pytest.warns(UserWarning, match=rf"worker process \d+ {said} in .*another"):
+        assert list(mapper(lose_one, tasks)) == list(range(6))
+
+
+def test_a_process_that_was_stopped_while_it_had_nothing_to_do_is_replaced():
+    with processes(2, 1) as mapper:
+        assert list(mapper(square, range(4))) == [0, 1, 4, 9]
+        workers = [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]
+        for one in workers:
+            one.suspend()
+        with pytest.warns(UserWarning, match="SIGSTOP"):
+            assert list(mapper(square, range(4))) == [0, 1, 4, 9]
+
+
+def die_of_poison(block):
+    for record in block.records(["utf-8"], 10**6):
+        if record == "poison":
+            kill_oneself()
+    return True
+
+
+@pytest.mark.parametrize("begin", [0, 1])
+def test_the_file_and_the_line_that_kill_are_named(tmp_path, begin):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": "good"}), "", json.dumps({"text": "good"}), json.dumps({"text": "poison"})]
+    path.write_text("\n".join([*lines, lines[0]]))
+    good = tmp_path / "b.jsonl"
+    good.write_text(lines[0])
+    blocks = [FileBlock((FileSlice(of, stamp(of), start),), "text") for of, start in ((path, begin), (good, 0))]
+    with (
+        processes(2) as mapper,
+        pytest.warns(UserWarning, match=f"{path}, line 4"),
+        pytest.raises(WorkLostError, match=f"{path}, line 4"),
+    ):
+        list(mapper(die_of_poison, blocks))
 
 
 SLEEPER = """

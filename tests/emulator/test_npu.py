@@ -39,15 +39,6 @@ def test_streams_and_marks(npu):
     assert product.sum().item() == 64**3
 
 
-def test_random_state_of_each_device(npu):
-    states = [npu.random_state(rank) for rank in (0, 1)]
-    first = [torch.rand(4, device=npu.device(rank)).cpu() for rank in (0, 1)]
-    npu.restore_random_state(states[1], 1)
-    again = torch.rand(4, device=npu.device(1)).cpu()
-    assert torch.equal(again, first[1])
-    assert not torch.equal(torch.rand(4, device=npu.device(0)).cpu(), first[0])
-
-
 def test_autocast(npu):
     x = torch.ones(4, 4, device="npu")
     with npu.autocast(torch.bfloat16):

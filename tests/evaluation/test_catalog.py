@@ -112,3 +112,12 @@ def test_built_in_tasks_are_known(monkeypatch):
     [part] = found.parts["arc_easy"]
     assert list(part.pins.values()) == [commit]
     assert len(part.files) >= 1
+
+
+def test_questions_about_local_services_are_a_group_with_their_data(tasks):
+    found = find_tasks(["local_services_intent_zh_choice"], [])
+    [part] = found.parts["local_services_intent_zh_choice"]
+    names = [file.name for file in (*part.files, *part.data)]
+    assert {"_choice_zh.yaml", "local_services.py", "checkers.py", "intent_zh.jsonl"} < set(names)
+    assert "make_local_services.py" not in names
+    assert len(find_tasks(["local_services"], []).parts["local_services"]) > 36

@@ -40,7 +40,7 @@ class Oracle:
     known: set
     sign = 1.0
 
-    def __init__(self, checkpoint, batch_sequences):
+    def __init__(self, checkpoint, **_):
         self.checkpoint, self.window = checkpoint, checkpoint.window
 
     def likelihoods(self, requests, on_done):
@@ -135,16 +135,23 @@ def test_groups_tags_includes_and_functions(opened, tasks):
 
 def test_every_file_of_a_task_is_part_of_the_identity(tasks):
     (tasks.folder / "_shop.inc").write_text("metadata: {version: 7}\n")
-    (tasks.folder / "words.py").write_text("def question(doc):\n    return doc['question']\n")
+    (tasks.folder / "more.py").write_text("PREFIX = 'Q: '\n")
+    (tasks.folder / "words.py").write_text(
+        "import sys\n\nsys.path.insert(0, __file__.removesuffix('/words.py'))\nimport more\n\n\n"
+        "def question(doc):\n    return more.PREFIX + doc['question']\n"
+    )
+    (tasks.folder / "other.py").write_text("")
     tasks.add("one", ITEMS, include="_shop.inc")
     path = tasks.folder / "one.yaml"
     path.write_text(path.read_text().replace("doc_to_text: '{{question}}'", "doc_to_text: !function words.question"))
     known = [check_tasks(tasks.config())]
-    for name in ("_shop.inc", "words.py", "one.yaml", "one.jsonl"):
+    (tasks.folder / "other.py").write_text("# nobody's\n")
+    assert check_tasks(tasks.config()) == known[0]
+    for name in ("_shop.inc", "words.py", "more.py", "one.yaml", "one.jsonl"):
         file = tasks.folder / name
         file.write_text(file.read_text() + ("\n" if name == "one.jsonl" else "# more\n"))
         known.append(check_tasks(tasks.config()))
-    assert len({json.dumps(one) for one in known}) == 5
+    assert len({json.dumps(one) for one in known}) == 6
     assert str(tasks.folder) not in json.dumps(known)
 
 

@@ -33,6 +33,7 @@ def test_three_kinds_of_task_agree(theirs, opened, tasks):
     choices = [{"question": word, "choices": ["late", "很早", "in time"], "answer": 1} for word in WORDS]
     choices[0]["question"] = ""
     choices[1]["question"] = "long " * 80
+    choices[2]["question"] = "a special token </s> in text"
     tasks.add("choosing", choices, num_fewshot=1)
     texts = [{"question": "", "text": (word + ". ") * count**2} for count, word in enumerate(WORDS, 1)]
     tasks.add(

@@ -22,6 +22,7 @@ from longcat.parallel.parallelize import parallelize
 from longcat.training import checkpoint
 from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.trainer import Trainer, global_counts
+from tests.checkpoints import write_checkpoint
 
 EVERYTHING = [
     "model.mtp_num_layers=2",
@@ -170,18 +171,18 @@ def settings(lazy: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def steps(mesh: ProcessMesh, folder: Path, lazy: bool) -> list[float]:
-    """Three steps, a checkpoint, another step; the step after reading the checkpoint is the same to the bit.
+def steps(mesh: ProcessMesh, folder: Path, lazy: bool, rows: int) -> list[float]:
+    """Three steps of so many rows, a checkpoint, another step; the step after reading it is the same to the bit.
 
     Returns norms of the first three steps, loss and norm of the last one, and the held-out loss before it.
     """
     config, accelerator = load_config("smoke", None, settings(lazy)), choose("cpu")
-    batches = [np.random.default_rng(step).integers(3, 60, (12, 33)) for step in range(4)]
-    own = [Batch.of_rows(rows[mesh.batch_rank :: mesh.batch_world]) for rows in batches]
+    batches = [np.random.default_rng(step).integers(3, 60, (rows, 33)) for step in range(4)]
+    own = [Batch.of_rows(batch[mesh.batch_rank :: mesh.batch_world]) for batch in batches]
     trainer = Trainer(config, mesh, accelerator, "fp32")
     norms = [trainer.step(step, own[step]).gradient_norm for step in range(3)]
     state = folder / f"state-{lazy}"
-    checkpoint.write(state, 3, trainer.weights, trainer.optimizers)
+    write_checkpoint(state, 3, trainer.weights, trainer.optimizers)
     held = tensors(trainer)
     if mesh.rank == 0:
         torch.save(held, folder / f"held-{lazy}.pt")

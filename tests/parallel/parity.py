@@ -22,6 +22,7 @@ from longcat.parallel.parallelize import ParallelModel, parallelize
 from longcat.training import checkpoint
 from longcat.training.losses import Counts
 from longcat.training.trainer import Trainer, global_counts
+from tests.checkpoints import write_checkpoint
 
 TIMEOUT_S = 67.0
 EVERYTHING = [
@@ -130,7 +131,7 @@ def steps(mesh: ProcessMesh, folder: Path) -> tuple[list[float], list[list[float
     own = [Batch.of_rows(rows[mesh.batch_rank :: mesh.batch_world]) for rows in batches]
     trainer = Trainer(config, mesh, accelerator, "fp32")
     norms = [trainer.step(step, own[step]).gradient_norm for step in range(2)]
-    checkpoint.write(folder / "state", 2, trainer.weights, trainer.optimizers)
+    write_checkpoint(folder / "state", 2, trainer.weights, trainer.optimizers)
     last = trainer.step(2, own[2])
     again = Trainer(config, mesh, accelerator, "fp32")
     assert checkpoint.load(folder / "state", again.weights, again.optimizers) == 2

@@ -82,10 +82,10 @@ def test_memory_is_freed_and_no_number_changes(ranks, degrees):
     with torch.device("meta"):
         model = LongcatModel(CONFIG)
     experts, layers, rest = (number // share for number, share in zip(parts_of(model), (degrees[1], 1, 1), strict=True))
-    kept, gradients, text = ranks.on_mesh(Degrees(*degrees), gathered, None)[0]
+    kept, gradients, text = ranks.on_mesh(Degrees(*degrees), gathered, None, stay=True)[0]
     assert kept == [experts + layers + rest] * 3
     for limit, left in ((layers + rest, layers + rest), (rest, rest)):
-        found, same, again = ranks.on_mesh(Degrees(*degrees), gathered, round(limit * 4 / GATHERED_SHARE))[0]
+        found, same, again = ranks.on_mesh(Degrees(*degrees), gathered, round(limit * 4 / GATHERED_SHARE), stay=True)[0]
         assert found == [left] * 3
         assert again == text
         for name, expected in gradients.items():

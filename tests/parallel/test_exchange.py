@@ -28,26 +28,26 @@ LAYOUTS = {
 @pytest.mark.parametrize("case", ["even", "recompute", "everything", "starve", "zero"])
 @pytest.mark.parametrize(("degrees", "settings"), LAYOUTS.values(), ids=LAYOUTS)
 def test_the_result_is_that_of_one_process(ranks, degrees, settings, case):
-    ranks.on_mesh(degrees, exchange.parity, settings, case)
+    ranks.on_mesh(degrees, exchange.parity, settings, case, stay=True)
 
 
 @pytest.mark.parametrize("settings", [FLAT, CHUNKED, ALONE])
 def test_gradients_in_bf16_point_the_same_way(ranks, settings):
-    for similarities in ranks.on_mesh(TWO, exchange.in_bf16, settings):
+    for similarities in ranks.on_mesh(TWO, exchange.in_bf16, settings, stay=True):
         assert min(similarities) > 0.98, similarities
 
 
 @pytest.mark.parametrize("settings", [FLAT, CHUNKED, ALONE])
 def test_the_host_reads_once_a_layer(ranks, settings):
-    assert ranks.on_mesh(TWO, exchange.reads, settings) == [({"tolist": 2}, {})] * 2
+    assert ranks.on_mesh(TWO, exchange.reads, settings, stay=True) == [({"tolist": 2}, {})] * 2
 
 
 def test_dense_work_runs_beside_the_exchange_in_both_passes(ranks):
-    for forward, backward in ranks.on_mesh(TWO, exchange.order_of_work, FLAT):
+    for forward, backward in ranks.on_mesh(TWO, exchange.order_of_work, FLAT, stay=True):
         second = ["+", "-", "+", "-"]  # of the second layer only the exchanges are seen
         assert forward == ["+", "dense 0", "-", "+", "experts", "dense 1", "-", *second]
         assert backward == [*second, "+", "dense 1 back", "-", "+", "dense 0 back", "-"]
-    for forward, backward in ranks.on_mesh(TWO, exchange.order_of_work, {"chunks": 2}):
+    for forward, backward in ranks.on_mesh(TWO, exchange.order_of_work, {"chunks": 2}, stay=True):
         # the second chunk's rows are on their way while the first one's experts compute
         assert forward[:9] == ["+", "+", "dense 0", "-", "+", "-", "+", "experts", "dense 1"]
         assert backward[-10:] == ["+", "+", "dense 1 back", "-", "+", "-", "+", "dense 0 back", "-", "-"]
@@ -66,7 +66,7 @@ def tokens_with(chosen, experts):
 @pytest.mark.parametrize("chunks", [1, 3])
 def test_only_slots_of_routed_experts_travel(ranks, chunks):
     """Each to its process and back, and the same for gradients; nothing of zero-computation experts."""
-    found = ranks.on_mesh(FOUR, exchange.traffic, {"chunks": chunks})
+    found = ranks.on_mesh(FOUR, exchange.traffic, {"chunks": chunks}, stay=True)
     assert any(expert >= 8 for *_, chosen in found for layer in chosen for token in layer for expert in token)
     for rank, (forward, both, _, chosen) in enumerate(found):
         for other in set(range(4)) - {rank}:
@@ -79,7 +79,7 @@ def test_only_slots_of_routed_experts_travel(ranks, chunks):
 @pytest.mark.parametrize("settings", [NODES, BOTH])
 def test_a_token_crosses_once_to_each_node(ranks, settings):
     """Ranks 0 and 1 are a node, 2 and 3 another; a token's one copy goes to the rank with its own one's place there."""
-    flat, found = (ranks.on_mesh(FOUR, exchange.traffic, of) for of in (FLAT, settings))
+    flat, found = (ranks.on_mesh(FOUR, exchange.traffic, of, stay=True) for of in (FLAT, settings))
     assert [chosen for *_, chosen in flat] == [chosen for *_, chosen in found]
     crossed = {"flat": 0, "two levels": 0}
     for rank, (forward, both, sent, chosen) in enumerate(found):

@@ -1,5 +1,7 @@
 """Who shares a node."""
 
+import itertools
+
 import pytest
 
 from longcat.errors import ConfigError
@@ -40,12 +42,37 @@ def test_chunks_share_out_all_tokens():
     ],
 )
 def test_groups_that_lie_across_nodes_are_named(degrees, processes, crossing):
-    remarks = crossings(degrees, processes)
+    remarks = crossings(degrees, names(degrees.processes // processes))
     assert len(remarks) == len(crossing)
     for remark, named in zip(remarks, crossing, strict=True):
-        assert f"groups of parallel.{named} lie across nodes of {processes} process" in remark
+        assert f" groups of parallel.{named} lie across nodes of {processes} process" in remark
 
 
-def test_what_would_stay_inside_a_node_is_said():
-    [remark] = crossings(Degrees(12, expert=1, tensor=4), 6)
-    assert "parallel.tensor=2 would stay inside" in remark
+def test_the_groups_and_what_would_stay_inside_are_named():
+    [remark] = crossings(Degrees(12, expert=1, tensor=4), names(2), lambda axis, degree: degree != 3)
+    assert remark.startswith(
+        "1 of 3 groups of parallel.tensor=4 lie across nodes of 6 processes (ranks 4 to 7 on n0 to n1)"
+    )
+    assert remark.endswith("; parallel.tensor=6 or 2 or 1 would stay inside")
+    [remark] = crossings(Degrees(12, expert=2), names(12), lambda axis, degree: False)
+    assert "6 of 6 groups" in remark
+    assert "(ranks 0 to 1 on n0 to n1, ranks 2 to 3 on n2 to n3, ranks 4 to 5 on n4 to n5 and 3 more)" in remark
+    assert remark.endswith("; parallel.two_level=true would send a token to each node once")
+
+
+def names(number):
+    return [f"n{place}" for place in range(number)]
+
+
+def test_groups_stay_inside_nodes_wherever_some_order_of_ranks_would_keep_them_there():
+    """Groups of a size fill nodes of equal size without one across if, and only if, it divides theirs; whatever the order."""
+    seen = 0
+    for each, nodes, pipeline in itertools.product((1, 2, 3, 4, 6, 8), (1, 2, 3, 4), (1, 2, 3)):
+        for axis, degree in itertools.product(("tensor", "expert"), range(1, each * nodes + 1)):
+            try:
+                degrees = Degrees(each * nodes, pipeline=pipeline, **{axis: degree})
+            except ConfigError:
+                continue
+            seen += 1
+            assert bool(crossings(degrees, names(nodes))) == bool(each % degree), (each, nodes, axis, degree)
+    assert seen > 300

@@ -30,13 +30,13 @@ def test_every_group_has_the_one_time_limit(ranks, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("check", [parity.shares, parity.loader])
 def test_work_is_shared_as_the_table_says(ranks, layout, check):
-    ranks.on_mesh(LAYOUTS[layout], check)
+    ranks.on_mesh(LAYOUTS[layout], check, stay=True)
 
 
 @pytest.mark.parametrize("layout", ["one", "shard", "expert", "shard x expert", "replicate x shard x expert"])
 @pytest.mark.parametrize("case", ["even", "starve", "everything", "documents", "recompute"])
 def test_gradients_are_those_of_one_process(ranks, layout, case):
-    ranks.on_mesh(LAYOUTS[layout], parity.gradients, case)
+    ranks.on_mesh(LAYOUTS[layout], parity.gradients, case, stay=True)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def steps(ranks, tmp_path_factory):
 
     def of(layout):
         if layout not in done:
-            done[layout] = ranks.on_mesh(LAYOUTS[layout], parity.steps, tmp_path_factory.mktemp("steps"))
+            done[layout] = ranks.on_mesh(LAYOUTS[layout], parity.steps, tmp_path_factory.mktemp("steps"), stay=True)
         return done[layout]
 
     return of

@@ -54,7 +54,7 @@ def one_process(ranks):
 
     def get(case):
         if case not in done:
-            done[case] = ranks.on_mesh(Degrees(1), train, case)[0]
+            done[case] = ranks.on_mesh(Degrees(1), train, case, stay=True)[0]
         return done[case]
 
     return get
@@ -101,7 +101,7 @@ def test_micro_batches_that_the_schedule_cannot_use_are_refused():
 
 def test_a_step_of_two_stages_is_that_of_one_process(ranks, one_process):
     case = of(CASES["everything"], "1f1b")
-    found = ranks.on_mesh(LAYOUTS["pipeline 2"], train, case)[0]
+    found = ranks.on_mesh(LAYOUTS["pipeline 2"], train, case, stay=True)[0]
     assert found.micro_batches == 8
     compare(found, one_process(case), gradients=2e-6)
 
@@ -118,7 +118,7 @@ def test_uneven_stages_without_shared_weights_change_no_bit(ranks, one_process):
 @pytest.mark.parametrize(("schedule", "case", "layout"), TRIED)
 def test_a_step_is_that_of_one_process(ranks, one_process, layout, schedule, case):
     case = of(CASES[case], schedule)
-    found = ranks.on_mesh(LAYOUTS[layout], train, case)[0]
+    found = ranks.on_mesh(LAYOUTS[layout], train, case, stay=True)[0]
     assert found.micro_batches == 8 // LAYOUTS[layout].batch_world
     compare(found, one_process(case), gradients=2e-6, weights=1e-5 if case.steps == 1 else 5e-5)
 
@@ -152,7 +152,7 @@ def test_compiled_stages_compute_what_one_process_does(ranks, one_process, sched
 @pytest.mark.parametrize("schedule", STAGES_EACH)
 def test_four_processes_in_a_row(ranks, one_process, schedule):
     case = of(CASES["everything"], schedule, layers=4 * STAGES_EACH[schedule] + 1)
-    found = ranks.on_mesh(Degrees(4, pipeline=4), train, case)[0]
+    found = ranks.on_mesh(Degrees(4, pipeline=4), train, case, stay=True)[0]
     compare(found, one_process(case), gradients=5e-6)
 
 
@@ -161,7 +161,7 @@ def test_four_processes_in_a_row(ranks, one_process, schedule):
 def test_twenty_steps_are_those_of_one_process(ranks, one_process, schedule, optimizer):
     settings = (EVERYTHING[0], f"training.optimizer.name={optimizer}")
     case = of(Case(rows=4, overrides=settings, steps=20), schedule)
-    found = ranks.on_mesh(LAYOUTS["pipeline 2 x shard 2"], train, case)[0]
+    found = ranks.on_mesh(LAYOUTS["pipeline 2 x shard 2"], train, case, stay=True)[0]
     compare(found, one_process(case), numbers=1e-5, gradients=2e-6)
 
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_goes_on_under_another_layout(ranks, tmp_path, saved, resum
     def run(where, *rest):
         layout, schedule = where
         case = of(Case(rows=4, overrides=(*EVERYTHING[:2], "training.optimizer.name=muon"), steps=4), schedule, 4)
-        return ranks.on_mesh(LAYOUTS.get(layout, Degrees(1)), train, case, *rest)[0]
+        return ranks.on_mesh(LAYOUTS.get(layout, Degrees(1)), train, case, *rest, stay=True)[0]
 
     straight, onward = run(saved, tmp_path / "state", 2), run(resumed, tmp_path / "state", None, True)
     assert straight.kept["moments"]
@@ -209,7 +209,7 @@ MUTATIONS = {"sum": ("embedding", "sum"), "count": ("embedding", "count"), "copy
 def test_the_copies_of_the_word_embedding_are_one_parameter(ranks, one_process, schedule, mutation, sign):
     case = of(Case(rows=4, overrides=EVERYTHING[:1], steps=2), schedule)
     expected = one_process(case)
-    compare(ranks.on_mesh(LAYOUTS["pipeline 2"], train, case)[0], expected, gradients=2e-6)
+    compare(ranks.on_mesh(LAYOUTS["pipeline 2"], train, case, stay=True)[0], expected, gradients=2e-6)
     broken = dataclasses.replace(case, mutation=MUTATIONS[mutation])
     with pytest.raises((AssertionError, RanksFailed), match=sign):
         compare(ranks.on_mesh(LAYOUTS["pipeline 2"], train, broken)[0], expected, gradients=2e-6)
@@ -235,8 +235,8 @@ def looked_at(mesh, case):
 @pytest.mark.parametrize("schedule", STAGES_EACH)
 def test_evaluation_and_samples_are_those_of_one_process(ranks, schedule):
     case = of(Case(rows=8, overrides=EVERYTHING, padded=True), schedule)
-    numbers, sample, load = ranks.on_mesh(Degrees(1), looked_at, case)[0]
-    for found in ranks.on_mesh(LAYOUTS["pipeline 2 x shard 2"], looked_at, case):
+    numbers, sample, load = ranks.on_mesh(Degrees(1), looked_at, case, stay=True)[0]
+    for found in ranks.on_mesh(LAYOUTS["pipeline 2 x shard 2"], looked_at, case, stay=True):
         assert found[0] == pytest.approx(numbers, rel=1e-5)
         assert found[1:] == (sample, load)
 
@@ -259,8 +259,8 @@ def in_bf16(mesh, case):
 @pytest.mark.parametrize("schedule", STAGES_EACH)
 def test_hidden_states_travel_in_bf16_and_losses_in_fp32(ranks, schedule):
     case = of(Case(rows=8, overrides=EVERYTHING), schedule)
-    expected, _, _ = ranks.on_mesh(Degrees(1), in_bf16, case)[0]
-    for numbers, received, gradients in ranks.on_mesh(LAYOUTS["pipeline 2 x shard 2"], in_bf16, case):
+    expected, _, _ = ranks.on_mesh(Degrees(1), in_bf16, case, stay=True)[0]
+    for numbers, received, gradients in ranks.on_mesh(LAYOUTS["pipeline 2 x shard 2"], in_bf16, case, stay=True):
         assert numbers == pytest.approx(expected, rel=2e-2, abs=2e-3)
         assert all(types == [torch.bfloat16, torch.float32] for types in received)
         assert gradients == {torch.float32}

@@ -74,7 +74,7 @@ def one_process(ranks):
 
     def of(case):
         if case not in done:
-            done[case] = ranks.on_mesh(Degrees(1), train, case)[0]
+            done[case] = ranks.on_mesh(Degrees(1), train, case, stay=True)[0]
         return done[case]
 
     return of
@@ -85,7 +85,7 @@ def one_process(ranks):
 def test_a_step_is_that_of_one_process(ranks, one_process, layout, case):
     degrees, accumulated = LAYOUTS[layout], "accumulated" in case
     case = dataclasses.replace(CASES[case], rows=degrees.batch_world * 4 if accumulated else 4)
-    found = ranks.on_mesh(degrees, train, case)[0]
+    found = ranks.on_mesh(degrees, train, case, stay=True)[0]
     assert found.micro_batches == case.rows // degrees.batch_world
     compare(found, one_process(case), **limits(degrees))
     if case.starve:
@@ -109,7 +109,8 @@ def test_odd_sizes_are_divided_too(ranks, one_process, layout):
     """A vocabulary that the processes don't divide, biases in attention, and as many heads as processes; a second step uses them."""
     odd = ("model.num_attention_heads=4", "model.attention_bias=true", "model.vocab_size=521")
     case = dataclasses.replace(MASKED, overrides=(*MASKED.overrides, *odd), steps=2)
-    found = ranks.on_mesh(layout, train, case, threads=layout.processes > 4)[0]
+    many = layout.processes > 4
+    found = ranks.on_mesh(layout, train, case, threads=many, stay=not many)[0]
     # the bias of a key has next to no gradient, so AdamW moves it by a rounding error of any size
     kept = {name: of for name, of in found.weights.items() if not name.endswith("bias") or ".router." in name}
     expected = one_process(case)
@@ -120,7 +121,7 @@ def test_odd_sizes_are_divided_too(ranks, one_process, layout):
 def test_the_indexers_target_is_that_of_all_heads_while_attention_is_dense(ranks, one_process):
     """As it is with sparse attention, see `EXCHANGES`."""
     layout, case = LAYOUTS["context 2 x tensor 2"], dense(0, 1)
-    found = ranks.on_mesh(layout, train, dataclasses.replace(case, mutation=("target", "tensor")))[0]
+    found = ranks.on_mesh(layout, train, dataclasses.replace(case, mutation=("target", "tensor")), stay=True)[0]
     with pytest.raises(AssertionError, match="loss indexer"):
         compare(found, one_process(case), **limits(layout))
 
@@ -128,7 +129,7 @@ def test_the_indexers_target_is_that_of_all_heads_while_attention_is_dense(ranks
 def test_a_long_row_is_that_of_one_process(ranks, one_process):
     """See benchmarks/context_parallel.py for longer ones."""
     case = Case(rows=1, overrides=MASKED.overrides, padded=True, tokens=3072)
-    found = ranks.on_mesh(Degrees(4, context=4), train, case)[0]
+    found = ranks.on_mesh(Degrees(4, context=4), train, case, stay=True)[0]
     compare(found, one_process(case), **limits(Degrees(4, context=4)))
 
 
@@ -151,8 +152,8 @@ def held_out_and_sample(mesh, case):
 @pytest.mark.parametrize("layout", ["context 2", "context 2 x tensor 2", "shard 2 x tensor 2, expert 4"])
 def test_held_out_loss_and_sample_are_those_of_one_process(ranks, layout):
     case = MASKED
-    [(loss, text, _)] = ranks.on_mesh(Degrees(1), held_out_and_sample, case)
-    for found, written, again in ranks.on_mesh(LAYOUTS[layout], held_out_and_sample, case):
+    [(loss, text, _)] = ranks.on_mesh(Degrees(1), held_out_and_sample, case, stay=True)
+    for found, written, again in ranks.on_mesh(LAYOUTS[layout], held_out_and_sample, case, stay=True):
         assert abs(found - loss) <= 1e-6 * loss
         assert again == found, "the sample has changed how rows are divided"
         assert written == text
@@ -162,7 +163,7 @@ def test_held_out_loss_and_sample_are_those_of_one_process(ranks, layout):
 @pytest.mark.parametrize("layout", TWENTY)
 def test_twenty_steps_are_those_of_one_process(ranks, one_process, layout, optimizer):
     case = Case(rows=4, overrides=(f"training.optimizer.name={optimizer}",), steps=20)
-    found = ranks.on_mesh(LAYOUTS[layout], train, case)[0]
+    found = ranks.on_mesh(LAYOUTS[layout], train, case, stay=True)[0]
     compare(found, one_process(case), numbers=1e-5, **limits(LAYOUTS[layout]))
 
 
@@ -180,8 +181,8 @@ def test_twenty_steps_are_those_of_one_process(ranks, one_process, layout, optim
 )
 def test_a_checkpoint_goes_on_under_another_layout(ranks, tmp_path, saved, resumed):
     case = Case(rows=4, overrides=("training.optimizer.name=muon",), steps=4)
-    straight = ranks.on_mesh(LAYOUTS[saved], train, case, tmp_path / "state", 2)[0]
-    onward = ranks.on_mesh(LAYOUTS[resumed], train, case, tmp_path / "state", None, True)[0]
+    straight = ranks.on_mesh(LAYOUTS[saved], train, case, tmp_path / "state", 2, stay=True)[0]
+    onward = ranks.on_mesh(LAYOUTS[resumed], train, case, tmp_path / "state", None, True, stay=True)[0]
     assert straight.kept["moments"]
     assert same(onward.kept, straight.kept)
     later = straight.after(2)
@@ -239,7 +240,7 @@ REDUCTIONS["keys", "tensor"] = LAYOUTS["context 2 x tensor 2"]  # without contex
 
 @pytest.mark.parametrize("layout", BROKEN, ids=str)
 def test_with_all_reductions_there_is_no_difference(ranks, one_process, layout):
-    found = ranks.on_mesh(layout, train, SMALL)[0]
+    found = ranks.on_mesh(layout, train, SMALL, stay=True)[0]
     expected = one_process(SMALL)
     assert found.stops == [True]
     compare(found, expected, **limits(layout))
@@ -249,7 +250,7 @@ def test_with_all_reductions_there_is_no_difference(ranks, one_process, layout):
 def test_a_reduction_that_is_left_out_is_found(ranks, one_process, mutation):
     broken = dataclasses.replace(SMALL, mutation=mutation)
     layout = REDUCTIONS[mutation]
-    found = ranks.on_mesh(layout, train, broken)[0]
+    found = ranks.on_mesh(layout, train, broken, stay=True)[0]
     sign = ELSEWHERE.get(mutation) or SIGNS.get(mutation[0]) or EXCHANGES[mutation]
     with pytest.raises(AssertionError, match=sign):
         compare(found, one_process(SMALL))

@@ -86,4 +86,4 @@ def initial(mesh, precision):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("degrees", [(1, 1), (2, 1), (4, 1), (2, 2), (4, 2), (4, 2, 2)])
 def test_every_layout_starts_from_the_weights_of_one_process(ranks, degrees, precision):
-    ranks.on_mesh(Degrees(*degrees), initial, precision)
+    ranks.on_mesh(Degrees(*degrees), initial, precision, stay=True)

@@ -13,6 +13,7 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
@@ -26,6 +27,7 @@ from longcat.padding import IGNORE, PADDING
 from longcat.training import checkpoint
 from longcat.training import trainer as trainer_module
 from longcat.training.trainer import Trainer
+from tests.checkpoints import write_checkpoint
 
 EVERYTHING = (
     "model.mtp_num_layers=2",
@@ -105,8 +107,6 @@ class Outcome:
     """Of the first step, clipped."""
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     """After the last step, with the balance state."""
-    moments: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    """What optimizers know of each parameter after the last step."""
     kept: dict[str, dict] = field(default_factory=dict)
     """Weights and moments when a checkpoint was written, or when it had been read."""
 
@@ -122,8 +122,9 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
     if case.starve:
         for router in trainer.routers:
             router.e_score_correction_bias[0] = -10
+    patch = pytest.MonkeyPatch()
     if case.mutation:
-        mutate(trainer, mesh, *case.mutation)
+        mutate(trainer, mesh, patch, *case.mutation)
     first = checkpoint.load(folder, trainer.weights, trainer.optimizers) if resume else 0
     outcome = Outcome()
     if resume:
@@ -141,19 +142,26 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
             own = {name: whole_tensor(of.grad) for name, of in named if of.grad is not None}
             outcome.gradients = of_all_stages(mesh, own)
         if step + 1 == save_after:
-            checkpoint.write(folder, step + 1, trainer.weights, trainer.optimizers)
+            write_checkpoint(folder, step + 1, trainer.weights, trainer.optimizers)
             outcome.kept = state_of(trainer, mesh)
     outcome.micro_batches = trainer.micro_batches
-    state = state_of(trainer, mesh)
-    outcome.weights, outcome.moments = state["weights"], state["moments"]
+    outcome.weights = weights_of(trainer, mesh)
+    if case.mutation:
+        dist.barrier()  # ranks that are threads share what is patched
+        patch.undo()
+        INDEXERS.clear()
     return outcome if mesh.rank == 0 else None
+
+
+def weights_of(trainer, mesh):
+    """Weights, with the balance state: whole, of all stages."""
+    return of_all_stages(mesh, {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()})
 
 
 def state_of(trainer, mesh):
     """Weights, with the balance state, and what optimizers know of each parameter: whole, of all stages."""
     for optimizer in trainer.optimizers:
         optimizer.state_dict()  # what lives in the host's memory comes
-    weights = {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()}
     names = {parameter: name for name, parameter in trainer.weights.named_parameters()}
     moments = {
         names[parameter]: {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
@@ -161,7 +169,7 @@ def state_of(trainer, mesh):
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    return {"weights": of_all_stages(mesh, weights), "moments": of_all_stages(mesh, moments)}
+    return {"weights": weights_of(trainer, mesh), "moments": of_all_stages(mesh, moments)}
 
 
 def of_all_stages(mesh, own):
@@ -184,8 +192,10 @@ def same(one, other):
     return torch.equal(one, other)
 
 
-def mutate(trainer, mesh, what, axis):
+def mutate(trainer, mesh, patch, what, axis):
     """Leave out a reduction along an axis: of a quantity, of gradients, or of what is exchanged in a model, see `EXCHANGES`.
+
+    What outlives the trainer goes through `patch`.
 
     Of the copies of the word embedding in a pipeline: the sum of their gradients, that only one is counted, or that both move.
     """
@@ -209,7 +219,7 @@ def mutate(trainer, mesh, what, axis):
                 return scatter(exchange, parts)
             return take(parts, exchange.pieces[dist.get_rank(group)])
 
-        context.scatter = own_part
+        patch.setattr(context, "scatter", own_part)
         return
     if what == "target":
         places.mean_over_heads = lambda mean: take(
@@ -218,7 +228,7 @@ def mutate(trainer, mesh, what, axis):
         places.share = dataclasses.replace(places.share, reduce_scatter=lambda parts: 2 * parts[places.share.place])
         return
     if what == "vocabulary":
-        vocabulary._combine = lambda size, right, group: (size, right)
+        patch.setattr(vocabulary, "_combine", lambda size, right, group: (size, right))
         return
     if what in ("parts", "indexer"):
         INDEXERS.update(id(of) for name, of in trainer.weights.named_parameters() if ".indexer." in name)
@@ -227,7 +237,7 @@ def mutate(trainer, mesh, what, axis):
             if what == "indexer":
                 gradients.sum_parts([of for of in parameters if id(of) not in INDEXERS], mesh)
 
-        trainer_module.sum_parts = sum_some
+        patch.setattr(trainer_module, "sum_parts", sum_some)
         return
     if what == "gradients":
         sharded = [module for module in trainer.model.modules() if isinstance(module, FSDPModule)]
@@ -246,7 +256,8 @@ def mutate(trainer, mesh, what, axis):
         return
     axes = [name for name in SUMMED_OVER[what] if name != axis]
     grid = mesh.degrees.grid_of(axis, *SUMMED_OVER[what])
-    mesh._sums[what] = mesh.share(f"{what} without {axis}", grid.group(mesh.rank, *axes))
+    group = mesh.share(f"{what} without {axis}", grid.group(mesh.rank, *axes))
+    patch.setitem(mesh._sums, what, group)
 
 
 def whole_tensor(tensor):

@@ -22,6 +22,10 @@ def main():
             os.kill(os.getpid(), getattr(signal, arguments[0]))
         case "leave":
             sys.exit(int(arguments[0]))
+        case "print":
+            for number, word in enumerate(arguments[0].split()):
+                print(word, file=sys.stderr if number % 2 else sys.stdout, flush=True)
+            sys.exit(7)
         case "report":
             (directory / f"error-{rank}.json").write_text(arguments[0])
             sys.exit(1)

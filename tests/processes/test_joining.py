@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -110,6 +110,50 @@ def test_a_launcher_that_does_not_answer(tmp_path):
     assert "no launcher of longcat can be reached at 127.0.0.1:" in str(error)
 
 
+def test_a_node_that_has_lost_its_launcher_waits_for_another_as_long_as_for_the_first(tmp_path, launcher):
+    """Also one that has worked for an earlier stage, which would else look for half a minute only."""
+    node = Node(launcher.port, tmp_path, wait_s=20)
+    wait_until(lambda: names(launcher))
+    launcher.part("goodbye")
+    with open_head(tmp_path, launcher.port) as other:
+        [member] = wait_until(other.members)
+        other._closing.set()  # its process is killed: nobody is told, and nothing listens
+        other._socket.shutdown(socket.SHUT_RDWR)
+        other._socket.close()
+        member.channel.close()
+        wait_until(lambda: any("lost the launcher" in said for said in node.said))
+    time.sleep(2 * node_module.AGAIN_S)
+    with open_head(tmp_path, launcher.port) as third:
+        wait_until(lambda: names(third) == ["n1"])
+        third.part("goodbye", final=True)
+    assert node.end() is None
+
+
+def test_a_launcher_that_is_lost_and_not_replaced_ends_its_nodes(tmp_path, launcher):
+    node = Node(launcher.port, tmp_path, wait_s=1)
+    [member] = wait_until(launcher.members)
+    launcher._closing.set()
+    launcher._socket.shutdown(socket.SHUT_RDWR)
+    launcher._socket.close()
+    member.channel.close()
+    assert type(node.end()) is ConfigError
+    assert "no launcher of longcat can be reached" in str(node.error)
+
+
+def test_a_stranger_that_hangs_up_is_not_asked_for_ever(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up():
+            with contextlib.suppress(OSError):
+                while True:
+                    listening.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        node = Node(listening.getsockname()[1], tmp_path, wait_s=1)
+        assert "takes no node within 1 s" in str(node.end())
+        listening.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_workspace_that_is_not_the_launchers(tmp_path, launcher):
     (tmp_path / "other").mkdir()
     node = Node(launcher.port, tmp_path / "other")
@@ -152,6 +196,17 @@ def test_a_node_without_the_accelerator(tmp_path, launcher):
     assert type(node.end()) is DeviceError
     wait_until(lambda: launcher.refusals)
     assert launcher.refusals == ["node n1: no cpu here"]
+
+
+def test_a_node_whose_devices_cannot_be_looked_at(tmp_path, launcher):
+    def facts(request):
+        raise RuntimeError("aclInit failed,\nerror code 507033")
+
+    node = Node(launcher.port, tmp_path, facts=facts)
+    assert type(node.end()) is DeviceError
+    wait_until(lambda: launcher.refusals)
+    said = "node n1 cannot look at its devices: RuntimeError: aclInit failed, error code 507033"
+    assert launcher.refusals == [said] == [str(node.error)]
 
 
 def test_a_node_that_takes_long_over_its_facts_has_no_other_clock(tmp_path, launcher):
@@ -220,8 +275,8 @@ def test_a_launcher_that_is_gone_is_looked_for(tmp_path, launcher):
 def test_an_order_is_obeyed_and_its_end_told(tmp_path, launcher, monkeypatch):
     seen = []
 
-    def run_agent(order, *, log, poll):
-        seen.append((order, log))
+    def run_agent(order, *, poll):
+        seen.append(order)
         while order.attempt == 1:
             poll()
             time.sleep(0.01)
@@ -232,8 +287,8 @@ def test_an_order_is_obeyed_and_its_end_told(tmp_path, launcher, monkeypatch):
     [member] = wait_until(launcher.members)
     order = Order("longcat.training.worker", ("a",), str(tmp_path / "run"), 2, {"A": "1"}, 5, 60, place=1, nodes=2)
     member.tell(word="start", order=order.to_json())
-    assert member.inbox.get(timeout=60)["outcome"] == {"code": 0, "deaths": [], "signal": None}
-    assert seen == [(order, Path(order.directory) / "processes-n1.log")]
+    assert member.inbox.get(timeout=60)["outcome"] == asdict(Outcome(0)) | {"deaths": []}
+    assert seen == [replace(order, node="n1")]
     member.tell(word="start", order=Order(*list(vars(order).values())[:7], attempt=1).to_json())
     wait_until(lambda: len(seen) == 2)
     member.tell(word="stop")
@@ -248,6 +303,27 @@ def test_an_order_for_anything_else_is_refused(tmp_path, launcher, module, folde
     [member] = wait_until(launcher.members)
     member.tell(word="start", order=Order(module, (), str(tmp_path / folder), 1, {}, 5, 60).to_json())
     assert "which is not for this node" in str(node.end())
+    assert "which is not for this node" in member.inbox.get(timeout=60)["outcome"]["problem"]
+
+
+@pytest.mark.parametrize("error", [DeviceError("no way to the launcher"), OSError(5, "Input/output error")])
+def test_why_a_node_cannot_start_anything_is_told_to_the_launcher(tmp_path, launcher, monkeypatch, error):
+    def run_agent(order, *, poll):
+        raise error
+
+    monkeypatch.setattr(node_module, "run_agent", run_agent)
+    node = Node(launcher.port, tmp_path)
+    [member] = wait_until(launcher.members)
+    member.tell(word="start", order=Order("longcat.training.worker", (), str(tmp_path), 1, {}, 5, 60).to_json())
+    assert Outcome.from_dict(member.inbox.get(timeout=60)["outcome"]) == Outcome(1, problem=str(error))
+    assert node.thread.is_alive()
+
+
+def test_a_node_that_cannot_listen_says_so(tmp_path, launcher):
+    Node(launcher.port, tmp_path)
+    [member] = wait_until(launcher.members)
+    member.tell(word="listen", address="192.0.2.1")
+    assert "assign requested address" in member.answer("listening", 60)["problem"]
 
 
 def test_a_port_that_is_taken(tmp_path, launcher):

@@ -55,7 +55,29 @@ def test_processes_of_one_machine_meet_on_loopback_only(run, tmp_path):
     run("leave 0", "leave 0")
     assert told(tmp_path, 0)["at"] == told(tmp_path, 1)["at"] == ["127.0.0.1", "lo"]
     assert [told(tmp_path, rank)["LOCAL_RANK"] for rank in (0, 1)] == ["0", "1"]
-    assert {file.name for file in tmp_path.iterdir()} == {"0", "1", "told-0.json", "told-1.json", "processes.log"}
+    assert {file.name for file in tmp_path.iterdir()} == {"0", "1", "told-0.json", "told-1.json", "logs"}
+
+
+def logs(tmp_path):
+    return {str(file.relative_to(tmp_path / "logs")): file.read_text() for file in (tmp_path / "logs").rglob("*.log")}
+
+
+def test_each_rank_and_each_start_has_a_log_of_its_own(run, tmp_path):
+    """Output and errors are in the order in which they were printed; of an earlier start only what was printed is kept."""
+    with pytest.raises(TrainingError) as raised:
+        run("print one two three four", "sleep 600")
+    last = tmp_path / "logs/start-0001/rank-0.log"
+    assert f"rank 0 ended with code 7; see {last}, which ends with: two | three | four" in str(raised.value)
+    run("leave 0", "leave 0")
+    found = logs(tmp_path)
+    assert found.pop("start-0001/rank-0.log") == "one\ntwo\nthree\nfour\n"
+    assert "exitcode: 7" in found.pop("start-0001/agent.log")
+    assert found == {"start-0002/agent.log": "", "start-0002/rank-0.log": "", "start-0002/rank-1.log": ""}
+
+
+def test_where_a_process_printed_nothing_this_is_said(run):
+    with pytest.raises(TrainingError, match=r"see .*/logs/start-0001/rank-1\.log \(nothing was printed\)$"):
+        run("sleep 600", "leave 3")
 
 
 PLACES = {
@@ -109,7 +131,9 @@ def report(type_, message, expected=False, rank=1, time=1.0):
     ],
 )
 def test_the_process_that_failed_is_named(run, tmp_path, what, error, message):
-    (tmp_path / "processes.log").write_text("rank 9 exitcode -9 No space left on device\n")  # of an earlier attempt
+    earlier = tmp_path / "logs" / "start-0001"
+    earlier.mkdir(parents=True)
+    (earlier / "rank-9.log").write_text("rank 9 exitcode -9 No space left on device\n")
     (tmp_path / "error-0.json").write_text(report("DataError", "of an earlier attempt", expected=True)[7:])
     with pytest.raises(error, match=message):
         run(*what)

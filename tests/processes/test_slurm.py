@@ -33,6 +33,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(slurm_module, "_AGAIN_S", 0.0)
     monkeypatch.setattr(slurm_module, "_LEAVING_S", 0.2)
+    monkeypatch.setattr(slurm_module, "_FRESH_S", 0.0)
     return folder
 
 
@@ -43,7 +44,7 @@ def slurm(fake, tmp_path):
             Request(**request),
             address="10.0.0.1,127.0.0.1:4711",
             workspace=tmp_path,
-            log=tmp_path / "logs" / "srun.log",
+            logs=tmp_path / "logs",
             wait_s=60,
             grace_s=1,
         )
@@ -88,6 +89,14 @@ def test_an_allocation_is_used(slurm, fake, monkeypatch):
     [
         ("srun: error: invalid partition specified: x\n", "invalid partition specified: x"),
         ("something else\n", "something else"),
+        (
+            "srun: job 12 queued and waiting for resources\nsrun: error: Unable to allocate resources: Job/step canceled\n",
+            "Unable to allocate resources: Job/step canceled",
+        ),
+        (
+            "srun: job 12 queued and waiting for resources\nsrun: job 12 has been cancelled\n",
+            "job 12 has been cancelled",
+        ),
         ("", "srun ended with code 1"),
     ],
 )
@@ -103,10 +112,39 @@ def test_a_queue_is_noticed(slurm, fake, tmp_path):
     (fake / "says").write_text("srun: job 12 queued and waiting for resources\n")
     with slurm() as steps:
         steps.start(2)
-        wait_until(lambda: steps.queued())
-        with (tmp_path / "logs" / "srun.log").open("a") as log:
+        assert wait_until(steps.queued) == "job 12"
+        (fake / "jobs").write_text("12|PENDING|Resources\n")
+        assert steps.queued() == "job 12, Resources"
+        with (tmp_path / "logs" / "srun-0001.log").open("a") as log:
             log.write("srun: job 12 has been allocated resources\n")
-        assert not steps.queued()
+        assert steps.queued() is None
+
+
+def test_each_step_has_a_log_of_its_own_and_only_its_own_words_count(slurm, fake, tmp_path):
+    """Neither those of an earlier run, nor what a node prints of other jobs."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "srun-0007.log").write_text("srun: job 3 queued and waiting for resources\n")
+    (fake / "says").write_text("job 4 queued and waiting for resources\nnode says: srun: job 5 queued and waiting\n")
+    (fake / "jobs").write_text("4|PENDING|Resources\n")
+    with slurm() as steps:
+        steps.start(2)
+        calls(fake, 1)
+        assert steps.logs() == str(tmp_path / "logs" / "srun-0008.log")
+        wait_until(lambda: "job 5" in (tmp_path / "logs" / "srun-0008.log").read_text())
+        assert steps.queued() is None
+        assert steps.expected() == []
+        assert "job 3" in (tmp_path / "logs" / "srun-0007.log").read_text()
+
+
+def test_slurm_is_not_asked_all_the_time(slurm, fake, monkeypatch):
+    monkeypatch.setattr(slurm_module, "_FRESH_S", 600.0)
+    (fake / "says").write_text("srun: job 12 queued and waiting for resources\n")
+    (fake / "jobs").write_text("12|PENDING|Priority\n")
+    with slurm() as steps:
+        steps.start(2)
+        assert wait_until(steps.queued) == "job 12, Priority"
+        (fake / "jobs").write_text("12|PENDING|Resources\n")
+        assert steps.queued() == "job 12, Priority"
 
 
 def test_a_node_that_the_job_still_has_is_asked_for_by_name(slurm, fake, tmp_path):
@@ -117,7 +155,7 @@ def test_a_node_that_the_job_still_has_is_asked_for_by_name(slurm, fake, tmp_pat
     with slurm() as steps:
         steps.start(2)
         calls(fake, 1)
-        wait_until(lambda: "as n1" in (tmp_path / "logs" / "srun.log").read_text())
+        wait_until(lambda: "as n1" in (tmp_path / "logs" / "srun-0001.log").read_text())
         steps.complete(["n1"], 1)
         call = calls(fake, 2)[1]
         assert {"--jobid=12", "--overlap", "--nodelist=n2"} <= set(call.split())
@@ -132,7 +170,7 @@ def test_a_node_that_is_down_is_replaced_by_another(slurm, fake, tmp_path, state
     with slurm(partition="npu") as steps:
         steps.start(2)
         calls(fake, 1)
-        wait_until(lambda: "as n1" in (tmp_path / "logs" / "srun.log").read_text())
+        wait_until(lambda: "as n1" in (tmp_path / "logs" / "srun-0001.log").read_text())
         steps.complete(["n1"], 1)
         call = calls(fake, 2)[1]
         assert {"--nodes=1", "--exclude=n1", "--partition=npu"} <= set(call.split())

@@ -1,5 +1,8 @@
 import json
+import os
+import signal
 import sys
+import time
 
 import pytest
 
@@ -8,6 +11,7 @@ from longcat.config import CorpusConfig, load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import ConfigError
 from tasks import cluster
+from tests.waiting import LIMIT_S
 
 
 def contents(workspace, digest):
@@ -48,3 +52,25 @@ def test_a_missing_package_is_named(monkeypatch):
         cluster.mapper_for(CorpusConfig(runner="ray")),
     ):
         pass
+
+
+def slow(number):
+    time.sleep(2)
+    return number
+
+
+@pytest.mark.slow
+def test_the_work_of_a_dask_worker_that_is_stopped_is_done_by_another_one():
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    with dask.config.set({"distributed.scheduler.worker-ttl": "5 minutes"}):
+        cluster._watch_dask(5.0)
+        with (
+            distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers,
+            distributed.Client(workers) as client,
+        ):
+            pids = list(client.run(os.getpid).values())
+            under_way = [client.submit(slow, number) for number in range(4)]
+            os.kill(pids[0], signal.SIGSTOP)
+            assert [future.result(timeout=LIMIT_S) for future in under_way] == [0, 1, 2, 3]

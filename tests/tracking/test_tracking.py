@@ -80,6 +80,19 @@ def test_sending_twice_stores_once(workspace, tmp_path):
     assert len(client.get_metric_history(tracker.run_id("pretrain"), "train/loss")) == len(RECORDS)
 
 
+def test_the_curve_is_that_of_the_steps_that_count_after_going_back(workspace):
+    tracker = Tracker(workspace, load_config("smoke"), "back")
+    again = [{**one, "time": one["time"] + 100, "train/loss": 9.0 + one["step"]} for one in RECORDS[4:]]
+    with tracker.stage("pretrain") as run:
+        run.log_records(RECORDS)
+        run.log_records(again)
+    assert tracker.close("FINISHED") is None
+    run_id = tracker.run_id("pretrain")
+    curve = [one["train/loss"] for one in (*RECORDS[:4], *again)]
+    assert tracking.metric_histories(tracker.uri, run_id, ["train/loss"]) == {"train/loss": curve}
+    assert client_of(workspace).get_run(run_id).data.metrics["train/loss"] == curve[-1]
+
+
 def test_failed_and_killed_stages_say_so(workspace):
     tracker = Tracker(workspace, load_config("smoke"), "parent")
     with pytest.raises(ValueError, match="boom"), tracker.stage("bad"):

@@ -11,6 +11,7 @@ from longcat.errors import ArtifactError
 from longcat.parallel.axes import Degrees
 from longcat.training import checkpoint
 from longcat.training.trainer import Trainer
+from tests.checkpoints import write_checkpoint
 from tests.parallel.parity import EVERYTHING, whole_tensor
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def write(mesh, folder):
     trainer = made(mesh, 0)
     for step in range(2):
         trainer.step(step, batch(mesh, step))
-    checkpoint.write(folder, 2, trainer.weights, trainer.optimizers)
+    write_checkpoint(folder, 2, trainer.weights, trainer.optimizers)
     written = state(trainer)
     trainer.step(2, batch(mesh, 2))
     return written, state(trainer)
@@ -113,4 +114,4 @@ def test_a_checkpoint_with_more_layers_is_refused(ranks, tmp_path):
 
 def write_layers(mesh, folder, layers):
     trainer = Trainer(load_config("smoke", None, [*CONFIG, f"model.num_layers={layers}"]), mesh, choose("cpu"), "fp32")
-    checkpoint.write(folder, 0, trainer.weights, trainer.optimizers)
+    write_checkpoint(folder, 0, trainer.weights, trainer.optimizers)

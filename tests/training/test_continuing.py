@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from longcat.artifact import Artifact, Recipe, Workspace
+from longcat.artifact import Artifact, Recipe, Workspace, open_artifact
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.parallel.axes import Degrees
+from longcat.training import continuing
 from longcat.training.checkpoint_files import RUN, RunRecord
 from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
 from longcat.training.life import read_events
@@ -172,3 +173,27 @@ def test_a_finished_one_in_another_layout_is_reused_and_told(workspace, recwarn)
         f"reusing checkpoint/{eight.digest}, trained on 2 processes (shard 2); this configuration would use "
         "4 processes (shard 4)"
     )
+
+
+def test_only_the_checkpoint_that_is_gone_on_from_is_read(workspace, monkeypatch):
+    """Each of them may have hundreds of gigabytes."""
+    for steps in (4, 8, 12):
+        finish(workspace, recipe_of(steps)(), steps)
+    read = []
+
+    def opened(path, facts):
+        read.append(json.loads((path / "manifest.json").read_text())["facts"]["steps"])
+        return open_artifact(path, facts)
+
+    monkeypatch.setattr(continuing, "open_artifact", opened)
+    assert chosen(workspace, recipe_of(16))[1] == 12
+    assert read == [12]
+    read.clear()
+    [twelve] = [path for path in workspace.path.glob("checkpoint/*/metrics.jsonl") if '"step": 12' in path.read_text()]
+    twelve.write_text("damaged")
+    with pytest.warns(UserWarning, match="not going on from"):
+        assert chosen(workspace, recipe_of(16))[1] == 8
+    assert read == [12, 8]
+    read.clear()
+    assert chosen(workspace, recipe_of(8)) == (recipe_of(8)().digest, None)
+    assert read == []

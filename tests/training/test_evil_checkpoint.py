@@ -34,6 +34,7 @@ from longcat.training.checkpoint_files import RunRecord
 from longcat.training.checkpoint_reader import METADATA, CheckpointReader
 from longcat.training.state_reader import state_reader
 from longcat.training.trainer import Trainer
+from tests.checkpoints import write_checkpoint
 
 
 class Call:
@@ -231,7 +232,7 @@ SMOKE = load_config("smoke")
 
 def write(mesh, folder):
     trainer = Trainer(SMOKE, mesh, choose("cpu"), "fp32")
-    checkpoint.write(folder, 3, trainer.weights, trainer.optimizers)
+    write_checkpoint(folder, 3, trainer.weights, trainer.optimizers)
 
 
 def load(mesh, folder):

@@ -1,13 +1,16 @@
 """Which node or link is named when nodes are compared."""
 
+import socket
 import threading
 
 import pytest
 
 from longcat.config import load_config
 from longcat.processes.child import free_port
+from longcat.processes.head import Head
 from longcat.processes.node import join
 from longcat.training.examining import crowded, examine_nodes, slow_links
+from tests.waiting import wait_until
 
 FACTS = {"longcat": "this commit", "torch": "2.13.0", "accelerator": "cpu", "device": "a cpu", "devices": 2}
 
@@ -16,7 +19,7 @@ FACTS = {"longcat": "this commit", "torch": "2.13.0", "accelerator": "cpu", "dev
 def examine(tmp_path):
     """Examines nodes that have these facts."""
 
-    def run(*facts):
+    def run(*facts, say=lambda _: None):
         port = free_port()
         settings = ["launcher=join", f"nodes={len(facts)}", f"head=127.0.0.1:{port}", "node_wait_s=60"]
         for number, of in enumerate(facts):
@@ -26,7 +29,7 @@ def examine(tmp_path):
                 target=join, args=(["127.0.0.1"], port), kwargs={**about, "facts": tell}, daemon=True
             ).start()
         config = load_config("smoke", None, [f"training.{setting}" for setting in settings])
-        return examine_nodes(config, tmp_path, lambda _: None)
+        return examine_nodes(config, tmp_path, say)
 
     return run
 
@@ -43,6 +46,25 @@ def test_the_odd_one_of_three_nodes_is_named(examine):
         "the nodes differ in torch: node n1 has 2.12.0, the others have 2.13.0",
     ]
     assert [problem for problem in report["problems"] if "lock" in problem]
+
+
+@pytest.mark.parametrize("when", ["trying out the shared file system", "trying out the links"])
+def test_a_node_that_is_lost_meanwhile_is_named_once(examine, tmp_path, monkeypatch, when):
+    """Its connection ends, as that of a node without power does once the kernel notices."""
+    heads = []
+    monkeypatch.setattr(Head, "__enter__", lambda self, enter=Head.__enter__: heads.append(self) or enter(self))
+
+    def say(message):
+        if message == when:
+            [gone] = [member for member in heads[0].members() if member.name == "n1"]
+            gone.channel.connection.shutdown(socket.SHUT_RDWR)
+            wait_until(lambda: gone.lost)
+
+    report = examine({}, {}, {}, say=say)
+    [problem] = [problem for problem in report["problems"] if "n1" in problem and "lock" not in problem]
+    assert problem.startswith("node n1 ")
+    assert "it has closed the connection" in problem
+    assert not [link for link in report["links_bytes_per_second"] if "n1" in link]
 
 
 def test_a_slow_link_is_named():

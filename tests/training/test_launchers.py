@@ -1,51 +1,19 @@
-"""The launcher of several nodes: which layout it settles for the nodes that are there, and what it makes of their ends."""
+"""The launcher of several nodes: which layout it settles for the nodes that are there."""
 
-import queue
 import time
-from dataclasses import asdict
+import warnings
 from types import SimpleNamespace
 
 import pytest
 
-from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.errors import ConfigError
-from longcat.processes.head import Member
-from longcat.processes.orders import Death, Outcome
-from longcat.processes.verdict import judge
 from longcat.training import launchers
 from longcat.training.job import Job
 from longcat.training.launchers import Cluster, own_code
 from longcat.training.layout import settle_layout
 from longcat.training.life import read_events, record_event
-
-CPU = choose("cpu")
-FACTS = {
-    "accelerator": "cpu",
-    "device": CPU.name,
-    "devices": CPU.count,
-    "memory_bytes": CPU.memory_bytes,
-    "bf16": CPU.supports_bf16,
-    "cores": 8,
-    "threads": None,
-}
-
-
-class Silent:
-    """A connection to a node that hears everything and answers what the test says."""
-
-    def __init__(self):
-        self.heard = []
-
-    def send(self, **message):
-        self.heard.append(message)
-
-    def close(self):
-        self.heard.append({"word": "closed"})
-
-
-def node(name, **facts):
-    return Member(name, FACTS | facts, Silent(), "127.0.0.1", queue.Queue(), since=time.monotonic() - 60)
+from tests.training.nodes import CPU, node
 
 
 @pytest.fixture
@@ -95,6 +63,28 @@ def test_the_device_is_that_of_the_nodes(cluster):
     launcher, job = cluster()
     launcher.head.there += [node(name, device="a CPU of the nodes") for name in "abcd"]
     assert launcher.settle(job, lambda _: None).device == "a CPU of the nodes"
+
+
+def test_groups_across_nodes_are_told_for_each_layout_once(cluster):
+    launcher, job = cluster("training.min_nodes=1")
+    launcher.head.there += [node(name) for name in "abcd"]
+    said = r"groups of parallel.expert=%d lie across nodes of 1 process \(ranks 0 to %d on a to %s\).*; parallel.expert=1 would"
+    with pytest.warns(UserWarning, match=said % (4, 3, "d")):
+        settled(launcher, job)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settled(launcher, job)
+    launcher.head.there[2].lost = launcher.head.there[3].lost = "power"
+    with pytest.warns(UserWarning, match=said % (2, 1, "b")):
+        settled(launcher, job)
+
+
+def test_two_levels_are_meant_to_lie_across_nodes(cluster):
+    launcher, job = cluster("parallel.two_level=true")
+    launcher.head.there += [node(name) for name in "abcd"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert settled(launcher, job) == 4
 
 
 def test_fewer_nodes_than_are_enough_are_waited_for(cluster):
@@ -155,75 +145,6 @@ def test_a_larger_layout_is_worth_an_interruption(cluster):
     assert launcher._more(2, began)
     assert not launcher._more(2, time.monotonic())  # not before it has got going
     assert not launcher._more(4, began)
-
-
-def test_threads_are_by_the_cores_of_a_node(monkeypatch):
-    monkeypatch.delenv("LONGCAT_LEASES", raising=False)
-    common = {"OMP_NUM_THREADS": "1", "OTHER": "x"}
-    named = {"LONGCAT_NODE": "a"}
-    assert launchers._environment(common, node("a"), 2) == named | {"OMP_NUM_THREADS": "4", "OTHER": "x"}
-    assert launchers._environment(common, node("a", threads="3"), 2) == named | {"OTHER": "x"}
-    assert launchers._environment({"OTHER": "x"}, node("a"), 2) == named | {"OTHER": "x"}
-    monkeypatch.setenv("LONGCAT_LEASES", "{}")
-    assert launchers._environment({}, node("a"), 2) == named | {"LONGCAT_LEASES": "{}"}
-
-
-class TestAttempt:
-    """How an attempt fares on its nodes."""
-
-    def watch(self, *members):
-        return launchers._Attempt(members, attempt=3)
-
-    def ended(self, member, outcome, attempt=3):
-        values = {"code": outcome.code, "deaths": [], "signal": outcome.signal}
-        member.inbox.put({"word": "ended", "outcome": values, "attempt": attempt})
-
-    def test_the_end_of_another_attempt_is_none(self):
-        one, other = node("a"), node("b")
-        watch = self.watch(one, other)
-        self.ended(one, Outcome(1), attempt=2)
-        assert watch.running() == [one, other]
-        self.ended(one, Outcome(0))
-        assert watch.running() == [other]
-        assert not watch.failed()
-        self.ended(other, Outcome(1, signal=9))
-        assert watch.running() == []
-        assert watch.failed()
-
-    def test_the_first_failure_may_be_told_last(self, tmp_path):
-        one, other = node("a"), node("b")
-        watch = self.watch(one, other)
-        self.ended(one, Outcome(1))
-        assert watch.running() == [other]
-        other.inbox.put({"word": "ended", "attempt": 3, "outcome": asdict(Outcome(1, (Death(1, -9, 0),)))})
-        watch.listen(60)
-        failure = judge(tmp_path, watch.outcomes, tmp_path / "processes-a.log")
-        assert "rank 1 on node b was killed by SIGKILL (out of memory?)" in str(failure)
-
-    def test_a_lost_node(self, tmp_path):
-        one, other = node("a"), node("b")
-        watch = self.watch(one, other)
-        other.lost = "power"
-        assert watch.running() == [one]
-        assert watch.failed()
-        assert "node b was lost (power); see" in str(launchers._loss(watch, tmp_path))
-
-    def test_a_node_that_does_not_end_its_processes_is_lost(self):
-        one = node("a")
-        watch = self.watch(one)
-        watch.stop(0.1)
-        assert [message["word"] for message in one.channel.heard] == ["stop", "closed"]
-        assert watch.lost == {"a": "its processes did not end within 0.1 s"}
-
-
-def test_the_store_opens_where_nodes_reach_it():
-    with launchers._store([node("a"), node("b")], 60) as port:
-        from longcat.training.rendezvous import Rendezvous
-
-        meeting = Rendezvous("attempt-0", 1, 2, f"127.0.0.1:{port}", 60).next_rendezvous()
-        assert (meeting.rank, meeting.world_size) == (1, 2)
-        meeting.store.set("key", "value")
-        assert meeting.store.get("key") == b"value"
 
 
 def test_the_code_is_that_of_the_files():

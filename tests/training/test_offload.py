@@ -7,6 +7,7 @@ import torch
 from longcat.corpus.shards import Batch
 from longcat.parallel.axes import Degrees
 from longcat.training import checkpoint, offload
+from tests.checkpoints import write_checkpoint
 from tests.parallel.training import Case, train
 
 LAZY = [
@@ -62,7 +63,7 @@ def test_a_checkpoint_holds_the_states(make_trainer, tmp_path):
     options = ["training.optimizer.name=muon", "training.optimizer.offload=true"]
     first, second, plain = make_trainer(*options), make_trainer(*options), make_trainer(options[0])
     first.step(0, batch(0))
-    checkpoint.write(tmp_path, 1, first.weights, first.optimizers)
+    write_checkpoint(tmp_path, 1, first.weights, first.optimizers)
     for trainer in (second, plain):
         assert checkpoint.load(tmp_path, trainer.weights, trainer.optimizers) == 1
     for trainer in (first, second, plain):

@@ -9,6 +9,7 @@ from longcat.corpus.shards import Batch
 from longcat.padding import IGNORE
 from longcat.training import checkpoint
 from longcat.training.held_out import held_out_batch
+from tests.checkpoints import write_checkpoint
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def test_a_checkpoint_between_phases_holds_all_state(make_trainer, tmp_path, sav
         whole.step(step, batch)
     for step in range(saved_after):
         first.step(step, batches[step])
-    checkpoint.write(tmp_path, saved_after, first.weights, first.optimizers)
+    write_checkpoint(tmp_path, saved_after, first.weights, first.optimizers)
     assert checkpoint.load(tmp_path, second.weights, second.optimizers) == saved_after
     for step in range(saved_after, 6):
         second.step(step, batches[step])
@@ -261,7 +262,7 @@ def test_a_loaded_state_is_fp32_and_goes_on_as_if_never_stopped(make_trainer, pr
         expected = whole.step(step, batch)
     for step, batch in enumerate(batches[:2]):
         first.step(step, batch)
-    checkpoint.write(tmp_path, 2, first.weights, first.optimizers)
+    write_checkpoint(tmp_path, 2, first.weights, first.optimizers)
     stored = FileSystemReader(tmp_path).read_metadata().state_dict_metadata
     names = {f"model.{name}" for name in first.model.state_dict()}
     assert {name for name in stored if name.startswith("model.")} == names

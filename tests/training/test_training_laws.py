@@ -1,6 +1,7 @@
 """Schedule, balance, metrics file: the parts of training that need no processes."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -111,3 +112,25 @@ def test_metrics_survive_a_crash_and_a_resume(tmp_path):
     assert [record["step"] for record in follower.new()] == [5, 6]
     assert [record["step"] for record in read_metrics(path)] == [1, 2, 3, 4, 5, 6]
     assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_steps_that_are_learnt_otherwise_after_going_back_are_followed_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    follower = Follower(path)
+
+    def write(after, steps, loss, time):
+        file = MetricsFile(path, after_step=after)
+        for step in steps:
+            file.append({"step": step, "time": time, "attempt": time, "train/loss": loss, "perf/mfu": time / 10})
+
+    write(0, range(1, 9), 3.0, 1)
+    assert len(follower.new()) == 8
+    write(4, range(5, 8), 3.0, 2)  # the same again, as after a restart
+    assert follower.new() == []
+    write(4, range(5, 8), 2.5, 3)  # other batches, as after going back
+    assert [(record["step"], record["train/loss"]) for record in follower.new()] == [(5, 2.5), (6, 2.5), (7, 2.5)]
+    assert follower.last_step == 8
+    write(7, [8, 9], math.nan, 4)
+    assert [record["step"] for record in follower.new()] == [8, 9]
+    write(7, [8, 9], math.nan, 5)
+    assert follower.new() == []

@@ -1,5 +1,7 @@
 """Who stands still, told from the signs of life of several processes, with a clock that the test turns."""
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -8,9 +10,14 @@ import warnings
 
 import pytest
 
+from longcat.config import load_config
+from longcat.errors import StorageError
+from longcat.parallel.axes import Degrees
 from longcat.training import watch as module
 from longcat.training.beat import Beat
 from longcat.training.heartbeat import Heartbeat, _Collectives
+from longcat.training.job import Job
+from longcat.training.layout import ParallelLayout
 from longcat.training.life import read_events, record_event
 from longcat.training.watch import PATIENCE, RankStands, Watch
 from tests.waiting import wait_until
@@ -240,3 +247,44 @@ def test_a_real_process_is_found_shown_and_ended(tmp_path, stopped):
     else:
         assert "in stand_here" in said
         assert "stand_here" in stacks
+
+
+@pytest.mark.parametrize("of", ["heartbeats", "heartbeats/1", "heartbeats/stack-1.txt"])
+def test_a_process_that_cannot_make_its_page_ends_with_one_line(tmp_path, of):
+    place = tmp_path / of
+    if of == "heartbeats":
+        place.touch()
+    else:
+        place.mkdir(parents=True)
+    with pytest.raises(
+        StorageError, match=f"cannot make {tmp_path}/heartbeats/.*1.*signs of life: .*(directory|exists)"
+    ) as told:
+        Heartbeat(tmp_path, 1)
+    assert told.value.exit_code == 2
+    assert "\n" not in str(told.value)
+
+
+def test_a_page_needs_room_on_the_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(StorageError, match="heartbeats/0, .*No space left on device"):
+        Heartbeat(tmp_path, 0)
+
+
+def test_a_training_process_without_a_page_says_so(tmp_path):
+    (tmp_path / "heartbeats").touch()
+    config = load_config("smoke").model_dump(mode="json")
+    job = Job(config, ParallelLayout("cpu", Degrees(1), "fp32"), "tokens", str(tmp_path)).write()
+    done = subprocess.run(
+        [sys.executable, "-c", "from longcat.training.worker import run; run(print)", str(job)],
+        env={**os.environ, "RANK": "0", "WORLD_SIZE": "1"},
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode == 1
+    report = json.loads((tmp_path / "error-0.json").read_text())
+    assert report["expected"]
+    assert report["type"] == "StorageError"
+    assert "signs of life" in report["message"]

@@ -104,7 +104,7 @@ def test_batches_that_go_wrong_are_passed_over_from_the_last_good_state(make_wor
     assert (rewind["step"], rewind["to"], rewind["batches"]) == (8, 4, [4, 7])
     # checkpoints are saved when they are on the disk, while training goes on
     assert [kind for kind in kinds(folder) if kind != "save"] == ["start", "skip", "skip", "skip", "rewind", "end"]
-    assert kinds(folder).count("save") == 2
+    assert kinds(folder).count("save") == 3
     # the same as a run that never saw them
     other = make_worker("without")
     whole = other.batches.batch
@@ -123,7 +123,7 @@ def test_a_run_without_a_checkpoint_goes_back_to_its_first_state(make_worker, tm
     worker.pretrain()
     assert seen == [0, 1, 2, 3, *range(4, 10)]
     assert same(states[0], first)
-    assert kinds(tmp_path / "early") == ["start", "skip", "skip", "rewind", "end"]
+    assert kinds(tmp_path / "early") == ["start", "skip", "skip", "rewind", "save", "end"]
 
 
 def test_a_checkpoint_that_is_not_known_to_be_good_is_dropped(make_worker, tmp_path):
@@ -242,6 +242,77 @@ def test_no_checkpoint_is_loaded_that_may_hold_the_wrong_bits(make_worker, tmp_p
     worker.pretrain()
     [rewind] = [event for event in read_events(tmp_path / "wrong") if event["kind"] == "rewind"]
     assert (rewind["step"], rewind["to"]) == (5 * found_after, back_to)
+
+
+def test_the_steps_after_the_last_search_are_searched_before_the_end(make_worker, tmp_path, report):
+    worker = make_worker("wrong", "training.check_every_steps=5")
+    left = report([], [], [HELD])  # after 5, 10 and 12 steps
+    worker.pretrain()
+    assert not left
+    [rewind] = [event for event in read_events(tmp_path / "wrong") if event["kind"] == "rewind"]
+    assert (rewind["step"], rewind["to"]) == (12, 8)
+    assert (tmp_path / "wrong/result.json").exists()
+
+
+def test_a_final_state_that_stays_wrong_is_no_result(make_worker, tmp_path, report):
+    worker = make_worker("wrong", "training.check_every_steps=500")
+    report(*[[COMPUTED]] * 2)
+    with pytest.raises(CorruptionError, match="after the last step"):
+        worker.pretrain()
+    assert not (tmp_path / "wrong/result.json").exists()
+    assert not list((tmp_path / "wrong/checkpoints").iterdir())
+
+
+def test_what_is_computed_wrongly_leaves_no_checkpoint_since_the_last_search(make_worker, tmp_path, report):
+    worker = make_worker("wrong", "training.check_every_steps=3", "training.checkpoint_every_steps=1")
+    report([], [COMPUTED], [COMPUTED])
+    with pytest.raises(CorruptionError, match="before step 7"):
+        worker.pretrain()
+    assert [path.name for path in (tmp_path / "wrong/checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_a_step_that_was_computed_wrongly_once_vouches_for_no_checkpoint(make_worker, tmp_path, report):
+    worker = make_worker("wrong", "training.check_every_steps=4")
+    report([], [COMPUTED], [], [HELD])
+    worker.pretrain()
+    [rewind] = [event for event in read_events(tmp_path / "wrong") if event["kind"] == "rewind"]
+    assert (rewind["step"], rewind["to"]) == (12, 4)
+
+
+def test_a_start_from_a_checkpoint_vouches_for_none(make_worker, tmp_path, report):
+    settings = "training.check_every_steps=4", "training.checkpoint_every_steps=1"
+    stopped = make_worker("wrong", *settings)
+    spoil(stopped, lambda position, _: position == 5 and stopped._ask_to_stop(15, None))
+    stopped.pretrain()
+    assert max(path.name for path in (tmp_path / "wrong/checkpoints").iterdir()) == "step-00000007"
+    report([HELD])
+    make_worker("wrong", *settings).pretrain()
+    [rewind] = [event for event in read_events(tmp_path / "wrong") if event["kind"] == "rewind"]
+    assert (rewind["step"], rewind["to"]) == (8, 4)
+
+
+def test_nothing_is_done_again_when_the_last_step_is_asked_to_stop_and_killed(make_worker, tmp_path, monkeypatch):
+    whole = make_worker("whole")
+    whole.pretrain()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    last = make_worker("last")
+    spoil(last, lambda position, _: position == 11 and last._ask_to_stop(15, None))
+    monkeypatch.setattr(last, "_finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        last.pretrain()
+    last.saver.wait()
+    again = make_worker("last")
+    seen = spoil(again, lambda *_: False)
+    again.pretrain()
+    assert seen == []
+    for path in ("state/.metadata", "state/__0_0.distcp", "state/run.json", "result.json"):
+        one, other = (tmp_path / name / path for name in ("whole", "last"))
+        assert one.read_bytes() == other.read_bytes(), path
+    assert not (tmp_path / "last/state/digests.json").exists()
+    assert [record["step"] for record in read_metrics(tmp_path / "last/metrics.jsonl")] == list(range(1, 13))
 
 
 def test_what_is_right_when_it_is_done_again_goes_on(make_worker, tmp_path, report):
