@@ -18,7 +18,8 @@ _PAIRS = 1 << 14  # compared at once
 
 def shingles(words: Words, config: NearDuplicateConfig) -> np.ndarray:
     """Hash all runs of `shingle_words` words, uint64; a shorter text is one run."""
-    return words.runs(max(1, min(len(words), config.shingle_words)))
+    runs = words.runs(config.shingle_words)
+    return runs if len(runs) else words.hashed(np.zeros(1, np.int64), np.full(1, len(words)))
 
 
 def signatures(documents: list[np.ndarray], config: NearDuplicateConfig) -> np.ndarray:

@@ -70,6 +70,6 @@ def test_nothing_to_compare():
     assert found(["one"]) == [False]
 
 
-@pytest.mark.parametrize(("text", "count"), [("A b c", 2), ("one", 1), ("零一二", 2), ("a b", 1)])
+@pytest.mark.parametrize(("text", "count"), [("A b c", 2), ("one", 1), ("零一二三四", 2), ("a b", 1)])
 def test_shingles(text, count):
     assert len(shingles(Words.of(text), NearDuplicateConfig(shingle_words=2))) == count
