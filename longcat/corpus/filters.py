@@ -17,6 +17,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
+from longcat.corpus.normal_form import normal_form
 from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.thresholds import Thresholds, of_words
 from longcat.corpus.words import RANGES, Script, Words, count_words
@@ -44,6 +45,11 @@ class Document:
     def words(self) -> Words:
         """The words of the text."""
         return Words.of(self.text)
+
+    @cached_property
+    def normal_form(self) -> str:
+        """The form in which the text is compared with others; its own where nothing but marks is in it."""
+        return normal_form(self.text) or self.text
 
     @cached_property
     def lines(self) -> list[str]:
