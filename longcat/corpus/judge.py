@@ -58,7 +58,7 @@ class Judge:
         cleaned = self._clean(text)
         if isinstance(cleaned, Dropped):
             return Verdict(cleaned)
-        spoken = language(cleaned) if corpus.languages else None
+        spoken = language(cleaned, corpus.languages) if corpus.languages else None
         if spoken is not None and spoken not in corpus.languages:
             return Verdict(Dropped("language"), spoken)
         masked: Counter[str] = Counter()
