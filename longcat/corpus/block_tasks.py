@@ -149,7 +149,7 @@ class _Judging:
         languages = [verdict.language == name for name in corpus.languages]
         self._findings.append([*(masked[kind] for kind in corpus.mask), *languages])
         if corpus.near_duplicates:
-            self._shingles.append(shingles(document.words, corpus.near_duplicates))
+            self._shingles.append(shingles(document.normal_form, corpus.near_duplicates))
             if len(self._shingles) == _SIGNED_AT_ONCE:
                 self._sign(corpus.near_duplicates)
 

@@ -33,7 +33,7 @@ from longcat.corpus.block_tasks import (
     try_block,
     without,
 )
-from longcat.corpus.decontamination import known_runs
+from longcat.corpus.decontamination import NO_RUNS, known_runs
 from longcat.corpus.judge import SAMPLE_CHARACTERS, SAMPLES, Judge, reasons
 from longcat.corpus.mapping import Mapper
 from longcat.corpus.selection import KeptDocuments, select
@@ -227,7 +227,7 @@ def _samples(corpus: CorpusConfig, blocks: list[JudgedBlock], selection: KeptDoc
     for block in blocks:
         for reason, texts in block.counts["samples"].items():
             samples[reason] += texts
-    judge = Judge(corpus, np.empty(0, np.uint64))
+    judge = Judge(corpus, NO_RUNS)
     for reason, documents in selection.dropped.items():
         for document in documents[:SAMPLES]:
             samples[reason].append(judge.sample(_text(blocks, selection, int(document), _SAMPLE_BYTES)))

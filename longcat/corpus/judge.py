@@ -9,12 +9,13 @@ import numpy as np
 
 from longcat.config import CorpusConfig
 from longcat.corpus.cleaning import Dropped, clean, repair
-from longcat.corpus.decontamination import is_contaminated
+from longcat.corpus.decontamination import KnownRuns
 from longcat.corpus.filters import Document, Filter
 from longcat.corpus.language import language
 from longcat.corpus.mojibake import is_mojibake
 from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.privacy import mask
+from longcat.corpus.words import Words
 
 SAMPLES, SAMPLE_CHARACTERS = 3, 300
 
@@ -48,7 +49,7 @@ class Judge:
         """
         self._corpus = corpus
         self._filter = Filter(corpus.filters)
-        self._known = known
+        self._known = KnownRuns(known)
         self._quality = quality_function(corpus)
 
     def verdict(self, text: str) -> Verdict:
@@ -57,7 +58,7 @@ class Judge:
         cleaned = self._clean(text)
         if isinstance(cleaned, Dropped):
             return Verdict(cleaned)
-        spoken = language(cleaned) if corpus.languages else None
+        spoken = language(cleaned, corpus.languages) if corpus.languages else None
         if spoken is not None and spoken not in corpus.languages:
             return Verdict(Dropped("language"), spoken)
         masked: Counter[str] = Counter()
@@ -66,7 +67,7 @@ class Judge:
             return Verdict(Dropped(rule), spoken)
         if corpus.quality and not self._score(document.text) >= corpus.quality.minimum:  # no number is not enough
             return Verdict(Dropped("quality"), spoken)
-        if len(self._known) and is_contaminated(document.words, self._known):
+        if self._known and self._known.are_in(Words.of(document.normal_form)):
             return Verdict(Dropped("contaminated"), spoken)
         return Verdict(document, spoken, masked)
 

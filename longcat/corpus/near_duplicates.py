@@ -10,15 +10,23 @@ from __future__ import annotations
 import numpy as np
 
 from longcat.config import NearDuplicateConfig
+from longcat.corpus.normal_form import without_numbers
 from longcat.corpus.words import Words, mix
 
 _SEED = 0
 _PAIRS = 1 << 14  # compared at once
 
 
-def shingles(words: Words, config: NearDuplicateConfig) -> np.ndarray:
-    """Hash all runs of `shingle_words` words, uint64; a shorter text is one run."""
-    return words.runs(max(1, min(len(words), config.shingle_words)))
+def shingles(normal_form: str, config: NearDuplicateConfig) -> np.ndarray:
+    """Hash all runs of `shingle_words` words, uint64; a shorter text is one run.
+
+    Args:
+        normal_form: `normal_form.normal_form` of a text; where numbers are not what it is about, they do not count.
+        config: the length of the runs.
+    """
+    words = Words.of(without_numbers(normal_form, Words.of(normal_form).count))
+    runs = words.runs(config.shingle_words)
+    return runs if len(runs) else words.hashed(np.zeros(1, np.int64), np.full(1, len(words)))
 
 
 def signatures(documents: list[np.ndarray], config: NearDuplicateConfig) -> np.ndarray:

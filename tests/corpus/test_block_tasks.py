@@ -16,6 +16,7 @@ from longcat.corpus.block_tasks import (
     tokenise_block,
     without,
 )
+from longcat.corpus.decontamination import NO_RUNS
 from longcat.corpus.sources import resolve
 from longcat.corpus.tokenizer import decode, open_tokenizer, train_tokenizer
 from longcat.errors import DataError
@@ -29,7 +30,7 @@ def task(tmp_path, lines, limit=None, tolerant=False, **settings):
     corpus = CorpusConfig.model_validate({"min_characters": 5, **settings})
     [block] = resolve(SourceConfig(kind="files", path=str(path)), 1 << 24).blocks
     known = tmp_path / "known.npy"
-    np.save(known, np.empty(0, np.uint64))
+    np.save(known, NO_RUNS)
     return JudgeTask(corpus, block, tolerant, tmp_path, "000-00000", known, limit)
 
 
