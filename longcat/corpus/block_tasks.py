@@ -1,14 +1,14 @@
 """The two steps that work block by block: judging writes cleaned documents, tokenising writes their tokens.
 
 Both are pure functions of their task, run in any process that sees the files, and are done when their last file is
-there: a second run finds it and returns. In the scratch folder, for block NAME:
+there: a second run finds it and returns. In the scratch folder, for block NAME, which has folders of its own in front:
 
 NAME.text             UTF-8 of the documents that were not left out, one after another
 NAME.arrays.npz       see `block_arrays.Arrays`
 NAME.signatures.npy   uint32 [documents, minima], where near-duplicates are looked for
 NAME.findings.npy     int32 [documents, mask + languages]: personal data masked of each kind, and 1 for the language
 NAME.json             counts and samples; the last of these files
-NAME.lengths.npy      int64 [documents kept]: tokens of each; the last file of all
+NAME.rows.npy         `DOCUMENT` [documents kept]; the last file of all
 
 and in the artifact NAME.tokens.npy, the tokens of the documents kept, one after another.
 """
@@ -27,7 +27,7 @@ import numpy as np
 from longcat.artifact import write_json
 from longcat.config import CorpusConfig, NearDuplicateConfig
 from longcat.corpus.arrays import save
-from longcat.corpus.block_arrays import Arrays, ArraysBuilder, content_hash
+from longcat.corpus.block_arrays import ArraysBuilder, content_hash
 from longcat.corpus.cleaning import Dropped
 from longcat.corpus.filters import Document
 from longcat.corpus.judge import SAMPLES, Judge, Verdict, reasons
@@ -36,7 +36,6 @@ from longcat.corpus.readers import Oversized, Record, Unreadable
 from longcat.corpus.sources import Block
 from longcat.disk import replacing
 from longcat.errors import DataError, LongcatError
-from longcat.unpacking import read_json
 
 _BATCH_BYTES = 1 << 20
 _SIGNED_AT_ONCE = 512
@@ -72,6 +71,7 @@ def judge_block(task: JudgeTask) -> str:
     counts = task.scratch / f"{task.name}.json"
     if counts.exists():
         return task.name
+    counts.parent.mkdir(parents=True, exist_ok=True)
     corpus = task.corpus
     # one character takes at most 12 bytes, as two \u escapes of JSON; the rest is for other fields
     record_bytes = 12 * corpus.max_characters + 1_000_000
@@ -204,39 +204,22 @@ def _known(path: Path) -> np.ndarray:
     return known
 
 
-class JudgedBlock:
-    """The files that judging left of a block."""
+DOCUMENT = np.dtype(
+    [
+        ("block", np.uint32),  # its place in blocks.json
+        ("begin", np.int64),  # its first token in the block's file
+        ("tokens", np.uint32),  # with end-of-text
+        ("source", np.uint16),
+        ("held_out", np.bool_),
+        ("key", np.uint64),  # a place in an arbitrary but fixed order
+    ]
+)
 
-    def __init__(self, scratch: Path, name: str, source: int) -> None:
-        self.name, self.source = name, source
-        self._scratch = scratch
-        self.counts: dict[str, Any] = read_json(scratch / f"{name}.json")
 
-    def arrays(self) -> Arrays:
-        """Read the arrays of its documents."""
-        with np.load(self._scratch / f"{self.name}.arrays.npz") as arrays:
-            return Arrays(**arrays)
-
-    def signatures(self) -> np.ndarray:
-        """Read the MinHash signatures of its documents, uint32 `[documents, minima]`."""
-        signed: np.ndarray = np.load(self._scratch / f"{self.name}.signatures.npy")
-        return signed
-
-    def findings(self) -> np.ndarray:
-        """Read how much personal data was masked in its documents and their languages, int32 `[documents, mask + languages]`."""
-        findings: np.ndarray = np.load(self._scratch / f"{self.name}.findings.npy")
-        return findings
-
-    def read(self, begin: int, end: int) -> bytes:
-        """Read a range of bytes of its text."""
-        with (self._scratch / f"{self.name}.text").open("rb") as stream:
-            stream.seek(begin)
-            return stream.read(end - begin)
-
-    def lengths(self) -> np.ndarray:
-        """Read the number of tokens of each document kept, int64; there are none before `tokenise_block`."""
-        lengths: np.ndarray = np.load(self._scratch / f"{self.name}.lengths.npy")
-        return lengths
+def is_held_out(digests: np.ndarray, fraction: float) -> np.ndarray:
+    """Mark the documents that are never trained on, bool; only the content of each decides, not the rest of the corpus."""
+    marked: np.ndarray = digests[:, 0] < np.uint64(fraction * 2**64)
+    return marked
 
 
 @dataclass(frozen=True)
@@ -245,6 +228,10 @@ class TokeniseTask:
 
     scratch: Path
     name: str
+    number: int
+    """Place of the block among all."""
+    source: int
+    held_out_fraction: float
     keep: np.ndarray
     """Whether each document is kept, bool `[documents]`."""
     cuts: np.ndarray
@@ -262,9 +249,10 @@ class TokeniseTask:
 
 def tokenise_block(task: TokeniseTask) -> None:
     """Write the tokens of the documents kept, each with the end-of-text token behind it."""
-    done = task.scratch / f"{task.name}.lengths.npy"
+    done = task.scratch / f"{task.name}.rows.npy"
     if done.exists():
         return
+    task.tokens.parent.mkdir(parents=True, exist_ok=True)
     from longcat.corpus.tokenizer import encode, single_threaded
 
     tokenizer = _tokenizer(task.tokenizer)
@@ -276,7 +264,13 @@ def tokenise_block(task: TokeniseTask) -> None:
                 lengths.append(len(tokens))
                 parts.append(tokens.astype(task.dtype))
     save(task.tokens, np.concatenate([np.empty(0, task.dtype), *parts]))
-    save(done, np.array(lengths, np.int64))
+    with np.load(task.scratch / f"{task.name}.arrays.npz") as arrays:
+        digests = arrays["digests"][task.keep]
+    rows = np.zeros(len(lengths), DOCUMENT)
+    rows["block"], rows["source"], rows["tokens"] = task.number, task.source, lengths
+    rows["begin"] = np.cumsum([0, *lengths], dtype=np.int64)[:-1]
+    rows["held_out"], rows["key"] = is_held_out(digests, task.held_out_fraction), digests[:, 1]
+    save(done, rows)
 
 
 def kept_texts(task: TokeniseTask) -> Iterator[str]:

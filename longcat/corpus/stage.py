@@ -47,7 +47,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
@@ -158,7 +158,7 @@ def _build_tokens(
     corpus: CorpusConfig, documents: Artifact[DocumentsFacts], directory: Path, mapper: Mapper, report: Reporter
 ) -> TokensFacts:
     facts = documents.facts.model_dump()
-    table = np.load(documents.path / DOCUMENTS)
+    table = np.load(documents.path / DOCUMENTS, mmap_mode="r")
     mixture = groups(table, corpus)
     for name in (TOKENIZER, TOKEN_BYTES):
         copy_file(documents.path / name, directory / name)
