@@ -52,6 +52,7 @@ app.command()(cluster.join)
 app.command()(tools.doctor)
 app.command()(tools.sync)
 app.command()(clean.clean)
+app.command()(tools.verify)
 app.command()(tools.ui)
 
 

@@ -82,7 +82,8 @@ def preprocess(
     corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))
     check_corpus(config)
-    sources = [resolve(source, corpus.block_bytes) for source in corpus.sources]
+    sources = [resolve(source, corpus.block_bytes, workspace.sha256) for source in corpus.sources]
+    workspace.hashes.save()
     evaluations = evaluation_files(corpus.decontaminate)
     recipe = documents_recipe(corpus, sources, evaluations)
 
