@@ -7,6 +7,8 @@ NAME.text             UTF-8 of the documents that were not left out, one after a
 NAME.arrays.npz       see `block_arrays.Arrays`
 NAME.signatures.npy   uint32 [documents, minima], where near-duplicates are looked for
 NAME.findings.npy     int32 [documents, mask + languages]: personal data masked of each kind, and 1 for the language
+NAME.labels.jsonl     of each document its id, url, language and score (only where text is written out)
+NAME.dropped.zst      JSON lines of those that were left out, with text and reason (likewise)
 NAME.json             counts and samples; the last of these files
 NAME.rows.npy         `DOCUMENT` [documents kept]; the last file of all
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +34,7 @@ from longcat.corpus.block_arrays import ArraysBuilder, content_hash
 from longcat.corpus.cleaning import Dropped
 from longcat.corpus.filters import Document
 from longcat.corpus.judge import SAMPLES, Judge, Verdict, reasons
+from longcat.corpus.labels import Labels
 from longcat.corpus.near_duplicates import shingles, signatures
 from longcat.corpus.readers import Oversized, Record, Unreadable
 from longcat.corpus.sources import Block
@@ -39,6 +43,7 @@ from longcat.errors import DataError, LongcatError
 
 _BATCH_BYTES = 1 << 20
 _SIGNED_AT_ONCE = 512
+_TOO_LONG = Verdict(Dropped("too_long"))
 _DUPLICATE = Verdict(Dropped("duplicate"))
 """Verdict on a text that is kept already: its language and masked data were counted with the first."""
 
@@ -57,6 +62,8 @@ class JudgeTask:
     """File of the hashes that must not occur, see `decontamination.known_runs`."""
     limit: int | None = None
     """Stop after this many documents; None reads all."""
+    labelled: bool = False
+    """Whether to keep what is known of each document, and the text of those left out, for `cleaned_text`."""
 
     def __str__(self) -> str:
         return f"block {self.name}"
@@ -75,8 +82,10 @@ def judge_block(task: JudgeTask) -> str:
     corpus = task.corpus
     # one character takes at most 12 bytes, as two \u escapes of JSON; the rest is for other fields
     record_bytes = 12 * corpus.max_characters + 1_000_000
-    with replacing(task.scratch / f"{task.name}.text") as stream:
-        judging = _Judging(task, stream)
+    with ExitStack() as files:
+        stream = files.enter_context(replacing(task.scratch / f"{task.name}.text"))
+        labels = files.enter_context(Labels(task.scratch, task.name)) if task.labelled else None
+        judging = _Judging(task, stream, labels)
         for record in task.block.records(corpus.encodings, record_bytes):
             judging.add(record)
             if judging.texts == task.limit:
@@ -89,7 +98,8 @@ def judge_block(task: JudgeTask) -> str:
 class _Judging:
     """The state of a block while its records are judged one by one."""
 
-    def __init__(self, task: JudgeTask, stream: IO[bytes]) -> None:
+    def __init__(self, task: JudgeTask, stream: IO[bytes], labels: Labels | None) -> None:
+        self._labels = labels
         self.texts = 0
         """Records that could be read."""
         self._corpus, self._tolerant, self._stream = task.corpus, task.tolerant, stream
@@ -117,15 +127,21 @@ class _Judging:
         self.texts += 1
         if isinstance(record, Oversized):
             self._leave_out("too_long", "")
+            if self._labels:
+                self._labels.leave_out("too_long", record.place, "", _TOO_LONG)
             return
         digest = content_hash(record.encode())
         verdict = self._seen.get(digest) or self._judge.verdict(record)  # the same text again: no need to ask again
         if isinstance(verdict.document, Dropped):
             self._seen[digest] = verdict
             self._leave_out(verdict.document.reason, record, verdict.language)
+            if self._labels:
+                self._labels.leave_out(verdict.document.reason, record, self._judge.masked(record), verdict)
         else:
             self._seen[digest] = _DUPLICATE
             self._keep(verdict.document, verdict)
+            if self._labels:
+                self._labels.keep(record, verdict)
 
     def _count_unreadable(self, record: Unreadable) -> None:
         self._unreadable += 1

@@ -173,5 +173,5 @@ def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any], samples: _Sam
         for heading, texts in groups:
             rows += ["", f"### {markdown_text(heading)}"]
             for text in texts:
-                rows += ["", f"> {markdown_text(' '.join(text.split()))}"]
+                rows += ["", f"> “{markdown_text(text)}”"]  # whose first sign could be one of Markdown's
     return "\n".join(rows) + "\n"

@@ -76,7 +76,7 @@ def build_documents(
     known = scratch / "known.npy"
     save(known, known_runs(evaluations))
 
-    facts, blocks = _judge(corpus, sources, scratch, known, mapper, report)
+    facts, blocks = judge_all(corpus, sources, scratch, known, mapper, report)
 
     def tell(what: str, done: float) -> None:
         report(Progress("preprocess", _JUDGED + (_SELECTED - _JUDGED) * done, 100, what))
@@ -132,10 +132,29 @@ def build_documents(
 # ---------------------------------------------------------------------------------------------------- judging
 
 
-def _judge(
-    corpus: CorpusConfig, sources: list[Source], scratch: Path, known: Path, mapper: Mapper, report: Reporter
+def judge_all(
+    corpus: CorpusConfig,
+    sources: list[Source],
+    scratch: Path,
+    known: Path,
+    mapper: Mapper,
+    report: Reporter,
+    labelled: bool = False,
 ) -> tuple[dict[str, Any], JudgedBlocks]:
-    """Judge all blocks of all sources; returns the facts about what was read and judged, and the blocks."""
+    """Judge all blocks of all sources; returns the facts about what was read and judged, and the blocks.
+
+    Args:
+        corpus: what is asked of documents.
+        sources: where they are.
+        scratch: folder for what judging leaves.
+        known: see `JudgeTask.known`.
+        mapper: does the work.
+        report: receives progress.
+        labelled: see `JudgeTask.labelled`.
+
+    Raises:
+        DataError: a file is damaged, or more records than `corpus.max_bad_fraction` cannot be read.
+    """
     told, listing = scratch / "judged.json", scratch / "blocks.json"
     if told.exists():
         return read_json(told), JudgedBlocks(scratch, listing)
@@ -145,7 +164,7 @@ def _judge(
     for number, (settings, source) in enumerate(zip(corpus.sources, sources, strict=True)):
         of_source = _Counted(corpus)
         most, count = settings.max_documents, len(source.blocks)
-        task = partial(_judge_task, corpus, source, number, scratch, known)
+        task = partial(_judge_task, corpus, source, number, scratch, known, labelled)
         names = mapper(judge_block if most is None else try_block, (task(place, most) for place in range(count)))
         for place, judged in enumerate(names):
             left = None if most is None else most - of_source.texts
@@ -198,12 +217,13 @@ def _judge_task(
     number: int,
     scratch: Path,
     known: Path,
+    labelled: bool,
     place: int,
     limit: int | None,
     suffix: str = "",
 ) -> JudgeTask:
     name = f"{number:03d}/{place // _IN_FOLDER:04d}/{place:07d}{suffix}"
-    return JudgeTask(corpus, source.blocks[place], source.tolerant, scratch, name, known, limit)
+    return JudgeTask(corpus, source.blocks[place], source.tolerant, scratch, name, known, limit, labelled)
 
 
 class _Counted:

@@ -32,42 +32,43 @@ class JudgedBlock:
     @property
     def counts(self) -> dict[str, Any]:
         """Read what was counted, and samples of what was left out."""
-        counts: dict[str, Any] = read_json(self._file("json"))
+        counts: dict[str, Any] = read_json(self.file("json"))
         return counts
 
     def arrays(self) -> Arrays:
         """Read the arrays of its documents."""
-        with np.load(self._file("arrays.npz")) as arrays:
+        with np.load(self.file("arrays.npz")) as arrays:
             return Arrays(**arrays)
 
     def ends(self) -> np.ndarray:
         """Read the byte after each of its documents, int64."""
-        with np.load(self._file("arrays.npz")) as arrays:
+        with np.load(self.file("arrays.npz")) as arrays:
             ends: np.ndarray = arrays["ends"]
         return ends
 
     def rows(self) -> np.ndarray:
         """Read its part of the table of documents; there is none before `block_tasks.tokenise_block`."""
-        rows: np.ndarray = np.load(self._file("rows.npy"))
+        rows: np.ndarray = np.load(self.file("rows.npy"))
         return rows
 
     def signatures(self, documents: np.ndarray | None = None) -> np.ndarray:
         """Read the MinHash signatures of all its documents, or of those numbered, uint32 `[documents, minima]`."""
-        signed: np.ndarray = np.load(self._file("signatures.npy"), mmap_mode=None if documents is None else "r")
+        signed: np.ndarray = np.load(self.file("signatures.npy"), mmap_mode=None if documents is None else "r")
         return signed if documents is None else signed[documents]
 
     def findings(self) -> np.ndarray:
         """Read how much personal data was masked in its documents and their languages, int32 `[documents, mask + languages]`."""
-        findings: np.ndarray = np.load(self._file("findings.npy"))
+        findings: np.ndarray = np.load(self.file("findings.npy"))
         return findings
 
     def read(self, begin: int, end: int) -> bytes:
         """Read a range of bytes of its text."""
-        with self._file("text").open("rb") as stream:
+        with self.file("text").open("rb") as stream:
             stream.seek(begin)
             return stream.read(end - begin)
 
-    def _file(self, suffix: str) -> Path:
+    def file(self, suffix: str) -> Path:
+        """Return the file of the block that ends so."""
         return self.scratch / f"{self.name}.{suffix}"
 
 

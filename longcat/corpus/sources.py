@@ -28,7 +28,7 @@ from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.listing import Listing, in_words, list_path, walk
 from longcat.corpus.packages import check_package, unpack
 from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix
-from longcat.corpus.readers.values import MISSING, find
+from longcat.corpus.readers.values import MISSING, find, labelled
 from longcat.errors import DataError
 from longcat.processes.pool import note_place
 from longcat.redaction import redact
@@ -258,7 +258,7 @@ class HubBlock:
                     )
                 long = isinstance(text, str | bytes) and len(text) > record_bytes
                 note_place(place)
-                yield Oversized(place) if long else as_text(text, place, encodings)
+                yield Oversized(place) if long else labelled(as_text(text, place, encodings), row)
 
 
 def _stream(config: SourceConfig, commit: str) -> Any:
