@@ -29,6 +29,8 @@ class Verdict:
     """Code of its language; None if languages do not matter, or the document was left out before that question."""
     masked: Counter[str] | None = None
     """Personal data replaced, counted by kind."""
+    score: float | None = None
+    """What `corpus.quality` found; None if nobody asked."""
 
 
 class Judge:
@@ -65,11 +67,12 @@ class Judge:
         document = Document(mask(cleaned, corpus.mask, masked) if corpus.mask else cleaned)
         if rule := self._filter.verdict(document):
             return Verdict(Dropped(rule), spoken)
-        if corpus.quality and not self._score(document.text) >= corpus.quality.minimum:  # no number is not enough
-            return Verdict(Dropped("quality"), spoken)
+        score = self._score(document.text) if corpus.quality else None
+        if corpus.quality and score is not None and not score >= corpus.quality.minimum:  # no number is not enough
+            return Verdict(Dropped("quality"), spoken, score=score)
         if self._known and self._known.are_in(Words.of(document.normal_form)):
-            return Verdict(Dropped("contaminated"), spoken)
-        return Verdict(document, spoken, masked)
+            return Verdict(Dropped("contaminated"), spoken, score=score)
+        return Verdict(document, spoken, masked, score)
 
     def _score(self, text: str) -> float:
         assert self._quality
@@ -78,6 +81,10 @@ class Judge:
             return float(score)
         except (TypeError, ValueError):
             raise self._quality.failed(f"it returned {score!r}, not a number") from None
+
+    def masked(self, text: str) -> str:
+        """Return a document that was left out with its personal data masked as everywhere."""
+        return mask(text, self._corpus.mask, Counter()) if self._corpus.mask else text
 
     def sample(self, text: str) -> str:
         """Return the beginning of a document that was left out, with its personal data masked as everywhere."""
