@@ -14,10 +14,10 @@ from contextlib import suppress
 import psutil
 
 from longcat.processes.child import die_with_parent
+from tests.waiting import LIMIT_S
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "srun", "sbatch", "munged", "mungekey")
-LIMIT_S = 60
 
 
 def install():
@@ -124,8 +124,8 @@ class Slurm:
     def _is_stepd_of(self, process, node):
         with suppress(psutil.Error):
             if process.name().startswith("slurmstepd"):
-                children = process.children(recursive=True)
-                return any(child.environ().get("SLURMD_NODENAME") == node for child in children)
+                here = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURMD_NODENAME": node}
+                return any(here.items() <= child.environ().items() for child in process.children(recursive=True))
         return False
 
     def _munge_files(self, key):

@@ -13,8 +13,8 @@ import pytest
 from longcat.processes.child import free_port
 from longcat.processes.environment import server_environment
 from longcat.provenance import ROOT
-from tests.cluster.conftest import LIMIT_S, no_rank_is_left, ranks
-from tests.waiting import wait_until
+from tests.cluster.conftest import no_rank_is_left, ranks
+from tests.waiting import LIMIT_S, wait_until
 
 
 class Prefect:
