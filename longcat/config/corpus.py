@@ -24,8 +24,10 @@ class SourceConfig(Section):
     """`stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name; `package`: what
     apt or pip installs."""
     path: Annotated[str | None, RUNTIME] = None
-    """For `files`: a file in a format of `longcat.corpus.readers` (see docs/preprocess.md), or a folder of them. The files' sha256 stand
+    """For `files`: a file in a format of `longcat.corpus.readers` (see docs/preprocess.md), a folder of them, a pattern, or an address. The files' sha256 stand
     in for it."""
+    documents: Literal["files", "lines"] = "files"
+    """For `files`: what a document is in text files (.txt, .md), a whole file or each line of it that is not empty."""
     package: str | None = None
     """For `package`: `apt:NAME` or `pip:NAME==VERSION`. It is fetched by its client when it is first needed, and not installed."""
     members: str = "*"
@@ -41,7 +43,7 @@ class SourceConfig(Section):
     revision: str = "main"
     """For `hub`: branch, tag or commit; resolved to a commit before it is hashed."""
     text_field: str = "text"
-    """The field that holds the text in .jsonl, .parquet and hub data sets."""
+    """The field that holds the text in records of JSON, Parquet, Arrow and hub data sets; dots lead to nested ones (`data.text`)."""
     max_documents: int | None = Field(default=None, ge=1)
     """Number of documents after which this source is not read further; null reads all."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -93,7 +95,7 @@ class SourceConfig(Section):
 
 _KINDS = ("stdlib", "files", "hub", "package")
 _FIELDS_OF_KIND = {
-    "files": ("path",),
+    "files": ("path", "documents"),
     "hub": ("name", "subset", "split", "revision"),
     "package": ("package", "members"),
 }
@@ -126,7 +128,7 @@ class NearDuplicateConfig(Section):
     threshold: float = Field(default=0.8, gt=0, le=1)
     """Smallest estimated Jaccard similarity of two documents' shingles that makes the later one a duplicate."""
     shingle_words: int = Field(default=5, ge=1)
-    """Words in a shingle; a Chinese, Japanese or Korean character counts as one."""
+    """Words in a shingle; a Chinese character counts as a part of one, see docs/preprocess.md."""
     bands: int = Field(default=16, ge=1)
     """Bands of the signature; documents that agree in one are compared. 16 bands of 8 rows find 95 % of pairs of similarity 0.8."""
     rows: int = Field(default=8, ge=1)
@@ -158,8 +160,8 @@ class CorpusConfig(Section):
     """Where the text comes from, read in this order. A single string is accepted for a single source."""
     max_bad_fraction: Annotated[float, Formerly("max_bad_share")] = Field(default=0.0, ge=0, lt=1)
     """Fraction of unreadable records (broken JSON, missing field, invalid UTF-8) that may be skipped; more stop the stage."""
-    encodings: list[str] = Field(default_factory=lambda: ["utf-8"], min_length=1)
-    """Encodings tried in this order on text that comes as bytes, for example `[utf-8, gb18030]`."""
+    encodings: list[str] = Field(default_factory=lambda: ["detect"], min_length=1)
+    """Encodings tried in this order on text that comes as bytes, for example `[utf-8, gb18030]`; `detect` detects them."""
     repair_encoding: bool = False
     """Repair text that was decoded wrongly (â€™ for ’), with ftfy."""
     min_characters: int = Field(default=200, ge=0)
@@ -231,6 +233,8 @@ class CorpusConfig(Section):
     @classmethod
     def _are_encodings(cls, value: list[str]) -> list[str]:
         for name in value:
+            if name == "detect":
+                continue
             try:
                 b"a".decode(name)
             except LookupError:

@@ -15,7 +15,7 @@ class Dropped:
     """A document that is left out."""
 
     reason: str
-    """`empty`, `too_short`, `too_long`, `language`, `quality`, `contaminated`, or the name of a filter."""
+    """`mojibake`, `empty`, `too_short`, `too_long`, `language`, `quality`, `contaminated`, or the name of a filter."""
 
 
 def clean(text: str, min_characters: int, max_characters: int) -> str | Dropped:

@@ -11,7 +11,7 @@ class DocumentsFacts(Facts):
     """Key figures of a `documents` artifact: the cleaned corpus as tokens."""
 
     sources: list[dict[str, Any]]
-    """One entry per source: its name, licence and pin, documents and unreadable records."""
+    """One entry per source: its name, licence and pin, documents, unreadable records, and files left out by suffix."""
     bad_lines: int
     """Records that could not be read."""
     documents: int

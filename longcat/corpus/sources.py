@@ -11,10 +11,11 @@ import json
 import os
 import re
 import sysconfig
-from collections.abc import Collection, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +23,15 @@ from typing import Any, Protocol, overload
 
 from longcat.artifact import sha256_file
 from longcat.config import SourceConfig
+from longcat.corpus.addresses import RemoteFile, check_address, is_address, list_address
 from longcat.corpus.blocks import split_into_blocks, stamp
+from longcat.corpus.listing import Listing, in_words, list_path, walk
 from longcat.corpus.packages import check_package, unpack
-from longcat.corpus.readers import Oversized, Record, as_text, file_suffix, suffixes
+from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix
+from longcat.corpus.readers.values import MISSING, find, labelled
 from longcat.errors import DataError
 from longcat.processes.pool import note_place
+from longcat.redaction import redact
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -50,20 +55,27 @@ class Source:
     blocks: Sequence[Block]
     tolerant: bool = False
     """Whether unreadable records are expected: the standard library tests itself with broken files."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many files of a folder are not read, by suffix."""
 
 
-def resolve(config: SourceConfig, block_bytes: int) -> Source:
+def resolve(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str] = sha256_file) -> Source:
     """Find a source, pin it to its content, and divide it into blocks of about `block_bytes`.
+
+    Args:
+        config: the source.
+        block_bytes: of a block.
+        sha256: finds the hash of a local file.
 
     Raises:
         DataError: the source is missing or unreadable, has no format that is read, or the hub does not answer.
     """
     if config.kind == "stdlib":
-        source = _standard_library(block_bytes)
+        source = _standard_library(block_bytes, sha256)
     elif config.kind == "files":
-        source = _local(config, block_bytes)
+        source = _local(config, block_bytes, sha256)
     elif config.kind == "package":
-        source = _package(config, block_bytes)
+        source = _package(config, block_bytes, sha256)
     else:
         source = _hub(config)
     return source if config.licence is None else replace(source, licence=config.licence)
@@ -80,8 +92,10 @@ def check_source(config: SourceConfig) -> None:
     """
     if config.kind == "stdlib":
         _standard_library_files()
+    elif config.kind == "files" and is_address(str(config.path)) and not str(config.path).startswith("file://"):
+        check_address(str(config.path), redact(f"corpus source {config.path}"))
     elif config.kind == "files":
-        for path in _local_files(config):
+        for path in _local_files(config).files:
             if not os.access(path, os.R_OK):
                 raise DataError(f"cannot read {path}: Permission denied")
     elif config.kind == "package":
@@ -90,45 +104,40 @@ def check_source(config: SourceConfig) -> None:
 
 def _standard_library_files() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = [path for path in _walk(root, {"site-packages", "dist-packages", "__pycache__"}) if path.suffix == ".py"]
+    files = [path for path in walk(root, {"site-packages", "dist-packages", "__pycache__"}) if path.suffix == ".py"]
     if not files:
         raise DataError(f"the Python in {root} has no sources of its standard library; name files in corpus.sources")
     return files
 
 
-def _standard_library(block_bytes: int) -> Source:
-    return _pinned("stdlib", "PSF-2.0", _standard_library_files(), "text", block_bytes, tolerant=True)
+def _standard_library(block_bytes: int, sha256: Callable[[Path], str]) -> Source:
+    return _pinned("stdlib", "PSF-2.0", _standard_library_files(), "text", block_bytes, sha256, tolerant=True)
 
 
-def _local_files(config: SourceConfig) -> list[Path]:
-    """List the files of a source that have a format which is read, in the order they are read."""
-    path = Path(str(config.path)).expanduser()
-    if path.is_dir():
-        files = [file for file in _walk(path) if file_suffix(file)]
-    elif path.is_file():
-        files = [path] if file_suffix(path) else []
-    elif "://" in str(config.path):
-        raise DataError(
-            f"corpus source {config.path} is an address, which is not read; fetch the files, or name a data set as hub:NAME"
-        )
-    else:
-        raise DataError(f"corpus source {config.path} does not exist (relative paths start at {Path.cwd()})")
-    if not files:
-        problem = "holds no file that can be read" if path.is_dir() else "has a format that is not read"
-        raise DataError(f"corpus source {config.path} {problem}; formats are {', '.join(suffixes())}")
-    return files
+def _local_files(config: SourceConfig) -> Listing:
+    """List the files of a source in the order they are read."""
+    where = f"corpus source {config.path}"
+    if is_address(str(config.path)):
+        return list_address(str(config.path), redact(where))
+    return list_path(Path(str(config.path)).expanduser(), where)
 
 
-def _local(config: SourceConfig, block_bytes: int) -> Source:
-    path = Path(str(config.path)).expanduser()
-    return _pinned(path.name or str(path), None, _local_files(config), config.text_field, block_bytes)
+def _local(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str]) -> Source:
+    listing = _local_files(config)
+    place = redact(str(config.path))
+    name = place if is_address(place) else Path(place).expanduser().name or place
+    lines = config.documents == "lines"
+    source = _pinned(name, None, listing.files, config.text_field, block_bytes, sha256, lines=lines)
+    if listing.left_out:
+        warnings.warn(f"corpus source {place}: files that are not read: {in_words(listing.left_out)}", stacklevel=3)
+    return replace(source, left_out=dict(listing.left_out.most_common()))
 
 
-def _package(config: SourceConfig, block_bytes: int) -> Source:
+def _package(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str]) -> Source:
     package = unpack(str(config.package))
     files = [
         path
-        for path in _walk(package.path)
+        for path in walk(package.path)
         if file_suffix(path) and fnmatchcase(path.relative_to(package.path).as_posix(), config.members)
     ]
     if not files:
@@ -136,30 +145,26 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
             f"corpus source {config.package} has no file that can be read and matches members={config.members!r} "
             f"(they are in {package.path})"
         )
-    return _pinned(f"{package.name} {package.version}", None, files, config.text_field, block_bytes)
-
-
-def _walk(root: Path, skip: Collection[str] = ()) -> list[Path]:
-    """List the files below a folder in the order of their paths, without hidden files and folders and those in `skip`."""
-
-    def give_up(error: OSError) -> None:
-        raise DataError(f"cannot read folder {error.filename}: {error.strerror}") from error
-
-    files = []
-    for folder, folders, names in os.walk(root, onerror=give_up):
-        folders[:] = [name for name in folders if name not in skip and not name.startswith(".")]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted((path for path in files if path.is_file()), key=lambda path: path.relative_to(root).as_posix())
+    return _pinned(f"{package.name} {package.version}", None, files, config.text_field, block_bytes, sha256)
 
 
 def _pinned(
-    name: str, licence: str | None, files: list[Path], text_field: str, block_bytes: int, tolerant: bool = False
+    name: str,
+    licence: str | None,
+    files: Sequence[File],
+    text_field: str,
+    block_bytes: int,
+    sha256: Callable[[Path], str],
+    tolerant: bool = False,
+    lines: bool = False,
 ) -> Source:
     """Make a source of files that are read in the order given."""
     try:
         stamps = [stamp(path) for path in files]
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(sha256_file, files))
+            digests = list(
+                pool.map(lambda file: file.pin() if isinstance(file, RemoteFile) else sha256(Path(str(file))), files)
+            )
     except OSError as error:
         raise DataError(f"cannot read {error.filename or name}: {error.strerror}") from None
     contents = json.dumps([[file_suffix(path), digest] for path, digest in zip(files, digests, strict=True)])
@@ -167,7 +172,7 @@ def _pinned(
         name=name,
         licence=licence,
         pin={"sha256": hashlib.sha256(contents.encode()).hexdigest()},
-        blocks=split_into_blocks(list(zip(files, stamps, strict=True)), text_field, block_bytes),
+        blocks=split_into_blocks(list(zip(files, stamps, strict=True)), text_field, block_bytes, lines),
         tolerant=tolerant,
     )
 
@@ -245,15 +250,15 @@ class HubBlock:
         with _hub_errors(where):
             rows = iter(_stream(config, self.commit).shard(self.count, self.index))
             for number, row in enumerate(rows):
-                if config.text_field not in row:
+                text, place = find(row, config.text_field), f"{where}, row {number}"
+                if text is MISSING:
                     raise DataError(
                         f"{where} has no field {config.text_field!r}; there are: {', '.join(row)} "
                         "(choose one with the source's `text_field`)"
                     )
-                text, place = row[config.text_field], f"{where}, row {number}"
                 long = isinstance(text, str | bytes) and len(text) > record_bytes
                 note_place(place)
-                yield Oversized(place) if long else as_text(text, place, encodings)
+                yield Oversized(place) if long else labelled(as_text(text, place, encodings), row)
 
 
 def _stream(config: SourceConfig, commit: str) -> Any:

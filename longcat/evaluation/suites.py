@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from longcat.config import PipelineConfig
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ConfigError
+from longcat.inference.opening import OpenCheckpoint
 from longcat.model.transformer import LongcatModel
 from longcat.progress import Reporter
 
@@ -29,9 +30,20 @@ class Checkpoint:
 
     config: PipelineConfig
     corpus: TokenCorpus
-    model: LongcatModel
-    tokenizer: Tokenizer
+    opened: OpenCheckpoint
+    directory: Path
+    """Folder of the evaluation, for files of a suite's own; a suite that is run again writes them again."""
     report: Reporter
+
+    @property
+    def model(self) -> LongcatModel:
+        """Return the model, on its accelerator."""
+        return self.opened.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the model's tokenizer."""
+        return self.opened.tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,8 @@ class Scores:
     """Section of the report, with its heading."""
     headline: str = ""
     """Short result for the table of stages; empty for none."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why a subject has no scores; the stage fails when it has written those of the others."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ BROKEN = {
     b'{"text": "cut': "broken JSON",
     b'{"text": "\xff\xfe is not text"}': "invalid UTF-8 at byte 10",
     b'{"body": "another name"}': "no field 'text'; there are: body",
-    b'{"text": ["a", "list"]}': "the text is list",
+    b'{"text": ["a", 3]}': "item 2 of the text's list: the text is int",
+    b'{"text": {"a": "map"}}': "the text is dict",
     b'{"text": "raw \x00 NUL"}': "broken JSON",
     b"[" * 5000 + b"]" * 5000: "unusable JSON|broken JSON|expected a JSON object",
     rb'{"text": "\ud800 alone"}': "not Unicode text: lone surrogate at character 0",
@@ -102,7 +103,7 @@ def test_empty_files_and_empty_documents_are_no_harm(tmp_path):
     blank = [json.dumps({"text": text}) for text in ("", " \t\n", "\u3000\ufeff", "\x00\x00", "x")]
     (tmp_path / "texts" / "d.jsonl").write_text("\n".join([*LINES, *blank, "", "   "]))
     tokens = run(tmp_path, tmp_path / "texts")
-    assert tokens.facts.dropped == {"empty": 4, "too_short": 2, "too_long": 0, "duplicate": 0}
+    assert tokens.facts.dropped == {"mojibake": 0, "empty": 4, "too_short": 2, "too_long": 0, "duplicate": 0}
     assert texts_of(tokens) == TEXTS[:80]
 
 
@@ -118,6 +119,28 @@ def test_control_characters_go_and_every_script_comes_back(tmp_path):
     path.write_text("\n".join([*LINES, *(json.dumps({"text": text}) for text in [*strange, nul])]))
     found = texts_of(run(tmp_path, path, "corpus.near_duplicates={}", "corpus.filters=[gopher_top_ngrams]"))
     assert found[80:] == [*strange, "the NUL and the bell are gone, the tab\tstays"]
+
+
+def test_text_that_was_decoded_wrongly_is_counted_and_shown(tmp_path):
+    wrong = [
+        "您的外卖订单已经送达，请及时取餐，谢谢您的耐心等待".encode().decode("latin-1"),
+        "caf\ufffd d\ufffdj\ufffd vu, encore une fois",
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*LINES, *(json.dumps({"text": text}) for text in wrong)]))
+    (tmp_path / "b.pdf").touch()
+    with pytest.warns(UserWarning, match="files that are not read: 1 .pdf"):
+        tokens = run(tmp_path, tmp_path / "*.*")
+    assert tokens.facts.dropped["mojibake"] == 2
+    assert texts_of(tokens) == TEXTS[:80]
+    assert tokens.facts.sources[0]["left_out"] == {".pdf": 1}
+    for name in ("card.html", "card.md"):
+        card = (tokens.path / name).read_text()
+        assert "mojibake" in card
+        assert "that were not read: 1 .pdf" in card.replace("\\", "")
+    assert "encore une fois" in (tokens.path / "card.html").read_text()
+    mended = run(tmp_path, path, "corpus.repair_encoding=true")
+    assert mended.facts.dropped["mojibake"] == 1
 
 
 def test_files_that_vanish_or_may_not_be_read(tmp_path, monkeypatch):
@@ -177,7 +200,7 @@ def test_a_line_of_100_megabytes_is_counted_and_not_held(tmp_path):
             stream.write("abcde fgh " * 100_000)
         stream.write('"}\n' + "\n".join(LINES[40:]))
     (_, before), (dropped, after) = measured(tmp_path, small, large)
-    assert dropped == "{'empty': 0, 'too_short': 0, 'too_long': 1, 'duplicate': 0} 80"
+    assert dropped == "{'mojibake': 0, 'empty': 0, 'too_short': 0, 'too_long': 1, 'duplicate': 0} 80"
     assert after - before < 50
 
 

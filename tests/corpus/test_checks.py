@@ -13,7 +13,7 @@ from longcat.errors import ConfigError, DataError
 def folder(tmp_path, monkeypatch):
     """A folder with what a corpus may name, and things it may not; paths are relative to it."""
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
-    (tmp_path / "a.csv").write_text("text\none\n")
+    (tmp_path / "a.pdf").write_text("text\none\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "set.jsonl").write_text('\ufeff{"question": "one"}\n\n{"question": "two"}\n')
     (tmp_path / "broken.jsonl").write_text('{"question": "one"}\n{"question"\n')
@@ -40,7 +40,7 @@ def test_what_can_be_there_is_let_through_unread(folder):
     (folder / "a.jsonl").write_text("not JSON")
     check()
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["a.csv", "a.jsonl", "broken.jsonl", "empty", "mine.json", "no-tokenizer.json", "set.jsonl"]
+        ["a.pdf", "a.jsonl", "broken.jsonl", "empty", "mine.json", "no-tokenizer.json", "set.jsonl"]
     )
 
 
@@ -49,9 +49,10 @@ def test_what_can_be_there_is_let_through_unread(folder):
     [
         ("corpus.sources=b.jsonl", DataError, r"corpus source b\.jsonl does not exist \(relative paths start at /"),
         ("corpus.sources=[a.jsonl, b.jsonl]", DataError, r"corpus source b\.jsonl does not exist"),
-        ("corpus.sources=a.csv", DataError, r"a\.csv has a format that is not read; formats are \.jsonl"),
+        ("corpus.sources=a.pdf", DataError, r"a\.pdf has a format that is not read; formats are \.jsonl"),
         ("corpus.sources=empty", DataError, "empty holds no file that can be read"),
-        ("corpus.sources=s3://bucket/a.jsonl", DataError, "is an address, which is not read"),
+        ("corpus.sources=s3a://bucket/a.jsonl", DataError, r"s3a:// needs a package that is not installed \(.*s3fs"),
+        ("corpus.sources=nfs4://host/a.jsonl", DataError, "nfs4:// is no protocol that fsspec knows"),
         ("corpus.decontaminate=b.jsonl", DataError, r"corpus\.decontaminate: b\.jsonl does not exist"),
         ("corpus.decontaminate=broken.jsonl", DataError, r"broken\.jsonl:2: broken JSON"),
         ("corpus.filters=gofer", ConfigError, "no rule 'gofer'; did you mean 'gopher'"),

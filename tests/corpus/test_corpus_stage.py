@@ -107,6 +107,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     artifact = run(tmp_path, path, "corpus.max_bad_fraction=0.05", "corpus.max_characters=2000")
     facts = artifact.facts
     assert facts.dropped == {
+        "mojibake": 0,
         "empty": 1,
         "too_short": 1,
         "too_long": 1,
@@ -234,7 +235,7 @@ def test_rules_masks_and_duplicates_are_counted(tmp_path):
     assert artifact.facts.documents == 40
     assert artifact.facts.masked == {"email": 1, "phone": 1}
     assert artifact.facts.dropped == {
-        "empty": 0, "too_short": 0, "too_long": 0,
+        "mojibake": 0, "empty": 0, "too_short": 0, "too_long": 0,
         "gopher_word_count": 1, "contaminated": 1, "duplicate": 1, "near_duplicate": 1,
     }  # fmt: skip
     everything = documents_of(artifact, "train") + documents_of(artifact, "held_out")
@@ -634,7 +635,10 @@ def test_wrong_and_mixed_encodings_are_mended(tmp_path):
     expected = [*TEXTS, "1" + chinese, "2" + chinese, "They don’t know what the café is called."]
     assert all_documents(artifact) == sorted(expected)
     with pytest.raises(DataError, match=f"{path}, line 81: invalid UTF-8 at byte"):
-        run(tmp_path, path, *SMALL)
+        run(tmp_path, path, *SMALL, "corpus.encodings=[utf-8]")
+    detected = run(tmp_path, path, *SMALL, *LONG_ROWS)
+    assert all_documents(detected) == sorted(expected[:-1])
+    assert detected.facts.dropped["mojibake"] == 1
 
 
 NOTICE = "Qqzzkx qqzzkx qqzzkx: this notice is printed below every document of the corpus."
@@ -651,8 +655,8 @@ def test_repeated_paragraphs_are_cut_over_blocks(tmp_path):
     assert all_documents(artifact) == sorted(expected)
     assert facts.text_bytes == sum(map(len, expected))
     assert facts.documents == len(TEXTS)
-    sample = json.loads((documents_artifact(artifact) / "samples.json").read_text())["repeated_paragraphs"]
-    assert sample == [f"{NOTICE}\n\nbye"]
+    samples = json.loads((documents_artifact(artifact) / "samples.json").read_text())
+    assert [sample["text"] for sample in samples if sample["reason"] == "repeated_paragraphs"] == [f"{NOTICE}\n\nbye"]
 
 
 def test_the_tokenizer_does_not_learn_from_what_is_cut_out(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 from types import SimpleNamespace
 
 import datasets
@@ -46,11 +47,22 @@ def test_pin_follows_content_not_place(tmp_path):
     assert source(str(tmp_path / "there")).pin != before.pin
 
 
-def test_hidden_and_foreign_files_are_left_out(tmp_path):
+def test_hidden_and_foreign_files_are_left_out_with_a_word(tmp_path):
     (tmp_path / ".git").mkdir()
-    for name in (".git/a.txt", ".b.txt", "c.csv", "d.txt"):
+    for name in (".git/a.txt", ".b.txt", "c.pdf", "C.PDF", "d.txt", "e.pdf.gz", "README"):
         (tmp_path / name).write_text(name)
-    assert records(source(str(tmp_path))) == ["d.txt"]
+    os.mkfifo(tmp_path / "f.txt")
+    told = r"files that are not read: 2 "
+    with pytest.warns(UserWarning, match=told):
+        found = source(str(tmp_path))
+    assert records(found) == ["d.txt"]
+    assert found.left_out == {".pdf": 2, "hidden": 2, "no suffix": 1, ".pdf.gz": 1, "no regular file": 1}
+
+
+def test_a_folder_without_other_files_is_read_in_silence(tmp_path, recwarn):
+    (tmp_path / "a.txt").write_text("one")
+    assert source(str(tmp_path)).left_out == {}
+    assert not recwarn
 
 
 def test_format_is_part_of_the_pin(tmp_path):
@@ -63,11 +75,11 @@ def test_format_is_part_of_the_pin(tmp_path):
 def test_missing_empty_and_foreign_sources(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         source(str(tmp_path / "absent"))
-    with pytest.raises(DataError, match=r"holds no file.*\.jsonl\.zst"):
+    with pytest.raises(DataError, match=r"holds no file.*\.jsonl.*\.zst"):
         source(str(tmp_path))
-    (tmp_path / "a.csv").write_text("x")
-    with pytest.raises(DataError, match=r"a\.csv has a format that is not read"):
-        source(str(tmp_path / "a.csv"))
+    (tmp_path / "a.pdf").write_text("x")
+    with pytest.raises(DataError, match=r"a\.pdf has a format that is not read"):
+        source(str(tmp_path / "a.pdf"))
 
 
 def test_file_that_changes_meanwhile_is_noticed(tmp_path):

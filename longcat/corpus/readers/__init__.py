@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from longcat.corpus.readers import arrow, html, jsonl, manual, parquet, python, text
-from longcat.corpus.readers.format import Format, Oversized, Reading, Record, Slice, Unreadable, as_text
+from longcat.corpus.readers import arrow, delimited, html, json, jsonl, lines, manual, parquet, python, text
+from longcat.corpus.readers.compression import COMPRESSIONS, compression
+from longcat.corpus.readers.format import File, Format, Oversized, Reading, Record, Slice, Unreadable
+from longcat.corpus.readers.values import as_text
 from longcat.errors import DataError
 
 __all__ = [
     "FORMATS",
+    "File",
     "Format",
     "Oversized",
     "Reading",
@@ -23,14 +26,16 @@ __all__ = [
     "Unreadable",
     "as_text",
     "file_suffix",
+    "formats_in_words",
     "line_of",
     "read_file",
     "split_file",
-    "suffixes",
 ]
 
 FORMATS: list[Format] = [
     jsonl.FORMAT,
+    json.FORMAT,
+    delimited.FORMAT,
     parquet.FORMAT,
     arrow.FORMAT,
     text.FORMAT,
@@ -41,22 +46,30 @@ FORMATS: list[Format] = [
 """Every format that is read. No two of them share a suffix."""
 
 
-def suffixes() -> list[str]:
-    """List the suffixes of all formats."""
-    return [suffix for known in FORMATS for suffix in known.suffixes]
+def formats_in_words() -> str:
+    """Name the formats that are read, for messages."""
+    alone = [suffix for known in FORMATS for suffix in known.suffixes if not known.compressible]
+    texts = [suffix for known in FORMATS for suffix in known.suffixes if known.compressible]
+    return f"formats are {', '.join(texts)} (also compressed, as in .jsonl{' .jsonl'.join(COMPRESSIONS)}), {', '.join(alone)}"
 
 
-def file_suffix(path: Path) -> str | None:
-    """Return the longest of `suffixes` that a file name ends with, whatever its case; None when it has none of them."""
-    name = path.name.lower()
-    return max((suffix for suffix in suffixes() if name.endswith(suffix)), key=len, default=None)
+def file_suffix(file: File) -> str | None:
+    """Return the suffix that says how a file is read, whatever its case, such as `.jsonl.gz`; None if it is not read."""
+    name = file.name.lower()
+    packed = compression(name) or ""
+    inner = name.removesuffix(packed)
+    for known in FORMATS:
+        for suffix in known.suffixes:
+            if inner.endswith(suffix) and (known.compressible or not packed):
+                return suffix + packed
+    return None
 
 
-def read_file(path: Path, reading: Reading, begin: int = 0, end: int | None = None) -> Iterator[Record]:
+def read_file(file: File, reading: Reading, begin: int = 0, end: int | None = None) -> Iterator[Record]:
     """Read the records of one file in their order.
 
     Args:
-        path: a file with one of `suffixes`.
+        file: a file that has a `file_suffix`.
         reading: how text is taken from records.
         begin: where to start: a place that `split_file` gave.
         end: the place after the last; None reads to the end.
@@ -65,38 +78,41 @@ def read_file(path: Path, reading: Reading, begin: int = 0, end: int | None = No
         DataError: the file cannot be opened, is cut off or damaged, or has no such column of text.
     """
     try:
-        yield from _format_of(path).records(path, reading, begin, end)
+        yield from _format_of(file, reading.lines).records(file, reading, begin, end)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
 
 
-def split_file(path: Path, size: int, block_bytes: int) -> Iterator[Slice]:
+def split_file(file: File, size: int, block_bytes: int, lines: bool = False) -> Iterator[Slice]:
     """Divide a file of `size` bytes into slices of about `block_bytes`, or leave it whole if its format demands that.
+
+    `lines` says that each line of a text file is a document.
 
     Raises:
         DataError: the file is damaged.
     """
-    split = _format_of(path).split
-    if size <= block_bytes or split is None:
+    split = _format_of(file, lines).split
+    if size <= block_bytes or split is None or compression(file.name):
         yield Slice(0, None, size)
     else:
-        yield from split(path, size, block_bytes)
+        yield from split(file, size, block_bytes)
 
 
-def line_of(path: Path, begin: int, number: int) -> int | None:
+def line_of(file: Path, begin: int, number: int) -> int | None:
     """Return the line that a record lies in; none if the file's format has no lines, or no longer so many.
 
     Args:
-        path: of the file.
+        file: of the file.
         begin: a place that `split_file` gave.
         number: of the record from there on, from 1.
     """
-    return jsonl.line_of(path, begin, number) if file_suffix(path) in jsonl.FORMAT.suffixes else None
+    suffix = (file_suffix(file) or "").removesuffix(compression(file.name) or "")
+    return lines.line_of(file, begin, number) if suffix in jsonl.FORMAT.suffixes else None
 
 
-def _format_of(path: Path) -> Format:
-    suffix = file_suffix(path)
+def _format_of(file: File, lines: bool) -> Format:
+    suffix = (file_suffix(file) or "").removesuffix(compression(file.name) or "")
     for known in FORMATS:
         if suffix in known.suffixes:
-            return known
-    raise DataError(f"{path} has a format that is not read; formats are {', '.join(suffixes())}")
+            return text.LINES if lines and known is text.FORMAT else known
+    raise DataError(f"{file} has a format that is not read; {formats_in_words()}")

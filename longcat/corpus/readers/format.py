@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO, Literal, Protocol
+
+
+class File(Protocol):
+    """A file to read: a `Path`, or anything with a name that opens. `str` of it is its place, for messages."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        """Open it for reading; what comes back can be sought."""
+
+
+class Labelled(str):
+    """A text, and what its record says of it."""
+
+    id: str | None
+    url: str | None
+
+    @classmethod
+    def of(cls, text: str, id: object, url: object) -> Labelled:
+        """Label a text; only strings and numbers are labels."""
+        labelled = cls(text)
+        labelled.id, labelled.url = _label(id), _label(url)
+        return labelled
+
+
+def _label(value: object) -> str | None:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # lone surrogates are no text
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)
@@ -37,6 +67,8 @@ class Reading:
     """Tried in this order on text that comes as bytes."""
     record_bytes: int
     """Longer lines, files and values become `Oversized`."""
+    lines: bool = False
+    """Whether each line of a text file is a document."""
 
 
 @dataclass(frozen=True)
@@ -57,49 +89,9 @@ class Format:
 
     suffixes: tuple[str, ...]
     """Ends of file names, in lower case and with the leading dot."""
-    records: Callable[[Path, Reading, int, int | None], Iterator[Record]]
-    """Read the records between two places: path, reading, begin, end (None for the end of the file)."""
-    split: Callable[[Path, int, int], Iterator[Slice]] | None = None
-    """Divide a file that is larger than a block: path, its bytes, bytes of a block. None where a file is always read whole."""
-
-
-def document_format(suffixes: tuple[str, ...], text: Callable[[bytes, Path, Reading], Record]) -> Format:
-    """Make the format of files that hold one document each.
-
-    Args:
-        suffixes: as `Format.suffixes`.
-        text: takes the text from a file's content.
-    """
-
-    def records(path: Path, reading: Reading, begin: int, end: int | None) -> Iterator[Record]:
-        long = path.stat().st_size > reading.record_bytes
-        yield Oversized(str(path)) if long else text(path.read_bytes(), path, reading)
-
-    return Format(suffixes, records)
-
-
-def as_text(value: object, place: str, encodings: Sequence[str]) -> Record:
-    """Take a value for text if it is a string without lone surrogates, or bytes in one of the encodings."""
-    if isinstance(value, bytes):
-        return decode(value, place, encodings)
-    if not isinstance(value, str):
-        kind = "null" if value is None else type(value).__name__
-        return Unreadable(place, f"the text is {kind}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return Unreadable(place, f"not Unicode text: lone surrogate at character {error.start}")
-    return value
-
-
-def decode(content: bytes, place: str, encodings: Sequence[str]) -> Record:
-    """Decode bytes with the first encoding that fits; a byte-order mark of UTF-8 in front is dropped."""
-    content = content.removeprefix(codecs.BOM_UTF8)
-    positions = []
-    for encoding in encodings:
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError as error:
-            positions.append(error.start)
-    names = " or ".join(name.upper() for name in encodings)
-    return Unreadable(place, f"invalid {names} at byte {max(positions)}")
+    records: Callable[[File, Reading, int, int | None], Iterator[Record]]
+    """Read the records between two places: file, reading, begin, end (None for the end of the file)."""
+    split: Callable[[File, int, int], Iterator[Slice]] | None = None
+    """Divide a plain file that is larger than a block: file, its bytes, bytes of a block. None where a file is always read whole."""
+    compressible: bool = True
+    """Whether files may be compressed as a whole; a format that is compressed inside is not."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-from longcat.corpus.readers.format import Reading, Record, Unreadable, document_format
+from longcat.corpus.readers.document import document_format
+from longcat.corpus.readers.encoding import detect
+from longcat.corpus.readers.format import File, Reading, Record, Unreadable
 from longcat.corpus.readers.prose import close_gaps
 
 _BLOCKS = {
@@ -22,7 +23,7 @@ _SPACE = re.compile(r"\s+")
 
 
 def html_text(content: bytes) -> str:
-    """Take the prose from an HTML document in the encoding that it declares, or in UTF-8.
+    """Take the prose from an HTML document in the encoding that it declares, or that is detected.
 
     Raises:
         ValueError: it has no element, or an encoding that its bytes do not have.
@@ -39,7 +40,7 @@ def html_text(content: bytes) -> str:
 
 def _declared(content: bytes) -> str:
     declaration = re.search(rb"""(?:charset|encoding)\s*=\s*["']?([\w.:-]+)""", content[:2048])
-    name = declaration[1].decode() if declaration else "utf-8"
+    name = declaration[1].decode() if declaration else detect(content) or "utf-8"
     content.decode(name)
     return name
 
@@ -70,11 +71,11 @@ def _seen(root: object) -> Iterator[str]:
             yield text if verbatim else _SPACE.sub(" ", text)
 
 
-def _text(content: bytes, path: Path, reading: Reading) -> Record:
+def _text(content: bytes, file: File, reading: Reading) -> Record:
     try:
         return html_text(content)
     except ValueError as error:
-        return Unreadable(str(path), f"no HTML in the encoding it declares ({error})")
+        return Unreadable(str(file), f"no HTML in the encoding it declares ({error})")
 
 
 FORMAT = document_format((".html", ".htm"), _text)

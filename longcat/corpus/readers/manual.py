@@ -1,13 +1,12 @@
-"""Manual pages of sections 1 to 8, plain or gzipped: a file is one document, the prose of the page."""
+"""Manual pages of sections 1 to 8: a file is one document, the prose of the page."""
 
 from __future__ import annotations
 
-import io
 import re
-from pathlib import Path
 
-from longcat.corpus.readers.compression import chunks
-from longcat.corpus.readers.format import Oversized, Reading, Record, as_text, document_format
+from longcat.corpus.readers.document import document_format
+from longcat.corpus.readers.encoding import decode
+from longcat.corpus.readers.format import File, Reading, Record
 from longcat.corpus.readers.prose import close_gaps
 
 _ESCAPES = (
@@ -59,14 +58,9 @@ def man_text(text: str) -> str:
     return close_gaps(joined)
 
 
-def _text(content: bytes, path: Path, reading: Reading) -> Record:
-    plain = bytearray()
-    for chunk in chunks(io.BytesIO(content), path):
-        plain += chunk
-        if len(plain) > reading.record_bytes:
-            return Oversized(str(path))
-    text = as_text(bytes(plain), str(path), reading.encodings)
+def _text(content: bytes, file: File, reading: Reading) -> Record:
+    text = decode(content, str(file), reading.encodings)
     return man_text(text) if isinstance(text, str) else text
 
 
-FORMAT = document_format(tuple(f".{section}{packed}" for section in range(1, 9) for packed in ("", ".gz")), _text)
+FORMAT = document_format(tuple(f".{section}" for section in range(1, 9)), _text)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import tokenize
-from pathlib import Path
 
-from longcat.corpus.readers.format import Reading, Record, Unreadable, document_format
+from longcat.corpus.readers.document import document_format
+from longcat.corpus.readers.format import File, Reading, Record, Unreadable
 
 
-def _text(content: bytes, path: Path, reading: Reading) -> Record:
+def _text(content: bytes, file: File, reading: Reading) -> Record:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         return content.decode(encoding)
     except (SyntaxError, UnicodeDecodeError, LookupError) as error:
-        return Unreadable(str(path), f"not in the encoding it declares ({error})")
+        return Unreadable(str(file), f"not in the encoding it declares ({error})")
 
 
 FORMAT = document_format((".py",), _text)

@@ -1,7 +1,10 @@
-"""Parquet and Arrow's stream format."""
+"""Parquet and Arrow's two formats."""
+
+import json
 
 import datasets
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -51,6 +54,82 @@ def test_parquet_problems(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(DataError, match="not an intact parquet file"):
         read(path, "body")
+
+
+def test_arrow_file_format_and_feather(tmp_path):
+    table = pa.table({"text": TEXTS})
+    for name in ("a.arrow", "a.feather"):
+        path = tmp_path / name
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=3)
+        assert read(path) == TEXTS
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(DataError, match="not an intact arrow file"):
+            read(path)
+    pa.feather.write_feather(table, tmp_path / "b.feather", compression="zstd")
+    assert read(tmp_path / "b.feather") == TEXTS
+
+
+NESTED = [
+    {"data": {"text": "a", "n": 1}, "lines": ["x", "专"], "pages": [{"t": "p"}, {"t": "q"}], "a.b": "dots"},
+    {"data": {"text": None, "n": 1}, "lines": [], "pages": [], "a.b": "more"},
+    {"data": None, "lines": None, "pages": None, "a.b": None},
+]
+FOUND = {"data.text": ["a"], "lines": ["x\n专", ""], "pages.t": ["p\nq", ""], "a.b": ["dots", "more"]}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather", ".jsonl"])
+@pytest.mark.parametrize("field", FOUND)
+def test_nested_fields_and_lists(tmp_path, suffix, field):
+    path = tmp_path / f"a{suffix}"
+    table = pa.Table.from_pylist(NESTED)
+    if suffix == ".parquet":
+        pq.write_table(table, path)
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, NESTED)))
+    else:
+        with (pa.ipc.new_stream if suffix == ".arrow" else pa.ipc.new_file)(path, table.schema) as writer:
+            writer.write_table(table)
+    *texts, last = read(path, field)
+    assert [text for text in texts if isinstance(text, str)] == FOUND[field]
+    assert isinstance(last, Unreadable)
+    absent = f"{field}.absent"
+    if suffix == ".jsonl":
+        assert "no field" in read(path, absent)[0].reason
+    else:
+        with pytest.raises(DataError, match=r"no column .*absent'; there are: data\.text, data\.n, lines, pages, a\.b"):
+            read(path, absent)
+
+
+def test_lists_beyond_the_limit_and_with_wrong_bytes(tmp_path):
+    path = tmp_path / "a.parquet"
+    wrong = pa.ListArray.from_arrays([0, 2], pa.array([b"good", b"\xff"]).view(pa.string()))
+    pq.write_table(pa.table({"text": pa.chunked_array([pa.array([["x" * 600, "y" * 600]]), wrong])}), path)
+    long, bad = read(path, limit=1000)
+    assert isinstance(long, Oversized)
+    assert isinstance(bad, Unreadable)
+
+
+def test_conversations_of_both_names(tmp_path):
+    talk = [
+        {"messages": [{"role": "user", "content": "有外卖吗"}, {"role": "assistant", "content": "有，十分钟到"}]},
+        {"messages": [{"role": "user", "content": None}]},
+    ]
+    expected = "user: 有外卖吗\n\nassistant: 有，十分钟到"
+    pq.write_table(pa.Table.from_pylist(talk), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, talk)))
+    for name in ("a.parquet", "a.jsonl"):
+        text, bad = read(tmp_path / name, "messages")
+        assert text == expected
+        assert bad.reason == "item 1 of the text's list: the text is null, not a string"
+    shared = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
+    parts = {
+        "conversations": [
+            {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}
+        ]
+    }
+    (tmp_path / "b.jsonl").write_text(json.dumps(shared) + "\n" + json.dumps(parts))
+    assert read(tmp_path / "b.jsonl", "conversations") == ["human: hi\n\ngpt: hello", "user: one\ntwo"]
 
 
 def test_parquet_that_says_it_unpacks_to_what_no_text_does(tmp_path):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.corpus.readers import Reading, Unreadable, read_file
-from longcat.corpus.readers.jsonl import split_lines
+from longcat.corpus.readers.jsonl import json_lines
+from longcat.corpus.readers.lines import split_lines
 from longcat.errors import DataError
 
 TEXTS = ["one\ntwo", "零专家", "x" * 3_000_000, "last"]
@@ -123,3 +124,13 @@ def test_truncated_and_foreign_archives_are_named(tmp_path, suffix, pack):
     path.write_bytes(b"this is no archive at all")
     with pytest.raises(DataError, match=f"{path} is not an intact"):
         read(path)
+
+
+def test_json_lines_pass_over_what_holds_nothing(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"q": "\xe4\xb8\x93"}\r\n\n  \n[1]')
+    assert list(json_lines(path)) == [{"q": "专"}, [1]]
+    for broken in (b'{"q"', b'"\xff"', b"[" * 100_000):
+        path.write_bytes(b'\xef\xbb\xbf\n{"q": 1}\n' + broken)
+        with pytest.raises(DataError, match=f"{path}:3: broken JSON"):
+            list(json_lines(path))
