@@ -105,6 +105,17 @@ class Slurm:
             command, env=self.environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
         ).stdout
 
+    def queue(self, *options):
+        """The jobs that squeue lists, a line each; None if it gets no answer."""
+        command = ["squeue", "--noheader", *options]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+        return done.stdout.splitlines() if done.returncode == 0 else None
+
+    def is_empty(self):
+        return self.queue() == []
+
     def states(self):
         lines = self.ask("sinfo", "--noheader", "--Node", "--format=%N %t").split("\n")
         return dict(line.split() for line in lines if line)

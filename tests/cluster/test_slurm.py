@@ -30,7 +30,7 @@ def test_two_nodes_train_as_one_machine_does(run, smoke_run, smoke_tokens, clust
     said = srun(smoke_tokens)
     assert "as n1\n" in said
     assert "as n2\n" in said
-    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    wait_until(cluster.is_empty)
 
 
 def srun(workspace):
@@ -56,7 +56,7 @@ def test_a_cancelled_flow_cancels_the_step(run, smoke_tokens, cluster):
     flow.process.terminate()
     assert flow.wait() == 130, flow.said
     assert no_rank_is_left(smoke_tokens)
-    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    wait_until(cluster.is_empty)
     assert list(partial(smoke_tokens).glob("checkpoints/step-*"))
 
 
@@ -91,10 +91,10 @@ def test_what_slurm_refuses_is_told(run):
 def crowd(cluster):
     """Slurm with another job on both nodes."""
     cluster.ask("sbatch", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600")
-    wait_until(lambda: cluster.ask("squeue", "--noheader", "--states=RUNNING"))
+    wait_until(lambda: cluster.queue("--states=RUNNING"))
     yield
     cluster.ask("scancel", "--user=root")
-    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    wait_until(cluster.is_empty)
 
 
 def test_a_wait_in_the_queue_has_a_limit_and_tells_why_it_waits(run, crowd, cluster):
@@ -103,12 +103,12 @@ def test_a_wait_in_the_queue_has_a_limit_and_tells_why_it_waits(run, crowd, clus
     assert re.search(
         r"Slurm has given no nodes within training.slurm.queue_wait_s=6 \(job \d+, (Resources|Priority)\)", flow.said
     )
-    wait_until(lambda: not cluster.ask("squeue", "--noheader", "--name=longcat"))
+    wait_until(lambda: cluster.queue("--name=longcat") == [])
 
 
 def test_a_job_that_is_cancelled_in_the_queue_is_told_at_once(run, crowd, cluster):
     flow = run("training.slurm.queue_wait_s=null", "training.slurm.arguments=[--exclusive]")
-    wait_until(lambda: cluster.ask("squeue", "--noheader", "--name=longcat"), flow.process)
+    wait_until(lambda: cluster.queue("--name=longcat"), flow.process)
     cluster.ask("scancel", "--name=longcat")
     assert flow.wait() == 2, flow.said
     assert re.search("Slurm gives no nodes: .*(cancel|revoke)", flow.said, re.I)
@@ -142,4 +142,4 @@ def test_a_batch_job_trains_on_the_nodes_of_its_allocation(
     checkpoint = checkpoint_of(smoke_tokens)
     assert same_bytes(checkpoint, checkpoint_of(smoke_run[0]))
     assert {"rank-0-n1.log", "rank-1-n2.log"} <= {file.name for file in (checkpoint / "logs/start-0001").iterdir()}
-    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    wait_until(cluster.is_empty)
