@@ -28,9 +28,11 @@ def evaluate(
 
     def publish(run: StageRun, result: Artifact[stage.EvaluationFacts]) -> None:
         run.log_input(tokens, context="evaluation")
-        for name in ("report.html", "report.md", "result.json"):
-            run.log_artifact(result.path / name)
+        for name in ("report.html", "report.md", "result.json", "results.json"):
+            if (result.path / name).is_file():
+                run.log_artifact(result.path / name)
         tell(create_markdown_artifact, (result.path / "report.md").read_text(encoding="utf-8"), key="evaluation-report")
+        stage.refuse_failures(result)
         decision = decide(config, model_name(config), result, checkpoint, workspace)
         promoted = decision is not None and decision.promoted
         run.judge_model(model_name(config), checkpoint, tags_of(decision, result, checkpoint), champion=promoted)

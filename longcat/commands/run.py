@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
+from longcat.commands.options import ConfigFile, Json, Overrides, Preset, Rehash, WorkspacePath
+from longcat.hash_memory import REHASH
 
 
 def flow_command(flow: str, title: str) -> Callable[..., None]:
@@ -25,8 +26,9 @@ def flow_command(flow: str, title: str) -> Callable[..., None]:
         set_: Overrides = None,
         workspace: WorkspacePath = Path("workspace"),
         as_json: Json = False,
+        rehash: Rehash = False,
     ) -> None:
-        run_flow(flow, preset, config, set_, workspace, as_json)
+        run_flow(flow, preset, config, set_, workspace, as_json, rehash=rehash)
 
     command.__doc__ = title
     return command
@@ -40,9 +42,10 @@ def run_flow(
     workspace: Path,
     as_json: bool,
     checkpoint: str | None = None,
+    rehash: bool = False,
 ) -> None:
     """Run a flow in this process and print its summary."""
-    summary = flow_summary(flow, preset, config, overrides, workspace, as_json, checkpoint)
+    summary = flow_summary(flow, preset, config, overrides, workspace, as_json, checkpoint, rehash=rehash)
     from longcat.terminal import print_summary
 
     if as_json:
@@ -59,8 +62,11 @@ def flow_summary(
     workspace: Path,
     quiet: bool,
     checkpoint: str | None = None,
+    rehash: bool = False,
 ) -> dict[str, Any]:
     """Run a flow in this process, with its progress on the terminal unless `quiet`, and return its summary."""
+    if rehash:
+        os.environ[REHASH] = "1"
     from flows.dag import check, stages_of
     from longcat.artifact import Workspace
     from longcat.config import load_config

@@ -33,7 +33,7 @@ def held_out_sources(corpus: CorpusConfig, tokens: Path) -> list[list[str]]:
     names = [str(source["name"]) for source in documents.facts.sources]
     blocks = read_json(documents.path / BLOCKS)
     source_at = {
-        (f"{blocks[block]}.tokens.npy", begin): names[source]
+        (documents.path / f"{blocks[block]}.tokens.npy", begin): names[source]
         for block, begin, source in table[["block", "begin", "source"]][chosen].tolist()
     }
     found: list[list[str]] = []
@@ -42,7 +42,7 @@ def held_out_sources(corpus: CorpusConfig, tokens: Path) -> list[list[str]]:
         rows: list[list[str]] = [[] for _ in range(packed.rows)]
         order = np.lexsort((packed.column, packed.row))
         for row, document in zip(packed.row[order].tolist(), packed.segments.document[order].tolist(), strict=True):
-            file = task.files[int(task.file_of[document])].name
+            file = task.files[int(task.file_of[document])]
             rows[row].append(source_at[file, int(task.begins[document])])
         found += rows
     return found

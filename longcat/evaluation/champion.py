@@ -204,7 +204,8 @@ def _measured(subject: str, config: PipelineConfig, evaluation: Artifact[Any], w
     else:
         found = {name: settings[name] for name in settings if name not in {*_OF_HELD_OUT, *_NAMES} or name in _OF_BOTH}
         tasks = evaluation.manifest["identity"].get("suites", {}).get("tasks", {})
-        found["version of the task"] = tasks.get(subject)
+        parts = [part for of in tasks.values() if isinstance(of, list) for part in of if part["name"] == subject]
+        found["version of the task"] = [tasks.get("lm_eval"), tasks.get(subject, parts)]
     return json.loads(json.dumps(found))
 
 

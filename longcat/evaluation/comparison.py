@@ -12,7 +12,7 @@ from longcat.artifact import Artifact, Facts, Recipe, Workspace, read_manifest, 
 from longcat.errors import ArtifactError, ConfigError, DataError
 from longcat.evaluation import bootstrap
 from longcat.evaluation.champion import held_out_text
-from longcat.evaluation.gates import lower_is_better
+from longcat.evaluation.gates import is_score, lower_is_better
 from longcat.evaluation.held_out import SEQUENCES
 from longcat.evaluation.stage import EvaluationFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
@@ -187,14 +187,6 @@ def curves(evaluations: Sequence[Evaluation], workspace: Path) -> dict[str, list
                 if value is not None and is_score(name):
                     found.setdefault(name, []).append([float(tokens), value])
     return {name: sorted(points) for name, points in found.items() if len({tokens for tokens, _ in points}) > 1}
-
-
-def is_score(name: str) -> bool:
-    """Return whether a figure is a score of a checkpoint, and no count, chance line or standard error."""
-    metric = name.rpartition("/")[2]
-    if metric.endswith(("_stderr", "_chance")) or metric.startswith(("unigram_", "ngram_")):
-        return False
-    return metric not in ("documents", "truncated", "few_shot", "sequences", "bytes", "baseline_tokens")
 
 
 def describe(evaluation: Evaluation, workspace: Path) -> dict[str, Any]:

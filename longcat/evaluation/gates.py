@@ -30,6 +30,14 @@ def lower_is_better(score: str) -> bool:
     return _LOWER_IS_BETTER.search(metric) is not None
 
 
+def is_score(name: str) -> bool:
+    """Return whether a figure is a score of a checkpoint, and no count, chance line or standard error."""
+    metric = name.rpartition("/")[2]
+    if metric.endswith(("_stderr", "_chance")) or metric.startswith(("unigram_", "ngram_")):
+        return False
+    return metric not in ("documents", "truncated", "few_shot", "sequences", "bytes", "baseline_tokens")
+
+
 def judge(gates: Sequence[Gate], scores: Mapping[str, float], champion: Mapping[str, float] | None) -> list[Judgement]:
     """Judge scores by every gate; what is no number passes none.
 

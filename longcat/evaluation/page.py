@@ -13,6 +13,7 @@ from jinja2 import Environment
 
 from longcat import figures
 from longcat.disk import write_text
+from longcat.evaluation.gates import is_score
 from longcat.figures import BLUE, GREY, INK, ORANGE, canvas
 from longcat.page import STYLE
 from longcat.unpacking import parse_json, read_json
@@ -38,8 +39,8 @@ blockquote.right { border-left-color: #2b8a3e; } blockquote.wrong { border-left-
 <h1>Checkpoint evaluation</h1>
 <p class="lead">{{ lead }}</p>
 <h2>Scores</h2>
-<table class="stack"><thead><tr><th>score</th><th class="n">value</th><th class="n">± standard error</th><th class="n">chance</th></tr></thead><tbody>
-{% for row in rows %}<tr><td class="wrap title">{{ row.subject }}<br><span class="note">{{ row.metric }}</span></td><td class="n" data-label="value">{{ row.value|number }}</td><td class="n" data-label="± standard error">{{ row.stderr|number }}</td><td class="n" data-label="chance">{{ row.chance|number }}</td></tr>
+<table class="stack"><thead><tr><th>score</th><th class="n">value</th><th class="n">± standard error</th><th class="n">chance</th><th class="n">items</th></tr></thead><tbody>
+{% for row in rows %}<tr><td class="wrap title">{{ row.subject }}<br><span class="note">{{ row.metric }}</span></td><td class="n" data-label="value">{{ row.value|number }}</td><td class="n" data-label="± standard error">{{ row.stderr|number }}</td><td class="n" data-label="chance">{{ row.chance|number }}</td><td class="n" data-label="items">{{ "{:,.0f}".format(row["items"]) if row["items"] else "–" }}</td></tr>
 {% endfor %}</tbody></table>
 <p class="note">Chance: what guessing gets; for held-out text, what a unigram model of the training text gets. – where it is not known.</p>
 {% if pictures.position %}<h2>Held-out text, from inside</h2>
@@ -82,17 +83,18 @@ def write(directory: Path, scores: Mapping[str, Mapping[str, float]], lead: str)
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Return each score with its standard error and its chance line."""
+    """Return each score with its standard error, its chance line and the number of items."""
     rows = []
     for subject, metrics in scores.items():
         for metric, value in metrics.items():
-            if metric.endswith(("_stderr", "_chance")) or metric.startswith(("unigram_", "ngram_")):
+            if not is_score(f"{subject}/{metric}"):
                 continue
             rows.append(
                 {
                     "subject": subject,
                     "metric": metric.replace("_", " "),
                     "value": value,
+                    "items": metrics.get("documents", metrics.get("sequences")),
                     "stderr": metrics.get(f"{metric}_stderr"),
                     "chance": metrics.get(f"{metric}_chance", metrics.get(f"unigram_{metric}")),
                 }

@@ -6,12 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from longcat.accelerator import choose
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import write_text
-from longcat.errors import ArtifactError
+from longcat.errors import ArtifactError, EvaluationError
 from longcat.evaluation.champion import last_decision
 from longcat.evaluation.page import PAGE, write
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
@@ -34,6 +36,8 @@ class EvaluationFacts(Facts):
     """Metrics by subject: `held_out`, and each task by its name."""
     headlines: list[str]
     """Headline of each suite that has one, in the order of the suites."""
+    failures: dict[str, str] = Field(default_factory=dict)
+    """Why a task has no scores, by its name."""
 
     @property
     def headline(self) -> str:
@@ -77,7 +81,7 @@ def evaluate(
     """Score a checkpoint by the suites of `evaluation.suites`.
 
     Returns:
-        An `evaluation` artifact: `result.json`, `report.md`, `report.html`, and files of suites.
+        An `evaluation` artifact: `result.json`, `report.md`, `report.html`, and what suites add; see `refuse_failures`.
 
     Raises:
         ArtifactError: the checkpoint was trained with another tokenizer.
@@ -131,6 +135,19 @@ def evaluate(
         return EvaluationFacts(
             scores=all_scores,
             headlines=headlines,
+            failures={subject: reason for one in outcomes for subject, reason in one.failures.items()},
         )
 
     return workspace.materialize(recipe, build, resumable=True, same_code=True, scratch=(_KEPT,))
+
+
+def refuse_failures(evaluation: Artifact[EvaluationFacts]) -> None:
+    """Fail for a task without scores, after those of the others have been recorded.
+
+    Raises:
+        EvaluationError: a task failed; says why, and where the others' scores are.
+    """
+    failures = evaluation.facts.failures
+    if failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise EvaluationError(f"tasks without scores: {reasons}; the others are in {evaluation.path / 'report.md'}")

@@ -58,6 +58,8 @@ class Scores:
     """Section of the report, with its heading."""
     headline: str = ""
     """Short result for the table of stages; empty for none."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why a subject has no scores; the stage fails when it has written those of the others."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def judged(tmp_path):
         text(tokens, keys)
         config = load_config("smoke", overrides=[f"evaluation.gates=[{gates}]", *overrides])
         parents = [{"kind": "tokens", "digest": tokens}, {"kind": "checkpoint", "digest": name}]
-        suites = {"tasks": {"t": config.evaluation.task_limit}}
+        suites = {"tasks": {"lm_eval": "1", "group": [{"name": "t", "files": [config.evaluation.task_limit]}]}}
         manifest = {"parents": parents, "identity": {"suites": suites}}
         facts = EvaluationFacts(scores={"held_out": {"bits_per_byte": bits}, "t": {"acc": 0.5}}, headlines=[])
         scores = Artifact("evaluation", f"e{name}", tmp_path / "evaluation" / f"e{name}", manifest, facts)

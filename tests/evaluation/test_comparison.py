@@ -7,7 +7,8 @@ import pytest
 
 from longcat.artifact import Artifact, Workspace
 from longcat.errors import ConfigError, DataError
-from longcat.evaluation.comparison import compare, compare_items, curves, is_score
+from longcat.evaluation.comparison import compare, compare_items, curves
+from longcat.evaluation.gates import is_score
 from longcat.evaluation.stage import EvaluationFacts
 
 ITEMS = 200
