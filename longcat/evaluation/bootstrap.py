@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -86,6 +88,16 @@ def unpaired(
     (before, after) = (pair[0].sum() / pair[1].sum() for pair in pairs)
     drawn = draws[1][0] / draws[1][1] - draws[0][0] / draws[0][1]
     return _difference(before, after, drawn, min(pair.shape[1] for pair in pairs), level)
+
+
+def sign_test(gained: int, lost: int) -> float:
+    """Return the exact two-sided p-value of answers that changed in one direction or the other (McNemar 1947).
+
+    With few changes the bootstrap's p-value is too small: it cannot draw a change that was not seen.
+    """
+    changed, fewer = gained + lost, min(gained, lost)
+    tail = sum(math.comb(changed, number) for number in range(fewer + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**changed)))
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:

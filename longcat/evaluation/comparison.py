@@ -19,7 +19,7 @@ from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.provenance import code_of
 from longcat.unpacking import parse_json
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 SIGNIFICANT = 0.05
 _SAMPLES = "samples"
 
@@ -64,7 +64,7 @@ class Row:
     def effect(self) -> str:
         """Return the difference in words."""
         if self.gained is not None:
-            change = f"{self.gained} items gained, {self.lost} lost"
+            change = f"{self.gained} of {self.items} items gained, {self.lost} lost"
             return f"{change}, {100 * (self.second - self.first):+.1f} percentage points"
         if self.first:
             return f"{100 * (self.second / self.first - 1):+.2f} %"
@@ -276,6 +276,7 @@ def _task(task: str, first: list[dict[str, Any]], second: list[dict[str, Any]]) 
 def _row(
     subject: str, metric: str, found: bootstrap.Difference, gained: int | None, lost: int | None, *, paired: bool = True
 ) -> Row:
+    p = found.p if gained is None or lost is None else max(found.p, bootstrap.sign_test(gained, lost))
     return Row(
         subject=subject,
         metric=metric,
@@ -283,8 +284,8 @@ def _row(
         second=found.second,
         low=found.low,
         high=found.high,
-        p=found.p,
-        adjusted_p=found.p,
+        p=p,
+        adjusted_p=p,
         items=found.items,
         gained=gained,
         lost=lost,

@@ -31,7 +31,9 @@ def lower_is_better(score: str) -> bool:
 
 
 def is_score(name: str) -> bool:
-    """Return whether a figure is a score of a checkpoint, and no count, chance line or standard error."""
+    """Return whether a figure is a score of a whole, and no part of one, count, chance line or standard error."""
+    if name.startswith("intrinsic/bits_per_byte."):
+        return False
     metric = name.rpartition("/")[2]
     if metric.endswith(("_stderr", "_chance")) or metric.startswith(("unigram_", "ngram_")):
         return False

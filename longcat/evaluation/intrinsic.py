@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,9 @@ from longcat.progress import Progress
 RESULT = "intrinsic.json"
 BINS = 10
 """Of the reliability diagram, equally wide."""
+_UNSAFE = re.compile(r"[^\w-]+")
+_RARE = 0.02
+"""Part of the tokens below which a language is one of the others: short texts are often taken for rare languages."""
 _SHORTEST = 20
 """Characters of a text from which on its language is told."""
 
@@ -56,13 +60,12 @@ def _run(checkpoint: Checkpoint) -> Scores:
         "experts": seen["experts"],
     }
     write_json(checkpoint.directory / RESULT, result)
-    figures = {
-        f"{group.removeprefix('by ')}: {name}": one["bits_per_byte"]
-        for group in ("by source", "by language", "by kind of token")
+    scores = {
+        f"bits_per_byte.{short}.{_UNSAFE.sub('_', name)}": one["bits_per_byte"]
+        for group, short in (("by source", "source"), ("by language", "language"), ("by kind of token", "kind"))
         for name, one in result[group].items()
         if one["bits_per_byte"] is not None
     }
-    scores = {f"bits_per_byte of {name}": value for name, value in figures.items()}
     error = result["calibration"]["ece"]
     zero = seen["experts"]["zero_fraction"]
     return Scores({"intrinsic": {"ece": error, "zero_expert_fraction": zero, **scores}}, _markdown(result))
@@ -206,6 +209,10 @@ def _documents(
             languages[place][inside] = language(text) if len(text) >= _SHORTEST else "too short"
             if sources is not None:
                 names[place][inside] = sources[number][document]
+    known = (rows.targets != IGNORE) & (languages != "")
+    for code in set(languages[known].tolist()):
+        if (languages[known] == code).mean() < _RARE:
+            languages[languages == code] = "other"
     return names, languages
 
 

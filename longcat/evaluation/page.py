@@ -187,6 +187,7 @@ def _experts(inside: Mapping[str, Any], narrow: bool) -> Figure:
     shown = axes.imshow(values, aspect="auto", cmap="Blues", vmin=0, vmax=100)
     axes.grid(visible=False)
     axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
+    axes.set_xticks(range(0, len(layers), max(1, len(layers) // 12)))
     axes.set_xlabel("layer")
     figure.colorbar(shown, ax=axes, label="zero-expert slots (%)")
     return figure

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from longcat.evaluation.bootstrap import adjusted, paired, unpaired
+from longcat.evaluation.bootstrap import adjusted, paired, sign_test, unpaired
 
 
 def items(seed, difference, count=60):
@@ -70,3 +70,9 @@ def test_several_comparisons_at_once():
     assert adjusted([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert adjusted([0.9, 0.8]) == [1.0, 1.0]
     assert adjusted([]) == []
+
+
+def test_few_changes_are_no_proof():
+    assert sign_test(5, 0) == sign_test(0, 5) == 0.0625
+    assert (sign_test(0, 0), sign_test(3, 3), sign_test(6, 0)) == (1, 1, 0.03125)
+    assert 0 < sign_test(2000, 1000) < 1e-6

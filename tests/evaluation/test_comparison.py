@@ -68,6 +68,7 @@ def test_better_worse_and_undecided(made, tmp_path):
     assert (rows["same"]["p"], rows["same"]["gained"], rows["same"]["lost"]) == (1, 0, 0)
     page = (found.path / "report.html").read_text()
     assert "The second is better in held_out/bits_per_byte, up/acc and worse in down/acc; 1 without" in page
+    assert "built-in" not in page and '<td class="n" data-label="items">200</td>' in page
     assert page.count("<picture>") == 2  # with curves, as the tokens are known
     assert "| up/acc |" in (found.path / "report.md").read_text().replace("\\_", "_")
     assert compare([first, second], Workspace(tmp_path)).cached
@@ -105,6 +106,13 @@ def test_scores_that_are_not_right_or_wrong(made, tmp_path):
     [_, row], _ = compare_items(made("a", 2, {"t": answers(0)}), made("b", 2, {"t": answers(0.1)}), tmp_path)
     assert (row.name, row.gained, row.verdict) == ("t/f1", None, "better")
     assert row.effect == f"{100 * (row.second / row.first - 1):+.2f} %"
+
+
+def test_five_lost_answers_of_a_hundred_are_no_clear_difference(made, tmp_path):
+    first = [sample(i, float(i < 18)) for i in range(100)]
+    second = [sample(i, float(i < 13)) for i in range(100)]
+    [row], _ = compare_items(made("a", 0, {"t": first}), made("b", 0, {"t": second}), tmp_path)
+    assert (row.gained, row.lost, row.p, row.verdict) == (0, 5, 0.0625, "no clear difference")
 
 
 def test_filters_are_rows_of_their_own(made, tmp_path):
@@ -148,4 +156,7 @@ def test_curves_are_over_tokens(made, tmp_path):
     ]
     assert curves(some, tmp_path) == {"held_out/bits_per_byte": [[1e6, 2.6], [2e6, 2.3], [3e6, 2.1]]}
     assert curves([*some[:1], made("unknown")], tmp_path) == {}
-    assert [is_score(name) for name in ("t/acc", "t/acc_stderr", "t/acc_chance", "t/documents")] == [True, *[False] * 3]
+    assert [
+        is_score(name)
+        for name in ("t/acc", "intrinsic/bits_per_byte.kind.digits", "t/acc_stderr", "t/acc_chance", "t/documents")
+    ] == [True, *[False] * 4]
