@@ -45,7 +45,8 @@ blockquote.right { border-left-color: #2b8a3e; } blockquote.wrong { border-left-
 <p class="note">Chance: what guessing gets; for held-out text, what a unigram model of the training text gets. – where it is not known.</p>
 {% if pictures.position %}<h2>Held-out text, from inside</h2>
 {{ picture("position", "Bits per byte by position in the sequence") }}
-{{ picture("kinds", "Bits per byte by kind of token") }}
+{{ picture("kinds", "Bits per byte by source, language and kind of token") }}
+<p class="note">From above: by source (black), by language (grey), by kind of token (blue).</p>
 <h2>Can its probabilities be believed?</h2>
 {{ picture("calibration", "How often the likeliest token is right, over its probability") }}
 <p class="note">On the line the model is right as often as it says. Mean distance (expected calibration error): {{ ece|number }}.</p>
@@ -157,7 +158,7 @@ def _kinds(inside: Mapping[str, Any], narrow: bool) -> Figure:
     axes.barh(range(len(groups)), [value for _, value, _ in groups], color=[colour for *_, colour in groups])
     axes.set_yticks(range(len(groups)), [name[:24] for name, *_ in groups], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("bits per byte: by source, by language, by kind of token")
+    axes.set_xlabel("bits per byte")
     return figure
 
 

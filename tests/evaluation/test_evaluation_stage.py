@@ -33,7 +33,7 @@ def test_scores_samples_and_failures_are_recorded(smoke_run, smoke_settings, tmp
     said = []
     made = evaluate(config, *parents, workspace=Workspace(tmp_path), report=said.append)
     assert {path.name for path in made.path.iterdir()} == {
-        "result.json", "results.json", "report.md", "samples", "manifest.json",
+        "result.json", "results.json", "report.md", "report.html", "held_out.jsonl", "samples", "manifest.json",
     }  # fmt: skip
     assert [path.name for path in (made.path / "samples").iterdir()] == ["python_completion.jsonl"]
     samples = [json.loads(line) for line in (made.path / "samples/python_completion.jsonl").read_text().splitlines()]
