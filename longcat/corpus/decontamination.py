@@ -26,7 +26,7 @@ def evaluation_files(names: list[str]) -> list[Path]:
     """
     files = []
     for name in names:
-        files += sorted(_SETS.glob("*.jsonl")) if name == "data" else [Path(name).expanduser()]
+        files += sorted(_SETS.rglob("*.jsonl")) if name == "data" else [Path(name).expanduser()]
     for path in files:
         if not path.is_file():
             raise DataError(f"corpus.decontaminate: {path} does not exist (relative paths start at {Path.cwd()})")
