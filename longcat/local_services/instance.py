@@ -111,7 +111,7 @@ def split_of(content: str) -> str:
 
 
 def instances(task: Task, language: str, split: str, seed: int) -> Iterator[Instance]:
-    """Draw instances without end; no two have the same content.
+    """Draw instances without end; no two of the evaluation split have the same content.
 
     In each 16 in a row the right answer is four times in each position among the choices, and four times on each place
     among its rivals, independently of one another: neither says anything about it.
@@ -147,7 +147,8 @@ def _draw(
         content = content_of(task.name, draft.facts)
         if content in seen or split_of(content) != split:
             continue
-        seen.add(content)
+        if split == "evaluation":
+            seen.add(content)
         choices = rng.sample(list(draft.wrong), CHOICES - 1)
         choices.insert(position, draft.right)
         return Instance(

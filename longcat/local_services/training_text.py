@@ -13,8 +13,8 @@ from longcat.local_services.text import CUE, DELIMITER, LANGUAGES, REASON
 def training_documents(seed: int, language: str, count: int) -> Iterator[str]:
     """Yield training texts: a question with its answer, in one of several forms.
 
-    Tasks take turns. No instance has the content of one of the evaluation split, whatever the seeds (`split_of`), and none
-    comes twice.
+    Tasks take turns. No instance has the content of one of the evaluation split, whatever the seeds (`split_of`). What a short
+    message asks for comes again after some thousands, in other words and of another order: memory does not grow with `count`.
 
     Args:
         seed: each makes other texts, and the same ones each time.

@@ -56,6 +56,13 @@ def test_the_same_seed_gives_the_same_instances_and_another_seed_others():
     assert some("dispatch", "en", seed=1) != some("dispatch", "en")
 
 
+def test_training_goes_on_beyond_all_there_is_to_say():
+    items = some("intent", "en", "training", count=6000)
+    contents = {item.content for item in items}
+    assert 3000 < len(contents) < 6000
+    assert len({item.question for item in items}) > 5900
+
+
 def test_an_unknown_split_and_an_unknown_language_are_refused():
     with pytest.raises(ValueError, match="there is no split 'test'; there are: evaluation, training"):
         some("dispatch", "en", "test")

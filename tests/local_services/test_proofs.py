@@ -2,9 +2,11 @@
 
 import itertools
 import re
+import sys
 
 import pytest
 
+from longcat.errors import UserError
 from longcat.local_services import intent, stop_order
 from longcat.local_services.city import Place
 from longcat.local_services.instance import instances
@@ -275,3 +277,12 @@ def extended(start, errands, limit):
         return total
 
     return count(start, 0, frozenset(range(len(errands))), frozenset())
+
+
+def test_without_or_tools_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ortools", None)
+    monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
+    errand = Errand(Place(0, 0), 0, Place(1, 1), 9)
+    assert best_route(Place(0, 0), [errand]).cost == 2
+    with pytest.raises(UserError, match=r"pip install 'longcat\[services\]'"):
+        best_route(Place(0, 0), [errand] * 4)
