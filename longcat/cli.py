@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 
 from flows.dag import PIPELINE, STAGES
-from longcat.commands import clean, cluster, mfu, models, presets, tools
+from longcat.commands import clean, cluster, dispatch, mfu, models, presets, tools
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
@@ -45,6 +45,7 @@ for _stage in STAGES:
 app.command()(presets.presets)
 app.command()(mfu.mfu)
 app.command()(models.generate)
+app.command()(dispatch.dispatch)
 app.command()(models.export)
 app.command("import")(models.import_)
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(tools.emulate)

@@ -133,15 +133,19 @@ def simulate(scene: Scene, dispatcher: Dispatcher) -> Hour:
     )
 
 
+def stop_place(orders: Sequence[Order], stop: Stop) -> Place:
+    """Return where a stop is made."""
+    return orders[stop.order].pickup if stop.pickup else orders[stop.order].dropoff
+
+
 def visits_of(position: Position, orders: Sequence[Order]) -> Iterator[Visit]:
     """Yield the stops of a courier's route with the minutes at which they are done."""
     place, minute = position.place, position.free
     for stop in position.route:
-        order = orders[stop.order]
-        goal = order.pickup if stop.pickup else order.dropoff
+        goal = stop_place(orders, stop)
         minute += travel_minutes(place, goal)
         if stop.pickup:
-            minute = max(minute, order.ready)
+            minute = max(minute, orders[stop.order].ready)
         place = goal
         yield Visit(stop, place, minute)
 

@@ -15,7 +15,7 @@ from longcat.local_services.city import Order, Place, Scene, travel_minutes
 from longcat.local_services.proof import ortools_cp_model
 from longcat.local_services.simulation import Choice, Decision, Hour, Position, Route, cost_of, insertions
 
-EFFORT = 20.0
+EFFORT = 6.0
 """Limit of CP-SAT's deterministic time: the same work on each machine, some seconds to a minute."""
 
 
@@ -64,7 +64,7 @@ def best_choice(decision: Decision) -> Choice:
     return Choice(best.courier, best.route)
 
 
-def hindsight(scene: Scene, known: Hour, effort: float = EFFORT) -> Hindsight:
+def hindsight(scene: Scene, known: Hour, effort: float | None = None) -> Hindsight:
     """Search for the least cost of a whole hour whose orders are known beforehand.
 
     One circuit goes through the start of courier 0, his stops, the start of courier 1, and so on. What holds is what holds in the
@@ -73,7 +73,7 @@ def hindsight(scene: Scene, known: Hour, effort: float = EFFORT) -> Hindsight:
     Args:
         scene: couriers and orders.
         known: an hour that was simulated, to start from.
-        effort: limit of CP-SAT's deterministic time.
+        effort: limit of CP-SAT's deterministic time; `EFFORT` if None.
 
     Raises:
         UserError: OR-Tools is not installed.
@@ -140,7 +140,7 @@ def hindsight(scene: Scene, known: Hour, effort: float = EFFORT) -> Hindsight:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = effort
+    solver.parameters.max_deterministic_time = EFFORT if effort is None else effort
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.UNKNOWN):  # what was simulated is a solution
         raise RuntimeError(f"CP-SAT ended with {solver.status_name(status)}")
