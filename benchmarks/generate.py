@@ -41,7 +41,6 @@ def models() -> dict[str, Generator]:
     from longcat.interchange import save_huggingface
     from longcat.interchange.convert import export
     from longcat.model import LongcatModel
-    from longcat.model.generation import generate
 
     ours = LongcatModel(ModelConfig(**SHAPES, initializer_range=0.1)).eval()
     ours.initialize(0)
@@ -49,6 +48,13 @@ def models() -> dict[str, Generator]:
         save_huggingface(ours, Path(folder) / "ours/huggingface")
         export(Path(folder) / "ours", Path(folder) / "theirs")
         theirs = LongcatFlashForCausalLM.from_pretrained(Path(folder) / "theirs", dtype=torch.float32).eval()
+
+    def by_longcat(prompt: list[int], count: int) -> Iterator[int]:
+        tokens, cache = torch.tensor([prompt]), ours.new_cache()
+        for _ in range(count):
+            with torch.inference_mode():
+                tokens = ours.next_logits(tokens, cache).argmax(-1, keepdim=True)
+            yield int(tokens)
 
     def by_transformers(prompt: list[int], count: int) -> Iterator[int]:
         rows, cache = torch.tensor([prompt]), None
@@ -59,7 +65,7 @@ def models() -> dict[str, Generator]:
             yield token
             rows = torch.tensor([[token]])
 
-    return {"longcat": lambda prompt, count: generate(ours, prompt, count), "transformers": by_transformers}
+    return {"longcat": by_longcat, "transformers": by_transformers}
 
 
 def one_round(contenders: dict[str, Generator], prompt: list[int], count: int) -> tuple[Seconds, Seconds, Made]:

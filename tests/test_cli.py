@@ -206,6 +206,12 @@ def test_generate_continues_a_text(longcat, tmp_path):
     assert longcat(*command).stdout == greedy.stdout
     assert longcat(*command, "--temperature", "2", "--seed", "3").stdout != greedy.stdout
     assert "256 positions" in one_error(longcat(*command[:-1], "300"))
+    (tmp_path / "prompts.txt").write_text("some words\nto learn\n")
+    several = longcat(*command, "--prompt", "from", "--prompts", tmp_path / "prompts.txt", "--json")
+    found = [json.loads(line) for line in several.stdout.splitlines()]
+    assert [one["prompt"] for one in found] == ["some words", "from", "some words", "to learn"]
+    assert found[0] == found[2]
+    assert found[0]["prompt"] + found[0]["text"] == greedy.stdout.removesuffix("\n")
 
 
 def test_export_and_import_go_around(longcat, tmp_path):

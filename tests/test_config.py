@@ -204,6 +204,7 @@ FIELDS = {
     "training.node_names": (["a"], set()),
     "training.node_wait_s": (30, set()),
     "training.head": ("127.0.0.1:29400", set()),
+    "training.slurm.queue_wait_s": (30, set()),
     "training.slurm.partition": ("a", set()),
     "training.slurm.account": ("a", set()),
     "training.slurm.time": ("1:00", set()),
@@ -274,6 +275,8 @@ FIELDS = {
     "evaluation.tasks": (["other"], set()),
     "evaluation.task_limit": (3, set()),
     "evaluation.batch_sequences": (3, set()),
+    "evaluation.precision": ("bf16", set()),
+    "evaluation.processes": (2, set()),
 }
 SOURCE_FIELDS = {
     "kind": ("stdlib", True),

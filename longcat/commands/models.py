@@ -58,8 +58,9 @@ def generate(
     asked = [Prompt(opened.encode(text), sampling, tuple(stop or ())) for text in texts]
     runner = Runner(opened)
     if len(texts) == 1 and not as_json:
+        pieces = runner.stream(asked[0])
         print(plain(texts[0]), end="", flush=True)
-        for text in runner.stream(asked[0]):
+        for text in pieces:
             print(plain(text), end="", flush=True)
         print(flush=True)
         return

@@ -5,6 +5,7 @@ Every field says what it does in the line below it. A field marked `RUNTIME` can
 `identity`.
 """
 
+from longcat.config.benchmark import BenchmarkConfig, SweepConfig
 from longcat.config.corpus import (
     CorpusConfig,
     LongDocumentsConfig,
@@ -13,12 +14,12 @@ from longcat.config.corpus import (
     QualityConfig,
     SourceConfig,
 )
+from longcat.config.evaluation import EvaluationConfig
 from longcat.config.identity import identity
 from longcat.config.load import all_keys, load_config, preset_names
 from longcat.config.model import ModelConfig, NgramConfig, RopeScalingConfig, SparseAttentionConfig
 from longcat.config.parallel import ParallelConfig
 from longcat.config.section import RUNTIME
-from longcat.config.stages import BenchmarkConfig, EvaluationConfig, SweepConfig
 from longcat.config.training import (
     BalanceConfig,
     LossConfig,

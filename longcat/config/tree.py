@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from longcat.config.benchmark import BenchmarkConfig
 from longcat.config.corpus import TRAINED_END_OF_TEXT, CorpusConfig
+from longcat.config.evaluation import EvaluationConfig
 from longcat.config.model import ModelConfig
 from longcat.config.parallel import ParallelConfig
 from longcat.config.section import RUNTIME, Section
-from longcat.config.stages import BenchmarkConfig, EvaluationConfig
 from longcat.config.tokenizer_file import end_of_text
 from longcat.config.training import TrainingConfig
 from longcat.errors import UserError

@@ -7,19 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from tokenizers import Tokenizer
 
 from longcat.artifact import sha256_file
 from longcat.corpus.readers.jsonl import json_lines
 from longcat.errors import ConfigError
-from longcat.evaluation.perplexity import TokenModel
-from longcat.inference.opening import OpenCheckpoint
-from longcat.inference.requests import Prompt
+from longcat.inference.requests import Continuation, Prompt
 from longcat.inference.runner import Runner
 from longcat.inference.sampling import Sampling
-from longcat.model.transformer import LongcatModel
 from longcat.provenance import ROOT
 
 TASKS = ROOT / "data/evaluation"
@@ -49,26 +44,12 @@ def identity_of(names: list[str]) -> dict[str, list[str]]:
     return {name: [sha256_file(path) for path in paths] for name, paths in task_files(names).items()}
 
 
-def score(
-    model: TokenModel,
-    tokenizer: Tokenizer,
-    names: list[str],
-    *,
-    end_of_text: int,
-    length: int,
-    batch: int,
-    limit: int | None,
-    seed: int,
-) -> dict[str, dict[str, float]]:
+def score(runner: Runner, names: list[str], *, limit: int | None, seed: int) -> dict[str, dict[str, float]]:
     """Run tasks of lm-evaluation-harness.
 
     Args:
-        model: the model.
-        tokenizer: the model's tokenizer.
+        runner: asks the model.
         names: names of tasks in data/evaluation.
-        end_of_text: token that precedes a text without context, and that ends a generated text.
-        length: maximum number of tokens in the model's input.
-        batch: sequences scored at once.
         limit: maximum number of documents per task; all if None.
         seed: random seed of the harness.
 
@@ -88,7 +69,7 @@ def score(
         task = yaml.safe_load(yaml_path.read_text(encoding="utf-8"))
         tasks.append({**task, "dataset_kwargs": {"data_files": {"test": str(data)}}})
     outcome = lm_eval.simple_evaluate(
-        model=adapter(model, tokenizer, end_of_text=end_of_text, length=length, batch=batch),
+        model=adapter(runner),
         tasks=tasks,
         task_manager=TaskManager(include_defaults=False),
         limit=limit,
@@ -110,63 +91,39 @@ def score(
     }
 
 
-def adapter(model: TokenModel, tokenizer: Tokenizer, *, end_of_text: int, length: int, batch: int) -> Any:
-    """Wrap one of our models as a model of lm-eval; see `score` for the arguments."""
+def adapter(runner: Runner) -> Any:
+    """Wrap a runner as a model of lm-eval."""
     from lm_eval.api.model import TemplateLM
 
     class Adapter(TemplateLM):
-        """A model of lm-eval that scores continuations sorted by length, in batches of one fixed size."""
+        """A model of lm-eval that asks the runner."""
 
         @property
         def eot_token_id(self) -> int:
-            return end_of_text
+            return runner.checkpoint.end_of_text
 
         def tok_encode(self, string: str, **_: Any) -> list[int]:
-            ids: list[int] = tokenizer.encode(string, add_special_tokens=False).ids
-            return ids
+            return runner.checkpoint.encode(string)
 
         def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
-            results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-            order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
-            for start in range(0, len(order), batch):
-                part = order[start : start + batch]
-                rows = [(requests[i][1] + requests[i][2])[-(length + 1) :] for i in part]
-                width = max(map(len, rows)) - 1
-                padded = torch.full((batch, width), end_of_text)
-                padding = torch.ones(batch, width, dtype=torch.bool)
-                for row, ids in enumerate(rows):
-                    padded[row, : len(ids) - 1] = torch.tensor(ids[:-1])
-                    padding[row, : len(ids) - 1] = False
-                with torch.inference_mode():
-                    if isinstance(model, LongcatModel):
-                        scores = model.logits(padded, padding=padding).log_softmax(-1)
-                    else:
-                        scores = model(padded).float().log_softmax(-1)
-                for row, (index, ids) in enumerate(zip(part, rows, strict=True)):
-                    count = min(len(requests[index][2]), len(ids) - 1)
-                    targets = torch.tensor(ids[-count:])
-                    here = scores[row, len(ids) - 1 - count : len(ids) - 1]
-                    likelihood = here.gather(1, targets[:, None]).sum()
-                    results[index] = (float(likelihood), bool((here.argmax(-1) == targets).all()))
-            return results
+            asked = [Continuation(context, continuation) for _, context, continuation in requests]
+            return [(found.nats, found.greedy) for found in runner.likelihoods(asked)]
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
             results = []
             for request in requests:
-                ids = self.tok_encode(request.args[0])
+                ids, length = self.tok_encode(request.args[0]), runner.window
                 pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
-                scored = self._loglikelihood_tokens([(None, [end_of_text], piece) for piece in pieces])
+                scored = self._loglikelihood_tokens([(None, [self.eot_token_id], piece) for piece in pieces])
                 results.append(sum(value for value, _ in scored))
             return results
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-            assert isinstance(model, LongcatModel)
-            checkpoint = OpenCheckpoint(Path(), model, tokenizer, end_of_text, None, "fp32")
             prompts = []
             for request in requests:
                 prompt, options = request.args
                 sampling = Sampling(int(options.get("max_gen_toks", 64)))
                 prompts.append(Prompt(self.tok_encode(prompt), sampling, options.get("until", [])))
-            return [made.text for made in Runner(checkpoint, batch_sequences=batch).generate(prompts)]
+            return [made.text for made in runner.generate(prompts)]
 
     return Adapter()

@@ -38,6 +38,7 @@ def _run(checkpoint: Checkpoint) -> Scores:
         evaluation.batch_sequences,
         lambda done: report(Progress("evaluate", done / len(held_out), 1, f"{done} held-out sequences")),
         mask_documents=config.training.mask_documents,
+        device=checkpoint.opened.device,
     )
     report(Progress("evaluate", 1, 1, "counting n-grams"))
     rows = trained_rows(config, corpus)

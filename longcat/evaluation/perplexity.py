@@ -27,18 +27,24 @@ def model_bits(
     on_batch: Callable[[int], None] = lambda done: None,
     *,
     mask_documents: bool = False,
+    device: torch.device | None = None,
 ) -> float:
     """Sum -log2 p over all targets that are not ignored, in fp32, in batches of one fixed size.
 
-    With `mask_documents` the model gets the document of each token, and keeps documents apart.
+    With `mask_documents` the model gets the document of each token, and keeps documents apart. The model is on the
+    `device`, the CPU if None.
     """
+
+    def on_device(numbers: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(numbers).to(device)
+
     bits = 0.0
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
             part = slice(start, start + batch)
-            inputs = {"documents": torch.from_numpy(rows.documents[part])} if mask_documents else {}
-            logits = model(torch.from_numpy(rows.tokens[part]), **inputs).float()
-            targets = torch.from_numpy(rows.targets[part])
+            inputs = {"documents": on_device(rows.documents[part])} if mask_documents else {}
+            logits = model(on_device(rows.tokens[part]), **inputs).float()
+            targets = on_device(rows.targets[part])
             nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
             bits += float(nats) / math.log(2)
             on_batch(min(start + batch, len(rows)))

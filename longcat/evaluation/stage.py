@@ -6,19 +6,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from longcat.accelerator import choose
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import write_text
 from longcat.errors import ArtifactError
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
+from longcat.inference.opening import settle_precision
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 _KEPT = "suites"
 """Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 
@@ -80,22 +82,26 @@ def evaluate(
         raise ArtifactError(
             f"{checkpoint.path} was trained with tokenizer {digest[:12]}, {tokens.path} has {corpus.tokenizer_sha256[:12]}"
         )
+    accelerator = choose(config.accelerator)
+    precision = settle_precision(config.evaluation.precision, accelerator)
     recipe = Recipe(
         kind="evaluation",
         facts=EvaluationFacts,
         version=STAGE_VERSION,
-        identity={"evaluation": identity(config.evaluation), "suites": suite_identities(config)},
+        identity={
+            "evaluation": identity(config.evaluation),
+            "device": [accelerator.kind, precision],
+            "suites": suite_identities(config),
+        },
         parents=(tokens, checkpoint),
         sources=code_of(__name__, *(BUILT_IN[n].partition(":")[0] for n in config.evaluation.suites if n in BUILT_IN)),
     )
 
     def build(directory: Path) -> EvaluationFacts:
-        from longcat.corpus.tokenizer import open_tokenizer
-        from longcat.interchange.folder import load_huggingface
+        from longcat.inference.opening import open_checkpoint
 
         suites = {name: find_suite(name) for name in config.evaluation.suites}
-        folder = CheckpointFolder(checkpoint.path)
-        model, tokenizer = None, open_tokenizer(folder.tokenizer)
+        opened = None
         outcomes = []
         for number, suite in enumerate(suites.values()):
 
@@ -104,8 +110,8 @@ def evaluate(
 
             kept = directory / _KEPT / f"{number}.json"
             if not kept.is_file():
-                model = model or load_huggingface(folder.huggingface)
-                scores = suite.run(Checkpoint(config, corpus, model, tokenizer, part))
+                opened = opened or open_checkpoint(checkpoint.path, None, accelerator, precision)
+                scores = suite.run(Checkpoint(config, corpus, opened, part))
                 kept.parent.mkdir(exist_ok=True)
                 write_json(kept, asdict(scores))
             outcomes.append(Scores(**read_json(kept)))

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from longcat.config import PipelineConfig
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ConfigError
+from longcat.inference.opening import OpenCheckpoint
 from longcat.model.transformer import LongcatModel
 from longcat.progress import Reporter
 
@@ -29,9 +30,18 @@ class Checkpoint:
 
     config: PipelineConfig
     corpus: TokenCorpus
-    model: LongcatModel
-    tokenizer: Tokenizer
+    opened: OpenCheckpoint
     report: Reporter
+
+    @property
+    def model(self) -> LongcatModel:
+        """Return the model, on its accelerator."""
+        return self.opened.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the model's tokenizer."""
+        return self.opened.tokenizer
 
 
 @dataclass(frozen=True)

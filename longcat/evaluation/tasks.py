@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from longcat.config import PipelineConfig
 from longcat.evaluation.harness import identity_of, score
 from longcat.evaluation.suites import Checkpoint, Scores, Suite
+from longcat.inference.runner import Runner
 from longcat.printable import markdown_text
 from longcat.progress import Progress
 
@@ -14,20 +15,12 @@ _NO_SCORES = ("version", "documents", "sample_len")
 
 
 def _run(checkpoint: Checkpoint) -> Scores:
-    evaluation, corpus = checkpoint.config.evaluation, checkpoint.corpus
+    evaluation = checkpoint.config.evaluation
     if not evaluation.tasks:
         return Scores({}, "")
     checkpoint.report(Progress("evaluate", 0, 1, f"tasks: {', '.join(evaluation.tasks)}"))
-    scores = score(
-        checkpoint.model,
-        checkpoint.tokenizer,
-        evaluation.tasks,
-        end_of_text=corpus.end_of_text,
-        length=corpus.sequence_length,
-        batch=evaluation.batch_sequences,
-        limit=evaluation.task_limit,
-        seed=checkpoint.config.seed,
-    )
+    runner = Runner(checkpoint.opened, batch_sequences=evaluation.batch_sequences, processes=evaluation.processes)
+    scores = score(runner, evaluation.tasks, limit=evaluation.task_limit, seed=checkpoint.config.seed)
     return Scores(scores, _markdown(scores))
 
 

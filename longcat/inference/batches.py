@@ -13,6 +13,8 @@ from longcat.errors import ConfigError
 from longcat.inference.requests import Continuation
 
 Tokens = tuple[int, ...]
+Fitted = tuple[Tokens, Tokens, int]
+"""Context, continuation and the number of tokens cut off at the left, see `fit`."""
 FEWEST_SAVED = 512
 """Tokens that a common beginning has to save: it takes a forward pass of its own, and a copy for each context."""
 
@@ -53,7 +55,7 @@ class Batch:
         return sum(len(numbers) for context in self.contexts for numbers in context.continuations.values())
 
 
-def fit(request: Continuation, end_of_text: int, window: int) -> tuple[Tokens, Tokens, int]:
+def fit(request: Continuation, end_of_text: int, window: int) -> Fitted:
     """Cut a context at the left so that it goes through the model with its continuation, whose last token does not have to.
 
     Returns:
@@ -67,6 +69,16 @@ def fit(request: Continuation, end_of_text: int, window: int) -> tuple[Tokens, T
         raise ConfigError(f"a continuation has {len(tokens)} tokens, more than the {window} that the model reads")
     dropped = max(0, len(context) + len(tokens) - window - 1)
     return context[dropped:], tokens, dropped
+
+
+def plan(fitted: Sequence[Fitted], most_rows: int, most_tokens: int, alone_from: int) -> list[Batch]:
+    """Put requests that are not empty into batches; see `make_batches` for the limits."""
+    contexts: dict[Tokens, dict[Tokens, list[int]]] = {}
+    for number, (context, tokens, _) in enumerate(fitted):
+        if tokens:
+            contexts.setdefault(context, {}).setdefault(tokens, []).append(number)
+    asked = [Context(tokens, continuations) for tokens, continuations in contexts.items()]
+    return make_batches(asked, most_rows, most_tokens, alone_from)
 
 
 def make_batches(contexts: Sequence[Context], most_rows: int, most_tokens: int, alone_from: int) -> list[Batch]:

@@ -20,7 +20,7 @@ from longcat.errors import ConfigError, DataError
 from longcat.interchange.checkpoint_folder import TOKENIZER_CONFIG, TOKENIZER_FILES, model_folder, tokenizer_of
 from longcat.interchange.folder import INDEX, HuggingFaceFolder, load_huggingface
 from longcat.model.transformer import LongcatModel
-from longcat.unpacking import read_bounded
+from longcat.unpacking import parse_json, read_bounded
 
 Precision = Literal["fp32", "bf16"]
 AskedPrecision = Literal["auto", "fp32", "bf16"]
@@ -199,8 +199,8 @@ def read_chat_template(folder: Path) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_bounded(path))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(read_bounded(path))
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"cannot read {path}: expected an object, found {type(content).__name__}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from longcat.errors import DataError
-from longcat.unpacking import read_bounded
+from longcat.unpacking import parse_json, read_bounded
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -32,8 +31,8 @@ def read_prompts(path: Path) -> list[str]:
 
 def _prompt(line: str, where: str) -> str:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(line)
+    except ValueError as error:
         raise DataError(f"{where}: broken JSON ({error})") from None
     if isinstance(value, dict):
         value = value.get("prompt")

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from longcat.errors import ConfigError
-from longcat.inference.batches import Batch, Context, Tokens, fit, make_batches
+from longcat.inference.batches import fit, plan
 from longcat.inference.decoder import Decoder
 from longcat.inference.likelihoods import Score, Scorer
 from longcat.inference.opening import OpenCheckpoint
+from longcat.inference.ranks import Limits, score_over_ranks
 from longcat.inference.requests import Continuation, Generated, Likelihood, Prompt, Reason
 
 OnDone = Callable[[int], None]
@@ -30,6 +31,7 @@ class Runner:
         batch_sequences: int = 32,
         batch_tokens: int = 16_384,
         window: int | None = None,
+        processes: int = 1,
     ) -> None:
         """Make a runner.
 
@@ -39,6 +41,7 @@ class Runner:
             batch_tokens: most tokens at a time, with padding; one text may have more. The cache of texts holds four times
                 as many.
             window: tokens of a text that the model reads; as many as it is meant for if None.
+            processes: that likelihoods are divided among, each with the whole model on a device of its own.
 
         Raises:
             ConfigError: the window exceeds the model's positions.
@@ -47,7 +50,7 @@ class Runner:
         self.window = checkpoint.window if window is None else window
         if not 0 < self.window <= checkpoint.window:
             raise ConfigError(f"a window of {self.window} tokens is not between 1 and the model's {checkpoint.window}")
-        self._rows, self._tokens = batch_sequences, batch_tokens
+        self._rows, self._tokens, self._processes = batch_sequences, batch_tokens, processes
 
     def likelihoods(self, requests: Sequence[Continuation], on_done: OnDone = _ignore) -> list[Likelihood]:
         """Compute the log-likelihood of continuations, in the order of the requests.
@@ -56,26 +59,28 @@ class Runner:
 
         Raises:
             ConfigError: a continuation alone is longer than the window.
+            TrainingError: one of several processes failed.
         """
         fitted = [fit(request, self.checkpoint.end_of_text, self.window) for request in requests]
         scores: dict[int, Score] = {number: (0.0, True) for number, (_, of, _) in enumerate(fitted) if not of}
-        batches = self.plan(fitted)
-        scorer = Scorer(self.checkpoint, self._tokens)
-        for batch in batches:
-            scores |= scorer.scores(batch)
-            on_done(len(scores))
+        if self._processes > 1:
+            limits = Limits(self._rows, self._tokens, self._alone_from)
+            empty = len(scores)
+            scores |= score_over_ranks(
+                self.checkpoint, fitted, limits, self._processes, lambda done: on_done(empty + done)
+            )
+        else:
+            scorer = Scorer(self.checkpoint, self._tokens)
+            for batch in plan(fitted, self._rows, self._tokens, self._alone_from):
+                scores |= scorer.scores(batch)
+                on_done(len(scores))
         return [Likelihood(*scores[number], dropped) for number, (_, _, dropped) in enumerate(fitted)]
 
-    def plan(self, fitted: Sequence[tuple[Tokens, Tokens, int]]) -> list[Batch]:
-        """Put requests that `fit` has cut into batches."""
-        contexts: dict[Tokens, dict[Tokens, list[int]]] = {}
-        for number, (context, tokens, _) in enumerate(fitted):
-            if tokens:
-                contexts.setdefault(context, {}).setdefault(tokens, []).append(number)
+    @property
+    def _alone_from(self) -> int:
+        """Return the tokens from which on keys are chosen by pages, which padding would change."""
         sparse = self.checkpoint.model.config.sparse_attention
-        alone_from = self.window + 1 if sparse is None else sparse.hierarchical_from_tokens
-        asked = [Context(tokens, continuations) for tokens, continuations in contexts.items()]
-        return make_batches(asked, self._rows, self._tokens, alone_from)
+        return self.window + 1 if sparse is None else sparse.hierarchical_from_tokens
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
         """Continue one text, and yield it piece by piece as it is made.

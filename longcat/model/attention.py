@@ -14,7 +14,6 @@ from longcat.model.norm import RMSNorm
 from longcat.model.places import local
 from longcat.model.scaling import mla_alignment
 from longcat.ops.attention import causal_attention
-from longcat.ops.documents import readable
 from longcat.ops.rotary import rotate, softmax_sharpening
 from longcat.ops.sparse_attention import sparse_attention
 
@@ -139,8 +138,7 @@ class LatentAttention(Module):
         query = query.transpose(1, 2).reshape(batch, heads * new, -1)
         scores = torch.bmm(query, cached_latents.mT).view(batch, heads, new, length).float() * self.scale
         if new > 1 or context.document_starts is not None:
-            seen = readable(context.document_starts, new, length, scores.device).unsqueeze(-3)
-            scores = scores.masked_fill(~seen, -torch.inf)
+            scores = scores.masked_fill_(context.unread(length), -torch.inf)
         weights = scores.softmax(-1).to(query.dtype).view(batch, heads * new, length)
         latent = torch.bmm(weights, cached_latents[..., : self.kv_rank]).view(batch, heads, new, -1)
         return _by_head(latent.transpose(1, 2), up_value.mT).flatten(2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from longcat.config import Phase
 from longcat.model.cache import Cache
 from longcat.model.places import Places, take
+from longcat.ops.documents import readable
 
 
 class Run(NamedTuple):
@@ -84,6 +85,16 @@ class ForwardContext:
     With a cache it is the column in which the row begins."""
     phase: Phase = "sparse"
     """How attention is trained, if it is sparse."""
+
+    _unread: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def unread(self, keys: int) -> Tensor:
+        """Tell which of so many keys each query must not read, bool `[batch or 1, 1, queries, keys]`; made once for all layers."""
+        if keys not in self._unread:
+            turn = self.turn_heads.cos
+            seen = readable(self.document_starts, turn.shape[-2], keys, turn.device)
+            self._unread[keys] = ~seen.view(-1, 1, *seen.shape[-2:])
+        return self._unread[keys]
 
     @property
     def last_key(self) -> int:

@@ -23,13 +23,14 @@ _WAKE_S = 5.0
 """Seconds between two looks for a supervisor or an agent that somebody has stopped."""
 
 
-def launch(order: Order, *, deadline_s: float, poll: Callable[[], None]) -> None:
+def launch(order: Order, *, deadline_s: float, poll: Callable[[], None], work: str = "training") -> None:
     """Start processes on this machine alone, and wait for their end.
 
     Args:
         order: what to start.
         deadline_s: seconds after which the processes are ended.
         poll: called a few times per second; an exception from it ends the processes.
+        work: what they do, for the message of a deadline that has passed.
 
     Raises:
         TrainingError: a process failed, or `deadline_s` has passed; the message has the first failing rank's cause.
@@ -46,8 +47,8 @@ def launch(order: Order, *, deadline_s: float, poll: Callable[[], None]) -> None
         poll()
         if time.monotonic() > end:
             raise TrainingError(
-                f"training did not finish within training.deadline_s, of which {deadline_s:g} s were left for this attempt; "
-                f"see {logs}"
+                f"{work} did not finish within {'training.deadline_s, of which ' if work == 'training' else ''}"
+                f"{deadline_s:g} s{' were left for this attempt' if work == 'training' else ''}; see {logs}"
             )
 
     outcome = run_agent(order, poll=look)

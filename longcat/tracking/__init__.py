@@ -25,6 +25,7 @@ from typing import Any
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.best_effort import Service, reason
 from longcat.config import PipelineConfig
+from longcat.disk import sync as sync_file
 from longcat.errors import Cancelled, DataError, TrackingError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.provenance import git_commit
@@ -269,6 +270,10 @@ class Sender:
         """
         self._connect()
         while lines := read_lines(self.path, self._sent.offset, _EVENTS_AT_ONCE):
+            try:
+                sync_file(self.path)  # MLflow is never told what a failing disk may take from the journal again
+            except OSError:
+                return  # whoever writes to such a disk tells of it
             try:
                 for offset, line in lines:
                     self._forward(line)

@@ -269,14 +269,14 @@ def _observe(
         before = marks.now()
         trainer.step(step, _batch(trainer, micro_batch * few))
         total = marks.now() - before
-    peaks, ready = [observed.peak_bytes], 0
+    peaks, ready = [*(peak for *_, peak in marks.seen), observed.peak_bytes], 0
     if more:
-        (done, alive, peak_before), (done_after, alive_after, peak_between) = marks.seen
+        (done, alive, _), (done_after, alive_after, _) = marks.seen
         times = more // filling.period(stages)
         total += times * (done_after - done)
         left = times * max(0, alive_after - alive)
         ready = more * (marks.ready or 0) // few  # a pipeline makes room for what it will receive of each
-        peaks = [ready + peak_before, ready + left + peak_between, ready + left + observed.peak_bytes]
+        peaks = [ready + peak + grown for peak, grown in zip(peaks, (0, left, left), strict=True)]
     by_axis: BytesByAxis = {}
     for (axis, collective), amount in total.numbers.items():
         if axis and amount:

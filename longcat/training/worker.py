@@ -6,7 +6,6 @@ It knows nothing of Prefect or MLflow. SIGTERM makes all ranks save a checkpoint
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -26,13 +25,12 @@ from longcat.accelerator import Accelerator, choose
 from longcat.artifact import write_json
 from longcat.corpus.loader import Prefetcher
 from longcat.costs.flops import parameters, training_flops_per_token
-from longcat.disk import NO_ROOM, disk_errors
-from longcat.errors import LongcatError, WorkspaceBusyError
+from longcat.disk import disk_errors
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import check_lease
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
 from longcat.processes.child import die_with_parent
-from longcat.redaction import redact_error
+from longcat.processes.failure import report_failure
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
 from longcat.training.health import Verdict
@@ -283,26 +281,7 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
         with disk_errors(Path(job.directory)), heart.collectives(mesh, job.pipeline.training.compile):
             body(Worker(job, mesh, accelerator, heart))
     except BaseException as error:  # after an interrupt, too, the interpreter must not take this process apart
-        redact_error(error)
-        report = {
-            "time": time.time(),
-            "rank": rank,
-            "type": type(error).__name__,
-            "expected": isinstance(error, LongcatError),
-            "message": str(error),
-            "traceback": traceback.format_exc(),
-        }
-        code = 1
-        try:
-            check_lease()  # else the folder is another's, whose launcher would take this for its own failure
-            write_json(Path(job.directory) / f"error-{rank}.json", report)
-        except (OSError, WorkspaceBusyError) as unwritten:
-            if isinstance(unwritten, OSError) and unwritten.errno == NO_ROOM:
-                code = NO_ROOM
-            with contextlib.suppress(OSError):
-                print(json.dumps(report), file=sys.stderr)
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
+        code = report_failure(Path(job.directory), rank, error)
         end_process(code)  # without `leave`: it would wait for the other ranks in a collective that will never end
     try:
         leave()

@@ -1,5 +1,6 @@
 """What MLflow will never take is set aside by name, and all the rest is sent."""
 
+import errno
 import json
 import logging
 
@@ -155,3 +156,18 @@ def test_a_sent_journal_is_not_read_again(workspace, journal, monkeypatch):
     assert sync(workspace) == 1
     monkeypatch.setattr(tracking, "close_abandoned", lambda path: pytest.fail(f"{path} is read"))
     assert sync(workspace) == 0
+
+
+def test_what_a_failing_disk_may_still_forget_is_not_sent(workspace, client, journal, monkeypatch):
+    """Else a journal could be shorter than what was sent of it, and what is appended to it never be read."""
+    journal("old")
+
+    def fail(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "sync_file", fail)
+        sync(workspace)
+        assert client.get_experiment_by_name("longcat") is None
+    sync(workspace)
+    assert set(runs_of(client)) == {"old", "pretrain"}
