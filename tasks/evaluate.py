@@ -27,9 +27,11 @@ def evaluate(
 
     def publish(run: StageRun, result: Artifact[stage.EvaluationFacts]) -> None:
         run.log_input(tokens, context="evaluation")
-        for name in ("report.md", "result.json"):
-            run.log_artifact(result.path / name)
+        for name in ("report.md", "result.json", "results.json"):
+            if (result.path / name).is_file():
+                run.log_artifact(result.path / name)
         tell(create_markdown_artifact, (result.path / "report.md").read_text(encoding="utf-8"), key="evaluation-report")
+        stage.refuse_failures(result)
 
     return run_stage(
         "evaluate",

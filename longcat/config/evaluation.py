@@ -1,4 +1,4 @@
-"""Configuration of the evaluation."""
+"""Configuration of the evaluation of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from longcat.config.section import RUNTIME, Section
+
+
+class GenerationConfig(Section):
+    """How tasks that generate are continued, over what each task says itself; null leaves it to the task."""
+
+    max_gen_toks: int | None = Field(default=None, ge=1)
+    """Most tokens of an answer."""
+    until: list[str] | None = None
+    """Strings that end an answer."""
+    do_sample: bool | None = None
+    """Draw tokens by `temperature`; false takes the likeliest ones."""
+    temperature: float | None = Field(default=None, ge=0)
+    """What logits are divided by."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Draw from this many likeliest tokens only."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Draw from the likeliest tokens that together have this probability only."""
 
 
 class EvaluationConfig(Section):
@@ -19,9 +36,21 @@ class EvaluationConfig(Section):
     ngram_order: int = Field(default=5, ge=1, le=8)
     """Order of the n-gram baseline."""
     tasks: list[str] = Field(default_factory=lambda: ["python_completion"])
-    """lm-evaluation-harness tasks, by name; each is a YAML file with its JSONL in data/evaluation/."""
+    """Tasks, groups and tags of lm-evaluation-harness, by name: those of data/evaluation/, of `task_paths`, and its own."""
+    task_paths: Annotated[list[str], RUNTIME] = Field(default_factory=list)
+    """Folders with tasks of your own (YAML files of lm-evaluation-harness); a `!function` in them is code that is run."""
     task_limit: int | None = Field(default=None, ge=1)
     """Maximum number of documents per task; null takes all."""
+    few_shot: int | None = Field(default=None, ge=0)
+    """Examples before each question, except in tasks that say 0 themselves; null leaves it to each task."""
+    chat_template: bool = False
+    """Ask as a user in a conversation, by the chat template that lies with the tokenizer."""
+    system_prompt: str | None = None
+    """Text before everything else: the system's message of a conversation, or just the first text."""
+    generation: GenerationConfig = GenerationConfig()
+    """How tasks that generate are continued."""
+    run_generated_code: bool = False
+    """Accept tasks that run what the model writes as a program (`unsafe_code`), with all rights of this process."""
     batch_sequences: int = Field(default=16, ge=1)
     """Sequences scored at once; part of the identity, because results can depend on it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -29,7 +58,7 @@ class EvaluationConfig(Section):
     processes: Annotated[int, RUNTIME] = Field(default=1, ge=1)
     """Processes of this machine that likelihoods of tasks are divided among, each with the whole model on a device of its own."""
 
-    @field_validator("suites")
+    @field_validator("suites", "tasks")
     @classmethod
     def _each_once(cls, value: list[str]) -> list[str]:
         if repeated := sorted({name for name in value if value.count(name) > 1}):

@@ -31,6 +31,8 @@ class Checkpoint:
     config: PipelineConfig
     corpus: TokenCorpus
     opened: OpenCheckpoint
+    directory: Path
+    """Folder of the evaluation, for files of a suite's own; a suite that is run again writes them again."""
     report: Reporter
 
     @property
@@ -54,6 +56,8 @@ class Scores:
     """Section of the report, with its heading."""
     headline: str = ""
     """Short result for the table of stages; empty for none."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why a subject has no scores; the stage fails when it has written those of the others."""
 
 
 @dataclass(frozen=True)
