@@ -14,6 +14,7 @@ import typer
 
 from flows.dag import PIPELINE, STAGES
 from longcat.commands import clean, cluster, dispatch, mfu, models, presets, tools
+from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
@@ -38,9 +39,10 @@ def _quieten(context: typer.Context) -> None:
 
 
 app.command("run")(flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}."))
+_COMMANDS = {"preprocess": preprocess_command, "pretrain": pretrain_command}
 for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
-    _make = pretrain_command if _stage.name == "pretrain" else partial(flow_command, _stage.name)
+    _make = _COMMANDS.get(_stage.name, partial(flow_command, _stage.name))
     app.command(_stage.name)(_make(_stage.title + _needs))
 app.command()(presets.presets)
 app.command()(mfu.mfu)
@@ -53,6 +55,7 @@ app.command()(cluster.join)
 app.command()(tools.doctor)
 app.command()(tools.sync)
 app.command()(clean.clean)
+app.command()(tools.verify)
 app.command()(tools.ui)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
+from longcat.commands.options import ConfigFile, Json, Overrides, Preset, Rehash, WorkspacePath
+from longcat.hash_memory import REHASH
 
 
 def flow_command(flow: str, title: str) -> Callable[..., None]:
@@ -25,17 +26,26 @@ def flow_command(flow: str, title: str) -> Callable[..., None]:
         set_: Overrides = None,
         workspace: WorkspacePath = Path("workspace"),
         as_json: Json = False,
+        rehash: Rehash = False,
     ) -> None:
-        run_flow(flow, preset, config, set_, workspace, as_json)
+        run_flow(flow, preset, config, set_, workspace, as_json, rehash)
 
     command.__doc__ = title
     return command
 
 
 def run_flow(
-    flow: str, preset: str | None, config: Path | None, overrides: list[str] | None, workspace: Path, as_json: bool
+    flow: str,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    workspace: Path,
+    as_json: bool,
+    rehash: bool = False,
 ) -> None:
     """Run a flow in this process and print its summary."""
+    if rehash:
+        os.environ[REHASH] = "1"
     from flows.dag import check, stages_of
     from longcat.artifact import Workspace
     from longcat.config import load_config

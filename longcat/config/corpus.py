@@ -136,7 +136,7 @@ class NearDuplicateConfig(Section):
     threshold: float = Field(default=0.8, gt=0, le=1)
     """Smallest estimated Jaccard similarity of two documents' shingles that makes the later one a duplicate."""
     shingle_words: int = Field(default=5, ge=1)
-    """Words in a shingle; a Chinese, Japanese or Korean character counts as one."""
+    """Words in a shingle; a Chinese character counts as a part of one, see docs/preprocess.md."""
     bands: int = Field(default=16, ge=1)
     """Bands of the signature; documents that agree in one are compared. 16 bands of 8 rows find 95 % of pairs of similarity 0.8."""
     rows: int = Field(default=8, ge=1)

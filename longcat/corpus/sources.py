@@ -12,7 +12,7 @@ import os
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.listing import Listing, in_words, list_path, walk
 from longcat.corpus.packages import check_package, unpack
 from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix
-from longcat.corpus.readers.values import MISSING, find
+from longcat.corpus.readers.values import MISSING, find, labelled
 from longcat.errors import DataError
 from longcat.local_services.training_text import VERSION, training_documents
 from longcat.processes.pool import note_place
@@ -62,18 +62,23 @@ class Source:
     """How many files of a folder are not read, by suffix."""
 
 
-def resolve(config: SourceConfig, block_bytes: int) -> Source:
+def resolve(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str] = sha256_file) -> Source:
     """Find a source, pin it to its content, and divide it into blocks of about `block_bytes`.
+
+    Args:
+        config: the source.
+        block_bytes: of a block.
+        sha256: finds the hash of a local file.
 
     Raises:
         DataError: the source is missing or unreadable, has no format that is read, or the hub does not answer.
     """
     if config.kind == "stdlib":
-        source = _standard_library(block_bytes)
+        source = _standard_library(block_bytes, sha256)
     elif config.kind == "files":
-        source = _local(config, block_bytes)
+        source = _local(config, block_bytes, sha256)
     elif config.kind == "package":
-        source = _package(config, block_bytes)
+        source = _package(config, block_bytes, sha256)
     elif config.kind == "local_services":
         source = _local_services(config)
     else:
@@ -110,8 +115,8 @@ def _standard_library_files() -> list[Path]:
     return files
 
 
-def _standard_library(block_bytes: int) -> Source:
-    return _pinned("stdlib", "PSF-2.0", _standard_library_files(), "text", block_bytes, tolerant=True)
+def _standard_library(block_bytes: int, sha256: Callable[[Path], str]) -> Source:
+    return _pinned("stdlib", "PSF-2.0", _standard_library_files(), "text", block_bytes, sha256, tolerant=True)
 
 
 def _local_files(config: SourceConfig) -> Listing:
@@ -122,18 +127,18 @@ def _local_files(config: SourceConfig) -> Listing:
     return list_path(Path(str(config.path)).expanduser(), where)
 
 
-def _local(config: SourceConfig, block_bytes: int) -> Source:
+def _local(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str]) -> Source:
     listing = _local_files(config)
     place = redact(str(config.path))
     name = place if is_address(place) else Path(place).expanduser().name or place
     lines = config.documents == "lines"
-    source = _pinned(name, None, listing.files, config.text_field, block_bytes, lines=lines)
+    source = _pinned(name, None, listing.files, config.text_field, block_bytes, sha256, lines=lines)
     if listing.left_out:
         warnings.warn(f"corpus source {place}: files that are not read: {in_words(listing.left_out)}", stacklevel=3)
     return replace(source, left_out=dict(listing.left_out.most_common()))
 
 
-def _package(config: SourceConfig, block_bytes: int) -> Source:
+def _package(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str]) -> Source:
     package = unpack(str(config.package))
     files = [
         path
@@ -145,11 +150,7 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
             f"corpus source {config.package} has no file that can be read and matches members={config.members!r} "
             f"(they are in {package.path})"
         )
-    return _pinned(f"{package.name} {package.version}", None, files, config.text_field, block_bytes)
-
-
-def _digest(file: File) -> str:
-    return file.pin() if isinstance(file, RemoteFile) else sha256_file(Path(str(file)))
+    return _pinned(f"{package.name} {package.version}", None, files, config.text_field, block_bytes, sha256)
 
 
 def _pinned(
@@ -158,6 +159,7 @@ def _pinned(
     files: Sequence[File],
     text_field: str,
     block_bytes: int,
+    sha256: Callable[[Path], str],
     tolerant: bool = False,
     lines: bool = False,
 ) -> Source:
@@ -165,7 +167,9 @@ def _pinned(
     try:
         stamps = [stamp(path) for path in files]
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(_digest, files))
+            digests = list(
+                pool.map(lambda file: file.pin() if isinstance(file, RemoteFile) else sha256(Path(str(file))), files)
+            )
     except OSError as error:
         raise DataError(f"cannot read {error.filename or name}: {error.strerror}") from None
     contents = json.dumps([[file_suffix(path), digest] for path, digest in zip(files, digests, strict=True)])
@@ -291,7 +295,7 @@ class HubBlock:
                     )
                 long = isinstance(text, str | bytes) and len(text) > record_bytes
                 note_place(place)
-                yield Oversized(place) if long else as_text(text, place, encodings)
+                yield Oversized(place) if long else labelled(as_text(text, place, encodings), row)
 
 
 def _stream(config: SourceConfig, commit: str) -> Any:

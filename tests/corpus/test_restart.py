@@ -127,7 +127,9 @@ def complete(folder, workspace, report=no_progress):
 
 def contents(folder):
     return {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.name != "manifest.json"
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
     }
 
 
@@ -155,8 +157,8 @@ def kill(process):
 
 
 MOMENTS = [
-    ("judging", "documents/.*.partial/scratch/0*.json", 5),
-    ("tokenising", "documents/.*.partial/scratch/*.lengths.npy", 3),
+    ("judging", "documents/.*.partial/scratch/0*/*/*.json", 5),
+    ("tokenising", "documents/.*.partial/scratch/0*/*/*.rows.npy", 3),
     ("packing", "tokens/.*.partial/*.spans.npy", 3),
 ]
 
@@ -175,9 +177,9 @@ def test_a_killed_run_goes_on_where_it_was(folder, tmp_path, uninterrupted, step
     else:
         [partial] = tmp_path.glob("documents/.*.partial")
         scratch = places(partial / "scratch")
-        judged = {path.stem for path in (partial / "scratch").glob("0*.json")}
+        judged = {path.stem for path in (partial / "scratch").glob("0*/*/*.json")}
         judged_files = {name: place for name, place in scratch.items() if name.split(".")[0] in judged}
-        tokenised = {path.name.split(".")[0] for path in (partial / "scratch").glob("*.lengths.npy")}
+        tokenised = {path.name.split(".")[0] for path in (partial / "scratch").glob("0*/*/*.rows.npy")}
         finished = {
             name: place for name, place in places(partial).items() if name.removesuffix(".tokens.npy") in tokenised
         }
@@ -211,18 +213,18 @@ def test_a_killed_worker_is_one_clear_error_and_the_next_run_finishes(folder, tm
     assert code == 1
     assert errors.strip().splitlines()[-1].startswith("LongcatError: a worker process was killed")
     assert "Traceback" not in errors
-    assert list(tmp_path.glob("documents/.*.partial/scratch/0*.json"))
+    assert list(tmp_path.glob("documents/.*.partial/scratch/0*/*/*.json"))
     assert complete(folder, tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize("target", ["000-00003.tokens.npy", "train-00001.npy"])
+@pytest.mark.parametrize("target", ["000/0000/0000003.tokens.npy", "train-00001.npy"])
 def test_a_run_killed_while_it_writes_leaves_no_temporary_file_in_the_artifact(folder, tmp_path, uninterrupted, target):
     code, _ = finish(folder, tmp_path, workers=1, FATAL=target)
     assert code == -signal.SIGKILL
     assert complete(folder, tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize("target", ["manifest.json", "000-00003.json"])
+@pytest.mark.parametrize("target", ["manifest.json", "0000003.json"])
 def test_a_run_killed_at_other_files_is_picked_up(folder, tmp_path, uninterrupted, target):
     code, _ = finish(folder, tmp_path, workers=1, FATAL=target)
     assert code == -signal.SIGKILL
