@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 
 from flows.dag import PIPELINE, STAGES
-from longcat.commands import clean, cluster, dispatch, mfu, models, presets, tools
+from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, tools
 from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
@@ -50,6 +50,7 @@ app.command()(models.generate)
 app.command()(dispatch.dispatch)
 app.command()(models.export)
 app.command("import")(models.import_)
+app.command()(serve.serve)
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(tools.emulate)
 app.command()(cluster.join)
 app.command()(tools.doctor)
