@@ -14,6 +14,7 @@ import typer
 
 from flows.dag import PIPELINE, STAGES
 from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, tools
+from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
@@ -39,7 +40,12 @@ def _quieten(context: typer.Context) -> None:
 
 
 app.command("run")(flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}."))
-_COMMANDS = {"preprocess": preprocess_command, "pretrain": pretrain_command}
+_COMMANDS = {
+    "preprocess": preprocess_command,
+    "pretrain": pretrain_command,
+    "benchmark": benchmark_command,
+    "evaluate": evaluate_command,
+}
 for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
     _make = _COMMANDS.get(_stage.name, partial(flow_command, _stage.name))

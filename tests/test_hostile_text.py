@@ -125,7 +125,7 @@ def test_the_mfu_report_shows_text_as_text(kind, request, monkeypatch):
     monkeypatch.setattr(
         "longcat.benchmark.report.pictures", lambda _: ((name, {"wide": 0, "narrow": 0}) for name in names)
     )
-    monkeypatch.setattr("longcat.benchmark.plots.svg", lambda _: "data:,")
+    monkeypatch.setattr("longcat.figures.svg", lambda _: "data:,")
     result = json.loads(json.dumps(request.getfixturevalue(kind)))
     plain, text, shown = elements(html(result)), "".join(HTML), 0
     for path in texts(result):

@@ -44,7 +44,7 @@ def preprocess_command(title: str) -> Callable[..., None]:
         elif format is not None:
             raise ConfigError("--format belongs to --write-text")
         else:
-            run_flow("preprocess", preset, config, set_, workspace, as_json, rehash)
+            run_flow("preprocess", preset, config, set_, workspace, as_json, rehash=rehash)
 
     command.__doc__ = title
     return command

@@ -65,7 +65,7 @@ def pretrain_command(title: str) -> Callable[..., None]:
                 "--world-size, --device, --memory-gb and --phase belong to --dry-run; training has training.processes and accelerator"
             )
         else:
-            run_flow("pretrain", preset, config, set_, workspace, as_json, rehash)
+            run_flow("pretrain", preset, config, set_, workspace, as_json, rehash=rehash)
 
     command.__doc__ = title
     return command

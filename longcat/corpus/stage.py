@@ -177,7 +177,7 @@ def _build_tokens(
                 f"the {name} split has {used} tokens, one sequence needs {width}: {reason}; "
                 f"{advice}, or lower corpus.sequence_length_tokens"
             )
-    tasks = {name: _shard_tasks(corpus, documents, table, numbers, directory, name) for name, numbers in chosen.items()}
+    tasks = {name: shard_tasks(corpus, documents, table, numbers, directory, name) for name, numbers in chosen.items()}
     count = sum(map(len, tasks.values()))
     written = []
     for shard in mapper(write_shard, [task for split in tasks.values() for task in split]):
@@ -222,7 +222,7 @@ def _build_tokens(
     return TokensFacts(**facts)
 
 
-def _shard_tasks(
+def shard_tasks(
     corpus: CorpusConfig,
     documents: Artifact[DocumentsFacts],
     table: np.ndarray,

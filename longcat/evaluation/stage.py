@@ -14,15 +14,17 @@ from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import write_text
 from longcat.errors import ArtifactError, EvaluationError
+from longcat.evaluation.champion import last_decision
+from longcat.evaluation.page import PAGE, write
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
 from longcat.inference.opening import settle_precision
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.checkpoint_folder import tokenizer_of
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 5
+STAGE_VERSION = 7
 _KEPT = "suites"
 """Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 
@@ -46,6 +48,11 @@ class EvaluationFacts(Facts):
     def figures(self) -> dict[str, float | None]:
         """Return every score under the name `SUBJECT/METRIC`."""
         return {f"{name}/{metric}": value for name, values in self.scores.items() for metric, value in values.items()}
+
+    def remarks(self, artifact: Path) -> list[str]:
+        """Return where the report is, and what the gates said last of these scores."""
+        found = last_decision(artifact.parents[1], artifact.name)
+        return [*([] if found is None else [found.reason]), f"Evaluation report: {artifact / PAGE}"]
 
 
 def suite_identities(config: PipelineConfig) -> dict[str, Any]:
@@ -74,14 +81,14 @@ def evaluate(
     """Score a checkpoint by the suites of `evaluation.suites`.
 
     Returns:
-        An `evaluation` artifact: `result.json`, `report.md`, and what suites add; see `refuse_failures`.
+        An `evaluation` artifact: `result.json`, `report.md`, `report.html`, and what suites add; see `refuse_failures`.
 
     Raises:
         ArtifactError: the checkpoint was trained with another tokenizer.
         ConfigError: a suite or a task is unknown.
     """
     corpus = TokenCorpus.open(tokens.path)
-    digest = sha256_file(CheckpointFolder(checkpoint.path).tokenizer)
+    digest = sha256_file(tokenizer_of(checkpoint.path))
     if digest != corpus.tokenizer_sha256:
         raise ArtifactError(
             f"{checkpoint.path} was trained with tokenizer {digest[:12]}, {tokens.path} has {corpus.tokenizer_sha256[:12]}"
@@ -122,9 +129,12 @@ def evaluate(
         write_json(directory / "result.json", {name: asdict(one) for name, one in zip(suites, outcomes, strict=True)})
         sections = [one.markdown for one in outcomes if one.markdown]
         write_text(directory / "report.md", "\n".join(["# Checkpoint evaluation\n", *sections]))
+        all_scores = {subject: figures for one in outcomes for subject, figures in one.figures.items()}
+        headlines = [one.headline for one in outcomes if one.headline]
+        write(directory, all_scores, ", ".join(headlines))
         return EvaluationFacts(
-            scores={subject: figures for one in outcomes for subject, figures in one.figures.items()},
-            headlines=[one.headline for one in outcomes if one.headline],
+            scores=all_scores,
+            headlines=headlines,
             failures={subject: reason for one in outcomes for subject, reason in one.failures.items()},
         )
 

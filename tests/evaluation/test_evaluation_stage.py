@@ -85,4 +85,4 @@ def test_an_interrupted_evaluation_goes_on(smoke_run, smoke_settings, tmp_path, 
     assert scored == ["held_out", "tasks"] + ["tasks"] * (moment == "second suite")
     assert made.facts.scores == {"held_out": {"bits": 1.5}, "tasks": {"bits": 1.5}}
     assert made.facts.headlines == ["held_out 1.5", "tasks 1.5"]
-    assert {path.name for path in made.path.iterdir()} == {"result.json", "report.md", "manifest.json"}
+    assert {path.name for path in made.path.iterdir()} == {"result.json", "report.md", "report.html", "manifest.json"}
