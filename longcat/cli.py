@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 
 from flows.dag import PIPELINE, STAGES
-from longcat.commands import clean, cluster, mfu, models, presets, serve, tools
+from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, tools
 from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
@@ -53,6 +53,7 @@ for _stage in STAGES:
 app.command()(presets.presets)
 app.command()(mfu.mfu)
 app.command()(models.generate)
+app.command()(dispatch.dispatch)
 app.command()(models.export)
 app.command("import")(models.import_)
 app.command()(serve.serve)

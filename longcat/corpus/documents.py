@@ -14,6 +14,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -165,20 +166,23 @@ def judge_all(
         of_source = _Counted(corpus)
         most, count = settings.max_documents, len(source.blocks)
         task = partial(_judge_task, corpus, source, number, scratch, known, labelled)
-        names = mapper(judge_block if most is None else try_block, (task(place, most) for place in range(count)))
-        for place, judged in enumerate(names):
-            left = None if most is None else most - of_source.texts
-            # how many documents are left for a block is only known when those before it are done
-            if judged is None or (
-                left and of_source.texts and JudgedBlock(scratch, judged, number).counts["texts"] >= left
-            ):
-                judged = judge_block(task(place, left, f"-{left}"))
-            of_source.add(number, JudgedBlock(scratch, judged, number).counts)
-            blocks.append((judged, number, of_source.last_kept))
-            done = (number + (place + 1) / count) / len(sources)
-            report(Progress("preprocess", _JUDGED * done, 100, f"reading {source.name}: {of_source.texts:,} documents"))
-            if of_source.texts == most:
-                break
+        judge = judge_block if most is None else try_block
+        with closing(mapper(judge, (task(place, most) for place in range(count)))) as names:
+            for place, judged in enumerate(names):
+                left = None if most is None else most - of_source.texts
+                # how many documents are left for a block is only known when those before it are done
+                if judged is None or (
+                    left and of_source.texts and JudgedBlock(scratch, judged, number).counts["texts"] >= left
+                ):
+                    judged = judge_block(task(place, left, f"-{left}"))
+                of_source.add(number, JudgedBlock(scratch, judged, number).counts)
+                blocks.append((judged, number, of_source.last_kept))
+                done = (number + (place + 1) / count) / len(sources)
+                report(
+                    Progress("preprocess", _JUDGED * done, 100, f"reading {source.name}: {of_source.texts:,} documents")
+                )
+                if of_source.texts == most:
+                    break
         texts, bad = of_source.texts, of_source.bad
         if of_source.first_bad and not source.tolerant:
             if bad > corpus.max_bad_fraction * (texts + bad):

@@ -1,7 +1,7 @@
-"""Sources of text: the standard library, files, packages, or a data set of the hub, each pinned to its content.
+"""Sources of text: the standard library, files, packages, a data set of the hub or made-up text, each pinned to its content.
 
 `resolve` turns what the configuration names into a `Source` whose `pin` stands for the bytes, never for where they lie:
-SHA-256 of files in the order they are read, or the commit of a hub data set.
+SHA-256 of files in the order they are read, the commit of a hub data set, or what text is made from.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ from longcat.corpus.packages import check_package, unpack
 from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix
 from longcat.corpus.readers.values import MISSING, find, labelled
 from longcat.errors import DataError
+from longcat.local_services.training_text import VERSION, training_documents
 from longcat.processes.pool import note_place
 from longcat.redaction import redact
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_TEXTS_OF_BLOCK = 10_000
+"""Made-up texts in a block: 3 MB, a few seconds of one core."""
 
 
 class Block(Protocol):
@@ -51,7 +54,7 @@ class Source:
     licence: str | None
     """Licence that the source states; None if it states none."""
     pin: dict[str, str]
-    """`{"sha256": ...}` of the content, or `{"revision": commit}`."""
+    """`{"sha256": ...}` of the content, or `{"revision": ...}`: the commit, or what made-up text is made from."""
     blocks: Sequence[Block]
     tolerant: bool = False
     """Whether unreadable records are expected: the standard library tests itself with broken files."""
@@ -76,6 +79,8 @@ def resolve(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str
         source = _local(config, block_bytes, sha256)
     elif config.kind == "package":
         source = _package(config, block_bytes, sha256)
+    elif config.kind == "local_services":
+        source = _local_services(config)
     else:
         source = _hub(config)
     return source if config.licence is None else replace(source, licence=config.licence)
@@ -175,6 +180,38 @@ def _pinned(
         blocks=split_into_blocks(list(zip(files, stamps, strict=True)), text_field, block_bytes, lines),
         tolerant=tolerant,
     )
+
+
+# ---------------------------------------------------------------------------------------------------- made-up text
+
+
+def _local_services(config: SourceConfig) -> Source:
+    language, count = str(config.language), int(config.count or 0)
+    made = [
+        LocalServicesBlock(language, config.seed, number, min(_TEXTS_OF_BLOCK, count - first))
+        for number, first in enumerate(range(0, count, _TEXTS_OF_BLOCK))
+    ]
+    return Source(
+        name=f"local services ({language})",
+        licence="MIT",
+        pin={"revision": f"{VERSION}-{language}-{config.seed}-{count}"},
+        blocks=made,
+    )
+
+
+@dataclass(frozen=True)
+class LocalServicesBlock:
+    """Questions about local services, with their answers; each block of a seed has a seed of its own."""
+
+    language: str
+    seed: int
+    number: int
+    count: int
+
+    def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
+        """Make the texts."""
+        digest = hashlib.sha256(f"{self.seed} {self.number}".encode()).digest()
+        yield from training_documents(int.from_bytes(digest[:8]), self.language, self.count)
 
 
 # ---------------------------------------------------------------------------------------------------- hub

@@ -294,10 +294,10 @@ def documents_artifact(tokens):
 def everything(artifact):
     """Bytes of all files of both artifacts but the manifests, which hold times."""
     return {
-        f"{folder.parent.name}/{path.name}": path.read_bytes()
+        f"{folder.parent.name}/{path.relative_to(folder)}": path.read_bytes()
         for folder in (artifact.path, documents_artifact(artifact))
         for path in folder.rglob("*")
-        if path.name != "manifest.json"
+        if path.is_file() and path.name != "manifest.json"
     }
 
 

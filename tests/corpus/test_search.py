@@ -13,8 +13,8 @@ from longcat.corpus.block_arrays import ArraysBuilder
 from longcat.corpus.buckets import Buckets, part_of
 from longcat.corpus.mapping import processes
 from longcat.corpus.near_duplicates import near_duplicates, shingles, signatures
+from longcat.corpus.normal_form import normal_form
 from longcat.corpus.search import Search
-from longcat.corpus.words import Words
 
 CONFIG = NearDuplicateConfig()
 
@@ -25,7 +25,7 @@ class Block:
         for text in texts:
             builder.add(text)
         self._arrays = builder.build()
-        self._signatures = signatures([shingles(Words.of(text), config) for text in texts], config)
+        self._signatures = signatures([shingles(normal_form(text), config) for text in texts], config)
 
     def arrays(self):
         return self._arrays
