@@ -212,7 +212,9 @@ def test_a_killed_run_goes_on_where_it_was(folder, tmp_path, uninterrupted, step
 def test_a_killed_worker_is_one_clear_error_and_the_next_run_finishes(folder, tmp_path, uninterrupted):
     code, errors = finish(folder, tmp_path, FATAL="judging")
     assert code == 1
-    assert re.match(r"WorkLostError: worker process \d+ was killed by SIGKILL in block 000/", errors.strip().splitlines()[-1])
+    assert re.match(
+        r"WorkLostError: worker process \d+ was killed by SIGKILL in block 000/", errors.strip().splitlines()[-1]
+    )
     assert "Traceback" not in errors
     assert list(tmp_path.glob("documents/.*.partial/scratch/0*/*/*.json"))
     assert complete(folder, tmp_path) == uninterrupted
