@@ -13,8 +13,8 @@ from pathlib import Path
 
 from longcat.benchmark.holdings import whole_of
 from longcat.benchmark.layout_plot import layout
-from longcat.benchmark.plots import png
 from longcat.config import load_config
+from longcat.figures import png
 from longcat.training.layout import wish_of
 
 

@@ -30,10 +30,10 @@ from longcat.artifact import Workspace
 from longcat.config import CorpusConfig, NearDuplicateConfig, load_config
 from longcat.corpus.mapping import processes
 from longcat.corpus.near_duplicates import near_duplicates, shingles, signatures
+from longcat.corpus.normal_form import normal_form
 from longcat.corpus.packing import pack, split_documents
 from longcat.corpus.stage import preprocess
 from longcat.corpus.tokenizer import encode, single_threaded, train_tokenizer
-from longcat.corpus.words import Words
 
 LENGTH, VOCABULARY, WORDS = 2048, 8000, 5
 MINHASH = NearDuplicateConfig(threshold=0.8, shingle_words=WORDS, bands=16, rows=8)
@@ -157,7 +157,7 @@ def duplicates(documents: list[str], folder: Path) -> dict[str, Contender]:
 
     def run_longcat() -> dict[str, float]:
         signed = [
-            signatures([shingles(Words.of(text), MINHASH) for text in documents[begin : begin + 512]], MINHASH)
+            signatures([shingles(normal_form(text), MINHASH) for text in documents[begin : begin + 512]], MINHASH)
             for begin in range(0, len(documents), 512)
         ]
         return {"found": int(near_duplicates(np.concatenate(signed), MINHASH).sum())}

@@ -12,8 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from longcat.benchmark.plots import png
 from longcat.benchmark.report import pictures
+from longcat.figures import png
 
 
 def main() -> None:

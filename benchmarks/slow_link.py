@@ -291,7 +291,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
 def plot(outcome: dict[str, Any], file: Path) -> None:
     """Draw the step of each way: what waits for rows, and the rest."""
     from longcat.benchmark.axis_plots import exposed
-    from longcat.benchmark.plots import png
+    from longcat.figures import png
 
     ways = {name: outcome[name] for name in WAYS}
     nodes = f"2 nodes of {outcome['devices']}, {outcome['rate_mbit']:g} Mbit/s between them"

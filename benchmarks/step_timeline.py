@@ -24,9 +24,9 @@ import torch
 from longcat.accelerator import choose
 from longcat.benchmark.axis_plots import timelines
 from longcat.benchmark.measuring import profile
-from longcat.benchmark.plots import png
 from longcat.config import load_config
 from longcat.corpus.shards import Batch
+from longcat.figures import png
 from longcat.parallel.mesh import end_process, join, leave
 from longcat.training.layout import settle_layout
 from longcat.training.trainer import Trainer

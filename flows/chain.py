@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.dag import Stage, check, load, stages_of
+from flows.dag import TRAINING, Stage, check, load, stages_of
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import load_config
-from longcat.errors import Cancelled
+from longcat.errors import Cancelled, ConfigError
+from longcat.inference.given import given_checkpoint, same_tokenizer, with_model_of, with_tokenizer_of
 from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tracking import Tracker
 from tasks.orchestrator import prefect_session
@@ -29,20 +30,28 @@ def chain(
     config_file: str | None,
     overrides: list[str] | None,
     workspace: str | None,
+    checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """Run the stages of a flow and return the summary, which is also written to `summary.json` in the workspace.
 
+    With a `checkpoint`, the stages take it in place of one that is trained, and the text is tokenised by its tokenizer.
+
     Raises:
+        ConfigError: the flow does not take a checkpoint, or there is no such one.
         LongcatError: from the first stage that failed; finished artifacts stay.
     """
     config = load_config(preset, Path(config_file) if config_file else None, overrides or ())
     stages = stages_of(name, table)
-    check(config, stages)
     space = open_workspace(workspace)
+    given = None
+    if checkpoint is not None:
+        stages, given = without_training(name, stages), given_checkpoint(checkpoint, space)
+        config = with_model_of(config, given.path)
+    check(config, stages)
     began = time.monotonic()
     with space.lease(), redacted_records(), prefect_session():
         tracker = Tracker(space, config, name=f"{name}-{config.preset}")
-        made: dict[str, Artifact[Any]] = {}
+        made: dict[str, Artifact[Any]] = {} if given is None else {TRAINING: given}
         rows = []
         status = "FAILED"
         try:
@@ -50,6 +59,9 @@ def chain(
                 started = time.monotonic()
                 parents = [made[needed] for needed in stage.needs]
                 artifact: Artifact[Any] = load(stage.task)(config, *parents, space, tracker).result()
+                if given is not None and not stage.needs and not same_tokenizer(artifact.path, given.path):
+                    config = with_tokenizer_of(config, given.path)
+                    artifact = load(stage.task)(config, *parents, space, tracker).result()
                 made[stage.name] = artifact
                 rows.append(_row(stage, artifact, time.monotonic() - started))
                 figures = artifact.facts.figures.items()
@@ -79,6 +91,17 @@ def chain(
         }
         write_json(space.path / "summary.json", summary)
     return summary
+
+
+def without_training(flow: str, stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages of a flow besides the one that makes a checkpoint.
+
+    Raises:
+        ConfigError: none of them takes a checkpoint, or the flow is there to train one.
+    """
+    if flow == TRAINING or not any(TRAINING in stage.needs for stage in stages):
+        raise ConfigError(f"{flow} takes no --checkpoint")
+    return [stage for stage in stages if stage.name != TRAINING]
 
 
 def _row(stage: Stage, artifact: Artifact[Any], seconds: float) -> dict[str, Any]:

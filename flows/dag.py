@@ -54,6 +54,8 @@ STAGES = (
         check="longcat.evaluation.checks:check_evaluation",
     ),
 )
+TRAINING = "pretrain"
+"""Name of the stage that makes a checkpoint, which a user may name instead."""
 PIPELINE = "pipeline"
 """Name of the flow that runs all stages."""
 

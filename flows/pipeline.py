@@ -23,8 +23,9 @@ def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Best
         config_file: str | None = None,
         overrides: list[str] | None = None,
         workspace: str | None = None,
+        checkpoint: str | None = None,
     ) -> dict[str, Any]:
-        return chain(name, stages, preset, config_file, overrides, workspace)
+        return chain(name, stages, preset, config_file, overrides, workspace, checkpoint)
 
     run.__name__ = run.__qualname__ = name
     run.__doc__ = f"""{title}; what it needs is made or reused.
@@ -34,6 +35,7 @@ def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Best
         config_file: a YAML file laid over the preset.
         overrides: `key=value` pairs laid over both.
         workspace: directory of artifacts; `LONGCAT_WORKSPACE` or ./workspace when none.
+        checkpoint: take this one, a folder or a digest in the workspace, instead of training.
 
     Returns:
         The summary that is also written to `summary.json` in the workspace.

@@ -3,7 +3,8 @@
 The digest covers everything that can change the bytes: the stage's version, the declared part of the configuration and
 the parent artifacts. A directory gets its final name only when it is complete: built, hashed, cleared of all that is not
 in its manifest. Each of these is remembered, so whoever is interrupted goes on where it was. A finished artifact is
-never modified, and it is checked against its manifest before each use.
+never modified, and it is checked against its manifest before each use; a workspace remembers the hashes of files that
+are unchanged (`hash_memory`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from longcat import __version__
 from longcat.disk import clear_temporaries, disk_errors, private_folder, remove, replacing, sync, sync_all
 from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
+from longcat.hash_memory import HashMemory
 from longcat.lease import check_lease, lease
 from longcat.provenance import git_commit, source_hashes
 from longcat.redaction import redact_tree
@@ -125,6 +127,15 @@ class Workspace:
             ) from None
         except OSError as error:  # where no folder can be made, as in /proc
             raise StorageError(f"cannot make {self.path}: {error.strerror}; choose another --workspace") from None
+        self.hashes = HashMemory(self.path / ".hashes.db")
+
+    def sha256(self, path: Path) -> str:
+        """Return the SHA-256 of a file, in hex, from memory if it is unchanged.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return self.hashes.sha256(path, sha256_file)
 
     @contextmanager
     def lease(self) -> Iterator[None]:
@@ -145,6 +156,10 @@ class Workspace:
         """Return the directory in which the artifact of a recipe is made."""
         return self.path / recipe.kind / f".{recipe.digest}.partial"
 
+    def finished(self) -> list[Path]:
+        """List the directories of finished artifacts."""
+        return sorted(path.parent for path in self.path.glob(f"*/[!.]*/{MANIFEST}"))
+
     def half_made(self) -> list[Path]:
         """List the directories of artifacts that are being made, or whose making was interrupted."""
         return sorted(path for path in self.path.glob("*/.*.partial") if path.is_dir())
@@ -159,7 +174,8 @@ class Workspace:
         with disk_errors(directory):
             if not directory.is_dir():
                 return None
-        artifact = open_artifact(directory, recipe.facts)
+        artifact = open_artifact(directory, recipe.facts, self.sha256)
+        self.hashes.save()
         _warn_of_changed_code(artifact, recipe)
         return artifact
 
@@ -301,35 +317,58 @@ def read_manifest(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
         ) from None
 
 
-def open_artifact(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
+def open_artifact(
+    directory: Path, facts: type[FactsT], sha256: Callable[[Path], str] | None = None
+) -> Artifact[FactsT]:
     """Open a finished artifact and check every file against its manifest.
 
     Args:
         directory: the artifact.
         facts: type of its key figures.
+        sha256: finds the hash of a file; by default all are read.
 
     Raises:
         ArtifactError: naming the file and what is wrong with it.
     """
     artifact = read_manifest(directory, facts)
-    files = artifact.manifest.get("files")
-    if not isinstance(files, dict):
-        raise ArtifactError(f"{directory / MANIFEST} names no files; {_remedy(directory)}")
-    with ThreadPoolExecutor() as pool:
-        for problem in pool.map(lambda item: _problem(directory / item[0], item[1]), files.items()):
-            if problem:
-                raise ArtifactError(f"{problem}; {_remedy(directory)}")
+    _check_files(directory, artifact.manifest, sha256 or sha256_file)
     return artifact
 
 
-def _problem(path: Path, expected: Mapping[str, Any]) -> str | None:
+def verify(directory: Path) -> int:
+    """Read every file of a finished artifact of any kind, and return how many there are.
+
+    Raises:
+        ArtifactError: naming the file and what is wrong with it.
+    """
+    try:
+        manifest = read_json(directory / MANIFEST)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"
+        ) from None
+    return _check_files(directory, manifest, sha256_file)
+
+
+def _check_files(directory: Path, manifest: Mapping[str, Any], sha256: Callable[[Path], str]) -> int:
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        raise ArtifactError(f"{directory / MANIFEST} names no files; {_remedy(directory)}")
+    with ThreadPoolExecutor() as pool:
+        for problem in pool.map(lambda item: _problem(directory / item[0], item[1], sha256), files.items()):
+            if problem:
+                raise ArtifactError(f"{problem}; {_remedy(directory)}")
+    return len(files)
+
+
+def _problem(path: Path, expected: Mapping[str, Any], sha256: Callable[[Path], str]) -> str | None:
     try:
         if not path.is_file():
             return f"{path} is missing"
         size = path.stat().st_size
         if size != expected["bytes"]:
             return f"{path} has {size} bytes, its manifest says {expected['bytes']}"
-        digest = sha256_file(path)
+        digest = sha256(path)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     if digest != expected["sha256"]:

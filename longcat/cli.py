@@ -13,7 +13,9 @@ from types import FrameType
 import typer
 
 from flows.dag import PIPELINE, STAGES
-from longcat.commands import clean, cluster, mfu, models, presets, tools
+from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, tools
+from longcat.commands.evaluate import benchmark_command, evaluate_command
+from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
@@ -38,20 +40,29 @@ def _quieten(context: typer.Context) -> None:
 
 
 app.command("run")(flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}."))
+_COMMANDS = {
+    "preprocess": preprocess_command,
+    "pretrain": pretrain_command,
+    "benchmark": benchmark_command,
+    "evaluate": evaluate_command,
+}
 for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
-    _make = pretrain_command if _stage.name == "pretrain" else partial(flow_command, _stage.name)
+    _make = _COMMANDS.get(_stage.name, partial(flow_command, _stage.name))
     app.command(_stage.name)(_make(_stage.title + _needs))
 app.command()(presets.presets)
 app.command()(mfu.mfu)
 app.command()(models.generate)
+app.command()(dispatch.dispatch)
 app.command()(models.export)
 app.command("import")(models.import_)
+app.command()(serve.serve)
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(tools.emulate)
 app.command()(cluster.join)
 app.command()(tools.doctor)
 app.command()(tools.sync)
 app.command()(clean.clean)
+app.command()(tools.verify)
 app.command()(tools.ui)
 
 

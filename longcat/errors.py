@@ -52,6 +52,14 @@ class TrainingError(LongcatError):
     """Failure of the training processes; the message has the cause of the first failing rank."""
 
 
+class GateError(LongcatError):
+    """Checkpoint whose scores do not meet the gates; the scores are kept, and so is the older champion."""
+
+
+class EvaluationError(UserError):
+    """Tasks of an evaluation that could not be scored; the others' scores are kept."""
+
+
 class DivergedError(UserError):
     """Training that diverges again after it went back to a good state; the message says from which step on."""
 

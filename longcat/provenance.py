@@ -33,6 +33,11 @@ def code_of(*modules: str) -> tuple[Path, ...]:
     return tuple(sorted(files.values()))
 
 
+def code_behind(file: Path) -> tuple[Path, ...]:
+    """Return the files of this package that a file of somebody else's imports, directly or indirectly."""
+    return code_of(*_imports(file))
+
+
 def source_hashes(files: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of files, by their path in the repository."""
     hashes = {}

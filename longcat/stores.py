@@ -53,6 +53,7 @@ def made_whole(path: Path) -> Iterator[Path]:
         if not path.exists():
             os.replace(new, path)
     finally:
+        remove_misspelt_folder(new)
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,9 @@ from longcat.errors import LongcatError
 from longcat.printable import printable
 from longcat.progress import Progress
 from longcat.redaction import redact, redacted_records
+
+if TYPE_CHECKING:
+    from longcat.evaluation.local_services.comparison import Comparison
 
 LINE_EVERY_S = 10.0
 
@@ -199,6 +202,26 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         table.add_row(_shown(name), _shown(value))
     Console().print(table)
+
+
+def print_dispatch(comparison: Comparison, page: Path | None) -> None:
+    """Print what each dispatcher's hour costs, by how much the first one loses, and where the page is."""
+    from longcat.evaluation.local_services.dispatch_page import ratio_title, shown_ratio
+
+    orders = len(comparison.scene.orders)
+    table = Table(title=f"{orders} orders, {len(comparison.scene.couriers)} couriers", title_justify="left")
+    table.add_column("dispatcher", no_wrap=True)
+    for name in ("added minutes", "late orders", "minutes late", "cost", ratio_title(comparison), "best decisions"):
+        table.add_column(name, justify="right")
+    for row in comparison.rows:
+        cost = row.hour.cost
+        figures = (cost.driven, len(row.hour.late_orders), cost.late, cost.total)
+        table.add_row(row.name, *map(str, figures), shown_ratio(comparison, row), f"{row.best_decisions} of {orders}")
+    console = Console()
+    console.print(table)
+    console.print(comparison.verdict(), highlight=False, markup=False, soft_wrap=True)
+    if page is not None:
+        console.print(_shown(page), highlight=False, soft_wrap=True)
 
 
 def print_mfu(answer: Mapping[str, Any]) -> None:

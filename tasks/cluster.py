@@ -6,7 +6,7 @@ run code on it, so it is trusted as the network between nodes is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -42,7 +42,7 @@ def mapper_for(corpus: CorpusConfig) -> Iterator[Mapper]:
         return
     with _runner(corpus) as runner:
 
-        def mapper(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        def mapper(function: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
             return in_order(lambda item: _submit(runner, function, item), items, _PENDING)
 
         yield mapper

@@ -9,8 +9,9 @@ from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
 from longcat.corpus.facts import TokensFacts
 from longcat.evaluation import stage
+from longcat.evaluation.champion import decide, require, tags_of
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.tracking import StageRun, Tracker
+from longcat.tracking import StageRun, Tracker, model_name
 from tasks.orchestrator import tell
 from tasks.stage import run_stage, stage_task
 
@@ -23,13 +24,19 @@ def evaluate(
     workspace: Workspace,
     tracker: Tracker,
 ) -> State[Artifact[stage.EvaluationFacts]]:
-    """Score the checkpoint: bits per byte against n-grams, and lm-evaluation-harness tasks."""
+    """Score the checkpoint: bits per byte against n-grams, and lm-evaluation-harness tasks; then judge it by the gates."""
 
     def publish(run: StageRun, result: Artifact[stage.EvaluationFacts]) -> None:
         run.log_input(tokens, context="evaluation")
-        for name in ("report.md", "result.json"):
-            run.log_artifact(result.path / name)
+        for name in ("report.html", "report.md", "result.json", "results.json"):
+            if (result.path / name).is_file():
+                run.log_artifact(result.path / name)
         tell(create_markdown_artifact, (result.path / "report.md").read_text(encoding="utf-8"), key="evaluation-report")
+        stage.refuse_failures(result)
+        decision = decide(config, model_name(config), result, checkpoint, workspace)
+        promoted = decision is not None and decision.promoted
+        run.judge_model(model_name(config), checkpoint, tags_of(decision, result, checkpoint), champion=promoted)
+        require(decision, workspace, result)
 
     return run_stage(
         "evaluate",

@@ -11,7 +11,7 @@ from longcat.corpus.facts import TokensFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.progress import Reporter
-from longcat.tracking import StageRun, Tracker
+from longcat.tracking import StageRun, Tracker, model_name
 from longcat.training import stage
 from longcat.training.availability import life_of
 from longcat.training.life import read_events
@@ -42,7 +42,7 @@ def pretrain(
             run.log_artifact(folder.events)
             run.log_artifact(folder.life_picture)
         run.log_artifact(folder.samples, folder.samples.name)
-        run.register_model(f"longcat-{config.preset}", checkpoint)
+        run.register_model(model_name(config), checkpoint)
         facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]
         tell(create_table_artifact, facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
@@ -52,6 +53,27 @@ def test_built_once_then_reused(workspace):
     assert again.manifest["files"]["b.txt"]["bytes"] == 4
     assert not (workspace.path / ".lease").exists()
     assert [path.name for path in (workspace.path / "things").iterdir()] == [RECIPE.digest]
+
+
+def test_an_unchanged_file_is_read_once_and_a_changed_one_is_noticed(workspace, monkeypatch):
+    now = time.time_ns
+    monkeypatch.setattr("longcat.hash_memory.time.time_ns", lambda: now() + int(3e9))  # nothing is fresh
+    artifact = workspace.materialize(RECIPE, build)
+    read = []
+    sha256 = module.sha256_file
+    monkeypatch.setattr(module, "sha256_file", lambda path: read.append(path.name) or sha256(path))
+    workspace.find(RECIPE)
+    assert sorted(read) == ["a.bin", "b.txt"]
+    Workspace(workspace.path).find(RECIPE)
+    assert len(read) == 2
+    assert module.verify(artifact.path) == 2
+    assert len(read) == 4
+    time.sleep(0.02)
+    (artifact.path / "b.txt").write_text("tent")
+    with pytest.raises(ArtifactError, match=r"b\.txt is damaged: sha256"):
+        Workspace(workspace.path).find(RECIPE)
+    with pytest.raises(ArtifactError, match=r"b\.txt is damaged: sha256"):
+        module.verify(artifact.path)
 
 
 def test_find_does_not_build(workspace):

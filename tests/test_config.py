@@ -273,7 +273,18 @@ FIELDS = {
     "evaluation.held_out_sequences": (8, set()),
     "evaluation.ngram_order": (3, set()),
     "evaluation.tasks": (["other"], set()),
+    "evaluation.task_paths": (["folder"], set()),
     "evaluation.task_limit": (3, set()),
+    "evaluation.few_shot": (2, set()),
+    "evaluation.chat_template": (True, set()),
+    "evaluation.system_prompt": ("Be brief.", set()),
+    "evaluation.generation.max_gen_toks": (9, set()),
+    "evaluation.generation.until": (["."], set()),
+    "evaluation.generation.do_sample": (True, set()),
+    "evaluation.generation.temperature": (0.5, set()),
+    "evaluation.generation.top_k": (7, set()),
+    "evaluation.generation.top_p": (0.5, set()),
+    "evaluation.run_generated_code": (True, set()),
     "evaluation.batch_sequences": (3, set()),
     "evaluation.precision": ("bf16", set()),
     "evaluation.processes": (2, set()),
@@ -288,6 +299,9 @@ SOURCE_FIELDS = {
     "subset": ("x", True),
     "split": ("x", True),
     "revision": ("x", True),
+    "language": ("zh", True),
+    "count": (9, True),
+    "seed": (1, True),
     "text_field": ("x", True),
     "documents": ("lines", True),
     "max_documents": (30, True),
@@ -319,7 +333,7 @@ def changed(config, key, value):
 def leaves(section=PipelineConfig):
     keys = set(all_keys(section))
     nested = {key for key in keys if any(other.startswith(f"{key}.") for other in keys)}
-    return {key for key in keys - nested if not key.startswith("corpus.sources")}
+    return {key for key in keys - nested if not key.startswith(("corpus.sources", "evaluation.gates"))}
 
 
 def test_every_field_is_entered_here():
@@ -485,6 +499,11 @@ def test_an_end_of_text_beyond_the_corpus_vocabulary_names_the_setting_to_change
         (["corpus.sources={path: a.jsonl}"], "needs `kind`"),
         (["corpus.sources=[null]"], "expected a source: `stdlib`, a path"),
         (["corpus.sources={kind: files, path: a, revision: b}"], "`revision` is for sources of kind 'hub'"),
+        (["corpus.sources=[{kind: local_services, language: zh}]"], "needs `count`"),
+        (["corpus.sources=[{kind: local_services, count: 9}]"], "needs `language`"),
+        (["corpus.sources=[{kind: local_services, language: fr, count: 9}]"], "'zh' or 'en'"),
+        (["corpus.sources=[{kind: local_services, language: zh, count: 0}]"], "greater than or equal to 1"),
+        (["corpus.sources=[{kind: stdlib, seed: 3}]"], "`seed` is for sources of kind 'local_services'"),
         (["corpus.sources=[{kind: stdlib, weight: 1}, stdlib]"], "sources.1 has no `weight`; give one to every source"),
         (["corpus.languages=[no]"], "YAML reads no as false"),
         (["corpus.encodings=[utf-9]"], "'utf-9' is no encoding"),

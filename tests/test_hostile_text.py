@@ -82,17 +82,21 @@ def written_card(tmp_path, facts, samples):
     return [(tmp_path / name).read_text() for name in (card.CARD_HTML, card.CARD_MARKDOWN)]
 
 
+def sample(reason, text):
+    return {"source": 0, "reason": reason, "text": text}
+
+
 @pytest.mark.parametrize("text", HTML)
 def test_a_data_card_shows_text_as_text(text, tmp_path):
-    plain, _ = written_card(tmp_path, CARD, {"too_short": ["a text"]})
+    plain, _ = written_card(tmp_path, CARD, [sample(None, "a text"), sample("too_short", "a text")])
     facts = copy.deepcopy(CARD)
     facts["sources"][0] |= {"name": text, "licence": text, "sha256": text}
     facts["mixture"][0]["source"] = text
     for name in ("dropped", "masked", "languages"):
         facts[name] = {text: 1}
-    page, short = written_card(tmp_path, facts, {text: [text]})
+    page, short = written_card(tmp_path, facts, [sample(None, text), sample(text, text)])
     assert elements(page) == elements(plain)
-    assert parser.document_fromstring(page).text_content().count(MARK) >= 8
+    assert parser.document_fromstring(page).text_content().count(MARK) >= 11
     check_markdown(short)
 
 
@@ -121,7 +125,7 @@ def test_the_mfu_report_shows_text_as_text(kind, request, monkeypatch):
     monkeypatch.setattr(
         "longcat.benchmark.report.pictures", lambda _: ((name, {"wide": 0, "narrow": 0}) for name in names)
     )
-    monkeypatch.setattr("longcat.benchmark.plots.svg", lambda _: "data:,")
+    monkeypatch.setattr("longcat.figures.svg", lambda _: "data:,")
     result = json.loads(json.dumps(request.getfixturevalue(kind)))
     plain, text, shown = elements(html(result)), "".join(HTML), 0
     for path in texts(result):

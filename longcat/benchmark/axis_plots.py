@@ -6,21 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from longcat.benchmark.breakdown import intersection
-from longcat.benchmark.plots import (
-    BLUE,
-    FAINT,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    VIOLET,
-    canvas,
-    canvas_of,
-    decimal_bytes,
-    legend,
-    readable_bytes,
-)
+from longcat.benchmark.plots import decimal_bytes, readable_bytes
 from longcat.benchmark.timeline import HIDDEN_STATES
+from longcat.figures import BLUE, FAINT, GREEN, GREY, INK, ORANGE, VIOLET, canvas, canvas_of, legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

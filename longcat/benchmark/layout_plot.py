@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from longcat.benchmark.axis_plots import PALETTE
 from longcat.benchmark.holdings import Holding, Whole, holdings
-from longcat.benchmark.plots import GRID, INK, canvas_of
+from longcat.figures import GRID, INK, canvas_of
 from longcat.parallel.axes import BATCH, COPIES, VIEWS, Axis, Degrees, View
 
 if TYPE_CHECKING:

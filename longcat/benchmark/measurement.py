@@ -127,11 +127,16 @@ def measure(
         A `measurement` artifact: `measurement.json` (see `read_measurement`) and the profiler's `trace.json.gz`.
 
     Raises:
-        ConfigError: a setting of the sweep does not fit the batch.
+        ConfigError: a setting of the sweep does not fit the batch, or the checkpoint has no state of training.
         TrainingError: the timed processes failed.
     """
     import torch
 
+    if not CheckpointFolder(checkpoint.path).state.is_dir():
+        raise ConfigError(
+            f"{checkpoint.path} holds weights only, without the state of training that its steps are timed from; "
+            "benchmark takes a checkpoint that was trained here"
+        )
     accelerator = choose(config.accelerator)
     layout = settle_layout(config, accelerator)
     recipe = Recipe(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
+from longcat import figures
 from longcat.benchmark import axis_plots, layout_plot, plots
 from longcat.benchmark.holdings import Whole
 from longcat.benchmark.plots import decimal_bytes
@@ -126,7 +127,7 @@ def html(result: Mapping[str, Any]) -> str:
         own_conventions=any(row.get("ratio_own_convention") is not None for row in shown),
         on_cpu=on_cpu(result),
         pictures={
-            name: {form: plots.svg(figure) for form, figure in forms.items()} for name, forms in pictures(result)
+            name: {form: figures.svg(figure) for form, figure in forms.items()} for name, forms in pictures(result)
         },
         distribution_text=distribution_text(found) if found else None,
         named=found is not None and len(found["rows"]) <= plots.NAMED_ROWS,
@@ -391,7 +392,7 @@ def markdown(result: Mapping[str, Any], picture: bytes) -> str:
 
 def write(result: Mapping[str, Any], directory: Path) -> None:
     """Write report.html, report.md and mfu.png to a folder."""
-    picture = plots.png(published(result))
+    picture = figures.png(published(result))
     (directory / "mfu.png").write_bytes(picture)
     (directory / "report.html").write_text(html(result), encoding="utf-8")
     (directory / "report.md").write_text(markdown(result, picture), encoding="utf-8")

@@ -23,4 +23,8 @@ WorkspacePath = Annotated[
 CHECKPOINT_HELP = (
     "Folder of a checkpoint or of a Hugging Face model, or the first characters of a digest in the workspace."
 )
+Rehash = Annotated[
+    bool,
+    typer.Option("--rehash", help="Read every input and result again, also those whose hashes are remembered."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

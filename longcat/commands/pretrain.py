@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
+from longcat.commands.options import ConfigFile, Json, Overrides, Preset, Rehash, WorkspacePath
 from longcat.commands.run import run_flow
 from longcat.errors import ConfigError
 
@@ -51,6 +51,7 @@ def pretrain_command(title: str) -> Callable[..., None]:
         set_: Overrides = None,
         workspace: WorkspacePath = Path("workspace"),
         as_json: Json = False,
+        rehash: Rehash = False,
         dry: Dry = False,
         world_size: WorldSize = None,
         device: Device = None,
@@ -64,7 +65,7 @@ def pretrain_command(title: str) -> Callable[..., None]:
                 "--world-size, --device, --memory-gb and --phase belong to --dry-run; training has training.processes and accelerator"
             )
         else:
-            run_flow("pretrain", preset, config, set_, workspace, as_json)
+            run_flow("pretrain", preset, config, set_, workspace, as_json, rehash=rehash)
 
     command.__doc__ = title
     return command

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
+from longcat.commands.options import ConfigFile, Json, Overrides, Preset, Rehash, WorkspacePath
+from longcat.hash_memory import REHASH
 
 
 def flow_command(flow: str, title: str) -> Callable[..., None]:
@@ -25,17 +26,47 @@ def flow_command(flow: str, title: str) -> Callable[..., None]:
         set_: Overrides = None,
         workspace: WorkspacePath = Path("workspace"),
         as_json: Json = False,
+        rehash: Rehash = False,
     ) -> None:
-        run_flow(flow, preset, config, set_, workspace, as_json)
+        run_flow(flow, preset, config, set_, workspace, as_json, rehash=rehash)
 
     command.__doc__ = title
     return command
 
 
 def run_flow(
-    flow: str, preset: str | None, config: Path | None, overrides: list[str] | None, workspace: Path, as_json: bool
+    flow: str,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    workspace: Path,
+    as_json: bool,
+    checkpoint: str | None = None,
+    rehash: bool = False,
 ) -> None:
     """Run a flow in this process and print its summary."""
+    summary = flow_summary(flow, preset, config, overrides, workspace, as_json, checkpoint, rehash=rehash)
+    from longcat.terminal import print_summary
+
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        print_summary(summary)
+
+
+def flow_summary(
+    flow: str,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    workspace: Path,
+    quiet: bool,
+    checkpoint: str | None = None,
+    rehash: bool = False,
+) -> dict[str, Any]:
+    """Run a flow in this process, with its progress on the terminal unless `quiet`, and return its summary."""
+    if rehash:
+        os.environ[REHASH] = "1"
     from flows.dag import check, stages_of
     from longcat.artifact import Workspace
     from longcat.config import load_config
@@ -44,16 +75,17 @@ def run_flow(
     settings = load_config(preset, config, overrides or ())
     if not any(source.kind == "hub" for source in settings.corpus.sources):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    check(settings, stages_of(flow))  # mistakes are reported before a server is started, which takes seconds
+    if checkpoint is None:
+        check(settings, stages_of(flow))  # mistakes are reported before a server is started, which takes seconds
     workspace = workspace.expanduser().resolve()
     space = Workspace(workspace)
     with disk_errors(workspace), space.lease():
         from flows.server import prefect_api
         from longcat.progress import progress_listener
-        from longcat.terminal import Display, print_summary, redirected_output
+        from longcat.terminal import Display, redirected_output
 
         with (
-            Display(quiet=as_json) as display,
+            Display(quiet=quiet) as display,
             redirected_output(workspace / "logs" / "run.log", display.warn),
             progress_listener(display),
             prefect_api(workspace),
@@ -65,8 +97,6 @@ def run_flow(
                 config_file=None if config is None else str(config),
                 overrides=overrides or [],
                 workspace=str(workspace),
+                checkpoint=checkpoint,
             )
-    if as_json:
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
-    else:
-        print_summary(summary)
+    return summary

@@ -1,4 +1,4 @@
-"""`longcat emulate`, `doctor`, `sync` and `ui`: tools for the machine and for tracked runs."""
+"""`longcat emulate`, `doctor`, `verify`, `sync` and `ui`: tools for the machine, for results and for tracked runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,6 +67,33 @@ def doctor(
         print("\n".join(f"problem: {printable(text)}" for text in problems) or "no problem found")
         facts["problems"] = problems
     if facts["problems"]:
+        raise typer.Exit(2)
+
+
+def verify(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) -> None:
+    """Read every file of every finished result, and compare it with what was written."""
+    from longcat.artifact import Workspace
+    from longcat.artifact import verify as verify_artifact
+    from longcat.disk import disk_errors
+    from longcat.errors import ArtifactError
+
+    if not workspace.expanduser().is_dir():
+        raise ConfigError(f"--workspace {workspace}: there is no such folder")
+    space, rows = Workspace(workspace), list[dict[str, Any]]()
+    with disk_errors(space.path):
+        for path in space.finished():
+            try:
+                rows.append({"path": str(path), "files": verify_artifact(path), "problem": None})
+            except ArtifactError as error:
+                rows.append({"path": str(path), "files": None, "problem": str(error)})
+    damaged = sum(row["problem"] is not None for row in rows)
+    if as_json:
+        print(json.dumps({"artifacts": rows, "damaged": damaged}, indent=2, ensure_ascii=False))
+    else:
+        for row in rows:
+            print(printable(row["problem"] or f"{row['path']}: {row['files']} files are intact"))
+        print(f"{len(rows)} finished results, {damaged} damaged" if rows else "there are no finished results")
+    if damaged:
         raise typer.Exit(2)
 
 

@@ -20,9 +20,9 @@ TRAINED_END_OF_TEXT = 2
 class SourceConfig(Section):
     """One place that text comes from. Written short as a string: `stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`."""
 
-    kind: Literal["stdlib", "files", "hub", "package"]
+    kind: Literal["stdlib", "files", "hub", "package", "local_services"]
     """`stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name; `package`: what
-    apt or pip installs."""
+    apt or pip installs; `local_services`: questions about local services with their answers, made up (docs/local_services.md)."""
     path: Annotated[str | None, RUNTIME] = None
     """For `files`: a file in a format of `longcat.corpus.readers` (see docs/preprocess.md), a folder of them, a pattern, or an address. The files' sha256 stand
     in for it."""
@@ -42,6 +42,12 @@ class SourceConfig(Section):
     """For `hub`: which split is read."""
     revision: str = "main"
     """For `hub`: branch, tag or commit; resolved to a commit before it is hashed."""
+    language: Literal["zh", "en"] | None = None
+    """For `local_services`: the language of the texts."""
+    count: int | None = Field(default=None, ge=1)
+    """For `local_services`: how many texts are made."""
+    seed: int = 0
+    """For `local_services`: each makes other texts, and the same ones each time."""
     text_field: str = "text"
     """The field that holds the text in records of JSON, Parquet, Arrow and hub data sets; dots lead to nested ones (`data.text`)."""
     max_documents: int | None = Field(default=None, ge=1)
@@ -83,9 +89,9 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> SourceConfig:
-        needed = {"files": "path", "hub": "name", "package": "package"}.get(self.kind)
-        if needed and not getattr(self, needed):
-            raise ValueError(f"a source of kind {self.kind!r} needs `{needed}`")
+        for name in _NEEDED.get(self.kind, ()):
+            if not getattr(self, name):
+                raise ValueError(f"a source of kind {self.kind!r} needs `{name}`")
         for kind, fields in _FIELDS_OF_KIND.items():
             for name in fields:
                 if kind != self.kind and getattr(self, name) != type(self).model_fields[name].default:
@@ -93,11 +99,13 @@ class SourceConfig(Section):
         return self
 
 
-_KINDS = ("stdlib", "files", "hub", "package")
+_KINDS = ("stdlib", "files", "hub", "package", "local_services")
+_NEEDED = {"files": ("path",), "hub": ("name",), "package": ("package",), "local_services": ("language", "count")}
 _FIELDS_OF_KIND = {
     "files": ("path", "documents"),
     "hub": ("name", "subset", "split", "revision"),
     "package": ("package", "members"),
+    "local_services": ("language", "count", "seed"),
 }
 _SOURCES = "`stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`"
 
@@ -128,7 +136,7 @@ class NearDuplicateConfig(Section):
     threshold: float = Field(default=0.8, gt=0, le=1)
     """Smallest estimated Jaccard similarity of two documents' shingles that makes the later one a duplicate."""
     shingle_words: int = Field(default=5, ge=1)
-    """Words in a shingle; a Chinese, Japanese or Korean character counts as one."""
+    """Words in a shingle; a Chinese character counts as a part of one, see docs/preprocess.md."""
     bands: int = Field(default=16, ge=1)
     """Bands of the signature; documents that agree in one are compared. 16 bands of 8 rows find 95 % of pairs of similarity 0.8."""
     rows: int = Field(default=8, ge=1)

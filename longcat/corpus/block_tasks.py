@@ -1,14 +1,16 @@
 """The two steps that work block by block: judging writes cleaned documents, tokenising writes their tokens.
 
 Both are pure functions of their task, run in any process that sees the files, and are done when their last file is
-there: a second run finds it and returns. In the scratch folder, for block NAME:
+there: a second run finds it and returns. In the scratch folder, for block NAME, which has folders of its own in front:
 
 NAME.text             UTF-8 of the documents that were not left out, one after another
 NAME.arrays.npz       see `block_arrays.Arrays`
 NAME.signatures.npy   uint32 [documents, minima], where near-duplicates are looked for
 NAME.findings.npy     int32 [documents, mask + languages]: personal data masked of each kind, and 1 for the language
+NAME.labels.jsonl     of each document its id, url, language and score (only where text is written out)
+NAME.dropped.zst      JSON lines of those that were left out, with text and reason (likewise)
 NAME.json             counts and samples; the last of these files
-NAME.lengths.npy      int64 [documents kept]: tokens of each; the last file of all
+NAME.rows.npy         `DOCUMENT` [documents kept]; the last file of all
 
 and in the artifact NAME.tokens.npy, the tokens of the documents kept, one after another.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,19 +30,20 @@ import numpy as np
 from longcat.artifact import write_json
 from longcat.config import CorpusConfig, NearDuplicateConfig
 from longcat.corpus.arrays import save
-from longcat.corpus.block_arrays import Arrays, ArraysBuilder, content_hash
+from longcat.corpus.block_arrays import ArraysBuilder, content_hash
 from longcat.corpus.cleaning import Dropped
 from longcat.corpus.filters import Document
 from longcat.corpus.judge import SAMPLES, Judge, Verdict, reasons
+from longcat.corpus.labels import Labels
 from longcat.corpus.near_duplicates import shingles, signatures
 from longcat.corpus.readers import Oversized, Record, Unreadable
 from longcat.corpus.sources import Block
 from longcat.disk import replacing
 from longcat.errors import DataError, LongcatError
-from longcat.unpacking import read_json
 
 _BATCH_BYTES = 1 << 20
 _SIGNED_AT_ONCE = 512
+_TOO_LONG = Verdict(Dropped("too_long"))
 _DUPLICATE = Verdict(Dropped("duplicate"))
 """Verdict on a text that is kept already: its language and masked data were counted with the first."""
 
@@ -58,6 +62,8 @@ class JudgeTask:
     """File of the hashes that must not occur, see `decontamination.known_runs`."""
     limit: int | None = None
     """Stop after this many documents; None reads all."""
+    labelled: bool = False
+    """Whether to keep what is known of each document, and the text of those left out, for `cleaned_text`."""
 
     def __str__(self) -> str:
         return f"block {self.name}"
@@ -72,11 +78,14 @@ def judge_block(task: JudgeTask) -> str:
     counts = task.scratch / f"{task.name}.json"
     if counts.exists():
         return task.name
+    counts.parent.mkdir(parents=True, exist_ok=True)
     corpus = task.corpus
     # one character takes at most 12 bytes, as two \u escapes of JSON; the rest is for other fields
     record_bytes = 12 * corpus.max_characters + 1_000_000
-    with replacing(task.scratch / f"{task.name}.text") as stream:
-        judging = _Judging(task, stream)
+    with ExitStack() as files:
+        stream = files.enter_context(replacing(task.scratch / f"{task.name}.text"))
+        labels = files.enter_context(Labels(task.scratch, task.name)) if task.labelled else None
+        judging = _Judging(task, stream, labels)
         for record in task.block.records(corpus.encodings, record_bytes):
             judging.add(record)
             if judging.texts == task.limit:
@@ -89,7 +98,8 @@ def judge_block(task: JudgeTask) -> str:
 class _Judging:
     """The state of a block while its records are judged one by one."""
 
-    def __init__(self, task: JudgeTask, stream: IO[bytes]) -> None:
+    def __init__(self, task: JudgeTask, stream: IO[bytes], labels: Labels | None) -> None:
+        self._labels = labels
         self.texts = 0
         """Records that could be read."""
         self._corpus, self._tolerant, self._stream = task.corpus, task.tolerant, stream
@@ -117,15 +127,21 @@ class _Judging:
         self.texts += 1
         if isinstance(record, Oversized):
             self._leave_out("too_long", "")
+            if self._labels:
+                self._labels.leave_out("too_long", record.place, "", _TOO_LONG)
             return
         digest = content_hash(record.encode())
         verdict = self._seen.get(digest) or self._judge.verdict(record)  # the same text again: no need to ask again
         if isinstance(verdict.document, Dropped):
             self._seen[digest] = verdict
             self._leave_out(verdict.document.reason, record, verdict.language)
+            if self._labels:
+                self._labels.leave_out(verdict.document.reason, record, self._judge.masked(record), verdict)
         else:
             self._seen[digest] = _DUPLICATE
             self._keep(verdict.document, verdict)
+            if self._labels:
+                self._labels.keep(record, verdict)
 
     def _count_unreadable(self, record: Unreadable) -> None:
         self._unreadable += 1
@@ -149,7 +165,7 @@ class _Judging:
         languages = [verdict.language == name for name in corpus.languages]
         self._findings.append([*(masked[kind] for kind in corpus.mask), *languages])
         if corpus.near_duplicates:
-            self._shingles.append(shingles(document.words, corpus.near_duplicates))
+            self._shingles.append(shingles(document.normal_form, corpus.near_duplicates))
             if len(self._shingles) == _SIGNED_AT_ONCE:
                 self._sign(corpus.near_duplicates)
 
@@ -204,39 +220,22 @@ def _known(path: Path) -> np.ndarray:
     return known
 
 
-class JudgedBlock:
-    """The files that judging left of a block."""
+DOCUMENT = np.dtype(
+    [
+        ("block", np.uint32),  # its place in blocks.json
+        ("begin", np.int64),  # its first token in the block's file
+        ("tokens", np.uint32),  # with end-of-text
+        ("source", np.uint16),
+        ("held_out", np.bool_),
+        ("key", np.uint64),  # a place in an arbitrary but fixed order
+    ]
+)
 
-    def __init__(self, scratch: Path, name: str, source: int) -> None:
-        self.name, self.source = name, source
-        self._scratch = scratch
-        self.counts: dict[str, Any] = read_json(scratch / f"{name}.json")
 
-    def arrays(self) -> Arrays:
-        """Read the arrays of its documents."""
-        with np.load(self._scratch / f"{self.name}.arrays.npz") as arrays:
-            return Arrays(**arrays)
-
-    def signatures(self) -> np.ndarray:
-        """Read the MinHash signatures of its documents, uint32 `[documents, minima]`."""
-        signed: np.ndarray = np.load(self._scratch / f"{self.name}.signatures.npy")
-        return signed
-
-    def findings(self) -> np.ndarray:
-        """Read how much personal data was masked in its documents and their languages, int32 `[documents, mask + languages]`."""
-        findings: np.ndarray = np.load(self._scratch / f"{self.name}.findings.npy")
-        return findings
-
-    def read(self, begin: int, end: int) -> bytes:
-        """Read a range of bytes of its text."""
-        with (self._scratch / f"{self.name}.text").open("rb") as stream:
-            stream.seek(begin)
-            return stream.read(end - begin)
-
-    def lengths(self) -> np.ndarray:
-        """Read the number of tokens of each document kept, int64; there are none before `tokenise_block`."""
-        lengths: np.ndarray = np.load(self._scratch / f"{self.name}.lengths.npy")
-        return lengths
+def is_held_out(digests: np.ndarray, fraction: float) -> np.ndarray:
+    """Mark the documents that are never trained on, bool; only the content of each decides, not the rest of the corpus."""
+    marked: np.ndarray = digests[:, 0] < np.uint64(fraction * 2**64)
+    return marked
 
 
 @dataclass(frozen=True)
@@ -245,6 +244,10 @@ class TokeniseTask:
 
     scratch: Path
     name: str
+    number: int
+    """Place of the block among all."""
+    source: int
+    held_out_fraction: float
     keep: np.ndarray
     """Whether each document is kept, bool `[documents]`."""
     cuts: np.ndarray
@@ -262,9 +265,10 @@ class TokeniseTask:
 
 def tokenise_block(task: TokeniseTask) -> None:
     """Write the tokens of the documents kept, each with the end-of-text token behind it."""
-    done = task.scratch / f"{task.name}.lengths.npy"
+    done = task.scratch / f"{task.name}.rows.npy"
     if done.exists():
         return
+    task.tokens.parent.mkdir(parents=True, exist_ok=True)
     from longcat.corpus.tokenizer import encode, single_threaded
 
     tokenizer = _tokenizer(task.tokenizer)
@@ -276,7 +280,13 @@ def tokenise_block(task: TokeniseTask) -> None:
                 lengths.append(len(tokens))
                 parts.append(tokens.astype(task.dtype))
     save(task.tokens, np.concatenate([np.empty(0, task.dtype), *parts]))
-    save(done, np.array(lengths, np.int64))
+    with np.load(task.scratch / f"{task.name}.arrays.npz") as arrays:
+        digests = arrays["digests"][task.keep]
+    rows = np.zeros(len(lengths), DOCUMENT)
+    rows["block"], rows["source"], rows["tokens"] = task.number, task.source, lengths
+    rows["begin"] = np.cumsum([0, *lengths], dtype=np.int64)[:-1]
+    rows["held_out"], rows["key"] = is_held_out(digests, task.held_out_fraction), digests[:, 1]
+    save(done, rows)
 
 
 def kept_texts(task: TokeniseTask) -> Iterator[str]:

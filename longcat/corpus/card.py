@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from longcat.printable import markdown_text
 
 CARD_HTML, CARD_MARKDOWN = "card.html", "card.md"
 
+_Samples = list[tuple[str, list[tuple[str, list[str]]]]]
+"""Titles, under each headings, under each texts."""
 _ENVIRONMENT = Environment(autoescape=True)
 _ENVIRONMENT.filters["number"] = lambda value: f"{value:,}"
 _PAGE = _ENVIRONMENT.from_string(
@@ -56,28 +58,43 @@ blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1p
 <div class="scroll"><table><tr><th>characters</th><th class="n">documents</th><th></th></tr>
 {% for low, high, count in lengths %}<tr><td>{{ low|number }} to {{ high|number }}</td><td class="n">{{ count|number }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / longest }}%"></div></td></tr>
 {% endfor %}</table></div>
-{% if samples %}<h2>Samples of dropped documents</h2>
-{% for reason, texts in samples.items() if texts %}<h3>{{ reason|replace("_", " ") }}</h3>
-{% for text in texts %}<blockquote>{{ text }}</blockquote>
-{% endfor %}{% endfor %}{% endif %}
+{% for title, groups in samples %}<h2>{{ title }}</h2>
+{% for heading, texts in groups %}<h3>{{ heading }}</h3>
+{% for text in texts %}<blockquote dir="auto">{{ text }}</blockquote>
+{% endfor %}{% endfor %}{% endfor %}
 <footer>Personal data is masked in these samples as in the corpus. Fractions of documents refer to all that could be read.</footer>
 </main></body></html>
 """
 )
 
 
-def write(facts: Mapping[str, Any], samples: Mapping[str, list[str]], directory: Path) -> None:
+def write(facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], directory: Path) -> None:
     """Write card.html and card.md.
 
     Args:
         facts: of a tokens artifact.
-        samples: beginnings of dropped documents, by reason.
+        samples: beginnings of documents, see `documents.Sample`.
         directory: of the artifact.
     """
     values = _values(facts)
-    page = _PAGE.render(f=facts, samples=samples, style=STYLE, left_out=_left_out, **values)
+    grouped = _grouped(facts, samples)
+    page = _PAGE.render(f=facts, samples=grouped, style=STYLE, left_out=_left_out, **values)
     write_text(directory / CARD_HTML, page)
-    write_text(directory / CARD_MARKDOWN, _markdown(facts, values))
+    write_text(directory / CARD_MARKDOWN, _markdown(facts, values, grouped))
+
+
+def _grouped(facts: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> _Samples:
+    """Arrange samples under titles, and by source, or by reason and source, under headings."""
+    kept: dict[str, list[str]] = {}
+    dropped: dict[str, list[str]] = {}
+    for sample in samples:
+        source, reason = facts["sources"][sample["source"]]["name"], sample["reason"]
+        if reason is None:
+            kept.setdefault(source, []).append(sample["text"])
+        else:
+            dropped.setdefault(f"{reason.replace('_', ' ')} · {source}", []).append(sample["text"])
+    titled = (("Samples of kept documents", kept), ("Samples of dropped documents", dropped))
+    return [(title, list(groups.items())) for title, groups in titled if groups]
 
 
 def _values(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +125,7 @@ def _tokens(count: int) -> str:
     return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.2f} M"
 
 
-def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any], samples: _Samples) -> str:
     rows = [
         "# Data card",
         "",
@@ -151,4 +168,10 @@ def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
                 "| --- | ---: |",
                 *(f"| {markdown_text(name)} | {count:,} |" for name, count in counts.items()),
             ]
+    for title, groups in samples:
+        rows += ["", f"## {title}"]
+        for heading, texts in groups:
+            rows += ["", f"### {markdown_text(heading)}"]
+            for text in texts:
+                rows += ["", f"> “{markdown_text(text)}”"]  # whose first sign could be one of Markdown's
     return "\n".join(rows) + "\n"

@@ -4,7 +4,7 @@ Four steps, of which the first and the last are done block by block (`block_task
 read and judge; decide over all documents what stays (`selection`); train the tokenizer; tokenise.
 
 NAME.tokens.npy     uint16 or uint32: tokens of the documents of block NAME, each with end-of-text behind it
-documents.npy       see `DOCUMENT`, one for each document in the order they were read
+documents.npy       see `block_tasks.DOCUMENT`, one for each document in the order they were read
 blocks.json         names of the blocks
 tokenizer.json, token_bytes.npy, samples.json
 """
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +25,38 @@ import numpy as np
 from longcat.artifact import write_json
 from longcat.config import CorpusConfig
 from longcat.config.tokenizer_file import end_of_text
+from longcat.corpus.accounting import Account, account, tokenizer_sample
 from longcat.corpus.arrays import save
-from longcat.corpus.block_tasks import (
-    JudgedBlock,
-    JudgeTask,
-    TokeniseTask,
-    judge_block,
-    tokenise_block,
-    try_block,
-    without,
-)
+from longcat.corpus.block_tasks import DOCUMENT, JudgeTask, TokeniseTask, judge_block, tokenise_block, try_block
 from longcat.corpus.decontamination import known_runs
-from longcat.corpus.judge import SAMPLE_CHARACTERS, SAMPLES, Judge, reasons
+from longcat.corpus.judge import SAMPLES, reasons
+from longcat.corpus.judged import JudgedBlock, JudgedBlocks
 from longcat.corpus.mapping import Mapper
-from longcat.corpus.selection import KeptDocuments, select
+from longcat.corpus.selection import KEPT, KeptDocuments, select
 from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, token_dtype
 from longcat.corpus.sources import Source
+from longcat.disk import replacing
 from longcat.errors import DataError
 from longcat.progress import Progress, Reporter
+from longcat.unpacking import read_json
 
 DOCUMENTS, BLOCKS, SAMPLES_FILE = "documents.npy", "blocks.json", "samples.json"
-DOCUMENT = np.dtype(
-    [
-        ("block", np.uint32),  # its place in blocks.json
-        ("begin", np.int64),  # its first token in the block's file
-        ("tokens", np.uint32),  # with end-of-text
-        ("source", np.uint16),
-        ("held_out", np.bool_),
-        ("key", np.uint64),  # a place in an arbitrary but fixed order
-    ]
-)
 SCRATCH = "scratch"
 """Folder of files that only `build_documents` itself needs."""
-_SAMPLE_BYTES = 8 * SAMPLE_CHARACTERS
-_JUDGED, _TRAINED, _TOKENISED = 45.0, 60.0, 85.0  # percentages of the stage at which the steps end
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The beginning of a document, for people to look at."""
+
+    source: int
+    reason: str | None
+    """Why it was left out; None if it was kept."""
+    text: str
+
+
+_IN_FOLDER = 1000  # blocks
+_JUDGED, _SELECTED, _TRAINED, _TOKENISED = 45.0, 55.0, 60.0, 85.0  # percentages of the stage at which the steps end
 
 
 def build_documents(
@@ -77,18 +77,23 @@ def build_documents(
     known = scratch / "known.npy"
     save(known, known_runs(evaluations))
 
-    facts, blocks = _judge(corpus, sources, scratch, known, mapper, report)
-    selection = select(blocks, corpus)
-    facts |= _account(corpus, blocks, selection)
-    held_out = _held_out(selection, corpus.held_out_fraction)
-    for name, members in (("train", ~held_out), ("held_out", held_out)):
-        if not (members & selection.keep).any():
+    facts, blocks = judge_all(corpus, sources, scratch, known, mapper, report)
+
+    def tell(what: str, done: float) -> None:
+        report(Progress("preprocess", _JUDGED + (_SELECTED - _JUDGED) * done, 100, what))
+
+    selection = select(blocks, corpus, scratch / "selection", mapper, tell)
+    found = account(corpus, blocks, selection, mapper)
+    facts |= _facts(corpus, facts, selection, found)
+    samples = [Sample(**sample) for sample in facts.pop("samples")]
+    for name, left in (("train", found.train), ("held_out", found.held_out)):
+        if not left:
             raise DataError(f"no document is left for the {name} split: {describe_losses(facts)}; {MORE[name]}")
 
-    report(Progress("preprocess", _JUDGED, 100, "training the tokenizer"))
-    source_of = np.repeat([block.source for block in blocks], np.diff(selection.begins))
-    sample = _sample(corpus, blocks, selection, selection.keep & ~held_out, source_of)
-    tokenizer = provide_tokenizer(directory / TOKENIZER, corpus, sample)
+    report(Progress("preprocess", _SELECTED, 100, "training the tokenizer"))
+    tokenizer = provide_tokenizer(
+        directory / TOKENIZER, corpus, tokenizer_sample(corpus, blocks, selection, found.picked)
+    )
     save(directory / TOKEN_BYTES, token_bytes(tokenizer))
 
     end, size = end_of_text(corpus), vocabulary_size(tokenizer)
@@ -96,7 +101,10 @@ def build_documents(
         TokeniseTask(
             scratch=scratch,
             name=block.name,
-            keep=selection.keep[selection.of(number)],
+            number=number,
+            source=block.source,
+            held_out_fraction=corpus.held_out_fraction,
+            keep=selection.state[selection.of(number)] == KEPT,
             cuts=selection.cuts_of(number),
             tokenizer=directory / TOKENIZER,
             tokens=directory / f"{block.name}.tokens.npy",
@@ -109,14 +117,13 @@ def build_documents(
         percent = _TRAINED + (_TOKENISED - _TRAINED) * done / len(blocks)
         report(Progress("preprocess", percent, 100, "tokenising"))
 
-    table = _table(blocks, selection, held_out, source_of)
-    save(directory / DOCUMENTS, table)
-    write_json(directory / BLOCKS, [block.name for block in blocks])
-    write_json(directory / SAMPLES_FILE, _samples(corpus, blocks, selection))
+    tokens = _write_table(directory / DOCUMENTS, blocks, facts["documents"])
+    write_json(directory / BLOCKS, blocks.names)
+    write_json(directory / SAMPLES_FILE, [asdict(sample) for sample in samples])
     return {
         **facts,
-        "tokens": int(table["tokens"].sum()),
-        "bytes_per_token": facts["text_bytes"] / int(table["tokens"].sum()),
+        "tokens": tokens,
+        "bytes_per_token": facts["text_bytes"] / tokens,
         "vocabulary_size": size,
         "end_of_text": end,
         "versions": {"python": platform.python_version(), "tokenizers": tokenizers.__version__},
@@ -126,44 +133,65 @@ def build_documents(
 # ---------------------------------------------------------------------------------------------------- judging
 
 
-def _judge(
-    corpus: CorpusConfig, sources: list[Source], scratch: Path, known: Path, mapper: Mapper, report: Reporter
-) -> tuple[dict[str, Any], list[JudgedBlock]]:
-    """Judge all blocks of all sources; returns the facts about what was read, and the blocks."""
-    blocks: list[JudgedBlock] = []
-    described = []
-    bad_lines = 0
-    for number, (settings, source) in enumerate(zip(corpus.sources, sources, strict=True)):
-        of_source: list[JudgedBlock] = []
-        texts = bad = 0
+def judge_all(
+    corpus: CorpusConfig,
+    sources: list[Source],
+    scratch: Path,
+    known: Path,
+    mapper: Mapper,
+    report: Reporter,
+    labelled: bool = False,
+) -> tuple[dict[str, Any], JudgedBlocks]:
+    """Judge all blocks of all sources; returns the facts about what was read and judged, and the blocks.
 
-        most = settings.max_documents
-        tasks = [
-            JudgeTask(corpus, unread, source.tolerant, scratch, f"{number:03d}-{place:05d}", known, most)
-            for place, unread in enumerate(source.blocks)
-        ]
-        for place, judged in enumerate(mapper(judge_block if most is None else try_block, tasks)):
-            left = None if most is None else most - texts
-            # how many documents are left for a block is only known when those before it are done
-            if judged is None or (left and texts and JudgedBlock(scratch, judged, number).counts["texts"] >= left):
-                judged = judge_block(replace(tasks[place], name=f"{tasks[place].name}-{left}", limit=left))
-            block = JudgedBlock(scratch, judged, number)
-            of_source.append(block)
-            texts += block.counts["texts"]
-            bad += block.counts["bad"]
-            done = (number + (place + 1) / len(tasks)) / len(sources)
-            report(Progress("preprocess", _JUDGED * done, 100, f"reading {source.name}: {texts:,} documents"))
-            if texts == most:
-                break
-        first_bad = next((block.counts["first_bad"] for block in of_source if block.counts["first_bad"]), None)
-        if first_bad and not source.tolerant:
+    Args:
+        corpus: what is asked of documents.
+        sources: where they are.
+        scratch: folder for what judging leaves.
+        known: see `JudgeTask.known`.
+        mapper: does the work.
+        report: receives progress.
+        labelled: see `JudgeTask.labelled`.
+
+    Raises:
+        DataError: a file is damaged, or more records than `corpus.max_bad_fraction` cannot be read.
+    """
+    told, listing = scratch / "judged.json", scratch / "blocks.json"
+    if told.exists():
+        return read_json(told), JudgedBlocks(scratch, listing)
+    blocks: list[tuple[str, int, int]] = []
+    described = []
+    total = _Counted(corpus)
+    for number, (settings, source) in enumerate(zip(corpus.sources, sources, strict=True)):
+        of_source = _Counted(corpus)
+        most, count = settings.max_documents, len(source.blocks)
+        task = partial(_judge_task, corpus, source, number, scratch, known, labelled)
+        judge = judge_block if most is None else try_block
+        with closing(mapper(judge, (task(place, most) for place in range(count)))) as names:
+            for place, judged in enumerate(names):
+                left = None if most is None else most - of_source.texts
+                # how many documents are left for a block is only known when those before it are done
+                if judged is None or (
+                    left and of_source.texts and JudgedBlock(scratch, judged, number).counts["texts"] >= left
+                ):
+                    judged = judge_block(task(place, left, f"-{left}"))
+                of_source.add(number, JudgedBlock(scratch, judged, number).counts)
+                blocks.append((judged, number, of_source.last_kept))
+                done = (number + (place + 1) / count) / len(sources)
+                report(
+                    Progress("preprocess", _JUDGED * done, 100, f"reading {source.name}: {of_source.texts:,} documents")
+                )
+                if of_source.texts == most:
+                    break
+        texts, bad = of_source.texts, of_source.bad
+        if of_source.first_bad and not source.tolerant:
             if bad > corpus.max_bad_fraction * (texts + bad):
                 raise DataError(
                     f"{bad} of {texts + bad} records of {source.name} cannot be read, more than "
-                    f"corpus.max_bad_fraction={corpus.max_bad_fraction}; the first is {first_bad}"
+                    f"corpus.max_bad_fraction={corpus.max_bad_fraction}; the first is {of_source.first_bad}"
                 )
-            bad_lines += bad
-        blocks += of_source
+            total.bad += bad
+        total.take(of_source)
         described.append(
             {
                 "kind": settings.kind,
@@ -175,35 +203,96 @@ def _judge(
                 "left_out": source.left_out,
             }
         )
-    return {"bad_lines": bad_lines, "sources": described}, blocks
+    saved = JudgedBlocks.save(scratch, listing, blocks)
+    facts = {
+        "bad_lines": total.bad,
+        "sources": described,
+        "dropped": total.dropped,
+        "languages": total.languages,
+        "samples": [asdict(sample) for sample in total.samples],
+    }
+    write_json(told, facts)
+    return facts, saved
 
 
-def _account(corpus: CorpusConfig, blocks: list[JudgedBlock], selection: KeptDocuments) -> dict[str, Any]:
+def _judge_task(
+    corpus: CorpusConfig,
+    source: Source,
+    number: int,
+    scratch: Path,
+    known: Path,
+    labelled: bool,
+    place: int,
+    limit: int | None,
+    suffix: str = "",
+) -> JudgeTask:
+    name = f"{number:03d}/{place // _IN_FOLDER:04d}/{place:07d}{suffix}"
+    return JudgeTask(corpus, source.blocks[place], source.tolerant, scratch, name, known, limit, labelled)
+
+
+class _Counted:
+    """Counts of judged blocks, added up."""
+
+    def __init__(self, corpus: CorpusConfig) -> None:
+        self.texts = self.bad = self.last_kept = 0
+        self.first_bad: str | None = None
+        self.dropped: Counter[str] = Counter(dict.fromkeys(reasons(corpus), 0))
+        self.languages: Counter[str] = Counter()
+        self.samples: list[Sample] = []
+        self._taken: Counter[str] = Counter()
+
+    def add(self, source: int, counts: Mapping[str, Any]) -> None:
+        """Add the counts of a block."""
+        self.texts += counts["texts"]
+        self.bad += counts["bad"]
+        self.last_kept = counts["texts"] - sum(counts["dropped"].values())
+        self.first_bad = self.first_bad or counts["first_bad"]
+        self.dropped.update(counts["dropped"])
+        self.languages.update(counts["languages"])
+        for reason, texts in counts["samples"].items():
+            for text in texts[: SAMPLES - self._taken[reason]]:
+                self._taken[reason] += 1
+                self.samples.append(Sample(source, reason, text))
+
+    def take(self, other: _Counted) -> None:
+        """Add what was counted of another source, but for its records."""
+        self.dropped.update(other.dropped)
+        self.languages.update(other.languages)
+        self.samples += other.samples
+
+
+def _facts(corpus: CorpusConfig, judged: Mapping[str, Any], selection: KeptDocuments, found: Account) -> dict[str, Any]:
     """Summarise which documents were kept, and why the others were not, as facts."""
-    dropped = Counter(dict.fromkeys(reasons(corpus), 0))
-    languages: Counter[str] = Counter()
-    first = np.ones(len(selection.keep), bool)
-    first[selection.dropped["duplicate"]] = False
-    totals = np.zeros(len(corpus.mask) + len(corpus.languages), np.int64)
-    for number, block in enumerate(blocks):
-        dropped.update(block.counts["dropped"])
-        languages.update(block.counts["languages"])
-        totals += block.findings()[first[selection.of(number)]].sum(axis=0)
-    masked = dict(zip(corpus.mask, totals.tolist(), strict=False))
-    languages += Counter(dict(zip(corpus.languages, totals[len(corpus.mask) :].tolist(), strict=True)))
-    dropped.update({reason: len(documents) for reason, documents in selection.dropped.items()})
-    powers, documents = np.unique(
-        np.frexp(selection.characters[selection.keep].astype(float))[1] - 1, return_counts=True
-    )
+    dropped = Counter(judged["dropped"])
+    dropped.update({reason: count for reason, count in selection.count().items() if reason in dropped})
+    kinds = len(corpus.mask)
+    languages = Counter(judged["languages"])
+    languages += Counter(dict(zip(corpus.languages, found.found[kinds:].tolist(), strict=True)))
+    kept = [Sample(source, None, text) for source, samples in sorted(found.kept.items()) for _, text in samples]
+    left_out = [Sample(source, reason, text) for (source, reason), texts in found.dropped.items() for text in texts]
+    judged_out = [Sample(**sample) for sample in judged["samples"]]
     return {
-        "documents": int(selection.keep.sum()),
-        "text_bytes": int(selection.sizes[selection.keep].sum()),
+        "documents": found.train + found.held_out,
+        "text_bytes": found.text_bytes,
         "dropped": dict(dropped),
         "paragraphs_cut": len(selection.cuts),
-        "masked": masked,
+        "masked": dict(zip(corpus.mask, found.found[:kinds].tolist(), strict=True)),
         "languages": dict(languages.most_common()),
-        "length_log2": {str(power): int(count) for power, count in zip(powers, documents, strict=True)},
+        "length_log2": {str(power): found.lengths[power] for power in sorted(found.lengths)},
+        "samples": [asdict(sample) for sample in [*kept, *_of_corpus(judged_out, left_out, list(dropped))]],
     }
+
+
+def _of_corpus(judged: list[Sample], selected: list[Sample], order: list[str]) -> list[Sample]:
+    """Put samples of what was left out in the order of the questions, and of the sources; `SAMPLES` for each of both."""
+    chosen: dict[tuple[str, int], list[Sample]] = {}
+    for sample in [*judged, *selected]:
+        chosen.setdefault((str(sample.reason), sample.source), []).append(sample)
+    return [
+        sample
+        for place in sorted(chosen, key=lambda place: (order.index(place[0]), place[1]))
+        for sample in chosen[place][:SAMPLES]
+    ]
 
 
 MORE = {
@@ -221,69 +310,14 @@ def describe_losses(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _samples(corpus: CorpusConfig, blocks: list[JudgedBlock], selection: KeptDocuments) -> dict[str, list[str]]:
-    """Return the beginnings of the first documents left out, by reason."""
-    samples: dict[str, list[str]] = {reason: [] for reason in reasons(corpus)}
-    for block in blocks:
-        for reason, texts in block.counts["samples"].items():
-            samples[reason] += texts
-    judge = Judge(corpus, np.empty(0, np.uint64))
-    for reason, documents in selection.dropped.items():
-        for document in documents[:SAMPLES]:
-            samples[reason].append(judge.sample(_text(blocks, selection, int(document), _SAMPLE_BYTES)))
-    return {reason: texts[:SAMPLES] for reason, texts in samples.items()}
-
-
-def _text(blocks: list[JudgedBlock], selection: KeptDocuments, document: int, limit_bytes: int) -> str:
-    """Read the beginning of a document, without the paragraphs that are cut out of it."""
-    content = blocks[selection.block_of(document)].read(*selection.bytes_of(document))
-    return without(content, selection.cuts_in(document))[:limit_bytes].decode(errors="ignore")
-
-
-# ---------------------------------------------------------------------------------------------------- tokenising
-
-
-def _held_out(selection: KeptDocuments, fraction: float) -> np.ndarray:
-    """Mark the documents that are never trained on, bool; only the content of each decides, not the rest of the corpus."""
-    return selection.digests[:, 0] < np.uint64(fraction * 2**64)
-
-
-def _sample(
-    corpus: CorpusConfig,
-    blocks: list[JudgedBlock],
-    selection: KeptDocuments,
-    members: np.ndarray,
-    source_of: np.ndarray,
-) -> Iterator[str]:
-    """Yield training documents for the tokenizer in the order of their keys, up to the bytes of the sample or of their source."""
-    weights = [source.tokenizer_weight for source in corpus.sources]
-    groups = [(members, 1.0)]
-    if None not in weights:
-        total = sum(filter(None, weights))
-        groups = [(members & (source_of == n), (weight or 0) / total) for n, weight in enumerate(weights)]
-    for group, fraction in groups:
-        left = round(fraction * corpus.tokenizer_sample_bytes)
-        documents = np.flatnonzero(group)
-        for document in documents[np.argsort(selection.digests[documents, 1], kind="stable")]:
-            text = _text(blocks, selection, int(document), left)
-            yield text
-            left -= len(text.encode())
-            if left < 4:  # bytes of one character
-                break
-
-
-def _table(
-    blocks: list[JudgedBlock], selection: KeptDocuments, held_out: np.ndarray, source_of: np.ndarray
-) -> np.ndarray:
-    """Make the table with a `DOCUMENT` for each document kept."""
-    kept = selection.keep
-    table = np.zeros(int(kept.sum()), DOCUMENT)
-    table["source"], table["held_out"], table["key"] = source_of[kept], held_out[kept], selection.digests[kept, 1]
-    filled = 0
-    for number, block in enumerate(blocks):
-        lengths = block.lengths()
-        rows = table[filled : filled + len(lengths)]
-        rows["block"], rows["tokens"] = number, lengths
-        rows["begin"] = np.cumsum(lengths) - lengths
-        filled += len(lengths)
-    return table
+def _write_table(path: Path, blocks: JudgedBlocks, documents: int) -> int:
+    """Write the table with a `DOCUMENT` for each document kept, block by block; returns the tokens of all of them."""
+    tokens = 0
+    with replacing(path) as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(DOCUMENT), "fortran_order": False, "shape": (documents,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for block in blocks:
+            rows = block.rows()
+            tokens += int(rows["tokens"].sum(dtype=np.int64))
+            stream.write(rows.tobytes())
+    return tokens

@@ -1,8 +1,9 @@
-"""Rules that leave out documents, or lines of them: those of Gopher and C4, with their published thresholds.
+"""Rules that leave out documents, or lines of them: those of Gopher and C4.
 
-Gopher: Rae et al., arXiv 2112.11446, appendix A.1. C4: Raffel et al., arXiv 1910.10683, section 2.2. Both were made for
-English. Here every Chinese, Japanese or Korean character is a word of its own, and rules about the length of words and
-about English stop words are not asked of texts that consist mostly of such characters.
+Gopher: Rae et al., arXiv 2112.11446, appendix A.1. C4: Raffel et al., arXiv 1910.10683, section 2.2, and the rules of its
+code (`c4_utils.py` of TensorFlow Datasets). Both were made for English. Lengths are in words of `longcat.corpus.words`,
+thresholds those of the script (`longcat.corpus.thresholds`); rules about the length of words and about English stop words
+are not asked of texts in a script without spaces.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from functools import cache, cached_property
 
 import numpy as np
 
+from longcat.corpus.normal_form import normal_form
 from longcat.corpus.own_functions import OwnFunction
-from longcat.corpus.words import CJK_RANGES, Words
+from longcat.corpus.thresholds import Thresholds, of_words
+from longcat.corpus.words import RANGES, Script, Words, count_words
 from longcat.errors import ConfigError
 
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$|[\"'”’)])|[。！？]+")
-_CJK = "".join(f"{chr(first)}-{chr(last)}" for first, last in CJK_RANGES)
-_LINE_WORDS = re.compile(f"[{_CJK}]|[^\\s{_CJK}]+")  # of a line this is quicker than `Words`
-_LINE_END = (".", "!", "?", '"', "'", "”", "’", "。", "！", "？", "…")
+_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$|[\"'”’)])|[。！？．｡؟।]+")
+_LINE_END = (*".!?。！？．｡؟।", *"\"'”’」』")
+_ELLIPSIS = ("...", "…", "。。。")
+_CITATION = re.compile(r"\[(?:\d*|edit|citation needed|编辑|編輯|编辑源代码|来源请求|來源請求|編集|要出典)\]")
+_LONG_WORD_CHARACTERS = 1000
+_UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for ranges in RANGES.values() for first, last in ranges)
+_LONG_WORD = re.compile(f"[^\\s{_UNSPACED}]{{{_LONG_WORD_CHARACTERS + 1},}}")
 _BULLETS = ("•", "-", "*", "·", "‣", "◦", "●")
 _STOP_WORDS = "the be to of and that have with"
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
-_TOP_NGRAM = {2: 0.20, 3: 0.18, 4: 0.16}
-_DUPLICATE_NGRAM = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 @dataclass(frozen=True)
@@ -43,27 +47,33 @@ class Document:
         return Words.of(self.text)
 
     @cached_property
+    def normal_form(self) -> str:
+        """The form in which the text is compared with others; its own where nothing but marks is in it."""
+        return normal_form(self.text) or self.text
+
+    @cached_property
     def lines(self) -> list[str]:
         """The lines that are not empty, without white space around them."""
         return [line.strip() for line in self.text.split("\n") if line.strip()]
 
     @cached_property
-    def mostly_cjk(self) -> bool:
-        """Whether more than half of the words are Chinese, Japanese or Korean characters."""
-        return 2 * int(self.words.is_cjk.sum()) > len(self.words)
+    def thresholds(self) -> Thresholds:
+        """The thresholds of the script that the text is written in."""
+        return of_words(self.words)
 
 
 def _word_count(document: Document) -> bool:
-    return not 50 <= len(document.words) <= 100_000
+    return not 50 <= document.words.count <= 100_000
 
 
 def _word_length(document: Document) -> bool:
-    return not document.mostly_cjk and not 3 <= document.words.lengths.mean() <= 10
+    spaced = document.words.scripts == Script.SPACED
+    return document.thresholds.spaced and not 3 <= document.words.lengths[spaced].mean() <= 10
 
 
 def _symbols(document: Document) -> bool:
     ellipses = document.text.count("...") + document.text.count("…")
-    return max(document.text.count("#"), ellipses) > 0.1 * len(document.words)
+    return max(document.text.count("#"), ellipses) > 0.1 * document.words.count
 
 
 def _bullets(document: Document) -> bool:
@@ -75,7 +85,8 @@ def _ellipses(document: Document) -> bool:
 
 
 def _alphabetic(document: Document) -> bool:
-    return int(document.words.is_alphabetic.sum()) < 0.8 * len(document.words)
+    sizes = document.words.sizes
+    return int(sizes[document.words.is_alphabetic].sum()) < document.thresholds.alphabetic * int(sizes.sum())
 
 
 @cache
@@ -84,7 +95,7 @@ def _stop_words_hashed() -> np.ndarray:
 
 
 def _stop_words(document: Document) -> bool:
-    if document.mostly_cjk:
+    if not document.thresholds.spaced:
         return False
     return int((document.words.hashes[:, None] == _stop_words_hashed()).any(0).sum()) < 2
 
@@ -99,7 +110,7 @@ def _repeated(parts: list[str], by_count: float, by_characters: float) -> bool:
 
 
 def _duplicate_lines(document: Document) -> bool:
-    return _repeated(document.lines, 0.30, 0.20)
+    return _repeated(document.lines, document.thresholds.duplicate_lines, 0.20)
 
 
 def _duplicate_paragraphs(document: Document) -> bool:
@@ -107,18 +118,20 @@ def _duplicate_paragraphs(document: Document) -> bool:
 
 
 def _top_ngrams(document: Document) -> bool:
-    total = int(document.words.lengths.sum())
-    for n, share in _TOP_NGRAM.items():
-        hashed = document.words.runs(n)
-        if not len(hashed):
+    words = document.words
+    characters = np.concatenate([[0], np.cumsum(words.lengths)])
+    for n, share in document.thresholds.top_ngram.items():
+        ends = words.run_ends(n)
+        if not len(ends):
             return False
+        hashed = words.hashed(np.arange(len(ends)), ends)
         different, counts = np.unique(hashed, return_counts=True)
         most = int(counts.max())
         if most == 1:  # nor does any longer run come twice
             return False
         # of several that are as frequent, the one that comes first
         first = int(np.isin(hashed, different[counts == most]).argmax())
-        if most * int(document.words.lengths[first : first + n].sum()) > share * total:
+        if most * int(characters[ends[first]] - characters[first]) > share * characters[-1]:
             return True
     return False
 
@@ -126,8 +139,9 @@ def _top_ngrams(document: Document) -> bool:
 def _duplicate_ngrams(document: Document) -> bool:
     """Decide whether repeated n-grams cover too many characters, each character counted once."""
     total = int(document.words.lengths.sum())
-    least = min(_DUPLICATE_NGRAM.values())
-    for n, share in _DUPLICATE_NGRAM.items():
+    thresholds = document.thresholds.duplicate_ngram
+    least = min(thresholds.values())
+    for n, share in thresholds.items():
         characters = _repeated_characters(document.words, n)
         if characters > share * total:
             return True
@@ -138,7 +152,8 @@ def _duplicate_ngrams(document: Document) -> bool:
 
 def _repeated_characters(words: Words, n: int) -> int:
     """Count the characters in runs of n words that occurred before."""
-    hashed = words.runs(n)
+    ends = words.run_ends(n)
+    hashed = words.hashed(np.arange(len(ends)), ends)
     ordered = np.sort(hashed)
     if not (ordered[1:] == ordered[:-1]).any():
         return 0
@@ -146,7 +161,7 @@ def _repeated_characters(words: Words, n: int) -> int:
     repeated = np.flatnonzero(first[where] != np.arange(len(hashed)))
     edges = np.zeros(len(words) + 1, np.int64)
     np.add.at(edges, repeated, 1)
-    np.add.at(edges, repeated + n, -1)
+    np.add.at(edges, ends[repeated], -1)
     return int(words.lengths[edges[:-1].cumsum() > 0].sum())
 
 
@@ -163,11 +178,16 @@ def _curly_bracket(document: Document) -> bool:
 
 
 def _keep_punctuated(line: str) -> bool:
-    return line.rstrip().endswith(_LINE_END)
+    stripped = line.rstrip()
+    return stripped.endswith(_LINE_END) and not stripped.endswith(_ELLIPSIS)
+
+
+def _keep_without_long_word(line: str) -> bool:
+    return len(line) <= _LONG_WORD_CHARACTERS or _LONG_WORD.search(line) is None
 
 
 def _keep_long(line: str) -> bool:
-    return len(_LINE_WORDS.findall(line)) >= 5
+    return count_words(line) >= 5
 
 
 def _keep_not_javascript(line: str) -> bool:
@@ -179,7 +199,15 @@ def _keep_not_policy(line: str) -> bool:
     return not any(phrase in lower for phrase in _POLICY)
 
 
+def _without_citations(line: str) -> str:
+    return _CITATION.sub("", line) if "[" in line else line
+
+
+LINE_EDITS: dict[str, Callable[[str], str]] = {"c4_line_citations": _without_citations}
+"""Rules that change lines, before others judge them."""
+
 LINE_RULES: dict[str, Callable[[str], bool]] = {
+    "c4_line_long_word": _keep_without_long_word,
     "c4_line_punctuation": _keep_punctuated,
     "c4_line_words": _keep_long,
     "c4_line_javascript": _keep_not_javascript,
@@ -219,14 +247,15 @@ class Filter:
             ConfigError: there is no such rule, group or function.
         """
         chosen = {rule for name in filters if ":" not in name for rule in _rules_of(name)}
-        self.line_rules = [name for name in LINE_RULES if name in chosen]
-        """Names of the rules that cut lines."""
+        self.line_rules = [name for name in (*LINE_EDITS, *LINE_RULES) if name in chosen]
+        """Names of the rules that change lines or cut them out."""
         self.document_rules = [name for name in DOCUMENT_RULES if name in chosen]
         """Names of the rules that leave documents out."""
         own = dict.fromkeys(name for name in filters if ":" in name)
         self.own = [OwnFunction.load(name, "corpus.filters") for name in own]
         """Functions that say whether a text is kept."""
-        self._lines = [LINE_RULES[name] for name in self.line_rules]
+        self._edits = [edit for name, edit in LINE_EDITS.items() if name in chosen]
+        self._lines = [keeps for name, keeps in LINE_RULES.items() if name in chosen]
         self._documents = [(name, DOCUMENT_RULES[name]) for name in self.document_rules]
 
     @property
@@ -235,10 +264,13 @@ class Filter:
         return [*self.document_rules, *(own.name for own in self.own)]
 
     def lines(self, text: str) -> str:
-        """Cut out the lines that some rule does not keep; without such rules the text stays the same object."""
-        if not self._lines:
+        """Change lines and cut out those that some rule does not keep; without such rules the text stays the same object."""
+        if not self.line_rules:
             return text
-        return "\n".join(line for line in text.split("\n") if all(keeps(line) for keeps in self._lines))
+        lines = text.split("\n")
+        for edit in self._edits:
+            lines = [edit(line) for line in lines]
+        return "\n".join(line for line in lines if all(keeps(line) for keeps in self._lines))
 
     def verdict(self, document: Document) -> str | None:
         """Return the first reason to leave a document out, or None.
@@ -261,7 +293,7 @@ class Filter:
 def rule_groups() -> dict[str, list[str]]:
     """Map each group, the part of a rule's name before the first underscore, to its rules."""
     groups: dict[str, list[str]] = {}
-    for name in [*LINE_RULES, *DOCUMENT_RULES]:
+    for name in [*LINE_EDITS, *LINE_RULES, *DOCUMENT_RULES]:
         groups.setdefault(name.partition("_")[0], []).append(name)
     return groups
 
@@ -269,7 +301,7 @@ def rule_groups() -> dict[str, list[str]]:
 def _rules_of(name: str) -> list[str]:
     """Return the rules that a name stands for."""
     groups = rule_groups()
-    rules = [*LINE_RULES, *DOCUMENT_RULES]
+    rules = [*LINE_EDITS, *LINE_RULES, *DOCUMENT_RULES]
     if name in groups or name in rules:
         return groups.get(name, [name])
     near = difflib.get_close_matches(name, [*groups, *rules], n=1, cutoff=0.6)

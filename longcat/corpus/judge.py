@@ -9,12 +9,13 @@ import numpy as np
 
 from longcat.config import CorpusConfig
 from longcat.corpus.cleaning import Dropped, clean, repair
-from longcat.corpus.decontamination import is_contaminated
+from longcat.corpus.decontamination import KnownRuns
 from longcat.corpus.filters import Document, Filter
 from longcat.corpus.language import language
 from longcat.corpus.mojibake import is_mojibake
 from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.privacy import mask
+from longcat.corpus.words import Words
 
 SAMPLES, SAMPLE_CHARACTERS = 3, 300
 
@@ -28,6 +29,8 @@ class Verdict:
     """Code of its language; None if languages do not matter, or the document was left out before that question."""
     masked: Counter[str] | None = None
     """Personal data replaced, counted by kind."""
+    score: float | None = None
+    """What `corpus.quality` found; None if nobody asked."""
 
 
 class Judge:
@@ -48,7 +51,7 @@ class Judge:
         """
         self._corpus = corpus
         self._filter = Filter(corpus.filters)
-        self._known = known
+        self._known = KnownRuns(known)
         self._quality = quality_function(corpus)
 
     def verdict(self, text: str) -> Verdict:
@@ -57,18 +60,19 @@ class Judge:
         cleaned = self._clean(text)
         if isinstance(cleaned, Dropped):
             return Verdict(cleaned)
-        spoken = language(cleaned) if corpus.languages else None
+        spoken = language(cleaned, corpus.languages) if corpus.languages else None
         if spoken is not None and spoken not in corpus.languages:
             return Verdict(Dropped("language"), spoken)
         masked: Counter[str] = Counter()
         document = Document(mask(cleaned, corpus.mask, masked) if corpus.mask else cleaned)
         if rule := self._filter.verdict(document):
             return Verdict(Dropped(rule), spoken)
-        if corpus.quality and not self._score(document.text) >= corpus.quality.minimum:  # no number is not enough
-            return Verdict(Dropped("quality"), spoken)
-        if len(self._known) and is_contaminated(document.words, self._known):
-            return Verdict(Dropped("contaminated"), spoken)
-        return Verdict(document, spoken, masked)
+        score = self._score(document.text) if corpus.quality else None
+        if corpus.quality and score is not None and not score >= corpus.quality.minimum:  # no number is not enough
+            return Verdict(Dropped("quality"), spoken, score=score)
+        if self._known and self._known.are_in(Words.of(document.normal_form)):
+            return Verdict(Dropped("contaminated"), spoken, score=score)
+        return Verdict(document, spoken, masked, score)
 
     def _score(self, text: str) -> float:
         assert self._quality
@@ -77,6 +81,10 @@ class Judge:
             return float(score)
         except (TypeError, ValueError):
             raise self._quality.failed(f"it returned {score!r}, not a number") from None
+
+    def masked(self, text: str) -> str:
+        """Return a document that was left out with its personal data masked as everywhere."""
+        return mask(text, self._corpus.mask, Counter()) if self._corpus.mask else text
 
     def sample(self, text: str) -> str:
         """Return the beginning of a document that was left out, with its personal data masked as everywhere."""

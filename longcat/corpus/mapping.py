@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
@@ -27,9 +28,12 @@ _ADVICE = (
 
 
 class Mapper(Protocol):
-    """Lazy parallel map: consumes items on demand, yields results in input order."""
+    """Lazy parallel map: consumes items on demand, yields results in input order.
 
-    def __call__(self, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    Once it is closed, or has raised, nothing of it runs any more.
+    """
+
+    def __call__(self, function: Callable[[_In], _Out], items: Iterable[_In]) -> Generator[_Out, None, None]:
         """Call a function on each item; yields the results in the order of the items."""
         ...
 
@@ -48,7 +52,7 @@ def processes(count: int = 0, hang_timeout_s: float = HANG_TIMEOUT_S) -> Iterato
     count = count or len(os.sched_getaffinity(0))
     pool: Pool | None = None
 
-    def mapper(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    def mapper(function: Callable[[_In], _Out], items: Iterable[_In]) -> Generator[_Out, None, None]:
         nonlocal pool
         items = iter(items)
         first = list(islice(items, 2))
@@ -67,12 +71,21 @@ def processes(count: int = 0, hang_timeout_s: float = HANG_TIMEOUT_S) -> Iterato
             pool.close()
 
 
-def in_order(submit: Callable[[_In], Any], items: Iterable[_In], pending: int) -> Iterator[_Out]:
-    """Yield the results of submitted items in their order, with at most `pending` submitted at a time."""
+def in_order(submit: Callable[[_In], Any], items: Iterable[_In], pending: int) -> Generator[_Out, None, None]:
+    """Yield the results of submitted items in their order, with at most `pending` submitted at a time.
+
+    Whoever stops asking gets control back when what has begun has ended: it could still write.
+    """
     waiting: deque[Any] = deque()
-    for item in items:
-        waiting.append(submit(item))
-        if len(waiting) >= pending:
+    try:
+        for item in items:
+            waiting.append(submit(item))
+            if len(waiting) >= pending:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        for one in waiting:
+            if not (isinstance(one, Future) and one.cancel()):
+                with suppress(Exception):
+                    one.result()

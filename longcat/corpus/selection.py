@@ -1,17 +1,27 @@
 """Selection over the whole corpus: duplicates, near-duplicates and repeated paragraphs are left out.
 
-The driver holds 24 bytes per document for this, and the signatures if near-duplicates are looked for.
+The driver holds one byte per document for this, and the paragraphs that come more than once; `search` finds all of them
+on disk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from longcat.config import CorpusConfig
-from longcat.corpus.block_tasks import JudgedBlock
-from longcat.corpus.near_duplicates import near_duplicates
+from longcat.corpus.arrays import save
+from longcat.corpus.judged import Blocks
+from longcat.corpus.mapping import Mapper
+from longcat.corpus.search import PARAGRAPH, Search
+
+KEPT = 0
+REASONS = {1: "duplicate", 2: "near_duplicate", 3: "repeated_paragraphs"}
+"""Why a document is left out here, by the number in `KeptDocuments.state`."""
+DUPLICATE, NEAR_DUPLICATE, REPEATED_PARAGRAPHS = REASONS
 
 
 @dataclass
@@ -20,103 +30,105 @@ class KeptDocuments:
 
     begins: np.ndarray
     """Number of the first document of each block, and of all documents, int64 `[blocks + 1]`."""
-    keep: np.ndarray
-    """Whether each is kept, bool `[documents]`."""
-    digests: np.ndarray
-    """`content_hash` of each, uint64 `[documents, 2]`."""
-    ends: np.ndarray
-    """Byte after each document in the text of its block, int64."""
-    sizes: np.ndarray
-    """UTF-8 bytes of each without the paragraphs that are cut out, int64."""
-    characters: np.ndarray
-    """Characters of each without those paragraphs, int64."""
-    dropped: dict[str, np.ndarray] = field(default_factory=dict)
-    """Numbers of documents left out, by reason."""
-    cuts: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
-    """Paragraphs to cut out of the documents kept, int64 `[cuts, 3]`: document, first byte, byte after the last."""
+    state: np.ndarray
+    """`KEPT` or the reason, a number of `REASONS`, uint8 `[documents]`."""
+    cuts: np.ndarray = field(default_factory=lambda: np.empty((0, 4), np.int64))
+    """Paragraphs to cut out of the documents kept, int64 `[cuts, 4]`: document, first byte, byte after the last, characters."""
 
     def of(self, block: int) -> slice:
         """Return the documents of a block."""
         return slice(int(self.begins[block]), int(self.begins[block + 1]))
 
     def cuts_of(self, block: int) -> np.ndarray:
-        """Return the cuts of a block, with documents counted from its beginning."""
-        documents = self.of(block)
+        """Return the cuts of a block, with documents counted from its beginning, int64 `[cuts, 3]`."""
+        return self.cuts_in(self.of(block))[:, :3]
+
+    def cuts_in(self, documents: slice) -> np.ndarray:
+        """Return the cuts of consecutive documents, counted from the first of them, int64 `[cuts, 4]`."""
         first, last = np.searchsorted(self.cuts[:, 0], [documents.start, documents.stop])
-        return self.cuts[first:last] - np.array([documents.start, 0, 0])
+        return self.cuts[first:last] - np.array([documents.start, 0, 0, 0])
 
-    def cuts_in(self, document: int) -> np.ndarray:
-        """Return the ranges cut out of a document, int64 `[cuts, 2]`: first byte, byte after the last."""
-        first, last = np.searchsorted(self.cuts[:, 0], [document, document + 1])
-        return self.cuts[first:last, 1:]
+    def count(self) -> dict[str, int]:
+        """Count the documents left out, by reason."""
+        counts = np.bincount(self.state, minlength=len(REASONS) + 1)
+        return {name: int(counts[number]) for number, name in REASONS.items()}
 
-    def block_of(self, document: int) -> int:
-        """Return the number of the block that holds a document."""
-        return int(np.searchsorted(self.begins, document, side="right")) - 1
-
-    def bytes_of(self, document: int) -> tuple[int, int]:
-        """Return the first byte of a document in the text of its block, and the byte after the last."""
-        first = document in self.begins
-        return (0 if first else int(self.ends[document - 1])), int(self.ends[document])
-
-    def leave_out(self, reason: str, documents: np.ndarray) -> None:
+    def leave_out(self, reason: int, documents: np.ndarray) -> None:
         """Leave out documents that were kept until now."""
-        self.keep[documents] = False
-        self.dropped[reason] = documents
+        self.state[documents] = reason
 
 
-def select(blocks: list[JudgedBlock], corpus: CorpusConfig) -> KeptDocuments:
-    """Select the documents to keep; the first of several equal ones stays."""
-    arrays = [block.arrays() for block in blocks]
-    begins = np.cumsum([0, *(len(one.ends) for one in arrays)])
-    selection = KeptDocuments(
-        begins=begins,
-        keep=np.ones(begins[-1], bool),
-        digests=np.concatenate([np.empty((0, 2), np.uint64), *(one.digests for one in arrays)]),
-        ends=np.concatenate([np.empty(0, np.int64), *(one.ends for one in arrays)]),
-        sizes=np.concatenate([np.empty(0, np.int64), *(np.diff(one.ends, prepend=0) for one in arrays)]),
-        characters=np.concatenate([np.empty(0, np.int64), *(one.characters for one in arrays)]),
-    )
-    selection.leave_out("duplicate", _repeated(selection.digests[:, 0], selection.digests[:, 1]))
-    if corpus.near_duplicates and blocks:
-        kept = np.flatnonzero(selection.keep)
-        signed = np.concatenate(
-            [block.signatures()[selection.keep[selection.of(number)]] for number, block in enumerate(blocks)]
-        )
-        selection.leave_out("near_duplicate", kept[near_duplicates(signed, corpus.near_duplicates)])
+def select(
+    blocks: Blocks,
+    corpus: CorpusConfig,
+    folder: Path,
+    mapper: Mapper,
+    tell: Callable[[str, float], None] = lambda what, done: None,
+) -> KeptDocuments:
+    """Select the documents to keep; the first of several equal ones stays.
+
+    Args:
+        blocks: the corpus.
+        corpus: what is looked for.
+        folder: for the outcome, and for the files of the search, which are removed; an outcome that is there is read.
+        mapper: does the work.
+        tell: is told what is being done, and the fraction that is done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    states, cut_out = folder / "state.npy", folder / "cuts.npy"
+    if states.exists():
+        return KeptDocuments(blocks.begins, np.load(states), np.load(cut_out))
+    selection = KeptDocuments(blocks.begins, np.zeros(int(blocks.begins[-1]), np.uint8))
+    search = Search(blocks, folder / "search", mapper, tell)
+    for documents in search.equal(selection.state == KEPT):
+        selection.leave_out(DUPLICATE, documents)
+    if corpus.near_duplicates:
+        for documents in search.near(selection.state == KEPT, corpus.near_duplicates):
+            selection.leave_out(NEAR_DUPLICATE, documents)
     if corpus.repeated_paragraph_characters:
-        paragraphs = [
-            one.paragraphs + np.array([0, begin, 0, 0, 0]) for one, begin in zip(arrays, begins, strict=False)
-        ]
-        _cut_paragraphs(selection, np.concatenate([np.empty((0, 5), np.int64), *paragraphs]), corpus.min_characters)
+        repeated = [*search.repeated_paragraphs(selection.state == KEPT)]
+        _cut_paragraphs(selection, np.concatenate([np.empty(0, PARAGRAPH), *repeated]), blocks, corpus.min_characters)
+    save(cut_out, selection.cuts)
+    save(states, selection.state)
+    search.clear()
     return selection
 
 
-def _repeated(*keys: np.ndarray) -> np.ndarray:
-    """Return the places whose keys all occurred before, int64 in order."""
-    order = np.lexsort(keys)  # stable: among equal ones the first comes first
-    same = np.ones(max(0, len(order) - 1), bool)
-    for key in keys:
-        ordered = key[order]
-        same &= ordered[1:] == ordered[:-1]
-    return np.sort(order[1:][same])
+# ---------------------------------------------------------------------------------------------------- paragraphs
 
 
-def _cut_paragraphs(selection: KeptDocuments, paragraphs: np.ndarray, min_characters: int) -> None:
-    paragraphs = paragraphs[selection.keep[paragraphs[:, 1]]]
-    cuts = paragraphs[_repeated(paragraphs[:, 0])]
-    touched, place = np.unique(cuts[:, 1], return_inverse=True)
-    left = selection.characters[touched]
-    np.subtract.at(left, place, cuts[:, 4])
+def _cut_paragraphs(selection: KeptDocuments, paragraphs: np.ndarray, blocks: Blocks, min_characters: int) -> None:
+    paragraphs = paragraphs[np.lexsort((paragraphs["begin"], paragraphs["document"]))]
+    cuts = paragraphs[_repeated(paragraphs["hash"])]
+    touched, place = np.unique(cuts["document"], return_inverse=True)
+    whole = _characters(blocks, touched)
+    left = whole.copy()
+    np.subtract.at(left, place, cuts["characters"])
     least = max(1, min_characters)
-    empty = _emptied(paragraphs, touched[left < least], selection.characters, least)
-    selection.leave_out("repeated_paragraphs", empty)
+    doubtful = left < least
+    empty = _emptied(paragraphs, touched[doubtful], whole[doubtful], least)
+    selection.leave_out(REPEATED_PARAGRAPHS, empty)
     if len(empty):
-        paragraphs = paragraphs[selection.keep[paragraphs[:, 1]]]
-        cuts = paragraphs[_repeated(paragraphs[:, 0])]
-    np.subtract.at(selection.characters, cuts[:, 1], cuts[:, 4])
-    np.subtract.at(selection.sizes, cuts[:, 1], cuts[:, 3] - cuts[:, 2])
-    selection.cuts = cuts[:, 1:4]
+        paragraphs = paragraphs[selection.state[paragraphs["document"]] == KEPT]
+        cuts = paragraphs[_repeated(paragraphs["hash"])]
+    columns = [cuts[name] for name in ("document", "begin", "end", "characters")]
+    selection.cuts = np.stack(columns, axis=1).reshape(-1, 4)
+
+
+def _characters(blocks: Blocks, documents: np.ndarray) -> np.ndarray:
+    """Read how many characters documents have, int64; they are in order."""
+    owners = np.searchsorted(blocks.begins, documents, side="right") - 1
+    read = [np.empty(0, np.int64)]
+    for owner in np.unique(owners).tolist():
+        read.append(blocks[owner].arrays().characters[documents[owners == owner] - blocks.begins[owner]])
+    return np.concatenate(read)
+
+
+def _repeated(keys: np.ndarray) -> np.ndarray:
+    """Return the places whose keys all occurred before, int64 in order."""
+    order = np.argsort(keys, kind="stable")  # among equal ones the first comes first
+    ordered = keys[order]
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]])
 
 
 def _emptied(paragraphs: np.ndarray, doubtful: np.ndarray, characters: np.ndarray, least: int) -> np.ndarray:
@@ -124,18 +136,20 @@ def _emptied(paragraphs: np.ndarray, doubtful: np.ndarray, characters: np.ndarra
 
     If a document is left out, its paragraphs no longer count as first occurrences, so the next document that has them
     keeps them and may become long enough. Only documents in `doubtful`, which are too short without the paragraphs of
-    all earlier ones, can change this way.
+    all earlier ones, can change this way; `characters` are theirs.
     """
-    of_doubtful = np.isin(paragraphs[:, 1], doubtful)
-    others = paragraphs[~of_doubtful & np.isin(paragraphs[:, 0], paragraphs[of_doubtful, 0])]
-    hashes, first = np.unique(others[:, 0], return_index=True)
-    owner = dict(zip(hashes.tolist(), others[first, 1].tolist(), strict=True))  # the first document that keeps each
-    begins, ends = (np.searchsorted(paragraphs[:, 1], doubtful, side) for side in ("left", "right"))
+    of_doubtful = np.isin(paragraphs["document"], doubtful)
+    others = paragraphs[~of_doubtful & np.isin(paragraphs["hash"], paragraphs["hash"][of_doubtful])]
+    hashes, first = np.unique(others["hash"], return_index=True)
+    owner = dict(zip(hashes.tolist(), others["document"][first].tolist(), strict=True))  # the first that keeps each
+    begins, ends = (np.searchsorted(paragraphs["document"], doubtful, side) for side in ("left", "right"))
     empty = []
-    for document, begin, end in zip(doubtful.tolist(), begins.tolist(), ends.tolist(), strict=True):
-        whole = left = int(characters[document])
+    for document, whole, begin, end in zip(
+        doubtful.tolist(), characters.tolist(), begins.tolist(), ends.tolist(), strict=True
+    ):
+        left = whole
         own: set[int] = set()
-        for hashed, size in paragraphs[begin:end, [0, 4]].tolist():
+        for hashed, size in paragraphs[["hash", "characters"]][begin:end].tolist():
             if hashed in own or owner.get(hashed, document) < document:
                 left -= size
             own.add(hashed)

@@ -1,7 +1,7 @@
-"""Sources of text: the standard library, files, packages, or a data set of the hub, each pinned to its content.
+"""Sources of text: the standard library, files, packages, a data set of the hub or made-up text, each pinned to its content.
 
 `resolve` turns what the configuration names into a `Source` whose `pin` stands for the bytes, never for where they lie:
-SHA-256 of files in the order they are read, or the commit of a hub data set.
+SHA-256 of files in the order they are read, the commit of a hub data set, or what text is made from.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,12 +28,15 @@ from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.listing import Listing, in_words, list_path, walk
 from longcat.corpus.packages import check_package, unpack
 from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix
-from longcat.corpus.readers.values import MISSING, find
+from longcat.corpus.readers.values import MISSING, find, labelled
 from longcat.errors import DataError
+from longcat.local_services.training_text import VERSION, training_documents
 from longcat.processes.pool import note_place
 from longcat.redaction import redact
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_TEXTS_OF_BLOCK = 10_000
+"""Made-up texts in a block: 3 MB, a few seconds of one core."""
 
 
 class Block(Protocol):
@@ -51,7 +54,7 @@ class Source:
     licence: str | None
     """Licence that the source states; None if it states none."""
     pin: dict[str, str]
-    """`{"sha256": ...}` of the content, or `{"revision": commit}`."""
+    """`{"sha256": ...}` of the content, or `{"revision": ...}`: the commit, or what made-up text is made from."""
     blocks: Sequence[Block]
     tolerant: bool = False
     """Whether unreadable records are expected: the standard library tests itself with broken files."""
@@ -59,18 +62,25 @@ class Source:
     """How many files of a folder are not read, by suffix."""
 
 
-def resolve(config: SourceConfig, block_bytes: int) -> Source:
+def resolve(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str] = sha256_file) -> Source:
     """Find a source, pin it to its content, and divide it into blocks of about `block_bytes`.
+
+    Args:
+        config: the source.
+        block_bytes: of a block.
+        sha256: finds the hash of a local file.
 
     Raises:
         DataError: the source is missing or unreadable, has no format that is read, or the hub does not answer.
     """
     if config.kind == "stdlib":
-        source = _standard_library(block_bytes)
+        source = _standard_library(block_bytes, sha256)
     elif config.kind == "files":
-        source = _local(config, block_bytes)
+        source = _local(config, block_bytes, sha256)
     elif config.kind == "package":
-        source = _package(config, block_bytes)
+        source = _package(config, block_bytes, sha256)
+    elif config.kind == "local_services":
+        source = _local_services(config)
     else:
         source = _hub(config)
     return source if config.licence is None else replace(source, licence=config.licence)
@@ -105,8 +115,8 @@ def _standard_library_files() -> list[Path]:
     return files
 
 
-def _standard_library(block_bytes: int) -> Source:
-    return _pinned("stdlib", "PSF-2.0", _standard_library_files(), "text", block_bytes, tolerant=True)
+def _standard_library(block_bytes: int, sha256: Callable[[Path], str]) -> Source:
+    return _pinned("stdlib", "PSF-2.0", _standard_library_files(), "text", block_bytes, sha256, tolerant=True)
 
 
 def _local_files(config: SourceConfig) -> Listing:
@@ -117,18 +127,18 @@ def _local_files(config: SourceConfig) -> Listing:
     return list_path(Path(str(config.path)).expanduser(), where)
 
 
-def _local(config: SourceConfig, block_bytes: int) -> Source:
+def _local(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str]) -> Source:
     listing = _local_files(config)
     place = redact(str(config.path))
     name = place if is_address(place) else Path(place).expanduser().name or place
     lines = config.documents == "lines"
-    source = _pinned(name, None, listing.files, config.text_field, block_bytes, lines=lines)
+    source = _pinned(name, None, listing.files, config.text_field, block_bytes, sha256, lines=lines)
     if listing.left_out:
         warnings.warn(f"corpus source {place}: files that are not read: {in_words(listing.left_out)}", stacklevel=3)
     return replace(source, left_out=dict(listing.left_out.most_common()))
 
 
-def _package(config: SourceConfig, block_bytes: int) -> Source:
+def _package(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str]) -> Source:
     package = unpack(str(config.package))
     files = [
         path
@@ -140,11 +150,7 @@ def _package(config: SourceConfig, block_bytes: int) -> Source:
             f"corpus source {config.package} has no file that can be read and matches members={config.members!r} "
             f"(they are in {package.path})"
         )
-    return _pinned(f"{package.name} {package.version}", None, files, config.text_field, block_bytes)
-
-
-def _digest(file: File) -> str:
-    return file.pin() if isinstance(file, RemoteFile) else sha256_file(Path(str(file)))
+    return _pinned(f"{package.name} {package.version}", None, files, config.text_field, block_bytes, sha256)
 
 
 def _pinned(
@@ -153,6 +159,7 @@ def _pinned(
     files: Sequence[File],
     text_field: str,
     block_bytes: int,
+    sha256: Callable[[Path], str],
     tolerant: bool = False,
     lines: bool = False,
 ) -> Source:
@@ -160,7 +167,9 @@ def _pinned(
     try:
         stamps = [stamp(path) for path in files]
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(_digest, files))
+            digests = list(
+                pool.map(lambda file: file.pin() if isinstance(file, RemoteFile) else sha256(Path(str(file))), files)
+            )
     except OSError as error:
         raise DataError(f"cannot read {error.filename or name}: {error.strerror}") from None
     contents = json.dumps([[file_suffix(path), digest] for path, digest in zip(files, digests, strict=True)])
@@ -171,6 +180,38 @@ def _pinned(
         blocks=split_into_blocks(list(zip(files, stamps, strict=True)), text_field, block_bytes, lines),
         tolerant=tolerant,
     )
+
+
+# ---------------------------------------------------------------------------------------------------- made-up text
+
+
+def _local_services(config: SourceConfig) -> Source:
+    language, count = str(config.language), int(config.count or 0)
+    made = [
+        LocalServicesBlock(language, config.seed, number, min(_TEXTS_OF_BLOCK, count - first))
+        for number, first in enumerate(range(0, count, _TEXTS_OF_BLOCK))
+    ]
+    return Source(
+        name=f"local services ({language})",
+        licence="MIT",
+        pin={"revision": f"{VERSION}-{language}-{config.seed}-{count}"},
+        blocks=made,
+    )
+
+
+@dataclass(frozen=True)
+class LocalServicesBlock:
+    """Questions about local services, with their answers; each block of a seed has a seed of its own."""
+
+    language: str
+    seed: int
+    number: int
+    count: int
+
+    def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
+        """Make the texts."""
+        digest = hashlib.sha256(f"{self.seed} {self.number}".encode()).digest()
+        yield from training_documents(int.from_bytes(digest[:8]), self.language, self.count)
 
 
 # ---------------------------------------------------------------------------------------------------- hub
@@ -254,7 +295,7 @@ class HubBlock:
                     )
                 long = isinstance(text, str | bytes) and len(text) > record_bytes
                 note_place(place)
-                yield Oversized(place) if long else as_text(text, place, encodings)
+                yield Oversized(place) if long else labelled(as_text(text, place, encodings), row)
 
 
 def _stream(config: SourceConfig, commit: str) -> Any:

@@ -47,7 +47,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
@@ -82,7 +82,8 @@ def preprocess(
     corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))
     check_corpus(config)
-    sources = [resolve(source, corpus.block_bytes) for source in corpus.sources]
+    sources = [resolve(source, corpus.block_bytes, workspace.sha256) for source in corpus.sources]
+    workspace.hashes.save()
     evaluations = evaluation_files(corpus.decontaminate)
     recipe = documents_recipe(corpus, sources, evaluations)
 
@@ -158,7 +159,7 @@ def _build_tokens(
     corpus: CorpusConfig, documents: Artifact[DocumentsFacts], directory: Path, mapper: Mapper, report: Reporter
 ) -> TokensFacts:
     facts = documents.facts.model_dump()
-    table = np.load(documents.path / DOCUMENTS)
+    table = np.load(documents.path / DOCUMENTS, mmap_mode="r")
     mixture = groups(table, corpus)
     for name in (TOKENIZER, TOKEN_BYTES):
         copy_file(documents.path / name, directory / name)
@@ -176,7 +177,7 @@ def _build_tokens(
                 f"the {name} split has {used} tokens, one sequence needs {width}: {reason}; "
                 f"{advice}, or lower corpus.sequence_length_tokens"
             )
-    tasks = {name: _shard_tasks(corpus, documents, table, numbers, directory, name) for name, numbers in chosen.items()}
+    tasks = {name: shard_tasks(corpus, documents, table, numbers, directory, name) for name, numbers in chosen.items()}
     count = sum(map(len, tasks.values()))
     written = []
     for shard in mapper(write_shard, [task for split in tasks.values() for task in split]):
@@ -221,7 +222,7 @@ def _build_tokens(
     return TokensFacts(**facts)
 
 
-def _shard_tasks(
+def shard_tasks(
     corpus: CorpusConfig,
     documents: Artifact[DocumentsFacts],
     table: np.ndarray,

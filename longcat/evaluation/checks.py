@@ -7,10 +7,10 @@ from longcat.evaluation.stage import suite_identities
 
 
 def check_evaluation(config: PipelineConfig) -> None:
-    """Refuse unknown suites and tasks, and tasks whose files are broken.
+    """Refuse unknown suites and tasks, and tasks that could only fail.
 
     Raises:
-        ConfigError: a suite or a task is unknown.
-        DataError: a task's file is broken.
+        ConfigError: a suite or a task is unknown, or settings do not fit a task.
+        DataError: a task's file is missing or broken.
     """
     suite_identities(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +12,14 @@ import numpy as np
 from longcat.config import PipelineConfig
 from longcat.corpus.loader import Loader
 from longcat.corpus.shards import Batch, TokenCorpus
+from longcat.disk import write_text
 from longcat.evaluation.ngram import NGram
-from longcat.evaluation.perplexity import model_bits, text_bytes
+from longcat.evaluation.perplexity import bytes_of_targets, target_bits
 from longcat.evaluation.suites import Checkpoint, Scores, Suite
 from longcat.progress import Progress
+
+SEQUENCES = "held_out.jsonl"
+"""Held-out sequences that were scored: a hash of the tokens, the cost in bits, and the bytes of the text."""
 
 
 def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> Batch:
@@ -25,21 +31,32 @@ def trained_rows(config: PipelineConfig, corpus: TokenCorpus) -> Batch:
     return corpus.train.take(np.concatenate([loader.indices(step) for step in range(training.steps)]))
 
 
+def held_out_rows(config: PipelineConfig, corpus: TokenCorpus) -> tuple[np.ndarray, Batch]:
+    """Take the held-out rows that are scored, spread over as many documents as possible; also returns their numbers."""
+    count = min(config.evaluation.held_out_sequences, len(corpus.held_out))
+    numbers = np.linspace(0, len(corpus.held_out) - 1, count).astype(np.int64)
+    return numbers, corpus.held_out.take(numbers)
+
+
 def _run(checkpoint: Checkpoint) -> Scores:
     config, corpus, report = checkpoint.config, checkpoint.corpus, checkpoint.report
     evaluation = config.evaluation
-    count = min(evaluation.held_out_sequences, len(corpus.held_out))
-    spread = np.linspace(0, len(corpus.held_out) - 1, count).astype(np.int64)  # over as many documents as possible
-    held_out = corpus.held_out.take(spread)
-    size = text_bytes(held_out, corpus.token_bytes)
-    bits = model_bits(
+    _, held_out = held_out_rows(config, corpus)
+    sizes = bytes_of_targets(held_out, corpus.token_bytes).sum(1)
+    bits_of_rows = target_bits(
         checkpoint.model,
         held_out,
         evaluation.batch_sequences,
         lambda done: report(Progress("evaluate", done / len(held_out), 1, f"{done} held-out sequences")),
         mask_documents=config.training.mask_documents,
         device=checkpoint.opened.device,
-    )
+    ).sum(1)
+    size, bits = int(sizes.sum()), float(bits_of_rows.sum())
+    lines = [
+        json.dumps({"sequence": hashlib.sha256(row.tobytes()).hexdigest()[:16], "bits": cost, "bytes": length}) + "\n"
+        for row, cost, length in zip(held_out.tokens, bits_of_rows.tolist(), sizes.tolist(), strict=True)
+    ]
+    write_text(checkpoint.directory / SEQUENCES, "".join(lines))
     report(Progress("evaluate", 1, 1, "counting n-grams"))
     rows = trained_rows(config, corpus)
     baseline = [

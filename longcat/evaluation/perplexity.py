@@ -20,7 +20,7 @@ TokenModel = Callable[..., torch.Tensor]
 """Function of int64 tokens `[batch, seq]` and optional `documents` of that shape to logits `[batch, seq, vocab]`."""
 
 
-def model_bits(
+def target_bits(
     model: TokenModel,
     rows: Batch,
     batch: int,
@@ -28,29 +28,30 @@ def model_bits(
     *,
     mask_documents: bool = False,
     device: torch.device | None = None,
-) -> float:
-    """Sum -log2 p over all targets that are not ignored, in fp32, in batches of one fixed size.
+) -> np.ndarray:
+    """Compute -log2 p of every target, float64 `[rows, length]`, 0 where it is ignored; in batches of one fixed size.
 
-    With `mask_documents` the model gets the document of each token, and keeps documents apart. The model is on the
-    `device`, the CPU if None.
+    Logarithms are fp32. With `mask_documents` the model gets the document of each token, and keeps documents apart. The
+    model is on the `device`, the CPU if None.
     """
 
     def on_device(numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers).to(device)
 
-    bits = 0.0
+    bits = np.zeros(rows.targets.shape)
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
             part = slice(start, start + batch)
             inputs = {"documents": on_device(rows.documents[part])} if mask_documents else {}
             logits = model(on_device(rows.tokens[part]), **inputs).float()
             targets = on_device(rows.targets[part])
-            nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-            bits += float(nats) / math.log(2)
+            nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
+            bits[part] = nats.view_as(targets).cpu().double().numpy() / math.log(2)
             on_batch(min(start + batch, len(rows)))
     return bits
 
 
-def text_bytes(rows: Batch, token_bytes: np.ndarray) -> int:
-    """Count the UTF-8 bytes of all targets that are not ignored."""
-    return int(token_bytes[rows.targets[rows.targets != IGNORE]].sum())
+def bytes_of_targets(rows: Batch, token_bytes: np.ndarray) -> np.ndarray:
+    """Return the UTF-8 bytes of every target, int64 `[rows, length]`; 0 where it is ignored."""
+    found: np.ndarray = np.where(rows.targets == IGNORE, 0, token_bytes[rows.targets]).astype(np.int64)
+    return found

@@ -6,21 +6,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from longcat.accelerator import choose
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
 from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import write_text
-from longcat.errors import ArtifactError
+from longcat.errors import ArtifactError, EvaluationError
+from longcat.evaluation.champion import last_decision
+from longcat.evaluation.page import PAGE, write
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
 from longcat.inference.opening import settle_precision
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.checkpoint_folder import tokenizer_of
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 4
+STAGE_VERSION = 7
 _KEPT = "suites"
 """Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 
@@ -32,6 +36,8 @@ class EvaluationFacts(Facts):
     """Metrics by subject: `held_out`, and each task by its name."""
     headlines: list[str]
     """Headline of each suite that has one, in the order of the suites."""
+    failures: dict[str, str] = Field(default_factory=dict)
+    """Why a task has no scores, by its name."""
 
     @property
     def headline(self) -> str:
@@ -42,6 +48,11 @@ class EvaluationFacts(Facts):
     def figures(self) -> dict[str, float | None]:
         """Return every score under the name `SUBJECT/METRIC`."""
         return {f"{name}/{metric}": value for name, values in self.scores.items() for metric, value in values.items()}
+
+    def remarks(self, artifact: Path) -> list[str]:
+        """Return where the report is, and what the gates said last of these scores."""
+        found = last_decision(artifact.parents[1], artifact.name)
+        return [*([] if found is None else [found.reason]), f"Evaluation report: {artifact / PAGE}"]
 
 
 def suite_identities(config: PipelineConfig) -> dict[str, Any]:
@@ -70,14 +81,14 @@ def evaluate(
     """Score a checkpoint by the suites of `evaluation.suites`.
 
     Returns:
-        An `evaluation` artifact: `result.json` and `report.md`.
+        An `evaluation` artifact: `result.json`, `report.md`, `report.html`, and what suites add; see `refuse_failures`.
 
     Raises:
         ArtifactError: the checkpoint was trained with another tokenizer.
         ConfigError: a suite or a task is unknown.
     """
     corpus = TokenCorpus.open(tokens.path)
-    digest = sha256_file(CheckpointFolder(checkpoint.path).tokenizer)
+    digest = sha256_file(tokenizer_of(checkpoint.path))
     if digest != corpus.tokenizer_sha256:
         raise ArtifactError(
             f"{checkpoint.path} was trained with tokenizer {digest[:12]}, {tokens.path} has {corpus.tokenizer_sha256[:12]}"
@@ -111,16 +122,32 @@ def evaluate(
             kept = directory / _KEPT / f"{number}.json"
             if not kept.is_file():
                 opened = opened or open_checkpoint(checkpoint.path, None, accelerator, precision)
-                scores = suite.run(Checkpoint(config, corpus, opened, part))
+                scores = suite.run(Checkpoint(config, corpus, opened, directory, part))
                 kept.parent.mkdir(exist_ok=True)
                 write_json(kept, asdict(scores))
             outcomes.append(Scores(**read_json(kept)))
         write_json(directory / "result.json", {name: asdict(one) for name, one in zip(suites, outcomes, strict=True)})
         sections = [one.markdown for one in outcomes if one.markdown]
         write_text(directory / "report.md", "\n".join(["# Checkpoint evaluation\n", *sections]))
+        all_scores = {subject: figures for one in outcomes for subject, figures in one.figures.items()}
+        headlines = [one.headline for one in outcomes if one.headline]
+        write(directory, all_scores, ", ".join(headlines))
         return EvaluationFacts(
-            scores={subject: figures for one in outcomes for subject, figures in one.figures.items()},
-            headlines=[one.headline for one in outcomes if one.headline],
+            scores=all_scores,
+            headlines=headlines,
+            failures={subject: reason for one in outcomes for subject, reason in one.failures.items()},
         )
 
     return workspace.materialize(recipe, build, resumable=True, same_code=True, scratch=(_KEPT,))
+
+
+def refuse_failures(evaluation: Artifact[EvaluationFacts]) -> None:
+    """Fail for a task without scores, after those of the others have been recorded.
+
+    Raises:
+        EvaluationError: a task failed; says why, and where the others' scores are.
+    """
+    failures = evaluation.facts.failures
+    if failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise EvaluationError(f"tasks without scores: {reasons}; the others are in {evaluation.path / 'report.md'}")

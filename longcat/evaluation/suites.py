@@ -19,6 +19,7 @@ from longcat.progress import Reporter
 
 BUILT_IN = {
     "held_out": "longcat.evaluation.held_out:SUITE",
+    "intrinsic": "longcat.evaluation.intrinsic:SUITE",
     "tasks": "longcat.evaluation.tasks:SUITE",
 }
 """Built-in suites, as `module:NAME` by the name that `evaluation.suites` takes."""
@@ -31,6 +32,9 @@ class Checkpoint:
     config: PipelineConfig
     corpus: TokenCorpus
     opened: OpenCheckpoint
+    """The model on its accelerator, for `longcat.inference.runner`."""
+    directory: Path
+    """Folder of the evaluation, for files of a suite's own; a suite that is run again writes them again."""
     report: Reporter
 
     @property
@@ -54,6 +58,8 @@ class Scores:
     """Section of the report, with its heading."""
     headline: str = ""
     """Short result for the table of stages; empty for none."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why a subject has no scores; the stage fails when it has written those of the others."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from longcat.inference.rows import padded
 from longcat.inference.sampling import choose, draws
 from longcat.inference.text import TextStream
 from longcat.model.cache import Cache
+
+_log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 8192
 """Tokens of prompts, with their padding, that join in one step: the other texts wait meanwhile."""
@@ -33,6 +36,8 @@ class Event:
     """What can be shown besides what was shown before."""
     finished: Reason | None = None
     """Why the text ended with this; None where it goes on."""
+    error: str | None = None
+    """Why the model cannot go on with the text, which ends here."""
 
 
 @dataclass
@@ -42,6 +47,13 @@ class _Row:
     stream: TextStream
     chances: random.Random
     made: list[int] = field(default_factory=list)
+    failed: bool = False
+    """Whether a step over this and other texts failed; it then goes on alone, so that the one at fault is found."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Return all tokens so far."""
+        return [*self.prompt.tokens, *self.made]
 
     @property
     def needed(self) -> int:
@@ -55,14 +67,19 @@ class Decoder:
     What becomes of a text depends on no other one, but for rounding.
     """
 
-    def __init__(self, checkpoint: OpenCheckpoint, *, rows: int = 32, tokens: int = 65_536) -> None:
+    def __init__(
+        self, checkpoint: OpenCheckpoint, *, rows: int = 32, tokens: int = 65_536, survives: bool = False
+    ) -> None:
         """Make a decoder without texts.
 
         Args:
             checkpoint: the model.
             rows: most texts at a time.
             tokens: most tokens that the cache holds, with padding; no fewer than the model reads of one text.
+            survives: an error in a step, as of memory that is full, is not raised. Its texts go on one at a time from where
+                they are, and one that fails again ends with an event that has the error.
         """
+        self._survives = survives
         self._checkpoint, self._model = checkpoint, checkpoint.model
         self._most_rows, self._most_tokens = rows, max(tokens, checkpoint.window)
         self._waiting: deque[_Row] = deque()
@@ -119,12 +136,39 @@ class Decoder:
         return events
 
     def _advance(self) -> list[Event]:
-        assert self._cache is not None
-        last = torch.tensor([[row.made[-1]] for row in self._active], device=self._checkpoint.device)
-        states = self._model.states(last, cache=self._cache)[:, -1]
-        events = self._choose(states, self._active)
+        rows, cache = self._active, self._cache
+        assert cache is not None
+        try:
+            last = torch.tensor([[row.made[-1]] for row in rows], device=self._checkpoint.device)
+            events = self._choose(self._model.states(last, cache=cache)[:, -1], rows)
+        except Exception as error:
+            self._active, self._cache = [], None
+            return self._set_back(rows, error)
         self._keep([event.finished is None for event in events])
         return events
+
+    def _set_back(self, rows: list[_Row], error: Exception) -> list[Event]:
+        """Let texts begin again where they are, each alone; one that is alone already ends.
+
+        Raises:
+            Exception: the error, where the decoder is not to survive any.
+        """
+        if not self._survives:
+            raise error
+        _log.warning("a step over %d texts failed", len(rows), exc_info=error)
+        if len(rows) > 1:
+            self._begin_again(rows)
+            return []
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return [Event(rows[0].handle, None, rows[0].stream.finish(), error=reason)]
+
+    def _begin_again(self, rows: list[_Row]) -> None:
+        for row in rows:
+            row.failed = True
+            row.chances = draws(row.prompt.sampling.seed)
+            for _ in row.made if row.prompt.sampling.temperature > 0 else ():
+                row.chances.random()
+        self._waiting.extendleft(reversed(rows))
 
     def _admit(self) -> list[_Row]:
         """Take texts from the queue for which there is room, as long as their prompts are computed together."""
@@ -137,29 +181,36 @@ class Decoder:
                 or any(self._is_alone(other) for other in (row, others[0]))
             ):
                 break
-            longest = max(len(other.prompt.tokens) for other in (row, *joining))
+            longest = max(len(other.tokens) for other in (row, *joining))
             if joining and (len(joining) + 1) * longest > PREFILL_TOKENS:
                 break
             joining.append(self._waiting.popleft())
         return joining
 
     def _is_alone(self, row: _Row) -> bool:
-        """Say whether a text gets so long that keys are chosen by pages, which begin where the cache does."""
+        """Say whether a text shares no step: keys of long ones are chosen by pages, which begin where the cache does."""
         sparse = self._model.config.sparse_attention
-        return sparse is not None and row.needed >= sparse.hierarchical_from_tokens
+        return row.failed or (sparse is not None and row.needed >= sparse.hierarchical_from_tokens)
 
     def _begin(self, joining: list[_Row]) -> list[Event]:
-        lengths = [len(row.prompt.tokens) for row in joining]
-        tokens, padding = padded([row.prompt.tokens for row in joining], self._checkpoint.device)
-        cache = self._model.new_cache()
-        states = self._model.states(tokens, cache=cache, padding=padding)
-        last = states[torch.arange(len(joining)), torch.tensor(lengths, device=states.device) - 1]
-        events = self._choose(last, joining)
+        lengths = [len(row.tokens) for row in joining]
+        try:
+            tokens, padding = padded([row.tokens for row in joining], self._checkpoint.device)
+            cache = self._model.new_cache()
+            states = self._model.states(tokens, cache=cache, padding=padding)
+            last = states[torch.arange(len(joining)), torch.tensor(lengths, device=states.device) - 1]
+            events = self._choose(last, joining)
+        except Exception as error:
+            return self._set_back(joining, error)
         going_on = [number for number, event in enumerate(events) if event.finished is None]
         if going_on:
-            cache = cache.select(going_on, [lengths[number] for number in going_on])
-            self._cache = cache if self._cache is None else self._cache.join(cache)
-            self._active += [joining[number] for number in going_on]
+            rows = [joining[number] for number in going_on]
+            try:
+                cache = cache.select(going_on, [lengths[number] for number in going_on])
+                self._cache = cache if self._cache is None else self._cache.join(cache)
+            except Exception as error:
+                return events + self._set_back(rows, error)
+            self._active = [*self._active, *rows]
         return events
 
     def _choose(self, states: Tensor, rows: list[_Row]) -> list[Event]:
@@ -183,6 +234,15 @@ class Decoder:
         if all(kept):
             return
         staying = [number for number, stays in enumerate(kept) if stays]
-        self._active = [self._active[number] for number in staying]
-        assert self._cache is not None
-        self._cache = self._cache.select(staying) if staying else None
+        cache, rows = self._cache, [self._active[number] for number in staying]
+        assert cache is not None
+        self._active, self._cache = rows, None
+        if not staying:
+            return
+        try:
+            self._cache = cache.select(staying)
+        except Exception:
+            if not self._survives:
+                raise
+            self._active = []
+            self._begin_again(rows)

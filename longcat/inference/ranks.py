@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from longcat.errors import TrainingError
 from longcat.inference.batches import Batch, Fitted, plan
 from longcat.inference.likelihoods import Score, Scorer
 from longcat.inference.opening import OpenCheckpoint, Precision, open_checkpoint
-from longcat.processes.child import die_with_parent
+from longcat.processes.child import follow
 from longcat.processes.failure import report_failure
 from longcat.processes.launch import launch
 from longcat.processes.orders import Order
@@ -165,7 +164,7 @@ def _share(job: _Job, rank: int, processes: int) -> None:
 
 def main() -> NoReturn:
     """Do a process' share; a failure is written down first."""
-    die_with_parent(signal.SIGKILL)
+    follow()
     content = parse_json(Path(sys.argv[1]).read_bytes())
     job = _Job(**{**content, "limits": Limits(**content["limits"])})
     rank = int(os.environ["RANK"])

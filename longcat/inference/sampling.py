@@ -11,6 +11,9 @@ from torch import Tensor
 
 from longcat.errors import ConfigError
 
+_COLDEST, _HOTTEST = 1e-6, 1e6
+"""Temperatures beyond which nothing changes but that quotients are no longer finite."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -44,7 +47,7 @@ class Sampling:
 
 def draws(seed: int) -> random.Random:
     """Return a text's random numbers; they are the host's, so that every accelerator draws the same ones."""
-    return random.Random(seed)
+    return random.Random(seed)  # nosec B311 # to draw words, not secrets
 
 
 def choose(logits: Tensor, settings: Sequence[Sampling], chances: Sequence[random.Random]) -> list[int]:
@@ -73,7 +76,7 @@ def _sample(logits: Tensor, settings: Sequence[Sampling], shares: Sequence[float
         return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
 
     most = max(min(of.top_k or vocabulary, vocabulary) for of in settings)
-    scaled = logits / column([of.temperature for of in settings])
+    scaled = logits / column([min(max(of.temperature, _COLDEST), _HOTTEST) for of in settings])
     ordered, tokens = scaled.topk(most) if most < vocabulary else scaled.sort(descending=True)
     rank = torch.arange(most, device=device)
     ordered = ordered.masked_fill(rank >= column([of.top_k or vocabulary for of in settings]), -torch.inf)

@@ -16,6 +16,7 @@ from longcat.disk import copy_file, disk_errors, remove, sync_all, temporary_nam
 from longcat.errors import ConfigError, StorageError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import (
+    CHAT_TEMPLATES,
     GENERATION_CONFIG,
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -75,7 +76,7 @@ def export(
                 temporary, folder.config, folder.tensor, dtype=stored, extra=extra, shard_bytes=shard_bytes
             )
             _copy_tokenizer(source, temporary)
-            _complete_tokenizer(temporary, folder.config)
+            complete_tokenizer(temporary, folder.config)
             sync_all(temporary)
             if output.exists():
                 output.rmdir()
@@ -130,8 +131,11 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
             copy_file(source / name, target / name)
 
 
-def _complete_tokenizer(directory: Path, config: ModelConfig) -> None:
-    """Write what transformers' AutoTokenizer and `generate` read beside tokenizer.json, where it is not there."""
+def complete_tokenizer(directory: Path, config: ModelConfig) -> None:
+    """Write what transformers' AutoTokenizer and `generate` read beside tokenizer.json, where it is not there.
+
+    Special tokens that a text spells out stay text, as in training; a chat template of the folder needs the other way.
+    """
     if not (directory / TOKENIZER).is_file():
         return
     begin, end = config.begin_of_text, config.end_of_text
@@ -152,5 +156,6 @@ def _complete_tokenizer(directory: Path, config: ModelConfig) -> None:
             **{name: token for name, token in tokens.items() if token is not None},
             "model_max_length": config.max_position_embeddings,
             "clean_up_tokenization_spaces": False,
+            "split_special_tokens": not any((directory / name).is_file() for name in CHAT_TEMPLATES),
         },
     )

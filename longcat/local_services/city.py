@@ -23,6 +23,8 @@ BLOCK_M = 250
 SPEED_M_PER_MINUTE = 250
 """Speed of a courier on an electric bicycle, stops at lights included: 15 km/h."""
 DAY_MINUTES = 24 * 60
+_MOST = 1_000_000
+"""Largest number in a file: solvers count with limited ones."""
 PROMISE_MINUTES = 30
 """Shortest time between an order and the minute for which its delivery is promised."""
 
@@ -182,10 +184,14 @@ def make_order(rng: random.Random, city: City, number: int, placed: int) -> Orde
     return Order(f"o{number}", merchant.id, merchant.place, dropoff, placed, ready, placed + promised)
 
 
-def make_scene(seed: int | str, *, start: int, minutes: int, couriers: int, orders_per_hour: float) -> Scene:
-    """Draw a city and what is ordered in it from minute `start` on; the same arguments make the same scene."""
+def make_scene(
+    seed: int | str, *, start: int, minutes: int, couriers: int, orders_per_hour: float, side: int = 24
+) -> Scene:
+    """Draw a city of `side` times `side` blocks and what is ordered in it from minute `start` on; the same arguments make the
+    same scene.
+    """
     rng = random.Random(f"scene {seed}")
-    city = make_city(rng)
+    city = make_city(rng, width=side, height=side)
     staff = make_couriers(rng, city, couriers, free=start)
     times = arrival_minutes(rng, start, start + minutes, orders_per_hour)
     return Scene(city, staff, tuple(make_order(rng, city, number, time) for number, time in enumerate(times, 1)))
@@ -231,13 +237,15 @@ def _check(scene: Scene, where: str) -> None:
             for field, place in vars(thing).items():
                 if isinstance(place, Place) and not scene.city.holds(place):
                     raise DataError(
-                        f"{where}: {name}[{index}].{field}: ({place.x}, {place.y}) is outside the city, which reaches "
+                        f"{where}: {name}[{index}]{_named(thing.id)}.{field}: ({place.x}, {place.y}) is outside the city, which reaches "
                         f"from (0, 0) to ({scene.city.width}, {scene.city.height})"
                     )
     for index, courier in enumerate(scene.couriers):
-        _number(courier.capacity, f"{where}: couriers[{index}].capacity", least=1)
+        _number(courier.capacity, f"{where}: couriers[{index}]{_named(courier.id)}.capacity", least=1)
+    if scene.orders and not scene.couriers:
+        raise DataError(f"{where}: couriers: there is none who could carry order {scene.orders[0].id!r}")
     for index, order in enumerate(scene.orders):
-        place = f"{where}: orders[{index}]"
+        place = f"{where}: orders[{index}]{_named(order.id)}"
         if order.merchant not in shops:
             raise DataError(f"{place}.merchant: {order.merchant!r} is none of the city's {len(shops)} merchants")
         if order.pickup != shops[order.merchant].place:
@@ -262,12 +270,23 @@ def _fields(value: Any, kind: type, where: str) -> dict[str, Any]:
 def _all(value: Any, where: str, kind: Any) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise DataError(f"{where}: expected a list, found {type(value).__name__}")
-    return tuple(_read(item, kind, f"{where}[{index}]") for index, item in enumerate(value))
+    names = [_named(item.get("id")) if isinstance(item, dict) else "" for item in value]
+    return tuple(
+        _read(item, kind, f"{where}[{index}]{name}")
+        for index, (item, name) in enumerate(zip(value, names, strict=True))
+    )
+
+
+def _named(name: Any) -> str:
+    """Return what a message calls a thing beside its number; nothing for what is no name."""
+    return f" (id {name!r})" if isinstance(name, str) and name else ""
 
 
 def _number(value: Any, where: str, *, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DataError(f"{where}: expected a whole number of at least {least}, found {value!r}")
+    if value > _MOST:
+        raise DataError(f"{where}: {value} is more than {_MOST:,}")
     return value
 
 

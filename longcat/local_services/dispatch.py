@@ -59,12 +59,6 @@ def _make(rng: random.Random, language: str, rank: int) -> Draft | None:
     if best is None or best.answer != rank or pickup == dropoff:
         return None
     number = ticket(rng)
-    told = [
-        (_BUSY if stops else _FREE)[language].format(
-            name=name[language], place=_at(place), stop="".join(map(_at, stops))
-        )
-        for name, place, stops in staff
-    ]
     names = [name[language] for name, _, _ in staff]
     facts: dict[str, Any] = {
         "pickup": [pickup.x, pickup.y],
@@ -72,7 +66,36 @@ def _make(rng: random.Random, language: str, rank: int) -> Draft | None:
         "couriers": sorted([[p.x, p.y], [[s.x, s.y] for s in stops]] for _, p, stops in staff),
         "best": [[staff[rank][1].x, staff[rank][1].y], [[s.x, s.y] for s in staff[rank][2]]],
     }
-    question = say(
+    asked = question(
+        rng, language, number, pickup, dropoff, [(name[language], place, stops) for name, place, stops in staff]
+    )
+    steps = _STEPS[language].format(costs=LIST[language].join(f"{n} {c}" for n, c in zip(names, costs, strict=True)))
+    return Draft(facts, asked, names[rank], [n for n in names if n != names[rank]], steps, best.proof)
+
+
+def question(
+    rng: random.Random,
+    language: str,
+    number: int,
+    pickup: Place,
+    dropoff: Place,
+    couriers: Sequence[tuple[str, Place, Sequence[Place]]],
+) -> str:
+    """Ask who takes an order.
+
+    Args:
+        rng: chooses the wording.
+        language: `zh` or `en`.
+        number: of the order.
+        pickup: where the order is.
+        dropoff: where it goes.
+        couriers: name, place and remaining stops of each.
+    """
+    told = [
+        (_BUSY if stops else _FREE)[language].format(name=name, place=_at(place), stop="".join(map(_at, stops)))
+        for name, place, stops in couriers
+    ]
+    return say(
         rng,
         _QUESTION[language],
         ticket=number,
@@ -80,8 +103,6 @@ def _make(rng: random.Random, language: str, rank: int) -> Draft | None:
         dropoff=_at(dropoff),
         couriers=LIST[language].join(told),
     )
-    steps = _STEPS[language].format(costs=LIST[language].join(f"{n} {c}" for n, c in zip(names, costs, strict=True)))
-    return Draft(facts, question, names[rank], [n for n in names if n != names[rank]], steps, best.proof)
 
 
 def _at(place: Place) -> str:

@@ -119,7 +119,7 @@ def _solve(
     start: Place, errands: Sequence[Errand], limit: int | None, excluded: tuple[Stop, ...] | None
 ) -> tuple[tuple[Stop, ...], int] | None:
     """Solve the route as a circuit through the stops: node 0 is the start, 1 + 2 i the pick-up of order i, 2 + 2 i its drop-off."""
-    cp_model = _cp_model()
+    cp_model = ortools_cp_model()
     model = cp_model.CpModel()
     places, stops = [start], [Stop(-1, True)]
     for index, errand in enumerate(errands):
@@ -171,7 +171,12 @@ def _solve(
     return route, cost
 
 
-def _cp_model() -> Any:
+def ortools_cp_model() -> Any:
+    """Return the module of CP-SAT.
+
+    Raises:
+        UserError: OR-Tools is not installed.
+    """
     try:
         from ortools.sat.python import cp_model
     except ImportError:

@@ -9,6 +9,9 @@ from longcat.local_services.instance import Instance, instances
 from longcat.local_services.tasks import TASKS
 from longcat.local_services.text import CUE, DELIMITER, LANGUAGES, REASON
 
+VERSION = 1
+"""To be increased with every change to a text that some seed makes: artifacts are addressed by it."""
+
 
 def training_documents(seed: int, language: str, count: int) -> Iterator[str]:
     """Yield training texts: a question with its answer, in one of several forms.

@@ -21,6 +21,8 @@ from longcat.lease import held_locks
 _PR_SET_PDEATHSIG = 1
 _MARGIN_S = 15.0
 """Seconds that a supervisor has to end its processes, beyond their own grace time."""
+_LEADER = "LONGCAT_LEADER"
+"""Variable with the process number of a training process' agent."""
 _MARK = "LONGCAT_SUPERVISED"
 """Variable by which the processes of one supervisor are known, whatever became of those between."""
 
@@ -93,9 +95,27 @@ def _end_marked(mark: str, grace_s: float) -> None:
     psutil.wait_procs(alive, timeout=_MARGIN_S)
 
 
-def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process a signal when its parent ends for any reason (Linux)."""
+def die_with_parent(signal_number: int, parent: int | None = None) -> None:
+    """Have the kernel send this process a signal when its parent ends for any reason (Linux).
+
+    Args:
+        signal_number: the signal.
+        parent: process number of the parent; if that has ended before, the signal comes at once.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal_number)
+
+
+def lead() -> None:
+    """Have processes that this one starts from now on end with it, once they `follow`."""
+    os.environ[_LEADER] = str(os.getpid())
+
+
+def follow() -> None:
+    """End this process with the one that leads it, also if that has ended already."""
+    leader = os.environ.get(_LEADER)
+    die_with_parent(signal.SIGKILL, None if leader is None else int(leader))
 
 
 def free_port() -> int:

@@ -222,9 +222,7 @@ def _work(connection: Connection, place: Any, parent: int) -> None:
     """Do what the parent sends, in a process that dies with it and leaves Ctrl-C to it."""
     global _place
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with_parent(signal.SIGKILL, parent)
     _place = place
     while True:
         try:

@@ -27,7 +27,7 @@ from longcat.best_effort import Service, reason
 from longcat.config import PipelineConfig
 from longcat.disk import sync as sync_file
 from longcat.errors import Cancelled, DataError, TrackingError
-from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.checkpoint_folder import model_folder
 from longcat.provenance import git_commit
 from longcat.redaction import redact, redact_tree
 from longcat.stores import sqlite_path, sqlite_url
@@ -64,6 +64,11 @@ def tracking_uri(workspace: Workspace) -> str:
 def store_path(workspace: Workspace) -> Path:
     """Return the file of the workspace's own store."""
     return workspace.path / "mlflow.db"
+
+
+def model_name(config: PipelineConfig) -> str:
+    """Return the name that checkpoints of a configuration are registered by, as versions of one model."""
+    return f"longcat-{config.preset}"
 
 
 class Tracker:
@@ -180,7 +185,28 @@ class StageRun:
             self._key,
             name=name,
             digest=checkpoint.digest,
-            path=str(CheckpointFolder(checkpoint.path).huggingface),
+            path=str(model_folder(checkpoint.path)),
+            time=time.time(),
+        )
+
+    def judge_model(self, name: str, checkpoint: Artifact[Any], tags: Mapping[str, str], *, champion: bool) -> None:
+        """Record what is known of the checkpoint as tags of its version of a model, which is registered if it is not yet.
+
+        Args:
+            name: of the model.
+            checkpoint: the version.
+            tags: scores and lineage.
+            champion: give the version the alias `champion`, unless a later decision has given it to another one.
+        """
+        self._journal.append(
+            "judged",
+            self._key,
+            name=name,
+            digest=checkpoint.digest,
+            path=str(model_folder(checkpoint.path)),
+            tags=dict(tags),
+            champion=champion,
+            time=time.time(),
         )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

@@ -36,6 +36,8 @@ _AT_ONCE = 100
 """Parameters in one call, as MLflow allows."""
 _NOT_NOW = {401, 403, 407, 408, 425, 429, 499}
 """Answers that are about the caller or the moment, not about what was sent."""
+_TAG_NAME, _TAG_VALUE = 250, 5000
+"""Most characters of a tag of a model's version, as MLflow allows."""
 KEY_TAG = "longcat.key"
 
 Refusals = list[tuple[dict[str, Any], str]]
@@ -189,6 +191,8 @@ class Forwarder:
                 self._input(run_id, event)
             case "model":
                 self._model(run_id, event)
+            case "judged":
+                self._judged(run_id, event)
             case "end":
                 client.set_terminated(run_id, event["status"], end_time=int(event["time"] * 1000))
             case unknown:
@@ -272,18 +276,46 @@ class Forwarder:
         )
 
     def _model(self, run_id: str, event: dict[str, Any]) -> None:
+        self._client.log_artifacts(run_id, event["path"], "model")
+        self._name(event, self._version(event) or self._register(run_id, event), "latest-checkpoint")
+
+    def _judged(self, run_id: str, event: dict[str, Any]) -> None:
+        version = self._version(event)
+        if version is None:
+            self._client.log_artifacts(run_id, event["path"], "model")
+            version = self._register(run_id, event)
+        if event["champion"]:
+            self._name(event, version, "champion")
+        for key, value in event["tags"].items():
+            name = re.sub(r"[^\w\-./ ]", "_", key)[:_TAG_NAME]
+            self._client.set_model_version_tag(event["name"], version, name, value[:_TAG_VALUE])
+
+    def _version(self, event: dict[str, Any]) -> str | None:
+        """Return the version that a checkpoint is of its model, or None; a model that is not there is made."""
         from mlflow.exceptions import MlflowException
 
         client, name = self._client, event["name"]
-        client.log_artifacts(run_id, event["path"], "model")
         try:
             client.create_registered_model(name)
         except MlflowException as error:
             if "RESOURCE_ALREADY_EXISTS" not in str(error.error_code):
                 raise
         versions = client.search_model_versions(f"name = '{name}'")
-        version = next((v for v in versions if v.tags.get("digest") == event["digest"]), None)
-        if version is None:
-            source = f"{client.get_run(run_id).info.artifact_uri}/model"
-            version = client.create_model_version(name, source, run_id, tags={"digest": event["digest"]})
-        client.set_registered_model_alias(name, "latest-checkpoint", version.version)
+        return next((str(v.version) for v in versions if v.tags.get("digest") == event["digest"]), None)
+
+    def _register(self, run_id: str, event: dict[str, Any]) -> str:
+        client, name = self._client, event["name"]
+        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        return str(client.create_model_version(name, source, run_id, tags={"digest": event["digest"]}).version)
+
+    def _name(self, event: dict[str, Any], version: str, alias: str) -> None:
+        """Give a version an alias, unless an event that happened later has given it already.
+
+        A run sends its own events before those that earlier ones have left.
+        """
+        client, name, mark = self._client, event["name"], f"{alias}.since"
+        since, happened = client.get_registered_model(name).tags.get(mark), float(event.get("time", 0))
+        if since is not None and float(since) > happened:
+            return
+        client.set_registered_model_alias(name, alias, version)
+        client.set_registered_model_tag(name, mark, repr(happened))

@@ -22,7 +22,7 @@ from longcat.redaction import redact_tree
 from longcat.unpacking import parse_json, read_json
 
 _SENT = ".sent.json"
-_OF_NUMBERS_OR_PLACES = ("points", "artifact", "model")
+_OF_NUMBERS_OR_PLACES = ("points", "artifact", "model", "judged")
 """Events that are numbers, or that name files which are opened later."""
 
 

@@ -18,6 +18,7 @@ from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from longcat.artifact import write_json
+from longcat.processes.child import lead
 from longcat.processes.logs import logs_of, suffix_of
 from longcat.processes.orders import Death, Order, Outcome
 from longcat.training.rendezvous import Rendezvous
@@ -44,6 +45,7 @@ def main() -> int:
     order, report = Order.from_json(sys.argv[1]), Path(sys.argv[2])
     # torch asks for the host's full name for its own messages: a name server that is not there would take seconds each time
     socket.getfqdn = lambda name="": name or "localhost"
+    lead()
     if order.processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     rendezvous_handler_registry.register("longcat", Rendezvous.of)

@@ -14,6 +14,7 @@ from longcat.disk import copy_file, remove
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.convert import complete_tokenizer
 from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
@@ -117,6 +118,7 @@ def pretrain(
         report(Progress("pretrain", config.training.steps, config.training.steps, "writing the model"))
         write_huggingface(folder.huggingface, config.model, state_reader(folder.state))
         copy_file(TokenCorpus.open(tokens.path).tokenizer_path, folder.tokenizer)
+        complete_tokenizer(folder.huggingface, config.model)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
         plot_life(directory, read_metrics(folder.metrics), folder.life_picture)
         result = read_json(directory / RESULT)

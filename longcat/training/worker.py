@@ -29,7 +29,7 @@ from longcat.disk import disk_errors
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.lease import check_lease
 from longcat.parallel.mesh import ProcessMesh, end_process, join, leave
-from longcat.processes.child import die_with_parent
+from longcat.processes.child import follow
 from longcat.processes.failure import report_failure
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.balance import layer_metrics, load_metrics
@@ -270,7 +270,7 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
     Args:
         body: the work, the same in every process.
     """
-    die_with_parent(signal.SIGKILL)
+    follow()
     job = Job.read(Path(sys.argv[1]))
     rank = int(os.environ["RANK"])
     try:

@@ -11,10 +11,7 @@ import psutil
 import pytest
 
 from tests.cluster.slurm import Slurm, install
-from tests.waiting import all_gone
-
-LIMIT_S = 240
-"""Of everything that is waited for here."""
+from tests.waiting import LIMIT_S, all_gone
 
 
 @pytest.fixture(scope="session")
@@ -95,17 +92,10 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def pretrain(start, smoke_settings, smoke_tokens):
-    """Starts training on the tokens of the local run, which it is compared with; `whole` takes the command `longcat pretrain`."""
-
-    def pretrain(*settings, whole=False, **variables):
-        settings = (*smoke_settings, *settings)
-        if not whole:
-            return start("tests.cluster.train", smoke_tokens, *settings, **variables)
-        options = [part for setting in settings for part in ("--set", setting)]
-        command = ["longcat.cli", "pretrain", "--preset", "smoke", *options, "--workspace", smoke_tokens, "--json"]
-        return start(*command, **variables)
-
-    return pretrain
+    """Starts training on the tokens of the local run, which it is compared with."""
+    return lambda *settings, **variables: start(
+        "tests.cluster.train", smoke_tokens, *smoke_settings, *settings, **variables
+    )
 
 
 def checkpoint_of(workspace):

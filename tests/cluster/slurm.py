@@ -14,10 +14,10 @@ from contextlib import suppress
 import psutil
 
 from longcat.processes.child import die_with_parent
+from tests.waiting import LIMIT_S
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "srun", "sbatch", "munged", "mungekey")
-LIMIT_S = 60
 
 
 def install():
@@ -105,6 +105,17 @@ class Slurm:
             command, env=self.environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
         ).stdout
 
+    def queue(self, *options):
+        """The jobs that squeue lists, a line each; None if it gets no answer."""
+        command = ["squeue", "--noheader", *options]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+        return done.stdout.splitlines() if done.returncode == 0 else None
+
+    def is_empty(self):
+        return self.queue() == []
+
     def states(self):
         lines = self.ask("sinfo", "--noheader", "--Node", "--format=%N %t").split("\n")
         return dict(line.split() for line in lines if line)
@@ -124,8 +135,8 @@ class Slurm:
     def _is_stepd_of(self, process, node):
         with suppress(psutil.Error):
             if process.name().startswith("slurmstepd"):
-                children = process.children(recursive=True)
-                return any(child.environ().get("SLURMD_NODENAME") == node for child in children)
+                here = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURMD_NODENAME": node}
+                return any(here.items() <= child.environ().items() for child in process.children(recursive=True))
         return False
 
     def _munge_files(self, key):

@@ -13,8 +13,8 @@ import pytest
 from longcat.processes.child import free_port
 from longcat.processes.environment import server_environment
 from longcat.provenance import ROOT
-from tests.cluster.conftest import LIMIT_S, no_rank_is_left
-from tests.waiting import wait_until
+from tests.cluster.conftest import no_rank_is_left, ranks
+from tests.waiting import LIMIT_S, wait_until
 
 
 class Prefect:
@@ -36,10 +36,12 @@ class Prefect:
         return None
 
     def command(self, *arguments):
+        # the server answers 500 when its database is locked, as on a busy machine
+        variables = self.variables | {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
         done = subprocess.run(
             [sys.executable, "-m", "prefect", *arguments],
             cwd=ROOT,
-            env=self.variables,
+            env=variables,
             capture_output=True,
             text=True,
             check=False,
@@ -68,11 +70,20 @@ def prefect(start, cluster, tmp_path_factory):
     return Prefect(start, environment, tmp_path_factory.mktemp("prefect"))
 
 
-def test_a_deployment_trains_by_slurm(prefect, smoke_settings, smoke_tokens, cluster):
+def test_a_deployment_trains_by_slurm_and_cancelling_it_cancels_the_step(
+    prefect, smoke_settings, smoke_tokens, cluster
+):
     settings = (*smoke_settings, "training.launcher=slurm", "training.nodes=2", "training.slurm.partition=test")
     run = prefect.run(smoke_tokens, *settings)
     assert prefect.end_of(run) == "COMPLETED", prefect.worker.said[-5000:]
     [checkpoint] = (smoke_tokens / "checkpoint").glob("[!.]*")
     assert (checkpoint / "logs/start-0001/rank-1-n2.log").is_file()
-    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    wait_until(cluster.is_empty)
+
+    run = prefect.run(smoke_tokens, *settings, "training.steps=100000")
+    wait_until(lambda: len(ranks(smoke_tokens)) == 2, prefect.worker.process)
+    wait_until(lambda: cluster.queue("--states=RUNNING"))
+    prefect.command("flow-run", "cancel", run)
+    assert prefect.end_of(run) == "CANCELLED", prefect.worker.said[-5000:]
+    wait_until(cluster.is_empty)
     assert no_rank_is_left(smoke_tokens)

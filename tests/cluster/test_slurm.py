@@ -4,22 +4,24 @@ import os
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 
+from longcat.provenance import ROOT
 from tests.cluster.conftest import checkpoint_of, no_rank_is_left, ranks, records_of, same_bytes
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 SLURM = ("training.launcher=slurm", "training.nodes=2", "training.slurm.partition=test", "training.node_wait_s=120")
 
 
 @pytest.fixture
 def run(pretrain, cluster):
-    return lambda *settings, **named: pretrain(*SLURM, *settings, SLURM_CONF=cluster.environment["SLURM_CONF"], **named)
+    return lambda *settings: pretrain(*SLURM, *settings, SLURM_CONF=cluster.environment["SLURM_CONF"])
 
 
 def test_two_nodes_train_as_one_machine_does(run, smoke_run, smoke_tokens, cluster):
-    flow = run(whole=True)
+    flow = run()
     assert flow.wait() == 0, flow.said
     checkpoint = checkpoint_of(smoke_tokens)
     assert same_bytes(checkpoint, checkpoint_of(smoke_run[0]))
@@ -28,7 +30,7 @@ def test_two_nodes_train_as_one_machine_does(run, smoke_run, smoke_tokens, clust
     said = srun(smoke_tokens)
     assert "as n1\n" in said
     assert "as n2\n" in said
-    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    wait_until(cluster.is_empty)
 
 
 def srun(workspace):
@@ -54,7 +56,7 @@ def test_a_cancelled_flow_cancels_the_step(run, smoke_tokens, cluster):
     flow.process.terminate()
     assert flow.wait() == 130, flow.said
     assert no_rank_is_left(smoke_tokens)
-    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    wait_until(cluster.is_empty)
     assert list(partial(smoke_tokens).glob("checkpoints/step-*"))
 
 
@@ -89,10 +91,10 @@ def test_what_slurm_refuses_is_told(run):
 def crowd(cluster):
     """Slurm with another job on both nodes."""
     cluster.ask("sbatch", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 600")
-    wait_until(lambda: cluster.ask("squeue", "--noheader", "--states=RUNNING"))
+    wait_until(lambda: cluster.queue("--states=RUNNING"))
     yield
     cluster.ask("scancel", "--user=root")
-    wait_until(lambda: not cluster.ask("squeue", "--noheader"))
+    wait_until(cluster.is_empty)
 
 
 def test_a_wait_in_the_queue_has_a_limit_and_tells_why_it_waits(run, crowd, cluster):
@@ -101,21 +103,43 @@ def test_a_wait_in_the_queue_has_a_limit_and_tells_why_it_waits(run, crowd, clus
     assert re.search(
         r"Slurm has given no nodes within training.slurm.queue_wait_s=6 \(job \d+, (Resources|Priority)\)", flow.said
     )
-    wait_until(lambda: not cluster.ask("squeue", "--noheader", "--name=longcat"))
+    wait_until(lambda: cluster.queue("--name=longcat") == [])
 
 
 def test_a_job_that_is_cancelled_in_the_queue_is_told_at_once(run, crowd, cluster):
     flow = run("training.slurm.queue_wait_s=null", "training.slurm.arguments=[--exclusive]")
-    wait_until(lambda: cluster.ask("squeue", "--noheader", "--name=longcat"), flow.process)
+    wait_until(lambda: cluster.queue("--name=longcat"), flow.process)
     cluster.ask("scancel", "--name=longcat")
     assert flow.wait() == 2, flow.said
     assert re.search("Slurm gives no nodes: .*(cancel|revoke)", flow.said, re.I)
 
 
-def test_the_batch_script_is_what_slurm_takes(cluster):
-    from longcat.provenance import ROOT
-
-    command = ["sbatch", "--test-only", "--partition=test", "--gres=none", ROOT / "deploy/slurm.sbatch"]
-    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "to start at" in done.stderr
+def test_a_batch_job_trains_on_the_nodes_of_its_allocation(
+    smoke_settings, smoke_tokens, smoke_run, cluster, tmp_path_factory
+):
+    """The flow runs in the job, by the script that lies ready; there is no device to ask for here."""
+    folder = tmp_path_factory.mktemp("batch")
+    longcat = folder / ".venv/bin/longcat"
+    longcat.parent.mkdir(parents=True)
+    longcat.write_text(f'#!/bin/sh\nexec {sys.executable} -m longcat.cli "$@"\n')
+    longcat.chmod(0o700)
+    options = [part for setting in smoke_settings for part in ("--set", setting)]
+    done = subprocess.run(
+        ["sbatch", "--wait", "--gres=none", "--output=job.log", ROOT / "deploy/slurm.sbatch", "--preset", "smoke", *options],
+        cwd=folder,
+        env={
+            **cluster.environment,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "LONGCAT_WORKSPACE": str(smoke_tokens),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + (folder / "job.log").read_text()
+    checkpoint = checkpoint_of(smoke_tokens)
+    assert same_bytes(checkpoint, checkpoint_of(smoke_run[0]))
+    assert {"rank-0-n1.log", "rank-1-n2.log"} <= {file.name for file in (checkpoint / "logs/start-0001").iterdir()}
+    wait_until(cluster.is_empty)

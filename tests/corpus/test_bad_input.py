@@ -150,8 +150,8 @@ def test_files_that_vanish_or_may_not_be_read(tmp_path, monkeypatch):
         (folder / f"{number:03d}.txt").write_text(text)
     from longcat.corpus import stage
 
-    def vanish(source, block_bytes):
-        found = resolve(source, block_bytes)
+    def vanish(*how):
+        found = resolve(*how)
         (folder / "041.txt").unlink()
         return found
 

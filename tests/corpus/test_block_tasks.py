@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -8,7 +9,6 @@ from hypothesis import strategies as st
 from longcat.config import CorpusConfig, SourceConfig
 from longcat.corpus.block_arrays import content_hash
 from longcat.corpus.block_tasks import (
-    JudgedBlock,
     JudgeTask,
     TokeniseTask,
     judge_block,
@@ -16,6 +16,8 @@ from longcat.corpus.block_tasks import (
     tokenise_block,
     without,
 )
+from longcat.corpus.decontamination import NO_RUNS
+from longcat.corpus.judged import JudgedBlock
 from longcat.corpus.sources import resolve
 from longcat.corpus.tokenizer import decode, open_tokenizer, train_tokenizer
 from longcat.errors import DataError
@@ -29,7 +31,7 @@ def task(tmp_path, lines, limit=None, tolerant=False, **settings):
     corpus = CorpusConfig.model_validate({"min_characters": 5, **settings})
     [block] = resolve(SourceConfig(kind="files", path=str(path)), 1 << 24).blocks
     known = tmp_path / "known.npy"
-    np.save(known, np.empty(0, np.uint64))
+    np.save(known, NO_RUNS)
     return JudgeTask(corpus, block, tolerant, tmp_path, "000-00000", known, limit)
 
 
@@ -112,6 +114,9 @@ def tokenise(tmp_path, keep, cuts=()):
     one = TokeniseTask(
         scratch=tmp_path,
         name="000-00000",
+        number=5,
+        source=2,
+        held_out_fraction=0.5,
         keep=np.array(keep),
         cuts=np.array(cuts, np.int64).reshape(-1, 3),
         tokenizer=tmp_path / "tokenizer.json",
@@ -120,7 +125,7 @@ def tokenise(tmp_path, keep, cuts=()):
         end_of_text=2,
     )
     tokenise_block(one)
-    return one, np.load(one.tokens), JudgedBlock(tmp_path, one.name, 0).lengths()
+    return one, np.load(one.tokens), JudgedBlock(tmp_path, one.name, 0).rows()["tokens"]
 
 
 def test_tokens_are_those_of_the_documents_kept(tmp_path):
@@ -137,6 +142,17 @@ def test_tokens_are_those_of_the_documents_kept(tmp_path):
     written = one.tokens.stat().st_mtime_ns
     tokenise_block(one)
     assert one.tokens.stat().st_mtime_ns == written
+
+
+def test_rows_of_the_table_are_those_of_the_documents_kept(tmp_path):
+    judged(tmp_path, lines_of(TEXTS))
+    tokenise(tmp_path, [n % 3 != 1 for n in range(30)])
+    rows = JudgedBlock(tmp_path, "000-00000", 0).rows()
+    digests = [hashlib.sha256(text.encode()).digest() for n, text in enumerate(TEXTS) if n % 3 != 1]
+    assert rows["key"].tolist() == [int.from_bytes(digest[8:16], "big") for digest in digests]
+    assert rows["held_out"].tolist() == [digest[0] < 128 for digest in digests]
+    assert rows["begin"].tolist() == [0, *np.cumsum(rows["tokens"])[:-1].tolist()]
+    assert ({*rows["block"].tolist()}, {*rows["source"].tolist()}) == ({5}, {2})
 
 
 def test_nothing_kept_gives_no_tokens(tmp_path):

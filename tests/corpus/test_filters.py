@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcat.corpus.filters import DOCUMENT_RULES, LINE_RULES, Document, Filter, rule_groups
+from longcat.corpus.filters import DOCUMENT_RULES, LINE_EDITS, LINE_RULES, Document, Filter, rule_groups
 from longcat.errors import ConfigError
 
 PROSE = (
@@ -100,21 +100,108 @@ def test_ngram_rules_equal_plain_loops(seed, vocabulary, length):
     assert DOCUMENT_RULES["gopher_duplicate_ngrams"](Document(text)) == duplicates_by_hand(text)
 
 
+MANUAL = (
+    "インターフェースの設定は管理者が行います。まずケーブルを差し込み、画面に名前が出るのを待ってください。次に、使いたいインターフェースを選んで"
+    "保存すると、再起動の後も同じ値が使われます。うまく動かないときは、もう一方のインターフェースを外してから試すとよいでしょう。"
+)
+MENU = (
+    "川香小馆今日菜单：宫保鸡丁38元，鱼香肉丝32元，麻婆豆腐26元，回锅肉42元，酸辣汤18元，米饭3元。满60减12，满100减25，配送费5元。"
+    "Wi-Fi 密码见小票，打包盒每份1元，辣度可选微辣、中辣、特辣。晚上9点半以后不再接单，请早点下单。"
+)
+MESSAGE = (
+    "订单83693，李师傅请注意：顾客在 A 座 12 楼等您，电梯要刷卡，到了先打电话。餐品是宫保鸡丁1份、米饭2份，另加一双筷子。"
+    "商家说还要8分钟出餐，您可以先去取旁边奶茶店的那一单，再回来取这单，两单都送到同一栋楼，时间来得及，路上慢点骑。"
+)
+THAI = (
+    "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ ต่างมีเหตุผลและมโนธรรม และควรปฏิบัติต่อกันด้วยเจตนารมณ์แห่งภราดรภาพ "
+    "ทุกคนย่อมมีสิทธิและอิสรภาพบรรดาที่กำหนดไว้ในปฏิญญานี้ โดยปราศจากความแตกต่างไม่ว่าชนิดใด ดังเช่น เชื้อชาติ ผิว เพศ ภาษา ศาสนา "
+    "คนขับรถส่งอาหารถึงหน้าประตูบ้านแล้ว กรุณาลงมารับด้วย"
+)
+
+
+@pytest.mark.parametrize("text", [MANUAL, MENU, MESSAGE, THAI], ids=["manual", "menu", "message", "thai"])
+def test_good_text_without_spaces_passes_gopher(text):
+    assert Filter(["gopher"]).verdict(Document(text)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["宫保鸡丁三十八元，" * 12, "ご注文ありがとうございます。" * 9, "สวัสดีครับขอบคุณ" * 20, "安녕하세요 반갑습니다 " * 20],
+)
+def test_repetition_without_spaces_is_found(text):
+    assert Filter(["gopher_top_ngrams", "gopher_duplicate_ngrams"]).verdict(Document(text)) is not None
+
+
+def test_a_katakana_word_that_comes_twice_is_no_repeated_ngram():
+    words = ["インターフェース", "コンピュータ", "アプリケーション"]
+    text = "".join(
+        f"{word}の{what}を{how}。" for word in words for what, how in (("設定", "変える"), ("電源", "入れ直す"))
+    )
+    assert not DOCUMENT_RULES["gopher_duplicate_ngrams"](Document(text))
+    sentence = "インターフェースの設定を変えてから電源を入れ直す。"
+    assert DOCUMENT_RULES["gopher_duplicate_ngrams"](Document(sentence + text[:20] + sentence))
+
+
+def test_numbers_alone_are_no_text_and_prices_are():
+    assert Filter(["gopher_alphabetic"]).verdict(Document("宫保鸡丁 38 12 7 4 22 9 " * 10)) == "gopher_alphabetic"
+    assert Filter(["gopher_alphabetic"]).verdict(Document("宫保鸡丁38元，鱼香肉丝32元×2份。" * 10)) is None
+
+
+def test_word_counts_are_words_and_not_characters():
+    assert Filter(["gopher_word_count"]).verdict(Document("码头" * 41)) == "gopher_word_count"
+    assert Filter(["gopher_word_count"]).verdict(Document("码头" * 42)) is None
+
+
 def test_lines_are_cut_where_asked():
     text = "A full sentence stands here.\nMenu\nThis line needs javascript to be on.\nSee our privacy policy for it.\n"
     assert Filter(["c4_line_punctuation"]).lines(text).count("\n") == 2
     assert Filter(["c4_line_words"]).lines("One two three four\nOne two three four five") == "One two three four five"
+    assert (
+        Filter(["c4_line_words"]).lines("今天下雨。\n今天下雨，路上慢点骑车。\nタクシーで行く。")
+        == "今天下雨，路上慢点骑车。"
+    )
     assert "javascript" not in Filter(["c4_line_javascript"]).lines(text)
     assert "policy" not in Filter(["c4_line_policy"]).lines(text)
     assert Filter([]).lines(text) is text
 
 
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("Basic Configuration: Network, Accounts, Printing...", False),
+        ("He said so…", False),
+        ("等一下……", False),
+        ("等一下。。。", False),
+        ("They came back.", True),
+        ("他们回来了。", True),
+        ("「もう来ました。」", True),
+        ("終わりました．", True),
+        ("क्या हुआ।", True),
+        ("Contents", False),
+    ],
+)
+def test_lines_end_with_a_mark_and_not_with_an_ellipsis(line, kept):
+    assert Filter(["c4_line_punctuation"]).lines(line) == (line if kept else "")
+
+
+def test_citations_go_before_lines_are_judged():
+    rules = Filter(["c4_line_citations", "c4_line_punctuation"])
+    text = "It was built in 1890.[1][23]\nHistory[edit]\n它建于1890年。[来源请求]\nA list [a] stays."
+    assert rules.lines(text) == "It was built in 1890.\n它建于1890年。\nA list [a] stays."
+
+
+def test_lines_with_an_endless_word_are_cut_and_chinese_lines_are_not():
+    rules = Filter(["c4_line_long_word"])
+    text = "\n".join(["x" * 1001, "x" * 1000, "码头" * 600 + "。", "カ" * 1001])
+    assert rules.lines(text) == text.partition("\n")[2]
+
+
 def test_groups_are_the_prefixes_of_the_rules():
     groups = rule_groups()
-    assert {group: len(rules) for group, rules in groups.items()} == {"c4": 7, "gopher": 11}
+    assert {group: len(rules) for group, rules in groups.items()} == {"c4": 9, "gopher": 11}
     chosen = Filter(["c4_lorem_ipsum", "gopher"])
     assert (chosen.line_rules, chosen.document_rules) == ([], ["c4_lorem_ipsum", *groups["gopher"]])
-    assert Filter(["c4"]).line_rules == list(LINE_RULES)
+    assert Filter(["c4"]).line_rules == [*LINE_EDITS, *LINE_RULES]
 
 
 def test_a_rule_takes_an_entry_in_the_table(monkeypatch):

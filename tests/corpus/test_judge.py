@@ -1,25 +1,23 @@
+import json
 import sys
 
-import numpy as np
 import pytest
 
 from longcat.config import CorpusConfig
 from longcat.corpus.cleaning import Dropped
-from longcat.corpus.decontamination import WORDS
+from longcat.corpus.decontamination import NO_RUNS, known_runs
 from longcat.corpus.judge import SAMPLE_CHARACTERS, Judge, reasons
-from longcat.corpus.words import Words
 from longcat.errors import ConfigError, LongcatError
 
-NOTHING = np.empty(0, np.uint64)
 ENGLISH = "The harbour was quiet when the first boats came back with their nets, and nobody had seen the weather turn."
 FRENCH = "Le port était calme quand les premiers bateaux sont revenus avec leurs filets, et personne ne l'avait vu."
 
 
-def judge(known=NOTHING, **settings):
+def judge(known=NO_RUNS, **settings):
     return Judge(CorpusConfig.model_validate({"min_characters": 10, **settings}), known)
 
 
-def verdict(text, known=NOTHING, **settings):
+def verdict(text, known=NO_RUNS, **settings):
     found = judge(known, **settings).verdict(text)
     return found.document.reason if isinstance(found.document, Dropped) else found.document.text
 
@@ -46,9 +44,10 @@ def quality(module, name, minimum=0.0):
     return {"function": f"{module}:{name}", "minimum": minimum}
 
 
-def test_the_first_reason_counts():
+def test_the_first_reason_counts(tmp_path):
     everything = {"languages": ["en"], "filters": ["gopher_word_count"], "max_characters": 200}
-    known = np.sort(Words.of(ENGLISH).runs(WORDS))
+    (tmp_path / "set.jsonl").write_text(json.dumps({"text": ENGLISH}))
+    known = known_runs([tmp_path / "set.jsonl"])
     assert verdict(" \n\x00", **everything) == "empty"
     assert verdict("x\x00\x01", **everything) == "too_short"
     assert verdict(FRENCH * 2, **everything) == "too_long"

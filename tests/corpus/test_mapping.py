@@ -95,6 +95,23 @@ def test_items_are_taken_as_they_are_needed():
         results.close()
 
 
+def write_slowly(path):
+    time.sleep(0.5)
+    path.write_text("late")
+    return path
+
+
+def test_nothing_is_written_after_whoever_asked_has_gone(tmp_path):
+    """Else what is left out of a finished artifact could be written beside it."""
+    with processes(2) as mapper:
+        results = mapper(write_slowly, (tmp_path / str(number) for number in range(100)))
+        next(results)
+        results.close()
+        there = sorted(tmp_path.iterdir())
+        time.sleep(1)
+        assert sorted(tmp_path.iterdir()) == there
+
+
 def test_what_a_function_raises_arrives_after_the_results_before_it():
     with processes(2) as mapper:
         results = mapper(fail_at_three, range(20))

@@ -1,5 +1,6 @@
 """What is decided over all blocks, and what an interruption costs."""
 
+import hashlib
 import json
 import os
 import signal
@@ -87,13 +88,17 @@ def texts_of(tokens):
 def contents(tokens):
     found = {}
     for directory in (tokens.path, folder_of(tokens)):
-        found |= {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "manifest.json"}
+        found |= {
+            str(path.relative_to(directory)): path.read_bytes()
+            for path in directory.rglob("*")
+            if path.is_file() and path.name != "manifest.json"
+        }
     return found
 
 
 def test_documents_come_back_in_their_order_from_all_blocks(tmp_path):
     tokens = run(tmp_path, write(tmp_path / "a.jsonl"))
-    assert len(list(folder_of(tokens).glob("*.tokens.npy"))) > 5
+    assert len(list(folder_of(tokens).rglob("*.tokens.npy"))) > 5
     assert texts_of(tokens) == TEXTS
 
 
@@ -105,8 +110,15 @@ def test_of_duplicates_in_other_blocks_the_first_stays(tmp_path):
     assert tokens.facts.dropped["duplicate"] == 3
     assert tokens.facts.dropped["near_duplicate"] == 1
     samples = json.loads((folder_of(tokens) / "samples.json").read_text())
-    assert samples["near_duplicate"] == [near[:300]]
-    assert samples["duplicate"] == [TEXTS[3][:300], TEXTS[50][:300], TEXTS[0][:300]]
+    of = {
+        reason: [sample["text"] for sample in samples if sample["reason"] == reason]
+        for reason in (None, "duplicate", "near_duplicate")
+    }
+    assert of["near_duplicate"] == [near[:300]]
+    assert of["duplicate"] == [TEXTS[3][:300], TEXTS[50][:300], TEXTS[0][:300]]
+    by_key = sorted(TEXTS, key=lambda item: hashlib.sha256(item.encode()).digest()[8:16])
+    assert of[None] == [item[:300] for item in by_key[:3]]
+    assert {sample["source"] for sample in samples} == {0}
 
 
 def test_paragraphs_of_earlier_documents_are_cut_out(tmp_path):
@@ -184,11 +196,11 @@ def test_a_function_scores_documents(tmp_path, monkeypatch):
         run(tmp_path, path, "corpus.quality={function: 'my_quality:absent', minimum: 1}")
 
 
-def test_wrong_decodings_are_mended(tmp_path):
+def test_wrong_decodings_are_left_out_or_mended(tmp_path):
     texts = [*TEXTS[:60], "The captainâ€™s log says that the crew donâ€™t sail in a storm, cafÃ© or not."]
     kept = run(tmp_path, write(tmp_path / "a.jsonl", texts))
     mended = run(tmp_path, tmp_path / "a.jsonl", "corpus.repair_encoding=true")
-    assert texts_of(kept)[-1] == texts[-1]
+    assert texts_of(kept) == texts[:-1]
     assert texts_of(mended)[-1] == "The captain’s log says that the crew don’t sail in a storm, café or not."
 
 
@@ -204,7 +216,7 @@ from longcat.corpus.mapping import processes
 
 def hang_behind(blocks, function):
     def call(self, *arguments):
-        while len(list(Path(os.environ["WORKSPACE"]).glob("documents/.*/scratch/*-*.json"))) >= blocks:
+        while len(list(Path(os.environ["WORKSPACE"]).glob("documents/.*/scratch/0*/*/*.json"))) >= blocks:
             time.sleep(1)
         return function(self, *arguments)
     return call
@@ -234,7 +246,7 @@ def configure_overrides(path, workers):
 
 
 def finished_blocks(tmp_path):
-    return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("workspace/documents/.*/scratch/*-*.json")}
+    return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("workspace/documents/.*/scratch/0*/*/*.json")}
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 """What lies in `deploy/`: it fits its schema, and what it tells longcat fits longcat."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +16,7 @@ from longcat.config import load_config
 from longcat.processes.orders import split_address
 from longcat.provenance import ROOT
 from longcat.training.launchers import JOIN_PORT
+from tests.waiting import wait_until
 
 KUBERNETES = "1.30"
 
@@ -90,8 +95,56 @@ def test_nodes_find_the_head_by_name():
     assert selector.items() <= PODS["the head"]["metadata"]["labels"].items()
 
 
-def test_the_batch_script_is_bash():
-    subprocess.run(["bash", "-n", str(ROOT / "deploy/slurm.sbatch")], check=True)
+@pytest.fixture
+def batch(tmp_path):
+    """Starts the batch script where `longcat` is a program of Python; the script is ended with the test."""
+    scripts = []
+
+    def start(program):
+        longcat = tmp_path / ".venv/bin/longcat"
+        longcat.parent.mkdir(parents=True)
+        longcat.write_text(f"#!{sys.executable}\n{program}\n")
+        longcat.chmod(0o700)
+        environment = {**os.environ, "SLURM_JOB_NUM_NODES": "3"}
+        command = ["bash", ROOT / "deploy/slurm.sbatch", "--preset", "small"]
+        scripts.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True))
+        return scripts[-1]
+
+    yield start
+    for script in scripts:
+        with suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_the_batch_script_ends_as_its_flow_does(batch, tmp_path, code):
+    program = "import sys; open('arguments', 'w').write(' '.join(sys.argv[1:])); sys.exit({})"
+    assert batch(program.format(code)).wait(500) == code
+    said = (tmp_path / "arguments").read_text()
+    assert said.startswith("pretrain --set training.launcher=slurm --set training.nodes=3 ")
+    assert said.endswith(" --preset small")
+
+
+STUBBORN = """
+import pathlib, signal, sys, time
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(pathlib.Path(f"heard-{len(heard)}").touch()))
+pathlib.Path("ready").touch()
+while len(heard) < 2:
+    time.sleep(0.02)
+time.sleep(0.3)
+sys.exit(CODE)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 130])
+def test_the_batch_script_waits_for_the_checkpoint_however_often_it_is_told_to_end(batch, tmp_path, code):
+    script = batch(STUBBORN.replace("CODE", str(code)))
+    wait_until((tmp_path / "ready").exists, script)
+    for number in range(2):
+        script.terminate()
+        wait_until((tmp_path / f"heard-{number}").exists, script)
+    assert script.wait(500) == code
 
 
 def test_deployments_name_flows_that_there_are():

@@ -1,16 +1,57 @@
-"""An interrupted evaluation goes on with the suite that it was at."""
+"""An evaluation by all suites; an interrupted one goes on with the suite that it was at."""
+
+import json
 
 import pytest
 
 from longcat.artifact import Workspace, open_artifact
 from longcat.config import load_config
 from longcat.corpus.facts import TokensFacts
+from longcat.errors import EvaluationError
 from longcat.evaluation import stage as module
-from longcat.evaluation.stage import evaluate
+from longcat.evaluation.stage import evaluate, refuse_failures
 from longcat.evaluation.suites import Scores, Suite
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 
 pytestmark = pytest.mark.slow
+
+
+def test_scores_samples_and_failures_are_recorded(smoke_run, smoke_settings, tmp_path):
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "scores.py").write_text("def broken(doc, results):\n    raise KeyError('price')\n")
+    task = (
+        "task: bad\ndataset_path: json\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text: a\n"
+        "doc_to_choice: [b, c]\ndoc_to_target: answer\nprocess_results: !function scores.broken\n"
+    )
+    (tasks / "bad.yaml").write_text(task)
+    (tasks / "bad.jsonl").write_text('{"answer": 0}\n')
+    own = ["evaluation.tasks=[python_completion,bad]", f"evaluation.task_paths=[{tasks}]", "evaluation.task_limit=5"]
+    config = load_config("smoke", None, [*smoke_settings, *own])
+    [tokens], [checkpoint] = ((smoke_run[0] / kind).glob("[!.]*") for kind in ("tokens", "checkpoint"))
+    parents = open_artifact(tokens, TokensFacts), open_artifact(checkpoint, CheckpointFacts)
+    said = []
+    made = evaluate(config, *parents, workspace=Workspace(tmp_path), report=said.append)
+    assert {path.name for path in made.path.iterdir()} == {
+        "result.json", "results.json", "report.md", "report.html", "held_out.jsonl", "samples", "manifest.json",
+    }  # fmt: skip
+    assert [path.name for path in (made.path / "samples").iterdir()] == ["python_completion.jsonl"]
+    samples = [json.loads(line) for line in (made.path / "samples/python_completion.jsonl").read_text().splitlines()]
+    assert len(samples) == 5
+    figures = made.facts.figures
+    assert figures["python_completion/acc"] == sum(sample["right"] for sample in samples) / 5
+    assert figures["python_completion/acc_chance"] == 0.25
+    assert figures["held_out/bits_per_byte"] > 0
+    assert made.facts.failures == {"bad": "KeyError: 'price'"}
+    report = (made.path / "report.md").read_text()
+    assert "| python_completion | acc |" in report
+    assert "* bad: KeyError: 'price'" in report
+    assert "1 task failed" in made.facts.headline
+    assert any("task bad" in progress.message for progress in said)
+    with pytest.raises(
+        EvaluationError, match=r"tasks without scores: bad: KeyError: 'price'; the others are in .*report\.md"
+    ):
+        refuse_failures(made)
 
 
 @pytest.mark.parametrize("moment", ["second suite", "report", "hashing"])
@@ -44,4 +85,4 @@ def test_an_interrupted_evaluation_goes_on(smoke_run, smoke_settings, tmp_path, 
     assert scored == ["held_out", "tasks"] + ["tasks"] * (moment == "second suite")
     assert made.facts.scores == {"held_out": {"bits": 1.5}, "tasks": {"bits": 1.5}}
     assert made.facts.headlines == ["held_out 1.5", "tasks 1.5"]
-    assert {path.name for path in made.path.iterdir()} == {"result.json", "report.md", "manifest.json"}
+    assert {path.name for path in made.path.iterdir()} == {"result.json", "report.md", "report.html", "manifest.json"}

@@ -117,7 +117,9 @@ def test_an_evaluation_is_one_file(finished, modules):
 
 
 def test_unknown_suites_are_refused(modules):
-    with pytest.raises(ConfigError, match=r"unknown suite 'nope'; there are: held_out, tasks, or package\.module:NAME"):
+    with pytest.raises(
+        ConfigError, match=r"unknown suite 'nope'; there are: held_out, intrinsic, tasks, or package\.module:NAME"
+    ):
         find_suite("nope")
     with pytest.raises(ConfigError, match=r"no_such_module:X cannot be loaded: No module named 'no_such_module'"):
         find_suite("no_such_module:X")

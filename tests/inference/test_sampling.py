@@ -57,3 +57,12 @@ def test_a_token_without_probability_is_never_drawn():
 def test_what_makes_no_sense_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Sampling(**{"max_tokens": 1, **wrong})
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-9])
+def test_the_coldest_texts_take_the_likeliest_token(temperature):
+    assert set(drawn(50, temperature=temperature)) == {3}
+
+
+def test_the_hottest_texts_take_any_token():
+    assert set(drawn(300, temperature=1e300)) == {0, 1, 2, 3}

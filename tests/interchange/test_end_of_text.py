@@ -64,9 +64,10 @@ def test_an_exported_folder_says_it_everywhere(folder, tmp_path):
         assert (one.eos_token_id, one.bos_token_id) == (end, begin), type(one)
     assert (tokenizer.bos_token, tokenizer.eos_token) == strings
     text = f"some words{strings[1]}more"
-    ids = tokenizer(text).input_ids
-    assert ids.count(end) == 1
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "some wordsmore"
+    ids = tokenizer(text).input_ids  # spelled out, as in the corpus
+    assert end not in ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer.decode([*ids, end], skip_special_tokens=True) == text
     again = import_folder(tmp_path / "out", Workspace(tmp_path / "workspace"))
     assert load_huggingface(CheckpointFolder(again.path).huggingface).config == model.config
     export(again.path, tmp_path / "twice")
@@ -118,3 +119,11 @@ def test_files_of_the_tokenizer_are_kept_as_they_are(tmp_path):
     export(checkpoint.path, tmp_path / "out")
     for name, text in files.items():
         assert (tmp_path / "out" / name).read_text() == text
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_pre_training_says_it_too(smoke_run):
+    [checkpoint] = (smoke_run[0] / "checkpoint").glob("[!.]*")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(CheckpointFolder(checkpoint).huggingface)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("</longcat_s>", 2)
+    assert 2 not in tokenizer("a</longcat_s>b").input_ids

@@ -65,19 +65,43 @@ def test_demand_follows_the_hours_of_the_day():
         (lambda d: d.update(extra=1), "scene: unknown field 'extra'"),
         (lambda d: d.update(couriers={}), "scene: couriers: expected a list, found dict"),
         (lambda d: d["city"].update(width=0), "scene: city.width: expected a whole number of at least 1, found 0"),
-        (lambda d: d["orders"][1].update(due="soon"), r"scene: orders\[1\].due: expected a whole number of at least 0"),
-        (lambda d: d["orders"][1].update(placed=True), r"scene: orders\[1\].placed: expected a whole number"),
-        (lambda d: d["orders"][1].update(ready=0), r"orders\[1\].ready: 0 is before placed"),
-        (lambda d: d["orders"][1].update(due=d["orders"][1]["ready"] - 1), r"orders\[1\].due: \d+ is before ready"),
-        (lambda d: d["orders"][1].update(merchant="m99"), r"orders\[1\].merchant: 'm99' is none of the city's 30"),
-        (lambda d: d["orders"][1]["pickup"].update(x=0, y=0), r"orders\[1\].pickup: differs from the place of"),
-        (lambda d: d["orders"][1]["dropoff"].update(x=99), r"orders\[1\].dropoff: \(99, \d+\) is outside the city"),
+        (
+            lambda d: d["orders"][1].update(due="soon"),
+            r"scene: orders\[1\] \(id 'o2'\).due: expected a whole number of at least 0",
+        ),
+        (
+            lambda d: d["orders"][1].update(placed=True),
+            r"scene: orders\[1\] \(id 'o2'\).placed: expected a whole number",
+        ),
+        (lambda d: d["orders"][1].update(ready=0), r"orders\[1\] \(id 'o2'\).ready: 0 is before placed"),
+        (
+            lambda d: d["orders"][1].update(due=d["orders"][1]["ready"] - 1),
+            r"orders\[1\] \(id 'o2'\).due: \d+ is before ready",
+        ),
+        (
+            lambda d: d["orders"][1].update(merchant="m99"),
+            r"orders\[1\] \(id 'o2'\).merchant: 'm99' is none of the city's 30",
+        ),
+        (
+            lambda d: d["orders"][1]["pickup"].update(x=0, y=0),
+            r"orders\[1\] \(id 'o2'\).pickup: differs from the place of",
+        ),
+        (
+            lambda d: d["orders"][1]["dropoff"].update(x=99),
+            r"orders\[1\] \(id 'o2'\).dropoff: \(99, \d+\) is outside the city",
+        ),
         (lambda d: d["orders"][1].update(id="o1"), r"orders\[1\].id: 'o1' is that of orders\[0\], too"),
         (
             lambda d: d["couriers"][0].update(capacity=0),
-            r"couriers\[0\].capacity: expected a whole number of at least 1",
+            r"couriers\[0\] \(id 'c1'\).capacity: expected a whole number of at least 1",
         ),
-        (lambda d: d["couriers"][0].update(place=[1, 2]), r"couriers\[0\].place: expected an object, found list"),
+        (
+            lambda d: d["couriers"][0].update(place=[1, 2]),
+            r"couriers\[0\] \(id 'c1'\).place: expected an object, found list",
+        ),
+        (lambda d: d["orders"][1].update(id=7), r"orders\[1\].id: expected a text that is not empty, found 7"),
+        (lambda d: d["orders"][1].update(due=10**30), r"orders\[1\] \(id 'o2'\).due: \d+ is more than 1,000,000"),
+        (lambda d: d["couriers"].clear(), "couriers: there is none who could carry order 'o1'"),
         (lambda d: d["couriers"][0].update(id=""), r"couriers\[0\].id: expected a text that is not empty"),
     ],
 )

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from longcat.processes.child import die_with_parent
+from longcat.processes.child import follow
 
 
 def main():
-    die_with_parent(signal.SIGKILL)  # as every training process does
+    follow()  # as every training process does
     directory, rank = Path(sys.argv[1]), os.environ["RANK"]
     told = {"at": [os.environ["MASTER_ADDR"], os.environ["GLOO_SOCKET_IFNAME"]], "pid": os.getpid()}
     told |= {name: os.environ[name] for name in ("WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK")}

@@ -223,3 +223,12 @@ def test_an_error_of_the_poll_ends_the_processes(run, tmp_path):
 def test_a_limit_in_time_ends_the_processes(run):
     with pytest.raises(TrainingError, match=r"training\.deadline_s, of which 0\.1 s were left"):
         run("sleep 600", deadline_s=0.1)
+
+
+def test_a_process_ends_whose_agent_has_ended_before_it_follows():
+    """As when an agent is killed while the processes it has just started still import torch."""
+    code = "from longcat.processes.child import follow; follow(); print('it lives')"
+    for leader, told in (("os.getppid()", "it lives\n"), ("1", "")):
+        child = f"import os; os.environ['LONGCAT_LEADER'] = str({leader}); {code}"
+        done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.stdout, done.returncode) == (told, 0 if told else -signal.SIGKILL)

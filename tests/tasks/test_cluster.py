@@ -20,7 +20,11 @@ def contents(workspace, digest):
     identity = json.loads((tokens / "manifest.json").read_text())["identity"]
     found = {}
     for directory in (tokens, workspace / "documents" / identity["documents"]):
-        found |= {file.name: file.read_bytes() for file in directory.iterdir() if file.name != "manifest.json"}
+        found |= {
+            str(file.relative_to(directory)): file.read_bytes()
+            for file in directory.rglob("*")
+            if file.is_file() and file.name != "manifest.json"
+        }
     return found
 
 

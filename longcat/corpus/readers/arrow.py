@@ -23,7 +23,7 @@ def _records(file: File, reading: Reading, begin: int, end: int | None) -> Itera
             batches = map(opened.get_batch, range(opened.num_record_batches)) if is_file else opened
             row = 0
             for batch in batches:
-                yield row, root, batch.column(root)
+                yield row, root, batch
                 row += batch.num_rows
 
     return column_records(file, reading, "arrow", columns)

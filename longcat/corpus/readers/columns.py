@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from longcat.corpus.readers.format import File, Oversized, Reading, Record, Unreadable
-from longcat.corpus.readers.values import MISSING, as_text, find
+from longcat.corpus.readers.values import MISSING, as_text, find, labelled
 from longcat.errors import DataError
 from longcat.unpacking import Allowance
 
 Columns = Iterator[tuple[int, str, Any]]
-"""Parts of a column, each with the number of its first row and the column's name."""
+"""Parts of a table, each with the number of its first row and the name of the column of text."""
+LABELS = ("id", "url")
+"""Columns that label a text."""
 
 
 def column_records(
@@ -36,14 +38,38 @@ def column_records(
             size = stream.seek(0, os.SEEK_END)
             stream.seek(0)
             allowance = Allowance(str(file), lambda: size)
-            for first, root, column in open_columns(stream):
-                values, rest = _narrow(column, _parts(reading.text_field, root))
-                for row, value in enumerate(values, start=first):
-                    yield _cell(value, rest, f"{file}, row {row}", reading, allowance)
+            for first, root, table in open_columns(stream):
+                values, rest = _narrow(table.column(root), _parts(reading.text_field, root))
+                labels = {name: table.column(name) for name in label_columns(table.schema, root)}
+                for row, value in enumerate(values):
+                    text = _cell(value, rest, f"{file}, row {first + row}", reading, allowance)
+                    yield labelled(text, {name: _label(column[row]) for name, column in labels.items()})
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise damaged(file, kind, error) from None
+
+
+def label_columns(schema: Any, root: str) -> list[str]:
+    """Return the names of the columns that label texts, besides that of the text: of strings or whole numbers."""
+    import pyarrow.types as types
+
+    return [
+        name
+        for name in LABELS
+        if name != root
+        and schema.names.count(name) == 1
+        and any(
+            is_kind(schema.field(name).type) for is_kind in (types.is_string, types.is_large_string, types.is_integer)
+        )
+    ]
+
+
+def _label(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def check_column(file: File, text_field: str, schema: Any) -> str:

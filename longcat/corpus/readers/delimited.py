@@ -10,6 +10,7 @@ from dataclasses import replace
 from longcat.corpus.readers.compression import chunks, compression
 from longcat.corpus.readers.encoding import decode, encoding_of, to_utf8
 from longcat.corpus.readers.format import File, Format, Oversized, Reading, Record, Unreadable
+from longcat.corpus.readers.values import labelled
 from longcat.errors import DataError
 
 
@@ -19,7 +20,8 @@ def _records(file: File, reading: Reading, begin: int, end: int | None) -> Itera
     encoding = encoding_of(file, reading.encodings)
     reading = replace(reading, encodings=encoding.names)
     csv.field_size_limit(max(csv.field_size_limit(), reading.record_bytes))
-    column = columns = None
+    column: int | None = None
+    header: list[str] = []
     with file.open("rb") as stream:
         pieces = to_utf8(chunks(stream, file), encoding, file)
         for line, row in split_rows(pieces, delimiter.encode(), reading.record_bytes, str(file)):
@@ -31,13 +33,14 @@ def _records(file: File, reading: Reading, begin: int, end: int | None) -> Itera
                 continue
             fields = _fields(row, delimiter, place, reading)
             if column is None:
-                column, columns = _column(fields, file, reading.text_field)
+                header = _header(fields, file, reading.text_field)
+                column = header.index(reading.text_field)
             elif isinstance(fields, Unreadable):
                 yield fields
-            elif len(fields) != columns:
-                yield Unreadable(place, f"{len(fields)} fields, where the header has {columns}")
+            elif len(fields) != len(header):
+                yield Unreadable(place, f"{len(fields)} fields, where the header has {len(header)}")
             else:
-                yield fields[column]
+                yield labelled(fields[column], dict(zip(header, fields, strict=True)))
 
 
 def split_rows(
@@ -105,7 +108,7 @@ def _fields(row: bytes, delimiter: str, place: str, reading: Reading) -> list[st
     return fields
 
 
-def _column(fields: list[str] | Unreadable, file: File, text_field: str) -> tuple[int, int]:
+def _header(fields: list[str] | Unreadable, file: File, text_field: str) -> list[str]:
     if isinstance(fields, Unreadable):
         raise DataError(f"{fields.place}: {fields.reason}")
     if text_field not in fields:
@@ -113,7 +116,7 @@ def _column(fields: list[str] | Unreadable, file: File, text_field: str) -> tupl
             f"{file} has no column {text_field!r} in its first line; there are: {', '.join(fields)} "
             "(choose one with the source's `text_field`)"
         )
-    return fields.index(text_field), len(fields)
+    return fields
 
 
 FORMAT = Format((".csv", ".tsv"), _records)

@@ -18,6 +18,26 @@ class File(Protocol):
         """Open it for reading; what comes back can be sought."""
 
 
+class Labelled(str):
+    """A text, and what its record says of it."""
+
+    id: str | None
+    url: str | None
+
+    @classmethod
+    def of(cls, text: str, id: object, url: object) -> Labelled:
+        """Label a text; only strings and numbers are labels."""
+        labelled = cls(text)
+        labelled.id, labelled.url = _label(id), _label(url)
+        return labelled
+
+
+def _label(value: object) -> str | None:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # lone surrogates are no text
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """A record without usable text."""

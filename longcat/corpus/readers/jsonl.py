@@ -13,7 +13,7 @@ import orjson
 from longcat.corpus.readers.encoding import decode
 from longcat.corpus.readers.format import File, Format, Reading, Record, Unreadable
 from longcat.corpus.readers.lines import line_records, split_lines_of_file
-from longcat.corpus.readers.values import MISSING, as_text, find
+from longcat.corpus.readers.values import MISSING, as_text, find, labelled
 from longcat.errors import DataError
 from longcat.unpacking import parse_json
 
@@ -41,7 +41,7 @@ def json_text(content: bytes, reading: Reading) -> Record | None:
     if text is MISSING:
         fields = ", ".join(map(str, value)) or "none"
         return Unreadable("", f"no field {reading.text_field!r}; there are: {fields}")
-    return as_text(text, "", reading.encodings)
+    return labelled(as_text(text, "", reading.encodings), value)
 
 
 def json_lines(path: Path) -> Iterator[Any]:

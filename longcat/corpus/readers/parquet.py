@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, Any
 
-from longcat.corpus.readers.columns import Columns, check_column, column_records, damaged
+from longcat.corpus.readers.columns import Columns, check_column, column_records, damaged, label_columns
 from longcat.corpus.readers.format import File, Format, Reading, Record, Slice
 from longcat.unpacking import Allowance
 
@@ -19,17 +19,22 @@ def _records(file: File, reading: Reading, begin: int, end: int | None) -> Itera
 
     def columns(stream: IO[bytes]) -> Columns:
         metadata = pq.read_metadata(stream)
-        root = check_column(file, reading.text_field, metadata.schema.to_arrow_schema())
+        schema = metadata.schema.to_arrow_schema()
+        root = check_column(file, reading.text_field, schema)
+        labels = label_columns(schema, root)
         groups = range(begin, metadata.num_row_groups if end is None else end)
         texts = [column for group in groups for column in _columns(metadata.row_group(group), root)]
-        for text in texts:
-            _check_size(file, text)
+        for column in [
+            *texts,
+            *(one for group in groups for name in labels for one in _columns(metadata.row_group(group), name)),
+        ]:
+            _check_size(file, column)
         # one long value that many rows refer to would be copied for each of them
         shared = {text.path_in_schema for text in texts if _is_shared(text)} & {reading.text_field}
         with pq.ParquetFile(stream, metadata=metadata, read_dictionary=list(shared) or None) as opened:
             row = sum(metadata.row_group(group).num_rows for group in range(begin))
-            for batch in opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=[root]):
-                yield row, root, batch.column(root)
+            for batch in opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=[root, *labels]):
+                yield row, root, batch
                 row += batch.num_rows
 
     return column_records(file, reading, "parquet", columns)

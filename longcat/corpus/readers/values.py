@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from longcat.corpus.readers.encoding import decode
-from longcat.corpus.readers.format import Record, Unreadable
+from longcat.corpus.readers.format import Labelled, Record, Unreadable
 
 MISSING: Final = object()
 """What `find` returns where there is no such field; null is a value."""
@@ -53,6 +53,13 @@ def as_text(value: object, place: str, encodings: Sequence[str]) -> Record:
     except UnicodeEncodeError as error:
         return Unreadable(place, f"not Unicode text: lone surrogate at character {error.start}")
     return value
+
+
+def labelled(text: Record, row: Any) -> Record:
+    """Add the `id` and the `url` of a row, if it has them, to the text taken from it."""
+    if not isinstance(text, str) or not isinstance(row, Mapping) or not ("id" in row or "url" in row):
+        return text
+    return Labelled.of(text, row.get("id"), row.get("url"))
 
 
 def _of_items(items: list[Any], place: str, encodings: Sequence[str]) -> Record:

@@ -6,7 +6,8 @@ import runpy
 
 import pytest
 
-from longcat.corpus.decontamination import evaluation_files, is_contaminated, known_runs
+from longcat.corpus.decontamination import KnownRuns, evaluation_files, known_runs
+from longcat.corpus.normal_form import normal_form
 from longcat.corpus.words import Words
 from longcat.local_services.instance import instances
 from longcat.local_services.tasks import TASKS
@@ -88,7 +89,7 @@ def test_training_texts_hold_no_evaluation_item(language):
 
 @pytest.mark.parametrize(("name", "language"), EACH)
 def test_decontamination_knows_every_item(name, language):
-    known = known_runs([FOLDER / f"{name}_{language}.jsonl"])
+    known = KnownRuns(known_runs([FOLDER / f"{name}_{language}.jsonl"]))
     assert FOLDER / f"{name}_{language}.jsonl" in evaluation_files(["data"])
     for item in map(json.loads, lines(name, language)):
-        assert is_contaminated(Words.of(f"1. {item['question']}\n?"), known)
+        assert known.are_in(Words.of(normal_form(f"1. {item['question']}\n?")))

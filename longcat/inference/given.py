@@ -1,0 +1,103 @@
+"""A checkpoint that a user names instead of having one trained: as an artifact, and the configuration that fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from longcat.artifact import MANIFEST, Artifact, Workspace, open_artifact, sha256_file
+from longcat.config import PipelineConfig
+from longcat.config.config_json import read_config
+from longcat.config.tokenizer_file import TokenizerFile
+from longcat.corpus.shards import TokenCorpus
+from longcat.errors import ConfigError
+from longcat.inference.opening import digest_of, find_checkpoint
+from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import model_folder, tokenizer_of
+from longcat.interchange.folder import HuggingFaceFolder
+from longcat.interchange.state_dict_map import count_parameters
+
+
+def given_checkpoint(what: str | Path, workspace: Workspace) -> Artifact[CheckpointFacts]:
+    """Return a checkpoint as an artifact; a Hugging Face folder of others stays where it is, named by its content.
+
+    Args:
+        what: folder of a checkpoint artifact or of a Hugging Face model, or a digest in the workspace, or its beginning.
+        workspace: where digests are looked for.
+
+    Raises:
+        ConfigError: there is no such checkpoint, several digests begin so, it has no tokenizer, or it is of another model.
+        ArtifactError: it is damaged.
+        DataError: its weights are unreadable.
+    """
+    path = find_checkpoint(what, workspace)
+    tokenizer_of(path)
+    if (path / MANIFEST).is_file():
+        return open_artifact(path, CheckpointFacts)
+    folder = HuggingFaceFolder(path)
+    facts = CheckpointFacts(
+        parameters=count_parameters(folder.tensors), imported_from=path.name, notes=tuple(folder.notes)
+    )
+    digest = digest_of(path)
+    manifest = {"kind": "checkpoint", "digest": digest, "parents": [], "facts": facts.model_dump(mode="json")}
+    return Artifact("checkpoint", digest, path, manifest, facts)
+
+
+def with_model_of(config: PipelineConfig, checkpoint: Path) -> PipelineConfig:
+    """Return the configuration with the model of a checkpoint, and with its tokenizer where another one is given.
+
+    A tokenizer that preprocessing trains stays, see `with_tokenizer_of`, if the checkpoint was trained here.
+
+    Raises:
+        ConfigError: other settings do not go with this model.
+    """
+    own = config.corpus.tokenizer
+    given = tokenizer_of(checkpoint)
+    if own is None:
+        foreign = not (checkpoint / MANIFEST).is_file()
+    else:
+        file = Path(own).expanduser()
+        foreign = not file.is_file() or sha256_file(file) != sha256_file(given)
+    return with_tokenizer_of(config, checkpoint) if foreign else _fitted(config, checkpoint, {})
+
+
+def with_tokenizer_of(config: PipelineConfig, checkpoint: Path) -> PipelineConfig:
+    """Return the configuration with the model and the tokenizer of a checkpoint.
+
+    Raises:
+        ConfigError: the tokenizer has no special token with the id that the model ends a text with, or other settings do
+            not go with this model.
+        DataError: the tokenizer is unreadable.
+    """
+    given = tokenizer_of(checkpoint)
+    file, end = TokenizerFile.read(given), read_config(model_folder(checkpoint)).model.end_of_text
+    token = next((name for name, number in file.special_tokens.items() if number == end), None)
+    if token is None:
+        raise ConfigError(f"{given} has no special token {end}, which the model ends a text with")
+    return _fitted(
+        config,
+        checkpoint,
+        {"tokenizer": str(given), "end_of_text": token, "vocabulary_size": max(file.vocabulary_size, 259)},
+    )
+
+
+def same_tokenizer(tokens: Path, checkpoint: Path) -> bool:
+    """Return whether a `tokens` artifact was made by the tokenizer of a checkpoint."""
+    return TokenCorpus.open(tokens).tokenizer_sha256 == sha256_file(tokenizer_of(checkpoint))
+
+
+def _fitted(config: PipelineConfig, checkpoint: Path, corpus: dict[str, Any]) -> PipelineConfig:
+    model = read_config(model_folder(checkpoint)).model
+    tree = config.model_dump()
+    tree["model"] = model.model_dump()
+    tree["corpus"] |= corpus
+    tree["corpus"]["sequence_length_tokens"] = min(config.corpus.sequence_length_tokens, model.max_position_embeddings)
+    if model.sparse_attention is None:
+        tree["training"] |= {"dense_attention_steps": 0, "indexer_warmup_steps": 0}
+    try:
+        return PipelineConfig.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"the configuration does not go with {checkpoint}: {problem}") from None

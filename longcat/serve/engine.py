@@ -1,0 +1,237 @@
+"""The one thread that asks the model: requests of all clients join and leave between two tokens of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from longcat.inference.decoder import Decoder, Event
+from longcat.inference.opening import OpenCheckpoint
+from longcat.inference.requests import Prompt, Reason
+from longcat.serve.failure import ApiError, stopping, too_busy
+
+_log = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+"""Seconds after which a thread without work looks again."""
+_END_S = 30.0
+"""Seconds that a last step may take."""
+FAILING = 3
+"""Texts in a row that the model fails on until the server calls itself ill."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What has become of one text of a request."""
+
+    index: int
+    """Number of the text in the request."""
+    text: str = ""
+    """What follows."""
+    tokens: int = 0
+    """Tokens that were made for it."""
+    finished: Reason | None = None
+    """Why the text ended; None where it goes on."""
+    failure: ApiError | None = None
+    """Why it cannot go on."""
+
+
+@dataclass(eq=False)
+class Job:
+    """The texts of one request."""
+
+    prompts: Sequence[Prompt]
+    unfinished: int
+    _loop: asyncio.AbstractEventLoop
+    _pieces: asyncio.Queue[Piece] = field(default_factory=asyncio.Queue)
+    left: bool = False
+    """Whether nobody waits for it any more."""
+
+    async def pieces(self, every_s: float) -> AsyncIterator[Piece | None]:
+        """Yield what becomes of the texts, until all are finished or one fails; None where nothing comes for some seconds."""
+        waited_for = len(self.prompts)
+        while waited_for:
+            try:
+                async with asyncio.timeout(every_s):
+                    piece = await self._pieces.get()
+            except TimeoutError:
+                yield None
+                continue
+            yield piece
+            if piece.failure is not None:
+                return
+            waited_for -= piece.finished is not None
+
+
+class Engine:
+    """Makes texts for any number of clients at a time. Methods may be called from any thread."""
+
+    def __init__(self, checkpoint: OpenCheckpoint, *, texts: int = 32, cached_tokens: int = 65_536, queue: int = 64):
+        """Make an engine that stands still until `start`.
+
+        Args:
+            checkpoint: the model.
+            texts: most texts that are made at a time.
+            cached_tokens: see `Decoder`.
+            queue: most texts that wait besides.
+        """
+        self._checkpoint, self._texts, self._cached_tokens = checkpoint, texts, cached_tokens
+        self.most = texts + queue
+        """Texts that are accepted at a time."""
+        self._decoder = self._new_decoder()
+        self._rows: dict[int, tuple[Job, int]] = {}
+        """Request and number of each text, by its handle; of the thread alone, like the decoder."""
+        self._changed = threading.Condition()
+        self._joining: list[Job] = []
+        self._leaving: list[Job] = []
+        self._unfinished = 0
+        self._failures = 0
+        self._accepts, self._ended = True, False
+        self._thread = threading.Thread(target=self._run, name="longcat-serve", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def unfinished(self) -> int:
+        """Return the number of texts that are being made or wait."""
+        return self._unfinished
+
+    @property
+    def running(self) -> int:
+        """Return the number of texts that are being made."""
+        return self._decoder.active
+
+    @property
+    def accepts(self) -> bool:
+        """Return whether new requests are taken."""
+        return self._accepts
+
+    @property
+    def ill(self) -> bool:
+        """Return whether the model has failed on the last texts, or the thread has ended."""
+        return self._failures >= FAILING or not (self._ended or self._thread.is_alive())
+
+    def allow(self, texts: int) -> None:
+        """Say whether a request of so many texts would be taken now.
+
+        Raises:
+            ApiError: there is no room, or the server is stopping.
+        """
+        if not self._accepts:
+            raise stopping()
+        if texts > self.most:
+            raise ApiError(400, f"{texts} texts in one request, at most {self.most} are made", code="too_many")
+        if self._unfinished + texts > self.most:
+            raise too_busy(self._unfinished)
+
+    def submit(self, prompts: Sequence[Prompt]) -> Job:
+        """Take the texts of a request; to be called in the event loop that waits for them.
+
+        Raises:
+            ApiError: see `allow`.
+        """
+        with self._changed:
+            self.allow(len(prompts))
+            job = Job(prompts, len(prompts), asyncio.get_running_loop())
+            self._unfinished += len(prompts)
+            self._joining.append(job)
+            self._changed.notify()
+        return job
+
+    def leave(self, job: Job) -> None:
+        """Give up the texts of a request that are not finished."""
+        with self._changed:
+            if not job.left and job.unfinished:
+                job.left = True
+                self._unfinished -= job.unfinished
+                job.unfinished = 0
+                self._leaving.append(job)
+                self._changed.notify()
+
+    def refuse(self) -> None:
+        """Take no new requests; those that are there go on."""
+        with self._changed:
+            self._accepts = False
+
+    def end(self) -> None:
+        """End after the step that is being computed; what is unfinished is answered by an error."""
+        with self._changed:
+            self._accepts, self._ended = False, True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(_END_S)
+
+    def _new_decoder(self) -> Decoder:
+        return Decoder(self._checkpoint, rows=self._texts, tokens=self._cached_tokens, survives=True)
+
+    def _run(self) -> None:
+        while not self._ended:
+            with self._changed:
+                if not (self._joining or self._leaving or self._rows or self._ended):
+                    self._changed.wait(_LOOK_S)
+                joining, self._joining = self._joining, []
+                leaving, self._leaving = self._leaving, []
+            try:
+                self._turn(joining, leaving)
+            except Exception as error:  # of ours, as the decoder survives the model's
+                _log.exception("all texts are given up")
+                self._fail([*joining, *self._jobs()], ApiError(500, f"{type(error).__name__} while texts were made"))
+                self._rows.clear()
+                self._decoder = self._new_decoder()
+        with self._changed:
+            joining, self._joining = self._joining, []
+        self._fail([*joining, *self._jobs()], stopping())
+
+    def _jobs(self) -> list[Job]:
+        return [job for job, _ in self._rows.values()]
+
+    def _turn(self, joining: list[Job], leaving: list[Job]) -> None:
+        gone = set(leaving)
+        for handle in [handle for handle, (job, _) in self._rows.items() if job in gone]:
+            self._decoder.cancel(handle)
+            del self._rows[handle]
+        for job in joining:
+            for index, prompt in enumerate(job.prompts if not job.left else ()):
+                self._rows[self._decoder.add(prompt)] = job, index
+        if self._rows:
+            self._deliver([self._piece(event) for event in self._decoder.step()])
+
+    def _piece(self, event: Event) -> tuple[Job, Piece]:
+        job, index = self._rows[event.handle]
+        failure = None
+        if event.error is not None:
+            failure = ApiError(500, f"the model failed: {event.error}", code="model_failed")
+        if failure or event.finished:
+            del self._rows[event.handle]
+            self._failures = self._failures + 1 if failure else 0
+        return job, Piece(index, event.text, event.token is not None, event.finished, failure)
+
+    def _fail(self, jobs: Sequence[Job], failure: ApiError) -> None:
+        self._deliver([(job, Piece(0, failure=failure)) for job in dict.fromkeys(jobs)])
+
+    def _deliver(self, pieces: Sequence[tuple[Job, Piece]]) -> None:
+        """Hand pieces over to the event loops that wait for them."""
+        loops = defaultdict[asyncio.AbstractEventLoop, list[tuple[Job, Piece]]](list)
+        with self._changed:
+            for job, piece in pieces:
+                ended = job.unfinished if piece.failure else min(job.unfinished, piece.finished is not None)
+                job.unfinished -= ended
+                self._unfinished -= ended
+                if piece.failure and ended > 1:  # the other texts of the request are of no use
+                    self._leaving.append(job)
+                loops[job._loop].append((job, piece))
+        for loop, its in loops.items():
+            with contextlib.suppress(RuntimeError):  # a loop that is closed: nobody waits
+                loop.call_soon_threadsafe(_put, its)
+
+
+def _put(pieces: Sequence[tuple[Job, Piece]]) -> None:
+    for job, piece in pieces:
+        job._pieces.put_nowait(piece)

@@ -1,0 +1,45 @@
+"""The page of an evaluation has scores beside chance, and answers as text."""
+
+import json
+
+from longcat.evaluation.page import answers, table, write
+
+
+def test_scores_stand_beside_their_error_and_chance():
+    scores = {
+        "held_out": {"bits_per_byte": 2.0, "unigram_bits_per_byte": 4.0, "ngram_bits_per_byte": 3.0},
+        "t": {"acc": 0.5, "acc_stderr": 0.1, "acc_chance": 0.25, "documents": 8.0},
+    }
+    rows = {(row["subject"], row["metric"]): (row["value"], row["stderr"], row["chance"]) for row in table(scores)}
+    assert [row["items"] for row in table(scores)] == [None, 8.0]
+    assert rows == {
+        ("held_out", "bits per byte"): (2.0, None, 4.0),
+        ("t", "acc"): (0.5, 0.1, 0.25),
+    }
+
+
+def test_right_and_wrong_answers_are_shown_as_text(tmp_path):
+    samples = [
+        {
+            "prompt": f"<script>{i}</script>",
+            "right": i % 3 == 0,
+            "choices": ["yes", "no"],
+            "answer": i % 2,
+            "target": "0",
+        }
+        for i in range(20)
+    ] + [{"prompt": "x", "right": None, "answer": "?"}]
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "a%2Fb.jsonl").write_text("".join(json.dumps(one) + "\n" for one in samples))
+    found = answers(tmp_path / "samples")["a/b"]
+    assert [(one["right"], one["answer"], one["target"]) for one in found] == [
+        (True, "yes", "yes"),
+        (True, "no", "yes"),
+        (False, "no", "yes"),
+        (False, "yes", "yes"),
+    ]
+    write(tmp_path, {"a/b": {"acc": 0.3}}, "<b>")
+    page = (tmp_path / "report.html").read_text()
+    assert "&lt;script&gt;0&lt;/script&gt;" in page
+    assert "<script>" not in page and "<b>\n" not in page
+    assert answers(tmp_path / "none") == {}
