@@ -12,8 +12,8 @@ def lay_for_few_rows(model: LongcatModel) -> None:
     """Lay the weights of products so that what belongs to one input is together; shapes and numbers stay.
 
     With few rows, as in decoding, a CPU's time goes into reading weights. Laid as `[out, in]` they are put into this order in
-    every product: without that a token of `tiny` takes 5 to 10 % less time with 8 to 32 texts. Weights of other types and of other devices
-    have kernels that lay them by themselves.
+    every product: a step of `tiny` takes 8 % less time without that where it continues 32 texts. Weights of other types
+    and of other devices have kernels that lay them by themselves.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
