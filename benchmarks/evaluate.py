@@ -4,7 +4,7 @@
     python benchmarks/evaluate.py [--json] [--rounds 5] [--checkpoint DIR] [--batch 16]
 
 Without a checkpoint the model has the shapes of the preset `tiny` and initial weights. fp32 on the CPU, on OMP_NUM_THREADS threads;
-both models live in one process and take turns, in alternating order; medians over rounds count. A ratio is ours over theirs. Requests
+both models live in one process and take turns, in alternating order; medians over rounds count. A ratio is ours over theirs, by the clock and, for a busy machine, in processor time. Requests
 are the choices of data/evaluation/python_completion.jsonl, each with its context; prompts are these contexts, of unequal
 length, each continued greedily: up to the end of a line, as tasks ask for it, and by as many tokens each. Both have to agree: likelihoods to 1e-3, and texts but for one in twenty.
 """
@@ -51,12 +51,11 @@ def read_items() -> list[tuple[str, list[str]]]:
     return [(record["prompt"], record["choices"]) for record in records]
 
 
-def open_both(given: Path | None, batch: int) -> tuple[OpenCheckpoint, Any]:
-    """Open a checkpoint with longcat and, exported, as lm-eval's `hf`."""
+def open_both(given: Path | None, batch: int, folder: Path) -> tuple[OpenCheckpoint, Any]:
+    """Open a checkpoint with longcat and, exported into a folder, as lm-eval's `hf`."""
     from lm_eval.models.huggingface import HFLM
 
     logging.disable(logging.WARNING)
-    folder = Path(tempfile.mkdtemp(prefix="longcat-evaluate-"))
     if given is None:
         given = folder / "ours"
         texts = [context + choices[0] for context, choices in read_items()]
@@ -108,30 +107,28 @@ def generation(
 
 
 def measure(both: Timed, units: int, rounds: int) -> tuple[dict[str, Any], list[Any]]:
-    """Let both work in turns; returns speeds with the ratio, and what they found in the first, untimed round."""
+    """Let both work in turns; returns speeds, the ratio by the clock and in processor time, and what the untimed first round found."""
     found = [work() for work in both]
-    seconds: list[list[float]] = [[], []]
+    clocks: dict[str, Callable[[], float]] = {"clock": time.perf_counter, "processor": time.process_time}
+    seconds: dict[str, list[list[float]]] = {name: [[], []] for name in clocks}
     for number in range(rounds):
         for place in (0, 1) if number % 2 == 0 else (1, 0):
-            began = time.perf_counter()
+            began = {name: read() for name, read in clocks.items()}
             both[place]()
-            seconds[place].append(time.perf_counter() - began)
-    ratios = [theirs / ours for ours, theirs in zip(*seconds, strict=True)]
-    speeds = {name: units / statistics.median(of) for name, of in zip(("longcat", "hf"), seconds, strict=True)}
-    return {"units_per_second": speeds, "ratio": statistics.median(ratios), "ratios": ratios}, found
+            for name, read in clocks.items():
+                seconds[name][place].append(read() - began[name])
+    speeds = {who: units / statistics.median(of) for who, of in zip(("longcat", "hf"), seconds["clock"], strict=True)}
+    ratios = {name: [theirs / ours for ours, theirs in zip(*of, strict=True)] for name, of in seconds.items()}
+    medians = {name: statistics.median(of) for name, of in ratios.items()}
+    return {"units_per_second": speeds, "ratio": medians, "ratios": ratios}, found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--batch", type=int, default=16, help="sequences at a time, of both")
-    parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=48, help="that each prompt is continued by")
-    arguments = parser.parse_args()
+def compare(opened: OpenCheckpoint, theirs: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure all three kinds of requests.
 
-    opened, theirs = open_both(arguments.checkpoint, arguments.batch)
+    Raises:
+        SystemExit: likelihoods or texts differ.
+    """
     scoring, requests = likelihoods(opened, theirs, arguments.batch)
     scored, (ours, hf) = measure(scoring, requests, arguments.rounds)
     scored["largest_difference"] = max(abs(one - other) for one, other in zip(ours, hf, strict=True))
@@ -146,15 +143,34 @@ def main() -> None:
             raise SystemExit(f"{name}: only {same:.0%} of the texts are equal")
         found[name] |= {"tokens": tokens, "equal_texts": same}
 
-    outcome = {"threads": torch.get_num_threads(), "found": found}
+    return {"threads": torch.get_num_threads(), "found": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--batch", type=int, default=16, help="sequences at a time, of both")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=48, help="that each prompt is continued by")
+    arguments = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(prefix="longcat-evaluate-") as folder:
+        opened, theirs = open_both(arguments.checkpoint, arguments.batch, Path(folder))
+        outcome = compare(opened, theirs, arguments)
     if arguments.json:
         print(json.dumps(outcome, indent=2))
         return
-    for name, of in found.items():
+    for name, of in outcome["found"].items():
         speeds = ", ".join(f"{who} {value:.1f}" for who, value in of["units_per_second"].items())
-        rounds = ", ".join(f"{value:.2f}" for value in of["ratios"])
-        print(f"{name}/s: {speeds}; ratio {of['ratio']:.2f} (rounds: {rounds})")
-    print(f"likelihoods differ by {scored['largest_difference']:.1e} at most")
+        ratios = ", ".join(
+            f"{median:.2f} by {clock} ({' '.join(f'{value:.2f}' for value in of['ratios'][clock])})"
+            for clock, median in of["ratio"].items()
+        )
+        print(f"{name}/s: {speeds}; ratio {ratios}")
+    largest = outcome["found"]["log-likelihood requests"]["largest_difference"]
+    print(f"likelihoods differ by {largest:.1e} at most")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from longcat.artifact import MANIFEST, Workspace, sha256_file
 from longcat.config.config_json import CONFIG
 from longcat.corpus.tokenizer import open_tokenizer, vocabulary_size
 from longcat.errors import ConfigError, DataError
+from longcat.inference.layout import lay_for_few_rows
 from longcat.interchange.checkpoint_folder import TOKENIZER_CONFIG, TOKENIZER_FILES, model_folder, tokenizer_of
 from longcat.interchange.folder import INDEX, HuggingFaceFolder, load_huggingface
 from longcat.model.transformer import LongcatModel
@@ -115,6 +116,8 @@ def open_checkpoint(
         raise ConfigError(
             f"{file} has ids up to {tokens - 1}, and the model in {model_folder(path)} only {rows} tokens"
         )
+    if accelerator.kind == "cpu" and settled == "fp32":
+        lay_for_few_rows(model)
     return OpenCheckpoint(
         path=path,
         model=model.to(accelerator.activate(local_rank)),

@@ -2,6 +2,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from longcat.config import load_config
+from longcat.inference.layout import lay_for_few_rows
 from longcat.inference.opening import OpenCheckpoint
 from longcat.model import LongcatModel
 
@@ -30,4 +31,5 @@ def opened(request, byte_tokenizer, tmp_path_factory):
         overrides.append("model.sparse_attention.index_topk=56")
     model = LongcatModel(load_config(request.param, overrides=overrides).model)
     model.initialize(0)
+    lay_for_few_rows(model)
     return OpenCheckpoint(tmp_path_factory.mktemp("none"), model.eval(), byte_tokenizer, 2, None, "fp32")

@@ -94,6 +94,8 @@ def test_precision(folder):
     opened = open_checkpoint(folder, None, CPU, "bf16")
     assert opened.model.lm_head.weight.dtype == torch.bfloat16
     assert opened.model.blocks[0].mlp.router.classifier.weight.dtype == torch.float32
+    assert opened.model.lm_head.weight.is_contiguous()
+    assert not open_checkpoint(folder, None, CPU, "fp32").model.lm_head.weight.is_contiguous()  # laid for few rows
     with pytest.raises(ConfigError, match="'fp8': there are auto, fp32, bf16"):
         read_precision("fp8")
 
