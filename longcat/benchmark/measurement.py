@@ -132,11 +132,6 @@ def measure(
     """
     import torch
 
-    if not CheckpointFolder(checkpoint.path).state.is_dir():
-        raise ConfigError(
-            f"{checkpoint.path} holds weights only, without the state of training that its steps are timed from; "
-            "benchmark takes a checkpoint that was trained here"
-        )
     accelerator = choose(config.accelerator)
     layout = settle_layout(config, accelerator)
     recipe = Recipe(
@@ -156,6 +151,11 @@ def measure(
     )
 
     def build(directory: Path) -> MeasurementFacts:
+        if not CheckpointFolder(checkpoint.path).state.is_dir():
+            raise ConfigError(
+                f"{checkpoint.path} holds weights only, without the state of training that its steps are timed from; "
+                "benchmark takes a checkpoint that was trained here"
+            )
         settings = points(config, TokenCorpus.open(tokens.path).sequence_length, layout.degrees.processes)
         folder = directory / _PROCESSES
 
