@@ -287,7 +287,7 @@ def test_doctor_prints_only_json(tmp_path):
 def leave_with(monkeypatch, error):
     """Exit code of a command whose work raises `error`."""
 
-    def work(*_):
+    def work(*_, **__):
         raise error
 
     monkeypatch.setattr("longcat.commands.run.run_flow", work)
@@ -419,7 +419,7 @@ def test_what_fails_because_of_a_signal_is_told_as_the_signal(monkeypatch, capsy
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def work(*_):
+    def work(*_, **__):
         try:
             os.kill(os.getpid(), number)
             time.sleep(10)

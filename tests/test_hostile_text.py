@@ -15,6 +15,7 @@ from longcat.benchmark.report import html, markdown
 from longcat.corpus import card
 from longcat.errors import DataError
 from longcat.evaluation import tasks
+from longcat.evaluation.harness import Metric, TaskResult
 from longcat.printable import markdown_text, printable
 from longcat.terminal import Display, print_mfu, print_pairs, print_summary, redirected_output
 from tests.benchmark.test_mfu_report import given_run, judged, measured  # noqa: F401  (fixtures)
@@ -161,7 +162,9 @@ def test_names_stay_readable_in_markdown():
 
 
 def test_scores_of_tasks():
-    check_markdown(tasks._markdown({HTML[0]: {HTML[1]: 0.5, "documents": 3}}))
+    metric = Metric(HTML[1], 0.5, None, None)
+    result = TaskResult(HTML[0], [metric], documents=3, few_shot=0, version=HTML[2], truncated=0)
+    check_markdown(tasks._markdown([result], {HTML[0]: HTML[1]}, window=64))
 
 
 def test_what_cannot_be_seen_is_spelled_out():
