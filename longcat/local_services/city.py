@@ -190,7 +190,7 @@ def make_scene(
     """Draw a city of `side` times `side` blocks and what is ordered in it from minute `start` on; the same arguments make the
     same scene.
     """
-    rng = random.Random(f"scene {seed}")
+    rng = random.Random(f"scene {seed}")  # nosec B311 # to make up texts, not secrets
     city = make_city(rng, width=side, height=side)
     staff = make_couriers(rng, city, couriers, free=start)
     times = arrival_minutes(rng, start, start + minutes, orders_per_hour)

@@ -29,7 +29,7 @@ def training_documents(seed: int, language: str, count: int) -> Iterator[str]:
     """
     if language not in LANGUAGES:
         raise ValueError(f"there is no language {language!r}; there are: {', '.join(LANGUAGES)}")
-    rng = random.Random(f"forms {language} {seed}")
+    rng = random.Random(f"forms {language} {seed}")  # nosec B311 # to make up texts, not secrets
     sources = [instances(task, language, "training", seed) for task in TASKS.values()]
     for number in range(count):
         yield document(rng, next(sources[number % len(sources)]))

@@ -44,7 +44,7 @@ class ModelDispatcher:
             (name, position.place, [stop_place(decision.orders, stop) for stop in position.route])
             for name, position in zip(self._names, decision.couriers, strict=True)
         ]
-        wording = random.Random(f"wording {order.id}")
+        wording = random.Random(f"wording {order.id}")  # nosec B311 # to make up texts, not secrets
         asked = question(wording, self._language, _FIRST_TICKET + decision.order, order.pickup, order.dropoff, couriers)
         return f"{asked}\n{CUE[self._language]}"
 
