@@ -23,13 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from generate import SHAPES
 
-SHAPES = {
-    "vocab_size": 8192, "eos_token_id": 2, "hidden_size": 512, "num_layers": 4, "num_attention_heads": 8,
-    "q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
-    "ffn_hidden_size": 1024, "expert_ffn_hidden_size": 256, "n_routed_experts": 16, "zero_expert_num": 8, "moe_topk": 4,
-    "routed_scaling_factor": 6.0, "max_position_embeddings": 2048,
-}  # fmt: skip
 START_S = 300
 PROMPT_TOKENS = 32
 

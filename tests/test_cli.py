@@ -13,7 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import typer
 
+from flows.dag import STAGES
 from longcat import cli
 from longcat.artifact import Workspace
 from longcat.config import load_config
@@ -238,6 +240,7 @@ def test_export_and_import_go_around(longcat, tmp_path):
 QUICK = [["presets"], ["--help"], ["run", "--help"], ["run", "--preset", "tny"]]
 LOADED = """
 import contextlib, io, json, sys
+from flows.dag import STAGES
 from longcat import cli
 
 loaded = []
@@ -437,3 +440,9 @@ def test_what_fails_because_of_a_signal_is_told_as_the_signal(monkeypatch, capsy
     assert left.value.code == 130
     err = capsys.readouterr().err
     assert err.startswith("error: ") and said in err and "NameError" not in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", *(stage.name for stage in STAGES)])
+def test_every_flow_can_be_told_to_read_everything_again(command):
+    parameters = {parameter.name for parameter in typer.main.get_command(cli.app).commands[command].params}
+    assert {"preset", "config", "set_", "workspace", "as_json", "rehash"} <= parameters

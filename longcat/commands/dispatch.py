@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longcat.commands.options import CHECKPOINT_HELP, Json, WorkspacePath
+from longcat.commands.opening import open_named
+from longcat.commands.options import CHECKPOINT_HELP, AcceleratorName, Json, PrecisionName, WorkspacePath
 
 if TYPE_CHECKING:
     from longcat.evaluation.local_services.dispatcher import ModelDispatcher
@@ -29,10 +30,8 @@ def dispatch(
     ] = None,
     language: Annotated[str, typer.Option(help="Language in which the model is asked: zh or en.")] = "zh",
     example: Annotated[bool, typer.Option("--example", help="Print an example of ORDERS.json.")] = False,
-    accelerator: Annotated[str, typer.Option(help="auto, npu, cuda or cpu.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32 or bf16 (auto: bf16 on an accelerator that has it).")
-    ] = "auto",
+    accelerator: AcceleratorName = "auto",
+    precision: PrecisionName = "auto",
     workspace: WorkspacePath = Path("workspace"),
     as_json: Json = False,
 ) -> None:
@@ -105,12 +104,7 @@ def _read(path: Path) -> Scene:
 def _model(
     checkpoint: str, accelerator: str, precision: str, workspace: Path, scene: Scene, language: str
 ) -> ModelDispatcher:
-    from longcat.accelerator import choose
-    from longcat.artifact import Workspace
     from longcat.evaluation.local_services.dispatcher import ModelDispatcher
-    from longcat.inference.opening import open_checkpoint, read_precision
     from longcat.inference.runner import Runner
 
-    space = Workspace(workspace) if workspace.is_dir() else None
-    opened = open_checkpoint(checkpoint, space, choose(accelerator), read_precision(precision))
-    return ModelDispatcher(Runner(opened), scene, language)
+    return ModelDispatcher(Runner(open_named(checkpoint, workspace, accelerator, precision)), scene, language)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from longcat.commands.options import CHECKPOINT_HELP, ConfigFile, Json, Overrides, Preset, WorkspacePath
+from longcat.commands.options import CHECKPOINT_HELP, ConfigFile, Json, Overrides, Preset, Rehash, WorkspacePath
 from longcat.commands.run import flow_summary, run_flow
 from longcat.errors import ConfigError
 from longcat.printable import printable
@@ -41,8 +41,9 @@ def benchmark_command(title: str) -> Callable[..., None]:
         workspace: WorkspacePath = Path("workspace"),
         checkpoint: Checkpoint = None,
         as_json: Json = False,
+        rehash: Rehash = False,
     ) -> None:
-        run_flow("benchmark", preset, config, set_, workspace, as_json, checkpoint)
+        run_flow("benchmark", preset, config, set_, workspace, as_json, checkpoint, rehash)
 
     command.__doc__ = title
     return command
@@ -60,17 +61,18 @@ def evaluate_command(title: str) -> Callable[..., None]:
         checkpoint: Checkpoint = None,
         compare: Compare = None,
         as_json: Json = False,
+        rehash: Rehash = False,
     ) -> None:
         if compare is None:
             if more:
                 raise ConfigError(f"{more[0]!r} belongs to --compare A B, or name it by --checkpoint")
-            run_flow("evaluate", preset, config, set_, workspace, as_json, checkpoint)
+            run_flow("evaluate", preset, config, set_, workspace, as_json, checkpoint, rehash)
             return
         if checkpoint is not None:
             raise ConfigError("--checkpoint and --compare exclude each other")
 
         def score(named: str) -> str:
-            summary = flow_summary("evaluate", preset, config, set_, workspace, as_json, named)
+            summary = flow_summary("evaluate", preset, config, set_, workspace, as_json, named, rehash)
             return str(summary["stages"][-1]["artifact"]["path"])
 
         _compare([*compare, *(more or [])], workspace, score, as_json)

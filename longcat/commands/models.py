@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from longcat.commands.options import CHECKPOINT_HELP, Json, WorkspacePath
+from longcat.commands.opening import open_named
+from longcat.commands.options import CHECKPOINT_HELP, AcceleratorName, Json, PrecisionName, WorkspacePath
 from longcat.printable import printable
 
 
@@ -34,17 +35,12 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling; each text has its own random numbers.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End a text before this string; may be repeated.")] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, npu, cuda or cpu.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32 or bf16 (auto: bf16 on an accelerator that has it).")
-    ] = "auto",
+    accelerator: AcceleratorName = "auto",
+    precision: PrecisionName = "auto",
     workspace: WorkspacePath = Path("workspace"),
     as_json: Json = False,
 ) -> None:
     """Let a trained model continue one text, as it is made, or several side by side."""
-    from longcat.accelerator import choose
-    from longcat.artifact import Workspace
-    from longcat.inference.opening import open_checkpoint, read_precision
     from longcat.inference.prompts import read_prompts
     from longcat.inference.requests import Prompt
     from longcat.inference.runner import Runner
@@ -52,8 +48,7 @@ def generate(
 
     sampling = Sampling(max_tokens, temperature, top_k, top_p, seed)
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])] or [""]
-    space = Workspace(workspace) if workspace.is_dir() else None  # one that is not there is not made for this
-    opened = open_checkpoint(checkpoint, space, choose(accelerator), read_precision(precision))
+    opened = open_named(checkpoint, workspace, accelerator, precision)
     plain = printable if sys.stdout.isatty() else str  # a file gets what the model says, a terminal what can be seen
     asked = [Prompt(opened.encode(text), sampling, tuple(stop or ())) for text in texts]
     runner = Runner(opened)

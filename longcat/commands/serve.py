@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from longcat.commands.options import CHECKPOINT_HELP, WorkspacePath
+from longcat.commands.opening import open_named
+from longcat.commands.options import CHECKPOINT_HELP, AcceleratorName, PrecisionName, WorkspacePath
 from longcat.errors import ConfigError
 from longcat.printable import printable
 
@@ -41,16 +42,11 @@ def serve(
     grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests have after SIGTERM or Ctrl-C.")
     ] = 30.0,
-    accelerator: Annotated[str, typer.Option(help="auto, npu, cuda or cpu.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32 or bf16 (auto: bf16 on an accelerator that has it).")
-    ] = "auto",
+    accelerator: AcceleratorName = "auto",
+    precision: PrecisionName = "auto",
     workspace: WorkspacePath = Path("workspace"),
 ) -> None:
     """Serve a model to OpenAI's clients: /v1/completions, /v1/chat/completions, /v1/models, /health and /metrics."""
-    from longcat.accelerator import choose
-    from longcat.artifact import Workspace
-    from longcat.inference.opening import open_checkpoint, read_precision
     from longcat.serve.app import Settings, build
     from longcat.serve.engine import Engine
     from longcat.serve.server import listen
@@ -58,8 +54,7 @@ def serve(
 
     key = None if api_key_file is None else _read_key(api_key_file)
     with listen(host, port) as listening:  # a port that is taken is known before the weights are read
-        space = Workspace(workspace) if workspace.is_dir() else None
-        opened = open_checkpoint(checkpoint, space, choose(accelerator), read_precision(precision))
+        opened = open_named(checkpoint, workspace, accelerator, precision)
         window = opened.window if max_length is None else max_length
         if window > opened.window:
             raise ConfigError(f"--max-length {max_length}: the model has {opened.window} positions")

@@ -1,0 +1,30 @@
+"""The checkpoint that a command was given, opened for inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longcat.inference.opening import OpenCheckpoint
+
+
+def open_named(checkpoint: str, workspace: Path, accelerator: str, precision: str) -> OpenCheckpoint:
+    """Open a checkpoint by the options that commands have for it.
+
+    Args:
+        checkpoint: a folder, or the first characters of a digest.
+        workspace: where digests are looked for; one that is not there is not made for this.
+        accelerator: `auto`, `npu`, `cuda` or `cpu`.
+        precision: `auto`, `fp32` or `bf16`.
+
+    Raises:
+        ConfigError: there is no such checkpoint, device or precision; see `longcat.inference.opening.open_checkpoint`.
+        DataError: weights, tokenizer or template are unreadable.
+    """
+    from longcat.accelerator import choose
+    from longcat.artifact import Workspace
+    from longcat.inference.opening import open_checkpoint, read_precision
+
+    space = Workspace(workspace) if workspace.is_dir() else None
+    return open_checkpoint(checkpoint, space, choose(accelerator), read_precision(precision))
