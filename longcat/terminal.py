@@ -211,7 +211,7 @@ def print_dispatch(comparison: Comparison, page: Path | None) -> None:
     orders = len(comparison.scene.orders)
     table = Table(title=f"{orders} orders, {len(comparison.scene.couriers)} couriers", title_justify="left")
     table.add_column("dispatcher", no_wrap=True)
-    for name in ("added minutes", "late orders", "minutes late", "cost", ratio_title(comparison), "best decisions"):
+    for name in ("added minutes", "late orders", "minutes late", "cost", ratio_title(comparison), "best choices"):
         table.add_column(name, justify="right")
     for row in comparison.rows:
         cost = row.hour.cost

@@ -43,12 +43,12 @@ svg { display: block; width: 100%; height: auto; }
 <h1>Dispatch</h1>
 <p class="lead">{{ orders }} orders placed from {{ first }} to {{ last }}, {{ couriers|length }} couriers</p>
 <div class="verdict"><p>{{ verdict }}</p></div>
-<table class="stack"><thead><tr><th>dispatcher</th><th class="n">added minutes</th><th class="n">late orders</th><th class="n">minutes late</th><th class="n">cost</th><th class="n">{{ ratio_title }}</th><th class="n">best decisions</th></tr></thead>
+<table class="stack"><thead><tr><th>dispatcher</th><th class="n">added minutes</th><th class="n">late orders</th><th class="n">minutes late</th><th class="n">cost</th><th class="n">{{ ratio_title }}</th><th class="n">best choices</th></tr></thead>
 {% for row in rows %}
-<tr{{ ' class="ours"'|safe if loop.first }}><td class="title">{{ row.name }}</td><td class="n" data-label="added minutes">{{ row.driven }}</td><td class="n" data-label="late orders">{{ row.late_orders }}</td><td class="n" data-label="minutes late">{{ row.late }}</td><td class="n" data-label="cost">{{ row.cost }}</td><td class="n" data-label="{{ ratio_title }}">{{ row.ratio }}</td><td class="n" data-label="best decisions">{{ row.best }} of {{ orders }}</td></tr>
+<tr{{ ' class="ours"'|safe if loop.first }}><td class="title">{{ row.name }}</td><td class="n" data-label="added minutes">{{ row.driven }}</td><td class="n" data-label="late orders">{{ row.late_orders }}</td><td class="n" data-label="minutes late">{{ row.late }}</td><td class="n" data-label="cost">{{ row.cost }}</td><td class="n" data-label="{{ ratio_title }}">{{ row.ratio }}</td><td class="n" data-label="best choices">{{ row.best }} of {{ orders }}</td></tr>
 {% endfor %}
 </table>
-<p class="note">Added minutes are those that the orders make couriers drive; cost adds the minutes by which orders are late. A decision is among the best if no other courier and no
+<p class="note">Added minutes are those that the orders make couriers drive; cost adds the minutes by which orders are late. A choice is among the best if no other courier and no
 other place in his route adds less at that moment. The optimum in hindsight knows all orders beforehand, which no dispatcher does.</p>
 <h2>Routes</h2>
 <ul class="key">
