@@ -67,8 +67,8 @@ class LatentAttention(Module):
         if self.indexer is not None and selection is None and context.phase != "dense":
             selection = self.indexer(x, compressed, context, sublayer // 2)
         q = F.linear(places.to_heads(compressed), local(self.q_b_proj.weight))
-        q_nope, q_rope = self._by_heads(q, self.rope_dim).split([self.nope_dim, self.rope_dim], dim=-1)
-        latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope_dim], dim=-1)
+        q_nope, q_rope = self._by_heads(q, self.rope_dim).split_with_sizes([self.nope_dim, self.rope_dim], -1)
+        latent, k_rope = self.kv_a_proj_with_mqa(x).split_with_sizes([self.kv_rank, self.rope_dim], -1)
         latent = self.kv_a_layernorm(latent, self.kv_scale)
         q_rope = self.operators.run(rotate, q_rope, *context.turn_heads)
         k_rope = self.operators.run(rotate, k_rope.unsqueeze(2), *context.turn).squeeze(2)
@@ -88,7 +88,7 @@ class LatentAttention(Module):
             out = self._absorbed(q_nope, q_rope, cached_latents, context)
         else:
             if cached_latents is not None:
-                latent, k_rope = cached_latents.split([self.kv_rank, self.rope_dim], dim=-1)
+                latent, k_rope = cached_latents.split_with_sizes([self.kv_rank, self.rope_dim], -1)
             q, k, v = self._keys_of_heads(q_nope, q_rope, latent, k_rope, context)
             parts = [
                 self.operators.run(
@@ -109,7 +109,7 @@ class LatentAttention(Module):
             of if of.shape[1] == context.last_key else of[:, : context.last_key] for of in (latent, k_rope)
         )
         kv = self._by_heads(F.linear(latent, local(self.kv_b_proj.weight)), self.v_dim)
-        k_nope, v = kv.split([self.nope_dim, self.v_dim], dim=-1)
+        k_nope, v = kv.split_with_sizes([self.nope_dim, self.v_dim], -1)
         q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
         k = torch.cat([k_nope, k_rope.unsqueeze(2).expand(-1, -1, k_nope.shape[2], -1)], dim=-1).transpose(1, 2)
         return q, k, v.transpose(1, 2)
@@ -157,7 +157,7 @@ class LatentAttention(Module):
     def _up(self) -> tuple[Tensor, Tensor]:
         """Split kv_b_proj into the parts that make keys `[heads, nope, rank]` and values `[heads, v, rank]`."""
         up = local(self.kv_b_proj.weight).view(-1, self.nope_dim + self.v_dim, self.kv_rank)
-        up_key, up_value = up.split([self.nope_dim, self.v_dim], dim=1)
+        up_key, up_value = up.split_with_sizes([self.nope_dim, self.v_dim], 1)
         return up_key, up_value
 
 
