@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from longcat.config import ModelConfig
 from longcat.model.context import ForwardContext
 from longcat.model.indexer import Indexer, IndexerOutput
+from longcat.model.merged_attention import MergedAttention
 from longcat.model.module import Module
 from longcat.model.norm import RMSNorm
 from longcat.model.places import local
@@ -47,6 +48,8 @@ class LatentAttention(Module):
         self.o_proj = nn.Linear(self.heads * self.v_dim, hidden, bias=bias)
         sparse = config.sparse_attention if owns_indexer else None
         self.indexer = None if sparse is None else Indexer(config, sparse)
+        self.merged: MergedAttention | None = None
+        """For single tokens after cached ones, in inference with weights that stay as they are; where it was made."""
 
     def forward(
         self, x: Tensor, context: ForwardContext, sublayer: int, selection: IndexerOutput | None = None
@@ -63,6 +66,8 @@ class LatentAttention(Module):
             The output, of x's shape; what the indexer chose; in training the indexer's summed loss.
         """
         places = context.places
+        if self.merged is not None and x.shape[1] == 1 and context.cache is not None and context.cache.length > 1:
+            return self.merged(x, context, sublayer), None, None
         compressed = self.q_a_layernorm(self.q_a_proj(x), self.q_scale)
         if self.indexer is not None and selection is None and context.phase != "dense":
             selection = self.indexer(x, compressed, context, sublayer // 2)
@@ -131,7 +136,7 @@ class LatentAttention(Module):
         Returns:
             `[batch, new, heads * v_head_dim]`.
         """
-        up_key, up_value = self._up()
+        up_key, up_value = self.up()
         batch, new, heads, _ = q_nope.shape
         length = cached_latents.shape[1]
         query = torch.cat([_by_head(q_nope, up_key), q_rope], dim=-1)
@@ -145,7 +150,7 @@ class LatentAttention(Module):
 
     def _sparse(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Attend to chosen keys `[batch, new, chosen]` only; also returns their probabilities, fp32, the mean over heads."""
-        up_key, up_value = self._up()
+        up_key, up_value = self.up()
         query = torch.cat([_by_head(q_nope, up_key), q_rope], dim=-1)
         latent, attended = self.operators.run(sparse_attention, query, cached_latents, keys, self.kv_rank, self.scale)
         return _by_head(latent, up_value.mT).flatten(2), attended
@@ -154,7 +159,7 @@ class LatentAttention(Module):
         """Split the last dimension into heads, each of the width without position and one beside it."""
         return x.unflatten(-1, (-1, self.nope_dim + beside))
 
-    def _up(self) -> tuple[Tensor, Tensor]:
+    def up(self) -> tuple[Tensor, Tensor]:
         """Split kv_b_proj into the parts that make keys `[heads, nope, rank]` and values `[heads, v, rank]`."""
         up = local(self.kv_b_proj.weight).view(-1, self.nope_dim + self.v_dim, self.kv_rank)
         up_key, up_value = up.split_with_sizes([self.nope_dim, self.v_dim], 1)

@@ -18,7 +18,6 @@ from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
 from longcat.ops.swiglu import swiglu
 
-
 LITTLE_FOR_ALL = 2**21
 """Multiply-adds of an expert for all tokens, up to which picking its own ones costs more than it saves (CPU with AVX-512)."""
 
@@ -121,6 +120,7 @@ class MixtureOfExperts(Module):
         self.experts = Experts(config)
         self.dispatcher: Dispatcher = OneProcess()
         """Brings tokens to experts; expert parallelism sets its own."""
+
     def forward(self, x: Tensor, padding: Tensor | None = None) -> tuple[Tensor, RouterStatistics | None]:
         """Compute all three parts: sum weight * expert(x) over the chosen experts, a zero expert returns x.
 
@@ -148,7 +148,7 @@ class MixtureOfExperts(Module):
             probabilities = probabilities.masked_fill(void, 0.0)
         inference = torch.is_inference_mode_enabled()  # nothing is learnt, and a decoded token costs little else
         if inference and isinstance(self.dispatcher, OneProcess) and self.experts.prefers_all(*experts.shape):
-            shares = weights.new_zeros(len(tokens), slots + 1).scatter_(1, experts, weights)
+            shares = weights.new_zeros(len(tokens), slots + 1).scatter_add_(1, experts, weights)
             routed, zero_share = shares[:, : self.routed], shares[:, self.routed :].sum(-1, keepdim=True)
             return Mixing(tokens, zero_share, Everywhere(tokens, routed), None)
         load = count(experts, slots + 1)
