@@ -46,6 +46,7 @@ class LatentAttention(Module):
         self.kv_a_layernorm = RMSNorm(self.kv_rank, LORA_NORM_EPS)
         self.kv_b_proj = nn.Linear(self.kv_rank, self.heads * (self.nope_dim + self.v_dim), bias=False)
         self.o_proj = nn.Linear(self.heads * self.v_dim, hidden, bias=bias)
+        self.is_sparse = config.sparse_attention is not None
         sparse = config.sparse_attention if owns_indexer else None
         self.indexer = None if sparse is None else Indexer(config, sparse)
         self.merged: MergedAttention | None = None

@@ -27,7 +27,7 @@ def is_worth_merging(attention: LatentAttention) -> bool:
     a, hidden, q_rank = attention, attention.o_proj.out_features, attention.q_a_proj.out_features
     own = q_rank * (a.nope_dim + a.rope_dim) + (a.nope_dim + a.v_dim) * a.kv_rank + a.v_dim * hidden
     merged = q_rank * (a.kv_rank + 2 * a.rope_dim) + a.kv_rank * hidden
-    return a.indexer is None and merged <= MOST_NUMBERS * own
+    return not a.is_sparse and merged <= MOST_NUMBERS * own
 
 
 class MergedAttention:

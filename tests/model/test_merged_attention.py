@@ -52,5 +52,4 @@ def test_what_gains_nothing_is_not_merged(preset, overrides):
     model = made(preset, *overrides)
     lay_for_few_rows(model)
     attentions = [attention for block in model.blocks for attention in block.self_attn]
-    assert [attention.merged is not None for attention in attentions] == [is_worth_merging(of) for of in attentions]
-    assert attentions[0].merged is None
+    assert not any(is_worth_merging(attention) or attention.merged for attention in attentions)
