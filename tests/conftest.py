@@ -208,7 +208,8 @@ def longcat(monkeypatch):
     from longcat import cli
 
     def run(*arguments, **environment):
-        variables, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+        variables = dict(os.environ)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         out, err = io.StringIO(), io.StringIO()
         monkeypatch.setattr(sys, "argv", ["longcat", *map(str, arguments)])
         os.environ.update(environment)
@@ -216,7 +217,8 @@ def longcat(monkeypatch):
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
                 cli.main()
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             os.environ.clear()
             os.environ.update(variables)
         return subprocess.CompletedProcess(arguments, left.value.code, out.getvalue(), err.getvalue())

@@ -442,6 +442,22 @@ def test_what_fails_because_of_a_signal_is_told_as_the_signal(monkeypatch, capsy
     assert err.startswith("error: ") and said in err and "NameError" not in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("arguments", [["presets"], ["presets", "nothing-of-the-kind"]])
+def test_a_signal_after_the_command_ends_the_process_without_a_word(number, arguments):
+    """As a second one, while Python takes the process down, or while the reason of the end is told."""
+    code = (
+        "import atexit, os, sys; from longcat import cli\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"
+        f"sys.argv = ['longcat', *{arguments}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == -number
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["run", *(stage.name for stage in STAGES)])
 def test_every_flow_can_be_told_to_read_everything_again(command):
     parameters = {parameter.name for parameter in typer.main.get_command(cli.app).commands[command].params}
