@@ -202,6 +202,15 @@ def prefect_server():
         yield
 
 
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """What a command does with signals ends with the test that ran it."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def longcat(monkeypatch):
     """Runs a command as `longcat ARGUMENTS` does, but in this process, and leaves the process as it was."""
@@ -209,7 +218,6 @@ def longcat(monkeypatch):
 
     def run(*arguments, **environment):
         variables = dict(os.environ)
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         out, err = io.StringIO(), io.StringIO()
         monkeypatch.setattr(sys, "argv", ["longcat", *map(str, arguments)])
         os.environ.update(environment)
@@ -217,8 +225,6 @@ def longcat(monkeypatch):
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
                 cli.main()
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             os.environ.clear()
             os.environ.update(variables)
         return subprocess.CompletedProcess(arguments, left.value.code, out.getvalue(), err.getvalue())
