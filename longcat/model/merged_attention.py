@@ -33,6 +33,7 @@ def is_worth_merging(attention: LatentAttention) -> bool:
 class MergedAttention:
     """The weights of a sublayer, merged; they do not follow it when it changes."""
 
+    @torch.no_grad()
     def __init__(self, of: LatentAttention) -> None:
         self.sizes = [of.q_a_proj.out_features, of.kv_rank + of.rope_dim, of.rope_dim]
         self.heads, self.rank = of.heads, of.kv_rank
@@ -48,7 +49,7 @@ class MergedAttention:
         straight = torch.cat([up_key.mT @ nope, halves.transpose(0, 1)], 1)
         self.query = _laid(torch.cat([straight.flatten(0, 1), turned.transpose(0, 1).flatten(0, 1)]))
         self.latent_weight = of.kv_a_layernorm.weight * of.kv_scale
-        self.eps = torch.tensor([of.q_a_layernorm.eps, of.kv_a_layernorm.eps], device=down.device)
+        self.eps = torch.tensor(of.kv_a_layernorm.eps, device=down.device)  # of both norms
         output = of.o_proj.weight.unflatten(1, (of.heads, -1)).transpose(0, 1) @ up_value
         self.output, self.output_bias = _laid(output.transpose(0, 1).flatten(1)), of.o_proj.bias
 
@@ -58,9 +59,9 @@ class MergedAttention:
         assert cache is not None
         rows = x.shape[0]
         compressed, latent, turned = F.linear(x, self.inputs, self.bias).split_with_sizes(self.sizes, -1)
-        compressed.mul_(self._over_root_mean_square(compressed, 0))
+        compressed.mul_(self._over_root_mean_square(compressed))
         content = latent[..., : self.rank]
-        content.mul_(self._over_root_mean_square(content, 1)).mul_(self.latent_weight)
+        content.mul_(self._over_root_mean_square(content)).mul_(self.latent_weight)
         latent[..., self.rank :].mul_(cos).addcmul_(turned, sin)
         cached = cache.extend_latents(sublayer, latent)
 
@@ -73,9 +74,9 @@ class MergedAttention:
         read = torch.bmm(scores.softmax(-1), cached[..., : self.rank])
         return F.linear(read.view(rows, 1, -1), self.output, self.output_bias)
 
-    def _over_root_mean_square(self, x: Tensor, which: int) -> Tensor:
+    def _over_root_mean_square(self, x: Tensor) -> Tensor:
         lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return torch.addcmul(self.eps[which], lengths, lengths, value=1 / x.shape[-1]).rsqrt_()
+        return torch.addcmul(self.eps, lengths, lengths, value=1 / x.shape[-1]).rsqrt_()
 
 
 def _beside(query: Tensor, latent: Tensor, rank: int) -> Tensor:

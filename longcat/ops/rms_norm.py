@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -46,12 +45,8 @@ def _cpu_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         flat = x.reshape(size)
         return torch.mul(x, weight).mul_((float(flat.dot(flat)) / size + eps) ** -0.5)
     lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.mul(x, torch.addcmul(_scalar(eps), lengths, lengths, value=1 / size).rsqrt_()).mul_(weight)
-
-
-@cache
-def _scalar(eps: float) -> Tensor:
-    return torch.tensor(eps)
+    inverse = torch.full_like(lengths, eps).addcmul_(lengths, lengths, value=1 / size).rsqrt_()
+    return torch.mul(x, inverse).mul_(weight)
 
 
 @rms_norm.implementation(
