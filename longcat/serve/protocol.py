@@ -1,4 +1,4 @@
-"""What clients may ask, in the form of OpenAI's completions and chat completions.
+"""What clients may ask, in the form of OpenAI's completions and chat completions; and of dispatch, which is our own.
 
 A field that is not here is refused, as one that is ignored in silence would answer another question. So are values that
 ask for what is not done.
@@ -104,6 +104,13 @@ class Message(_Form):
         """Return it as chat templates read it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": self.role, "content": text} | ({} if self.name is None else {"name": self.name})
+
+
+class DispatchQuery(_Form):
+    """What a dispatch is asked besides its orders, in the address."""
+
+    language: Literal["zh", "en"] = "zh"
+    """In which the model is asked."""
 
 
 class TextFormat(_Form):
