@@ -92,10 +92,10 @@ def _compare(names: list[str], workspace: Path, score: Callable[[str], str], as_
 
     space = Workspace(workspace.expanduser().resolve())
     evaluations = []
-    names = [state_as_checkpoint(name, space) for name in names]
     for name in names:
-        found = find_evaluation(name, space)
-        evaluations.append(found or open_artifact(Path(score(name)), EvaluationFacts))
+        checkpoint = state_as_checkpoint(name, space)
+        found = find_evaluation(checkpoint, space)
+        evaluations.append(found or open_artifact(Path(score(checkpoint)), EvaluationFacts))
     digests = [one.digest for one in evaluations]
     for number, digest in enumerate(digests):
         if digest in digests[:number]:
