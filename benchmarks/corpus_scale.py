@@ -34,6 +34,8 @@ from longcat.corpus.words import mix
 CONFIG = NearDuplicateConfig()
 BLOCK = 10_000
 COPY, NEAR = 10, 10  # of so many documents, one is a copy; and one a near one
+_AT_ONCE = 1 << 10  # documents whose signatures are made together, few enough for a processor's cache
+_FACTORS = mix(np.arange(CONFIG.bands * CONFIG.rows, dtype=np.uint64)).astype(np.uint32) | np.uint32(1)
 
 
 @dataclass(frozen=True)
@@ -45,34 +47,34 @@ class SyntheticBlock:
 
     def arrays(self) -> Arrays:
         """Make the digests up."""
-        high = mix(self._originals(self._numbers(), near=False))
+        high = mix(_originals(self._numbers(), near=False))
         digests = np.stack([high, mix(high)], axis=1)
         none = np.empty(0, np.int64)
         return Arrays(ends=none, digests=digests, characters=none, paragraphs=none.reshape(0, 5))
 
     def signatures(self, documents: np.ndarray | None = None) -> np.ndarray:
         """Make the signatures up, uint32 `[documents, minima]`."""
-        numbers = self._numbers()
-        if documents is not None:
-            numbers = numbers[documents]
-        minima = CONFIG.bands * CONFIG.rows
-        originals = self._originals(self._originals(numbers, near=False), near=True)
-        # a cheap generator: a sequence of its own for each document
-        state = mix(originals).astype(np.uint32)[:, None] + np.arange(minima, dtype=np.uint32) * np.uint32(0x9E3779B9)
-        state ^= state >> np.uint32(16)
-        state *= np.uint32(0x7FEB352D)
-        state ^= state >> np.uint32(15)
-        differs = originals != numbers
-        state[differs, : minima // 10] ^= numbers[differs, None].astype(np.uint32)
-        return state
+        numbers = self._numbers() if documents is None else documents.astype(np.uint64) + np.uint64(self.first)
+        made = np.empty((len(numbers), len(_FACTORS)), np.uint32)
+        for begin in range(0, len(numbers), _AT_ONCE):
+            part = numbers[begin : begin + _AT_ONCE]
+            minima = made[begin : begin + _AT_ONCE]
+            originals = _originals(_originals(part, near=False), near=True)
+            # a cheap generator: a sequence of its own for each document
+            np.multiply(mix(originals).astype(np.uint32)[:, None], _FACTORS, out=minima)
+            minima ^= minima >> np.uint32(15)
+            differs = np.flatnonzero(originals != part)
+            minima[differs, : len(_FACTORS) // 10] ^= part[differs, None].astype(np.uint32)
+        return made
 
     def _numbers(self) -> np.ndarray:
         return np.arange(self.first, self.first + self.count, dtype=np.uint64)
 
-    def _originals(self, numbers: np.ndarray, near: bool) -> np.ndarray:
-        """Return the document that each is made from: itself, or one at half its number."""
-        chosen = mix(numbers + np.uint64(1 + near)) % np.uint64(NEAR if near else COPY) == 0
-        return np.where(chosen, numbers // np.uint64(2), numbers)
+
+def _originals(numbers: np.ndarray, near: bool) -> np.ndarray:
+    """Return the document that each is made from: itself, or one at half its number."""
+    chosen = mix(numbers + np.uint64(1 + near)) % np.uint64(NEAR if near else COPY) == 0
+    return np.where(chosen, numbers // np.uint64(2), numbers)
 
 
 @dataclass(frozen=True)

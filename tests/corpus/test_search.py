@@ -1,5 +1,6 @@
 """The search on disk finds what comparing in memory finds, however the work is divided."""
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from longcat.corpus.mapping import processes
 from longcat.corpus.near_duplicates import near_duplicates, shingles, signatures
 from longcat.corpus.normal_form import normal_form
 from longcat.corpus.search import Search
+from longcat.errors import DataError
 
 CONFIG = NearDuplicateConfig()
 
@@ -143,13 +145,24 @@ def test_equal_documents_after_the_first_are_found(tmp_path_factory, texts, bloc
 def test_records_come_back_part_by_part_in_their_order(tmp_path_factory, hashes, parts):
     records = np.array(hashes, np.uint64)
     part = part_of(records, parts)
-    buckets = Buckets(tmp_path_factory.mktemp("buckets"), ("a/0", "a/1"), parts)
+    buckets = Buckets(tmp_path_factory.mktemp("buckets"), ("a/0", "a/1"), parts, records.dtype)
     assert buckets.missing() == ["a/0", "a/1"]
     half = len(records) // 2
     buckets.write("a/0", records[:half], part[:half])
     buckets.write("a/1", records[half:], part[half:])
     assert not buckets.missing()
     for number in range(parts):
-        assert buckets.read(number).tolist() == records[part == number].tolist()
+        read, ends = buckets.read(number)
+        assert read.tolist() == records[part == number].tolist()
+        assert ends.tolist() == [(part[:half] == number).sum(), (part == number).sum()]
     buckets.remove()
     assert buckets.missing() == ["a/0", "a/1"]
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path):
+    buckets = Buckets(tmp_path, ("a/0",), 2, np.dtype(np.uint64))
+    buckets.write("a/0", np.arange(6, dtype=np.uint64), np.array([0, 0, 0, 1, 1, 1]))
+    os.truncate(tmp_path / "a/0.records", 5 * 8)
+    assert buckets.read(0)[0].tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=r"a/0\.records ends before record 6; remove .* and run again"):
+        buckets.read(1)
