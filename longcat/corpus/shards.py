@@ -146,6 +146,27 @@ def write_shard(task: ShardTask) -> Shard:
     return Shard(shard_file, spans_file, packed.rows)
 
 
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard, and what its rows cost."""
+
+    shard: Shard
+    padding_tokens: int
+    extra_cuts: int
+    """See `SplitIndex`."""
+
+
+def write_and_count(task: ShardTask) -> WrittenShard:
+    """Write a shard as `write_shard` does, and count what is padding and what is cut in it."""
+    shard = write_shard(task)
+    _, columns, offsets = np.load(task.directory / shard.spans_file).T
+    return WrittenShard(
+        shard,
+        padding_tokens=int((task.width - columns[offsets == PADDING]).sum()),
+        extra_cuts=int((offsets > 0).sum()) - int((task.segments.offset > 0).sum()),
+    )
+
+
 def write_index(
     directory: Path, *, sequence_length: int, vocabulary_size: int, end_of_text: int, splits: dict[str, SplitIndex]
 ) -> None:
