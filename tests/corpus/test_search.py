@@ -2,6 +2,8 @@
 
 import os
 import sysconfig
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ from hypothesis import strategies as st
 from longcat.config import NearDuplicateConfig
 from longcat.corpus.block_arrays import ArraysBuilder
 from longcat.corpus.buckets import Buckets, part_of
-from longcat.corpus.mapping import processes
+from longcat.corpus.mapping import in_order, processes
 from longcat.corpus.near_duplicates import near_duplicates, shingles, signatures
 from longcat.corpus.normal_form import normal_form
 from longcat.corpus.search import Search
 from longcat.errors import DataError
+from tests.waiting import LIMIT_S
 
 CONFIG = NearDuplicateConfig()
 
@@ -92,11 +95,25 @@ def test_near_duplicates_on_disk_are_those_in_memory(tmp_path, real_texts, block
     assert found(blocks, some, tmp_path / "some", **options) == kept[near_duplicates(signed[some], CONFIG)].tolist()
 
 
-def test_processes_leave_the_same_bytes_as_one(tmp_path, real_texts):
+@contextmanager
+def dask(count):
+    """A mapper over Dask's local cluster."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster, timeout=LIMIT_S) as client,
+    ):
+        yield lambda function, items: in_order(
+            lambda item: client.submit(partial(function, item), pure=False), items, 2 * count
+        )
+
+
+@pytest.mark.parametrize("mapper", [processes, pytest.param(dask, marks=pytest.mark.slow)])
+def test_many_processes_leave_the_same_bytes_as_one(tmp_path, real_texts, mapper):
     blocks, everything = divided(real_texts, 40), np.ones(len(real_texts), bool)
     options = {"batch_documents": 100, "part_bytes": 4000}
-    with processes(2) as mapper:
-        assert found(blocks, everything, tmp_path / "two", mapper, **options) == found(
+    with mapper(2) as many:
+        assert found(blocks, everything, tmp_path / "two", many, **options) == found(
             blocks, everything, tmp_path / "one", **options
         )
     one, two = (
