@@ -198,7 +198,7 @@ def prefect_server():
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         for limit in ("START_S", "END_S"):
-            patch.setattr(f"longcat.tracking.{limit}", 300.0)
+            patch.setattr(f"longcat.tracking.sender.{limit}", 300.0)
         yield
 
 
