@@ -7,8 +7,8 @@
 search   equal documents and near-duplicates. Digests and MinHash signatures are made up when they are asked for, block by
          block, so none lie on disk: a document in ten is the copy of an earlier one, and one in ten differs from an earlier
          one in a tenth of its minima
-mixture  a table of documents of 8 to 71 tokens from two sources is written, mixed by weight and length, and packed into
-         shards, whose tokens are those of one block again and again
+mixture  a table of documents of 8 to 71 tokens from two sources is written, and a fifth of their tokens is chosen by weight
+         and length and packed into shards, whose tokens are those of one block again and again
 
 Printed are the peak memory of the process that gives out the work, that of the largest worker, seconds, the bytes that lay
 on disk at most, and a hash of the outcome, which is the same whatever does the work.
@@ -174,6 +174,7 @@ def mixture(documents: int, folder: Path, mapper: Mapper) -> dict[str, Any]:
             "sources": [{"kind": "files", "path": name, "weight": weight} for name, weight in (("a", 2), ("b", 1))],
             "long_documents": {"min_tokens": 60, "fraction": 0.3},
             "sequence_length_tokens": 1024,
+            "mixture_tokens": max(4096, 8 * documents),
         }
     )
     np.save(folder / "block.tokens.npy", np.zeros(BLOCK * _MOST_TOKENS, np.uint16))

@@ -122,17 +122,17 @@ def write_shard(task: ShardTask) -> Shard:
         return Shard(shard_file, spans_file, len(np.load(task.directory / shard_file, mmap_mode="r")))
     packed = pack(task.segments, task.width, task.max_padding)
     rows = np.full((packed.rows, task.width), task.filler, task.dtype)
-    maps = [np.load(path, mmap_mode="r") for path in task.files]
     begins = task.begins[packed.segments.document] + packed.segments.offset
-    for row, column, file, begin, length in zip(
-        packed.row.tolist(),
-        packed.column.tolist(),
-        task.file_of[packed.segments.document].tolist(),
-        begins.tolist(),
-        packed.segments.length.tolist(),
+    file_of = task.file_of[packed.segments.document]
+    by_file = np.argsort(file_of, kind="stable")  # one file at a time: a shard may have documents of very many
+    opened = -1
+    for file, row, column, begin, length in zip(
+        *(each[by_file].tolist() for each in (file_of, packed.row, packed.column, begins, packed.segments.length)),
         strict=True,
     ):
-        rows[row, column : column + length] = maps[file][begin : begin + length]
+        if file != opened:
+            tokens, opened = np.load(task.files[file], mmap_mode="r"), file
+        rows[row, column : column + length] = tokens[begin : begin + length]
     used = packed.used
     padded = np.flatnonzero(used < task.width)
     spans = np.concatenate(
