@@ -6,19 +6,25 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 
+from longcat.artifact import write_json
 from longcat.config import CorpusConfig
+from longcat.corpus.arrays import save
 from longcat.corpus.block_tasks import is_held_out, without
 from longcat.corpus.decontamination import NO_RUNS
 from longcat.corpus.judge import SAMPLE_CHARACTERS, SAMPLES, Judge
 from longcat.corpus.judged import Batch, JudgedBlock, JudgedBlocks, batches
 from longcat.corpus.mapping import Mapper
 from longcat.corpus.selection import DUPLICATE, KEPT, REASONS, KeptDocuments
+from longcat.unpacking import read_json
 
 _SAMPLE_BYTES = 8 * SAMPLE_CHARACTERS
 _LAST_KEY = 2**64 - 1
+_COUNTED = "counted.json"
+"""The last of the files that an account is saved in."""
 PICK = np.dtype([("key", np.uint64), ("document", np.int64), ("bytes", np.int64)])
 """A document that may be picked: its place in an arbitrary but fixed order, its number, and its size."""
 
@@ -70,8 +76,20 @@ class Account:
     """By source and reason, beginnings of the first documents left out over the whole corpus."""
 
 
-def account(corpus: CorpusConfig, blocks: JudgedBlocks, selection: KeptDocuments, mapper: Mapper) -> Account:
-    """Count all documents; the outcome does not depend on how they are divided among calls."""
+def account(
+    corpus: CorpusConfig, blocks: JudgedBlocks, selection: KeptDocuments, mapper: Mapper, folder: Path
+) -> Account:
+    """Count all documents; the outcome does not depend on how they are divided among calls.
+
+    Args:
+        corpus: what is counted, and how much is picked for the tokenizer.
+        blocks: the documents.
+        selection: which of them are kept.
+        mapper: does the work.
+        folder: for the outcome; what is there is read.
+    """
+    if (folder / _COUNTED).exists():
+        return _load(folder)
     shares = _shares(corpus)
     total = Account(
         found=np.zeros(len(corpus.mask) + len(corpus.languages), np.int64),
@@ -104,7 +122,36 @@ def account(corpus: CorpusConfig, blocks: JudgedBlocks, selection: KeptDocuments
             total.kept[source] = sorted([*total.kept.get(source, []), *samples])[:SAMPLES]
         for place, texts in one.dropped.items():
             total.dropped[place] = [*total.dropped.get(place, []), *texts][:SAMPLES]
+    _save(folder, total)
     return total
+
+
+def _save(folder: Path, counted: Account) -> None:
+    folder.mkdir(exist_ok=True)
+    for number, picked in enumerate(counted.picked):
+        save(folder / f"picked-{number}.npy", picked)
+    values = {
+        **vars(counted),
+        "found": counted.found.tolist(),
+        "picked": len(counted.picked),
+        "kept": [*counted.kept.items()],
+        "dropped": [*counted.dropped.items()],
+    }
+    write_json(folder / _COUNTED, values)
+
+
+def _load(folder: Path) -> Account:
+    values = read_json(folder / _COUNTED)
+    return Account(
+        train=values["train"],
+        held_out=values["held_out"],
+        text_bytes=values["text_bytes"],
+        found=np.array(values["found"], np.int64),
+        lengths=Counter({int(power): count for power, count in values["lengths"].items()}),
+        picked=[np.load(folder / f"picked-{number}.npy") for number in range(values["picked"])],
+        kept={source: [(key, text) for key, text in samples] for source, samples in values["kept"]},
+        dropped={(source, reason): texts for (source, reason), texts in values["dropped"]},
+    )
 
 
 def account_batch(task: AccountTask) -> Account:

@@ -15,3 +15,10 @@ def save(path: Path, array: np.ndarray) -> None:
     check_lease()
     with replacing(path) as stream:
         np.save(stream, array)
+
+
+def save_raw(path: Path, array: np.ndarray) -> None:
+    """Write the bytes of an array atomically, without a header: `np.fromfile` reads any range of them."""
+    check_lease()
+    with replacing(path) as stream:
+        stream.write(array.data)

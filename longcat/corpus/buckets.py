@@ -4,8 +4,8 @@ Whoever has records writes one file of them, those of the first part first, and 
 part reads its piece of every file. So there are as many files as writers, whatever the number of parts, and nobody
 holds more than a part.
 
-NAME.npy        records of a structured or plain type, part after part
-NAME.ends.npy   int64 [parts]: the record after the last of each part; the last of the two files
+NAME.records    records of a structured or plain type, part after part
+NAME.ends       int64 [parts]: the record after the last of each part; the last of the two files
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from longcat.corpus.arrays import save
+from longcat.corpus.arrays import save_raw
+from longcat.errors import DataError
 
 PART_BYTES = 64 << 20
 """About the size of a part."""
@@ -30,10 +31,12 @@ class Buckets:
     files: tuple[str, ...]
     """Names, in the order in which the records of a part are read."""
     parts: int
+    dtype: np.dtype
+    """Type of a record."""
 
     def missing(self) -> list[str]:
         """List the files that are not written yet."""
-        return [name for name in self.files if not (self.folder / f"{name}.ends.npy").exists()]
+        return [name for name in self.files if not (self.folder / f"{name}.ends").exists()]
 
     def write(self, name: str, records: np.ndarray, part: np.ndarray) -> None:
         """Write a file; records of a part keep their order.
@@ -43,26 +46,53 @@ class Buckets:
             records: `[records]`.
             part: number of the part that each belongs to, `[records]`.
         """
-        small = part.astype(np.uint16) if self.parts <= 1 << 16 else part  # which is sorted by its digits
-        order = np.argsort(small, kind="stable")
-        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        save(self.folder / f"{name}.npy", records[order])
-        save(self.folder / f"{name}.ends.npy", np.cumsum(np.bincount(part.astype(np.int64), minlength=self.parts)))
+        self.write_ordered(name, records[self.order(part)], np.bincount(part, minlength=self.parts))
 
-    def read(self, part: int) -> np.ndarray:
-        """Read the records of a part out of all files."""
-        return np.concatenate([self._piece(name, part) for name in self.files])
+    def write_ordered(self, name: str, records: np.ndarray, counts: np.ndarray) -> None:
+        """Write a file of records that are in the order of their parts already, `counts` of each part."""
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        save_raw(self.folder / f"{name}.records", records)
+        save_raw(self.folder / f"{name}.ends", np.cumsum(counts, dtype=np.int64))
+
+    def order(self, part: np.ndarray) -> np.ndarray:
+        """Return the order of records by their parts, int64 `[records]`; those of a part keep theirs."""
+        small = part.astype(np.min_scalar_type(self.parts - 1))  # which is sorted by its digits
+        return np.argsort(small, kind="stable")
+
+    def read(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read the records of a part out of all files.
+
+        Returns:
+            The records, and where those of each file end among them, int64 `[files]`.
+
+        Raises:
+            DataError: a file is cut off.
+        """
+        edges = np.array([self._edges(name, part) for name in self.files], np.int64).reshape(-1, 2)
+        ends = np.cumsum(edges[:, 1] - edges[:, 0])
+        records = np.empty(int(ends[-1]), self.dtype)
+        for name, (begin, end), place in zip(self.files, edges.tolist(), ends.tolist(), strict=True):
+            if begin < end:
+                path = self.folder / f"{name}.records"
+                own = records[place - (end - begin) : place].view(np.uint8)
+                with path.open("rb") as stream:
+                    stream.seek(begin * self.dtype.itemsize)
+                    if stream.readinto(own.data) != own.nbytes:
+                        raise DataError(f"{path} ends before record {end}; remove {self.folder} and run again")
+        return records, ends
 
     def remove(self) -> None:
         """Remove the files."""
         for name in self.files:
-            for suffix in (".ends.npy", ".npy"):
+            for suffix in (".ends", ".records"):
                 (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
 
-    def _piece(self, name: str, part: int) -> np.ndarray:
-        ends = np.load(self.folder / f"{name}.ends.npy", mmap_mode="r")
-        records: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r")
-        return np.array(records[ends[part - 1] if part else 0 : ends[part]])
+    def _edges(self, name: str, part: int) -> tuple[int, int]:
+        """Read where the records of a part begin and end in a file."""
+        with (self.folder / f"{name}.ends").open("rb") as stream:
+            stream.seek(8 * max(0, part - 1))
+            edges = np.fromfile(stream, np.int64, 2 if part else 1).tolist()
+        return (edges[0], edges[1]) if part else (0, edges[0])
 
 
 def parts_for(records: int, record_bytes: int, part_bytes: int = PART_BYTES) -> int:

@@ -20,14 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from longcat.artifact import write_json
 from longcat.config import CorpusConfig
 from longcat.config.tokenizer_file import end_of_text
 from longcat.corpus.accounting import Account, account, tokenizer_sample
 from longcat.corpus.arrays import save
-from longcat.corpus.block_tasks import DOCUMENT, JudgeTask, TokeniseTask, judge_block, tokenise_block, try_block
+from longcat.corpus.block_tasks import JudgeTask, TokeniseTask, judge_block, tokenise_block, try_block
 from longcat.corpus.decontamination import known_runs
 from longcat.corpus.judge import SAMPLES, reasons
 from longcat.corpus.judged import JudgedBlock, JudgedBlocks
@@ -35,7 +33,7 @@ from longcat.corpus.mapping import Mapper
 from longcat.corpus.selection import KEPT, KeptDocuments, select
 from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, token_dtype
 from longcat.corpus.sources import Source
-from longcat.disk import replacing
+from longcat.corpus.table import write_table
 from longcat.errors import DataError
 from longcat.progress import Progress, Reporter
 from longcat.unpacking import read_json
@@ -83,7 +81,7 @@ def build_documents(
         report(Progress("preprocess", _JUDGED + (_SELECTED - _JUDGED) * done, 100, what))
 
     selection = select(blocks, corpus, scratch / "selection", mapper, tell)
-    found = account(corpus, blocks, selection, mapper)
+    found = account(corpus, blocks, selection, mapper, scratch / "account")
     facts |= _facts(corpus, facts, selection, found)
     samples = [Sample(**sample) for sample in facts.pop("samples")]
     for name, left in (("train", found.train), ("held_out", found.held_out)):
@@ -117,7 +115,7 @@ def build_documents(
         percent = _TRAINED + (_TOKENISED - _TRAINED) * done / len(blocks)
         report(Progress("preprocess", percent, 100, "tokenising"))
 
-    tokens = _write_table(directory / DOCUMENTS, blocks, facts["documents"])
+    tokens = write_table(directory / DOCUMENTS, (block.rows() for block in blocks), facts["documents"])
     write_json(directory / BLOCKS, blocks.names)
     write_json(directory / SAMPLES_FILE, [asdict(sample) for sample in samples])
     return {
@@ -308,16 +306,3 @@ def describe_losses(facts: Mapping[str, Any]) -> str:
     return f"of {kept + sum(losses.values())} documents read, {kept} were kept" + "".join(
         f", {count} {reason.replace('_', ' ')}" for reason, count in losses.items() if count
     )
-
-
-def _write_table(path: Path, blocks: JudgedBlocks, documents: int) -> int:
-    """Write the table with a `DOCUMENT` for each document kept, block by block; returns the tokens of all of them."""
-    tokens = 0
-    with replacing(path) as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(DOCUMENT), "fortran_order": False, "shape": (documents,)}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for block in blocks:
-            rows = block.rows()
-            tokens += int(rows["tokens"].sum(dtype=np.int64))
-            stream.write(rows.tobytes())
-    return tokens

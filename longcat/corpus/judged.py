@@ -17,7 +17,7 @@ from longcat.artifact import write_json
 from longcat.corpus.block_arrays import Arrays
 from longcat.unpacking import read_json
 
-_BATCH_DOCUMENTS = 1 << 17
+BATCH_DOCUMENTS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Batch:
     """Numbers of their documents in the corpus."""
 
 
-def batches(begins: np.ndarray, documents: int = _BATCH_DOCUMENTS) -> list[Batch]:
+def batches(begins: np.ndarray, documents: int = BATCH_DOCUMENTS) -> list[Batch]:
     """Divide the blocks of a corpus, by their `begins`, into batches of about so many documents."""
     made: list[Batch] = []
     first = 0

@@ -16,15 +16,14 @@ from __future__ import annotations
 import numpy as np
 
 from longcat.config import NearDuplicateConfig
+from longcat.corpus.equal_keys import shared
 from longcat.corpus.normal_form import without_numbers
 from longcat.corpus.words import Words, mix
 
 _SEED = 0
 _PAIRS = 1 << 14  # compared at once
-_AT_ONCE = 1 << 13
+_AT_ONCE = 1 << 10
 """Documents whose bands are hashed at once, few enough for a processor's cache."""
-PAIR = np.dtype([("later", np.uint64), ("earlier", np.uint64)])
-"""Two documents to compare, by number."""
 
 
 def shingles(normal_form: str, config: NearDuplicateConfig) -> np.ndarray:
@@ -54,50 +53,40 @@ def signatures(documents: list[np.ndarray], config: NearDuplicateConfig) -> np.n
 
 def band_keys(signatures: np.ndarray, config: NearDuplicateConfig) -> np.ndarray:
     """Hash the rows of each band, uint64 `[bands, documents]`: those of equal key are in one bucket."""
-    keys = np.zeros((config.bands, len(signatures)), np.uint64)
+    keys = np.empty((config.bands, len(signatures)), np.uint64)
+    factors = mix(np.arange(1, config.rows + 1, dtype=np.uint64)) | np.uint64(1)  # a multilinear hash
     for begin in range(0, len(signatures), _AT_ONCE):
-        part = slice(begin, begin + _AT_ONCE)
-        minima = np.ascontiguousarray(signatures[part].T)
-        for band in range(config.bands):
-            hashed = np.zeros(minima.shape[1], np.uint64)
-            for row in range(band * config.rows, (band + 1) * config.rows):
-                hashed = mix(hashed + minima[row])
-            keys[band, part] = hashed
+        minima = signatures[begin : begin + _AT_ONCE].reshape(-1, config.bands, config.rows)
+        keys[:, begin : begin + _AT_ONCE] = mix(np.einsum("dbr,r->db", minima, factors)).T
     return keys
 
 
-def pairs(keys: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """Return the pairs to compare in the buckets of one band, `PAIR`.
+def pairs(keys: np.ndarray) -> np.ndarray:
+    """Return the pairs to compare in the buckets of one band, int64 `[pairs, 2]`: places of a later document and of an earlier one.
 
     Args:
-        keys: of each document, uint64.
-        documents: their numbers, uint64.
+        keys: of each document in their order, uint64.
     """
-    order = np.argsort(keys)
-    keys, documents = keys[order], documents[order]
-    same = keys[1:] == keys[:-1]
-    shared = np.zeros(len(keys), bool)
-    shared[1:] |= same
-    shared[:-1] |= same
-    keys, documents = keys[shared], documents[shared]  # few, as a rule
-    order = np.lexsort((documents, keys))
-    keys, documents = keys[order], documents[order]
-    leads = np.ones(len(keys), bool)
-    leads[1:] = keys[1:] != keys[:-1]
+    places, leads = shared(keys)
     later = np.flatnonzero(~leads)
-    found = np.empty(2 * len(later), PAIR)
-    found["later"] = np.tile(documents[later], 2)
-    found["earlier"][: len(later)] = documents[leads][np.cumsum(leads)[later] - 1]
-    found["earlier"][len(later) :] = documents[later - 1]
-    return found
+    first, before = places[leads][np.cumsum(leads)[later] - 1], places[later - 1]
+    further = before != first
+    found = np.stack([places[later], first], axis=1)
+    return np.concatenate([found, np.stack([found[further, 0], before[further]], axis=1)])
 
 
 def distinct(found: np.ndarray) -> np.ndarray:
-    """Return the different pairs, by their later document and then by the earlier one."""
-    ordered = found[np.lexsort((found["earlier"], found["later"]))]
-    new = np.ones(len(ordered), bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    return ordered[new]
+    """Return the different pairs, by their later document and then by the earlier one.
+
+    Args:
+        found: numbers of documents, int64 `[pairs, 2]`; the range of the later ones times the highest of the earlier ones
+            is less than 2^63.
+    """
+    if not len(found):
+        return found
+    least, bits = found[:, 0].min(), int(found[:, 1].max()).bit_length()
+    packed = np.unique((found[:, 0] - least) << bits | found[:, 1])
+    return np.stack([(packed >> bits) + least, packed & ((1 << bits) - 1)], axis=1)
 
 
 def alike(some: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
@@ -111,13 +100,11 @@ def alike(some: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
 
 def near_duplicates(signatures: np.ndarray, config: NearDuplicateConfig) -> np.ndarray:
     """Mark the documents that the law leaves out, bool `[documents]`, in memory."""
-    numbers = np.arange(len(signatures), dtype=np.uint64)
     duplicate = np.zeros(len(signatures), bool)
     for keys in band_keys(signatures, config):
-        found = distinct(pairs(keys, numbers))
+        found = distinct(pairs(keys))
         for begin in range(0, len(found), _PAIRS):
-            part = found[begin : begin + _PAIRS]
-            part = part[~duplicate[part["later"]]]
-            is_alike = alike(signatures[part["later"]], signatures[part["earlier"]], config.threshold)
-            duplicate[part["later"][is_alike]] = True
+            later, earlier = found[begin : begin + _PAIRS].T
+            is_alike = alike(signatures[later], signatures[earlier], config.threshold)
+            duplicate[later[is_alike]] = True
     return duplicate

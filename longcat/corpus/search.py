@@ -21,16 +21,22 @@ import numpy as np
 from longcat.config import NearDuplicateConfig
 from longcat.corpus.arrays import save
 from longcat.corpus.buckets import PART_BYTES, Buckets, part_of, parts_for, shares
-from longcat.corpus.judged import Batch, Blocks, batches
+from longcat.corpus.equal_keys import shared
+from longcat.corpus.judged import BATCH_DOCUMENTS, Batch, Blocks, batches
 from longcat.corpus.mapping import Mapper
-from longcat.corpus.near_duplicates import PAIR, alike, band_keys, distinct, pairs
+from longcat.corpus.near_duplicates import alike, band_keys, distinct, pairs
 
 _CALLS = 4
 """Calls among which small parts are divided at least."""
 _COMPARED = 1 << 16
 """Pairs whose signatures are in memory at once."""
+_COMPARED_BATCHES = 4
+"""Batches whose pairs are compared in one call: earlier documents lie anywhere, and each of their blocks is opened once."""
 DIGESTED = np.dtype([("high", np.uint64), ("low", np.uint64), ("document", np.uint64)])
-BANDED = np.dtype([("key", np.uint64), ("document", np.uint64)])
+BANDED = np.dtype([("key", np.uint64), ("document", np.uint32)])
+"""The document is counted from the beginning of its batch."""
+PAIR = np.dtype((np.int64, 2))
+"""A document and an earlier one to compare it with."""
 PARAGRAPH = np.dtype([("hash", np.uint64), *((name, np.int64) for name in ("document", "begin", "end", "characters"))])
 
 
@@ -43,7 +49,7 @@ class BatchTask:
     keep: np.ndarray
     """Which of its documents are looked at, bool `[documents]`."""
     buckets: Buckets
-    """Where to write, or for `compare`, what to read."""
+    """Where to write."""
     config: NearDuplicateConfig | None = None
 
     def __str__(self) -> str:
@@ -54,10 +60,18 @@ class BatchTask:
         """Return the name of its file."""
         return _name(self.batch.number)
 
-    @property
-    def numbers(self) -> np.ndarray:
-        """Return the numbers of the documents that are looked at, uint64."""
-        return (np.flatnonzero(self.keep) + self.batch.documents.start).astype(np.uint64)
+
+@dataclass(frozen=True)
+class CompareTask:
+    """Compare the pairs whose later document is in a batch."""
+
+    blocks: Blocks
+    batch: Batch
+    buckets: Buckets
+    config: NearDuplicateConfig
+
+    def __str__(self) -> str:
+        return f"comparing the documents of batch {self.batch.number}"
 
 
 @dataclass(frozen=True)
@@ -80,10 +94,12 @@ class PartTask:
 class PairTask(PartTask):
     """Find the pairs in some parts of the bands' buckets."""
 
+    begins: np.ndarray
+    """Number of the first document of each batch that wrote buckets, int64."""
     pairs: Buckets
     """Where to write, in parts by the batch of the later document."""
-    batch_ends: np.ndarray
-    """Document after the last of each batch, uint64."""
+    ends: np.ndarray
+    """Document after the last of each batch that is compared, int64."""
 
     @property
     def name(self) -> str:
@@ -109,11 +125,12 @@ class Search:
         folder: Path,
         mapper: Mapper,
         tell: Callable[[str, float], None] = lambda what, done: None,
-        batch_documents: int | None = None,
+        batch_documents: int = BATCH_DOCUMENTS,
         part_bytes: int = PART_BYTES,
     ) -> None:
         self._blocks, self._folder, self._mapper, self._tell = blocks, folder, mapper, tell
-        self._batches = batches(blocks.begins) if batch_documents is None else batches(blocks.begins, batch_documents)
+        self._batches = batches(blocks.begins, batch_documents)
+        self._compared = batches(blocks.begins, _COMPARED_BATCHES * batch_documents)
         self._documents = int(blocks.begins[-1])
         self._part_bytes = part_bytes
 
@@ -121,7 +138,7 @@ class Search:
         """Yield the documents whose text an earlier one of those kept has, int64."""
         if not self._documents:
             return
-        buckets = self._buckets("equal", parts_for(self._documents, DIGESTED.itemsize, self._part_bytes))
+        buckets = self._buckets("equal", parts_for(self._documents, DIGESTED.itemsize, self._part_bytes), DIGESTED)
         yield from self._find(write_digests, find_equal, buckets, keep, "equal documents")
 
     def near(self, keep: np.ndarray, config: NearDuplicateConfig) -> Iterator[np.ndarray]:
@@ -129,36 +146,45 @@ class Search:
         if not self._documents:
             return
         ranges = parts_for(self._documents, BANDED.itemsize, self._part_bytes)
-        banded = self._buckets("bands", config.bands * ranges)
+        banded = self._buckets("bands", config.bands * ranges, BANDED)
         together = self._part_bytes * ranges // max(1, self._documents * BANDED.itemsize)
         work = shares(banded.parts, max(1, min(together, banded.parts // _CALLS)))
-        found = Buckets(self._folder / "pairs", tuple(_name(part.start) for part in work), len(self._batches))
+        found = Buckets(self._folder / "pairs", tuple(_name(part.start) for part in work), len(self._compared), PAIR)
         if found.missing():
             self._scatter(write_bands, banded, keep, config)
-            ends = np.array([batch.documents.stop for batch in self._batches], np.uint64)
+            begins, ends = (
+                [batch.documents.start for batch in self._batches],
+                [batch.documents.stop for batch in self._compared],
+            )
             missing = {*found.missing()}
-            tasks = [PairTask(banded, part, found, ends) for part in work if _name(part.start) in missing]
+            tasks = [
+                PairTask(banded, part, np.array(begins), found, np.array(ends))
+                for part in work
+                if _name(part.start) in missing
+            ]
             for done, _ in enumerate(self._mapper(find_pairs, tasks), start=1):
                 self._tell("near-duplicates: looking through buckets", done / len(tasks))
             banded.remove()
-        compared = (BatchTask(self._blocks, batch, keep[batch.documents], found, config) for batch in self._batches)
+        compared = [CompareTask(self._blocks, batch, found, config) for batch in self._compared]
         for done, result in enumerate(self._mapper(compare, compared), start=1):
-            self._tell("near-duplicates: comparing", done / len(self._batches))
+            self._tell("near-duplicates: comparing", done / len(compared))
             yield np.load(result)
 
     def repeated_paragraphs(self, keep: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the paragraphs of documents kept whose text comes more than once, `PARAGRAPH`."""
         if not self._documents:
             return
-        buckets = self._buckets("paragraphs", parts_for(self._documents, PARAGRAPH.itemsize, self._part_bytes))
+        buckets = self._buckets(
+            "paragraphs", parts_for(self._documents, PARAGRAPH.itemsize, self._part_bytes), PARAGRAPH
+        )
         yield from self._find(write_paragraphs, find_repeated, buckets, keep, "repeated paragraphs")
 
     def clear(self) -> None:
         """Remove the files of the search."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _buckets(self, name: str, parts: int) -> Buckets:
-        return Buckets(self._folder / name, tuple(_name(batch.number) for batch in self._batches), parts)
+    def _buckets(self, name: str, parts: int, dtype: np.dtype) -> Buckets:
+        return Buckets(self._folder / name, tuple(_name(batch.number) for batch in self._batches), parts, dtype)
 
     def _scatter(
         self,
@@ -204,21 +230,33 @@ def write_digests(task: BatchTask) -> None:
     """Write the digests of a batch."""
     digests = np.concatenate([task.blocks[number].arrays().digests for number in task.batch.blocks])[task.keep]
     records = np.empty(len(digests), DIGESTED)
-    records["high"], records["low"], records["document"] = digests[:, 0], digests[:, 1], task.numbers
+    records["high"], records["low"] = digests.T
+    records["document"] = np.flatnonzero(task.keep) + task.batch.documents.start
     task.buckets.write(task.name, records, part_of(records["high"], task.buckets.parts))
 
 
 def write_bands(task: BatchTask) -> None:
     """Write the keys of all bands of a batch."""
     assert task.config
-    signed = np.concatenate([task.blocks[number].signatures() for number in task.batch.blocks])
-    keys = band_keys(signed if task.keep.all() else signed[task.keep], task.config)
+    documents = np.flatnonzero(task.keep).astype(np.uint32)
+    keys = np.empty((task.config.bands, len(documents)), np.uint64)
+    done = 0
+    for number in task.batch.blocks:
+        begin, end = task.blocks.begins[number : number + 2] - task.batch.documents.start
+        signed = task.blocks[number].signatures()
+        keep = task.keep[begin:end]
+        signed = signed if keep.all() else signed[keep]
+        keys[:, done : done + len(signed)] = band_keys(signed, task.config)
+        done += len(signed)
     ranges = task.buckets.parts // len(keys)
-    records = np.empty(keys.size, BANDED)
-    records["key"] = keys.ravel()
-    records["document"] = np.tile(task.numbers, len(keys))
-    part = np.repeat(np.arange(len(keys)) * ranges, keys.shape[1]) + part_of(records["key"], ranges)
-    task.buckets.write(task.name, records, part)
+    records = np.empty(keys.shape, BANDED)
+    counts = np.empty((len(keys), ranges), np.int64)
+    for band, of_band in enumerate(keys):
+        part = part_of(of_band, ranges)
+        order = task.buckets.order(part)
+        records["key"][band], records["document"][band] = of_band[order], documents[order]
+        counts[band] = np.bincount(part, minlength=ranges)
+    task.buckets.write_ordered(task.name, records.ravel(), counts)
 
 
 def write_paragraphs(task: BatchTask) -> None:
@@ -236,30 +274,27 @@ def write_paragraphs(task: BatchTask) -> None:
     task.buckets.write(task.name, records, part_of(records["hash"], task.buckets.parts))
 
 
-def compare(task: BatchTask) -> Path:
-    """Compare the pairs whose later document is in a batch; returns the file of the documents to leave out."""
-    assert task.config
+def compare(task: CompareTask) -> Path:
+    """Compare the pairs of a batch; returns the file of the documents to leave out."""
     result = task.buckets.folder / f"found-{task.batch.number:07d}.npy"
     if result.exists():
         return result
-    found = distinct(task.buckets.read(task.batch.number))
+    found = distinct(task.buckets.read(task.batch.number)[0])
     alike_ones = [np.empty(0, np.int64)]
     while len(found):
-        part, found = found[:_COMPARED], found[_COMPARED:]
-        is_alike = alike(
-            _signatures(task.blocks, part["later"]), _signatures(task.blocks, part["earlier"]), task.config.threshold
-        )
-        taken = np.unique(part["later"][is_alike].astype(np.int64))
+        (later, earlier), found = found[:_COMPARED].T, found[_COMPARED:]
+        is_alike = alike(_signatures(task.blocks, later), _signatures(task.blocks, earlier), task.config.threshold)
+        taken = np.unique(later[is_alike])
         alike_ones.append(taken)
         if len(taken) and len(found):
-            found = found[found["later"] != taken[-1]]
+            found = found[found[:, 0] != taken[-1]]
     save(result, np.concatenate(alike_ones))
     return result
 
 
 def _signatures(blocks: Blocks, documents: np.ndarray) -> np.ndarray:
     """Read the signatures of documents, uint32 `[documents, minima]`."""
-    wanted, place = np.unique(documents.astype(np.int64), return_inverse=True)
+    wanted, place = np.unique(documents, return_inverse=True)
     begins = blocks.begins
     owners = np.searchsorted(begins, wanted, side="right") - 1
     edges = [*np.flatnonzero(np.diff(owners, prepend=-1)).tolist(), len(wanted)]
@@ -279,8 +314,8 @@ def find_equal(task: PartTask) -> Path:
         return task.result
     found = [np.empty(0, np.int64)]
     for part in task.parts:
-        records = task.buckets.read(part)
-        records = records[_shared(records["high"])]
+        records, _ = task.buckets.read(part)
+        records = records[shared(records["high"])[0]]
         order = np.lexsort((records["document"], records["low"], records["high"]))
         records = records[order]
         same = (records["high"][1:] == records["high"][:-1]) & (records["low"][1:] == records["low"][:-1])
@@ -293,11 +328,11 @@ def find_pairs(task: PairTask) -> None:
     """Find the pairs to compare, and write them in parts by the batch of the later document."""
     found = [np.empty(0, PAIR)]
     for part in task.parts:
-        records = task.buckets.read(part)
-        found.append(pairs(records["key"], records["document"]))
-    different = distinct(np.concatenate(found))
-    batch = np.searchsorted(task.batch_ends, different["later"], side="right")
-    task.pairs.write(task.name, different, batch)
+        records, ends = task.buckets.read(part)
+        places = pairs(records["key"])
+        found.append(records["document"][places] + task.begins[np.searchsorted(ends, places, side="right")])
+    both = np.concatenate(found)
+    task.pairs.write(task.name, both, np.searchsorted(task.ends, both[:, 0], side="right"))
 
 
 def find_repeated(task: PartTask) -> Path:
@@ -306,18 +341,7 @@ def find_repeated(task: PartTask) -> Path:
         return task.result
     found = [np.empty(0, PARAGRAPH)]
     for part in task.parts:
-        records = task.buckets.read(part)
-        found.append(records[_shared(records["hash"])])
+        records, _ = task.buckets.read(part)
+        found.append(records[np.sort(shared(records["hash"])[0])])
     save(task.result, np.concatenate(found))
     return task.result
-
-
-def _shared(keys: np.ndarray) -> np.ndarray:
-    """Mark the keys that come more than once, bool."""
-    order = np.argsort(keys)
-    ordered = keys[order]
-    same = ordered[1:] == ordered[:-1]
-    marked = np.zeros(len(keys), bool)
-    marked[order[1:][same]] = True
-    marked[order[:-1][same]] = True
-    return marked

@@ -122,17 +122,17 @@ def write_shard(task: ShardTask) -> Shard:
         return Shard(shard_file, spans_file, len(np.load(task.directory / shard_file, mmap_mode="r")))
     packed = pack(task.segments, task.width, task.max_padding)
     rows = np.full((packed.rows, task.width), task.filler, task.dtype)
-    maps = [np.load(path, mmap_mode="r") for path in task.files]
     begins = task.begins[packed.segments.document] + packed.segments.offset
-    for row, column, file, begin, length in zip(
-        packed.row.tolist(),
-        packed.column.tolist(),
-        task.file_of[packed.segments.document].tolist(),
-        begins.tolist(),
-        packed.segments.length.tolist(),
+    file_of = task.file_of[packed.segments.document]
+    by_file = np.argsort(file_of, kind="stable")  # one file at a time: a shard may have documents of very many
+    opened = -1
+    for file, row, column, begin, length in zip(
+        *(each[by_file].tolist() for each in (file_of, packed.row, packed.column, begins, packed.segments.length)),
         strict=True,
     ):
-        rows[row, column : column + length] = maps[file][begin : begin + length]
+        if file != opened:
+            tokens, opened = np.load(task.files[file], mmap_mode="r"), file
+        rows[row, column : column + length] = tokens[begin : begin + length]
     used = packed.used
     padded = np.flatnonzero(used < task.width)
     spans = np.concatenate(
@@ -144,6 +144,27 @@ def write_shard(task: ShardTask) -> Shard:
     save(task.directory / shard_file, rows)
     save(task.directory / spans_file, spans[np.lexsort((spans[:, 1], spans[:, 0]))].astype(np.int32))
     return Shard(shard_file, spans_file, packed.rows)
+
+
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard, and what its rows cost."""
+
+    shard: Shard
+    padding_tokens: int
+    extra_cuts: int
+    """See `SplitIndex`."""
+
+
+def write_and_count(task: ShardTask) -> WrittenShard:
+    """Write a shard as `write_shard` does, and count what is padding and what is cut in it."""
+    shard = write_shard(task)
+    _, columns, offsets = np.load(task.directory / shard.spans_file).T
+    return WrittenShard(
+        shard,
+        padding_tokens=int((task.width - columns[offsets == PADDING]).sum()),
+        extra_cuts=int((offsets > 0).sum()) - int((task.segments.offset > 0).sum()),
+    )
 
 
 def write_index(

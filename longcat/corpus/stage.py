@@ -6,10 +6,9 @@ a mixture of it packed into rows of one length. Another mixture, or longer seque
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from longcat.artifact import Artifact, Recipe, Workspace, sha256_file
 from longcat.config import CorpusConfig, PipelineConfig, identity
@@ -29,18 +28,11 @@ from longcat.corpus.facts import DocumentsFacts, TokensFacts
 from longcat.corpus.filters import Filter
 from longcat.corpus.judge import quality_function
 from longcat.corpus.mapping import Mapper, processes
-from longcat.corpus.mixture import Group, choose, groups
-from longcat.corpus.packing import Segments, split_documents
-from longcat.corpus.shards import (
-    TOKEN_BYTES,
-    TOKENIZER,
-    ShardTask,
-    SplitIndex,
-    token_dtype,
-    write_index,
-    write_shard,
-)
+from longcat.corpus.mixture import Group, mix
+from longcat.corpus.sharding import ShardTarget, write_split
+from longcat.corpus.shards import TOKEN_BYTES, TOKENIZER, write_index
 from longcat.corpus.sources import Source, resolve
+from longcat.corpus.table import DocumentsTable
 from longcat.disk import copy_file
 from longcat.errors import ConfigError, DataError
 from longcat.progress import Progress, Reporter, no_progress
@@ -159,16 +151,13 @@ def _build_tokens(
     corpus: CorpusConfig, documents: Artifact[DocumentsFacts], directory: Path, mapper: Mapper, report: Reporter
 ) -> TokensFacts:
     facts = documents.facts.model_dump()
-    table = np.load(documents.path / DOCUMENTS, mmap_mode="r")
-    mixture = groups(table, corpus)
+    mixture = mix(DocumentsTable(documents.path / DOCUMENTS), corpus)
     for name in (TOKENIZER, TOKEN_BYTES):
         copy_file(documents.path / name, directory / name)
-    chosen = {"train": choose(table, mixture), "held_out": np.flatnonzero(table["held_out"])}
     width = corpus.sequence_length_tokens + 1
-    tokens = {name: int(table["tokens"][numbers].sum()) for name, numbers in chosen.items()}
-    for name, used in tokens.items():
+    for name, used in mixture.tokens.items():
         if used < width:
-            available = int(table["tokens"][table["held_out"] == (name == "held_out")].sum())
+            available = mixture.available[name]
             reason, advice = describe_losses(facts), MORE[name]
             if available >= width:
                 reason = f"the mixture takes no more of the {available} available"
@@ -177,27 +166,23 @@ def _build_tokens(
                 f"the {name} split has {used} tokens, one sequence needs {width}: {reason}; "
                 f"{advice}, or lower corpus.sequence_length_tokens"
             )
-    tasks = {name: shard_tasks(corpus, documents, table, numbers, directory, name) for name, numbers in chosen.items()}
-    count = sum(map(len, tasks.values()))
-    written = []
-    for shard in mapper(write_shard, [task for split in tasks.values() for task in split]):
-        written.append(shard)
-        report(Progress("preprocess", _PACKING + (100 - _PACKING) * len(written) / count, 100, "packing"))
+    target = ShardTarget(
+        documents=documents.path,
+        blocks=read_json(documents.path / BLOCKS),
+        vocabulary_size=documents.facts.vocabulary_size,
+        end_of_text=documents.facts.end_of_text,
+        directory=directory,
+    )
     indices = {}
-    for name, split in tasks.items():
-        shards, written = written[: len(split)], written[len(split) :]
-        rows = sum(shard.rows for shard in shards)
-        spans = np.concatenate([np.load(directory / shard.spans_file) for shard in shards])
-        padding = int((width - spans[spans[:, 2] < 0, 1]).sum())
-        cuts = int((spans[:, 2] > 0).sum()) - int(sum((task.segments.offset > 0).sum() for task in split))
-        indices[name] = SplitIndex(
-            shards=shards,
-            rows=rows,
-            tokens=rows * corpus.sequence_length_tokens,
-            padding_tokens=padding,
-            documents=len(chosen[name]),
-            extra_cuts=cuts,
-        )
+    all_tokens, before = sum(mixture.tokens.values()), 0
+
+    def tell(name: str, done: float) -> None:
+        packed = (before + done * mixture.tokens[name]) / all_tokens
+        report(Progress("preprocess", _PACKING + (100 - _PACKING) * packed, 100, "packing"))
+
+    for name, used in mixture.tokens.items():
+        indices[name] = write_split(mixture, corpus, target, name, mapper, partial(tell, name))
+        before += used
     write_index(
         directory,
         sequence_length=corpus.sequence_length_tokens,
@@ -213,7 +198,7 @@ def _build_tokens(
         "held_out_rows": indices["held_out"].rows,
         "padding_fraction": train.padding_tokens / (train.rows * (corpus.sequence_length_tokens + 1)),
         "extra_cuts_fraction": train.extra_cuts / train.documents,
-        "mixture": [_describe(group, facts["sources"]) for group in mixture],
+        "mixture": [_describe(group, facts["sources"]) for group in mixture.groups],
         **facts,
         "documents_artifact": documents.digest,
     }
@@ -222,50 +207,11 @@ def _build_tokens(
     return TokensFacts(**facts)
 
 
-def shard_tasks(
-    corpus: CorpusConfig,
-    documents: Artifact[DocumentsFacts],
-    table: np.ndarray,
-    chosen: np.ndarray,
-    directory: Path,
-    split: str,
-) -> list[ShardTask]:
-    """Divide documents in their order among shards of at most `shard_sequences` rows."""
-    width = corpus.sequence_length_tokens + 1
-    blocks = read_json(documents.path / BLOCKS)
-    segments = split_documents(np.arange(len(chosen)), table["tokens"][chosen], width)
-    # few enough to fit with the padding that packing may leave, tokens that are stored twice, and a nearly empty row
-    room = max(1, int(0.98 * corpus.shard_sequences * (1 - corpus.max_padding)) - 1) * width
-    ends = np.cumsum(segments.length)
-    shard_of = (ends - segments.length) // room
-    tasks = []
-    for number in range(int(shard_of[-1]) + 1 if len(segments) else 0):
-        first, last = np.searchsorted(shard_of, [number, number + 1])
-        part = segments.take(slice(first, last))
-        used = np.arange(part.document[0], part.document[-1] + 1)
-        block_numbers, file_of = np.unique(table["block"][chosen[used]], return_inverse=True)
-        tasks.append(
-            ShardTask(
-                directory=directory,
-                name=f"{split}-{number:05d}",
-                segments=Segments(part.document - part.document[0], part.offset, part.length),
-                files=[documents.path / f"{blocks[block]}.tokens.npy" for block in block_numbers],
-                file_of=file_of,
-                begins=table["begin"][chosen[used]],
-                width=width,
-                max_padding=corpus.max_padding,
-                dtype=token_dtype(documents.facts.vocabulary_size),
-                filler=documents.facts.end_of_text,
-            )
-        )
-    return tasks
-
-
 def _describe(group: Group, sources: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "source": sources[group.source]["name"],
         "long": group.long,
-        "documents": len(group.members),
+        "documents": group.documents,
         "tokens": group.tokens,
         "wanted_tokens": round(float(group.wanted)),
         "repeats": round(float(group.repeats), 4),

@@ -681,3 +681,22 @@ def test_no_blocks_at_all(tmp_path, setting):
         pass
     with pytest.raises(DataError, match="of 0 documents read, 0 were kept"):
         run(tmp_path, tmp_path / "a.parquet", "corpus.workers=1", "corpus.block_bytes=1", setting)
+
+
+def test_the_account_of_documents_is_not_made_again(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl", [*TEXTS, *TEXTS[:3]])
+    settings = ["corpus.mask=[email]", "corpus.block_bytes=2000", "corpus.workers=1"]
+    whole = run(tmp_path, path, *settings, workspace="whole")
+
+    def fail(*_):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("longcat.corpus.tokenizer.provide_tokenizer", fail)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(tmp_path, path, *settings)
+    monkeypatch.setattr("longcat.corpus.accounting.account_batch", fail)
+    again = run(tmp_path, path, *settings)
+    assert again.digest == whole.digest
+    assert again.facts == whole.facts
+    assert files(again) == files(whole)

@@ -1,6 +1,9 @@
 """The search on disk finds what comparing in memory finds, however the work is divided."""
 
+import os
 import sysconfig
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,12 @@ from hypothesis import strategies as st
 from longcat.config import NearDuplicateConfig
 from longcat.corpus.block_arrays import ArraysBuilder
 from longcat.corpus.buckets import Buckets, part_of
-from longcat.corpus.mapping import processes
+from longcat.corpus.mapping import in_order, processes
 from longcat.corpus.near_duplicates import near_duplicates, shingles, signatures
 from longcat.corpus.normal_form import normal_form
 from longcat.corpus.search import Search
+from longcat.errors import DataError
+from tests.waiting import LIMIT_S
 
 CONFIG = NearDuplicateConfig()
 
@@ -90,11 +95,25 @@ def test_near_duplicates_on_disk_are_those_in_memory(tmp_path, real_texts, block
     assert found(blocks, some, tmp_path / "some", **options) == kept[near_duplicates(signed[some], CONFIG)].tolist()
 
 
-def test_processes_leave_the_same_bytes_as_one(tmp_path, real_texts):
+@contextmanager
+def dask(count):
+    """A mapper over Dask's local cluster."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster, timeout=LIMIT_S) as client,
+    ):
+        yield lambda function, items: in_order(
+            lambda item: client.submit(partial(function, item), pure=False), items, 2 * count
+        )
+
+
+@pytest.mark.parametrize("mapper", [processes, pytest.param(dask, marks=pytest.mark.slow)])
+def test_many_processes_leave_the_same_bytes_as_one(tmp_path, real_texts, mapper):
     blocks, everything = divided(real_texts, 40), np.ones(len(real_texts), bool)
     options = {"batch_documents": 100, "part_bytes": 4000}
-    with processes(2) as mapper:
-        assert found(blocks, everything, tmp_path / "two", mapper, **options) == found(
+    with mapper(2) as many:
+        assert found(blocks, everything, tmp_path / "two", many, **options) == found(
             blocks, everything, tmp_path / "one", **options
         )
     one, two = (
@@ -143,13 +162,24 @@ def test_equal_documents_after_the_first_are_found(tmp_path_factory, texts, bloc
 def test_records_come_back_part_by_part_in_their_order(tmp_path_factory, hashes, parts):
     records = np.array(hashes, np.uint64)
     part = part_of(records, parts)
-    buckets = Buckets(tmp_path_factory.mktemp("buckets"), ("a/0", "a/1"), parts)
+    buckets = Buckets(tmp_path_factory.mktemp("buckets"), ("a/0", "a/1"), parts, records.dtype)
     assert buckets.missing() == ["a/0", "a/1"]
     half = len(records) // 2
     buckets.write("a/0", records[:half], part[:half])
     buckets.write("a/1", records[half:], part[half:])
     assert not buckets.missing()
     for number in range(parts):
-        assert buckets.read(number).tolist() == records[part == number].tolist()
+        read, ends = buckets.read(number)
+        assert read.tolist() == records[part == number].tolist()
+        assert ends.tolist() == [(part[:half] == number).sum(), (part == number).sum()]
     buckets.remove()
     assert buckets.missing() == ["a/0", "a/1"]
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path):
+    buckets = Buckets(tmp_path, ("a/0",), 2, np.dtype(np.uint64))
+    buckets.write("a/0", np.arange(6, dtype=np.uint64), np.array([0, 0, 0, 1, 1, 1]))
+    os.truncate(tmp_path / "a/0.records", 5 * 8)
+    assert buckets.read(0)[0].tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=r"a/0\.records ends before record 6; remove .* and run again"):
+        buckets.read(1)
