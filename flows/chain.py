@@ -15,6 +15,7 @@ from longcat.errors import Cancelled, ConfigError
 from longcat.inference.given import given_checkpoint, same_tokenizer, with_model_of, with_tokenizer_of
 from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tracking import Tracker
+from longcat.training.given_state import state_as_checkpoint
 from tasks.orchestrator import prefect_session
 
 
@@ -45,7 +46,8 @@ def chain(
     space = open_workspace(workspace)
     given = None
     if checkpoint is not None:
-        stages, given = without_training(name, stages), given_checkpoint(checkpoint, space)
+        stages = without_training(name, stages)
+        given = given_checkpoint(state_as_checkpoint(checkpoint, space), space)
         config = with_model_of(config, given.path)
     check(config, stages)
     began = time.monotonic()

@@ -79,6 +79,12 @@ class _Signals:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as for a job in a shell's background
                 signal.signal(number, self._stop)
 
+    def uninstall(self) -> None:
+        """Let a signal end this process without a word: the command is over, and its files are closed."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) == self._stop:
+                signal.signal(number, signal.SIG_DFL)
+
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.asked = (
             KeyboardInterrupt()
@@ -104,6 +110,8 @@ def main() -> None:
             if signals.asked is None or isinstance(error, LongcatError):
                 raise
             raise signals.asked from error  # for example of a module that was being imported
+        finally:
+            signals.uninstall()
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     except LongcatError as error:

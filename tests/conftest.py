@@ -198,8 +198,17 @@ def prefect_server():
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         for limit in ("START_S", "END_S"):
-            patch.setattr(f"longcat.tracking.{limit}", 300.0)
+            patch.setattr(f"longcat.tracking.sender.{limit}", 300.0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """What a command does with signals ends with the test that ran it."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -208,7 +217,7 @@ def longcat(monkeypatch):
     from longcat import cli
 
     def run(*arguments, **environment):
-        variables, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+        variables = dict(os.environ)
         out, err = io.StringIO(), io.StringIO()
         monkeypatch.setattr(sys, "argv", ["longcat", *map(str, arguments)])
         os.environ.update(environment)
@@ -216,7 +225,6 @@ def longcat(monkeypatch):
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
                 cli.main()
         finally:
-            signal.signal(signal.SIGTERM, handler)
             os.environ.clear()
             os.environ.update(variables)
         return subprocess.CompletedProcess(arguments, left.value.code, out.getvalue(), err.getvalue())

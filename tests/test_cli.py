@@ -419,7 +419,6 @@ def wait_for_ranks(process):
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "interrupted")])
 def test_what_fails_because_of_a_signal_is_told_as_the_signal(monkeypatch, capsys, number, said):
     """As a module whose import it cut short, and that others find half made."""
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def work(*_, **__):
@@ -431,15 +430,27 @@ def test_what_fails_because_of_a_signal_is_told_as_the_signal(monkeypatch, capsy
 
     monkeypatch.setattr("longcat.commands.run.run_flow", work)
     monkeypatch.setattr(sys, "argv", ["longcat", "run"])
-    try:
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
     assert left.value.code == 130
     err = capsys.readouterr().err
     assert err.startswith("error: ") and said in err and "NameError" not in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("arguments", [["presets"], ["presets", "nothing-of-the-kind"]])
+def test_a_signal_after_the_command_ends_the_process_without_a_word(number, arguments):
+    """As a second one, while Python takes the process down, or while the reason of the end is told."""
+    code = (
+        "import atexit, os, sys; from longcat import cli\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"
+        f"sys.argv = ['longcat', *{arguments}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == -number
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["run", *(stage.name for stage in STAGES)])

@@ -231,7 +231,7 @@ FIELDS = {
     "training.optimizer.epsilon": (1e-8, TRAINED),
     "training.optimizer.weight_decay": (0.2, TRAINED),
     "training.optimizer.max_gradient_norm": (2.0, TRAINED),
-    "training.optimizer.offload": (True, set()),
+    "training.optimizer.offload": (True, {"measurement"}),
     "training.optimizer.lazy_ngram_moments": (True, TRAINED),
     "training.balance.target_ffn_experts": (1.5, TRAINED),
     "training.balance.bias_update_rate": (1e-2, TRAINED),

@@ -10,13 +10,13 @@ import urllib.parse
 
 import pytest
 
-from longcat import cli, tracking
+from longcat import cli
 from longcat.artifact import Facts, Recipe, Workspace
 from longcat.config import load_config
 from longcat.errors import ConfigError, DataError, LongcatError
 from longcat.redaction import redact, redact_error, redact_tree, redacted_records
 from longcat.terminal import redirected_output
-from longcat.tracking import Tracker
+from longcat.tracking import Tracker, sender
 
 SECRET = "s3cr3t-of-mine"
 HUB = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
@@ -207,7 +207,7 @@ def test_a_manifest_holds_no_secret(tmp_path):
 
 
 def test_neither_journal_nor_warning_holds_a_secret(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "END_S", 0.5)
+    monkeypatch.setattr(sender, "END_S", 0.5)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
     monkeypatch.setenv("HF_TOKEN", HUB)
     config = load_config("smoke").model_copy(update={"experiment": HUB})

@@ -18,7 +18,7 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.disk import remove
 from longcat.errors import ConfigError, TrainingError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.checkpoint_folder import CheckpointFolder, model_folder
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.job import RESULT, Job
@@ -26,7 +26,7 @@ from longcat.training.layout import settle_layout
 from longcat.training.supervision import run_workers
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 6
+STAGE_VERSION = 7
 WORKER = "longcat.benchmark.worker"
 MEASUREMENT = "measurement.json"
 _PROCESSES, _KEPT = "processes", "settings"
@@ -119,7 +119,9 @@ def measure(
     workspace: Workspace,
     report: Reporter = no_progress,
 ) -> Artifact[MeasurementFacts]:
-    """Time training steps from a checkpoint's state, with the run's own settings and with each setting of the sweep.
+    """Time training steps from a checkpoint, with the run's own settings and with each setting of the sweep.
+
+    One that was trained here goes on from its state; one that holds weights only begins with an optimizer that has seen nothing.
 
     A measurement is kept like any artifact; delete it to measure again.
 
@@ -127,7 +129,7 @@ def measure(
         A `measurement` artifact: `measurement.json` (see `read_measurement`) and the profiler's `trace.json.gz`.
 
     Raises:
-        ConfigError: a setting of the sweep does not fit the batch, or the checkpoint has no state of training.
+        ConfigError: a setting of the sweep does not fit the batch.
         TrainingError: the timed processes failed.
     """
     import torch
@@ -142,6 +144,8 @@ def measure(
             "benchmark": {
                 name: value for name, value in identity(config.benchmark).items() if name not in _REPORT_FIELDS
             },
+            # a checkpoint does not know how steps from it are to be made, least of all one of others
+            "training": identity(config.training) | {"offload": config.training.optimizer.offload},
             "layout": [*astuple(layout.degrees), layout.precision, config.parallel.model_dump(mode="json")],
             "device": [accelerator.kind, accelerator.name, accelerator.count],
             "torch": torch.__version__,
@@ -151,11 +155,6 @@ def measure(
     )
 
     def build(directory: Path) -> MeasurementFacts:
-        if not CheckpointFolder(checkpoint.path).state.is_dir():
-            raise ConfigError(
-                f"{checkpoint.path} holds weights only, without the state of training that its steps are timed from; "
-                "benchmark takes a checkpoint that was trained here"
-            )
         settings = points(config, TokenCorpus.open(tokens.path).sequence_length, layout.degrees.processes)
         folder = directory / _PROCESSES
 
@@ -226,7 +225,7 @@ def time_steps(
     sequence_length: int | None = None,
     note: str = "timing training steps",
 ) -> Measurement:
-    """Time training steps from a checkpoint's state.
+    """Time training steps from a checkpoint's state, or from its weights where it has no state.
 
     Args:
         config: sections `model`, `training` and `benchmark`.
@@ -243,13 +242,16 @@ def time_steps(
     accelerator = choose(config.accelerator)
     layout = settle_layout(in_rows_of(config, sequence_length) if sequence_length else config, accelerator)
     directory.mkdir(parents=True, exist_ok=True)
+    state = CheckpointFolder(checkpoint.path).state
+    has_state = state.is_dir()
     job = Job(
         config=config.model_dump(mode="json"),
         layout=layout,
         tokens=str(tokens.path),
         directory=str(directory),
         workspace=str(tokens.path.parents[1]),
-        start_from=str(CheckpointFolder(checkpoint.path).state),
+        start_from=str(state) if has_state else None,
+        weights=None if has_state else str(model_folder(checkpoint.path)),
         sequence_length=sequence_length,
     )
 

@@ -14,6 +14,7 @@ from longcat.benchmark import measuring
 from longcat.benchmark.traffic import watched
 from longcat.training import checkpoint
 from longcat.training.balance import load_metrics
+from longcat.training.given_weights import load_weights
 from longcat.training.job import RESULT
 from longcat.training.trainer import phase_of
 from longcat.training.worker import Worker, run
@@ -23,6 +24,8 @@ def measure(worker: Worker) -> None:
     """Time and profile training steps from a given state; the updated weights are discarded."""
     if worker.job.start_from:
         checkpoint.load(Path(worker.job.start_from), worker.trainer.weights, worker.trainer.optimizers)
+    elif worker.job.weights:
+        load_weights(Path(worker.job.weights), worker.trainer.weights)
     settings, first = worker.config.benchmark, worker.config.training.steps
     peak_of = partial(measuring.machine_peak, worker.trainer.compute) if worker.accelerator.kind == "cpu" else None
     seconds, results, peaks = measuring.time_windows(worker.step, first, settings, worker.accelerator, peak_of)

@@ -39,7 +39,6 @@ def dispatch(
     from longcat.errors import UserError
     from longcat.evaluation.local_services.comparison import compare
     from longcat.local_services.city import make_scene
-    from longcat.local_services.greedy import nearest_free
     from longcat.local_services.text import LANGUAGES
     from longcat.progress import Progress
     from longcat.terminal import Display, print_dispatch
@@ -67,9 +66,9 @@ def dispatch(
             display(Progress("dispatch", done, turns, name))
             done += 1
 
-        found = compare(scene, {**({"model": model} if model else {}), "greedy": nearest_free}, tell)
-        if model is not None and model.cut:
-            display.warn(f"{model.cut} questions were too long for the model and lost their beginning")
+        found = compare(scene, model, tell)
+        if found.cut_questions:
+            display.warn(f"{found.cut_questions} questions were too long for the model and lost their beginning")
     if output is not None:
         from longcat.disk import disk_errors, write_text
         from longcat.evaluation.local_services.dispatch_page import render
@@ -86,7 +85,7 @@ def dispatch(
 
 def _read(path: Path) -> Scene:
     from longcat.errors import DataError
-    from longcat.local_services.city import scene_from_json
+    from longcat.local_services.city import hour_from_json
     from longcat.unpacking import read_json
 
     try:
@@ -95,16 +94,15 @@ def _read(path: Path) -> Scene:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
-    scene = scene_from_json(document, str(path))
-    if not scene.orders:
-        raise DataError(f"{path}: orders: there is none")
-    return scene
+    return hour_from_json(document, str(path))
 
 
 def _model(
     checkpoint: str, accelerator: str, precision: str, workspace: Path, scene: Scene, language: str
 ) -> ModelDispatcher:
     from longcat.evaluation.local_services.dispatcher import ModelDispatcher
+    from longcat.evaluation.local_services.preference import preference_of
     from longcat.inference.runner import Runner
 
-    return ModelDispatcher(Runner(open_named(checkpoint, workspace, accelerator, precision)), scene, language)
+    runner = Runner(open_named(checkpoint, workspace, accelerator, precision))
+    return ModelDispatcher(preference_of(runner), scene, language)

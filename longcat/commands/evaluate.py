@@ -88,12 +88,14 @@ def _compare(names: list[str], workspace: Path, score: Callable[[str], str], as_
     from longcat.evaluation.comparison import compare
     from longcat.evaluation.finding import find_evaluation
     from longcat.evaluation.stage import EvaluationFacts
+    from longcat.training.given_state import state_as_checkpoint
 
     space = Workspace(workspace.expanduser().resolve())
     evaluations = []
     for name in names:
-        found = find_evaluation(name, space)
-        evaluations.append(found or open_artifact(Path(score(name)), EvaluationFacts))
+        checkpoint = state_as_checkpoint(name, space)
+        found = find_evaluation(checkpoint, space)
+        evaluations.append(found or open_artifact(Path(score(checkpoint)), EvaluationFacts))
     digests = [one.digest for one in evaluations]
     for number, digest in enumerate(digests):
         if digest in digests[:number]:

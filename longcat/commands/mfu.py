@@ -300,7 +300,7 @@ def _read(log: Path | None, mlflow_run: str | None, tracking_uri: str, context: 
 
     if log is not None:
         return read_log(log, context)
-    from longcat.tracking import metric_histories
+    from longcat.tracking.store import metric_histories
 
     assert mlflow_run is not None
     return read_metrics(metric_histories(tracking_uri, mlflow_run, [*METRICS, TOKENS_SEEN]), mlflow_run, context)

@@ -13,7 +13,7 @@ def open_named(checkpoint: str, workspace: Path, accelerator: str, precision: st
     """Open a checkpoint by the options that commands have for it.
 
     Args:
-        checkpoint: a folder, or the first characters of a digest.
+        checkpoint: a folder, the first characters of a digest, or a state of a run (`longcat.training.given_state`).
         workspace: where digests are looked for; one that is not there is not made for this.
         accelerator: `auto`, `npu`, `cuda` or `cpu`.
         precision: `auto`, `fp32` or `bf16`.
@@ -25,6 +25,8 @@ def open_named(checkpoint: str, workspace: Path, accelerator: str, precision: st
     from longcat.accelerator import choose
     from longcat.artifact import Workspace
     from longcat.inference.opening import open_checkpoint, read_precision
+    from longcat.training.given_state import state_as_checkpoint
 
     space = Workspace(workspace) if workspace.is_dir() else None
-    return open_checkpoint(checkpoint, space, choose(accelerator), read_precision(precision))
+    named = state_as_checkpoint(checkpoint, space)
+    return open_checkpoint(named, space, choose(accelerator), read_precision(precision))

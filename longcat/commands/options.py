@@ -21,7 +21,8 @@ WorkspacePath = Annotated[
     Path, typer.Option("--workspace", "-w", metavar="DIR", envvar="LONGCAT_WORKSPACE", help="Folder for results.")
 ]
 CHECKPOINT_HELP = (
-    "Folder of a checkpoint or of a Hugging Face model, or the first characters of a digest in the workspace."
+    "Folder of a checkpoint or of a Hugging Face model, the first characters of a digest in the workspace, or DIGEST@STEP "
+    "for the state of a run after so many steps."
 )
 Rehash = Annotated[
     bool,

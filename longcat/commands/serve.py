@@ -39,6 +39,10 @@ def serve(
         int, typer.Option(min=1, help="Most tokens that the cache of all texts holds; never less than one text's.")
     ] = 65_536,
     max_body_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 1 << 20,
+    max_dispatch_orders: Annotated[
+        int, typer.Option(min=1, help="Most orders of an hour that is dispatched, and most couriers.")
+    ] = 100,
+    max_dispatch_s: Annotated[float, typer.Option(min=0.1, help="Most seconds that a dispatch takes.")] = 60.0,
     grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests have after SIGTERM or Ctrl-C.")
     ] = 30.0,
@@ -46,7 +50,7 @@ def serve(
     precision: PrecisionName = "auto",
     workspace: WorkspacePath = Path("workspace"),
 ) -> None:
-    """Serve a model to OpenAI's clients: /v1/completions, /v1/chat/completions, /v1/models, /health and /metrics."""
+    """Serve a model to OpenAI's clients: /v1/completions, /v1/chat/completions, /v1/models, /health and /metrics; and dispatch at /v1/dispatch."""
     from longcat.serve.app import Settings, build
     from longcat.serve.engine import Engine
     from longcat.serve.server import listen
@@ -58,8 +62,10 @@ def serve(
         window = opened.window if max_length is None else max_length
         if window > opened.window:
             raise ConfigError(f"--max-length {max_length}: the model has {opened.window} positions")
-        settings = Settings(name or opened.path.name, window, max_chat_tokens, max_body_bytes, key)
-        engine = Engine(opened, texts=max_texts, cached_tokens=max_cached_tokens, queue=max_queue)
+        settings = Settings(
+            name or opened.path.name, window, max_chat_tokens, max_body_bytes, max_dispatch_orders, max_dispatch_s, key
+        )
+        engine = Engine(opened, texts=max_texts, cached_tokens=max_cached_tokens, queue=max_queue, window=window)
         if key is None and not _is_loopback(host):
             print(f"warning: whoever reaches {host} may use this model, there is no --api-key-file", file=sys.stderr)
         at = f"[{host}]" if ":" in host else host

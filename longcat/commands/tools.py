@@ -102,7 +102,7 @@ def sync(workspace: WorkspacePath = Path("workspace")) -> None:
     from longcat.artifact import Workspace
     from longcat.disk import disk_errors, private_files
     from longcat.terminal import redirected_output
-    from longcat.tracking import sync as send
+    from longcat.tracking.sync import sync as send
 
     space, warnings = Workspace(workspace), list[str]()
     try:
@@ -125,7 +125,7 @@ def ui(
 ) -> None:
     """Serve the pages of MLflow and Prefect for a workspace, until Ctrl-C."""
     from longcat.artifact import Workspace
-    from longcat.tracking import prepare
+    from longcat.tracking.store import prepare
     from longcat.ui import serve
 
     path = workspace.expanduser().resolve()

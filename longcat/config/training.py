@@ -198,7 +198,7 @@ class TrainingConfig(Section):
     keep_checkpoints: Annotated[int, RUNTIME] = Field(default=2, ge=1)
     """Number of latest checkpoints kept while training."""
     keep_every_steps: Annotated[int, RUNTIME] = Field(default=0, ge=0)
-    """Checkpoints after multiples of this number of steps are kept as well, until training is finished; 0 keeps none of them."""
+    """Checkpoints after multiples of this number of steps are kept as well, and of a finished run their weights; 0 keeps none."""
     asynchronous_checkpoints: Annotated[bool, RUNTIME] = True
     """Let training go on while a checkpoint is written: a step waits for a copy in the host's memory only, which needs as much
     of it as weights and optimizer state take."""

@@ -1,4 +1,4 @@
-"""Bootstrap of the difference between two checkpoints over the same items (Efron and Tibshirani 1993, chapters 13 and 16)."""
+"""Bootstrap over items: of a score, and of the difference between two checkpoints (Efron and Tibshirani 1993, chapters 6, 13, 16)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,29 @@ class Difference:
     def value(self) -> float:
         """Return the difference."""
         return self.second - self.first
+
+
+def standard_error(
+    values: Sequence[float] | np.ndarray,
+    weights: Sequence[float] | np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> float | None:
+    """Return the standard error of sum(values) / sum(weights) over items that are drawn together; None for fewer than two.
+
+    Args:
+        values: bits of each item, for example a document.
+        weights: bytes of each item.
+        seed: of the draws.
+        resamples: number of draws.
+    """
+    pairs = np.stack([np.asarray(values, np.float64), np.asarray(weights, np.float64)])
+    if pairs.shape[1] < 2:
+        return None
+    drawn, of = _draws(pairs.shape[1], resamples, seed, pairs)
+    some = of > 0  # a draw of items without bytes has no score
+    return float((drawn[some] / of[some]).std(ddof=1)) if some.sum() > 1 else None
 
 
 def paired(

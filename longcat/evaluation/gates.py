@@ -37,7 +37,15 @@ def is_score(name: str) -> bool:
     metric = name.rpartition("/")[2]
     if metric.endswith(("_stderr", "_chance")) or metric.startswith(("unigram_", "ngram_")):
         return False
-    return metric not in ("documents", "truncated", "few_shot", "sequences", "bytes", "baseline_tokens")
+    return metric not in (
+        "documents",
+        "truncated",
+        "few_shot",
+        "sequences",
+        "held_out_documents",
+        "bytes",
+        "baseline_tokens",
+    )
 
 
 def judge(gates: Sequence[Gate], scores: Mapping[str, float], champion: Mapping[str, float] | None) -> list[Judgement]:

@@ -13,8 +13,9 @@ from longcat.config import PipelineConfig
 from longcat.corpus.loader import Loader
 from longcat.corpus.shards import Batch, TokenCorpus
 from longcat.disk import write_text
+from longcat.evaluation.bootstrap import standard_error
 from longcat.evaluation.ngram import NGram
-from longcat.evaluation.perplexity import bytes_of_targets, target_bits
+from longcat.evaluation.perplexity import by_document, bytes_of_targets, documents_of, target_bits
 from longcat.evaluation.suites import Checkpoint, Scores, Suite
 from longcat.progress import Progress
 
@@ -42,15 +43,18 @@ def _run(checkpoint: Checkpoint) -> Scores:
     config, corpus, report = checkpoint.config, checkpoint.corpus, checkpoint.report
     evaluation = config.evaluation
     _, held_out = held_out_rows(config, corpus)
-    sizes = bytes_of_targets(held_out, corpus.token_bytes).sum(1)
-    bits_of_rows = target_bits(
+    bytes_of = bytes_of_targets(held_out, corpus.token_bytes)
+    bits_of = target_bits(
         checkpoint.model,
         held_out,
         evaluation.batch_sequences,
         lambda done: report(Progress("evaluate", done / len(held_out), 1, f"{done} held-out sequences")),
         mask_documents=config.training.mask_documents,
         device=checkpoint.opened.device,
-    ).sum(1)
+    )
+    sizes, bits_of_rows = bytes_of.sum(1), bits_of.sum(1)
+    costs, lengths = by_document(documents_of(held_out), bits_of, bytes_of)
+    error = standard_error(costs, lengths)
     size, bits = int(sizes.sum()), float(bits_of_rows.sum())
     lines = [
         json.dumps({"sequence": hashlib.sha256(row.tobytes()).hexdigest()[:16], "bits": cost, "bytes": length}) + "\n"
@@ -68,9 +72,12 @@ def _run(checkpoint: Checkpoint) -> Scores:
         "unigram_bits_per_byte": float(baseline[0]) / size,
         "ngram_bits_per_byte": float(baseline[-1]) / size,
         "sequences": float(len(held_out)),
+        "held_out_documents": float(len(costs)),
         "bytes": float(size),
         "baseline_tokens": float(rows.learnt),
     }
+    if error is not None:
+        figures["bits_per_byte_stderr"] = error
     order = evaluation.ngram_order
     headline = f"{figures['bits_per_byte']:.3f} bits/byte ({order}-gram {figures['ngram_bits_per_byte']:.3f})"
     return Scores({"held_out": figures}, _markdown(figures, order), headline)
@@ -78,10 +85,12 @@ def _run(checkpoint: Checkpoint) -> Scores:
 
 def _markdown(figures: Mapping[str, float], order: int) -> str:
     bits, unigram, ngram = (figures[name] for name in ("bits_per_byte", "unigram_bits_per_byte", "ngram_bits_per_byte"))
+    error = figures.get("bits_per_byte_stderr")
+    within = "" if error is None else f" ± {error:.3f}"
     verdict = f"below the {order}-gram baseline" if bits < ngram else f"not below the {order}-gram baseline"
     return f"""## Held-out text
 
-Held-out text costs **{bits:.3f} bits per byte**, {verdict}.
+Held-out text costs **{bits:.3f}{within} bits per byte**, {verdict}.
 
 | | bits per byte | against the model |
 | --- | ---: | ---: |
@@ -89,7 +98,8 @@ Held-out text costs **{bits:.3f} bits per byte**, {verdict}.
 | {order}-gram, same training tokens | {ngram:.3f} | {ngram / bits - 1:+.1%} |
 | unigram, same training tokens | {unigram:.3f} | {unigram / bits - 1:+.1%} |
 
-Measured on {figures["sequences"]:,.0f} held-out sequences ({figures["bytes"]:,.0f} bytes). The baselines are counted over the \
+Measured on {figures["sequences"]:,.0f} held-out sequences ({figures["bytes"]:,.0f} bytes) of {figures["held_out_documents"]:,.0f} \
+documents; ± is the standard error of a bootstrap over them. The baselines are counted over the \
 {figures["baseline_tokens"]:,.0f} tokens that the checkpoint was trained on.
 """
 

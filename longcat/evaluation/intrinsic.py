@@ -23,8 +23,9 @@ from longcat.corpus.origins import held_out_sources
 from longcat.corpus.shards import Batch
 from longcat.corpus.tokenizer import decode
 from longcat.errors import ArtifactError
+from longcat.evaluation.bootstrap import standard_error
 from longcat.evaluation.held_out import held_out_rows
-from longcat.evaluation.perplexity import bytes_of_targets
+from longcat.evaluation.perplexity import by_document, bytes_of_targets, documents_of
 from longcat.evaluation.suites import Checkpoint, Scores, Suite
 from longcat.evaluation.token_kinds import KINDS, kinds_of
 from longcat.model.transformer import LongcatModel
@@ -51,20 +52,22 @@ def _run(checkpoint: Checkpoint) -> Scores:
     learnt = rows.targets != IGNORE
     by_target = np.where(learnt, kinds[rows.targets.clip(min=0)], -1)
     names, languages = _documents(config, checkpoint, numbers, rows)
+    seen_in = documents_of(rows)
     result: dict[str, Any] = {
-        "by source": _bits_by(names, seen["bits"], sizes, learnt),
-        "by language": _bits_by(languages, seen["bits"], sizes, learnt),
-        "by kind of token": _bits_by(by_target, seen["bits"], sizes, learnt, KINDS),
+        "by source": _bits_by(names, seen["bits"], sizes, learnt, seen_in),
+        "by language": _bits_by(languages, seen["bits"], sizes, learnt, seen_in),
+        "by kind of token": _bits_by(by_target, seen["bits"], sizes, learnt, seen_in, KINDS),
         "by position": by_position(seen["bits"], sizes, learnt),
         "calibration": calibration(seen["top"][learnt], seen["right"][learnt]),
         "experts": seen["experts"],
     }
     write_json(checkpoint.directory / RESULT, result)
     scores = {
-        f"bits_per_byte.{short}.{_UNSAFE.sub('_', name)}": one["bits_per_byte"]
+        f"bits_per_byte.{short}.{_UNSAFE.sub('_', name)}{ending}": one[figure]
         for group, short in (("by source", "source"), ("by language", "language"), ("by kind of token", "kind"))
         for name, one in result[group].items()
-        if one["bits_per_byte"] is not None
+        for figure, ending in (("bits_per_byte", ""), ("stderr", "_stderr"))
+        if one[figure] is not None
     }
     error = result["calibration"]["ece"]
     zero = seen["experts"]["zero_fraction"]
@@ -217,13 +220,24 @@ def _documents(
 
 
 def _bits_by(
-    groups: np.ndarray, bits: np.ndarray, sizes: np.ndarray, learnt: np.ndarray, names: Sequence[str] | None = None
+    groups: np.ndarray,
+    bits: np.ndarray,
+    sizes: np.ndarray,
+    learnt: np.ndarray,
+    documents: np.ndarray,
+    names: Sequence[str] | None = None,
 ) -> dict[str, dict[str, float | None]]:
+    """Sum bits over bytes for each group; `stderr` is that of bits per byte, over the `documents` that have some of it."""
     found = {}
     for group in sorted(set(groups[learnt].tolist())):
         inside = learnt & (groups == group)
         if group != "":
-            found[names[group] if names else group] = _ratio(bits[inside], sizes[inside], learnt[inside])
+            costs, lengths = by_document(documents[inside], bits[inside], sizes[inside])
+            found[names[group] if names else group] = {
+                **_ratio(bits[inside], sizes[inside], learnt[inside]),
+                "documents": float(len(costs)),
+                "stderr": standard_error(costs, lengths),
+            }
     return found
 
 
@@ -241,8 +255,9 @@ def _markdown(result: Mapping[str, Any]) -> str:
     lines = ["## Held-out text, from inside", ""]
     for group in ("by source", "by language", "by kind of token"):
         head = group.removeprefix("by ")
-        lines += [f"| {head} | bits per byte | bits per token | tokens |", "| --- | ---: | ---: | ---: |"]
-        lines += [_line(name, one) for name, one in result[group].items()] + [""]
+        lines += [f"| {head} | bits per byte | ± stderr | bits per token | tokens | documents |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+        lines += [_line_of_group(name, one) for name, one in result[group].items()] + [""]
     lines += ["| position | bits per byte | bits per token | tokens |", "| --- | ---: | ---: | ---: |"]
     lines += [_line(f"from {one['first']:.0f} on", one) for one in result["by position"]] + [""]
     found = result["calibration"]
@@ -268,6 +283,11 @@ def _markdown(result: Mapping[str, Any]) -> str:
 def _line(name: str, one: Mapping[str, float | None]) -> str:
     cells = [f"{one[key]:.3f}" if one[key] is not None else "n/a" for key in ("bits_per_byte", "bits_per_token")]
     return f"| {markdown_text(name)} | {' | '.join(cells)} | {one['tokens']:,.0f} |"
+
+
+def _line_of_group(name: str, one: Mapping[str, float | None]) -> str:
+    cells = ["n/a" if one[key] is None else f"{one[key]:.3f}" for key in ("bits_per_byte", "stderr", "bits_per_token")]
+    return f"| {markdown_text(name)} | {' | '.join(cells)} | {one['tokens']:,.0f} | {one['documents']:,.0f} |"
 
 
 SUITE = Suite(run=_run)

@@ -46,7 +46,11 @@ blockquote.right { border-left-color: #2b8a3e; } blockquote.wrong { border-left-
 {% if pictures.position %}<h2>Held-out text, from inside</h2>
 {{ picture("position", "Bits per byte by position in the sequence") }}
 {{ picture("kinds", "Bits per byte by source, language and kind of token") }}
-<p class="note">From above: by source (black), by language (grey), by kind of token (blue).</p>
+<p class="note">From above: by source (black), by language (grey), by kind of token (blue), ± standard errors (orange).</p>
+<table class="stack"><thead><tr><th>held-out text</th><th class="n">bits per byte</th><th class="n">± standard error</th><th class="n">documents</th></tr></thead><tbody>
+{% for name, one in groups %}<tr><td class="wrap title">{{ name }}</td><td class="n" data-label="bits per byte">{{ one.bits_per_byte|number }}</td><td class="n" data-label="± standard error">{{ one.stderr|number }}</td><td class="n" data-label="documents">{{ "{:,.0f}".format(one.documents) }}</td></tr>
+{% endfor %}</tbody></table>
+<p class="note">Standard errors are those of a bootstrap over documents; one that goes on in another row of tokens is another one there.</p>
 <h2>Can its probabilities be believed?</h2>
 {{ picture("calibration", "How often the likeliest token is right, over its probability") }}
 <p class="note">On the line the model is right as often as it says. Mean distance (expected calibration error): {{ ece|number }}.</p>
@@ -77,6 +81,7 @@ def write(directory: Path, scores: Mapping[str, Mapping[str, float]], lead: str)
         lead=lead,
         rows=table(scores),
         pictures=pictures,
+        groups=[] if inside is None else [of for group in ("by source", "by language") for of in inside[group].items()],
         ece=None if inside is None else inside["calibration"]["ece"],
         answers=answers(directory / "samples"),
     )
@@ -95,7 +100,7 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
                     "subject": subject,
                     "metric": metric.replace("_", " "),
                     "value": value,
-                    "items": metrics.get("documents", metrics.get("sequences")),
+                    "items": metrics.get("documents", metrics.get("held_out_documents")),
                     "stderr": metrics.get(f"{metric}_stderr"),
                     "chance": metrics.get(f"{metric}_chance", metrics.get(f"unigram_{metric}")),
                 }
@@ -149,13 +154,15 @@ def _position(inside: Mapping[str, Any], narrow: bool) -> Figure:
 
 def _kinds(inside: Mapping[str, Any], narrow: bool) -> Figure:
     groups = [
-        (name, one["bits_per_byte"], colour)
+        (name, one["bits_per_byte"], one["stderr"] or 0, colour)
         for group, colour in (("by source", INK), ("by language", GREY), ("by kind of token", BLUE))
         for name, one in list(inside[group].items())[:12]
         if one["bits_per_byte"] is not None
     ]
     figure, axes = canvas(0.9 + 0.27 * len(groups), narrow)
-    axes.barh(range(len(groups)), [value for _, value, _ in groups], color=[colour for *_, colour in groups])
+    values, errors = [value for _, value, *_ in groups], [error for *_, error, _ in groups]
+    colours = [colour for *_, colour in groups]
+    axes.barh(range(len(groups)), values, xerr=errors, color=colours, ecolor=ORANGE)
     axes.set_yticks(range(len(groups)), [name[:24] for name, *_ in groups], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("bits per byte")

@@ -51,6 +51,28 @@ def target_bits(
     return bits
 
 
+def documents_of(rows: Batch) -> np.ndarray:
+    """Return a number for each token's document, int64 `[rows, length]`; -1 for padding.
+
+    A document that goes on in another row is another one there.
+    """
+    longest = int(rows.documents.max(initial=0)) + 1
+    numbers = rows.documents + longest * np.arange(len(rows))[:, None]
+    return np.where(rows.documents < 0, -1, numbers).astype(np.int64)
+
+
+def by_document(documents: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
+    """Sum values over the documents that their tokens belong to, in order of the documents.
+
+    Args:
+        documents: of each value, see `documents_of`; values of padding are left out.
+        values: arrays of the same shape.
+    """
+    inside = documents >= 0
+    found, place = np.unique(documents[inside], return_inverse=True)
+    return [np.bincount(place, of[inside], len(found)) for of in values]
+
+
 def bytes_of_targets(rows: Batch, token_bytes: np.ndarray) -> np.ndarray:
     """Return the UTF-8 bytes of every target, int64 `[rows, length]`; 0 where it is ignored."""
     found: np.ndarray = np.where(rows.targets == IGNORE, 0, token_bytes[rows.targets]).astype(np.int64)

@@ -24,7 +24,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 7
+STAGE_VERSION = 8
 _KEPT = "suites"
 """Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 

@@ -68,7 +68,13 @@ class Decoder:
     """
 
     def __init__(
-        self, checkpoint: OpenCheckpoint, *, rows: int = 32, tokens: int = 65_536, survives: bool = False
+        self,
+        checkpoint: OpenCheckpoint,
+        *,
+        rows: int = 32,
+        tokens: int = 65_536,
+        together: int = 1,
+        survives: bool = False,
     ) -> None:
         """Make a decoder without texts.
 
@@ -76,10 +82,12 @@ class Decoder:
             checkpoint: the model.
             rows: most texts at a time.
             tokens: most tokens that the cache holds, with padding; no fewer than the model reads of one text.
+            together: texts that wait until so many can begin, while others are continued: a pass over prompts costs as much
+                as a step over all rows, so that more than 1 gives more tokens in all, and a later beginning to each.
             survives: an error in a step, as of memory that is full, is not raised. Its texts go on one at a time from where
                 they are, and one that fails again ends with an event that has the error.
         """
-        self._survives = survives
+        self._survives, self._together = survives, together
         self._checkpoint, self._model = checkpoint, checkpoint.model
         self._most_rows, self._most_tokens = rows, max(tokens, checkpoint.window)
         self._waiting: deque[_Row] = deque()
@@ -173,6 +181,8 @@ class Decoder:
     def _admit(self) -> list[_Row]:
         """Take texts from the queue for which there is room, as long as their prompts are computed together."""
         joining: list[_Row] = []
+        if self._active and self._most_rows - len(self._active) < min(self._together, len(self._waiting)):
+            return joining
         while self._waiting and len(self._active) + len(joining) < self._most_rows:
             row, others = self._waiting[0], [*self._active, *joining]
             widest = max([row.needed, *(other.needed for other in others)])

@@ -15,6 +15,8 @@ from longcat.inference.requests import Continuation, Generated, Likelihood, Prom
 
 OnDone = Callable[[int], None]
 """Hears how many requests are answered."""
+TOGETHER = 4
+"""Texts begin when one in so many of the rows is free."""
 
 
 def _ignore(done: int) -> None:
@@ -100,7 +102,8 @@ class Runner:
         Raises:
             ConfigError: `max_tokens` leaves no room for a prompt.
         """
-        decoder = Decoder(self.checkpoint, rows=self._rows, tokens=4 * self._tokens)
+        together = max(1, self._rows // TOGETHER)
+        decoder = Decoder(self.checkpoint, rows=self._rows, tokens=4 * self._tokens, together=together)
         dropped: list[int] = []
         for prompt in prompts:
             room = self.window - prompt.sampling.max_tokens

@@ -58,7 +58,7 @@ def choose(logits: Tensor, settings: Sequence[Sampling], chances: Sequence[rando
         settings: of each row.
         chances: random numbers of each row, of which one that samples takes one.
     """
-    tokens = logits.argmax(-1)
+    tokens = logits.max(-1).indices  # as argmax, which takes three times as long on a CPU
     sampled = [row for row, of in enumerate(settings) if of.temperature > 0]
     if sampled:
         some = sampled if len(sampled) < len(settings) else slice(None)

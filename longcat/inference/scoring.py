@@ -36,7 +36,7 @@ def score_tokens(model: LongcatModel, states: Tensor, places: Sequence[int], tar
     nats, greedy = [], []
     for start in range(0, len(states), chunk):
         logits = model.predict(states[start : start + chunk])
-        total, best = logits.logsumexp(-1), logits.argmax(-1)
+        total, best = logits.logsumexp(-1), logits.max(-1).indices
         here = (at >= start) & (at < start + chunk) if len(states) > chunk else slice(None)
         rows, tokens = at[here] - start, wanted[here]
         nats.append(logits[rows, tokens] - total[rows])

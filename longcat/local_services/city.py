@@ -25,6 +25,8 @@ SPEED_M_PER_MINUTE = 250
 DAY_MINUTES = 24 * 60
 _MOST = 1_000_000
 """Largest number in a file: solvers count with limited ones."""
+_MOST_SHOWN = 80
+"""Characters of a value that a message shows."""
 PROMISE_MINUTES = 30
 """Shortest time between an order and the minute for which its delivery is promised."""
 
@@ -221,6 +223,18 @@ def scene_from_json(document: Any, where: str) -> Scene:
     return scene
 
 
+def hour_from_json(document: Any, where: str) -> Scene:
+    """Read a scene in which there is something to dispatch, see `scene_from_json`.
+
+    Raises:
+        DataError: also where there are no orders.
+    """
+    scene = scene_from_json(document, where)
+    if not scene.orders:
+        raise DataError(f"{where}: orders: there is none")
+    return scene
+
+
 def _check(scene: Scene, where: str) -> None:
     shops = {merchant.id: merchant for merchant in scene.city.merchants}
     groups: tuple[tuple[str, tuple[Merchant | Courier | Order, ...]], ...] = (
@@ -232,7 +246,9 @@ def _check(scene: Scene, where: str) -> None:
         seen: dict[str, int] = {}
         for index, thing in enumerate(things):
             if thing.id in seen:
-                raise DataError(f"{where}: {name}[{index}].id: {thing.id!r} is that of {name}[{seen[thing.id]}], too")
+                raise DataError(
+                    f"{where}: {name}[{index}].id: {_shown(thing.id)} is that of {name}[{seen[thing.id]}], too"
+                )
             seen[thing.id] = index
             for field, place in vars(thing).items():
                 if isinstance(place, Place) and not scene.city.holds(place):
@@ -243,13 +259,13 @@ def _check(scene: Scene, where: str) -> None:
     for index, courier in enumerate(scene.couriers):
         _number(courier.capacity, f"{where}: couriers[{index}]{_named(courier.id)}.capacity", least=1)
     if scene.orders and not scene.couriers:
-        raise DataError(f"{where}: couriers: there is none who could carry order {scene.orders[0].id!r}")
+        raise DataError(f"{where}: couriers: there is none who could carry order {_shown(scene.orders[0].id)}")
     for index, order in enumerate(scene.orders):
         place = f"{where}: orders[{index}]{_named(order.id)}"
         if order.merchant not in shops:
-            raise DataError(f"{place}.merchant: {order.merchant!r} is none of the city's {len(shops)} merchants")
+            raise DataError(f"{place}.merchant: {_shown(order.merchant)} is none of the city's {len(shops)} merchants")
         if order.pickup != shops[order.merchant].place:
-            raise DataError(f"{place}.pickup: differs from the place of merchant {order.merchant!r}")
+            raise DataError(f"{place}.pickup: differs from the place of merchant {_shown(order.merchant)}")
         if order.ready < order.placed:
             raise DataError(f"{place}.ready: {order.ready} is before placed, {order.placed}")
         if order.due < order.ready:
@@ -263,7 +279,7 @@ def _fields(value: Any, kind: type, where: str) -> dict[str, Any]:
     for name in sorted(names - value.keys()):
         raise DataError(f"{where}: field {name!r} is missing")
     for name in sorted(value.keys() - names, key=str):
-        raise DataError(f"{where}: unknown field {name!r}; there are: {', '.join(sorted(names))}")
+        raise DataError(f"{where}: unknown field {_shown(name)}; there are: {', '.join(sorted(names))}")
     return value
 
 
@@ -279,20 +295,30 @@ def _all(value: Any, where: str, kind: Any) -> tuple[Any, ...]:
 
 def _named(name: Any) -> str:
     """Return what a message calls a thing beside its number; nothing for what is no name."""
-    return f" (id {name!r})" if isinstance(name, str) and name else ""
+    return f" (id {_shown(name)})" if isinstance(name, str) and name else ""
+
+
+def _shown(value: Any) -> str:
+    """Return a value of a file as it is shown in a message: its beginning, and of lists and objects what they are."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _number(value: Any, where: str, *, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DataError(f"{where}: expected a whole number of at least {least}, found {value!r}")
+        raise DataError(f"{where}: expected a whole number of at least {least}, found {_shown(value)}")
     if value > _MOST:
-        raise DataError(f"{where}: {value} is more than {_MOST:,}")
+        raise DataError(f"{where}: {_shown(value)} is more than {_MOST:,}")
     return value
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
-        raise DataError(f"{where}: expected a text that is not empty, found {value!r}")
+        raise DataError(f"{where}: expected a text that is not empty, found {_shown(value)}")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise DataError(f"{where}: {_shown(value)} holds half a character, which is no Unicode")
     return value
 
 

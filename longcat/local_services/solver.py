@@ -64,7 +64,7 @@ def best_choice(decision: Decision) -> Choice:
     return Choice(best.courier, best.route)
 
 
-def hindsight(scene: Scene, known: Hour, effort: float | None = None) -> Hindsight:
+def hindsight(scene: Scene, known: Hour, effort: float | None = None, seconds: float | None = None) -> Hindsight:
     """Search for the least cost of a whole hour whose orders are known beforehand.
 
     One circuit goes through the start of courier 0, his stops, the start of courier 1, and so on. What holds is what holds in the
@@ -74,6 +74,7 @@ def hindsight(scene: Scene, known: Hour, effort: float | None = None) -> Hindsig
         scene: couriers and orders.
         known: an hour that was simulated, to start from.
         effort: limit of CP-SAT's deterministic time; `EFFORT` if None.
+        seconds: limit of its time on the clock, where somebody waits for the answer; what is found then depends on the machine.
 
     Raises:
         UserError: OR-Tools is not installed.
@@ -141,6 +142,8 @@ def hindsight(scene: Scene, known: Hour, effort: float | None = None) -> Hindsig
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
     solver.parameters.max_deterministic_time = EFFORT if effort is None else effort
+    if seconds is not None:
+        solver.parameters.max_time_in_seconds = seconds
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.UNKNOWN):  # what was simulated is a solution
         raise RuntimeError(f"CP-SAT ended with {solver.status_name(status)}")

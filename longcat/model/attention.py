@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from longcat.config import ModelConfig
 from longcat.model.context import ForwardContext
 from longcat.model.indexer import Indexer, IndexerOutput
+from longcat.model.merged_attention import MergedAttention
 from longcat.model.module import Module
 from longcat.model.norm import RMSNorm
 from longcat.model.places import local
@@ -45,8 +46,11 @@ class LatentAttention(Module):
         self.kv_a_layernorm = RMSNorm(self.kv_rank, LORA_NORM_EPS)
         self.kv_b_proj = nn.Linear(self.kv_rank, self.heads * (self.nope_dim + self.v_dim), bias=False)
         self.o_proj = nn.Linear(self.heads * self.v_dim, hidden, bias=bias)
+        self.is_sparse = config.sparse_attention is not None
         sparse = config.sparse_attention if owns_indexer else None
         self.indexer = None if sparse is None else Indexer(config, sparse)
+        self.merged: MergedAttention | None = None
+        """For single tokens after cached ones, in inference with weights that stay as they are; where it was made."""
 
     def forward(
         self, x: Tensor, context: ForwardContext, sublayer: int, selection: IndexerOutput | None = None
@@ -63,12 +67,14 @@ class LatentAttention(Module):
             The output, of x's shape; what the indexer chose; in training the indexer's summed loss.
         """
         places = context.places
+        if self.merged is not None and x.shape[1] == 1 and context.cache is not None and context.cache.length > 1:
+            return self.merged(x, context, sublayer), None, None
         compressed = self.q_a_layernorm(self.q_a_proj(x), self.q_scale)
         if self.indexer is not None and selection is None and context.phase != "dense":
             selection = self.indexer(x, compressed, context, sublayer // 2)
         q = F.linear(places.to_heads(compressed), local(self.q_b_proj.weight))
-        q_nope, q_rope = self._by_heads(q, self.rope_dim).split([self.nope_dim, self.rope_dim], dim=-1)
-        latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_rank, self.rope_dim], dim=-1)
+        q_nope, q_rope = self._by_heads(q, self.rope_dim).split_with_sizes([self.nope_dim, self.rope_dim], -1)
+        latent, k_rope = self.kv_a_proj_with_mqa(x).split_with_sizes([self.kv_rank, self.rope_dim], -1)
         latent = self.kv_a_layernorm(latent, self.kv_scale)
         q_rope = self.operators.run(rotate, q_rope, *context.turn_heads)
         k_rope = self.operators.run(rotate, k_rope.unsqueeze(2), *context.turn).squeeze(2)
@@ -88,7 +94,7 @@ class LatentAttention(Module):
             out = self._absorbed(q_nope, q_rope, cached_latents, context)
         else:
             if cached_latents is not None:
-                latent, k_rope = cached_latents.split([self.kv_rank, self.rope_dim], dim=-1)
+                latent, k_rope = cached_latents.split_with_sizes([self.kv_rank, self.rope_dim], -1)
             q, k, v = self._keys_of_heads(q_nope, q_rope, latent, k_rope, context)
             parts = [
                 self.operators.run(
@@ -109,7 +115,7 @@ class LatentAttention(Module):
             of if of.shape[1] == context.last_key else of[:, : context.last_key] for of in (latent, k_rope)
         )
         kv = self._by_heads(F.linear(latent, local(self.kv_b_proj.weight)), self.v_dim)
-        k_nope, v = kv.split([self.nope_dim, self.v_dim], dim=-1)
+        k_nope, v = kv.split_with_sizes([self.nope_dim, self.v_dim], -1)
         q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
         k = torch.cat([k_nope, k_rope.unsqueeze(2).expand(-1, -1, k_nope.shape[2], -1)], dim=-1).transpose(1, 2)
         return q, k, v.transpose(1, 2)
@@ -131,7 +137,7 @@ class LatentAttention(Module):
         Returns:
             `[batch, new, heads * v_head_dim]`.
         """
-        up_key, up_value = self._up()
+        up_key, up_value = self.up()
         batch, new, heads, _ = q_nope.shape
         length = cached_latents.shape[1]
         query = torch.cat([_by_head(q_nope, up_key), q_rope], dim=-1)
@@ -145,7 +151,7 @@ class LatentAttention(Module):
 
     def _sparse(self, q_nope: Tensor, q_rope: Tensor, cached_latents: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Attend to chosen keys `[batch, new, chosen]` only; also returns their probabilities, fp32, the mean over heads."""
-        up_key, up_value = self._up()
+        up_key, up_value = self.up()
         query = torch.cat([_by_head(q_nope, up_key), q_rope], dim=-1)
         latent, attended = self.operators.run(sparse_attention, query, cached_latents, keys, self.kv_rank, self.scale)
         return _by_head(latent, up_value.mT).flatten(2), attended
@@ -154,10 +160,10 @@ class LatentAttention(Module):
         """Split the last dimension into heads, each of the width without position and one beside it."""
         return x.unflatten(-1, (-1, self.nope_dim + beside))
 
-    def _up(self) -> tuple[Tensor, Tensor]:
+    def up(self) -> tuple[Tensor, Tensor]:
         """Split kv_b_proj into the parts that make keys `[heads, nope, rank]` and values `[heads, v, rank]`."""
         up = local(self.kv_b_proj.weight).view(-1, self.nope_dim + self.v_dim, self.kv_rank)
-        up_key, up_value = up.split([self.nope_dim, self.v_dim], dim=1)
+        up_key, up_value = up.split_with_sizes([self.nope_dim, self.v_dim], 1)
         return up_key, up_value
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from longcat.config import Phase
@@ -95,6 +97,11 @@ class ForwardContext:
             seen = readable(self.document_starts, turn.shape[-2], keys, turn.device)
             self._unread[keys] = ~seen.view(-1, 1, *seen.shape[-2:])
         return self._unread[keys]
+
+    @cached_property
+    def turn_halves(self) -> Turn:
+        """Angles of heads' tokens for heads as `rotate` leaves them, in halves: `[..., qk_rope_head_dim]`."""
+        return Turn(*(torch.cat([of, of], dim=-1) for of in self.turn_heads))
 
     @property
     def last_key(self) -> int:

@@ -18,6 +18,9 @@ from longcat.model.router import Router
 from longcat.ops.grouped_matmul import grouped_matmul
 from longcat.ops.swiglu import swiglu
 
+LITTLE_FOR_ALL = 2**21
+"""Multiply-adds of an expert for all tokens, up to which picking its own ones costs more than it saves (CPU with AVX-512)."""
+
 
 class Experts(Module, Recomputing):
     """SwiGLU experts with weights stacked along the first axis."""
@@ -44,6 +47,36 @@ class Experts(Module, Recomputing):
         inner = run(swiglu, run(grouped_matmul, rows, gate_up, counts.device, counts.host))
         return run(grouped_matmul, inner, down, counts.device, counts.host)
 
+    def prefers_all(self, tokens: int, top_k: int) -> bool:
+        """Say whether it takes less time to let each of so many tokens through every expert, in two products.
+
+        So it does where the weights lie for few rows, most experts are wanted anyway, and little is computed in vain.
+        """
+        experts, hidden, inner = self.down_proj.shape
+        is_laid, most_are_wanted = self.down_proj.stride(1) == 1, tokens * top_k >= 2 * experts
+        return is_laid and most_are_wanted and 3 * tokens * hidden * inner <= LITTLE_FOR_ALL
+
+    def of_all(self, tokens: Tensor, shares: Tensor) -> Tensor:
+        """Compute the weighted sum over all experts `[tokens, hidden]` for their shares `[tokens, experts]`, most of them 0."""
+        rows = tokens.expand(self.gate_up_proj.shape[0], -1, -1)
+        inner = self.operators.run(swiglu, torch.bmm(rows, self.gate_up_proj.mT)) * shares.T.unsqueeze(-1)
+        return inner.transpose(0, 1).flatten(1) @ self.down_proj.mT.flatten(0, 1)
+
+
+class Everywhere:
+    """A few tokens that go through every expert, where other ones go on a `Journey` to theirs."""
+
+    def __init__(self, tokens: Tensor, shares: Tensor) -> None:
+        self._tokens, self._shares = tokens, shares
+
+    def compute(self, experts: Experts) -> None:
+        """Compute the weighted sums."""
+        self._sums = experts.of_all(self._tokens, self._shares)
+
+    def end(self, rest: Tensor) -> Tensor:
+        """Add them to `rest` `[tokens, hidden]`."""
+        return rest + self._sums
+
 
 class RouterStatistics(NamedTuple):
     """Router statistics of one layer for balancing; padding is excluded."""
@@ -66,7 +99,7 @@ class Mixing:
     """`[tokens, hidden]`."""
     zero_share: Tensor
     """Sum of the weights of a token's zero-computation experts, fp32 `[tokens, 1]`."""
-    journey: Journey
+    journey: Journey | Everywhere
     """Of the slots that go to routed experts."""
     statistics: RouterStatistics | None
     """For balance; None in inference mode."""
@@ -113,10 +146,15 @@ class MixtureOfExperts(Module):
             # number `slots` is one behind the last expert: to what follows it is a zero expert, and it is not counted
             experts = experts.masked_fill(void, slots)
             probabilities = probabilities.masked_fill(void, 0.0)
+        inference = torch.is_inference_mode_enabled()  # nothing is learnt, and a decoded token costs little else
+        if inference and isinstance(self.dispatcher, OneProcess) and self.experts.prefers_all(*experts.shape):
+            shares = weights.new_zeros(len(tokens), slots + 1).scatter_add_(1, experts, weights)
+            routed, zero_share = shares[:, : self.routed], shares[:, self.routed :].sum(-1, keepdim=True)
+            return Mixing(tokens, zero_share, Everywhere(tokens, routed), None)
         load = count(experts, slots + 1)
         zero_share = weights.masked_fill(experts < self.routed, 0.0).sum(-1, keepdim=True)
         journey = self.dispatcher.begin(tokens, experts, weights, load[: self.routed], self.operators)
-        if torch.is_inference_mode_enabled():  # nothing is learnt, and a decoded token costs little else
+        if inference:
             return Mixing(tokens, zero_share, journey, None)
         detached = probabilities.detach()
         statistics = RouterStatistics(

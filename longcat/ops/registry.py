@@ -53,8 +53,9 @@ class Implementation:
     kind: Kind
     function: Callable[..., Any]
     """Takes the reference's arguments and returns its results."""
-    unsupported_reason: Callable[..., str | None]
-    """Takes the same arguments; says why the function cannot take them, or None. Looks at shapes and types only."""
+    unsupported_reason: Callable[..., str | None] | None
+    """Takes the same arguments; says why the function cannot take them, or None. Looks at shapes and types only. None where
+    it takes all that the reference does."""
 
 
 class Operator(Generic[P, R]):
@@ -68,7 +69,7 @@ class Operator(Generic[P, R]):
         self.__doc__ = reference.__doc__
 
     def implementation(
-        self, *kinds: Kind, unsupported_reason: Callable[..., str | None] = lambda *_, **__: None
+        self, *kinds: Kind, unsupported_reason: Callable[..., str | None] | None = None
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Make a function the implementation for these kinds of device."""
 
@@ -118,8 +119,8 @@ class OperatorSettings:
         implementation = called.implementations.get(kind_of(first))
         if implementation is None or called.name in self.reference:
             return called.reference(*args, **kwargs)
-        reason = implementation.unsupported_reason(*args, **kwargs)
-        if reason is not None:
+        ask = implementation.unsupported_reason
+        if ask is not None and (reason := ask(*args, **kwargs)) is not None:
             if (called.name, reason) not in self.reported:
                 self._report(called.name, implementation.kind, reason)
             return called.reference(*args, **kwargs)

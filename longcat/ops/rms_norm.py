@@ -36,13 +36,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @rms_norm.implementation("cpu")
 def _cpu_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Norm a single fp32 token by a dot product, as in decoding: torch's kernel takes several passes over it."""
-    size = x.shape[-1]
-    single = x.numel() == size and x.dtype == weight.dtype == torch.float32
-    if not single or torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+    """Norm fp32 tokens without gradient by their lengths: torch's kernel takes more passes over them."""
+    fp32 = x.dtype == weight.dtype == torch.float32
+    if not fp32 or torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
         return rms_norm.reference(x, weight, eps)
-    flat = x.reshape(size)
-    return torch.mul(x, weight).mul_((float(flat.dot(flat)) / size + eps) ** -0.5)
+    size = x.shape[-1]
+    if x.numel() == size:
+        flat = x.reshape(size)
+        return torch.mul(x, weight).mul_((float(flat.dot(flat)) / size + eps) ** -0.5)
+    lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    inverse = torch.full_like(lengths, eps).addcmul_(lengths, lengths, value=1 / size).rsqrt_()
+    return torch.mul(x, inverse).mul_(weight)
 
 
 @rms_norm.implementation(

@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -17,14 +18,15 @@ from longcat.inference.opening import OpenCheckpoint
 from longcat.inference.requests import Prompt
 from longcat.serve.answers import ALIVE, DONE, Answer, Text, event
 from longcat.serve.asking import Asker
+from longcat.serve.dispatching import Dispatching
 from longcat.serve.door import Door
 from longcat.serve.engine import Engine, Job
 from longcat.serve.failure import ApiError
 from longcat.serve.metrics import Metrics
-from longcat.serve.protocol import ChatRequest, CompletionRequest
+from longcat.serve.protocol import ChatRequest, CompletionRequest, DispatchQuery
 from longcat.serve.streaming import EventStream, unless_gone
 
-PATHS = {"/health", "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions"}
+PATHS = {"/health", "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/dispatch"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Settings:
     chat_tokens: int = 512
     """Most new tokens of an answer whose request names no number."""
     most_body_bytes: int = 1 << 20
+    most_orders: int = 100
+    """Of an hour that is dispatched; of couriers, too."""
+    dispatch_s: float = 60.0
+    """Seconds that a dispatch may take."""
     key: str | None = None
     """That clients have to show."""
 
@@ -48,6 +54,7 @@ def build(checkpoint: OpenCheckpoint, engine: Engine, settings: Settings) -> ASG
     asker = Asker(checkpoint, name=settings.name, window=settings.window, chat_tokens=settings.chat_tokens)
     metrics = Metrics(engine)
     desk = _Desk(engine, metrics, settings.name)
+    dispatching = Dispatching(checkpoint, engine, metrics, most=settings.most_orders, seconds=settings.dispatch_s)
     model = {"id": settings.name, "object": "model", "created": int(time.time()), "owned_by": "longcat"}
     model |= {"max_model_len": settings.window}
     _explain(app)
@@ -85,6 +92,13 @@ def build(checkpoint: OpenCheckpoint, engine: Engine, settings: Settings) -> ASG
         engine.allow(asked.n)
         prompts = await asyncio.to_thread(asker.chat, asked)
         return await desk.serve(request, asked, prompts, [""] * len(prompts))
+
+    @app.post("/v1/dispatch")
+    async def dispatch(
+        request: Request, orders: Annotated[dict[str, Any], Body()], asked: Annotated[DispatchQuery, Query()]
+    ) -> Response:
+        found = await dispatching.answer(request.receive, orders, asked.language)
+        return Response(status_code=204) if found is None else JSONResponse(found)
 
     return Door(app, metrics=metrics, paths=PATHS, key=settings.key, most_bytes=settings.most_body_bytes)
 
@@ -194,7 +208,7 @@ def _explain(app: FastAPI) -> None:
 def _invalid(error: RequestValidationError) -> ApiError:
     found = []
     for one in error.errors():
-        place = ".".join(str(part) for part in one["loc"] if part != "body")
+        place = ".".join(str(part) for part in one["loc"] if part not in ("body", "query"))
         if one["type"] == "json_invalid":
             return ApiError(400, f"the body is no JSON: {one['ctx']['error']} at character {place}")
         if not place:

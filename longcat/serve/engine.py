@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from longcat.errors import ConfigError
 from longcat.inference.decoder import Decoder, Event
 from longcat.inference.opening import OpenCheckpoint
-from longcat.inference.requests import Prompt, Reason
+from longcat.inference.requests import Continuation, Likelihood, Prompt, Reason
+from longcat.inference.runner import Runner
 from longcat.serve.failure import ApiError, stopping, too_busy
 
 _log = logging.getLogger(__name__)
@@ -68,10 +71,21 @@ class Job:
             waited_for -= piece.finished is not None
 
 
+Answer = asyncio.Future[list[Likelihood]]
+
+
 class Engine:
     """Makes texts for any number of clients at a time. Methods may be called from any thread."""
 
-    def __init__(self, checkpoint: OpenCheckpoint, *, texts: int = 32, cached_tokens: int = 65_536, queue: int = 64):
+    def __init__(
+        self,
+        checkpoint: OpenCheckpoint,
+        *,
+        texts: int = 32,
+        cached_tokens: int = 65_536,
+        queue: int = 64,
+        window: int | None = None,
+    ) -> None:
         """Make an engine that stands still until `start`.
 
         Args:
@@ -79,11 +93,15 @@ class Engine:
             texts: most texts that are made at a time.
             cached_tokens: see `Decoder`.
             queue: most texts that wait besides.
+            window: most tokens that likelihoods are computed over; as many as the model reads if None.
         """
         self._checkpoint, self._texts, self._cached_tokens = checkpoint, texts, cached_tokens
         self.most = texts + queue
         """Texts that are accepted at a time."""
         self._decoder = self._new_decoder()
+        self._runner = Runner(checkpoint, batch_sequences=texts, window=window)
+        self._questions: deque[tuple[Sequence[Continuation], Answer]] = deque()
+        self._places: set[asyncio.Future[None]] = set()
         self._rows: dict[int, tuple[Job, int]] = {}
         """Request and number of each text, by its handle; of the thread alone, like the decoder."""
         self._changed = threading.Condition()
@@ -155,6 +173,46 @@ class Engine:
                 self._leaving.append(job)
                 self._changed.notify()
 
+    @contextlib.contextmanager
+    def place(self) -> Iterator[asyncio.Future[None]]:
+        """Take the place of one text for work that asks for likelihoods again and again; the server does not end before it.
+
+        To be called in an event loop.
+
+        Yields:
+            What fails when the engine ends: nobody has to wait for the work any more.
+
+        Raises:
+            ApiError: see `allow`.
+        """
+        over = asyncio.get_running_loop().create_future()
+        with self._changed:
+            self.allow(1)
+            self._unfinished += 1
+            self._places.add(over)
+        try:
+            yield over
+        finally:
+            with self._changed:
+                self._unfinished -= 1
+                self._places.discard(over)
+            if not over.cancel():
+                over.exception()  # it was heard of, or does not matter any more
+
+    async def likelihoods(self, requests: Sequence[Continuation]) -> list[Likelihood]:
+        """Compute log-likelihoods between two tokens of the texts, see `Runner.likelihoods`.
+
+        Raises:
+            ApiError: a continuation is longer than the window, the model fails, or the engine ends.
+        """
+        answer: Answer = asyncio.get_running_loop().create_future()
+        with self._changed:
+            if self._ended:
+                raise stopping()
+            self._questions.append((requests, answer))
+            self._changed.notify()
+        return await answer
+
     def refuse(self) -> None:
         """Take no new requests; those that are there go on."""
         with self._changed:
@@ -174,7 +232,7 @@ class Engine:
     def _run(self) -> None:
         while not self._ended:
             with self._changed:
-                if not (self._joining or self._leaving or self._rows or self._ended):
+                if not (self._joining or self._leaving or self._rows or self._questions or self._ended):
                     self._changed.wait(_LOOK_S)
                 joining, self._joining = self._joining, []
                 leaving, self._leaving = self._leaving, []
@@ -185,9 +243,35 @@ class Engine:
                 self._fail([*joining, *self._jobs()], ApiError(500, f"{type(error).__name__} while texts were made"))
                 self._rows.clear()
                 self._decoder = self._new_decoder()
+            self._answer_one()  # of those who ask again and again, so that texts go on between two questions
         with self._changed:
             joining, self._joining = self._joining, []
+            waiting: list[asyncio.Future[Any]] = [*self._places, *(answer for _, answer in self._questions)]
+            self._questions.clear()
         self._fail([*joining, *self._jobs()], stopping())
+        for future in waiting:
+            _settle(future, stopping())
+
+    def _answer_one(self) -> None:
+        with self._changed:
+            if not self._questions:
+                return
+            requests, answer = self._questions.popleft()
+        if answer.cancelled():  # nobody waits for it
+            return
+        try:
+            found = self._runner.likelihoods(requests)
+        except ConfigError as error:
+            _settle(answer, ApiError(400, str(error)))
+            return
+        except Exception as error:
+            _log.warning("%d likelihoods failed", len(requests), exc_info=error)
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            self._failures += 1
+            _settle(answer, ApiError(500, f"the model failed: {reason}", code="model_failed"))
+            return
+        self._failures = 0
+        _settle(answer, found)
 
     def _jobs(self) -> list[Job]:
         return [job for job, _ in self._rows.values()]
@@ -235,3 +319,18 @@ class Engine:
 def _put(pieces: Sequence[tuple[Job, Piece]]) -> None:
     for job, piece in pieces:
         job._pieces.put_nowait(piece)
+
+
+def _settle(future: asyncio.Future[Any], outcome: object) -> None:
+    """Give a future of any event loop its result or its exception."""
+
+    def settle() -> None:
+        if future.done():
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    with contextlib.suppress(RuntimeError):  # a loop that is closed: nobody waits
+        future.get_loop().call_soon_threadsafe(settle)

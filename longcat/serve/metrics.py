@@ -24,6 +24,9 @@ class Metrics:
         self.given_up = Counter(
             "longcat_requests_given_up", "Requests whose client went away before the end.", registry=registry
         )
+        self.decisions = Counter(
+            "longcat_dispatch_decisions", "Orders that the model was asked a courier for.", registry=registry
+        )
         self.first_token = Histogram(
             "longcat_time_to_first_token_seconds",
             "From a request to its first token.",

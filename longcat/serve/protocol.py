@@ -1,4 +1,4 @@
-"""What clients may ask, in the form of OpenAI's completions and chat completions.
+"""What clients may ask, in the form of OpenAI's completions and chat completions; and of dispatch, which is our own.
 
 A field that is not here is refused, as one that is ignored in silence would answer another question. So are values that
 ask for what is not done.
@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MOST_CHOICES = 128
 MOST_STOPS = 16
 
+
+def whole(text: str) -> str:
+    """Return a text that has only whole characters.
+
+    Raises:
+        ValueError: JSON can name half of one, which no tokenizer takes.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("holds half a character, which is no Unicode")
+    return text
+
+
+Text = Annotated[str, AfterValidator(whole)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Token = Annotated[int, Field(ge=0, strict=True)]
 
@@ -66,7 +79,7 @@ class _Request(_Form):
 class CompletionRequest(_Request):
     """Texts to continue."""
 
-    prompt: str | list[Token] | list[str] | list[list[Token]]
+    prompt: Text | list[Token] | list[Text] | list[list[Token]]
     """One text or several, in words or in tokens."""
     max_tokens: int | None = Field(default=None, ge=1)
     echo: bool | None = False
@@ -89,21 +102,28 @@ class TextPart(_Form):
     """A part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(_Form):
     """One message of a conversation."""
 
-    role: str
-    content: str | list[TextPart]
-    name: str | None = None
+    role: Text
+    content: Text | list[TextPart]
+    name: Text | None = None
 
     @property
     def plain(self) -> dict[str, str]:
         """Return it as chat templates read it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": self.role, "content": text} | ({} if self.name is None else {"name": self.name})
+
+
+class DispatchQuery(_Form):
+    """What a dispatch is asked besides its orders, in the address."""
+
+    language: Literal["zh", "en"] = "zh"
+    """In which the model is asked."""
 
 
 class TextFormat(_Form):

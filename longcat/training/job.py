@@ -38,6 +38,8 @@ class Job:
     """Launches of the same job before this one."""
     start_from: str | None = None
     """State that a measurement begins with, or training that goes on from a finished checkpoint."""
+    weights: str | None = None
+    """Hugging Face folder whose weights a measurement begins with, where there is no state."""
     run: str = ""
     """Digest of the artifact that is made: which run the checkpoints in the directory have to be of."""
     sequence_length: int | None = None

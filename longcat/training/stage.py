@@ -21,6 +21,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.beat import FOLDER
 from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
+from longcat.training.given_state import keep_states
 from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout, training_device
 from longcat.training.layouts import layout_since
@@ -121,6 +122,7 @@ def pretrain(
         complete_tokenizer(folder.huggingface, config.model)
         plot_expert_load(folder.expert_load, config.model.n_routed_experts, folder.expert_load_picture)
         plot_life(directory, read_metrics(folder.metrics), folder.life_picture)
+        keep_states(directory, config.training, workspace)
         result = read_json(directory / RESULT)
         last = result["layouts"][-1]
         return CheckpointFacts(

@@ -55,7 +55,7 @@ def state_reader(directory: Path) -> Callable[[StoredTensor], Tensor]:
         stored = metadata.state_dict_metadata.get(name)
         if not isinstance(stored, TensorStorageMetadata):
             raise DataError(f"{directory}: no weights for {tensor.parameter}")
-        wanted = _bounds(tensor, stored.size)
+        wanted = bounds_of(tensor, stored.size)
         result = torch.empty([end - begin for begin, end in wanted], dtype=stored.properties.dtype)
         for number, chunk in enumerate(stored.chunks):
             # where the share and the wanted region overlap, in numbers of the whole parameter
@@ -112,8 +112,8 @@ class _OneShare(LoadPlanner):
         """Do nothing: it has been read in place."""
 
 
-def _bounds(tensor: StoredTensor, size: torch.Size) -> list[tuple[int, int]]:
-    """Begin and end of a tensor's region in every dimension of its parameter."""
+def bounds_of(tensor: StoredTensor, size: torch.Size) -> list[tuple[int, int]]:
+    """Return begin and end of a tensor's region in every dimension of its parameter."""
     bounds = [(0, length) for length in size]
     for axis, index in enumerate(tensor.region):
         bounds[axis] = (index, index + 1) if isinstance(index, int) else index.indices(size[axis])[:2]

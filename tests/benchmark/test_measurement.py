@@ -1,6 +1,7 @@
-"""An interrupted measurement goes on with the setting that it was at."""
+"""What is measured, of which checkpoint; an interrupted measurement goes on with the setting that it was at."""
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,9 @@ from longcat.benchmark import measurement as module
 from longcat.benchmark.measurement import Measurement, MeasurementFacts, measure, read_measurement
 from longcat.config import load_config
 from longcat.corpus.facts import TokensFacts
+from longcat.inference.given import given_checkpoint
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.interchange.checkpoint_folder import CheckpointFolder
 
 pytestmark = pytest.mark.slow
 TIMED = Measurement(
@@ -72,3 +75,34 @@ def test_all_nodes_are_waited_for(tmp_path, monkeypatch):
     with pytest.raises(InterruptedError):
         module.time_steps(config, there, there, directory=tmp_path / "processes")
     assert asked == [(2, 2, 0)]
+
+
+def test_a_folder_of_weights_is_timed_with_the_settings_asked_for(smoke_run, smoke_settings, tmp_path):
+    """One that this project did not train has no state of training, and another directory than its artifacts."""
+    settings = ["benchmark.windows=1", "benchmark.profiled_steps=0", "benchmark.kernel_seconds=0"]
+    config = load_config("smoke", None, [*smoke_settings, *settings, "training.global_batch_sequences=4"])
+    tokens = artifact(smoke_run[0], "tokens", TokensFacts)
+    trained = artifact(smoke_run[0], "checkpoint", CheckpointFacts)
+    folder = shutil.copytree(CheckpointFolder(trained.path).huggingface, tmp_path / "theirs")
+    space = Workspace(tmp_path / "workspace")
+    made = measure(config, tokens, given_checkpoint(folder, space), workspace=space)
+    own, sweep = read_measurement(made.path)
+    assert own.batch_tokens == 4 * config.corpus.sequence_length_tokens and sweep == []
+    assert own.tokens_per_second > 0 and own.processes * own.memory["weights"] >= 4 * trained.facts.parameters
+
+
+@pytest.mark.parametrize(
+    "setting", ["training.micro_batch_sequences=2", "training.optimizer.offload=true", "parallel.chunks=2"]
+)
+def test_steps_that_are_made_otherwise_are_another_measurement(
+    smoke_run, smoke_settings, tmp_path, monkeypatch, setting
+):
+    """Of a checkpoint that is named, too, which was trained with settings of its own or of others."""
+    monkeypatch.setattr(module, "time_steps", lambda *_, **__: TIMED)
+    tokens = artifact(smoke_run[0], "tokens", TokensFacts)
+    checkpoint = artifact(smoke_run[0], "checkpoint", CheckpointFacts)
+    digests = {
+        measure(load_config("smoke", None, settings), tokens, checkpoint, workspace=Workspace(tmp_path)).digest
+        for settings in (smoke_settings, smoke_settings, [*smoke_settings, setting])
+    }
+    assert len(digests) == 2

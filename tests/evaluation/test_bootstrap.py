@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from longcat.evaluation.bootstrap import adjusted, paired, sign_test, unpaired
+from longcat.evaluation.bootstrap import adjusted, paired, sign_test, standard_error, unpaired
 
 
 def items(seed, difference, count=60):
@@ -58,6 +58,31 @@ def test_the_same_seed_draws_the_same_and_memory_is_bounded(monkeypatch):
     assert paired(first, second, seed=4) != whole
     monkeypatch.setattr("longcat.evaluation.bootstrap._AT_ONCE", 100)
     assert paired(first, second, seed=3) == whole
+
+
+def test_the_standard_error_of_a_mean_is_the_known_one():
+    values = np.random.default_rng(5).normal(3, 2, 400)
+    found = standard_error(values, np.ones(400))
+    assert found == pytest.approx(values.std(ddof=1) / 20, rel=0.05)
+    assert standard_error(10 * values, 10 * np.ones(400)) == pytest.approx(found)
+    assert found == standard_error(values, np.ones(400))
+
+
+def test_the_standard_error_of_bits_per_byte_is_that_of_documents():
+    """Each of ten equal documents with a hundred items: items of one document say the same."""
+    generator = np.random.default_rng(6)
+    costs, lengths = generator.uniform(1, 3, 10).repeat(100), np.ones(1000)
+    of_documents = standard_error(costs.reshape(10, 100).sum(1), lengths.reshape(10, 100).sum(1))
+    assert of_documents > 5 * standard_error(costs, lengths)
+
+
+@pytest.mark.parametrize("values, weights", [([], []), ([1.0], [2.0]), ([1.0, 2.0], [0.0, 0.0])])
+def test_without_several_items_there_is_no_standard_error(values, weights):
+    assert standard_error(values, weights) is None
+
+
+def test_items_without_bytes_do_not_spoil_it():
+    assert 0 < standard_error([4.0, 2.0, 1.0], [2.0, 1.0, 0.0]) < 10
 
 
 def test_what_cannot_be_compared():

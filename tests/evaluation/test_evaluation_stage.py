@@ -12,6 +12,7 @@ from longcat.evaluation import stage as module
 from longcat.evaluation.stage import evaluate, refuse_failures
 from longcat.evaluation.suites import Scores, Suite
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.unpacking import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +28,7 @@ def test_scores_samples_and_failures_are_recorded(smoke_run, smoke_settings, tmp
     (tasks / "bad.yaml").write_text(task)
     (tasks / "bad.jsonl").write_text('{"answer": 0}\n')
     own = ["evaluation.tasks=[python_completion,bad]", f"evaluation.task_paths=[{tasks}]", "evaluation.task_limit=5"]
+    own.append("evaluation.suites=[held_out,intrinsic,tasks]")
     config = load_config("smoke", None, [*smoke_settings, *own])
     [tokens], [checkpoint] = ((smoke_run[0] / kind).glob("[!.]*") for kind in ("tokens", "checkpoint"))
     parents = open_artifact(tokens, TokensFacts), open_artifact(checkpoint, CheckpointFacts)
@@ -34,6 +36,7 @@ def test_scores_samples_and_failures_are_recorded(smoke_run, smoke_settings, tmp
     made = evaluate(config, *parents, workspace=Workspace(tmp_path), report=said.append)
     assert {path.name for path in made.path.iterdir()} == {
         "result.json", "results.json", "report.md", "report.html", "held_out.jsonl", "samples", "manifest.json",
+        "intrinsic.json",
     }  # fmt: skip
     assert [path.name for path in (made.path / "samples").iterdir()] == ["python_completion.jsonl"]
     samples = [json.loads(line) for line in (made.path / "samples/python_completion.jsonl").read_text().splitlines()]
@@ -42,6 +45,16 @@ def test_scores_samples_and_failures_are_recorded(smoke_run, smoke_settings, tmp
     assert figures["python_completion/acc"] == sum(sample["right"] for sample in samples) / 5
     assert figures["python_completion/acc_chance"] == 0.25
     assert figures["held_out/bits_per_byte"] > 0
+    inside = read_json(made.path / "intrinsic.json")
+    errors = {name: value for name, value in figures.items() if name.endswith("_stderr") and "bits" in name}
+    assert all(0 < error < 1 for error in errors.values())
+    assert "held_out/bits_per_byte_stderr" in errors
+    page = (made.path / "report.html").read_text()
+    for group in ("source", "language"):
+        for name, one in inside[f"by {group}"].items():
+            if one["documents"] > 1:
+                assert one["stderr"] in errors.values() and f"{one['stderr']:.3f}" in page, name
+        assert any(name.startswith(f"intrinsic/bits_per_byte.{group}.") for name in errors)
     assert made.facts.failures == {"bad": "KeyError: 'price'"}
     report = (made.path / "report.md").read_text()
     assert "| python_completion | acc |" in report

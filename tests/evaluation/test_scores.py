@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from longcat.corpus.shards import Batch
-from longcat.evaluation.perplexity import bytes_of_targets, target_bits
+from longcat.evaluation.perplexity import by_document, bytes_of_targets, documents_of, target_bits
 from longcat.padding import IGNORE
 
 
@@ -46,3 +46,15 @@ def test_a_model_is_told_of_documents_where_it_learnt_them():
     target_bits(model, rows, 2, mask_documents=True)
     assert told[:2] == [None, None]
     assert [documents.tolist() for documents in told[2:]] == [[[0] * 8] * 2, [[0] * 8]]
+
+
+def test_sums_by_document():
+    """A document that goes on in the next row is another one there, and padding is none."""
+    numbers = np.array([[0, 0, 1, 1], [0, 1, 2, -1]])
+    rows = Batch(np.zeros((2, 4), np.int64), np.zeros((2, 4), np.int64), numbers)
+    documents = documents_of(rows)
+    assert documents.tolist() == [[0, 0, 1, 1], [3, 4, 5, -1]]
+    values = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+    sums, counts = by_document(documents, values, np.ones((2, 4)))
+    assert (sums.tolist(), counts.tolist()) == ([3, 7, 5, 6, 7], [2, 2, 1, 1, 1])
+    assert by_document(documents[1:, 3:], values[1:, 3:])[0].size == 0

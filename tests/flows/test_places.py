@@ -52,7 +52,7 @@ def test_any_path_and_no_network(corpus_file, tmp_path):
         name
     ]  # nor a folder of another spelling
 
-    from longcat.tracking import metric_histories
+    from longcat.tracking.store import metric_histories
 
     figures = metric_histories(
         summary["mlflow"]["tracking_uri"], summary["stages"][0]["mlflow_run_id"], ["train_tokens"]

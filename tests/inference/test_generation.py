@@ -99,3 +99,16 @@ def test_the_tokens_of_the_cache_are_bounded(opened):
 def test_a_text_longer_than_the_model_is_refused(opened):
     with pytest.raises(ConfigError, match="2000 tokens of prompt and 49 new ones exceed the model's 2048 positions"):
         Decoder(opened).add(Prompt([5] * 2000, Sampling(49)))
+
+
+def test_texts_can_wait_for_one_another(opened):
+    asked = prompts(7, lambda number: Sampling(4 + number))
+    decoder, begun, counts = Decoder(opened, rows=4, together=2), set(), []
+    for prompt in asked:
+        decoder.add(prompt)
+    while decoder.waiting or decoder.active:
+        new = {event.handle for event in decoder.step()} - begun
+        begun |= new
+        counts.append(len(new))
+    # a text alone waits for another one, but for the last one, which has none to wait for
+    assert [count for count in counts if count] == [4, 2, 1]

@@ -81,6 +81,13 @@ def test_nobody_beats_the_bound_even_where_there_was_no_time_to_prove_it():
     assert found.bound <= simulate(scene, nearest_free).cost.total
 
 
+def test_who_waits_for_an_answer_gets_what_was_found_in_time():
+    scene = small_scene(4, 4, 14)
+    known = simulate(scene, best_choice)
+    found = hindsight(scene, known, effort=1e9, seconds=0.05)
+    assert found.bound <= found.cost <= known.cost.total
+
+
 def test_an_hour_without_orders_costs_nothing():
     scene = Scene(CITY, (Courier("c1", Place(0, 0), 0),), ())
     hour = simulate(scene, best_choice)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from longcat.config import load_config
+from longcat.inference.layout import lay_for_few_rows
 from longcat.model import LongcatModel
 
 
@@ -81,3 +82,27 @@ def test_inference_mode_leaves_out_statistics_and_says_so_for_losses():
         with pytest.raises(ValueError, match="use torch.no_grad"):
             model.sums(tokens, tokens)
     assert sums.router_load.sum() == 12 * model.config.moe_topk * model.config.num_layers
+
+
+@pytest.mark.parametrize("padded", [0, 3])
+def test_few_tokens_through_every_expert_give_what_their_own_give(monkeypatch, padded):
+    model = LongcatModel(load_config("tiny", overrides=["model.initializer_range=0.2"]).model).eval()
+    model.initialize(0)
+    mixture = model.blocks[0].mlp
+    x = torch.randn(16, 1, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    padding = (torch.arange(16) < padded)[:, None] if padded else None
+    with torch.inference_mode():
+        expected, _ = mixture(x, padding)
+        lay_for_few_rows(model)
+        assert mixture.experts.prefers_all(16, 3)
+        monkeypatch.setattr(mixture.experts, "compute", None)
+        found, _ = mixture(x, padding)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_go_to_their_own_experts_where_that_is_less_work():
+    model = LongcatModel(load_config("tiny").model)
+    experts = model.blocks[0].mlp.experts
+    assert not experts.prefers_all(16, 3)  # its weights would be laid anew in every product
+    lay_for_few_rows(model)
+    assert [experts.prefers_all(tokens, 3) for tokens in (1, 5, 6, 32, 64)] == [False, False, True, True, False]

@@ -299,3 +299,21 @@ def test_the_norm_of_a_single_token_is_that_of_many(scale):
         for number in range(7):
             one = rms_norm(rows[:, number : number + 1], weight, 1e-6)
             torch.testing.assert_close(one, many[:, number : number + 1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_many_tokens_are_normed_alike_with_and_without_a_gradient(scale):
+    draw = torch.Generator().manual_seed(0)
+    x, weight = scale * torch.randn(5, 3, 24, generator=draw), torch.randn(24, generator=draw)
+    x[2, 1] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(rms_norm(x, weight, 1e-5), rms_norm.reference(x, weight, 1e-5), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2], ids=["whole", "pairs between numbers", "pairs after others"])
+@pytest.mark.parametrize("width", [8, 11])
+def test_a_rotation_without_gradient_is_the_reference_wherever_its_pairs_lie(first, width):
+    x = torch.randn(2, 5, 3, first + width, generator=torch.Generator().manual_seed(0))[..., first : first + 8]
+    for positions in (torch.arange(5), torch.arange(10).view(2, 5)):
+        turn = rotary_angles(positions, 8, 100.0)
+        torch.testing.assert_close(rotate(x, *turn), rotate.reference(x, *turn))

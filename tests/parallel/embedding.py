@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from longcat.accelerator import choose
 from longcat.config import ParallelConfig, load_config
@@ -23,6 +23,7 @@ from longcat.training import checkpoint
 from longcat.training.losses import Counts, losses, weighted_total
 from longcat.training.trainer import Trainer, global_counts
 from tests.checkpoints import write_checkpoint
+from tests.parallel.whole import gather_parts, gather_whole, own_part, part_of
 
 EVERYTHING = [
     "model.mtp_num_layers=2",
@@ -93,8 +94,7 @@ def batch_of(rows: int, padded: bool) -> tuple[torch.Tensor, ...]:
 def gradients(mesh: ProcessMesh, parts: int, recompute: bool, dense: bool, padded: bool) -> None:
     """Gradients of the parallel model equal those of one process that has the same micro-batches, one after another."""
     config = load_config("smoke", None, [*EVERYTHING, "training.losses.balance_weight=0"])
-    whole, model = LongcatModel(config.model), LongcatModel(config.model)
-    whole.initialize(0)
+    model = LongcatModel(config.model)
     model.initialize(0)
     batch = batch_of(parts * mesh.processes, padded)
     counts = Counts((~is_padding(batch[2])).sum(), (batch[1] != IGNORE).sum())
@@ -108,24 +108,30 @@ def gradients(mesh: ProcessMesh, parts: int, recompute: bool, dense: bool, padde
         tokens, targets, documents = (of[part : part + 1] for of in own)
         sums = parallel.sums(tokens, targets, "sparse", documents)
         parallel.backward(weighted_total(losses(sums, counts, config), config), last=part == parts - 1)
-    for tokens, targets, documents in zip(*(of.split(1) for of in batch), strict=True):
-        sums = whole.sums(tokens, targets, "sparse", documents)
-        weighted_total(losses(sums, counts, config), config).backward()
-    expected = {name: parameter.grad for name, parameter in whole.named_parameters()}
-    table = "model.ngram_embeddings.tables.weight"
+    named, table = dict(model.named_parameters()), "model.ngram_embeddings.tables.weight"
+    shape = named[table].shape
     if mesh.processes > 1:
         assert isinstance(parallel, FSDPModel)
-        assert len(parallel.tables.local) == len(expected[table].chunk(mesh.processes)[mesh.rank])
+        assert len(parallel.tables.local) == len(torch.empty(shape[0]).chunk(mesh.processes)[mesh.rank])
+    own = {name: part_of(of.grad) for name, of in named.items() if name != table or dense}
     if not dense:
-        assert dict(model.named_parameters())[table].grad is None
+        assert named[table].grad is None
         rows, values = parallel.tables.gradient
         here = torch.zeros_like(parallel.tables.local).index_copy_(0, rows, values)
         assert len(rows) < len(here) / 2
-        close(table, here, expected[table][parallel.tables.first :][: len(here)], expected[table])
-    for name, parameter in model.named_parameters():
-        if name != table or dense:
-            assert parameter.grad is not None, name
-            close(name, whole_tensor(parameter.grad), expected[name], expected[name])
+        own[table] = shape, (parallel.tables.first, 0), here
+    gradients = gather_parts(own, mesh)
+    if mesh.rank > 0:
+        return
+    whole = LongcatModel(config.model)
+    whole.initialize(0)
+    for tokens, targets, documents in zip(*(of.split(1) for of in batch), strict=True):
+        sums = whole.sums(tokens, targets, "sparse", documents)
+        weighted_total(losses(sums, counts, config), config).backward()
+    expected = dict(whole.named_parameters())
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        close(name, gradient, expected[name].grad)
 
 
 def same_as_gathered(mesh: ProcessMesh, compute: torch.dtype) -> None:
@@ -139,29 +145,30 @@ def same_as_gathered(mesh: ProcessMesh, compute: torch.dtype) -> None:
         parallel = parallelize(model, mesh, compute, settings=ParallelConfig(embedding=embedding))
         loss = weighted_total(losses(parallel.sums(*batch[:2], "sparse", batch[2]), counts, config), config)
         parallel.backward(loss, last=True)
-        found.append({name: whole_tensor(parameter.grad) for name, parameter in model.named_parameters()})
+        found.append(gather_whole({name: of.grad for name, of in model.named_parameters()}, mesh))
+    if mesh.rank > 0:
+        return
     gathered, spread = found
     table = "model.ngram_embeddings.tables.weight"
     if compute == torch.bfloat16:  # gathered tables add up their gradients in bf16
-        assert off(spread.pop(table), gathered[table], gathered.pop(table)) < 2**-6
+        assert off(spread.pop(table), gathered.pop(table)) < 2**-6
     elif mesh.processes > 1:
-        close(table, spread.pop(table), gathered[table], gathered.pop(table))
+        close(table, spread.pop(table), gathered.pop(table))
     assert all(torch.equal(spread[name], gradient) for name, gradient in gathered.items())
 
 
-def close(name: str, found: torch.Tensor, expected: torch.Tensor, whole: torch.Tensor) -> None:
-    """A part of a tensor differs by a millionth of the tensor's largest number at most; a sum left out is far above it.
+def close(name: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """A tensor differs by a millionth of its largest number at most; a sum left out is far above it.
 
     Gradients of indexers and routers are small differences of large numbers, so theirs may differ by more.
     """
     limit = 1e-5 if ".indexer." in name or ".router." in name else 1e-6
-    assert off(found, expected, whole) <= limit, (name, off(found, expected, whole))
+    assert off(found, expected) <= limit, (name, off(found, expected))
 
 
-def off(found: torch.Tensor, expected: torch.Tensor, whole: torch.Tensor) -> float:
-    """Largest difference of a part of a tensor as a fraction of the tensor's largest number."""
-    largest = max(1e-6, float(whole.abs().max()))
-    return float((found - expected).abs().max()) / largest if found.numel() else 0.0
+def off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference of a tensor as a fraction of its largest number."""
+    return float((found - expected).abs().max()) / max(1e-6, float(expected.abs().max()))
 
 
 def settings(lazy: bool) -> list[str]:
@@ -183,7 +190,7 @@ def steps(mesh: ProcessMesh, folder: Path, lazy: bool, rows: int) -> list[float]
     norms = [trainer.step(step, own[step]).gradient_norm for step in range(3)]
     state = folder / f"state-{lazy}"
     write_checkpoint(state, 3, trainer.weights, trainer.optimizers)
-    held = tensors(trainer)
+    held = gather_whole(tensors(trainer), mesh)
     if mesh.rank == 0:
         torch.save(held, folder / f"held-{lazy}.pt")
     held_out = trainer.held_out_loss(3, own[3])
@@ -198,7 +205,7 @@ def steps(mesh: ProcessMesh, folder: Path, lazy: bool, rows: int) -> list[float]
     trainer.settle_weights()
     expected = tensors(trainer)
     for name, found in tensors(again).items():
-        assert torch.equal(found, expected[name]), name
+        assert torch.equal(own_part(found), own_part(expected[name])), name
     assert again.sample([5, 9, 11], 4) == sample
     return [*norms, last.loss, last.gradient_norm, held_out]
 
@@ -207,23 +214,21 @@ def resumed(mesh: ProcessMesh, other: Path, lazy: bool) -> None:
     """What another number of processes has written is read to the bit."""
     trainer = Trainer(load_config("smoke", None, settings(lazy)), mesh, choose("cpu"), "fp32")
     checkpoint.load(other / f"state-{lazy}", trainer.weights, trainer.optimizers)
-    held, found = torch.load(other / f"held-{lazy}.pt"), tensors(trainer)
-    assert held.keys() == found.keys()
-    assert all(torch.equal(held[name], found[name]) for name in held)
+    found = gather_whole(tensors(trainer), mesh)
+    if mesh.rank == 0:
+        held = torch.load(other / f"held-{lazy}.pt")
+        assert held.keys() == found.keys()
+        assert all(torch.equal(held[name], found[name]) for name in held)
 
 
 def tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Weights and optimizer state, whole, by name."""
+    """Weights and optimizer state by name."""
     names = {parameter: name for name, parameter in trainer.weights.named_parameters()}
-    found = {name: whole_tensor(parameter.detach()).clone() for parameter, name in names.items()}
+    found = {name: parameter for parameter, name in names.items()}
     for optimizer in trainer.optimizers:
         for parameter, values in optimizer.state.items():
-            found |= {f"{names[parameter]} {key}": whole_tensor(value).clone() for key, value in values.items()}
+            found |= {f"{names[parameter]} {key}": value for key, value in values.items()}
     return found
-
-
-def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def everyone(value: object) -> list:

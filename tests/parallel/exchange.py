@@ -12,7 +12,8 @@ from longcat.parallel.overlap import Exchange
 from longcat.parallel.parallelize import parallelize
 from longcat.training.losses import Counts
 from tests.host_reads import HostReads
-from tests.parallel.parity import EVERYTHING, loss_of, whole_tensor
+from tests.parallel.parity import EVERYTHING, loss_of
+from tests.parallel.whole import gather_whole, whole_tensor
 
 WIDE = [
     "model.num_layers=2",
@@ -27,17 +28,8 @@ WITH_EVERYTHING = [*EVERYTHING, "model.initializer_range=0.1"]
 
 
 def models(mesh, settings, case="", compute=torch.float32):
-    """The same model twice, whole and spread over processes, and a batch: all rows, and this process' own."""
-    config = load_config("smoke", overrides=WIDE + (WITH_EVERYTHING if case == "everything" else [])).model
-    whole, spread = LongcatModel(config), LongcatModel(config)
-    for model in (whole, spread):
-        model.initialize(0)
-        if case == "starve":  # no token chooses an expert of the first process, nor some of the others
-            for layer in model.blocks:
-                layer.mlp.router.e_score_correction_bias[:4] = -10
-        if case == "zero":  # no token chooses any routed expert
-            for layer in model.blocks:
-                layer.mlp.router.e_score_correction_bias[:8] = -10
+    """A model whose parts are spread over processes, the same as a parallel one, and a batch: all rows, and this process' own."""
+    spread = whole_model(case)
     tokens = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0))
     batch = tokens[:, :-1], tokens[:, 1:].clone(), torch.zeros(4, 32, dtype=torch.long)
     if case in ("everything", "recompute"):
@@ -46,31 +38,46 @@ def models(mesh, settings, case="", compute=torch.float32):
             batch[2][row, end:], batch[1][row, end - 1 :] = PADDING, IGNORE
     use_recomputation(spread, "full" if case == "recompute" else "none")
     parallel = parallelize(spread, mesh, compute, settings=ParallelConfig(**settings))
-    return whole, spread, parallel, batch, [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
+    return spread, parallel, batch, [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
+
+
+def whole_model(case=""):
+    """The model of one process."""
+    model = LongcatModel(load_config("smoke", overrides=WIDE + (WITH_EVERYTHING if case == "everything" else [])).model)
+    model.initialize(0)
+    starved = {"starve": 4, "zero": 8}  # no token chooses an expert of the first process and some others; any of the 8
+    for layer in model.blocks:
+        layer.mlp.router.e_score_correction_bias[: starved.get(case, 0)] = -10
+    return model
 
 
 def parity(mesh, settings, case):
     """Loss, gradients and loads are those of one process with the whole batch."""
-    whole, spread, parallel, batch, own = models(mesh, settings, case)
+    spread, parallel, batch, own = models(mesh, settings, case)
     counts = Counts(*(torch.tensor(int(n)) for n in ((~is_padding(batch[2])).sum(), (batch[1] != IGNORE).sum())))
     for _ in range(2):  # the second time over gradients that are there
-        expected_loss, found_loss = loss_of(whole, batch, counts), loss_of(parallel, own, counts)
-        expected_loss.backward()
-        parallel.backward(found_loss, last=True)
-    total = found_loss.detach().clone()
+        loss = loss_of(parallel, own, counts)
+        parallel.backward(loss, last=True)
+    total = loss.detach().clone()
     dist.all_reduce(total)
-    torch.testing.assert_close(total, expected_loss.detach(), rtol=1e-6, atol=0)
-    for (name, found), (_, expected) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
-        assert found.grad is not None, name
-        difference = (whole_tensor(found.grad) - expected.grad).abs().max()
-        assert difference <= 3e-6 * expected.grad.abs().max(), (
-            name,
-            float(difference),
-            float(expected.grad.abs().max()),
-        )
+    gradients = gather_whole({name: of.grad for name, of in spread.named_parameters()}, mesh)
     with torch.no_grad():
         load = parallel.sums(own[0], own[1], "sparse", own[2]).router_load
         dist.all_reduce(load)
+    if mesh.rank > 0:
+        return
+    whole = whole_model(case)
+    for _ in range(2):
+        expected = loss_of(whole, batch, counts)
+        expected.backward()
+    torch.testing.assert_close(total, expected.detach(), rtol=1e-6, atol=0)
+    named = dict(whole.named_parameters())
+    assert gradients.keys() == named.keys()
+    for name, found in gradients.items():
+        largest = named[name].grad.abs().max()
+        difference = (found - named[name].grad).abs().max()
+        assert difference <= 3e-6 * largest, (name, float(difference), float(largest))
+    with torch.no_grad():
         assert torch.equal(load, whole.sums(batch[0], batch[1], "sparse", batch[2]).router_load)
 
 
@@ -78,7 +85,7 @@ def in_bf16(mesh, settings):
     """Loss and gradients of the whole model that computes in bf16, as far apart as the type from those in fp32."""
     results = []
     for compute in (torch.float32, torch.bfloat16):
-        _, spread, parallel, _, own = models(mesh, settings, compute=compute)
+        spread, parallel, _, own = models(mesh, settings, compute=compute)
         loss = parallel.sums(*own[:2], "sparse").language_model / 128
         parallel.backward(loss, last=True)
         results.append([float(loss)] + [whole_tensor(of.grad).flatten() for of in spread.parameters()])
@@ -90,7 +97,7 @@ def in_bf16(mesh, settings):
 
 def reads(mesh, settings):
     """Reads of the host in the forward pass, and in the backward pass."""
-    _, _, parallel, _, own = models(mesh, settings)
+    _, parallel, _, own = models(mesh, settings)
     parallel.sums(*own[:2], "sparse")  # whatever happens once
     with HostReads() as forward:
         loss = parallel.sums(*own[:2], "sparse").language_model
@@ -124,8 +131,8 @@ def traffic(mesh, settings):
     """What this rank sent to each other one, in the forward pass and in both, and its tokens' experts in each layer."""
     import pytest
 
-    whole, _, parallel, _, own = models(mesh, settings)
-    chosen = []
+    _, parallel, _, own = models(mesh, settings)
+    whole, chosen = whole_model(), []
     for layer in whole.blocks:
         layer.mlp.router.register_forward_hook(lambda *call: chosen.append(call[2][1]))
     whole.sums(*own[:2], "sparse")
@@ -141,7 +148,7 @@ def order_of_work(mesh, settings):
     """What happens between the two ends of each exchange, in both passes: `+` starts one, `-` waits for one."""
     import pytest
 
-    _, spread, parallel, _, own = models(mesh, settings)
+    spread, parallel, _, own = models(mesh, settings)
     seen = []
     first = spread.blocks[0]
     for number, module in enumerate(first.mlps):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
 from longcat.accelerator import choose
 from longcat.config import load_config
@@ -23,6 +22,7 @@ from longcat.training import checkpoint
 from longcat.training.losses import Counts
 from longcat.training.trainer import Trainer, global_counts
 from tests.checkpoints import write_checkpoint
+from tests.parallel.whole import gather_whole, own_part
 
 TIMEOUT_S = 67.0
 EVERYTHING = [
@@ -37,20 +37,22 @@ def gradients(mesh: ProcessMesh, case: str) -> None:
     config = load_config("smoke", overrides=[] if case in ("even", "starve") else EVERYTHING).model
     starve = case == "starve"
     tokens = torch.randint(3, 512, (4, 33), generator=torch.Generator().manual_seed(0))
-    models = [LongcatModel(config) for _ in range(2)]
-    for model in models:
+
+    def initial() -> LongcatModel:
+        model = LongcatModel(config)
         model.initialize(0)
         if starve:  # no token chooses routed expert 0
             for layer in model.blocks:
                 layer.mlp.router.e_score_correction_bias[0] = -10
-    whole, spread = models
+        return model
+
+    spread = initial()
     batch = tokens[:, :-1], tokens[:, 1:].clone(), torch.zeros(4, 32, dtype=torch.long)
     if case == "documents":  # processes differ in tokens and targets
         for row, end in enumerate((32, 20, 30, 9)):
             batch[2][row, end // 2 :] = 1
             batch[2][row, end:], batch[1][row, end - 1 :] = PADDING, IGNORE
     real, learnt = int((~is_padding(batch[2])).sum()), int((batch[1] != IGNORE).sum())
-    loss_of(whole, batch, Counts(real, learnt)).backward()
     use_recomputation(spread, "full" if case == "recompute" else "none")
     parallel = parallelize(spread, mesh, torch.float32)
     own = [of[mesh.batch_rank :: mesh.batch_world] for of in batch]
@@ -58,9 +60,15 @@ def gradients(mesh: ProcessMesh, case: str) -> None:
     assert [int(count) for count in counts] == [real, learnt]
     parallel.zero_grad()
     parallel.backward(loss_of(parallel, own, counts), last=True)
-    for (name, found), (_, expected) in zip(spread.named_parameters(), whole.named_parameters(), strict=True):
-        assert found.grad is not None, name
-        torch.testing.assert_close(whole_tensor(found.grad), expected.grad, atol=1e-6, rtol=1e-4, msg=name)
+    found = gather_whole({name: of.grad for name, of in spread.named_parameters()}, mesh)
+    if mesh.rank > 0:
+        return
+    whole = initial()
+    loss_of(whole, batch, Counts(real, learnt)).backward()
+    expected = dict(whole.named_parameters())
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name].grad, atol=1e-6, rtol=1e-4, msg=name)
     if starve:
         assert float(whole.blocks[0].mlp.experts.down_proj.grad[0].abs().sum()) == 0
 
@@ -140,12 +148,8 @@ def steps(mesh: ProcessMesh, folder: Path) -> tuple[list[float], list[list[float
     for (name, found), (_, expected) in zip(
         again.weights.named_parameters(), trainer.weights.named_parameters(), strict=True
     ):
-        assert torch.equal(whole_tensor(found.detach()), whole_tensor(expected.detach())), name
+        assert torch.equal(own_part(found), own_part(expected)), name
     return [*norms, last.loss, last.gradient_norm], last.expert_load.tolist()
-
-
-def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def loss_of(model: LongcatModel | ParallelModel, batch: Sequence[torch.Tensor], counts: Counts) -> torch.Tensor:

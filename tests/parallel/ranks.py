@@ -197,11 +197,31 @@ def in_process_that_stays(degrees, function, arguments, timeout_s):
 
     if (degrees, timeout_s) not in MESHES:
         if not MESHES:
+            share_connections()
             mesh = join(choose("cpu"), degrees, timeout_s)
         else:
             mesh = ProcessMesh(degrees, dist.get_rank(), torch.device("cpu"), timedelta(seconds=timeout_s))
         MESHES[degrees, timeout_s] = mesh
     return function(MESHES[degrees, timeout_s], *arguments)
+
+
+def share_connections():
+    """Let all groups that this process makes from now on have one thread for their connections.
+
+    Otherwise each has its own, which wakes up a hundred times a second, and those of all layouts that a process has joined
+    take more of a machine than the tests.
+    """
+    from torch.distributed import ProcessGroupGloo, distributed_c10d
+
+    device = ProcessGroupGloo.create_device(interface="lo")
+
+    class OnOneDevice(ProcessGroupGloo):
+        def __init__(self, store, rank, size, timeout):
+            options = ProcessGroupGloo._Options()
+            options._devices, options._timeout = [device], timeout
+            super().__init__(store, rank, size, options)
+
+    distributed_c10d.ProcessGroupGloo = OnOneDevice
 
 
 def in_threads(degrees, function, arguments, limit_s):

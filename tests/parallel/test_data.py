@@ -12,7 +12,8 @@ from longcat.parallel.axes import Degrees
 from longcat.parallel.data import gathered_again, reshard
 from longcat.parallel.parallelize import parallelize
 from longcat.training.losses import Counts
-from tests.parallel.parity import EVERYTHING, loss_of, whole_tensor
+from tests.parallel.parity import EVERYTHING, loss_of
+from tests.parallel.whole import whole_tensor
 
 CONFIG = load_config("smoke", overrides=EVERYTHING).model
 

@@ -17,7 +17,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from longcat.accelerator import choose
 from longcat.config import load_config
@@ -28,6 +27,7 @@ from longcat.training import checkpoint
 from longcat.training import trainer as trainer_module
 from longcat.training.trainer import Trainer
 from tests.checkpoints import write_checkpoint
+from tests.parallel.whole import gather_whole
 
 EVERYTHING = (
     "model.mtp_num_layers=2",
@@ -139,8 +139,7 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
         outcome.stops.append(result.stop)
         if step == first:
             named = trainer.weights.named_parameters()
-            own = {name: whole_tensor(of.grad) for name, of in named if of.grad is not None}
-            outcome.gradients = of_all_stages(mesh, own)
+            outcome.gradients = gather_whole({name: of.grad for name, of in named if of.grad is not None}, mesh)
         if step + 1 == save_after:
             write_checkpoint(folder, step + 1, trainer.weights, trainer.optimizers)
             outcome.kept = state_of(trainer, mesh)
@@ -155,7 +154,7 @@ def train(mesh, case, folder=None, save_after=None, resume=False):
 
 def weights_of(trainer, mesh):
     """Weights, with the balance state: whole, of all stages."""
-    return of_all_stages(mesh, {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()})
+    return gather_whole(trainer.weights.state_dict(), mesh)
 
 
 def state_of(trainer, mesh):
@@ -164,25 +163,13 @@ def state_of(trainer, mesh):
         optimizer.state_dict()  # what lives in the host's memory comes
     names = {parameter: name for name, parameter in trainer.weights.named_parameters()}
     moments = {
-        names[parameter]: {name: whole_tensor(of) for name, of in optimizer.state[parameter].items()}
+        f"{names[parameter]} {name}": of
         for optimizer in trainer.optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]
+        for name, of in optimizer.state[parameter].items()
     }
-    return {"weights": weights_of(trainer, mesh), "moments": of_all_stages(mesh, moments)}
-
-
-def of_all_stages(mesh, own):
-    """What the stages of a pipeline have, together; what several have, as the word embedding, they have alike to the bit."""
-    if mesh.degrees.pipeline == 1:
-        return own
-    found = [None] * mesh.degrees.pipeline
-    dist.all_gather_object(found, own, group=mesh.group("pipeline"))
-    together = {}
-    for parts in found:
-        for name, value in parts.items():
-            assert same(together.setdefault(name, value), value), f"copies of {name} differ"
-    return together
+    return {"weights": weights_of(trainer, mesh), "moments": gather_whole(moments, mesh)}
 
 
 def same(one, other):
@@ -258,11 +245,6 @@ def mutate(trainer, mesh, patch, what, axis):
     grid = mesh.degrees.grid_of(axis, *SUMMED_OVER[what])
     group = mesh.share(f"{what} without {axis}", grid.group(mesh.rank, *axes))
     patch.setitem(mesh._sums, what, group)
-
-
-def whole_tensor(tensor):
-    """A tensor with all its shards, apart from what it is a part of."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().clone()
 
 
 def error(found, expected):

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import json
 from dataclasses import replace
 
 import httpx
@@ -41,8 +42,9 @@ class Client:
     def __call__(self, method, path, **named):
         return asyncio.run(self.ask(method, path, **named))
 
-    def post(self, path, content, **named):
-        return self("POST", path, json=content, **named)
+    def post(self, path, content, headers=None):
+        headers = {"Content-Type": "application/json"} | (headers or {})
+        return self("POST", path, content=json.dumps(content), headers=headers)
 
 
 @pytest.fixture

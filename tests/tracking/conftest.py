@@ -2,15 +2,16 @@ import shutil
 
 import pytest
 
-from longcat import tracking
 from longcat.artifact import Workspace
+from longcat.tracking import sender
+from longcat.tracking.store import tracking_uri
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A store that is only slow is waited for."""
     for limit in ("START_S", "END_S"):
-        monkeypatch.setattr(tracking, limit, 300.0)
+        monkeypatch.setattr(sender, limit, 300.0)
 
 
 @pytest.fixture(scope="session")
@@ -37,4 +38,4 @@ def workspace(tmp_path, store_with_a_run):
 def client(workspace):
     import mlflow
 
-    return mlflow.MlflowClient(tracking.tracking_uri(workspace))
+    return mlflow.MlflowClient(tracking_uri(workspace))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from longcat import tracking
 from longcat.artifact import Artifact
 from longcat.config import load_config
-from longcat.tracking import Tracker, model_name, sync
+from longcat.tracking import Tracker, model_name, sender
+from longcat.tracking.sync import sync
 
 CONFIG = load_config("smoke")
 NAME = model_name(CONFIG)
@@ -48,7 +48,7 @@ def test_the_version_gets_scores_and_only_a_good_one_the_alias(workspace, client
 
 def test_a_decision_that_is_sent_late_does_not_unseat_a_later_one(workspace, client, checkpoint, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "END_S", 0.1)
+        patch.setattr(sender, "END_S", 0.1)
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
         tracker = Tracker(workspace, CONFIG, "away")
         with tracker.stage("evaluate") as run:

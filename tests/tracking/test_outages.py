@@ -8,9 +8,13 @@ import threading
 
 import pytest
 
-from longcat import tracking
+from longcat.artifact import Workspace
 from longcat.config import load_config
-from longcat.tracking import Tracker, journal, sync
+from longcat.tracking import Tracker, journal
+from longcat.tracking import sender as sender_module
+from longcat.tracking.forwarding import Forwarder
+from longcat.tracking.sender import Sender
+from longcat.tracking.sync import sync
 from tests.prefect_api import fake_prefect as fake_server
 
 HOUR_S = 3600
@@ -27,7 +31,7 @@ def record(step):
 def test_no_point_is_lost_or_doubled_in_an_outage_of_an_hour(workspace, client, monkeypatch, caplog):
     """A step every 30 s of a clock that the sender's own waits move; MLflow is away from minute 5 to minute 65."""
     now, steps, attempts = 0.0, 0, []
-    forward = tracking.Forwarder.forward
+    forward = Forwarder.forward
 
     def unreliable(self, event, run_ids):
         if 300 <= now < 300 + HOUR_S:
@@ -45,9 +49,9 @@ def test_no_point_is_lost_or_doubled_in_an_outage_of_an_hour(workspace, client, 
             sender._finish.set()
             sender._given_up.set()
 
-    monkeypatch.setattr(tracking.Forwarder, "forward", unreliable)
-    monkeypatch.setattr(tracking.Sender, "_pause", pause)
-    monkeypatch.setattr(tracking.Sender, "start", lambda *_, **__: None)
+    monkeypatch.setattr(Forwarder, "forward", unreliable)
+    monkeypatch.setattr(Sender, "_pause", pause)
+    monkeypatch.setattr(Sender, "start", lambda *_, **__: None)
     tracker = Tracker(workspace, load_config("smoke"), "hours")
     with tracker.stage("pretrain") as run:
         tracker._sender._run()  # in this thread, until the last step
@@ -65,7 +69,7 @@ def test_no_point_is_lost_or_doubled_in_an_outage_of_an_hour(workspace, client, 
 def test_a_run_ends_in_its_own_time_and_says_once_what_is_wrong(workspace, monkeypatch, caplog, trouble):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "END_S", 0.5)
+    monkeypatch.setattr(sender_module, "END_S", 0.5)
     with fake_server() as server:
         server.mode = trouble
         if trouble == "dead":
@@ -87,9 +91,9 @@ def test_a_run_ends_in_its_own_time_and_says_once_what_is_wrong(workspace, monke
 
 
 def test_an_mlflow_that_is_only_slow_is_not_said_to_be_away(workspace, monkeypatch):
-    monkeypatch.setattr(tracking, "START_S", 0.0)
+    monkeypatch.setattr(sender_module, "START_S", 0.0)
     released = threading.Event()
-    monkeypatch.setattr(tracking.Sender, "send_all", lambda _: released.wait(60))
+    monkeypatch.setattr(Sender, "send_all", lambda _: released.wait(60))
     tracker = Tracker(workspace, load_config("smoke"), "slow")
     said = tracker.close("FINISHED")
     released.set()
@@ -123,12 +127,12 @@ class Simulated:
     ],
 )
 def test_the_end_of_a_run_waits_for_mlflow_for_a_hundredth_of_its_time(tmp_path, monkeypatch, run_s, state, waited_s):
-    monkeypatch.setattr(tracking, "START_S", 15.0)
-    monkeypatch.setattr(tracking, "END_S", 2.0)
-    sender = tracking.Sender(tmp_path / "run.jsonl", tracking.Workspace(tmp_path))
+    monkeypatch.setattr(sender_module, "START_S", 15.0)
+    monkeypatch.setattr(sender_module, "END_S", 2.0)
+    sender = Sender(tmp_path / "run.jsonl", Workspace(tmp_path))
     sender.journal.append("tags", "a", tags={})
     simulated = Simulated()
-    monkeypatch.setattr(tracking, "time", simulated)
+    monkeypatch.setattr(sender_module, "time", simulated)
     sender._thread = simulated
     sender.service.away = state == "away"
     sender._connected_at = None if state == "unconnected" else 900.0

@@ -6,10 +6,13 @@ import logging
 
 import pytest
 
-from longcat import tracking
 from longcat.config import load_config
 from longcat.errors import TrackingError
-from longcat.tracking import Tracker, sync
+from longcat.tracking import Tracker, sender
+from longcat.tracking.forwarding import Forwarder
+from longcat.tracking.journal import refused_path
+from longcat.tracking.sender import Sender
+from longcat.tracking.sync import sync
 
 RECORDS = [{"step": step, "time": 1e9 + step, "train/loss": 1.0 / step} for step in range(1, 8)]
 
@@ -20,8 +23,8 @@ def journal(workspace, monkeypatch):
 
     def make(name="a run", records=RECORDS):
         with monkeypatch.context() as patch:
-            patch.setattr(tracking.Sender, "start", lambda *_, **__: None)
-            patch.setattr(tracking.Sender, "finish", lambda *_: None)
+            patch.setattr(Sender, "start", lambda *_, **__: None)
+            patch.setattr(Sender, "finish", lambda *_: None)
             tracker = Tracker(workspace, load_config("smoke"), name)
             with tracker.stage("pretrain") as run:
                 run.log_records(records)
@@ -42,7 +45,7 @@ def warnings_of(caplog):
 
 def set_aside(path):
     """What is kept of a journal: (reason, event) of every line."""
-    refused = tracking.refused_path(path)
+    refused = refused_path(path)
     return [json.loads(line) for line in refused.read_text().splitlines()] if refused.exists() else []
 
 
@@ -134,7 +137,7 @@ def test_a_journal_that_cannot_be_sent_now_does_not_stop_the_others(workspace, c
     from mlflow.exceptions import RestException
 
     stuck, fine = journal("stuck"), journal("fine")
-    forward = tracking.Forwarder.forward
+    forward = Forwarder.forward
 
     def fail(self, event, run_ids):
         if self._mark == stuck.stem:
@@ -142,7 +145,7 @@ def test_a_journal_that_cannot_be_sent_now_does_not_stop_the_others(workspace, c
         return forward(self, event, run_ids)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking.Forwarder, "forward", fail)
+        patch.setattr(Forwarder, "forward", fail)
         with pytest.raises(TrackingError, match=rf"answered with an error .*not you.* kept in .*{stuck.name}"):
             sync(workspace)
     assert runs_of(client)["fine"].info.status == "FINISHED"
@@ -154,7 +157,7 @@ def test_a_journal_that_cannot_be_sent_now_does_not_stop_the_others(workspace, c
 def test_a_sent_journal_is_not_read_again(workspace, journal, monkeypatch):
     journal("old")
     assert sync(workspace) == 1
-    monkeypatch.setattr(tracking, "close_abandoned", lambda path: pytest.fail(f"{path} is read"))
+    monkeypatch.setattr("longcat.tracking.sync.close_abandoned", lambda path: pytest.fail(f"{path} is read"))
     assert sync(workspace) == 0
 
 
@@ -166,7 +169,7 @@ def test_what_a_failing_disk_may_still_forget_is_not_sent(workspace, client, jou
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "sync_file", fail)
+        patch.setattr(sender, "sync_file", fail)
         sync(workspace)
         assert client.get_experiment_by_name("longcat") is None
     sync(workspace)

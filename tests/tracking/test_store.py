@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from longcat import tracking
-from longcat.tracking import forwarding, sync
+from longcat.tracking import forwarding
+from longcat.tracking.store import prepare, tracking_uri
+from longcat.tracking.sync import sync
 from tests.tracking.test_refusals import runs_of, warnings_of
 
 
@@ -51,7 +52,7 @@ def test_a_damaged_store_is_filled_again_from_the_journals(workspace, caplog):
     (warning,) = warnings_of(caplog)
     assert "is damaged, so a new one is made; the old one is kept as mlflow.db.unusable-" in warning
     assert len(list(workspace.path.glob("mlflow.db.unusable-*"))) == 1
-    client = forwarding.import_mlflow().MlflowClient(tracking.tracking_uri(workspace))
+    client = forwarding.import_mlflow().MlflowClient(tracking_uri(workspace))
     runs = runs_of(client)
     assert {name: run.info.status for name, run in runs.items()} == {"first": "FINISHED", "pretrain": "FINISHED"}
     assert len(client.get_metric_history(runs["pretrain"].info.run_id, "train/loss")) == 7
@@ -90,5 +91,5 @@ def test_the_store_of_somebody_else_is_never_touched(workspace, tmp_path, monkey
     other = tmp_path / "other.db"
     other.write_bytes(b"nothing that can be read" * 1000)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
-    assert tracking.prepare(workspace) is False
+    assert prepare(workspace) is False
     assert other.exists()

@@ -8,11 +8,13 @@ import threading
 
 import pytest
 
-from longcat import tracking
 from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.errors import WorkspaceBusyError
-from longcat.tracking import Tracker, sync
+from longcat.tracking import Tracker, sender
+from longcat.tracking.sender import Sender
+from longcat.tracking.store import metric_histories
+from longcat.tracking.sync import sync
 
 
 def client_of(workspace):
@@ -32,7 +34,7 @@ RECORDS = [{"step": step, "time": 1e9 + step, "attempt": 0, "train/loss": 1.0 / 
 
 
 def test_an_outage_costs_no_time_and_loses_nothing(workspace, monkeypatch):
-    monkeypatch.setattr(tracking, "END_S", 1.0)
+    monkeypatch.setattr(sender, "END_S", 1.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
     asked, answered, in_vain = threading.Event(), threading.Event(), []
 
@@ -41,9 +43,9 @@ def test_an_outage_costs_no_time_and_loses_nothing(workspace, monkeypatch):
         in_vain.append(not answered.wait(300))
         send_all(sender)
 
-    send_all = tracking.Sender.send_all
+    send_all = Sender.send_all
     with monkeypatch.context() as patch:
-        patch.setattr(tracking.Sender, "send_all", unanswered)
+        patch.setattr(Sender, "send_all", unanswered)
         tracker = Tracker(workspace, load_config("smoke"), "outage")
         with tracker.stage("pretrain") as run:
             run.log_records(RECORDS)
@@ -74,7 +76,7 @@ def test_sending_twice_stores_once(workspace, tmp_path):
     assert tracker.close("FINISHED") is None
     state = next((tmp_path / "tracking").glob("*.sent.json"))
     state.unlink()  # as if the process had died before writing down how far it came
-    tracking.Sender(next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")), workspace).send_all()
+    Sender(next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")), workspace).send_all()
     client = client_of(workspace)
     assert len(runs_of(client)) == 2
     assert len(client.get_metric_history(tracker.run_id("pretrain"), "train/loss")) == len(RECORDS)
@@ -89,7 +91,7 @@ def test_the_curve_is_that_of_the_steps_that_count_after_going_back(workspace):
     assert tracker.close("FINISHED") is None
     run_id = tracker.run_id("pretrain")
     curve = [one["train/loss"] for one in (*RECORDS[:4], *again)]
-    assert tracking.metric_histories(tracker.uri, run_id, ["train/loss"]) == {"train/loss": curve}
+    assert metric_histories(tracker.uri, run_id, ["train/loss"]) == {"train/loss": curve}
     assert client_of(workspace).get_run(run_id).data.metrics["train/loss"] == curve[-1]
 
 

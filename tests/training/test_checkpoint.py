@@ -12,7 +12,8 @@ from longcat.parallel.axes import Degrees
 from longcat.training import checkpoint
 from longcat.training.trainer import Trainer
 from tests.checkpoints import write_checkpoint
-from tests.parallel.parity import EVERYTHING, whole_tensor
+from tests.parallel.parity import EVERYTHING
+from tests.parallel.whole import whole_tensor
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ def state(trainer):
     for optimizer in trainer.optimizers:
         for name, moments in get_optimizer_state_dict(trainer.weights, optimizer)["state"].items():
             found |= {f"{name}: {kind}": value for kind, value in moments.items()}
-    return {name: whole_tensor(tensor).detach().numpy().copy() for name, tensor in found.items()}
+    return {name: whole_tensor(tensor).numpy() for name, tensor in found.items()}
 
 
 def write(mesh, folder):

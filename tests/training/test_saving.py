@@ -22,7 +22,7 @@ from longcat.training.heartbeat import Heartbeat
 from longcat.training.local_tier import LocalTier
 from longcat.training.saving import HostCopy, Saver
 from longcat.training.trainer import Trainer
-from tests.parallel.training import whole_tensor
+from tests.parallel.whole import whole_tensor
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def batch(mesh, step):
 
 
 def weights(trainer):
-    return {name: whole_tensor(of).clone() for name, of in trainer.weights.state_dict().items()}
+    return {name: whole_tensor(of) for name, of in trainer.weights.state_dict().items()}
 
 
 def same(one, other):
@@ -176,7 +176,7 @@ def copied_twice(mesh, optimizer):
         state = checkpoint.state_of(step, trainer.weights, trainer.optimizers)
         staged = copy.of(state)
         expected, held = (
-            {name: whole_tensor(value).clone() for name, value in checkpoint.tensors(of)} for of in (state, staged)
+            {name: whole_tensor(value) for name, value in checkpoint.tensors(of)} for of in (state, staged)
         )
         places = [saving._own_part(value).data_ptr() for _, value in checkpoint.tensors(staged)]
         with torch.no_grad():

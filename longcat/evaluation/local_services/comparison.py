@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from longcat.evaluation.local_services.dispatcher import ModelDispatcher
 from longcat.local_services.city import Scene
+from longcat.local_services.greedy import nearest_free
 from longcat.local_services.simulation import Choice, Decision, Dispatcher, Hour, Position, cost_of, simulate
 from longcat.local_services.solver import Hindsight, best_choice, hindsight
+
+_LEAST_S = 0.1
+"""Seconds that the search in hindsight has in any case."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Comparison:
     scene: Scene
     rows: tuple[Row, ...]
     hindsight: Hindsight | None
+    cut_questions: int = 0
+    """Questions that were too long for the model, and lost their beginning."""
 
     def ratio(self, row: Row) -> float | None:
         """Return how many times the proven bound in hindsight an hour costs; None without a bound, or if it is 0."""
@@ -56,6 +64,7 @@ class Comparison:
             "orders": len(scene.orders),
             "couriers": len(scene.couriers),
             "verdict": self.verdict(),
+            "cut_questions": self.cut_questions,
             "hindsight": found and {"cost": found.cost, "bound": found.bound, "proven": found.is_proven},
             "dispatchers": {
                 row.name: {
@@ -76,22 +85,29 @@ class Comparison:
 
 
 def compare(
-    scene: Scene, dispatchers: Mapping[str, Dispatcher], on_row: Callable[[str], None] = lambda name: None
+    scene: Scene,
+    model: ModelDispatcher | None = None,
+    on_row: Callable[[str], None] = lambda name: None,
+    until: float | None = None,
 ) -> Comparison:
-    """Let each dispatcher and the exact one decide the same hour.
+    """Let a model, the greedy dispatcher and the exact one decide the same hour.
 
     Args:
         scene: the hour.
-        dispatchers: by name, the one that matters first.
+        model: the one that matters; None compares the other two.
         on_row: hears whose turn it is.
+        until: `time.monotonic()` at which the search in hindsight has to end, with what it has found; None gives it the
+            same work on each machine.
     """
+    dispatchers: dict[str, Dispatcher] = {} if model is None else {"model": model}
     rows = []
-    for name, dispatcher in {**dispatchers, "exact": best_choice}.items():
+    for name, dispatcher in (dispatchers | {"greedy": nearest_free, "exact": best_choice}).items():
         on_row(name)
         rows.append(_row(name, scene, dispatcher))
     on_row("hindsight")
     best = min((row.hour for row in rows), key=lambda hour: hour.cost.total)
-    return Comparison(scene, tuple(rows), _hindsight(scene, best))
+    left = None if until is None else max(_LEAST_S, until - time.monotonic())
+    return Comparison(scene, tuple(rows), _hindsight(scene, best, left), 0 if model is None else model.cut)
 
 
 def _row(name: str, scene: Scene, dispatcher: Dispatcher) -> Row:
@@ -113,12 +129,12 @@ def _added(decision: Decision, choice: Choice) -> int:
     return cost_of(after, decision.orders).total - cost_of(one, decision.orders).total
 
 
-def _hindsight(scene: Scene, known: Hour) -> Hindsight | None:
+def _hindsight(scene: Scene, known: Hour, seconds: float | None) -> Hindsight | None:
     try:
         import ortools  # noqa: F401
     except ImportError:
         return None
-    return hindsight(scene, known)
+    return hindsight(scene, known, seconds=seconds)
 
 
 def _against(cost: int, other: int, name: str) -> str:

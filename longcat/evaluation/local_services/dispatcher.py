@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from longcat.inference.requests import Continuation
-from longcat.inference.runner import Runner
 from longcat.local_services.city import Scene
 from longcat.local_services.dispatch import question
 from longcat.local_services.simulation import Choice, Decision, stop_place
@@ -16,21 +16,35 @@ _FIRST_TICKET = 10_000
 """Number of the first order in the questions: five digits, as in the training text."""
 
 
+@dataclass(frozen=True)
+class Preference:
+    """What a model thinks of the answers to a question."""
+
+    nats: Sequence[float]
+    """Log-likelihood of each."""
+    cut: bool
+    """Whether the question was too long for the model, and lost its beginning."""
+
+
+Ask = Callable[[str, Sequence[str]], Preference]
+"""Asks a model a question, and which of some answers it prefers."""
+
+
 class ModelDispatcher:
     """Asks a model in the wording of the task `dispatch`; it chooses the courier, and the order's place in the route is the cheapest.
 
     A courier's place is where the next decision can reach him: the corner he is at, or the stop he is on the way to.
     """
 
-    def __init__(self, runner: Runner, scene: Scene, language: str) -> None:
+    def __init__(self, ask: Ask, scene: Scene, language: str) -> None:
         """Make a dispatcher.
 
         Args:
-            runner: the model.
+            ask: asks the model.
             scene: whose couriers get names, those of the training text as far as they go.
             language: of the questions, `zh` or `en`.
         """
-        self._runner, self._language = runner, language
+        self._ask, self._language = ask, language
         names = [name[language] for name in COURIERS]
         ids = [courier.id for courier in scene.couriers]
         self._names = names[: len(ids)] if len(ids) <= len(names) else ids
@@ -50,13 +64,7 @@ class ModelDispatcher:
 
     def __call__(self, decision: Decision) -> Choice:
         """Return the likeliest courier, and the cheapest way for him to take the order."""
-        prompt, checkpoint = self.prompt(decision), self._runner.checkpoint
-        context = checkpoint.encode(prompt)
-        answers = [
-            Continuation(context, checkpoint.encode(f"{prompt}{DELIMITER[self._language]}{name}")[len(context) :])
-            for name in self._names
-        ]
-        found = self._runner.likelihoods(answers)
-        self.cut += any(one.dropped for one in found)
-        courier = max(range(len(found)), key=lambda index: found[index].nats)
+        found = self._ask(self.prompt(decision), [f"{DELIMITER[self._language]}{name}" for name in self._names])
+        self.cut += found.cut
+        courier = max(range(len(found.nats)), key=lambda index: found.nats[index])
         return Choice(courier, cheapest(decision, courier).route)

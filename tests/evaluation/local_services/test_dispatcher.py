@@ -4,9 +4,9 @@ import pytest
 
 from longcat.evaluation.local_services.comparison import Comparison, Row, compare
 from longcat.evaluation.local_services.dispatcher import ModelDispatcher
+from longcat.evaluation.local_services.preference import preference_of
 from longcat.inference.requests import Likelihood
 from longcat.local_services.city import City, Courier, Merchant, Order, Place, Scene, make_scene
-from longcat.local_services.greedy import nearest_free
 from longcat.local_services.simulation import simulate
 from longcat.local_services.solver import Hindsight, best_choice, cheapest
 
@@ -35,7 +35,7 @@ class Asked:
 def test_a_model_is_asked_once_an_order_in_the_wording_of_the_task(language, names, cue):
     runner = Asked()
     decisions = []
-    model = ModelDispatcher(runner, SCENE, language)
+    model = ModelDispatcher(preference_of(runner), SCENE, language)
 
     def watched(decision):
         decisions.append(decision)
@@ -63,7 +63,7 @@ def test_a_courier_under_way_is_told_with_the_stops_before_him():
     runner = Asked()
     simulate(
         Scene(city, (Courier("c", Place(0, 0), 0),), orders),
-        ModelDispatcher(runner, Scene(city, (Courier("c", Place(0, 0), 0),), orders), "en"),
+        ModelDispatcher(preference_of(runner), Scene(city, (Courier("c", Place(0, 0), 0),), orders), "en"),
     )
     assert "courier Zhang at (0,0), free" in runner.questions[0][0][0]
     assert "courier Zhang at (2,2), still bound for (7,8)" in runner.questions[1][0][0]
@@ -72,14 +72,14 @@ def test_a_courier_under_way_is_told_with_the_stops_before_him():
 def test_questions_that_were_cut_are_counted_and_more_couriers_than_names_keep_their_ids():
     scene = make_scene(3, start=720, minutes=30, couriers=30, orders_per_hour=12)
     runner = Asked(dropped=1)
-    model = ModelDispatcher(runner, scene, "zh")
+    model = ModelDispatcher(preference_of(runner), scene, "zh")
     simulate(scene, model)
     assert model.cut == len(scene.orders)
     assert [answer for _, answer in runner.questions[0]] == [courier.id for courier in scene.couriers]
 
 
 def test_the_comparison_counts_best_decisions_and_says_who_loses():
-    found = compare(SCENE, {"greedy": nearest_free})
+    found = compare(SCENE)
     greedy, exact = found.rows
     assert exact.best_decisions == len(SCENE.orders) >= greedy.best_decisions
     assert exact.hour == simulate(SCENE, best_choice)
