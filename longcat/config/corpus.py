@@ -48,6 +48,10 @@ class SourceConfig(Section):
     """For `local_services`: how many texts are made."""
     seed: int = 0
     """For `local_services`: each makes other texts, and the same ones each time."""
+    tasks: list[str] = Field(default_factory=list)
+    """For `local_services`: the tasks that are asked, by name; an empty list takes all."""
+    forms: list[str] = Field(default_factory=list)
+    """For `local_services`: the forms of the texts, of `plain`, `listed`, `explained` and `reasoned`; an empty list takes all."""
     text_field: str = "text"
     """The field that holds the text in records of JSON, Parquet, Arrow and hub data sets; dots lead to nested ones (`data.text`)."""
     max_documents: int | None = Field(default=None, ge=1)
@@ -87,6 +91,18 @@ class SourceConfig(Section):
             raise ValueError("expected apt:NAME or pip:NAME==VERSION")
         return value
 
+    @field_validator("tasks", "forms", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("tasks", "forms")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if repeated := sorted({name for name in value if value.count(name) > 1}):
+            raise ValueError(f"{', '.join(repeated)} more than once")
+        return value
+
     @model_validator(mode="after")
     def _complete(self) -> SourceConfig:
         for name in _NEEDED.get(self.kind, ()):
@@ -94,7 +110,8 @@ class SourceConfig(Section):
                 raise ValueError(f"a source of kind {self.kind!r} needs `{name}`")
         for kind, fields in _FIELDS_OF_KIND.items():
             for name in fields:
-                if kind != self.kind and getattr(self, name) != type(self).model_fields[name].default:
+                default = type(self).model_fields[name].get_default(call_default_factory=True)
+                if kind != self.kind and getattr(self, name) != default:
                     raise ValueError(f"`{name}` is for sources of kind {kind!r}, this one is of kind {self.kind!r}")
         return self
 
@@ -105,7 +122,7 @@ _FIELDS_OF_KIND = {
     "files": ("path", "documents"),
     "hub": ("name", "subset", "split", "revision"),
     "package": ("package", "members"),
-    "local_services": ("language", "count", "seed"),
+    "local_services": ("language", "count", "seed", "tasks", "forms"),
 }
 _SOURCES = "`stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`"
 
@@ -199,6 +216,8 @@ class CorpusConfig(Section):
     """The special token of `tokenizer` that follows every document."""
     vocabulary_size: int = Field(default=4096, ge=259)
     """Tokens of the byte-level BPE, special tokens included; with a `tokenizer` of your own at least its largest id + 1."""
+    digits_per_token: int = Field(default=3, ge=1, le=3)
+    """Most digits in a token of the trained tokenizer; 1 makes each digit a token, from which a small model learns to compare sooner."""
     tokenizer_sample_bytes: int = Field(default=20_000_000, ge=1)
     """Most bytes of training text that the tokenizer is trained on."""
     block_bytes: int = Field(default=16_000_000, ge=1)

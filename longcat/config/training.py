@@ -160,6 +160,9 @@ class TrainingConfig(Section):
     mask_documents: bool = False
     """Keep attention, its indexer, n-grams and multi-token prediction within the documents of a row.
     Off by default: LongCat's reports do not mention it."""
+    answers_after: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Texts that end questions, such as `Answer:`: of a document that has one, only what comes after the first is learnt, and
+    what is before is read; other documents are learnt whole. An empty list learns everything."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimizer and its schedule."""
     balance: BalanceConfig = BalanceConfig()

@@ -78,6 +78,11 @@ class PipelineConfig(Section):
                 f"training.losses.balance_groups={self.training.losses.balance_groups} does not divide "
                 f"model.n_routed_experts={self.model.n_routed_experts}"
             )
+        if self.training.answers_after and self.model.mtp_num_layers:
+            raise ValueError(
+                f"training.answers_after, but multi-token prediction (model.mtp_num_layers={self.model.mtp_num_layers}) "
+                "reads the targets that it leaves out; set one of the two"
+            )
         phases = {name: getattr(self.training, name) for name in ("dense_attention_steps", "indexer_warmup_steps")}
         without_use = [f"training.{name}={steps}" for name, steps in phases.items() if steps]
         if without_use and self.model.sparse_attention is None:

@@ -10,7 +10,8 @@ index.json            the shards of each SPLIT, `train` and `held_out`, and what
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from longcat.artifact import sha256_file, write_json
+from longcat.corpus.answers import after_markers
 from longcat.corpus.arrays import save
 from longcat.corpus.packing import Segments, pack
 from longcat.errors import ArtifactError
@@ -186,8 +188,12 @@ def write_index(
 class TokenRows:
     """The rows of one split over all its shards, read when they are taken."""
 
-    def __init__(self, directory: Path, index: SplitIndex, sequence_length: int) -> None:
+    def __init__(
+        self, directory: Path, index: SplitIndex, sequence_length: int, markers: Sequence[Sequence[int]] = ()
+    ) -> None:
         self.index = index
+        self.markers = markers
+        """Tokens of texts after which a document is learnt, see `longcat.corpus.answers`; none learns all."""
         self._directory = directory
         self._width = sequence_length + 1
         self._ends = np.cumsum([shard.rows for shard in index.shards], dtype=np.int64)
@@ -219,6 +225,8 @@ class TokenRows:
             documents[place] = np.repeat(names, np.diff(columns, append=self._width))
             predicted_before[place, columns[offsets > 0]] = True
         ignored = predicted_before | is_padding(documents)
+        if self.markers:
+            ignored |= ~after_markers(tokens, documents, self.markers)
         return Batch(tokens[:, :-1], np.where(ignored, IGNORE, tokens)[:, 1:], documents[:, :-1])
 
     def _open(self, number: int) -> _OpenShard:
@@ -292,6 +300,22 @@ class TokenCorpus:
                 f"{path / INDEX} is missing or unreadable ({type(error).__name__}: {error}); "
                 f"delete {path} to have it built again"
             ) from None
+
+    def learning_after(self, texts: Sequence[str]) -> TokenCorpus:
+        """Return the same corpus with the targets that come after one of the texts in their document; without texts, all.
+
+        Raises:
+            DataError: the tokenizer cannot be read.
+        """
+        if not texts:
+            return self
+        from longcat.corpus.tokenizer import encode, open_tokenizer
+
+        markers = [tokens.tolist() for tokens in encode(open_tokenizer(self.tokenizer_path), list(texts))]
+        train, held_out = (
+            TokenRows(self.path, rows.index, self.sequence_length, markers) for rows in (self.train, self.held_out)
+        )
+        return replace(self, train=train, held_out=held_out)
 
     @property
     def tokenizer_path(self) -> Path:

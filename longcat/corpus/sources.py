@@ -30,7 +30,7 @@ from longcat.corpus.packages import check_package, unpack
 from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix
 from longcat.corpus.readers.values import MISSING, find, labelled
 from longcat.errors import DataError
-from longcat.local_services.training_text import VERSION, training_documents
+from longcat.local_services.training_text import VERSION, check_names, training_documents
 from longcat.processes.pool import note_place
 from longcat.redaction import redact
 
@@ -94,6 +94,7 @@ def check_source(config: SourceConfig) -> None:
 
     Raises:
         DataError: a file or client is missing, or no file has a format that is read.
+        ConfigError: questions about local services have no such task or form.
     """
     if config.kind == "stdlib":
         _standard_library_files()
@@ -105,6 +106,8 @@ def check_source(config: SourceConfig) -> None:
                 raise DataError(f"cannot read {path}: Permission denied")
     elif config.kind == "package":
         check_package(str(config.package))
+    elif config.kind == "local_services":
+        check_names(config.tasks, config.forms)
 
 
 def _standard_library_files() -> list[Path]:
@@ -187,14 +190,16 @@ def _pinned(
 
 def _local_services(config: SourceConfig) -> Source:
     language, count = str(config.language), int(config.count or 0)
+    tasks, forms = tuple(config.tasks), tuple(config.forms)
+    check_names(tasks, forms)
     made = [
-        LocalServicesBlock(language, config.seed, number, min(_TEXTS_OF_BLOCK, count - first))
+        LocalServicesBlock(language, config.seed, number, min(_TEXTS_OF_BLOCK, count - first), tasks, forms)
         for number, first in enumerate(range(0, count, _TEXTS_OF_BLOCK))
     ]
     return Source(
         name=f"local services ({language})",
         licence="MIT",
-        pin={"revision": f"{VERSION}-{language}-{config.seed}-{count}"},
+        pin={"revision": "-".join([f"{VERSION}-{language}-{config.seed}-{count}", *tasks, *forms])},
         blocks=made,
     )
 
@@ -207,11 +212,13 @@ class LocalServicesBlock:
     seed: int
     number: int
     count: int
+    tasks: tuple[str, ...]
+    forms: tuple[str, ...]
 
     def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
         """Make the texts."""
         digest = hashlib.sha256(f"{self.seed} {self.number}".encode()).digest()
-        yield from training_documents(int.from_bytes(digest[:8]), self.language, self.count)
+        yield from training_documents(int.from_bytes(digest[:8]), self.language, self.count, self.tasks, self.forms)
 
 
 # ---------------------------------------------------------------------------------------------------- hub

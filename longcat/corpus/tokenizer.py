@@ -1,8 +1,8 @@
 """Byte-level BPE, trained on the corpus: any text becomes tokens and comes back unchanged.
 
 The first ids are those of the LongCat models: 1 begins, 2 ends a text. How text is cut before merges are learnt is not
-published of them; it is done here as in GPT-4 and DeepSeek-V3: numbers in groups of at most three digits, Chinese and
-kana in runs of their own, other letters with the character before them, white space by itself.
+published of them; it is done here as in GPT-4 and DeepSeek-V3: numbers in groups of at most three digits (or as many as
+`corpus.digits_per_token` says), Chinese and kana in runs of their own, other letters with the character before them, white space by itself.
 """
 
 from __future__ import annotations
@@ -24,26 +24,30 @@ from longcat.errors import ConfigError, DataError
 SPECIAL_TOKENS = ("<longcat_unk>", "<longcat_s>", "</longcat_s>")
 """Special tokens of `train_tokenizer` in the order of their ids; the last is at `TRAINED_END_OF_TEXT`."""
 _HAN = r"\p{Han}\p{Hiragana}\p{Katakana}"
-_PIECES = (  # the most frequent first: the order changes nothing but the time
-    rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}&&[^{_HAN}]]+|\p{{N}}{{1,3}}|[{_HAN}]+"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _PROBE = "Every  Document, of 12345 numbers\n\n\tand  é É ﬁ 專門 한 😀 don't  end "
 """Text that does not survive a tokenizer which normalises, lower-cases or adds spaces."""
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+def _pieces(digits: int) -> Regex:
+    return Regex(  # the most frequent first: the order changes nothing but the time
+        rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}&&[^{_HAN}]]+|\p{{N}}{{1,{digits}}}|[{_HAN}]+"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int, digits: int = 3) -> Tokenizer:
     """Learn merges from texts; the same texts in the same order give the same tokenizer.
 
     Args:
         texts: training text.
         vocabulary_size: tokens, with the special ones and the 256 bytes; there are fewer when the texts have no more
             pairs to merge.
+        digits: most digits in a token.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.Split(_pieces(digits), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -112,7 +116,7 @@ def provide_tokenizer(path: Path, corpus: CorpusConfig, sample: Iterable[str]) -
     """
     if not path.exists():
         if corpus.tokenizer is None:
-            tokenizer = train_tokenizer(sample, corpus.vocabulary_size)
+            tokenizer = train_tokenizer(sample, corpus.vocabulary_size, corpus.digits_per_token)
         else:
             tokenizer = given_tokenizer(corpus.tokenizer, corpus)
         with replacing(path) as stream:

@@ -47,7 +47,7 @@ class Recoverable:
         torch.manual_seed(self.config.seed + mesh.rank)  # torch itself begins with another one in every process
         self.trainer = self._new_trainer()
         self.health = Health(self.config.training)
-        self.corpus = TokenCorpus.open(Path(job.tokens))
+        self.corpus = TokenCorpus.open(Path(job.tokens)).learning_after(self.config.training.answers_after)
         self.loader = Loader(
             self.corpus.train,
             self.config.seed,

@@ -100,6 +100,16 @@ def test_text_is_cut_into_pieces(text, expected):
     assert pieces(text) == expected
 
 
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_a_token_has_as_many_digits_as_are_asked_for(tmp_path, digits):
+    corpus = CorpusConfig(vocabulary_size=400, digits_per_token=digits)
+    tokenizer = provide_tokenizer(tmp_path / "tokenizer.json", corpus, ["1212 12:12 ١٢١٢ " * 50])
+    for again in (tokenizer, open_tokenizer(tmp_path / "tokenizer.json")):
+        tokens = [again.decode([number]) for number in encode(again, ["1212 12:12"])[0]]
+        assert max(map(len, tokens)) == digits
+        assert "".join(tokens) == "1212 12:12"
+
+
 def test_no_token_holds_chinese_and_latin_letters():
     tokenizer = train_tokenizer(["用GPT写代码" * 50, "写代码abc" * 50], 600)
     tokens = [tokenizer.decode([number]) for number in range(tokenizer.get_vocab_size())]
