@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(500)]
-SHARED = ["--preset", "smoke", "--set", "training.processes=2", "--set", "training.precision=fp32"]
+SETTINGS = "training.processes=2", "training.precision=fp32", "evaluation.precision=fp32"
+SHARED = ["--preset", "smoke", *(part for setting in SETTINGS for part in ("--set", setting))]
 
 
 def longcat(*arguments, workspace):
