@@ -47,19 +47,6 @@ def of(case, schedule, layers=None):
     return dataclasses.replace(case, overrides=(*case.overrides, *settings))
 
 
-@pytest.fixture(scope="module")
-def one_process(ranks):
-    """Trains a case in one process, once."""
-    done = {}
-
-    def get(case):
-        if case not in done:
-            done[case] = ranks.on_mesh(Degrees(1), train, case, stay=True)[0]
-        return done[case]
-
-    return get
-
-
 @pytest.mark.parametrize("layers", [2, 3, 7, 38])
 @pytest.mark.parametrize("stages", [1, 2, 3, 7])
 def test_stages_share_the_layers_evenly_and_in_order(layers, stages):
