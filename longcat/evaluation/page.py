@@ -13,7 +13,7 @@ from jinja2 import Environment
 
 from longcat import figures
 from longcat.disk import write_text
-from longcat.evaluation.gates import is_score
+from longcat.evaluation.gates import is_score, lower_is_better
 from longcat.figures import BLUE, GREY, INK, ORANGE, canvas
 from longcat.page import STYLE
 from longcat.unpacking import parse_json, read_json
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE = "report.html"
+CLEAR = 3
+"""Standard errors by which a score is clearly better than chance."""
 _SHOWN, _LETTERS = 2, 600
 """Answers of a task that are shown of each kind, and characters of a prompt, its end."""
 
@@ -40,9 +42,9 @@ blockquote.right { border-left-color: #2b8a3e; } blockquote.wrong { border-left-
 <p class="lead">{{ lead }}</p>
 <h2>Scores</h2>
 <table class="stack"><thead><tr><th>score</th><th class="n">value</th><th class="n">± standard error</th><th class="n">chance</th><th class="n">items</th></tr></thead><tbody>
-{% for row in rows %}<tr><td class="wrap title">{{ row.subject }}<br><span class="note">{{ row.metric }}</span></td><td class="n" data-label="value">{{ row.value|number }}</td><td class="n" data-label="± standard error">{{ row.stderr|number }}</td><td class="n" data-label="chance">{{ row.chance|number }}</td><td class="n" data-label="items">{{ "{:,.0f}".format(row["items"]) if row["items"] else "–" }}</td></tr>
+{% for row in rows %}<tr><td class="wrap title">{{ row.subject }}<br><span class="note">{{ row.metric }}</span></td><td class="n" data-label="value">{% if row.clear %}<b>{{ row.value|number }}</b>{% else %}{{ row.value|number }}{% endif %}</td><td class="n" data-label="± standard error">{{ row.stderr|number }}</td><td class="n" data-label="chance">{{ row.chance|number }}</td><td class="n" data-label="items">{{ "{:,.0f}".format(row["items"]) if row["items"] else "–" }}</td></tr>
 {% endfor %}</tbody></table>
-<p class="note">Chance: what guessing gets; for held-out text, what a unigram model of the training text gets. – where it is not known.</p>
+<p class="note">Chance: what guessing gets; for held-out text, what a unigram model of the training text gets. – where it is not known. Bold: better than chance by more than {{ clear }} standard errors.</p>
 {% if pictures.position %}<h2>Held-out text, from inside</h2>
 {{ picture("position", "Bits per byte by position in the sequence") }}
 {{ picture("kinds", "Bits per byte by source, language and kind of token") }}
@@ -80,6 +82,7 @@ def write(directory: Path, scores: Mapping[str, Mapping[str, float]], lead: str)
         style=STYLE,
         lead=lead,
         rows=table(scores),
+        clear=CLEAR,
         pictures=pictures,
         groups=[] if inside is None else [of for group in ("by source", "by language") for of in inside[group].items()],
         ece=None if inside is None else inside["calibration"]["ece"],
@@ -89,20 +92,26 @@ def write(directory: Path, scores: Mapping[str, Mapping[str, float]], lead: str)
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Return each score with its standard error, its chance line and the number of items."""
+    """Return each score with its standard error, its chance line, whether it is clearly better, and the number of items."""
     rows = []
     for subject, metrics in scores.items():
         for metric, value in metrics.items():
             if not is_score(f"{subject}/{metric}"):
                 continue
+            stderr = metrics.get(f"{metric}_stderr")
+            chance = metrics.get(f"{metric}_chance", metrics.get(f"unigram_{metric}"))
+            better = (
+                0.0 if chance is None else chance - value if lower_is_better(f"{subject}/{metric}") else value - chance
+            )
             rows.append(
                 {
                     "subject": subject,
                     "metric": metric.replace("_", " "),
                     "value": value,
                     "items": metrics.get("documents", metrics.get("held_out_documents")),
-                    "stderr": metrics.get(f"{metric}_stderr"),
-                    "chance": metrics.get(f"{metric}_chance", metrics.get(f"unigram_{metric}")),
+                    "stderr": stderr,
+                    "chance": chance,
+                    "clear": stderr is not None and better > CLEAR * stderr,
                 }
             )
     return rows

@@ -127,11 +127,12 @@ def evaluate(
                 write_json(kept, asdict(scores))
             outcomes.append(Scores(**read_json(kept)))
         write_json(directory / "result.json", {name: asdict(one) for name, one in zip(suites, outcomes, strict=True)})
+        of = f"Checkpoint {checkpoint.digest[:12]}: {checkpoint.facts.headline}"
         sections = [one.markdown for one in outcomes if one.markdown]
-        write_text(directory / "report.md", "\n".join(["# Checkpoint evaluation\n", *sections]))
+        write_text(directory / "report.md", "\n".join(["# Checkpoint evaluation\n", f"{of}\n", *sections]))
         all_scores = {subject: figures for one in outcomes for subject, figures in one.figures.items()}
         headlines = [one.headline for one in outcomes if one.headline]
-        write(directory, all_scores, ", ".join(headlines))
+        write(directory, all_scores, "; ".join([of, *headlines]))
         return EvaluationFacts(
             scores=all_scores,
             headlines=headlines,

@@ -18,6 +18,23 @@ def test_scores_stand_beside_their_error_and_chance():
     }
 
 
+def test_what_is_clearly_better_than_chance_is_known():
+    """By more than three standard errors, in the direction that is better."""
+
+    def of(name, value, chance, stderr):
+        return {name: value, f"{name}_stderr": stderr, f"{name}_chance": chance}
+
+    scores = {
+        "above": of("acc", 0.40, 0.25, 0.04),
+        "near": of("acc", 0.36, 0.25, 0.04),
+        "below": of("acc", 0.05, 0.25, 0.01),
+        "unknown": {"acc": 0.9, "acc_stderr": 0.01},
+        "less is better": {"bits_per_byte": 2.0, "unigram_bits_per_byte": 4.0, "bits_per_byte_stderr": 0.1},
+        "more is worse": {"bits_per_byte": 5.0, "unigram_bits_per_byte": 4.0, "bits_per_byte_stderr": 0.1},
+    }
+    assert {row["subject"] for row in table(scores) if row["clear"]} == {"above", "less is better"}
+
+
 def test_right_and_wrong_answers_are_shown_as_text(tmp_path):
     samples = [
         {
