@@ -442,7 +442,8 @@ def test_what_fails_because_of_a_signal_is_told_as_the_signal(monkeypatch, capsy
 def test_a_signal_after_the_command_ends_the_process_without_a_word(number, arguments):
     """As a second one, while Python takes the process down, or while the reason of the end is told."""
     code = (
-        "import atexit, os, sys; from longcat import cli\n"
+        "import atexit, os, signal, sys; from longcat import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell's background began the tests
         f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"
         f"sys.argv = ['longcat', *{arguments}]\n"
         "cli.main()\n"

@@ -7,7 +7,7 @@ import pytest
 
 from longcat.artifact import Artifact, Workspace
 from longcat.config import load_config
-from longcat.corpus.documents import DOCUMENT
+from longcat.corpus.block_tasks import DOCUMENT
 from longcat.errors import ArtifactError, GateError
 from longcat.evaluation.champion import champion, decide, decisions, last_decision, require, tags_of
 from longcat.evaluation.stage import EvaluationFacts

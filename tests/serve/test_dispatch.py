@@ -19,6 +19,8 @@ from tests.waiting import LIMIT_S, wait_until
 SCENE = make_scene(11, start=720, minutes=20, couriers=3, orders_per_hour=14, side=8)
 ORDERS = SCENE.to_json()
 PATH = "/v1/dispatch"
+COMPARISON = "a-comparison"
+"""Word that programs in the place of the one that compares are known by."""
 
 
 def changed(change):
@@ -29,11 +31,12 @@ def changed(change):
 
 def child(monkeypatch, code):
     """Put a program in the place of the one that compares."""
-    monkeypatch.setattr(apart, "command", lambda parent: [sys.executable, "-c", code])
+    monkeypatch.setattr(apart, "command", lambda parent: [sys.executable, "-c", code, COMPARISON])
 
 
 def children():
-    return [one for one in psutil.Process().children() if "-c" in one.cmdline()]
+    """Comparisons that run; other tests of this process have children, too."""
+    return [one for one in psutil.Process().children() if COMPARISON in one.cmdline()]
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
