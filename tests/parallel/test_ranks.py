@@ -89,22 +89,26 @@ def process_and_fail(mesh, rank, how):
     return os.getpid(), float(mesh.sum({"losses": torch.tensor(1.0)})["losses"])
 
 
+@pytest.fixture(scope="module")
+def own():
+    """Ranks that no other module has had."""
+    with Ranks() as ranks:
+        yield ranks
+
+
 @pytest.mark.parametrize(("how", "code"), [("raise", 1), ("abort", -signal.SIGABRT), ("hang", "hung")])
-def test_processes_stay_for_other_layouts_until_one_fails(how, code):
-    with Ranks() as own:
-        first = own.on_mesh(Degrees(2), process_and_fail, None, None, stay=True)
-        again = own.on_mesh(Degrees(2, replicate=2), process_and_fail, None, None, stay=True)
-        alone = own.on_mesh(Degrees(2), process_and_fail, None, None)
-        assert first == again == [(process, 2.0) for process, _ in first]
-        assert not {process for process, _ in alone} & {process for process, _ in first}
-        with pytest.raises(RanksFailed, match=r"rank 1\b(?s:.*)said before the end") as caught:
-            own.on_mesh(
-                Degrees(2), process_and_fail, 1, how, stay=True, limit_s=8 if how == "hang" else 60, timeout_s=5
-            )
-        assert caught.value.codes[1] == code
-        later = own.on_mesh(Degrees(2), process_and_fail, None, None, stay=True)
-        assert [of for _, of in later] == [2.0, 2.0]
-        assert not {process for process, _ in later} & {process for process, _ in first}
+def test_processes_stay_for_other_layouts_until_one_fails(own, how, code):
+    first = own.on_mesh(Degrees(2), process_and_fail, None, None, stay=True)
+    again = own.on_mesh(Degrees(2, replicate=2), process_and_fail, None, None, stay=True)
+    alone = own.on_mesh(Degrees(2), process_and_fail, None, None)
+    assert first == again == [(process, 2.0) for process, _ in first]
+    assert not {process for process, _ in alone} & {process for process, _ in first}
+    with pytest.raises(RanksFailed, match=r"rank 1\b(?s:.*)said before the end") as caught:
+        own.on_mesh(Degrees(2), process_and_fail, 1, how, stay=True, limit_s=8 if how == "hang" else 60, timeout_s=5)
+    assert caught.value.codes[1] == code
+    later = own.on_mesh(Degrees(2), process_and_fail, None, None, stay=True)
+    assert [of for _, of in later] == [2.0, 2.0]
+    assert not {process for process, _ in later} & {process for process, _ in first}
 
 
 def test_ranks_end_with_the_test_session(tmp_path):

@@ -29,9 +29,9 @@ LAYOUTS = {
 THREADS = {
     "replicate 2 x shard 4, expert 2": Degrees(8, expert=2, replicate=2),
     "replicate 4 x shard 4, expert 4": Degrees(16, expert=4, replicate=4),
-    "replicate 8 x shard 2, expert 4": Degrees(16, expert=4, replicate=8),
+    "replicate 4 x shard 2, expert 4": Degrees(8, expert=4, replicate=4),
     "replicate 2 x shard 2 x context 2, expert 4": Degrees(8, expert=4, replicate=2, context=2),
-    "shard 2 x context 8, expert 4": Degrees(16, expert=4, context=8),
+    "context 8, expert 4": Degrees(8, expert=4, context=8),
     "shard 2 x context 2 x tensor 2, expert 4": Degrees(8, expert=4, context=2, tensor=2),
     "replicate 2 x shard 2 x context 2 x tensor 2, expert 4": Degrees(16, expert=4, replicate=2, context=2, tensor=2),
 }
@@ -89,7 +89,7 @@ def test_a_step_of_many_ranks_is_that_of_one_process(ranks, one_process, layout)
 
 @pytest.mark.parametrize(
     "layout",
-    [Degrees(4, tensor=4), Degrees(4, tensor=2, context=2), Degrees(16, tensor=4, context=2, expert=4)],
+    [Degrees(4, tensor=4), Degrees(4, tensor=2, context=2), Degrees(8, tensor=4, context=2, expert=4)],
     ids=str,
 )
 def test_odd_sizes_are_divided_too(ranks, one_process, layout):
