@@ -98,8 +98,10 @@ def test_another_commit_ends_the_run_on_every_side(run, join, start, tmp_path_fa
     )
     assert flow.wait() == 2, flow.said
     assert [node.wait(), old.wait()] == [2, 2]
-    for side in (flow, node, old):
+    for side in (flow, old):
         assert "node b has another longcat than the launcher" in side.said
+    # the other one may come when the launcher has already ended
+    assert "node b has another longcat" in node.said or "no launcher of longcat can be reached" in node.said
 
 
 def test_machines_that_do_not_come_are_told(run):
