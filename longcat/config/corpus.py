@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from longcat.config.section import RUNTIME, Formerly, Section
+from longcat.config.section import RUNTIME, Formerly, Section, each_once
 
 PersonalData = Literal["email", "phone", "national_id", "address"]
 """Kinds of personal data that `longcat.corpus.privacy` finds."""
@@ -96,12 +96,7 @@ class SourceConfig(Section):
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("tasks", "forms")
-    @classmethod
-    def _each_once(cls, value: list[str]) -> list[str]:
-        if repeated := sorted({name for name in value if value.count(name) > 1}):
-            raise ValueError(f"{', '.join(repeated)} more than once")
-        return value
+    _each_once = field_validator("tasks", "forms")(each_once)
 
     @model_validator(mode="after")
     def _complete(self) -> SourceConfig:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from longcat.config.section import RUNTIME, Section
+from longcat.config.section import RUNTIME, Section, each_once
 
 
 class Gate(Section):
@@ -92,9 +92,4 @@ class EvaluationConfig(Section):
     gates: Annotated[list[Gate], RUNTIME] = Field(default_factory=list)
     """Conditions on scores: a checkpoint that meets all becomes the champion, one that does not fails the run. None judges nothing."""
 
-    @field_validator("suites", "tasks")
-    @classmethod
-    def _each_once(cls, value: list[str]) -> list[str]:
-        if repeated := sorted({name for name in value if value.count(name) > 1}):
-            raise ValueError(f"{', '.join(repeated)} more than once")
-        return value
+    _each_once = field_validator("suites", "tasks")(each_once)

@@ -18,6 +18,17 @@ class Formerly:
     """A name in the same section, or a dotted key from the root if the field was in another one."""
 
 
+def each_once(names: list[str]) -> list[str]:
+    """Return names, each of which comes once; for a field's validator.
+
+    Raises:
+        ValueError: one comes again.
+    """
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(repeated)} more than once")
+    return names
+
+
 class Section(BaseModel):
     """A part of the configuration; unknown keys are refused, and the line below a field describes it."""
 
