@@ -13,8 +13,7 @@ import torch
 from longcat.corpus.shards import Batch
 from longcat.padding import IGNORE, PADDING
 from longcat.parallel.axes import Degrees
-from tests.parallel.test_training import MASKED
-from tests.parallel.training import TOKENS, Case, error, train
+from tests.parallel.training import MASKED, TOKENS, Case, error, train
 
 pytestmark = pytest.mark.slow
 LAYOUT = Degrees(8, expert=4, context=2, tensor=2)

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from longcat.parallel.axes import COPIES, SUMMED_OVER, Degrees
-from tests.parallel.test_training import LAYOUTS
-from tests.parallel.training import EVERYTHING, EXCHANGES, Case, compare, limits, train
+from tests.parallel.training import EVERYTHING, EXCHANGES, LAYOUTS, Case, compare, limits, train
 
 pytestmark = pytest.mark.slow
 

@@ -8,34 +8,7 @@ from longcat.accelerator import choose
 from longcat.corpus.shards import Batch
 from longcat.parallel.axes import Degrees
 from longcat.training.trainer import Trainer
-from tests.parallel.training import EVERYTHING, SMOOTH, Case, compare, limits, same, train
-
-LAYOUTS = {
-    "shard 2": Degrees(2),
-    "expert 2": Degrees(2, expert=2),
-    "replicate 2": Degrees(2, replicate=2),
-    "replicate 2 x shard 2": Degrees(4, replicate=2),
-    "replicate 2 x shard 2, expert 2": Degrees(4, expert=2, replicate=2),
-    "replicate 2 x shard 2, expert 4": Degrees(4, expert=4, replicate=2),
-    "context 2": Degrees(2, context=2),
-    "context 4": Degrees(4, context=4),
-    "shard 2 x context 2": Degrees(4, context=2),
-    "replicate 2 x context 2, expert 4": Degrees(4, expert=4, replicate=2, context=2),
-    "tensor 2": Degrees(2, tensor=2),
-    "context 2 x tensor 2": Degrees(4, context=2, tensor=2),
-    "shard 2 x tensor 2, expert 4": Degrees(4, expert=4, tensor=2),
-    "replicate 2 x tensor 2, expert 2": Degrees(4, expert=2, replicate=2, tensor=2),
-}
-THREADS = {
-    "replicate 2 x shard 4, expert 2": Degrees(8, expert=2, replicate=2),
-    "replicate 4 x shard 4, expert 4": Degrees(16, expert=4, replicate=4),
-    "replicate 4 x shard 2, expert 4": Degrees(8, expert=4, replicate=4),
-    "replicate 2 x shard 2 x context 2, expert 4": Degrees(8, expert=4, replicate=2, context=2),
-    "context 8, expert 4": Degrees(8, expert=4, context=8),
-    "shard 2 x context 2 x tensor 2, expert 4": Degrees(8, expert=4, context=2, tensor=2),
-    "replicate 2 x shard 2 x context 2 x tensor 2, expert 4": Degrees(16, expert=4, replicate=2, context=2, tensor=2),
-}
-MASKED = Case(rows=4, overrides=(*EVERYTHING, "training.mask_documents=true"), padded=True)
+from tests.parallel.training import LAYOUTS, MASKED, SMOOTH, Case, compare, limits, train
 
 RECOMPUTED = "training.activation_checkpointing=full"
 
@@ -55,15 +28,6 @@ CASES = {
     ),
 }
 
-TWENTY = (
-    "replicate 2 x shard 2",
-    "replicate 2 x shard 2, expert 2",
-    "shard 2 x context 2",
-    "context 2 x tensor 2",
-    "shard 2 x tensor 2, expert 4",
-)
-"""Layouts that are trained for longer."""
-
 pytestmark = pytest.mark.slow
 
 
@@ -79,12 +43,6 @@ def test_a_step_is_that_of_one_process(ranks, one_process, layout, case):
         (gradient, *_) = [of for name, of in found.gradients.items() if name.endswith("experts.down_proj")]
         assert not gradient[0].any()
         assert gradient[1].any()
-
-
-@pytest.mark.parametrize("layout", THREADS)
-def test_a_step_of_many_ranks_is_that_of_one_process(ranks, one_process, layout):
-    case = dataclasses.replace(MASKED, rows=16)
-    compare(ranks.on_mesh(THREADS[layout], train, case, threads=True)[0], one_process(case), **limits(THREADS[layout]))
 
 
 @pytest.mark.parametrize(
@@ -144,37 +102,3 @@ def test_held_out_loss_and_sample_are_those_of_one_process(ranks, layout):
         assert abs(found - loss) <= 1e-6 * loss
         assert again == found, "the sample has changed how rows are divided"
         assert written == text
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("layout", TWENTY)
-def test_twenty_steps_are_those_of_one_process(ranks, one_process, layout, optimizer):
-    case = Case(rows=4, overrides=(f"training.optimizer.name={optimizer}",), steps=20)
-    found = ranks.on_mesh(LAYOUTS[layout], train, case, stay=True)[0]
-    compare(found, one_process(case), numbers=1e-5, **limits(LAYOUTS[layout]))
-
-
-@pytest.mark.parametrize(
-    ("saved", "resumed"),
-    [
-        ("replicate 2 x shard 2, expert 2", "expert 2"),
-        ("replicate 2 x shard 2", "replicate 2 x shard 2, expert 4"),
-        ("expert 2", "replicate 2 x shard 2, expert 2"),
-        ("expert 2", "replicate 2 x context 2, expert 4"),
-        ("shard 2 x tensor 2, expert 4", "expert 2"),
-        ("context 2 x tensor 2", "replicate 2 x tensor 2, expert 2"),
-        ("replicate 2 x shard 2, expert 2", "replicate 2 x shard 2, expert 2"),
-    ],
-)
-def test_a_checkpoint_goes_on_under_another_layout(ranks, tmp_path, saved, resumed):
-    case = Case(rows=4, overrides=("training.optimizer.name=muon",), steps=4)
-    straight = ranks.on_mesh(LAYOUTS[saved], train, case, tmp_path / "state", 2, stay=True)[0]
-    onward = ranks.on_mesh(LAYOUTS[resumed], train, case, tmp_path / "state", None, True, stay=True)[0]
-    assert straight.kept["moments"]
-    assert same(onward.kept, straight.kept)
-    later = straight.after(2)
-    assert len(onward.losses) == len(later.losses) == 2
-    if saved == resumed:
-        assert onward.losses == later.losses
-        assert same(onward.weights, later.weights)
-    compare(dataclasses.replace(onward, gradients={}), later, numbers=1e-5)

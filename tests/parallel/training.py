@@ -23,6 +23,7 @@ from longcat.config import load_config
 from longcat.corpus.shards import Batch
 from longcat.model.places import take
 from longcat.padding import IGNORE, PADDING
+from longcat.parallel.axes import Degrees
 from longcat.training import checkpoint
 from longcat.training import trainer as trainer_module
 from longcat.training.trainer import Trainer
@@ -52,6 +53,23 @@ INDEXERS = set()
 """Parameters of indexers, by id, of all ranks that are threads."""
 TOKENS = 32
 """Length of a row."""
+LAYOUTS = {
+    "shard 2": Degrees(2),
+    "expert 2": Degrees(2, expert=2),
+    "replicate 2": Degrees(2, replicate=2),
+    "replicate 2 x shard 2": Degrees(4, replicate=2),
+    "replicate 2 x shard 2, expert 2": Degrees(4, expert=2, replicate=2),
+    "replicate 2 x shard 2, expert 4": Degrees(4, expert=4, replicate=2),
+    "context 2": Degrees(2, context=2),
+    "context 4": Degrees(4, context=4),
+    "shard 2 x context 2": Degrees(4, context=2),
+    "replicate 2 x context 2, expert 4": Degrees(4, expert=4, replicate=2, context=2),
+    "tensor 2": Degrees(2, tensor=2),
+    "context 2 x tensor 2": Degrees(4, context=2, tensor=2),
+    "shard 2 x tensor 2, expert 4": Degrees(4, expert=4, tensor=2),
+    "replicate 2 x tensor 2, expert 2": Degrees(4, expert=2, replicate=2, tensor=2),
+}
+"""Layouts of up to four ranks."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,10 @@ class Case:
                 documents[row, end // 2 :] = 1
                 documents[row, end:], targets[row, end - 1 :] = PADDING, IGNORE
         return Batch(tokens[:, :-1].copy(), targets, documents)
+
+
+MASKED = Case(rows=4, overrides=(*EVERYTHING, "training.mask_documents=true"), padded=True)
+"""Everything on, with documents and padding."""
 
 
 @dataclass
