@@ -1,4 +1,4 @@
-"""Text of others, made harmless for where it is shown: on a terminal or in Markdown. HTML is Jinja's, by autoescaping."""
+"""What is shown: text of others, made harmless for a terminal or Markdown (HTML is Jinja's, by autoescaping), and counts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def markdown_text(text: object) -> str:
     """
     line = printable(" ".join(str(text).split()))
     return _MARKDOWN.sub(lambda sign: _ENTITIES.get(sign[0], f"\\{sign[0]}"), line)
+
+
+def short_count(count: int) -> str:
+    """Return a count in millions with two decimals, or whole if it is less than ten thousand."""
+    return f"{count:,}" if count < 10_000 else f"{count / 1e6:,.2f} M"
 
 
 def _spell(character: re.Match[str]) -> str:

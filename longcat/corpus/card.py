@@ -10,7 +10,7 @@ from jinja2 import Environment
 
 from longcat.disk import write_text
 from longcat.page import STYLE
-from longcat.printable import markdown_text
+from longcat.printable import markdown_text, short_count
 
 CARD_HTML, CARD_MARKDOWN = "card.html", "card.md"
 
@@ -102,8 +102,8 @@ def _values(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "read": facts["documents"] + sum(facts["dropped"].values()),
         "cards": [
-            (_tokens(facts["train_tokens"]), "training tokens"),
-            (_tokens(facts["held_out_tokens"]), "held-out tokens"),
+            (short_count(facts["train_tokens"]), "training tokens"),
+            (short_count(facts["held_out_tokens"]), "held-out tokens"),
             (f"{facts['text_bytes'] / 1e6:,.1f} MB", "of kept text"),
             (f"{facts['bytes_per_token']:.2f}", "bytes per token"),
             (f"{facts['vocabulary_size']:,}", "vocabulary size (largest token id + 1)"),
@@ -119,10 +119,6 @@ def _values(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _left_out(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.items())
-
-
-def _tokens(count: int) -> str:
-    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.2f} M"
 
 
 def _markdown(facts: Mapping[str, Any], values: Mapping[str, Any], samples: _Samples) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from longcat.artifact import Facts
+from longcat.printable import short_count
 
 
 class DocumentsFacts(Facts):
@@ -41,7 +42,7 @@ class DocumentsFacts(Facts):
     @property
     def headline(self) -> str:
         """Summarise the amount of text."""
-        return f"{self.tokens / 1e6:.2f} M tokens in {self.documents:,} documents"
+        return f"{short_count(self.tokens)} tokens in {self.documents:,} documents"
 
     @property
     def figures(self) -> dict[str, float | None]:
@@ -68,7 +69,7 @@ class TokensFacts(DocumentsFacts):
     @property
     def headline(self) -> str:
         """Summarise the amount of training data."""
-        return f"{self.train_tokens / 1e6:.2f} M training tokens"
+        return f"{short_count(self.train_tokens)} training tokens"
 
     @property
     def figures(self) -> dict[str, float | None]:

@@ -42,7 +42,7 @@ blockquote.right { border-left-color: #2b8a3e; } blockquote.wrong { border-left-
 <p class="lead">{{ lead }}</p>
 <h2>Scores</h2>
 <table class="stack"><thead><tr><th>score</th><th class="n">value</th><th class="n">± standard error</th><th class="n">chance</th><th class="n">items</th></tr></thead><tbody>
-{% for row in rows %}<tr><td class="wrap title">{{ row.subject }}<br><span class="note">{{ row.metric }}</span></td><td class="n" data-label="value">{% if row.clear %}<b>{{ row.value|number }}</b>{% else %}{{ row.value|number }}{% endif %}</td><td class="n" data-label="± standard error">{{ row.stderr|number }}</td><td class="n" data-label="chance">{{ row.chance|number }}</td><td class="n" data-label="items">{{ "{:,.0f}".format(row["items"]) if row["items"] else "–" }}</td></tr>
+{% for row in rows %}<tr><td class="wrap title">{{ row.subject }}<br><span class="note">{{ row.metric }}</span></td><td class="n" data-label="value">{% if row.beats_chance %}<b>{{ row.value|number }}</b>{% else %}{{ row.value|number }}{% endif %}</td><td class="n" data-label="± standard error">{{ row.stderr|number }}</td><td class="n" data-label="chance">{{ row.chance|number }}</td><td class="n" data-label="items">{{ "{:,.0f}".format(row["items"]) if row["items"] else "–" }}</td></tr>
 {% endfor %}</tbody></table>
 <p class="note">Chance: what guessing gets; for held-out text, what a unigram model of the training text gets. – where it is not known. Bold: better than chance by more than {{ clear }} standard errors.</p>
 {% if pictures.position %}<h2>Held-out text, from inside</h2>
@@ -111,7 +111,7 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
                     "items": metrics.get("documents", metrics.get("held_out_documents")),
                     "stderr": stderr,
                     "chance": chance,
-                    "clear": stderr is not None and better > CLEAR * stderr,
+                    "beats_chance": stderr is not None and better > CLEAR * stderr,
                 }
             )
     return rows

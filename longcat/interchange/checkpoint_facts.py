@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from longcat.artifact import Facts
+from longcat.printable import short_count
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class CheckpointFacts(Facts):
         if self.imported_from is not None:
             return f"imported from {self.imported_from}"
         if self.final_loss is None:
-            return f"no finite loss in the last steps of {self.tokens / 1e6:.2f} M tokens"
-        return f"loss {self.final_loss:.3f} after {self.tokens / 1e6:.2f} M tokens"
+            return f"no finite loss in the last steps of {short_count(self.tokens)} tokens"
+        return f"loss {self.final_loss:.3f} after {short_count(self.tokens)} tokens"
 
     @property
     def figures(self) -> dict[str, float | None]:

@@ -1,6 +1,7 @@
 """The page of an evaluation has scores beside chance, and answers as text."""
 
 import json
+import re
 
 from longcat.evaluation.page import answers, table, write
 
@@ -18,7 +19,7 @@ def test_scores_stand_beside_their_error_and_chance():
     }
 
 
-def test_what_is_clearly_better_than_chance_is_known():
+def test_what_is_clearly_better_than_chance_is_bold(tmp_path):
     """By more than three standard errors, in the direction that is better."""
 
     def of(name, value, chance, stderr):
@@ -32,7 +33,10 @@ def test_what_is_clearly_better_than_chance_is_known():
         "less is better": {"bits_per_byte": 2.0, "unigram_bits_per_byte": 4.0, "bits_per_byte_stderr": 0.1},
         "more is worse": {"bits_per_byte": 5.0, "unigram_bits_per_byte": 4.0, "bits_per_byte_stderr": 0.1},
     }
-    assert {row["subject"] for row in table(scores) if row["clear"]} == {"above", "less is better"}
+    assert {row["subject"] for row in table(scores) if row["beats_chance"]} == {"above", "less is better"}
+    write(tmp_path, scores, "")
+    rows = re.findall(r'title">([^<]+)<br>.*?data-label="value">(<b>)?', (tmp_path / "report.html").read_text())
+    assert dict(rows) == {name: "<b>" if name in ("above", "less is better") else "" for name in scores}
 
 
 def test_right_and_wrong_answers_are_shown_as_text(tmp_path):
