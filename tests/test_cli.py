@@ -157,6 +157,7 @@ def test_a_full_disk_outside_of_stages_is_one_line(longcat, tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
 
     monkeypatch.setattr("longcat.interchange.convert.export", full)
+    (tmp_path / "config.json").touch()
     line = one_error(longcat("export", "--checkpoint", tmp_path, "--output", tmp_path / "out"))
     assert line.startswith("error: no space left, cannot write report.html")
 
@@ -228,6 +229,11 @@ def test_export_and_import_go_around(longcat, tmp_path):
     assert "only huggingface" in one_error(longcat("export", "--checkpoint", "x", "--output", "y", "--format", "gguf"))
     result = longcat("import", tmp_path / "theirs", "--workspace", tmp_path / "workspace")
     folder = Path(result.stdout.strip())
+    by_digest = ("export", "--checkpoint", folder.name[:6], "--workspace", tmp_path / "workspace")
+    longcat(*by_digest, "--output", tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").is_file()
+    unknown = one_error(longcat(*by_digest[:2], "0123", *by_digest[3:], "--output", tmp_path / "third"))
+    assert "no checkpoint in" in unknown
     assert folder.parent == tmp_path / "workspace/checkpoint"
     generated = [
         longcat("generate", "--checkpoint", place, "--prompt", "some") for place in (folder, tmp_path / "theirs")

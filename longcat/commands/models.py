@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from longcat.commands.opening import open_named
+from longcat.commands.opening import folder_named, open_named
 from longcat.commands.options import CHECKPOINT_HELP, AcceleratorName, Json, PrecisionName, WorkspacePath
 from longcat.printable import printable
 
@@ -68,7 +68,7 @@ def generate(
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint artifact, or a Hugging Face folder.")],
+    checkpoint: Annotated[str, typer.Option(metavar="DIR|DIGEST", help=CHECKPOINT_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to create; must not exist.")],
     format_: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="Output format; only huggingface.")
@@ -84,6 +84,7 @@ def export(
             help="Omit the matrices of zero-computation experts, as Meituan does; transformers asks for them.",
         ),
     ] = False,
+    workspace: WorkspacePath = Path("workspace"),
 ) -> None:
     """Write a checkpoint as a folder that transformers opens."""
     from longcat.errors import ConfigError
@@ -92,7 +93,8 @@ def export(
     if format_ != "huggingface":
         raise ConfigError(f"--format {format_!r}: only huggingface is supported")
     output = output.expanduser().resolve()
-    write(checkpoint, output, dtype=dtype, routed_only=routed_only, shard_bytes=int(shard_gb * 1e9))
+    found = folder_named(checkpoint, workspace)
+    write(found, output, dtype=dtype, routed_only=routed_only, shard_bytes=int(shard_gb * 1e9))
     print(output)
 
 

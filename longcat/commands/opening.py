@@ -1,4 +1,4 @@
-"""The checkpoint that a command was given, opened for inference."""
+"""The checkpoint that a command was given: its folder, or itself opened for inference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from longcat.artifact import Workspace
     from longcat.inference.opening import OpenCheckpoint
+
+
+def folder_named(checkpoint: str, workspace: Path) -> Path:
+    """Find the folder of a checkpoint by the options that commands have for it; see `open_named`.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or several digests begin so.
+    """
+    from longcat.inference.opening import find_checkpoint
+
+    return find_checkpoint(*_found(checkpoint, workspace))
 
 
 def open_named(checkpoint: str, workspace: Path, accelerator: str, precision: str) -> OpenCheckpoint:
@@ -23,10 +35,14 @@ def open_named(checkpoint: str, workspace: Path, accelerator: str, precision: st
         DataError: weights, tokenizer or template are unreadable.
     """
     from longcat.accelerator import choose
-    from longcat.artifact import Workspace
     from longcat.inference.opening import open_checkpoint, read_precision
+
+    return open_checkpoint(*_found(checkpoint, workspace), choose(accelerator), read_precision(precision))
+
+
+def _found(checkpoint: str, workspace: Path) -> tuple[str, Workspace | None]:
+    from longcat.artifact import Workspace
     from longcat.training.given_state import state_as_checkpoint
 
     space = Workspace(workspace) if workspace.is_dir() else None
-    named = state_as_checkpoint(checkpoint, space)
-    return open_checkpoint(named, space, choose(accelerator), read_precision(precision))
+    return state_as_checkpoint(checkpoint, space), space
