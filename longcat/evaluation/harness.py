@@ -17,9 +17,10 @@ import torch
 from longcat.config import PipelineConfig
 from longcat.config.evaluation import EvaluationConfig
 from longcat.errors import Cancelled, ConfigError, LongcatError
-from longcat.evaluation.catalog import Catalog, check_settings, find_tasks, load_tasks, told
+from longcat.evaluation.catalog import Catalog, check_settings, find_tasks, told
 from longcat.evaluation.documents import check_documents, check_examples
 from longcat.evaluation.generation import settle_generation
+from longcat.evaluation.loading import load_tasks
 from longcat.evaluation.samples import chance_of, plain, samples_of
 from longcat.inference.opening import OpenCheckpoint
 from longcat.inference.runner import Runner
