@@ -6,7 +6,6 @@ Tasks are called directly, never submitted: a thread could not be interrupted wh
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
@@ -18,7 +17,7 @@ from prefect.states import Completed, State
 
 from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
-from longcat.printable import markdown_text
+from longcat.printable import markdown_text, shown_warnings
 from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.redaction import redact_error
 from longcat.tracking import StageRun, Tracker
@@ -61,10 +60,8 @@ def run_stage(
     with (
         prefect_session() as prefect,
         tracker.stage(name) as run,
-        warnings.catch_warnings(),
+        shown_warnings(lambda text: run_logger().warning(text)),
     ):
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = _say
         try:
             artifact = work(_Reporter(name, prefect), run)
         except Exception as error:  # Prefect and MLflow record its text
@@ -75,12 +72,6 @@ def run_stage(
         run.log_artifact(artifact.path / "manifest.json")
         publish(run, artifact)
     return Completed(name="Cached" if artifact.cached else "Completed", data=artifact)
-
-
-def _say(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Write a warning to the log of the run, when it is given."""
-    if issubclass(category, UserWarning):
-        run_logger().warning(str(message))
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, float]:
