@@ -28,6 +28,11 @@ def markdown_text(text: object) -> str:
     return _MARKDOWN.sub(lambda sign: _ENTITIES.get(sign[0], f"\\{sign[0]}"), line)
 
 
+def counted(count: int, thing: str) -> str:
+    """Return how many there are of a thing: `1 order`, `2,000 orders`."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def short_count(count: int) -> str:
     """Return a count in millions with two decimals, or whole if it is less than ten thousand."""
     return f"{count:,}" if count < 10_000 else f"{count / 1e6:,.2f} M"

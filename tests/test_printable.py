@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from longcat.printable import short_count, shown_warnings
+from longcat.printable import counted, short_count, shown_warnings
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,10 @@ from longcat.printable import short_count, shown_warnings
 )
 def test_a_count_is_in_millions_once_it_is_large(count, shown):
     assert short_count(count) == shown
+
+
+def test_one_thing_is_no_things():
+    assert [counted(count, "order") for count in (0, 1, 2_000)] == ["0 orders", "1 order", "2,000 orders"]
 
 
 def test_a_warning_for_the_user_is_shown_without_its_line_of_code():

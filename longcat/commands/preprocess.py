@@ -64,7 +64,7 @@ def _write_text(
     from longcat.config import load_config
     from longcat.corpus.cleaned_text import FORMATS, check_folder, write_cleaned_text
     from longcat.disk import disk_errors
-    from longcat.printable import shown_warnings
+    from longcat.printable import counted, shown_warnings
     from longcat.terminal import Display
 
     if format not in FORMATS:
@@ -86,4 +86,4 @@ def _write_text(
         print(json.dumps({"folder": str(folder), **about}, indent=2, ensure_ascii=False))
     else:
         unreadable = f", {about['unreadable']:,} unreadable" if about["unreadable"] else ""
-        print(f"{folder}: {about['kept']:,} documents kept, {about['dropped']:,} left out{unreadable}")
+        print(f"{folder}: {counted(about['kept'], 'document')} kept, {about['dropped']:,} left out{unreadable}")
