@@ -170,6 +170,12 @@ class TrainingConfig(Section):
     answers_after: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Texts that end questions, such as `Answer:`: of a document that has one, only what comes after the first is learnt, and
     what is before is read; other documents are learnt whole. An empty list learns everything."""
+    init_from: Annotated[str | None, RUNTIME] = None
+    """Checkpoint whose weights training begins with, and whose tokenizer the corpus gets: a folder, a digest in the workspace or its
+    beginning, DIGEST@STEP, or a Hugging Face folder of a LongCat model; null begins with the weights that the seed gives. What it
+    holds is in the identity of the result, not its name."""
+    init_optimizer: bool = False
+    """Begin with the optimizer's state of `init_from`, too, which has to be a finished checkpoint that was trained here."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimizer and its schedule."""
     balance: BalanceConfig = BalanceConfig()
