@@ -15,6 +15,7 @@ from longcat.errors import Cancelled, ConfigError
 from longcat.inference.given import given_checkpoint, same_tokenizer, with_model_of, with_tokenizer_of
 from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tracking import Tracker
+from longcat.training.given_start import with_start
 from longcat.training.given_state import state_as_checkpoint
 from tasks.orchestrator import prefect_session
 
@@ -49,6 +50,8 @@ def chain(
         stages = without_training(name, stages)
         given = given_checkpoint(state_as_checkpoint(checkpoint, space), space)
         config = with_model_of(config, given.path)
+    else:
+        config = with_start(config, space)
     check(config, stages)
     began = time.monotonic()
     with space.lease(), redacted_records(), prefect_session():

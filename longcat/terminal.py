@@ -315,6 +315,26 @@ def print_dry_run(answer: Mapping[str, Any]) -> None:
     console.print(traffic)
 
 
+def print_sweep(answer: Mapping[str, Any]) -> None:
+    """Print a sweep: a row for each point, the best one marked, and where its configuration lies."""
+    console = Console(highlight=False)
+    score = answer["score"]
+    table = Table(title=f"sweep by {score.replace('_', ' ')}", title_justify="left")
+    for column in ("point", "status", score.replace("_", " "), "checkpoint"):
+        table.add_column(column, justify="right" if column == score.replace("_", " ") else "left", overflow="fold")
+    for row in answer["points"]:
+        mark = "bold" if row["name"] == answer["best"] else ""
+        value = "-" if row[score] is None else f"{row[score]:.5g}"
+        table.add_row(_shown(row["name"]), row["status"], value, (row["checkpoint"] or "-")[:12], style=mark)
+    console.print(table)
+    if answer["best"] is not None:
+        console.print(f"Best: {_shown(answer['best'])}.", soft_wrap=True)
+        console.print(
+            f"longcat run --config {_shown(answer['config'])} --workspace {_shown(answer['workspace'])}", soft_wrap=True
+        )
+        console.print(f"Picture: {_shown(answer['picture'])}", soft_wrap=True)
+
+
 def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:
     """Print the published runs, where they are from, what is assumed and the verdict."""
     comparison = answer["comparison"]

@@ -75,9 +75,13 @@ def flow_summary(
     settings = load_config(preset, config, overrides or ())
     if not any(source.kind == "hub" for source in settings.corpus.sources):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if checkpoint is None:
-        check(settings, stages_of(flow))  # mistakes are reported before a server is started, which takes seconds
     workspace = workspace.expanduser().resolve()
+    if checkpoint is None:
+        if settings.training.init_from is not None:
+            from longcat.training.given_start import with_start
+
+            settings = with_start(settings, Workspace(workspace))
+        check(settings, stages_of(flow))  # mistakes are reported before a server is started, which takes seconds
     space = Workspace(workspace)
     with disk_errors(workspace), space.lease():
         from flows.server import prefect_api
