@@ -464,3 +464,13 @@ def test_a_signal_after_the_command_ends_the_process_without_a_word(number, argu
 def test_every_flow_can_be_told_to_read_everything_again(command):
     parameters = {parameter.name for parameter in typer.main.get_command(cli.app).commands[command].params}
     assert {"preset", "config", "set_", "workspace", "as_json", "rehash"} <= parameters
+
+
+@pytest.mark.parametrize("arguments", [["presets", "--json"], ["presets"], ["mfu", "--help"]])
+def test_a_reader_that_has_gone_is_no_error(arguments):
+    """As after `| head -1`."""
+    command = [sys.executable, "-m", "longcat.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=300) == 1
