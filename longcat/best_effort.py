@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 
 from longcat.redaction import redact
+
+SERVERS = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}
+"""Variables of the environment by which a user names servers of their own."""
+
+
+def own_servers() -> dict[str, str]:
+    """Return the addresses of the pages of the user's own servers, without secrets."""
+    addresses = {name: os.environ.get(variable, "") for name, variable in SERVERS.items()}
+    return {
+        name: redact(url).removesuffix("/").removesuffix("/api")
+        for name, url in addresses.items()
+        if url.startswith("http")
+    }
 
 
 class Service:

@@ -29,6 +29,12 @@ def short_count(count: int) -> str:
     return f"{count:,}" if count < 10_000 else f"{count / 1e6:,.2f} M"
 
 
+def large_count(count: float) -> str:
+    """Return a large count in millions or billions, for example 2.70 M or 68.60 B."""
+    size, unit = (1e9, "B") if count >= 1e9 else (1e6, "M")
+    return f"{count / size:,.2f} {unit}"
+
+
 def duration(seconds: float) -> str:
     """Return a time in its two largest units, for example `3 min 20 s`."""
     left = round(max(seconds, 0))
