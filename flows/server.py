@@ -53,7 +53,7 @@ def prefect_api(workspace: Path) -> Iterator[None]:
             "PREFECT_API_URL": server.url,
             "PREFECT_HOME": str(server.database.parent),
             "DO_NOT_TRACK": "true",
-            "PREFECT_LOGGING_LEVEL": "WARNING",
+            "PREFECT_LOGGING_LEVEL": "INFO",
         }
     )
     try:

@@ -26,7 +26,7 @@ from uuid import UUID
 import httpx
 from prefect import Flow, Task, get_client
 from prefect._internal.concurrency.api import create_call, from_sync
-from prefect.context import SyncClientContext
+from prefect.context import FlowRunContext, SyncClientContext, TaskRunContext
 from prefect.exceptions import CancelledRun, TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
@@ -39,7 +39,7 @@ from prefect.settings import (
 )
 from prefect.utilities.callables import get_call_parameters
 
-from longcat.best_effort import Service
+from longcat.best_effort import Service, own_servers
 from longcat.errors import LongcatError
 
 REQUEST_S = 5.0
@@ -233,6 +233,27 @@ def run_logger() -> Any:
         return get_run_logger()
     except Exception:
         return logging.getLogger("longcat")
+
+
+def prefect_tags() -> dict[str, str]:
+    """Return the ids of Prefect's flow run and task run, as tags of MLflow's run, and the page of a server of the user's own."""
+    flow_run, task_run = flow_run_id(), TaskRunContext.get()
+    if flow_run is None:
+        return {}
+    tags = {"prefect.flow_run_id": str(flow_run)}
+    if task_run is not None:
+        tags["prefect.task_run_id"] = str(task_run.task_run.id)
+    if pages := own_servers().get("Prefect"):
+        tags["prefect.url"] = f"{pages}/runs/flow-run/{flow_run}"
+    return tags
+
+
+def flow_run_id() -> UUID | None:
+    """Return the id of the flow run that this is called in; None without one."""
+    context, task_run = FlowRunContext.get(), TaskRunContext.get()
+    if context is not None and context.flow_run is not None:
+        return context.flow_run.id
+    return None if task_run is None else task_run.task_run.flow_run_id
 
 
 class BestEffortFlow(Flow):
