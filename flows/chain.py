@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
-from flows.dag import PIPELINE, TRAINING, Stage, check, load, stages_of
+from flows.dag import TRAINING, Stage, check, load, stages_of
 from flows.naming import describe, mlflow_page, run_name, run_tags
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import load_config
@@ -20,6 +20,9 @@ from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tracking import Tracker
 from longcat.training.given_state import state_as_checkpoint
 from tasks.orchestrator import flow_run_id, prefect_session, prefect_tags, tell
+
+_WHOLE = "all of it"
+"""What the page of links calls MLflow's run of the whole flow run."""
 
 
 def open_workspace(path: str | None) -> Workspace:
@@ -85,7 +88,7 @@ def chain(
         finally:
             warning = tracker.close(status)
             where = {"tracking_uri": redact(tracker.uri), "experiment": tracker.experiment}
-            ids = {PIPELINE: tracker.run_id(), **{stage.name: tracker.run_id(stage.name) for stage in stages}}
+            ids = {_WHOLE: tracker.run_id(), **{stage.name: tracker.run_id(stage.name) for stage in stages}}
             page = mlflow_page({"workspace": str(space.path), "mlflow": where}, ids)
             tell(create_markdown_artifact, page, key="mlflow", description="MLflow's runs of this flow run")
         summary = {
@@ -95,7 +98,7 @@ def chain(
             "status": "completed",
             "seconds": round(time.monotonic() - began, 2),
             "stages": [{**row, "mlflow_run_id": tracker.run_id(row["stage"])} for row in rows],
-            "mlflow": {**where, "run_id": ids[PIPELINE], "warning": warning},
+            "mlflow": {**where, "run_id": ids[_WHOLE], "warning": warning},
         }
         write_json(space.path / "summary.json", summary)
     return summary

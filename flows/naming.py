@@ -10,7 +10,7 @@ from uuid import UUID
 
 from prefect import get_client
 
-from longcat.best_effort import own_servers
+from longcat.best_effort import own_servers, ui_address
 from longcat.printable import markdown_text, printable
 from longcat.redaction import redact
 
@@ -18,8 +18,6 @@ MOST = 100
 """Characters of a name or a tag."""
 _RANDOM = re.compile(r"[a-z]+-[a-z]+")
 """Names that Prefect gives by chance; others have been given by somebody."""
-_UI = "http://127.0.0.1:5010"
-"""Where `longcat ui` shows MLflow."""
 
 
 def run_name(flow: str, preset: str, config_file: str | None, overrides: Sequence[str]) -> str:
@@ -36,13 +34,10 @@ def run_tags(flow: str, preset: str, overrides: Sequence[str]) -> list[str]:
 
 def describe(flow_run: UUID, name: str, tags: Sequence[str]) -> None:
     """Give a flow run its name, unless somebody has given it one, and add tags; calls Prefect."""
-    with get_client(sync_client=True) as client:
-        run = client.read_flow_run(flow_run)
-        client.update_flow_run(
-            flow_run,
-            name=name if _RANDOM.fullmatch(run.name) else run.name,
-            tags=sorted({*run.tags, *tags}),
-        )
+    client = get_client(sync_client=True)
+    run = client.read_flow_run(flow_run)
+    called = name if _RANDOM.fullmatch(run.name) else run.name
+    client.update_flow_run(flow_run, name=called, tags=sorted({*run.tags, *tags}))
 
 
 def mlflow_page(summary: Mapping[str, Any], runs: Mapping[str, str | None]) -> str:
@@ -52,16 +47,17 @@ def mlflow_page(summary: Mapping[str, Any], runs: Mapping[str, str | None]) -> s
         summary: `workspace`, and `mlflow` with `tracking_uri` and `experiment`.
         runs: ids by stage, None for what MLflow has not been sent yet.
     """
-    pages = own_servers().get("MLflow")
+    own = own_servers().get("MLflow")
+    pages = own or ui_address("MLflow")
     lines = [
         f"Experiment {markdown_text(summary['mlflow']['experiment'])}, {markdown_text(summary['mlflow']['tracking_uri'])}"
     ]
-    if pages is None:
+    if own is None:
         lines.append(
             f"`longcat ui --workspace {markdown_text(summary['workspace'])}` serves the pages that the links lead to."
         )
     rows = [
-        f"| {stage} | {'not sent yet' if run is None else f'[{run}]({pages or _UI}/#/runs/{run})'} |"
+        f"| {stage} | {'not sent yet' if run is None else f'[{run}]({pages}/#/runs/{run})'} |"
         for stage, run in runs.items()
     ]
     return "\n\n".join([*lines, "\n".join(["| stage | MLflow run |", "| --- | --- |", *rows])]) + "\n"

@@ -68,6 +68,8 @@ class Prefect:
         self.service = Service(
             "Prefect", address, "the run goes on, and Prefect's pages will lack what it has not been told"
         )
+        self.pages = own_servers().get("Prefect")
+        """Address of the pages that show the run later; None where it is not known."""
         self.without_engine = False
         """Whether flow and tasks run without Prefect's engine."""
         self.cancelling = False
@@ -236,15 +238,16 @@ def run_logger() -> Any:
 
 
 def prefect_tags() -> dict[str, str]:
-    """Return the ids of Prefect's flow run and task run, as tags of MLflow's run, and the page of a server of the user's own."""
-    flow_run, task_run = flow_run_id(), TaskRunContext.get()
+    """Return the ids of Prefect's flow run and task run, and the address of its page, as tags of MLflow's run."""
+    flow_run, context = flow_run_id(), TaskRunContext.get()
     if flow_run is None:
         return {}
     tags = {"prefect.flow_run_id": str(flow_run)}
-    if task_run is not None:
-        tags["prefect.task_run_id"] = str(task_run.task_run.id)
-    if pages := own_servers().get("Prefect"):
-        tags["prefect.url"] = f"{pages}/runs/flow-run/{flow_run}"
+    if context is not None:
+        tags["prefect.task_run_id"] = str(context.task_run.id)
+    with prefect_session() as session:
+        if session.pages:
+            tags["prefect.url"] = f"{session.pages}/runs/flow-run/{flow_run}"
     return tags
 
 
