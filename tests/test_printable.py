@@ -2,7 +2,7 @@
 
 import pytest
 
-from longcat.printable import short_count
+from longcat.printable import duration, short_count
 
 
 @pytest.mark.parametrize(
@@ -11,3 +11,20 @@ from longcat.printable import short_count
 )
 def test_a_count_is_in_millions_once_it_is_large(count, shown):
     assert short_count(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (0.4, "0 s"),
+        (59.7, "1 min"),
+        (200, "3 min 20 s"),
+        (3600, "1 h"),
+        (3661, "1 h 1 min"),
+        (86399.9, "1 d"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_a_duration_in_its_two_largest_units(seconds, text):
+    assert duration(seconds) == text

@@ -18,16 +18,22 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(metavar="DIR|DIGEST", help=f"Take this checkpoint instead of training one. {CHECKPOINT_HELP}"),
 ]
+_COMPARISON = "Comparison"
 Compare = Annotated[
     tuple[str, str] | None,
     typer.Option(
         metavar="A B",
+        rich_help_panel=_COMPARISON,
         help="Compare two checkpoints or evaluations, by folder or digest; a checkpoint without scores is scored first.",
     ),
 ]
 More = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[C ...]", help="With --compare: more of them, for curves over the tokens trained on."),
+    typer.Argument(
+        metavar="[C ...]",
+        rich_help_panel=_COMPARISON,
+        help="With --compare: more of them, for curves over the tokens trained on.",
+    ),
 ]
 
 
