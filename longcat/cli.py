@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 
 from flows.dag import PIPELINE, STAGES
-from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, tools
+from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, tools, workspace
 from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
@@ -61,7 +61,8 @@ app.command(context_settings={"ignore_unknown_options": True, "allow_intersperse
 app.command()(cluster.join)
 app.command()(tools.doctor)
 app.command()(tools.sync)
-app.command()(clean.clean)
+for _command in (workspace.ls, workspace.show, workspace.pin, workspace.unpin, workspace.rm, workspace.gc, clean.clean):
+    app.command()(_command)
 app.command()(tools.verify)
 app.command()(tools.ui)
 

@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
 
 from longcat.errors import LongcatError
 from longcat.printable import printable
@@ -168,9 +170,7 @@ def _shown(text: object) -> str:
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print the table of stages at the end of a run."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = _wide_console()
     wide = console.width >= 110  # enough for whole run ids; on less, their beginning
     table = Table(
         title=f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s", title_justify="left"
@@ -202,6 +202,82 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         table.add_row(_shown(name), _shown(value))
     Console().print(table)
+
+
+def print_tree(title: str, branches: Sequence[Mapping[str, Any]]) -> None:
+    """Print results and what they lead to, as nested `name`, `what` (None for what is gone) and `of`; nothing if there are none."""
+    if not branches:
+        return
+    tree = Tree(title)
+    waiting = [(tree, branch) for branch in reversed(branches)]
+    while waiting:
+        above, branch = waiting.pop()
+        what = "not in this workspace" if branch["what"] is None else branch["what"]
+        own = above.add(Text(printable(f"{_short_name(branch['name'])}  {what}"), no_wrap=True, overflow="ellipsis"))
+        waiting += [(own, one) for one in reversed(branch["of"])]
+    _wide_console().print(tree)
+
+
+def print_results(answer: Mapping[str, Any]) -> None:
+    """Print what is in a workspace, as `longcat ls` finds it."""
+    rows = answer["results"]
+    table = Table(box=None, pad_edge=False)
+    for column in ("kind", "digest", "age", "MB", "what", ""):
+        right = column in ("age", "MB")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        what = "unreadable manifest" if row["problem"] else "half made" if row["half_made"] else row["headline"] or ""
+        marks = [
+            name
+            for name, holds in (
+                ("pinned", row["pinned"]),
+                ("champion", row["champion"]),
+                ("in use", row["in_use"]),
+                ("may go", row["may_go"]),
+            )
+            if holds
+        ]
+        table.add_row(
+            _shown(row["kind"]),
+            row["digest"][:12],
+            _age(row["age_s"]),
+            f"{row['bytes'] / 1e6:,.1f}",
+            _shown(what),
+            ", ".join(marks),
+        )
+    if rows:
+        _wide_console().print(table)
+    half = [row for row in rows if row["half_made"]]
+    print(f"{len(rows) - len(half)} results, {answer['bytes'] / 1e6:,.1f} MB" if rows else "there are no results")
+    if half:
+        print(
+            f"{len(half)} half made, {sum(row['bytes'] for row in half) / 1e6:,.1f} MB; longcat clean removes what interrupted runs have left"
+        )
+    if answer["may_go_bytes"]:
+        print(
+            f"{answer['may_go_bytes'] / 1e6:,.1f} MB may go; longcat gc says which, longcat pin DIGEST keeps a result"
+        )
+    if answer["in_use_by"]:
+        print(f"in use by {printable(answer['in_use_by'])}")
+
+
+def _wide_console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for most lines where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _short_name(name: str) -> str:
+    kind, _, digest = name.partition("/")
+    return f"{kind}/{digest[:12]}"
+
+
+def _age(seconds: float) -> str:
+    """Return a time in the largest unit that it has two of."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def print_dispatch(comparison: Comparison, page: Path | None) -> None:
