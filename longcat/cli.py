@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 
 from flows.dag import PIPELINE, STAGES
-from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, tools, workspace
+from longcat.commands import clean, cluster, compare, dispatch, mfu, models, presets, serve, tools, workspace
 from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
@@ -50,6 +50,7 @@ for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
     _make = _COMMANDS.get(_stage.name, partial(flow_command, _stage.name))
     app.command(_stage.name)(_make(_stage.title + _needs))
+app.command()(compare.compare)
 app.command()(presets.presets)
 app.command()(mfu.mfu)
 app.command()(models.generate)

@@ -58,7 +58,7 @@ class Inventory:
     @classmethod
     def read(cls, workspace: Workspace) -> Inventory:
         """Read the manifests of a workspace."""
-        found = [*map(_half_made, workspace.half_made()), *map(_finished, workspace.finished())]
+        found = [*map(_half_made, workspace.half_made()), *map(finished_entry, workspace.finished())]
         entries = {one.name: one for one in found}
         entries = dict(sorted(entries.items(), key=lambda item: (item[1].created, item[0])))
         children: dict[str, list[str]] = {}
@@ -134,8 +134,9 @@ def _reached(names: Iterable[str], step: Any) -> Iterator[str]:
                 yield following
 
 
-def _finished(folder: Path) -> Entry:
-    kind, digest = folder.parent.name, folder.name
+def finished_entry(folder: Path, kind: str | None = None, digest: str | None = None) -> Entry:
+    """Read the manifest of a finished result; its kind and digest are those of its place, if no others are given."""
+    kind, digest = kind or folder.parent.name, digest or folder.name
     try:
         manifest = read_json(folder / MANIFEST)
         return Entry(
