@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("layout", TWENTY)
 def test_twenty_steps_are_those_of_one_process(ranks, one_process, layout, optimizer):
-    case = Case(rows=4, overrides=(f"training.optimizer.name={optimizer}",), steps=20)
+    rows = max(2, LAYOUTS[layout].batch_world)
+    case = Case(rows=rows, overrides=(f"training.optimizer.name={optimizer}",), steps=20)
     found = ranks.on_mesh(LAYOUTS[layout], train, case, stay=True)[0]
     compare(found, one_process(case), numbers=1e-5, **limits(LAYOUTS[layout]))
 

@@ -104,7 +104,7 @@ def test_processes_stay_for_other_layouts_until_one_fails(own, how, code):
     assert first == again == [(process, 2.0) for process, _ in first]
     assert not {process for process, _ in alone} & {process for process, _ in first}
     with pytest.raises(RanksFailed, match=r"rank 1\b(?s:.*)said before the end") as caught:
-        own.on_mesh(Degrees(2), process_and_fail, 1, how, stay=True, limit_s=8 if how == "hang" else 60, timeout_s=5)
+        own.on_mesh(Degrees(2), process_and_fail, 1, how, stay=True, limit_s=4 if how == "hang" else 60, timeout_s=5)
     assert caught.value.codes[1] == code
     later = own.on_mesh(Degrees(2), process_and_fail, None, None, stay=True)
     assert [of for _, of in later] == [2.0, 2.0]
