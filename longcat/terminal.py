@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from longcat.evaluation.local_services.comparison import Comparison
 
 LINE_EVERY_S = 10.0
+_DEEPEST = 12
+"""Levels of a tree that are shown."""
 
 
 class Display:
@@ -204,17 +206,31 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
-def print_tree(title: str, branches: Sequence[Mapping[str, Any]]) -> None:
-    """Print results and what they lead to, as nested `name`, `what` (None for what is gone) and `of`; nothing if there are none."""
-    if not branches:
+def print_tree(title: str, names: Sequence[str], lineage: Sequence[Mapping[str, Any]]) -> None:
+    """Print results with what each leads to, which is shown where it comes first only; nothing if there are none.
+
+    Args:
+        title: of the tree.
+        names: where it begins.
+        lineage: each result that is reached: `name`, `what` (None for what is gone) and `of`, the names that it leads to.
+    """
+    if not names:
         return
+    known, shown = {one["name"]: one for one in lineage}, set[str]()
     tree = Tree(title)
-    waiting = [(tree, branch) for branch in reversed(branches)]
+    waiting = [(tree, name, 1) for name in reversed(names)]
     while waiting:
-        above, branch = waiting.pop()
-        what = "not in this workspace" if branch["what"] is None else branch["what"]
-        own = above.add(Text(printable(f"{_short_name(branch['name'])}  {what}"), no_wrap=True, overflow="ellipsis"))
-        waiting += [(own, one) for one in reversed(branch["of"])]
+        above, name, depth = waiting.pop()
+        one = known[name]
+        line = f"{_short_name(name)}  {'not in this workspace' if one['what'] is None else one['what']}".rstrip()
+        if name in shown and one["of"]:
+            line += ", see above"
+        elif depth == _DEEPEST and one["of"]:
+            line += ", and so on"
+        own = above.add(Text(printable(line), no_wrap=True, overflow="ellipsis"))
+        if name not in shown and depth < _DEEPEST:
+            shown.add(name)
+            waiting += [(own, other, depth + 1) for other in reversed(one["of"])]
     _wide_console().print(tree)
 
 

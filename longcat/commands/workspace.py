@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,12 +69,12 @@ def show(
     row = view.row(one)
     manifest = read_json(one.path / MANIFEST) if not one.half_made and one.problem is None else {}
     told = {name: manifest.get(name) for name in ("seconds", "stage_version", "longcat", "git_commit")}
-    origins, results = (
-        view.tree(one.name, step) for step in (view.parents_of, lambda name: view.inventory.children.get(name, ()))
-    )
+    known = view.inventory
+    origins = view.lineage(known.made_from([one.name]), known.parents)
+    results = view.lineage(known.made_of([one.name]), known.made_directly_of)
     if as_json:
         details = {name: manifest.get(name) for name in ("identity", "facts", "files")}
-        _print_json(row | told | {"made_from": origins["of"], "made_of_it": results["of"]} | details)
+        _print_json(row | told | {"made_from": origins, "made_of_it": results} | details)
         return
     pairs = {
         "result": one.name,
@@ -88,8 +88,8 @@ def show(
         "may go": "yes, longcat gc lists it" if row["may_go"] else f"no: {row['kept'] or 'it is half made'}",
     }
     print_pairs("", {name: value for name, value in pairs.items() if value is not None})
-    print_tree("made from", origins["of"])
-    print_tree("made from it", results["of"])
+    print_tree("made from", known.parents(one.name), origins)
+    print_tree("made from it", known.made_directly_of(one.name), results)
 
 
 def pin(names: Named, workspace: WorkspacePath = _HERE, as_json: Json = False) -> None:
@@ -239,19 +239,14 @@ class _View:
             "may_go": why is None and not one.half_made and one.name not in self.used,
         }
 
-    def parents_of(self, name: str) -> tuple[str, ...]:
-        """Return the names of what an entry is made from."""
-        one = self.inventory.entries.get(name)
-        return () if one is None else one.parents
-
-    def tree(self, name: str, step: Callable[[str], tuple[str, ...]], above: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return an entry with all that `step` leads to, as nested `name`, `what` and `of`."""
-        one = self.inventory.entries.get(name)
-        return {
-            "name": name,
-            "what": None if one is None else _what(self.row(one)),
-            "of": [self.tree(other, step, (*above, name)) for other in step(name) if other not in (*above, name)],
-        }
+    def lineage(self, names: Iterable[str], step: Callable[[str], Sequence[str]]) -> list[dict[str, Any]]:
+        """Return results and what `step` leads to from each, as `name`, `what` (None for what is gone) and `of`."""
+        found = []
+        for name in names:
+            one = self.inventory.entries.get(name)
+            what = None if one is None else _what(self.row(one))
+            found.append({"name": name, "what": what, "of": list(step(name))})
+        return found
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -91,11 +91,19 @@ class Inventory:
 
     def made_from(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the names of all that some results are made from, nearest first, each once; also of what is gone."""
-        yield from _reached(names, lambda name: self.entries[name].parents if name in self.entries else ())
+        yield from _reached(names, self.parents)
 
     def made_of(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the names of all that is made from some results, nearest first, each once."""
-        yield from _reached(names, lambda name: self.children.get(name, ()))
+        yield from _reached(names, self.made_directly_of)
+
+    def parents(self, name: str) -> tuple[str, ...]:
+        """Return the names of what a result is made from; none of what is gone."""
+        return self.entries[name].parents if name in self.entries else ()
+
+    def made_directly_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of what is made from a result, and not by way of another."""
+        return self.children.get(name, ())
 
     def _at(self, folder: Path) -> Entry | None:
         return next((one for one in self.entries.values() if one.path == folder), None)
@@ -124,7 +132,7 @@ def size_on_disk(folder: Path) -> int:
     return total
 
 
-def _reached(names: Iterable[str], step: Any) -> Iterator[str]:
+def _reached(names: Iterable[str], step: Callable[[str], Iterable[str]]) -> Iterator[str]:
     waiting, seen = list(names), set(names)
     for name in waiting:
         for following in step(name):

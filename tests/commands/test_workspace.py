@@ -71,9 +71,12 @@ def test_what_mlflow_has_not_been_sent_stays(workspace, capsys):
 def test_show_tells_the_lineage_both_ways(workspace, capsys):
     space, made = workspace
     found = answer(capsys, commands.show, made["second"].digest[:6], space.path)
-    assert [one["name"] for one in found["made_from"]] == [name(made["tokens"]), name(made["first"])]
-    assert [one["name"] for one in found["made_from"][0]["of"]] == [name(made["documents"])]
-    assert [one["name"] for one in found["made_of_it"]] == [name(made["scores of second"])]
+    assert {one["name"]: one["of"] for one in found["made_from"]} == {
+        name(made["tokens"]): [name(made["documents"])],
+        name(made["first"]): [name(made["tokens"])],
+        name(made["documents"]): [],
+    }
+    assert [(one["name"], one["of"]) for one in found["made_of_it"]] == [(name(made["scores of second"]), [])]
     assert found["files"].keys() == {"data.bin"}
     commands.rm([name(made["tokens"])], space.path, force=True)
     capsys.readouterr()
@@ -82,6 +85,19 @@ def test_show_tells_the_lineage_both_ways(workspace, capsys):
     assert f"tokens/{made['tokens'].digest[:12]}  not in this workspace" in text
     assert f"evaluation/{made['scores of second'].digest[:12]}  evaluation 5" in text
     assert "yes, longcat gc lists it" in text
+
+
+def test_a_long_lineage_with_many_ways_is_shown_in_few_lines(tmp_path, capsys):
+    """Each is made from the two before it, so that there are more ways through 60 of them than could be printed."""
+    space, made = Workspace(tmp_path), []
+    for number in range(60):
+        made.append(make(space, "checkpoint", number, made[-2:]))
+    for one, way in ((made[0], "made_of_it"), (made[-1], "made_from")):
+        assert len(answer(capsys, commands.show, one.digest, space.path)[way]) == 59
+        commands.show(one.digest, space.path)
+        text = capsys.readouterr().out
+        assert "see above" in text and "and so on" in text
+        assert len(text.splitlines()) < 100
 
 
 def test_collecting_removes_what_it_has_listed_and_nothing_else(workspace, capsys):
