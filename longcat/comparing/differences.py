@@ -93,26 +93,25 @@ def _settings(first: Side, second: Side) -> list[dict[str, Any]]:
 
 
 def _surroundings(first: Side, second: Side) -> list[dict[str, Any]]:
-    """Return what else differs that results may depend on: code, versions and devices."""
-    found = []
+    """Return what else differs that results may depend on, code, versions and devices, with the kinds that it differs for."""
+    rows: list[tuple[str, str, Any, Any]] = []
     for kind in _both(first, second):
         one, other = first.manifests[kind], second.manifests[kind]
-        for name in ("longcat", "git_commit", "stage_version"):
-            if one.get(name) != other.get(name):
-                found.append({"of": kind, "what": name, "first": one.get(name), "second": other.get(name)})
-        changed = [name for name, _ in _unlike(one.get("source") or {}, other.get("source") or {})]
-        if changed:
-            found.append({"of": kind, "what": "source files that differ", "first": changed, "second": changed})
-        devices = [side.get("identity", {}).get("device") for side in (one, other)]
-        if devices[0] != devices[1]:
-            found.append({"of": kind, "what": "device", "first": devices[0], "second": devices[1]})
+        rows += [(kind, name, one.get(name), other.get(name)) for name in ("longcat", "git_commit", "stage_version")]
+        if changed := [name for name, _ in _unlike(one.get("source") or {}, other.get("source") or {})]:
+            rows.append((kind, "source files", changed, "other versions of them"))
+        devices = [(of.get("identity") or {}).get("device") for of in (one, other)]
+        rows.append((kind, "device", devices[0], devices[1]))
     trained = [side.facts("checkpoint", CheckpointFacts) for side in (first, second)]
     if trained[0] is not None and trained[1] is not None:
         for name in ("device", "processes", "parallel", "precision"):
-            values = [getattr(one, name) for one in trained]
-            if values[0] != values[1]:
-                found.append({"of": "training", "what": name, "first": values[0], "second": values[1]})
-    return found
+            rows.append(("training", name, getattr(trained[0], name), getattr(trained[1], name)))
+    found: dict[str, dict[str, Any]] = {}
+    for kind, what, own, others in rows:
+        if own != others:
+            row: dict[str, Any] = {"of": [], "what": what, "first": own, "second": others}
+            found.setdefault(json.dumps([what, own, others]), row)["of"].append(kind)
+    return list(found.values())
 
 
 def _both(first: Side, second: Side) -> list[str]:

@@ -79,7 +79,7 @@ def html(result: Mapping[str, Any]) -> str:
         settings=[(row["setting"], row["of"], value(row["first"]), value(row["second"])) for row in result["settings"]],
         cost=[(row["what"], "", number(row["first"]), number(row["second"])) for row in result["cost"]],
         surroundings=[
-            (row["what"], row["of"], value(row["first"]), value(row["second"])) for row in result["surroundings"]
+            (row["what"], value(row["of"]), value(row["first"]), value(row["second"])) for row in result["surroundings"]
         ],
     )
 

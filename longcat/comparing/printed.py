@@ -36,7 +36,10 @@ def print_differences(result: Mapping[str, Any], page: str | None) -> None:
     _table(
         console,
         "surroundings that differ",
-        [(f"{row['of']}: {row['what']}", value(row["first"]), value(row["second"])) for row in result["surroundings"]],
+        [
+            (f"{row['what']} ({value(row['of'])})", value(row["first"]), value(row["second"]))
+            for row in result["surroundings"]
+        ],
     )
     _table(
         console,
@@ -54,6 +57,7 @@ def print_differences(result: Mapping[str, Any], page: str | None) -> None:
             (row["score"], number(row["first"]), number(row["second"]), f"{row['verdict']}: {row['effect']}")
             for row in result["scores"]
         ],
+        ("", "first", "second", "second is"),
     )
     _table(console, "cost", [(row["what"], number(row["first"]), number(row["second"])) for row in result["cost"]])
     _table(console, "bytes", [(row["kind"], same_files(row)) for row in result["bytes"]], ("", "files"))

@@ -157,7 +157,8 @@ def _side(label: str, inventory: Inventory, roots: Iterable[str], settings: Mapp
                 if kind not in found and not newest:
                     break
                 below = found.setdefault(kind, newest[-1] if newest else below)
-    return Side(label, inventory.workspace, found, tuple(earlier), settings or {})
+    in_order = dict(sorted(found.items(), key=lambda item: item[1].created))
+    return Side(label, inventory.workspace, in_order, tuple(earlier), settings or {})
 
 
 def _clock(seconds: float) -> str:

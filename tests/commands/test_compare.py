@@ -37,5 +37,5 @@ def test_folders_need_no_workspace(tmp_path, capsys, monkeypatch):
     _, made = grown(tmp_path / "w")
     monkeypatch.chdir(tmp_path)
     compare(str(made["first"].path), str(made["first"].path))
-    assert "The same to the last byte: checkpoint" in capsys.readouterr().out
+    assert "The same to the last byte: documents, tokens, checkpoint, evaluation." in capsys.readouterr().out
     assert not (tmp_path / "workspace").exists()

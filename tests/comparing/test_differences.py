@@ -162,10 +162,12 @@ def test_other_code_and_devices_are_told(workspace):
     manifest["git_commit"], manifest["source"] = "other", {"longcat/model/moe.py": "1"}
     manifest["facts"]["device"] = "Ascend 910B"
     file.write_text(json.dumps(manifest))
-    found = {row["what"]: row for row in compared(space, made["slow"].digest, made["fast"].digest)["surroundings"]}
-    assert found["git_commit"]["second"] == "other"
-    assert found["source files that differ"]["first"] == ["longcat/model/moe.py"]
-    assert (found["device"]["first"], found["device"]["second"]) == (None, "Ascend 910B")
+    rows = compared(space, made["slow"].digest, made["fast"].digest)["surroundings"]
+    found = {row["what"]: row for row in rows}
+    assert (found["git_commit"]["of"], found["git_commit"]["second"]) == (["checkpoint"], "other")
+    assert found["source files"]["first"] == ["longcat/model/moe.py"]
+    assert found["device"] == {"of": ["training"], "what": "device", "first": None, "second": "Ascend 910B"}
+    assert len(rows) == len(found) == 3
 
 
 def test_runs_are_known_by_id_name_and_workspace(workspace):
