@@ -237,32 +237,25 @@ def print_tree(title: str, names: Sequence[str], lineage: Sequence[Mapping[str, 
 def print_results(answer: Mapping[str, Any]) -> None:
     """Print what is in a workspace, as `longcat ls` finds it."""
     rows = answer["results"]
-    table = Table(box=None, pad_edge=False)
-    for column in ("kind", "digest", "age", "MB", "what", ""):
-        right = column in ("age", "MB")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    cells = []
     for row in rows:
         what = "unreadable manifest" if row["problem"] else "half made" if row["half_made"] else row["headline"] or ""
-        marks = [
-            name
-            for name, holds in (
-                ("pinned", row["pinned"]),
-                ("champion", row["champion"]),
-                ("in use", row["in_use"]),
-                ("may go", row["may_go"]),
-            )
-            if holds
-        ]
-        table.add_row(
-            _shown(row["kind"]),
-            row["digest"][:12],
-            _age(row["age_s"]),
-            f"{row['bytes'] / 1e6:,.1f}",
-            _shown(what),
-            ", ".join(marks),
-        )
+        marks = [words for words in ("pinned", "champion", "in use", "may go") if row[words.replace(" ", "_")]]
+        size = f"{row['bytes'] / 1e6:,.1f}"
+        cells.append((row["kind"], row["digest"][:12], _age(row["age_s"]), size, what, ", ".join(marks)))
     if rows:
-        _wide_console().print(table)
+        console = _wide_console()
+        names = ("kind", "digest", "age", "MB", "what", "")
+        widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+        gaps = 2 * (len(names) - 1)
+        widths[4] = max(len("what"), min(widths[4], console.width - gaps - (sum(widths) - widths[4])))
+        table = Table(box=None, pad_edge=False, padding=(0, 1))
+        for name, width in zip(names, widths, strict=True):
+            right = name in ("age", "MB")
+            table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis", width=width)
+        for line in cells:
+            table.add_row(*map(_shown, line))
+        console.print(table)
     half = [row for row in rows if row["half_made"]]
     print(f"{len(rows) - len(half)} results, {answer['bytes'] / 1e6:,.1f} MB" if rows else "there are no results")
     if half:

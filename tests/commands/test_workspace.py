@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from longcat.artifact import Workspace
 from longcat.commands import workspace as commands
@@ -55,6 +56,16 @@ def test_a_list_says_what_is_kept_and_why(workspace, capsys):
     assert any(made["first"].digest[:12] in line and "checkpoint 2" in line and "champion" in line for line in lines)
     assert any("comparison 9" in line and "may go" in line for line in lines)
     assert "7 results, " in lines[-3] and "longcat clean" in lines[-2] and "longcat gc" in lines[-1]
+
+
+def test_a_narrow_terminal_shortens_headlines_alone(workspace, capsys, monkeypatch):
+    space, made = workspace
+    monkeypatch.setattr("longcat.terminal.Console", lambda **_: Console(width=56, file=sys.stdout))
+    make(space, "checkpoint", 1_000_000_000_000_000_000_000)
+    commands.ls(space.path)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(one.digest[:12] in line and one.kind in line for line in lines) for one in made.values())
+    assert any("…" in line and line.rstrip().endswith("may go") for line in lines)
 
 
 def test_what_mlflow_has_not_been_sent_stays(workspace, capsys):
