@@ -73,7 +73,8 @@ def evaluate_command(title: str) -> Callable[..., None]:
             raise ConfigError("--checkpoint and --compare exclude each other")
 
         def score(named: str) -> str:
-            summary = flow_summary("evaluate", preset, config, set_, workspace, as_json, named, rehash)
+            unjudged = [*(set_ or []), "evaluation.gates=[]"]  # a comparison makes no champion, and ends for none
+            summary = flow_summary("evaluate", preset, config, unjudged, workspace, as_json, named, rehash)
             return str(summary["stages"][-1]["artifact"]["path"])
 
         _compare([*compare, *(more or [])], workspace, score, as_json)
