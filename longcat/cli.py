@@ -16,7 +16,7 @@ import typer
 
 from flows.dag import PIPELINE, STAGES
 from longcat import __version__
-from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, sweep, tools
+from longcat.commands import clean, cluster, compare, dispatch, mfu, models, presets, serve, sweep, tools, workspace
 from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.help import Command, Group
 from longcat.commands.preprocess import preprocess_command
@@ -69,13 +69,31 @@ for _stage in STAGES:
     _make = _COMMANDS.get(_stage.name, partial(flow_command, _stage.name))
     app.command(_stage.name, cls=Command)(_make(_stage.title + _needs))
 _function: Callable[..., None]
-for _function in (sweep.sweep, presets.presets, mfu.mfu, models.generate, dispatch.dispatch, models.export):
+for _function in (
+    sweep.sweep,
+    compare.compare,
+    presets.presets,
+    mfu.mfu,
+    models.generate,
+    dispatch.dispatch,
+    models.export,
+):
     app.command(cls=Command)(_function)
 app.command("import", cls=Command)(models.import_)
 app.command(cls=Command)(serve.serve)
 _PROGRAM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 app.command(cls=Command, context_settings=_PROGRAM)(tools.emulate)
-for _function in (cluster.join, tools.doctor, tools.sync, clean.clean, tools.verify, tools.ui):
+_KEPT = (
+    workspace.ls,
+    workspace.show,
+    workspace.pin,
+    workspace.unpin,
+    workspace.rm,
+    workspace.gc,
+    clean.clean,
+    tools.verify,
+)
+for _function in (cluster.join, tools.doctor, tools.sync, *_KEPT, tools.ui):
     app.command(cls=Command)(_function)
 
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from longcat.best_effort import SERVERS, own_servers
 from longcat.errors import LongcatError
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from longcat.evaluation.local_services.comparison import Comparison
 
 LINE_EVERY_S = 10.0
+_DEEPEST = 12
+"""Levels of a tree that are shown."""
 
 
 class Display:
@@ -213,9 +216,7 @@ def _shown(text: object) -> str:
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print what the stages of a run have made, at its end, and what can be done next."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = _wide_console()
     title = f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s"
     ids = {row["stage"]: row["mlflow_run_id"] or "not sent yet" for row in summary["stages"]}
     if beside := console.width >= _WIDE:
@@ -298,6 +299,89 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         table.add_row(_shown(name), _shown(value))
     Console().print(table)
+
+
+def print_tree(title: str, names: Sequence[str], lineage: Sequence[Mapping[str, Any]]) -> None:
+    """Print results with what each leads to, which is shown where it comes first only; nothing if there are none.
+
+    Args:
+        title: of the tree.
+        names: where it begins.
+        lineage: each result that is reached: `name`, `what` (None for what is gone) and `of`, the names that it leads to.
+    """
+    if not names:
+        return
+    known, shown = {one["name"]: one for one in lineage}, set[str]()
+    tree = Tree(title)
+    waiting = [(tree, name, 1) for name in reversed(names)]
+    while waiting:
+        above, name, depth = waiting.pop()
+        one = known[name]
+        line = f"{_short_name(name)}  {'not in this workspace' if one['what'] is None else one['what']}".rstrip()
+        if name in shown and one["of"]:
+            line += ", see above"
+        elif depth == _DEEPEST and one["of"]:
+            line += ", and so on"
+        own = above.add(Text(printable(line), no_wrap=True, overflow="ellipsis"))
+        if name not in shown and depth < _DEEPEST:
+            shown.add(name)
+            waiting += [(own, other, depth + 1) for other in reversed(one["of"])]
+    _wide_console().print(tree)
+
+
+def print_results(answer: Mapping[str, Any]) -> None:
+    """Print what is in a workspace, as `longcat ls` finds it."""
+    rows = answer["results"]
+    cells = []
+    for row in rows:
+        what = "unreadable manifest" if row["problem"] else "half made" if row["half_made"] else row["headline"] or ""
+        marks = [words for words in ("pinned", "champion", "in use", "may go") if row[words.replace(" ", "_")]]
+        size = f"{row['bytes'] / 1e6:,.1f}"
+        cells.append((row["kind"], row["digest"][:12], _age(row["age_s"]), size, what, ", ".join(marks)))
+    if rows:
+        console = _wide_console()
+        names = ("kind", "digest", "age", "MB", "what", "")
+        widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+        gaps = 2 * (len(names) - 1)
+        widths[4] = max(len("what"), min(widths[4], console.width - gaps - (sum(widths) - widths[4])))
+        table = Table(box=None, pad_edge=False, padding=(0, 1))
+        for name, width in zip(names, widths, strict=True):
+            right = name in ("age", "MB")
+            table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis", width=width)
+        for line in cells:
+            table.add_row(*map(_shown, line))
+        console.print(table)
+    half = [row for row in rows if row["half_made"]]
+    print(f"{len(rows) - len(half)} results, {answer['bytes'] / 1e6:,.1f} MB" if rows else "there are no results")
+    if half:
+        print(
+            f"{len(half)} half made, {sum(row['bytes'] for row in half) / 1e6:,.1f} MB; longcat clean removes what interrupted runs have left"
+        )
+    if answer["may_go_bytes"]:
+        print(
+            f"{answer['may_go_bytes'] / 1e6:,.1f} MB may go; longcat gc says which, longcat pin DIGEST keeps a result"
+        )
+    if answer["in_use_by"]:
+        print(f"in use by {printable(answer['in_use_by'])}")
+
+
+def _wide_console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for most lines where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _short_name(name: str) -> str:
+    kind, _, digest = name.partition("/")
+    return f"{kind}/{digest[:12]}"
+
+
+def _age(seconds: float) -> str:
+    """Return a time in the largest unit that it has two of."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def print_dispatch(comparison: Comparison, page: Path | None) -> None:

@@ -24,7 +24,8 @@ Compare = Annotated[
     typer.Option(
         metavar="A B",
         rich_help_panel=_COMPARISON,
-        help="Compare two checkpoints or evaluations, by folder or digest; a checkpoint without scores is scored first.",
+        help="Test which of two checkpoints or evaluations is better, by folder or digest; a checkpoint without scores is scored "
+        "first. For settings, curves and cost of runs, there is longcat compare.",
     ),
 ]
 More = Annotated[
