@@ -90,6 +90,9 @@ def find_suite(name: str) -> Suite:
         suite = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"evaluation.suites: {name} cannot be loaded: {error}") from None
+    except SyntaxError as error:
+        where = f"{error.filename}:{error.lineno}"
+        raise ConfigError(f"evaluation.suites: {name} cannot be loaded: {where}: broken Python ({error.msg})") from None
     if not isinstance(suite, Suite):
         raise ConfigError(
             f"evaluation.suites: {name} is a {type(suite).__name__}, not a longcat.evaluation.suites.Suite"
