@@ -34,6 +34,8 @@ from longcat.redaction import redact_tree
 from longcat.unpacking import read_json
 
 MANIFEST = "manifest.json"
+PARENTS = ".parents.json"
+"""Of a half-made artifact: what it is made from; written anew by whoever goes on."""
 _CODE, _BUILT = ".code.json", ".built.json"
 """Of a half-made artifact: the code that began to make it; what was built, once only hashing and cleaning are left."""
 
@@ -111,6 +113,11 @@ class Recipe(Generic[FactsT]):
         }
         text = json.dumps(payload, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def made_from(self) -> list[dict[str, str]]:
+        """Return kind and digest of each parent, as a manifest has them."""
+        return [{"kind": parent.kind, "digest": parent.digest} for parent in self.parents]
 
 
 class Workspace:
@@ -225,7 +232,8 @@ class Workspace:
                     "digest": recipe.digest,
                     "stage_version": recipe.version,
                     "identity": redact_tree(recipe.identity),
-                    "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
+                    "parents": recipe.made_from,
+                    "headline": recipe.facts.model_validate(built["facts"]).headline,
                     "facts": built["facts"],
                     "files": _describe_all(partial, names),
                     "seconds": built["seconds"],
@@ -264,6 +272,7 @@ def _build(
     remove(partial / _BUILT)
     began = time.monotonic()
     try:
+        write_json(partial / PARENTS, recipe.made_from)
         write_json(partial / _CODE, source)
         facts = build(partial)
         clear_temporaries(partial, deep=True)

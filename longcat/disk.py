@@ -189,6 +189,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_whole(path: Path) -> None:
+    """Remove a folder so that nobody ever finds half of it: it loses its name first.
+
+    What is left of it if this is interrupted goes with the temporary files beside it, see `clear_temporaries`.
+    """
+    away = temporary_name(path)
+    os.rename(path, away)
+    sync(path.parent)
+    remove(away)
+
+
 def clear_temporaries(folder: Path, *, deep: bool) -> None:
     """Remove temporary files and folders of processes that were killed while writing.
 

@@ -59,6 +59,23 @@ def shown_warnings(show: Callable[[str], object]) -> Iterator[None]:
         yield
 
 
+def large_count(count: float) -> str:
+    """Return a large count in millions or billions, for example 2.70 M or 68.60 B."""
+    size, unit = (1e9, "B") if count >= 1e9 else (1e6, "M")
+    return f"{count / size:,.2f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units, for example `3 min 20 s`."""
+    left = round(max(seconds, 0))
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        parts.append((count, unit))
+    first = next((number for number, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count or first == len(parts) - 1)
+
+
 def _spell(character: re.Match[str]) -> str:
     code = ord(character[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -76,7 +76,7 @@ def _imports(path: Path) -> list[str]:
 def _parse_imports(path: Path, _modified: int, _size: int) -> list[str]:
     """List the names that a file imports from this package."""
     imported = []
-    for node in _runtime_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _runtime_nodes(ast.parse(path.read_bytes())):
         match node:
             case ast.Import(names=names):
                 imported += [alias.name for alias in names]

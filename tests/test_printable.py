@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from longcat.printable import counted, short_count, shown_warnings
+from longcat.printable import counted, duration, short_count, shown_warnings
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,20 @@ def test_a_warning_for_the_user_is_shown_without_its_line_of_code():
     assert shown == ["1 file is not read"]
     assert [str(other.message) for other in others] == ["for programmers"]
     assert warnings.showwarning is show
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (0.4, "0 s"),
+        (59.7, "1 min"),
+        (200, "3 min 20 s"),
+        (3600, "1 h"),
+        (3661, "1 h 1 min"),
+        (86399.9, "1 d"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_a_duration_in_its_two_largest_units(seconds, text):
+    assert duration(seconds) == text

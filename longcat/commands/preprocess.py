@@ -15,14 +15,24 @@ from longcat.commands.run import run_flow
 from longcat.errors import ConfigError
 from longcat.hash_memory import REHASH
 
+_CLEANED = "Cleaned text"
 WriteText = Annotated[
     Path | None,
     typer.Option(
-        "--write-text", metavar="DIR", help="Write the cleaned text into a new folder, and make no tokens of it."
+        "--write-text",
+        metavar="DIR",
+        rich_help_panel=_CLEANED,
+        help="Write the cleaned text into a new folder, and make no tokens of it.",
     ),
 ]
 TextFormat = Annotated[
-    str | None, typer.Option("--format", metavar="FORMAT", help="With --write-text: parquet (the default) or jsonl.")
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        rich_help_panel=_CLEANED,
+        help="With --write-text: parquet (the default) or jsonl.",
+    ),
 ]
 
 

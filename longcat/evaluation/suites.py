@@ -60,6 +60,8 @@ class Scores:
     """Short result for the table of stages; empty for none."""
     failures: dict[str, str] = field(default_factory=dict)
     """Why a subject has no scores; the stage fails when it has written those of the others."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Version of a subject, of those that have one."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ def find_suite(name: str) -> Suite:
         suite = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"evaluation.suites: {name} cannot be loaded: {error}") from None
+    except SyntaxError as error:
+        where = f"{error.filename}:{error.lineno}"
+        raise ConfigError(f"evaluation.suites: {name} cannot be loaded: {where}: broken Python ({error.msg})") from None
     if not isinstance(suite, Suite):
         raise ConfigError(
             f"evaluation.suites: {name} is a {type(suite).__name__}, not a longcat.evaluation.suites.Suite"

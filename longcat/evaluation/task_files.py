@@ -228,11 +228,14 @@ def _values(root: yaml.Node | None, key: str) -> list[yaml.ScalarNode]:
 
 def _code(path: Path, _seen: tuple[Path, ...] = ()) -> list[Path]:
     """List a Python file, the modules beside it that it imports, and what it imports of this package."""
-    found = [path, *code_behind(path)]
     try:
         tree = ast.parse(read_bounded(path))
-    except (OSError, ValueError, SyntaxError) as error:
+    except SyntaxError as error:
+        line = "" if error.lineno is None else f":{error.lineno}"
+        raise DataError(f"{path}{line}: broken Python ({error.msg})") from None
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"cannot read {path}: {error}") from None
+    found = [path, *code_behind(path)]
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module is not None:

@@ -18,6 +18,7 @@ from longcat.config import ModelConfig
 from longcat.config.config_json import CONFIG, read_config, to_config_json
 from longcat.errors import DataError
 from longcat.interchange import quantised
+from longcat.interchange.damage import damage_of
 from longcat.interchange.state_dict_map import HEAD, MTP, StoredTensor, left_out_kind, state_dict_map
 from longcat.model.transformer import LongcatModel
 from longcat.unpacking import read_json
@@ -201,10 +202,14 @@ class HuggingFaceFolder:
 
     def _stream(self, file: str) -> Any:
         """The open file; only the one used last stays open."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         if self._open is None or self._open[0] != file:
-            self._open = (file, safe_open(self.directory / file, framework="pt"))
+            path = self.directory / file
+            try:
+                self._open = (file, safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise DataError(f"cannot read the weights in {self.directory}: {damage_of(path, error)}") from None
         return self._open[1]
 
     def _error(self, error: Exception) -> DataError:

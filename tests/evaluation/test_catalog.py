@@ -41,6 +41,32 @@ def test_broken_yaml_is_named_with_its_line(tasks, text, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("words.py", b"import sys\ndef f(x:\n", r"words\.py:2: broken Python \('\(' was never closed\)"),
+        ("words.py", b"def f(x):\nreturn x\n", r"words\.py:2: broken Python \(expected an indented block"),
+        ("words.py", b"x = '\xe4'\n", r"words\.py.*broken Python .*utf-8"),
+        ("words.py", b"x = 1\0\n", r"words\.py.*(broken Python|cannot read).*null bytes"),
+        ("more.py", b"def f(x:\n", r"more\.py:1: broken Python"),
+    ],
+)
+def test_broken_code_is_named_with_its_line(tasks, name, source, message):
+    (tasks.folder / "words.py").write_text("import more\n\n\ndef f(x):\n    return x\n")
+    (tasks.folder / name).write_bytes(source)
+    tasks.add("shop", [ITEM], text="task: shop\ndataset_path: json\nprocess_docs: !function words.f\n")
+    with pytest.raises(DataError, match=message):
+        find_tasks(["shop"], [str(tasks.folder)])
+
+
+def test_code_may_say_how_it_is_encoded(tasks):
+    (tasks.folder / "words.py").write_bytes(b"# coding: latin-1\nNAME = '\xe4'\n\n\ndef f(docs):\n    return docs\n")
+    tasks.add(
+        "shop", [ITEM], text="task: shop\ndataset_path: json\ntest_split: test\nprocess_docs: !function words.f\n"
+    )
+    assert find_tasks(["shop"], [str(tasks.folder)]).source("shop").files[1].name == "words.py"
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"question": "a"}\n{"question":\n', r"shop\.jsonl:2: broken JSON"),

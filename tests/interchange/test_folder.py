@@ -187,6 +187,39 @@ def test_rubbish_is_refused_with_its_name(tmp_path):
         load_huggingface(tmp_path)
 
 
+def test_a_damaged_file_says_what_it_should_have(tmp_path):
+    save_huggingface(make("flash"), tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    for content, message in (
+        (whole[:-1000], f"is cut off: it has {len(whole) - 1000:,} bytes, by its header it should have {len(whole):,}"),
+        (whole[:header], f"is cut off: it has {header:,} bytes, by its header it should have {len(whole):,}"),
+        (whole[:100], f"is cut off: it has 100 bytes, its header alone should end at {header:,}"),
+        (whole[:5], "is cut off: it has 5 bytes and not even the length of its header"),
+        (b"", "is cut off: it has 0 bytes"),
+        (whole + b"more", f"is damaged: it has {len(whole) + 4:,} bytes, by its header it should have {len(whole):,}"),
+        (whole[:8] + b"[" + whole[9:], "is damaged: its header cannot be read"),
+        (b"\xff" * 100, "is damaged or no safetensors file"),
+        (pointer, f"is a pointer of Git LFS ({len(pointer)} bytes), not the weights"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            load_huggingface(tmp_path)
+        assert f"cannot read the weights in {tmp_path}: model.safetensors {message}" in str(caught.value)
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    model = make("flash")
+    state = model.state_dict()
+    write_huggingface(tmp_path, model.config, lambda t: state[str(t.parameter)][t.region], shard_bytes=100_000)
+    path = sorted(tmp_path.glob("*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=rf"{path.name} is cut off: it has .* by its header it should have"):
+        load_huggingface(tmp_path)
+
+
 def test_export_writes_all_or_nothing(tmp_path, monkeypatch):
     save_huggingface(make("flash"), tmp_path / "whole")
     (tmp_path / "taken").mkdir()
