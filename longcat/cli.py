@@ -24,7 +24,7 @@ from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
 from longcat.errors import Cancelled, LongcatError
-from longcat.printable import printable
+from longcat.printable import printable, shown_warnings
 from longcat.processes.environment import NO_TELEMETRY, QUIET
 from longcat.redaction import redact, redact_error
 
@@ -139,6 +139,10 @@ def _complain(text: str) -> None:
     print(f"error: {printable(text)}", file=sys.stderr)
 
 
+def _warn(text: str) -> None:
+    print(f"warning: {printable(redact(text))}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code."""
     signals = _Signals()
@@ -146,8 +150,9 @@ def main() -> None:
     try:
         try:
             # the command's exit code where typer has caught its exit or an interrupt, else None
-            code = app(standalone_mode=False) or 0
-            sys.stdout.flush()
+            with shown_warnings(_warn):
+                code = app(standalone_mode=False) or 0
+                sys.stdout.flush()
         except Exception as error:
             if signals.asked is None or isinstance(error, LongcatError):
                 raise

@@ -24,7 +24,7 @@ from rich.tree import Tree
 
 from longcat.best_effort import SERVERS, own_servers
 from longcat.errors import LongcatError
-from longcat.printable import printable
+from longcat.printable import counted, printable
 from longcat.progress import Progress
 from longcat.redaction import redact, redacted_records
 
@@ -389,7 +389,9 @@ def print_dispatch(comparison: Comparison, page: Path | None) -> None:
     from longcat.evaluation.local_services.dispatch_page import ratio_title, shown_ratio
 
     orders = len(comparison.scene.orders)
-    table = Table(title=f"{orders} orders, {len(comparison.scene.couriers)} couriers", title_justify="left")
+    table = Table(
+        title=f"{counted(orders, 'order')}, {counted(len(comparison.scene.couriers), 'courier')}", title_justify="left"
+    )
     table.add_column("dispatcher", no_wrap=True)
     for name in ("added minutes", "late orders", "minutes late", "cost", ratio_title(comparison), "best choices"):
         table.add_column(name, justify="right")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
@@ -19,7 +18,7 @@ from prefect.states import Completed, State
 
 from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
-from longcat.printable import markdown_text, printable
+from longcat.printable import markdown_text, printable, shown_warnings
 from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.redaction import redact_error
 from longcat.tracking import StageRun, Tracker
@@ -64,10 +63,8 @@ def run_stage(
     with (
         prefect_session() as prefect,
         tracker.stage(name) as run,
-        warnings.catch_warnings(),
+        shown_warnings(lambda text: run_logger().warning(text)),
     ):
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = _say
         run.set_tags(prefect_tags())
         reporter = _Reporter(name, prefect)
         try:
@@ -82,12 +79,6 @@ def run_stage(
         run.log_artifact(artifact.path / "manifest.json")
         publish(run, artifact)
     return Completed(name="Cached" if artifact.cached else "Completed", data=artifact)
-
-
-def _say(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Write a warning to the log of the run, when it is given."""
-    if issubclass(category, UserWarning):
-        run_logger().warning(str(message))
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, float]:

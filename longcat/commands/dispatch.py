@@ -40,6 +40,7 @@ def dispatch(
     from longcat.evaluation.local_services.comparison import compare
     from longcat.local_services.city import make_scene
     from longcat.local_services.text import LANGUAGES
+    from longcat.printable import counted
     from longcat.progress import Progress
     from longcat.terminal import Display, print_dispatch
 
@@ -68,7 +69,8 @@ def dispatch(
 
         found = compare(scene, model, tell)
         if found.cut_questions:
-            display.warn(f"{found.cut_questions} questions were too long for the model and lost their beginning")
+            cut = counted(found.cut_questions, "question")
+            display.warn(f"too long for the model, and asked without the beginning: {cut}")
     if output is not None:
         from longcat.disk import disk_errors, write_text
         from longcat.evaluation.local_services.dispatch_page import render

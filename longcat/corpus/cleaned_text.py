@@ -104,6 +104,8 @@ def write_cleaned_text(
     if (done := _finished(folder, wanted)) is not None:
         return done
     partial = folder.with_name(f".{folder.name}.partial")
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(folder), lease(folder.with_name(f".{folder.name}.lease")):
         code = {**wanted, "code": source_hashes(recipe.sources)}
         if not (partial / "recipe.json").is_file() or read_json(partial / "recipe.json") != code:
@@ -157,8 +159,10 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else than written text.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: it does, or cannot be made, as it would lie in a file.
     """
+    if (file := next((one for one in folder.parents if one.exists() and not one.is_dir()), None)) is not None:
+        raise ConfigError(f"--write-text {folder} cannot be made: {file} is a file; choose a folder to be made")
     if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--write-text {folder} is there and holds something else; choose a folder to be made")
 

@@ -10,6 +10,7 @@ from longcat.inference.chat import render, with_special_tokens
 from longcat.inference.opening import OpenCheckpoint
 from longcat.inference.requests import Prompt
 from longcat.inference.sampling import Sampling
+from longcat.printable import counted
 from longcat.serve.failure import ApiError
 from longcat.serve.protocol import ChatRequest, CompletionRequest
 
@@ -94,10 +95,10 @@ class Asker:
         length = max(1, len(row))  # of nothing, the token that ends the text before
         count = min(default, self._window - length) if wanted is None else wanted
         if count < 1 or length + count > self._window:
-            new = f"and {wanted} new ones" if wanted is not None else "and a new one"
+            new = "and a new one" if wanted in (None, 1) else f"and {wanted} new ones"
             raise ApiError(
                 400,
-                f"{length} tokens of prompt {new} are more than the {self._window} positions",
+                f"{counted(length, 'token')} of prompt {new} are more than the {self._window} positions",
                 code="context_length_exceeded",
                 field=field,
             )

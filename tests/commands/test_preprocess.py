@@ -24,12 +24,28 @@ def test_text_is_written_and_counted(tmp_path, corpus, capsys):
     assert not (tmp_path / "w" / "tokens").exists()
 
 
+def test_what_is_not_read_is_said(tmp_path, corpus, capsys):
+    path = tmp_path / "corpus" / "a.jsonl"
+    path.parent.mkdir()
+    path.write_text((tmp_path / "a.jsonl").read_text() + '{"id": 10}\n{broken\n')
+    (path.parent / "figure.pdf").write_bytes(b"%PDF")
+    sources = [*corpus, f"corpus.sources={path.parent}", "corpus.max_bad_fraction=0.5"]
+    folder = tmp_path / "new" / "folder" / "text"
+    for _ in range(2):  # the second time the text is there
+        command("smoke", None, sources, tmp_path / "w", write_text=folder)
+        said = capsys.readouterr()
+        assert said.out == f"{folder}: 9 documents kept, 1 left out, 2 unreadable\n"
+        warned = [line for line in said.err.splitlines() if "pdf" in line or "Warning" in line]
+        assert warned == [f"warning: corpus source {path.parent}: files that are not read: 1 .pdf"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"format": "parquet"}, "--format belongs to --write-text"),
         ({"format": "csv", "write_text": "text"}, "--format=csv is none of parquet, jsonl"),
         ({"write_text": "."}, "holds something else"),
+        ({"write_text": "a.jsonl/text"}, "a.jsonl is a file; choose a folder to be made"),
         ({"write_text": "text", "set_": ["corpus.runner=dask"]}, "works on this machine alone"),
     ],
 )
