@@ -152,7 +152,7 @@ def main() -> None:
             # the command's exit code where typer has caught its exit or an interrupt, else None
             with shown_warnings(_warn):
                 code = app(standalone_mode=False) or 0
-            sys.stdout.flush()
+                sys.stdout.flush()
         except Exception as error:
             if signals.asked is None or isinstance(error, LongcatError):
                 raise

@@ -38,6 +38,23 @@ def short_count(count: int) -> str:
     return f"{count:,}" if count < 10_000 else f"{count / 1e6:,.2f} M"
 
 
+def large_count(count: float) -> str:
+    """Return a large count in millions or billions, for example 2.70 M or 68.60 B."""
+    size, unit = (1e9, "B") if count >= 1e9 else (1e6, "M")
+    return f"{count / size:,.2f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units, for example `3 min 20 s`."""
+    left = round(max(seconds, 0))
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        parts.append((count, unit))
+    first = next((number for number, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count or first == len(parts) - 1)
+
+
 @contextmanager
 def shown_warnings(show: Callable[[str], object]) -> Iterator[None]:
     """Have warnings for the user shown by a function, without the line of code that they come from.
@@ -57,23 +74,6 @@ def shown_warnings(show: Callable[[str], object]) -> Iterator[None]:
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = choose
         yield
-
-
-def large_count(count: float) -> str:
-    """Return a large count in millions or billions, for example 2.70 M or 68.60 B."""
-    size, unit = (1e9, "B") if count >= 1e9 else (1e6, "M")
-    return f"{count / size:,.2f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in its two largest units, for example `3 min 20 s`."""
-    left = round(max(seconds, 0))
-    parts = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        parts.append((count, unit))
-    first = next((number for number, (count, _) in enumerate(parts) if count), len(parts) - 1)
-    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count or first == len(parts) - 1)
 
 
 def _spell(character: re.Match[str]) -> str:

@@ -15,22 +15,6 @@ def test_a_count_is_in_millions_once_it_is_large(count, shown):
     assert short_count(count) == shown
 
 
-def test_one_thing_is_no_things():
-    assert [counted(count, "order") for count in (0, 1, 2_000)] == ["0 orders", "1 order", "2,000 orders"]
-
-
-def test_a_warning_for_the_user_is_shown_without_its_line_of_code():
-    show, shown = warnings.showwarning, []
-    with warnings.catch_warnings(record=True) as others:
-        warnings.simplefilter("always", FutureWarning)
-        with shown_warnings(shown.append):
-            warnings.warn("1 file is not read", stacklevel=1)
-            warnings.warn("for programmers", FutureWarning, stacklevel=1)
-    assert shown == ["1 file is not read"]
-    assert [str(other.message) for other in others] == ["for programmers"]
-    assert warnings.showwarning is show
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
@@ -46,3 +30,19 @@ def test_a_warning_for_the_user_is_shown_without_its_line_of_code():
 )
 def test_a_duration_in_its_two_largest_units(seconds, text):
     assert duration(seconds) == text
+
+
+def test_one_thing_is_no_things():
+    assert [counted(count, "order") for count in (0, 1, 2_000)] == ["0 orders", "1 order", "2,000 orders"]
+
+
+def test_a_warning_for_the_user_is_shown_without_its_line_of_code():
+    show, shown = warnings.showwarning, []
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("always", FutureWarning)
+        with shown_warnings(shown.append):
+            warnings.warn("1 file is not read", stacklevel=1)
+            warnings.warn("for programmers", FutureWarning, stacklevel=1)
+    assert shown == ["1 file is not read"]
+    assert [str(other.message) for other in others] == ["for programmers"]
+    assert warnings.showwarning is show

@@ -28,6 +28,7 @@ from longcat.evaluation.task_files import (
     parts_of,
     settled_data,
 )
+from longcat.evaluation.task_keys import check_keys
 from longcat.provenance import ROOT
 
 TASKS = ROOT / "data/evaluation"
@@ -169,11 +170,11 @@ def check_settings(config: EvaluationConfig, task: Any) -> None:
 
 
 def quiet() -> None:
-    """Keep lm-evaluation-harness and its loaders from writing what is no error."""
+    """Keep lm-evaluation-harness and its loaders from writing lines of their own; what fails is told by whoever asked."""
     import datasets
 
     datasets.disable_progress_bars()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    logging.getLogger("lm_eval").setLevel(logging.CRITICAL)
 
 
 def told(error: BaseException) -> str:
@@ -247,9 +248,14 @@ def _parts(name: str, index: Mapping[str, Any], _above: tuple[str, ...] = ()) ->
     above = (*_above, name)
     if entry.yaml_path is not None:
         path = Path(entry.yaml_path)
-        settled, pins = _settle(entry.cfg, path, group=entry.kind.name == "GROUP")
+        files = tuple(parts_of(path))
+        group = entry.kind.name == "GROUP"
+        for config in _members(entry.cfg) if group else [entry.cfg]:
+            if isinstance(config, Mapping) and "group" not in config:
+                check_keys(config, str(path), whole=not group)
+        settled, pins = _settle(entry.cfg, path, group=group)
         read = named_files(entry.cfg, path.parent) if "custom_dataset" in entry.cfg else ()
-        yield Part(name, tuple(parts_of(path)), settled, pins, tuple(read))
+        yield Part(name, files, settled, pins, tuple(read))
     for child in _children(entry):
         if isinstance(child, str):
             yield from _parts(child, index, above)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from longcat.errors import DataError
+from longcat.errors import ConfigError, DataError
 from longcat.evaluation.catalog import Part, told
 from longcat.evaluation.task_files import line_of
 
@@ -28,6 +28,26 @@ def check_documents(task: Any, part: Part | None) -> None:
             problem = told(error)
         if problem is not None:
             raise DataError(f"{_where(task, part, number)}: {problem}")
+
+
+def check_examples(task: Any) -> None:
+    """Refuse a task with more examples before a question than there are documents to take them from.
+
+    Raises:
+        ConfigError: says how many there are.
+    """
+    examples, sampler = task.config.num_fewshot or 0, getattr(task, "sampler", None)
+    if not examples or sampler is None:
+        return
+    among = task.fewshot_cfg.split
+    itself = among is not None and among == task.config.test_split
+    there = len(sampler.fewshot_docs()) - itself
+    if examples > there:
+        besides = " besides the question itself" if itself else ""
+        raise ConfigError(
+            f"evaluation.tasks: {task.task_name}: {examples} examples before each question, and there are {there} documents"
+            f"{besides} to take them from; num_fewshot of the task or evaluation.few_shot says how many"
+        )
 
 
 def _problem(task: Any, document: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from longcat.config import PipelineConfig
 from longcat.config.evaluation import EvaluationConfig
 from longcat.errors import Cancelled, ConfigError, LongcatError
 from longcat.evaluation.catalog import Catalog, check_settings, find_tasks, load_tasks, told
-from longcat.evaluation.documents import check_documents
+from longcat.evaluation.documents import check_documents, check_examples
 from longcat.evaluation.generation import settle_generation
 from longcat.evaluation.samples import chance_of, plain, samples_of
 from longcat.inference.opening import OpenCheckpoint
@@ -93,6 +93,7 @@ def check_tasks(config: PipelineConfig) -> dict[str, Any]:
             for task in load_tasks(catalog, name).tasks.values():
                 check_settings(evaluation, task)
                 _apply(evaluation, task, config.seed)
+                check_examples(task)
                 if task.OUTPUT_TYPE == "generate_until":
                     try:
                         settle_generation(task.config.generation_kwargs, "", config.model.max_position_embeddings, 0)

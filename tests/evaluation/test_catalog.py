@@ -60,9 +60,9 @@ def test_broken_code_is_named_with_its_line(tasks, name, source, message):
 
 def test_code_may_say_how_it_is_encoded(tasks):
     (tasks.folder / "words.py").write_bytes(b"# coding: latin-1\nNAME = '\xe4'\n\n\ndef f(docs):\n    return docs\n")
-    tasks.add(
-        "shop", [ITEM], text="task: shop\ndataset_path: json\ntest_split: test\nprocess_docs: !function words.f\n"
-    )
+    tasks.add("shop", [ITEM])
+    with (tasks.folder / "shop.yaml").open("a") as stream:
+        stream.write("process_docs: !function words.f\n")
     assert find_tasks(["shop"], [str(tasks.folder)]).source("shop").files[1].name == "words.py"
 
 

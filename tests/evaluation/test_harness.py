@@ -172,6 +172,30 @@ def test_few_shot_is_a_setting_but_for_tasks_that_say_none(opened, tasks):
     assert outcome.samples["some"][0]["prompt"].count("\n\n") == 2
 
 
+@pytest.mark.parametrize(
+    ("fields", "settings", "message"),
+    [
+        ({"num_fewshot": 20}, [], "shop: 20 examples before each question, and there are 3 documents to take"),
+        (
+            {},
+            ["evaluation.few_shot=4"],
+            r"shop: 4 examples .* there are 3 documents to take .* or evaluation\.few_shot",
+        ),
+        ({"num_fewshot": 3, "fewshot_split": "test"}, [], "there are 2 documents besides the question itself"),
+    ],
+)
+def test_more_examples_than_documents_are_refused(tasks, fields, settings, message):
+    tasks.add("shop", ITEMS, **fields)
+    with pytest.raises(ConfigError, match=message):
+        check_tasks(tasks.config(*settings))
+
+
+def test_as_many_examples_as_there_are_can_be_asked_for(opened, tasks):
+    tasks.add("all", ITEMS, num_fewshot=3)
+    tasks.add("others", ITEMS, num_fewshot=2, fewshot_split="test")
+    assert run(opened, tasks.config()).failures == {}
+
+
 def test_what_was_cut_is_counted(opened, tasks):
     long = [item | {"question": "x" * size} for item, size in zip(ITEMS, (10, 300, 250), strict=True)]
     tasks.add("shop", long)
