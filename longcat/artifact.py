@@ -25,7 +25,16 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from longcat import __version__
-from longcat.disk import clear_temporaries, disk_errors, private_folder, remove, replacing, sync, sync_all
+from longcat.disk import (
+    check_can_be_folder,
+    clear_temporaries,
+    disk_errors,
+    private_folder,
+    remove,
+    replacing,
+    sync,
+    sync_all,
+)
 from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
 from longcat.hash_memory import HashMemory
 from longcat.lease import check_lease, lease
@@ -125,13 +134,10 @@ class Workspace:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser().resolve()
+        check_can_be_folder(self.path, "--workspace")
         try:
             with disk_errors(self.path):
                 private_folder(self.path)
-        except (FileExistsError, NotADirectoryError):
-            raise StorageError(
-                f"{self.path} cannot be a folder because a file has this name; choose another --workspace"
-            ) from None
         except OSError as error:  # where no folder can be made, as in /proc
             raise StorageError(f"cannot make {self.path}: {error.strerror}; choose another --workspace") from None
         self.hashes = HashMemory(self.path / ".hashes.db")

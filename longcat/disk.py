@@ -233,6 +233,21 @@ def private_files(folder: Path) -> Iterator[None]:
         os.umask(before)
 
 
+def check_can_be_folder(path: Path, option: str) -> None:
+    """Refuse a path that is no folder and cannot become one, because it or one above it is a file.
+
+    Args:
+        path: that is to be a folder.
+        option: that names it, for the message.
+
+    Raises:
+        StorageError: it names the file.
+    """
+    for one in (path, *path.parents):
+        if os.path.lexists(one) and not one.is_dir():
+            raise StorageError(f"{path} cannot be a folder because {one} is a file; choose another {option}")
+
+
 def private_folder(path: Path) -> Path:
     """Make a folder that other users cannot open, if it is not there, and return its path; see `private_mask`."""
     if not path.is_dir():

@@ -90,7 +90,7 @@ def test_a_workspace_in_use_is_refused_at_once(tmp_path):
 
 def test_a_file_in_the_place_of_the_workspace(longcat, tmp_path):
     (tmp_path / "file").touch()
-    assert "because a file has this name" in one_error(longcat("run", "--workspace", tmp_path / "file"))
+    assert f"because {tmp_path / 'file'} is a file" in one_error(longcat("run", "--workspace", tmp_path / "file"))
 
 
 LAYOUT = ParallelLayout("cpu", Degrees(1), "fp32")

@@ -32,7 +32,7 @@ from longcat.corpus.mapping import Mapper, processes
 from longcat.corpus.selection import KEPT, REASONS, select
 from longcat.corpus.sources import resolve
 from longcat.corpus.stage import documents_recipe
-from longcat.disk import disk_errors, private_folder, remove, replacing, sync_all
+from longcat.disk import check_can_be_folder, disk_errors, private_folder, remove, replacing, sync_all
 from longcat.errors import ConfigError
 from longcat.lease import lease
 from longcat.progress import Progress, Reporter, no_progress
@@ -159,11 +159,11 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else than written text.
 
     Raises:
-        ConfigError: it does, or cannot be made, as it would lie in a file.
+        ConfigError: it does.
+        StorageError: it is a file, or would lie in one.
     """
-    if (file := next((one for one in folder.parents if one.exists() and not one.is_dir()), None)) is not None:
-        raise ConfigError(f"--write-text {folder} cannot be made: {file} is a file; choose a folder to be made")
-    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    check_can_be_folder(folder, "--write-text")
+    if folder.exists() and not (folder / ABOUT).is_file() and any(folder.iterdir()):
         raise ConfigError(f"--write-text {folder} is there and holds something else; choose a folder to be made")
 
 

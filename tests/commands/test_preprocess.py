@@ -3,7 +3,7 @@ import json
 import pytest
 
 from longcat.commands.preprocess import preprocess_command
-from longcat.errors import ConfigError
+from longcat.errors import UserError
 
 command = preprocess_command("help")
 
@@ -45,7 +45,7 @@ def test_what_is_not_read_is_said(tmp_path, corpus, capsys):
         ({"format": "parquet"}, "--format belongs to --write-text"),
         ({"format": "csv", "write_text": "text"}, "--format=csv is none of parquet, jsonl"),
         ({"write_text": "."}, "holds something else"),
-        ({"write_text": "a.jsonl/text"}, "a.jsonl is a file; choose a folder to be made"),
+        ({"write_text": "a.jsonl/text"}, "a.jsonl is a file; choose another --write-text"),
         ({"write_text": "text", "set_": ["corpus.runner=dask"]}, "works on this machine alone"),
     ],
 )
@@ -53,6 +53,6 @@ def test_mistakes_are_told_at_once(tmp_path, corpus, options, message):
     options = {"set_": [], **options}
     if "write_text" in options:
         options["write_text"] = tmp_path / options["write_text"]
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         command("smoke", None, [*corpus, *options.pop("set_")], tmp_path / "w", **options)
     assert not (tmp_path / "text").exists()
