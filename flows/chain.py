@@ -8,15 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prefect.artifacts import create_markdown_artifact
+
 from flows.dag import TRAINING, Stage, check, load, stages_of
+from flows.naming import describe, mlflow_page, run_name, run_tags
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import load_config
 from longcat.errors import Cancelled, ConfigError
 from longcat.inference.given import given_checkpoint, same_tokenizer, with_model_of, with_tokenizer_of
 from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tracking import Tracker
+from longcat.training.given_start import with_start
 from longcat.training.given_state import state_as_checkpoint
-from tasks.orchestrator import prefect_session
+from tasks.orchestrator import flow_run_id, prefect_session, prefect_tags, tell
+
+_WHOLE = "all of it"
+"""What the page of links calls MLflow's run of the whole flow run."""
 
 
 def open_workspace(path: str | None) -> Workspace:
@@ -49,10 +56,16 @@ def chain(
         stages = without_training(name, stages)
         given = given_checkpoint(state_as_checkpoint(checkpoint, space), space)
         config = with_model_of(config, given.path)
+    else:
+        config = with_start(config, space)
     check(config, stages)
     began = time.monotonic()
     with space.lease(), redacted_records(), prefect_session():
+        if (flow_run := flow_run_id()) is not None:
+            called = run_name(name, config.preset, config_file, overrides or ())
+            tell(describe, flow_run, called, run_tags(name, config.preset, overrides or ()))
         tracker = Tracker(space, config, name=f"{name}-{config.preset}")
+        tracker.set_tags(prefect_tags())
         made: dict[str, Artifact[Any]] = {} if given is None else {TRAINING: given}
         rows = []
         status = "FAILED"
@@ -77,6 +90,10 @@ def chain(
             raise
         finally:
             warning = tracker.close(status)
+            where = {"tracking_uri": redact(tracker.uri), "experiment": tracker.experiment}
+            ids = {_WHOLE: tracker.run_id(), **{stage.name: tracker.run_id(stage.name) for stage in stages}}
+            page = mlflow_page({"workspace": str(space.path), "mlflow": where}, ids)
+            tell(create_markdown_artifact, page, key="mlflow", description="MLflow's runs of this flow run")
         summary = {
             "flow": name,
             "preset": config.preset,
@@ -84,12 +101,7 @@ def chain(
             "status": "completed",
             "seconds": round(time.monotonic() - began, 2),
             "stages": [{**row, "mlflow_run_id": tracker.run_id(row["stage"])} for row in rows],
-            "mlflow": {
-                "tracking_uri": redact(tracker.uri),
-                "experiment": tracker.experiment,
-                "run_id": tracker.run_id(),
-                "warning": warning,
-            },
+            "mlflow": {**where, "run_id": ids[_WHOLE], "warning": warning},
         }
         write_json(space.path / "summary.json", summary)
     return summary

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import Field
 
 from flows.chain import chain
 from flows.dag import PIPELINE, STAGES, Stage
+from longcat.config import preset_names
 from tasks.orchestrator import BestEffortFlow
+
+PresetName = Annotated[str, Field(json_schema_extra={"enum": list(preset_names())})]
+"""A preset; Prefect's form offers those there are."""
 
 
 def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> BestEffortFlow:
@@ -19,7 +25,7 @@ def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Best
     """
 
     def run(
-        preset: str | None = None,
+        preset: PresetName | None = None,
         config_file: str | None = None,
         overrides: list[str] | None = None,
         workspace: str | None = None,
@@ -27,15 +33,16 @@ def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Best
     ) -> dict[str, Any]:
         return chain(name, stages, preset, config_file, overrides, workspace, checkpoint)
 
+    run.__annotations__ = get_type_hints(run, include_extras=True)  # Prefect reads them where their names mean nothing
     run.__name__ = run.__qualname__ = name
     run.__doc__ = f"""{title}; what it needs is made or reused.
 
     Args:
-        preset: name of a preset; `tiny` when neither this nor a file is given.
-        config_file: a YAML file laid over the preset.
-        overrides: `key=value` pairs laid over both.
-        workspace: directory of artifacts; `LONGCAT_WORKSPACE` or ./workspace when none.
-        checkpoint: take this one, a folder or a digest in the workspace, instead of training.
+        preset: Preset to start from; tiny when neither this nor a file is given.
+        config_file: YAML file of settings that override the preset, as the worker sees it.
+        overrides: Settings that override both, each as a.b=c, for example training.steps=500.
+        workspace: Folder for results; LONGCAT_WORKSPACE or ./workspace when none.
+        checkpoint: Folder, or digest in the workspace, of a checkpoint to take instead of training one.
 
     Returns:
         The summary that is also written to `summary.json` in the workspace.

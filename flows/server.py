@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from longcat.best_effort import ui_address
 from longcat.processes.child import free_port, supervised
 from longcat.processes.environment import server_environment
 from longcat.stores import clear_half_made, put_back, set_aside, set_aside_if_damaged
@@ -53,7 +54,7 @@ def prefect_api(workspace: Path) -> Iterator[None]:
             "PREFECT_API_URL": server.url,
             "PREFECT_HOME": str(server.database.parent),
             "DO_NOT_TRACK": "true",
-            "PREFECT_LOGGING_LEVEL": "WARNING",
+            "PREFECT_LOGGING_LEVEL": "INFO",
         }
     )
     try:
@@ -68,6 +69,7 @@ def prefect_api(workspace: Path) -> Iterator[None]:
             with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 try:
                     with prefect_session() as session:
+                        session.pages = ui_address("Prefect")  # this server ends with the run
                         if problem := server.wait(stack):
                             session.service.failed(problem)
                         else:

@@ -25,7 +25,16 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from longcat import __version__
-from longcat.disk import clear_temporaries, disk_errors, private_folder, remove, replacing, sync, sync_all
+from longcat.disk import (
+    check_can_be_folder,
+    clear_temporaries,
+    disk_errors,
+    private_folder,
+    remove,
+    replacing,
+    sync,
+    sync_all,
+)
 from longcat.errors import ArtifactError, StorageError, WorkspaceBusyError
 from longcat.hash_memory import HashMemory
 from longcat.lease import check_lease, lease
@@ -34,6 +43,8 @@ from longcat.redaction import redact_tree
 from longcat.unpacking import read_json
 
 MANIFEST = "manifest.json"
+PARENTS = ".parents.json"
+"""Of a half-made artifact: what it is made from; written anew by whoever goes on."""
 _CODE, _BUILT = ".code.json", ".built.json"
 """Of a half-made artifact: the code that began to make it; what was built, once only hashing and cleaning are left."""
 
@@ -112,19 +123,21 @@ class Recipe(Generic[FactsT]):
         text = json.dumps(payload, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
+    @property
+    def made_from(self) -> list[dict[str, str]]:
+        """Return kind and digest of each parent, as a manifest has them."""
+        return [{"kind": parent.kind, "digest": parent.digest} for parent in self.parents]
+
 
 class Workspace:
     """A directory that holds artifacts, the local MLflow store and the summary of the last run."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser().resolve()
+        check_can_be_folder(self.path, "--workspace")
         try:
             with disk_errors(self.path):
                 private_folder(self.path)
-        except (FileExistsError, NotADirectoryError):
-            raise StorageError(
-                f"{self.path} cannot be a folder because a file has this name; choose another --workspace"
-            ) from None
         except OSError as error:  # where no folder can be made, as in /proc
             raise StorageError(f"cannot make {self.path}: {error.strerror}; choose another --workspace") from None
         self.hashes = HashMemory(self.path / ".hashes.db")
@@ -225,7 +238,8 @@ class Workspace:
                     "digest": recipe.digest,
                     "stage_version": recipe.version,
                     "identity": redact_tree(recipe.identity),
-                    "parents": [{"kind": parent.kind, "digest": parent.digest} for parent in recipe.parents],
+                    "parents": recipe.made_from,
+                    "headline": recipe.facts.model_validate(built["facts"]).headline,
                     "facts": built["facts"],
                     "files": _describe_all(partial, names),
                     "seconds": built["seconds"],
@@ -264,6 +278,7 @@ def _build(
     remove(partial / _BUILT)
     began = time.monotonic()
     try:
+        write_json(partial / PARENTS, recipe.made_from)
         write_json(partial / _CODE, source)
         facts = build(partial)
         clear_temporaries(partial, deep=True)

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 
 from longcat.redaction import redact
+
+SERVERS = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}
+"""Variables of the environment by which a user names servers of their own."""
+
+UI_PORTS = {"MLflow": 5010, "Prefect": 4210}
+"""Loopback ports at which `longcat ui` serves their pages unless others are asked for."""
+
+
+def ui_address(name: str) -> str:
+    """Return where `longcat ui` serves the pages of a server."""
+    return f"http://127.0.0.1:{UI_PORTS[name]}"
+
+
+def own_servers() -> dict[str, str]:
+    """Return the addresses of the pages of the user's own servers, without secrets."""
+    addresses = {name: os.environ.get(variable, "") for name, variable in SERVERS.items()}
+    return {
+        name: redact(url).removesuffix("/").removesuffix("/api")
+        for name, url in addresses.items()
+        if url.startswith("http")
+    }
 
 
 class Service:

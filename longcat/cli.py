@@ -6,64 +6,95 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
 import typer
 
 from flows.dag import PIPELINE, STAGES
-from longcat.commands import clean, cluster, dispatch, mfu, models, presets, serve, tools
+from longcat import __version__
+from longcat.commands import clean, cluster, compare, dispatch, mfu, models, presets, serve, sweep, tools, workspace
 from longcat.commands.evaluate import benchmark_command, evaluate_command
+from longcat.commands.help import Command, Group
 from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
 from longcat.errors import Cancelled, LongcatError
-from longcat.printable import printable
+from longcat.printable import printable, shown_warnings
 from longcat.processes.environment import NO_TELEMETRY, QUIET
 from longcat.redaction import redact, redact_error
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Pre-train LongCat models: from text to checkpoint, MFU benchmark and evaluation.",
+    epilog="longcat COMMAND --help tells the options of a command, with an example.",
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"longcat {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _quieten(context: typer.Context) -> None:
+def _quieten(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     if context.invoked_subcommand != "emulate":  # a program of the user
         for name, value in (NO_TELEMETRY | QUIET).items():
             os.environ.setdefault(name, value)
 
 
-app.command("run")(flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}."))
 _COMMANDS = {
     "preprocess": preprocess_command,
     "pretrain": pretrain_command,
     "benchmark": benchmark_command,
     "evaluate": evaluate_command,
 }
+_run = flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}.")
+app.command("run", cls=Command)(_run)
 for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
     _make = _COMMANDS.get(_stage.name, partial(flow_command, _stage.name))
-    app.command(_stage.name)(_make(_stage.title + _needs))
-app.command()(presets.presets)
-app.command()(mfu.mfu)
-app.command()(models.generate)
-app.command()(dispatch.dispatch)
-app.command()(models.export)
-app.command("import")(models.import_)
-app.command()(serve.serve)
-app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(tools.emulate)
-app.command()(cluster.join)
-app.command()(tools.doctor)
-app.command()(tools.sync)
-app.command()(clean.clean)
-app.command()(tools.verify)
-app.command()(tools.ui)
+    app.command(_stage.name, cls=Command)(_make(_stage.title + _needs))
+_function: Callable[..., None]
+for _function in (
+    sweep.sweep,
+    compare.compare,
+    presets.presets,
+    mfu.mfu,
+    models.generate,
+    dispatch.dispatch,
+    models.export,
+):
+    app.command(cls=Command)(_function)
+app.command("import", cls=Command)(models.import_)
+app.command(cls=Command)(serve.serve)
+_PROGRAM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+app.command(cls=Command, context_settings=_PROGRAM)(tools.emulate)
+_KEPT = (
+    workspace.ls,
+    workspace.show,
+    workspace.pin,
+    workspace.unpin,
+    workspace.rm,
+    workspace.gc,
+    clean.clean,
+    tools.verify,
+)
+for _function in (cluster.join, tools.doctor, tools.sync, *_KEPT, tools.ui):
+    app.command(cls=Command)(_function)
 
 
 _INTERRUPTED = 130
@@ -94,8 +125,22 @@ class _Signals:
         raise self.asked
 
 
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output is gone, as after `| head`; what is left for it is thrown away then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def _complain(text: str) -> None:
     print(f"error: {printable(text)}", file=sys.stderr)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {printable(redact(text))}", file=sys.stderr)
 
 
 def main() -> None:
@@ -105,7 +150,9 @@ def main() -> None:
     try:
         try:
             # the command's exit code where typer has caught its exit or an interrupt, else None
-            code = app(standalone_mode=False) or 0
+            with shown_warnings(_warn):
+                code = app(standalone_mode=False) or 0
+                sys.stdout.flush()
         except Exception as error:
             if signals.asked is None or isinstance(error, LongcatError):
                 raise
@@ -122,7 +169,9 @@ def main() -> None:
         code = _INTERRUPTED
     except Exception as error:
         redact_error(error)
-        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            code = 1
+        elif type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
             context = getattr(error, "ctx", None)
             if context is None or type(error).__name__ == "NoArgsIsHelpError":
                 error.show()  # type: ignore[attr-defined]

@@ -189,6 +189,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_whole(path: Path) -> None:
+    """Remove a folder so that nobody ever finds half of it: it loses its name first.
+
+    What is left of it if this is interrupted goes with the temporary files beside it, see `clear_temporaries`.
+    """
+    away = temporary_name(path)
+    os.rename(path, away)
+    sync(path.parent)
+    remove(away)
+
+
 def clear_temporaries(folder: Path, *, deep: bool) -> None:
     """Remove temporary files and folders of processes that were killed while writing.
 
@@ -220,6 +231,21 @@ def private_files(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def check_can_be_folder(path: Path, option: str) -> None:
+    """Refuse a path that is no folder and cannot become one, because it or one above it is a file.
+
+    Args:
+        path: that is to be a folder.
+        option: that names it, for the message.
+
+    Raises:
+        StorageError: it names the file.
+    """
+    for one in (path, *path.parents):
+        if os.path.lexists(one) and not one.is_dir():
+            raise StorageError(f"{path} cannot be a folder because {one} is a file; choose another {option}")
 
 
 def private_folder(path: Path) -> Path:

@@ -29,6 +29,11 @@ def png(figure: Figure) -> bytes:
     return _saved(figure, "png", {"Software": None})
 
 
+def png_uri(picture: bytes) -> str:
+    """Return the bytes of a PNG file as a data URI, for Markdown that stands alone."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
 def _saved(figure: Figure, kind: str, metadata: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata=dict(metadata))

@@ -128,6 +128,26 @@ def check_lease() -> None:
             )
 
 
+def holder_of(path: Path) -> dict[str, Any] | None:
+    """Return who holds a lease now, as far as it can be seen without touching it; None if nobody does.
+
+    Returns:
+        `name` in words, and `since`, Unix time in seconds.
+    """
+    holder = _read(path)
+    if not holder or _is_gone(holder):
+        return None
+    if (holder.get("kernel"), holder.get("processes")) != (_kernel(), _process_space()):  # not ours to see
+        seen = _stamp(path)
+        if seen is None or abs(time.time() - seen / 1e9) > STALE_S:
+            return None
+    try:
+        since = time.mktime(time.strptime(str(holder.get("since")), "%Y-%m-%d %H:%M:%S"))
+    except ValueError:
+        return None
+    return {"name": _name(holder), "since": since}
+
+
 def held_locks() -> list[int]:
     """Return the descriptors of the locks that this process holds.
 

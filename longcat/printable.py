@@ -1,8 +1,12 @@
-"""What is shown: text of others, made harmless for a terminal or Markdown (HTML is Jinja's, by autoescaping), and counts."""
+"""What is shown: text of others, made harmless for a terminal or Markdown (HTML is Jinja's, by autoescaping), counts, warnings."""
 
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters but tab and line end, and those that turn the order of what follows."""
@@ -24,9 +28,52 @@ def markdown_text(text: object) -> str:
     return _MARKDOWN.sub(lambda sign: _ENTITIES.get(sign[0], f"\\{sign[0]}"), line)
 
 
+def counted(count: int, thing: str) -> str:
+    """Return how many there are of a thing: `1 order`, `2,000 orders`."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def short_count(count: int) -> str:
     """Return a count in millions with two decimals, or whole if it is less than ten thousand."""
     return f"{count:,}" if count < 10_000 else f"{count / 1e6:,.2f} M"
+
+
+def large_count(count: float) -> str:
+    """Return a large count in millions or billions, for example 2.70 M or 68.60 B."""
+    size, unit = (1e9, "B") if count >= 1e9 else (1e6, "M")
+    return f"{count / size:,.2f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units, for example `3 min 20 s`."""
+    left = round(max(seconds, 0))
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        parts.append((count, unit))
+    first = next((number for number, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count or first == len(parts) - 1)
+
+
+@contextmanager
+def shown_warnings(show: Callable[[str], object]) -> Iterator[None]:
+    """Have warnings for the user shown by a function, without the line of code that they come from.
+
+    Args:
+        show: gets the text of each `UserWarning`, when it is given; other kinds are for programmers, and go where they went.
+    """
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def choose(message: Warning | str, category: type[Warning], *where: Any, **named: Any) -> None:
+            if issubclass(category, UserWarning):
+                show(str(message))
+            else:
+                others(message, category, *where, **named)
+
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = choose
+        yield
 
 
 def _spell(character: re.Match[str]) -> str:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
 
+from longcat.best_effort import SERVERS, own_servers
 from longcat.errors import LongcatError
-from longcat.printable import printable
+from longcat.printable import counted, printable
 from longcat.progress import Progress
 from longcat.redaction import redact, redacted_records
 
@@ -26,33 +32,24 @@ if TYPE_CHECKING:
     from longcat.evaluation.local_services.comparison import Comparison
 
 LINE_EVERY_S = 10.0
+_DEEPEST = 12
+"""Levels of a tree that are shown."""
 
 
 class Display:
-    """Progress display: one bar per stage on a terminal, elsewhere a line every `LINE_EVERY_S` seconds; all on stderr.
+    """Progress display: a bar per stage on a terminal, with what is being done under it; elsewhere lines. All on stderr.
 
-    It writes to the stream that was standard error at construction, so `redirected_output` does not affect it.
+    Lines come every `LINE_EVERY_S` seconds, and the last one of a stage in any case. A stage that is left for another keeps what it
+    said last. It writes to the stream that was standard error at construction, so `redirected_output` does not affect it.
     """
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
         self._console = Console(file=sys.stderr)
-        self._bars = (
-            Bars(
-                TextColumn("[bold]{task.fields[stage]:<10}"),
-                BarColumn(bar_width=32),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TimeElapsedColumn(),
-                TextColumn("{task.description}", markup=False),
-                console=self._console,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            if self._console.is_terminal and not quiet
-            else None
-        )
+        self._bars = _Bars(self._console) if self._console.is_terminal and not quiet else None
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
+        self._held: Progress | None = None
 
     def __enter__(self) -> Display:
         if self._bars:
@@ -64,6 +61,7 @@ class Display:
             if kind is None:
                 self._finish(but=None)
             self._bars.stop()
+        self._say_held()
 
     def __call__(self, progress: Progress) -> None:
         """Show one progress report."""
@@ -79,12 +77,30 @@ class Display:
                 total=1.0 if progress.total > 0 else None,
                 description=printable(progress.message),
             )
-        elif time.monotonic() - self._said.get(progress.stage, -LINE_EVERY_S) >= LINE_EVERY_S:
-            self._said[progress.stage] = time.monotonic()
-            percent = f"{progress.fraction:4.0%} " if progress.total else ""
-            self._console.print(
-                f"{progress.stage:<10} {percent}{printable(progress.message)}", markup=False, highlight=False
-            )
+            return
+        if self._held is not None and self._held.stage != progress.stage:
+            self._say_held()
+        self._held = progress
+        if time.monotonic() - self._said.get(progress.stage, -LINE_EVERY_S) >= LINE_EVERY_S:
+            self._say_held()
+
+    def show(self, pairs: Mapping[str, str]) -> None:
+        """Show names and values above the bars, unless quiet."""
+        if self.quiet:
+            return
+        width = max(map(len, pairs))
+        if not self._console.is_terminal:
+            for name, value in pairs.items():
+                self._console.print(
+                    f"{name:<{width}}  {printable(value)}", markup=False, highlight=False, soft_wrap=True
+                )
+            return
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in pairs.items():
+            table.add_row(_shown(name), _shown(value))
+        self._console.print(table, highlight=False)
 
     def warn(self, text: str) -> None:
         """Show a warning above the bars."""
@@ -92,12 +108,44 @@ class Display:
             f"warning: {printable(text)}", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
 
+    def _say_held(self) -> None:
+        """Write the newest report as a line, unless it has been written."""
+        if (progress := self._held) is None:
+            return
+        self._held = None
+        self._said[progress.stage] = time.monotonic()
+        percent = f"{progress.fraction:4.0%} " if progress.total else ""
+        line = f"{progress.stage:<10} {percent}{printable(progress.message)}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _finish(self, but: str | None) -> None:
         """Fill the bars of all stages but one, as they are finished."""
         assert self._bars is not None
         for stage, task in self._tasks.items():
             if stage != but:
-                self._bars.update(task, completed=1.0, total=1.0, description="")
+                self._bars.update(task, completed=1.0, total=1.0)
+
+
+class _Bars(Bars):
+    """Bars with what each stage is doing, or did last, in the lines under its bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            TextColumn("[bold]{task.fields[stage]:<10}"),
+            BarColumn(bar_width=max(4, min(32, console.width - 26))),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            console=console,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Return a bar, and the text under it, for each stage."""
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.description:
+                yield Padding(Text(task.description, overflow="fold"), (0, 0, 0, 2))
 
 
 @contextlib.contextmanager
@@ -167,31 +215,80 @@ def _shown(text: object) -> str:
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print the table of stages at the end of a run."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
-    wide = console.width >= 110  # enough for whole run ids; on less, their beginning
-    table = Table(
-        title=f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s", title_justify="left"
-    )
-    for column in ("stage", "time", "", "result", "MLflow run"):
-        table.add_column(column, justify="right" if column == "time" else "left", no_wrap=True)
+    """Print what the stages of a run have made, at its end, and what can be done next."""
+    console = _wide_console()
+    title = f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s"
+    ids = {row["stage"]: row["mlflow_run_id"] or "not sent yet" for row in summary["stages"]}
+    if beside := console.width >= _WIDE:
+        console.print(_stages(title, summary["stages"], ids))
+    elif console.width >= _NARROW:
+        console.print(_stages(title, summary["stages"], None))
+    else:
+        _say(console, title)
+        for row in summary["stages"]:
+            _say(console, f"{row['stage']}, {row['seconds']:.1f} s, {row['status']}: {row['headline']}")
+    if all(row["status"] == "cached" for row in summary["stages"]):
+        _say(console, "All stages were already complete; their results were reused.")
     for row in summary["stages"]:
+        for line in row["remarks"]:
+            _say(console, line)
+    if not beside:
+        for stage, name in ids.items():
+            _say(console, f"MLflow run of {stage}: {name}")
+    for line in next_steps(summary):
+        _say(console, line)
+
+
+_WIDE, _NARROW = 110, 60
+"""Columns that a table of stages needs with the ids of MLflow's runs, and without."""
+
+
+def _stages(title: str, rows: Sequence[Mapping[str, Any]], ids: Mapping[str, str] | None) -> Table:
+    """Return the table of stages, with ids in a column of their own if there are any."""
+    table = Table(title=title, title_justify="left")
+    for column in ("stage", "time", ""):
+        table.add_column(column, justify="right" if column == "time" else "left", no_wrap=True)
+    table.add_column("result", overflow="fold")
+    if ids is not None:
+        table.add_column("MLflow run", no_wrap=True)
+    for row in rows:
         table.add_row(
             row["stage"],
             f"{row['seconds']:.1f} s",
             "[dim]cached[/dim]" if row["status"] == "cached" else row["status"],
             _shown(row["headline"]),
-            (row["mlflow_run_id"] or "not sent yet")[: None if wide else 12],
+            *[] if ids is None else [ids[row["stage"]]],
         )
-    console.print(table)
-    if all(row["status"] == "cached" for row in summary["stages"]):
-        console.print("All stages were already complete; their results were reused.")
-    for row in summary["stages"]:
-        for line in row["remarks"]:
-            console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
-    console.print("Curves, reports and flow runs: make ui", highlight=False)
+    return table
+
+
+def _say(console: Console, text: str) -> None:
+    """Print a line as it is; it can be copied, as only the terminal breaks it."""
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def next_steps(summary: Mapping[str, Any]) -> list[str]:
+    """Return where the checkpoint and the pages of a run are, and commands to paste that go on from there."""
+    program, lines = _program(), list[str]()
+    made = [row["artifact"] for row in summary["stages"] if row["artifact"]["kind"] == "checkpoint"]
+    commands = []
+    for checkpoint in made:
+        lines.append(f"Checkpoint: {checkpoint['path']}")
+        commands.append(f"generate --checkpoint {quote(checkpoint['path'])} --prompt 'def main('")
+    own = own_servers()
+    lines += [f"{name}: {url}" for name, url in own.items()]
+    if len(own) < len(SERVERS):
+        commands.append(f"ui --workspace {quote(summary['workspace'])}    # curves, reports and flow runs")
+    return [*lines, *(["Next:"] if commands else []), *(f"  {program} {command}" for command in commands)]
+
+
+def _program() -> str:
+    """Return how this program was called, as a shell takes it."""
+    called = sys.argv[0]
+    if Path(called).name != "longcat":
+        return f"{quote(sys.executable)} -m longcat.cli"
+    found = shutil.which("longcat")
+    return "longcat" if found is not None and found == shutil.which(called) else quote(called)
 
 
 def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
@@ -204,12 +301,97 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
+def print_tree(title: str, names: Sequence[str], lineage: Sequence[Mapping[str, Any]]) -> None:
+    """Print results with what each leads to, which is shown where it comes first only; nothing if there are none.
+
+    Args:
+        title: of the tree.
+        names: where it begins.
+        lineage: each result that is reached: `name`, `what` (None for what is gone) and `of`, the names that it leads to.
+    """
+    if not names:
+        return
+    known, shown = {one["name"]: one for one in lineage}, set[str]()
+    tree = Tree(title)
+    waiting = [(tree, name, 1) for name in reversed(names)]
+    while waiting:
+        above, name, depth = waiting.pop()
+        one = known[name]
+        line = f"{_short_name(name)}  {'not in this workspace' if one['what'] is None else one['what']}".rstrip()
+        if name in shown and one["of"]:
+            line += ", see above"
+        elif depth == _DEEPEST and one["of"]:
+            line += ", and so on"
+        own = above.add(Text(printable(line), no_wrap=True, overflow="ellipsis"))
+        if name not in shown and depth < _DEEPEST:
+            shown.add(name)
+            waiting += [(own, other, depth + 1) for other in reversed(one["of"])]
+    _wide_console().print(tree)
+
+
+def print_results(answer: Mapping[str, Any]) -> None:
+    """Print what is in a workspace, as `longcat ls` finds it."""
+    rows = answer["results"]
+    cells = []
+    for row in rows:
+        what = "unreadable manifest" if row["problem"] else "half made" if row["half_made"] else row["headline"] or ""
+        marks = [words for words in ("pinned", "champion", "in use", "may go") if row[words.replace(" ", "_")]]
+        size = f"{row['bytes'] / 1e6:,.1f}"
+        cells.append((row["kind"], row["digest"][:12], _age(row["age_s"]), size, what, ", ".join(marks)))
+    if rows:
+        console = _wide_console()
+        names = ("kind", "digest", "age", "MB", "what", "")
+        widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+        gaps = 2 * (len(names) - 1)
+        widths[4] = max(len("what"), min(widths[4], console.width - gaps - (sum(widths) - widths[4])))
+        table = Table(box=None, pad_edge=False, padding=(0, 1))
+        for name, width in zip(names, widths, strict=True):
+            right = name in ("age", "MB")
+            table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis", width=width)
+        for line in cells:
+            table.add_row(*map(_shown, line))
+        console.print(table)
+    half = [row for row in rows if row["half_made"]]
+    print(f"{len(rows) - len(half)} results, {answer['bytes'] / 1e6:,.1f} MB" if rows else "there are no results")
+    if half:
+        print(
+            f"{len(half)} half made, {sum(row['bytes'] for row in half) / 1e6:,.1f} MB; longcat clean removes what interrupted runs have left"
+        )
+    if answer["may_go_bytes"]:
+        print(
+            f"{answer['may_go_bytes'] / 1e6:,.1f} MB may go; longcat gc says which, longcat pin DIGEST keeps a result"
+        )
+    if answer["in_use_by"]:
+        print(f"in use by {printable(answer['in_use_by'])}")
+
+
+def _wide_console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for most lines where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _short_name(name: str) -> str:
+    kind, _, digest = name.partition("/")
+    return f"{kind}/{digest[:12]}"
+
+
+def _age(seconds: float) -> str:
+    """Return a time in the largest unit that it has two of."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def print_dispatch(comparison: Comparison, page: Path | None) -> None:
     """Print what each dispatcher's hour costs, by how much the first one loses, and where the page is."""
     from longcat.evaluation.local_services.dispatch_page import ratio_title, shown_ratio
 
     orders = len(comparison.scene.orders)
-    table = Table(title=f"{orders} orders, {len(comparison.scene.couriers)} couriers", title_justify="left")
+    table = Table(
+        title=f"{counted(orders, 'order')}, {counted(len(comparison.scene.couriers), 'courier')}", title_justify="left"
+    )
     table.add_column("dispatcher", no_wrap=True)
     for name in ("added minutes", "late orders", "minutes late", "cost", ratio_title(comparison), "best choices"):
         table.add_column(name, justify="right")
@@ -313,6 +495,26 @@ def print_dry_run(answer: Mapping[str, Any]) -> None:
         for collective, amount in collectives.items():
             traffic.add_row(axis, collective, f"{amount / 1e9:,.4f}")
     console.print(traffic)
+
+
+def print_sweep(answer: Mapping[str, Any]) -> None:
+    """Print a sweep: a row for each point, the best one marked, and where its configuration lies."""
+    console = Console(highlight=False)
+    score = answer["score"]
+    table = Table(title=f"sweep by {score.replace('_', ' ')}", title_justify="left")
+    for column in ("point", "status", score.replace("_", " "), "checkpoint"):
+        table.add_column(column, justify="right" if column == score.replace("_", " ") else "left", overflow="fold")
+    for row in answer["points"]:
+        mark = "bold" if row["name"] == answer["best"] else ""
+        value = "-" if row[score] is None else f"{row[score]:.5g}"
+        table.add_row(_shown(row["name"]), row["status"], value, (row["checkpoint"] or "-")[:12], style=mark)
+    console.print(table)
+    if answer["best"] is not None:
+        console.print(f"Best: {_shown(answer['best'])}.", soft_wrap=True)
+        console.print(
+            f"longcat run --config {_shown(answer['config'])} --workspace {_shown(answer['workspace'])}", soft_wrap=True
+        )
+        console.print(f"Picture: {_shown(answer['picture'])}", soft_wrap=True)
 
 
 def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -14,11 +13,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from longcat.best_effort import own_servers
 from longcat.disk import disk_errors, private_files
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
-from longcat.redaction import redact
 from longcat.stores import remove_misspelt_folder, set_aside_if_damaged, sqlite_url
 
 START_S = 120.0
@@ -53,11 +52,7 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
     Raises:
         UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
     """
-    own = {
-        name: redact(os.environ[variable]).removesuffix("/api")
-        for name, variable in (("MLflow", "MLFLOW_TRACKING_URI"), ("Prefect", "PREFECT_API_URL"))
-        if os.environ.get(variable, "").startswith("http")
-    }
+    own = own_servers()
     servers = [server for server in _servers(workspace, mlflow_port, prefect_port) if server.name not in own]
     if not (workspace / "prefect").is_dir():
         raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.states import State
 
 from longcat.artifact import Artifact, Workspace
@@ -30,12 +30,6 @@ def benchmark(
             if (result.path / name).is_file():  # without profiled steps there is no trace
                 run.log_artifact(result.path / name)
         tell(create_markdown_artifact, (result.path / "report.md").read_text(encoding="utf-8"), key="mfu-report")
-        tell(
-            create_link_artifact,
-            (result.path / "report.html").resolve().as_uri(),
-            link_text="MFU report",
-            key="mfu-report-page",
-        )
 
     return run_stage(
         "benchmark",

@@ -26,7 +26,7 @@ from uuid import UUID
 import httpx
 from prefect import Flow, Task, get_client
 from prefect._internal.concurrency.api import create_call, from_sync
-from prefect.context import SyncClientContext
+from prefect.context import FlowRunContext, SyncClientContext, TaskRunContext
 from prefect.exceptions import CancelledRun, TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
@@ -39,7 +39,7 @@ from prefect.settings import (
 )
 from prefect.utilities.callables import get_call_parameters
 
-from longcat.best_effort import Service
+from longcat.best_effort import Service, own_servers
 from longcat.errors import LongcatError
 
 REQUEST_S = 5.0
@@ -68,6 +68,8 @@ class Prefect:
         self.service = Service(
             "Prefect", address, "the run goes on, and Prefect's pages will lack what it has not been told"
         )
+        self.pages = own_servers().get("Prefect")
+        """Address of the pages that show the run later; None where it is not known."""
         self.without_engine = False
         """Whether flow and tasks run without Prefect's engine."""
         self.cancelling = False
@@ -233,6 +235,28 @@ def run_logger() -> Any:
         return get_run_logger()
     except Exception:
         return logging.getLogger("longcat")
+
+
+def prefect_tags() -> dict[str, str]:
+    """Return the ids of Prefect's flow run and task run, and the address of its page, as tags of MLflow's run."""
+    flow_run, context = flow_run_id(), TaskRunContext.get()
+    if flow_run is None:
+        return {}
+    tags = {"prefect.flow_run_id": str(flow_run)}
+    if context is not None:
+        tags["prefect.task_run_id"] = str(context.task_run.id)
+    with prefect_session() as session:
+        if session.pages:
+            tags["prefect.url"] = f"{session.pages}/runs/flow-run/{flow_run}"
+    return tags
+
+
+def flow_run_id() -> UUID | None:
+    """Return the id of the flow run that this is called in; None without one."""
+    context, task_run = FlowRunContext.get(), TaskRunContext.get()
+    if context is not None and context.flow_run is not None:
+        return context.flow_run.id
+    return None if task_run is None else task_run.task_run.flow_run_id
 
 
 class BestEffortFlow(Flow):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.states import State
 
 from longcat.artifact import Artifact, Workspace
 from longcat.config import PipelineConfig
 from longcat.corpus.facts import TokensFacts
+from longcat.figures import png_uri
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.printable import markdown_text, printable
 from longcat.progress import Reporter
 from longcat.tracking import StageRun, Tracker, model_name
 from longcat.training import stage
@@ -45,5 +47,15 @@ def pretrain(
         run.register_model(model_name(config), checkpoint)
         facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]
         tell(create_table_artifact, facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")
+        tell(create_markdown_artifact, training_page(checkpoint), key="training-report")
 
     return run_stage("pretrain", tracker, work, publish)
+
+
+def training_page(checkpoint: Artifact[CheckpointFacts]) -> str:
+    """Return Markdown of what was trained, with the pictures of the checkpoint in it."""
+    folder = CheckpointFolder(checkpoint.path)
+    pictures = {"Load of the experts": folder.expert_load_picture, "Life of the run": folder.life_picture}
+    parts = ["# Training", markdown_text(checkpoint.facts.headline), f"`{printable(str(checkpoint.path))}`"]
+    parts += [f"![{title}]({png_uri(path.read_bytes())})" for title, path in pictures.items() if path.is_file()]
+    return "\n\n".join(parts) + "\n"

@@ -5,8 +5,8 @@ Tasks are called directly, never submitted: a thread could not be interrupted wh
 
 from __future__ import annotations
 
+import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
@@ -18,14 +18,16 @@ from prefect.states import Completed, State
 
 from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
-from longcat.printable import markdown_text
+from longcat.printable import markdown_text, printable, shown_warnings
 from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.redaction import redact_error
 from longcat.tracking import StageRun, Tracker
-from tasks.orchestrator import BestEffortTask, Prefect, prefect_session, run_logger
+from tasks.orchestrator import BestEffortTask, Prefect, prefect_session, prefect_tags, run_logger
 
 UPDATE_S = 2.0
 ASK_S = 3.0
+LOG_S = 10.0
+"""Pauses between two updates of a progress artifact, questions whether the run is cancelled, and lines of progress in the log."""
 
 
 def retry_helps(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -61,26 +63,22 @@ def run_stage(
     with (
         prefect_session() as prefect,
         tracker.stage(name) as run,
-        warnings.catch_warnings(),
+        shown_warnings(lambda text: run_logger().warning(text)),
     ):
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = _say
+        run.set_tags(prefect_tags())
+        reporter = _Reporter(name, prefect)
         try:
-            artifact = work(_Reporter(name, prefect), run)
-        except Exception as error:  # Prefect and MLflow record its text
+            artifact = work(reporter, run)
+        except BaseException as error:  # Prefect and MLflow record its text
             redact_error(error)
+            reporter.fail(error)
             raise
+        reporter.finish(artifact)
         run.set_tags({"artifact": f"{artifact.kind}/{artifact.digest}", "cached": str(artifact.cached).lower()})
         run.log_metrics(_numbers(artifact.facts.model_dump()) | _known(artifact.facts.figures))
         run.log_artifact(artifact.path / "manifest.json")
         publish(run, artifact)
     return Completed(name="Cached" if artifact.cached else "Completed", data=artifact)
-
-
-def _say(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Write a warning to the log of the run, when it is given."""
-    if issubclass(category, UserWarning):
-        run_logger().warning(str(message))
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, float]:
@@ -99,16 +97,22 @@ def _known(figures: Mapping[str, float | None]) -> dict[str, float]:
 
 
 class _Reporter:
-    """Reporter that passes progress to a Prefect artifact and to listeners, and ends a stage that is cancelled."""
+    """Reporter that passes progress to listeners, a Prefect artifact and the log, and ends a stage that is cancelled."""
 
     def __init__(self, stage: str, prefect: Prefect) -> None:
         self.stage, self.prefect = stage, prefect
         self._artifact: UUID | None = None
-        self._updated = self._asked = 0.0
+        self._updated = self._asked = self._logged = -math.inf
+        self._last = Progress(stage, 0, 0)
 
     def __call__(self, progress: Progress) -> None:
+        self._last = progress
         for listener in progress_listeners():
             listener(progress)
+        now = time.monotonic()
+        if progress.message and now - self._logged > LOG_S:
+            self._logged = now
+            run_logger().info("%s: %s", self.stage, printable(progress.message))
         context = TaskRunContext.get()
         if context is None:
             return
@@ -116,20 +120,36 @@ class _Reporter:
             raise Cancelled(
                 f"{self.stage} was cancelled; run the same command again to continue from the last checkpoint"
             )
-        now = time.monotonic()
         if now - self._updated > UPDATE_S:
             self._updated = now
-            self.prefect.mention(self._update, progress)
+            self.prefect.mention(self._update, progress.fraction, progress.message)
         flow_run = context.task_run.flow_run_id
         if flow_run is not None and now - self._asked > ASK_S:
             self._asked = now
             self.prefect.mention(self.prefect.ask_for_cancellation, flow_run)
 
-    def _update(self, progress: Progress) -> None:
-        percent = round(100 * progress.fraction, 1)
+    def finish(self, artifact: Artifact[Any]) -> None:
+        """Tell what the stage has made, as the last that is heard of its progress."""
+        text = f"{'reused: ' if artifact.cached else ''}{artifact.facts.headline}"
+        for listener in progress_listeners():
+            listener(Progress(self.stage, 1, 1, text))
+        run_logger().info("%s: %s; %s", self.stage, printable(text), artifact.path)
+        self._tell(1.0, text)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell where the stage has stopped, and why."""
+        why = "stopped" if isinstance(error, Cancelled) or not isinstance(error, Exception) else "failed"
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        last = f", {self._last.message}" if self._last.message else ""
+        self._tell(self._last.fraction, f"{why} at {self._last.fraction:.0%}{last}: {first}")
+
+    def _tell(self, fraction: float, text: str) -> None:
+        if TaskRunContext.get() is not None:
+            self.prefect.tell(self._update, fraction, text)
+
+    def _update(self, fraction: float, text: str) -> None:
+        percent, description = round(100 * fraction, 1), f"{self.stage}: {markdown_text(text)}"
         if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, key=self.stage, description=f"Progress of {self.stage}")
+            self._artifact = create_progress_artifact(percent, key=self.stage, description=description)
         else:
-            update_progress_artifact(
-                self._artifact, percent, description=f"{self.stage}: {markdown_text(progress.message)}"
-            )
+            update_progress_artifact(self._artifact, percent, description=description)

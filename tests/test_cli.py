@@ -2,9 +2,12 @@
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ import typer
 from flows.dag import STAGES
 from longcat import cli
 from longcat.artifact import Workspace
+from longcat.best_effort import SERVERS
 from longcat.config import load_config
 from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import TrainingError
@@ -25,7 +29,7 @@ from longcat.interchange import save_huggingface
 from longcat.model import LongcatModel
 from longcat.parallel.axes import Degrees
 from longcat.progress import Progress
-from longcat.terminal import Display, print_summary, redirected_output
+from longcat.terminal import Display, next_steps, print_summary, redirected_output
 from longcat.training.job import Job
 from longcat.training.layout import ParallelLayout
 
@@ -86,7 +90,7 @@ def test_a_workspace_in_use_is_refused_at_once(tmp_path):
 
 def test_a_file_in_the_place_of_the_workspace(longcat, tmp_path):
     (tmp_path / "file").touch()
-    assert "because a file has this name" in one_error(longcat("run", "--workspace", tmp_path / "file"))
+    assert f"because {tmp_path / 'file'} is a file" in one_error(longcat("run", "--workspace", tmp_path / "file"))
 
 
 LAYOUT = ParallelLayout("cpu", Degrees(1), "fp32")
@@ -335,7 +339,80 @@ def test_lines_where_there_is_no_terminal(capsys):
         display(Progress("benchmark", 0, 0, "timing"))
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines() == ["pretrain     0% [step 0]", "benchmark  timing"]
+    assert captured.err.splitlines() == ["pretrain     0% [step 0]", "pretrain    99% [step 99]", "benchmark  timing"]
+
+
+class Terminal(io.StringIO):
+    """A terminal of any width, and what it shows at the end."""
+
+    def isatty(self):
+        return True
+
+    @property
+    def lines(self):
+        """Lines of the last drawing, as they are seen."""
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue().rpartition("\x1b[2K")[2])
+        return [line.rstrip() for line in plain.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    def of(columns):
+        for name in ("NO_COLOR", "FORCE_COLOR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {"COLUMNS": str(columns), "LINES": "50", "TERM": "xterm"}.items():
+            monkeypatch.setenv(name, value)
+        made = Terminal()
+        monkeypatch.setattr(sys, "stderr", made)
+        monkeypatch.setattr(sys, "stdout", made)
+        return made
+
+    return of
+
+
+LINE = "step 20 of 100, loss 3.250, held-out loss 3.750, 12,346 tokens/s, MFU 2.1%, 8 min left"
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_bars_keep_what_each_stage_said_last(terminal, columns):
+    shown = terminal(columns)
+    with Display(quiet=False) as display:
+        display(Progress("pretrain", 0, 100, "starting processes"))
+        display(Progress("pretrain", 20, 100, LINE))
+        display(Progress("benchmark", 1, 4, "timing"))
+        display(Progress("benchmark", 4, 4, "MFU 1.2%"))
+    assert max(map(len, shown.getvalue().splitlines())) < 1000
+    text = " ".join(" ".join(shown.lines).split())
+    assert all(word in text for word in LINE.split())
+    assert text.count("100%") == 2
+    assert "MFU 1.2%" in text and "starting" not in text
+
+
+def test_bars_of_what_fails_stay_where_they_were(terminal):
+    shown = terminal(80)
+    with contextlib.suppress(ValueError), Display(quiet=False) as display:
+        display(Progress("pretrain", 20, 100, LINE))
+        raise ValueError
+    assert " 20%" in "".join(shown.lines) and "100%" not in "".join(shown.lines)
+
+
+def test_no_colour_where_none_is_wanted(terminal, monkeypatch):
+    shown = terminal(80)
+    monkeypatch.setenv("NO_COLOR", "1")
+    with Display(quiet=False) as display:
+        display.warn("odd")
+        display(Progress("pretrain", 20, 100, LINE))
+    assert not re.findall(r"\x1b\[(?:\d+;)*(?:3\d|9\d|38|48)(?:;\d+)*m", shown.getvalue())
+
+
+def test_what_was_decided_is_shown_unless_quiet(terminal, capsys):
+    Display(quiet=True).show({"device": "cpu"})
+    Display(quiet=False).show({"device": "a [cpu]", "kernels": "none"})
+    captured = capsys.readouterr()
+    assert captured.err == "device   a [cpu]\nkernels  none\n"
+    shown = terminal(40)
+    Display(quiet=False).show({"device": LINE})
+    assert len(shown.getvalue().splitlines()) == 3
 
 
 def test_chatter_goes_to_the_log_and_warnings_to_people(tmp_path, capsys):
@@ -360,25 +437,81 @@ def test_chatter_goes_to_the_log_and_warnings_to_people(tmp_path, capsys):
     assert captured.out == captured.err == ""
 
 
-def test_summary_table(capsys):
-    row = {"seconds": 1.25, "mlflow_run_id": "0" * 32, "artifact": {"path": "/w/benchmark/d"}}
-    print_summary(
+SUMMARY = {
+    "flow": "pipeline",
+    "preset": "tiny",
+    "seconds": 3,
+    "workspace": "/w of mine",
+    "stages": [
         {
-            "flow": "pipeline",
-            "preset": "tiny",
-            "seconds": 3,
-            "stages": [
-                row | {"stage": "pretrain", "status": "cached", "headline": "loss 3.5", "remarks": []},
-                row
-                | {"stage": "benchmark", "status": "run", "headline": "MFU [1%]", "remarks": ["Verdict: [all] well."]},
-            ],
-            "mlflow": {"warning": None},
-        }
-    )
-    out = capsys.readouterr().out
-    assert "cached" in out and "MFU [1%]" in out and "0" * 32 in out
+            "stage": "pretrain",
+            "status": "cached",
+            "headline": "loss 3.5",
+            "remarks": [],
+            "seconds": 1.25,
+            "mlflow_run_id": "0" * 32,
+            "artifact": {"kind": "checkpoint", "path": "/w of mine/checkpoint/d"},
+        },
+        {
+            "stage": "benchmark",
+            "status": "run",
+            "headline": "MFU [1%]",
+            "remarks": ["Verdict: [all] well."],
+            "seconds": 1.25,
+            "mlflow_run_id": None,
+            "artifact": {"kind": "benchmark", "path": "/w of mine/benchmark/d"},
+        },
+    ],
+    "mlflow": {"warning": None},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_servers(monkeypatch):
+    for variable in SERVERS.values():
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.parametrize("columns", [None, 110, 80, 40])
+def test_summary_table(capsys, terminal, columns):
+    shown = terminal(columns) if columns else None
+    print_summary(SUMMARY)
+    out = shown.getvalue() if shown else capsys.readouterr().out
+    out = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert "cached" in out and "MFU [1%]" in out and "0" * 32 in out and "not sent yet" in out
     assert "Verdict: [all] well." in out
     assert "reused" not in out
+    assert "…" not in out
+    tables = [line for line in out.splitlines() if line[0] in "│┃┏└"]
+    assert bool(tables) == (columns != 40)
+    assert all(len(line) <= (columns or 140) for line in tables)
+
+
+def test_the_next_commands_can_be_pasted(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/opt/my env/longcat"])
+    checkpoint, after, generate, ui = next_steps(SUMMARY)
+    assert checkpoint == "Checkpoint: /w of mine/checkpoint/d"
+    assert after == "Next:"
+    words = shlex.split(generate)
+    assert words[0] == "/opt/my env/longcat"
+    typer.main.get_command(cli.app).commands["generate"].make_context("generate", words[2:])
+    assert words[1:4] == ["generate", "--checkpoint", "/w of mine/checkpoint/d"]
+    assert shlex.split(ui, comments=True) == ["/opt/my env/longcat", "ui", "--workspace", "/w of mine"]
+    monkeypatch.setattr(sys, "argv", ["/x/cli.py"])
+    assert shlex.split(next_steps(SUMMARY)[2])[:3] == [sys.executable, "-m", "longcat.cli"]
+
+
+def test_pages_of_own_servers_are_named_instead(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@curves:5000/")
+    (_, named, *_, ui) = next_steps(SUMMARY)
+    assert named.startswith("MLflow: http://") and "curves:5000" in named and "secret" not in named
+    assert "ui --workspace" in ui
+    monkeypatch.setenv("PREFECT_API_URL", "http://flows:4200/api")
+    lines = next_steps(SUMMARY)
+    assert "Prefect: http://flows:4200" in lines
+    assert not [line for line in lines if " ui " in line]
+    tokens = {**SUMMARY, "stages": [{**SUMMARY["stages"][0], "artifact": {"kind": "tokens", "path": "/t"}}]}
+    assert not [line for line in next_steps(tokens) if "Next" in line or "generate" in line]
 
 
 # ---------------------------------------------------------------------------------------------------- whole runs
@@ -464,3 +597,13 @@ def test_a_signal_after_the_command_ends_the_process_without_a_word(number, argu
 def test_every_flow_can_be_told_to_read_everything_again(command):
     parameters = {parameter.name for parameter in typer.main.get_command(cli.app).commands[command].params}
     assert {"preset", "config", "set_", "workspace", "as_json", "rehash"} <= parameters
+
+
+@pytest.mark.parametrize("arguments", [["presets", "--json"], ["presets"], ["mfu", "--help"]])
+def test_a_reader_that_has_gone_is_no_error(arguments):
+    """As after `| head -1`."""
+    command = [sys.executable, "-m", "longcat.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=300) == 1

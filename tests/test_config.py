@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from longcat.artifact import Workspace
+from longcat.artifact import Artifact, Workspace
 from longcat.benchmark.measurement import measure
 from longcat.config import (
     RUNTIME,
@@ -215,6 +215,8 @@ FIELDS = {
     "training.reference_operators": (["rotary"], TRAINED),
     "training.mask_documents": (True, TRAINED),
     "training.answers_after": (["Answer:"], TRAINED),
+    "training.init_from": ("1" * 32, TRAINED),
+    "training.init_optimizer": (True, TRAINED),
     "training.optimizer.name": ("muon", TRAINED),
     "training.optimizer.momentum": (0.8, TRAINED),
     "training.optimizer.learning_rate": (1e-4, TRAINED),
@@ -226,6 +228,9 @@ FIELDS = {
     "training.sample_tokens": (7, set()),
     "training.optimizer.final_learning_rate_fraction": (0.5, TRAINED),
     "training.optimizer.warmup_steps": (7, TRAINED),
+    "training.optimizer.schedule": ("wsd", TRAINED),
+    "training.optimizer.decay_fraction": (0.5, TRAINED),
+    "training.optimizer.decay_form": ("linear", TRAINED),
     "training.optimizer.beta1": (0.8, TRAINED),
     "training.optimizer.beta2": (0.8, TRAINED),
     "training.optimizer.epsilon": (1e-8, TRAINED),
@@ -334,6 +339,12 @@ def changed(config, key, value):
     return PipelineConfig.model_validate(tree)
 
 
+def checkpoint_named(config, _workspace):
+    """Stand in for the checkpoint whose digest a configuration names."""
+    digest = config.training.init_from
+    return None if digest is None else Artifact("checkpoint", digest, Path(), {}, facts=None)
+
+
 def leaves(section=PipelineConfig):
     keys = set(all_keys(section))
     nested = {key for key in keys if any(other.startswith(f"{key}.") for other in keys)}
@@ -351,6 +362,10 @@ def test_field_moves_what_it_can_change(key, corpus_file, digests, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     train_tokenizer(["some words"], 300).save("tokenizer.json")
     config = base(corpus_file)
+    monkeypatch.setattr("longcat.training.stage.given_start", checkpoint_named)
+    monkeypatch.setattr("longcat.training.stage.check_tokens", lambda *_: None)
+    if key == "training.init_optimizer":
+        config = changed(config, "training.init_from", "2" * 32)
     if key == "corpus.end_of_text":
         config = changed(config, "corpus.tokenizer", "tokenizer.json")
     before, after = digests(config), digests(changed(config, key, value))

@@ -5,7 +5,17 @@ import subprocess
 import pytest
 
 from longcat import disk
-from longcat.disk import copy_file, disk_errors, private_folder, replacing, sync, temporary_name, trouble, write_text
+from longcat.disk import (
+    check_can_be_folder,
+    copy_file,
+    disk_errors,
+    private_folder,
+    replacing,
+    sync,
+    temporary_name,
+    trouble,
+    write_text,
+)
 from longcat.errors import ConfigError, StorageError
 
 
@@ -158,3 +168,17 @@ def test_a_folder_is_private_to_its_user_or_to_the_group_that_writes_there(tmp_p
         assert private_folder(tmp_path / "b").stat().st_mode & 0o777 == 0o755
     finally:
         os.umask(before)
+
+
+def test_what_is_a_file_or_would_lie_in_one_cannot_be_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for name in ("file", "nowhere"):
+        for path in (tmp_path / name, tmp_path / name / "a" / "b"):
+            with pytest.raises(StorageError) as error:
+                check_can_be_folder(path, "--output")
+            assert str(error.value) == (
+                f"{path} cannot be a folder because {tmp_path / name} is a file; choose another --output"
+            )
+    for path in (tmp_path, tmp_path / "a" / "b"):
+        check_can_be_folder(path, "--output")

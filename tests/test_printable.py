@@ -1,8 +1,10 @@
-"""Counts as they are shown; texts of others are tested where they are shown."""
+"""Counts and warnings as they are shown; texts of others are tested where they are shown."""
+
+import warnings
 
 import pytest
 
-from longcat.printable import short_count
+from longcat.printable import counted, duration, short_count, shown_warnings
 
 
 @pytest.mark.parametrize(
@@ -11,3 +13,36 @@ from longcat.printable import short_count
 )
 def test_a_count_is_in_millions_once_it_is_large(count, shown):
     assert short_count(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (0.4, "0 s"),
+        (59.7, "1 min"),
+        (200, "3 min 20 s"),
+        (3600, "1 h"),
+        (3661, "1 h 1 min"),
+        (86399.9, "1 d"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_a_duration_in_its_two_largest_units(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_one_thing_is_no_things():
+    assert [counted(count, "order") for count in (0, 1, 2_000)] == ["0 orders", "1 order", "2,000 orders"]
+
+
+def test_a_warning_for_the_user_is_shown_without_its_line_of_code():
+    show, shown = warnings.showwarning, []
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("always", FutureWarning)
+        with shown_warnings(shown.append):
+            warnings.warn("1 file is not read", stacklevel=1)
+            warnings.warn("for programmers", FutureWarning, stacklevel=1)
+    assert shown == ["1 file is not read"]
+    assert [str(other.message) for other in others] == ["for programmers"]
+    assert warnings.showwarning is show

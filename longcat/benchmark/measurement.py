@@ -13,7 +13,7 @@ from longcat.accelerator import choose
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, write_json
 from longcat.benchmark.measuring import TRACE
 from longcat.benchmark.sweep import Point, configured, in_rows_of, points
-from longcat.config import Phase, PipelineConfig, identity
+from longcat.config import BenchmarkConfig, Phase, PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import remove
 from longcat.errors import ConfigError, TrainingError
@@ -21,6 +21,7 @@ from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder, model_folder
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
+from longcat.training.beat import FOLDER, Beat
 from longcat.training.job import RESULT, Job
 from longcat.training.layout import settle_layout
 from longcat.training.supervision import run_workers
@@ -160,7 +161,7 @@ def measure(
 
         def own() -> dict[str, Any]:
             remove(directory / TRACE)
-            one = time_steps(config, tokens, checkpoint, directory=folder, report=report)
+            one = time_steps(config, tokens, checkpoint, directory=folder, report=report, of=(0, 1 + len(settings)))
             if (trace := folder / TRACE).is_file():
                 trace.rename(directory / TRACE)
             return asdict(one)
@@ -176,6 +177,7 @@ def measure(
                     report=report,
                     sequence_length=point.sequence_length_tokens,
                     note=f"timing setting {number} of {len(settings)}",
+                    of=(number, 1 + len(settings)),
                 )
             except (TrainingError, ConfigError) as error:  # a setting that runs out of memory does not end the sweep
                 return {"point": row, "error": str(error).splitlines()[0]}
@@ -215,6 +217,12 @@ def read_measurement(directory: Path) -> tuple[Measurement, list[dict[str, Any]]
     return Measurement(**values["timed"]), sweep
 
 
+def planned_steps(settings: BenchmarkConfig) -> int:
+    """Return the steps that a measurement makes: in windows, one whose messages are seen, and pairs under the profiler."""
+    windows = settings.warmup_steps + settings.windows * settings.window_steps
+    return windows + 1 + (2 * (settings.profiled_steps + 1) if settings.profiled_steps else 0)
+
+
 def time_steps(
     config: PipelineConfig,
     tokens: Artifact[Any],
@@ -224,6 +232,7 @@ def time_steps(
     report: Reporter = no_progress,
     sequence_length: int | None = None,
     note: str = "timing training steps",
+    of: tuple[int, int] = (0, 1),
 ) -> Measurement:
     """Time training steps from a checkpoint's state, or from its weights where it has no state.
 
@@ -235,6 +244,7 @@ def time_steps(
         report: called while the processes run.
         sequence_length: tokens that batches are cut into; the corpus' own sequence length if None.
         note: progress message.
+        of: measurements made before this one, and of all.
 
     Raises:
         TrainingError: a process failed.
@@ -255,8 +265,17 @@ def time_steps(
         sequence_length=sequence_length,
     )
 
+    steps = planned_steps(config.benchmark)
+
     def poll() -> None:
-        report(Progress("benchmark", 0, 0, note))
+        beat = Beat.read(directory / FOLDER / "0")
+        done = 0 if beat is None or not beat.step else min(max(beat.step - config.training.steps, 0), steps)
+        text = f"step {done} of {steps}" if done < steps else "operators and collectives"
+        report(
+            Progress(
+                "benchmark", of[0] + done / (steps + 1), of[1], f"{note}: {text if done else 'starting processes'}"
+            )
+        )
 
     # the layout that the measurement is named by, not one for the nodes that happen to be there
     all_nodes = config.model_copy(update={"training": config.training.model_copy(update={"min_nodes": 0})})

@@ -6,7 +6,6 @@ They show the benchmark's result or the answer of `longcat mfu`; sections withou
 
 from __future__ import annotations
 
-import base64
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -353,7 +352,7 @@ def markdown(result: Mapping[str, Any], picture: bytes) -> str:
         "",
         f"Peak: {markdown_text(peak_text(result))}.",  # too long for a table: Prefect does not wrap table cells
         "",
-        f"![MFU](data:image/png;base64,{base64.b64encode(picture).decode()})",
+        f"![MFU]({figures.png_uri(picture)})",
     ]
     if comparison["matches"]:
         rows += [

@@ -19,7 +19,7 @@ def clean(
 ) -> None:
     """List or remove what interrupted runs have left to go on from; finished results are never touched."""
     from longcat.artifact import Workspace
-    from longcat.disk import disk_errors, remove
+    from longcat.disk import disk_errors, remove, remove_whole
     from longcat.errors import ConfigError
 
     if not workspace.expanduser().is_dir():
@@ -30,9 +30,9 @@ def clean(
         if yes and rows:
             with space.lease():
                 for row in rows:
-                    for path in (row["local"], row["path"]):  # the second one knows where the first one lies
-                        if path is not None:
-                            remove(Path(path))
+                    if row["local"] is not None:
+                        remove(Path(row["local"]))
+                    remove_whole(Path(row["path"]))  # last, as it knows where the other one lies
     size = sum(row["bytes"] for row in rows)
     if as_json:
         print(json.dumps({"half_made": rows, "bytes": size, "removed": yes}, indent=2, ensure_ascii=False))
@@ -47,6 +47,8 @@ def clean(
 
 
 def _describe(path: Path) -> dict[str, Any]:
+    from longcat.inventory.entries import size_on_disk
+
     local = _local_folder(path)
     folders = [path] if local is None else [path, local]
     files = [file.stat() for of in folders for file in of.rglob("*") if file.is_file()] or [path.stat()]
@@ -54,7 +56,7 @@ def _describe(path: Path) -> dict[str, Any]:
     return {
         "path": str(path),
         "local": None if local is None else str(local),
-        "bytes": sum(file.st_blocks * 512 for file in files),
+        "bytes": sum(map(size_on_disk, folders)),
         "written": time.strftime("%Y-%m-%d %H:%M", written),
     }
 

@@ -36,10 +36,12 @@ def dispatch(
     as_json: Json = False,
 ) -> None:
     """Set a model's dispatch decisions beside a greedy dispatcher's and the exact ones over a simulated hour."""
+    from longcat.disk import check_can_be_folder, disk_errors, write_text
     from longcat.errors import UserError
     from longcat.evaluation.local_services.comparison import compare
     from longcat.local_services.city import make_scene
     from longcat.local_services.text import LANGUAGES
+    from longcat.printable import counted
     from longcat.progress import Progress
     from longcat.terminal import Display, print_dispatch
 
@@ -56,6 +58,7 @@ def dispatch(
     scene = _read(orders)
     if output is not None:
         output = output.expanduser().resolve()
+        check_can_be_folder(output, "--output")
     model = None if checkpoint is None else _model(checkpoint, accelerator, precision, workspace, scene, language)
     turns = len(("greedy", "exact", "hindsight")) + (model is not None)
     done = 0
@@ -68,9 +71,9 @@ def dispatch(
 
         found = compare(scene, model, tell)
         if found.cut_questions:
-            display.warn(f"{found.cut_questions} questions were too long for the model and lost their beginning")
+            cut = counted(found.cut_questions, "question")
+            display.warn(f"too long for the model, and asked without the beginning: {cut}")
     if output is not None:
-        from longcat.disk import disk_errors, write_text
         from longcat.evaluation.local_services.dispatch_page import render
 
         with disk_errors(output):

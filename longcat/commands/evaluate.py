@@ -18,16 +18,23 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(metavar="DIR|DIGEST", help=f"Take this checkpoint instead of training one. {CHECKPOINT_HELP}"),
 ]
+_COMPARISON = "Comparison"
 Compare = Annotated[
     tuple[str, str] | None,
     typer.Option(
         metavar="A B",
-        help="Compare two checkpoints or evaluations, by folder or digest; a checkpoint without scores is scored first.",
+        rich_help_panel=_COMPARISON,
+        help="Test which of two checkpoints or evaluations is better, by folder or digest; a checkpoint without scores is scored "
+        "first. For settings, curves and cost of runs, there is longcat compare.",
     ),
 ]
 More = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[C ...]", help="With --compare: more of them, for curves over the tokens trained on."),
+    typer.Argument(
+        metavar="[C ...]",
+        rich_help_panel=_COMPARISON,
+        help="With --compare: more of them, for curves over the tokens trained on.",
+    ),
 ]
 
 
@@ -72,7 +79,8 @@ def evaluate_command(title: str) -> Callable[..., None]:
             raise ConfigError("--checkpoint and --compare exclude each other")
 
         def score(named: str) -> str:
-            summary = flow_summary("evaluate", preset, config, set_, workspace, as_json, named, rehash)
+            unjudged = [*(set_ or []), "evaluation.gates=[]"]  # a comparison makes no champion, and ends for none
+            summary = flow_summary("evaluate", preset, config, unjudged, workspace, as_json, named, rehash)
             return str(summary["stages"][-1]["artifact"]["path"])
 
         _compare([*compare, *(more or [])], workspace, score, as_json)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from longcat.costs.mfu import Recomputation
 
 _MODEL, _RUN, _SPEED, _ANSWER = "The model", "The run", "Its speed, by one of these", "The answer"
+_TUNING = "Fine-tuning"
 
 
 def mfu(
@@ -126,7 +127,7 @@ def mfu(
             "--fine-tuning/--pre-training",
             help="Whether the run tunes a trained model; some logs show it.",
             show_default=False,
-            rich_help_panel=_RUN,
+            rich_help_panel=_TUNING,
         ),
     ] = None,
     trainable_parameters: Annotated[
@@ -134,7 +135,7 @@ def mfu(
         typer.Option(
             metavar="NUMBER",
             help="Parameters with a gradient where the others are frozen, as with LoRA.",
-            rich_help_panel=_RUN,
+            rich_help_panel=_TUNING,
         ),
     ] = None,
     tokens_per_second: Annotated[

@@ -13,6 +13,8 @@ from longcat.commands.opening import folder_named, open_named
 from longcat.commands.options import CHECKPOINT_HELP, AcceleratorName, Json, PrecisionName, WorkspacePath
 from longcat.printable import printable
 
+_SAMPLING = "How tokens are chosen"
+
 
 def generate(
     checkpoint: Annotated[str, typer.Option(metavar="DIR|DIGEST", help=CHECKPOINT_HELP)],
@@ -25,15 +27,33 @@ def generate(
             metavar="FILE", help="File of texts to continue: one a line, or in a .jsonl a JSON string a line."
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens to generate.")] = 128,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_SAMPLING, help="Maximum number of tokens to generate.")
+    ] = 128,
     temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the most likely token; higher values give more varied text.")
+        float,
+        typer.Option(
+            min=0, rich_help_panel=_SAMPLING, help="0 takes the most likely token; higher values give more varied text."
+        ),
     ] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Sample only from the K most likely tokens.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=_SAMPLING, help="Sample only from the K most likely tokens.")
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(min=0, max=1, help="Sample only from the most likely tokens up to this total probability.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            rich_help_panel=_SAMPLING,
+            help="Sample only from the most likely tokens up to this total probability.",
+        ),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling; each text has its own random numbers.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, rich_help_panel=_SAMPLING, help="Seed of the sampling; each text has its own random numbers."
+        ),
+    ] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End a text before this string; may be repeated.")] = None,
     accelerator: AcceleratorName = "auto",
     precision: PrecisionName = "auto",

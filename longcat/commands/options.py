@@ -28,8 +28,14 @@ Rehash = Annotated[
     bool,
     typer.Option("--rehash", help="Read every input and result again, also those whose hashes are remembered."),
 ]
-AcceleratorName = Annotated[str, typer.Option("--accelerator", help="auto, npu, cuda or cpu.")]
+_COMPUTING = "What it computes on"
+AcceleratorName = Annotated[
+    str, typer.Option("--accelerator", rich_help_panel=_COMPUTING, help="auto, npu, cuda or cpu.")
+]
 PrecisionName = Annotated[
-    str, typer.Option("--precision", help="auto, fp32 or bf16 (auto: bf16 on an accelerator that has it).")
+    str,
+    typer.Option(
+        "--precision", rich_help_panel=_COMPUTING, help="auto, fp32 or bf16 (auto: bf16 on an accelerator that has it)."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -15,14 +15,24 @@ from longcat.commands.run import run_flow
 from longcat.errors import ConfigError
 from longcat.hash_memory import REHASH
 
+_CLEANED = "Cleaned text"
 WriteText = Annotated[
     Path | None,
     typer.Option(
-        "--write-text", metavar="DIR", help="Write the cleaned text into a new folder, and make no tokens of it."
+        "--write-text",
+        metavar="DIR",
+        rich_help_panel=_CLEANED,
+        help="Write the cleaned text into a new folder, and make no tokens of it.",
     ),
 ]
 TextFormat = Annotated[
-    str | None, typer.Option("--format", metavar="FORMAT", help="With --write-text: parquet (the default) or jsonl.")
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        rich_help_panel=_CLEANED,
+        help="With --write-text: parquet (the default) or jsonl.",
+    ),
 ]
 
 
@@ -64,6 +74,7 @@ def _write_text(
     from longcat.config import load_config
     from longcat.corpus.cleaned_text import FORMATS, check_folder, write_cleaned_text
     from longcat.disk import disk_errors
+    from longcat.printable import counted, shown_warnings
     from longcat.terminal import Display
 
     if format not in FORMATS:
@@ -78,9 +89,11 @@ def _write_text(
     with (
         disk_errors(folder),
         Display(quiet=as_json) as display,
+        shown_warnings(display.warn),
     ):
         about = write_cleaned_text(settings, folder, format, workspace=Workspace(workspace), report=display)
     if as_json:
         print(json.dumps({"folder": str(folder), **about}, indent=2, ensure_ascii=False))
     else:
-        print(f"{folder}: {about['kept']:,} documents kept, {about['dropped']:,} left out")
+        unreadable = f", {about['unreadable']:,} unreadable" if about["unreadable"] else ""
+        print(f"{folder}: {counted(about['kept'], 'document')} kept, {about['dropped']:,} left out{unreadable}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longcat.commands.options import Json
+from longcat.printable import large_count
 
 if TYPE_CHECKING:
     from longcat.config import PipelineConfig
@@ -54,18 +55,12 @@ def presets(
     for row in rows:
         table.add_row(
             row["name"],
-            _count(row["total_parameters"]),
-            _count(row["activated_parameters"]),
+            large_count(row["total_parameters"]),
+            large_count(row["activated_parameters"]),
             str(row["sequence_length_tokens"]),
-            _count(row["training_tokens"]),
+            large_count(row["training_tokens"]),
         )
     Console().print(table)
-
-
-def _count(number: float) -> str:
-    """Format a large number, for example 2.7 M or 68.6 B."""
-    size, unit = (1e9, "B") if number >= 1e9 else (1e6, "M")
-    return f"{number / size:,.2f} {unit}"
 
 
 def _show_preset(config: PipelineConfig, as_json: bool) -> None:

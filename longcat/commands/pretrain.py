@@ -14,22 +14,33 @@ from longcat.commands.options import ConfigFile, Json, Overrides, Preset, Rehash
 from longcat.commands.run import run_flow
 from longcat.errors import ConfigError
 
+_DRY_RUN = "A dry run"
 Dry = Annotated[
-    bool, typer.Option("--dry-run", help="Run nothing: tell memory, work and traffic of a step for the worst rank.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Run nothing: tell memory, work and traffic of a step for the worst rank.",
+        rich_help_panel=_DRY_RUN,
+    ),
 ]
 WorldSize = Annotated[
-    int | None, typer.Option("--world-size", metavar="N", help="With --dry-run: training processes, one per device.")
+    int | None,
+    typer.Option("--world-size", metavar="N", rich_help_panel=_DRY_RUN, help="Training processes, one per device."),
 ]
 DEVICE = "Ascend910B2"
 """Device of a dry run that names none."""
 Device = Annotated[
     str | None,
     typer.Option(
-        "--device", metavar="NAME", help=f"With --dry-run: the device, by its name in hardware.csv (default: {DEVICE})."
+        "--device",
+        metavar="NAME",
+        rich_help_panel=_DRY_RUN,
+        help=f"The device, by its name in hardware.csv (default: {DEVICE}).",
     ),
 ]
 MemoryGb = Annotated[
-    float | None, typer.Option("--memory-gb", metavar="GB", help="With --dry-run: memory of a device (1e9 bytes).")
+    float | None,
+    typer.Option("--memory-gb", metavar="GB", rich_help_panel=_DRY_RUN, help="Memory of a device (1e9 bytes)."),
 ]
 PHASES = ("dense", "warmup", "sparse")
 Phase = Annotated[
@@ -37,7 +48,8 @@ Phase = Annotated[
     typer.Option(
         "--phase",
         metavar="PHASE",
-        help=f"With --dry-run: of sparse attention, {', '.join(PHASES)} (default: the one that training begins with).",
+        rich_help_panel=_DRY_RUN,
+        help=f"Of sparse attention, {', '.join(PHASES)} (default: the one that training begins with).",
     ),
 ]
 

@@ -67,7 +67,7 @@ def flow_summary(
     """Run a flow in this process, with its progress on the terminal unless `quiet`, and return its summary."""
     if rehash:
         os.environ[REHASH] = "1"
-    from flows.dag import check, stages_of
+    from flows.dag import TRAINING, check, stages_of
     from longcat.artifact import Workspace
     from longcat.config import load_config
     from longcat.disk import disk_errors
@@ -75,9 +75,14 @@ def flow_summary(
     settings = load_config(preset, config, overrides or ())
     if not any(source.kind == "hub" for source in settings.corpus.sources):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if checkpoint is None:
-        check(settings, stages_of(flow))  # mistakes are reported before a server is started, which takes seconds
+    stages = stages_of(flow)
     workspace = workspace.expanduser().resolve()
+    if checkpoint is None:
+        if settings.training.init_from is not None:
+            from longcat.training.given_start import with_start
+
+            settings = with_start(settings, Workspace(workspace))
+        check(settings, stages)  # mistakes are reported before a server is started, which takes seconds
     space = Workspace(workspace)
     with disk_errors(workspace), space.lease():
         from flows.server import prefect_api
@@ -92,6 +97,10 @@ def flow_summary(
         ):
             from flows.pipeline import FLOWS
 
+            if not quiet and checkpoint is None and any(stage.name == TRAINING for stage in stages):
+                from longcat.training.decisions import decisions
+
+                display.show(decisions(settings))
             summary: dict[str, Any] = FLOWS[flow](
                 preset=preset,
                 config_file=None if config is None else str(config),

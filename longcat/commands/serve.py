@@ -15,36 +15,66 @@ from longcat.errors import ConfigError
 from longcat.printable import printable
 
 _SHORTEST_KEY = 16
+_ADDRESS, _LIMITS = "Where it listens, and for whom", "Limits"
 
 
 def serve(
     checkpoint: Annotated[str, typer.Option(metavar="DIR|DIGEST", help=CHECKPOINT_HELP)],
-    host: Annotated[str, typer.Option(help="Address to listen at; any but loopback lets in other machines.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str,
+        typer.Option(rich_help_panel=_ADDRESS, help="Address to listen at; any but loopback lets in other machines."),
+    ] = ("127.0.0.1"),
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, rich_help_panel=_ADDRESS, help="Port to listen at; 0 takes a free one.")
+    ] = 8000,
     name: Annotated[str | None, typer.Option(help="Name of the model for clients (default: the folder's).")] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with the key that clients have to show.")
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=_ADDRESS, help="File with the key that clients have to show."),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=2, help="Most tokens of a prompt and its continuation (default: the model's).")
+        int | None,
+        typer.Option(
+            min=2, rich_help_panel=_LIMITS, help="Most tokens of a prompt and its continuation (default: the model's)."
+        ),
     ] = None,
     max_chat_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of a chat answer whose request names no number.")
+        int,
+        typer.Option(
+            min=1, rich_help_panel=_LIMITS, help="Most tokens of a chat answer whose request names no number."
+        ),
     ] = 512,
-    max_texts: Annotated[int, typer.Option(min=1, help="Most texts that are made at a time.")] = 32,
-    max_queue: Annotated[int, typer.Option(min=0, help="Most texts that wait; a request beyond them gets a 429.")] = 64,
+    max_texts: Annotated[
+        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Most texts that are made at a time.")
+    ] = 32,
+    max_queue: Annotated[
+        int,
+        typer.Option(min=0, rich_help_panel=_LIMITS, help="Most texts that wait; a request beyond them gets a 429."),
+    ] = 64,
     max_cached_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens that the cache of all texts holds; never less than one text's.")
+        int,
+        typer.Option(
+            min=1,
+            rich_help_panel=_LIMITS,
+            help="Most tokens that the cache of all texts holds; never less than one text's.",
+        ),
     ] = 65_536,
-    max_body_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 1 << 20,
+    max_body_bytes: Annotated[int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Most bytes of a request.")] = 1
+    << 20,
     max_dispatch_orders: Annotated[
-        int, typer.Option(min=1, help="Most orders of an hour that is dispatched, and most couriers.")
+        int,
+        typer.Option(
+            min=1, rich_help_panel=_LIMITS, help="Most orders of an hour that is dispatched, and most couriers."
+        ),
     ] = 100,
-    max_dispatch_s: Annotated[float, typer.Option(min=0.1, help="Most seconds that a dispatch takes.")] = 60.0,
+    max_dispatch_s: Annotated[
+        float, typer.Option(min=0.1, rich_help_panel=_LIMITS, help="Most seconds that a dispatch takes.")
+    ] = 60.0,
     grace_s: Annotated[
-        float, typer.Option(min=0, help="Seconds that running requests have after SIGTERM or Ctrl-C.")
+        float,
+        typer.Option(
+            min=0, rich_help_panel=_LIMITS, help="Seconds that running requests have after SIGTERM or Ctrl-C."
+        ),
     ] = 30.0,
     accelerator: AcceleratorName = "auto",
     precision: PrecisionName = "auto",

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longcat.best_effort import UI_PORTS
 from longcat.commands.cluster import examine_nodes
 from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
 from longcat.errors import Cancelled, ConfigError
@@ -120,8 +121,8 @@ def sync(workspace: WorkspacePath = Path("workspace")) -> None:
 
 def ui(
     workspace: WorkspacePath = Path("workspace"),
-    mlflow_port: Annotated[int, typer.Option(help="Loopback port of MLflow's pages.")] = 5010,
-    prefect_port: Annotated[int, typer.Option(help="Loopback port of Prefect's pages.")] = 4210,
+    mlflow_port: Annotated[int, typer.Option(help="Loopback port of MLflow's pages.")] = UI_PORTS["MLflow"],
+    prefect_port: Annotated[int, typer.Option(help="Loopback port of Prefect's pages.")] = UI_PORTS["Prefect"],
 ) -> None:
     """Serve the pages of MLflow and Prefect for a workspace, until Ctrl-C."""
     from longcat.artifact import Workspace

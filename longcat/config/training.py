@@ -34,14 +34,21 @@ Phase = Literal["dense", "warmup", "sparse"]
 
 
 class OptimizerConfig(Section):
-    """The optimizer, with warm-up and cosine decay."""
+    """The optimizer, and the schedule of its learning rate."""
 
     name: Literal["adamw", "muon"] = "adamw"
     """`adamw`, or `muon` for the matrices of the layers and AdamW for the rest."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up: falling along a cosine; `wsd`, at the peak until it falls over the last steps;
+    or at the peak to the end (docs/pretrain.md)."""
     final_learning_rate_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Learning rate at the last step, as a fraction of the peak."""
+    """Learning rate at the last step, as a fraction of the peak; of no effect with `constant`."""
+    decay_fraction: float = Field(default=0.1, gt=0, le=1)
+    """With `wsd`: last part of all steps, over which the learning rate falls."""
+    decay_form: Literal["sqrt", "linear", "cosine"] = "sqrt"
+    """With `wsd`: how it falls, with x from 0 to 1: as 1 - sqrt(x), as 1 - x, or along half a cosine."""
     router_learning_rate_fraction: float = Field(default=0.1, gt=0, le=1)
     """Learning rate of the routers, as a fraction of that of all other weights: at the full rate a router becomes certain
     of a few experts before the others have learnt anything."""
@@ -163,6 +170,12 @@ class TrainingConfig(Section):
     answers_after: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Texts that end questions, such as `Answer:`: of a document that has one, only what comes after the first is learnt, and
     what is before is read; other documents are learnt whole. An empty list learns everything."""
+    init_from: Annotated[str | None, RUNTIME] = None
+    """Checkpoint whose weights training begins with, and whose tokenizer the corpus gets: a folder, a digest in the workspace or its
+    beginning, DIGEST@STEP, or a Hugging Face folder of a LongCat model; null begins with the weights that the seed gives. What it
+    holds is in the identity of the result, not its name."""
+    init_optimizer: bool = False
+    """Begin with the optimizer's state of `init_from`, too, which has to be a finished checkpoint that was trained here."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimizer and its schedule."""
     balance: BalanceConfig = BalanceConfig()

@@ -94,6 +94,8 @@ class PipelineConfig(Section):
                 f"training.indexer_warmup_steps={self.training.indexer_warmup_steps} trains nothing but the indexers, "
                 "and training.losses.indexer_weight is 0"
             )
+        if self.training.init_optimizer and self.training.init_from is None:
+            raise ValueError("training.init_optimizer=true, but training.init_from names no checkpoint")
         self._check_nodes()
         self._check_tables()
         if self.parallel.expert and self.model.n_routed_experts % self.parallel.expert:
@@ -133,6 +135,11 @@ class PipelineConfig(Section):
         if not self.parallel.embedding:
             raise ValueError(
                 "training.optimizer.lazy_ngram_moments=true needs the rows' own gradients: parallel.embedding=true"
+            )
+        if self.training.init_optimizer:
+            raise ValueError(
+                "training.optimizer.lazy_ngram_moments=true counts its moves from the first step of a run, so it cannot begin with "
+                "another run's moments; leave training.init_optimizer out"
             )
         if optimizer.beta1**2 >= optimizer.beta2:
             raise ValueError(

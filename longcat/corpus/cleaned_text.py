@@ -32,7 +32,7 @@ from longcat.corpus.mapping import Mapper, processes
 from longcat.corpus.selection import KEPT, REASONS, select
 from longcat.corpus.sources import resolve
 from longcat.corpus.stage import documents_recipe
-from longcat.disk import disk_errors, private_folder, remove, replacing, sync_all
+from longcat.disk import check_can_be_folder, disk_errors, private_folder, remove, replacing, sync_all
 from longcat.errors import ConfigError
 from longcat.lease import lease
 from longcat.progress import Progress, Reporter, no_progress
@@ -104,6 +104,8 @@ def write_cleaned_text(
     if (done := _finished(folder, wanted)) is not None:
         return done
     partial = folder.with_name(f".{folder.name}.partial")
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(folder), lease(folder.with_name(f".{folder.name}.lease")):
         code = {**wanted, "code": source_hashes(recipe.sources)}
         if not (partial / "recipe.json").is_file() or read_json(partial / "recipe.json") != code:
@@ -158,8 +160,10 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         ConfigError: it does.
+        StorageError: it is a file, or would lie in one.
     """
-    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    check_can_be_folder(folder, "--write-text")
+    if folder.exists() and not (folder / ABOUT).is_file() and any(folder.iterdir()):
         raise ConfigError(f"--write-text {folder} is there and holds something else; choose a folder to be made")
 
 

@@ -74,10 +74,7 @@ def preprocess(
     corpus = config.corpus
     report(Progress("preprocess", 0, 100, "finding the corpus"))
     check_corpus(config)
-    sources = [resolve(source, corpus.block_bytes, workspace.sha256) for source in corpus.sources]
-    workspace.hashes.save()
-    evaluations = evaluation_files(corpus.decontaminate)
-    recipe = documents_recipe(corpus, sources, evaluations)
+    sources, evaluations, recipe = _found(corpus, workspace)
 
     def build(directory: Path) -> TokensFacts:
         documents = workspace.materialize(
@@ -100,6 +97,26 @@ def preprocess(
         )
     report(Progress("preprocess", 100, 100, f"{artifact.facts.train_tokens:,} training tokens"))
     return artifact
+
+
+def tokenizer_of_documents(corpus: CorpusConfig, workspace: Workspace) -> Path | None:
+    """Return the tokenizer of the documents that preprocessing would start from; None if they have not been made.
+
+    Raises:
+        DataError: a source is missing.
+        ConfigError: a tokenizer, filter or function cannot be used.
+    """
+    _, _, recipe = _found(corpus, workspace)
+    path = workspace.path / recipe.kind / recipe.digest / TOKENIZER
+    return path if path.is_file() else None
+
+
+def _found(corpus: CorpusConfig, workspace: Workspace) -> tuple[list[Source], list[Path], Recipe[DocumentsFacts]]:
+    """Find the sources and the evaluation sets of a corpus, and make the recipe of its documents."""
+    sources = [resolve(source, corpus.block_bytes, workspace.sha256) for source in corpus.sources]
+    workspace.hashes.save()
+    evaluations = evaluation_files(corpus.decontaminate)
+    return sources, evaluations, documents_recipe(corpus, sources, evaluations)
 
 
 def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: list[Path]) -> Recipe[DocumentsFacts]:

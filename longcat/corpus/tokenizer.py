@@ -102,6 +102,15 @@ def _text_only(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def same_tokens(one: Path, other: Path) -> bool:
+    """Return whether two files are of the same tokenizer, however they are written.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    return one.samefile(other) or open_tokenizer(one).to_str() == open_tokenizer(other).to_str()
+
+
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Return the largest id + 1: the rows that an embedding needs, however many tokens there are."""
     return max(tokenizer.get_vocab().values()) + 1

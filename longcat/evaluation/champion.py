@@ -1,8 +1,4 @@
-"""The champion of a workspace: which checkpoint it is, and why, as decided by gates.
-
-`champions/MODEL.json` has every decision, oldest first. It is the truth, and MLflow's alias `champion` follows it when
-MLflow can be reached.
-"""
+"""The champion of a workspace is decided on: a checkpoint that meets the gates becomes it."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,85 +16,17 @@ from longcat.artifact import MANIFEST, Artifact, Workspace, write_json
 from longcat.config import PipelineConfig, identity
 from longcat.config.evaluation import Gate
 from longcat.corpus.documents import DOCUMENTS
-from longcat.errors import ArtifactError, GateError
+from longcat.errors import GateError
+from longcat.evaluation.decisions import Decision, champion, decisions, decisions_path
 from longcat.evaluation.gates import Judgement, judge
 from longcat.evaluation.suites import BUILT_IN
 from longcat.unpacking import read_json
 
-FOLDER = "champions"
 _NAMES = ("suites", "tasks", "ngram_order")
 """Settings that say what else is scored."""
 _OF_BOTH = ("precision", "batch_sequences")
 _OF_HELD_OUT = ("held_out_sequences", *_OF_BOTH)
 """Settings that scores of held-out text depend on."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the gates have said of a checkpoint, and its scores."""
-
-    model: str
-    """Name that MLflow knows the model by."""
-    checkpoint: str
-    """Digest."""
-    evaluation: str
-    """Digest of the evaluation artifact that has the scores."""
-    promoted: bool
-    """Whether it met all gates, and so became the champion."""
-    passed: list[str]
-    """What was judged well, in words."""
-    failed: list[str]
-    """And what was not."""
-    scores: dict[str, float]
-    """By `SUBJECT/METRIC`."""
-    measured: dict[str, Any]
-    """What the scores of each subject were made with; other scores can be set beside them only where it is the same."""
-    decided: float
-    """Unix time, in seconds."""
-
-    @property
-    def reason(self) -> str:
-        """Return why, in a sentence."""
-        if self.promoted:
-            return f"{self.checkpoint[:12]} is the champion of {self.model}: {'; '.join(self.passed)}"
-        return f"{self.checkpoint[:12]} is not the champion of {self.model}: {'; '.join(self.failed)}"
-
-
-def decisions(workspace: Path, model: str) -> list[Decision]:
-    """Read all decisions about a model, oldest first.
-
-    Raises:
-        ArtifactError: their file is unreadable.
-    """
-    path = _path(workspace, model)
-    if not path.is_file():
-        return []
-    try:
-        return [Decision(**one) for one in read_json(path)]
-    except (OSError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} is unreadable ({error}); restore it from a copy, or delete it to begin without a champion"
-        ) from None
-
-
-def champion(workspace: Path, model: str) -> Decision | None:
-    """Return the decision that made the present champion of a model; None if there is none.
-
-    Raises:
-        ArtifactError: the file of decisions is unreadable.
-    """
-    return next((one for one in reversed(decisions(workspace, model)) if one.promoted), None)
-
-
-def last_decision(workspace: Path, evaluation: str) -> Decision | None:
-    """Return the last decision about the scores of an evaluation artifact, by its digest; None if there is none.
-
-    Raises:
-        ArtifactError: a file of decisions is unreadable.
-    """
-    models = [path.stem for path in (workspace / FOLDER).glob("*.json")]
-    found = [one for model in models for one in decisions(workspace, model) if one.evaluation == evaluation]
-    return max(found, key=lambda one: one.decided, default=None)
 
 
 def decide(
@@ -144,7 +72,7 @@ def decide(
         measured=measured,
         decided=time.time(),
     )
-    path = _path(workspace.path, model)
+    path = decisions_path(workspace.path, model)
     path.parent.mkdir(exist_ok=True)
     write_json(path, [asdict(one) for one in (*decisions(workspace.path, model), decision)])
     return decision
@@ -170,10 +98,6 @@ def tags_of(decision: Decision | None, evaluation: Artifact[Any], checkpoint: Ar
     scores = {f"score.{name}": f"{value:.6g}" for name, value in evaluation.facts.figures.items() if value is not None}
     verdict = {} if decision is None else {"gates": decision.reason}
     return verdict | {"lineage.evaluation": evaluation.digest} | lineage | scores
-
-
-def _path(workspace: Path, model: str) -> Path:
-    return workspace / FOLDER / f"{model}.json"
 
 
 def _beside(

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -28,7 +29,10 @@ _SHOWN, _LETTERS = 2, 600
 """Answers of a task that are shown of each kind, and characters of a prompt, its end."""
 
 _ENVIRONMENT = Environment(autoescape=True)
-_ENVIRONMENT.filters["number"] = lambda value: "–" if value is None else f"{value:.3f}"
+_ENVIRONMENT.filters["number"] = lambda value: (
+    "–" if value is None else f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3e}"
+)
+_ENVIRONMENT.filters["count"] = lambda value: "–" if value is None else f"{value:,.0f}"
 _TEMPLATE = _ENVIRONMENT.from_string("""
 {%- macro picture(name, alt) %}<picture><source media="(max-width: 40rem)" srcset="{{ pictures[name].narrow }}"><img alt="{{ alt }}" src="{{ pictures[name].wide }}"></picture>{% endmacro -%}
 <!doctype html>
@@ -41,10 +45,11 @@ blockquote.right { border-left-color: #2b8a3e; } blockquote.wrong { border-left-
 <h1>Checkpoint evaluation</h1>
 <p class="lead">{{ lead }}</p>
 <h2>Scores</h2>
-<table class="stack"><thead><tr><th>score</th><th class="n">value</th><th class="n">± standard error</th><th class="n">chance</th><th class="n">items</th></tr></thead><tbody>
-{% for row in rows %}<tr><td class="wrap title">{{ row.subject }}<br><span class="note">{{ row.metric }}</span></td><td class="n" data-label="value">{% if row.beats_chance %}<b>{{ row.value|number }}</b>{% else %}{{ row.value|number }}{% endif %}</td><td class="n" data-label="± standard error">{{ row.stderr|number }}</td><td class="n" data-label="chance">{{ row.chance|number }}</td><td class="n" data-label="items">{{ "{:,.0f}".format(row["items"]) if row["items"] else "–" }}</td></tr>
+<table class="stack"><thead><tr><th>score</th><th class="n">value</th><th class="n">± standard error</th><th class="n">chance</th><th class="n">items</th>{% if of_tasks %}<th class="n">few-shot</th><th class="n">version</th><th class="n">truncated</th>{% endif %}</tr></thead><tbody>
+{% for row in rows %}<tr><td class="wrap title">{{ row.subject }}<br><span class="note">{{ row.metric }}</span></td><td class="n" data-label="value">{% if row.beats_chance %}<b>{{ row.value|number }}</b>{% else %}{{ row.value|number }}{% endif %}</td><td class="n" data-label="± standard error">{{ row.stderr|number }}</td><td class="n" data-label="chance">{{ row.chance|number }}</td><td class="n" data-label="items">{{ row["items"]|count }}</td>{% if of_tasks %}<td class="n" data-label="few-shot">{{ row.few_shot|count }}</td><td class="n" data-label="version">{{ row.version or "–" }}</td><td class="n" data-label="truncated">{{ row.truncated|count }}</td>{% endif %}</tr>
 {% endfor %}</tbody></table>
-<p class="note">Chance: what guessing gets; for held-out text, what a unigram model of the training text gets. – where it is not known. Bold: better than chance by more than {{ clear }} standard errors.</p>
+<p class="note">Chance: what guessing gets; for held-out text, what a unigram model of the training text gets. – where it is not known. Bold: better than chance by more than {{ clear }} standard errors.{% if of_tasks %} Truncated: prompts that lost their beginning, because the model does not read so much.{% endif %}</p>
+{% if failures %}<h2>Tasks that failed</h2><ul>{% for name, reason in failures.items() %}<li>{{ name }}: {{ reason }}</li>{% endfor %}</ul>{% endif %}
 {% if pictures.position %}<h2>Held-out text, from inside</h2>
 {{ picture("position", "Bits per byte by position in the sequence") }}
 {{ picture("kinds", "Bits per byte by source, language and kind of token") }}
@@ -68,8 +73,22 @@ wanted: {{ one.target }}{% endif %}</blockquote>
 """)
 
 
-def write(directory: Path, scores: Mapping[str, Mapping[str, float]], lead: str) -> None:
-    """Write the page of an evaluation from its scores and from what suites have left in its folder."""
+def write(
+    directory: Path,
+    scores: Mapping[str, Mapping[str, float]],
+    lead: str,
+    versions: Mapping[str, str] = MappingProxyType({}),
+    failures: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write the page of an evaluation from its scores and from what suites have left in its folder.
+
+    Args:
+        directory: of the evaluation.
+        scores: metrics by subject.
+        lead: what was scored, and the result in a sentence.
+        versions: of the subjects that have one.
+        failures: why a subject has no scores.
+    """
     inside: Any = read_json(directory / "intrinsic.json") if (directory / "intrinsic.json").is_file() else None
     drawn = {} if inside is None else {"position": _position, "kinds": _kinds, "calibration": _calibration}
     if inside is not None and inside["experts"]["layers"]:
@@ -81,7 +100,9 @@ def write(directory: Path, scores: Mapping[str, Mapping[str, float]], lead: str)
     page = _TEMPLATE.render(
         style=STYLE,
         lead=lead,
-        rows=table(scores),
+        rows=table(scores, versions),
+        of_tasks=bool(versions),
+        failures=failures,
         clear=CLEAR,
         pictures=pictures,
         groups=[] if inside is None else [of for group in ("by source", "by language") for of in inside[group].items()],
@@ -91,8 +112,10 @@ def write(directory: Path, scores: Mapping[str, Mapping[str, float]], lead: str)
     write_text(directory / PAGE, page)
 
 
-def table(scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Return each score with its standard error, its chance line, whether it is clearly better, and the number of items."""
+def table(
+    scores: Mapping[str, Mapping[str, float]], versions: Mapping[str, str] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """Return each score with its standard error, its chance line, whether it is clearly better, and what it stands on."""
     rows = []
     for subject, metrics in scores.items():
         for metric, value in metrics.items():
@@ -106,9 +129,12 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "subject": subject,
-                    "metric": metric.replace("_", " "),
+                    "metric": metric,
                     "value": value,
                     "items": metrics.get("documents", metrics.get("held_out_documents")),
+                    "few_shot": metrics.get("few_shot"),
+                    "version": versions.get(subject),
+                    "truncated": metrics.get("truncated"),
                     "stderr": stderr,
                     "chance": chance,
                     "beats_chance": stderr is not None and better > CLEAR * stderr,
@@ -133,7 +159,12 @@ def answers(folder: Path) -> dict[str, list[dict[str, Any]]]:
                     answer, target = (_chosen(choices, one) for one in (answer, target))
                 prompt = sample.get("prompt") or ""
                 shown[right].append(
-                    {"right": right, "prompt": prompt[-_LETTERS:], "answer": _text(answer), "target": _text(target)}
+                    {
+                        "right": right,
+                        "prompt": prompt if len(prompt) <= _LETTERS else f"…{prompt[-_LETTERS:]}",
+                        "answer": _text(answer),
+                        "target": _text(target),
+                    }
                 )
                 if all(len(some) == _SHOWN for some in shown.values()):
                     break

@@ -14,7 +14,7 @@ from longcat.config import PipelineConfig, identity
 from longcat.corpus.shards import TokenCorpus
 from longcat.disk import write_text
 from longcat.errors import ArtifactError, EvaluationError
-from longcat.evaluation.champion import last_decision
+from longcat.evaluation.decisions import last_decision
 from longcat.evaluation.page import PAGE, write
 from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
 from longcat.inference.opening import settle_precision
@@ -24,7 +24,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 8
+STAGE_VERSION = 9
 _KEPT = "suites"
 """Folder of the scores of each suite, for an interrupted evaluation to go on from."""
 
@@ -132,11 +132,13 @@ def evaluate(
         write_text(directory / "report.md", "\n".join(["# Checkpoint evaluation\n", f"{of}\n", *sections]))
         all_scores = {subject: figures for one in outcomes for subject, figures in one.figures.items()}
         headlines = [one.headline for one in outcomes if one.headline]
-        write(directory, all_scores, "; ".join([of, *headlines]))
+        failures = {subject: reason for one in outcomes for subject, reason in one.failures.items()}
+        versions = {subject: version for one in outcomes for subject, version in one.versions.items()}
+        write(directory, all_scores, "; ".join([of, *headlines]), versions, failures)
         return EvaluationFacts(
             scores=all_scores,
             headlines=headlines,
-            failures={subject: reason for one in outcomes for subject, reason in one.failures.items()},
+            failures=failures,
         )
 
     return workspace.materialize(recipe, build, resumable=True, same_code=True, scratch=(_KEPT,))

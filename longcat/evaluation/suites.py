@@ -60,6 +60,8 @@ class Scores:
     """Short result for the table of stages; empty for none."""
     failures: dict[str, str] = field(default_factory=dict)
     """Why a subject has no scores; the stage fails when it has written those of the others."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Version of a subject, of those that have one."""
 
 
 @dataclass(frozen=True)

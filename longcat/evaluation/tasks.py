@@ -44,6 +44,7 @@ def _run(checkpoint: Checkpoint) -> Scores:
         markdown=_markdown(outcome.results, outcome.failures, checkpoint.opened.window),
         headline=f"{failed} task{'s' if failed > 1 else ''} failed" if failed else "",
         failures=outcome.failures,
+        versions={result.name: result.version for result in outcome.results},
     )
 
 

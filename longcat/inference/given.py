@@ -12,35 +12,38 @@ from longcat.config import PipelineConfig
 from longcat.config.config_json import read_config
 from longcat.config.tokenizer_file import TokenizerFile
 from longcat.corpus.shards import TokenCorpus
+from longcat.corpus.tokenizer import same_tokens
 from longcat.errors import ConfigError
 from longcat.inference.opening import digest_of, find_checkpoint
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.interchange.checkpoint_folder import model_folder, tokenizer_of
+from longcat.interchange.checkpoint_folder import NAMED, model_folder, tokenizer_of
 from longcat.interchange.folder import HuggingFaceFolder
 from longcat.interchange.state_dict_map import count_parameters
 
 
-def given_checkpoint(what: str | Path, workspace: Workspace) -> Artifact[CheckpointFacts]:
+def given_checkpoint(what: str | Path, workspace: Workspace, named: str = NAMED) -> Artifact[CheckpointFacts]:
     """Return a checkpoint as an artifact; a Hugging Face folder of others stays where it is, named by its content.
 
     Args:
         what: folder of a checkpoint artifact or of a Hugging Face model, or a digest in the workspace, or its beginning.
-        workspace: where digests are looked for.
+        workspace: where digests are looked for; it remembers the hashes of files.
+        named: the option or setting that it was given by, for errors.
 
     Raises:
         ConfigError: there is no such checkpoint, several digests begin so, it has no tokenizer, or it is of another model.
         ArtifactError: it is damaged.
         DataError: its weights are unreadable.
     """
-    path = find_checkpoint(what, workspace)
-    tokenizer_of(path)
+    path = find_checkpoint(what, workspace, named)
+    tokenizer_of(path, named)
     if (path / MANIFEST).is_file():
-        return open_artifact(path, CheckpointFacts)
+        return open_artifact(path, CheckpointFacts, workspace.sha256)
     folder = HuggingFaceFolder(path)
     facts = CheckpointFacts(
         parameters=count_parameters(folder.tensors), imported_from=path.name, notes=tuple(folder.notes)
     )
-    digest = digest_of(path)
+    digest = digest_of(path, workspace.sha256)
+    workspace.hashes.save()
     manifest = {"kind": "checkpoint", "digest": digest, "parents": [], "facts": facts.model_dump(mode="json")}
     return Artifact("checkpoint", digest, path, manifest, facts)
 
@@ -71,21 +74,27 @@ def with_tokenizer_of(config: PipelineConfig, checkpoint: Path) -> PipelineConfi
             not go with this model.
         DataError: the tokenizer is unreadable.
     """
+    return _fitted(config, checkpoint, tokenizer_settings(checkpoint))
+
+
+def tokenizer_settings(checkpoint: Path) -> dict[str, Any]:
+    """Return the settings of the section `corpus` that take the tokenizer of a checkpoint.
+
+    Raises:
+        ConfigError: it has no special token with the id that the model ends a text with.
+        DataError: it is unreadable.
+    """
     given = tokenizer_of(checkpoint)
     file, end = TokenizerFile.read(given), read_config(model_folder(checkpoint)).model.end_of_text
     token = next((name for name, number in file.special_tokens.items() if number == end), None)
     if token is None:
         raise ConfigError(f"{given} has no special token {end}, which the model ends a text with")
-    return _fitted(
-        config,
-        checkpoint,
-        {"tokenizer": str(given), "end_of_text": token, "vocabulary_size": max(file.vocabulary_size, 259)},
-    )
+    return {"tokenizer": str(given), "end_of_text": token, "vocabulary_size": max(file.vocabulary_size, 259)}
 
 
 def same_tokenizer(tokens: Path, checkpoint: Path) -> bool:
     """Return whether a `tokens` artifact was made by the tokenizer of a checkpoint."""
-    return TokenCorpus.open(tokens).tokenizer_sha256 == sha256_file(tokenizer_of(checkpoint))
+    return same_tokens(TokenCorpus.open(tokens).tokenizer_path, tokenizer_of(checkpoint))
 
 
 def _fitted(config: PipelineConfig, checkpoint: Path, corpus: dict[str, Any]) -> PipelineConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from longcat.config.config_json import CONFIG
 from longcat.corpus.tokenizer import open_tokenizer, vocabulary_size
 from longcat.errors import ConfigError, DataError
 from longcat.inference.layout import lay_for_few_rows
-from longcat.interchange.checkpoint_folder import TOKENIZER_CONFIG, TOKENIZER_FILES, model_folder, tokenizer_of
+from longcat.interchange.checkpoint_folder import NAMED, TOKENIZER_CONFIG, TOKENIZER_FILES, model_folder, tokenizer_of
 from longcat.interchange.folder import INDEX, HuggingFaceFolder, load_huggingface
 from longcat.model.transformer import LongcatModel
 from longcat.unpacking import parse_json, read_bounded
@@ -128,8 +129,13 @@ def open_checkpoint(
     )
 
 
-def find_checkpoint(what: str | Path, workspace: Workspace | None) -> Path:
+def find_checkpoint(what: str | Path, workspace: Workspace | None, named: str = NAMED) -> Path:
     """Return the folder of a checkpoint, see `open_checkpoint`.
+
+    Args:
+        what: a folder, or the beginning of a digest.
+        workspace: where digests are looked for.
+        named: the option or setting that it was given by, for errors.
 
     Raises:
         ConfigError: there is none, or several digests begin so.
@@ -138,11 +144,11 @@ def find_checkpoint(what: str | Path, workspace: Workspace | None) -> Path:
     if folder.is_dir():
         if not (model_folder(folder) / CONFIG).is_file():
             raise ConfigError(
-                f"--checkpoint {what}: neither a checkpoint nor a Hugging Face folder, there is no {CONFIG} in {folder}"
+                f"{named}{what}: neither a checkpoint nor a Hugging Face folder, there is no {CONFIG} in {folder}"
             )
         return folder.resolve()
     if workspace is None:
-        raise ConfigError(f"--checkpoint {what}: there is no such folder")
+        raise ConfigError(f"{named}{what}: there is no such folder")
     digest = str(what)
     kept = workspace.path / "checkpoint"
     is_digest = len(digest) >= 4 and set(digest) <= set("0123456789abcdef")
@@ -151,15 +157,19 @@ def find_checkpoint(what: str | Path, workspace: Workspace | None) -> Path:
         return found[0]
     if found:
         raise ConfigError(
-            f"--checkpoint {what}: several checkpoints in {kept} begin so: {', '.join(path.name for path in found)}"
+            f"{named}{what}: several checkpoints in {kept} begin so: {', '.join(path.name for path in found)}"
         )
     raise ConfigError(
-        f"--checkpoint {what}: no such folder, and no checkpoint in {kept} whose digest begins so (4 characters or more)"
+        f"{named}{what}: no such folder, and no checkpoint in {kept} whose digest begins so (4 characters or more)"
     )
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: Path, sha256: Callable[[Path], str] = sha256_file) -> str:
     """Return the digest of a checkpoint artifact, or 128 bits of SHA-256 in hex over the files of a Hugging Face folder.
+
+    Args:
+        path: the checkpoint.
+        sha256: finds the hash of a file; by default all are read.
 
     Raises:
         DataError: the folder or its manifest is unreadable.
@@ -173,7 +183,7 @@ def digest_of(path: Path) -> str:
     folder = HuggingFaceFolder(source)
     names = [CONFIG, *([INDEX] if folder.has_index else []), *TOKENIZER_FILES]
     files = {*folder.files_read(), *(source / name for name in names if (source / name).is_file())}
-    sums = {file.name: sha256_file(file) for file in sorted(files)}
+    sums = {file.name: sha256(file) for file in sorted(files)}
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:32]
 
 

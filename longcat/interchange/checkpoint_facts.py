@@ -46,6 +46,8 @@ class CheckpointFacts(Facts):
     """Name of the folder that it was made of, instead of being trained here."""
     notes: tuple[str, ...] = ()
     """What of that folder is not in the checkpoint, a line each."""
+    init_from: str | None = None
+    """Digest of the checkpoint whose weights it began with, if it did not begin with those of its seed."""
     steps: int = 0
     """Optimizer steps."""
     tokens: int = 0

@@ -99,15 +99,23 @@ def model_folder(checkpoint: Path) -> Path:
     return inside if inside.is_dir() else checkpoint
 
 
-def tokenizer_of(checkpoint: Path) -> Path:
+NAMED = "--checkpoint "
+"""What errors put before the name of a checkpoint, unless a setting has given it."""
+
+
+def tokenizer_of(checkpoint: Path, named: str = NAMED) -> Path:
     """Return the tokenizer that lies with a model.
+
+    Args:
+        checkpoint: its folder.
+        named: the option or setting that it was given by, for errors.
 
     Raises:
         ConfigError: there is none, or no such checkpoint.
     """
     if not checkpoint.is_dir():
-        raise ConfigError(f"--checkpoint {checkpoint}: there is no such folder")
+        raise ConfigError(f"{named}{checkpoint}: there is no such folder")
     path = model_folder(checkpoint) / TOKENIZER
     if not path.is_file():
-        raise ConfigError(f"--checkpoint {checkpoint}: no {TOKENIZER} in {path.parent}")
+        raise ConfigError(f"{named}{checkpoint}: no {TOKENIZER} in {path.parent}")
     return path

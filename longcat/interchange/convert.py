@@ -12,7 +12,7 @@ import torch
 from longcat.artifact import Artifact, Recipe, Workspace, sha256_file, write_json
 from longcat.config import ModelConfig
 from longcat.config.config_json import CONFIG
-from longcat.disk import copy_file, disk_errors, remove, sync_all, temporary_name
+from longcat.disk import check_can_be_folder, copy_file, disk_errors, remove, sync_all, temporary_name
 from longcat.errors import ConfigError, StorageError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import (
@@ -62,7 +62,8 @@ def export(
             "model.mla_scale_q_lora and mla_scale_kv_lora: transformers' LongCat-Flash always has both scales"
         )
     stored = folder.stored_type if dtype is None else _dtype(dtype)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    check_can_be_folder(output, "--output")
+    if output.exists() and any(output.iterdir()):
         raise StorageError(f"{output} is there already and is not empty; choose another --output")
     temporary = temporary_name(output)
     extra = zero_expert_matrices(folder.config) if opened and not routed_only else ()

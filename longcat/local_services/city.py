@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from longcat.errors import DataError
+from longcat.printable import counted
 
 BLOCK_M = 250
 """Length of a block in metres."""
@@ -25,6 +26,8 @@ SPEED_M_PER_MINUTE = 250
 DAY_MINUTES = 24 * 60
 _MOST = 1_000_000
 """Largest number in a file: solvers count with limited ones."""
+_POSITIVE = {"width", "height", "capacity"}
+"""Fields of a file that are at least 1; all other numbers may be 0."""
 _MOST_SHOWN = 80
 """Characters of a value that a message shows."""
 PROMISE_MINUTES = 30
@@ -212,7 +215,7 @@ def scene_from_json(document: Any, where: str) -> Scene:
     """
     _fields(document, Scene, where)
     town = _fields(document["city"], City, f"{where}: city")
-    width, height = (_number(town[name], f"{where}: city.{name}", least=1) for name in ("width", "height"))
+    width, height = (_number(town[name], f"{where}: city.{name}") for name in ("width", "height"))
     city = City(width, height, _all(town["merchants"], f"{where}: city.merchants", Merchant))
     scene = Scene(
         city,
@@ -256,14 +259,14 @@ def _check(scene: Scene, where: str) -> None:
                         f"{where}: {name}[{index}]{_named(thing.id)}.{field}: ({place.x}, {place.y}) is outside the city, which reaches "
                         f"from (0, 0) to ({scene.city.width}, {scene.city.height})"
                     )
-    for index, courier in enumerate(scene.couriers):
-        _number(courier.capacity, f"{where}: couriers[{index}]{_named(courier.id)}.capacity", least=1)
     if scene.orders and not scene.couriers:
         raise DataError(f"{where}: couriers: there is none who could carry order {_shown(scene.orders[0].id)}")
     for index, order in enumerate(scene.orders):
         place = f"{where}: orders[{index}]{_named(order.id)}"
         if order.merchant not in shops:
-            raise DataError(f"{place}.merchant: {_shown(order.merchant)} is none of the city's {len(shops)} merchants")
+            raise DataError(
+                f"{place}.merchant: {_shown(order.merchant)} is none of the city's {counted(len(shops), 'merchant')}"
+            )
         if order.pickup != shops[order.merchant].place:
             raise DataError(f"{place}.pickup: differs from the place of merchant {_shown(order.merchant)}")
         if order.ready < order.placed:
@@ -306,7 +309,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
-def _number(value: Any, where: str, *, least: int = 0) -> int:
+def _number(value: Any, where: str) -> int:
+    least = int(where.rpartition(".")[2] in _POSITIVE)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DataError(f"{where}: expected a whole number of at least {least}, found {_shown(value)}")
     if value > _MOST:

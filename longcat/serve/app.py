@@ -16,11 +16,12 @@ from starlette.types import ASGIApp
 
 from longcat.inference.opening import OpenCheckpoint
 from longcat.inference.requests import Prompt
+from longcat.serve.accepting import sentence, shown_name
 from longcat.serve.answers import ALIVE, DONE, Answer, Text, event
 from longcat.serve.asking import Asker
 from longcat.serve.dispatching import Dispatching
 from longcat.serve.door import Door
-from longcat.serve.engine import Engine, Job
+from longcat.serve.engine import Engine, Job, without_tokens
 from longcat.serve.failure import ApiError
 from longcat.serve.metrics import Metrics
 from longcat.serve.protocol import ChatRequest, CompletionRequest, DispatchQuery
@@ -120,7 +121,7 @@ class _Desk:
         prefixes: Sequence[str],
     ) -> Response:
         began = time.perf_counter()
-        job = self._engine.submit(prompts)
+        job = without_tokens(prompts) if asked.max_tokens == 0 else self._engine.submit(prompts)
         # a prompt that has several texts is one prompt
         prompt_tokens = sum(len(prompt.tokens) for prompt in prompts[:: asked.n])
         self._metrics.prompt_tokens.inc(prompt_tokens)
@@ -208,12 +209,13 @@ def _explain(app: FastAPI) -> None:
 def _invalid(error: RequestValidationError) -> ApiError:
     found = []
     for one in error.errors():
-        place = ".".join(str(part) for part in one["loc"] if part not in ("body", "query"))
+        place = one["loc"][1:]  # after the body or the address
         if one["type"] == "json_invalid":
-            return ApiError(400, f"the body is no JSON: {one['ctx']['error']} at character {place}")
+            return ApiError(400, f"the body is no JSON: {one['ctx']['error']} at character {place[0]}")
+        if not place and one["type"] == "string_unicode":
+            return ApiError(400, "the body: the name of a field holds half a character, which is no Unicode")
         if not place:
             return ApiError(400, "the body has to be a JSON object, with Content-Type: application/json")
-        unknown = one["type"] == "extra_forbidden"
-        found.append((place, f"{place} is not known here" if unknown else f"{place}: {one['msg']}"))
+        found.append((shown_name(place[0]), sentence(place, one["type"], one["msg"])))
     message = "; ".join(text for _, text in found[:4])[:1000]
-    return ApiError(400, message, field=found[0][0].split(".")[0][:100])
+    return ApiError(400, message, field=found[0][0])

@@ -10,6 +10,7 @@ from longcat.inference.chat import render, with_special_tokens
 from longcat.inference.opening import OpenCheckpoint
 from longcat.inference.requests import Prompt
 from longcat.inference.sampling import Sampling
+from longcat.printable import counted
 from longcat.serve.failure import ApiError
 from longcat.serve.protocol import ChatRequest, CompletionRequest
 
@@ -93,18 +94,17 @@ class Asker:
     ) -> list[Prompt]:
         length = max(1, len(row))  # of nothing, the token that ends the text before
         count = min(default, self._window - length) if wanted is None else wanted
-        if count < 1 or length + count > self._window:
-            new = f"and {wanted} new ones" if wanted is not None else "and a new one"
+        if (count < 1 and wanted != 0) or length + count > self._window:
+            new = "and a new one" if wanted in (None, 1) else f"and {wanted} new ones"
             raise ApiError(
                 400,
-                f"{length} tokens of prompt {new} are more than the {self._window} positions",
+                f"{counted(length, 'token')} of prompt {new} are more than the {self._window} positions",
                 code="context_length_exceeded",
                 field=field,
             )
         first = secrets.randbits(62) if asked.seed is None else asked.seed
-        temperature = 1.0 if asked.temperature is None else asked.temperature
-        top_p = 1.0 if asked.top_p is None else asked.top_p
+        most = max(1, count)  # 0 is not asked of the model
         return [
-            Prompt(row, Sampling(count, temperature, asked.top_k, top_p, first + choice), asked.stops)
+            Prompt(row, Sampling(most, asked.temperature, asked.top_k, asked.top_p, first + choice), asked.stops)
             for choice in range(asked.n)
         ]

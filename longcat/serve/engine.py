@@ -71,6 +71,13 @@ class Job:
             waited_for -= piece.finished is not None
 
 
+def without_tokens(prompts: Sequence[Prompt]) -> Job:
+    """Return a request that wants no tokens, and is finished; to be called in the event loop that waits for it."""
+    job = Job(prompts, 0, asyncio.get_running_loop())
+    _put([(job, Piece(index, finished="length")) for index in range(len(prompts))])
+    return job
+
+
 Answer = asyncio.Future[list[Likelihood]]
 
 

@@ -90,6 +90,14 @@ class Tracker:
         """Log figures of the whole pipeline in the parent run."""
         StageRun(self._journal, "pipeline").log_metrics(figures)
 
+    def log_artifact(self, path: Path) -> None:
+        """Log a file of the whole pipeline in the parent run; it must stay in place until it is sent."""
+        StageRun(self._journal, "pipeline").log_artifact(path)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the parent run."""
+        StageRun(self._journal, "pipeline").set_tags(tags)
+
     def close(self, status: str) -> str | None:
         """End the parent run and wait a bounded time for MLflow; returns what is to be said of unsent events."""
         self._journal.append("end", "pipeline", status=status, time=time.time())

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -123,6 +124,18 @@ def read_lines(journal: Path, offset: int, at_most: int) -> list[tuple[int, byte
             offset += len(line)
             lines.append((offset, line))
     return lines
+
+
+def unsent_paths(directory: Path) -> set[Path]:
+    """Return the files and folders that events in a directory's journals name and MLflow is still to be sent."""
+    found = set[Path]()
+    for path in directory.glob("*.jsonl"):
+        for _, line in read_lines(path, Sent.of(path).offset, at_most=sys.maxsize):
+            with contextlib.suppress(ValueError):
+                named = parse(line).get("path")
+                if isinstance(named, str):
+                    found.add(Path(named))
+    return found
 
 
 def parse(line: bytes) -> dict[str, Any]:

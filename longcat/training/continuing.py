@@ -117,7 +117,7 @@ def _begun(workspace: Workspace, recipe: CheckpointRecipe) -> bool:
 def _with_fewer_steps(workspace: Workspace, recipe: CheckpointRecipe) -> list[Artifact[CheckpointFacts]]:
     """List the finished checkpoints of the same run with fewer steps, most steps first, by what their manifests say."""
     wanted, steps = _without_steps(recipe.identity)
-    tokens = [parent.digest for parent in recipe.parents]
+    tokens = [parent.digest for parent in recipe.parents if parent.kind != recipe.kind]
     found = []
     for path in (workspace.path / recipe.kind).glob(f"[!.]*/{MANIFEST}"):
         try:

@@ -16,7 +16,7 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.disk import copy_file
 from longcat.errors import ArtifactError, ConfigError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.checkpoint_folder import NAMED, CheckpointFolder
 from longcat.interchange.convert import complete_tokenizer
 from longcat.interchange.folder import write_huggingface
 from longcat.interchange.state_dict_map import count_parameters, state_dict_map
@@ -30,12 +30,13 @@ STAGE_VERSION = 1
 _NAMED = re.compile(r"([0-9a-f]{4,})@(\d{1,8})")
 
 
-def state_as_checkpoint(what: str, workspace: Workspace | None) -> str:
+def state_as_checkpoint(what: str, workspace: Workspace | None, option: str = NAMED) -> str:
     """Return the folder of the checkpoint that is made of a state; what names no state is returned as it is.
 
     Args:
         what: a state, or any other name of a checkpoint.
         workspace: where runs are looked for, and where the checkpoint is made; a folder's own one if None.
+        option: the option or setting that it was given by, for errors.
 
     Raises:
         ConfigError: there is no such run or state.
@@ -43,8 +44,8 @@ def state_as_checkpoint(what: str, workspace: Workspace | None) -> str:
     """
     if named := _NAMED.fullmatch(what):
         if workspace is None:
-            raise ConfigError(f"--checkpoint {what}: there is no workspace in which runs could be looked for")
-        return str(_of_run(named[1], int(named[2]), workspace))
+            raise ConfigError(f"{option}{what}: there is no workspace in which runs could be looked for")
+        return str(_of_run(named[1], int(named[2]), workspace, option))
     folder = Path(what).expanduser().resolve()
     if not (folder / files.DIGESTS).is_file():
         return what
@@ -101,7 +102,7 @@ def keep_states(run: Path, training: TrainingConfig, workspace: Workspace) -> No
             checkpoint_of(state, workspace)
 
 
-def _of_run(beginning: str, step: int, workspace: Workspace) -> Path:
+def _of_run(beginning: str, step: int, workspace: Workspace, option: str) -> Path:
     kept = workspace.path / "checkpoint"
     found: dict[str, Path] = {}
     for run in kept.glob(f".{beginning}*.partial"):
@@ -119,10 +120,10 @@ def _of_run(beginning: str, step: int, workspace: Workspace) -> Path:
             found[path.name] = path
     if not found:
         raise ConfigError(
-            f"--checkpoint {beginning}@{step}: no run in {kept} that begins so has a state after step {step}; "
+            f"{option}{beginning}@{step}: no run in {kept} that begins so has a state after step {step}; "
             "training.keep_every_steps keeps some"
         )
     if len(found) > 1:
-        raise ConfigError(f"--checkpoint {beginning}@{step}: several runs begin so: {', '.join(sorted(found))}")
+        raise ConfigError(f"{option}{beginning}@{step}: several runs begin so: {', '.join(sorted(found))}")
     [path] = found.values()
     return path if not (path / files.DIGESTS).is_file() else checkpoint_of(path, workspace).path

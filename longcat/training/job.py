@@ -39,7 +39,9 @@ class Job:
     start_from: str | None = None
     """State that a measurement begins with, or training that goes on from a finished checkpoint."""
     weights: str | None = None
-    """Hugging Face folder whose weights a measurement begins with, where there is no state."""
+    """Hugging Face folder whose weights a measurement begins with, where there is no state, or training before its first step."""
+    moments: str | None = None
+    """State of another run whose weights and optimizer training begins with before its first step, in place of `weights`."""
     run: str = ""
     """Digest of the artifact that is made: which run the checkpoints in the directory have to be of."""
     sequence_length: int | None = None

@@ -22,6 +22,7 @@ from longcat.parallel.mesh import ProcessMesh
 from longcat.training import checkpoint, checkpoint_files
 from longcat.training.checkpoint_files import RunRecord
 from longcat.training.corruption import CorruptionCheck, Finding
+from longcat.training.given_weights import load_weights
 from longcat.training.health import Health
 from longcat.training.heartbeat import Heartbeat
 from longcat.training.held_out import write_sample
@@ -103,6 +104,8 @@ class Recoverable:
             if start == newest:
                 checkpoint_files.check_run(start, record, self.job.run)
             done = checkpoint.load(start, self.trainer.weights, self.trainer.optimizers)
+        else:
+            self._begin()
         self.health.restore(record.health)
         self._note_clean(done if newest is None else min(record.clean, done))
         finished = done == self.config.training.steps
@@ -112,9 +115,16 @@ class Recoverable:
             write_sample(self.trainer, self.corpus, self.directory, done)  # one that was to leave had no time for it
         return done
 
+    def _begin(self) -> None:
+        """Give the trainer, before the first step, the weights and moments of another run if it is to have them. Collective."""
+        if self.job.moments is not None:
+            checkpoint.load(Path(self.job.moments), self.trainer.weights, self.trainer.optimizers)
+        elif self.job.weights is not None:
+            load_weights(Path(self.job.weights), self.trainer.weights)
+
     @property
     def _first_state(self) -> Path | None:
-        """Where the state lies that the run began with; none for the weights that the seed gives."""
+        """Where the state lies that the run goes on from; none for a run that begins with its first step."""
         return None if self.job.start_from is None else Path(self.job.start_from)
 
     def _first_sound(self, steps: Iterable[int]) -> Path | None:
@@ -161,6 +171,7 @@ class Recoverable:
             del self.trainer, self.corruption
             gc.collect()  # before another one takes as much memory
             self.trainer = self._new_trainer()
+            self._begin()
         self._drop_after(done)
         self._note_clean(min(self._clean, done))
         return done, state

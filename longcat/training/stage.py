@@ -13,7 +13,7 @@ from longcat.corpus.shards import TokenCorpus
 from longcat.disk import copy_file, remove
 from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
-from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.interchange.checkpoint_folder import CheckpointFolder, model_folder
 from longcat.interchange.convert import complete_tokenizer
 from longcat.interchange.folder import write_huggingface
 from longcat.peak import peak
@@ -21,6 +21,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.beat import FOLDER
 from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
+from longcat.training.given_start import check_tokens, given_start
 from longcat.training.given_state import keep_states
 from longcat.training.job import ERRORS, JOB, RESULT, Job
 from longcat.training.layout import settle_layout, training_device
@@ -47,7 +48,8 @@ def pretrain(
     """Train a model on a tokens artifact; an interrupted run goes on from its last checkpoint.
 
     It may go on in another layout, and a finished checkpoint with fewer steps may go on to more, as a parent of the new one:
-    `longcat.training.continuing`.
+    `longcat.training.continuing`. With `training.init_from` the first step begins with the weights of another checkpoint, which
+    is a parent, too.
 
     Args:
         config: sections `model` and `training`, and the seed.
@@ -60,13 +62,16 @@ def pretrain(
         A `checkpoint` artifact, see `CheckpointFolder`.
 
     Raises:
-        ConfigError: the layout does not fit the machine or the batch.
-        ArtifactError: the tokens do not fit the model.
+        ConfigError: the layout does not fit the machine or the batch, or `training.init_from` not the configuration.
+        ArtifactError: the tokens do not fit the model, or another tokenizer made them than that of `training.init_from`.
         TrainingError: the processes failed more often than `training.max_restarts` allows.
     """
     accelerator = training_device(config)
     layout = settle_layout(config, accelerator)
     _check_contract(config, tokens)
+    start = given_start(config, workspace)
+    if start is not None:
+        check_tokens(config, start, tokens.path)
     now = layout_since(config, layout, accelerator.name, 0)
 
     def recipe_of(earlier: Artifact[CheckpointFacts] | None) -> Recipe[CheckpointFacts]:
@@ -79,13 +84,13 @@ def pretrain(
                 "model": identity(config.model),
                 "training": identity(config.training),
                 "device": [layout.accelerator, layout.precision],
+                **({} if start is None else {"init_from": start.digest}),
             },
-            parents=(tokens,) if earlier is None else (tokens, earlier),
+            parents=(tokens, *(of for of in (start, earlier) if of is not None)),
             sources=code_of(__name__, WORKER),
         )
 
     recipe, earlier = choose_start(workspace, recipe_of)
-
     passed_on = 0
 
     def pass_on(records: Records) -> None:
@@ -103,6 +108,8 @@ def pretrain(
             tokens=str(tokens.path),
             directory=str(directory),
             start_from=first_state(earlier, directory),
+            weights=None if start is None else str(model_folder(start.path)),
+            moments=str(CheckpointFolder(start.path).state) if start and config.training.init_optimizer else None,
             run=recipe.digest,
             workspace=str(workspace.path),
             device=accelerator.name,
@@ -127,6 +134,7 @@ def pretrain(
         last = result["layouts"][-1]
         return CheckpointFacts(
             **result,
+            init_from=None if start is None else start.digest,
             **summarise(read_metrics(folder.metrics)),
             processes=last["processes"],
             parallel=last["parallel"],

@@ -19,6 +19,7 @@ from longcat.training.job import RESULT, Job
 from longcat.training.launchers import Launcher, open_launcher
 from longcat.training.life import record_event
 from longcat.training.metrics import Follower, Records, read_metrics
+from longcat.training.step_line import StepLine
 from longcat.training.watch import Watch
 
 
@@ -52,15 +53,14 @@ def supervise(
     folder = CheckpointFolder(directory)
     follower = Follower(folder.metrics)
     deadline = time.monotonic() + training.deadline_s
-    loss = ""
+    line = StepLine(training.steps)
 
     def poll() -> None:
-        nonlocal loss
         check_lease()
         if records := follower.new():
             on_metrics(records)
-            loss = f"loss {records[-1]['train/loss']:.3f}"
-        report(Progress("pretrain", follower.last_step, training.steps, loss or "starting processes"))
+            line.add(records)
+        report(Progress("pretrain", follower.last_step, training.steps, str(line) or "starting processes"))
 
     def wait(message: str) -> None:
         check_lease()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from longcat.corpus.facts import TokensFacts
 from longcat.inference.given import given_checkpoint
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.training.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.slow
 TIMED = Measurement(
@@ -75,6 +77,32 @@ def test_all_nodes_are_waited_for(tmp_path, monkeypatch):
     with pytest.raises(InterruptedError):
         module.time_steps(config, there, there, directory=tmp_path / "processes")
     assert asked == [(2, 2, 0)]
+
+
+def test_progress_is_that_of_the_first_process(tmp_path, monkeypatch):
+    config = load_config("smoke", None, ["training.processes=1", "benchmark.profiled_steps=2"])
+    first, steps = config.training.steps, module.planned_steps(config.benchmark)
+    heard = []
+
+    def run_workers(_worker, job, _config, _deadline_s, poll):
+        poll()
+        heart = Heartbeat(Path(job.directory), 0)
+        for step in (first, first + 1, first + steps - 1, first + steps):
+            heart.begin_step(step)
+            poll()
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "run_workers", run_workers)
+    there = SimpleNamespace(path=tmp_path / "kind" / "digest")
+    with pytest.raises(InterruptedError):
+        module.time_steps(config, there, there, directory=tmp_path / "processes", report=heard.append, of=(1, 2))
+    assert [round(one.done - 1, 6) for one in heard] == [
+        round(done / (steps + 1), 6) for done in (0, 0, 1, steps - 1, steps)
+    ]
+    assert {one.total for one in heard} == {2}
+    said = [one.message.removeprefix("timing training steps: ") for one in heard]
+    assert said[:3] == ["starting processes", "starting processes", f"step 1 of {steps}"]
+    assert said[-1] == "operators and collectives"
 
 
 def test_a_folder_of_weights_is_timed_with_the_settings_asked_for(smoke_run, smoke_settings, tmp_path):

@@ -88,6 +88,8 @@ def test_other_mistakes_say_what_would_be_right(tmp_path):
         ([EXAMPLE, "--language", "fr"], "there are zh, en"),
         ([tmp_path / "none.json"], "No such file"),
         ([broken], "not JSON"),
+        ([EXAMPLE, "--output", broken], f"because {broken} is a file; choose another --output"),
+        ([EXAMPLE, "--output", broken / "a" / "b"], f"because {broken} is a file; choose another --output"),
         ([EXAMPLE, "--checkpoint", tmp_path / "none"], "no such folder"),
     ):
         error = run(*arguments).exception

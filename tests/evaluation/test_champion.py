@@ -9,7 +9,8 @@ from longcat.artifact import Artifact, Workspace
 from longcat.config import load_config
 from longcat.corpus.block_tasks import DOCUMENT
 from longcat.errors import ArtifactError, GateError
-from longcat.evaluation.champion import champion, decide, decisions, last_decision, require, tags_of
+from longcat.evaluation.champion import decide, require, tags_of
+from longcat.evaluation.decisions import champion, champions, decisions, last_decision
 from longcat.evaluation.stage import EvaluationFacts
 
 MODEL = "longcat-smoke"
@@ -68,6 +69,7 @@ def test_the_older_champion_stays(judged, tmp_path):
     assert judged("third", 2.4).promoted
     assert [one.checkpoint for one in decisions(tmp_path, MODEL)] == ["first", "second", "third"]
     assert champion(tmp_path, MODEL).checkpoint == "third"
+    assert [one.checkpoint for one in champions(tmp_path)] == ["third"]
     assert last_decision(tmp_path, "esecond").reason.startswith("second is not the champion")
     assert last_decision(tmp_path, "unknown") is None
 

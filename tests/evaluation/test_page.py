@@ -14,7 +14,7 @@ def test_scores_stand_beside_their_error_and_chance():
     rows = {(row["subject"], row["metric"]): (row["value"], row["stderr"], row["chance"]) for row in table(scores)}
     assert [row["items"] for row in table(scores)] == [None, 8.0]
     assert rows == {
-        ("held_out", "bits per byte"): (2.0, None, 4.0),
+        ("held_out", "bits_per_byte"): (2.0, None, 4.0),
         ("t", "acc"): (0.5, 0.1, 0.25),
     }
 
@@ -64,3 +64,24 @@ def test_right_and_wrong_answers_are_shown_as_text(tmp_path):
     assert "&lt;script&gt;0&lt;/script&gt;" in page
     assert "<script>" not in page and "<b>\n" not in page
     assert answers(tmp_path / "none") == {}
+
+
+def test_what_a_score_stands_on_and_why_a_task_failed_are_shown(tmp_path):
+    figures = {"acc": 0.5, "acc_stderr": 0.1, "documents": 1200.0, "few_shot": 2.0, "truncated": 7.0, "ppl": 2.5e14}
+    write(tmp_path, {"held_out": {"bits_per_byte": 2.0}, "t": figures}, "", {"t": "1.2"}, {"bad": "no <file>"})
+    page = (tmp_path / "report.html").read_text()
+    row = re.search(r'title">t<br>.*?acc<.*?</tr>', page)[0]
+    assert re.findall(r'data-label="([^"]+)">(?:<b>)?([^<]+)', row) == [
+        ("value", "0.500"),
+        ("± standard error", "0.100"),
+        ("chance", "–"),
+        ("items", "1,200"),
+        ("few-shot", "2"),
+        ("version", "1.2"),
+        ("truncated", "7"),
+    ]
+    assert ">2.500e+14<" in page
+    assert "lost their beginning" in page
+    assert "<li>bad: no &lt;file&gt;</li>" in page
+    write(tmp_path, {"held_out": {"bits_per_byte": 2.0}}, "")
+    assert "few-shot" not in (tmp_path / "report.html").read_text()

@@ -95,6 +95,13 @@ def test_demand_follows_the_hours_of_the_day():
             lambda d: d["couriers"][0].update(capacity=0),
             r"couriers\[0\] \(id 'c1'\).capacity: expected a whole number of at least 1",
         ),
+        *(
+            (
+                lambda d, value=value: d["couriers"][0].update(capacity=value),
+                rf"couriers\[0\] \(id 'c1'\).capacity: expected a whole number of at least 1, found {value}$",
+            )
+            for value in (-1, 1.5, False)
+        ),
         (
             lambda d: d["couriers"][0].update(place=[1, 2]),
             r"couriers\[0\] \(id 'c1'\).place: expected an object, found list",

@@ -137,3 +137,69 @@ def test_numbers_for_prometheus(serving):
     assert "longcat_prompt_tokens_total 2.0" in text
     assert "longcat_request_seconds_count 1.0" in text
     assert "longcat_texts_unfinished 0.0" in text
+
+
+NULL = [
+    "n",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "user",
+    "metadata",
+    "store",
+]
+NULL += ["logprobs", "logit_bias", "frequency_penalty", "presence_penalty", "service_tier", "prompt_cache_key"]
+NULL_COMPLETION = ["echo", "best_of", "suffix"]
+NULL_CHAT = ["max_completion_tokens", "response_format", "tools", "tool_choice", "parallel_tool_calls", "functions"]
+NULL_CHAT += ["function_call", "top_logprobs", "modalities", "audio", "prediction", "reasoning_effort", "verbosity"]
+NULL_CHAT += ["web_search_options"]
+
+
+@pytest.mark.parametrize("seeded", [{"seed": 3}, {"temperature": 0}])
+def test_null_is_the_default(serving, seeded):
+    client, _ = serving(settings={"chat_tokens": 6})
+    chat = {"messages": [{"role": "user", "content": "u"}]}
+    for path, asked, more in (
+        ("completions", {"prompt": "ab"}, NULL_COMPLETION),
+        ("chat/completions", chat, NULL_CHAT),
+    ):
+        plain, null = (
+            client.post(f"/v1/{path}", body | seeded) for body in (asked, asked | dict.fromkeys([*NULL, *more]))
+        )
+        assert null.status_code == plain.status_code == 200, null.text
+        assert null.json()["choices"] == plain.json()["choices"]
+        assert null.json()["usage"] == plain.json()["usage"]
+
+
+def test_values_that_ask_for_nothing_are_accepted(serving):
+    client, _ = serving()
+    chat = {"messages": [{"role": "user", "content": "u"}], "temperature": 0, "max_tokens": 4}
+    nothing = {"presence_penalty": 0.0, "frequency_penalty": 0, "tools": [], "tool_choice": "auto", "logprobs": False}
+    nothing |= {"response_format": {"type": "text"}, "modalities": ["text"], "logit_bias": {}}
+    plain, asked = (client.post("/v1/chat/completions", body).json() for body in (chat, chat | nothing))
+    assert asked["choices"] == plain["choices"]
+    message = plain["choices"][0]["message"]
+    given_back = chat | {"messages": [*chat["messages"], message, {"role": "user", "content": "v"}]}
+    assert client.post("/v1/chat/completions", given_back).status_code == 200
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_no_tokens_are_the_prompt_alone(serving, opened, echo):
+    client, engine = serving()
+    asked = {"prompt": [opened.encode("ab"), opened.encode("cde")], "n": 2, "max_tokens": 0, "echo": echo}
+    answer = client.post("/v1/completions", asked).json()
+    expected = ["ab", "ab", "cde", "cde"] if echo else [""] * 4
+    assert [choice["text"] for choice in answer["choices"]] == expected
+    assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
+    assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5}
+    pieces = events(client.post("/v1/completions", asked | {"stream": True}))
+    texts = [""] * 4
+    for piece in pieces:
+        texts[piece["choices"][0]["index"]] += piece["choices"][0]["text"]
+    assert texts == expected
+    assert client.post("/v1/completions", asked | {"prompt": [5] * opened.window}).status_code == 200
+    assert engine.unfinished == 0

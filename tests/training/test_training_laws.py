@@ -24,6 +24,59 @@ def test_learning_rate_rises_then_falls_between_its_bounds(steps, warmup, share)
     assert learning_rate(steps, steps, config) == pytest.approx(1e-3 * share) or warmup >= steps
 
 
+FORMS = {
+    "linear": lambda x: 1 - x,
+    "sqrt": lambda x: 1 - math.sqrt(x),
+    "cosine": lambda x: (1 + math.cos(math.pi * x)) / 2,
+}
+
+
+@given(
+    steps=st.integers(1, 2000),
+    warmup=st.integers(0, 100),
+    share=st.floats(0, 1),
+    fraction=st.floats(0.001, 1),
+    form=st.sampled_from(sorted(FORMS)),
+)
+def test_wsd_stays_at_the_peak_and_then_falls_to_its_last_rate(steps, warmup, share, fraction, form):
+    config = OptimizerConfig(
+        learning_rate=1e-3,
+        warmup_steps=warmup,
+        final_learning_rate_fraction=share,
+        schedule="wsd",
+        decay_fraction=fraction,
+        decay_form=form,
+    )
+    rates = [learning_rate(step, steps, config) for step in range(steps)]
+    decaying = min(max(1, round(fraction * steps)), max(0, steps - warmup))
+    begin = steps - decaying
+    assert rates[:warmup] == [1e-3 * (step + 1) / warmup for step in range(min(warmup, steps))]
+    assert all(rate == 1e-3 for rate in rates[warmup:begin])
+    expected = [1e-3 * (share + (1 - share) * FORMS[form]((n + 1) / decaying)) for n in range(decaying)]
+    assert rates[begin:] == pytest.approx(expected, abs=1e-15)
+    if decaying:
+        assert rates[-1] == pytest.approx(1e-3 * share, abs=1e-15)
+        assert learning_rate(steps + 5, steps, config) == pytest.approx(rates[-1], abs=1e-15)
+
+
+def test_a_constant_rate_stays_after_its_warm_up():
+    config = OptimizerConfig(learning_rate=1e-3, warmup_steps=4, schedule="constant")
+    assert [learning_rate(step, 8, config) for step in range(10)] == pytest.approx(
+        [2.5e-4, 5e-4, 7.5e-4, 1e-3, *[1e-3] * 6]
+    )
+
+
+def test_the_default_is_the_cosine_of_before():
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=2)
+    assert config.schedule == "cosine"
+    cosines = [(1 + math.cos(math.pi * n / 8)) / 2 for n in range(8)]
+    assert [learning_rate(step, 10, config) for step in range(10)] == [
+        0.1 * 1 / 2,
+        0.1 * 2 / 2,
+        *[0.1 * (0.1 + (1 - 0.1) * one) for one in cosines],
+    ]
+
+
 def test_bias_control_reaches_the_target_share():
     """With the published law, a router with random preferences settles at K_e routed experts a token, evenly loaded."""
     model = load_config("smoke").model

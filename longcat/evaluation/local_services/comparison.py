@@ -12,6 +12,7 @@ from longcat.local_services.city import Scene
 from longcat.local_services.greedy import nearest_free
 from longcat.local_services.simulation import Choice, Decision, Dispatcher, Hour, Position, cost_of, simulate
 from longcat.local_services.solver import Hindsight, best_choice, hindsight
+from longcat.printable import counted as number_of
 
 _LEAST_S = 0.1
 """Seconds that the search in hindsight has in any case."""
@@ -45,7 +46,7 @@ class Comparison:
         first, *others = self.rows
         cost = first.hour.cost.total
         parts = [_against(cost, row.hour.cost.total, row.name) for row in others]
-        text = f"{first.name.capitalize()} costs {cost} minutes: {' and '.join(parts)}."
+        text = f"{first.name.capitalize()} costs {number_of(cost, 'minute')}: {' and '.join(parts)}."
         if self.hindsight is None:
             return f"{text} Without OR-Tools the optimum in hindsight is not known (pip install 'longcat[services]')."
         known = (

@@ -1,0 +1,119 @@
+"""Runs by their ids and names, from the journals of a workspace and, for others, from MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longcat.errors import DataError
+from longcat.redaction import redact
+from longcat.stores import sqlite_path
+from longcat.tracking.forwarding import import_mlflow
+from longcat.tracking.journal import Sent, parse
+
+_TOLD = tuple(b'{"event": "%s"' % event for event in (b"start", b"params", b"tags"))
+"""Beginnings of the lines that say what a run is."""
+_LEAST = 4
+"""Characters that an id is known by."""
+
+
+@dataclass
+class TrackedRun:
+    """A run of a flow, or of one of its stages."""
+
+    name: str
+    id: str | None
+    """MLflow's; None while it has not been reached."""
+    started: float
+    """Unix time in seconds."""
+    results: list[str] = field(default_factory=list)
+    """`KIND/DIGEST` of what it made or reused, in the order of the stages."""
+    params: dict[str, str] = field(default_factory=dict)
+    """The configuration, by dotted names; empty where MLflow has not been given it."""
+
+
+def runs_in_journals(directory: Path) -> list[TrackedRun]:
+    """Return the runs that were made in a workspace, each flow's before those of its stages, oldest first."""
+    found = []
+    for journal in sorted(directory.glob("*.jsonl")):
+        ids = Sent.of(journal).run_ids
+        runs: dict[str, TrackedRun] = {}
+        for event in _events(journal):
+            key = event["key"]
+            with suppress(KeyError, TypeError, AttributeError):
+                if event["event"] == "start":
+                    runs[key] = TrackedRun(str(event["name"]), ids.get(key), float(event["time"]))
+                elif event["event"] == "params":
+                    runs[key].params |= {str(name): str(value) for name, value in event["params"].items()}
+                elif "artifact" in event["tags"]:
+                    for run in {id(run): run for run in (runs[key], runs["pipeline"])}.values():
+                        run.results.append(str(event["tags"]["artifact"]))
+        whole = runs.get("pipeline")
+        for run in runs.values():
+            if whole is not None and not run.params:
+                run.params = whole.params
+            found.append(run)
+    return found
+
+
+def named_so(runs: Iterable[TrackedRun], what: str) -> list[TrackedRun]:
+    """Return the runs of an id, or its beginning, or of a name."""
+    some = list(runs)
+    by_id = [run for run in some if len(what) >= _LEAST and (run.id or "").startswith(what)]
+    return by_id or [run for run in some if run.name == what]
+
+
+def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
+    """Ask MLflow for runs of an id or a name, newest first; none from a store that is not there.
+
+    Args:
+        uri: tracking server or store, as for MLFLOW_TRACKING_URI.
+        what: id or name.
+
+    Raises:
+        DataError: the store cannot be reached.
+    """
+    store = sqlite_path(uri)
+    if store is not None and not store.is_file():  # MLflow would create one
+        return []
+    mlflow = import_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = mlflow.MlflowClient(uri)
+        everywhere = [one.experiment_id for one in client.search_experiments()]
+        sign = '"' if "'" in what else "'"
+        if sign in what:  # no filter of MLflow's can say it
+            return []
+        runs = client.search_runs(everywhere, f"attributes.run_id = {sign}{what}{sign}") or client.search_runs(
+            everywhere, f"attributes.run_name = {sign}{what}{sign}", max_results=20
+        )
+        found = []
+        for run in runs:
+            parts = client.search_runs(everywhere, f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+            whole = [run, *sorted(parts, key=lambda one: one.info.start_time)]
+            found.append(
+                TrackedRun(
+                    run.info.run_name,
+                    run.info.run_id,
+                    run.info.start_time / 1000,
+                    [one.data.tags["artifact"] for one in whole if "artifact" in one.data.tags],
+                    dict(run.data.params),
+                )
+            )
+    except MlflowException as error:
+        raise DataError(
+            f"MLflow at {redact(uri)} cannot be asked for run {what}: {redact(str(error)).splitlines()[0]}"
+        ) from None
+    return found
+
+
+def _events(journal: Path) -> Iterator[dict[str, Any]]:
+    with suppress(FileNotFoundError), journal.open("rb") as stream:
+        for line in stream:
+            if line.startswith(_TOLD):
+                with suppress(ValueError):  # cut short
+                    yield parse(line)

@@ -1,0 +1,86 @@
+"""Names, tags and links of flow runs."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from flows import naming
+from flows.naming import MOST, describe, mlflow_page, run_name, run_tags
+from longcat.best_effort import SERVERS, ui_address
+
+
+def test_a_name_says_what_was_run_and_overridden():
+    assert run_name("pipeline", "tiny", None, []) == "pipeline-tiny"
+    overrides = ["training.steps=500", "training.optimizer.learning_rate=1e-3"]
+    assert run_name("pretrain", "tiny", "x/mine.yaml", overrides) == "pretrain-tiny-mine-steps=500-learning_rate=1e-3"
+    assert run_tags("pretrain", "tiny", overrides) == ["pretrain", "tiny", *overrides]
+
+
+def test_names_and_tags_are_bounded_and_hold_no_secrets_and_no_control_characters():
+    overrides = ["corpus.sources=[" + "x" * 500 + "]", "corpus.sources=https://me:secret@host/\x1b[2J a\nb"]
+    for one in overrides:
+        for text in (run_name("run", "tiny", None, [one]), *run_tags("run", "tiny", [one])):
+            assert len(text) <= MOST
+            assert "secret" not in text and text.isprintable()
+
+
+@pytest.mark.parametrize(("before", "after"), [("curious-hyena", "new"), ("My run 3", "My run 3")])
+def test_a_name_that_somebody_gave_stays(monkeypatch, before, after):
+    told = {}
+
+    class Client:
+        """It is open already, as that of a run is."""
+
+        def read_flow_run(self, flow_run):
+            return type("Run", (), {"name": before, "tags": ["mine", "tiny"]})
+
+        def update_flow_run(self, flow_run, **values):
+            told.update(values)
+
+    monkeypatch.setattr(naming, "get_client", lambda **_: Client())
+    describe(uuid.uuid4(), "new", ["pipeline", "tiny"])
+    assert told == {"name": after, "tags": ["mine", "pipeline", "tiny"]}
+
+
+def test_links_lead_to_the_server_there_is(monkeypatch):
+    summary = {"workspace": "/w", "mlflow": {"tracking_uri": "sqlite:////w/mlflow.db", "experiment": "longcat"}}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    own = mlflow_page(summary, {"pretrain": "0" * 32, "evaluate": None})
+    assert f"(http://127.0.0.1:5010/#/runs/{'0' * 32})" in own
+    assert "longcat ui --workspace /w" in own and "| evaluate | not sent yet |" in own
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://curves:5000")
+    page = mlflow_page(summary, {"pretrain": "0" * 32})
+    assert f"(http://curves:5000/#/runs/{'0' * 32})" in page and "longcat ui" not in page
+
+
+@pytest.mark.slow
+def test_what_prefect_and_mlflow_have_of_a_run(corpus_file, tmp_path):
+    """Of a workspace's own servers: name, tags, progress, log, and where each other's pages are."""
+    command = [sys.executable, "-m", "longcat.cli", "preprocess", "--preset", "smoke", "--workspace", str(tmp_path)]
+    source = f"corpus.sources={corpus_file}"
+    environment = {name: value for name, value in os.environ.items() if name not in SERVERS.values()}
+    run = subprocess.run(
+        [*command, "--set", source], env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Prefect at" not in run.stderr
+    with sqlite3.connect(tmp_path / "prefect" / "prefect.db") as database:
+        [(flow_run, name, tags)] = database.execute("SELECT id, name, tags FROM flow_run")
+        assert name == run_name("preprocess", "smoke", None, [source])
+        assert json.loads(tags) == sorted(run_tags("preprocess", "smoke", [source]))
+        rows = database.execute("SELECT key, description, data FROM artifact").fetchall()
+        artifacts = {key: (text, data) for key, text, data in rows}
+        assert float(artifacts["preprocess"][1]) == 100
+        assert artifacts["preprocess"][0].endswith("training tokens")
+        assert f"{ui_address('MLflow')}/#/runs/" in artifacts["mlflow"][1]
+        assert not [data for _, data in artifacts.values() if "file:" in str(data)]
+        lines = [line for (line,) in database.execute("SELECT message FROM log")]
+        assert [line for line in lines if line.startswith("preprocess: ") and str(tmp_path / "tokens") in line]
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        pages = {value for (value,) in database.execute("SELECT value FROM tags WHERE key = 'prefect.url'")}
+    assert pages == {f"{ui_address('Prefect')}/runs/flow-run/{uuid.UUID(flow_run)}"}

@@ -1,0 +1,71 @@
+"""Runs are found by id and name, in journals and in MLflow."""
+
+import json
+
+import pytest
+
+from longcat.errors import DataError
+from longcat.tracking.journal import Journal, Sent
+from longcat.tracking.runs import named_so, runs_in_journals, runs_in_mlflow
+from longcat.tracking.store import tracking_uri
+
+
+def journal(folder, number, results):
+    written = Journal(folder / f"{number}.jsonl")
+    written.append("start", "pipeline", name="pipeline-smoke", time=float(number))
+    written.append("params", "pipeline", params={"seed": "0"})
+    for stage, result in results.items():
+        written.append("start", f"stage:{stage}", name=stage, time=float(number))
+        written.append("tags", f"stage:{stage}", tags={"artifact": result})
+        written.append("tags", f"stage:{stage}", tags={"other": "tag"})
+    written.close()
+    return written.path
+
+
+def test_journals_say_what_each_run_made(tmp_path):
+    first = journal(tmp_path, 1, {"preprocess": "tokens/aa", "pretrain": "checkpoint/bb"})
+    Sent(0, {"pipeline": "0123abcd", "stage:pretrain": "4567abcd"}).save(first)
+    second = journal(tmp_path, 2, {})
+    second.write_bytes(
+        second.read_bytes()
+        + b'{"event": "tags", "key": "stage:lost", "tags": {"artifact": "x/y"}}\n{"event": "start", "ke'
+    )
+    runs = runs_in_journals(tmp_path)
+    assert [(run.name, run.id, run.started) for run in runs] == [
+        ("pipeline-smoke", "0123abcd", 1.0),
+        ("preprocess", None, 1.0),
+        ("pretrain", "4567abcd", 1.0),
+        ("pipeline-smoke", None, 2.0),
+    ]
+    assert [run.results for run in runs] == [["tokens/aa", "checkpoint/bb"], ["tokens/aa"], ["checkpoint/bb"], []]
+    assert all(run.params == {"seed": "0"} for run in runs)
+    assert named_so(runs, "4567") == [runs[2]]
+    assert named_so(runs, "pretrain") == [runs[2]]
+    assert named_so(runs, "pipeline-smoke") == [runs[0], runs[3]]
+    assert named_so(runs, "456") == named_so(runs, "") == []
+
+
+def test_mlflow_is_asked_for_a_run_with_its_stages(workspace, client):
+    parent = client.create_run("0", run_name="pipeline-o'clock", start_time=1000)
+    client.log_param(parent.info.run_id, "seed", json.dumps(0))
+    for place, result in enumerate(("tokens/aa", "checkpoint/bb")):
+        tags = {"mlflow.parentRunId": parent.info.run_id, "artifact": result}
+        client.create_run("0", run_name="stage", start_time=2000 + place, tags=tags)
+    uri = tracking_uri(workspace)
+    for what in (parent.info.run_id, "pipeline-o'clock"):
+        [run] = runs_in_mlflow(uri, what)
+        assert (run.id, run.started, run.params) == (parent.info.run_id, 1.0, {"seed": "0"})
+        assert run.results == ["tokens/aa", "checkpoint/bb"]
+    assert len(runs_in_mlflow(uri, "stage")) == 2
+    assert runs_in_mlflow(uri, "absent") == runs_in_mlflow(uri, "it's \" absent") == []
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path):
+    assert runs_in_mlflow(f"sqlite:///{tmp_path / 'mlflow.db'}", "absent") == []
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_server_that_is_away_is_told(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(DataError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be asked for run absent"):
+        runs_in_mlflow("http://127.0.0.1:9", "absent")
