@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness by name, through its own loader: where they are, what they consist of, and that they load."""
+"""Tasks of lm-evaluation-harness by name, through its own loader: where they are, and what they consist of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 
 from longcat.artifact import sha256_file
 from longcat.config.evaluation import EvaluationConfig
-from longcat.errors import ConfigError, DataError, LongcatError
+from longcat.errors import ConfigError, DataError
 from longcat.evaluation.task_files import (
     BUILDERS,
     broken_files,
@@ -54,6 +54,13 @@ class Part:
         """Local files of data."""
         return [*data_files(self.settled.get("dataset_kwargs") or {}), *self.read]
 
+    def files_of(self, split: str | None) -> list[Path]:
+        """Return the local files of a split; all where the task does not say which are whose."""
+        named = (self.settled.get("dataset_kwargs") or {}).get("data_files")
+        if isinstance(named, dict) and split in named:
+            return data_files({"data_files": named[split]})
+        return self.data
+
 
 @dataclass(frozen=True)
 class Catalog:
@@ -84,16 +91,6 @@ class Catalog:
     def source(self, task: str) -> Part | None:
         """Return the part that a task is; None for one that is defined inside a group."""
         return next((part for parts in self.parts.values() for part in parts if part.name == task), None)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a name stands for."""
-
-    tasks: dict[str, Any]
-    """lm-evaluation-harness' tasks by name, with their data."""
-    groups: dict[str, Any]
-    """Its groups by name."""
 
 
 def find_tasks(names: Sequence[str], paths: Sequence[str]) -> Catalog:
@@ -135,24 +132,6 @@ def find_tasks(names: Sequence[str], paths: Sequence[str]) -> Catalog:
     over = TaskManager(include_defaults=False, include_path=overlay.name).task_index
     manager.task_index.update({name: entry for name, entry in over.items() if name in settled})
     return Catalog(manager, parts, overlay)
-
-
-def load_tasks(catalog: Catalog, name: str) -> Loaded:
-    """Load what a name stands for, with its data.
-
-    Raises:
-        ConfigError: lm-evaluation-harness refuses it.
-        DataError: its data cannot be loaded.
-    """
-    try:
-        found = catalog.manager.load([name])
-    except LongcatError:
-        raise
-    except Exception as error:  # what loaders, templates and a task's own code raise
-        sets = sorted({pin for part in catalog.parts[name] for pin in part.pins})
-        where = f"data set {', '.join(sets)}" if sets else f"{catalog.parts[name][0].files[0]}"
-        raise DataError(f"evaluation.tasks: {name} cannot be loaded ({where}): {told(error)}") from error
-    return Loaded(found["tasks"], dict(found.get("groups") or {}))
 
 
 def check_settings(config: EvaluationConfig, task: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from glob import escape
 
 from longcat.config.evaluation import Gate
 from longcat.errors import ConfigError
@@ -48,6 +50,33 @@ def is_score(name: str) -> bool:
     )
 
 
+def check_gates(gates: Sequence[Gate], known: Sequence[Sequence[str] | None]) -> None:
+    """Refuse a gate on a score that will not be made.
+
+    Args:
+        gates: the conditions.
+        known: scores of each suite as patterns of `fnmatch`; None for a suite that does not say, which may give any subject that
+            no other suite gives.
+
+    Raises:
+        ConfigError: names the score, and those that are near.
+    """
+    patterns = [pattern for some in known if some is not None for pattern in some]
+    subjects = {pattern.rpartition("/")[0] for pattern in patterns}
+    for gate in gates:
+        if any(fnmatchcase(gate.score, pattern) for pattern in patterns):
+            continue
+        subject = escape(gate.score.rpartition("/")[0])
+        if None not in known or subject in subjects:
+            raise _no_score(gate, patterns)
+
+
+def _no_score(gate: Gate, names: Iterable[str]) -> ConfigError:
+    listed = sorted(names)
+    near = difflib.get_close_matches(gate.score, listed, n=3, cutoff=0.5) or listed
+    return ConfigError(f"evaluation.gates: there is no score {gate.score!r}; there are: {', '.join(near)}")
+
+
 def judge(gates: Sequence[Gate], scores: Mapping[str, float], champion: Mapping[str, float] | None) -> list[Judgement]:
     """Judge scores by every gate; what is no number passes none.
 
@@ -61,8 +90,7 @@ def judge(gates: Sequence[Gate], scores: Mapping[str, float], champion: Mapping[
     """
     for gate in gates:
         if gate.score not in scores:
-            near = difflib.get_close_matches(gate.score, scores, n=3, cutoff=0.5) or sorted(scores)
-            raise ConfigError(f"evaluation.gates: there is no score {gate.score!r}; there are: {', '.join(near)}")
+            raise _no_score(gate, scores)
     return [_judge(gate, scores[gate.score], champion) for gate in gates]
 
 

@@ -17,10 +17,12 @@ import torch
 from longcat.config import PipelineConfig
 from longcat.config.evaluation import EvaluationConfig
 from longcat.errors import Cancelled, ConfigError, LongcatError
-from longcat.evaluation.catalog import Catalog, check_settings, find_tasks, load_tasks, told
+from longcat.evaluation.catalog import Catalog, check_settings, find_tasks, told
 from longcat.evaluation.documents import check_documents, check_examples
 from longcat.evaluation.generation import settle_generation
+from longcat.evaluation.loading import load_tasks
 from longcat.evaluation.samples import chance_of, plain, samples_of
+from longcat.evaluation.score_names import score_names
 from longcat.inference.opening import OpenCheckpoint
 from longcat.inference.runner import Runner
 
@@ -69,8 +71,14 @@ class Outcome:
     """What the harness writes as results.json."""
 
 
-_checked: dict[str, dict[str, Any]] = {}
-"""Identities of tasks that were found good in this process, by all that they depend on."""
+@dataclass(frozen=True)
+class _Checked:
+    identity: dict[str, Any]
+    scores: list[str]
+
+
+_checked: dict[str, _Checked] = {}
+"""Tasks that were found good in this process, by all that they depend on."""
 
 
 def check_tasks(config: PipelineConfig) -> dict[str, Any]:
@@ -82,26 +90,42 @@ def check_tasks(config: PipelineConfig) -> dict[str, Any]:
         ConfigError: a task is unknown, or settings do not fit it.
         DataError: a file of a task is missing or broken, or a document cannot be asked.
     """
+    return _check(config).identity
+
+
+def task_scores(config: PipelineConfig) -> list[str]:
+    """Return the scores that the tasks will give, see `longcat.evaluation.score_names`; refuses what `check_tasks` does."""
+    return _check(config).scores
+
+
+def _check(config: PipelineConfig) -> _Checked:
     evaluation = config.evaluation
     if not evaluation.tasks:
-        return {}
+        return _Checked({}, [])
     catalog = find_tasks(evaluation.tasks, evaluation.task_paths)
     found = catalog.identity
     key = json.dumps([found, evaluation.model_dump(), config.model.max_position_embeddings], sort_keys=True)
     if key not in _checked:
+        scores = []
         for name in evaluation.tasks:
-            for task in load_tasks(catalog, name).tasks.values():
-                check_settings(evaluation, task)
-                _apply(evaluation, task, config.seed)
-                check_examples(task)
-                if task.OUTPUT_TYPE == "generate_until":
-                    try:
-                        settle_generation(task.config.generation_kwargs, "", config.model.max_position_embeddings, 0)
-                    except ConfigError as error:
-                        raise ConfigError(f"evaluation.tasks: {task.task_name}: {error}") from None
-                check_documents(task, catalog.source(task.task_name))
-        _checked[key] = found
-    return found
+            loaded = load_tasks(catalog, name)
+            for task in loaded.tasks.values():
+                _check_task(config, task, catalog)
+            scores += score_names(loaded.tasks, loaded.groups)
+        _checked[key] = _Checked(found, scores)
+    return _checked[key]
+
+
+def _check_task(config: PipelineConfig, task: Any, catalog: Catalog) -> None:
+    check_settings(config.evaluation, task)
+    _apply(config.evaluation, task, config.seed)
+    check_examples(task)
+    if task.OUTPUT_TYPE == "generate_until":
+        try:
+            settle_generation(task.config.generation_kwargs, "", config.model.max_position_embeddings, 0)
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.tasks: {task.task_name}: {error}") from None
+    check_documents(task, catalog.source(task.task_name))
 
 
 def run_tasks(checkpoint: OpenCheckpoint, config: EvaluationConfig, seed: int, on_task: OnTask) -> Outcome:

@@ -109,4 +109,10 @@ def _identity(config: PipelineConfig) -> dict[str, Any]:
     return {"trained_on": [config.seed, config.training.steps, config.training.global_batch_sequences]}
 
 
-SUITE = Suite(run=_run, identity=_identity)
+def _scores(config: PipelineConfig) -> list[str]:
+    """Return the names of the figures that `_run` makes."""
+    bits = ("bits_per_byte", "bits_per_byte_stderr", "unigram_bits_per_byte", "ngram_bits_per_byte")
+    return [f"held_out/{name}" for name in (*bits, "sequences", "held_out_documents", "bytes", "baseline_tokens")]
+
+
+SUITE = Suite(run=_run, identity=_identity, scores=_scores)

@@ -290,4 +290,10 @@ def _line_of_group(name: str, one: Mapping[str, float | None]) -> str:
     return f"| {markdown_text(name)} | {' | '.join(cells)} | {one['tokens']:,.0f} | {one['documents']:,.0f} |"
 
 
-SUITE = Suite(run=_run)
+def _scores(config: PipelineConfig) -> list[str]:
+    """Return the scores; sources and languages are those of the corpus."""
+    parts = [f"bits_per_byte.{short}.*" for short in ("source", "language", "kind")]
+    return [f"intrinsic/{name}" for name in ("ece", "zero_expert_fraction", *parts)]
+
+
+SUITE = Suite(run=_run, scores=_scores)

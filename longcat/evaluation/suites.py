@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,9 @@ class Suite:
     identity: Callable[[PipelineConfig], Mapping[str, Any]] = field(default=lambda config: {})
     """Function that returns what the scores depend on besides the section `evaluation`, for example hashes of files, as
     JSON values. It raises `ConfigError` or `DataError` if a setting cannot be used, so it is also the early check."""
+    scores: Callable[[PipelineConfig], Sequence[str] | None] = field(default=lambda config: None)
+    """Function that returns the scores that a run of it gives, as patterns of `fnmatch` for `SUBJECT/METRIC`, so that a gate
+    on another one is refused before anything runs; None if they are not known beforehand."""
 
 
 def find_suite(name: str) -> Suite:

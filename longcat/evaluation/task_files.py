@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,23 +123,28 @@ def data_files(options: dict[str, Any]) -> list[Path]:
 
 
 def check_lines(path: Path) -> None:
-    """Refuse a file with a line that is no JSON object; blank lines are left out.
+    """Refuse a file without lines, or with a line that is no JSON object; blank lines are left out.
 
     Raises:
         DataError: says which line.
     """
+    empty = True
     for number, line in _lines(path):
+        empty = False
         try:
             value = parse_json(line)
         except ValueError as error:
             raise DataError(f"{path}:{number}: broken JSON ({error})") from None
         if not isinstance(value, dict):
             raise DataError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
+    if empty:
+        raise DataError(f"{path}: there are no documents in it")
 
 
-def line_of(path: Path, item: int) -> int:
-    """Return the number of the line that an item of a JSONL file, counted from 0, is in."""
-    return [number for number, _ in _lines(path)][item]
+def record_at(path: Path, item: int) -> tuple[int, dict[str, Any]]:
+    """Return an item of a JSONL file, counted from 0, after the number of the line that it is in."""
+    number, line = next(itertools.islice(_lines(path), item, None))
+    return number, parse_json(line)
 
 
 def names_in(folder: Path) -> set[str]:

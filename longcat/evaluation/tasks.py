@@ -10,7 +10,7 @@ from typing import Any
 from longcat.artifact import write_json
 from longcat.config import PipelineConfig
 from longcat.disk import write_text
-from longcat.evaluation.harness import Metric, TaskResult, check_tasks, run_tasks
+from longcat.evaluation.harness import Metric, TaskResult, check_tasks, run_tasks, task_scores
 from longcat.evaluation.samples import sample_file
 from longcat.evaluation.suites import Checkpoint, Scores, Suite
 from longcat.printable import markdown_text
@@ -90,4 +90,4 @@ def _identity(config: PipelineConfig) -> dict[str, Any]:
     return check_tasks(config)
 
 
-SUITE = Suite(run=_run, identity=_identity)
+SUITE = Suite(run=_run, identity=_identity, scores=task_scores)

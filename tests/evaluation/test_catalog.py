@@ -6,8 +6,9 @@ import pytest
 
 from longcat.errors import ConfigError, DataError
 from longcat.evaluation import catalog
-from longcat.evaluation.catalog import find_tasks, load_tasks
+from longcat.evaluation.catalog import find_tasks
 from longcat.evaluation.harness import check_tasks
+from longcat.evaluation.loading import load_tasks
 
 ITEM = {"question": "q", "choices": ["a", "b"], "answer": 0}
 

@@ -6,11 +6,13 @@ import pytest
 
 from longcat.artifact import Workspace, open_artifact
 from longcat.config import load_config
+from longcat.config.evaluation import Gate
 from longcat.corpus.facts import TokensFacts
 from longcat.errors import EvaluationError
 from longcat.evaluation import stage as module
+from longcat.evaluation.gates import check_gates
 from longcat.evaluation.stage import evaluate, refuse_failures
-from longcat.evaluation.suites import Scores, Suite
+from longcat.evaluation.suites import Scores, Suite, find_suite
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.unpacking import read_json
 
@@ -44,6 +46,8 @@ def test_scores_samples_and_failures_are_recorded(smoke_run, smoke_settings, tmp
     figures = made.facts.figures
     assert figures["python_completion/acc"] == sum(sample["right"] for sample in samples) / 5
     assert figures["python_completion/acc_chance"] == 0.25
+    foreseen = [find_suite(name).scores(config) for name in config.evaluation.suites]
+    check_gates([Gate(score=name, at_least=0) for name in figures], foreseen)
     assert figures["held_out/bits_per_byte"] > 0
     inside = read_json(made.path / "intrinsic.json")
     errors = {name: value for name, value in figures.items() if name.endswith("_stderr") and "bits" in name}

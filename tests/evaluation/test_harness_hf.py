@@ -2,8 +2,9 @@
 
 import pytest
 
-from longcat.evaluation.catalog import find_tasks, load_tasks
+from longcat.evaluation.catalog import find_tasks
 from longcat.evaluation.harness import run_tasks
+from longcat.evaluation.loading import load_tasks
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.interchange.convert import export
 from longcat.interchange.folder import save_huggingface
