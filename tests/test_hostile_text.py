@@ -180,8 +180,9 @@ def is_harmless(text):
 def test_nothing_on_a_terminal_obeys_text(capsys, given_run, judged):  # noqa: F811
     row = {
         "stage": "pretrain", "seconds": 1.0, "status": "run", "headline": TERMINAL, "mlflow_run_id": None, "remarks": [TERMINAL],
+        "artifact": {"kind": "checkpoint", "path": TERMINAL},
     }  # fmt: skip
-    print_summary({"flow": "run", "preset": "smoke", "seconds": 1.0, "stages": [row]})
+    print_summary({"flow": "run", "preset": "smoke", "seconds": 1.0, "stages": [row], "workspace": TERMINAL})
     print_pairs("title", {TERMINAL: TERMINAL})
     answer = json.loads(
         json.dumps(

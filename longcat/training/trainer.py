@@ -100,6 +100,8 @@ class Trainer:
         """Micro-batches of the last step."""
         self.gradients: list[LocalGradient] = []
         """This process' parts of the gradients of all that has learnt in the last step."""
+        self._indexers_alone: bool | None = None
+        """Whether nothing but indexers learnt in the last step; None before the first one."""
         self.region: Callable[[str], AbstractContextManager[object]] = torch.profiler.record_function
         """Opens a region of `longcat.training.regions`."""
 
@@ -186,11 +188,17 @@ class Trainer:
         self.parallel.accumulate(self._micro_batches(whole, size), phase, learn)
 
     def _begin(self, step: int) -> Phase:
-        """Drop the gradients, and let those parameters have new ones that learn in a step."""
+        """Drop the gradients, and let those parameters have new ones that learn in a step. Collective where these are others."""
         phase = phase_of(step, self.config.training)
+        alone, before = phase == "warmup", self._indexers_alone
         for part in self.parallel.parts:
             for name, parameter in part.named_parameters():  # what rests is not even differentiated
-                parameter.requires_grad_(phase != "warmup" or ".indexer." in name)
+                parameter.requires_grad_(not alone or ".indexer." in name)
+        if before is not None and alone != before:
+            self.parallel.gather()  # when FSDP gathers it notes the types of gradients, but only of what learns by then
+            for part in self.parallel.parts:
+                reshard(part)
+        self._indexers_alone = alone
         self.parallel.zero_grad()
         return phase
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 
 import psutil
 import pytest
@@ -332,7 +333,8 @@ def test_longcat_2_trains_in_two_processes_and_goes_on(config, workspace, monkey
     def crash(*_):
         raise RuntimeError("killed while the model was written")
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # that training starts again: a change of phase is no failure
         patch.setattr("longcat.training.stage.write_huggingface", crash)
         with pytest.raises(RuntimeError, match="killed"):
             pretrain(sparse, tokens, workspace=workspace)
