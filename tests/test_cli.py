@@ -29,7 +29,8 @@ from longcat.interchange import save_huggingface
 from longcat.model import LongcatModel
 from longcat.parallel.axes import Degrees
 from longcat.progress import Progress
-from longcat.terminal import Display, next_steps, print_summary, redirected_output
+from longcat.tables import next_steps, print_summary
+from longcat.terminal import Display, redirected_output
 from longcat.training.job import Job
 from longcat.training.layout import ParallelLayout
 

@@ -17,7 +17,8 @@ from longcat.errors import DataError
 from longcat.evaluation import tasks
 from longcat.evaluation.harness import Metric, TaskResult
 from longcat.printable import markdown_text, printable
-from longcat.terminal import Display, print_mfu, print_pairs, print_summary, redirected_output
+from longcat.tables import print_mfu, print_pairs, print_summary
+from longcat.terminal import Display, redirected_output
 from tests.benchmark.test_mfu_report import given_run, judged, measured  # noqa: F401  (fixtures)
 
 MARK = "Zxq"

@@ -82,7 +82,7 @@ def examine_nodes(
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
-        from longcat.terminal import print_pairs
+        from longcat.tables import print_pairs
 
         for name, facts in report["nodes"].items():
             print_pairs(name, {fact: "none" if value is None else value for fact, value in facts.items()})

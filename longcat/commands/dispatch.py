@@ -43,7 +43,8 @@ def dispatch(
     from longcat.local_services.text import LANGUAGES
     from longcat.printable import counted
     from longcat.progress import Progress
-    from longcat.terminal import Display, print_dispatch
+    from longcat.tables import print_dispatch
+    from longcat.terminal import Display
 
     if example:
         if orders is not None:

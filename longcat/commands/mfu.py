@@ -258,7 +258,7 @@ def mfu(
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        from longcat.terminal import print_mfu
+        from longcat.tables import print_mfu
 
         print_mfu(result)
 

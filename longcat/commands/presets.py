@@ -86,7 +86,7 @@ def _show_preset(config: PipelineConfig, as_json: bool) -> None:
         }
         print(json.dumps({"name": config.preset, **sizes, **tree}, indent=2))
         return
-    from longcat.terminal import print_pairs
+    from longcat.tables import print_pairs
 
     print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip())
     pairs = {name.replace("_", " "): f"{count:,}" for name, count in counts.items()}

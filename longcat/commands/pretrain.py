@@ -95,7 +95,7 @@ def _dry_run(
 ) -> None:
     from longcat.config import load_config
     from longcat.costs.hardware import require_hardware
-    from longcat.terminal import print_dry_run
+    from longcat.tables import print_dry_run
     from longcat.training.dry_run import dry_run
 
     row = require_hardware(device, "--device wants one of the table, and --memory-gb may tell another memory")

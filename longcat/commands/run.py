@@ -46,7 +46,7 @@ def run_flow(
 ) -> None:
     """Run a flow in this process and print its summary."""
     summary = flow_summary(flow, preset, config, overrides, workspace, as_json, checkpoint, rehash=rehash)
-    from longcat.terminal import print_summary
+    from longcat.tables import print_summary
 
     if as_json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))

@@ -47,7 +47,8 @@ def sweep(
     from longcat.artifact import Workspace
     from longcat.config import load_config
     from longcat.disk import disk_errors
-    from longcat.terminal import Display, print_sweep, redirected_output
+    from longcat.tables import print_sweep
+    from longcat.terminal import Display, redirected_output
     from longcat.tracking import Tracker
     from longcat.training.given_start import with_start
     from longcat.training.sweep import BEST, PICTURE, SCORES, names_of, record_sweep, split_overrides

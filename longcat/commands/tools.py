@@ -56,7 +56,7 @@ def doctor(
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
-        from longcat.terminal import print_pairs
+        from longcat.tables import print_pairs
 
         accelerator, versions, problems = (facts.pop(name) for name in ("accelerator", "versions", "problems"))
         print_pairs(

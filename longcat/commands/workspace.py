@@ -32,7 +32,7 @@ def ls(workspace: WorkspacePath = _HERE, as_json: Json = False) -> None:
 
     Example: longcat ls --workspace workspace
     """
-    from longcat.terminal import print_results
+    from longcat.tables import print_results
 
     view = _View.read(_open(workspace))
     rows = [view.row(one) for one in view.inventory.entries.values()]
@@ -61,7 +61,7 @@ def show(
     Example: longcat show 3f2a
     """
     from longcat.artifact import MANIFEST
-    from longcat.terminal import print_pairs, print_tree
+    from longcat.tables import print_pairs, print_tree
     from longcat.unpacking import read_json
 
     view = _View.read(_open(workspace))

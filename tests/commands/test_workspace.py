@@ -60,7 +60,7 @@ def test_a_list_says_what_is_kept_and_why(workspace, capsys):
 
 def test_a_narrow_terminal_shortens_headlines_alone(workspace, capsys, monkeypatch):
     space, made = workspace
-    monkeypatch.setattr("longcat.terminal.Console", lambda **_: Console(width=56, file=sys.stdout))
+    monkeypatch.setattr("longcat.tables.Console", lambda **_: Console(width=56, file=sys.stdout))
     make(space, "checkpoint", 1_000_000_000_000_000_000_000)
     commands.ls(space.path)
     lines = capsys.readouterr().out.splitlines()
