@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.dag import TRAINING, Stage, check, load, stages_of
 from flows.naming import describe, mlflow_page, run_name, run_tags
-from longcat.artifact import Artifact, Workspace, write_json
+from longcat.artifact import SUMMARY, Artifact, Workspace, write_json
 from longcat.config import load_config
 from longcat.errors import Cancelled, ConfigError
 from longcat.inference.given import given_checkpoint, same_tokenizer, with_model_of, with_tokenizer_of
@@ -103,7 +103,7 @@ def chain(
             "stages": [{**row, "mlflow_run_id": tracker.run_id(row["stage"])} for row in rows],
             "mlflow": {**where, "run_id": ids[_WHOLE], "warning": warning},
         }
-        write_json(space.path / "summary.json", summary)
+        write_json(space.path / SUMMARY, summary)
     return summary
 
 

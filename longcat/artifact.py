@@ -43,6 +43,8 @@ from longcat.redaction import redact_tree
 from longcat.unpacking import read_json
 
 MANIFEST = "manifest.json"
+SUMMARY = "summary.json"
+"""What the last run of a workspace has made, stage by stage."""
 PARENTS = ".parents.json"
 """Of a half-made artifact: what it is made from; written anew by whoever goes on."""
 _CODE, _BUILT = ".code.json", ".built.json"

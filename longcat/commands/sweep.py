@@ -126,19 +126,13 @@ def _outcome(
 
 
 def _answer(outcomes: list[Outcome], made: Artifact[SweepFacts]) -> dict[str, Any]:
-    """Return what the command prints."""
-    from longcat.training.sweep import BEST, PICTURE, SCORES
+    """Return what the command prints: what the sweep holds, and whether each point was trained for it."""
+    from longcat.training.sweep import BEST, PICTURE, RESULT
+    from longcat.unpacking import read_json
 
-    rows = [
-        {
-            "name": one.name,
-            "settings": one.settings,
-            "status": "failed" if one.checkpoint is None else "cached" if one.checkpoint.cached else "run",
-            "checkpoint": None if one.checkpoint is None else one.checkpoint.digest,
-            "error": one.error,
-            **{name: one.score(name) for name in SCORES},
-        }
-        for one in outcomes
+    points = [
+        row | {"status": "failed" if one.checkpoint is None else "cached" if one.checkpoint.cached else "run"}
+        for row, one in zip(read_json(made.path / RESULT)["points"], outcomes, strict=True)
     ]
     files = {"config": made.path / BEST, "picture": made.path / PICTURE}
     return {
@@ -148,5 +142,5 @@ def _answer(outcomes: list[Outcome], made: Artifact[SweepFacts]) -> dict[str, An
         **{name: str(path) if path.is_file() else None for name, path in files.items()},
         "sweep": made.digest,
         "workspace": str(made.path.parents[1]),
-        "points": rows,
+        "points": points,
     }

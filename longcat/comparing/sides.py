@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from longcat.artifact import MANIFEST, FactsT, Workspace, read_manifest
+from longcat.artifact import MANIFEST, SUMMARY, FactsT, Workspace, read_manifest
 from longcat.errors import ArtifactError, ConfigError
-from longcat.inventory.entries import Entry, Inventory, finished_entry
+from longcat.inventory.entries import Entry, Inventory, finished_entry, results_of
 from longcat.inventory.removal import short
 from longcat.tracking.runs import TrackedRun, named_so, runs_in_journals, runs_in_mlflow
 from longcat.tracking.store import tracking_uri
@@ -111,13 +111,13 @@ def _of_folder(what: str, folder: Path) -> Side | None:
             )
         alone = finished_entry(folder, str(manifest["kind"]), str(manifest["digest"]))
         return Side(folder.name, folder, {alone.kind: alone})
-    if (folder / "summary.json").is_file():
+    if (folder / SUMMARY).is_file():
         try:
-            summary = read_json(folder / "summary.json")
-            results = [f"{one['artifact']['kind']}/{one['artifact']['digest']}" for one in summary["stages"]]
+            summary = read_json(folder / SUMMARY)
+            results = results_of(summary)
             run_id = summary["mlflow"]["run_id"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{what}: {folder / 'summary.json'} is unreadable ({error})") from None
+            raise ConfigError(f"{what}: {folder / SUMMARY} is unreadable ({error})") from None
         space = Workspace(folder)
         runs = [run for run in runs_in_journals(folder / "tracking") if run_id is not None and run.id == run_id]
         settings = runs[0].params if runs else {}

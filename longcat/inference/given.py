@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from longcat.artifact import MANIFEST, Artifact, Workspace, open_artifact, sha256_file
+from longcat.artifact import MANIFEST, Artifact, Workspace, open_artifact
 from longcat.config import PipelineConfig
 from longcat.config.config_json import read_config
 from longcat.config.tokenizer_file import TokenizerFile
@@ -62,7 +62,7 @@ def with_model_of(config: PipelineConfig, checkpoint: Path) -> PipelineConfig:
         foreign = not (checkpoint / MANIFEST).is_file()
     else:
         file = Path(own).expanduser()
-        foreign = not file.is_file() or sha256_file(file) != sha256_file(given)
+        foreign = not file.is_file() or not same_tokens(file, given)
     return with_tokenizer_of(config, checkpoint) if foreign else _fitted(config, checkpoint, {})
 
 

@@ -21,6 +21,15 @@ _LEAST = 4
 _HEX = set("0123456789abcdef")
 
 
+def results_of(summary: Mapping[str, Any]) -> list[str]:
+    """Return the names of the results of a run, stage by stage, by its summary.
+
+    Raises:
+        KeyError, TypeError: it is no summary.
+    """
+    return [f"{one['artifact']['kind']}/{one['artifact']['digest']}" for one in summary["stages"]]
+
+
 @dataclass(frozen=True)
 class Entry:
     """A result, or one that is half made."""

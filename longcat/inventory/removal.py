@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from longcat.artifact import Workspace
+from longcat.artifact import SUMMARY, Workspace
 from longcat.disk import disk_errors, remove_whole
 from longcat.errors import ArtifactError, ConfigError
-from longcat.inventory.entries import SHORT, Entry, Inventory
+from longcat.inventory.entries import SHORT, Entry, Inventory, results_of
 from longcat.inventory.pins import pins
 from longcat.lease import check_lease
 from longcat.unpacking import read_json
@@ -126,7 +126,6 @@ def _with_origins(inventory: Inventory, reasons: Mapping[str, str]) -> dict[str,
 
 def _last_run(inventory: Inventory) -> list[str]:
     try:
-        stages = read_json(inventory.workspace / "summary.json")["stages"]
-        return [f"{one['artifact']['kind']}/{one['artifact']['digest']}" for one in stages]
+        return results_of(read_json(inventory.workspace / SUMMARY))
     except (OSError, ValueError, KeyError, TypeError):  # nothing has been run to its end
         return []

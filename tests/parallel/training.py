@@ -201,6 +201,18 @@ def same(one, other):
     return torch.equal(one, other)
 
 
+def check_onward(onward, straight, *, alike):
+    """Check that a training which went on from the second step is the one that went straight through; to the bit in a layout `alike`."""
+    assert straight.kept["moments"]
+    assert same(onward.kept, straight.kept)
+    later = straight.after(2)
+    assert len(onward.losses) == len(later.losses) == 2
+    if alike:
+        assert onward.losses == later.losses
+        assert same(onward.weights, later.weights)
+    compare(replace(onward, gradients={}), later, numbers=1e-5)
+
+
 def mutate(trainer, mesh, patch, what, axis):
     """Leave out a reduction along an axis: of a quantity, of gradients, or of what is exchanged in a model, see `EXCHANGES`.
 
