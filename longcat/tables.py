@@ -36,7 +36,7 @@ def _shown(text: object) -> str:
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print what the stages of a run have made, at its end, and what can be done next."""
-    console = _wide_console()
+    console = wide_console()
     title = f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s"
     ids = {row["stage"]: row["mlflow_run_id"] or "not sent yet" for row in summary["stages"]}
     if beside := console.width >= _WIDE:
@@ -44,19 +44,19 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     elif console.width >= _NARROW:
         console.print(_stages(title, summary["stages"], None))
     else:
-        _say(console, title)
+        say(console, title)
         for row in summary["stages"]:
-            _say(console, f"{row['stage']}, {row['seconds']:.1f} s, {row['status']}: {row['headline']}")
+            say(console, f"{row['stage']}, {row['seconds']:.1f} s, {row['status']}: {row['headline']}")
     if all(row["status"] == "cached" for row in summary["stages"]):
-        _say(console, "All stages were already complete; their results were reused.")
+        say(console, "All stages were already complete; their results were reused.")
     for row in summary["stages"]:
         for line in row["remarks"]:
-            _say(console, line)
+            say(console, line)
     if not beside:
         for stage, name in ids.items():
-            _say(console, f"MLflow run of {stage}: {name}")
+            say(console, f"MLflow run of {stage}: {name}")
     for line in next_steps(summary):
-        _say(console, line)
+        say(console, line)
 
 
 def _stages(title: str, rows: Sequence[Mapping[str, Any]], ids: Mapping[str, str] | None) -> Table:
@@ -78,7 +78,7 @@ def _stages(title: str, rows: Sequence[Mapping[str, Any]], ids: Mapping[str, str
     return table
 
 
-def _say(console: Console, text: str) -> None:
+def say(console: Console, text: str) -> None:
     """Print a line as it is; it can be copied, as only the terminal breaks it."""
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
@@ -142,7 +142,7 @@ def print_tree(title: str, names: Sequence[str], lineage: Sequence[Mapping[str, 
         if name not in shown and depth < _DEEPEST:
             shown.add(name)
             waiting += [(own, other, depth + 1) for other in reversed(one["of"])]
-    _wide_console().print(tree)
+    wide_console().print(tree)
 
 
 def print_results(answer: Mapping[str, Any]) -> None:
@@ -155,7 +155,7 @@ def print_results(answer: Mapping[str, Any]) -> None:
         size = f"{row['bytes'] / 1e6:,.1f}"
         cells.append((row["kind"], row["digest"][:SHORT], _age(row["age_s"]), size, what, ", ".join(marks)))
     if rows:
-        console = _wide_console()
+        console = wide_console()
         names = ("kind", "digest", "age", "MB", "what", "")
         widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
         gaps = 2 * (len(names) - 1)
@@ -181,7 +181,7 @@ def print_results(answer: Mapping[str, Any]) -> None:
         print(f"in use by {printable(answer['in_use_by'])}")
 
 
-def _wide_console() -> Console:
+def wide_console() -> Console:
     """Return a console as wide as the terminal, or wide enough for most lines where there is none."""
     console = Console()
     return console if console.is_terminal else Console(width=140)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,9 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from longcat.comparing.differences import CURVES
+from longcat.inventory.entries import SHORT
 from longcat.printable import printable, short_count
+from longcat.tables import say, wide_console
 
 _SHOWN_FILES = 6
+_HASH = re.compile(r"[0-9a-f]{32,64}")
 _LOSSES = ("train/loss", "held_out/loss")
 _FRACTION = "MFU"
 """Beginning of the names of figures that are fractions."""
@@ -20,14 +24,12 @@ _FRACTION = "MFU"
 
 def print_differences(result: Mapping[str, Any], page: str | None) -> None:
     """Print a comparison, and where its page is."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = wide_console()
     for which in ("first", "second"):
-        _line(console, f"{which}: {result[which]['label']} ({in_results(result[which])})")
+        say(console, f"{which}: {result[which]['label']} ({in_results(result[which])})")
     console.print()
     for line in summary(result):
-        _line(console, line)
+        say(console, line)
     _table(
         console,
         "settings that differ",
@@ -62,9 +64,9 @@ def print_differences(result: Mapping[str, Any], page: str | None) -> None:
     _table(console, "cost", [(row["what"], number(row["first"]), number(row["second"])) for row in result["cost"]])
     _table(console, "bytes", [(row["kind"], same_files(row)) for row in result["bytes"]], ("", "files"))
     for note in result["notes"]:
-        _line(console, f"Note: {note}")
+        say(console, f"Note: {note}")
     if page is not None:
-        _line(console, page)
+        say(console, page)
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
@@ -150,15 +152,16 @@ def change(row: Mapping[str, Any]) -> str:
 
 
 def value(found: Any) -> str:
-    """Return a value of a setting for a table."""
+    """Return a value of a setting for a table; a hash by its beginning."""
     if isinstance(found, dict):
-        return ", ".join(f"{name} {of}" for name, of in found.items())
+        return ", ".join(f"{name} {value(of)}" for name, of in found.items())
     if isinstance(found, list):
         shown = ", ".join(map(value, found[:_SHOWN_FILES]))
         return shown + (f" and {len(found) - _SHOWN_FILES} more" if len(found) > _SHOWN_FILES else "")
     if isinstance(found, bool) or found is None:
         return {True: "true", False: "false", None: "none"}[found]
-    return str(found)
+    text = str(found)
+    return f"{text[:SHORT]}…" if _HASH.fullmatch(text) else text
 
 
 def same_files(row: Mapping[str, Any]) -> str:
@@ -199,7 +202,3 @@ def _table(
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
