@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows.server import prefect_api
 from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.stage import preprocess
+from longcat.flows.server import prefect_api
 from longcat.training.stage import pretrain
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         space = Workspace(folder)
         tokens = preprocess(config, workspace=space)
         with prefect_api(space.path):
-            from flows.pipeline import FLOWS
+            from longcat.flows.pipeline import FLOWS
 
             for _ in range(arguments.repeats):
                 began = time.monotonic()

@@ -10,17 +10,17 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
-from flows.dag import TRAINING, Stage, check, load, stages_of
-from flows.naming import describe, mlflow_page, run_name, run_tags
 from longcat.artifact import SUMMARY, Artifact, Workspace, write_json
 from longcat.config import load_config
 from longcat.errors import Cancelled, ConfigError
+from longcat.flows.dag import TRAINING, Stage, check, load, stages_of
+from longcat.flows.naming import describe, mlflow_page, run_name, run_tags
 from longcat.inference.given import given_checkpoint, same_tokenizer, with_model_of, with_tokenizer_of
 from longcat.redaction import redact, redact_error, redacted_records
+from longcat.tasks.orchestrator import flow_run_id, prefect_session, prefect_tags, tell
 from longcat.tracking import Tracker
 from longcat.training.given_start import with_start
 from longcat.training.given_state import state_as_checkpoint
-from tasks.orchestrator import flow_run_id, prefect_session, prefect_tags, tell
 
 _WHOLE = "all of it"
 """What the page of links calls MLflow's run of the whole flow run."""

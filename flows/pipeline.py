@@ -1,4 +1,4 @@
-"""The flows, made from the table in `flows.dag`: one for all stages, and one for each stage with its needs."""
+"""The flows, made from the table in `longcat.flows.dag`: one for all stages, and one for each stage with its needs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import Field
 
-from flows.chain import chain
-from flows.dag import PIPELINE, STAGES, Stage
 from longcat.config import preset_names
-from tasks.orchestrator import BestEffortFlow
+from longcat.flows.chain import chain
+from longcat.flows.dag import PIPELINE, STAGES, Stage
+from longcat.tasks.orchestrator import BestEffortFlow
 
 PresetName = Annotated[str, Field(json_schema_extra={"enum": list(preset_names())})]
 """A preset; Prefect's form offers those there are."""

@@ -1,4 +1,4 @@
-"""`python -m flows.prefect_server DATABASE`: a Prefect server whose database is whole as soon as it has its name."""
+"""`python -m longcat.flows.prefect_server DATABASE`: a Prefect server whose database is whole as soon as it has its name."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def prefect_api(workspace: Path) -> Iterator[None]:
     warning says so.
     """
     if os.environ.get("PREFECT_API_URL"):
-        from tasks.orchestrator import prefect_session
+        from longcat.tasks.orchestrator import prefect_session
 
         with prefect_session():
             yield
@@ -62,9 +62,9 @@ def prefect_api(workspace: Path) -> Iterator[None]:
             server.start(stack)
             from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-            import flows.pipeline  # noqa: F401  (loaded while the server starts)
-            from flows.abandoned import close_abandoned
-            from tasks.orchestrator import prefect_session
+            import longcat.flows.pipeline  # noqa: F401  (loaded while the server starts)
+            from longcat.flows.abandoned import close_abandoned
+            from longcat.tasks.orchestrator import prefect_session
 
             with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 try:
@@ -101,7 +101,7 @@ class _Server:
     def start(self, stack: ExitStack) -> None:
         """Start the server, which ends with the stack; a damaged database is set aside first."""
         set_aside_if_damaged(self.database)
-        command = [sys.executable, "-m", "flows.prefect_server", str(self.database)]
+        command = [sys.executable, "-m", "longcat.flows.prefect_server", str(self.database)]
         environment = server_environment(str(self.database.parent), self.port)
         self._process = stack.enter_context(supervised(command, log=self.log, environment=environment))
 

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 
-from flows.dag import PIPELINE, STAGES
 from longcat import __version__
 from longcat.commands import clean, cluster, compare, dispatch, mfu, models, presets, serve, sweep, tools, workspace
 from longcat.commands.evaluate import benchmark_command, evaluate_command
@@ -24,6 +23,7 @@ from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command
 from longcat.disk import failing_disk
 from longcat.errors import Cancelled, LongcatError
+from longcat.flows.dag import PIPELINE, STAGES
 from longcat.printable import printable, shown_warnings
 from longcat.processes.environment import NO_TELEMETRY, QUIET
 from longcat.redaction import redact, redact_error

@@ -10,6 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+"""Folder that holds this package: the repository, in a checkout."""
+DATA = ROOT / "longcat" / "data"
+"""Tables, evaluation tasks and recipes that are shipped; a checkout keeps them in `data/`, to which this is a link."""
 PACKAGE = "longcat"
 
 

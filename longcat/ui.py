@@ -100,7 +100,7 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
             name="Prefect",
             port=prefect_port,
             health="/api/health",
-            arguments=["-m", "flows.prefect_server", str(workspace / "prefect" / "prefect.db")],
+            arguments=["-m", "longcat.flows.prefect_server", str(workspace / "prefect" / "prefect.db")],
             environment=server_environment(str(workspace / "prefect"), prefect_port),
         ),
     ]  # fmt: skip

@@ -10,9 +10,9 @@ from longcat.benchmark import stage
 from longcat.config import PipelineConfig
 from longcat.corpus.facts import TokensFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.tasks.orchestrator import tell
+from longcat.tasks.stage import run_stage, stage_task
 from longcat.tracking import StageRun, Tracker
-from tasks.orchestrator import tell
-from tasks.stage import run_stage, stage_task
 
 
 @stage_task

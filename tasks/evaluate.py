@@ -11,9 +11,9 @@ from longcat.corpus.facts import TokensFacts
 from longcat.evaluation import stage
 from longcat.evaluation.champion import decide, require, tags_of
 from longcat.interchange.checkpoint_facts import CheckpointFacts
+from longcat.tasks.orchestrator import tell
+from longcat.tasks.stage import run_stage, stage_task
 from longcat.tracking import StageRun, Tracker, model_name
-from tasks.orchestrator import tell
-from tasks.stage import run_stage, stage_task
 
 
 @stage_task

@@ -11,10 +11,10 @@ from longcat.corpus import stage
 from longcat.corpus.card import CARD_HTML, CARD_MARKDOWN
 from longcat.corpus.facts import TokensFacts
 from longcat.progress import Reporter
+from longcat.tasks.cluster import mapper_for
+from longcat.tasks.orchestrator import tell
+from longcat.tasks.stage import run_stage, stage_task
 from longcat.tracking import StageRun, Tracker
-from tasks.cluster import mapper_for
-from tasks.orchestrator import tell
-from tasks.stage import run_stage, stage_task
 
 
 @stage_task

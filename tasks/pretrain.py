@@ -13,13 +13,13 @@ from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.printable import markdown_text, printable
 from longcat.progress import Reporter
+from longcat.tasks.orchestrator import tell
+from longcat.tasks.stage import run_stage, stage_task
 from longcat.tracking import StageRun, Tracker, model_name
 from longcat.training import stage
 from longcat.training.availability import life_of
 from longcat.training.life import read_events
 from longcat.training.metrics import read_metrics
-from tasks.orchestrator import tell
-from tasks.stage import run_stage, stage_task
 
 
 @stage_task

@@ -21,8 +21,8 @@ from longcat.errors import Cancelled, LongcatError
 from longcat.printable import markdown_text, printable, shown_warnings
 from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.redaction import redact_error
+from longcat.tasks.orchestrator import BestEffortTask, Prefect, prefect_session, prefect_tags, run_logger
 from longcat.tracking import StageRun, Tracker
-from tasks.orchestrator import BestEffortTask, Prefect, prefect_session, prefect_tags, run_logger
 
 UPDATE_S = 2.0
 ASK_S = 3.0

@@ -18,13 +18,13 @@ import psutil
 import pytest
 import typer
 
-from flows.dag import STAGES
 from longcat import cli
 from longcat.artifact import Workspace
 from longcat.best_effort import SERVERS
 from longcat.config import load_config
 from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import TrainingError
+from longcat.flows.dag import STAGES
 from longcat.interchange import save_huggingface
 from longcat.model import LongcatModel
 from longcat.parallel.axes import Degrees
@@ -251,7 +251,7 @@ def test_export_and_import_go_around(longcat, tmp_path):
 QUICK = [["presets"], ["--help"], ["run", "--help"], ["run", "--preset", "tny"]]
 LOADED = """
 import contextlib, io, json, sys
-from flows.dag import STAGES
+from longcat.flows.dag import STAGES
 from longcat import cli
 
 loaded = []

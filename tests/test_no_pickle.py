@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from longcat.provenance import ROOT
-from tasks import cluster
+from longcat.tasks import cluster
 
 PICKLES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 EXCEPTIONS = {"longcat/training/checkpoint_reader.py"}

@@ -15,7 +15,7 @@ from longcat.stores import is_sound, made_whole, put_back, set_aside, set_aside_
 
 MAKE = {
     "mlflow.db": "from longcat.tracking.forwarding import prepare_store; prepare_store(path)",
-    "prefect.db": "from flows.prefect_server import make; make(path)",
+    "prefect.db": "from longcat.flows.prefect_server import make; make(path)",
 }
 """How each store is made."""
 

@@ -129,7 +129,7 @@ def _role(command: list[str]) -> str | None:
         return AGENT
     if "longcat.training.worker" in command:
         return RANK
-    if "flows.prefect_server" in command or "prefect.server" in words:
+    if "longcat.flows.prefect_server" in command or "prefect.server" in words:
         return PREFECT
     if "multiprocessing.spawn" in words:
         return CORPUS

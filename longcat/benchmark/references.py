@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from longcat.costs.conventions import llm_foundry, megatron_2021, palm, six_n
-from longcat.provenance import ROOT
+from longcat.provenance import DATA
 
-TABLE = ROOT / "data/reference/mfu.csv"
+TABLE = DATA / "reference/mfu.csv"
 KNOWN_CONVENTIONS = ("llm_foundry", "longcat", "megatron", "megatron_2021", "palm", "six_n_all", "torchtitan")
 """Conventions by which the FLOPs of a row can be rederived."""
 

@@ -67,10 +67,10 @@ def flow_summary(
     """Run a flow in this process, with its progress on the terminal unless `quiet`, and return its summary."""
     if rehash:
         os.environ[REHASH] = "1"
-    from flows.dag import TRAINING, check, stages_of
     from longcat.artifact import Workspace
     from longcat.config import load_config
     from longcat.disk import disk_errors
+    from longcat.flows.dag import TRAINING, check, stages_of
 
     settings = load_config(preset, config, overrides or ())
     if not any(source.kind == "hub" for source in settings.corpus.sources):
@@ -85,7 +85,7 @@ def flow_summary(
         check(settings, stages)  # mistakes are reported before a server is started, which takes seconds
     space = Workspace(workspace)
     with disk_errors(workspace), space.lease():
-        from flows.server import prefect_api
+        from longcat.flows.server import prefect_api
         from longcat.progress import progress_listener
         from longcat.terminal import Display, redirected_output
 
@@ -95,7 +95,7 @@ def flow_summary(
             progress_listener(display),
             prefect_api(workspace),
         ):
-            from flows.pipeline import FLOWS
+            from longcat.flows.pipeline import FLOWS
 
             if not quiet and checkpoint is None and any(stage.name == TRAINING for stage in stages):
                 from longcat.training.decisions import decisions

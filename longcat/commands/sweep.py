@@ -43,10 +43,10 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Train a model for each combination of settings, and tell which one is best."""
-    from flows.dag import TRAINING, check, stages_of
     from longcat.artifact import Workspace
     from longcat.config import load_config
     from longcat.disk import disk_errors
+    from longcat.flows.dag import TRAINING, check, stages_of
     from longcat.tables import print_sweep
     from longcat.terminal import Display, redirected_output
     from longcat.tracking import Tracker

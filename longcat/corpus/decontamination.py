@@ -18,14 +18,14 @@ from longcat.corpus.normal_form import normal_form
 from longcat.corpus.readers.jsonl import json_lines
 from longcat.corpus.words import Words
 from longcat.errors import DataError
-from longcat.provenance import ROOT
+from longcat.provenance import DATA
 
 WORDS, LEAST_WORDS, QUESTION_WORDS = 13, 8, 5
 _LEAST_CHARACTERS = 9  # 5 words have: 5 letters and 4 spaces, or 9 Han characters
 NO_RUNS = np.empty((0, 3), np.uint64)
 _QUESTION_MARKS = ("?", "？", "؟")
 _CLOSING = " \t\r\n\"'”’」』)）"
-_SETS = ROOT / "data/evaluation"
+_SETS = DATA / "evaluation"
 
 
 def evaluation_files(names: list[str]) -> list[Path]:

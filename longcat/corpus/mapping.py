@@ -1,7 +1,7 @@
 """Parallel map: a `Mapper` calls a function on many items and yields the results in their order.
 
 Functions and items have to be picklable, and all processes see the same files; so the same functions run in this
-process, in others of this machine, and on a cluster (`tasks.cluster`).
+process, in others of this machine, and on a cluster (`longcat.tasks.cluster`).
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from longcat.errors import ConfigError
-from longcat.provenance import ROOT
+from longcat.provenance import DATA
 
-TABLE = ROOT / "data/reference/hardware.csv"
+TABLE = DATA / "reference/hardware.csv"
 Precision = Literal["bf16", "fp16", "fp32", "fp8"]
 
 

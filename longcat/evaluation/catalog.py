@@ -29,9 +29,9 @@ from longcat.evaluation.task_files import (
     settled_data,
 )
 from longcat.evaluation.task_keys import check_keys
-from longcat.provenance import ROOT
+from longcat.provenance import DATA
 
-TASKS = ROOT / "data/evaluation"
+TASKS = DATA / "evaluation"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

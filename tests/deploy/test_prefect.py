@@ -8,9 +8,9 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from flows.dag import STAGES
-from flows.pipeline import FLOWS
 from longcat.config import load_config, preset_names
+from longcat.flows.dag import STAGES
+from longcat.flows.pipeline import FLOWS
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]

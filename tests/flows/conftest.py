@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def finished(prefect_server, corpus_file, tmp_path_factory):
-    from flows.pipeline import pipeline
+    from longcat.flows.pipeline import pipeline
 
     workspace = tmp_path_factory.mktemp("workspace")
     options = {"preset": "smoke", "overrides": [f"corpus.sources={corpus_file}"], "workspace": str(workspace)}

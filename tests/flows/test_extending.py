@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from flows.dag import PIPELINE, STAGES, Stage, stages_of
 from longcat.config import load_config
 from longcat.errors import ConfigError
 from longcat.evaluation.suites import find_suite
+from longcat.flows.dag import PIPELINE, STAGES, Stage, stages_of
 
 STAGE = """
 from longcat.artifact import Artifact, Facts, Recipe
@@ -40,7 +40,7 @@ def check(config):
 """
 
 TASK = """
-from tasks.stage import run_stage, stage_task
+from longcat.tasks.stage import run_stage, stage_task
 from toy_stage import count_words
 
 
@@ -77,7 +77,7 @@ def modules(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_stage_is_its_code_its_task_and_a_line_of_the_table(finished, modules):
-    from flows.pipeline import make_flow
+    from longcat.flows.pipeline import make_flow
 
     modules("toy_stage", STAGE)
     modules("toy_task", TASK)
@@ -98,7 +98,7 @@ def test_a_stage_is_its_code_its_task_and_a_line_of_the_table(finished, modules)
 
 @pytest.mark.slow
 def test_an_evaluation_is_one_file(finished, modules):
-    from flows.pipeline import FLOWS
+    from longcat.flows.pipeline import FLOWS
 
     modules("toy_suite", SUITE)
     workspace, options, *_ = finished

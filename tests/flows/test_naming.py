@@ -9,9 +9,9 @@ import uuid
 
 import pytest
 
-from flows import naming
-from flows.naming import MOST, describe, mlflow_page, run_name, run_tags
 from longcat.best_effort import SERVERS, ui_address
+from longcat.flows import naming
+from longcat.flows.naming import MOST, describe, mlflow_page, run_name, run_tags
 
 
 def test_a_name_says_what_was_run_and_overridden():

@@ -70,8 +70,8 @@ def test_prefect_says_cached_and_shows_reports(finished):
 
 
 def test_a_damaged_artifact_stops_the_flow_and_stays(finished):
-    from flows.pipeline import pipeline
     from longcat.errors import ArtifactError
+    from longcat.flows.pipeline import pipeline
 
     workspace, options, _, _ = finished
     weights = next((workspace / "checkpoint").glob("*/huggingface/model.safetensors"))
@@ -88,8 +88,8 @@ def test_a_damaged_artifact_stops_the_flow_and_stays(finished):
 
 
 def test_a_changed_table_makes_another_report_of_the_same_measurement(finished, monkeypatch, tmp_path):
-    from flows.pipeline import FLOWS
     from longcat.benchmark import measurement, stage
+    from longcat.flows.pipeline import FLOWS
 
     workspace, options, first, _ = finished
     before = first["stages"][2]

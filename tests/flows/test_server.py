@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from flows import server as module
-from flows.server import _Server
+from longcat.flows import server as module
+from longcat.flows.server import _Server
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def kill_servers(run):
             for process in psutil.Process(run.pid).children(recursive=True):
                 with suppress(psutil.Error):
                     command = process.cmdline()
-                    if "flows.prefect_server" in command and "longcat.processes.supervisor" not in command:
+                    if "longcat.flows.prefect_server" in command and "longcat.processes.supervisor" not in command:
                         process.kill()
         time.sleep(0.05)
 

@@ -6,8 +6,8 @@ import threading
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed
 
-from tasks.orchestrator import BestEffortFlow
-from tasks.stage import stage_task
+from longcat.tasks.orchestrator import BestEffortFlow
+from longcat.tasks.stage import stage_task
 from tests.prefect_api import FakePrefect
 
 

@@ -10,7 +10,7 @@ from longcat.artifact import Workspace
 from longcat.config import CorpusConfig, load_config
 from longcat.corpus.stage import preprocess
 from longcat.errors import ConfigError
-from tasks import cluster
+from longcat.tasks import cluster
 from tests.waiting import LIMIT_S
 
 
@@ -31,7 +31,7 @@ def contents(workspace, digest):
 @pytest.mark.slow
 def test_two_dask_workers_write_the_same_bytes(prefect_server, corpus_file, tmp_path):
     pytest.importorskip("prefect_dask")
-    from flows.pipeline import FLOWS
+    from longcat.flows.pipeline import FLOWS
 
     overrides = [f"corpus.sources={corpus_file}", "corpus.block_bytes=20000", "corpus.near_duplicates={}"]
     alone = preprocess(

@@ -13,9 +13,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed
 
 from longcat.errors import Cancelled, TrainingError
-from tasks import orchestrator
-from tasks.orchestrator import BestEffortFlow, prefect_session, tell
-from tasks.stage import stage_task
+from longcat.tasks import orchestrator
+from longcat.tasks.orchestrator import BestEffortFlow, prefect_session, tell
+from longcat.tasks.stage import stage_task
 from tests.prefect_api import fake_prefect
 
 TROUBLE = ["hang", "junk", "dead", 500, 503, 429, 401, 404]

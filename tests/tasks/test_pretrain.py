@@ -4,7 +4,7 @@ import base64
 from types import SimpleNamespace
 
 from longcat.interchange.checkpoint_folder import CheckpointFolder
-from tasks.pretrain import training_page
+from longcat.tasks.pretrain import training_page
 
 
 def test_the_page_of_training_has_the_pictures_there_are(tmp_path):

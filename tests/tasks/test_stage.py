@@ -9,8 +9,8 @@ import pytest
 
 from longcat.errors import Cancelled
 from longcat.progress import Progress, progress_listener
-from tasks import stage
-from tasks.stage import run_stage
+from longcat.tasks import stage
+from longcat.tasks.stage import run_stage
 from tests.waiting import wait_until
 
 
@@ -20,7 +20,7 @@ def tracker():
 
 
 def test_a_warning_is_said_while_the_stage_runs(tracker, caplog, monkeypatch):
-    monkeypatch.setattr("tasks.stage.run_logger", lambda: logging.getLogger("longcat"))
+    monkeypatch.setattr("longcat.tasks.stage.run_logger", lambda: logging.getLogger("longcat"))
     said = []
 
     def work(_report, _run):
