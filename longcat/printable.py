@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +54,12 @@ def duration(seconds: float) -> str:
         parts.append((count, unit))
     first = next((number for number, (count, _) in enumerate(parts) if count), len(parts) - 1)
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count or first == len(parts) - 1)
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return `; did you mean 'WORD'?` with the nearest of the words that there are, or nothing if none is near."""
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @contextmanager

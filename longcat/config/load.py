@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from longcat.config.section import Formerly
 from longcat.config.tree import PipelineConfig
 from longcat.errors import ConfigError
+from longcat.printable import did_you_mean
 from longcat.redaction import secret_places
 from longcat.unpacking import read_bounded
 
@@ -43,7 +44,7 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
     if preset is not None:
         names = preset_names()
         if preset not in names:
-            raise ConfigError(f"unknown preset {preset!r}{_nearest(preset, names)}; there are: {', '.join(names)}")
+            raise ConfigError(f"unknown preset {preset!r}{did_you_mean(preset, names)}; there are: {', '.join(names)}")
         tree = _merge(_read_yaml(PRESET_DIRECTORY / f"{preset}.yaml"), tree)
         tree["preset"] = preset
         origin = f"preset {preset}" if file is None else origin
@@ -155,8 +156,3 @@ def _fields(section: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, F
         nested = _section_of(field.annotation)
         if nested is not None:
             yield from _fields(nested, f"{prefix}{name}.")
-
-
-def _nearest(word: str, words: list[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
