@@ -3,12 +3,14 @@
 import dataclasses
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcat.assess.sovereignty import Component, Table, audit, read_table, stack_of_run
 from longcat.costs.hardware import hardware_table
 from longcat.errors import ConfigError
+from longcat.provenance import ROOT
 
 TABLE = read_table()
 VENDORS = {"NVIDIA": "NVIDIA GPU", "Huawei": "Ascend", "AMD": "AMD Instinct", "Intel": "Intel Gaudi"}
@@ -93,3 +95,19 @@ def test_full_means_that_nothing_foreign_and_closed_can_be_reached(rows):
     assert audit({"accelerator": ["c0"]}, table).verdict == ("Partial" if closed else "Full")
     freed = {name: dataclasses.replace(one, open_source=True) for name, one in components.items()}
     assert audit({"accelerator": ["c0"]}, Table("A", ("accelerator",), freed)).verdict == "Full"
+
+
+@pytest.mark.parametrize(
+    ("example", "verdict", "foreign"),
+    [
+        ("longcat-2.0", "Full", set()),
+        ("qwen-max", "Partial", {"NVIDIA GPU", "NVLink", "NCCL", "CUDA", "cuBLAS", "cuDNN"}),
+        ("ernie-4.0", "Partial", {"NVIDIA GPU", "NVLink", "InfiniBand", "NCCL", "CUDA", "cuBLAS", "cuDNN"}),
+    ],
+)
+def test_the_three_systems(example, verdict, foreign):
+    stack = yaml.safe_load((ROOT / f"docs/examples/{example}.yaml").read_text())["stack"]
+    found = audit(stack)
+    assert found.verdict == verdict and not found.not_known
+    assert {part.called for part in found.parts if part.origin == "foreign"} == foreign
+    assert {part.called for part in found.parts} == {called for layer in stack.values() for called in layer}
