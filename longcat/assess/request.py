@@ -1,0 +1,138 @@
+"""What is asked of `longcat assess`: options of the command line, a file of the same names, or both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from longcat.errors import ConfigError
+from longcat.printable import did_you_mean
+from longcat.unpacking import read_bounded
+
+_TARGET = re.compile(r"(?P<device>[^:]+):(?P<count>[1-9]\d{0,6})")
+_PRICE = re.compile(r"(?P<device>[^=]+)=(?P<amount>\d+(?:\.\d+)?)(?: ?(?P<currency>[^\d\s].*))?")
+
+
+class Known(BaseModel):
+    """A published fact about a system, with where it stands."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    what: str
+    source: str
+
+
+class Request(BaseModel):
+    """A workload, where it runs today, and where it may go; every field but the target may be unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = "this workload"
+    """What the page calls it."""
+    code: Path | None = None
+    """Folder or file with the program that trains."""
+    model: str | None = None
+    """A config.json, a folder with one, or a preset."""
+    log: Path | None = None
+    """Training log of today's run."""
+    mlflow_run: str | None = None
+    """Instead of a log: a run that MLflow has recorded."""
+    device: str | None = None
+    """Device of today's run."""
+    devices: int | None = Field(default=None, ge=1)
+    """How many of them."""
+    sequence_length: int | None = Field(default=None, ge=1)
+    """Tokens that attention sees."""
+    tokens: float | None = Field(default=None, gt=0)
+    """Tokens to train on; days, device-hours and money follow from them."""
+    to: str | None = None
+    """Target as `DEVICE:COUNT`, for example `ascend-910b2:128`."""
+    price: dict[str, str] = Field(default_factory=dict)
+    """Price of a device-hour by device, for example `ascend-910b2: 12.5 CNY`."""
+    stack: dict[str, list[str]] | None = None
+    """What today's system consists of, by layer of the sovereignty table; by default what its device usually has."""
+    known: list[Known] = Field(default_factory=list)
+    """What is published about it."""
+    not_known: list[str] = Field(default_factory=list)
+    """What is not."""
+
+    @property
+    def target(self) -> tuple[str, int] | None:
+        """Return device and count of the target."""
+        if self.to is None:
+            return None
+        match = _TARGET.fullmatch(self.to)
+        if match is None:
+            raise ConfigError(f"--to {self.to}: give a device and how many, as ascend-910b2:128")
+        return match["device"], int(match["count"])
+
+
+def read_request(file: Path | None, given: Mapping[str, Any], prices: Sequence[str] = ()) -> Request:
+    """Read a request: the file's fields, and over them what the command line gives.
+
+    Paths in a file are relative to it.
+
+    Args:
+        file: YAML with the fields of `Request`, or None.
+        given: options by field; None where an option is not given.
+        prices: each as `DEVICE=AMOUNT` or `DEVICE=AMOUNT CURRENCY`.
+
+    Raises:
+        ConfigError: the file or a field cannot be read; the field and what is right are named.
+    """
+    tree: dict[str, Any] = {} if file is None else _read(file)
+    tree |= {name: value for name, value in given.items() if value is not None}
+    for one in prices:
+        match = _PRICE.fullmatch(one.strip())
+        if match is None:
+            raise ConfigError(f"--price {one}: give a device and what an hour of it costs, as ascend-910b2=12.5 CNY")
+        tree.setdefault("price", {})[match["device"]] = one.partition("=")[2].strip()
+    try:
+        request = Request.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, file)) from None
+    for device, price in request.price.items():
+        amount_of(device, price)
+    return request
+
+
+def amount_of(device: str, price: str) -> tuple[float, str]:
+    """Return amount and currency of a price such as `12.5 CNY`.
+
+    Raises:
+        ConfigError: it has no amount.
+    """
+    match = _PRICE.fullmatch(f"{device}={price}")
+    if match is None:
+        raise ConfigError(f"price of {device}: {price!r} is no amount with a currency, such as 12.5 CNY")
+    return float(match["amount"]), match["currency"] or ""
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = read_bounded(file).decode("utf-8")
+        tree = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"--config {file}: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {file}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {file}: a table of fields is wanted, such as `model: tiny`")
+    for name in ("code", "log"):
+        if isinstance(tree.get(name), str):
+            tree[name] = str(file.parent / Path(tree[name]).expanduser())
+    if isinstance(model := tree.get("model"), str) and (file.parent / model).exists():
+        tree["model"] = str(file.parent / model)
+    return tree
+
+
+def _explain(error: ValidationError, file: Path | None) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    where = f"--config {file}: " if file is not None else ""
+    if first["type"] == "extra_forbidden":
+        return f"{where}unknown field {place!r}{did_you_mean(place.split('.')[-1], Request.model_fields)}"
+    return f"{where}{place}: {first['msg']}, found {first['input']!r}"
