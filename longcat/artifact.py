@@ -52,9 +52,11 @@ _CODE, _BUILT = ".code.json", ".built.json"
 
 
 class Facts(BaseModel, ABC):
-    """Key figures of a finished stage, as its manifest records them."""
+    """Key figures of a finished stage, as its manifest records them; the line below a field describes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     @property
     @abstractmethod

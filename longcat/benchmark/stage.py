@@ -51,16 +51,23 @@ class BenchmarkFacts(Facts):
     peak_flops: float | None
     """Peak FLOP/s, summed over all processes; None where not known."""
     peak_source: str | None
+    """Where the peak is from."""
     peak_memory_bytes: int
     """Peak memory of the process that needed most."""
     device_kind: str
+    """`npu`, `cuda` or `cpu`."""
     device_name: str
+    """As the driver reports it."""
     processes: int
+    """Training processes, one per device."""
     parallel: dict[str, int]
     """Degree of each axis of parallelism, by its name in the section `parallel`."""
     sequence_length: int
+    """Tokens of a sequence."""
     precision: str
+    """Type that was computed in: fp32 or bf16."""
     total_parameters: int
+    """All of them."""
     activated_parameters: float
     """Weights that a mean token is multiplied by, without embedding and other look-ups."""
     formula_parameters: float
@@ -76,6 +83,7 @@ class BenchmarkFacts(Facts):
     ratio_to_a100: float | None
     """Median ratio of our MFU to that of the published A100 runs compared with; None without one, and on a CPU."""
     verdict: str
+    """What the comparison with A100 runs says, in a sentence."""
     measurement: str
     """Digest of the measurement artifact that the figures come from."""
 

@@ -32,6 +32,7 @@ class DocumentsFacts(Facts):
     tokens: int
     """Tokens of all kept documents, ends of text included."""
     bytes_per_token: float
+    """Bytes of the kept text over its tokens."""
     vocabulary_size: int
     """Largest token id + 1."""
     end_of_text: int
@@ -54,9 +55,13 @@ class TokensFacts(DocumentsFacts):
     """Key figures of a `tokens` artifact: a mixture of the documents, packed into rows."""
 
     train_tokens: int
+    """Training rows times their length, padding included."""
     held_out_tokens: int
+    """Held-out rows times their length, padding included."""
     train_rows: int
+    """Rows of `corpus.sequence_length_tokens` tokens to train on."""
     held_out_rows: int
+    """Rows that are never trained on."""
     padding_fraction: float
     """Fraction of the training rows' tokens that is padding."""
     extra_cuts_fraction: float

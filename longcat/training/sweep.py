@@ -65,10 +65,13 @@ class SweepFacts(Facts):
     score: str
     """Name of the fact that points are judged by."""
     points: int
+    """Combinations of settings."""
     failed: int
+    """Combinations whose training failed."""
     best: str | None
     """Name of the best point; none if no point has a score."""
     best_score: float | None
+    """Score of the best point."""
 
     @property
     def headline(self) -> str:
