@@ -23,6 +23,7 @@ FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md
 MERMAID = "assets/mermaid.tiny.js"
 LIMIT_S = 120
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_PICTURE = re.compile(r'<img [^>]*?src="([^":]+)"')
 _LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")
 
 
@@ -98,10 +99,22 @@ def build(site: Path) -> str | None:
         )
         if done.returncode:
             return _COLOUR.sub("", done.stdout + done.stderr.partition("Traceback")[0]).strip()
+        if missing := missing_pictures(work / "site"):
+            return "\n".join(f"{page}: there is no picture {picture}" for page, picture in missing)
         if site.exists():
             shutil.rmtree(site)
         shutil.copytree(work / "site", site)
     return None
+
+
+def missing_pictures(site: Path) -> list[tuple[str, str]]:
+    """Return pages and the pictures that they want and that are not there, which the check of links does not see."""
+    return [
+        (page.relative_to(site).with_suffix(".md").as_posix(), picture)
+        for page in sorted(site.rglob("*.html"))
+        for picture in _PICTURE.findall(page.read_text(encoding="utf-8"))
+        if not (page.parent / picture).is_file()
+    ]
 
 
 def main(arguments: list[str]) -> int:

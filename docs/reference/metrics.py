@@ -14,6 +14,9 @@ from longcat.corpus.facts import TokensFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.serve.metrics import Metrics
 
+_VARYING = {"TASK": "(?!(?:held_out|intrinsic|scores)/).+"}
+"""What a word in capitals stands for; others stand for anything."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -31,7 +34,7 @@ class Metric:
     @property
     def pattern(self) -> re.Pattern[str]:
         """Return what its names look like."""
-        return re.compile(re.sub(r"\b[A-Z]+\b", ".+", re.escape(self.name)))
+        return re.compile(re.sub("[A-Z]+", lambda word: _VARYING.get(word[0], ".+"), re.escape(self.name)))
 
 
 STEP, RECORD, CHECKPOINT = "step", "record", "checkpoint"
@@ -151,7 +154,7 @@ def facts(kind: type[Facts]) -> tuple[Metric, ...]:
                 "",
                 field.description or "",
                 "end",
-                always=field.is_required() and not several,
+                always=field.is_required() and not several and "None" not in said,
             )
         )
     return tuple(found)
