@@ -27,7 +27,7 @@ Every mistake of a caller's is a `longcat.errors.UserError` with a sentence that
 here is the inside, and may change.
 """
 LISTED = {
-    "Configurations": ("config.load_config", "config.preset_names", "config.tree.PipelineConfig"),
+    "Configurations": ("config.load_config", "config.preset_names", "config.PipelineConfig"),
     "Stages": (
         "corpus.stage.preprocess",
         "training.stage.pretrain",
@@ -83,7 +83,10 @@ def _target(found: Any) -> Any:
 
 def _shown(path: str, found: Any) -> str:
     """Show a function, a class with its attributes and methods, or a value."""
-    parts = [f"### `{path}` {{ #{path} }}", _signature(found), *_docstring(found)]
+    module, _, name = path.rpartition(".")
+    shown = path if module == "longcat" else name
+    parts = [f"### `{shown}` {{ #{path} }}", _python(f"from {module} import {name}", _signature(found))]
+    parts += _docstring(found)
     if found.is_class:
         members = {name: one for name, one in found.members.items() if not name.startswith("_") and one.docstring}
         attributes = [one for one in members.values() if one.is_attribute]
@@ -92,7 +95,7 @@ def _shown(path: str, found: Any) -> str:
             parts.append(table(("attribute", "type", "what it is"), rows))
         for name, one in members.items():
             if one.is_function:
-                parts += [f"#### `{name}` {{ #{path}.{name} }}", _signature(one), *_docstring(one)]
+                parts += [f"#### `{name}` {{ #{path}.{name} }}", _python(_signature(one)), *_docstring(one)]
     return "\n\n".join(parts)
 
 
@@ -114,8 +117,12 @@ def _signature(found: Any) -> str:
         words.append(f"{star}{one.name}{f': {one.annotation}' if one.annotation else ''}{default}")
     end = f") -> {called.returns}" if called.returns and not found.is_class else ")"
     line = f"{found.name}({', '.join(words)}{end}"
-    text = line if len(line) <= 90 else f"{found.name}(\n    " + ",\n    ".join(words) + f",\n{end}"
-    return f"```python\n{text}\n```"
+    return line if len(line) <= 90 else f"{found.name}(\n    " + ",\n    ".join(words) + f",\n{end}"
+
+
+def _python(*lines: str) -> str:
+    code_lines = "\n\n".join(filter(None, lines))
+    return f"```python\n{code_lines}\n```" if code_lines else ""
 
 
 def _docstring(found: Any) -> list[str]:

@@ -16,7 +16,6 @@ DEVICES = {
     "GB": "memory_gb",
     "GB/s": "memory_bandwidth_gb_s",
     "in a node": "devices_per_node",
-    "confidence": "confidence",
     "source": "source",
 }
 RUNS = {
@@ -43,7 +42,11 @@ VENDORS = {
     "source": "source",
 }
 
-HEAD = """# Hardware and published runs
+HEAD = """---
+hide: [toc]
+---
+
+# Hardware and published runs
 
 Who wonders where a peak or a comparison comes from finds the tables that `longcat mfu` and the benchmark read, with their
 sources. For example, the devices that `--device` takes, by name or short name:

@@ -124,7 +124,7 @@ Who reads curves, or sets an alarm on one, finds here every figure that a run re
 A run has one MLflow run for the pipeline, and one inside it for each stage; `longcat ui` shows them. The same records lie in
 the checkpoint, one JSON object a line, for programs without MLflow:
 
-    {"step": 12, "time": 1795900000.0, "attempt": 1, "train/loss": 6.08, "perf/tokens_per_second": 2440.0}
+    {"step": 12, "time": 1795900000.0, "attempt": 1, "train/loss": 6.08, "train/skipped": 0.0}
 
 A number that is not finite is `null` there. *When* says how often: at every **step**; at every **record**, which is
 [`training.log_every_steps`](settings.md#training.log_every_steps) steps; or once.
