@@ -65,7 +65,7 @@ LISTED = {
 
 def page() -> str:
     """Return the page: what `import longcat` offers, then what lies in modules."""
-    package = griffe.load("longcat", search_paths=[ROOT], docstring_parser="google")
+    package = griffe.load("longcat", search_paths=[ROOT], try_relative_path=False, docstring_parser="google")
     parts = [HEAD]
     if package.exports:
         parts.append("## `import longcat` { #longcat }")

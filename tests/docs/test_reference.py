@@ -124,6 +124,27 @@ def test_the_python_page_shows_signatures_arguments_and_errors():
         assert all(f"{{ #longcat.{name} }}" in page for name in names)
 
 
+def test_what_import_longcat_offers_comes_first(tmp_path, monkeypatch):
+    (tmp_path / "longcat").mkdir()
+    (tmp_path / "longcat/inside.py").write_text(
+        "class Model:\n"
+        '    """A model that is loaded."""\n\n'
+        "    def generate(self, prompt: str, *, tokens: int = 8) -> str:\n"
+        '        """Continue a text.\n\n        Args:\n            prompt: the text.\n            tokens: most of them.\n        """\n\n\n'
+        'def load(path: str) -> Model:\n    """Load a model."""\n'
+    )
+    (tmp_path / "longcat/__init__.py").write_text(
+        "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from longcat.inside import Model, load\n"
+        '__all__ = ["Model", "load"]\n\n\ndef __getattr__(name):\n    raise AttributeError(name)\n'
+    )
+    monkeypatch.setattr(api, "ROOT", tmp_path)
+    monkeypatch.setattr(api, "LISTED", {})
+    page = api.page()
+    assert "## `import longcat`" in page
+    assert "### `longcat.load` { #longcat.load }" in page and "load(path: str) -> Model" in page
+    assert "#### `generate` { #longcat.Model.generate }" in page and "| `prompt` | the text. |" in page
+
+
 def test_text_of_docstrings_is_shown_as_it_is():
     assert prose("a_b *c* <d> `e_f` [g], see docs/cluster.md") == (
         r"a\_b \*c\* &lt;d&gt; `e_f` &#91;g&#93;, see [cluster](../cluster.md)"
