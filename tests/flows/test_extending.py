@@ -121,7 +121,7 @@ def test_unknown_suites_are_refused(modules):
         ConfigError, match=r"unknown suite 'nope'; there are: held_out, intrinsic, tasks, or package\.module:NAME"
     ):
         find_suite("nope")
-    with pytest.raises(ConfigError, match=r"no_such_module:X cannot be loaded: No module named 'no_such_module'"):
+    with pytest.raises(ConfigError, match=r"no_such_module:X cannot be imported: No module named 'no_such_module'"):
         find_suite("no_such_module:X")
     modules("toy_suite", "SUITE = 3\n")
     with pytest.raises(ConfigError, match=r"toy_suite:SUITE is a int, not a longcat\.evaluation\.suites\.Suite"):
