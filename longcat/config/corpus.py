@@ -52,10 +52,11 @@ class SourceConfig(Section):
     """For `local_services`: the tasks that are asked, by name; an empty list takes all."""
     forms: list[str] = Field(default_factory=list)
     """For `local_services`: the forms of the texts, of `plain`, `listed`, `explained` and `reasoned`; an empty list takes all."""
-    function: str | None = None
-    """For `own`: a function that yields texts, by its registered name or as `package.module:function`."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """For `own`: what the function is called with, by name; a change of them makes the tokens anew."""
+    function: Annotated[str | None, RUNTIME] = None
+    """For `own`: a function that yields texts, by its registered name or as `package.module:function`. Its name and its code stand in
+    for it."""
+    arguments: Annotated[dict[str, str | int | float | bool | None], RUNTIME] = Field(default_factory=dict)
+    """For `own`: what the function is called with, by name; part of the identity as well."""
     text_field: str = "text"
     """The field that holds the text in records of JSON, Parquet, Arrow and hub data sets; dots lead to nested ones (`data.text`)."""
     max_documents: int | None = Field(default=None, ge=1)

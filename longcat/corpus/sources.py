@@ -56,7 +56,8 @@ class Source:
     licence: str | None
     """Licence that the source states; None if it states none."""
     pin: dict[str, str]
-    """`{"sha256": ...}` of the content, or `{"revision": ...}`: the commit, or what made-up text is made from."""
+    """`{"sha256": ...}` of the content, or `{"revision": ...}`: the commit, or what made-up text is made from; of a function, its
+    name, arguments and code."""
     blocks: Sequence[Block]
     tolerant: bool = False
     """Whether unreadable records are expected: the standard library tests itself with broken files."""
@@ -238,8 +239,8 @@ def _own_function(name: str) -> OwnFunction:
 
 def _own(config: SourceConfig) -> Source:
     name = str(config.function)
-    code = _own_function(name).identity
-    return Source(name=name, licence=None, pin=code, blocks=[OwnBlock(name, tuple(config.arguments.items()))])
+    pin = {"function": name, "arguments": json.dumps(config.arguments, sort_keys=True), **_own_function(name).identity}
+    return Source(name=name, licence=None, pin=pin, blocks=[OwnBlock(name, tuple(config.arguments.items()))])
 
 
 @dataclass(frozen=True)
