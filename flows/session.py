@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,3 +83,24 @@ def run_here(
             checkpoint=checkpoint,
         )
     return summary
+
+
+def run_plainly(
+    flow: str,
+    preset: str | None,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    workspace: Path,
+    checkpoint: str | None = None,
+    keep: dict[str, Artifact[Any]] | None = None,
+) -> dict[str, Any]:
+    """Run a flow that is `ready` without Prefect and MLflow, its stages as plain functions; as `run_here` otherwise."""
+    from longcat.flows.walk import call_plainly, prepare, row_of, summary_of
+
+    table = table_for(flow)
+    walk = prepare(flow_name(flow, table), table, preset, config, overrides, workspace, checkpoint)
+    began = time.monotonic()
+    rows = [row_of(*step) for step in walk.go(call_plainly)]
+    if keep is not None:
+        keep.update(walk.made)
+    return summary_of(walk, rows, time.monotonic() - began)

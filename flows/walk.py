@@ -15,7 +15,7 @@ from longcat.errors import ConfigError
 from longcat.extensions import Extension
 from longcat.flows.dag import TRAINING, Stage, check, load, stages_of
 from longcat.inference.given import given_checkpoint, same_tokenizer, with_model_of, with_tokenizer_of
-from longcat.progress import Reporter, no_progress
+from longcat.progress import Progress, Reporter, no_progress, progress_listeners
 from longcat.training.given_start import with_start
 from longcat.training.given_state import state_as_checkpoint
 
@@ -87,14 +87,17 @@ def prepare(
     return Walk(flow, config, stages, space, given)
 
 
-def call_plainly(report: Reporter = no_progress) -> Call:
-    """Return what runs stages as plain functions, without Prefect and MLflow."""
+def call_plainly(
+    stage: Stage, config: PipelineConfig, parents: Sequence[Artifact[Any]], room: Workspace
+) -> Artifact[Any]:
+    """Run a stage as a plain function; the listeners of this process hear of its progress."""
+    made: Artifact[Any] = load(stage.function)(config, *parents, workspace=room, report=_tell)
+    return made
 
-    def call(stage: Stage, config: PipelineConfig, parents: Sequence[Artifact[Any]], room: Workspace) -> Artifact[Any]:
-        made: Artifact[Any] = load(stage.function)(config, *parents, workspace=room, report=report)
-        return made
 
-    return call
+def _tell(progress: Progress) -> None:
+    for listener in progress_listeners():
+        listener(progress)
 
 
 def evaluate(
