@@ -239,7 +239,8 @@ def _own_function(name: str) -> OwnFunction:
 
 def _own(config: SourceConfig) -> Source:
     name = str(config.function)
-    pin = {"function": name, "arguments": json.dumps(config.arguments, sort_keys=True), **_own_function(name).identity}
+    depends = json.dumps([config.arguments, _own_function(name).identity], sort_keys=True)
+    pin = {"revision": f"{name}-{hashlib.sha256(depends.encode()).hexdigest()[:40]}"}
     return Source(name=name, licence=None, pin=pin, blocks=[OwnBlock(name, tuple(config.arguments.items()))])
 
 
