@@ -20,10 +20,12 @@ from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.help import Command, Group
 from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
-from longcat.commands.run import flow_command
+from longcat.commands.run import flow_command, run
 from longcat.disk import failing_disk
 from longcat.errors import Cancelled, LongcatError
-from longcat.flows.dag import PIPELINE, STAGES
+from longcat.extensions import STAGES as OWN_STAGES
+from longcat.extensions import registered
+from longcat.flows.dag import STAGES
 from longcat.printable import printable, shown_warnings
 from longcat.processes.environment import NO_TELEMETRY, QUIET
 from longcat.redaction import redact, redact_error
@@ -62,12 +64,16 @@ _COMMANDS = {
     "benchmark": benchmark_command,
     "evaluate": evaluate_command,
 }
-_run = flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}.")
-app.command("run", cls=Command)(_run)
+app.command(cls=Command)(run)
 for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
     _make = _COMMANDS.get(_stage.name, partial(flow_command, _stage.name))
     app.command(_stage.name, cls=Command)(_make(_stage.title + _needs))
+for _name, _own in registered(OWN_STAGES).items():
+    if _name not in {_stage.name for _stage in STAGES}:
+        app.command(_name, cls=Command)(
+            flow_command(_name, f"A stage of {_own[0].distribution}; what it needs runs first.")
+        )
 _function: Callable[..., None]
 for _function in (
     sweep.sweep,
