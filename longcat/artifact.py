@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -55,6 +55,9 @@ class Facts(BaseModel, ABC):
     """Key figures of a finished stage, as its manifest records them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset()
+    """Facts and parts of them that were chosen, not found: MLflow has them as parameters, not as metrics."""
 
     @property
     @abstractmethod
