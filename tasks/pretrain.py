@@ -15,10 +15,10 @@ from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.printable import large_count, markdown_text, printable
 from longcat.progress import Reporter
-from longcat.tasks.orchestrator import tell
+from longcat.tasks.orchestrator import prefect_tags, tell
 from longcat.tasks.stage import measured, part_of, run_stage, stage_task
 from longcat.tracking import StageRun, Tracker, model_name
-from longcat.tracking.notes import code, code_block, next_commands
+from longcat.tracking.notes import code, code_block, next_commands, stage_note
 from longcat.training import stage
 from longcat.training.availability import life_of
 from longcat.training.cost import cost_of
@@ -66,11 +66,14 @@ def pretrain(
             run.log_artifact(folder.life_picture)
         cost = cost_of(config, checkpoint.facts, checkpoint.facts.seconds_training if life is None else life.seconds)
         run.log_metrics(cost)
-        tracker.run.log_metrics(cost)
+        tracker.run.set_tags({name: f"{value:.6g}" for name, value in cost.items()})
         run.log_artifact(folder.samples, folder.samples.name)
         if samples := read_samples(folder.samples):
             run.log_table("samples.json", ("step", "text"), samples)
         known = measured(checkpoint.facts)
+        run.set_note(
+            stage_note(checkpoint, checkpoint.facts.seconds_training, known | cost, prefect_tags().get("prefect.url"))
+        )
         run.register_model(
             model_name(config),
             checkpoint,

@@ -141,7 +141,7 @@ def chosen(facts: Facts) -> dict[str, float]:
     numbers = _numbers(facts.model_dump()) | {name: value for name, value in facts.figures.items() if value is not None}
     kept = {name: value for name, value in numbers.items() if facts.SETTINGS.intersection(name.split("/"))}
     return {
-        name: int(value) if value == int(value) else value
+        name.replace("/", "."): int(value) if value == int(value) else value
         for name, value in kept.items()
         if not any(name.endswith(f"/{other}") for other in kept)
     }

@@ -32,7 +32,9 @@ _KEPT = "suites"
 class EvaluationFacts(Facts):
     """Scores of a checkpoint."""
 
-    SETTINGS: ClassVar[frozenset[str]] = frozenset({"few_shot"})
+    SETTINGS: ClassVar[frozenset[str]] = frozenset(
+        {"few_shot", "documents", "sequences", "held_out_documents", "bytes", "baseline_tokens"}
+    )
 
     scores: dict[str, dict[str, float]]
     """Metrics by subject: `held_out`, and each task by its name."""

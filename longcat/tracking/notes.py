@@ -10,7 +10,7 @@ from typing import Any
 from longcat.artifact import Artifact
 from longcat.printable import duration, markdown_text, printable
 
-_MOST_FIGURES = 16
+_MOST_FIGURES = 10
 
 
 def stage_note(
@@ -30,11 +30,13 @@ def stage_note(
         report: name of a file of the artifact that the run has as well.
     """
     how = f"reused; it took {duration(artifact.seconds)}" if artifact.cached else f"made in {duration(seconds)}"
-    shown = list(figures.items())
-    rows = [(markdown_text(name), f"{value:.6g}") for name, value in shown[:_MOST_FIGURES]]
-    if left := len(shown) - len(rows):
-        rows.append((f"and {left} more", "see the metrics"))
-    parts = [f"**{markdown_text(artifact.facts.headline)}** ({how})", table(("result", "value"), rows) if rows else ""]
+    shown = list(figures.items())[:_MOST_FIGURES]  # beside each other, as MLflow shows the first lines only
+    results = (
+        table([markdown_text(name) for name, _ in shown], [[f"{value:.6g}" for _, value in shown]]) if shown else ""
+    )
+    parts = [f"**{markdown_text(artifact.facts.headline)}** ({how})", results]
+    if left := len(figures) - len(shown):
+        parts.append(f"{left} more are among the metrics.")
     parts += [markdown_text(line) for line in artifact.facts.remarks(artifact.path)]
     parts += [_list([f"Result: {code(artifact.path)}", *_links(prefect), *([] if report is None else [f"Report: {code(report)}, among the artifacts of this run"])])]  # fmt: skip
     parts += ["Next:", code_block(next_commands(artifact.kind, artifact.digest, artifact.path))]
