@@ -98,9 +98,9 @@ def fill_mlflow(workspace: Path, runs: int) -> None:
             parent = made
             client.create_model_version("longcat-smoke", version.source, made, tags={"digest": secrets.token_hex(16)})
         names = list(of.data.metrics)
-        points = [Metric(name, 1.0 / (step + 1), step, step) for name in names for step in range(12)]
-        for start in range(0, len(points), 1000):
-            client.log_batch(made, metrics=points[start : start + 1000])
+        points = [Metric(name, 1.0, 0, 0) for name in names]
+        points += [Metric("train/loss", 1.0 / step, step, step) for step in range(1, 500)]
+        client.log_batch(made, metrics=points[:1000])
         params = [Param(name, value) for name, value in of.data.params.items()]
         for start in range(0, len(params), 100):
             client.log_batch(made, params=params[start : start + 100], tags=[RunTag("filled", "true")])

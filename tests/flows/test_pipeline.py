@@ -53,7 +53,9 @@ def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
         assert run.info.run_name.startswith(f"{stage}-smoke-sources=")
         assert "| " in run.data.tags["mlflow.note.content"] and "longcat show" in run.data.tags["mlflow.note.content"]
         assert "system/cpu_utilization_percentage" in run.data.metrics
-        assert not [name for name in run.data.metrics if name.rpartition("/")[2] in ("end_of_text", "version", "few_shot")]
+        assert not [
+            name for name in run.data.metrics if name.rpartition("/")[2] in ("end_of_text", "version", "few_shot")
+        ]
     [corpus] = [one.dataset for one in children["preprocess"].inputs.dataset_inputs]
     assert corpus.source_type == "local" and "documents.jsonl" in corpus.source and "documents" in corpus.profile
     assert children["preprocess"].data.tags["output.tokens"] == first["stages"][0]["artifact"]["digest"]

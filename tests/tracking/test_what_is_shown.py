@@ -201,7 +201,9 @@ def test_notes_say_what_came_of_a_run_and_how_to_go_on(checkpoint):
         "headline": "loss *2.5*",
         "artifact": {"kind": "checkpoint", "digest": made.digest, "path": str(made.path)},
     }
-    note = flow_note([row], "/w of mine", command="longcat run", error="TrainingError: it ended", runs={"pretrain": None})
+    note = flow_note(
+        [row], "/w of mine", command="longcat run", error="TrainingError: it ended", runs={"pretrain": None}
+    )
     assert "**Stopped:** TrainingError: it ended" in note and "not sent yet" in note
     assert r"loss \*2.5\*" in note and "longcat ui --workspace '/w of mine'" in note
     assert "MLflow run" not in flow_note([], "/w")
