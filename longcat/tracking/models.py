@@ -100,9 +100,14 @@ class Models:
     def _log_metrics(self, run_id: str, model: Any, event: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        when, step = int(1000 * float(event.get("time", 0))), int(event.get("step", 0))
-        figures = event.get("metrics", {}).items()
-        metrics = [Metric(key, value, when, step, model_id=model.model_id, run_id=run_id) for key, value in figures]
+        metrics = []
+        for key, value in event.get("metrics", {}).items():
+            # MLflow gives the run each point of a model, so it has to be the one that the run has
+            logged = [point for point in self._client.get_metric_history(run_id, key) if point.value == value]
+            when, step = int(1000 * float(event.get("time", 0))), int(event.get("step", 0))
+            if logged:
+                when, step = logged[-1].timestamp, logged[-1].step
+            metrics.append(Metric(key, value, when, step, model_id=model.model_id, run_id=run_id))
         if metrics:
             self._client.log_batch(run_id, metrics=metrics)
 

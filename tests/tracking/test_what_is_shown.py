@@ -61,6 +61,7 @@ def test_a_checkpoint_is_a_logged_model_without_a_copy_of_its_weights(workspace,
     tracker = Tracker(workspace, CONFIG, "pipeline", None, OVERRIDES)
     for _ in range(2):  # the second time it is reused
         with tracker.stage("pretrain") as run:
+            run.log_metrics({"final_loss": 2.5})
             run.register_model(
                 NAME,
                 made,
@@ -78,6 +79,8 @@ def test_a_checkpoint_is_a_logged_model_without_a_copy_of_its_weights(workspace,
     assert (model.source_run_id, str(model.status)) == (tracker.run_id("pretrain"), "READY")
     assert model.params == {"training.steps": "7"}
     assert {one.key: one.value for one in model.metrics} == {"final_loss": 2.5, "held_out/bits_per_byte": 3.0}
+    for point in client.get_metric_history(model.source_run_id, "final_loss"):
+        assert point.step == 0  # the run has no other points for the sake of its model
     [version] = client.search_model_versions(f"name = '{NAME}'")
     assert (version.description, version.run_id) == ("a model", model.source_run_id)
     assert version.tags["checkpoint"] == str(made.path) and version.tags["final_loss"] == "2.5"
