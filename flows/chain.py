@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
 from longcat.artifact import SUMMARY, Artifact, Workspace, write_json
+from longcat.best_effort import reason
 from longcat.config import PipelineConfig
 from longcat.errors import Cancelled
 from longcat.flows.dag import Stage, load
-from longcat.flows.naming import describe, mlflow_page, run_name, run_tags
+from longcat.flows.naming import describe, mlflow_page, mlflow_runs
 from longcat.flows.walk import prepare, row_of, summary_of
 from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tasks.orchestrator import flow_run_id, prefect_session, prefect_tags, tell
 from longcat.tasks.own import run_own
+from longcat.tasks.stage import results
 from longcat.tracking import Tracker
+from longcat.tracking.names import run_tags
+from longcat.tracking.notes import flow_note
 
 _WHOLE = "all of it"
 """What the page of links calls MLflow's run of the whole flow run."""
@@ -46,13 +51,13 @@ def chain(
     config, stages, space = walk.config, walk.stages, walk.workspace
     began = time.monotonic()
     with space.lease(), redacted_records(), prefect_session():
+        tracker = Tracker(space, config, name, config_file, overrides or ())
         if (flow_run := flow_run_id()) is not None:
-            called = run_name(name, config.preset, config_file, overrides or ())
-            tell(describe, flow_run, called, run_tags(name, config.preset, overrides or ()))
-        tracker = Tracker(space, config, name=f"{name}-{config.preset}")
-        tracker.set_tags(prefect_tags())
-        rows = []
-        status = "FAILED"
+            tell(describe, flow_run, tracker.name_of(name), run_tags(name, config.preset, overrides or ()))
+        tags = prefect_tags()
+        tracker.run.set_tags(tags)
+        rows: list[dict[str, Any]] = []
+        status, why = "FAILED", None
 
         def call(
             stage: Stage, settings: PipelineConfig, parents: Sequence[Artifact[Any]], room: Workspace
@@ -67,25 +72,28 @@ def chain(
         try:
             for stage, artifact, seconds in walk.go(call):
                 rows.append(row_of(stage, artifact, seconds))
-                figures = artifact.facts.figures.items()
-                tracker.log_metrics({name: value for name, value in figures if value is not None})
+                tracker.run.log_metrics(results(artifact.facts))
             status = "FINISHED"
         except BaseException as error:
             redact_error(error)
+            why = reason(error)
             # Prefect's own signal for a cancelled run is no Exception either
             if isinstance(error, Cancelled) or not isinstance(error, Exception):
                 status = "KILLED"
             raise
         finally:
+            described = partial(flow_note, rows, str(space.path), command=tracker.command, error=why)
+            tracker.run.set_note(described(prefect=tags.get("prefect.url")))
             warning = tracker.close(status)
             where = {"tracking_uri": redact(tracker.uri), "experiment": tracker.experiment}
             ids = {_WHOLE: tracker.run_id(), **{stage.name: tracker.run_id(stage.name) for stage in stages}}
-            page = mlflow_page({"workspace": str(space.path), "mlflow": where}, ids)
-            tell(create_markdown_artifact, page, key="mlflow", description="MLflow's runs of this flow run")
+            runs = mlflow_runs(tracker.experiment_id, ids)
+            page = mlflow_page(described(runs=runs), where, tracker.experiment_id, runs[_WHOLE], str(space.path))
+            tell(create_markdown_artifact, page, key="mlflow", description="what was made, and MLflow's runs of it")
         summary = {
             **summary_of(walk, rows, time.monotonic() - began),
             "stages": [{**row, "mlflow_run_id": tracker.run_id(row["stage"])} for row in rows],
-            "mlflow": {**where, "run_id": ids[_WHOLE], "warning": warning},
+            "mlflow": {**where, "run_id": ids[_WHOLE], "page": runs[_WHOLE], "warning": warning},
         }
         write_json(space.path / SUMMARY, summary)
     if keep is not None:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,9 +54,10 @@ _CODE, _BUILT = ".code.json", ".built.json"
 class Facts(BaseModel, ABC):
     """Key figures of a finished stage, as its manifest records them; the line below a field describes it."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset()
+    """Facts and parts of them that were chosen, not found: MLflow has them as parameters, not as metrics."""
 
     @property
     @abstractmethod

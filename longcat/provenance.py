@@ -91,10 +91,18 @@ def _sha256(path: Path) -> str:
 
 def git_commit() -> str | None:
     """Return the checked-out commit of longcat, with `-dirty` appended when files differ; None outside a repository."""
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def git_remote() -> str | None:
+    """Return the address that longcat's repository was cloned from; None outside a repository, or in one without a remote."""
+    return _git("config", "--get", "remote.origin.url")
+
+
+def _git(*arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=ROOT, capture_output=True, text=True, timeout=10, check=False,
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None

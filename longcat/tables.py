@@ -91,11 +91,12 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
     for checkpoint in made:
         lines.append(f"Checkpoint: {checkpoint['path']}")
         commands.append(f"generate --checkpoint {quote(checkpoint['path'])} --prompt 'def main('")
-    own = own_servers()
-    lines += [f"{name}: {url}" for name, url in own.items()]
+    own, page = own_servers(), summary["mlflow"].get("page")
+    lines += [f"{name}: {page if page and name == 'MLflow' else url}" for name, url in own.items()]
     if len(own) < len(SERVERS):
         commands.append(f"ui --workspace {quote(summary['workspace'])}    # curves, reports and flow runs")
-    return [*lines, *(["Next:"] if commands else []), *(f"  {program} {command}" for command in commands)]
+    after = [] if page is None or "MLflow" in own else [f"This run in MLflow, once `ui` serves it: {page}"]
+    return [*lines, *(["Next:"] if commands else []), *(f"  {program} {command}" for command in commands), *after]
 
 
 def _program() -> str:
@@ -326,6 +327,13 @@ def print_sweep(answer: Mapping[str, Any]) -> None:
             f"longcat run --config {_shown(answer['config'])} --workspace {_shown(answer['workspace'])}", soft_wrap=True
         )
         console.print(f"Picture: {_shown(answer['picture'])}", soft_wrap=True)
+    if page := answer.get("mlflow_page"):
+        how = (
+            ""
+            if "MLflow" in own_servers()
+            else f", once `{_program()} ui --workspace {quote(answer['workspace'])}` serves it"
+        )
+        say(console, f"This sweep in MLflow{how}: {page}")
 
 
 def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
 from longcat.benchmark.bottleneck import axis_loads, exposed_shares, sentence
@@ -35,6 +35,10 @@ STAGE_VERSION = 9
 
 class BenchmarkFacts(Facts):
     """Key figures of a benchmark; the rest is in `result.json`."""
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset(
+        {"processes", "parallel", "sequence_length", "total_parameters", "formula_parameters", "peak_flops"}
+    )
 
     tokens_per_second: float
     """Speed, summed over all processes."""

@@ -44,17 +44,20 @@ def sweep(
 ) -> None:
     """Train a model for each combination of settings, and tell which one is best."""
     from longcat.artifact import Workspace
+    from longcat.best_effort import pages_of_mlflow, run_page
     from longcat.config import load_config
     from longcat.disk import disk_errors
     from longcat.flows.dag import TRAINING, check, stages_of
     from longcat.tables import print_sweep
     from longcat.terminal import Display, redirected_output
     from longcat.tracking import Tracker
+    from longcat.tracking.names import run_name
     from longcat.training.given_start import with_start
     from longcat.training.sweep import BEST, PICTURE, SCORES, names_of, record_sweep, split_overrides
 
     if score not in SCORES:
         raise ConfigError(f"--score {score}: there are {', '.join(SCORES)}")
+    config_file = None if config is None else str(config)
     fixed, points = split_overrides(set_ or ())
     configs = [load_config(preset, config, [*fixed, *point.overrides]) for point in points]
     space = Workspace(workspace.expanduser().resolve())
@@ -69,17 +72,19 @@ def sweep(
         Display(quiet=as_json) as display,
         redirected_output(space.path / "logs" / "run.log", display.warn),
     ):
-        tracker = Tracker(space, configs[0], name=f"sweep-{configs[0].preset}")
+        tracker = Tracker(space, configs[0], "sweep", config_file, set_ or ())
         try:
             for name, point, one in zip(names_of(points), points, configs, strict=True):
-                outcomes.append(_outcome(name, point.settings, one, space, tracker, display))
+                shown = run_name(TRAINING, one.preset, config_file, [*fixed, *point.overrides])
+                outcomes.append(_outcome(name, shown, point.settings, one, space, tracker, display))
                 if error := outcomes[-1].error:
                     display.warn(f"{name} failed: {error}")
             made = record_sweep(outcomes, score, space)
-            tracker.log_metrics({key: value for key, value in made.facts.figures.items() if value is not None})
+            tracker.run.log_metrics({key: value for key, value in made.facts.figures.items() if value is not None})
+            tracker.run.set_note(_note(outcomes, made, tracker.command))
             for file in (PICTURE, BEST):
                 if (made.path / file).is_file():
-                    tracker.log_artifact(made.path / file)
+                    tracker.run.log_artifact(made.path / file)
             status = "FINISHED"
         except (Cancelled, KeyboardInterrupt):
             status = "KILLED"
@@ -88,7 +93,9 @@ def sweep(
             unsent = tracker.close(status)
         if unsent:
             display.warn(unsent)
-    answer = _answer(outcomes, made)
+    answer = _answer(outcomes, made) | {"mlflow_page": None}
+    if tracker.experiment_id is not None and (run := tracker.run_id()) is not None:
+        answer["mlflow_page"] = run_page(pages_of_mlflow(), tracker.experiment_id, run)
     if as_json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
@@ -98,17 +105,35 @@ def sweep(
 
 
 def _outcome(
-    name: str, settings: dict[str, str], config: PipelineConfig, space: Workspace, tracker: Tracker, report: Reporter
+    name: str,
+    shown: str,
+    settings: dict[str, str],
+    config: PipelineConfig,
+    space: Workspace,
+    tracker: Tracker,
+    report: Reporter,
 ) -> Outcome:
-    """Train one point, or take what has been trained; an error of its own is its outcome."""
+    """Train one point, or take what has been trained; an error of its own is its outcome.
+
+    Args:
+        name: of the point.
+        shown: what its run in MLflow is called.
+        settings: what differs between the points.
+        config: of this point.
+        space: where it is made.
+        tracker: of the sweep.
+        report: hears of progress.
+    """
     from longcat.corpus.stage import preprocess
+    from longcat.flows.dag import TRAINING
     from longcat.interchange.checkpoint_folder import CheckpointFolder
     from longcat.training.metrics import read_metrics
     from longcat.training.stage import pretrain
     from longcat.training.sweep import SCORES, Outcome
 
     try:
-        with tracker.stage(name) as run:
+        with tracker.stage(name, shown) as run, run.watch_machine(space.path):
+            run.set_tags({"stage": TRAINING})
             run.log_params(config.model_dump(mode="json"))
             tokens = preprocess(config, workspace=space, report=report)
             run.log_input(tokens, context="training")
@@ -123,6 +148,28 @@ def _outcome(
         raise
     except LongcatError as error:
         return Outcome(name, settings, config, error=str(error))
+
+
+def _note(outcomes: list[Outcome], made: Artifact[SweepFacts], command: str | None) -> str:
+    """Describe a sweep for MLflow's page of it."""
+    from longcat.printable import markdown_text
+    from longcat.tracking.notes import code, code_block, next_commands, table
+    from longcat.training.sweep import SCORES
+
+    rows = []
+    for one in outcomes:
+        values = [one.score(name) for name in SCORES]
+        cells = ["-" if value is None else f"{value:.6g}" for value in values]
+        rows.append([markdown_text(one.name), *cells, "" if one.error is None else markdown_text(one.error)])
+    commands = [*([] if command is None else [command]), *next_commands(made.kind, made.digest, made.path)]
+    return "\n\n".join(
+        [
+            f"**{markdown_text(made.facts.headline)}**",
+            table(["point", *(name.replace("_", " ") for name in SCORES), "error"], rows),
+            f"* Result: {code(made.path)}",
+            code_block(commands),
+        ]
+    )
 
 
 def _answer(outcomes: list[Outcome], made: Artifact[SweepFacts]) -> dict[str, Any]:

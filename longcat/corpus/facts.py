@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from longcat.artifact import Facts
 from longcat.printable import short_count
@@ -10,6 +10,8 @@ from longcat.printable import short_count
 
 class DocumentsFacts(Facts):
     """Key figures of a `documents` artifact: the cleaned corpus as tokens."""
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset({"vocabulary_size", "end_of_text"})
 
     sources: list[dict[str, Any]]
     """One entry per source: its name, licence and pin, documents, unreadable records, and files left out by suffix."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -31,6 +31,10 @@ _KEPT = "suites"
 
 class EvaluationFacts(Facts):
     """Scores of a checkpoint."""
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset(
+        {"few_shot", "documents", "sequences", "held_out_documents", "bytes", "baseline_tokens"}
+    )
 
     scores: dict[str, dict[str, float]]
     """Metrics by subject: `held_out`, and each task by its name."""

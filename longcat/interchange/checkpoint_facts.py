@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -39,6 +40,8 @@ class LayoutSince:
 
 class CheckpointFacts(Facts):
     """Key figures of a checkpoint."""
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset({"parameters", "steps", "processes", "parallel"})
 
     parameters: int
     """All of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,8 @@ from longcat.tracking.journal import Sent, parse
 
 _TOLD = tuple(b'{"event": "%s"' % event for event in (b"start", b"params", b"tags"))
 """Beginnings of the lines that say what a run is."""
+FACTS = "facts."
+"""Beginning of the names of parameters that are facts of a result, not settings."""
 _LEAST = 4
 """Characters that an id is known by."""
 
@@ -47,14 +49,14 @@ def runs_in_journals(directory: Path) -> list[TrackedRun]:
                 if event["event"] == "start":
                     runs[key] = TrackedRun(str(event["name"]), ids.get(key), float(event["time"]))
                 elif event["event"] == "params":
-                    runs[key].params |= {str(name): str(value) for name, value in event["params"].items()}
+                    runs[key].params |= _settings(event["params"])
                 elif "artifact" in event["tags"]:
                     for run in {id(run): run for run in (runs[key], runs["pipeline"])}.values():
                         run.results.append(str(event["tags"]["artifact"]))
         whole = runs.get("pipeline")
         for run in runs.values():
-            if whole is not None and not run.params:
-                run.params = whole.params
+            if whole is not None:  # a stage's run has its own part of the configuration
+                run.params = whole.params | run.params
             found.append(run)
     return found
 
@@ -95,13 +97,16 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
         for run in runs:
             parts = client.search_runs(everywhere, f"tags.mlflow.parentRunId = '{run.info.run_id}'")
             whole = [run, *sorted(parts, key=lambda one: one.info.start_time)]
+            params = _settings(run.data.params)
+            if above := run.data.tags.get("mlflow.parentRunId"):  # a stage's run has its own part of the configuration
+                params = _settings(client.get_run(above).data.params) | params
             found.append(
                 TrackedRun(
                     run.info.run_name,
                     run.info.run_id,
                     run.info.start_time / 1000,
                     [one.data.tags["artifact"] for one in whole if "artifact" in one.data.tags],
-                    dict(run.data.params),
+                    params,
                 )
             )
     except MlflowException as error:
@@ -109,6 +114,11 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
             f"MLflow at {redact(uri)} cannot be asked for run {what}: {redact(str(error)).splitlines()[0]}"
         ) from None
     return found
+
+
+def _settings(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters that are settings."""
+    return {str(name): str(value) for name, value in params.items() if not str(name).startswith(FACTS)}
 
 
 def _events(journal: Path) -> Iterator[dict[str, Any]]:

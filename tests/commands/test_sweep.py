@@ -19,7 +19,7 @@ class NoSender:
     """Sends nothing: what is to be sent stays in the journal."""
 
     def __init__(self, *_):
-        self.run_ids, self.service = {}, None
+        self.run_ids, self.service, self.experiment_id = {}, None, None
 
     def start(self, then):
         pass
@@ -82,7 +82,10 @@ def test_a_sweep_and_the_same_again(swept, trained, tmp_path):
     assert load_config(file=Path(answer["config"])) == best
     told = events(tmp_path)
     started = [event for event in told if event["event"] == "start"]
-    assert [event["name"] for event in started] == ["sweep-smoke", *(row["name"] for row in answer["points"])]
+    assert [event["name"] for event in started] == [
+        "sweep-smoke-learning_rate=0.01,0.02,1.5-steps=3",
+        *(f"pretrain-smoke-steps=3-{row['name']}" for row in answer["points"]),
+    ]
     assert [event["parent"] for event in started[1:]] == ["pipeline"] * 3
     assert [event["status"] for event in told if event["event"] == "end"] == [
         "FINISHED",
