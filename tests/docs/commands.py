@@ -1,7 +1,7 @@
 """The commands that README.md and the pages below docs/ name, read from their blocks.
 
 A block of commands is fenced as `sh` or `console`, or is any block (fenced without a language, or indented by four) with a
-line that begins with a program of `PROGRAMS`. Where lines begin with `$ `, the others are what is printed. A block of another
+line that begins with a program of `PROGRAMS` and its arguments. Where lines begin with `$ `, the others are what is printed. A block of another
 language whose first line is `# FILE` is a file of that name.
 
 Comments before a block say what is otherwise to be known about it; a part of a command in backticks narrows one to the
@@ -89,7 +89,11 @@ def commands(page: Path) -> list[Command]:
 
 def marks(page: Path) -> list[Mark]:
     """All marks of a page, also those that no command is under."""
-    return [_mark(found, number) for number, line in enumerate(page.read_text().splitlines(), 1) if (found := _COMMENT.search(line))]
+    return [
+        _mark(found, number)
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if (found := _COMMENT.search(line))
+    ]
 
 
 def _mark(found: re.Match[str], line: int) -> Mark:
@@ -136,12 +140,16 @@ def mark_only(line: str) -> bool:
 
 
 def _commands_of(block: _Block, page: str) -> list[Command]:
-    if block.lines and block.language not in ("", "sh", "console", "shell", "bash") and (name := _FILE.match(block.lines[0])):
+    if (
+        block.lines
+        and block.language not in ("", "sh", "console", "shell", "bash")
+        and (name := _FILE.match(block.lines[0]))
+    ):
         text = "\n".join(block.lines) + "\n"
         return [Command(page, block.line, text, marks=tuple(block.marks), file=name[1])]
     dialogue = any(line.startswith("$ ") for line in block.lines)
     if not dialogue and block.language not in ("sh", "console", "shell", "bash"):
-        if block.language or not any(line.split(" ")[0] in PROGRAMS for line in block.lines):
+        if block.language or not any(line.split(" ")[0] in PROGRAMS and " " in line for line in block.lines):
             return []
     found: list[Command] = []
     lines = list(enumerate(block.lines, block.line))

@@ -7,7 +7,18 @@ import pytest
 from tests.docs.commands import ROOT
 from tests.docs.shell import Shell
 
-PARTS = ("longcat", "flows", "tasks", "data", "tests", "benchmarks", "deploy", "pyproject.toml", "prefect.yaml", "Makefile")
+PARTS = (
+    "longcat",
+    "flows",
+    "tasks",
+    "data",
+    "tests",
+    "benchmarks",
+    "deploy",
+    "pyproject.toml",
+    "prefect.yaml",
+    "Makefile",
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.docs.commands import Command
 
 LIMIT_S = 400
+PLACES = {"FIRST": 0, "SECOND": 1, "RUN_A": 0, "RUN_B": 1, "DIGEST": -1, "DIR": -1, "LONGCAT_FOLDER": -1}
+"""Which checkpoint of the workspace a word stands for."""
 _SERVES = re.compile(r"(longcat (serve|ui)\b|prefect (server|worker) start)")
 _READY = re.compile(r"http://127\.0\.0\.1:(\d+)\S*\n(?!Prefect)|Press Ctrl-C|Worker .* started", re.DOTALL)
 _TRAINS = re.compile(r"^longcat (run|preprocess|pretrain|benchmark|evaluate|sweep)\b")
@@ -30,7 +32,9 @@ class Shell:
         programs = checkout / ".programs"
         programs.mkdir(exist_ok=True)
         _program(programs / "longcat", "from longcat.cli import main; main()")
-        _program(programs / "python", f"import os, sys; os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])")
+        _program(
+            programs / "python", f"import os, sys; os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])"
+        )
         self._environment = {
             **os.environ,
             "PATH": os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"])),
@@ -54,10 +58,10 @@ class Shell:
         """
         text = text.replace(".venv/bin/", "")
         made = self.checkpoints()
-        for name, place in (("FIRST", 0), ("SECOND", 1), ("RUN_A", 0), ("RUN_B", 1), ("DIGEST", -1)):
-            if re.search(rf"\b{name}\b", text):
+        for name, place in PLACES.items():
+            if re.search(rf" {name}\b|/{name}\b", text):
                 assert len(made) > max(place, 0), f"{text}: there are only {len(made)} checkpoints"
-                text = re.sub(rf"\b{name}\b", made[place], text)
+                text = re.sub(rf"(?<=[ /]){name}\b", made[place], text)
         text = re.sub(r"(127\.0\.0\.1|localhost):(\d+)", lambda at: f"{at[1]}:{self._port(at[2])}", text)
         if re.match(r"longcat serve\b", text):
             text = text.replace("longcat serve", f"longcat serve --port {self._port('8000')}", 1)
@@ -183,5 +187,3 @@ def missing(shown: tuple[str, ...], printed: str) -> list[str]:
         else:
             left = left[place + 1 :]
     return absent
-
-
