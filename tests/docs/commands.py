@@ -24,6 +24,7 @@ PROGRAMS = (
     "longcat", ".venv/bin/longcat", "make", "pip", "python", "torchrun", "lm_eval", "curl", "prefect", ".venv/bin/prefect",
     "vllm", "git", "docker", "source", "sbatch", "srun", "kubectl",
 )  # fmt: skip
+_SHELLS = ("sh", "console", "shell", "bash")
 _FENCE = re.compile(r"(`{3,})\s*([\w-]*)")
 _COMMENT = re.compile(r"<!--\s*(not run|tested by|output varies)\b\s*(?:`([^`]*)`)?\s*:?\s*(.*?)\s*-->")
 _FILE = re.compile(r"# ([\w./-]+\.\w+)\b")
@@ -140,17 +141,13 @@ def mark_only(line: str) -> bool:
 
 
 def _commands_of(block: _Block, page: str) -> list[Command]:
-    if (
-        block.lines
-        and block.language not in ("", "sh", "console", "shell", "bash")
-        and (name := _FILE.match(block.lines[0]))
-    ):
+    if block.lines and block.language not in ("", *_SHELLS) and (name := _FILE.match(block.lines[0])):
         text = "\n".join(block.lines) + "\n"
         return [Command(page, block.line, text, marks=tuple(block.marks), file=name[1])]
     dialogue = any(line.startswith("$ ") for line in block.lines)
-    if not dialogue and block.language not in ("sh", "console", "shell", "bash"):
-        if block.language or not any(line.split(" ")[0] in PROGRAMS and " " in line for line in block.lines):
-            return []
+    unmarked = not dialogue and block.language not in _SHELLS
+    if unmarked and (block.language or not any(line.split(" ")[0] in PROGRAMS and " " in line for line in block.lines)):
+        return []
     found: list[Command] = []
     lines = list(enumerate(block.lines, block.line))
     while lines:

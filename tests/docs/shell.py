@@ -16,8 +16,8 @@ from tests.docs.commands import Command
 LIMIT_S = 400
 PLACES = {"FIRST": 0, "SECOND": 1, "RUN_A": 0, "RUN_B": 1, "DIGEST": -1, "DIR": -1, "LONGCAT_FOLDER": -1}
 """Which checkpoint of the workspace a word stands for."""
-_SERVES = re.compile(r"(longcat (serve|ui)\b|prefect (server|worker) start)")
-_READY = re.compile(r"http://127\.0\.0\.1:(\d+)\S*\n(?!Prefect)|Press Ctrl-C|Worker .* started", re.DOTALL)
+_SERVES = re.compile(r"longcat (serve|ui)\b")
+_READY = re.compile(r"http://127\.0\.0\.1:\d+/v1\n|Press Ctrl-C")
 _TRAINS = re.compile(r"^longcat (run|preprocess|pretrain|benchmark|evaluate|sweep)\b")
 
 
@@ -27,8 +27,9 @@ class Shell:
     def __init__(self, checkout: Path) -> None:
         self.folder = self.checkout = checkout
         self.workspace = checkout / "workspace"
+        self._outputs = 0
         self._ports: dict[str, int] = {}
-        self._servers: list[subprocess.Popen[str]] = []
+        self._servers: list[subprocess.Popen[bytes]] = []
         programs = checkout / ".programs"
         programs.mkdir(exist_ok=True)
         _program(programs / "longcat", "from longcat.cli import main; main()")
@@ -91,34 +92,33 @@ class Shell:
             self.folder = (self.folder / command.text.removeprefix("cd ")).resolve()
             assert self.folder.is_dir(), command.where
             return ""
-        if exported := re.fullmatch(r"export (\w+)=(\S+)", command.text):
-            self._environment[exported[1]] = self.settled(exported[2])
-            return ""
-        text = self.settled(command.text).removesuffix("&").rstrip()
-        output = (self.checkout / ".output").open("w+")
-        process = subprocess.Popen(
-            ["bash", "-c", text],
-            cwd=self.folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        server = _SERVES.match(text) is not None
-        if server:
+        text = self.settled(command.text)
+        self._outputs += 1
+        output = self.checkout / f".output-{self._outputs}"
+        with output.open("w") as stream:
+            process = subprocess.Popen(
+                ["bash", "-c", text],
+                cwd=self.folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if server := _SERVES.match(text) is not None:
             self._servers.append(process)
         end = time.monotonic() + LIMIT_S
-        while process.poll() is None and time.monotonic() < end:
-            if server and _READY.search(_read(output)):
-                return _read(output)
-            time.sleep(0.05)
-        said = _read(output)
-        if process.poll() is None:
+        try:
+            while process.poll() is None and time.monotonic() < end:
+                if server and _READY.search(_read(output)):
+                    return _read(output)
+                time.sleep(0.05)
+            assert process.poll() is not None, f"{command.where}: {text}\nhas not ended after {LIMIT_S} s"
+            said = _read(output)
+            assert process.returncode == 0, f"{command.where}: {text}\nexit code {process.returncode}:\n{said}"
+        except BaseException:
             _end(process)
-            raise AssertionError(f"{command.where}: {text}\nhas not ended after {LIMIT_S} s:\n{said}")
-        assert process.returncode == 0, f"{command.where}: {text}\nexit code {process.returncode}:\n{said}"
+            raise
         return said
 
     def stop(self) -> None:
@@ -139,11 +139,11 @@ def _program(path: Path, code: str) -> None:
     path.chmod(0o755)
 
 
-def _read(output) -> str:
-    return Path(output.name).read_text(errors="replace")
+def _read(output: Path) -> str:
+    return output.read_text(errors="replace")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGINT, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

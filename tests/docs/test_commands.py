@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 
 import pytest
 import typer
@@ -11,23 +12,7 @@ from longcat.config.load import all_keys
 from longcat.config.tree import PipelineConfig
 from tests.docs.commands import ROOT, Command, blocks, commands, marks, pages
 
-RUNNABLE = {
-    "longcat",
-    "python",
-    "curl",
-    "prefect",
-    "cat",
-    "cd",
-    "cp",
-    "mkdir",
-    "ls",
-    "tail",
-    "head",
-    "grep",
-    "git",
-    "export",
-    "printf",
-}
+RUNNABLE = {"longcat", "python", "curl", "cat", "cd", "mkdir", "ls", "tail", "grep", "git"}
 """Programs that the shell of the tests has; a command of another one is marked in its page."""
 LONGCAT = typer.main.get_command(app)
 KEYS = set(all_keys(PipelineConfig))
@@ -74,7 +59,7 @@ def mistakes_of(text):
         for word in words[2:]
         if re.match(r"--?[a-z]", word) and word.split("=")[0] not in known
     ]
-    sets = [after for before, after in zip(words, words[1:], strict=False) if before in ("--set", "-s")]
+    sets = [after for before, after in pairwise(words) if before in ("--set", "-s")]
     return found + [f"there is no setting {item}" for item in sets if not is_setting(item)]
 
 
@@ -155,7 +140,8 @@ def of_scripts():
 def is_module(text):
     """Whether a dotted name is a file of a room that has the name of a section."""
     first, *rest = text.split(".")
-    return bool(rest) and (ROOT / "longcat" / first / f"{rest[0]}.py").is_file() or text.endswith((".py", ".md"))
+    file = bool(rest) and (ROOT / "longcat" / first / f"{rest[0]}.py").is_file()
+    return file or text.endswith((".py", ".md"))
 
 
 def test_readme_fits():
