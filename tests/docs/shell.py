@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.docs.commands import Command
 
-LIMIT_S = 400
+LIMIT_S = 500
 PLACES = {"FIRST": 0, "SECOND": 1, "RUN_A": 0, "RUN_B": 1, "DIGEST": -1, "DIR": -1, "LONGCAT_FOLDER": -1}
 """Which checkpoint of the workspace a word stands for."""
 _SERVES = re.compile(r"longcat (serve|ui)\b")

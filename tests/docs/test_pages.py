@@ -37,6 +37,7 @@ def run_commands():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", run_commands(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_of_a_page(reader, page):
     reader.folder = reader.checkout

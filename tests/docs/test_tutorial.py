@@ -7,6 +7,7 @@ from tests.docs.shell import missing
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_tutorial_is_as_it_says(shell):
     for command in commands(ROOT / "docs" / "tutorial.md"):
         if not command.is_run:
