@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import psutil
 
+from longcat.distribution import install_command
 from longcat.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def choose(request: str = "auto") -> Accelerator:
 def npu_problem() -> str | None:
     """Return why no Ascend NPU can be used on this machine; None if one can."""
     if importlib.util.find_spec("torch_npu") is None:
-        return "torch_npu is not installed (pip install 'longcat[npu]')"
+        return f"torch_npu is not installed ({install_command('npu')})"
     try:
         runtime = _runtime("npu")
     except (ImportError, OSError, RuntimeError) as error:

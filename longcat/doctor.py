@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from longcat.accelerator import EMULATED
+from longcat.distribution import install_command, requirements
 
 TORCH = "torch==2.13.0"
 _CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
@@ -24,7 +25,7 @@ _DISK_BYTES, _MEMORY_BYTES = 2e9, 4e9
 
 def examine(workspace: Path) -> dict[str, Any]:
     """Return facts about this machine, and `problems`, a list of sentences that each name the remedy."""
-    versions, problems = check_packages([TORCH, *(metadata.requires("longcat") or ())])
+    versions, problems = check_packages([TORCH, *requirements()])
     accelerator, npu, trouble = _accelerator(versions["torch"] is not None)
     cann, driver = cann_version(), driver_version()
     existing = next(path for path in (workspace, *workspace.parents) if path.exists())
@@ -106,10 +107,10 @@ def check_packages(requirements: list[str]) -> tuple[dict[str, str | None], list
         except metadata.PackageNotFoundError:
             versions[name] = None
             if not optional:
-                problems.append(f"{name} is not installed: run make setup")
+                problems.append(f"{name} is not installed: {install_command()}")
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
-            problems.append(f"{name} {installed} is installed, {requirement.specifier} is needed: run make setup")
+            problems.append(f"{name} {installed} is installed, {requirement.specifier} is needed: {install_command()}")
     return versions, problems
 
 
@@ -118,7 +119,7 @@ def check_triple(torch: str | None, torch_npu: str | None, cann: str | None, dri
     problems = []
     if torch_npu is None:
         if driver is not None:
-            problems.append("an Ascend driver is installed, torch_npu is not: run make setup EXTRAS=dev,npu")
+            problems.append(f"an Ascend driver is installed, torch_npu is not: {install_command('npu')}")
         return problems
     if torch and torch.split("+")[0].split(".")[:2] != torch_npu.split(".")[:2]:
         problems.append(
