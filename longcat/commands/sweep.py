@@ -23,6 +23,7 @@ Values = Annotated[
     typer.Option(
         "--set",
         "-s",
+        rich_help_panel="Settings",
         metavar="a.b=c,d",
         help="A setting, and its values divided by commas; may be repeated for a grid.",
     ),
