@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from longcat.tasks.orchestrator import flow_run_id, prefect_session, prefect_tag
 from longcat.tracking import Tracker
 from longcat.training.given_start import with_start
 from longcat.training.given_state import state_as_checkpoint
+from longcat.training.room import doubts
 
 _WHOLE = "all of it"
 """What the page of links calls MLflow's run of the whole flow run."""
@@ -59,6 +61,9 @@ def chain(
     else:
         config = with_start(config, space)
     check(config, stages)
+    if any(stage.name == TRAINING for stage in stages):
+        for doubt in doubts(config, space.path):
+            logging.getLogger(__name__).warning(doubt)
     began = time.monotonic()
     with space.lease(), redacted_records(), prefect_session():
         if (flow_run := flow_run_id()) is not None:

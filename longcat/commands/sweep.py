@@ -52,6 +52,7 @@ def sweep(
     from longcat.terminal import Display, redirected_output
     from longcat.tracking import Tracker
     from longcat.training.given_start import with_start
+    from longcat.training.room import doubts
     from longcat.training.sweep import BEST, PICTURE, SCORES, names_of, record_sweep, split_overrides
 
     if score not in SCORES:
@@ -72,6 +73,8 @@ def sweep(
     ):
         tracker = Tracker(space, configs[0], name=f"sweep-{configs[0].preset}")
         try:
+            for doubt in dict.fromkeys(doubt for one in configs for doubt in doubts(one, space.path)):
+                display.warn(doubt)
             for name, point, one in zip(names_of(points), points, configs, strict=True):
                 outcomes.append(_outcome(name, point.settings, one, space, tracker, display))
                 if error := outcomes[-1].error:
