@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,9 @@ from longcat.inference.given import given_checkpoint, same_tokenizer, with_model
 from longcat.progress import Progress, Reporter, no_progress, progress_listeners
 from longcat.training.given_start import with_start
 from longcat.training.given_state import state_as_checkpoint
+from longcat.training.room import doubts
 
+_LOG = logging.getLogger(__name__)
 FactsT = TypeVar("FactsT", bound=Facts)
 Call = Callable[[Stage, PipelineConfig, Sequence[Artifact[Any]], Workspace], Artifact[Any]]
 """Runs a stage: with the configuration, the artifacts that it needs, and where its own goes."""
@@ -84,6 +87,9 @@ def prepare(
     else:
         config = with_start(config, space)
     check(config, stages)
+    if any(stage.name == TRAINING for stage in stages):
+        for doubt in doubts(config, space.path):
+            _LOG.warning(doubt)
     return Walk(flow, config, stages, space, given)
 
 

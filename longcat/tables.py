@@ -103,7 +103,7 @@ def _program() -> str:
     """Return how this program was called, as a shell takes it."""
     called = sys.argv[0]
     if Path(called).name != "longcat":
-        return f"{quote(sys.executable)} -m longcat.cli"
+        return f"{quote(sys.executable)} -m longcat"
     found = shutil.which("longcat")
     return "longcat" if found is not None and found == shutil.which(called) else quote(called)
 
@@ -116,6 +116,36 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         table.add_row(_shown(name), _shown(value))
     Console().print(table)
+
+
+def print_diagnosis(facts: Mapping[str, Any]) -> None:
+    """Print what `longcat doctor` has found: a table for each section, what runs here, notes and problems."""
+    console = Console()
+    packages = facts["environment"]["packages"]
+    sections = {
+        "environment": {name: value for name, value in facts["environment"].items() if name != "packages"},
+        "packages": {name: version or "not installed" for name, version in packages.items()},
+        **{name: facts[name] for name in ("accelerator", "machine", "workspace")},
+        "network": {name: ", ".join(found) or "no address" for name, found in facts["network"]["cards"].items()}
+        | facts["network"]["variables"],
+    }
+    for title, values in sections.items():
+        shown = {
+            name if name.isupper() else name.replace("_gb", " GB").replace("_", " "): "none" if value is None else value
+            for name, value in values.items()
+        }
+        if console.width >= _NARROW:
+            print_pairs(title, shown)
+        else:
+            say(console, f"{title}:")
+            for name, value in shown.items():
+                say(console, f"  {name}: {value}")
+    say(console, f"On this machine: {facts['conclusion']}.")
+    for kind in ("note", "problem"):
+        for text in facts[f"{kind}s"]:
+            say(console, f"{kind}: {text}")
+    if not facts["problems"]:
+        say(console, "Nothing is missing for that.")
 
 
 def print_tree(title: str, names: Sequence[str], lineage: Sequence[Mapping[str, Any]]) -> None:

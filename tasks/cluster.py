@@ -18,6 +18,7 @@ from prefect.task_runners import TaskRunner
 
 from longcat.config import CorpusConfig
 from longcat.corpus.mapping import Mapper, in_order, processes
+from longcat.distribution import install_command
 from longcat.errors import ConfigError
 from longcat.processes.child import without_script
 
@@ -82,5 +83,5 @@ def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
         return RayTaskRunner(address=corpus.cluster, init_kwargs={"num_cpus": corpus.workers or None})
     except ImportError as error:
         raise ConfigError(
-            f"corpus.runner={corpus.runner} needs a package that is missing ({error}): pip install 'longcat[{corpus.runner}]'"
+            f"corpus.runner={corpus.runner} needs a package that is missing ({error}): {install_command(corpus.runner)}"
         ) from None

@@ -23,6 +23,7 @@ Values = Annotated[
     typer.Option(
         "--set",
         "-s",
+        rich_help_panel="Settings",
         metavar="a.b=c,d",
         help="A setting, and its values divided by commas; may be repeated for a grid.",
     ),
@@ -53,6 +54,7 @@ def sweep(
     from longcat.tracking import Tracker
     from longcat.tracking.names import run_name
     from longcat.training.given_start import with_start
+    from longcat.training.room import doubts
     from longcat.training.sweep import BEST, PICTURE, SCORES, names_of, record_sweep, split_overrides
 
     if score not in SCORES:
@@ -74,6 +76,8 @@ def sweep(
     ):
         tracker = Tracker(space, configs[0], "sweep", config_file, set_ or ())
         try:
+            for doubt in dict.fromkeys(doubt for one in configs for doubt in doubts(one, space.path)):
+                display.warn(doubt)
             for name, point, one in zip(names_of(points), points, configs, strict=True):
                 shown = run_name(TRAINING, one.preset, config_file, [*fixed, *point.overrides])
                 outcomes.append(_outcome(name, shown, point.settings, one, space, tracker, display))
