@@ -105,7 +105,7 @@ def _registered(group: str, _path: tuple[str, ...]) -> Mapping[str, Sequence[Ext
     for point in entry_points(group=group):
         of = "" if point.dist is None else f"{point.dist.name} {point.dist.version}"
         found.setdefault(point.name, {})[Extension(point.name, point.value.split("[")[0].strip(), of)] = None
-    return {name: tuple(found[name]) for name in sorted(found)}
+    return {name: tuple(sorted(found[name], key=lambda one: one.described)) for name in sorted(found)}
 
 
 def find(group: str, name: str, field: str) -> Extension | None:

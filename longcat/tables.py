@@ -91,7 +91,7 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
     for checkpoint in made:
         lines.append(f"Checkpoint: {checkpoint['path']}")
         commands.append(f"generate --checkpoint {quote(checkpoint['path'])} --prompt 'def main('")
-    own, page = own_servers(), summary["mlflow"].get("page")
+    own, page = own_servers(), summary.get("mlflow", {}).get("page")
     lines += [f"{name}: {page if page and name == 'MLflow' else url}" for name, url in own.items()]
     if len(own) < len(SERVERS):
         commands.append(f"ui --workspace {quote(summary['workspace'])}    # curves, reports and flow runs")

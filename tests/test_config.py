@@ -303,6 +303,8 @@ SOURCE_FIELDS = {
     "package": ("apt:x", True),
     "members": ("*.txt", True),
     "licence": ("MIT", False),
+    "function": ("a:b", False),  # of a source of one's own, see tests/flows/test_extensions.py
+    "arguments": ({"times": 3}, False),
     "name": ("x", True),
     "subset": ("x", True),
     "split": ("x", True),

@@ -19,8 +19,10 @@ KEYS = set(all_keys(PipelineConfig))
 SECTIONS = "|".join(
     sorted(key for key in PipelineConfig.model_fields if key not in ("preset", "seed", "accelerator", "experiment"))
 )
-OTHERS_OPTIONS = {"--all"}
+OTHERS_OPTIONS = {"--all", "--shm-size"}
 """Options of other programs that pages name without the program."""
+OTHERS_COMMANDS = {"rows"}
+"""Commands of stages that a page adds by an example."""
 SCRIPTS = ("benchmarks", "data")
 """Folders of programs with options of their own."""
 _SPAN = re.compile(r"`([^`\n]+)`")
@@ -50,6 +52,8 @@ def mistakes_of(text):
     name = words[1].rstrip(",.:")
     if name.startswith("-"):
         return [] if name in options(LONGCAT) | {"--help"} else [f"longcat has no option {name}"]
+    if name in OTHERS_COMMANDS:
+        return []
     if name not in LONGCAT.commands:
         return [] if re.fullmatch(r"[A-Z]+|\.\.\.", name) else [f"there is no command {name!r}"]
     command = LONGCAT.commands[name]
