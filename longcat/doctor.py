@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -14,11 +13,9 @@ from typing import Any
 
 import psutil
 
-from longcat.accelerator import EMULATED
+from longcat.environment import cann_version, driver_version
 
 TORCH = "torch==2.13.0"
-_CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
-_DRIVER = Path("/usr/local/Ascend/driver/version.info")
 _DISK_BYTES, _MEMORY_BYTES = 2e9, 4e9
 
 
@@ -129,29 +126,6 @@ def check_triple(torch: str | None, torch_npu: str | None, cann: str | None, dri
     if driver is None:
         problems.append("torch_npu is installed, the Ascend driver is not: install it, npu-smi info then lists devices")
     return problems
-
-
-def cann_version() -> str | None:
-    """Return the version of the CANN toolkit in the environment, its folder if the version is unreadable, or None."""
-    home = next((os.environ[name] for name in _CANN_HOMES if os.environ.get(name)), None)
-    if home is None:
-        return None
-    candidates = [*sorted(Path(home).glob("*/ascend_toolkit_install.info")), Path(home, "version.cfg")]
-    for file in candidates:
-        if file.is_file() and (match := re.search(r"version=\[?([\w.]+)", file.read_text(errors="replace"))):
-            return match[1]
-    return home
-
-
-def driver_version() -> str | None:
-    """Return the version of the Ascend driver; None without one."""
-    if EMULATED in os.environ:
-        return "emulated: longcat emulate"
-    if _DRIVER.is_file() and (match := re.search(r"Version=(\S+)", _DRIVER.read_text(errors="replace"))):
-        return f"Ascend {match[1]}"
-    if shutil.which("npu-smi"):
-        return "Ascend, version unknown"
-    return None
 
 
 def _cuda_driver() -> str | None:
