@@ -16,14 +16,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.states import Completed, State
 
-from longcat.artifact import MANIFEST, Artifact, FactsT
+from longcat.artifact import Artifact, FactsT
 from longcat.errors import Cancelled, LongcatError
 from longcat.printable import markdown_text, printable, shown_warnings
 from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.redaction import redact_error
 from longcat.tasks.orchestrator import BestEffortTask, Prefect, prefect_session, prefect_tags, run_logger
 from longcat.tracking import StageRun, Tracker
-from longcat.tracking.record import MADE_FROM, made_from
+from longcat.tracking.record import log_manifests
 
 UPDATE_S = 2.0
 ASK_S = 3.0
@@ -77,10 +77,7 @@ def run_stage(
         reporter.finish(artifact)
         run.set_tags({"artifact": f"{artifact.kind}/{artifact.digest}", "cached": str(artifact.cached).lower()})
         run.log_metrics(_numbers(artifact.facts.model_dump()) | _known(artifact.facts.figures))
-        run.log_artifact(artifact.path / MANIFEST)
-        for name in made_from(artifact.manifest):  # results without a run of their own would be known here alone
-            if (manifest := artifact.path.parents[1] / name / MANIFEST).is_file():
-                run.log_artifact(manifest, f"{MADE_FROM}/{name}")
+        log_manifests(run, artifact)
         publish(run, artifact)
     return Completed(name="Cached" if artifact.cached else "Completed", data=artifact)
 

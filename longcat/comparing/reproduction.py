@@ -14,7 +14,7 @@ import yaml
 
 from longcat.artifact import MANIFEST, write_json
 from longcat.comparing.differences import flat, same_files, same_until, unlike
-from longcat.config import PipelineConfig, load_config
+from longcat.config import PipelineConfig, load_config, preset_names
 from longcat.disk import write_text
 from longcat.errors import ConfigError
 from longcat.tracking.record import Record, made_from
@@ -98,7 +98,8 @@ def configuration(record: Record, overrides: Iterable[str], folder: Path | None 
         at = record.workspace / "checkpoint" / trained["init_from"]
         training["init_from"] = str(at) if at.is_dir() else training["init_from"]
     tree |= {"corpus": corpus | ({"sources": sources} if sources else {}), "training": training}
-    tree.pop("preset", None)  # all of it is written out
+    if tree.get("preset") not in preset_names():  # all of it is written out
+        tree.pop("preset", None)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     with TemporaryDirectory() as scratch:
         file = (folder or Path(scratch)) / CONFIG
@@ -112,7 +113,9 @@ def configuration(record: Record, overrides: Iterable[str], folder: Path | None 
                 f"{_commit(record)}"
             ) from None
     if folder is not None:
-        write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        known = {} if config.preset in preset_names() else {"preset"}
+        settled = config.model_dump(mode="json", exclude=known)
+        write_text(folder / CONFIG, yaml.safe_dump(settled, sort_keys=False, allow_unicode=True))
     return config
 
 

@@ -13,15 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from longcat.artifact import MANIFEST
+from longcat.artifact import MANIFEST, Artifact
 from longcat.errors import ConfigError
 from longcat.redaction import redact
 from longcat.stores import sqlite_path, sqlite_url
 from longcat.tracking.forwarding import import_mlflow
 from longcat.tracking.runs import TrackedRun, named_so, only_one, runs_in_journals, runs_in_mlflow
 from longcat.unpacking import parse_json, read_json
+
+if TYPE_CHECKING:
+    from longcat.tracking import StageRun
 
 INPUTS = "inputs.json"
 """Name of the list of a corpus' files, in MLflow's run of preprocessing and at the end of its name beside journals."""
@@ -214,6 +217,15 @@ def made_from(manifest: Mapping[str, Any]) -> list[str]:
     named = [f"{one['kind']}/{one['digest']}" for one in manifest["parents"]]
     documents = manifest["identity"].get("documents") if manifest["kind"] == "tokens" else None
     return [*named, *([f"documents/{documents}"] if documents else [])]
+
+
+def log_manifests(run: StageRun, artifact: Artifact[Any]) -> None:
+    """Log the manifest of a result, and those of what it was made from, some of which have no run of their own."""
+    run.log_artifact(artifact.path / MANIFEST)
+    for name in made_from({"kind": "", "parents": [], "identity": {}, **artifact.manifest}):
+        manifest = artifact.path.parents[1] / name / MANIFEST
+        if manifest.is_file():
+            run.log_artifact(manifest, f"{MADE_FROM}/{name}")
 
 
 def _manifest(name: str, runs: Iterable[TrackedRun], workspace: Path, files: MlflowFiles) -> Mapping[str, Any] | None:
