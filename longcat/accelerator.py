@@ -216,7 +216,7 @@ def _device(kind: Kind) -> Accelerator:
 
 
 def _cpu() -> Accelerator:
-    name, flags = _cpu_facts()
+    name, flags = cpu_facts()
     return Accelerator(
         kind="cpu",
         name=name,
@@ -226,7 +226,7 @@ def _cpu() -> Accelerator:
     )
 
 
-def _cpu_facts() -> tuple[str, set[str]]:
+def cpu_facts() -> tuple[str, set[str]]:
     """Return the model name and the instruction-set flags of the CPU."""
     name, flags = platform.processor() or platform.machine(), set[str]()
     info = Path("/proc/cpuinfo")

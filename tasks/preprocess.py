@@ -11,16 +11,18 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import State
 
-from longcat.artifact import Artifact, Workspace
+from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import PipelineConfig, SourceConfig
 from longcat.corpus import stage
 from longcat.corpus.card import CARD_HTML, CARD_MARKDOWN
 from longcat.corpus.facts import TokensFacts
+from longcat.corpus.inputs import input_files
 from longcat.progress import Reporter
 from longcat.tasks.cluster import mapper_for
 from longcat.tasks.orchestrator import tell
 from longcat.tasks.stage import run_stage, stage_task
 from longcat.tracking import StageRun, Tracker
+from longcat.tracking.record import INPUTS
 
 SETTINGS = ("corpus",)
 """Settings that explain what the run shows."""
@@ -40,6 +42,10 @@ def preprocess(config: PipelineConfig, workspace: Workspace, tracker: Tracker) -
         run.set_tags({"output.tokens": tokens.digest, "output.uri": tokens.path.as_uri()})
         for name in ("index.json", CARD_HTML, CARD_MARKDOWN):
             run.log_artifact(tokens.path / name)
+        if files := input_files(config.corpus, workspace.sha256):
+            listed = workspace.path / "tracking" / f"{tokens.facts.documents_artifact}.{INPUTS}"
+            write_json(listed, files)
+            run.log_artifact(listed, INPUTS.removesuffix(".json"))
         tell(create_markdown_artifact, (tokens.path / CARD_MARKDOWN).read_text(encoding="utf-8"), key="data-card")
 
     def work(report: Reporter, run: StageRun) -> Artifact[TokensFacts]:

@@ -25,6 +25,7 @@ from longcat.redaction import redact_error
 from longcat.tasks.orchestrator import BestEffortTask, Prefect, prefect_session, prefect_tags, run_logger
 from longcat.tracking import StageRun, Tracker
 from longcat.tracking.notes import stage_note
+from longcat.tracking.record import log_manifests
 
 UPDATE_S = 2.0
 ASK_S = 3.0
@@ -97,7 +98,7 @@ def run_stage(
         run.set_tags({"artifact": f"{artifact.kind}/{artifact.digest}", "cached": str(artifact.cached).lower()})
         run.log_metrics(measured(artifact.facts))
         run.log_params({"facts": chosen(artifact.facts)})
-        run.log_artifact(artifact.path / "manifest.json")
+        log_manifests(run, artifact)
         run.set_note(
             stage_note(artifact, time.monotonic() - began, results(artifact.facts), tags.get("prefect.url"), report)
         )

@@ -12,15 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from longcat.accelerator import EMULATED
 from longcat.distribution import install_command, requirements
 from longcat.doctor.host import examine_disk, examine_machine
 from longcat.doctor.network import examine_network, interfaces
 from longcat.doctor.versions import judge
+from longcat.environment import cann_version, driver_version
 
 TORCH = "torch==2.13.0"
-_CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
-_DRIVER = Path("/usr/local/Ascend/driver/version.info")
 _FIRMWARE = Path("/usr/local/Ascend/firmware/version.info")
 
 
@@ -155,29 +153,6 @@ def check_triple(torch: str | None, torch_npu: str | None, cann: str | None, dri
     if driver is None:
         problems.append("torch_npu is installed, the Ascend driver is not: install it, npu-smi info then lists devices")
     return problems
-
-
-def cann_version() -> str | None:
-    """Return the version of the CANN toolkit in the environment, its folder if the version is unreadable, or None."""
-    home = next((os.environ[name] for name in _CANN_HOMES if os.environ.get(name)), None)
-    if home is None:
-        return None
-    candidates = [*sorted(Path(home).glob("*/ascend_toolkit_install.info")), Path(home, "version.cfg")]
-    for file in candidates:
-        if file.is_file() and (match := re.search(r"version=\[?([\w.]+)", file.read_text(errors="replace"))):
-            return match[1]
-    return home
-
-
-def driver_version() -> str | None:
-    """Return the version of the Ascend driver; None without one."""
-    if EMULATED in os.environ:
-        return "emulated: longcat emulate"
-    if version := _version_in(_DRIVER):
-        return f"Ascend {version}"
-    if shutil.which("npu-smi"):
-        return "Ascend, version unknown"
-    return None
 
 
 def _version_in(file: Path) -> str | None:

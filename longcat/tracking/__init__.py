@@ -19,6 +19,7 @@ from typing import Any
 
 from longcat.artifact import Artifact, Workspace, write_json
 from longcat.config import PipelineConfig
+from longcat.environment import write_environment
 from longcat.errors import Cancelled
 from longcat.interchange.checkpoint_folder import model_folder
 from longcat.redaction import redact, redact_tree
@@ -81,6 +82,8 @@ class Tracker:
         with contextlib.suppress(OSError):  # the journal says it
             write_json(copy, redact_tree(config.model_dump(mode="json")))
             self._journal.append("artifact", "pipeline", path=str(copy), folder="config")
+            about = write_environment(self._journal.path, config.accelerator)
+            self._journal.append("artifact", "pipeline", path=str(about), folder="config")
         # events left over from earlier runs are sent after our own first events
         self._sender.start(then=lambda: send_others(workspace, self._sender.service))
 
