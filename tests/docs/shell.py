@@ -60,9 +60,9 @@ class Shell:
         text = text.replace(".venv/bin/", "")
         made = self.checkpoints()
         for name, place in PLACES.items():
-            if re.search(rf" {name}\b|/{name}\b", text):
+            if re.search(rf"[ /=]{name}\b", text):
                 assert len(made) > max(place, 0), f"{text}: there are only {len(made)} checkpoints"
-                text = re.sub(rf"(?<=[ /]){name}\b", made[place], text)
+                text = re.sub(rf"(?<=[ /=]){name}\b", made[place], text)
         text = re.sub(r"(127\.0\.0\.1|localhost):(\d+)", lambda at: f"{at[1]}:{self._port(at[2])}", text)
         if re.match(r"longcat serve\b", text):
             text = text.replace("longcat serve", f"longcat serve --port {self._port('8000')}", 1)

@@ -41,6 +41,8 @@ def run_commands():
 @pytest.mark.parametrize("page", run_commands(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_of_a_page(reader, page):
     reader.folder = reader.checkout
+    for made in ("my-model", "served", "dispatch"):  # what a command will not write over, by an earlier page
+        shutil.rmtree(reader.folder / made, ignore_errors=True)
     try:
         for command in commands(page):
             if command.is_run:

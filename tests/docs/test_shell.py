@@ -56,6 +56,7 @@ def test_what_a_page_leaves_open_is_settled(shell):
     oldest, newest = shell.checkpoints()
     assert shell.settled("longcat compare FIRST SECOND") == f"longcat compare {oldest} {newest}"
     assert shell.settled(".venv/bin/longcat ls DIGEST") == f"longcat ls {newest}"
+    assert shell.settled("longcat ls x=DIGEST") == f"longcat ls x={newest}"
     assert shell.settled("longcat pretrain --preset tiny --json") == "longcat pretrain --preset smoke --json"
     assert shell.settled("longcat pretrain --preset tiny --dry-run") == "longcat pretrain --preset tiny --dry-run"
     assert shell.settled("longcat run -c mine.yaml") == "longcat run -c mine.yaml"
