@@ -11,7 +11,7 @@ STAMP := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 # torch_npu has an environment of its own: where it is installed, torch cannot be imported without CANN or its emulator
 EMULATOR := .venv-emulator
 
-.PHONY: pipeline test check setup ui emulator test-emulator test-cluster drill clean
+.PHONY: pipeline test check docs setup ui emulator test-emulator test-cluster drill clean
 
 pipeline: setup
 	$(BIN)/longcat run
@@ -36,6 +36,11 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive longcat tasks flows .ci
 	$(BIN)/python .ci/audit.py constraints.txt
+	$(BIN)/python -m docs.build
+
+# the documentation as a site in site/; broken links are errors
+docs: setup
+	$(BIN)/python -m docs.build
 
 ui: setup
 	$(BIN)/longcat ui
@@ -61,4 +66,4 @@ drill: setup
 
 # what can be made again by installing; workspace/ holds results and stays
 clean:
-	rm -rf .venv $(EMULATOR) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv $(EMULATOR) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

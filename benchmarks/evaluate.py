@@ -1,6 +1,6 @@
 """Likelihoods and generated text beside lm-evaluation-harness' `hf` with the same exported weights.
 
-    pip install 'longcat[compare]'
+    make setup EXTRAS=dev,compare
     python benchmarks/evaluate.py [--json] [--rounds 5] [--checkpoint DIR] [--batch 16]
 
 Without a checkpoint the model has the shapes of the preset `tiny` and initial weights. fp32 on the CPU, on OMP_NUM_THREADS threads;

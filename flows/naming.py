@@ -1,35 +1,19 @@
-"""What a flow run is called, what it is found by, and where MLflow shows it."""
+"""How Prefect names a flow run, and where MLflow shows it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from prefect import get_client
 
-from longcat.best_effort import own_servers, ui_address
-from longcat.printable import markdown_text, printable
-from longcat.redaction import redact
+from longcat.best_effort import experiment_page, own_servers, pages_of_mlflow, run_page
+from longcat.printable import markdown_text
 
-MOST = 100
-"""Characters of a name or a tag."""
 _RANDOM = re.compile(r"[a-z]+-[a-z]+")
 """Names that Prefect gives by chance; others have been given by somebody."""
-
-
-def run_name(flow: str, preset: str, config_file: str | None, overrides: Sequence[str]) -> str:
-    """Return a name that tells runs apart: flow, preset, file, and each override by the last part of its key."""
-    file = [] if config_file is None else [Path(config_file).stem]
-    short = [f"{key.rpartition('.')[2]}={value}" for key, _, value in (one.partition("=") for one in overrides)]
-    return _shown("-".join([flow, preset, *file, *short]))
-
-
-def run_tags(flow: str, preset: str, overrides: Sequence[str]) -> list[str]:
-    """Return the tags that runs are found by: flow, preset, and each override in full."""
-    return [flow, preset, *(_shown(one) for one in overrides)]
 
 
 def describe(flow_run: UUID, name: str, tags: Sequence[str]) -> None:
@@ -40,29 +24,40 @@ def describe(flow_run: UUID, name: str, tags: Sequence[str]) -> None:
     client.update_flow_run(flow_run, name=called, tags=sorted({*run.tags, *tags}))
 
 
-def mlflow_page(summary: Mapping[str, Any], runs: Mapping[str, str | None]) -> str:
-    """Return Markdown that says where MLflow shows the runs of a flow run.
+def mlflow_runs(experiment_id: str | None, runs: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the address of each run in MLflow's pages: the user's own server, or the one that `longcat ui` starts.
 
     Args:
-        summary: `workspace`, and `mlflow` with `tracking_uri` and `experiment`.
+        experiment_id: MLflow's, None if it has not been reached.
         runs: ids by stage, None for what MLflow has not been sent yet.
     """
-    own = own_servers().get("MLflow")
-    pages = own or ui_address("MLflow")
-    lines = [
-        f"Experiment {markdown_text(summary['mlflow']['experiment'])}, {markdown_text(summary['mlflow']['tracking_uri'])}"
-    ]
-    if own is None:
-        lines.append(
-            f"`longcat ui --workspace {markdown_text(summary['workspace'])}` serves the pages that the links lead to."
-        )
-    rows = [
-        f"| {stage} | {'not sent yet' if run is None else f'[{run}]({pages}/#/runs/{run})'} |"
+    return {
+        stage: None if run is None or experiment_id is None else run_page(pages_of_mlflow(), experiment_id, run)
         for stage, run in runs.items()
+    }
+
+
+def mlflow_page(
+    note: str, summary: Mapping[str, Any], experiment_id: str | None, whole: str | None, workspace: str
+) -> str:
+    """Return Markdown that says where MLflow shows a flow run.
+
+    Args:
+        note: what is said of the flow run in MLflow, too.
+        summary: `tracking_uri` and `experiment`.
+        experiment_id: MLflow's, None if it has not been reached.
+        whole: address of the run of the whole flow run, None if it has not been sent yet.
+        workspace: folder of the results.
+    """
+    name = markdown_text(summary["experiment"])
+    if experiment_id is not None:
+        name = f"[{name}]({experiment_page(pages_of_mlflow(), experiment_id)})"
+    lines = [
+        f"MLflow's experiment {name}, {markdown_text(summary['tracking_uri'])}",
+        "This flow run's records have not been sent to MLflow yet."
+        if whole is None
+        else f"[This flow run in MLflow]({whole})",
     ]
-    return "\n\n".join([*lines, "\n".join(["| stage | MLflow run |", "| --- | --- |", *rows])]) + "\n"
-
-
-def _shown(text: str) -> str:
-    line = printable(redact(" ".join(text.split())))
-    return line if len(line) <= MOST else line[: MOST - 1] + "…"
+    if "MLflow" not in own_servers():
+        lines.append(f"`longcat ui --workspace {markdown_text(workspace)}` serves the pages that the links lead to.")
+    return "\n\n".join([*lines, note])

@@ -6,22 +6,26 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import Field
 
+from longcat.artifact import Artifact
 from longcat.config import preset_names
 from longcat.flows.chain import chain
-from longcat.flows.dag import PIPELINE, STAGES, Stage
+from longcat.flows.dag import PIPELINE, STAGES, Stage, flow_name, own_stages, table_for
 from longcat.tasks.orchestrator import BestEffortFlow
 
 PresetName = Annotated[str, Field(json_schema_extra={"enum": list(preset_names())})]
 """A preset; Prefect's form offers those there are."""
 
 
-def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> BestEffortFlow:
+def make_flow(
+    name: str, title: str, stages: tuple[Stage, ...] = STAGES, keep: dict[str, Artifact[Any]] | None = None
+) -> BestEffortFlow:
     """Make the flow that runs a stage with all its needs, or all stages.
 
     Args:
         name: a stage, or `PIPELINE`.
         title: what the flow makes.
         stages: the table.
+        keep: is filled with the artifacts of each run, by stage.
     """
 
     def run(
@@ -31,7 +35,7 @@ def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Best
         workspace: str | None = None,
         checkpoint: str | None = None,
     ) -> dict[str, Any]:
-        return chain(name, stages, preset, config_file, overrides, workspace, checkpoint)
+        return chain(name, stages, preset, config_file, overrides, workspace, checkpoint, keep)
 
     run.__annotations__ = get_type_hints(run, include_extras=True)  # Prefect reads them where their names mean nothing
     run.__name__ = run.__qualname__ = name
@@ -50,8 +54,29 @@ def make_flow(name: str, title: str, stages: tuple[Stage, ...] = STAGES) -> Best
     return BestEffortFlow(run, name=name, persist_result=False, validate_parameters=True)
 
 
+ALL_STAGES = "Text to token shards, a checkpoint, its MFU and its scores"
+"""What the whole pipeline makes."""
+
+
+def flow_for(name: str, keep: dict[str, Artifact[Any]] | None = None) -> BestEffortFlow:
+    """Make the flow of a stage or of all, with the stages that others register.
+
+    Args:
+        name: `PIPELINE`, a stage, or `package.module:NAME` of a stage.
+        keep: is filled with the artifacts of each run, by stage.
+
+    Raises:
+        ConfigError: there is no such stage, or it cannot be used.
+    """
+    table = table_for(name)
+    called = flow_name(name, table)
+    title = next((stage.title for stage in table if stage.name == called), ALL_STAGES)
+    return make_flow(called, title, table, keep)
+
+
+_TABLE = (*STAGES, *own_stages())
 FLOWS = {
-    PIPELINE: make_flow(PIPELINE, "Text to token shards, a checkpoint, its MFU and its scores"),
-    **{stage.name: make_flow(stage.name, stage.title) for stage in STAGES},
+    PIPELINE: make_flow(PIPELINE, ALL_STAGES, _TABLE),
+    **{stage.name: make_flow(stage.name, stage.title, _TABLE) for stage in _TABLE},
 }
 globals().update(FLOWS)  # a deployment names its flow as `flows/pipeline.py:NAME`

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import psutil
-
+from longcat.distribution import install_command
 from longcat.errors import DeviceError
+from longcat.memory_limit import memory_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ HOST_BACKEND = "gloo"
 """Backend for what lies in the host's memory, whatever the device."""
 EMULATED = "ASCEND_EMULATOR_LIBRARIES"
 """Environment variable that is set under `longcat emulate`."""
+NO_TORCH_NPU = "torch_npu is not installed"
 _CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -137,7 +138,8 @@ def choose(request: str = "auto") -> Accelerator:
         if problem is None:
             return _device("npu")
         if request == "npu":
-            raise DeviceError(f"accelerator npu: {problem}; `longcat doctor` says more")
+            remedy = f"{install_command('npu')}; " if problem == NO_TORCH_NPU else ""
+            raise DeviceError(f"accelerator npu: {problem}; {remedy}`longcat doctor` says more")
     if request in ("auto", "cuda"):
         if _cuda_available():
             return _device("cuda")
@@ -150,7 +152,7 @@ def choose(request: str = "auto") -> Accelerator:
 def npu_problem() -> str | None:
     """Return why no Ascend NPU can be used on this machine; None if one can."""
     if importlib.util.find_spec("torch_npu") is None:
-        return "torch_npu is not installed (pip install 'longcat[npu]')"
+        return NO_TORCH_NPU
     try:
         runtime = _runtime("npu")
     except (ImportError, OSError, RuntimeError) as error:
@@ -214,17 +216,17 @@ def _device(kind: Kind) -> Accelerator:
 
 
 def _cpu() -> Accelerator:
-    name, flags = _cpu_facts()
+    name, flags = cpu_facts()
     return Accelerator(
         kind="cpu",
         name=name,
         count=min(2, os.cpu_count() or 1),
-        memory_bytes=psutil.virtual_memory().total,
+        memory_bytes=memory_bytes(),
         supports_bf16=bool(_CPU_BF16_FLAGS & flags),
     )
 
 
-def _cpu_facts() -> tuple[str, set[str]]:
+def cpu_facts() -> tuple[str, set[str]]:
     """Return the model name and the instruction-set flags of the CPU."""
     name, flags = platform.processor() or platform.machine(), set[str]()
     info = Path("/proc/cpuinfo")

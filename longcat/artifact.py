@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longcat import __version__
 from longcat.disk import (
@@ -52,9 +52,12 @@ _CODE, _BUILT = ".code.json", ".built.json"
 
 
 class Facts(BaseModel, ABC):
-    """Key figures of a finished stage, as its manifest records them."""
+    """Key figures of a finished stage, as its manifest records them; the line below a field describes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset()
+    """Facts and parts of them that were chosen, not found: MLflow has them as parameters, not as metrics."""
 
     @property
     @abstractmethod
@@ -328,6 +331,13 @@ def read_manifest(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
         manifest = read_json(directory / MANIFEST)
         known = facts.model_validate(manifest["facts"])
         return Artifact(str(manifest["kind"]), str(manifest["digest"]), directory, manifest, known, cached=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, ("facts", *first["loc"])))
+        raise ArtifactError(
+            f"{directory / MANIFEST} is of another version of longcat ({where}: {first['msg']}; it was made by "
+            f"{manifest.get('longcat') or 'one that gives no version'}); {_remedy(directory)}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import textwrap
 import threading
 
 from longcat.redaction import redact
@@ -13,6 +14,9 @@ SERVERS = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}
 
 UI_PORTS = {"MLflow": 5010, "Prefect": 4210}
 """Loopback ports at which `longcat ui` serves their pages unless others are asked for."""
+
+_LONG = 120
+_FOR_TRAINING = "workflowType=machine_learning"
 
 
 def ui_address(name: str) -> str:
@@ -28,6 +32,24 @@ def own_servers() -> dict[str, str]:
         for name, url in addresses.items()
         if url.startswith("http")
     }
+
+
+def experiment_page(pages: str, experiment_id: str) -> str:
+    """Return the address of an experiment's runs.
+
+    MLflow opens with the pages for chat unless the address asks for those for training.
+    """
+    return f"{pages}/#/experiments/{experiment_id}/runs?{_FOR_TRAINING}"
+
+
+def pages_of_mlflow() -> str:
+    """Return where MLflow's pages are: those of the user's own server, or of the one that `longcat ui` starts."""
+    return own_servers().get("MLflow") or ui_address("MLflow")
+
+
+def run_page(pages: str, experiment_id: str, run_id: str) -> str:
+    """Return the address of a run in MLflow."""
+    return f"{pages}/#/experiments/{experiment_id}/runs/{run_id}?{_FOR_TRAINING}"
 
 
 class Service:
@@ -82,6 +104,23 @@ class Service:
 
 
 def reason(error: BaseException) -> str:
-    """Return an exception as one line of at most 300 characters."""
+    """Return an exception as one line of at most 300 characters, which ends with a whole word.
+
+    Where it wraps an error of the system, as clients of HTTP do with many words, that one is told.
+    """
     lines = str(error).splitlines()
-    return f"{type(error).__name__}: {redact(lines[0])}"[:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    text, cause = lines[0], _cause(error)
+    if len(text) > _LONG and cause is not None:
+        text = cause
+    return textwrap.shorten(f"{type(error).__name__}: {redact(text)}", 300, placeholder=" …")
+
+
+def _cause(error: BaseException) -> str | None:
+    """Return what the error of the system says that an exception was raised because of; None without one."""
+    seen: list[BaseException] = [error]
+    while (inner := seen[-1].__cause__ or seen[-1].__context__) is not None and inner not in seen:
+        seen.append(inner)
+    found = [one for one in seen if isinstance(one, OSError) and one.strerror]
+    return str(found[-1].strerror) if found else None

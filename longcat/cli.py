@@ -15,15 +15,30 @@ from typing import Annotated
 import typer
 
 from longcat import __version__
-from longcat.commands import clean, cluster, compare, dispatch, mfu, models, presets, serve, sweep, tools, workspace
+from longcat.commands import (
+    clean,
+    cluster,
+    compare,
+    dispatch,
+    mfu,
+    models,
+    presets,
+    reproduce,
+    serve,
+    sweep,
+    tools,
+    workspace,
+)
 from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.help import Command, Group
 from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
-from longcat.commands.run import flow_command
+from longcat.commands.run import flow_command, run
 from longcat.disk import failing_disk
 from longcat.errors import Cancelled, LongcatError
-from longcat.flows.dag import PIPELINE, STAGES
+from longcat.extensions import STAGES as OWN_STAGES
+from longcat.extensions import registered
+from longcat.flows.dag import STAGES
 from longcat.printable import printable, shown_warnings
 from longcat.processes.environment import NO_TELEMETRY, QUIET
 from longcat.redaction import redact, redact_error
@@ -62,27 +77,33 @@ _COMMANDS = {
     "benchmark": benchmark_command,
     "evaluate": evaluate_command,
 }
-_run = flow_command(PIPELINE, f"The whole pipeline: {', '.join(stage.name for stage in STAGES)}.")
-app.command("run", cls=Command)(_run)
+_STAGES, _MODELS, _KEEPING, _MACHINE = "The pipeline", "Models and runs", "The workspace", "The machine"
+app.command(cls=Command, rich_help_panel=_STAGES)(run)
 for _stage in STAGES:
     _needs = "; earlier stages run first if their results are missing." if _stage.needs else "."
     _make = _COMMANDS.get(_stage.name, partial(flow_command, _stage.name))
-    app.command(_stage.name, cls=Command)(_make(_stage.title + _needs))
+    app.command(_stage.name, cls=Command, rich_help_panel=_STAGES)(_make(_stage.title + _needs))
+for _name, _own in registered(OWN_STAGES).items():
+    if _name not in {_stage.name for _stage in STAGES}:
+        app.command(_name, cls=Command, rich_help_panel=_STAGES)(
+            flow_command(_name, f"A stage of {_own[0].distribution}; what it needs runs first.")
+        )
 _function: Callable[..., None]
 for _function in (
     sweep.sweep,
     compare.compare,
+    reproduce.reproduce,
     presets.presets,
     mfu.mfu,
     models.generate,
     dispatch.dispatch,
     models.export,
 ):
-    app.command(cls=Command)(_function)
-app.command("import", cls=Command)(models.import_)
-app.command(cls=Command)(serve.serve)
+    app.command(cls=Command, rich_help_panel=_MODELS)(_function)
+app.command("import", cls=Command, rich_help_panel=_MODELS)(models.import_)
+app.command(cls=Command, rich_help_panel=_MODELS)(serve.serve)
 _PROGRAM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-app.command(cls=Command, context_settings=_PROGRAM)(tools.emulate)
+app.command(cls=Command, context_settings=_PROGRAM, rich_help_panel=_MACHINE)(tools.emulate)
 _KEPT = (
     workspace.ls,
     workspace.show,
@@ -93,11 +114,15 @@ _KEPT = (
     clean.clean,
     tools.verify,
 )
-for _function in (cluster.join, tools.doctor, tools.sync, *_KEPT, tools.ui):
-    app.command(cls=Command)(_function)
+for _function in (cluster.join, tools.doctor):
+    app.command(cls=Command, rich_help_panel=_MACHINE)(_function)
+for _function in (tools.ui, *_KEPT, tools.sync):
+    app.command(cls=Command, rich_help_panel=_KEEPING)(_function)
 
 
 _INTERRUPTED = 130
+_UNREAD = 128 + signal.SIGPIPE
+"""Exit code where the reader of standard output is gone: that of a program which the signal ends."""
 
 
 class _Signals:
@@ -161,6 +186,10 @@ def main() -> None:
             signals.uninstall()
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
+    except SystemExit as left:
+        if not isinstance(left.__context__, BrokenPipeError):
+            raise
+        code = _UNREAD  # click and rich leave so when nobody reads
     except LongcatError as error:
         _complain(str(error))
         code = error.exit_code
@@ -170,7 +199,7 @@ def main() -> None:
     except Exception as error:
         redact_error(error)
         if isinstance(error, BrokenPipeError) and _nobody_reads():
-            code = 1
+            code = _UNREAD
         elif type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
             context = getattr(error, "ctx", None)
             if context is None or type(error).__name__ == "NoArgsIsHelpError":

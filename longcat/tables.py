@@ -91,18 +91,19 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
     for checkpoint in made:
         lines.append(f"Checkpoint: {checkpoint['path']}")
         commands.append(f"generate --checkpoint {quote(checkpoint['path'])} --prompt 'def main('")
-    own = own_servers()
-    lines += [f"{name}: {url}" for name, url in own.items()]
+    own, page = own_servers(), summary.get("mlflow", {}).get("page")
+    lines += [f"{name}: {page if page and name == 'MLflow' else url}" for name, url in own.items()]
     if len(own) < len(SERVERS):
         commands.append(f"ui --workspace {quote(summary['workspace'])}    # curves, reports and flow runs")
-    return [*lines, *(["Next:"] if commands else []), *(f"  {program} {command}" for command in commands)]
+    after = [] if page is None or "MLflow" in own else [f"This run in MLflow, once `ui` serves it: {page}"]
+    return [*lines, *(["Next:"] if commands else []), *(f"  {program} {command}" for command in commands), *after]
 
 
 def _program() -> str:
     """Return how this program was called, as a shell takes it."""
     called = sys.argv[0]
     if Path(called).name != "longcat":
-        return f"{quote(sys.executable)} -m longcat.cli"
+        return f"{quote(sys.executable)} -m longcat"
     found = shutil.which("longcat")
     return "longcat" if found is not None and found == shutil.which(called) else quote(called)
 
@@ -115,6 +116,36 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         table.add_row(_shown(name), _shown(value))
     Console().print(table)
+
+
+def print_diagnosis(facts: Mapping[str, Any]) -> None:
+    """Print what `longcat doctor` has found: a table for each section, what runs here, notes and problems."""
+    console = Console()
+    packages = facts["environment"]["packages"]
+    sections = {
+        "environment": {name: value for name, value in facts["environment"].items() if name != "packages"},
+        "packages": {name: version or "not installed" for name, version in packages.items()},
+        **{name: facts[name] for name in ("accelerator", "machine", "workspace")},
+        "network": {name: ", ".join(found) or "no address" for name, found in facts["network"]["cards"].items()}
+        | facts["network"]["variables"],
+    }
+    for title, values in sections.items():
+        shown = {
+            name if name.isupper() else name.replace("_gb", " GB").replace("_", " "): "none" if value is None else value
+            for name, value in values.items()
+        }
+        if console.width >= _NARROW:
+            print_pairs(title, shown)
+        else:
+            say(console, f"{title}:")
+            for name, value in shown.items():
+                say(console, f"  {name}: {value}")
+    say(console, f"On this machine: {facts['conclusion']}.")
+    for kind in ("note", "problem"):
+        for text in facts[f"{kind}s"]:
+            say(console, f"{kind}: {text}")
+    if not facts["problems"]:
+        say(console, "Nothing is missing for that.")
 
 
 def print_tree(title: str, names: Sequence[str], lineage: Sequence[Mapping[str, Any]]) -> None:
@@ -326,6 +357,13 @@ def print_sweep(answer: Mapping[str, Any]) -> None:
             f"longcat run --config {_shown(answer['config'])} --workspace {_shown(answer['workspace'])}", soft_wrap=True
         )
         console.print(f"Picture: {_shown(answer['picture'])}", soft_wrap=True)
+    if page := answer.get("mlflow_page"):
+        how = (
+            ""
+            if "MLflow" in own_servers()
+            else f", once `{_program()} ui --workspace {quote(answer['workspace'])}` serves it"
+        )
+        say(console, f"This sweep in MLflow{how}: {page}")
 
 
 def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:

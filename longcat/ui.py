@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -12,13 +13,15 @@ import urllib.request
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from longcat.best_effort import own_servers
+from longcat.best_effort import experiment_page, own_servers
 from longcat.disk import disk_errors, private_files
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
 from longcat.stores import remove_misspelt_folder, set_aside_if_damaged, sqlite_url
+from longcat.unpacking import read_json
 
 START_S = 120.0
 
@@ -47,7 +50,8 @@ class _Server:
 def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
     """Run both servers on loopback until interrupted.
 
-    If the user has a server of their own (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`), its address is printed instead.
+    The address that is printed for MLflow is that of the runs of the experiment that this workspace used last, as its home page leads a first
+    visitor elsewhere. If the user has a server of their own (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`), its address is printed instead.
 
     Raises:
         UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
@@ -71,9 +75,9 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
             _wait(server, process, logs)
         remove_misspelt_folder(workspace / "mlflow.db")
         for name, url in own.items():
-            print(f"{name:<8} {url} (your own server)")
+            print(f"{name:<8} {_first_page(name, url, workspace)} (your own server)")
         for server in servers:
-            print(f"{server.name:<8} {server.url}")
+            print(f"{server.name:<8} {_first_page(server.name, server.url, workspace)}")
         print("Press Ctrl-C to stop.", flush=True)
         while servers:
             for server, process in started:
@@ -104,6 +108,21 @@ def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Serv
             environment=server_environment(str(workspace / "prefect"), prefect_port),
         ),
     ]  # fmt: skip
+
+
+def _first_page(name: str, url: str, workspace: Path) -> str:
+    """Return the page of a server that shows runs; its home page where it has none, or does not say."""
+    if name != "MLflow":
+        return f"{url}/runs"
+    experiment = "longcat"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        experiment = str(read_json(workspace / "summary.json")["mlflow"]["experiment"])
+    ask = f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with urllib.request.urlopen(ask, timeout=5) as answer:  # nosec B310 # an address of ours, or of the user's own server
+            found = json.load(answer)["experiment"]
+        return experiment_page(url, str(found["experiment_id"]))
+    return url
 
 
 def _supervised(server: _Server, logs: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:

@@ -11,8 +11,17 @@ from longcat.config import PipelineConfig
 from longcat.corpus.facts import TokensFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.tasks.orchestrator import tell
-from longcat.tasks.stage import run_stage, stage_task
-from longcat.tracking import StageRun, Tracker
+from longcat.tasks.stage import results, run_stage, stage_task
+from longcat.tracking import StageRun, Tracker, model_name
+
+SETTINGS = (
+    "accelerator",
+    "parallel",
+    "benchmark",
+    "training.activation_checkpointing",
+    "training.global_batch_sequences",
+)
+"""Settings that explain what the run shows."""
 
 
 @stage_task
@@ -26,6 +35,8 @@ def benchmark(
     """Time training steps and write the MFU report."""
 
     def publish(run: StageRun, result: Artifact[stage.BenchmarkFacts]) -> None:
+        run.log_input(tokens, context="benchmark")
+        run.use_model(model_name(config), checkpoint, results(result.facts))
         for name in ("report.html", "mfu.png", "result.json", "report.md", "trace.json.gz"):
             if (result.path / name).is_file():  # without profiled steps there is no trace
                 run.log_artifact(result.path / name)
@@ -36,4 +47,7 @@ def benchmark(
         tracker,
         lambda report, run: stage.benchmark(config, tokens, checkpoint, workspace=workspace, report=report),
         publish,
+        config,
+        SETTINGS,
+        "report.html",
     )

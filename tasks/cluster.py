@@ -18,7 +18,9 @@ from prefect.task_runners import TaskRunner
 
 from longcat.config import CorpusConfig
 from longcat.corpus.mapping import Mapper, in_order, processes
+from longcat.distribution import install_command
 from longcat.errors import ConfigError
+from longcat.processes.child import without_script
 
 _PENDING = 256
 """Blocks submitted at once, so that the workers of the cluster always have some queued."""
@@ -40,7 +42,7 @@ def mapper_for(corpus: CorpusConfig) -> Iterator[Mapper]:
         with processes(corpus.workers, corpus.hang_timeout_s) as mapper:
             yield mapper
         return
-    with _runner(corpus) as runner:
+    with without_script(), _runner(corpus) as runner:  # Dask's processes would run it, also those that replace others
 
         def mapper(function: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
             return in_order(lambda item: _submit(runner, function, item), items, _PENDING)
@@ -81,5 +83,5 @@ def _runner(corpus: CorpusConfig) -> TaskRunner[Any]:
         return RayTaskRunner(address=corpus.cluster, init_kwargs={"num_cpus": corpus.workers or None})
     except ImportError as error:
         raise ConfigError(
-            f"corpus.runner={corpus.runner} needs a package that is missing ({error}): pip install 'longcat[{corpus.runner}]'"
+            f"corpus.runner={corpus.runner} needs a package that is missing ({error}): {install_command(corpus.runner)}"
         ) from None

@@ -12,8 +12,11 @@ from longcat.evaluation import stage
 from longcat.evaluation.champion import decide, require, tags_of
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.tasks.orchestrator import tell
-from longcat.tasks.stage import run_stage, stage_task
+from longcat.tasks.stage import results, run_stage, stage_task
 from longcat.tracking import StageRun, Tracker, model_name
+
+SETTINGS = ("accelerator", "evaluation")
+"""Settings that explain what the run shows."""
 
 
 @stage_task
@@ -28,6 +31,7 @@ def evaluate(
 
     def publish(run: StageRun, result: Artifact[stage.EvaluationFacts]) -> None:
         run.log_input(tokens, context="evaluation")
+        run.use_model(model_name(config), checkpoint, results(result.facts))
         for name in ("report.html", "report.md", "result.json", "results.json"):
             if (result.path / name).is_file():
                 run.log_artifact(result.path / name)
@@ -43,4 +47,7 @@ def evaluate(
         tracker,
         lambda report, run: stage.evaluate(config, tokens, checkpoint, workspace=workspace, report=report),
         publish,
+        config,
+        SETTINGS,
+        "report.html",
     )

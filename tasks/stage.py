@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,13 +16,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.states import Completed, State
 
-from longcat.artifact import Artifact, FactsT
+from longcat.artifact import Artifact, Facts, FactsT
+from longcat.config import PipelineConfig
 from longcat.errors import Cancelled, LongcatError
 from longcat.printable import markdown_text, printable, shown_warnings
 from longcat.progress import Progress, Reporter, progress_listeners
 from longcat.redaction import redact_error
 from longcat.tasks.orchestrator import BestEffortTask, Prefect, prefect_session, prefect_tags, run_logger
 from longcat.tracking import StageRun, Tracker
+from longcat.tracking.notes import stage_note
+from longcat.tracking.record import log_manifests
 
 UPDATE_S = 2.0
 ASK_S = 3.0
@@ -58,25 +61,47 @@ def run_stage(
     tracker: Tracker,
     work: Callable[[Reporter, StageRun], Artifact[FactsT]],
     publish: Callable[[StageRun, Artifact[FactsT]], None],
+    config: PipelineConfig | None = None,
+    settings: Sequence[str] = (),
+    report: str | None = None,
 ) -> State[Artifact[FactsT]]:
-    """Run a stage under its MLflow run, publish its artifact, and report to Prefect whether it was cached."""
+    """Run a stage under its MLflow run, publish its artifact, and report to Prefect whether it was cached.
+
+    Args:
+        name: of the stage.
+        tracker: of the flow.
+        work: makes the artifact, or finds it.
+        publish: logs what MLflow and Prefect are to have of it.
+        config: the configuration.
+        settings: the sections of it, or settings, that explain what the run shows; they become its parameters.
+        report: name of a file of the artifact that MLflow's page names as its report.
+    """
+    began = time.monotonic()
     with (
         prefect_session() as prefect,
         tracker.stage(name) as run,
         shown_warnings(lambda text: run_logger().warning(text)),
     ):
-        run.set_tags(prefect_tags())
+        tags = prefect_tags()
+        run.set_tags(tags)
+        if config is not None:
+            run.log_params(part_of(config, settings))
         reporter = _Reporter(name, prefect)
         try:
-            artifact = work(reporter, run)
+            with run.watch_machine(tracker.workspace.path):
+                artifact = work(reporter, run)
         except BaseException as error:  # Prefect and MLflow record its text
             redact_error(error)
             reporter.fail(error)
             raise
         reporter.finish(artifact)
         run.set_tags({"artifact": f"{artifact.kind}/{artifact.digest}", "cached": str(artifact.cached).lower()})
-        run.log_metrics(_numbers(artifact.facts.model_dump()) | _known(artifact.facts.figures))
-        run.log_artifact(artifact.path / "manifest.json")
+        run.log_metrics(measured(artifact.facts))
+        run.log_params({"facts": chosen(artifact.facts)})
+        log_manifests(run, artifact)
+        run.set_note(
+            stage_note(artifact, time.monotonic() - began, results(artifact.facts), tags.get("prefect.url"), report)
+        )
         publish(run, artifact)
     return Completed(name="Cached" if artifact.cached else "Completed", data=artifact)
 
@@ -92,8 +117,47 @@ def _numbers(facts: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _known(figures: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if value is not None}
+def results(facts: Facts) -> dict[str, float]:
+    """Return the figures that runs are compared by, but for those that this run does not have."""
+    return {
+        name: value
+        for name, value in facts.figures.items()
+        if value is not None and not facts.SETTINGS.intersection(name.split("/"))
+    }
+
+
+def measured(facts: Facts) -> dict[str, float]:
+    """Return the facts that are numbers and were found, each under one name."""
+    known = results(facts)
+    numbers = {
+        name: value
+        for name, value in _numbers(facts.model_dump()).items()
+        if not facts.SETTINGS.intersection(name.split("/")) and not any(name.endswith(f"/{other}") for other in known)
+    }
+    return numbers | known
+
+
+def chosen(facts: Facts) -> dict[str, float]:
+    """Return the facts that are numbers and were chosen."""
+    numbers = _numbers(facts.model_dump()) | {name: value for name, value in facts.figures.items() if value is not None}
+    kept = {name: value for name, value in numbers.items() if facts.SETTINGS.intersection(name.split("/"))}
+    return {
+        name.replace("/", "."): int(value) if value == int(value) else value
+        for name, value in kept.items()
+        if not any(name.endswith(f"/{other}") for other in kept)
+    }
+
+
+def part_of(config: PipelineConfig, settings: Sequence[str]) -> dict[str, Any]:
+    """Return the sections and settings of a configuration that dotted names say, as a tree."""
+    part: dict[str, Any] = {}
+    for name in settings:
+        *sections, last = name.split(".")
+        source, place = config.model_dump(mode="json"), part
+        for section in sections:
+            source, place = source[section], place.setdefault(section, {})
+        place[last] = source[last]
+    return part
 
 
 class _Reporter:

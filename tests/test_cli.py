@@ -276,7 +276,14 @@ def test_quick_commands_import_nothing_heavy():
 
 
 def test_doctor_ends_with_2_when_something_is_missing(monkeypatch, capsys):
-    facts = {"accelerator": None, "versions": {"torch": None}, "npu": "no [npu]"}
+    facts = {
+        "environment": {"packages": {"torch": None}},
+        "accelerator": {"npu": "no [npu]"},
+        **{name: {} for name in ("machine", "workspace")},
+        "network": {"cards": {}, "variables": {}},
+        "conclusion": "nothing runs",
+        "notes": [],
+    }
     for problems, code in (([], 0), (["torch is not installed: run make setup"], 2)):
         monkeypatch.setattr("longcat.doctor.examine", lambda _, found=problems: facts | {"problems": found})
         monkeypatch.setattr(sys, "argv", ["longcat", "doctor"])
@@ -292,7 +299,7 @@ def test_doctor_prints_only_json(tmp_path):
     """As a program: standard output is what a pipe gets."""
     result = process("doctor", "--json", "--workspace", tmp_path)
     assert result.returncode == 0
-    assert json.loads(result.stdout)["python"].startswith("3.")
+    assert json.loads(result.stdout)["environment"]["python"].startswith("3.")
 
 
 # ---------------------------------------------------------------------------------------------------- exit codes
@@ -499,7 +506,7 @@ def test_the_next_commands_can_be_pasted(monkeypatch):
     assert words[1:4] == ["generate", "--checkpoint", "/w of mine/checkpoint/d"]
     assert shlex.split(ui, comments=True) == ["/opt/my env/longcat", "ui", "--workspace", "/w of mine"]
     monkeypatch.setattr(sys, "argv", ["/x/cli.py"])
-    assert shlex.split(next_steps(SUMMARY)[2])[:3] == [sys.executable, "-m", "longcat.cli"]
+    assert shlex.split(next_steps(SUMMARY)[2])[:3] == [sys.executable, "-m", "longcat"]
 
 
 def test_pages_of_own_servers_are_named_instead(monkeypatch):
@@ -600,11 +607,23 @@ def test_every_flow_can_be_told_to_read_everything_again(command):
     assert {"preset", "config", "set_", "workspace", "as_json", "rehash"} <= parameters
 
 
-@pytest.mark.parametrize("arguments", [["presets", "--json"], ["presets"], ["mfu", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["presets", "--json"],
+        ["presets"],
+        ["mfu", "--help"],
+        ["doctor"],
+        ["doctor", "--json"],
+        ["dispatch", "--example"],
+        ["--help"],
+        [],
+    ],
+)
 def test_a_reader_that_has_gone_is_no_error(arguments):
     """As after `| head -1`."""
     command = [sys.executable, "-m", "longcat.cli", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=300) == 1
+        assert process.wait(timeout=300) == 128 + signal.SIGPIPE

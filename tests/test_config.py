@@ -101,6 +101,7 @@ FIELDS = {
     "seed": (1, TRAINED),
     "accelerator": ("cpu", set()),
     "experiment": ("other", set()),
+    "price_per_device_hour": (2.5, set()),
     "corpus.max_bad_fraction": (0.5, ALL),
     "corpus.min_characters": (100, ALL),
     "corpus.max_characters": (90_000, ALL),
@@ -302,6 +303,8 @@ SOURCE_FIELDS = {
     "package": ("apt:x", True),
     "members": ("*.txt", True),
     "licence": ("MIT", False),
+    "function": ("a:b", False),  # of a source of one's own, see tests/flows/test_extensions.py
+    "arguments": ({"times": 3}, False),
     "name": ("x", True),
     "subset": ("x", True),
     "split": ("x", True),

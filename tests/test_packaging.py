@@ -1,8 +1,13 @@
 """What a wheel holds: an installed longcat finds its tables, evaluation sets and recipes, and takes no other name."""
 
+import json
+import os
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +15,8 @@ from longcat.provenance import DATA, ROOT
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Names of the files in the wheel that this checkout makes."""
+def wheel(tmp_path_factory):
+    """The wheel that this checkout makes."""
     folder = tmp_path_factory.mktemp("wheel")
     files = ["pyproject.toml", "README.md", "LICENSE", "longcat", "flows", "tasks", "data"]
     source = folder / "source"
@@ -20,7 +25,13 @@ def installed(tmp_path_factory):
         subprocess.run(["cp", "-R", "--no-dereference", str(ROOT / name), str(source)], check=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     subprocess.run([*command, str(folder), str(source)], check=True, timeout=300)
-    [wheel] = folder.glob("*.whl")
+    [made] = folder.glob("longcat_ascend-*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel):
+    """Names of the files in the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
@@ -41,3 +52,50 @@ def test_nothing_is_installed_beside_longcat(installed):
 
 def test_data_is_found_where_the_package_is():
     assert (DATA / "reference/hardware.csv").is_file() and DATA.resolve() == ROOT / "data"
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """An environment with the wheel in it, and the packages of this one besides; nothing in it is of the checkout."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    # a path alone, so that the finder of an editable installation there is not loaded
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    command = [sys.executable, "-m", "pip", "--python", str(folder), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_an_installed_longcat_works_anywhere_and_writes_nothing_beside_itself(environment, tmp_path):
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*arguments):
+        command = [str(environment / "bin" / "python"), "-m", "longcat", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def there():
+        files = (environment / "lib").rglob("*")
+        return {path for path in files if path.is_file() and path.suffix != ".pyc"}
+
+    before = there()
+    model = ["--model", "tiny", "--sequence-length", "4096", "--tokens-per-second", "1e5"]
+    assert json.loads(run("mfu", *model, "--device", "Ascend910B2", "--json"))["mfu"] > 0
+    assert "smoke" in run("presets")
+    said = json.loads(run("doctor", "--json"))
+    assert "pip install 'longcat-ascend[npu]'" in said["conclusion"] and said["environment"]["packages"]["mlflow"]
+    assert json.loads(run("dispatch", "--example"))
+    assert "PROGRAM" in run("emulate", "--help")
+    settings = ["--preset", "smoke", "--set", "training.processes=1", "--json"]
+    summary = json.loads(run("run", *settings))
+    assert [row["status"] for row in summary["stages"]] == ["run"] * 4
+    checkpoint = Path(summary["stages"][1]["artifact"]["path"])
+    assert checkpoint.is_relative_to(tmp_path)
+    assert run("generate", "--checkpoint", str(checkpoint), "--prompt", "def", "--max-tokens", "4").startswith("def")
+    assert json.loads(run("evaluate", *settings))["stages"][-1]["status"] == "cached"
+    assert there() == before

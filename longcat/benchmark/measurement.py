@@ -97,9 +97,13 @@ class MeasurementFacts(Facts):
     """Key figures of a measurement."""
 
     tokens_per_second: float
+    """Speed, summed over all processes."""
     peak_memory_bytes: int
+    """Peak memory of the process that needed most."""
     device_name: str
+    """As the driver reports it."""
     processes: int
+    """Training processes, one per device."""
 
     @property
     def headline(self) -> str:

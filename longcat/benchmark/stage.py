@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from longcat.artifact import Artifact, Facts, Recipe, Workspace, sha256_file, write_json
 from longcat.benchmark.bottleneck import axis_loads, exposed_shares, sentence
@@ -36,6 +36,10 @@ STAGE_VERSION = 9
 class BenchmarkFacts(Facts):
     """Key figures of a benchmark; the rest is in `result.json`."""
 
+    SETTINGS: ClassVar[frozenset[str]] = frozenset(
+        {"processes", "parallel", "sequence_length", "total_parameters", "formula_parameters", "peak_flops"}
+    )
+
     tokens_per_second: float
     """Speed, summed over all processes."""
     tflops_per_device: float
@@ -51,16 +55,23 @@ class BenchmarkFacts(Facts):
     peak_flops: float | None
     """Peak FLOP/s, summed over all processes; None where not known."""
     peak_source: str | None
+    """Where the peak is from."""
     peak_memory_bytes: int
     """Peak memory of the process that needed most."""
     device_kind: str
+    """`npu`, `cuda` or `cpu`."""
     device_name: str
+    """As the driver reports it."""
     processes: int
+    """Training processes, one per device."""
     parallel: dict[str, int]
     """Degree of each axis of parallelism, by its name in the section `parallel`."""
     sequence_length: int
+    """Tokens of a sequence."""
     precision: str
+    """Type that was computed in: fp32 or bf16."""
     total_parameters: int
+    """All of them."""
     activated_parameters: float
     """Weights that a mean token is multiplied by, without embedding and other look-ups."""
     formula_parameters: float
@@ -76,6 +87,7 @@ class BenchmarkFacts(Facts):
     ratio_to_a100: float | None
     """Median ratio of our MFU to that of the published A100 runs compared with; None without one, and on a CPU."""
     verdict: str
+    """What the comparison with A100 runs says, in a sentence."""
     measurement: str
     """Digest of the measurement artifact that the figures come from."""
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longcat.commands.opening import open_named
 from longcat.commands.options import CHECKPOINT_HELP, AcceleratorName, Json, PrecisionName, WorkspacePath
+from longcat.training.named import open_named
 
 if TYPE_CHECKING:
     from longcat.evaluation.local_services.dispatcher import ModelDispatcher

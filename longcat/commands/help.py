@@ -24,6 +24,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": ("longcat evaluate --checkpoint DIGEST", "longcat evaluate --compare 3c80 a059"),
     "sweep": ("longcat sweep -p smoke --set training.optimizer.learning_rate=1e-3,2e-3",),
     "compare": ("longcat compare 9315756b 4451e23f --html compared.html",),
+    "reproduce": (
+        "longcat reproduce 9315756b --check",
+        "longcat reproduce 9315756b --output again",
+    ),
     "presets": ("longcat presets --show tiny",),
     "mfu": (
         "longcat mfu --model tiny --device h200 --sequence-length 4096 --log t.log",

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from longcat.commands.options import Json, WorkspacePath
 from longcat.errors import UserError
 from longcat.stores import sqlite_url
-
-if TYPE_CHECKING:
-    from longcat.benchmark.logs.throughput import LogContext, Throughput
-    from longcat.benchmark.matching import Routing
-    from longcat.costs.hardware import Precision
-    from longcat.costs.mfu import Recomputation
 
 _MODEL, _RUN, _SPEED, _ANSWER = "The model", "The run", "Its speed, by one of these", "The answer"
 _TUNING = "Fine-tuning"
@@ -176,83 +171,37 @@ def mfu(
     as_json: Json = False,
 ) -> None:
     """Compute the MFU of any training run and compare it with published A100 runs, without running anything."""
-    from longcat.benchmark.logs.throughput import LogContext
-    from longcat.benchmark.mfu_answer import Run, answer
-    from longcat.benchmark.mfu_inputs import check_layout, find_workload
-    from longcat.costs.decoder import sized_workload
+    from longcat.benchmark.mfu_question import answer_question
+    from longcat.tracking.store import metric_histories
 
-    _one_of("--recompute", recompute, ("none", "selective", "full"))
-    _one_of("--precision", precision, ("bf16", "fp16", "fp32", "fp8"))
-    if routing is not None:
-        _one_of("--routing", routing, ("dropless", "drops", "forced-balance"))
-    sizes = {
-        "--total-parameters": total_parameters,
-        "--layers": layers,
-        "--hidden-size": hidden_size,
-        "--attention-width": attention_width,
-        "--vocabulary": vocabulary,
-    }
-    _check_model(model, parameters, sizes, {"--ffn-experts": ffn_experts is not None, "--mtp": mtp})
-    _check_speed(
-        {
-            "--tokens-per-second": tokens_per_second,
-            "--step-time": step_time,
-            "--log": log,
-            "--mlflow-run": mlflow_run,
-        },
-        batch_tokens,
+    result = answer_question(
+        device,
         sequence_length,
-    )
-    for name, number in (
-        ("--step-time", step_time), ("--batch-tokens", batch_tokens), ("--ffn-experts", ffn_experts),
-        ("--parameters", parameters), ("--total-parameters", total_parameters),
-        ("--trainable-parameters", trainable_parameters),
-    ):  # fmt: skip
-        if number is not None and not 0 < number < float("inf"):
-            raise UserError(f"{name} must be above 0, found {number:g}")
-    if nodes is not None and not 0 < nodes <= devices:
-        raise UserError(f"--nodes {nodes}: there are only --devices {devices}")
-    if layout is not None:
-        check_layout(layout, devices)
-    if parameters is not None:
-        workload = sized_workload(
-            parameters,
-            layers=layers,
-            hidden_size=hidden_size,
-            attention_width=attention_width,
-            vocabulary=vocabulary,
-            total_parameters=total_parameters,
-        )
-    else:
-        workload = find_workload(str(model), ffn_experts, mtp=mtp)
-    logged: Throughput | None = None
-    if tokens_per_second is None and step_time is None:
-        context = LogContext(
-            devices,
-            sequence_length,
-            batch_tokens,
-            non_embedding_parameters=workload.total_parameters - workload.embedding_parameters,
-            trainable_parameters=trainable_parameters,
-        )
-        logged = _read(log, mlflow_run, tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db"), context)
-        tokens_per_second = logged.tokens_per_second
-    elif tokens_per_second is None:
-        assert step_time is not None
-        assert batch_tokens is not None
-        tokens_per_second = batch_tokens / step_time
-    run = Run(
-        device=device,
+        model=model,
+        parameters=parameters,
+        total_parameters=total_parameters,
+        layers=layers,
+        hidden_size=hidden_size,
+        attention_width=attention_width,
+        vocabulary=vocabulary,
+        ffn_experts=ffn_experts,
+        mtp=mtp,
         devices=devices,
-        sequence_length=sequence_length,
-        precision=cast("Precision", precision),
-        peak_tflops=peak_tflops,
-        recomputation=cast("Recomputation", recompute),
         nodes=nodes,
-        routing=cast("Routing", (routing or "").replace("-", " ")),
+        layout=layout,
+        precision=precision,
+        peak_tflops=peak_tflops,
+        recompute=recompute,
+        routing=routing,
         fine_tuning=fine_tuning,
         trainable_parameters=trainable_parameters,
+        tokens_per_second=tokens_per_second,
+        step_time=step_time,
+        batch_tokens=batch_tokens,
+        log=log,
+        mlflow_run=mlflow_run,
+        read_run=partial(metric_histories, tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db")),
     )
-    result = answer(workload, run, tokens_per_second, logged=logged)
     if html is not None:
         _write_page(html, result)
     if as_json:
@@ -261,50 +210,6 @@ def mfu(
         from longcat.tables import print_mfu
 
         print_mfu(result)
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{option} {value}: there are {', '.join(known[:-1])} and {known[-1]}")
-
-
-def _check_model(
-    model: str | None, parameters: float | None, sizes: Mapping[str, Any], of_model: Mapping[str, bool]
-) -> None:
-    """Refuse options that contradict one another on what is trained."""
-    for name, given in of_model.items():
-        if given and model is None:
-            raise UserError(f"{name} can only be used with --model")
-    if (model is None) == (parameters is None):
-        raise UserError("give exactly one of --model and --parameters")
-    if unused := [name for name, given in sizes.items() if given is not None and model is not None]:
-        raise UserError(f"{', '.join(unused)} can only be used with --parameters; --model already contains these sizes")
-    if sizes["--attention-width"] is not None and sizes["--layers"] is None:
-        raise UserError("--attention-width needs --layers")
-
-
-def _check_speed(speeds: Mapping[str, Any], batch_tokens: int | None, sequence_length: int) -> None:
-    """Refuse more than one speed, and a batch that cannot be one."""
-    if batch_tokens is not None and 0 < batch_tokens < sequence_length:
-        raise UserError(
-            f"--batch-tokens {batch_tokens} are fewer than one sequence of {sequence_length}: tokens, not sequences"
-        )
-    if sum(given is not None for given in speeds.values()) != 1:
-        raise UserError("give the speed by exactly one of --tokens-per-second, --step-time, --log and --mlflow-run")
-    if speeds["--step-time"] is not None and batch_tokens is None:
-        raise UserError("--step-time needs --batch-tokens")
-
-
-def _read(log: Path | None, mlflow_run: str | None, tracking_uri: str, context: LogContext) -> Throughput:
-    """Read the throughput from a log or from a tracked run."""
-    from longcat.benchmark.logs import METRICS, TOKENS_SEEN, read_log, read_metrics
-
-    if log is not None:
-        return read_log(log, context)
-    from longcat.tracking.store import metric_histories
-
-    assert mlflow_run is not None
-    return read_metrics(metric_histories(tracking_uri, mlflow_run, [*METRICS, TOKENS_SEEN]), mlflow_run, context)
 
 
 def _write_page(path: Path, result: Mapping[str, Any]) -> None:

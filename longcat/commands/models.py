@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from longcat.commands.opening import folder_named, open_named
 from longcat.commands.options import CHECKPOINT_HELP, AcceleratorName, Json, PrecisionName, WorkspacePath
 from longcat.printable import printable
+from longcat.training.named import folder_named, open_named
 
 _SAMPLING = "How tokens are chosen"
 

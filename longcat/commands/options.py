@@ -7,18 +7,39 @@ from typing import Annotated
 
 import typer
 
+_SETTINGS, _RESULTS = "Settings", "Results"
 Preset = Annotated[
-    str | None, typer.Option("--preset", "-p", metavar="NAME", help="Preset to start from (default: tiny).")
+    str | None,
+    typer.Option(
+        "--preset", "-p", rich_help_panel=_SETTINGS, metavar="NAME", help="Preset to start from (default: tiny)."
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE.yaml", help="YAML file of settings that override the preset."),
+    typer.Option(
+        "--config",
+        "-c",
+        rich_help_panel=_SETTINGS,
+        metavar="FILE.yaml",
+        help="YAML file of settings that override the preset.",
+    ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="a.b=c", help="Override one setting; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", rich_help_panel=_SETTINGS, metavar="a.b=c", help="Override one setting; may be repeated."
+    ),
 ]
 WorkspacePath = Annotated[
-    Path, typer.Option("--workspace", "-w", metavar="DIR", envvar="LONGCAT_WORKSPACE", help="Folder for results.")
+    Path,
+    typer.Option(
+        "--workspace",
+        "-w",
+        rich_help_panel=_RESULTS,
+        metavar="DIR",
+        envvar="LONGCAT_WORKSPACE",
+        help="Folder for results.",
+    ),
 ]
 CHECKPOINT_HELP = (
     "Folder of a checkpoint or of a Hugging Face model, the first characters of a digest in the workspace, or DIGEST@STEP "
@@ -26,7 +47,11 @@ CHECKPOINT_HELP = (
 )
 Rehash = Annotated[
     bool,
-    typer.Option("--rehash", help="Read every input and result again, also those whose hashes are remembered."),
+    typer.Option(
+        "--rehash",
+        rich_help_panel=_RESULTS,
+        help="Read every input and result again, also those whose hashes are remembered.",
+    ),
 ]
 _COMPUTING = "What it computes on"
 AcceleratorName = Annotated[
@@ -38,4 +63,4 @@ PrecisionName = Annotated[
         "--precision", rich_help_panel=_COMPUTING, help="auto, fp32 or bf16 (auto: bf16 on an accelerator that has it)."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Json = Annotated[bool, typer.Option("--json", rich_help_panel=_RESULTS, help="Print the result as JSON.")]

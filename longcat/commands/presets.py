@@ -21,28 +21,12 @@ def presets(
     as_json: Json = False,
 ) -> None:
     """List the presets, or show one in full."""
-    from longcat.config import load_config, preset_names, target_ffn_experts
-    from longcat.costs.workload import longcat_workload
+    from longcat.config import load_config
 
     if show is not None:
         _show_preset(load_config(show), as_json)
         return
-    rows: list[dict[str, Any]] = []
-    for name in preset_names():
-        config = load_config(name)
-        workload = longcat_workload(config.model, target_ffn_experts(config.model, config.training.balance))
-        rows.append(
-            {
-                "name": name,
-                "total_parameters": workload.total_parameters,
-                "activated_parameters": round(workload.activated_parameters),
-                "formula_parameters": round(workload.formula_parameters),
-                "sequence_length_tokens": config.corpus.sequence_length_tokens,
-                "training_tokens": config.training.steps
-                * config.training.global_batch_sequences
-                * config.corpus.sequence_length_tokens,
-            }
-        )
+    rows = preset_rows()
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -61,6 +45,30 @@ def presets(
             large_count(row["training_tokens"]),
         )
     Console().print(table)
+
+
+def preset_rows() -> list[dict[str, Any]]:
+    """Return name and sizes of each preset, as `longcat presets --json` prints them."""
+    from longcat.config import load_config, preset_names, target_ffn_experts
+    from longcat.costs.workload import longcat_workload
+
+    rows: list[dict[str, Any]] = []
+    for name in preset_names():
+        config = load_config(name)
+        workload = longcat_workload(config.model, target_ffn_experts(config.model, config.training.balance))
+        rows.append(
+            {
+                "name": name,
+                "total_parameters": workload.total_parameters,
+                "activated_parameters": round(workload.activated_parameters),
+                "formula_parameters": round(workload.formula_parameters),
+                "sequence_length_tokens": config.corpus.sequence_length_tokens,
+                "training_tokens": config.training.steps
+                * config.training.global_batch_sequences
+                * config.corpus.sequence_length_tokens,
+            }
+        )
+    return rows
 
 
 def _show_preset(config: PipelineConfig, as_json: bool) -> None:

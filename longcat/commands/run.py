@@ -6,10 +6,29 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from longcat.commands.options import ConfigFile, Json, Overrides, Preset, Rehash, WorkspacePath
+from longcat.flows.dag import PIPELINE
 from longcat.hash_memory import REHASH
+
+
+def run(
+    stage: Annotated[
+        str,
+        typer.Argument(metavar="[STAGE]", help="Only a stage and what it needs, also package.module:NAME of your own."),
+    ] = PIPELINE,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+    rehash: Rehash = False,
+) -> None:
+    """Run the whole pipeline, or one stage of it."""
+    run_flow(stage, preset, config, set_, workspace, as_json, rehash=rehash)
 
 
 def flow_command(flow: str, title: str) -> Callable[..., None]:
@@ -67,25 +86,11 @@ def flow_summary(
     """Run a flow in this process, with its progress on the terminal unless `quiet`, and return its summary."""
     if rehash:
         os.environ[REHASH] = "1"
-    from longcat.artifact import Workspace
-    from longcat.config import load_config
-    from longcat.disk import disk_errors
-    from longcat.flows.dag import TRAINING, check, stages_of
+    from longcat.flows.session import ready, run_here
 
-    settings = load_config(preset, config, overrides or ())
-    if not any(source.kind == "hub" for source in settings.corpus.sources):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    stages = stages_of(flow)
     workspace = workspace.expanduser().resolve()
-    if checkpoint is None:
-        if settings.training.init_from is not None:
-            from longcat.training.given_start import with_start
-
-            settings = with_start(settings, Workspace(workspace))
-        check(settings, stages)  # mistakes are reported before a server is started, which takes seconds
-    space = Workspace(workspace)
-    with disk_errors(workspace), space.lease():
-        from longcat.flows.server import prefect_api
+    with ready(flow, preset, config, overrides, workspace, checkpoint) as (settings, stages):
+        from longcat.flows.dag import TRAINING
         from longcat.progress import progress_listener
         from longcat.terminal import Display, redirected_output
 
@@ -93,19 +98,9 @@ def flow_summary(
             Display(quiet=quiet) as display,
             redirected_output(workspace / "logs" / "run.log", display.warn),
             progress_listener(display),
-            prefect_api(workspace),
         ):
-            from longcat.flows.pipeline import FLOWS
-
             if not quiet and checkpoint is None and any(stage.name == TRAINING for stage in stages):
                 from longcat.training.decisions import decisions
 
                 display.show(decisions(settings))
-            summary: dict[str, Any] = FLOWS[flow](
-                preset=preset,
-                config_file=None if config is None else str(config),
-                overrides=overrides or [],
-                workspace=str(workspace),
-                checkpoint=checkpoint,
-            )
-    return summary
+            return run_here(flow, preset, config, overrides, workspace, checkpoint)

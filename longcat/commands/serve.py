@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from longcat.commands.opening import open_named
 from longcat.commands.options import CHECKPOINT_HELP, AcceleratorName, PrecisionName, WorkspacePath
 from longcat.errors import ConfigError
 from longcat.printable import printable
+from longcat.training.named import open_named
 
 _SHORTEST_KEY = 16
 _ADDRESS, _LIMITS = "Where it listens, and for whom", "Limits"

@@ -37,7 +37,11 @@ def doctor(
     as_json: Json = False,
     nodes: Annotated[
         bool,
-        typer.Option("--nodes", help="Compare the nodes of training.launcher instead, and try out what they share."),
+        typer.Option(
+            "--nodes",
+            rich_help_panel="Several machines",
+            help="Compare the nodes of training.launcher instead, and try out what they share.",
+        ),
     ] = False,
     preset: Preset = None,
     config: ConfigFile = None,
@@ -56,17 +60,9 @@ def doctor(
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
-        from longcat.tables import print_pairs
+        from longcat.tables import print_diagnosis
 
-        accelerator, versions, problems = (facts.pop(name) for name in ("accelerator", "versions", "problems"))
-        print_pairs(
-            "this machine",
-            {name: "none" if value is None else value for name, value in facts.items()}
-            | {f"accelerator {name}": value for name, value in (accelerator or {}).items()},
-        )
-        print_pairs("packages", {name: version or "not installed" for name, version in versions.items()})
-        print("\n".join(f"problem: {printable(text)}" for text in problems) or "no problem found")
-        facts["problems"] = problems
+        print_diagnosis(facts)
     if facts["problems"]:
         raise typer.Exit(2)
 
@@ -121,8 +117,12 @@ def sync(workspace: WorkspacePath = Path("workspace")) -> None:
 
 def ui(
     workspace: WorkspacePath = Path("workspace"),
-    mlflow_port: Annotated[int, typer.Option(help="Loopback port of MLflow's pages.")] = UI_PORTS["MLflow"],
-    prefect_port: Annotated[int, typer.Option(help="Loopback port of Prefect's pages.")] = UI_PORTS["Prefect"],
+    mlflow_port: Annotated[
+        int, typer.Option(rich_help_panel="Where they listen", help="Loopback port of MLflow's pages.")
+    ] = UI_PORTS["MLflow"],
+    prefect_port: Annotated[
+        int, typer.Option(rich_help_panel="Where they listen", help="Loopback port of Prefect's pages.")
+    ] = UI_PORTS["Prefect"],
 ) -> None:
     """Serve the pages of MLflow and Prefect for a workspace, until Ctrl-C."""
     from longcat.artifact import Workspace

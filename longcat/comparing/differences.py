@@ -50,7 +50,7 @@ def differences(first: Side, second: Side) -> dict[str, Any]:
         "settings": _settings(first, second),
         "surroundings": _surroundings(first, second),
         "curves": _curves(*records),
-        **_same_until(*records),
+        **same_until(*records),
         "figures": _figures(first, second),
         "scores": rows,
         "cost": _cost(first, second),
@@ -80,12 +80,12 @@ def _settings(first: Side, second: Side) -> list[dict[str, Any]]:
     """Return the settings that differ: those of the configurations of two runs, and else those that results depend on."""
     found: dict[str, dict[str, Any]] = {}
     if first.settings and second.settings:
-        configurations = [_flat({name: _value(of) for name, of in side.settings.items()}) for side in (first, second)]
-        for name, (one, other) in _unlike(*configurations):
+        configurations = [flat({name: _value(of) for name, of in side.settings.items()}) for side in (first, second)]
+        for name, (one, other) in unlike(*configurations):
             found[name] = {"of": "configuration", "setting": name, "first": one, "second": other}
     for kind in _both(first, second):
-        identities = [_flat(side.manifests[kind].get("identity") or {}) for side in (first, second)]
-        for name, (one, other) in _unlike(*identities):
+        identities = [flat(side.manifests[kind].get("identity") or {}) for side in (first, second)]
+        for name, (one, other) in unlike(*identities):
             known = name in found or f"corpus.{name}" in found
             if not known and name.partition(".")[0] not in (*_NO_SETTINGS, "device"):
                 found[f"{kind}: {name}"] = {"of": kind, "setting": name, "first": one, "second": other}
@@ -98,7 +98,7 @@ def _surroundings(first: Side, second: Side) -> list[dict[str, Any]]:
     for kind in _both(first, second):
         one, other = first.manifests[kind], second.manifests[kind]
         rows += [(kind, name, one.get(name), other.get(name)) for name in ("longcat", "git_commit", "stage_version")]
-        if changed := [name for name, _ in _unlike(one.get("source") or {}, other.get("source") or {})]:
+        if changed := [name for name, _ in unlike(one.get("source") or {}, other.get("source") or {})]:
             rows.append((kind, "source files", changed, "other versions of them"))
         devices = [(of.get("identity") or {}).get("device") for of in (one, other)]
         rows.append((kind, "device", devices[0], devices[1]))
@@ -120,17 +120,18 @@ def _both(first: Side, second: Side) -> list[str]:
     return [kind for kind in both if first.results[kind].digest != second.results[kind].digest]
 
 
-def _unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield the names whose values differ, with both."""
     for name in sorted(first.keys() | second.keys()):
         if first.get(name) != second.get(name):
             yield name, (first.get(name), second.get(name))
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Return the leaves of nested objects and lists by dotted names, items of lists by their number."""
     if isinstance(tree, Mapping) or (isinstance(tree, list) and any(isinstance(one, dict) for one in tree)):
         items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
-        return {key: value for name, of in items for key, value in _flat(of, f"{prefix}{name}.").items()}
+        return {key: value for name, of in items for key, value in flat(of, f"{prefix}{name}.").items()}
     return {prefix.removesuffix("."): tree}
 
 
@@ -177,7 +178,7 @@ def _points(records: Records, name: str) -> list[list[float]]:
     return [points[round(place * (len(points) - 1) / (POINTS - 1))] for place in range(POINTS)]
 
 
-def _same_until(first: Records, second: Records) -> dict[str, int | None]:
+def same_until(first: Records, second: Records) -> dict[str, int | None]:
     """Return the last step until which both had the same losses to the last bit, and the last one that both have done."""
     losses = [
         {int(one["step"]): (one.get("train/loss"), one.get("train/tokens")) for one in of} for of in (first, second)
@@ -313,17 +314,22 @@ def _bytes(first: Side, second: Side) -> list[dict[str, Any]]:
     """Return, by kind, which files are the same to the last byte, as the manifests have their hashes."""
     rows = []
     for kind in [kind for kind in first.manifests if kind in second.manifests]:
-        one, other = (side.manifests[kind].get("files") or {} for side in (first, second))
-        same = [name for name in one if name in other and one[name]["sha256"] == other[name]["sha256"]]
-        rows.append(
-            {
-                "kind": kind,
-                "same_digest": first.results[kind].digest == second.results[kind].digest,
-                "same": same,
-                "same_bytes": sum(int(one[name]["bytes"]) for name in same),
-                "differ": [name for name in one if name in other and name not in set(same)],
-                "only_first": [name for name in one if name not in other],
-                "only_second": [name for name in other if name not in one],
-            }
-        )
+        row = {"kind": kind, "same_digest": first.results[kind].digest == second.results[kind].digest}
+        rows.append(row | same_files(*(side.manifests[kind].get("files") or {} for side in (first, second))))
     return rows
+
+
+def same_files(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the files of two results by the hashes that their manifests have.
+
+    Returns:
+        Names of files: `same` (and their `same_bytes`), `differ`, `only_first` and `only_second`.
+    """
+    same = [name for name in one if name in other and one[name]["sha256"] == other[name]["sha256"]]
+    return {
+        "same": same,
+        "same_bytes": sum(int(one[name]["bytes"]) for name in same),
+        "differ": [name for name in one if name in other and name not in set(same)],
+        "only_first": [name for name in one if name not in other],
+        "only_second": [name for name in other if name not in one],
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,11 +12,9 @@ from longcat.artifact import MANIFEST, SUMMARY, FactsT, Workspace, read_manifest
 from longcat.errors import ArtifactError, ConfigError
 from longcat.inventory.entries import Entry, Inventory, finished_entry, results_of
 from longcat.inventory.removal import short
-from longcat.tracking.runs import TrackedRun, named_so, runs_in_journals, runs_in_mlflow
+from longcat.tracking.runs import TrackedRun, clock, named_so, only_one, runs_in_journals, runs_in_mlflow
 from longcat.tracking.store import tracking_uri
 from longcat.unpacking import read_json
-
-_SHOWN_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,7 @@ def find_side(what: str, workspace: Workspace | None) -> Side:
             f"{what}: neither a folder of a result or a workspace, nor the beginning of a digest in {workspace.path} "
             "(longcat ls lists them), nor the id or name of a run"
         )
-    if len(runs) > 1:
-        newest = sorted(runs, key=lambda run: run.started, reverse=True)
-        listed = [f"{run.id or 'not sent yet'} of {_clock(run.started)}" for run in newest[:_SHOWN_RUNS]]
-        more = f", and {len(runs) - _SHOWN_RUNS} more" if len(runs) > _SHOWN_RUNS else ""
-        raise ConfigError(f"{what}: several runs are called so; give the id of one: {', '.join(listed)}{more}")
-    return _of_run(runs[0], inventory)
+    return _of_run(only_one(runs, what), inventory)
 
 
 def _of_folder(what: str, folder: Path) -> Side | None:
@@ -126,7 +118,7 @@ def _of_folder(what: str, folder: Path) -> Side | None:
 
 
 def _of_run(run: TrackedRun, inventory: Inventory) -> Side:
-    label = f"{run.name} of {_clock(run.started)}"
+    label = f"{run.name} of {clock(run.started)}"
     if not run.results:
         raise ConfigError(f"{label} has finished no stage, so there is nothing of it to compare")
     if missing := [name for name in run.results if name not in inventory.entries]:
@@ -159,7 +151,3 @@ def _side(label: str, inventory: Inventory, roots: Iterable[str], settings: Mapp
                 below = found.setdefault(kind, newest[-1] if newest else below)
     in_order = dict(sorted(found.items(), key=lambda item: item[1].created))
     return Side(label, inventory.workspace, in_order, tuple(earlier), settings or {})
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

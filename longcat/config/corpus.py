@@ -18,10 +18,10 @@ TRAINED_END_OF_TEXT = 2
 
 
 class SourceConfig(Section):
-    """One place that text comes from. Written short as a string: `stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`."""
+    """One place that text comes from. Written short as a string: `stdlib`, a path, `hub:NAME`, `apt:NAME`, `pip:NAME==VERSION` or `own:NAME`."""
 
-    kind: Literal["stdlib", "files", "hub", "package", "local_services"]
-    """`stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name; `package`: what
+    kind: Literal["stdlib", "files", "hub", "package", "local_services", "own"]
+    """`own`: a function of your own (docs/extending.md); `stdlib`: the running Python's standard library; `files`: local files; `hub`: a `datasets` data set by name; `package`: what
     apt or pip installs; `local_services`: questions about local services with their answers, made up (docs/local_services.md)."""
     path: Annotated[str | None, RUNTIME] = None
     """For `files`: a file in a format of `longcat.corpus.readers` (see docs/preprocess.md), a folder of them, a pattern, or an address. The files' sha256 stand
@@ -52,6 +52,11 @@ class SourceConfig(Section):
     """For `local_services`: the tasks that are asked, by name; an empty list takes all."""
     forms: list[str] = Field(default_factory=list)
     """For `local_services`: the forms of the texts, of `plain`, `listed`, `explained` and `reasoned`; an empty list takes all."""
+    function: Annotated[str | None, RUNTIME] = None
+    """For `own`: a function that yields texts, by its registered name or as `package.module:function`. Its name and its code stand in
+    for it."""
+    arguments: Annotated[dict[str, str | int | float | bool | None], RUNTIME] = Field(default_factory=dict)
+    """For `own`: what the function is called with, by name; part of the identity as well."""
     text_field: str = "text"
     """The field that holds the text in records of JSON, Parquet, Arrow and hub data sets; dots lead to nested ones (`data.text`)."""
     max_documents: int | None = Field(default=None, ge=1)
@@ -72,7 +77,7 @@ class SourceConfig(Section):
             return value
         if not isinstance(value, Mapping):
             raise ValueError(f"expected a source: {_SOURCES}")
-        if prefix := next((name for name in ("hub", "apt", "pip", "stdlib") if name in value), None):
+        if prefix := next((name for name in ("hub", "apt", "pip", "own", "stdlib") if name in value), None):
             name = value[prefix]
             hint = f"{prefix}:{'NAME' if name is None else name}" if prefix != "stdlib" else "stdlib"
             raise ValueError(
@@ -111,15 +116,22 @@ class SourceConfig(Section):
         return self
 
 
-_KINDS = ("stdlib", "files", "hub", "package", "local_services")
-_NEEDED = {"files": ("path",), "hub": ("name",), "package": ("package",), "local_services": ("language", "count")}
+_KINDS = ("stdlib", "files", "hub", "package", "local_services", "own")
+_NEEDED = {
+    "files": ("path",),
+    "hub": ("name",),
+    "package": ("package",),
+    "local_services": ("language", "count"),
+    "own": ("function",),
+}
 _FIELDS_OF_KIND = {
     "files": ("path", "documents"),
     "hub": ("name", "subset", "split", "revision"),
     "package": ("package", "members"),
     "local_services": ("language", "count", "seed", "tasks", "forms"),
+    "own": ("function", "arguments"),
 }
-_SOURCES = "`stdlib`, a path, `hub:NAME`, `apt:NAME` or `pip:NAME==VERSION`"
+_SOURCES = "`stdlib`, a path, `hub:NAME`, `apt:NAME`, `pip:NAME==VERSION` or `own:NAME`"
 
 
 def _source_fields(text: str) -> dict[str, str]:
@@ -131,10 +143,12 @@ def _source_fields(text: str) -> dict[str, str]:
     prefix, colon, name = text.partition(":")
     if text == "stdlib":
         return {"kind": "stdlib"}
-    if colon and prefix in ("hub", "apt", "pip") and not name.strip():
+    if colon and prefix in ("hub", "apt", "pip", "own") and not name.strip():
         raise ValueError(f"{text!r} names nothing; write {prefix}:NAME")
     if colon and prefix == "hub":
         return {"kind": "hub", "name": name}
+    if colon and prefix == "own":
+        return {"kind": "own", "function": name}
     if colon and prefix in ("apt", "pip"):
         return {"kind": "package", "package": text}
     if not text.strip():
@@ -189,8 +203,8 @@ class CorpusConfig(Section):
     max_characters: int = Field(default=1_000_000, ge=1)
     """Documents longer than this after cleaning are dropped."""
     filters: list[str] = Field(default_factory=list)
-    """Rules of `longcat.corpus.filters` that leave documents or lines out, `gopher` and `c4` for all of theirs, or `package.module:function`
-    of a function of your own from a text to whether it is kept. Empty by default: code fails them."""
+    """Rules of `longcat.corpus.filters` that leave documents or lines out, `gopher` and `c4` for all of theirs; and functions of your own from
+    a text to whether it is kept, registered ones or `package.module:function`. Empty by default: code fails them."""
     mask: list[PersonalData] = Field(default_factory=list)
     """Personal data that is replaced by its kind, such as `<email>`."""
     languages: list[str] = Field(default_factory=list)

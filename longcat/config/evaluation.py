@@ -61,7 +61,8 @@ class EvaluationConfig(Section):
     """Evaluation of the checkpoint: suites, held-out text and tasks."""
 
     suites: list[str] = Field(default_factory=lambda: ["held_out", "tasks"], min_length=1)
-    """Evaluation suites, run in this order: `held_out`, `intrinsic`, `tasks`, or `package.module:NAME` of a suite of your own."""
+    """Evaluation suites, run in this order: `held_out`, `intrinsic`, `tasks`, and suites of your own: registered ones, or
+    `package.module:NAME` (docs/extending.md)."""
     held_out_sequences: int = Field(default=256, ge=1)
     """Maximum number of held-out sequences to score."""
     ngram_order: int = Field(default=5, ge=1, le=8)

@@ -28,6 +28,8 @@ class PipelineConfig(Section):
     """Device to train on. The stages that compute put the resolved kind into their identity."""
     experiment: Annotated[str, RUNTIME] = "longcat"
     """MLflow experiment."""
+    price_per_device_hour: Annotated[float | None, RUNTIME] = Field(default=None, ge=0)
+    """Price of an hour of one device, in a currency of yours: MLflow then shows what a training cost; null shows time only."""
     corpus: CorpusConfig = CorpusConfig()
     """Data preprocessing."""
     model: ModelConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from longcat.artifact import Facts
 from longcat.printable import short_count
@@ -10,6 +10,8 @@ from longcat.printable import short_count
 
 class DocumentsFacts(Facts):
     """Key figures of a `documents` artifact: the cleaned corpus as tokens."""
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset({"vocabulary_size", "end_of_text"})
 
     sources: list[dict[str, Any]]
     """One entry per source: its name, licence and pin, documents, unreadable records, and files left out by suffix."""
@@ -32,6 +34,7 @@ class DocumentsFacts(Facts):
     tokens: int
     """Tokens of all kept documents, ends of text included."""
     bytes_per_token: float
+    """Bytes of the kept text over its tokens."""
     vocabulary_size: int
     """Largest token id + 1."""
     end_of_text: int
@@ -54,9 +57,13 @@ class TokensFacts(DocumentsFacts):
     """Key figures of a `tokens` artifact: a mixture of the documents, packed into rows."""
 
     train_tokens: int
+    """Training rows times their length, padding included."""
     held_out_tokens: int
+    """Held-out rows times their length, padding included."""
     train_rows: int
+    """Rows of `corpus.sequence_length_tokens` tokens to train on."""
     held_out_rows: int
+    """Rows that are never trained on."""
     padding_fraction: float
     """Fraction of the training rows' tokens that is padding."""
     extra_cuts_fraction: float

@@ -22,6 +22,7 @@ from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.thresholds import Thresholds, of_words
 from longcat.corpus.words import RANGES, Script, Words, count_words
 from longcat.errors import ConfigError
+from longcat.extensions import FILTERS, registered
 
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$|[\"'”’)])|[。！？．｡؟।]+")
 _LINE_END = (*".!?。！？．｡؟।", *"\"'”’」』")
@@ -241,18 +242,19 @@ class Filter:
         """Look the rules up.
 
         Args:
-            filters: names of rules, of groups of rules, and of functions as `package.module:function`.
+            filters: names of rules, of groups of rules, and of functions: registered ones (`longcat.extensions.FILTERS`), or
+                `package.module:function`.
 
         Raises:
             ConfigError: there is no such rule, group or function.
         """
-        chosen = {rule for name in filters if ":" not in name for rule in _rules_of(name)}
+        own = [name for name in dict.fromkeys(filters) if _is_own(name)]
+        chosen = {rule for name in filters if name not in own for rule in _rules_of(name)}
         self.line_rules = [name for name in (*LINE_EDITS, *LINE_RULES) if name in chosen]
         """Names of the rules that change lines or cut them out."""
         self.document_rules = [name for name in DOCUMENT_RULES if name in chosen]
         """Names of the rules that leave documents out."""
-        own = dict.fromkeys(name for name in filters if ":" in name)
-        self.own = [OwnFunction.load(name, "corpus.filters") for name in own]
+        self.own = [OwnFunction.load(name, "corpus.filters", FILTERS) for name in own]
         """Functions that say whether a text is kept."""
         self._edits = [edit for name, edit in LINE_EDITS.items() if name in chosen]
         self._lines = [keeps for name, keeps in LINE_RULES.items() if name in chosen]
@@ -298,16 +300,24 @@ def rule_groups() -> dict[str, list[str]]:
     return groups
 
 
+def _is_own(name: str) -> bool:
+    """Whether a name stands for a function of the user's own; built-in rules and groups go first."""
+    built_in = name in rule_groups() or any(name in rules for rules in (LINE_EDITS, LINE_RULES, DOCUMENT_RULES))
+    return ":" in name or (not built_in and name in registered(FILTERS))
+
+
 def _rules_of(name: str) -> list[str]:
     """Return the rules that a name stands for."""
     groups = rule_groups()
     rules = [*LINE_EDITS, *LINE_RULES, *DOCUMENT_RULES]
     if name in groups or name in rules:
         return groups.get(name, [name])
-    near = difflib.get_close_matches(name, [*groups, *rules], n=1, cutoff=0.6)
+    own = list(registered(FILTERS))
+    near = difflib.get_close_matches(name, [*groups, *rules, *own], n=1, cutoff=0.6)
     raise ConfigError(
         f"corpus.filters: there is no rule {name!r}"
         + (f"; did you mean {near[0]!r}?" if near else "")
         + f"; groups are {', '.join(groups)}, which stand for all of their rules; rules are {', '.join(rules)}; "
-        "a function of your own is package.module:function"
+        + (f"registered ones are {', '.join(own)}; " if own else "")
+        + "a function of your own is package.module:function"
     )

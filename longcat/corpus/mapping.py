@@ -22,7 +22,7 @@ _Out = TypeVar("_Out")
 HANG_TIMEOUT_S = 60.0
 """Default of `corpus.hang_timeout_s`."""
 _ADVICE = (
-    "perhaps memory was full: lower corpus.workers or corpus.block_bytes; or take out what is named; and run again: finished "
+    "if memory was full, lower corpus.workers or corpus.block_bytes, else take out what is named; and run again: finished "
     "blocks are kept"
 )
 

@@ -1,64 +1,64 @@
-"""Functions of the user's own that judge documents, named as `package.module:function`."""
+"""Functions of the user's own that judge or make documents, by a registered name or as `package.module:function`."""
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from longcat.errors import ConfigError
+from longcat.extensions import Extension, find
 
 
 @dataclass(frozen=True)
 class OwnFunction:
-    """A function from a document's text to a value."""
+    """A function, in most places one from a document's text to a value."""
 
     name: str
-    """`package.module:function`."""
+    """As the configuration names it."""
     field: str
     """The configuration field that names it, for messages."""
-    function: Callable[[str], Any]
+    function: Callable[..., Any]
+    extension: Extension
 
     @classmethod
-    def load(cls, name: str, field: str) -> OwnFunction:
+    def load(cls, name: str, field: str, group: str = "") -> OwnFunction:
         """Import a function by name.
 
-        Raises:
-            ConfigError: the module cannot be imported, or has no such function.
-        """
-        try:
-            function = pkgutil.resolve_name(name)
-        except Exception as error:  # importing runs other people's code
-            raise ConfigError(f"{field}={name} cannot be imported: {error}") from error
-        if not callable(function):
-            raise ConfigError(f"{field}={name} is no function")
-        return cls(name, field, function)
+        Args:
+            name: `package.module:function`, or the name of an entry point.
+            field: the configuration field that names it.
+            group: of its entry point.
 
-    def __call__(self, text: str) -> Any:
-        """Ask the function about a text.
+        Raises:
+            ConfigError: it is not there, cannot be imported or is no function.
+        """
+        extension = find(group, name, field)
+        if extension is None:
+            raise ConfigError(
+                f"{field}={name}: no distribution registers it in {group}; or name it package.module:function"
+            )
+        function: Any = extension.load(field, object)
+        if not callable(function):
+            raise ConfigError(f"{field}={extension.described} is no function")
+        return cls(name, field, function, extension)
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        """Ask the function.
 
         Raises:
             ConfigError: the function raised something.
         """
         try:
-            return self.function(text)
+            return self.function(*arguments, **settings)
         except Exception as error:  # other people's code
             raise self.failed(f"{type(error).__name__}: {error}") from error
 
     def failed(self, reason: str) -> ConfigError:
         """Make the error of a function that does not do what is asked of it."""
-        return ConfigError(f"{self.field}={self.name} failed: {reason}")
+        return ConfigError(f"{self.field}={self.extension.described} failed: {reason}")
 
     @property
-    def source(self) -> Path | None:
-        """The file that the function is defined in; None for one written in C."""
-        function = inspect.unwrap(self.function)
-        for defined in (function, type(function)):  # an object that can be called is of some class
-            try:
-                return Path(str(inspect.getsourcefile(defined)))
-            except (TypeError, OSError):
-                continue
-        return None
+    def identity(self) -> dict[str, str]:
+        """Return what its results depend on, see `Extension.identity`."""
+        return self.extension.identity

@@ -1,7 +1,7 @@
-"""Sources of text: the standard library, files, packages, a data set of the hub or made-up text, each pinned to its content.
+"""Sources of text: the standard library, files, packages, a data set of the hub, made-up text or a function, each pinned.
 
 `resolve` turns what the configuration names into a `Source` whose `pin` stands for the bytes, never for where they lie:
-SHA-256 of files in the order they are read, the commit of a hub data set, or what text is made from.
+SHA-256 of files in the order they are read, the commit of a hub data set, or what text is made from, also the code of a function.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from longcat.config import SourceConfig
 from longcat.corpus.addresses import RemoteFile, check_address, is_address, list_address
 from longcat.corpus.blocks import split_into_blocks, stamp
 from longcat.corpus.listing import Listing, in_words, list_path, walk
+from longcat.corpus.own_functions import OwnFunction
 from longcat.corpus.packages import check_package, unpack
-from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix
+from longcat.corpus.readers import File, Oversized, Record, as_text, file_suffix, own_code
 from longcat.corpus.readers.values import MISSING, find, labelled
 from longcat.errors import DataError
+from longcat.extensions import SOURCES
 from longcat.local_services.training_text import VERSION, check_names, training_documents
 from longcat.processes.pool import note_place
 from longcat.redaction import redact
@@ -54,7 +56,8 @@ class Source:
     licence: str | None
     """Licence that the source states; None if it states none."""
     pin: dict[str, str]
-    """`{"sha256": ...}` of the content, or `{"revision": ...}`: the commit, or what made-up text is made from."""
+    """`{"sha256": ...}` of the content, or `{"revision": ...}`: the commit, or what made-up text is made from; of a function, its
+    name, arguments and code."""
     blocks: Sequence[Block]
     tolerant: bool = False
     """Whether unreadable records are expected: the standard library tests itself with broken files."""
@@ -81,6 +84,8 @@ def resolve(config: SourceConfig, block_bytes: int, sha256: Callable[[Path], str
         source = _package(config, block_bytes, sha256)
     elif config.kind == "local_services":
         source = _local_services(config)
+    elif config.kind == "own":
+        source = _own(config)
     else:
         source = _hub(config)
     return source if config.licence is None else replace(source, licence=config.licence)
@@ -94,7 +99,7 @@ def check_source(config: SourceConfig) -> None:
 
     Raises:
         DataError: a file or client is missing, or no file has a format that is read.
-        ConfigError: questions about local services have no such task or form.
+        ConfigError: questions about local services have no such task or form, or there is no such function.
     """
     if config.kind == "stdlib":
         _standard_library_files()
@@ -108,6 +113,8 @@ def check_source(config: SourceConfig) -> None:
         check_package(str(config.package))
     elif config.kind == "local_services":
         check_names(config.tasks, config.forms)
+    elif config.kind == "own":
+        _own_function(str(config.function))
 
 
 def _standard_library_files() -> list[Path]:
@@ -175,7 +182,9 @@ def _pinned(
             )
     except OSError as error:
         raise DataError(f"cannot read {error.filename or name}: {error.strerror}") from None
-    contents = json.dumps([[file_suffix(path), digest] for path, digest in zip(files, digests, strict=True)])
+    contents = json.dumps(
+        [[file_suffix(path), digest, *own_code(path)] for path, digest in zip(files, digests, strict=True)]
+    )
     return Source(
         name=name,
         licence=licence,
@@ -219,6 +228,53 @@ class LocalServicesBlock:
         """Make the texts."""
         digest = hashlib.sha256(f"{self.seed} {self.number}".encode()).digest()
         yield from training_documents(int.from_bytes(digest[:8]), self.language, self.count, self.tasks, self.forms)
+
+
+# ---------------------------------------------------------------------------------------------------- functions
+
+
+def _own_function(name: str) -> OwnFunction:
+    return OwnFunction.load(name, "corpus.sources=own", SOURCES)
+
+
+def _own(config: SourceConfig) -> Source:
+    name = str(config.function)
+    depends = json.dumps([config.arguments, _own_function(name).identity], sort_keys=True)
+    pin = {"revision": f"{name}-{hashlib.sha256(depends.encode()).hexdigest()[:40]}"}
+    return Source(name=name, licence=None, pin=pin, blocks=[OwnBlock(name, tuple(config.arguments.items()))])
+
+
+@dataclass(frozen=True)
+class OwnBlock:
+    """All texts that a function of the user's own yields."""
+
+    function: str
+    arguments: tuple[tuple[str, Any], ...]
+
+    def records(self, encodings: list[str], record_bytes: int) -> Iterator[Record]:
+        """Call the function.
+
+        Raises:
+            ConfigError: it raised something, or yielded something else than a string.
+        """
+        own = _own_function(self.function)
+        texts = iter(own(**dict(self.arguments)))
+        number = 0
+        while (text := _next(own, texts)) is not None:
+            number += 1
+            place = f"{self.function}, text {number}"
+            note_place(place)
+            if not isinstance(text, str):
+                raise own.failed(f"it yielded {text!r:.100}; expected a string")
+            yield Oversized(place) if len(text) > record_bytes else text
+
+
+def _next(own: OwnFunction, texts: Iterator[Any]) -> Any:
+    """Return what comes next, None at the end; what is raised meanwhile is the function's."""
+    try:
+        return next(texts, None)
+    except Exception as error:  # other people's code
+        raise own.failed(f"{type(error).__name__}: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------------- hub

@@ -129,10 +129,10 @@ def documents_recipe(corpus: CorpusConfig, sources: list[Source], evaluations: l
     payload["filters"] = [
         *rules.line_rules,
         *rules.document_rules,
-        *([own.name, _sha256(own.source)] for own in rules.own),
+        *([own.name, own.identity] for own in rules.own),
     ]
     if quality := quality_function(corpus):
-        payload["quality"]["source"] = _sha256(quality.source)
+        payload["quality"]["source"] = quality.identity
     for described, origin in zip(payload["sources"], sources, strict=True):
         described.update(origin.pin)  # a moving `revision` becomes the commit it stands for now
         for name in _MIXING_OF_SOURCES:
@@ -151,10 +151,6 @@ def tokens_recipe(corpus: CorpusConfig, documents: Recipe[DocumentsFacts]) -> Re
     ]
     payload["documents"] = documents.digest
     return Recipe(kind="tokens", facts=TokensFacts, version=STAGE_VERSION, identity=payload, sources=code_of(__name__))
-
-
-def _sha256(source: Path | None) -> str | None:
-    return None if source is None else sha256_file(source)
 
 
 def _content(path: Path, field: str) -> str:

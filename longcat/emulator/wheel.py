@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from longcat.distribution import install_command
 from longcat.errors import DeviceError
 
 BESIDE = Path(__file__).resolve().parents[2] / ".venv-emulator" / "bin" / "python"
@@ -56,7 +57,7 @@ def find_python(given: str | None = None) -> Path:
     if BESIDE.is_file():
         return BESIDE
     raise DeviceError(
-        "no environment with torch_npu: `make emulator` makes one; "
+        f"no environment with torch_npu: `{install_command('emulator')}` makes one; "
         "--python or ASCEND_EMULATOR_PYTHON names the Python of another"
     )
 
@@ -74,7 +75,7 @@ def examine(python: Path) -> Wheel:
         raise DeviceError(f"{python} does not run as a Python ({error})") from error
     for name in ("torch", "torch_npu"):
         if name not in facts:
-            raise DeviceError(f"{python} has no {name}: `make emulator` makes an environment that has")
+            raise DeviceError(f"{python} has no {name}: `{install_command('emulator')}` makes an environment that has")
     (torch, torch_version), (npu, npu_version) = facts["torch"], facts["torch_npu"]
     if torch_version.split("+")[0].split(".")[:2] != npu_version.split(".")[:2]:
         raise DeviceError(

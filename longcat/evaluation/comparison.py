@@ -81,7 +81,9 @@ class ComparisonFacts(Facts):
     better: list[str]
     """Scores that the second one is better by, beyond chance."""
     worse: list[str]
+    """Scores that it is worse by, beyond chance."""
     undecided: list[str]
+    """Scores that chance alone could explain the difference of."""
     notes: list[str]
     """What could not be compared, and why."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from longcat.disk import write_text
 from longcat.errors import ArtifactError, EvaluationError
 from longcat.evaluation.decisions import last_decision
 from longcat.evaluation.page import PAGE, write
-from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, source_of
+from longcat.evaluation.suites import BUILT_IN, Checkpoint, Scores, find_suite, own_code
 from longcat.inference.opening import settle_precision
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import tokenizer_of
@@ -31,6 +31,10 @@ _KEPT = "suites"
 
 class EvaluationFacts(Facts):
     """Scores of a checkpoint."""
+
+    SETTINGS: ClassVar[frozenset[str]] = frozenset(
+        {"few_shot", "documents", "sequences", "held_out_documents", "bytes", "baseline_tokens"}
+    )
 
     scores: dict[str, dict[str, float]]
     """Metrics by subject: `held_out`, and each task by its name."""
@@ -65,8 +69,8 @@ def suite_identities(config: PipelineConfig) -> dict[str, Any]:
     identities = {}
     for name in config.evaluation.suites:
         own = dict(find_suite(name).identity(config))
-        source = source_of(name)
-        identities[name] = own if source is None else own | {"source": sha256_file(source)}
+        code = own_code(name)
+        identities[name] = own if code is None else own | {"source": code}
     return identities
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer
 from longcat.config import PipelineConfig
 from longcat.corpus.shards import TokenCorpus
 from longcat.errors import ConfigError
+from longcat.extensions import EVALUATIONS, Extension, find, registered
 from longcat.inference.opening import OpenCheckpoint
 from longcat.model.transformer import LongcatModel
 from longcat.progress import Reporter
@@ -79,33 +79,26 @@ class Suite:
 
 
 def find_suite(name: str) -> Suite:
-    """Return a suite by its built-in name or by `package.module:NAME`.
+    """Return a suite by its built-in name, by a registered one or by `package.module:NAME`.
 
     Raises:
         ConfigError: the suite is unknown, cannot be imported or is not a `Suite`.
     """
-    module, separator, attribute = BUILT_IN.get(name, name).partition(":")
-    if not separator:
-        raise ConfigError(
-            f"evaluation.suites: unknown suite {name!r}; there are: {', '.join(BUILT_IN)}, or package.module:NAME of your own"
-        )
-    try:
-        suite = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"evaluation.suites: {name} cannot be loaded: {error}") from None
-    except SyntaxError as error:
-        where = f"{error.filename}:{error.lineno}"
-        raise ConfigError(f"evaluation.suites: {name} cannot be loaded: {where}: broken Python ({error.msg})") from None
-    if not isinstance(suite, Suite):
-        raise ConfigError(
-            f"evaluation.suites: {name} is a {type(suite).__name__}, not a longcat.evaluation.suites.Suite"
-        )
-    return suite
+    return _place(name).load("evaluation.suites", Suite)
 
 
-def source_of(name: str) -> Path | None:
-    """Return the file of a user's own suite, whose hash is part of the identity; None for a built-in suite."""
+def own_code(name: str) -> dict[str, str] | None:
+    """Return the identity of the code of a user's own suite; None for a built-in suite."""
+    return None if name in BUILT_IN else _place(name).identity
+
+
+def _place(name: str) -> Extension:
     if name in BUILT_IN:
-        return None
-    path = importlib.import_module(name.partition(":")[0]).__file__
-    return None if path is None else Path(path)
+        return Extension(name, BUILT_IN[name])
+    found = find(EVALUATIONS, name, "evaluation.suites")
+    if found is None:
+        known = ", ".join([*BUILT_IN, *registered(EVALUATIONS)])
+        raise ConfigError(
+            f"evaluation.suites: unknown suite {name!r}; there are: {known}, or package.module:NAME of your own"
+        )
+    return found

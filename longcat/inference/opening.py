@@ -19,6 +19,7 @@ from longcat.config.config_json import CONFIG
 from longcat.corpus.tokenizer import open_tokenizer, vocabulary_size
 from longcat.errors import ConfigError, DataError
 from longcat.inference.layout import lay_for_few_rows
+from longcat.inference.requests import Continuation
 from longcat.interchange.checkpoint_folder import NAMED, TOKENIZER_CONFIG, TOKENIZER_FILES, model_folder, tokenizer_of
 from longcat.interchange.folder import INDEX, HuggingFaceFolder, load_huggingface
 from longcat.model.transformer import LongcatModel
@@ -65,6 +66,18 @@ class OpenCheckpoint:
         """Return the tokens of a text; nothing is added to them."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def continuation(self, context: str, text: str) -> Continuation:
+        """Return the request for the likelihood of a text after a context, with tokens as they are in both together.
+
+        Raises:
+            DataError: the text adds no token to its context.
+        """
+        before = self.encode(context)
+        after = self.encode(context + text)[len(before) :]
+        if not after:
+            raise DataError(f"the continuation {text!r:.100} adds no token to its context")
+        return Continuation(before, after)
 
 
 def read_precision(asked: str) -> AskedPrecision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -40,6 +41,8 @@ class LayoutSince:
 class CheckpointFacts(Facts):
     """Key figures of a checkpoint."""
 
+    SETTINGS: ClassVar[frozenset[str]] = frozenset({"parameters", "steps", "processes", "parallel"})
+
     parameters: int
     """All of them."""
     imported_from: str | None = None
@@ -61,14 +64,19 @@ class CheckpointFacts(Facts):
     tokens_per_second: float | None = None
     """Of all processes together; the median of the second half of the run."""
     mfu: float | None = None
+    """Model FLOPs utilisation at that speed, as a fraction; none where the device's peak is not known."""
     processes: int = 1
+    """Training processes of the last layout."""
     parallel: dict[str, int] = Field(default_factory=dict)
     """Degree of each axis of parallelism, by its name in the section `parallel`."""
     layouts: tuple[LayoutSince, ...] = ()
     """Layouts that it was trained in, oldest first; the same ones give the same bytes."""
     precision: str | None = None
+    """Type that was computed in: fp32 or bf16."""
     device: str | None = None
+    """Name of the accelerator."""
     seconds_training: float = 0.0
+    """Time of the stage in seconds, since it was last started."""
 
     @property
     def headline(self) -> str:

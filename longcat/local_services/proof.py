@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from longcat.distribution import install_command
 from longcat.errors import UserError
 from longcat.local_services.city import Place, travel_minutes
 
@@ -180,5 +181,5 @@ def ortools_cp_model() -> Any:
     try:
         from ortools.sat.python import cp_model
     except ImportError:
-        raise UserError("OR-Tools is not installed; it comes with: pip install 'longcat[services]'") from None
+        raise UserError(f"OR-Tools is not installed; it comes with: {install_command('services')}") from None
     return cp_model

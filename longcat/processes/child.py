@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,37 @@ _LEADER = "LONGCAT_LEADER"
 """Variable with the process number of a training process' agent."""
 _MARK = "LONGCAT_SUPERVISED"
 """Variable by which the processes of one supervisor are known, whatever became of those between."""
+
+
+class _Script:
+    """What the program's main module said of itself, while it is hidden."""
+
+    lock = threading.Lock()
+    hiders = 0
+    spec: ModuleSpec | None = None
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Have processes that `multiprocessing` spawns while the context is open not run the program's script again.
+
+    They would import it as a module: a script without `if __name__ == "__main__"` begins all its work again in each of them,
+    and a program that was read from standard input cannot be found. Nothing else of this process changes; the children have
+    its `sys.path`, but nothing that the script defines.
+    """
+    main = sys.modules["__main__"]
+    with _Script.lock:
+        if not _Script.hiders:
+            _Script.spec = main.__spec__
+            main.__spec__ = ModuleSpec("__main__", None)  # a name that multiprocessing does not import
+        _Script.hiders += 1
+    try:
+        yield
+    finally:
+        with _Script.lock:
+            _Script.hiders -= 1
+            if not _Script.hiders:
+                main.__spec__ = _Script.spec
 
 
 @contextmanager

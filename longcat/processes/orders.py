@@ -65,6 +65,8 @@ class Death:
     """Exit code; a signal's number below 0."""
     time: int
     """When it was noticed, in seconds since the epoch."""
+    why: str = ""
+    """What the node's kernel knows of it, see `longcat.processes.memory_kills`."""
 
 
 @dataclass(frozen=True)

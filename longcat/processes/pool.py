@@ -7,6 +7,7 @@ killed, so that no wait for it lasts.
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import queue
@@ -24,7 +25,9 @@ from typing import Any
 import psutil
 
 from longcat.errors import LongcatError
-from longcat.processes.child import die_with_parent
+from longcat.processes.child import die_with_parent, without_script
+from longcat.processes.memory_kills import MemoryKills
+from longcat.processes.orders import signal_name
 
 PATIENCE = 10
 """Times the limit of a stopped process that one may go without processor time, as one does that waits for a disk."""
@@ -36,6 +39,10 @@ _place: Any = None
 
 class WorkLostError(LongcatError):
     """An item whose processes were lost twice; the message says which, where and how."""
+
+
+class WorkNotFoundError(LongcatError):
+    """A function or an item that another process cannot load; the message names what it lacks."""
 
 
 class _RemoteError(Exception):
@@ -55,6 +62,8 @@ class _Member:
     process: Any
     connection: Connection
     place: Any
+    kills: MemoryKills
+    """When it was started."""
     busy: bool = False
     stopped_s: float = 0.0
     idle_s: float = 0.0
@@ -112,7 +121,9 @@ class _Member:
         code = self.process.exitcode
         if self.ended or code is None:
             return self.ended or "cannot be ended"
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        return f"was killed by {signal_name(-code)}{self.kills.why(code)}"
 
     def close(self) -> None:
         """End it, once it has nothing to do."""
@@ -213,9 +224,11 @@ def _start() -> _Member:
     here, there = context.Pipe()
     place = context.RawArray("c", _PLACE_BYTES)
     process = context.Process(target=_work, args=(there, place, os.getpid()))
-    process.start()
+    kills = MemoryKills.now()
+    with without_script():
+        process.start()
     there.close()  # so that its end is heard of
-    return _Member(process, here, place)
+    return _Member(process, here, place, kills)
 
 
 def _work(connection: Connection, place: Any, parent: int) -> None:
@@ -225,18 +238,39 @@ def _work(connection: Connection, place: Any, parent: int) -> None:
     die_with_parent(signal.SIGKILL, parent)
     _place = place
     while True:
+        result: Any = None
+        failure: BaseException | None = None
+        trace = ""
         try:
             function, item = connection.recv()
         except EOFError:
             return
-        result, failure, trace = None, None, ""
-        try:
-            result = function(item)
-        except BaseException as error:
-            failure, trace = error, traceback.format_exc()
+        except Exception as error:  # of a module that cannot be imported here, for example
+            failure, trace = _not_found(error), traceback.format_exc()
+        else:
+            try:
+                result = function(item)
+            except BaseException as error:
+                failure, trace = _sendable(error), traceback.format_exc()
         try:
             connection.send((result, failure, trace))
         except ConnectionError:
             return
-        except Exception as error:  # what cannot be pickled
+        except Exception as error:  # a result that cannot be pickled
             connection.send((None, RuntimeError(f"{type(error).__name__}: {error}"), trace or traceback.format_exc()))
+
+
+def _not_found(error: Exception) -> WorkNotFoundError:
+    text = f"a worker process cannot load what it is to do: {type(error).__name__}: {error}"
+    if "__main__" in str(error):
+        text += "; what a script or a notebook defines is not there in other processes: put it into a module of its own"
+    return WorkNotFoundError(text)
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """Return an exception, or one that says the same if it would not arrive as it is."""
+    try:
+        copy.copy(error)  # is made anew in the same way as where it arrives
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

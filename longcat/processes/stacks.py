@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from longcat.distribution import install_command
+
 ASKING = signal.SIGUSR2
 """Signal at which a process writes its stack to its file, see `faulthandler.register`."""
 LIMIT_S = 10.0
@@ -49,7 +51,7 @@ def take_stacks(processes: Mapping[int, int], files: Mapping[int, Path], stopped
         found[rank] = text or "no answer: it does not even handle signals"
     for rank in stopped & processes.keys():
         found.setdefault(
-            rank, "stopped, so it cannot write its stack; py-spy would show it (pip install 'longcat[health]')"
+            rank, f"stopped, so it cannot write its stack; py-spy would show it ({install_command('health')})"
         )
     return found
 

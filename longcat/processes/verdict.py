@@ -58,9 +58,8 @@ def judge(directory: Path, outcomes: Mapping[str, Outcome], logs: Path) -> Excep
     for node, death in sorted(killed, key=lambda of: (-of[1].code in _CONSEQUENCES, of[1].time)):
         if reports and -death.code in _CONSEQUENCES:
             break
-        why = " (out of memory?)" if -death.code == signal.SIGKILL else ""
         return TrainingError(
-            f"rank {death.rank}{_on(node)} was killed by {signal_name(-death.code)}{why}; "
+            f"rank {death.rank}{_on(node)} was killed by {signal_name(-death.code)}{death.why}; "
             f"{cite(log_of_rank(logs, death.rank, node))}"
         )
     if reports:

@@ -23,6 +23,7 @@ from longcat.stores import (
     sqlite_path,
     sqlite_url,
 )
+from longcat.tracking.models import Models
 
 _ENVIRONMENT = {
     **NO_TELEMETRY,
@@ -36,9 +37,10 @@ _AT_ONCE = 100
 """Parameters in one call, as MLflow allows."""
 _NOT_NOW = {401, 403, 407, 408, 425, 429, 499}
 """Answers that are about the caller or the moment, not about what was sent."""
-_TAG_NAME, _TAG_VALUE = 250, 5000
-"""Most characters of a tag of a model's version, as MLflow allows."""
+_DIGEST = 36
+"""Most characters of a data set's digest, as MLflow allows."""
 KEY_TAG = "longcat.key"
+_TABLES = "mlflow.loggedArtifacts"
 
 Refusals = list[tuple[dict[str, Any], str]]
 """Events, or parts of them, each with the reason why it was refused."""
@@ -130,6 +132,9 @@ class Forwarder:
         """
         # set_tracking_uri would set a variable of this process, and so the store of its other workspaces and children
         self._client, self._mark = import_mlflow().MlflowClient(uri), mark
+        self._models = Models(self._client)
+        self.experiment_id: str | None = None
+        """MLflow's id of the experiment that a run was started in last."""
         self._artifacts = artifacts.as_uri() if uri.startswith("sqlite:") else None
         self._gone: dict[str, str] = {}
         if store := sqlite_path(uri):
@@ -189,10 +194,14 @@ class Forwarder:
                 self._artifact(run_id, Path(event["path"]), event["folder"])
             case "input":
                 self._input(run_id, event)
+            case "table":
+                self._table(run_id, event)
             case "model":
-                self._model(run_id, event)
+                self._models.made(run_id, event)
+            case "model input":
+                self._models.used(run_id, event)
             case "judged":
-                self._judged(run_id, event)
+                self._models.judged(run_id, event)
             case "end":
                 client.set_terminated(run_id, event["status"], end_time=int(event["time"] * 1000))
             case unknown:
@@ -250,6 +259,7 @@ class Forwarder:
                 experiment_id = experiment.experiment_id
         else:
             experiment_id = experiment.experiment_id
+        self.experiment_id = str(experiment_id)
         mark = f"{self._mark}/{event['key']}"
         # an earlier attempt may have created the run and died before recording it
         existing = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{mark}'", max_results=1)
@@ -266,56 +276,26 @@ class Forwarder:
         elif path.is_file():
             self._client.log_artifact(run_id, str(path), folder)
 
+    def _table(self, run_id: str, event: dict[str, Any]) -> None:
+        """Log a table that MLflow's page of artifacts shows as one; `log_table` would add to what was sent before."""
+        columns, rows = event["columns"], event["rows"]
+        self._client.log_dict(run_id, {"columns": columns, "data": rows}, event["name"])
+        known = json.loads(self._client.get_run(run_id).data.tags.get(_TABLES, "[]"))
+        if (own := {"path": event["name"], "type": "table"}) not in known:
+            self._client.set_tag(run_id, _TABLES, json.dumps([*known, own]))
+
     def _input(self, run_id: str, event: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source = json.dumps({"uri": Path(event["source"]).as_uri()})
-        dataset = Dataset(event["name"], event["digest"], "local", source)
+        source = event["source"]  # a path, in journals of older versions
+        place = source if isinstance(source, dict) else {"uri": Path(source).as_uri()}
+        dataset = Dataset(
+            event["name"],
+            event["digest"][:_DIGEST],
+            event.get("source_type", "local"),
+            json.dumps(place),
+            profile=json.dumps(event["profile"]) if event.get("profile") else None,
+        )
         self._client.log_inputs(
             run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", event["context"])])]
         )
-
-    def _model(self, run_id: str, event: dict[str, Any]) -> None:
-        self._client.log_artifacts(run_id, event["path"], "model")
-        self._name(event, self._version(event) or self._register(run_id, event), "latest-checkpoint")
-
-    def _judged(self, run_id: str, event: dict[str, Any]) -> None:
-        version = self._version(event)
-        if version is None:
-            self._client.log_artifacts(run_id, event["path"], "model")
-            version = self._register(run_id, event)
-        if event["champion"]:
-            self._name(event, version, "champion")
-        for key, value in event["tags"].items():
-            name = re.sub(r"[^\w\-./ ]", "_", key)[:_TAG_NAME]
-            self._client.set_model_version_tag(event["name"], version, name, value[:_TAG_VALUE])
-
-    def _version(self, event: dict[str, Any]) -> str | None:
-        """Return the version that a checkpoint is of its model, or None; a model that is not there is made."""
-        from mlflow.exceptions import MlflowException
-
-        client, name = self._client, event["name"]
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if "RESOURCE_ALREADY_EXISTS" not in str(error.error_code):
-                raise
-        versions = client.search_model_versions(f"name = '{name}'")
-        return next((str(v.version) for v in versions if v.tags.get("digest") == event["digest"]), None)
-
-    def _register(self, run_id: str, event: dict[str, Any]) -> str:
-        client, name = self._client, event["name"]
-        source = f"{client.get_run(run_id).info.artifact_uri}/model"
-        return str(client.create_model_version(name, source, run_id, tags={"digest": event["digest"]}).version)
-
-    def _name(self, event: dict[str, Any], version: str, alias: str) -> None:
-        """Give a version an alias, unless an event that happened later has given it already.
-
-        A run sends its own events before those that earlier ones have left.
-        """
-        client, name, mark = self._client, event["name"], f"{alias}.since"
-        since, happened = client.get_registered_model(name).tags.get(mark), float(event.get("time", 0))
-        if since is not None and float(since) > happened:
-            return
-        client.set_registered_model_alias(name, alias, version)
-        client.set_registered_model_tag(name, mark, repr(happened))

@@ -23,8 +23,8 @@ from longcat.redaction import redact_tree
 from longcat.unpacking import parse_json, read_json
 
 _SENT = ".sent.json"
-_OF_NUMBERS_OR_PLACES = ("points", "artifact", "model", "judged")
-"""Events that are numbers, or that name files which are opened later."""
+_OF_NUMBERS_OR_PLACES = ("points", "artifact", "model", "model input", "judged")
+"""Events that are numbers, or that name files which are opened later; their texts are redacted by whoever appends them."""
 
 
 class Journal:
@@ -93,6 +93,7 @@ class Sent:
 
     offset: int = 0
     run_ids: dict[str, str] = field(default_factory=dict)
+    experiment_id: str | None = None
     complete: bool = False
     """Whether nothing can come any more, and everything has been sent or set aside."""
 

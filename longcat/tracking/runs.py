@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longcat.errors import DataError
+from longcat.errors import ConfigError, DataError
 from longcat.redaction import redact
 from longcat.stores import sqlite_path
 from longcat.tracking.forwarding import import_mlflow
 from longcat.tracking.journal import Sent, parse
 
-_TOLD = tuple(b'{"event": "%s"' % event for event in (b"start", b"params", b"tags"))
+_TOLD = tuple(b'{"event": "%s"' % event for event in (b"start", b"params", b"tags", b"end"))
 """Beginnings of the lines that say what a run is."""
+FACTS = "facts."
+"""Beginning of the names of parameters that are facts of a result, not settings."""
+_SHOWN_RUNS = 8
 _LEAST = 4
 """Characters that an id is known by."""
 
@@ -33,6 +37,14 @@ class TrackedRun:
     """`KIND/DIGEST` of what it made or reused, in the order of the stages."""
     params: dict[str, str] = field(default_factory=dict)
     """The configuration, by dotted names; empty where MLflow has not been given it."""
+    status: str | None = None
+    """FINISHED, FAILED or KILLED; another word, or None, while it runs."""
+    tags: dict[str, str] = field(default_factory=dict)
+    whole: TrackedRun | None = field(default=None, repr=False)
+    """The run of the flow, if this is one of its stages."""
+    parts: list[TrackedRun] = field(default_factory=list, repr=False)
+    """Runs of the stages, in order, if this is a flow's."""
+    journal: Path | None = None
 
 
 def runs_in_journals(directory: Path) -> list[TrackedRun]:
@@ -45,16 +57,24 @@ def runs_in_journals(directory: Path) -> list[TrackedRun]:
             key = event["key"]
             with suppress(KeyError, TypeError, AttributeError):
                 if event["event"] == "start":
-                    runs[key] = TrackedRun(str(event["name"]), ids.get(key), float(event["time"]))
+                    run = TrackedRun(str(event["name"]), ids.get(key), float(event["time"]), journal=journal)
+                    runs[key] = run
                 elif event["event"] == "params":
-                    runs[key].params |= {str(name): str(value) for name, value in event["params"].items()}
-                elif "artifact" in event["tags"]:
-                    for run in {id(run): run for run in (runs[key], runs["pipeline"])}.values():
-                        run.results.append(str(event["tags"]["artifact"]))
+                    runs[key].params |= _settings(event["params"])
+                elif event["event"] == "end":
+                    runs[key].status = str(event["status"])
+                else:
+                    runs[key].tags |= event["tags"]
+                    if "artifact" in event["tags"]:
+                        for run in {id(run): run for run in (runs[key], runs["pipeline"])}.values():
+                            run.results.append(str(event["tags"]["artifact"]))
         whole = runs.get("pipeline")
         for run in runs.values():
-            if whole is not None and not run.params:
-                run.params = whole.params
+            if whole is not None:  # a stage's run has its own part of the configuration
+                run.params = whole.params | run.params
+            if whole is not None and run is not whole:
+                run.whole = whole
+                whole.parts.append(run)
             found.append(run)
     return found
 
@@ -93,22 +113,57 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
         )
         found = []
         for run in runs:
+            one = _tracked(run)
+            above = run.data.tags.get("mlflow.parentRunId")
+            one.whole = None if above is None else _tracked(client.get_run(above))
             parts = client.search_runs(everywhere, f"tags.mlflow.parentRunId = '{run.info.run_id}'")
-            whole = [run, *sorted(parts, key=lambda one: one.info.start_time)]
-            found.append(
-                TrackedRun(
-                    run.info.run_name,
-                    run.info.run_id,
-                    run.info.start_time / 1000,
-                    [one.data.tags["artifact"] for one in whole if "artifact" in one.data.tags],
-                    dict(run.data.params),
-                )
-            )
+            if one.whole is not None:  # a stage's run has its own part of the configuration
+                one.params = one.whole.params | one.params
+            one.parts = [_tracked(part) for part in sorted(parts, key=lambda part: part.info.start_time)]
+            one.results += [name for part in one.parts for name in part.results]
+            found.append(one)
     except MlflowException as error:
         raise DataError(
             f"MLflow at {redact(uri)} cannot be asked for run {what}: {redact(str(error)).splitlines()[0]}"
         ) from None
     return found
+
+
+def _settings(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters that are settings."""
+    return {str(name): str(value) for name, value in params.items() if not str(name).startswith(FACTS)}
+
+
+def _tracked(run: Any) -> TrackedRun:
+    tags = dict(run.data.tags)
+    return TrackedRun(
+        run.info.run_name,
+        run.info.run_id,
+        run.info.start_time / 1000,
+        [tags["artifact"]] if "artifact" in tags else [],
+        _settings(run.data.params),
+        run.info.status,
+        tags,
+    )
+
+
+def only_one(runs: Iterable[TrackedRun], what: str) -> TrackedRun:
+    """Return the run that a user means.
+
+    Raises:
+        ConfigError: several are called so.
+    """
+    newest = sorted(runs, key=lambda run: run.started, reverse=True)
+    if len(newest) > 1:
+        listed = [f"{run.id or 'not sent yet'} of {clock(run.started)}" for run in newest[:_SHOWN_RUNS]]
+        more = f", and {len(newest) - _SHOWN_RUNS} more" if len(newest) > _SHOWN_RUNS else ""
+        raise ConfigError(f"{what}: several runs are called so; give the id of one: {', '.join(listed)}{more}")
+    return newest[0]
+
+
+def clock(seconds: float) -> str:
+    """Return a time as runs are told apart by it."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def _events(journal: Path) -> Iterator[dict[str, Any]]:

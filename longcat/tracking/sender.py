@@ -51,6 +51,11 @@ class Sender:
         return dict(self._sent.run_ids)
 
     @property
+    def experiment_id(self) -> str | None:
+        """Return MLflow's id of the experiment; None while it has not been reached."""
+        return self._sent.experiment_id
+
+    @property
     def unsent_bytes(self) -> int:
         """Return how much of the journal has still to be sent."""
         return self.path.stat().st_size - self._sent.offset if self.path.exists() else 0
@@ -161,8 +166,10 @@ class Sender:
         except ValueError as error:
             self._set_aside("", f"the line cannot be read: {error}", {"line": line.decode(errors="replace")})
             return
-        for refused, why in self._connect().forward(event, self._sent.run_ids):
+        forwarder = self._connect()
+        for refused, why in forwarder.forward(event, self._sent.run_ids):
             self._set_aside(event["key"], why, {"event": refused})
+        self._sent.experiment_id = forwarder.experiment_id or self._sent.experiment_id
 
     def _set_aside(self, key: str, why: str, content: Mapping[str, Any]) -> None:
         set_line_aside(self.path, why, content)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from longcat.artifact import Workspace
 from longcat.best_effort import Service, reason
-from longcat.errors import TrackingError
+from longcat.errors import TrackingError, WorkspaceBusyError
 from longcat.tracking.forwarding import Verdict, verdict
 from longcat.tracking.journal import Sent, close_abandoned
 from longcat.tracking.sender import Sender
@@ -25,7 +26,11 @@ def sync(workspace: Workspace) -> int:
         TrackingError: MLflow cannot be reached, or could not take everything.
         WorkspaceBusyError: another process is writing in the workspace; a run sends what is left there by itself.
     """
-    with workspace.lease():
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(workspace.lease())
+        except WorkspaceBusyError as error:
+            raise WorkspaceBusyError(f"{error}; a run sends its own records, and what others have left") from None
         return _send_what_is_left(workspace)
 
 

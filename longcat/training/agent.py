@@ -20,6 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from longcat.artifact import write_json
 from longcat.processes.child import lead
 from longcat.processes.logs import logs_of, suffix_of
+from longcat.processes.memory_kills import MemoryKills
 from longcat.processes.orders import Death, Order, Outcome
 from longcat.training.rendezvous import Rendezvous
 
@@ -62,12 +63,16 @@ def main() -> int:
         shutdown_timeout=max(1, int(order.grace_s)),
     )
     outcome = Outcome(0)
+    kills = MemoryKills.now()
     try:
         logs = logs_of(Path(order.directory), order.start)
         redirected = ("-c", _TO_LOG, "sh", str(logs), suffix_of(order.node))
         elastic_launch(config, "/bin/sh")(*redirected, sys.executable, "-u", "-m", order.module, *order.arguments)
     except ChildFailedError as error:
-        deaths = tuple(Death(rank, failure.exitcode, failure.timestamp) for rank, failure in error.failures.items())
+        deaths = tuple(
+            Death(rank, failure.exitcode, failure.timestamp, kills.why(failure.exitcode))
+            for rank, failure in error.failures.items()
+        )
         outcome = Outcome(1, deaths)
     except SignalException as error:
         outcome = Outcome(1, signal=int(error.sigval))

@@ -34,7 +34,7 @@ def _device(config: PipelineConfig, accelerator: Accelerator) -> str:
         return f"{accelerator.count} x {found}"
     if config.accelerator == "cpu":
         return f"{found} (accelerator=cpu)"
-    return f"{found} (accelerator=auto: no CUDA device; no NPU, as {npu_problem()})"
+    return f"{found} (accelerator=auto: no CUDA device, no NPU: {npu_problem()})"
 
 
 def _layout(config: PipelineConfig, layout: ParallelLayout) -> str:

@@ -151,7 +151,7 @@ def dry_run(config: PipelineConfig, memory_bytes: int, kind: Kind = "npu", phase
         reports = [report_of(*ranks[0])]
     else:  # a process for each, as torch remembers groups by what they look like in the rank before
         with ExitStack() as stack:
-            advice = "perhaps memory was full; run the same command again"
+            advice = "run the same command again, with more memory if it was full"
             pools = [stack.enter_context(closing(Pool(1, _HANG_S, str, advice))) for _ in ranks]
             futures = [pool.submit(_report_of, rank) for pool, rank in zip(pools, ranks, strict=True)]
             reports = [future.result() for future in futures]

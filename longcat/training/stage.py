@@ -29,6 +29,7 @@ from longcat.training.layouts import layout_since
 from longcat.training.life_picture import plot_life
 from longcat.training.metrics import Records, read_metrics, summarise
 from longcat.training.plots import plot_expert_load
+from longcat.training.room import check_room
 from longcat.training.state_reader import state_reader
 from longcat.training.supervision import supervise
 from longcat.unpacking import read_json
@@ -100,6 +101,8 @@ def pretrain(
 
     def build(directory: Path) -> CheckpointFacts:
         folder = CheckpointFolder(directory)
+        if not (directory / RESULT).is_file():
+            check_room(config, workspace.path)
         best = peak(accelerator, layout.precision)
         began = time.monotonic()
         job = Job(

@@ -51,7 +51,12 @@ def test_a_long_help_is_in_groups(longcat):
     for name, panels in {
         "generate": ("How tokens are chosen", "What it computes on"),
         "serve": ("Where it listens", "Limits"),
-        "pretrain": ("A dry run",),
+        "pretrain": ("A dry run", "Settings", "Results"),
+        "doctor": ("Settings", "Results", "Several machines"),
+        "ui": ("Where they listen", "Results"),
+        "clean": ("Results",),
         "mfu": ("The run", "The model", "Fine-tuning", "Its speed", "The answer"),
     }.items():
         assert all(f"─ {panel}" in longcat(name, "--help").stdout for panel in panels)
+    shown = longcat("--help").stdout
+    assert all(f"─ {panel}" in shown for panel in ("The pipeline", "Models and runs", "The workspace", "The machine"))

@@ -19,7 +19,7 @@ class NoSender:
     """Sends nothing: what is to be sent stays in the journal."""
 
     def __init__(self, *_):
-        self.run_ids, self.service = {}, None
+        self.run_ids, self.service, self.experiment_id = {}, None, None
 
     def start(self, then):
         pass
@@ -58,7 +58,13 @@ def trained(monkeypatch, tmp_path):
 @pytest.fixture
 def swept(longcat, tmp_path, trained):
     """Runs the command in a workspace of the test's own."""
-    return lambda *arguments: longcat("sweep", "--preset=smoke", *arguments, f"--workspace={tmp_path / 'w'}")
+
+    def run(*arguments):
+        done = longcat("sweep", "--preset=smoke", *arguments, f"--workspace={tmp_path / 'w'}")
+        print(done.stderr)  # shown where a test fails
+        return done
+
+    return run
 
 
 def events(folder):
@@ -82,7 +88,10 @@ def test_a_sweep_and_the_same_again(swept, trained, tmp_path):
     assert load_config(file=Path(answer["config"])) == best
     told = events(tmp_path)
     started = [event for event in told if event["event"] == "start"]
-    assert [event["name"] for event in started] == ["sweep-smoke", *(row["name"] for row in answer["points"])]
+    assert [event["name"] for event in started] == [
+        "sweep-smoke-learning_rate=0.01,0.02,1.5-steps=3",
+        *(f"pretrain-smoke-steps=3-{row['name']}" for row in answer["points"]),
+    ]
     assert [event["parent"] for event in started[1:]] == ["pipeline"] * 3
     assert [event["status"] for event in told if event["event"] == "end"] == [
         "FINISHED",
@@ -131,3 +140,60 @@ def test_mistakes_are_told_before_anything_is_trained(swept, trained, arguments,
     assert (ended.returncode, trained) == (2, [])
     [line] = ended.stderr.splitlines()
     assert message in line
+
+
+def test_a_killed_sweep_of_trials_goes_on(swept, trained, monkeypatch, tmp_path):
+    pytest.importorskip("optuna")
+    arguments = (f"--set={RATE}=1e-3..0.1", "--trials=6", "--json")
+    from longcat.training import stage
+
+    whole = stage.pretrain
+
+    def killed(*given, **named):
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return whole(*given, **named)
+
+    monkeypatch.setattr(stage, "pretrain", killed)
+    assert swept(*arguments).returncode == 130
+    begun = list(trained)
+    monkeypatch.setattr(stage, "pretrain", whole)
+    answer = json.loads(swept(*arguments).stdout)
+    assert [row["status"] for row in answer["points"]] == ["cached"] * 3 + ["run"] * 3
+    assert trained[:3] == begun
+    assert len(set(trained)) == 6
+    best = min(answer["points"], key=lambda row: row["final_loss"])
+    assert (answer["best"], answer["best_score"]) == (best["name"], best["final_loss"])
+    assert Path(answer["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_minimized_or_maximized(swept, trained):
+    rates = f"--set={RATE}=0.01,0.02,0.03"
+    assert json.loads(swept(rates, "--maximize=final_loss", "--json").stdout)["best"] == "learning_rate=0.01"
+    for arguments, message in {
+        ("--minimize=mfu", "--maximize=mfu"): "--minimize and --maximize exclude one another",
+        ("--minimize=beauty",): "--minimize beauty: there are final_loss",
+        ("--minimize=held_out/bits_per_bite",): "did you mean|there is no score 'held_out/bits_per_bite'",
+    }.items():
+        before = list(trained)
+        ended = swept(rates, *arguments)
+        assert (ended.returncode, trained) == (2, before)
+        assert any(part in ended.stderr for part in message.split("|"))
+
+
+def test_a_range_needs_trials(swept):
+    ended = swept(f"--set={RATE}=1e-3..1e-2")
+    assert (ended.returncode, "a range needs --trials N" in ended.stderr) == (2, True)
+
+
+def test_points_may_be_judged_by_scores_of_the_evaluation(swept, monkeypatch):
+    from longcat.evaluation.stage import EvaluationFacts
+
+    def evaluate(config, tokens, checkpoint, *, workspace, report):
+        facts = EvaluationFacts(scores={"held_out": {"bits_per_byte": checkpoint.facts.final_loss}}, headlines=[])
+        return workspace.materialize(Recipe("evaluation", EvaluationFacts, 1, {}, (checkpoint,)), lambda _: facts)
+
+    monkeypatch.setattr("longcat.evaluation.stage.evaluate", evaluate)
+    answer = json.loads(swept(f"--set={RATE}=0.01,0.02", "--score=held_out/bits_per_byte", "--json").stdout)
+    assert (answer["best"], answer["best_score"]) == ("learning_rate=0.02", 0.0)
+    assert [row["held_out/bits_per_byte"] for row in answer["points"]] == [0.01, 0.0]

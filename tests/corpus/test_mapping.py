@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from longcat.corpus.blocks import FileBlock, FileSlice, stamp
 from longcat.corpus.mapping import in_order, processes
 from longcat.errors import DataError
-from longcat.processes.pool import WorkLostError
+from longcat.processes.pool import WorkLostError, WorkNotFoundError
 from tests.waiting import all_gone, wait_until
 
 
@@ -125,11 +126,47 @@ def test_an_item_that_kills_its_process_twice_is_named_and_the_others_go_on():
     with processes(2) as mapper:
         for _ in range(2):
             with (
-                pytest.warns(UserWarning, match=r"worker process \d+ was killed by SIGKILL in 3; another one"),
-                pytest.raises(WorkLostError, match=r"worker process \d+ was killed by SIGKILL in 3, .*run again"),
+                pytest.warns(UserWarning, match=r"worker process \d+ was killed by SIGKILL \(.*\) in 3; another one"),
+                pytest.raises(
+                    WorkLostError, match=r"worker process \d+ was killed by SIGKILL \(.*\) in 3, .*run again"
+                ),
             ):
                 list(mapper(die_at_three, range(6)))
         assert list(mapper(square, range(3))) == [0, 1, 4]
+
+
+class Awkward(Exception):
+    """Cannot be made of its text alone."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def raise_awkward(number):
+    raise Awkward(number, "more")
+
+
+def test_what_a_function_raises_is_told_even_if_it_cannot_travel():
+    with processes(2) as mapper, pytest.raises(RuntimeError, match="Awkward: 0 and more") as told:
+        list(mapper(raise_awkward, range(3)))
+    assert "in raise_awkward" in str(told.value.__cause__)
+
+
+def test_work_that_a_process_cannot_load_is_told_as_that(tmp_path, monkeypatch):
+    module = types.ModuleType("only_here")
+    exec("def work(item): return item", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with (
+        processes(2) as mapper,
+        pytest.raises(WorkNotFoundError, match="cannot load .*ModuleNotFoundError: No module named 'only_here'"),
+    ):
+        list(mapper(module.work, range(3)))
+    (tmp_path / "found_there.py").write_text("def work(item): return -item")
+    monkeypatch.syspath_prepend(tmp_path)
+    import found_there
+
+    with processes(2) as mapper:
+        assert list(mapper(found_there.work, range(3))) == [0, -1, -2]
 
 
 def once(folder, what):
@@ -167,7 +204,7 @@ def quit_here():
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("killed", "was killed by SIGKILL"),
+        ("killed", r"was killed by SIGKILL \(.*\)"),
         ("quits", "ended with exit code 3"),
         ("stopped", r"was stopped by a signal \(SIGSTOP\) \d+ s ago"),
         ("sleeps", r"has used no processor time for \d+ s"),
@@ -214,22 +251,26 @@ def test_the_file_and_the_line_that_kill_are_named(tmp_path, begin):
 
 
 SLEEPER = """
-import os, sys, time
+import sys
 from longcat.corpus.mapping import processes
+from noting import note
+
+with processes(2) as mapper:
+    list(mapper(note, [sys.argv[1]] * 4))
+"""
+NOTING = """
+import os, time
 
 def note(folder):
     open(os.path.join(folder, str(os.getpid())), "w").close()
     time.sleep(3600)
-
-if __name__ == "__main__":
-    with processes(2) as mapper:
-        list(mapper(note, [sys.argv[1]] * 4))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_processes_do_not_outlive_their_parent(tmp_path, number):
     (tmp_path / "sleeper.py").write_text(SLEEPER)
+    (tmp_path / "noting.py").write_text(NOTING)
     (tmp_path / "pids").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, str(tmp_path / "sleeper.py"), str(tmp_path / "pids")]

@@ -23,14 +23,24 @@ def module(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["plain", "cached", "model", "model.score"])
-def test_functions_methods_and_objects_have_the_source_of_their_module(module, name, tmp_path):
+def test_functions_methods_and_objects_are_known_by_the_code_of_their_module(module, name, tmp_path):
     own = OwnFunction.load(f"{module}:{name}", "corpus.filters")
     assert own("text") in (4, 0.5)
-    assert own.source == tmp_path / "functions_of_ones_own.py"
+    path = tmp_path / "functions_of_ones_own.py"
+    path.write_text(path.read_text() + "# changed\n")
+    assert list(own.identity) == ["code"]
+    assert OwnFunction.load(f"{module}:{name}", "corpus.filters").identity == own.identity
+    path.write_text(path.read_text() + "# changed again\n")
+    assert OwnFunction.load(f"{module}:{name}", "corpus.filters").identity != own.identity
 
 
-def test_a_function_written_in_c_has_no_source():
-    assert OwnFunction.load("math:sqrt", "corpus.filters").source is None
+def test_a_function_written_in_c_has_no_code():
+    assert OwnFunction.load("math:sqrt", "corpus.filters").identity == {}
+
+
+def test_what_a_script_defines_is_refused_with_what_to_do():
+    with pytest.raises(ConfigError, match="put it into a module of its own"):
+        OwnFunction.load("__main__:keep", "corpus.filters")
 
 
 @pytest.mark.parametrize(

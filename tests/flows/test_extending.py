@@ -1,4 +1,4 @@
-"""How many files a change touches: a stage is its library code, its task and a line of the table; an evaluation one file."""
+"""How many files a change touches: a stage is its code and a line of the table; an evaluation one file."""
 
 import sys
 from dataclasses import replace
@@ -27,7 +27,7 @@ class WordFacts(Facts):
         return {"words": float(self.words)}
 
 
-def count_words(config, tokens, *, workspace):
+def count_words(config, tokens, *, workspace, report):
     recipe = Recipe("words", WordFacts, 1, {"seed": config.seed}, parents=(tokens,))
     return workspace.materialize(recipe, lambda directory: WordFacts(words=tokens.facts.train_tokens))
 
@@ -37,16 +37,6 @@ def check(config):
 
     if config.seed == 13:
         raise ConfigError("seed=13 cannot be counted")
-"""
-
-TASK = """
-from longcat.tasks.stage import run_stage, stage_task
-from toy_stage import count_words
-
-
-@stage_task
-def words(config, tokens, workspace, tracker):
-    return run_stage("words", tracker, lambda report, run: count_words(config, tokens, workspace=workspace), lambda *_: None)
 """
 
 SUITE = """
@@ -71,17 +61,18 @@ def modules(tmp_path, monkeypatch):
     """A folder of modules that can be imported, and are forgotten afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
     yield lambda name, text: (tmp_path / f"{name}.py").write_text(text)
-    for name in ("toy_stage", "toy_task", "toy_suite"):
+    for name in ("toy_stage", "toy_suite"):
         sys.modules.pop(name, None)
 
 
 @pytest.mark.slow
-def test_a_stage_is_its_code_its_task_and_a_line_of_the_table(finished, modules):
+def test_a_stage_is_its_code_and_a_line_of_the_table(finished, modules):
     from longcat.flows.pipeline import make_flow
 
     modules("toy_stage", STAGE)
-    modules("toy_task", TASK)
-    line = Stage("words", "Words of the corpus", "toy_task:words", needs=("preprocess",), check="toy_stage:check")
+    line = Stage(
+        "words", "Words of the corpus", "toy_stage:count_words", needs=("preprocess",), check="toy_stage:check"
+    )
     flow = make_flow("words", line.title, (*STAGES, line))
     _, options, first, _ = finished
     summary = flow(**options)
@@ -121,7 +112,7 @@ def test_unknown_suites_are_refused(modules):
         ConfigError, match=r"unknown suite 'nope'; there are: held_out, intrinsic, tasks, or package\.module:NAME"
     ):
         find_suite("nope")
-    with pytest.raises(ConfigError, match=r"no_such_module:X cannot be loaded: No module named 'no_such_module'"):
+    with pytest.raises(ConfigError, match=r"no_such_module:X cannot be imported: No module named 'no_such_module'"):
         find_suite("no_such_module:X")
     modules("toy_suite", "SUITE = 3\n")
     with pytest.raises(ConfigError, match=r"toy_suite:SUITE is a int, not a longcat\.evaluation\.suites\.Suite"):

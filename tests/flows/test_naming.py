@@ -11,7 +11,8 @@ import pytest
 
 from longcat.best_effort import SERVERS, ui_address
 from longcat.flows import naming
-from longcat.flows.naming import MOST, describe, mlflow_page, run_name, run_tags
+from longcat.flows.naming import describe, mlflow_page, mlflow_runs
+from longcat.tracking.names import MOST, run_name, run_tags
 
 
 def test_a_name_says_what_was_run_and_overridden():
@@ -47,15 +48,26 @@ def test_a_name_that_somebody_gave_stays(monkeypatch, before, after):
     assert told == {"name": after, "tags": ["mine", "pipeline", "tiny"]}
 
 
+def test_a_long_value_does_not_hide_what_follows():
+    name = run_name("pretrain", "tiny", None, ["corpus.sources=/data/" + "x" * 90 + "/last.jsonl", "seed=3"])
+    assert name.endswith("/last.jsonl-seed=3")
+    assert len(run_name("pretrain", "tiny", None, ["corpus.filters=[" + "gopher," * 9 + "]", "seed=3"])) < 60
+
+
 def test_links_lead_to_the_server_there_is(monkeypatch):
-    summary = {"workspace": "/w", "mlflow": {"tracking_uri": "sqlite:////w/mlflow.db", "experiment": "longcat"}}
+    where = {"tracking_uri": "sqlite:////w/mlflow.db", "experiment": "longcat"}
+    training = "?workflowType=machine_learning"  # else MLflow opens with its pages for chat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    own = mlflow_page(summary, {"pretrain": "0" * 32, "evaluate": None})
-    assert f"(http://127.0.0.1:5010/#/runs/{'0' * 32})" in own
-    assert "longcat ui --workspace /w" in own and "| evaluate | not sent yet |" in own
+    runs = mlflow_runs("7", {"pretrain": "0" * 32, "evaluate": None})
+    assert runs == {"pretrain": f"http://127.0.0.1:5010/#/experiments/7/runs/{'0' * 32}{training}", "evaluate": None}
+    page = mlflow_page("the note", where, "7", runs["pretrain"], "/w")
+    assert f"(http://127.0.0.1:5010/#/experiments/7/runs{training})" in page and "the note" in page
+    assert "longcat ui --workspace /w" in page
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://curves:5000")
-    page = mlflow_page(summary, {"pretrain": "0" * 32})
-    assert f"(http://curves:5000/#/runs/{'0' * 32})" in page and "longcat ui" not in page
+    runs = mlflow_runs("7", {"pretrain": "0" * 32})
+    assert f"http://curves:5000/#/experiments/7/runs/{'0' * 32}{training}" in runs.values()
+    assert "longcat ui" not in mlflow_page("", where, "7", runs["pretrain"], "/w")
+    assert "not been sent" in mlflow_page("", where, None, mlflow_runs(None, {"all": "0"})["all"], "/w")
 
 
 @pytest.mark.slow
@@ -77,7 +89,7 @@ def test_what_prefect_and_mlflow_have_of_a_run(corpus_file, tmp_path):
         artifacts = {key: (text, data) for key, text, data in rows}
         assert float(artifacts["preprocess"][1]) == 100
         assert artifacts["preprocess"][0].endswith("training tokens")
-        assert f"{ui_address('MLflow')}/#/runs/" in artifacts["mlflow"][1]
+        assert f"{ui_address('MLflow')}/#/experiments/" in artifacts["mlflow"][1]
         assert not [data for _, data in artifacts.values() if "file:" in str(data)]
         lines = [line for (line,) in database.execute("SELECT message FROM log")]
         assert [line for line in lines if line.startswith("preprocess: ") and str(tmp_path / "tokens") in line]

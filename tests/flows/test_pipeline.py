@@ -46,16 +46,32 @@ def test_mlflow_has_a_parent_and_a_child_for_each_stage(finished):
     assert {"report.html", "mfu.png", "manifest.json"} <= names
     measured = children["benchmark"].data.metrics
     assert not [name for name in measured if "ratio" in name], "a CPU beside an A100"
-    assert {
-        "axis_fractions/shard",
-        "axis_fractions/expert",
-        "exposed_fractions/shard",
-        "parallel/expert",
-    } <= measured.keys()
+    assert {"axis_fractions/shard", "axis_fractions/expert", "exposed_fractions/shard"} <= measured.keys()
+    assert not {"peak_flops", "processes", "parallel/expert", "sequence_length"} & measured.keys()
+    assert "facts.parallel.expert" in children["benchmark"].data.params
+    for stage, run in children.items():
+        assert run.info.run_name.startswith(f"{stage}-smoke-sources=")
+        assert "| " in run.data.tags["mlflow.note.content"] and "longcat show" in run.data.tags["mlflow.note.content"]
+        assert "system/cpu_utilization_percentage" in run.data.metrics
+        assert not [
+            name for name in run.data.metrics if name.rpartition("/")[2] in ("end_of_text", "version", "few_shot")
+        ]
+    [corpus] = [one.dataset for one in children["preprocess"].inputs.dataset_inputs]
+    assert corpus.source_type == "local" and "documents.jsonl" in corpus.source and "documents" in corpus.profile
+    assert children["preprocess"].data.tags["output.tokens"] == first["stages"][0]["artifact"]["digest"]
+    assert children["pretrain"].data.params["training.steps"] == "12"
+    assert "model.hidden_size" not in children["preprocess"].data.params
+    assert {"cost/device_hours", "cost/tokens", "cost/flops"} <= children["pretrain"].data.metrics.keys()
+    assert "cost/money" not in children["pretrain"].data.metrics
+    assert len(client.get_metric_history(parent.info.run_id, "train/loss")) == 12
+    assert "| pretrain | loss" in parent.data.tags["mlflow.note.content"]
     versions = client.search_model_versions("name = 'longcat-smoke'")
     assert len(versions) == 1  # registered once, although two runs used it
-    model = {file.path for file in client.list_artifacts(versions[0].run_id, "model")}
-    assert {"model/config.json", "model/tokenizer.json", "model/model.safetensors"} <= model
+    [model] = client.search_logged_models([parent.info.experiment_id])
+    assert model.tags["checkpoint"] == first["stages"][1]["artifact"]["path"] == versions[0].tags["checkpoint"]
+    assert {"final_loss", "mfu", "held_out/bits_per_byte"} <= {one.key for one in model.metrics}
+    for stage in ("benchmark", "evaluate"):
+        assert [one.model_id for one in children[stage].inputs.model_inputs] == [model.model_id]
 
 
 def test_prefect_says_cached_and_shows_reports(finished):

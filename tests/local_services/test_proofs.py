@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from longcat.distribution import install_command
 from longcat.errors import UserError
 from longcat.local_services import intent, stop_order
 from longcat.local_services.city import Place
@@ -284,5 +285,5 @@ def test_without_or_tools_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
     errand = Errand(Place(0, 0), 0, Place(1, 1), 9)
     assert best_route(Place(0, 0), [errand]).cost == 2
-    with pytest.raises(UserError, match=r"pip install 'longcat\[services\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("services"))):
         best_route(Place(0, 0), [errand] * 4)

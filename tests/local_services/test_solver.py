@@ -1,12 +1,14 @@
 """The exact dispatchers: of one decision, and of a whole hour in hindsight."""
 
 import itertools
+import re
 import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcat.distribution import install_command
 from longcat.errors import UserError
 from longcat.local_services.city import Courier, Place, Scene
 from longcat.local_services.greedy import nearest_free
@@ -97,5 +99,5 @@ def test_an_hour_without_orders_costs_nothing():
 def test_without_or_tools_hindsight_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
     scene = small_scene(1)
-    with pytest.raises(UserError, match=r"pip install 'longcat\[services\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("services"))):
         hindsight(scene, simulate(scene, best_choice))

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 from longcat.artifact import Workspace
 from longcat.config import CorpusConfig, load_config
 from longcat.corpus.stage import preprocess
+from longcat.distribution import install_command
 from longcat.errors import ConfigError
 from longcat.tasks import cluster
 from tests.waiting import LIMIT_S
@@ -52,7 +54,7 @@ def test_two_dask_workers_write_the_same_bytes(prefect_server, corpus_file, tmp_
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "prefect_ray.task_runners", None)
     with (
-        pytest.raises(ConfigError, match=r"corpus.runner=ray needs .*pip install 'longcat\[ray\]'"),
+        pytest.raises(ConfigError, match=rf"corpus.runner=ray needs .*{re.escape(install_command('ray'))}"),
         cluster.mapper_for(CorpusConfig(runner="ray")),
     ):
         pass

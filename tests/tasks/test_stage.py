@@ -16,7 +16,8 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def tracker():
-    return SimpleNamespace(stage=lambda _name: contextlib.nullcontext(SimpleNamespace(set_tags=lambda _tags: None)))
+    run = SimpleNamespace(set_tags=lambda _tags: None, watch_machine=lambda _folder: contextlib.nullcontext())
+    return SimpleNamespace(stage=lambda _name: contextlib.nullcontext(run), workspace=SimpleNamespace(path=None))
 
 
 def test_a_warning_is_said_while_the_stage_runs(tracker, caplog, monkeypatch):

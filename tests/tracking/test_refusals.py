@@ -75,7 +75,7 @@ def test_a_run_deleted_on_the_page_does_not_block_others(workspace, client, jour
     assert deleted.name in warning
     assert "reached" not in warning
     assert set_aside(whole) == []
-    assert runs_of(client)["whole"].info.status == "FINISHED"
+    assert runs_of(client)["whole-smoke"].info.status == "FINISHED"
     assert sync(workspace) == 0
 
 
@@ -92,9 +92,9 @@ def test_only_what_is_refused_of_an_event_is_set_aside(workspace, client, journa
     assert kept[0]["params"] == {"seed": "another"}
     assert [point[0] for point in kept[1]["points"]] == ["not a name: \x00!"]
     runs = runs_of(client)
-    assert runs["mixed"].data.params["fresh"] == "value"
-    assert runs["mixed"].data.params["seed"] != "another"
-    points = client.get_metric_history(runs["pretrain"].info.run_id, "train/loss")
+    assert runs["mixed-smoke"].data.params["fresh"] == "value"
+    assert runs["mixed-smoke"].data.params["seed"] != "another"
+    points = client.get_metric_history(runs["pretrain-smoke"].info.run_id, "train/loss")
     assert [point.step for point in points] == list(range(1, 8))
     assert len(warnings_of(caplog)) == 2  # one for each run
 
@@ -109,7 +109,7 @@ def test_an_unreadable_line_is_set_aside(workspace, client, journal, line):
     assert len(set_aside(path)) == 1
     runs = runs_of(client)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert len(client.get_metric_history(runs["pretrain"].info.run_id, "train/loss")) == 7
+    assert len(client.get_metric_history(runs["pretrain-smoke"].info.run_id, "train/loss")) == 7
 
 
 def test_a_run_whose_start_is_unreadable(workspace, client, journal):
@@ -118,7 +118,7 @@ def test_a_run_whose_start_is_unreadable(workspace, client, journal):
     path.write_text("\n".join(["?", *lines[1:]]) + "\n")
     assert sync(workspace) == 1
     assert {line.get("event", {}).get("key", "unreadable") for line in set_aside(path)} == {"unreadable", "pipeline"}
-    assert runs_of(client)["pretrain"].info.status == "FINISHED"
+    assert runs_of(client)["pretrain-smoke"].info.status == "FINISHED"
 
 
 def test_a_deleted_experiment(workspace, client, journal, caplog):
@@ -148,10 +148,10 @@ def test_a_journal_that_cannot_be_sent_now_does_not_stop_the_others(workspace, c
         patch.setattr(Forwarder, "forward", fail)
         with pytest.raises(TrackingError, match=rf"answered with an error .*not you.* kept in .*{stuck.name}"):
             sync(workspace)
-    assert runs_of(client)["fine"].info.status == "FINISHED"
+    assert runs_of(client)["fine-smoke"].info.status == "FINISHED"
     assert set_aside(stuck) == set_aside(fine) == []
     assert sync(workspace) == 1
-    assert "stuck" in runs_of(client)
+    assert "stuck-smoke" in runs_of(client)
 
 
 def test_a_sent_journal_is_not_read_again(workspace, journal, monkeypatch):
@@ -173,4 +173,4 @@ def test_what_a_failing_disk_may_still_forget_is_not_sent(workspace, client, jou
         sync(workspace)
         assert client.get_experiment_by_name("longcat") is None
     sync(workspace)
-    assert set(runs_of(client)) == {"old", "pretrain"}
+    assert set(runs_of(client)) == {"old-smoke", "pretrain-smoke"}

@@ -54,8 +54,11 @@ def test_a_damaged_store_is_filled_again_from_the_journals(workspace, caplog):
     assert len(list(workspace.path.glob("mlflow.db.unusable-*"))) == 1
     client = forwarding.import_mlflow().MlflowClient(tracking_uri(workspace))
     runs = runs_of(client)
-    assert {name: run.info.status for name, run in runs.items()} == {"first": "FINISHED", "pretrain": "FINISHED"}
-    assert len(client.get_metric_history(runs["pretrain"].info.run_id, "train/loss")) == 7
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "first-smoke": "FINISHED",
+        "pretrain-smoke": "FINISHED",
+    }
+    assert len(client.get_metric_history(runs["pretrain-smoke"].info.run_id, "train/loss")) == 7
 
 
 def test_a_half_made_store_is_told_from_an_empty_one(tmp_path, made_here, caplog):

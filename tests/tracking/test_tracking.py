@@ -62,8 +62,11 @@ def test_an_outage_costs_no_time_and_loses_nothing(workspace, monkeypatch):
     assert sync(workspace) == 0
     client = client_of(workspace)
     runs = runs_of(client)
-    assert {name: run.info.status for name, run in runs.items()} == {"outage": "FINISHED", "pretrain": "FINISHED"}
-    points = client.get_metric_history(runs["pretrain"].info.run_id, "train/loss")
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "outage-smoke": "FINISHED",
+        "pretrain-smoke": "FINISHED",
+    }
+    points = client.get_metric_history(runs["pretrain-smoke"].info.run_id, "train/loss")
     assert [(p.step, p.value, p.timestamp) for p in points] == [
         (r["step"], r["train/loss"], int(r["time"] * 1000)) for r in RECORDS
     ]
@@ -104,11 +107,11 @@ def test_failed_and_killed_stages_say_so(workspace):
     assert tracker.close("FAILED") is None
     runs = runs_of(client_of(workspace))
     assert {name: run.info.status for name, run in runs.items()} == {
-        "parent": "FAILED",
-        "bad": "FAILED",
-        "stopped": "KILLED",
+        "parent-smoke": "FAILED",
+        "bad-smoke": "FAILED",
+        "stopped-smoke": "KILLED",
     }
-    assert runs["bad"].data.tags["error"] == "ValueError: boom"
+    assert runs["bad-smoke"].data.tags["error"] == "ValueError: boom"
 
 
 def test_a_killed_process_leaves_no_running_run(workspace, tmp_path):
@@ -125,7 +128,7 @@ def test_a_killed_process_leaves_no_running_run(workspace, tmp_path):
     assert sync(workspace) == 1
     runs = runs_of(client_of(workspace))
     assert {run.info.status for run in runs.values()} == {"KILLED"}
-    assert runs["pretrain"].data.metrics == {"x": 1.0}
+    assert runs["pretrain-smoke"].data.metrics == {"x": 1.0}
 
 
 def test_a_run_in_another_process_is_left_alone_until_that_is_gone(workspace, tmp_path):
@@ -165,5 +168,5 @@ def test_two_workspaces_of_one_process_have_a_store_each(workspace, tmp_path, st
     for space, name in ((workspace, "here"), (other, "there")):
         tracker = Tracker(space, load_config("smoke"), name)
         assert tracker.close("FINISHED") is None
-    assert set(runs_of(client_of(workspace))) == {"here"}
-    assert set(runs_of(client_of(other))) == {"there"}
+    assert set(runs_of(client_of(workspace))) == {"here-smoke"}
+    assert set(runs_of(client_of(other))) == {"there-smoke"}

@@ -40,7 +40,9 @@ def test_the_first_failure_may_be_told_last(tmp_path):
     watch = watching(one, other)
     ended(one, Outcome(1))
     assert watch.running() == [other]
-    other.inbox.put({"word": "ended", "attempt": 3, "outcome": asdict(Outcome(1, (Death(1, -9, 0),)))})
+    other.inbox.put(
+        {"word": "ended", "attempt": 3, "outcome": asdict(Outcome(1, (Death(1, -9, 0, " (out of memory?)"),)))}
+    )
     watch.listen(60)
     failure = judge(tmp_path, watch.outcomes, tmp_path)
     assert "rank 1 on node b was killed by SIGKILL (out of memory?)" in str(failure)

@@ -12,7 +12,7 @@ from longcat.training.decisions import decisions
 def test_on_a_cpu_it_says_why_it_is_one():
     said = decisions(load_config("smoke", None, ["training.processes=2", "training.precision=fp32"]))
     assert list(said) == ["device", "layout", "precision", "kernels", "model", "training", "work"]
-    assert said["device"].startswith("cpu, ") and "no NPU, as " in said["device"]
+    assert said["device"].startswith("cpu, ") and "no NPU: " in said["device"]
     assert said["layout"].startswith("2 processes: ")
     assert said["precision"] == "fp32 (training.precision)"
     assert "reference, as there is none for cpu: " in said["kernels"]

@@ -3,7 +3,7 @@
     python data/evaluation/local_services/make_local_services.py
 
 Everything is drawn by longcat.local_services from a fixed seed (MIT, like the rest of the project). Routes of five orders are
-proved by OR-Tools: pip install 'longcat[services]'.
+proved by OR-Tools, of the extra `services`.
 """
 
 import itertools

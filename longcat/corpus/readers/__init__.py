@@ -1,4 +1,5 @@
-"""The file formats that a corpus is read from: one module and one `Format` for each, and `FORMATS`, the list of them.
+"""The file formats that a corpus is read from: one module and one `Format` for each, `FORMATS`, the list of them,
+and those that others register by the suffix of their files (`longcat.extensions.FORMATS`).
 
 A record that cannot be read is the caller's to judge (`corpus.max_bad_fraction`); a file that is cut off or damaged as
 a whole is a `DataError` at once, because nobody can tell how much of it is missing.
@@ -14,6 +15,8 @@ from longcat.corpus.readers.compression import COMPRESSIONS, compression
 from longcat.corpus.readers.format import File, Format, Oversized, Reading, Record, Slice, Unreadable
 from longcat.corpus.readers.values import as_text
 from longcat.errors import DataError
+from longcat.extensions import FORMATS as REGISTERED
+from longcat.extensions import Extension, find, registered
 
 __all__ = [
     "FORMATS",
@@ -28,6 +31,7 @@ __all__ = [
     "file_suffix",
     "formats_in_words",
     "line_of",
+    "own_code",
     "read_file",
     "split_file",
 ]
@@ -43,12 +47,27 @@ FORMATS: list[Format] = [
     html.FORMAT,
     manual.FORMAT,
 ]
-"""Every format that is read. No two of them share a suffix."""
+"""Every format that is built in. No two of them share a suffix."""
+
+
+def _registered(name: str) -> Extension | None:
+    """Find the format of somebody else's that reads a file, by the end of its name; it is not imported."""
+    suffix = name.rpartition(".")[2] if "." in name else ""
+    return find(REGISTERED, suffix, "corpus.sources, files") if suffix and suffix in registered(REGISTERED) else None
+
+
+def own_code(file: File) -> list[dict[str, str]]:
+    """Return the identity of the code that reads a file, if that is somebody else's format."""
+    if _built_in_suffix(file.name.lower()) is None and (own := _registered(file.name.lower())) is not None:
+        own.load("corpus.sources, files", Format)
+        return [own.identity]
+    return []
 
 
 def formats_in_words() -> str:
     """Name the formats that are read, for messages."""
     alone = [suffix for known in FORMATS for suffix in known.suffixes if not known.compressible]
+    alone += [f".{name}" for name in registered(REGISTERED)]
     texts = [suffix for known in FORMATS for suffix in known.suffixes if known.compressible]
     return f"formats are {', '.join(texts)} (also compressed, as in .jsonl{' .jsonl'.join(COMPRESSIONS)}), {', '.join(alone)}"
 
@@ -56,6 +75,11 @@ def formats_in_words() -> str:
 def file_suffix(file: File) -> str | None:
     """Return the suffix that says how a file is read, whatever its case, such as `.jsonl.gz`; None if it is not read."""
     name = file.name.lower()
+    own = _registered(name)
+    return _built_in_suffix(name) or (None if own is None else f".{own.name}")
+
+
+def _built_in_suffix(name: str) -> str | None:
     packed = compression(name) or ""
     inner = name.removesuffix(packed)
     for known in FORMATS:
@@ -115,4 +139,6 @@ def _format_of(file: File, lines: bool) -> Format:
     for known in FORMATS:
         if suffix in known.suffixes:
             return text.LINES if lines and known is text.FORMAT else known
+    if (own := _registered(file.name.lower())) is not None:
+        return own.load("corpus.sources, files", Format)
     raise DataError(f"{file} has a format that is not read; {formats_in_words()}")

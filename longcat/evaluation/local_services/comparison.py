@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from longcat.distribution import install_command
 from longcat.evaluation.local_services.dispatcher import ModelDispatcher
 from longcat.local_services.city import Scene
 from longcat.local_services.greedy import nearest_free
@@ -48,7 +49,7 @@ class Comparison:
         parts = [_against(cost, row.hour.cost.total, row.name) for row in others]
         text = f"{first.name.capitalize()} costs {number_of(cost, 'minute')}: {' and '.join(parts)}."
         if self.hindsight is None:
-            return f"{text} Without OR-Tools the optimum in hindsight is not known (pip install 'longcat[services]')."
+            return f"{text} Without OR-Tools the optimum in hindsight is not known ({install_command('services')})."
         known = (
             f"the optimum in hindsight, {self.hindsight.cost}"
             if self.hindsight.is_proven

@@ -1,4 +1,4 @@
-"""The checkpoint that a command was given: its folder, or itself opened for inference."""
+"""A checkpoint that a user names: its folder, or itself opened for inference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def folder_named(checkpoint: str, workspace: Path) -> Path:
-    """Find the folder of a checkpoint by the options that commands have for it; see `open_named`.
+    """Find the folder of a checkpoint by what users name it by; see `open_named`.
 
     Raises:
         ConfigError: there is no such checkpoint, or several digests begin so.
@@ -22,7 +22,7 @@ def folder_named(checkpoint: str, workspace: Path) -> Path:
 
 
 def open_named(checkpoint: str, workspace: Path, accelerator: str, precision: str) -> OpenCheckpoint:
-    """Open a checkpoint by the options that commands have for it.
+    """Open a checkpoint by what users name it by.
 
     Args:
         checkpoint: a folder, the first characters of a digest, or a state of a run (`longcat.training.given_state`).

@@ -12,43 +12,69 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from longcat.accelerator import EMULATED
+from longcat.distribution import install_command, requirements
+from longcat.doctor.host import examine_disk, examine_machine
+from longcat.doctor.network import examine_network, interfaces
+from longcat.doctor.versions import judge
+from longcat.environment import cann_version, driver_version
 
 TORCH = "torch==2.13.0"
-_CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
-_DRIVER = Path("/usr/local/Ascend/driver/version.info")
-_DISK_BYTES, _MEMORY_BYTES = 2e9, 4e9
+_FIRMWARE = Path("/usr/local/Ascend/firmware/version.info")
 
 
 def examine(workspace: Path) -> dict[str, Any]:
-    """Return facts about this machine, and `problems`, a list of sentences that each name the remedy."""
-    versions, problems = check_packages([TORCH, *(metadata.requires("longcat") or ())])
+    """Examine this machine.
+
+    Returns:
+        Sections of facts (`environment` with `packages`, `accelerator`, `machine`, `workspace`, `network`), `conclusion` (what
+        runs here, in a sentence), `problems` and `notes`: sentences that each name the remedy, or what something means.
+    """
+    versions, problems = check_packages([TORCH, *requirements()])
     accelerator, npu, trouble = _accelerator(versions["torch"] is not None)
     cann, driver = cann_version(), driver_version()
-    existing = next(path for path in (workspace, *workspace.parents) if path.exists())
-    free, memory = shutil.disk_usage(existing).free, psutil.virtual_memory().total
-    problems += trouble + check_triple(versions["torch"], versions.get("torch-npu"), cann, driver)
-    if not os.access(existing, os.W_OK):
-        problems.append(f"{existing} cannot be written: choose another --workspace")
-    if free < _DISK_BYTES:
-        problems.append(f"{existing} has {free / 1e9:.1f} GB left: 2 GB are needed; choose another --workspace")
-    if memory < _MEMORY_BYTES:
-        problems.append(f"{memory / 1e9:.1f} GB of memory: the preset tiny needs 4 GB; try --preset smoke")
+    triple = versions["torch"], versions.get("torch-npu"), cann
+    problems += trouble + check_triple(*triple, driver)
+    disk, *of_disk = examine_disk(workspace)
+    machine, *of_machine = examine_machine()
+    network, of_network = examine_network(os.environ, interfaces())
+    problems += of_disk[0] + of_machine[0] + of_network
     return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory / 1e9, 1),
-        "disk_free_gb": round(free / 1e9, 1),
-        "accelerator": accelerator,
-        "npu": npu,
-        "cann": cann,
-        "driver": driver,
-        "versions": versions,
+        "environment": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "torch": triple[0],
+            "torch_npu": triple[1],
+            "cann": cann,
+            "driver": driver,
+            "firmware": _version_in(_FIRMWARE),
+            "npu_smi": _npu_smi(),
+            "pairing": judge(*triple)[0],
+            "packages": versions,
+        },
+        "accelerator": {"npu": npu} | (accelerator or {}),
+        "machine": machine,
+        "workspace": disk,
+        "network": network,
+        "conclusion": _conclusion(accelerator, npu),
+        "notes": of_disk[1] + of_machine[1],
         "problems": problems,
     }
+
+
+def _conclusion(accelerator: dict[str, Any] | None, npu: str) -> str:
+    """Say what runs on this machine."""
+    if accelerator is None:
+        return f"nothing can be trained here: torch is not installed ({install_command()})"
+    what = f"{accelerator['processes']} x {accelerator['name']}"
+    if accelerator["kind"] == "npu":
+        return f"runs use Ascend: {what}"
+    if accelerator["kind"] == "cuda":
+        return f"no Ascend NPU ({npu}); runs use CUDA: {what}"
+    return (
+        f"no Ascend NPU ({npu}) and no CUDA device: runs use the CPU, which is enough for the presets smoke and tiny; its "
+        f"MFU cannot be compared with A100s. On a machine with NPUs: {install_command('npu')}. To try Ascend's programs "
+        f"here, without its speed: {install_command('emulator')}, then longcat emulate"
+    )
 
 
 def node_facts(request: str) -> dict[str, Any]:
@@ -106,10 +132,10 @@ def check_packages(requirements: list[str]) -> tuple[dict[str, str | None], list
         except metadata.PackageNotFoundError:
             versions[name] = None
             if not optional:
-                problems.append(f"{name} is not installed: run make setup")
+                problems.append(f"{name} is not installed: {install_command()}")
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
-            problems.append(f"{name} {installed} is installed, {requirement.specifier} is needed: run make setup")
+            problems.append(f"{name} {installed} is installed, {requirement.specifier} is needed: {install_command()}")
     return versions, problems
 
 
@@ -118,12 +144,10 @@ def check_triple(torch: str | None, torch_npu: str | None, cann: str | None, dri
     problems = []
     if torch_npu is None:
         if driver is not None:
-            problems.append("an Ascend driver is installed, torch_npu is not: run make setup EXTRAS=dev,npu")
+            problems.append(f"an Ascend driver is installed, torch_npu is not: {install_command('npu')}")
         return problems
-    if torch and torch.split("+")[0].split(".")[:2] != torch_npu.split(".")[:2]:
-        problems.append(
-            f"torch {torch} and torch_npu {torch_npu} do not belong together: install torch_npu {torch.split('+')[0]}"
-        )
+    if problem := judge(torch, torch_npu, cann)[1]:
+        problems.append(problem)
     if cann is None:
         problems.append("torch_npu is installed, CANN is not set up: source the set_env.sh of CANN's toolkit")
     if driver is None:
@@ -131,38 +155,37 @@ def check_triple(torch: str | None, torch_npu: str | None, cann: str | None, dri
     return problems
 
 
-def cann_version() -> str | None:
-    """Return the version of the CANN toolkit in the environment, its folder if the version is unreadable, or None."""
-    home = next((os.environ[name] for name in _CANN_HOMES if os.environ.get(name)), None)
-    if home is None:
+def _version_in(file: Path) -> str | None:
+    """Return the version that a file of Ascend's driver or firmware says, if it is there."""
+    try:
+        match = re.search(r"^Version=(\S+)", file.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
         return None
-    candidates = [*sorted(Path(home).glob("*/ascend_toolkit_install.info")), Path(home, "version.cfg")]
-    for file in candidates:
-        if file.is_file() and (match := re.search(r"version=\[?([\w.]+)", file.read_text(errors="replace"))):
-            return match[1]
-    return home
+    return match[1] if match else None
 
 
-def driver_version() -> str | None:
-    """Return the version of the Ascend driver; None without one."""
-    if EMULATED in os.environ:
-        return "emulated: longcat emulate"
-    if _DRIVER.is_file() and (match := re.search(r"Version=(\S+)", _DRIVER.read_text(errors="replace"))):
-        return f"Ascend {match[1]}"
-    if shutil.which("npu-smi"):
-        return "Ascend, version unknown"
-    return None
+def _npu_smi() -> str | None:
+    """Return the version of npu-smi, or why it gives none; None without it."""
+    if not shutil.which("npu-smi"):
+        return None
+    lines = _output(["npu-smi", "info"])
+    match = re.search(r"Version:?\s*(\S+)", "\n".join(lines))
+    return match[1] if match else f"does not answer: {lines[0].strip() if lines else 'nothing is printed'}"
 
 
 def _cuda_driver() -> str | None:
     if not shutil.which("nvidia-smi"):
         return None
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    lines = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
     return lines[0].strip() if lines else None
+
+
+def _output(command: list[str]) -> list[str]:
+    """Return the lines that a program prints; none if it fails to start or to end."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
+    except (OSError, subprocess.TimeoutExpired):
+        return []
 
 
 def _accelerator(has_torch: bool) -> tuple[dict[str, Any] | None, str, list[str]]:

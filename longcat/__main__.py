@@ -1,0 +1,6 @@
+"""The command line where its script is not on the path: `python -m longcat`."""
+
+from longcat.cli import main
+
+if __name__ == "__main__":
+    main()
