@@ -43,7 +43,9 @@ class Row:
     fitted: bool = False
 
 
-def llama(hidden: int, layers: int, heads: int, ffn: int, vocabulary: int, kv_heads: int | None = None) -> dict[str, Any]:
+def llama(
+    hidden: int, layers: int, heads: int, ffn: int, vocabulary: int, kv_heads: int | None = None
+) -> dict[str, Any]:
     return {
         "model_type": "llama", "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
         "intermediate_size": ffn, "vocab_size": vocabulary, "num_key_value_heads": kv_heads or heads,

@@ -128,7 +128,9 @@ def read_link(text: str) -> tuple[float | None, float | None]:
         match = _LINK.fullmatch(part.strip())
         size = float(match[2]) if match and match[2].count(".") <= 1 and match[2] != "." else 0.0
         if match is None or size <= 0:
-            raise ConfigError(f"--link {text}: {part.strip()!r} is no link such as 25, 200Gbit or inside=300,between=25")
+            raise ConfigError(
+                f"--link {text}: {part.strip()!r} is no link such as 25, 200Gbit or inside=300,between=25"
+            )
         bits = (match[3] or "").lower().startswith(("gbit", "gbps"))
         found[(match[1] or "between").lower()] = size * 1e9 / (8 if bits else 1)
     return found.get("inside"), found.get("between")

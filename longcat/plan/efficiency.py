@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from longcat.costs.hardware import HardwareRow
@@ -87,14 +87,12 @@ class Speeds:
 
 
 def _efficiency(row: dict[str, str]) -> Efficiency:
-    numbers = {
-        one.name: float(row[one.name]) for one in fields(Efficiency) if one.type == "float"
-    }
+    numbers = {one.name: float(row[one.name]) for one in fields(Efficiency) if one.type == "float"}
     return Efficiency(
         devices=tuple(part.strip() for part in row["devices"].split(";") if part.strip()),
         **{name: row[name] for name in ("name", "stack", "fitted_on", "confidence")},
         **numbers,
-    )  # type: ignore[arg-type]
+    )
 
 
 @lru_cache(maxsize=1)
@@ -110,16 +108,6 @@ def efficiency_of(row: HardwareRow) -> Efficiency:
         if any(row.name.startswith(beginning) for beginning in one.devices):
             return one
     return efficiencies()[-1]
-
-
-def scaled(efficiency: Efficiency, factors: dict[str, float]) -> Efficiency:
-    """Return an efficiency with some numbers multiplied, none above 1 where it is a share."""
-    shares = ("products", "attention", "memory", "inside", "between", "grouped")
-    changed = {
-        name: min(1.0, getattr(efficiency, name) * factor) if name in shares else getattr(efficiency, name) * factor
-        for name, factor in factors.items()
-    }
-    return replace(efficiency, **changed)  # type: ignore[arg-type]
 
 
 def interval(seconds: float, spread: float) -> tuple[float, float]:

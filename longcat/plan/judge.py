@@ -129,7 +129,8 @@ def as_dict(of: Setting, found: Judged) -> dict[str, Any]:
         "mfu_low": found.mfu * found.step.seconds / high,
         "mfu_high": found.mfu * found.step.seconds / low,
         "parts": [
-            {"part": part.name, "kind": part.kind, "level": part.level, "seconds": part.seconds} for part in found.step.parts
+            {"part": part.name, "kind": part.kind, "level": part.level, "seconds": part.seconds}
+            for part in found.step.parts
         ],
     }
 
@@ -151,4 +152,3 @@ def products_table(of: Setting, layout: Layout) -> list[dict[str, Any]]:
             }
         )
     return found
-

@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
 
 from longcat.costs.mfu import Recomputation
-from longcat.costs.stages import STAGES_EACH, Schedule
+from longcat.costs.stages import Schedule
 from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees, Wish
 from longcat.plan.model import Model
@@ -26,7 +25,6 @@ _NAMES = {
     "model.vocab_size": "vocabulary",
 }
 _BATCH_TOKENS = 4_194_304
-Choice = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Layout:
     @property
     def micro_batches(self) -> int:
         """Return the micro-batches of a step that go through a process."""
-        return -(-self.batch.sequences // (self.degrees.batch_world * self.micro_batch))
+        return -(-self.batch.sequences // (self.data * self.micro_batch))
 
     @property
     def tokens(self) -> float:
@@ -66,7 +64,7 @@ class Layout:
     @property
     def data(self) -> int:
         """Return the parts of a batch."""
-        return self.degrees.batch_world
+        return self.degrees.replicate * self.degrees.shard
 
     def settings(self) -> dict[str, int | str]:
         """Return what is set, by the names of the configuration."""
@@ -188,8 +186,3 @@ def in_options(message: str) -> str:
     for key, option in _NAMES.items():
         message = message.replace(f"{key}=", f"{option} ").replace(key, option)
     return message.replace("parallel.", "")
-
-
-def stages_each(schedule: Schedule, pipeline: int) -> int:
-    """Return the stages of a process."""
-    return STAGES_EACH[schedule] if pipeline > 1 else 1

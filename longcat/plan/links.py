@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from longcat.parallel.axes import Degrees
@@ -25,6 +26,7 @@ class Reach:
         return "inside a node" if self.in_node >= self.ranks else "between nodes"
 
 
+@lru_cache(maxsize=1 << 16)
 def reach(degrees: Degrees, axis: str, node: int) -> Reach:
     """Return the ranks of an axis, of which the last one of the grid has adjacent ranks."""
     if axis in ("hidden states", "word embedding"):
@@ -60,6 +62,4 @@ def exchange_seconds(link_bytes: float, where: Reach, device: Device) -> float:
     if where.ranks == 1:
         return 0.0
     away = (where.ranks - where.in_node) / (where.ranks - 1)
-    return max(
-        link_bytes * away / (device.between * of.between), link_bytes * (1 - away) / (device.inside * of.inside)
-    )
+    return max(link_bytes * away / (device.between * of.between), link_bytes * (1 - away) / (device.inside * of.inside))

@@ -90,7 +90,7 @@ def divided(layout: Layout, place: int) -> Divided:
     return Divided(
         tensor=degrees.tensor,
         expert=degrees.expert,
-        data=degrees.batch_world * degrees.context,
+        data=layout.data * degrees.context,
         expert_data=degrees.expert_shard * degrees.expert_replicate,
         pipeline=degrees.pipeline,
         place=place,

@@ -56,7 +56,9 @@ class Model:
     def widths(self) -> tuple[tuple[str, int], ...]:
         """What processes that share heads have to divide."""
         heads = math.gcd(*(one.heads for one in self.attentions)) if self.attentions else 0
-        inner = math.gcd(*(one.inputs for one in self.products if one.component == "dense_ffn" and one.divided == "inputs"))
+        inner = math.gcd(
+            *(one.inputs for one in self.products if one.component == "dense_ffn" and one.divided == "inputs")
+        )
         found = (("num_attention_heads", heads), ("width of the feed-forward network", inner))
         return tuple((name, size) for name, size in found if size)
 
@@ -97,7 +99,9 @@ def read_model(name: str) -> Model:
     if not path.exists():
         close = get_close_matches(name, preset_names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"--model {name} is neither a file nor a preset; {hint}The presets are {', '.join(preset_names())}")
+        raise ConfigError(
+            f"--model {name} is neither a file nor a preset; {hint}The presets are {', '.join(preset_names())}"
+        )
     workload = find_workload(name)
     own = None
     if workload.family in LONGCAT:

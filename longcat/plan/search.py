@@ -15,9 +15,9 @@ from longcat.plan.judge import Judged, Setting, judge, memory_of
 from longcat.plan.layout import Batch, Layout, settle
 
 BEST = 5
-_REFINED = 40
+_REFINED = 16
 """Layouts of which further micro-batches and schedules are judged."""
-_MOST_CONTEXT, _MOST_MICRO = 64, 64
+_MOST_CONTEXT, _MOST_MICRO = 64, 16
 _RECOMPUTE: tuple[Recomputation, ...] = ("none", "selective", "full")
 
 
@@ -46,35 +46,36 @@ def search(of: Setting, devices: int, batch: Batch) -> Found:
     """
     looked, least, fitting = 0, None, []
     for degrees in _degrees(of, devices, batch):
-        for recompute in _RECOMPUTE:
+        for recompute in reversed(_RECOMPUTE):
             layout = Layout(degrees, batch, 1, recompute)
             memory = memory_of(of, layout)
             looked += 1
             if least is None or memory.peak_bytes < least[1].peak_bytes:
                 least = layout, memory
-            if memory.fits(of.device.memory_bytes, of.stack.reserve_bytes):
-                fitting.append(judge(of, layout, memory))
-                if recompute == "none":
-                    break
+            if not memory.fits(of.device.memory_bytes, of.stack.reserve_bytes):
+                break  # less is made again, and more is kept
+            fitting.append(judge(of, layout, memory))
     if least is None:
         raise ConfigError(_no_layout(of, devices, batch))
     fitting.sort(key=lambda one: one.step.seconds)
     best: dict[Degrees, Judged] = {}
     for one in fitting:
         best.setdefault(one.layout.degrees, one)
-    for layout in {variant: None for one in [*best.values()][:_REFINED] for variant in _variants(of, one.layout)}:
-        memory = memory_of(of, layout)
-        looked += 1
-        if memory.fits(of.device.memory_bytes, of.stack.reserve_bytes):
-            found = judge(of, layout, memory)
-            if found.step.seconds < best[layout.degrees].step.seconds:
-                best[layout.degrees] = found
+    for one in [*best.values()][:_REFINED]:
+        for layout in _variants(of, one.layout):
+            memory = memory_of(of, layout)
+            looked += 1
+            if memory.fits(of.device.memory_bytes, of.stack.reserve_bytes):
+                found = judge(of, layout, memory)
+                known = best.get(layout.degrees)
+                if known is None or found.step.seconds < known.step.seconds:
+                    best[layout.degrees] = found
     ranked = sorted(best.values(), key=lambda one: (one.step.seconds, one.memory.peak_bytes))
     return Found(ranked, judge(of, *least), looked)
 
 
 def _degrees(of: Setting, devices: int, batch: Batch) -> Iterator[Degrees]:
-    """Return the degrees that divide devices, model and batch; of replicas and experts those that matter."""
+    """Return the degrees that divide devices, model and batch, without copies; of experts those that nodes hold."""
     model = of.model
     for pipeline in _divisors(devices):
         if stages_in_all("1f1b", pipeline) > model.layers:
@@ -90,32 +91,24 @@ def _degrees(of: Setting, devices: int, batch: Batch) -> Iterator[Degrees]:
                     continue
                 if model.own is None and pipeline > 1 and model.layers / pipeline < 1:
                     continue
-                for expert, replicate in product(
-                    _experts(model.experts, devices // pipeline, of.device.node), _replicas(of, data)
-                ):
-                    try:
-                        yield Degrees(devices, expert, replicate, pipeline, context, tensor)
-                    except ConfigError:
-                        continue
+                for expert in _experts(model.experts, devices // pipeline, of.device.node):
+                    yield Degrees(devices, expert, 1, pipeline, context, tensor)
 
 
 def _experts(experts: int, stage: int, node: int) -> list[int]:
     most = math.gcd(experts, stage)
     if experts == 1:
         return [1]
-    some = {most, *(one for one in _divisors(most) if one in (1, node, 2 * node, 4 * node, 8 * node, 16 * node, 32 * node))}
-    return sorted(some, reverse=True)
+    return sorted({most, *(one for one in (node, 4 * node, 16 * node) if most % one == 0)}, reverse=True)
 
 
 def _replicas(of: Setting, data: int) -> list[int]:
-    """Return how often weights may be held whole: other families shard the optimizer only, over all."""
-    if of.model.own is None:
-        return [1]
-    return [replicate for replicate in _divisors(data) if replicate in (1, 2, 4, 8, 16, 32)]
+    """Return how often shards may be held; other families share the optimizer's state only, over all."""
+    return [1] if of.model.own is None else [one for one in _divisors(data) if one in (1, 2, 4, 8, 16, 32)]
 
 
 def _variants(of: Setting, layout: Layout) -> Iterator[Layout]:
-    """Return micro-batches, recomputation and schedules of the same degrees."""
+    """Return micro-batches, recomputation, schedules and copies of the same other degrees."""
     rows = layout.batch.sequences // layout.degrees.batch_world
     schedules: tuple[Schedule, ...] = ("1f1b", "interleaved", "zbv") if layout.degrees.pipeline > 1 else ("1f1b",)
     micro = [size for size in _divisors(rows) if size <= _MOST_MICRO]
@@ -126,6 +119,8 @@ def _variants(of: Setting, layout: Layout) -> Iterator[Layout]:
         if pipeline > 1 and (count < pipeline or (schedule == "interleaved" and count % pipeline)):
             continue
         yield replace(layout, micro_batch=size, recompute=recompute, schedule=schedule)
+    for replicate in _replicas(of, layout.degrees.batch_world)[1:]:
+        yield replace(layout, degrees=replace(layout.degrees, replicate=replicate))
 
 
 def why_slower(one: Judged, best: Judged) -> str:

@@ -61,8 +61,8 @@ def step_time(
         # programs give the last stages fewer layers for the head
         even = 1 / layout.degrees.pipeline
         found = other_sent(model, layout, stack, *other_parameters(model, layout))
-        held = sum(other_parameters(model, layout))
-        return _of_stage(at(passes, Place(even, even, even)), found, layout, device, held / layout.data, held)
+        weights = sum(other_parameters(model, layout))
+        return _of_stage(at(passes, Place(even, even, even)), found, layout, device, weights / layout.data, weights)
     config = model.own.model
     stages = layout.degrees.pipeline
     best: StepTime | None = None

@@ -31,13 +31,15 @@ class Sent:
     """Share of the time that nothing hides."""
 
 
-def traffic_of(model: ModelConfig, layout: Layout, memory_bytes: float, spread_tables: bool) -> tuple[dict[str, int], Step]:
+def traffic_of(
+    model: ModelConfig, layout: Layout, memory_bytes: float, spread_tables: bool
+) -> tuple[dict[str, int], Step]:
     """Return degrees and work of a process, as `longcat.costs.traffic` takes them."""
     degrees = layout.degrees
     names = (
         "pipeline", "replicate", "context", "tensor", "expert", "dense_shard", "expert_shard", "expert_replicate", "embedding",
     )  # fmt: skip
-    tokens = layout.batch.tokens / (degrees.batch_world * degrees.context * degrees.tensor)
+    tokens = layout.batch.tokens / (layout.data * degrees.context * degrees.tensor)
     step = Step(
         tokens=round(tokens),
         micro_batches=layout.micro_batches,
@@ -57,7 +59,12 @@ def own_sent(model: ModelConfig, layout: Layout, place: int, memory_bytes: float
     degrees, step = traffic_of(model, layout, memory_bytes, spread_tables)
     sublayers = 2 * model.num_layers / degrees["pipeline"] * layout.micro_batches
     return [
-        Sent(axis, size, 4 * sublayers if axis in ("tensor", "context", "expert") else layout.micro_batches, EXPOSED.get(axis, 1.0))
+        Sent(
+            axis,
+            size,
+            4 * sublayers if axis in ("tensor", "context", "expert") else layout.micro_batches,
+            EXPOSED.get(axis, 1.0),
+        )
         for axis, size in place_traffic(model, degrees, step, place).items()
     ]
 
@@ -96,8 +103,8 @@ def other_sent(model: Model, layout: Layout, stack: Stack, parameters: float, ex
         sent = state / degrees.tensor if stack.tokens_divided else state
         found.append(Sent("hidden states", 2 * count * sent, 2 * count, 1.0))
     of = stack.gradient_sent_bytes + NUMBER_BYTES
-    if degrees.batch_world * degrees.context > 1:
-        shards = degrees.batch_world * degrees.context
+    if layout.data * degrees.context > 1:
+        shards = layout.data * degrees.context
         found.append(Sent("dense_shard", of * parameters * bus_factor("all_gather", shards), 2, 1.0))
     if degrees.expert_shard * degrees.expert_replicate > 1 and expert_parameters:
         shards = degrees.expert_shard * degrees.expert_replicate

@@ -188,9 +188,7 @@ _AGAIN: dict[str, dict[str, float]] = {
 """Share of the forward pass of each part that the backward pass makes again."""
 
 
-def _attention(
-    mixing: tuple[float, float], sizes: _Sizes, layout: Layout, speeds: Speeds, kernels: Kernels
-) -> Passes:
+def _attention(mixing: tuple[float, float], sizes: _Sizes, layout: Layout, speeds: Speeds, kernels: Kernels) -> Passes:
     causal, full = mixing
     tokens = layout.tokens / layout.degrees.tensor
     if kernels.attention != "products":
