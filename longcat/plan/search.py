@@ -26,7 +26,7 @@ class Found:
     """What a search found."""
 
     fitting: list[Judged]
-    """The fastest of each set of degrees, the fastest first."""
+    """The fastest of each way to divide the devices, copies aside; the fastest first."""
     least: Judged
     """The one that needs least memory."""
     judged: int
@@ -70,8 +70,10 @@ def search(of: Setting, devices: int, batch: Batch) -> Found:
                 known = best.get(layout.degrees)
                 if known is None or found.step.seconds < known.step.seconds:
                     best[layout.degrees] = found
-    ranked = sorted(best.values(), key=lambda one: (one.step.seconds, one.memory.peak_bytes))
-    return Found(ranked, judge(of, *least), looked)
+    ways: dict[Degrees, Judged] = {}
+    for one in sorted(best.values(), key=lambda one: (one.step.seconds, one.memory.peak_bytes)):
+        ways.setdefault(replace(one.layout.degrees, replicate=1), one)
+    return Found([*ways.values()], judge(of, *least), looked)
 
 
 def _degrees(of: Setting, devices: int, batch: Batch) -> Iterator[Degrees]:
