@@ -141,7 +141,9 @@ def show(found: dict[str, Any]) -> None:
             )
         if "median_error" in parts["memory"]:
             one = parts["memory"]
-            print(f"peak memory of {one['rows']} rows: median error {one['median_error']:.1%}, largest {one['largest_error']:.1%}")
+            print(
+                f"peak memory of {one['rows']} rows: median error {one['median_error']:.1%}, largest {one['largest_error']:.1%}"
+            )
             continue
         print(f"{'who runs out of memory':<28}{'ran':>5}{'failed':>8}{'right':>8}{'false fits':>12}{'false full':>12}")
         for group, one in parts["memory"].items():
