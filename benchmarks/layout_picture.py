@@ -15,7 +15,7 @@ from longcat.benchmark.holdings import whole_of
 from longcat.benchmark.layout_plot import layout
 from longcat.config import load_config
 from longcat.figures import png
-from longcat.training.layout import wish_of
+from longcat.parallel.asked import wish_of
 
 
 def main() -> None:

@@ -29,6 +29,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "longcat reproduce 9315756b --output again",
     ),
     "presets": ("longcat presets --show tiny",),
+    "plan": (
+        "longcat plan --model longcat-flash --device ascend-910b2 --devices 2048 --tokens 35e12",
+        "longcat plan --model config.json --device a100-80gb --devices 64 --layout tensor=2,pipeline=2",
+    ),
     "mfu": (
         "longcat mfu --model tiny --device h200 --sequence-length 4096 --log t.log",
         "longcat mfu --parameters 7e9 --device a100-80gb --sequence-length 2048 \\",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from longcat.costs import flops
 from longcat.costs.attention import Attention, Mixer
 from longcat.costs.flops import Flops, Scores
+from longcat.costs.products import Product
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
@@ -36,6 +37,8 @@ class Decoder:
     forward_only: tuple[str, ...] = ()
     """Components of `matrices` that no gradient reaches, as their results only choose."""
     assumptions: tuple[str, ...] = field(default=())
+    shapes: tuple[Product, ...] = ()
+    """Those of `matrices` whose shapes are known."""
 
     def flops(self, sequence_length: int, scores: Scores = "causal") -> dict[str, Flops]:
         """Return the FLOP of one token by component."""
@@ -64,6 +67,8 @@ class Decoder:
             ffn_experts=self.ffn_experts,
             flops=self.flops,
             assumptions=self.assumptions,
+            shapes=self.shapes,
+            mixers=self.mixers,
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from longcat.config import ModelConfig
+from longcat.costs.products import Product
 from longcat.costs.stages import Held
 
 Scores = Literal["causal", "full"]
@@ -91,6 +92,44 @@ def matmul_parameters(model: ModelConfig, ffn_experts: float) -> dict[str, float
         "ngram_projection": 0 if model.ngram is None else hidden * hidden,
     }
     return {name: float(count) for name, count in counts.items() if count}
+
+
+def shapes(model: ModelConfig, ffn_experts: float) -> tuple[Product, ...]:
+    """Return the matrices of LongCat by shape, multi-token prediction and indexers among them."""
+    hidden, layers = model.hidden_size, model.num_layers
+    depths, sparse = model.mtp_num_layers, model.sparse_attention
+
+    def sublayer(attention: str, ffn: str, count: int) -> list[Product]:
+        heads, latents = model.num_attention_heads, model.q_lora_rank + model.kv_lora_rank + model.qk_rope_head_dim
+        query, key = model.qk_nope_head_dim + model.qk_rope_head_dim, model.qk_nope_head_dim + model.v_head_dim
+        return [
+            Product(attention, count, hidden, latents, kept=True),
+            Product(attention, count, model.q_lora_rank, heads * query, "outputs", kept=True),
+            Product(attention, count, model.kv_lora_rank, heads * key, "outputs", kept=True),
+            Product(attention, count, heads * model.v_head_dim, hidden, "inputs"),
+            Product(ffn, count, hidden, 2 * model.ffn_hidden_size, "outputs", kept=True),
+            Product(ffn, count, model.ffn_hidden_size, hidden, "inputs"),
+        ]
+
+    expert, experts = model.expert_ffn_hidden_size, model.n_routed_experts
+    found = [
+        *sublayer("attention_projections", "dense_ffn", 2 * layers),
+        Product("router", layers, hidden, experts + model.zero_expert_num, kept=True),
+        Product("routed_experts", layers, hidden, 2 * expert, kept=True, chosen=ffn_experts, copies=experts),
+        Product("routed_experts", layers, expert, hidden, chosen=ffn_experts, copies=experts),
+        Product("lm_head", 1, hidden, model.vocabulary, "outputs", kept=True),
+    ]
+    if sparse is not None:
+        width = sparse.index_head_dim + sparse.index_n_heads
+        found.append(Product("indexer_projections", layers, hidden, width, kept=True))
+        heads = sparse.index_n_heads * sparse.index_head_dim
+        found.append(Product("indexer_projections", layers, model.q_lora_rank, heads, kept=True))
+    if model.ngram is not None:
+        found.append(Product("ngram_projection", 1, hidden, hidden, kept=True))
+    if depths:
+        found += [*sublayer("mtp", "mtp", depths), Product("mtp", depths, 2 * hidden, hidden, kept=True)]
+        found.append(Product("mtp", depths, hidden, model.vocabulary, "outputs", kept=True))
+    return tuple(found)
 
 
 def _mla(model: ModelConfig) -> int:

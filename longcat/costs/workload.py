@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from longcat.config import ModelConfig
 from longcat.costs import flops
+from longcat.costs.attention import Attention, Mixer
 from longcat.costs.flops import Flops, Scores
+from longcat.costs.products import Product, complete
 from longcat.errors import ConfigError
 
 
@@ -37,6 +39,20 @@ class Workload:
     """FLOP of one token by component, for a sequence length in tokens and the scores that count."""
     assumptions: tuple[str, ...] = ()
     """Assumptions made where the inputs leave a choice, one sentence each."""
+    shapes: tuple[Product, ...] = ()
+    """Matrices whose shapes are known; `products` has all."""
+    mixers: tuple[Mixer, ...] = ()
+    """Layers that mix the tokens of a sequence."""
+
+    def products(self) -> tuple[Product, ...]:
+        """Return all matrices by shape; those without a known one are as wide as the residual stream on one side."""
+        weights = {name: part.weight_gradient / 2 for name, part in self.flops(1, "causal").items()}
+        for mixer in self.mixers:  # what has no weights has no gradient of any
+            weights.setdefault(mixer.component, 0.0)
+        idle = self.total_parameters - self.formula_parameters
+        chosen = weights.get("routed_experts", 0.0)
+        copies = max(2, round((chosen + idle) / chosen)) if chosen and idle > 0 else 1
+        return complete(self.shapes, weights, self.hidden_size, self.layers, copies)
 
     def training_flops(self, sequence_length: int, scores: Scores = "causal") -> float:
         """Return the FLOP of forward and backward pass for one token."""
@@ -103,4 +119,14 @@ def longcat_workload(model: ModelConfig, ffn_experts: float | None = None, famil
         ffn_experts=ffn_experts,
         flops=lambda sequence_length, scores: flops.flops_per_token(model, sequence_length, experts, scores),
         assumptions=assumptions,
+        shapes=flops.shapes(model, experts),
+        mixers=(
+            Attention(
+                2 * model.num_layers + model.mtp_num_layers,
+                model.num_attention_heads,
+                model.qk_nope_head_dim + model.qk_rope_head_dim,
+                model.v_head_dim,
+                None if model.sparse_attention is None else model.sparse_attention.index_topk,
+            ),
+        ),
     )

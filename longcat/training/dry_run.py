@@ -32,12 +32,13 @@ from longcat.costs.stages import Schedule
 from longcat.errors import ConfigError
 from longcat.model.plan import balanced
 from longcat.ops.chunks import sized_for
+from longcat.parallel.asked import spread_of
 from longcat.parallel.axes import TOKENS, Degrees
 from longcat.parallel.mesh import ProcessMesh
 from longcat.parallel.rehearsal import rehearsal, silent
 from longcat.parallel.weights import without_numbers
 from longcat.processes.pool import Pool
-from longcat.training.layout import settle_layout, spread_of
+from longcat.training.layout import settle_layout
 from longcat.training.observation import Observation
 from longcat.training.trainer import Trainer, phase_of
 

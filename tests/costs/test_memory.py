@@ -6,10 +6,10 @@ import torch
 from longcat.config import ParallelConfig, load_config
 from longcat.costs.memory import Spread, stage_memories, training_memory
 from longcat.model.transformer import LongcatModel
+from longcat.parallel.asked import spread_of
 from longcat.parallel.axes import Degrees
 from longcat.parallel.embedding import SpreadTables
 from longcat.training.dry_run import dry_run
-from longcat.training.layout import spread_of
 from longcat.training.optimizer import build_optimizers
 from tests.training.measured import MODEL, measure
 

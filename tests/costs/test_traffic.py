@@ -13,8 +13,8 @@ from longcat.config import load_config
 from longcat.costs.flops import expected_ffn_experts, parameters
 from longcat.costs.stages import Held
 from longcat.costs.traffic import Step, bus_factor, divided_parameters, place_traffic, step_traffic
+from longcat.parallel.asked import wish_of
 from longcat.training.dry_run import first_step, report_of
-from longcat.training.layout import wish_of
 from tests.training.measured import MODEL as BALANCED
 
 MODEL = load_config("smoke").model

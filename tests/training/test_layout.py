@@ -6,7 +6,8 @@ from longcat.accelerator import Accelerator, choose
 from longcat.config import load_config
 from longcat.costs.memory import training_memory
 from longcat.errors import ConfigError
-from longcat.training.layout import settle_layout, spread_of
+from longcat.parallel.asked import spread_of
+from longcat.training.layout import settle_layout
 
 
 @pytest.mark.parametrize(("devices", "fits"), [(2, True), (4, True), (8, True), (3, False)])

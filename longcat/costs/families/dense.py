@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from longcat.costs.attention import Attention
 from longcat.costs.decoder import Decoder
 from longcat.costs.families.fields import EXPERTS, Family, Fields, shown
+from longcat.costs.products import Product
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
@@ -152,6 +153,13 @@ def dense(
         embedding_parameters=vocabulary * width + positions * h,
         norm_and_bias_parameters=layers * vectors + outer + head_bias * vocabulary,
         tied=f.flag("tie_word_embeddings", tied),
+        shapes=(
+            Product("attention_projections", layers, h, one.dim * (one.queries + 2 * one.keys), "outputs", kept=True),
+            Product("attention_projections", layers, one.dim * one.queries, h, "inputs"),
+            Product("dense_ffn", layers, h, (1 + gated) * ffn, "outputs", kept=True),
+            Product("dense_ffn", layers, ffn, h, "inputs"),
+            Product("lm_head", 1, width, vocabulary, "outputs", kept=True),
+        ),
     ).workload()
 
 

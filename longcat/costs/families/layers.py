@@ -9,11 +9,13 @@ from typing import Literal
 from longcat.costs.attention import Attention, Index, Mixer
 from longcat.costs.decoder import Decoder
 from longcat.costs.families.fields import EXPERTS, Fields
+from longcat.costs.products import Product
 from longcat.costs.workload import Workload
 from longcat.errors import ConfigError
 
 Norms = Literal["none", "head", "whole"]
 """Norms of queries and keys: none, with weights per `head` dimension, or with weights over all heads (`whole`)."""
+PROJECTIONS = "attention_projections"
 INDEX = "indexer_projections"
 """Component of the matrices whose results only choose keys."""
 
@@ -29,12 +31,20 @@ class Layers:
     idle: float = 0.0
     """Parameters of the routed experts that a token is not routed to."""
     mixers: tuple[Mixer, ...] = ()
+    shapes: tuple[Product, ...] = ()
+    """Those of `matrices` whose shapes are known."""
 
     def __add__(self, other: Layers) -> Layers:
         matrices = dict(self.matrices)
         for name, weights in other.matrices.items():
             matrices[name] = matrices.get(name, 0.0) + weights
-        return Layers(matrices, self.vectors + other.vectors, self.idle + other.idle, (*self.mixers, *other.mixers))
+        return Layers(
+            matrices,
+            self.vectors + other.vectors,
+            self.idle + other.idle,
+            (*self.mixers, *other.mixers),
+            (*self.shapes, *other.shapes),
+        )
 
 
 def grouped_queries(
@@ -64,7 +74,11 @@ def grouped_queries(
     weights = hidden * (heads * key + kv_heads * (key + value) + heads * value + gate)
     biases = (heads * key + kv_heads * (key + value)) * qkv_bias + hidden * output_bias + heads * sinks
     normed = {"none": 0, "head": 2 * key, "whole": (heads + kv_heads) * key}[norms]
-    return Layers({"attention_projections": layers * weights}, layers * (biases + normed), mixers=(attention,))
+    shapes = (
+        Product(PROJECTIONS, layers, hidden, heads * key + kv_heads * (key + value) + gate, "outputs", kept=True),
+        Product(PROJECTIONS, layers, heads * value, hidden, "inputs"),
+    )
+    return Layers({PROJECTIONS: layers * weights}, layers * (biases + normed), mixers=(attention,), shapes=shapes)
 
 
 def latent_queries(
@@ -85,10 +99,20 @@ def latent_queries(
     queries = hidden * q_rank + q_rank * heads * key if q_rank else hidden * heads * key
     keys = hidden * (kv_rank + rope) + kv_rank * heads * (key - rope + value)
     biases = (q_rank + kv_rank + rope + hidden) * bias
+    own = [(q_rank, heads * key)] if q_rank else []
+    wide = gate if q_rank else gate + heads * key
+    shapes = [
+        Product(PROJECTIONS, layers, hidden, q_rank + kv_rank + rope, kept=True),
+        *(Product(PROJECTIONS, layers, rank, width, "outputs", kept=True) for rank, width in own),
+        Product(PROJECTIONS, layers, kv_rank, heads * (key - rope + value), "outputs", kept=True),
+        Product(PROJECTIONS, layers, heads * value, hidden, "inputs"),
+    ]
+    shapes += [Product(PROJECTIONS, layers, hidden, wide, "outputs", kept=True)] if wide else []
     return Layers(
-        {"attention_projections": layers * (queries + keys + hidden * (heads * value + gate))},
+        {PROJECTIONS: layers * (queries + keys + hidden * (heads * value + gate))},
         layers * (q_rank + kv_rank + biases),
         mixers=(attention,),
+        shapes=tuple(shapes),
     )
 
 
@@ -108,7 +132,12 @@ def feed_forward(
 ) -> Layers:
     """Count feed-forward networks: one matrix in, a second one if gated, one out."""
     matrices = 2 + gated
-    return Layers({component: layers * matrices * hidden * width}, layers * ((1 + gated) * width + hidden) * bias)
+    shapes = (
+        Product(component, layers, hidden, (1 + gated) * width, "outputs", kept=True),
+        Product(component, layers, width, hidden, "inputs"),
+    )
+    vectors = layers * ((1 + gated) * width + hidden) * bias
+    return Layers({component: layers * matrices * hidden * width}, vectors, shapes=shapes)
 
 
 @dataclass(frozen=True)
@@ -142,10 +171,18 @@ def mixture(hidden: int, layers: int, experts: Mixture) -> Layers:
     expert_bias = ((1 + experts.gated) * experts.width + inner) * experts.bias
     resting = experts.number - experts.chosen
     vectors = experts.chosen * expert_bias + experts.number * (experts.bias + experts.correction)
+    expert_in, expert_out = (inner, (1 + experts.gated) * experts.width), (experts.width, inner)
     routed = Layers(
         {"router": layers * hidden * experts.number, "routed_experts": layers * experts.chosen * expert},
         layers * vectors,
         layers * resting * (expert + expert_bias),
+        shapes=(
+            Product("router", layers, hidden, experts.number, kept=True),
+            *(
+                Product("routed_experts", layers, *sizes, kept=kept, chosen=experts.chosen, copies=experts.number)
+                for sizes, kept in ((expert_in, True), (expert_out, False))
+            ),
+        ),
     )
     if experts.latent:
         latent = experts.latent
@@ -256,7 +293,9 @@ def decoder(
     """
     vocabulary, depths = f.size("vocab_size"), depths_of(f)
     head = hidden * vocabulary
-    whole = sum(parts, Layers({"lm_head": head}, hidden * (layers * norms + final_norms) + vocabulary * head_bias))
+    last = Product("lm_head", 1, hidden, vocabulary, "outputs", kept=True)
+    outer = hidden * (layers * norms + final_norms) + vocabulary * head_bias
+    whole = sum(parts, Layers({"lm_head": head}, outer, shapes=(last,)))
     matrices, vectors, idle, mixers = dict(whole.matrices), whole.vectors, whole.idle, whole.mixers
     repeated = 0
     if f.mtp:
@@ -289,6 +328,7 @@ def decoder(
         ffn_experts=0.0 if experts is None else experts.chosen,
         forward_only=(INDEX,),
         assumptions=assumptions,
+        shapes=whole.shapes,
     ).workload()
 
 

@@ -1,0 +1,95 @@
+"""Efficiencies as `longcat benchmark` has measured them, instead of those of a generation of devices."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from longcat.errors import DataError
+from longcat.plan.device import Device
+from longcat.unpacking import read_json
+
+_FEWEST = 3
+"""Products of which a curve can be made."""
+_LEAST_SPREAD = 0.06
+
+
+def calibrated(device: Device, run: Path) -> Device:
+    """Return a device with the efficiencies of a benchmark's result.
+
+    Products, attention and the memory's bandwidth are those of its kernels; links those of its largest collectives.
+
+    Args:
+        device: the device that was measured.
+        run: result.json of `longcat benchmark`, or the folder with it.
+
+    Raises:
+        DataError: it is no such file, or measured no kernels.
+    """
+    path = run / "result.json" if run.is_dir() else run
+    try:
+        result = read_json(path)
+    except OSError as error:
+        raise DataError(f"--calibration {run}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise DataError(f"--calibration {run}: {error}") from None
+    try:
+        operators: Mapping[str, Any] = result["operators"] or {}
+        kernels = operators.get("kernels", [])
+        products = [(one["product"], one["flops"] / one["seconds"]) for one in kernels if one.get("product")]
+        if len(products) < _FEWEST:
+            raise DataError(f"--calibration {run}: no kernels in it, which longcat benchmark measures by default")
+        share, half = _curve(products, device.flops)
+        both = [one["flops"] / one["seconds"] for one in kernels if one["name"] == "attention, both passes"]
+        of = replace(
+            device.efficiency,
+            products=share,
+            half_size=half,
+            attention=both[0] / device.flops if both else device.efficiency.attention,
+            memory=operators["bandwidth"] / device.bandwidth
+            if operators.get("bandwidth")
+            else device.efficiency.memory,
+            spread=max(_LEAST_SPREAD, device.efficiency.spread / 2),
+            fitted_on=f"measured on {result.get('device_name', 'this machine')}: {path.resolve().parent.name}",
+            confidence="measured",
+        )
+        of = replace(of, **cast(Any, _links(result, device)))
+    except (KeyError, TypeError, ZeroDivisionError, AttributeError):
+        raise DataError(f"--calibration {run}: not the result of longcat benchmark") from None
+    return replace(device, efficiency=of)
+
+
+def _curve(products: Sequence[tuple[Sequence[float], float]], peak: float) -> tuple[float, float]:
+    """Return share and half size that fit best: of each half size the share is the median of what is left."""
+
+    def left(half: float) -> list[float]:
+        return [math.log(speed / peak / math.prod(size / (size + half) for size in shape)) for shape, speed in products]
+
+    def error(half: float) -> float:
+        logs = left(half)
+        middle = statistics.median(logs)
+        return sum(abs(one - middle) for one in logs)
+
+    half = min((2**power for power in (step / 2 for step in range(2, 22))), key=error)
+    return math.exp(statistics.median(left(half))), half
+
+
+def _links(result: Mapping[str, Any], device: Device) -> dict[str, float]:
+    """Return the shares of links that the largest collectives of each level reach."""
+    found: dict[str, float] = {}
+    measured = (result.get("collectives") or {}).get("measured", [])
+    for scope, name, speed in (
+        ("inside a node", "inside", device.inside),
+        ("between nodes", "between", device.between),
+    ):
+        of_scope = [one for one in measured if one["scope"] == scope and one["link_bytes"]]
+        if of_scope:
+            largest = max(of_scope, key=lambda one: one["link_bytes"])
+            found[name] = largest["link_bytes"] / largest["seconds"] / speed
+    if measured:
+        found["message_s"] = min(one["seconds"] for one in measured)
+    return found

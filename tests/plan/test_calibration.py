@@ -1,0 +1,58 @@
+"""Efficiencies from a benchmark's result."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from longcat.errors import DataError
+from longcat.plan.calibration import calibrated
+from longcat.plan.judge import judge
+from tests.plan.models import laid, of
+
+
+def result(device, share, half):
+    def speed(m, k, n):
+        return device.flops * share * m / (m + half) * k / (k + half) * n / (n + half)
+
+    shapes = [(size, size, size) for size in (512, 1024, 2048, 4096, 8192)]
+    kernels = [{"name": "product", "product": list(one), "flops": 1.0, "seconds": 1 / speed(*one)} for one in shapes]
+    kernels.append(
+        {"name": "attention, both passes", "flops": 1.0, "seconds": 1 / (0.4 * device.flops), "product": None}
+    )
+    link = {"axis": "tensor", "scope": "inside a node", "link_bytes": 1e9, "seconds": 1e9 / (0.8 * device.inside)}
+    return {
+        "operators": {"kernels": kernels, "bandwidth": 0.7 * device.bandwidth},
+        "collectives": {"measured": [link]},
+        "device_name": "NVIDIA A100-SXM4-80GB",
+    }
+
+
+def test_the_measured_curve_is_found_again(tmp_path):
+    device = of().device
+    (tmp_path / "result.json").write_text(json.dumps(result(device, 0.8, 256.0)))
+    found = calibrated(device, tmp_path).efficiency
+    assert found.products == pytest.approx(0.8, rel=0.02)
+    assert found.half_size == pytest.approx(256, rel=0.5)
+    assert found.attention == pytest.approx(0.4)
+    assert found.memory == pytest.approx(0.7)
+    assert found.inside == pytest.approx(0.8)
+    assert found.spread < device.efficiency.spread
+
+
+def test_a_faster_machine_makes_a_faster_plan(tmp_path):
+    kind = of()
+    times = []
+    for share in (0.5, 0.9):
+        (tmp_path / "result.json").write_text(json.dumps(result(kind.device, share, 128.0)))
+        times.append(judge(replace(kind, device=calibrated(kind.device, tmp_path)), laid("tensor=2")).step.seconds)
+    assert times[0] > times[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"operators": {"kernels": []}}', '{"operators": {"kernels": [1, 2, 3]}}']
+)
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(DataError, match="--calibration"):
+        calibrated(of().device, tmp_path)

@@ -1,0 +1,166 @@
+"""`longcat plan` as it is called: its JSON, its page, its refusals."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from longcat.cli import app
+from longcat.errors import UserError
+from tests.plan.models import LLAMA_13B
+
+ONE = ("--layout", "tensor=2,pipeline=2", "--micro-batch", "1", "--global-batch", "2048", "--sequence-length", "2048")
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA_13B))
+    return str(path)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["plan", *arguments])
+
+
+def answer(*arguments):
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def refused(*arguments):
+    done = run(*arguments)
+    assert isinstance(done.exception, UserError), done.output
+    assert done.exception.exit_code == 2
+    return str(done.exception)
+
+
+def test_one_layout_is_judged(config):
+    found = answer("--model", config, "--device", "a100-80gb", "--devices", "64", *ONE, "--tokens", "1e12")
+    assert {
+        "step_seconds",
+        "step_seconds_low",
+        "step_seconds_high",
+        "peak_bytes",
+        "fits",
+        "mfu",
+        "parts",
+    } <= found.keys()
+    assert found["step_seconds_low"] < found["step_seconds"] < found["step_seconds_high"]
+    assert found["layout"]["shard"] == 16
+    assert found["fits"] is True
+    assert sum(part["seconds"] for part in found["parts"]) == pytest.approx(found["step_seconds"])
+    steps = 1e12 / (2048 * 2048)
+    assert found["days"] == pytest.approx(steps * found["step_seconds"] / 86400)
+    assert found["device_hours"] == pytest.approx(24 * 64 * found["days"])
+    again = answer("--model", config, "--device", "A100 SXM 80GB", "--devices", "64", *ONE, "--recompute", "full")
+    assert again["peak_bytes"] < found["peak_bytes"]
+    assert again["step_seconds"] > found["step_seconds"]
+
+
+def test_names_of_devices_and_axes_have_several_forms(config):
+    forms = [
+        answer("--model", config, "--device", device, "--devices", "64", "--layout", layout)["step_seconds"]
+        for device, layout in (("ascend-910b2", "tp2,pp2"), ("Ascend910B2", "tensor=2, pipeline=2, data=16"))
+    ]
+    assert forms[0] == forms[1]
+
+
+def test_the_best_layouts_come_with_the_reason_why_the_next_loses(config, tmp_path):
+    page = tmp_path / "plan.html"
+    found = answer("--model", config, "--device", "a100-80gb", "--devices", "64", "--html", str(page))
+    assert len(found["best"]) == 5
+    assert found["best"][0]["reason"] == ""
+    assert all("slower" in row["reason"] for row in found["best"][1:])
+    front = [one for one in found["layouts"] if one["pareto"]]
+    assert front[0]["step_seconds"] == found["best"][0]["step_seconds"]
+    text = page.read_text()
+    assert "Time against memory" in text
+    assert "Where the numbers come from" in text
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_table_keeps_to_the_width(config, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = run("--model", config, "--device", "a100-80gb", "--devices", "64", *ONE)
+    assert done.exit_code == 0
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    assert "MFU" in done.stdout
+
+
+def test_links_change_what_travels_between_nodes(config):
+    slow, fast = (
+        answer("--model", config, "--device", "a100-80gb", "--devices", "64", *ONE, "--link", link)["step_seconds"]
+        for link in ("100Gbit", "between=50")
+    )
+    assert slow > fast
+
+
+def test_two_kinds_of_devices_are_compared_with_one(config):
+    both = answer("--model", config, "--device", "ascend-910b2", "--devices", "64", "--also", "ascend-910b4-1:64")
+    ways = {way["way"]: way["step_seconds"] for way in both["mixed"]["ways"]}
+    assert ways["rows shared"] < ways["Ascend 910B2 alone"]
+    assert both["mixed"]["verdict"].startswith("Use both")
+    worse = answer("--model", config, "--device", "b200", "--devices", "64", "--also", "a100-80gb:8", "--link", "1")
+    assert worse["mixed"]["verdict"].startswith("Leave A100 SXM 80GB out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--device", "b20000"), "not in the table of hardware"),
+        (("--device", "a100-80g"), "did you mean"),
+        (("--devices", "0"), "--devices must be above 0"),
+        (("--layout", "tensor=3"), "--devices 64"),
+        (("--layout", "tensr=2"), "did you mean tensor"),
+        (("--layout", "tensor=2,tp=2"), "twice"),
+        (("--layout", "pipeline=64"), "more than layers 40"),
+        (("--layout", "tensor=64"), "does not divide num_attention_heads=40"),
+        (("--layout", "data=7"), "64"),
+        (("--layout", "tensor=2", "--micro-batch", "3"), "--micro-batch 3"),
+        (("--layout", "tensor=2", "--recompute", "some"), "none, selective and full"),
+        (("--micro-batch", "2"), "--layout"),
+        (("--kernels", "flash3"), "did you mean flash2"),
+        (("--stack", "megatrn"), "did you mean megatron"),
+        (("--link", "fast"), "no link such as 25"),
+        (("--also", "b200"), "ascend-910b4:32"),
+        (("--tokens", "-1"), "--tokens must be above 0"),
+        (("--calibration", "nowhere"), "--calibration nowhere"),
+        (("--global-batch", "63"), "63"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(config, arguments, said):
+    given = {"--model": config, "--device": "a100-80gb", "--devices": "64"}
+    rest = []
+    for name, value in zip(arguments[::2], arguments[1::2], strict=True):
+        if name in given:
+            given[name] = value
+        else:
+            rest += [name, value]
+    message = refused(*[part for pair in given.items() for part in pair], *rest)
+    assert said in message
+    assert "\n" not in message
+
+
+def test_unknown_models_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "lama", "hidden_size": 8}')
+    assert "nearest known" in refused("--model", str(tmp_path), "--device", "b200", "--devices", "8")
+    assert "did you mean longcat-flash" in refused("--model", "longcat-flsh", "--device", "b200", "--devices", "8")
+
+
+def test_a_model_that_fits_nowhere_is_told_what_is_missing():
+    message = refused("--model", "longcat-flash", "--device", "a100-40gb", "--devices", "8")
+    assert "does not fit on 8 x A100 SXM 40GB in any layout" in message
+    assert "would do" in message
+
+
+def test_no_torch_is_loaded(config):
+    code = (
+        "import sys; from typer.testing import CliRunner; from longcat.cli import app; "
+        f"r = CliRunner().invoke(app, ['plan', '--model', {config!r}, '--device', 'b200', '--devices', '8', '--json']); "
+        "assert r.exit_code == 0, r.output; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
