@@ -8,7 +8,8 @@ from longcat.accelerator import Accelerator
 from longcat.config import PipelineConfig, target_ffn_experts
 from longcat.costs.memory import TrainingMemory, training_memory
 from longcat.costs.workload import Workload, longcat_workload
-from longcat.training.layout import settle_layout, spread_of
+from longcat.parallel.asked import spread_of
+from longcat.training.layout import settle_layout
 
 
 @dataclass(frozen=True)

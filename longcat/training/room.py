@@ -9,7 +9,8 @@ from pathlib import Path
 from longcat.config import PipelineConfig
 from longcat.costs.memory import Spread, training_memory
 from longcat.errors import StorageError
-from longcat.training.layout import settle_layout, spread_of, training_device
+from longcat.parallel.asked import spread_of
+from longcat.training.layout import settle_layout, training_device
 
 _PROGRAM_BYTES = 0.5e9
 """Memory of a training process without a model, as measured: torch and what it loads."""
