@@ -13,7 +13,6 @@ import pytest
 
 from longcat.provenance import DATA, ROOT
 
-
 ELSEWHERE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 """The environment of somebody who has no checkout on the path: one there would count as installed."""
 
