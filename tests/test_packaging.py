@@ -13,6 +13,9 @@ import pytest
 
 from longcat.provenance import DATA, ROOT
 
+ELSEWHERE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+"""The environment of somebody who has no checkout on the path: one there would count as installed."""
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
@@ -63,18 +66,16 @@ def environment(wheel, tmp_path_factory):
     # a path alone, so that the finder of an editable installation there is not loaded
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     command = [sys.executable, "-m", "pip", "--python", str(folder), "install", "--quiet", "--no-deps", str(wheel)]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    subprocess.run(command, check=True, timeout=300, capture_output=True, env=ELSEWHERE)
     return folder
 
 
 @pytest.mark.slow
 def test_an_installed_longcat_works_anywhere_and_writes_nothing_beside_itself(environment, tmp_path):
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
     def run(*arguments):
         command = [str(environment / "bin" / "python"), "-m", "longcat", *arguments]
         done = subprocess.run(
-            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False
+            command, cwd=tmp_path, env=ELSEWHERE, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -11,6 +11,7 @@ from docs.reference.markdown import code, prose, table
 from longcat.artifact import Facts
 from longcat.benchmark.stage import BenchmarkFacts
 from longcat.corpus.facts import TokensFacts
+from longcat.evaluation.stage import EvaluationFacts
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.serve.metrics import Metrics
 
@@ -97,6 +98,27 @@ LIFE = (
     Metric("life/lost_seconds", "s", "Time that went into nothing that counts: restarts, and steps done again.", "end"),
     Metric("life/KIND_events", "events", "How often each thing happened: `start`, `save`, `skip`, `spike`, `rewind`, ...", "end"),
 )  # fmt: skip
+MACHINE = (
+    Metric("system/cpu_utilization_percentage", "%", "Use of all cores.", "look"),
+    Metric("system/system_memory_usage_megabytes", "MB", "Memory in use.", "look"),
+    Metric("system/system_memory_usage_percentage", "%", "The same as a share.", "look"),
+    Metric("system/disk_usage_percentage", "%", "Of the workspace's disk.", "look"),
+    Metric("system/disk_usage_megabytes", "MB", "Of the workspace's disk.", "look"),
+    Metric("system/disk_available_megabytes", "MB", "Left on it.", "look"),
+    Metric("system/network_receive_megabytes", "MB", "Received since the stage began.", "look", always=False),
+    Metric("system/network_transmit_megabytes", "MB", "Sent since the stage began.", "look", always=False),
+    Metric("system/gpu_N_utilization_percentage", "%", "Use of an accelerator.", "look, with a driver's tool", always=False),
+    Metric("system/gpu_N_memory_usage_megabytes", "MB", "Its memory in use.", "look, with a driver's tool", always=False),
+    Metric("system/gpu_N_memory_usage_percentage", "%", "The same as a share.", "look, with a driver's tool", always=False),
+    Metric("system/gpu_N_power_usage_watts", "W", "Its power.", "look, with nvidia-smi", always=False),
+)  # fmt: skip
+"""What every stage's run has of the machine: see `longcat.tracking.machine`."""
+COST = (
+    Metric("cost/device_hours", "h", "Devices times time, pauses left out.", "end"),
+    Metric("cost/tokens", "tokens", "Trained on.", "end"),
+    Metric("cost/flops", "FLOP", "Useful ones: causal attention, without recomputation.", "end"),
+    Metric("cost/money", "as the price", "Device-hours times `price_per_device_hour`.", "end, with a price", always=False),
+)  # fmt: skip
 SCORES = (
     Metric("held_out/bits_per_byte", "bits/byte", "Cross-entropy of held-out text over its bytes; comparable across tokenizers.", "suite `held_out`"),
     Metric("held_out/unigram_bits_per_byte", "bits/byte", "The same of a unigram model of the training text.", "suite `held_out`"),
@@ -134,10 +156,8 @@ A number that is not finite is `null` there. *When* says how often: at every **s
 def documented(stage: str) -> tuple[Metric, ...]:
     """Return the figures of a stage's MLflow run."""
     if stage == "evaluate":
-        return SCORES + tuple(
-            Metric(f"scores/{one.name}", one.unit, one.meaning, one.when, one.always) for one in SCORES
-        )
-    return facts(FACTS[stage]) + (RECORDS + LIFE if stage == "pretrain" else ())
+        return MACHINE + tuple(one for one in SCORES if not EvaluationFacts.SETTINGS.intersection(one.name.split("/")))
+    return MACHINE + facts(FACTS[stage]) + (RECORDS + LIFE + COST if stage == "pretrain" else ())
 
 
 def facts(kind: type[Facts]) -> tuple[Metric, ...]:
@@ -145,7 +165,7 @@ def facts(kind: type[Facts]) -> tuple[Metric, ...]:
     found = []
     for name, field in kind.model_fields.items():
         said = str(field.annotation)
-        if "list" in said or "tuple" in said or not re.search(r"\b(int|float)\b", said):
+        if name in kind.SETTINGS or "list" in said or "tuple" in said or not re.search(r"\b(int|float)\b", said):
             continue
         several = "dict" in said
         found.append(
@@ -178,9 +198,12 @@ def page() -> str:
         "Logged once in the run `pretrain`, from `events.jsonl`; see [how a run is kept alive](../health.md).",
         _table(LIFE),
         "## Scores { #scores }",
-        "In the run `evaluate`, there also with `scores/` before the name, and in the run of the pipeline. They can be gates "
-        "([evaluation](../evaluate.md)).",
+        "In the run `evaluate`, and in the run of the pipeline. They can be gates ([evaluation](../evaluate.md)). Counts behind "
+        "them are no curves: they are parameters of the run, `facts.scores.SUBJECT.NAME`.",
         _table(SCORES),
+        "## The machine and the cost { #machine }",
+        "Of the machine in every stage's run, where MLflow's page *System metrics* shows it; the cost in the run `pretrain`.",
+        _table(MACHINE + COST),
         "## Results { #results }",
         "Each stage logs the figures of its result once; the most telling ones stand in the run of the pipeline, too.",
     ]

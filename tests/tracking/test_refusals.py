@@ -58,7 +58,7 @@ def first_lines(path, number):
 
 def test_a_run_deleted_on_the_page_does_not_block_others(workspace, client, journal, caplog):
     deleted, whole = journal("deleted"), journal("whole")
-    later = first_lines(deleted, 4)  # both its runs have started
+    later = first_lines(deleted, 5)  # both its runs have started
     assert sync(workspace) == 2
     runs = runs_of(client)
     gone = next(run for run in runs.values() if run.data.tags["longcat.key"] == f"{deleted.stem}/stage:pretrain")

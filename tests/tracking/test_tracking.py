@@ -158,7 +158,7 @@ def test_the_journal_is_readable_json(workspace, tmp_path):
     tracker = Tracker(workspace, load_config("smoke"), "journal")
     tracker.close("FINISHED")
     lines = next((tmp_path / "tracking").glob("*[0-9a-f].jsonl")).read_text().splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["start", "params", "artifact", "end"]
+    assert [json.loads(line)["event"] for line in lines] == ["start", "params", "artifact", "artifact", "end"]
 
 
 def test_two_workspaces_of_one_process_have_a_store_each(workspace, tmp_path, store_with_a_run):
