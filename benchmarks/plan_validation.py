@@ -38,6 +38,7 @@ class Held:
 
     @property
     def covered(self) -> bool:
+        """Whether the measured time lies in the interval."""
         low, high = self.judged.bounds
         return low <= (self.row.seconds or 0.0) <= high
 

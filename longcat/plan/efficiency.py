@@ -11,6 +11,7 @@ import csv
 import math
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 from longcat.costs.hardware import HardwareRow
 from longcat.plan.stacks import TABLES
@@ -87,12 +88,11 @@ class Speeds:
 
 
 def _efficiency(row: dict[str, str]) -> Efficiency:
-    numbers = {one.name: float(row[one.name]) for one in fields(Efficiency) if one.type == "float"}
-    return Efficiency(
-        devices=tuple(part.strip() for part in row["devices"].split(";") if part.strip()),
-        **{name: row[name] for name in ("name", "stack", "fitted_on", "confidence")},
-        **numbers,
-    )
+    values: dict[str, Any] = {
+        one.name: float(row[one.name]) if one.type == "float" else row[one.name] for one in fields(Efficiency)
+    }
+    devices = tuple(part.strip() for part in row["devices"].split(";") if part.strip())
+    return Efficiency(**values | {"devices": devices})
 
 
 @lru_cache(maxsize=1)

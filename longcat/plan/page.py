@@ -15,6 +15,8 @@ from longcat.plan.printed import layout_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SLOWEST = 5
+"""Times the fastest step beyond which a layout is not drawn."""
 _PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Plan: {{ a.model }} on {{ a.devices }} x {{ a.device }}</title><style>{{ style|safe }}</style></head><body><main>
@@ -29,7 +31,7 @@ _PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <div class="verdict"><p>{{ layout }}</p></div>
 {% if pictures.pareto %}<h2>Time against memory</h2>
 <picture><source media="(max-width: 40rem)" srcset="{{ pictures.pareto[1] }}"><img alt="Time of a step and memory of the layouts that fit" src="{{ pictures.pareto[0] }}"></picture>
-<p class="note">Each point is a way to divide the devices, with its fastest micro-batch, schedule and recomputation. No other layout beats those on the line in both.</p>
+<p class="note">Each point is a way to divide the devices, with its fastest micro-batch, schedule and recomputation. No other layout beats those on the line in both; those more than {{ slowest }} times as slow as the fastest are not shown.</p>
 {% endif %}<h2>A step</h2>
 <picture><source media="(max-width: 40rem)" srcset="{{ pictures.step[1] }}"><img alt="Time of a step by part" src="{{ pictures.step[0] }}"></picture>
 {% if a.best %}<h2>The best layouts</h2>
@@ -41,9 +43,10 @@ _PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 {% for row in a.mixed.ways %}<tr><td class="title">{{ row.way }}</td><td class="n" data-label="step, s">{{ "%.2f"|format(row.step_seconds) }}</td><td class="wrap" data-label="share and layout">{{ row.text }}</td></tr>
 {% endfor %}</tbody></table><div class="verdict"><p>{{ a.mixed.verdict }}</p></div>{% endif %}
 <h2>Memory of a device</h2>
-<table class="stack"><thead><tr><th>part</th><th class="n">GB</th></tr></thead><tbody>
-{% for name, size in memory %}<tr><td class="title">{{ name }}</td><td class="n" data-label="GB">{{ "%.2f"|format(size / 1e9) }}</td></tr>
-{% endfor %}</tbody></table>
+<div class="scroll"><table><thead><tr><th>part</th><th class="n">GB</th></tr></thead><tbody>
+{% for name, size in memory %}<tr><td>{{ name }}</td><td class="n">{{ "%.2f"|format(size / 1e9) }}</td></tr>
+{% endfor %}</tbody></table></div>
+<p class="note">Not all of it lives at once, so that the parts of LongCat's own code add up to more than the peak.</p>
 <h2>Products</h2>
 <div class="scroll"><table><thead><tr><th>component</th><th class="n">m x k x n</th><th class="n">of the peak</th></tr></thead><tbody>
 {% for row in a.products %}<tr><td>{{ row.component|replace("_", " ") }}{% if row.grouped %}, grouped{% endif %}</td><td class="n">{{ "{:,} x {:,} x {:,}".format(row.m, row.k, row.n) }}</td><td class="n">{{ "%.1f %%"|format(100 * row.share_of_peak) }}</td></tr>
@@ -65,14 +68,22 @@ def page(answer: Mapping[str, Any]) -> str:
         ((name.replace("_", " "), size) for name, size in best["memory"].items() if size), key=lambda pair: -pair[1]
     )
     return _PAGE.render(
-        a=answer, best=best, style=STYLE, pictures=pictures, layout=layout_text(best["layout"]), memory=memory
+        a=answer,
+        best=best,
+        style=STYLE,
+        pictures=pictures,
+        layout=layout_text(best["layout"]),
+        memory=memory,
+        slowest=_SLOWEST,
     )
 
 
 def pareto_picture(answer: Mapping[str, Any], *, narrow: bool = False) -> Figure:
     """Plot time of a step against memory of all layouts that fit."""
     figure, axes = canvas(3.6 if not narrow else 3.2, narrow)
-    points = answer["layouts"]
+    points = [
+        one for one in answer["layouts"] if one["step_seconds"] <= _SLOWEST * answer["layouts"][0]["step_seconds"]
+    ]
     front = [one for one in points if one["pareto"]]
     inner = [one for one in points if not one["pareto"]]
     xy = lambda some: ([one["peak_bytes"] / 1e9 for one in some], [one["step_seconds"] for one in some])  # noqa: E731
@@ -82,10 +93,6 @@ def pareto_picture(answer: Mapping[str, Any], *, narrow: bool = False) -> Figure
     axes.scatter(*xy(points[:1]), s=70, color=ORANGE, label="the fastest", zorder=4)
     axes.set_xlabel("GB of a device")
     axes.set_ylabel("s a step")
-    if len(points) > 3 and max(one["step_seconds"] for one in points) > 4 * points[0]["step_seconds"]:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
     legend(figure, 3)
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -68,7 +69,7 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 
 def _read(kind: type[Any], row: dict[str, str]) -> Any:
-    types = {"str": str, "bool": lambda text: text == "yes", "float": float}
+    types: dict[str, Callable[[str], Any]] = {"str": str, "bool": lambda text: text == "yes", "float": float}
     return kind(**{name: types[one.type](row[name]) for name, one in kind.__dataclass_fields__.items()})
 
 
