@@ -197,6 +197,13 @@ def stack_of_run(kind: str, device: str, packages: Iterable[str] = ()) -> dict[s
     return {"accelerator": [device], "framework": ["torch", *packages], **stacks[kind]}
 
 
+def kind_of(device: str, table: Table | None = None) -> str:
+    """Return npu, cuda or cpu for the name of a device; cpu for one that the table does not know."""
+    found = (table or read_table()).find("accelerator", device)
+    needs = () if found is None else found.needs
+    return "npu" if "CANN" in needs else "cuda" if "CUDA" in needs else "cpu"
+
+
 def _judge(layer: str, called: str, table: Table) -> Part:
     found = table.find(layer, called) if called else None
     if found is None:

@@ -53,6 +53,7 @@ class Tracker:
         flow: str,
         config_file: str | None = None,
         overrides: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin the parent run.
 
@@ -62,6 +63,7 @@ class Tracker:
             flow: what is run.
             config_file: that the configuration was read from, for names.
             overrides: `KEY=VALUE`, for names and the tag `overrides`.
+            params: parameters of the parent run, where they are not those of the configuration.
         """
         self._began = time.monotonic()
         self.workspace, self.uri, self.experiment = workspace, tracking_uri(workspace), config.experiment
@@ -77,6 +79,15 @@ class Tracker:
         if overrides:
             self._tags["overrides"] = " ".join(overrides)
         self._start("pipeline", self.name_of(flow), None, machine_tags())
+        if params is None:
+            self._append_config(config)
+        else:
+            self._journal.append("params", "pipeline", params=_flatten(params))
+        # events left over from earlier runs are sent after our own first events
+        self._sender.start(then=lambda: send_others(workspace, self._sender.service))
+
+    def _append_config(self, config: PipelineConfig) -> None:
+        """Record the configuration, and what else the results depend on."""
         self._journal.append("params", "pipeline", params=_flatten(config.model_dump(mode="json")))
         copy = self._journal.path.with_suffix(".config.json")
         with contextlib.suppress(OSError):  # the journal says it
@@ -84,8 +95,6 @@ class Tracker:
             self._journal.append("artifact", "pipeline", path=str(copy), folder="config")
             about = write_environment(self._journal.path, config.accelerator)
             self._journal.append("artifact", "pipeline", path=str(about), folder="config")
-        # events left over from earlier runs are sent after our own first events
-        self._sender.start(then=lambda: send_others(workspace, self._sender.service))
 
     @property
     def command(self) -> str | None:

@@ -1,0 +1,118 @@
+"""`longcat assess`: can a training workload move to Ascend, on one page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longcat.commands.options import Json, WorkspacePath
+from longcat.errors import ConfigError
+from longcat.stores import sqlite_url
+
+_TODAY, _TARGET, _ANSWER = "The workload today", "Where it may go", "The answer"
+
+
+def assess(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="YAML file with these options by name; see docs/examples."),
+    ] = None,
+    code: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR|FILE", help="Program that trains; it is only read.", rich_help_panel=_TODAY),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A config.json, a folder with one, or a preset.", rich_help_panel=_TODAY),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Training log, of any tool that longcat mfu reads.", rich_help_panel=_TODAY),
+    ] = None,
+    mlflow_run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Instead of a log: a run in MLflow.", rich_help_panel=_TODAY)
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            envvar="MLFLOW_TRACKING_URI",
+            help="Server or store of that run.",
+            rich_help_panel=_TODAY,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Device, such as a100-80gb.", rich_help_panel=_TODAY)
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="Number of devices.", rich_help_panel=_TODAY)] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens of a sequence.", rich_help_panel=_TODAY)] = None,
+    tokens: Annotated[
+        float | None, typer.Option(help="Tokens to train on, such as 2e12.", rich_help_panel=_TODAY)
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="NAME:COUNT", help="Target, such as ascend-910b2:128.", rich_help_panel=_TARGET),
+    ] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=AMOUNT",
+            help="Price of a device-hour, such as 'ascend-910b2=12.5 CNY'; may be repeated.",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write an HTML page.", rich_help_panel=_ANSWER)
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write it as Markdown.", rich_help_panel=_ANSWER)
+    ] = None,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: Json = False,
+) -> None:
+    """Say whether a training workload can move to Ascend: what changes, how fast, what it costs, how sure that is."""
+    from longcat.assess import page
+    from longcat.assess.assessment import assess as assess_all
+    from longcat.assess.printed import print_assessment
+    from longcat.assess.request import read_request
+    from longcat.disk import disk_errors, write_text
+    from longcat.terminal import Display
+
+    given = {
+        "code": code,
+        "model": model,
+        "log": log,
+        "mlflow_run": mlflow_run,
+        "device": device,
+        "devices": devices,
+        "sequence_length": sequence_length,
+        "tokens": tokens,
+        "to": to,
+    }
+    for option, file in (("--html", html), ("--markdown", markdown)):
+        if file is not None and not file.parent.is_dir():
+            raise ConfigError(f"{option} {file}: there is no folder {file.parent}")
+    request = read_request(config, given, price or ())
+    store = tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db")
+
+    def metrics(run: str, names: list[str]) -> Mapping[str, Any]:
+        from longcat.tracking.store import metric_histories
+
+        return metric_histories(store, run, names)
+
+    with Display(quiet=as_json) as display:
+        result = assess_all(request, metrics, display)
+    written = {}
+    for what, file, render in (("Page", html, page.html), ("Markdown", markdown, page.markdown)):
+        if file is not None:
+            with disk_errors(file):
+                write_text(file, render(result))
+            written[what] = str(file)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print_assessment(result, written)
