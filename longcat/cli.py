@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from longcat import __version__
-from longcat.commands import clean, cluster, compare, dispatch, mfu, models, presets, serve, sweep, tools, workspace
+from longcat.commands import clean, cluster, compare, dispatch, mfu, models, port, presets, serve, sweep, tools, workspace
 from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.help import Command, Group
 from longcat.commands.preprocess import preprocess_command
@@ -83,6 +83,7 @@ app.command("import", cls=Command)(models.import_)
 app.command(cls=Command)(serve.serve)
 _PROGRAM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 app.command(cls=Command, context_settings=_PROGRAM)(tools.emulate)
+app.add_typer(port.app, name="port")
 _KEPT = (
     workspace.ls,
     workspace.show,

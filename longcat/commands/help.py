@@ -36,6 +36,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "import": ("longcat import LongCat-Flash-Chat --workspace workspace",),
     "serve": ("longcat serve --checkpoint DIGEST --port 8000",),
     "emulate": ("longcat emulate -- python train.py",),
+    "port": (
+        "longcat port scan my-repository --html scan.html",
+        "longcat port rewrite my-repository --out ported --diff",
+        "longcat port check ported -- python train.py --epochs 1",
+    ),
     "join": ("longcat join login-node:29500 --workspace /shared/workspace",),
     "doctor": ("longcat doctor --json",),
     "sync": ("longcat sync --workspace workspace",),

@@ -39,13 +39,14 @@ class Analysis:
     rewritten: str
 
 
-def analyse(text: str, file: str, support: Support | None = None) -> Analysis:
+def analyse(text: str, file: str, support: Support | None = None, *, named: bool = True) -> Analysis:
     """Find what belongs to CUDA in a Python module, and rewrite what can be rewritten.
 
     Args:
         text: the module.
         file: its name, for the findings.
         support: what the installed torch_npu registers; without it nothing is said of operators.
+        named: bind a name to the accelerator's type where it is used; else it is the literal "npu".
 
     Raises:
         DataError: it does not parse; the message begins with `line N`.
@@ -59,7 +60,7 @@ def analyse(text: str, file: str, support: Support | None = None) -> Analysis:
     if MARKS.search(text) is None:
         return Analysis((), text)
     try:
-        visitor = _Visitor(text, module, file, support)
+        visitor = _Visitor(text, module, file, support, named)
         module.visit(visitor)
     except RecursionError as error:
         raise DataError("line 1: nested too deeply to be examined") from error
@@ -104,11 +105,13 @@ class _Imported:
 class _Visitor(cst.CSTVisitor):
     """Visits a module once; keeps the way from its root to where it is."""
 
-    def __init__(self, text: str, module: cst.Module, file: str, support: Support | None) -> None:
+    def __init__(self, text: str, module: cst.Module, file: str, support: Support | None, named: bool) -> None:
         super().__init__()
         self.text, self.file, self.support = text, file, support
         self.places, self.names = Places(text, module), Names(module)
-        self.header = find_header(text, module, self.names, self.places)
+        self.header = (
+            find_header(text, module, self.names, self.places) if named else Header(None, len(text), None, None)
+        )
         self.findings: list[Finding] = []
         self._path: list[cst.CSTNode] = []
         self._around: list[Scope] = []
