@@ -39,7 +39,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "port": (
         "longcat port scan my-repository --html scan.html",
         "longcat port rewrite my-repository --out ported --diff",
-        "longcat port check ported -- python train.py --epochs 1",
+        "longcat port check ported -- python train.py --lr 1e-3",
     ),
     "join": ("longcat join login-node:29500 --workspace /shared/workspace",),
     "doctor": ("longcat doctor --json",),

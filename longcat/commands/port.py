@@ -22,7 +22,9 @@ app = typer.Typer(
 _Root = Annotated[Path, typer.Argument(metavar="DIR|FILE", help="Repository or file; it is only read.")]
 _Python = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Python of an environment with torch_npu (default: as longcat emulate finds it)."),
+    typer.Option(
+        metavar="FILE", help="Python of an environment with torch_npu (default: as longcat emulate finds it)."
+    ),
 ]
 _Vendored = Annotated[bool, typer.Option("--vendored", help="Also read folders of others' code, as third_party.")]
 
@@ -77,7 +79,11 @@ def rewrite(
     with Display(quiet=False) as display:
         result = rewrite_all(root, out, python=python, vendored=vendored, with_diff=diff, report=display)
     if as_json:
-        print(json.dumps(result.as_json() | ({"diff": "".join(result.diff)} if diff else {}), indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                result.as_json() | ({"diff": "".join(result.diff)} if diff else {}), indent=2, ensure_ascii=False
+            )
+        )
         return
     from longcat.port.printed import print_rewrite
 
@@ -86,7 +92,7 @@ def rewrite(
     print_rewrite(result.as_json(), to_stderr=diff)
 
 
-@app.command(cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@app.command(cls=Command)
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR2", help="Folder that longcat port rewrite has made.")],
     command: Annotated[
@@ -98,7 +104,9 @@ def check(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimizer after which both are stopped.")] = 5,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="Relative difference of losses that is the same (default: 1e-4; 0.03 in half precision)."),
+        typer.Option(
+            min=0, help="Relative difference of losses that is the same (default: 1e-4; 0.03 in half precision)."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of both before they begin.")] = 0,
     limit: Annotated[float, typer.Option(min=1, help="Seconds that each may take.")] = 600.0,

@@ -26,6 +26,7 @@ from longcat.errors import UserError
 from longcat.port.comparing_operators import first_difference
 from longcat.port.files import left_out
 from longcat.port.rewriting import RECORD
+from longcat.port.rules import package_rule
 from longcat.port.support import Support, read_support
 from longcat.port.witness.hook import FOLDER, ORIGINAL, PLAIN, REWRITE, SEED, SIDE, STEPS
 
@@ -36,12 +37,16 @@ _LINKED_BYTES = 64 << 20
 """Files from this size on are linked instead of copied."""
 _KEPT_BYTES = 4 << 20
 _END_S = 5.0
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*[A-Za-z_])")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _SHOWN = re.compile(r"loss|perplex|ppl|acc|error|norm|score|lr|bpb|nll", re.IGNORECASE)
-_TIMES = re.compile(r"\b(ms|s|sec|seconds?|tok\S*|it/s|samples|mem\w*|gb|mb|time|speed|runtime|per_second)\b", re.IGNORECASE)
+_TIMES = re.compile(
+    r"\b(ms|s|sec|seconds?|tok\S*|it/s|samples|mem\w*|gb|mb|time|speed|runtime|per_second)\b", re.IGNORECASE
+)
 _OPERATOR = re.compile(r"(?:operator|Operator)\s+'?\"?((?:aten|npu|atb)::[\w.]+)|\b((?:aten|npu)::[\w.]+)")
 _FALLBACK = re.compile(r"The operator '(aten::[\w.]+)' is not currently supported on the NPU backend")
-_ERROR = re.compile(r"^(?:\[rank\d+\]:?\s*)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit|NotFound)\w*(?::.*)?)$", re.MULTILINE)
+_ERROR = re.compile(
+    r"^(?:\[rank\d+\]:?\s*)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit|NotFound)\w*(?::.*)?)$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ class Run:
         """Return the line that says why it failed."""
         if self.timed_out:
             return f"it did not end in {limit_s:g} s"
-        found = [line for line in _ERROR.findall(self.errors) if "ChildFailedError" not in line and "SIGTERM" not in line]
+        found = [
+            line for line in _ERROR.findall(self.errors) if "ChildFailedError" not in line and "SIGTERM" not in line
+        ]
         last = next(iter(reversed(self.errors.strip().splitlines())), f"exit code {self.code}")
         return " ".join((found[-1] if found else last).split())[:400]
 
@@ -125,22 +132,41 @@ def check(
     with tempfile.TemporaryDirectory(prefix="longcat-port-") as scratch:
         place = Path(scratch)
         say(f"original, on the CPU: {' '.join(command)}")
-        common = {SEED: str(seed), STEPS: str(steps), "LONGCAT_PORT_DEVICES": devices, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONHASHSEED": "0"}
+        common = {
+            SEED: str(seed),
+            STEPS: str(steps),
+            "LONGCAT_PORT_DEVICES": devices,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "PYTHONHASHSEED": "0",
+        }
         before = _run(command, first, place / ORIGINAL, _host(wheel, common | {SIDE: ORIGINAL}), limit_s)
         if before.failed() and not before.steps():
             why = before.error(limit_s)
             plain = _run(command, first, place / PLAIN, _host(wheel, common | {SIDE: PLAIN}), limit_s)
             if plain.failed() and not plain.steps():
-                raise UserError(f"the original does not run on this machine, so there is nothing to compare with: {why}")
+                raise UserError(
+                    f"the original does not run on this machine, so there is nothing to compare with: {why}{_known(why)}"
+                )
             before = plain
             notes.append(f"the original ran without a stand-in for CUDA, with which it fails ({why})")
         say(f"rewrite, on the emulated Ascend: {' '.join(command)}")
-        emulated = variables | common | {SIDE: REWRITE, "ASCEND_EMULATED_DEVICES": os.environ.get("ASCEND_EMULATED_DEVICES") or devices}
+        emulated = (
+            variables
+            | common
+            | {SIDE: REWRITE, "ASCEND_EMULATED_DEVICES": os.environ.get("ASCEND_EMULATED_DEVICES") or devices}
+        )
         emulated["PYTHONPATH"] = _path(emulated.get("PYTHONPATH"))
         after = _run(command, folder, place / REWRITE, emulated, limit_s)
     return _judge(before, after, tolerance, limit_s, read_support(python), notes) | {
         "command": list(command), "original": str(first), "rewrite": str(folder), "steps": steps,
     }  # fmt: skip
+
+
+def _known(why: str) -> str:
+    """Return what replaces a package that is missing, if it is one of CUDA's."""
+    found = re.search(r"No module named '([\w.]+)'", why)
+    rule = package_rule(found[1]) if found else None
+    return f" ({rule.why}; instead: {rule.instead})" if rule else ""
 
 
 def _original(folder: Path, given: Path | None, notes: list[str]) -> Path:
@@ -160,7 +186,11 @@ def _original(folder: Path, given: Path | None, notes: list[str]) -> Path:
     if not root.exists():
         raise UserError(f"the original {root} is not there any more; name it by --original")
     base = root if root.is_dir() else root.parent
-    changed = [name for name, digest in made.get("files", {}).items() if not (base / name).is_file() or sha256_file(base / name) != digest]
+    changed = [
+        name
+        for name, digest in made.get("files", {}).items()
+        if not (base / name).is_file() or sha256_file(base / name) != digest
+    ]
     if changed:
         notes.append(f"changed since the rewrite: {', '.join(changed[:5])}")
     return root
@@ -168,7 +198,9 @@ def _original(folder: Path, given: Path | None, notes: list[str]) -> Path:
 
 def _host(wheel: Wheel, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the variables for the original: the same Python, and no Ascend."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("ASCEND", "LD_LIBRARY_PATH"))}
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ASCEND", "LD_LIBRARY_PATH"))
+    }
     beside = str(wheel.python.parent)
     return variables | {
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "PYTHONPATH": _path(_without_emulator(variables.get("PYTHONPATH"))),
@@ -259,14 +291,26 @@ def _copy(root: Path, work: Path) -> None:
 
     def unwanted(where: str, names: list[str]) -> list[str]:
         paths = [Path(where) / name for name in names]
-        return [one.name for one in paths if (one.is_dir() and left_out(one, vendored=True)) or not (one.is_symlink() or one.is_dir() or one.is_file())]
+        return [
+            one.name
+            for one in paths
+            if (one.is_dir() and left_out(one, vendored=True))
+            or not (one.is_symlink() or one.is_dir() or one.is_file())
+        ]
 
     shutil.copytree(root, work, symlinks=True, ignore=unwanted, copy_function=copy)
 
 
-def _judge(before: Run, after: Run, tolerance: float | None, limit_s: float, support: Support, notes: list[str]) -> dict[str, Any]:
+def _judge(
+    before: Run, after: Run, tolerance: float | None, limit_s: float, support: Support, notes: list[str]
+) -> dict[str, Any]:
     """Compare two runs."""
-    half = any("float16" in str(row) for rows in (*before.records.values(), *after.records.values()) for row in rows if row["kind"] in ("loss", "operator"))
+    half = any(
+        "float16" in str(row)
+        for rows in (*before.records.values(), *after.records.values())
+        for row in rows
+        if row["kind"] in ("loss", "operator")
+    )
     allowed = tolerance if tolerance is not None else TOLERANCES["half" if half else "float32"]
     losses = _pairs(before.losses(), after.losses())
     printed = _printed(before.output, after.output)
@@ -276,25 +320,49 @@ def _judge(before: Run, after: Run, tolerance: float | None, limit_s: float, sup
     if half:
         notes.append("computed in half precision: rounding of the two differs")
     operator = first_difference(before.records, after.records, allowed, half)
-    result: dict[str, Any] = {"losses": losses, "printed": printed, "operator": operator, "notes": notes, "tolerance": allowed, "seconds": [round(before.seconds, 1), round(after.seconds, 1)]}
+    result: dict[str, Any] = {
+        "losses": losses,
+        "printed": printed,
+        "operator": operator,
+        "notes": notes,
+        "tolerance": allowed,
+        "seconds": [round(before.seconds, 1), round(after.seconds, 1)],
+    }
     if after.failed() and after.steps() < max(1, before.steps()):
         why = f"The rewrite fails on the emulated Ascend: {after.error(limit_s)}."
         missing = _missing(after, support)
         return result | {"verdict": "fails", "why": why + (f" {missing}" if missing else ""), "missing": missing}
     if not losses and not printed:
-        return result | {"verdict": "same" if not after.failed() else "fails", "why": "Both end, but neither calls backward() nor prints a figure: nothing was compared."}
-    apart = [row for row in losses if not _same(row, allowed)] or ([] if losses else [row for row in printed if not _same(row, allowed)])
+        return result | {
+            "verdict": "same" if not after.failed() else "fails",
+            "why": "Both end, but neither calls backward() nor prints a figure: nothing was compared.",
+        }
+    apart = [row for row in losses if not _same(row, allowed)] or (
+        [] if losses else [row for row in printed if not _same(row, allowed)]
+    )
     if apart:
         row = apart[0]
         where = f"step {row['step']} of rank {row['rank']}" if "step" in row else f"line {row['line']}"
-        first = f" First operator that differs: {operator['said']}." if operator else " No operator that was recorded differs by more than its precision explains."
-        return result | {"verdict": "differs", "why": f"Losses differ from {where} on: {row['original']} and {row['rewrite']}.{first}"}
+        first = (
+            f" First operator that differs: {operator['said']}."
+            if operator
+            else " No operator that was recorded differs by more than its precision explains."
+        )
+        return result | {
+            "verdict": "differs",
+            "why": f"Losses differ from {where} on: {row['original']} and {row['rewrite']}.{first}",
+        }
     worst = max((row["difference"] or 0.0 for row in losses or printed), default=0.0)
     count = f"{len(losses)} losses" if losses else f"{len(printed)} printed figures"
-    return result | {"verdict": "same", "why": f"{count} of {before.steps()} steps agree to {worst:.1e} (allowed {allowed:g})."}
+    return result | {
+        "verdict": "same",
+        "why": f"{count} of {before.steps()} steps agree to {worst:.1e} (allowed {allowed:g}).",
+    }
 
 
-def _pairs(before: Mapping[int, list[dict[str, Any]]], after: Mapping[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _pairs(
+    before: Mapping[int, list[dict[str, Any]]], after: Mapping[int, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
     rows = []
     for rank in sorted(before.keys() | after.keys()):
         one, other = before.get(rank, []), after.get(rank, [])
@@ -302,7 +370,15 @@ def _pairs(before: Mapping[int, list[dict[str, Any]]], after: Mapping[int, list[
             first = one[number]["value"] if number < len(one) else None
             second = other[number]["value"] if number < len(other) else None
             step = (one if number < len(one) else other)[number]["step"]
-            rows.append({"step": step + 1, "rank": rank, "original": first, "rewrite": second, "difference": relative(first, second)})
+            rows.append(
+                {
+                    "step": step + 1,
+                    "rank": rank,
+                    "original": first,
+                    "rewrite": second,
+                    "difference": relative(first, second),
+                }
+            )
     return rows
 
 
@@ -331,8 +407,21 @@ def _printed(before: str, after: str) -> list[dict[str, Any]]:
             continue
         for index, (one, second) in enumerate(zip(_NUMBER.findall(line), _NUMBER.findall(others[number]), strict=True)):
             word, behind = pieces[index], pieces[index + 1]
-            if _SHOWN.search(word[-24:]) and not _TIMES.match(behind.strip()) and not re.search(r"time|mem", word[-12:]) and math.isfinite(float(one)):
-                rows.append({"line": number + 1, "what": word.strip(" :=,|'\"{(")[-24:], "original": float(one), "rewrite": float(second), "difference": relative(float(one), float(second))})
+            if (
+                _SHOWN.search(word[-24:])
+                and not _TIMES.match(behind.strip())
+                and not re.search(r"time|mem", word[-12:])
+                and math.isfinite(float(one))
+            ):
+                rows.append(
+                    {
+                        "line": number + 1,
+                        "what": word.strip(" :=,|'\"{(")[-24:],
+                        "original": float(one),
+                        "rewrite": float(second),
+                        "difference": relative(float(one), float(second)),
+                    }
+                )
     return rows[:200]
 
 

@@ -51,7 +51,9 @@ def first_difference(
     return None
 
 
-def _next_pair(one: list[dict[str, Any]], other: list[dict[str, Any]], place: int, second: int) -> tuple[int, int] | None:
+def _next_pair(
+    one: list[dict[str, Any]], other: list[dict[str, Any]], place: int, second: int
+) -> tuple[int, int] | None:
     """Return the nearest two operators, from these on, that compute the same."""
     for ahead in range(2 * _AHEAD):
         for first in range(max(0, ahead - _AHEAD), min(ahead, _AHEAD) + 1):
@@ -83,4 +85,11 @@ def _apart(one: list[Any], other: list[Any], half: float) -> float | None:
 def _described(one: dict[str, Any], other: dict[str, Any], rank: int, number: int, worst: float) -> dict[str, Any]:
     names = other["name"] if other["name"] == one["name"] else f"{other['name']} ({one['name']} on the CPU)"
     said = f"{names}, number {number + 1} of rank {rank}, results of shape {other['results'][0][0]} by {worst:.1e}"
-    return {"name": other["name"], "original_name": one["name"], "rank": rank, "number": number + 1, "difference": worst, "said": said}
+    return {
+        "name": other["name"],
+        "original_name": one["name"],
+        "rank": rank,
+        "number": number + 1,
+        "difference": worst,
+        "said": said,
+    }

@@ -72,7 +72,9 @@ def check_input(path: Path) -> None:
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} cannot be read: permission denied")
     if path.is_file() and kind_of(path) is None:
-        raise UserError(f"{path} is no file that longcat port reads: Python, notebooks, shell, Docker, requirements, YAML, JSON, TOML, CUDA")
+        raise UserError(
+            f"{path} is no file that longcat port reads: Python, notebooks, shell, Docker, requirements, YAML, JSON, TOML, CUDA"
+        )
 
 
 def walk(root: Path, vendored: bool = False) -> Iterator[Source | Unread]:
@@ -148,7 +150,12 @@ def read(source: Source) -> tuple[str, str]:
         try:
             encoding = tokenize.detect_encoding(iter(content.splitlines(keepends=True)).__next__)[0]
         except SyntaxError as error:
-            raise DataError(f"encoding: {error.msg}") from error
+            try:
+                content.decode()  # says where it fails
+            except UnicodeDecodeError:
+                pass
+            else:
+                raise DataError(f"encoding: {error.msg}") from error
     try:
         return content.decode(encoding), encoding
     except UnicodeDecodeError as error:

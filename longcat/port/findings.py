@@ -62,7 +62,10 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """Return it for `--json`, with `rewritten` instead of the edits."""
-        row = {name: getattr(self, name) for name in ("file", "line", "column", "what", "kind", "effort", "why", "source", "instead")}
+        row = {
+            name: getattr(self, name)
+            for name in ("file", "line", "column", "what", "kind", "effort", "why", "source", "instead")
+        }
         return row | {"rewritten": bool(self.edits)}
 
     def left(self, why: str) -> Finding:

@@ -52,7 +52,9 @@ def find_header(text: str, module: cst.Module, names: Names, places: Places) -> 
             continue
         importing = [one for one in statement.body if isinstance(one, cst.Import | cst.ImportFrom)]
         if not importing:
-            docstring = isinstance(statement.body[0], cst.Expr) and isinstance(statement.body[0].value, cst.SimpleString)
+            docstring = isinstance(statement.body[0], cst.Expr) and isinstance(
+                statement.body[0].value, cst.SimpleString
+            )
             if plain is not None and not docstring:
                 break
             continue

@@ -153,7 +153,9 @@ class _Bindings(cst.CSTVisitor):
             case cst.Assign([cst.AssignTarget(cst.Name(name))], (cst.Name() | cst.Attribute()) as value):
                 parts = dotted(value)
                 first = parts.partition(".")[0]
-                full = next((self.scopes[one][first] for one in reversed(self._around) if first in self.scopes[one]), "")
+                full = next(
+                    (self.scopes[one][first] for one in reversed(self._around) if first in self.scopes[one]), ""
+                )
                 if full and parts:
                     whole = full + parts[len(first) :]
                     if whole.startswith("torch.") and name not in self.scopes[self._around[-1]]:

@@ -62,7 +62,10 @@ def analyse_notebook(text: str, file: str, support: Support | None = None) -> An
             ends = text[len(text.rstrip()) :]
             if json.dumps(original, indent=indent, ensure_ascii=plain) + ends == text:
                 return Analysis(tuple(findings), json.dumps(notebook, indent=indent, ensure_ascii=plain) + ends)
-    left = [one.left("this notebook would not be written again as it is; " + one.why) if one.edits else one for one in findings]
+    left = [
+        one.left("this notebook would not be written again as it is; " + one.why) if one.edits else one
+        for one in findings
+    ]
     return Analysis(tuple(left), text)
 
 
@@ -96,4 +99,7 @@ def _shown(source: str) -> str:
 def _shell_lines(source: str, file: str) -> list[Finding]:
     """Return what is found in the lines for the shell; they stay as they are."""
     lines = "\n".join(line.lstrip()[1:] if line.lstrip().startswith(("!", "%")) else "" for line in source.splitlines())
-    return [replace(one, edits=(), effort="minutes" if one.edits else one.effort) for one in analyse_text(lines, file, "shell").findings]
+    return [
+        replace(one, edits=(), effort="minutes" if one.edits else one.effort)
+        for one in analyse_text(lines, file, "shell").findings
+    ]

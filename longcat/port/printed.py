@@ -27,12 +27,23 @@ def print_scan(result: Mapping[str, Any], most: int, page: Path | None) -> None:
     _findings(console, rows)
     if len(result["findings"]) > most:
         say(console, f"and {len(result['findings']) - most:,} more: --most, --json and --html show them")
-    say(console, f"{counted(result['files'], 'file')}, {counted(result['lines'], 'line')}, {counted(len(result['findings']), 'place')}")
+    say(
+        console,
+        f"{counted(result['files'], 'file')}, {counted(result['lines'], 'line')}, {counted(len(result['findings']), 'place')}",
+    )
     for kind, count in result["by_class"].items():
         say(console, f"  {count:>5}  {kind}: {CLASSES[kind]}")
     if result["by_effort"]:
-        say(console, "effort: " + ", ".join(f"{count} {EFFORTS[effort]}" for effort, count in result["by_effort"].items()))
-    say(console, f"operators: {result['operators']}" if result["operators"] else f"operators were not looked up: {result['no_operators']}")
+        say(
+            console,
+            "effort: " + ", ".join(f"{count} {EFFORTS[effort]}" for effort, count in result["by_effort"].items()),
+        )
+    say(
+        console,
+        f"operators: {result['operators']}"
+        if result["operators"]
+        else f"operators were not looked up: {result['no_operators']}",
+    )
     _unread(console, result["unread"])
     if page is not None:
         say(console, str(page))
@@ -59,14 +70,26 @@ def print_check(result: Mapping[str, Any]) -> None:
         for name in ("step", "rank", "original, CPU", "rewrite, emulated Ascend", "difference"):
             table.add_column(name, justify="right")
         for row in result["losses"]:
-            table.add_row(str(row["step"]), str(row["rank"]), _number(row["original"]), _number(row["rewrite"]), _relative(row["difference"]))
+            table.add_row(
+                str(row["step"]),
+                str(row["rank"]),
+                _number(row["original"]),
+                _number(row["rewrite"]),
+                _relative(row["difference"]),
+            )
         console.print(table)
     if result["printed"]:
         table = Table(title="printed by both", title_justify="left")
         for name in ("line", "what", "original", "rewrite", "difference"):
             table.add_column(name, justify="left" if name == "what" else "right", overflow="fold")
         for row in result["printed"]:
-            table.add_row(str(row["line"]), printable(row["what"]), _number(row["original"]), _number(row["rewrite"]), _relative(row["difference"]))
+            table.add_row(
+                str(row["line"]),
+                printable(row["what"]),
+                _number(row["original"]),
+                _number(row["rewrite"]),
+                _relative(row["difference"]),
+            )
         console.print(table)
     for note in result["notes"]:
         say(console, f"Note: {note}")
@@ -87,7 +110,9 @@ def _findings(console: Console, rows: list[Mapping[str, Any]]) -> None:
     table.add_column("effort", no_wrap=True)
     table.add_column("on an Ascend", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(text)) for text in (_place(row), row["what"], row["kind"], row["effort"], _advice(row))))
+        table.add_row(
+            *(Text(printable(text)) for text in (_place(row), row["what"], row["kind"], row["effort"], _advice(row)))
+        )
     console.print(table)
 
 

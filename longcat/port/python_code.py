@@ -17,7 +17,8 @@ from longcat.port.rules import Rule, package_rule, torch_rule, variable_rule
 from longcat.port.support import Support
 
 MARKS = re.compile(
-    r"torch|cuda|nccl|nvidia|apex|triton|flash_attn|xformers|bitsandbytes|transformer_engine|gpu|cudnn|cublas", re.IGNORECASE
+    r"torch|cuda|nccl|nvidia|apex|triton|flash_attn|xformers|bitsandbytes|transformer_engine|gpu|cudnn|cublas",
+    re.IGNORECASE,
 )
 """What a module has somewhere in it if anything can be found there."""
 _POSITIONAL = {"autocast": ("enabled", "dtype", "cache_enabled")}
@@ -26,7 +27,17 @@ _COLLECTIVES = {
     "all_to_all", "all_to_all_single", "send", "recv", "isend", "irecv", "gather", "scatter",
 }  # fmt: skip
 _DOUBLE = re.compile(r"torch\.(float64|double)\b|\.double\(\)")
-_KNOWN_OPS = {"aten", "prims", "npu", "profiler", "c10d", "c10d_functional", "_c10d_functional", "higher_order", "inductor"}
+_KNOWN_OPS = {
+    "aten",
+    "prims",
+    "npu",
+    "profiler",
+    "c10d",
+    "c10d_functional",
+    "_c10d_functional",
+    "higher_order",
+    "inductor",
+}
 _SHAPE_METHODS = {"nonzero", "unique", "unique_consecutive", "masked_select", "argwhere", "bincount"}
 _OTHERS_METHODS = {"unique": re.compile(r"(?i)df|frame|series|column|pd|\bnp\b"), "nonzero": re.compile(r"\bnp\b")}
 
@@ -83,7 +94,9 @@ def _settled(text: str, header: Header, findings: list[Finding]) -> Analysis:
         rewritten = apply(text, [*edits, *extra])
         cst.parse_module(rewritten)
     except (ValueError, cst.ParserSyntaxError):
-        left = [one.left("the rewrite of this file would not parse; " + one.why) if one.edits else one for one in findings]
+        left = [
+            one.left("the rewrite of this file would not parse; " + one.why) if one.edits else one for one in findings
+        ]
         return Analysis(tuple(left), text)
     return Analysis(tuple(findings), rewritten)
 
@@ -152,7 +165,17 @@ class _Visitor(cst.CSTVisitor):
         begin, end = self.places.span(node)
         return self.text[begin:end]
 
-    def _say(self, node: cst.CSTNode, what: str, kind: str, effort: str, why: str, source: str = "", instead: str = "", edits: Sequence[Edit] = ()) -> None:
+    def _say(
+        self,
+        node: cst.CSTNode,
+        what: str,
+        kind: str,
+        effort: str,
+        why: str,
+        source: str = "",
+        instead: str = "",
+        edits: Sequence[Edit] = (),
+    ) -> None:
         line, column = self.places.line(node)
         self.findings.append(Finding(self.file, line, column, what, kind, effort, why, source, instead, tuple(edits)))
 
@@ -197,16 +220,33 @@ class _Visitor(cst.CSTVisitor):
 
     def _import(self, alias: cst.ImportAlias, node: cst.Import | cst.ImportFrom, full: str, local: str) -> None:
         if full == "torch.cuda" or full.startswith("torch.cuda."):
-            line = next(one for one in reversed(self._path) if isinstance(one, cst.SimpleStatementLine | cst.SimpleStatementSuite))
+            line = next(
+                one
+                for one in reversed(self._path)
+                if isinstance(one, cst.SimpleStatementLine | cst.SimpleStatementSuite)
+            )
             block = self._path[self._path.index(line) - 1]
-            alone = isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1 and not isinstance(block, cst.IndentedBlock)
+            alone = (
+                isinstance(line, cst.SimpleStatementLine)
+                and len(line.body) == 1
+                and not isinstance(block, cst.IndentedBlock)
+            )
             one = _Imported(alias, node, line, alone, full, local)
-            if isinstance(block, cst.IndentedBlock) and isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1:
+            if (
+                isinstance(block, cst.IndentedBlock)
+                and isinstance(line, cst.SimpleStatementLine)
+                and len(line.body) == 1
+            ):
                 one.alone = len(block.body) > 1
             self._imported[(id(self._around[-1]), local)] = one
         elif (package := package_rule(full)) is not None and not full.startswith("torch"):
             self._say_rule(alias, full, package)
-        elif full.startswith("torch") and (rule := torch_rule(full)) is not None and not rule.to and rule.kind in ("none", "differs"):
+        elif (
+            full.startswith("torch")
+            and (rule := torch_rule(full)) is not None
+            and not rule.to
+            and rule.kind in ("none", "differs")
+        ):
             self._say_rule(alias, full, rule)
 
     def _use(self, node: cst.CSTNode, rewritten: bool) -> None:
@@ -228,7 +268,12 @@ class _Visitor(cst.CSTVisitor):
         for together in by_statement.values():
             first = together[0]
             statement = first.statement
-            gone = all((one.uses and not one.left) or one.full == "torch.cuda" == dotted(one.node.name) and one.local == "torch" for one in together)
+            gone = all(
+                (one.uses and not one.left)
+                or one.full == "torch.cuda" == dotted(one.node.name)
+                and one.local == "torch"
+                for one in together
+            )
             names = cst.ensure_type(statement.names[0], cst.ImportAlias) and statement.names  # type: ignore[index]
             whole = len(names) == len(together)  # type: ignore[arg-type]
             begin, end = self.places.span(statement)
@@ -249,7 +294,15 @@ class _Visitor(cst.CSTVisitor):
 
     def _settle(self, statement: cst.CSTNode, what: str, edits: Sequence[Edit]) -> None:
         why = "the names that stand for it are torch's own" if edits else "lines that stay use it"
-        self._say(statement, what, "renames" if edits else "works", "automatic" if edits else "none", why, "torch 2.13", edits=edits)
+        self._say(
+            statement,
+            what,
+            "renames" if edits else "works",
+            "automatic" if edits else "none",
+            why,
+            "torch 2.13",
+            edits=edits,
+        )
 
     def _commented(self, line: cst.CSTNode) -> bool:
         begin, end = self.places.line_span(line)
@@ -267,9 +320,13 @@ class _Visitor(cst.CSTVisitor):
 
     def visit_Name(self, node: cst.Name) -> None:
         above = self._above()
-        if isinstance(above, cst.Param | cst.FunctionDef | cst.ClassDef | cst.AssignTarget | cst.ImportAlias | cst.AsName):
+        if isinstance(
+            above, cst.Param | cst.FunctionDef | cst.ClassDef | cst.AssignTarget | cst.ImportAlias | cst.AsName
+        ):
             return
-        if (isinstance(above, cst.Attribute) and above.attr is node) or (isinstance(above, cst.Arg) and above.keyword is node):
+        if (isinstance(above, cst.Attribute) and above.attr is node) or (
+            isinstance(above, cst.Arg) and above.keyword is node
+        ):
             return
         full = self.names.resolve(node, self._around)
         if full is not None and "." in full:
@@ -280,7 +337,11 @@ class _Visitor(cst.CSTVisitor):
         above = self._above()
         call = above if isinstance(above, cst.Call) and above.func is node else None
         if not full.startswith("torch"):
-            if (package := package_rule(full)) is not None and (call is not None or isinstance(above, cst.Decorator)) and not full.startswith("triton.language"):
+            if (
+                (package := package_rule(full)) is not None
+                and (call is not None or isinstance(above, cst.Decorator))
+                and not full.startswith("triton.language")
+            ):
                 self._say_rule(node, full, package)
             return
         parts, inner, depth = full, node, 0
@@ -291,7 +352,11 @@ class _Visitor(cst.CSTVisitor):
             if found is not None and found.name == parts and found.to:
                 rule = found
                 break
-        mirrored = rule is not None and rule.to.rpartition(".")[2] in ("npu", "memory", "amp", "random") and rule.kind == "differs"
+        mirrored = (
+            rule is not None
+            and rule.to.rpartition(".")[2] in ("npu", "memory", "amp", "random")
+            and rule.kind == "differs"
+        )
         if rule is not None and rule.to and depth and mirrored:
             rule = None
         if rule is None:
@@ -305,7 +370,11 @@ class _Visitor(cst.CSTVisitor):
             return
         if full.startswith("torch.ops") or (rule.name in ("torch.float64", "torch.double") and depth):
             return
-        edits = self._renamed(inner, rule, call if not depth else None, isinstance(above, cst.Decorator)) if rule.to else None
+        edits = (
+            self._renamed(inner, rule, call if not depth else None, isinstance(above, cst.Decorator))
+            if rule.to
+            else None
+        )
         if rule.to and edits is None:
             self._use(node, False)
             left = Finding(self.file, *self.places.line(node), full, rule.kind, rule.effort, rule.why, rule.source)
@@ -314,7 +383,9 @@ class _Visitor(cst.CSTVisitor):
         self._use(node, bool(edits))
         self._say_rule(node, full, rule, edits or ())
 
-    def _renamed(self, node: cst.Name | cst.Attribute, rule: Rule, call: cst.Call | None, decorator: bool) -> list[Edit] | None:
+    def _renamed(
+        self, node: cst.Name | cst.Attribute, rule: Rule, call: cst.Call | None, decorator: bool
+    ) -> list[Edit] | None:
         """Return the edits that put a rule's name in place of a name, and change the call; None if it is not sure how."""
         begin, end = self.places.span(node)
         root = self._root()
@@ -330,19 +401,33 @@ class _Visitor(cst.CSTVisitor):
                     if argument.keyword is not None:
                         if argument.keyword.value not in ("device", "peer_device"):
                             return None
-                        edits.append(Edit(self.places.span(argument.keyword)[0], self.places.span(argument.value)[0], ""))
+                        edits.append(
+                            Edit(self.places.span(argument.keyword)[0], self.places.span(argument.value)[0], "")
+                        )
             return edits
         if call is None:
             if rule.call == "device_type" and decorator:
                 return [replace(edits[0], text=f"{edits[0].text}(device_type={accelerator})")]
-            return edits if rule.call == "device_first" and isinstance(node, cst.Name | cst.Attribute) and rule.to.endswith("GradScaler") else None
+            return (
+                edits
+                if rule.call == "device_first"
+                and isinstance(node, cst.Name | cst.Attribute)
+                and rule.to.endswith("GradScaler")
+                else None
+            )
         if any(argument.star for argument in call.args):
             return None
         place = self._inside(call)
         tail = ", " if call.args else ""
         if rule.call == "device_type":
-            return [*edits, Edit(place, place, f"device_type={accelerator}{tail}")] if all(one.keyword for one in call.args) else None
-        for argument, keyword in zip([one for one in call.args if one.keyword is None], _POSITIONAL.get(rule.call, ()), strict=False):
+            return (
+                [*edits, Edit(place, place, f"device_type={accelerator}{tail}")]
+                if all(one.keyword for one in call.args)
+                else None
+            )
+        for argument, keyword in zip(
+            [one for one in call.args if one.keyword is None], _POSITIONAL.get(rule.call, ()), strict=False
+        ):
             start = self.places.span(argument.value)[0]
             edits.append(Edit(start, start, f"{keyword}="))
             if argument is call.args[0]:
@@ -375,7 +460,14 @@ class _Visitor(cst.CSTVisitor):
     def _absent(self, node: cst.CSTNode, what: str, operators: Sequence[str]) -> None:
         assert self.support is not None
         shown = ", ".join(operators[:3]) + (" ..." if len(operators) > 3 else "")
-        self._say(node, what, "operator", "hours", f"{self.support.version} registers no kernel for {shown}; it runs on the host, with copies both ways", self.support.source)
+        self._say(
+            node,
+            what,
+            "operator",
+            "hours",
+            f"{self.support.version} registers no kernel for {shown}; it runs on the host, with copies both ways",
+            self.support.source,
+        )
 
     # -------------------------------------------------------------------------------------------- what is not resolved
 
@@ -385,12 +477,31 @@ class _Visitor(cst.CSTVisitor):
         if name == "is_cuda" and not isinstance(above, cst.AssignTarget):
             begin, end = self.places.span(node)
             base = self.places.span(node.value)[1]
-            simple = isinstance(above, cst.If | cst.While | cst.Assert | cst.BooleanOperation | cst.Assign | cst.Arg | cst.Return | cst.IfExp | cst.Element)
+            simple = isinstance(
+                above,
+                cst.If
+                | cst.While
+                | cst.Assert
+                | cst.BooleanOperation
+                | cst.Assign
+                | cst.Arg
+                | cst.Return
+                | cst.IfExp
+                | cst.Element,
+            )
             opening, closing = ("", "") if simple else ("(", ")")
             edits = [Edit(begin, begin, opening), Edit(base, end, f'.device.type != "cpu"{closing}')]
             if not opening:
                 del edits[0]
-            self._say(node, ".is_cuda", "renames", "automatic", "it asks for CUDA alone; a tensor's device is asked for by its type", "torch 2.13, torch.device", edits=edits)
+            self._say(
+                node,
+                ".is_cuda",
+                "renames",
+                "automatic",
+                "it asks for CUDA alone; a tensor's device is asked for by its type",
+                "torch 2.13, torch.device",
+                edits=edits,
+            )
 
     def visit_Call(self, node: cst.Call) -> bool:
         match node.func:
@@ -400,7 +511,11 @@ class _Visitor(cst.CSTVisitor):
                 base = self.names.resolve(value, self._around)
                 if base is None or not base.startswith("torch"):
                     self._method(node, value, method, base)
-        if isinstance(node.func, cst.Subscript) and isinstance(node.func.value, cst.Name) and node.func.value.value in self._kernels:
+        if (
+            isinstance(node.func, cst.Subscript)
+            and isinstance(node.func.value, cst.Name)
+            and node.func.value.value in self._kernels
+        ):
             rule = package_rule("triton")
             assert rule is not None
             self._say_rule(node, f"{node.func.value.value}[...]", rule)
@@ -420,16 +535,34 @@ class _Visitor(cst.CSTVisitor):
             if not full.startswith(("torch.cuda", "torch.backends.cud")):
                 return True
             root = self._root()
-            if asking == "getattr" and len(node.args) == 2 and rule is not None and rule.to and rule.name == full and rule.call in ("", "positional") and root:
+            if (
+                asking == "getattr"
+                and len(node.args) == 2
+                and rule is not None
+                and rule.to
+                and rule.name == full
+                and rule.call in ("", "positional")
+                and root
+            ):
                 self._use(node.args[0].value, True)
                 self._say_rule(node, full, rule, [Edit(*self.places.span(node), root + rule.to.removeprefix("torch"))])
                 return False
             self._use(node.args[0].value, False)
-            self._unsure(node, f"{asking}({base}, {name!r})", "asked for by its name" if rule is None else f"asked for by its name; {rule.to or rule.instead or rule.why} stands for it")
+            self._unsure(
+                node,
+                f"{asking}({base}, {name!r})",
+                "asked for by its name"
+                if rule is None
+                else f"asked for by its name; {rule.to or rule.instead or rule.why} stands for it",
+            )
             return False
         if base.startswith("torch.cuda"):
             self._use(node.args[0].value, False)
-            self._unsure(node, f"{asking}({base}, ...)", "the name is made up while it runs; torch.npu mirrors most of torch.cuda")
+            self._unsure(
+                node,
+                f"{asking}({base}, ...)",
+                "the name is made up while it runs; torch.npu mirrors most of torch.cuda",
+            )
             return False
         return True
 
@@ -440,7 +573,9 @@ class _Visitor(cst.CSTVisitor):
             edits = self._moved(node, func, value)
             why = "it names CUDA; to() takes any device"
             if edits is None:
-                self._unsure(func.attr, ".cuda()", "what is asked for here is not clear; to() with a device stands for it")
+                self._unsure(
+                    func.attr, ".cuda()", "what is asked for here is not clear; to() with a device stands for it"
+                )
             else:
                 self._say(func.attr, ".cuda()", "renames", "automatic", why, "torch 2.13, Tensor.to", edits=edits)
         elif base is None and method == "double" and not node.args:
@@ -454,7 +589,14 @@ class _Visitor(cst.CSTVisitor):
                 assert rule is not None
                 self._say_rule(func.attr, f".{method}()", rule)
         elif base is None and method == "pin_memory":
-            self._say(func.attr, ".pin_memory()", "works", "none", "memory is pinned for the accelerator that is there", "torch 2.13, Tensor.pin_memory")
+            self._say(
+                func.attr,
+                ".pin_memory()",
+                "works",
+                "none",
+                "memory is pinned for the accelerator that is there",
+                "torch 2.13, Tensor.pin_memory",
+            )
         elif base is None and self.support is not None and (absent := self.support.absent_in_method(method)):
             self._absent(func.attr, f".{method}()", absent)
         name = self.names.resolve(func, self._around) or ""
@@ -466,7 +608,15 @@ class _Visitor(cst.CSTVisitor):
         for argument in node.args[:2]:
             code = self._code(argument.value)
             if _DOUBLE.search(code) or code in self._doubles[-1]:
-                self._say(node, f"{method} of float64", "none", "hours", "HCCL refuses float64", "torch_npu 2.13.0, ProcessGroupHCCL", "float32, or gloo on the host")
+                self._say(
+                    node,
+                    f"{method} of float64",
+                    "none",
+                    "hours",
+                    "HCCL refuses float64",
+                    "torch_npu 2.13.0, ProcessGroupHCCL",
+                    "float32, or gloo on the host",
+                )
                 return
 
     def visit_Assign(self, node: cst.Assign) -> None:
@@ -508,19 +658,61 @@ class _Visitor(cst.CSTVisitor):
             text = argument.value.evaluated_value if isinstance(argument.value, cst.SimpleString) else ""
             match name, value or text:
                 case "pin_memory", "True":
-                    self._say(argument, "pin_memory=True", "works", "none", "memory is pinned for the accelerator that is there", "torch 2.13, DataLoader")
+                    self._say(
+                        argument,
+                        "pin_memory=True",
+                        "works",
+                        "none",
+                        "memory is pinned for the accelerator that is there",
+                        "torch 2.13, DataLoader",
+                    )
                 case "tf32", "True":
-                    self._say(argument, "tf32=True", "precision", "minutes", "refused without a GPU; torch.npu.matmul.allow_hf32 is the Ascend's", "transformers, TrainingArguments")
+                    self._say(
+                        argument,
+                        "tf32=True",
+                        "precision",
+                        "minutes",
+                        "refused without a GPU; torch.npu.matmul.allow_hf32 is the Ascend's",
+                        "transformers, TrainingArguments",
+                    )
                 case "torch_compile", "True":
                     rule = torch_rule("torch.compile")
                     assert rule is not None
                     self._say_rule(argument, "torch_compile=True", rule)
-                case ("accelerator" | "gpus"), str(asked) if (asked == "gpu" or (name == "gpus" and called.endswith("Trainer"))):
-                    self._say(argument, f'{name}={asked or "..."}', "differs", "hours", "Lightning has no accelerator npu of its own", "lightning.pytorch.accelerators", "accelerator=\"auto\" with a package that brings one")
-                case ("attn_implementation" | "_attn_implementation"), str(asked) if asked.startswith("flash_attention"):
-                    self._say(argument, f'{name}="{asked}"', "differs", "minutes", "the package flash_attn is CUDA's; sdpa goes to torch_npu's fused attention", "transformers, attention", 'attn_implementation="sdpa"')
+                case (("accelerator" | "gpus"), str(asked)) if asked == "gpu" or (
+                    name == "gpus" and called.endswith("Trainer")
+                ):
+                    self._say(
+                        argument,
+                        f"{name}={asked or '...'}",
+                        "differs",
+                        "hours",
+                        "Lightning has no accelerator npu of its own",
+                        "lightning.pytorch.accelerators",
+                        'accelerator="auto" with a package that brings one',
+                    )
+                case (("attn_implementation" | "_attn_implementation"), str(asked)) if asked.startswith(
+                    "flash_attention"
+                ):
+                    self._say(
+                        argument,
+                        f'{name}="{asked}"',
+                        "differs",
+                        "minutes",
+                        "the package flash_attn is CUDA's; sdpa goes to torch_npu's fused attention",
+                        "transformers, attention",
+                        'attn_implementation="sdpa"',
+                    )
                 case "optim", str(asked) if "apex" in asked or "bnb" in asked or "8bit" in asked:
-                    self._say(argument, f'optim="{asked}"', "none", "minutes", "an optimizer of apex or bitsandbytes", "transformers, TrainingArguments", 'optim="adamw_torch" or "adamw_torch_npu_fused"')
+                    self._say(
+                        argument,
+                        f'optim="{asked}"',
+                        "none",
+                        "minutes",
+                        "an optimizer of apex or bitsandbytes",
+                        "transformers, TrainingArguments",
+                        'optim="adamw_torch" or "adamw_torch_npu_fused"',
+                    )
                 case "padding", ("True" | "longest"):
                     rule = torch_rule("torch.nn.utils.rnn.pad_sequence")
                     assert rule is not None
@@ -532,8 +724,12 @@ class _Visitor(cst.CSTVisitor):
             return
         index = node.slice[0].slice
         if isinstance(index, cst.Index):
-            compared = isinstance(index.value, cst.Comparison) and not any(isinstance(one.operator, cst.In | cst.NotIn) for one in index.value.comparisons)
-            named = isinstance(index.value, cst.Name) and (index.value.value == "mask" or index.value.value.endswith("_mask"))
+            compared = isinstance(index.value, cst.Comparison) and not any(
+                isinstance(one.operator, cst.In | cst.NotIn) for one in index.value.comparisons
+            )
+            named = isinstance(index.value, cst.Name) and (
+                index.value.value == "mask" or index.value.value.endswith("_mask")
+            )
             if compared or named:
                 rule = torch_rule("torch.nonzero")
                 assert rule is not None
@@ -541,7 +737,13 @@ class _Visitor(cst.CSTVisitor):
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
         for decorator in node.decorators:
-            full = self.names.resolve(decorator.decorator.func if isinstance(decorator.decorator, cst.Call) else decorator.decorator, self._around) or ""
+            full = (
+                self.names.resolve(
+                    decorator.decorator.func if isinstance(decorator.decorator, cst.Call) else decorator.decorator,
+                    self._around,
+                )
+                or ""
+            )
             if full.startswith("triton."):
                 self._kernels.add(node.name.value)
 
@@ -549,12 +751,24 @@ class _Visitor(cst.CSTVisitor):
 
     def visit_SimpleString(self, node: cst.SimpleString) -> None:
         value = node.evaluated_value
-        if not isinstance(value, str) or strings.is_docstring(self._path) or isinstance(self._above(), cst.ConcatenatedString):
+        if (
+            not isinstance(value, str)
+            or strings.is_docstring(self._path)
+            or isinstance(self._above(), cst.ConcatenatedString)
+        ):
             return
         begin, end = self.places.span(node)
         if value.startswith("cuda") and strings.BACKEND.fullmatch(value) and "nccl" in value:
             text = f"{node.prefix}{node.quote}{value.replace('cuda', 'npu').replace('nccl', 'hccl')}{node.quote}"
-            self._say(node, f'"{value}"', "renames", "automatic", "the backend of an Ascend is hccl", "torch_npu 2.13.0, torch.distributed", edits=[Edit(begin, end, text)])
+            self._say(
+                node,
+                f'"{value}"',
+                "renames",
+                "automatic",
+                "the backend of an Ascend is hccl",
+                "torch_npu 2.13.0, torch.distributed",
+                edits=[Edit(begin, end, text)],
+            )
         elif value == "cuda" or strings.NUMBERED.fullmatch(value):
             self._device(node, value, begin, end)
         elif value == "nccl":
@@ -563,7 +777,15 @@ class _Visitor(cst.CSTVisitor):
             self._variable(node, value, begin, end)
         elif strings.TENSOR_TYPE.fullmatch(value):
             at = self.text.index("cuda", begin)
-            self._say(node, f'"{value}"', "renames", "automatic", "torch_npu has the same types", "torch_npu 2.13.0, torch.npu", edits=[Edit(at, at + 4, "npu")])
+            self._say(
+                node,
+                f'"{value}"',
+                "renames",
+                "automatic",
+                "torch_npu has the same types",
+                "torch_npu 2.13.0, torch.npu",
+                edits=[Edit(at, at + 4, "npu")],
+            )
         elif strings.INTERFACE.fullmatch(value):
             self._unsure(node, f'"{value}"', "a name of torch's CUDA interfaces in a string")
         elif strings.SOURCE.search(value):
@@ -571,17 +793,41 @@ class _Visitor(cst.CSTVisitor):
             assert rule is not None
             self._say_rule(node, "CUDA source in a string", rule)
         elif "nvidia-smi" in value or "nvcc" in value.split():
-            self._say(node, "nvidia-smi" if "nvidia-smi" in value else "nvcc", "differs", "minutes", "a program of NVIDIA's driver", "CANN, npu-smi", "npu-smi info, with options and output of its own")
+            self._say(
+                node,
+                "nvidia-smi" if "nvidia-smi" in value else "nvcc",
+                "differs",
+                "minutes",
+                "a program of NVIDIA's driver",
+                "CANN, npu-smi",
+                "npu-smi info, with options and output of its own",
+            )
         elif "cuda_time" in value and " " not in value:
-            self._say(node, f'"{value}"', "differs", "minutes", "a column of torch's profiler that an Ascend does not fill", "torch_npu 2.13.0, torch_npu.profiler", "torch_npu.profiler, whose results MindStudio shows")
-        elif (found := re.search(r"\b(CUDA_VISIBLE_DEVICES|PYTORCH_CUDA_ALLOC_CONF|CUDA_LAUNCH_BLOCKING|NCCL_\w+)=", value)) is not None:
+            self._say(
+                node,
+                f'"{value}"',
+                "differs",
+                "minutes",
+                "a column of torch's profiler that an Ascend does not fill",
+                "torch_npu 2.13.0, torch_npu.profiler",
+                "torch_npu.profiler, whose results MindStudio shows",
+            )
+        elif (
+            found := re.search(
+                r"\b(CUDA_VISIBLE_DEVICES|PYTORCH_CUDA_ALLOC_CONF|CUDA_LAUNCH_BLOCKING|NCCL_\w+)=", value
+            )
+        ) is not None:
             self._unsure(node, found[1], "an environment variable within a text")
         elif re.search(r"(^|\s)cuda:\d", value) and " " not in value.strip():
             self._unsure(node, f'"{value}"', "a device within a text")
 
     def _device(self, node: cst.SimpleString, value: str, begin: int, end: int) -> None:
         if value == "cuda" and not strings.is_device_here(self._path):
-            if isinstance(self._above(), cst.Arg) and isinstance(self._above(2), cst.Call) and dotted(cst.ensure_type(self._above(2), cst.Call).func).endswith("skipif"):
+            if (
+                isinstance(self._above(), cst.Arg)
+                and isinstance(self._above(2), cst.Call)
+                and dotted(cst.ensure_type(self._above(2), cst.Call).func).endswith("skipif")
+            ):
                 return
             self._unsure(node, '"cuda"', "whether this is a device is not seen here")
             return
@@ -595,7 +841,15 @@ class _Visitor(cst.CSTVisitor):
             edits = [Edit(begin, end, f"({self.header.name} + {quote}{rest}{quote})")]
         else:
             edits = [Edit(begin, end, f"f{quote}{{{self.header.name}}}{rest}{quote}")]
-        self._say(node, f'"{value}"', "renames", "automatic", "a device of CUDA; the accelerator that is there is asked for its type", "torch 2.13, torch.accelerator", edits=edits)
+        self._say(
+            node,
+            f'"{value}"',
+            "renames",
+            "automatic",
+            "a device of CUDA; the accelerator that is there is asked for its type",
+            "torch 2.13, torch.accelerator",
+            edits=edits,
+        )
 
     def _backend(self, node: cst.SimpleString, begin: int, end: int) -> None:
         if not strings.is_backend_here(self._path):
@@ -606,7 +860,15 @@ class _Visitor(cst.CSTVisitor):
             text = f"{root}.distributed.get_default_backend_for_device({self.header.name})"
         else:
             text = f"{node.quote}hccl{node.quote}"
-        self._say(node, '"nccl"', "renames", "automatic", "the backend that belongs to the accelerator: hccl on an Ascend", "torch 2.13, torch.distributed.get_default_backend_for_device", edits=[Edit(begin, end, text)])
+        self._say(
+            node,
+            '"nccl"',
+            "renames",
+            "automatic",
+            "the backend that belongs to the accelerator: hccl on an Ascend",
+            "torch 2.13, torch.distributed.get_default_backend_for_device",
+            edits=[Edit(begin, end, text)],
+        )
 
     def _variable(self, node: cst.SimpleString, value: str, begin: int, end: int) -> None:
         if (rule := variable_rule(value)) is not None:
@@ -621,10 +883,26 @@ class _Visitor(cst.CSTVisitor):
             begin = self.places.span(first)[0]
             named = self.header.named(begin)
             edits = [Edit(begin, begin + 4, f"{{{self.header.name}}}" if named else "npu")]
-            self._say(node, 'f"cuda:..."', "renames", "automatic", "a device of CUDA; the accelerator that is there is asked for its type", "torch 2.13, torch.accelerator", edits=edits)
+            self._say(
+                node,
+                'f"cuda:..."',
+                "renames",
+                "automatic",
+                "a device of CUDA; the accelerator that is there is asked for its type",
+                "torch 2.13, torch.accelerator",
+                edits=edits,
+            )
         else:
             code = self._code(node)
             if (found := re.search(r"\b(CUDA_VISIBLE_DEVICES|NCCL_\w+)=", code)) is not None:
                 self._unsure(node, found[1], "an environment variable within a text")
             elif "nvidia-smi" in code:
-                self._say(node, "nvidia-smi", "differs", "minutes", "a program of NVIDIA's driver", "CANN, npu-smi", "npu-smi info, with options and output of its own")
+                self._say(
+                    node,
+                    "nvidia-smi",
+                    "differs",
+                    "minutes",
+                    "a program of NVIDIA's driver",
+                    "CANN, npu-smi",
+                    "npu-smi info, with options and output of its own",
+                )

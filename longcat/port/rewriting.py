@@ -103,7 +103,11 @@ def rewrite(
         try:
             result = _read(root, temporary, python, vendored, with_diff, report)
             result.out = out
-            record = result.as_json() | {"longcat": __version__, "root": str(root.resolve()), "files": _hashes(root, result)}
+            record = result.as_json() | {
+                "longcat": __version__,
+                "root": str(root.resolve()),
+                "files": _hashes(root, result),
+            }
             write_text(temporary / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             os.rename(temporary, out)
         finally:
@@ -112,7 +116,9 @@ def rewrite(
     return result
 
 
-def _read(root: Path, folder: Path | None, python: str | None, vendored: bool, with_diff: bool, report: Reporter) -> Rewrite:
+def _read(
+    root: Path, folder: Path | None, python: str | None, vendored: bool, with_diff: bool, report: Reporter
+) -> Rewrite:
     result = Rewrite(root, None)
     if folder is not None:
         _copy(root, folder)
@@ -156,7 +162,9 @@ def _copy(root: Path, folder: Path) -> None:
 
 
 def _diff(one: Read) -> Iterator[str]:
-    before, after = (content.decode("utf-8", "replace").splitlines(keepends=True) for content in (one.before, one.after))
+    before, after = (
+        content.decode("utf-8", "replace").splitlines(keepends=True) for content in (one.before, one.after)
+    )
     for line in difflib.unified_diff(before, after, f"a/{one.source.name}", f"b/{one.source.name}"):
         yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
 

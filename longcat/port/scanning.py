@@ -81,7 +81,9 @@ def examine(source: Source, support: Support | None = None) -> Read:
         return Read(source, 0, (), b"", b"", Unread(source.name, line, why))
     before = text.encode(encoding)
     after = before if analysis.rewritten == text else analysis.rewritten.encode(encoding)
-    return Read(source, text.count("\n") + (not text.endswith("\n") and bool(text)), analysis.findings, before, after, None)
+    return Read(
+        source, text.count("\n") + (not text.endswith("\n") and bool(text)), analysis.findings, before, after, None
+    )
 
 
 def _analyse(text: str, source: Source, support: Support | None) -> Analysis:
@@ -97,11 +99,15 @@ def _analyse(text: str, source: Source, support: Support | None) -> Analysis:
             ast.parse(text)  # quicker, and nothing is to be found
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
-        raise DataError(f"line {line}: does not parse ({getattr(error, 'msg', None) or type(error).__name__})") from error
+        raise DataError(
+            f"line {line}: does not parse ({getattr(error, 'msg', None) or type(error).__name__})"
+        ) from error
     return Analysis((), text)
 
 
-def examine_all(root: Path, support: Support | None, vendored: bool, report: Reporter = no_progress) -> Iterator[Read | Unread]:
+def examine_all(
+    root: Path, support: Support | None, vendored: bool, report: Reporter = no_progress
+) -> Iterator[Read | Unread]:
     """Read all files of a repository, in several processes if there are many; in the order of their names."""
     check_input(root)
     found = list(walk(root, vendored))

@@ -26,10 +26,24 @@ _TAKES_DEVICES = {
     "ones", "empty", "rand", "randn", "tensor", "as_tensor", "type", "is_autocast_enabled", "get_autocast_dtype", "get_device",
 }  # fmt: skip
 _TAKES_BACKENDS = {"init_process_group", "new_group", "is_backend_available", "Backend", "init_distributed"}
-_OPTIONS = {"add_argument", "option", "Option", "field", "Field", "Argument", "get", "getattr", "setdefault", "pop", "getenv"}
+_OPTIONS = {
+    "add_argument",
+    "option",
+    "Option",
+    "field",
+    "Field",
+    "Argument",
+    "get",
+    "getattr",
+    "setdefault",
+    "pop",
+    "getenv",
+}
 
 
-def is_device_here(path: Sequence[cst.CSTNode], words: re.Pattern[str] = _DEVICE_WORDS, callees: set[str] | None = None) -> bool:
+def is_device_here(
+    path: Sequence[cst.CSTNode], words: re.Pattern[str] = _DEVICE_WORDS, callees: set[str] | None = None
+) -> bool:
     """Whether a string is used as a device (or, with other words, a backend), going by what stands around it.
 
     Args:
@@ -70,9 +84,18 @@ def is_device_here(path: Sequence[cst.CSTNode], words: re.Pattern[str] = _DEVICE
                     continue
                 return bool(words.search(" ".join(_text(key)))) or "cuda" in "".join(_text(key))
             case cst.Element() | cst.List() | cst.Tuple() | cst.Set():
-                if isinstance(above, cst.List | cst.Tuple | cst.Set) and any("cpu" in _text(one.value) or "gloo" in _text(one.value) for one in above.elements):
+                if isinstance(above, cst.List | cst.Tuple | cst.Set) and any(
+                    "cpu" in _text(one.value) or "gloo" in _text(one.value) for one in above.elements
+                ):
                     return True
-            case cst.Dict() | cst.Arg() | cst.BinaryOperation() | cst.FormattedString() | cst.Attribute() | cst.FormattedStringExpression():
+            case (
+                cst.Dict()
+                | cst.Arg()
+                | cst.BinaryOperation()
+                | cst.FormattedString()
+                | cst.Attribute()
+                | cst.FormattedStringExpression()
+            ):
                 continue
             case cst.Subscript() | cst.SubscriptElement() | cst.Index():
                 return False

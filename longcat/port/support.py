@@ -71,7 +71,11 @@ class Support:
         base = operator.removeprefix("aten::").partition(".")[0]
         if base in self.registered:
             return f"{self.version} registers it"
-        return f"{self.version} registers no kernel for it" if base in self.absent else f"{self.version} composes it of others"
+        return (
+            f"{self.version} registers no kernel for it"
+            if base in self.absent
+            else f"{self.version} composes it of others"
+        )
 
 
 def read_support(python: str | None = None) -> Support:
@@ -91,17 +95,27 @@ def read_support(python: str | None = None) -> Support:
         del variables["PYTHONPATH"], variables[LIBRARIES]  # the wheel as it is, without the emulator's kernels
         try:
             run = subprocess.run(
-                [wheel.python, _PROBE], env=variables, capture_output=True, text=True, timeout=_PROBE_S, check=True, cwd="/"
+                [wheel.python, _PROBE],
+                env=variables,
+                capture_output=True,
+                text=True,
+                timeout=_PROBE_S,
+                check=True,
+                cwd="/",
             )
             found = json.loads(run.stdout.splitlines()[-1])
         except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
             said = getattr(error, "stderr", None) or str(error)
-            raise DeviceError(f"{wheel.python}: torch_npu does not say what it registers ({str(said).strip().splitlines()[-1]})") from error
+            raise DeviceError(
+                f"{wheel.python}: torch_npu does not say what it registers ({str(said).strip().splitlines()[-1]})"
+            ) from error
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_text(kept, json.dumps(found))
     found = json.loads(kept.read_text(encoding="utf-8"))
     calls = {name: tuple(operators) for name, operators in found["calls"].items()}
-    return Support(f"torch_npu {wheel.torch_npu_version}", frozenset(found["absent"]), frozenset(found["registered"]), calls)
+    return Support(
+        f"torch_npu {wheel.torch_npu_version}", frozenset(found["absent"]), frozenset(found["registered"]), calls
+    )
 
 
 def hash_of(content: bytes) -> str:

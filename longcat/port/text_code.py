@@ -24,8 +24,12 @@ _PROFILER = re.compile(r"(^|[\s;&|])(nsys|ncu|nvprof|nvcc|cuda-gdb|compute-sanit
 _SETTING = re.compile(
     r"""^(\s*(?:-\s*)?["']?(?P<key>[\w.-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*(,|\}|#|$))"""
 )
-_ITEM = re.compile(r"""(["']?(?P<key>[\w-]*(?:device|map_location|backend)[\w-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl)(?P=quote)(?=\s*[,}\]\s])""")
-_SWITCH = re.compile(r"""^\s*["']?(?P<key>tf32|allow_tf32|attn_implementation|_attn_implementation|use_flash_attn\w*|optim)["']?\s*[:=]\s*["']?(?P<value>[\w.]+)""")
+_ITEM = re.compile(
+    r"""(["']?(?P<key>[\w-]*(?:device|map_location|backend)[\w-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl)(?P=quote)(?=\s*[,}\]\s])"""
+)
+_SWITCH = re.compile(
+    r"""^\s*["']?(?P<key>tf32|allow_tf32|attn_implementation|_attn_implementation|use_flash_attn\w*|optim)["']?\s*[:=]\s*["']?(?P<value>[\w.]+)"""
+)
 _NATIVE = re.compile(
     r"#include\s*[<\"](cuda|cublas|cudnn|nccl|thrust/|cub/|ATen/cuda|c10/cuda|torch/csrc/cuda)|__global__|find_package\(CUDA|enable_language\(CUDA|LANGUAGES\s+[^)]*CUDA|PYBIND11_MODULE\(TORCH_EXTENSION_NAME|TORCH_LIBRARY(_IMPL|_FRAGMENT)?\("
 )
@@ -46,7 +50,18 @@ def analyse(text: str, file: str, kind: str) -> Analysis:
             for begin, what, rule, edits in look(line):
                 moved = tuple(Edit(one.begin + offset, one.end + offset, one.text) for one in edits)
                 findings.append(
-                    Finding(file, number, begin + 1, what, rule.kind, rule.effort, rule.why, rule.source, rule.instead, moved)
+                    Finding(
+                        file,
+                        number,
+                        begin + 1,
+                        what,
+                        rule.kind,
+                        rule.effort,
+                        rule.why,
+                        rule.source,
+                        rule.instead,
+                        moved,
+                    )
                 )
         offset += len(line)
         if kind in ("cuda", "native") and findings:
@@ -94,13 +109,34 @@ def _commands(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
         yield found.start(2), f"{found[1].strip()}nccl", rule, [Edit(*found.span(2), "hccl")]
     for found in _CARD.finditer(bare):
         alone = re.fullmatch(r"\s*nvidia-smi\s*(\|\|\s*true\s*)?", bare) is not None
-        rule = _said("renames" if alone else "differs", "automatic" if alone else "minutes", "a program of NVIDIA's driver", "CANN, npu-smi", "npu-smi info, with options and output of its own")
+        rule = _said(
+            "renames" if alone else "differs",
+            "automatic" if alone else "minutes",
+            "a program of NVIDIA's driver",
+            "CANN, npu-smi",
+            "npu-smi info, with options and output of its own",
+        )
         yield found.start(), "nvidia-smi", rule, [Edit(*found.span(), "npu-smi info")] if alone else []
     for found in _PROFILER.finditer(bare):
-        yield found.start(2), found[2], _said("none", "minutes", "a tool of NVIDIA's", "CANN, msprof", "msprof, or torch_npu.profiler"), []
+        yield (
+            found.start(2),
+            found[2],
+            _said("none", "minutes", "a tool of NVIDIA's", "CANN, msprof", "msprof, or torch_npu.profiler"),
+            [],
+        )
     for found in _SCHEDULED.finditer(bare):
         if "gpu" in found[0]:
-            yield found.start(), found[0], _said("differs", "minutes", "the scheduler's name for an Ascend is its administrator's; a container gets /dev/davinci*", "Ascend Docker Runtime"), []
+            yield (
+                found.start(),
+                found[0],
+                _said(
+                    "differs",
+                    "minutes",
+                    "the scheduler's name for an Ascend is its administrator's; a container gets /dev/davinci*",
+                    "Ascend Docker Runtime",
+                ),
+                [],
+            )
 
 
 def _packages_installed(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
@@ -114,9 +150,31 @@ def _packages_installed(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]
 
 def _index(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     for found in _CUDA_INDEX.finditer(_bare(line)):
-        yield found.start(), found[0], _said("differs", "minutes", "torch built for CUDA", "torch_npu 2.13.0", "torch for the CPU, with torch-npu of the same version"), []
+        yield (
+            found.start(),
+            found[0],
+            _said(
+                "differs",
+                "minutes",
+                "torch built for CUDA",
+                "torch_npu 2.13.0",
+                "torch for the CPU, with torch-npu of the same version",
+            ),
+            [],
+        )
     for found in _LOCAL_VERSION.finditer(_bare(line)):
-        yield found.start(), found[0], _said("differs", "minutes", "torch built for CUDA", "torch_npu 2.13.0", "torch for the CPU, with torch-npu of the same version"), []
+        yield (
+            found.start(),
+            found[0],
+            _said(
+                "differs",
+                "minutes",
+                "torch built for CUDA",
+                "torch_npu 2.13.0",
+                "torch for the CPU, with torch-npu of the same version",
+            ),
+            [],
+        )
 
 
 def _requirements(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
@@ -125,7 +183,9 @@ def _requirements(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     seen = set[str]()
     for found in (*filter(None, [_REQUIREMENT.match(bare)]), *_IN_BRACKETS.finditer(bare)):
         name = found[1].lower().replace("_", "-")
-        rule = installed().get(name) or (installed()["nvidia-nccl-cu12"] if re.fullmatch(r"nvidia-[a-z-]+-cu\d+", name) else None)
+        rule = installed().get(name) or (
+            installed()["nvidia-nccl-cu12"] if re.fullmatch(r"nvidia-[a-z-]+-cu\d+", name) else None
+        )
         rule = rule or (installed()["cupy"] if re.fullmatch(r"cupy-cuda\w+", name) else None)
         if rule is not None and name not in seen:
             seen.add(name)
@@ -134,7 +194,18 @@ def _requirements(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
 
 def _images(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     if (found := _IMAGE.match(line)) is not None:
-        yield found.start(1), found[1], _said("differs", "hours", "an image with CUDA", "Ascend's images, quay.io/ascend", "quay.io/ascend/cann, with torch and torch-npu"), []
+        yield (
+            found.start(1),
+            found[1],
+            _said(
+                "differs",
+                "hours",
+                "an image with CUDA",
+                "Ascend's images, quay.io/ascend",
+                "quay.io/ascend/cann, with torch and torch-npu",
+            ),
+            [],
+        )
 
 
 def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
@@ -146,28 +217,75 @@ def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
         what = f"{one['key']}: {value}"
         if value == "gpu":
             if "accelerator" in key or "device" in key:
-                yield begin, what, _said("differs", "minutes", "which names a program takes is its own", "lightning.pytorch.accelerators"), []
+                yield (
+                    begin,
+                    what,
+                    _said(
+                        "differs", "minutes", "which names a program takes is its own", "lightning.pytorch.accelerators"
+                    ),
+                    [],
+                )
         elif value == "nccl" and "backend" in key:
-            yield begin, what, _said("renames", "automatic", "the backend of an Ascend is hccl", "torch_npu 2.13.0"), [Edit(begin, end, "hccl")]
+            yield (
+                begin,
+                what,
+                _said("renames", "automatic", "the backend of an Ascend is hccl", "torch_npu 2.13.0"),
+                [Edit(begin, end, "hccl")],
+            )
         elif value == "nccl":
             yield begin, what, _said("unsure", "minutes", "whether this is a backend is not seen here", ""), []
         elif re.search(r"device|accelerator|map_location|^dev$", key):
-            yield begin, what, _said("renames", "automatic", "a device of CUDA", "torch_npu 2.13.0"), [Edit(begin, begin + 4, "npu")]
+            yield (
+                begin,
+                what,
+                _said("renames", "automatic", "a device of CUDA", "torch_npu 2.13.0"),
+                [Edit(begin, begin + 4, "npu")],
+            )
         else:
             yield begin, what, _said("unsure", "minutes", "whether this is a device is not seen here", ""), []
     if (found := _SWITCH.match(bare)) is not None:
         key, value = found["key"], found["value"]
         if "tf32" in key and value.lower() == "true":
-            yield found.start("key"), f"{key}: {value}", _said("precision", "minutes", "TF32 is CUDA's; torch.npu.matmul.allow_hf32 is the Ascend's", "torch_npu 2.13.0"), []
-        elif "attn" in key and (value.startswith("flash_attention") or (key.startswith("use_flash") and value.lower() == "true")):
-            yield found.start("key"), f"{key}: {value}", _said("differs", "minutes", "the package flash_attn is CUDA's", "transformers, attention", "sdpa"), []
+            yield (
+                found.start("key"),
+                f"{key}: {value}",
+                _said(
+                    "precision",
+                    "minutes",
+                    "TF32 is CUDA's; torch.npu.matmul.allow_hf32 is the Ascend's",
+                    "torch_npu 2.13.0",
+                ),
+                [],
+            )
+        elif "attn" in key and (
+            value.startswith("flash_attention") or (key.startswith("use_flash") and value.lower() == "true")
+        ):
+            yield (
+                found.start("key"),
+                f"{key}: {value}",
+                _said("differs", "minutes", "the package flash_attn is CUDA's", "transformers, attention", "sdpa"),
+                [],
+            )
         elif key == "optim" and re.search("apex|bnb|8bit", value):
-            yield found.start("key"), f"{key}: {value}", _said("none", "minutes", "an optimizer of apex or bitsandbytes", "transformers, TrainingArguments", "adamw_torch"), []
+            yield (
+                found.start("key"),
+                f"{key}: {value}",
+                _said(
+                    "none",
+                    "minutes",
+                    "an optimizer of apex or bitsandbytes",
+                    "transformers, TrainingArguments",
+                    "adamw_torch",
+                ),
+                [],
+            )
 
 
 def _native(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     if (found := _NATIVE.search(line)) is not None:
-        rule = torch_rule("torch.utils.cpp_extension.CUDAExtension" if "TORCH" not in found[0] else "torch.ops.load_library")
+        rule = torch_rule(
+            "torch.utils.cpp_extension.CUDAExtension" if "TORCH" not in found[0] else "torch.ops.load_library"
+        )
         assert rule is not None
         yield found.start(), found[0], rule, []
 

@@ -43,7 +43,14 @@ def torch_rules() -> dict[str, Rule]:
             if group["class"] == "works":
                 effort = "none"
             rules[name] = Rule(
-                name, group["class"], effort, group["why"], group["source"], group.get("instead", ""), to, group.get("call", "")
+                name,
+                group["class"],
+                effort,
+                group["why"],
+                group["source"],
+                group.get("instead", ""),
+                to,
+                group.get("call", ""),
             )
     return rules
 
@@ -83,7 +90,11 @@ def package_rule(name: str) -> Rule | None:
     rules = packages()
     above = name
     while above:
-        if above in rules and (above != "cuda" or name == above or name.startswith(("cuda.bindings", "cuda.core", "cuda.cuda", "cuda.cudart", "cuda.nvrtc"))):
+        if above in rules and (
+            above != "cuda"
+            or name == above
+            or name.startswith(("cuda.bindings", "cuda.core", "cuda.cuda", "cuda.cudart", "cuda.nvrtc"))
+        ):
             return rules[above]
         above = above.rpartition(".")[0]
     return None
@@ -101,12 +112,19 @@ def _variables() -> dict[str, Rule]:
 def variable_rule(name: str) -> Rule | None:
     """Return the rule for an environment variable."""
     rules = _variables()
-    return rules.get(name) or next((rule for pattern, rule in rules.items() if "*" in pattern and fnmatchcase(name, pattern)), None)
+    return rules.get(name) or next(
+        (rule for pattern, rule in rules.items() if "*" in pattern and fnmatchcase(name, pattern)), None
+    )
 
 
 def _package(row: dict[str, Any]) -> Rule:
     return Rule(
-        row["import"], row.get("class", "none"), row["effort"], row["why"], f"{row['import']}: what it is made of", row["instead"]
+        row["import"],
+        row.get("class", "none"),
+        row["effort"],
+        row["why"],
+        f"{row['import']}: what it is made of",
+        row["instead"],
     )
 
 

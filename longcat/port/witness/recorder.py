@@ -77,7 +77,9 @@ class Recorder:
         self.backwards += 1
         if len(leaves) == 1 and leaves[0].numel() == 1:
             value = self._raw[1] if self._raw is not None and self._raw[0] == id(leaves[0]) else _float(leaves[0])
-            self.write(kind="loss", step=self.done, value=value if math.isfinite(value) else None, dtype=str(leaves[0].dtype))
+            self.write(
+                kind="loss", step=self.done, value=value if math.isfinite(value) else None, dtype=str(leaves[0].dtype)
+            )
 
     def stepped(self, optimizer: Any) -> None:
         """Count the steps of the first optimizer."""
@@ -110,8 +112,10 @@ class Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(one not in (torch.Tensor, torch.nn.Parameter) and hasattr(one, "__torch_dispatch__") and one.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ for one in types):
-            return NotImplemented
+        if any(one.__name__ == "DTensor" for one in types):
+            return NotImplemented  # its own parts come here again
+        if any(one.__name__ in ("FakeTensor", "FunctionalTensor") for one in types):
+            return function(*args, **kwargs)
         name = function._schema.name.partition("::")[2]
         if torch.Tag.nondeterministic_seeded in function.tags and kwargs.get("generator") is None:
             result = _drawn(function, args, kwargs)
@@ -122,7 +126,12 @@ class Operators(TorchDispatchMode):
                 self.recorder.write(kind="missing", name=function.name(), why=str(error).splitlines()[0][:300])
                 raise
         recorder = self.recorder
-        if name not in _UNCOMPUTED and recorder.operators < MOST_OPERATORS and recorder.done < RECORDED_STEPS and os.getpid() == recorder.pid:
+        if (
+            name not in _UNCOMPUTED
+            and recorder.operators < MOST_OPERATORS
+            and recorder.done < RECORDED_STEPS
+            and os.getpid() == recorder.pid
+        ):
             with self._lock:
                 recorder.operators += 1
                 recorder.write(kind="operator", name=function.name(), results=_prints(result))
@@ -149,9 +158,21 @@ def _prints(result: Any) -> list[list[Any]]:
     """Return shape, type, sum and sum of magnitudes of each result."""
     found = list[list[Any]]()
     for one in tree_leaves(result)[:64]:
-        if isinstance(one, torch.Tensor) and one.layout == torch.strided and not one.is_complex() and one.device.type != "meta":
+        if (
+            isinstance(one, torch.Tensor)
+            and one.layout == torch.strided
+            and not one.is_complex()
+            and one.device.type != "meta"
+        ):
             values = one.detach().cpu().reshape(-1)[:_SAMPLED].double()
-            found.append([list(one.shape), str(one.dtype).removeprefix("torch."), _finite(values.sum()), _finite(values.abs().sum())])
+            found.append(
+                [
+                    list(one.shape),
+                    str(one.dtype).removeprefix("torch."),
+                    _finite(values.sum()),
+                    _finite(values.abs().sum()),
+                ]
+            )
     return found
 
 
@@ -171,7 +192,12 @@ class Dropout(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        if name in ("dropout", "dropout_", "feature_dropout", "feature_dropout_") and len(args) == 3 and not kwargs and function is not torch.nn.functional.dropout:
+        if (
+            name in ("dropout", "dropout_", "feature_dropout", "feature_dropout_")
+            and len(args) == 3
+            and not kwargs
+            and function is not torch.nn.functional.dropout
+        ):
             x, p, training = args
             if not training or p in (0, 1):
                 return function(*args)

@@ -22,7 +22,15 @@ _NOTHING = (
     "reset_peak_memory_stats", "reset_max_memory_allocated", "reset_max_memory_cached", "reset_accumulated_memory_stats",
     "set_stream", "set_per_process_memory_fraction", "set_sync_debug_mode", "set_rng_state", "set_rng_state_all", "_lazy_init",
 )  # fmt: skip
-_NO_BYTES = ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved", "memory_cached", "max_memory_cached", "utilization")
+_NO_BYTES = (
+    "memory_allocated",
+    "max_memory_allocated",
+    "memory_reserved",
+    "max_memory_reserved",
+    "memory_cached",
+    "max_memory_cached",
+    "utilization",
+)
 _MEMORY_BYTES = 64 << 30
 
 
@@ -43,10 +51,8 @@ class OnTheCpu(TorchFunctionMode):
     def __torch_function__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(function, "__name__", "")
-        if name == "cuda":
+        if name in ("cuda", "pin_memory"):
             return args[0]
-        if name == "record_stream":
-            return None
         if name == "__get__" and getattr(function, "__self__", None) is torch.Tensor.is_cuda:
             return True
         if name == "to" and len(args) > 1 and isinstance(args[1], int) and not isinstance(args[1], bool):
@@ -86,6 +92,31 @@ class Event(Stream):
         return 1.0
 
 
+class _OfTorch(type(torch.Generator)):  # type: ignore[misc]
+    """Type of which torch's own generators are instances, too."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, _GENERATOR)
+
+
+_GENERATOR = torch.Generator
+
+
+class Generator(_GENERATOR, metaclass=_OfTorch):
+    """Generator of the CPU, whatever device it is asked for."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        """Return one of torch's."""
+        return _GENERATOR(device=to_cpu(device))
+
+
+class Here(contextlib.nullcontext[None]):
+    """Context of a device or a stream, of which there is one."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+
 class Refused:
     """Something that a CPU cannot stand for."""
 
@@ -99,7 +130,12 @@ def install() -> None:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     count = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LONGCAT_PORT_DEVICES", "1")))
     properties = types.SimpleNamespace(
-        name="stand-in for CUDA", total_memory=_MEMORY_BYTES, major=8, minor=0, multi_processor_count=108, is_integrated=False
+        name="stand-in for CUDA",
+        total_memory=_MEMORY_BYTES,
+        major=8,
+        minor=0,
+        multi_processor_count=108,
+        is_integrated=False,
     )
     answers: dict[str, Any] = {
         "is_available": True, "is_initialized": True, "device_count": count, "current_device": local, "is_bf16_supported": True,
@@ -117,14 +153,15 @@ def install() -> None:
     cuda.get_rng_state = lambda *_: state()  # type: ignore[assignment]
     cuda.get_rng_state_all = lambda: [state()]  # type: ignore[assignment]
     cuda.Stream, cuda.Event, cuda.ExternalStream = Stream, Event, Stream  # type: ignore[misc,assignment]
-    cuda.stream = cuda.StreamContext = lambda *_: contextlib.nullcontext()  # type: ignore[misc,assignment]
-    cuda.device = cuda.device_of = lambda *_: contextlib.nullcontext()  # type: ignore[misc,assignment]
+    cuda.stream = cuda.StreamContext = Here  # type: ignore[misc,assignment]
+    cuda.device = cuda.device_of = Here  # type: ignore[misc,assignment]
     cuda.CUDAGraph = cuda.graph = cuda.make_graphed_callables = Refused  # type: ignore[misc,assignment]
     for kind in _TENSORS:
         setattr(cuda, f"{kind}Tensor", getattr(torch, f"{kind}Tensor"))
     for name in ("range_push", "range_pop", "range_start", "range_end", "mark"):
         setattr(cuda.nvtx, name, lambda *_, **__: 0)
-    cuda.nvtx.range = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment]
+    cuda.nvtx.range = Here  # type: ignore[assignment]
+    torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign,assignment] # takes no stream of ours
     _patch_devices()
     _patch_distributed()
     OnTheCpu().__enter__()
@@ -153,8 +190,7 @@ def _patch_devices() -> None:
         (torch, "is_autocast_enabled"), (torch, "get_autocast_dtype"), (torch.random, "fork_rng"),
     ):  # fmt: skip
         _patch(owner, name, _mapped)
-    generator = torch.Generator
-    torch.Generator = lambda device="cpu": generator(device=to_cpu(device))  # type: ignore[misc,assignment]
+    torch.Generator = Generator  # type: ignore[misc]
     torch.random.fork_rng = _without(torch.random.fork_rng, "devices", "device_type")
 
     def load(args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -183,7 +219,9 @@ def _patch_distributed() -> None:
         return ("gloo", *args[1:]), kwargs
 
     def group(args: Any, kwargs: Any) -> tuple[Any, Any]:
-        return args, {name: value for name, value in kwargs.items() if name not in ("backend", "pg_options", "device_id")}
+        return args, {
+            name: value for name, value in kwargs.items() if name not in ("backend", "pg_options", "device_id")
+        }
 
     def alone(args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args[:2], {name: value for name, value in kwargs.items() if name not in ("device_ids", "output_device")}
