@@ -20,7 +20,7 @@ class Places:
 
     def __init__(self, text: str, module: cst.Module) -> None:
         wrapper = MetadataWrapper(module, unsafe_skip_copy=True)
-        self._ranges: Mapping[cst.CSTNode, CodeRange] = wrapper.resolve(PositionProvider)  # type: ignore[assignment]
+        self._ranges: Mapping[cst.CSTNode, CodeRange] = wrapper.resolve(PositionProvider)
         self._starts = [0, *(found.end() for found in _LINE_END.finditer(text))]
 
     def line(self, node: cst.CSTNode) -> tuple[int, int]:

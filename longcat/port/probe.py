@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import warnings
+from typing import Any
 
 warnings.filterwarnings("ignore")
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
@@ -23,21 +24,21 @@ _SAMPLE_S = 5
 class Watch(TorchDispatchMode):
     """Collects the names of the operators that are called."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.names = set()
+        self.names = set[str]()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(function._schema.name.removeprefix("aten::"))
         return function(*args, **(kwargs or {}))
 
 
-def states():
+def states() -> dict[str, set[tuple[str, bool]]]:
     """Return the kinds of kernels that each aten operator has, over its overloads."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     device = set(torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1"))
     autograd = set(torch._C._dispatch_get_registrations_for_dispatch_key("AutogradPrivateUse1"))
-    found = {}
+    found: dict[str, set[tuple[str, bool]]] = {}
     for schema in torch._C._jit_get_all_schemas():
         if not schema.name.startswith("aten::"):
             continue
@@ -45,9 +46,11 @@ def states():
         try:
             if name in device or name in autograd:
                 state = "registered"
-            elif has(name, "CompositeImplicitAutograd") or has(name, "CompositeExplicitAutograd"):
-                state = "composed"
-            elif has(name, "CompositeExplicitAutogradNonFunctional") and not _written_by_cpu(schema.name, has):
+            elif (
+                has(name, "CompositeImplicitAutograd")
+                or has(name, "CompositeExplicitAutograd")
+                or (has(name, "CompositeExplicitAutogradNonFunctional") and not _written_by_cpu(schema.name, has))
+            ):
                 state = "composed"
             elif has(name, "CPU"):
                 state = "absent"
@@ -60,15 +63,15 @@ def states():
     return found
 
 
-def _written_by_cpu(name, has):
+def _written_by_cpu(name: str, has: Any) -> bool:
     """Whether the form of an operator that writes into a given tensor, which the others call, is the CPU's own."""
     try:
-        return has(f"{name.removesuffix('_')}.out", "CPU")
+        return bool(has(f"{name.removesuffix('_')}.out", "CPU"))
     except RuntimeError:
         return False
 
 
-def absent(kinds):
+def absent(kinds: set[tuple[str, bool]]) -> bool:
     """Whether what an operator computes with has a kernel on hosts only."""
     names = {state for state, _ in kinds}
     if "registered" in names:
@@ -77,16 +80,16 @@ def absent(kinds):
     return "absent" in names and "composed" not in plain
 
 
-def called(missing):
+def called(missing: set[str]) -> dict[str, list[str]]:
     """Return the functions of torch that call operators which are missing."""
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.utils._pytree import tree_leaves
 
-    def late(*_):
+    def late(*_: object) -> None:
         raise TimeoutError
 
     signal.signal(signal.SIGALRM, late)
-    result = {}
+    result: dict[str, list[str]] = {}
     for op in op_db:
         grad = op.supports_autograd and torch.float32 in op.supported_backward_dtypes("cpu")
         dtype = torch.float32 if torch.float32 in op.supported_dtypes("cpu") else torch.int64
@@ -98,7 +101,7 @@ def called(missing):
                 roots = [one for one in tree_leaves(value) if isinstance(one, torch.Tensor) and one.requires_grad]
                 if roots:
                     torch.autograd.backward([one.abs().sum() for one in roots])
-        except (Exception, TimeoutError):  # noqa: S112 # torch cannot make it here
+        except (Exception, TimeoutError):  # torch cannot make it here
             continue
         finally:
             signal.alarm(0)

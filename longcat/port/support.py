@@ -50,8 +50,8 @@ class Support:
                 if found := self.absent_in(f"torch.nn.functional.{one}"):
                     return found
             return ()
-        if found := self.calls.get(full):
-            return found
+        if full in self.calls:
+            return self.calls[full]
         parts = full.split(".")
         if parts[0] == "torch" and len(parts) == 2 and parts[1] in self.absent:
             return (f"aten::{parts[1]}",)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from longcat.port.findings import Edit, Finding, apply
 from longcat.port.python_code import Analysis
-from longcat.port.rules import Rule, installed, torch_rule, variable_rule
+from longcat.port.rules import Rule, installed, known_rule, torch_rule, variable_rule
 from longcat.port.strings import VARIABLE
 
 _CUDA_INDEX = re.compile(r"(download\.pytorch\.org/whl/(nightly/)?cu\d+|pypi\.nvidia\.com|pypi\.ngc\.nvidia\.com)\S*")
@@ -75,8 +75,7 @@ _Look = Callable[[str], Iterator[tuple[int, str, Rule, list[Edit]]]]
 
 
 def _file(file: str) -> Finding:
-    rule = torch_rule("torch.utils.cpp_extension.CUDAExtension")
-    assert rule is not None
+    rule = known_rule("torch.utils.cpp_extension.CUDAExtension")
     return Finding(file, 1, 1, "CUDA source", rule.kind, rule.effort, rule.why, rule.source, rule.instead)
 
 

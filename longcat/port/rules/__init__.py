@@ -55,6 +55,11 @@ def torch_rules() -> dict[str, Rule]:
     return rules
 
 
+def known_rule(name: str) -> Rule:
+    """Return the rule for a name of torch that has one of its own."""
+    return torch_rules()[name]
+
+
 def torch_rule(name: str) -> Rule | None:
     """Return the rule for a name of torch, or for the nearest module above it that has one."""
     rules = torch_rules()
