@@ -10,18 +10,24 @@ from longcat.port.findings import Edit
 from longcat.port.interfaces import Interfaces
 from longcat.port.names import dotted
 from longcat.port.rules import known_rule, packages, torch_rule
+from longcat.port.visiting import DOUBLE
 
 _COLLECTIVES = {
     "all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter", "reduce_scatter_tensor", "broadcast", "reduce",
     "all_to_all", "all_to_all_single", "send", "recv", "isend", "irecv", "gather", "scatter",
 }  # fmt: skip
-_DOUBLE = re.compile(r"torch\.(float64|double)\b|\.double\(\)")
 _SHAPE_METHODS = {"nonzero", "unique", "unique_consecutive", "masked_select", "argwhere", "bincount"}
 _OTHERS_METHODS = {"unique": re.compile(r"(?i)df|frame|series|column|pd|\bnp\b"), "nonzero": re.compile(r"\bnp\b")}
 
 
 class Calls(Interfaces):
     """Sees calls, attributes and indexing."""
+
+    def visit_Attribute(self, node: cst.Attribute) -> bool:
+        unknown = super().visit_Attribute(node)
+        if unknown:
+            self._attribute(node)
+        return unknown
 
     def _attribute(self, node: cst.Attribute) -> None:
         """Say what an attribute of something unknown is: `x.is_cuda`."""
@@ -63,6 +69,8 @@ class Calls(Interfaces):
                 base = self.names.resolve(value, self._around)
                 if base is None or not base.startswith("torch"):
                     self._method(node, value, method, base)
+                if method in _COLLECTIVES and (base is None or base.startswith("torch.distributed")) and node.args:
+                    self._collective(node, method)
         if (
             isinstance(node.func, cst.Subscript)
             and isinstance(node.func.value, cst.Name)
@@ -148,15 +156,12 @@ class Calls(Interfaces):
             )
         elif base is None and self.support is not None and (absent := self.support.absent_in_method(method)):
             self._absent(func.attr, f".{method}()", absent)
-        name = self.names.resolve(func, self._around) or ""
-        if method in _COLLECTIVES and (base is None or "distributed" in name) and node.args:
-            self._collective(node, method)
 
     def _collective(self, node: cst.Call, method: str) -> None:
         """Say of a collective that it is given float64, which HCCL refuses."""
         for argument in node.args[:2]:
             code = self._code(argument.value)
-            if _DOUBLE.search(code) or code in self._doubles[-1]:
+            if DOUBLE.search(code) or code in self._doubles[-1]:
                 self._say(
                     node,
                     f"{method} of float64",
@@ -169,11 +174,13 @@ class Calls(Interfaces):
                 return
 
     def visit_Assign(self, node: cst.Assign) -> None:
+        if not self._has_doubles:
+            return
         code = self._code(node.value)
         for target in node.targets:
             if isinstance(target.target, cst.Name):
                 name = target.target.value
-                (self._doubles[-1].add if _DOUBLE.search(code) else self._doubles[-1].discard)(name)
+                (self._doubles[-1].add if DOUBLE.search(code) else self._doubles[-1].discard)(name)
 
     def _moved(self, node: cst.Call, func: cst.Attribute, value: cst.BaseExpression) -> list[Edit] | None:
         """Return the edits that make `to()` of `cuda()`."""
@@ -206,10 +213,10 @@ class Calls(Interfaces):
             name, value = argument.keyword.value, dotted(argument.value)
             text = argument.value.evaluated_value if isinstance(argument.value, cst.SimpleString) else ""
             match name, value or text:
-                case "pin_memory", "True":
+                case (("pin_memory" | "dataloader_pin_memory"), "True"):
                     self._say(
                         argument,
-                        "pin_memory=True",
+                        f"{name}=True",
                         "works",
                         "none",
                         "memory is pinned for the accelerator that is there",

@@ -9,9 +9,12 @@ import libcst as cst
 
 from longcat.port.findings import Edit, Finding
 from longcat.port.names import dotted
-from longcat.port.rules import package_rule, torch_rule
+from longcat.port.rules import known_rule, package_rule, torch_rule
 from longcat.port.support import Support
 from longcat.port.visiting import Visiting
+
+_COMPILED = ("_cuda", "_cuda_ext", "_cuda_kernels")
+"""How the names of modules end that are compiled by nvcc."""
 
 
 @dataclass
@@ -81,6 +84,8 @@ class Imports(Visiting):
             self._imported[(id(self._around[-1]), local)] = one
         elif (package := package_rule(full)) is not None and not full.startswith("torch"):
             self._say_rule(alias, full, package)
+        elif full.partition(".")[0].endswith(_COMPILED):
+            self._say_rule(alias, full, known_rule("torch.ops.load_library"))
         elif (
             full.startswith("torch")
             and (rule := torch_rule(full)) is not None

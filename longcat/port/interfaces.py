@@ -32,7 +32,6 @@ class Interfaces(Imports):
     def visit_Attribute(self, node: cst.Attribute) -> bool:
         full = self.names.resolve(node, self._around)
         if full is None:
-            self._attribute(node)
             return True
         self._name(node, full)
         return False
@@ -87,7 +86,7 @@ class Interfaces(Imports):
             return
         if rule.kind == "shapes" and call is None:
             return
-        if full.startswith("torch.ops") or (rule.name in ("torch.float64", "torch.double") and depth):
+        if rule.name in ("torch.float64", "torch.double") and depth:
             return
         edits = (
             self._renamed(inner, rule, call if not depth else None, isinstance(above, cst.Decorator))

@@ -25,7 +25,7 @@ class Literals(Calls):
         ):
             return
         begin, end = self.places.span(node)
-        if value.startswith("cuda") and strings.BACKEND.fullmatch(value) and "nccl" in value:
+        if value != "nccl" and strings.BACKEND.fullmatch(value) and "nccl" in value:
             text = f"{node.prefix}{node.quote}{value.replace('cuda', 'npu').replace('nccl', 'hccl')}{node.quote}"
             self._say(
                 node,
@@ -58,7 +58,7 @@ class Literals(Calls):
         elif strings.SOURCE.search(value):
             rule = known_rule("torch.utils.cpp_extension.CUDAExtension")
             self._say_rule(node, "CUDA source in a string", rule)
-        elif "nvidia-smi" in value or "nvcc" in value.split():
+        elif "nvidia-smi" in value or value == "nvcc":
             self._say(
                 node,
                 "nvidia-smi" if "nvidia-smi" in value else "nvcc",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
@@ -19,9 +20,16 @@ class Places:
     """Offsets of nodes in a module's text."""
 
     def __init__(self, text: str, module: cst.Module) -> None:
-        wrapper = MetadataWrapper(module, unsafe_skip_copy=True)
-        self._ranges: Mapping[cst.CSTNode, CodeRange] = wrapper.resolve(PositionProvider)
-        self._starts = [0, *(found.end() for found in _LINE_END.finditer(text))]
+        self._text, self._module = text, module
+
+    @cached_property
+    def _ranges(self) -> Mapping[cst.CSTNode, CodeRange]:
+        # the dear part, which a module in which nothing is found is spared
+        return MetadataWrapper(self._module, unsafe_skip_copy=True).resolve(PositionProvider)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *(found.end() for found in _LINE_END.finditer(self._text))]
 
     def line(self, node: cst.CSTNode) -> tuple[int, int]:
         """Return line and column where a node begins, both counted from 1."""
@@ -65,7 +73,7 @@ class Names:
                     bound = self.scopes[scope]
                     if value in bound and (not isinstance(scope, cst.ClassDef) or scope is around[-1]):
                         return bound[value] or None
-                return None
+                return value if value == "torch" else None  # by `from others import *`
             case cst.Attribute(value, cst.Name(name)):
                 above = self.resolve(value, around)
                 return above and f"{above}.{name}"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import libcst as cst
-
 from longcat.errors import DataError
 from longcat.port.findings import Finding, apply
-from longcat.port.header import Header
 from longcat.port.literals import Literals
+from longcat.port.parsing import deep_recursion, parse
 from longcat.port.support import Support
 
 MARKS = re.compile(
@@ -40,29 +38,23 @@ def analyse(text: str, file: str, support: Support | None = None, *, named: bool
     Raises:
         DataError: it does not parse; the message begins with `line N`.
     """
-    try:
-        module = cst.parse_module(text)
-    except cst.ParserSyntaxError as error:
-        raise DataError(f"line {error.raw_line}: does not parse ({' '.join(error.message.split())})") from error
-    except RecursionError as error:
-        raise DataError("line 1: does not parse (nested too deeply)") from error
+    module = parse(text)
     if MARKS.search(text) is None:
         return Analysis((), text)
-    try:
+    with deep_recursion():
         visitor = Literals(text, module, file, support, named)
         module.visit(visitor)
-    except RecursionError as error:
-        raise DataError("line 1: nested too deeply to be examined") from error
-    return _settled(text, visitor.header, visitor.imports_settled())
+        findings = visitor.imports_settled()
+    return _settled(text, visitor, findings)
 
 
-def _settled(text: str, header: Header, findings: list[Finding]) -> Analysis:
+def _settled(text: str, visitor: Literals, findings: list[Finding]) -> Analysis:
     """Make the edits; if what comes out would not parse, the lines stay as they are."""
     findings.sort(key=lambda one: (one.line, one.column, one.what))
     edits = [edit for one in findings for edit in one.edits]
     if not edits:
         return Analysis(tuple(findings), text)
-    extra = []
+    header, extra = visitor.header, []
     named = header.name is not None and any(re.search(rf"\b{header.name}\b", edit.text) for edit in edits)
     if named and header.line is not None:
         extra.append(header.line)
@@ -70,8 +62,8 @@ def _settled(text: str, header: Header, findings: list[Finding]) -> Analysis:
         extra.append(header.imports)
     try:
         rewritten = apply(text, [*edits, *extra])
-        cst.parse_module(rewritten)
-    except (ValueError, cst.ParserSyntaxError):
+        parse(rewritten)
+    except (ValueError, DataError):
         left = [
             one.left("the rewrite of this file would not parse; " + one.why) if one.edits else one for one in findings
         ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from longcat.port import text_code
 from longcat.port.files import Source, check_input, read, walk
 from longcat.port.findings import EFFORTS, Finding, Unread, counts, efforts
 from longcat.port.notebooks import analyse_notebook
+from longcat.port.parsing import check_syntax
 from longcat.port.python_code import MARKS, Analysis, analyse
 from longcat.port.support import Support, read_support
 from longcat.progress import Progress, Reporter, no_progress
@@ -93,15 +92,7 @@ def _analyse(text: str, source: Source, support: Support | None) -> Analysis:
         return text_code.analyse(text, source.name, source.kind)
     if MARKS.search(text) is not None:
         return analyse(text, source.name, support)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(text)  # quicker, and nothing is to be found
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None) or 1
-        raise DataError(
-            f"line {line}: does not parse ({getattr(error, 'msg', None) or type(error).__name__})"
-        ) from error
+    check_syntax(text)  # quicker, and nothing is to be found
     return Analysis((), text)
 
 

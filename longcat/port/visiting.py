@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 
 import libcst as cst
 
@@ -13,6 +14,9 @@ from longcat.port.names import Names, Places, Scope
 from longcat.port.rules import Rule
 from longcat.port.support import Support
 
+DOUBLE = re.compile(r"torch\.(float64|double)\b|\.double\(\)")
+"""An expression that makes 64-bit floats."""
+
 
 class Visiting(cst.CSTVisitor):
     """Visits a module once; keeps the way from its root to where it is."""
@@ -21,15 +25,21 @@ class Visiting(cst.CSTVisitor):
         super().__init__()
         self.text, self.file, self.support = text, file, support
         self.places, self.names = Places(text, module), Names(module)
-        self.header = (
-            find_header(text, module, self.names, self.places) if named else Header(None, len(text), None, None)
-        )
+        self._module, self._named = module, named
         self.findings: list[Finding] = []
         self._path: list[cst.CSTNode] = []
         self._around: list[Scope] = []
         self._kernels = set[str]()
         self._doubles: list[set[str]] = [set()]
+        self._has_doubles = DOUBLE.search(text) is not None
         self._own_cuda = re.search(r"def cuda\(", text) is not None
+
+    @cached_property
+    def header(self) -> Header:
+        """Return how the module names the accelerator's type; found out where it is first needed."""
+        if not self._named:
+            return Header(None, len(self.text), None, None)
+        return find_header(self.text, self._module, self.names, self.places)
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         self._path.append(node)
@@ -87,4 +97,5 @@ class Visiting(cst.CSTVisitor):
             for name, full in self.names.scopes[scope].items():
                 if full == "torch":
                     return name
-        return "torch" if self.header.imports is not None else None
+        bound = any("torch" in self.names.scopes[scope] for scope in self._around)
+        return "torch" if not bound and (self.header.imports is not None or "torch." in self.text) else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -65,6 +66,8 @@ def torch_rule(name: str) -> Rule | None:
     rules = torch_rules()
     if (rule := rules.get(name)) is not None:
         return rule
+    if (rule := rules.get(_SUBMODULE.sub("torch.cuda.", name))) is not None:
+        return replace(rule, name=name)
     above = name
     while "." in above:
         above = above.rpartition(".")[0]
@@ -75,6 +78,8 @@ def torch_rule(name: str) -> Rule | None:
     return next((rules[start] for start in _PRIVATE if name.startswith(start)), None)
 
 
+_SUBMODULE = re.compile(r"^torch\.cuda\.(memory|random|streams|graphs)\.(?=\w)")
+"""Modules whose names torch.cuda has, too."""
 _PRIVATE = ("torch._C._cuda", "torch._C._cudart", "torch._C._nccl")
 
 

@@ -249,9 +249,9 @@ def begin() -> None:
             recorder.scaled(outputs, result)
         return result
 
-    torch.autograd.backward = recorded  # type: ignore[assignment]
-    torch.amp.GradScaler.scale = scaled  # type: ignore[method-assign,assignment]
-    torch.compile = _uncompiled  # type: ignore[assignment]
+    torch.autograd.backward = recorded
+    torch.amp.GradScaler.scale = scaled  # type: ignore[method-assign]
+    torch.compile = _uncompiled
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     register_optimizer_step_post_hook(lambda optimizer, args, kwargs: recorder.stepped(optimizer))

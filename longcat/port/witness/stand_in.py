@@ -150,8 +150,8 @@ def install() -> None:
         if hasattr(cuda.memory, name):
             setattr(cuda.memory, name, getattr(cuda, name))
     state = torch.get_rng_state
-    cuda.get_rng_state = lambda *_: state()  # type: ignore[assignment]
-    cuda.get_rng_state_all = lambda: [state()]  # type: ignore[assignment]
+    cuda.get_rng_state = lambda *_: state()
+    cuda.get_rng_state_all = lambda: [state()]
     cuda.Stream, cuda.Event, cuda.ExternalStream = Stream, Event, Stream  # type: ignore[misc,assignment]
     cuda.stream = cuda.StreamContext = Here  # type: ignore[misc,assignment]
     cuda.device = cuda.device_of = Here  # type: ignore[misc,assignment]
@@ -161,7 +161,7 @@ def install() -> None:
     for name in ("range_push", "range_pop", "range_start", "range_end", "mark"):
         setattr(cuda.nvtx, name, lambda *_, **__: 0)
     cuda.nvtx.range = Here  # type: ignore[assignment]
-    torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign,assignment] # takes no stream of ours
+    torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign] # takes no stream of ours
     _patch_devices()
     _patch_distributed()
     OnTheCpu().__enter__()

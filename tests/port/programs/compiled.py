@@ -1,4 +1,5 @@
 """A network that torch.compile compiles with CUDA graphs, with prefetching on a second stream."""
+
 import torch
 import torch.cuda as tc
 import torch.nn as nn
@@ -67,7 +68,7 @@ def main():
         optimizer.step()
         optimizer.zero_grad()
         torch.cuda.nvtx.range_pop()
-        getattr(cuda, "synchronize")()
+        cuda.synchronize()
         print(f"step {step} loss {loss.item():.6f} on {torch.cuda.get_device_name()}")
         step += 1
 

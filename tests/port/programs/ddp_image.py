@@ -1,4 +1,5 @@
 """Image classifier, trained by DistributedDataParallel: torchrun --standalone --nproc-per-node=2 ddp_image.py"""
+
 import argparse
 import os
 import time

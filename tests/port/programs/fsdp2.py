@@ -1,4 +1,5 @@
 """A transformer sharded by FSDP2 over a mesh: torchrun --standalone --nproc-per-node=2 fsdp2.py"""
+
 import os
 
 import torch

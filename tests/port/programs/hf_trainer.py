@@ -1,4 +1,5 @@
 """Fine-tune a tiny GPT-2 with transformers' Trainer; it finds its device itself."""
+
 import os
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -41,7 +42,9 @@ class LoggedTrainer(Trainer):
 
 
 def main():
-    config = GPT2Config(vocab_size=128, n_positions=32, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
+    config = GPT2Config(
+        vocab_size=128, n_positions=32, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0
+    )
     model = GPT2LMHeadModel(config)
     if torch.cuda.device_count() > 1:
         print(f"{torch.cuda.device_count()} GPUs")

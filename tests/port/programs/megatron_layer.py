@@ -1,4 +1,5 @@
 """A tensor-parallel MLP after the manner of Megatron: torchrun --standalone --nproc-per-node=2 megatron_layer.py"""
+
 import os
 
 os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"

@@ -1,4 +1,5 @@
 """A small GPT in mixed precision with a gradient scaler, after the manner of nanoGPT."""
+
 import math
 import os
 import time
@@ -43,7 +44,9 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.ln_1, self.attn, self.ln_2 = nn.LayerNorm(n_embd), CausalSelfAttention(), nn.LayerNorm(n_embd)
-        self.mlp = nn.Sequential(nn.Linear(n_embd, 4 * n_embd), nn.GELU(), nn.Linear(4 * n_embd, n_embd), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(n_embd, 4 * n_embd), nn.GELU(), nn.Linear(4 * n_embd, n_embd), nn.Dropout(dropout)
+        )
 
     def forward(self, x):
         x = x + self.attn(self.ln_1(x))

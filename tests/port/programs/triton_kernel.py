@@ -1,4 +1,5 @@
 """A softmax in Triton, used in attention."""
+
 import torch
 import torch.nn as nn
 import triton

@@ -1,4 +1,5 @@
 """Uses the fused kernel where it was built, and plain torch elsewhere."""
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
