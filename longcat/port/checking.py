@@ -24,8 +24,7 @@ from longcat.emulator.command import environment
 from longcat.emulator.wheel import Wheel, examine, find_python
 from longcat.errors import UserError
 from longcat.port.comparing_operators import first_difference
-from longcat.port.files import left_out
-from longcat.port.rewriting import RECORD
+from longcat.port.files import RECORD, left_out
 from longcat.port.rules import package_rule
 from longcat.port.support import Support, read_support
 from longcat.port.witness.hook import FOLDER, ORIGINAL, PLAIN, REWRITE, SEED, SIDE, STEPS

@@ -14,6 +14,8 @@ from longcat.port.findings import Unread
 
 MOST_BYTES = 4 << 20
 """Larger files are not read: they are data."""
+RECORD = "longcat-port.json"
+"""File of a rewritten folder that says what it was made from, and which lines are left."""
 _NOT_OURS = {
     ".git", ".hg", ".svn", ".tox", ".nox", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", ".idea",
     "__pycache__", "node_modules", "site-packages", "dist-packages", ".eggs",
@@ -112,6 +114,8 @@ def walk(root: Path, vendored: bool = False) -> Iterator[Source | Unread]:
                         yield Unread(name, 0, "a link, which is not followed")
                     elif not target.exists():
                         yield Unread(name, 0, "a link to nothing")
+                elif entry.name == RECORD:
+                    continue
                 elif entry.is_file(follow_symlinks=False) and (kind := kind_of(path)) is not None:
                     if entry.stat().st_size > MOST_BYTES:
                         yield Unread(name, 0, f"larger than {MOST_BYTES >> 20} MB: taken for data")

@@ -15,13 +15,10 @@ from longcat import __version__
 from longcat.artifact import sha256_file
 from longcat.disk import disk_errors, remove, temporary_name, write_text
 from longcat.errors import UserError
-from longcat.port.files import check_input, left_out
+from longcat.port.files import RECORD, check_input, left_out
 from longcat.port.findings import Finding, Unread, counts, efforts
 from longcat.port.scanning import Read, examine_all, known_support
 from longcat.progress import Reporter, no_progress
-
-RECORD = "longcat-port.json"
-"""File in the new folder that says what it was made from, and which lines are left."""
 
 
 @dataclass
