@@ -15,7 +15,20 @@ from typing import Annotated
 import typer
 
 from longcat import __version__
-from longcat.commands import clean, cluster, compare, dispatch, mfu, models, port, presets, serve, sweep, tools, workspace
+from longcat.commands import (
+    clean,
+    cluster,
+    compare,
+    dispatch,
+    mfu,
+    models,
+    port,
+    presets,
+    serve,
+    sweep,
+    tools,
+    workspace,
+)
 from longcat.commands.evaluate import benchmark_command, evaluate_command
 from longcat.commands.help import Command, Group
 from longcat.commands.preprocess import preprocess_command

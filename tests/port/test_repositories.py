@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def repository(tmp_path):
 
 def hashes(root):
     return {
-        path.relative_to(root).as_posix(): os.readlink(path)
+        path.relative_to(root).as_posix(): str(path.readlink())
         if path.is_symlink()
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
