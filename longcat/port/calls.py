@@ -189,6 +189,8 @@ class Calls(Interfaces):
         if own or any(one.star for one in arguments) or any(dotted(one.value) == "None" for one in arguments):
             return None
         edits = [Edit(*self.places.span(func.attr), "to")]
+        # a storage, as map_location is given, takes its device by name
+        device = "device=" if "storage" in dotted(value) else ""
         positional = [one for one in arguments if one.keyword is None]
         if len(positional) == 2:
             start = self.places.span(positional[1].value)[0]
@@ -196,7 +198,10 @@ class Calls(Interfaces):
         if not positional and not any(one.keyword is not None and one.keyword.value == "device" for one in arguments):
             place = self._inside(node)
             quote = self._quote()
-            edits.append(Edit(place, place, self.header.expression(place, quote) + (", " if arguments else "")))
+            accelerator = self.header.expression(place, quote)
+            edits.append(Edit(place, place, device + accelerator + (", " if arguments else "")))
+        elif positional and device:
+            edits.append(Edit(self._inside(node), self._inside(node), device))
         return edits
 
     def _quote(self) -> str:

@@ -415,7 +415,7 @@ def _printed(before: str, after: str) -> list[dict[str, Any]]:
                 rows.append(
                     {
                         "line": number + 1,
-                        "what": word.strip(" :=,|'\"{(")[-24:],
+                        "what": re.split(r"[][(){},;|]", word.rstrip(" :=,|'\"{(["))[-1].strip(" :='\"")[-24:],
                         "original": float(one),
                         "rewrite": float(second),
                         "difference": relative(float(one), float(second)),

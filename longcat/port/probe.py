@@ -39,7 +39,9 @@ def states() -> dict[str, set[tuple[str, bool]]]:
     device = set(torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1"))
     autograd = set(torch._C._dispatch_get_registrations_for_dispatch_key("AutogradPrivateUse1"))
     found: dict[str, set[tuple[str, bool]]] = {}
-    for schema in torch._C._jit_get_all_schemas():
+    schemas = torch._C._jit_get_all_schemas()
+    writers = _writers(schemas, has)
+    for schema in schemas:
         if not schema.name.startswith("aten::"):
             continue
         name = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
@@ -49,7 +51,9 @@ def states() -> dict[str, set[tuple[str, bool]]]:
             elif (
                 has(name, "CompositeImplicitAutograd")
                 or has(name, "CompositeExplicitAutograd")
-                or (has(name, "CompositeExplicitAutogradNonFunctional") and not _written_by_cpu(schema.name, has))
+                or (
+                    has(name, "CompositeExplicitAutogradNonFunctional") and schema.name.removesuffix("_") not in writers
+                )
             ):
                 state = "composed"
             elif has(name, "CPU"):
@@ -63,12 +67,20 @@ def states() -> dict[str, set[tuple[str, bool]]]:
     return found
 
 
-def _written_by_cpu(name: str, has: Any) -> bool:
-    """Whether the form of an operator that writes into a given tensor, which the others call, is the CPU's own."""
-    try:
-        return bool(has(f"{name.removesuffix('_')}.out", "CPU"))
-    except RuntimeError:
-        return False
+def _writers(schemas: Any, has: Any) -> set[str]:
+    """Return the operators whose form that writes into a given tensor, which the others call, is the CPU's own."""
+    found = set()
+    for schema in schemas:
+        written = any(
+            one.kwarg_only and one.alias_info is not None and one.alias_info.is_write for one in schema.arguments
+        )
+        if written and schema.name.startswith("aten::"):
+            try:
+                if has(f"{schema.name}.{schema.overload_name}", "CPU"):
+                    found.add(schema.name)
+            except RuntimeError:
+                continue
+    return found
 
 
 def absent(kinds: set[tuple[str, bool]]) -> bool:

@@ -35,6 +35,7 @@ def rewritten(code):
         ("e = torch.cuda.Event(enable_timing=True)", "e = torch.npu.Event(enable_timing=True)"),
         ("x = x.cuda()", "x = x.to(ACCELERATOR)"),
         ("x = x.cuda( non_blocking = True )", "x = x.to( ACCELERATOR, non_blocking = True )"),
+        ("f = lambda storage, where: storage.cuda(0)", "f = lambda storage, where: storage.to(device=0)"),
         ("x = x.cuda(rank, True)", "x = x.to(rank, non_blocking=True)"),
         ("x = f(x).cuda(device=rank)", "x = f(x).to(device=rank)"),
         ("if x.is_cuda: pass", 'if x.device.type != "cpu": pass'),
