@@ -29,67 +29,45 @@ class Watch(TorchDispatchMode):
         self.names = set[str]()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(function._schema.name.removeprefix("aten::"))
+        self.names.add(function.name())
         return function(*args, **(kwargs or {}))
 
 
-def states() -> dict[str, set[tuple[str, bool]]]:
-    """Return the kinds of kernels that each aten operator has, over its overloads."""
+def judged() -> tuple[set[str], set[str]]:
+    """Return the overloads of aten for which the device has no kernel, and the operators for which it has one."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     device = set(torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1"))
     autograd = set(torch._C._dispatch_get_registrations_for_dispatch_key("AutogradPrivateUse1"))
-    found: dict[str, set[tuple[str, bool]]] = {}
-    schemas = torch._C._jit_get_all_schemas()
-    writers = _writers(schemas, has)
-    for schema in schemas:
+    states: dict[str, str] = {}
+    on_host, on_device = set[str](), set[str]()
+    for schema in torch._C._jit_get_all_schemas():
+        name = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
         if not schema.name.startswith("aten::"):
             continue
-        name = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
         try:
             if name in device or name in autograd:
-                state = "registered"
-            elif (
-                has(name, "CompositeImplicitAutograd")
-                or has(name, "CompositeExplicitAutograd")
-                or (
-                    has(name, "CompositeExplicitAutogradNonFunctional") and schema.name.removesuffix("_") not in writers
-                )
-            ):
-                state = "composed"
+                states[name] = "registered"
+            elif has(name, "CompositeImplicitAutograd"):
+                states[name] = "composed"
+            elif has(name, "CompositeExplicitAutograd") or has(name, "CompositeExplicitAutogradNonFunctional"):
+                states[name] = "by another form"
             elif has(name, "CPU"):
-                state = "absent"
-            else:
-                continue  # of a functional form that calls another one, or of other devices
+                states[name] = "on hosts only"
         except RuntimeError:
             continue  # no operator of the dispatcher
-        written = schema.overload_name == "out" or schema.overload_name.endswith("_out")
-        found.setdefault(schema.name[6:], set()).add((state, written))
-    return found
-
-
-def _writers(schemas: Any, has: Any) -> set[str]:
-    """Return the operators whose form that writes into a given tensor, which the others call, is the CPU's own."""
-    found = set()
-    for schema in schemas:
-        written = any(
-            one.kwarg_only and one.alias_info is not None and one.alias_info.is_write for one in schema.arguments
-        )
-        if written and schema.name.startswith("aten::"):
-            try:
-                if has(f"{schema.name}.{schema.overload_name}", "CPU"):
-                    found.add(schema.name)
-            except RuntimeError:
-                continue
-    return found
-
-
-def absent(kinds: set[tuple[str, bool]]) -> bool:
-    """Whether what an operator computes with has a kernel on hosts only."""
-    names = {state for state, _ in kinds}
-    if "registered" in names:
-        return False
-    plain = {state for state, written in kinds if not written}
-    return "absent" in names and "composed" not in plain
+        # the form that writes into a given tensor is the one that computes, where it has a kernel of its own
+        if any(one.kwarg_only and one.alias_info is not None and one.alias_info.is_write for one in schema.arguments):
+            if states.get(name) == "registered":
+                on_device.add(schema.name)
+            elif states.get(name) == "on hosts only":
+                on_host.add(schema.name)
+    lacking = set()
+    for name, state in states.items():
+        base = name.partition(".")[0].removesuffix("_")
+        other = state == "by another form" and base in on_host and base not in on_device
+        if (state == "on hosts only" or other) and base != "aten::_efficientzerotensor":  # made of nothing
+            lacking.add(name)
+    return lacking, {name.partition(".")[0] for name, state in states.items() if state == "registered"}
 
 
 def called(missing: set[str]) -> dict[str, list[str]]:
@@ -117,21 +95,23 @@ def called(missing: set[str]) -> dict[str, list[str]]:
             continue
         finally:
             signal.alarm(0)
-        needed = sorted(f"aten::{name}" for name in watch.names & missing)
+        needed = sorted({name.partition(".")[0] for name in watch.names & missing})
         if needed:
             result.setdefault(f"torch.{op.name}", needed)
     return result
 
 
-found = states()
-missing = {name for name, kinds in found.items() if absent(kinds)}
-missing -= {name for name in missing if name.endswith("_") and name[:-1] in found and name[:-1] not in missing}
-missing -= {name for name in missing if name.startswith("_efficientzero")}  # made of nothing
-registered = sorted(name for name, kinds in found.items() if any(state == "registered" for state, _ in kinds))
+missing, registered = judged()
 try:
     calls = called(missing)
 except ImportError:
     calls = {}
-print(json.dumps({"absent": sorted(missing), "registered": registered, "calls": calls}))
+bases = {name.partition(".")[0] for name in missing}
+answer = {
+    "absent": sorted(name.removeprefix("aten::") for name in bases - registered),
+    "registered": sorted(name.removeprefix("aten::") for name in registered),
+    "calls": calls,
+}
+print(json.dumps(answer))
 sys.stdout.flush()
 os._exit(0)

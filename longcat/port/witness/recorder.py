@@ -237,11 +237,29 @@ def begin() -> None:
         sys.modules["numpy"].random.seed(seed)
     torch.manual_seed(seed)
     recorder = Recorder(Path(os.environ[FOLDER]), int(os.environ[STEPS]))
-    backward, scale = torch.autograd.backward, torch.amp.GradScaler.scale
+    backward = torch.autograd.backward
 
     def recorded(tensors: Any, *args: Any, **kwargs: Any) -> None:
         recorder.backward(tensors)
         backward(tensors, *args, **kwargs)
+
+    torch.autograd.backward = recorded
+    scalers: list[Any] = [torch.amp.GradScaler]
+    if hasattr(torch, "npu"):
+        scalers.append(torch.npu.amp.GradScaler)
+    for scaler in scalers:
+        if "scale" in vars(scaler):
+            scaler.scale = _noted(scaler.scale, recorder)
+    torch.compile = _uncompiled
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    register_optimizer_step_post_hook(lambda optimizer, args, kwargs: recorder.stepped(optimizer))
+    Operators(recorder).__enter__()
+    Dropout().__enter__()
+
+
+def _noted(scale: Any, recorder: Recorder) -> Any:
+    """Return a gradient scaler's `scale` that remembers what it was given."""
 
     def scaled(self: Any, outputs: Any) -> Any:
         result = scale(self, outputs)
@@ -249,14 +267,7 @@ def begin() -> None:
             recorder.scaled(outputs, result)
         return result
 
-    torch.autograd.backward = recorded
-    torch.amp.GradScaler.scale = scaled  # type: ignore[method-assign]
-    torch.compile = _uncompiled
-    from torch.optim.optimizer import register_optimizer_step_post_hook
-
-    register_optimizer_step_post_hook(lambda optimizer, args, kwargs: recorder.stepped(optimizer))
-    Operators(recorder).__enter__()
-    Dropout().__enter__()
+    return scaled
 
 
 def _uncompiled(model: Any = None, **_: Any) -> Any:

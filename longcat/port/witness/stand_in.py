@@ -51,6 +51,8 @@ class OnTheCpu(TorchFunctionMode):
     def __torch_function__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(function, "__name__", "")
+        if function is torch.device:  # a name of a device is what it says; what is put there goes to the CPU
+            return function("cuda", args[0]) if args and isinstance(args[0], int) else function(*args, **kwargs)
         if name in ("cuda", "pin_memory"):
             return args[0]
         if name == "__get__" and getattr(function, "__self__", None) is torch.Tensor.is_cuda:
@@ -233,6 +235,9 @@ def _patch_distributed() -> None:
     def alone(args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args[:2], {name: value for name, value in kwargs.items() if name not in ("device_ids", "output_device")}
 
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    FullyShardedDataParallel.__init__ = _without(FullyShardedDataParallel.__init__, "device_id")  # type: ignore[method-assign]
     _patch(dist, "init_process_group", gloo)
     _patch(dist, "new_group", group)
     _patch(DistributedDataParallel, "__init__", alone)
