@@ -16,6 +16,7 @@ import typer
 
 from longcat import __version__
 from longcat.commands import (
+    assess,
     clean,
     cluster,
     compare,
@@ -23,6 +24,7 @@ from longcat.commands import (
     mfu,
     models,
     plan,
+    port,
     presets,
     reproduce,
     serve,
@@ -95,6 +97,7 @@ for _function in (
     compare.compare,
     reproduce.reproduce,
     presets.presets,
+    assess.assess,
     plan.plan,
     mfu.mfu,
     models.generate,
@@ -106,6 +109,7 @@ app.command("import", cls=Command, rich_help_panel=_MODELS)(models.import_)
 app.command(cls=Command, rich_help_panel=_MODELS)(serve.serve)
 _PROGRAM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 app.command(cls=Command, context_settings=_PROGRAM, rich_help_panel=_MACHINE)(tools.emulate)
+app.add_typer(port.app, name="port", rich_help_panel=_MODELS)
 _KEPT = (
     workspace.ls,
     workspace.show,

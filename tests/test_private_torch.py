@@ -20,6 +20,11 @@ EXCEPTIONS = {
     # what sees every operator, and tensors that have shapes only, have no public names
     "longcat/training/observation.py": "_python_dispatch",
     "longcat/training/dry_run.py": "_subclasses",
+    # what a wheel has registered, and which operators its functions call
+    "longcat/port/probe.py": "_C _jit_get_all_schemas _dispatch_get_registrations_for_dispatch_key "
+    "_dispatch_has_kernel_for_dispatch_key _python_dispatch _pytree _internal",
+    # a program is watched below autograd
+    "longcat/port/witness/recorder.py": "_python_dispatch _pytree",
     # torch's own table of operators and their sample inputs
     "longcat/emulator/conformance.py": "_internal _pytree _python_dispatch",
 }

@@ -11,6 +11,10 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 NARROW = 80
 """Columns of a terminal from which on boxes have room for the names of all options."""
 EXAMPLES: dict[str, tuple[str, ...]] = {
+    "assess": (
+        "longcat assess --config docs/examples/longcat-2.0.yaml",
+        "longcat assess --code src --model config.json --to ascend-910b2:128",
+    ),
     "run": (
         "longcat run --set 'corpus.sources=[my.jsonl]'",
         "longcat run --config mine.yaml --set training.steps=500 --json",
@@ -44,6 +48,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "import": ("longcat import LongCat-Flash-Chat --workspace workspace",),
     "serve": ("longcat serve --checkpoint DIGEST --port 8000",),
     "emulate": ("longcat emulate -- python train.py",),
+    "port": (
+        "longcat port scan my-repository --html scan.html",
+        "longcat port rewrite my-repository --out ported --diff",
+        "longcat port check ported -- python train.py --lr 1e-3",
+    ),
     "join": ("longcat join login-node:29500 --workspace /shared/workspace",),
     "doctor": ("longcat doctor --json",),
     "sync": ("longcat sync --workspace workspace",),

@@ -1,0 +1,306 @@
+"""Calls and attributes of what is not known: methods of tensors, arguments with well-known names, indexing by masks."""
+
+from __future__ import annotations
+
+import re
+
+import libcst as cst
+
+from longcat.port.findings import Edit
+from longcat.port.interfaces import Interfaces
+from longcat.port.names import dotted
+from longcat.port.rules import known_rule, packages, torch_rule
+from longcat.port.visiting import DOUBLE
+
+_COLLECTIVES = {
+    "all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter", "reduce_scatter_tensor", "broadcast", "reduce",
+    "all_to_all", "all_to_all_single", "send", "recv", "isend", "irecv", "gather", "scatter",
+}  # fmt: skip
+_SHAPE_METHODS = {"nonzero", "unique", "unique_consecutive", "masked_select", "argwhere", "bincount"}
+_OTHERS_METHODS = {"unique": re.compile(r"(?i)df|frame|series|column|pd|\bnp\b"), "nonzero": re.compile(r"\bnp\b")}
+
+
+class Calls(Interfaces):
+    """Sees calls, attributes and indexing."""
+
+    def visit_Attribute(self, node: cst.Attribute) -> bool:
+        unknown = super().visit_Attribute(node)
+        if unknown:
+            self._attribute(node)
+        return unknown
+
+    def _attribute(self, node: cst.Attribute) -> None:
+        """Say what an attribute of something unknown is: `x.is_cuda`."""
+        above, name = self._above(), node.attr.value
+        if name == "is_cuda" and not isinstance(above, cst.AssignTarget):
+            begin, end = self.places.span(node)
+            base = self.places.span(node.value)[1]
+            simple = isinstance(
+                above,
+                cst.If
+                | cst.While
+                | cst.Assert
+                | cst.BooleanOperation
+                | cst.Assign
+                | cst.Arg
+                | cst.Return
+                | cst.IfExp
+                | cst.Element,
+            )
+            opening, closing = ("", "") if simple else ("(", ")")
+            edits = [Edit(begin, begin, opening), Edit(base, end, f'.device.type != "cpu"{closing}')]
+            if not opening:
+                del edits[0]
+            self._say(
+                node,
+                ".is_cuda",
+                "renames",
+                "automatic",
+                "it asks for CUDA alone; a tensor's device is asked for by its type",
+                "torch 2.13, torch.device",
+                edits=edits,
+            )
+
+    def visit_Call(self, node: cst.Call) -> bool:
+        match node.func:
+            case cst.Name(("getattr" | "hasattr") as asking) if asking not in self.names.module and len(node.args) > 1:
+                return self._asked_by_name(node, asking)
+            case cst.Attribute(value, cst.Name(method)):
+                base = self.names.resolve(value, self._around)
+                if base is None or not base.startswith("torch"):
+                    self._method(node, value, method, base)
+                if method in _COLLECTIVES and (base is None or base.startswith("torch.distributed")) and node.args:
+                    self._collective(node, method)
+        if (
+            isinstance(node.func, cst.Subscript)
+            and isinstance(node.func.value, cst.Name)
+            and node.func.value.value in self._kernels
+        ):
+            rule = packages()["triton"]
+            self._say_rule(node, f"{node.func.value.value}[...]", rule)
+        self._keywords(node)
+        return True
+
+    def _asked_by_name(self, node: cst.Call, asking: str) -> bool:
+        """Say what `getattr(torch.cuda, ...)` asks for; a name that stands there is as good as written out."""
+        base = self.names.resolve(node.args[0].value, self._around)
+        if base is None or not base.startswith("torch"):
+            return True
+        asked = node.args[1].value
+        name = asked.evaluated_value if isinstance(asked, cst.SimpleString) else None
+        if isinstance(name, str):
+            full = f"{base}.{name}"
+            rule = torch_rule(full)
+            if not full.startswith(("torch.cuda", "torch.backends.cud")):
+                return True
+            root = self._root()
+            if (
+                asking == "getattr"
+                and len(node.args) == 2
+                and rule is not None
+                and rule.to
+                and rule.name == full
+                and rule.call in ("", "positional")
+                and root
+            ):
+                self._use(node.args[0].value, True)
+                self._say_rule(node, full, rule, [Edit(*self.places.span(node), root + rule.to.removeprefix("torch"))])
+                return False
+            self._use(node.args[0].value, False)
+            self._unsure(
+                node,
+                f"{asking}({base}, {name!r})",
+                "asked for by its name"
+                if rule is None
+                else f"asked for by its name; {rule.to or rule.instead or rule.why} stands for it",
+            )
+            return False
+        if base.startswith("torch.cuda"):
+            self._use(node.args[0].value, False)
+            self._unsure(
+                node,
+                f"{asking}({base}, ...)",
+                "the name is made up while it runs; torch.npu mirrors most of torch.cuda",
+            )
+            return False
+        return True
+
+    def _method(self, node: cst.Call, value: cst.BaseExpression, method: str, base: str | None) -> None:
+        """Say what a method of something unknown is: `x.cuda()`, `x.double()`, `mask.nonzero()`."""
+        func = cst.ensure_type(node.func, cst.Attribute)
+        if base is None and method == "cuda":
+            edits = self._moved(node, func, value)
+            why = "it names CUDA; to() takes any device"
+            if edits is None:
+                self._unsure(
+                    func.attr, ".cuda()", "what is asked for here is not clear; to() with a device stands for it"
+                )
+            else:
+                self._say(func.attr, ".cuda()", "renames", "automatic", why, "torch 2.13, Tensor.to", edits=edits)
+        elif base is None and method == "double" and not node.args:
+            rule = known_rule("torch.float64")
+            self._say_rule(func.attr, ".double()", rule)
+        elif base is None and method in _SHAPE_METHODS:
+            others = _OTHERS_METHODS.get(method)
+            if others is None or not others.search(self._code(value)):
+                rule = known_rule(f"torch.{method}")
+                self._say_rule(func.attr, f".{method}()", rule)
+        elif base is None and method == "pin_memory":
+            self._say(
+                func.attr,
+                ".pin_memory()",
+                "works",
+                "none",
+                "memory is pinned for the accelerator that is there",
+                "torch 2.13, Tensor.pin_memory",
+            )
+        elif base is None and self.support is not None and (absent := self.support.absent_in_method(method)):
+            self._absent(func.attr, f".{method}()", absent)
+
+    def _collective(self, node: cst.Call, method: str) -> None:
+        """Say of a collective that it is given float64, which HCCL refuses."""
+        for argument in node.args[:2]:
+            code = self._code(argument.value)
+            if DOUBLE.search(code) or code in self._doubles[-1]:
+                self._say(
+                    node,
+                    f"{method} of float64",
+                    "none",
+                    "hours",
+                    "HCCL refuses float64",
+                    "torch_npu 2.13.0, ProcessGroupHCCL",
+                    "float32, or gloo on the host",
+                )
+                return
+
+    def visit_Assign(self, node: cst.Assign) -> None:
+        if not self._has_doubles:
+            return
+        code = self._code(node.value)
+        for target in node.targets:
+            if isinstance(target.target, cst.Name):
+                name = target.target.value
+                (self._doubles[-1].add if DOUBLE.search(code) else self._doubles[-1].discard)(name)
+
+    def _moved(self, node: cst.Call, func: cst.Attribute, value: cst.BaseExpression) -> list[Edit] | None:
+        """Return the edits that make `to()` of `cuda()`."""
+        arguments = node.args
+        own = self._own_cuda and dotted(value) in ("self", "")
+        if own or any(one.star for one in arguments) or any(dotted(one.value) == "None" for one in arguments):
+            return None
+        edits = [Edit(*self.places.span(func.attr), "to")]
+        # a storage, as map_location is given, takes its device by name
+        device = "device=" if "storage" in dotted(value) else ""
+        positional = [one for one in arguments if one.keyword is None]
+        if len(positional) == 2:
+            start = self.places.span(positional[1].value)[0]
+            edits.append(Edit(start, start, "non_blocking="))
+        if not positional and not any(one.keyword is not None and one.keyword.value == "device" for one in arguments):
+            place = self._inside(node)
+            quote = self._quote()
+            accelerator = self.header.expression(place, quote)
+            edits.append(Edit(place, place, device + accelerator + (", " if arguments else "")))
+        elif positional and device:
+            edits.append(Edit(self._inside(node), self._inside(node), device))
+        return edits
+
+    def _quote(self) -> str:
+        """Return a quotation mark that may stand here, which within an f-string is another one than the string's."""
+        within = next((one for one in reversed(self._path) if isinstance(one, cst.FormattedString)), None)
+        return "'" if within is not None and within.end.startswith('"') else '"'
+
+    def _keywords(self, node: cst.Call) -> None:
+        """Say what arguments of well-known names ask of CUDA."""
+        called = dotted(node.func).rpartition(".")[2]
+        for argument in node.args:
+            if argument.keyword is None:
+                continue
+            name, value = argument.keyword.value, dotted(argument.value)
+            text = argument.value.evaluated_value if isinstance(argument.value, cst.SimpleString) else ""
+            match name, value or text:
+                case (("pin_memory" | "dataloader_pin_memory"), "True"):
+                    self._say(
+                        argument,
+                        f"{name}=True",
+                        "works",
+                        "none",
+                        "memory is pinned for the accelerator that is there",
+                        "torch 2.13, DataLoader",
+                    )
+                case "tf32", "True":
+                    self._say(
+                        argument,
+                        "tf32=True",
+                        "precision",
+                        "minutes",
+                        "refused without a GPU; torch.npu.matmul.allow_hf32 is the Ascend's",
+                        "transformers, TrainingArguments",
+                    )
+                case "torch_compile", "True":
+                    rule = known_rule("torch.compile")
+                    self._say_rule(argument, "torch_compile=True", rule)
+                case (("accelerator" | "gpus"), str(asked)) if asked == "gpu" or (
+                    name == "gpus" and called.endswith("Trainer")
+                ):
+                    self._say(
+                        argument,
+                        f"{name}={asked or '...'}",
+                        "differs",
+                        "hours",
+                        "Lightning has no accelerator npu of its own",
+                        "lightning.pytorch.accelerators",
+                        'accelerator="auto" with a package that brings one',
+                    )
+                case (("attn_implementation" | "_attn_implementation"), str(asked)) if asked.startswith(
+                    "flash_attention"
+                ):
+                    self._say(
+                        argument,
+                        f'{name}="{asked}"',
+                        "differs",
+                        "minutes",
+                        "the package flash_attn is CUDA's; sdpa goes to torch_npu's fused attention",
+                        "transformers, attention",
+                        'attn_implementation="sdpa"',
+                    )
+                case "optim", str(asked) if "apex" in asked or "bnb" in asked or "8bit" in asked:
+                    self._say(
+                        argument,
+                        f'optim="{asked}"',
+                        "none",
+                        "minutes",
+                        "an optimizer of apex or bitsandbytes",
+                        "transformers, TrainingArguments",
+                        'optim="adamw_torch" or "adamw_torch_npu_fused"',
+                    )
+                case "padding", ("True" | "longest"):
+                    rule = known_rule("torch.nn.utils.rnn.pad_sequence")
+                    self._say_rule(argument, "padding to the longest", rule)
+
+    def visit_Subscript(self, node: cst.Subscript) -> None:
+        above = self._above()
+        if isinstance(above, cst.AssignTarget | cst.AugAssign | cst.Del) or len(node.slice) != 1:
+            return
+        index = node.slice[0].slice
+        if isinstance(index, cst.Index):
+            compared = isinstance(index.value, cst.Comparison) and not any(
+                isinstance(one.operator, cst.In | cst.NotIn) for one in index.value.comparisons
+            )
+            named = isinstance(index.value, cst.Name) and (
+                index.value.value == "mask" or index.value.value.endswith("_mask")
+            )
+            if compared or named:
+                rule = known_rule("torch.nonzero")
+                self._say_rule(node, f"[{self._code(index)}]", rule)
+
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
+        for decorator in node.decorators:
+            full = (
+                self.names.resolve(
+                    decorator.decorator.func if isinstance(decorator.decorator, cst.Call) else decorator.decorator,
+                    self._around,
+                )
+                or ""
+            )
+            if full.startswith("triton."):
+                self._kernels.add(node.name.value)

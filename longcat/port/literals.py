@@ -1,0 +1,174 @@
+"""Strings of a Python module: devices, backends, environment variables, sources of kernels."""
+
+from __future__ import annotations
+
+import re
+
+import libcst as cst
+
+from longcat.port import strings
+from longcat.port.calls import Calls
+from longcat.port.findings import Edit
+from longcat.port.names import dotted
+from longcat.port.rules import known_rule, variable_rule
+
+
+class Literals(Calls):
+    """Sees strings."""
+
+    def visit_SimpleString(self, node: cst.SimpleString) -> None:
+        value = node.evaluated_value
+        if (
+            not isinstance(value, str)
+            or strings.is_docstring(self._path)
+            or isinstance(self._above(), cst.ConcatenatedString)
+        ):
+            return
+        begin, end = self.places.span(node)
+        if value != "nccl" and strings.BACKEND.fullmatch(value) and "nccl" in value:
+            text = f"{node.prefix}{node.quote}{value.replace('cuda', 'npu').replace('nccl', 'hccl')}{node.quote}"
+            self._say(
+                node,
+                f'"{value}"',
+                "renames",
+                "automatic",
+                "the backend of an Ascend is hccl",
+                "torch_npu 2.13.0, torch.distributed",
+                edits=[Edit(begin, end, text)],
+            )
+        elif value == "cuda" or strings.NUMBERED.fullmatch(value):
+            self._device(node, value, begin, end)
+        elif value == "nccl":
+            self._backend(node, begin, end)
+        elif strings.VARIABLE.fullmatch(value):
+            self._variable(node, value, begin, end)
+        elif strings.TENSOR_TYPE.fullmatch(value):
+            at = self.text.index("cuda", begin)
+            self._say(
+                node,
+                f'"{value}"',
+                "renames",
+                "automatic",
+                "torch_npu has the same types",
+                "torch_npu 2.13.0, torch.npu",
+                edits=[Edit(at, at + 4, "npu")],
+            )
+        elif strings.INTERFACE.fullmatch(value):
+            self._unsure(node, f'"{value}"', "a name of torch's CUDA interfaces in a string")
+        elif strings.SOURCE.search(value):
+            rule = known_rule("torch.utils.cpp_extension.CUDAExtension")
+            self._say_rule(node, "CUDA source in a string", rule)
+        elif "nvidia-smi" in value or value == "nvcc":
+            self._say(
+                node,
+                "nvidia-smi" if "nvidia-smi" in value else "nvcc",
+                "differs",
+                "minutes",
+                "a program of NVIDIA's driver",
+                "CANN, npu-smi",
+                "npu-smi info, with options and output of its own",
+            )
+        elif "cuda_time" in value and " " not in value:
+            self._say(
+                node,
+                f'"{value}"',
+                "differs",
+                "minutes",
+                "a column of torch's profiler that an Ascend does not fill",
+                "torch_npu 2.13.0, torch_npu.profiler",
+                "torch_npu.profiler, whose results MindStudio shows",
+            )
+        elif (
+            found := re.search(
+                r"\b(CUDA_VISIBLE_DEVICES|PYTORCH_CUDA_ALLOC_CONF|CUDA_LAUNCH_BLOCKING|NCCL_\w+)=", value
+            )
+        ) is not None:
+            self._unsure(node, found[1], "an environment variable within a text")
+        elif re.search(r"(^|\s)cuda:\d", value) and " " not in value.strip():
+            self._unsure(node, f'"{value}"', "a device within a text")
+
+    def _device(self, node: cst.SimpleString, value: str, begin: int, end: int) -> None:
+        if value == "cuda" and not strings.is_device_here(self._path):
+            if (
+                isinstance(self._above(), cst.Arg)
+                and isinstance(self._above(2), cst.Call)
+                and dotted(cst.ensure_type(self._above(2), cst.Call).func).endswith("skipif")
+            ):
+                return
+            self._unsure(node, '"cuda"', "whether this is a device is not seen here")
+            return
+        rest = value[4:]
+        quote, raw = node.quote, "r" in node.prefix.lower()
+        if not self.header.named(begin):
+            edits = [Edit(begin, end, f"{node.prefix}{quote}npu{rest}{quote}")]
+        elif not rest:
+            edits = [Edit(begin, end, str(self.header.name))]
+        elif "{" in rest or raw:
+            edits = [Edit(begin, end, f"({self.header.name} + {quote}{rest}{quote})")]
+        else:
+            edits = [Edit(begin, end, f"f{quote}{{{self.header.name}}}{rest}{quote}")]
+        self._say(
+            node,
+            f'"{value}"',
+            "renames",
+            "automatic",
+            "a device of CUDA; the accelerator that is there is asked for its type",
+            "torch 2.13, torch.accelerator",
+            edits=edits,
+        )
+
+    def _backend(self, node: cst.SimpleString, begin: int, end: int) -> None:
+        if not strings.is_backend_here(self._path):
+            self._unsure(node, '"nccl"', "whether this is a backend is not seen here")
+            return
+        root = self._root()
+        if self.header.named(begin) and root is not None:
+            text = f"{root}.distributed.get_default_backend_for_device({self.header.name})"
+        else:
+            text = f"{node.quote}hccl{node.quote}"
+        self._say(
+            node,
+            '"nccl"',
+            "renames",
+            "automatic",
+            "the backend that belongs to the accelerator: hccl on an Ascend",
+            "torch 2.13, torch.distributed.get_default_backend_for_device",
+            edits=[Edit(begin, end, text)],
+        )
+
+    def _variable(self, node: cst.SimpleString, value: str, begin: int, end: int) -> None:
+        if (rule := variable_rule(value)) is not None:
+            at = self.text.index(value, begin) if rule.to else 0
+            self._say_rule(node, value, rule, [Edit(at, at + len(value), rule.to)] if rule.to else ())
+
+    def visit_FormattedString(self, node: cst.FormattedString) -> None:
+        first = node.parts[0] if node.parts else None
+        if not isinstance(first, cst.FormattedStringText):
+            return
+        if first.value == "cuda:":
+            begin = self.places.span(first)[0]
+            named = self.header.named(begin)
+            edits = [Edit(begin, begin + 4, f"{{{self.header.name}}}" if named else "npu")]
+            self._say(
+                node,
+                'f"cuda:..."',
+                "renames",
+                "automatic",
+                "a device of CUDA; the accelerator that is there is asked for its type",
+                "torch 2.13, torch.accelerator",
+                edits=edits,
+            )
+        else:
+            code = self._code(node)
+            if (found := re.search(r"\b(CUDA_VISIBLE_DEVICES|NCCL_\w+)=", code)) is not None:
+                self._unsure(node, found[1], "an environment variable within a text")
+            elif "nvidia-smi" in code:
+                self._say(
+                    node,
+                    "nvidia-smi",
+                    "differs",
+                    "minutes",
+                    "a program of NVIDIA's driver",
+                    "CANN, npu-smi",
+                    "npu-smi info, with options and output of its own",
+                )

@@ -1,0 +1,191 @@
+"""Names of a Python module: what they are imported as, where they are shadowed, and where everything stands in the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import libcst as cst
+from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
+
+Scope = cst.Module | cst.FunctionDef | cst.ClassDef | cst.Lambda
+"""What names belong to; comprehensions are taken for a part of what they stand in."""
+_LINE_END = re.compile(r"\r\n|\r|\n")
+UNKNOWN = ""
+"""What a name stands for that is bound to something else than an import."""
+
+
+class Places:
+    """Offsets of nodes in a module's text."""
+
+    def __init__(self, text: str, module: cst.Module) -> None:
+        self._text, self._module = text, module
+
+    @cached_property
+    def _ranges(self) -> Mapping[cst.CSTNode, CodeRange]:
+        # the dear part, which a module in which nothing is found is spared
+        return MetadataWrapper(self._module, unsafe_skip_copy=True).resolve(PositionProvider)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *(found.end() for found in _LINE_END.finditer(self._text))]
+
+    def line(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Return line and column where a node begins, both counted from 1."""
+        start = self._ranges[node].start
+        return start.line, start.column + 1
+
+    def span(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Return the offsets at which a node begins and ends."""
+        found = self._ranges[node]
+        return (
+            self._starts[found.start.line - 1] + found.start.column,
+            self._starts[found.end.line - 1] + found.end.column,
+        )
+
+    def line_span(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Return the offsets of the whole lines that a node stands in, with the last one's end."""
+        found = self._ranges[node]
+        after = self._starts[found.end.line] if found.end.line < len(self._starts) else self.span(node)[1]
+        return self._starts[found.start.line - 1], after
+
+
+class Names:
+    """What the names of a module stand for, scope by scope."""
+
+    def __init__(self, module: cst.Module) -> None:
+        collector = _Bindings()
+        module.visit(collector)
+        self.scopes: dict[Scope, dict[str, str]] = collector.scopes
+        self.module = self.scopes[module]
+
+    def resolve(self, node: cst.BaseExpression, around: Sequence[Scope]) -> str | None:
+        """Return the full name that an expression stands for, such as `torch.cuda.synchronize`; None if it is not known.
+
+        Args:
+            node: a name, or attributes of one.
+            around: the scopes that it stands in, outermost first.
+        """
+        match node:
+            case cst.Name(value):
+                for scope in reversed(around):
+                    bound = self.scopes[scope]
+                    if value in bound and (not isinstance(scope, cst.ClassDef) or scope is around[-1]):
+                        return bound[value] or None
+                return value if value == "torch" else None  # by `from others import *`
+            case cst.Attribute(value, cst.Name(name)):
+                above = self.resolve(value, around)
+                return above and f"{above}.{name}"
+        return None
+
+
+def dotted(node: cst.CSTNode | None) -> str:
+    """Return the text of a dotted name; empty for anything else."""
+    match node:
+        case cst.Name(value):
+            return value
+        case cst.Attribute(value, cst.Name(name)):
+            above = dotted(value)
+            return f"{above}.{name}" if above else ""
+    return ""
+
+
+class _Bindings(cst.CSTVisitor):
+    """Collects what each scope binds; an import counts more than another binding of the same scope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scopes: dict[Scope, dict[str, str]] = {}
+        self._around: list[Scope] = []
+
+    def _enter(self, scope: Scope) -> None:
+        self.scopes[scope] = {}
+        self._around.append(scope)
+
+    def _bind(self, name: str, full: str = UNKNOWN) -> None:
+        bound = self.scopes[self._around[-1]]
+        if full or name not in bound:
+            bound[name] = full
+
+    def visit_Module(self, node: cst.Module) -> None:
+        self._enter(node)
+
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
+        self._bind(node.name.value)
+        self._enter(node)
+
+    def leave_FunctionDef(self, original_node: cst.FunctionDef) -> None:
+        self._around.pop()
+
+    def visit_Lambda(self, node: cst.Lambda) -> None:
+        self._enter(node)
+
+    def leave_Lambda(self, original_node: cst.Lambda) -> None:
+        self._around.pop()
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> None:
+        self._bind(node.name.value)
+        self._enter(node)
+
+    def leave_ClassDef(self, original_node: cst.ClassDef) -> None:
+        self._around.pop()
+
+    def visit_Param(self, node: cst.Param) -> None:
+        self._bind(node.name.value)
+
+    def visit_Import(self, node: cst.Import) -> None:
+        for alias in node.names:
+            full = dotted(alias.name)
+            if alias.asname is not None:
+                self._bind(dotted(alias.asname.name), full)
+            else:
+                first = full.partition(".")[0]
+                self._bind(first, first)
+
+    def visit_ImportFrom(self, node: cst.ImportFrom) -> None:
+        above = dotted(node.module)
+        if isinstance(node.names, cst.ImportStar):
+            return
+        for alias in node.names:
+            name = dotted(alias.name)
+            local = dotted(alias.asname.name) if alias.asname is not None else name
+            self._bind(local, UNKNOWN if node.relative or not above else f"{above}.{name}")
+
+    def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
+        self._bind_target(node.target)
+
+    def visit_Assign(self, node: cst.Assign) -> None:
+        # another name of a module: `tc = torch.cuda`
+        match node:
+            case cst.Assign([cst.AssignTarget(cst.Name(name))], (cst.Name() | cst.Attribute()) as value):
+                parts = dotted(value)
+                first = parts.partition(".")[0]
+                full = next(
+                    (self.scopes[one][first] for one in reversed(self._around) if first in self.scopes[one]), ""
+                )
+                if full and parts:
+                    whole = full + parts[len(first) :]
+                    if whole.startswith("torch.") and name not in self.scopes[self._around[-1]]:
+                        self._bind(name, whole)
+
+    def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
+        self._bind_target(node.target)
+
+    def visit_For(self, node: cst.For) -> None:
+        self._bind_target(node.target)
+
+    def visit_AsName(self, node: cst.AsName) -> None:
+        if not isinstance(node.name, cst.Name) or node.name.value not in self.scopes[self._around[-1]]:
+            self._bind_target(node.name)
+
+    def visit_NamedExpr(self, node: cst.NamedExpr) -> None:
+        self._bind_target(node.target)
+
+    def _bind_target(self, node: cst.CSTNode) -> None:
+        match node:
+            case cst.Name(value):
+                self._bind(value)
+            case cst.Tuple(elements) | cst.List(elements):
+                for element in elements:
+                    self._bind_target(element.value)

@@ -1,0 +1,136 @@
+"""What a string of a Python program is: a device, a backend, an environment variable, or none of these."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import libcst as cst
+
+from longcat.port.names import dotted
+
+DEVICE = re.compile(r"cuda(:.*)?", re.DOTALL)
+NUMBERED = re.compile(r"cuda:(\d+|%[ds]|\{\w*\})?")
+BACKEND = re.compile(r"nccl|(\w+:\w+,)*(cuda:nccl|cuda:\w+)(,\w+:\w+)*")
+VARIABLE = re.compile(
+    r"(CUDA|NCCL|TORCH_NCCL|TORCH_CUDA|TORCH_CUDNN|TORCH_ALLOW_TF32|CUDNN|CUBLAS\w*|NVIDIA|NVTE|NVSHMEM|PYTORCH_CUDA)_[A-Z0-9_]+"
+)
+TENSOR_TYPE = re.compile(r"torch\.cuda\.(Float|Half|BFloat16|Int|Long|Short|Char|Byte|Bool)Tensor")
+INTERFACE = re.compile(r"torch\.cuda(\.\w+)*")
+SOURCE = re.compile(r"__global__|#include\s*<(cuda|ATen/cuda|c10/cuda)|<<<")
+_DEVICE_WORDS = re.compile(r"dev(ice)?s?(_|$)|device|map_location|accelerator", re.IGNORECASE)
+_BACKEND_WORDS = re.compile(r"backend", re.IGNORECASE)
+_TAKES_DEVICES = {
+    "to", "device", "autocast", "Generator", "init_device_mesh", "DeviceMesh", "set_default_device", "GradScaler", "load",
+    "startswith", "fork_rng", "to_empty", "get_device_module", "send_to_device", "set_device", "Stream", "Event", "full", "zeros",
+    "ones", "empty", "rand", "randn", "tensor", "as_tensor", "type", "is_autocast_enabled", "get_autocast_dtype", "get_device",
+}  # fmt: skip
+_TAKES_BACKENDS = {"init_process_group", "new_group", "is_backend_available", "Backend", "init_distributed"}
+_OPTIONS = {
+    "add_argument",
+    "option",
+    "Option",
+    "field",
+    "Field",
+    "Argument",
+    "get",
+    "getattr",
+    "setdefault",
+    "pop",
+    "getenv",
+}
+
+
+def is_device_here(
+    path: Sequence[cst.CSTNode], words: re.Pattern[str] = _DEVICE_WORDS, callees: set[str] | None = None
+) -> bool:
+    """Whether a string is used as a device (or, with other words, a backend), going by what stands around it.
+
+    Args:
+        path: the nodes from the module to the string, which is last.
+        words: that names of such things are made of.
+        callees: functions of which it is an argument.
+    """
+    callees = _TAKES_DEVICES if callees is None else callees
+    for above, below in zip(reversed(path[:-1]), reversed(path), strict=False):
+        match above:
+            case cst.Arg(keyword=cst.Name(name)):
+                if name == "default" or words.search(name):
+                    return True
+                if name == "choices":
+                    continue
+                return False
+            case cst.Call(func):
+                called = dotted(func).rpartition(".")[2] or _last(func)
+                if called in _OPTIONS:
+                    # get("device", "cuda"), getattr(args, "device", "cuda"): what stands before says what it is
+                    return below is not above.args[0] and any(words.search(text) for text in _texts(above.args))
+                return called in callees or bool(words.search(called))
+            case cst.Comparison() | cst.ComparisonTarget() | cst.BooleanOperation() | cst.IfExp() | cst.Return():
+                if isinstance(above, cst.Comparison):
+                    return True
+                if isinstance(above, cst.IfExp) and below is above.test:
+                    return False
+                if isinstance(above, cst.IfExp | cst.Return):
+                    return True
+            case cst.Assign(targets):
+                return any(words.search(_last(target.target)) for target in targets)
+            case cst.AnnAssign(target):
+                return bool(words.search(_last(target)))
+            case cst.Param(name):
+                return bool(words.search(name.value))
+            case cst.DictElement(key):
+                if below is key:
+                    continue
+                return bool(words.search(" ".join(_text(key)))) or "cuda" in "".join(_text(key))
+            case cst.Element() | cst.List() | cst.Tuple() | cst.Set():
+                if isinstance(above, cst.List | cst.Tuple | cst.Set) and any(
+                    "cpu" in _text(one.value) or "gloo" in _text(one.value) for one in above.elements
+                ):
+                    return True
+            case (
+                cst.Dict()
+                | cst.Arg()
+                | cst.BinaryOperation()
+                | cst.FormattedString()
+                | cst.Attribute()
+                | cst.FormattedStringExpression()
+            ):
+                continue
+            case cst.Subscript() | cst.SubscriptElement() | cst.Index():
+                return False
+            case cst.BaseStatement() | cst.BaseSmallStatement() | cst.BaseSuite():
+                return False
+    return False
+
+
+def is_backend_here(path: Sequence[cst.CSTNode]) -> bool:
+    """Whether a string is used as a backend of torch.distributed."""
+    return is_device_here(path, _BACKEND_WORDS, _TAKES_BACKENDS)
+
+
+def is_docstring(path: Sequence[cst.CSTNode]) -> bool:
+    """Whether a string stands by itself as a statement."""
+    return len(path) > 1 and isinstance(path[-2], cst.Expr)
+
+
+def _last(node: cst.CSTNode) -> str:
+    match node:
+        case cst.Name(value):
+            return value
+        case cst.Attribute(attr=cst.Name(value)):
+            return value
+        case cst.Subscript(slice=[cst.SubscriptElement(cst.Index(cst.SimpleString() as text))]):
+            return "".join(_text(text))
+    return ""
+
+
+def _texts(arguments: Sequence[cst.Arg]) -> list[str]:
+    return [text for argument in arguments for text in _text(argument.value)]
+
+
+def _text(node: cst.CSTNode | None) -> list[str]:
+    """Return what a string holds, as a list of at most one."""
+    if isinstance(node, cst.SimpleString) and isinstance(value := node.evaluated_value, str):
+        return [value]
+    return []

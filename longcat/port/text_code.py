@@ -1,0 +1,299 @@
+"""Files beside Python: scripts, Docker files, package lists, settings and CUDA sources, read line by line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from longcat.port.findings import Edit, Finding, apply
+from longcat.port.python_code import Analysis
+from longcat.port.rules import Rule, installed, known_rule, torch_rule, variable_rule
+from longcat.port.strings import VARIABLE
+
+_CUDA_INDEX = re.compile(r"(download\.pytorch\.org/whl/(nightly/)?cu\d+|pypi\.nvidia\.com|pypi\.ngc\.nvidia\.com)\S*")
+_LOCAL_VERSION = re.compile(r"\b(torch|torchvision|torchaudio)\s*==\s*[\d.]+\+cu\d+")
+_REQUIREMENT = re.compile(r"""^\s*(?:-\s*)?["']?([A-Za-z][\w.-]*)(?=\s*(?:\[|[=<>!~;,"'\s#@]|$))""")
+_IN_BRACKETS = re.compile(r"""["']([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:[=<>!~;][^"']*)?["']""")
+_INSTALLED = re.compile(r"\b(?:pip3?|uv pip|conda|mamba)\s+install\s+([^&|;#\n]*)")
+_IMAGE = re.compile(r"^\s*FROM\s+(?:--platform=\S+\s+)?(\S*(?:nvidia|nvcr\.io|cuda)\S*)", re.IGNORECASE)
+_SCHEDULED = re.compile(r"--(?:gres|gpus|gpus-per-node|gpus-per-task)[= ]\S*")
+_OPTION = re.compile(r"""(--[\w-]*(?:device|accelerator)[\w-]*[= ]["']?)(cuda)(?=(:\d+)?["']?(\s|$|\\))""")
+_BACKEND_OPTION = re.compile(r"""(--[\w-]*backend[\w-]*[= ]["']?)(nccl)\b""")
+_CARD = re.compile(r"\bnvidia-smi\b")
+_PROFILER = re.compile(r"(^|[\s;&|])(nsys|ncu|nvprof|nvcc|cuda-gdb|compute-sanitizer)\s")
+_SETTING = re.compile(
+    r"""^(\s*(?:-\s*)?["']?(?P<key>[\w.-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*(,|\}|#|$))"""
+)
+_ITEM = re.compile(
+    r"""(["']?(?P<key>[\w-]*(?:device|map_location|backend)[\w-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl)(?P=quote)(?=\s*[,}\]\s])"""
+)
+_SWITCH = re.compile(
+    r"""^\s*["']?(?P<key>tf32|allow_tf32|attn_implementation|_attn_implementation|use_flash_attn\w*|optim)["']?\s*[:=]\s*["']?(?P<value>[\w.]+)"""
+)
+_NATIVE = re.compile(
+    r"#include\s*[<\"](cuda|cublas|cudnn|nccl|thrust/|cub/|ATen/cuda|c10/cuda|torch/csrc/cuda)|__global__|find_package\(CUDA|enable_language\(CUDA|LANGUAGES\s+[^)]*CUDA|PYBIND11_MODULE\(TORCH_EXTENSION_NAME|TORCH_LIBRARY(_IMPL|_FRAGMENT)?\("
+)
+
+
+def analyse(text: str, file: str, kind: str) -> Analysis:
+    """Find what belongs to CUDA in a file that is no Python, and rewrite environment variables, devices and backends.
+
+    Args:
+        text: the file.
+        file: its name, for the findings.
+        kind: what it is, see `longcat.port.files.kind_of`.
+    """
+    findings = list[Finding]()
+    offset = 0
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        for look in _LOOKS[kind]:
+            for begin, what, rule, edits in look(line):
+                moved = tuple(Edit(one.begin + offset, one.end + offset, one.text) for one in edits)
+                findings.append(
+                    Finding(
+                        file,
+                        number,
+                        begin + 1,
+                        what,
+                        rule.kind,
+                        rule.effort,
+                        rule.why,
+                        rule.source,
+                        rule.instead,
+                        moved,
+                    )
+                )
+        offset += len(line)
+        if kind in ("cuda", "native") and findings:
+            break  # one for the file
+    if kind == "cuda" and not findings:
+        findings.append(_file(file))
+    return Analysis(tuple(findings), apply(text, [edit for one in findings for edit in one.edits]))
+
+
+_Look = Callable[[str], Iterator[tuple[int, str, Rule, list[Edit]]]]
+
+
+def _file(file: str) -> Finding:
+    rule = known_rule("torch.utils.cpp_extension.CUDAExtension")
+    return Finding(file, 1, 1, "CUDA source", rule.kind, rule.effort, rule.why, rule.source, rule.instead)
+
+
+def _said(kind: str, effort: str, why: str, source: str, instead: str = "") -> Rule:
+    return Rule("", kind, effort, why, source, instead)
+
+
+def _bare(line: str) -> str:
+    """Return a line without its comment, at the same offsets."""
+    found = re.search(r"(^|\s)#(?!!)", line)
+    return line[: found.start()] if found else line
+
+
+def _variables(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    for found in VARIABLE.finditer(_bare(line)):
+        begin, end = found.span()
+        if (begin and (line[begin - 1].isalnum() or line[begin - 1] in "_/.-")) or line[end : end + 1] == "-":
+            continue
+        if (rule := variable_rule(found[0])) is not None:
+            yield begin, found[0], rule, [Edit(begin, end, rule.to)] if rule.to else []
+
+
+def _commands(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    bare = _bare(line)
+    for found in _OPTION.finditer(bare):
+        rule = _said("renames", "automatic", "a device of CUDA, given to a program", "torch_npu 2.13.0")
+        yield found.start(2), f"{found[1].strip()}cuda", rule, [Edit(*found.span(2), "npu")]
+    for found in _BACKEND_OPTION.finditer(bare):
+        rule = _said("renames", "automatic", "the backend of an Ascend is hccl", "torch_npu 2.13.0")
+        yield found.start(2), f"{found[1].strip()}nccl", rule, [Edit(*found.span(2), "hccl")]
+    for found in _CARD.finditer(bare):
+        alone = re.fullmatch(r"\s*nvidia-smi\s*(\|\|\s*true\s*)?", bare) is not None
+        rule = _said(
+            "renames" if alone else "differs",
+            "automatic" if alone else "minutes",
+            "a program of NVIDIA's driver",
+            "CANN, npu-smi",
+            "npu-smi info, with options and output of its own",
+        )
+        yield found.start(), "nvidia-smi", rule, [Edit(*found.span(), "npu-smi info")] if alone else []
+    for found in _PROFILER.finditer(bare):
+        yield (
+            found.start(2),
+            found[2],
+            _said("none", "minutes", "a tool of NVIDIA's", "CANN, msprof", "msprof, or torch_npu.profiler"),
+            [],
+        )
+    for found in _SCHEDULED.finditer(bare):
+        if "gpu" in found[0]:
+            yield (
+                found.start(),
+                found[0],
+                _said(
+                    "differs",
+                    "minutes",
+                    "the scheduler's name for an Ascend is its administrator's; a container gets /dev/davinci*",
+                    "Ascend Docker Runtime",
+                ),
+                [],
+            )
+
+
+def _packages_installed(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    yield from _index(line)
+    for found in _INSTALLED.finditer(_bare(line)):
+        for word in re.finditer(r"[^\s\\]+", found[1]):
+            name = re.split(r"[=<>!~\[;\"']", word[0].strip("\"'"))[0].lower().replace("_", "-")
+            if (rule := installed().get(name)) is not None:
+                yield found.start(1) + word.start(), name, rule, []
+
+
+def _index(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    for found in _CUDA_INDEX.finditer(_bare(line)):
+        yield (
+            found.start(),
+            found[0],
+            _said(
+                "differs",
+                "minutes",
+                "torch built for CUDA",
+                "torch_npu 2.13.0",
+                "torch for the CPU, with torch-npu of the same version",
+            ),
+            [],
+        )
+    for found in _LOCAL_VERSION.finditer(_bare(line)):
+        yield (
+            found.start(),
+            found[0],
+            _said(
+                "differs",
+                "minutes",
+                "torch built for CUDA",
+                "torch_npu 2.13.0",
+                "torch for the CPU, with torch-npu of the same version",
+            ),
+            [],
+        )
+
+
+def _requirements(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    yield from _index(line)
+    bare = _bare(line)
+    seen = set[str]()
+    for found in (*filter(None, [_REQUIREMENT.match(bare)]), *_IN_BRACKETS.finditer(bare)):
+        name = found[1].lower().replace("_", "-")
+        rule = installed().get(name) or (
+            installed()["nvidia-nccl-cu12"] if re.fullmatch(r"nvidia-[a-z-]+-cu\d+", name) else None
+        )
+        rule = rule or (installed()["cupy"] if re.fullmatch(r"cupy-cuda\w+", name) else None)
+        if rule is not None and name not in seen:
+            seen.add(name)
+            yield found.start(1), found[1], rule, []
+
+
+def _images(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    if (found := _IMAGE.match(line)) is not None:
+        yield (
+            found.start(1),
+            found[1],
+            _said(
+                "differs",
+                "hours",
+                "an image with CUDA",
+                "Ascend's images, quay.io/ascend",
+                "quay.io/ascend/cann, with torch and torch-npu",
+            ),
+            [],
+        )
+
+
+def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    bare = _bare(line)
+    found = _SETTING.match(bare)
+    for one in [found] if found else _ITEM.finditer(bare):
+        key, value = one["key"].lower(), one["value"]
+        begin, end = one.span("value")
+        what = f"{one['key']}: {value}"
+        if value == "gpu":
+            if "accelerator" in key or "device" in key:
+                yield (
+                    begin,
+                    what,
+                    _said(
+                        "differs", "minutes", "which names a program takes is its own", "lightning.pytorch.accelerators"
+                    ),
+                    [],
+                )
+        elif value == "nccl" and "backend" in key:
+            yield (
+                begin,
+                what,
+                _said("renames", "automatic", "the backend of an Ascend is hccl", "torch_npu 2.13.0"),
+                [Edit(begin, end, "hccl")],
+            )
+        elif value == "nccl":
+            yield begin, what, _said("unsure", "minutes", "whether this is a backend is not seen here", ""), []
+        elif re.search(r"device|accelerator|map_location|^dev$", key):
+            yield (
+                begin,
+                what,
+                _said("renames", "automatic", "a device of CUDA", "torch_npu 2.13.0"),
+                [Edit(begin, begin + 4, "npu")],
+            )
+        else:
+            yield begin, what, _said("unsure", "minutes", "whether this is a device is not seen here", ""), []
+    if (found := _SWITCH.match(bare)) is not None:
+        key, value = found["key"], found["value"]
+        if "tf32" in key and value.lower() == "true":
+            yield (
+                found.start("key"),
+                f"{key}: {value}",
+                _said(
+                    "precision",
+                    "minutes",
+                    "TF32 is CUDA's; torch.npu.matmul.allow_hf32 is the Ascend's",
+                    "torch_npu 2.13.0",
+                ),
+                [],
+            )
+        elif "attn" in key and (
+            value.startswith("flash_attention") or (key.startswith("use_flash") and value.lower() == "true")
+        ):
+            yield (
+                found.start("key"),
+                f"{key}: {value}",
+                _said("differs", "minutes", "the package flash_attn is CUDA's", "transformers, attention", "sdpa"),
+                [],
+            )
+        elif key == "optim" and re.search("apex|bnb|8bit", value):
+            yield (
+                found.start("key"),
+                f"{key}: {value}",
+                _said(
+                    "none",
+                    "minutes",
+                    "an optimizer of apex or bitsandbytes",
+                    "transformers, TrainingArguments",
+                    "adamw_torch",
+                ),
+                [],
+            )
+
+
+def _native(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    if (found := _NATIVE.search(line)) is not None:
+        rule = torch_rule(
+            "torch.utils.cpp_extension.CUDAExtension" if "TORCH" not in found[0] else "torch.ops.load_library"
+        )
+        assert rule is not None
+        yield found.start(), found[0], rule, []
+
+
+_LOOKS: dict[str, tuple[_Look, ...]] = {
+    "shell": (_variables, _commands, _packages_installed),
+    "docker": (_images, _variables, _commands, _packages_installed),
+    "packages": (_requirements,),
+    "settings": (_settings, _variables, _commands),
+    "cuda": (_native,),
+    "native": (_native,),
+}

@@ -1,0 +1,101 @@
+"""The walk through a Python module: where it is, what surrounds it, and how something is said of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+
+import libcst as cst
+
+from longcat.port.findings import Edit, Finding
+from longcat.port.header import Header, find_header
+from longcat.port.names import Names, Places, Scope
+from longcat.port.rules import Rule
+from longcat.port.support import Support
+
+DOUBLE = re.compile(r"torch\.(float64|double)\b|\.double\(\)")
+"""An expression that makes 64-bit floats."""
+
+
+class Visiting(cst.CSTVisitor):
+    """Visits a module once; keeps the way from its root to where it is."""
+
+    def __init__(self, text: str, module: cst.Module, file: str, support: Support | None, named: bool) -> None:
+        super().__init__()
+        self.text, self.file, self.support = text, file, support
+        self.places, self.names = Places(text, module), Names(module)
+        self._module, self._named = module, named
+        self.findings: list[Finding] = []
+        self._path: list[cst.CSTNode] = []
+        self._around: list[Scope] = []
+        self._kernels = set[str]()
+        self._doubles: list[set[str]] = [set()]
+        self._has_doubles = DOUBLE.search(text) is not None
+        self._own_cuda = re.search(r"def cuda\(", text) is not None
+
+    @cached_property
+    def header(self) -> Header:
+        """Return how the module names the accelerator's type; found out where it is first needed."""
+        if not self._named:
+            return Header(None, len(self.text), None, None)
+        return find_header(self.text, self._module, self.names, self.places)
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        self._path.append(node)
+        if isinstance(node, cst.Module | cst.FunctionDef | cst.ClassDef | cst.Lambda):
+            self._around.append(node)
+        if isinstance(node, cst.FunctionDef):
+            self._doubles.append(set())
+        go_on = super().on_visit(node)
+        if not go_on:
+            self._leave(node)
+        return go_on
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        super().on_leave(original_node)
+        if self._path and self._path[-1] is original_node:
+            self._leave(original_node)
+
+    def _leave(self, node: cst.CSTNode) -> None:
+        self._path.pop()
+        if isinstance(node, cst.Module | cst.FunctionDef | cst.ClassDef | cst.Lambda):
+            self._around.pop()
+        if isinstance(node, cst.FunctionDef):
+            self._doubles.pop()
+
+    def _above(self, levels: int = 1) -> cst.CSTNode:
+        return self._path[-1 - levels]
+
+    def _code(self, node: cst.CSTNode) -> str:
+        begin, end = self.places.span(node)
+        return self.text[begin:end]
+
+    def _say(
+        self,
+        node: cst.CSTNode,
+        what: str,
+        kind: str,
+        effort: str,
+        why: str,
+        source: str = "",
+        instead: str = "",
+        edits: Sequence[Edit] = (),
+    ) -> None:
+        line, column = self.places.line(node)
+        self.findings.append(Finding(self.file, line, column, what, kind, effort, why, source, instead, tuple(edits)))
+
+    def _say_rule(self, node: cst.CSTNode, what: str, rule: Rule, edits: Sequence[Edit] = ()) -> None:
+        self._say(node, what, rule.kind, rule.effort, rule.why, rule.source, rule.instead, edits)
+
+    def _unsure(self, node: cst.CSTNode, what: str, why: str) -> None:
+        self._say(node, what, "unsure", "minutes", why)
+
+    def _root(self) -> str | None:
+        """Return the name that torch has here, or will have."""
+        for scope in reversed(self._around):
+            for name, full in self.names.scopes[scope].items():
+                if full == "torch":
+                    return name
+        bound = any("torch" in self.names.scopes[scope] for scope in self._around)
+        return "torch" if not bound and (self.header.imports is not None or "torch." in self.text) else None

@@ -1,0 +1,22 @@
+"""Start-up code of every Python process of a program that `longcat port check` runs: it watches for torch."""
+
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+_ROOT = _HERE.parents[3]
+
+if importlib.util.find_spec("longcat") is None:  # an environment without longcat: behind all else, to shadow nothing
+    sys.path.append(str(_ROOT))
+
+from longcat.port.witness.hook import watch_for_torch  # noqa: E402
+
+watch_for_torch()
+
+# the emulator's or the environment's own sitecustomize, which this one hides
+_others = [entry for entry in sys.path if entry and Path(entry).resolve() != _HERE]
+_spec = importlib.machinery.PathFinder.find_spec("sitecustomize", _others)
+if _spec is not None and _spec.loader is not None:
+    _spec.loader.exec_module(importlib.util.module_from_spec(_spec))

@@ -1,0 +1,260 @@
+"""What a Python module's CUDA becomes, and the laws of every rewrite."""
+
+import ast
+import io
+import tokenize
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longcat.errors import DataError
+from longcat.port.python_code import analyse
+from longcat.port.support import Support
+
+HEAD = "import torch\nimport torch.distributed as dist\n"
+LINE = 'ACCELERATOR = (torch.accelerator.current_accelerator() or torch.device("cpu")).type'
+
+
+def rewritten(code):
+    """What becomes of lines behind imports, without the line that binds ACCELERATOR."""
+    result = analyse(HEAD + code, "x.py").rewritten
+    assert result == analyse(result, "x.py").rewritten
+    return result.removeprefix(HEAD).removeprefix(f"\n{LINE}  # npu, cuda, ...\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("torch.cuda.is_available()", "torch.accelerator.is_available()"),
+        ("torch.cuda.set_device(rank)", "torch.accelerator.set_device_index(rank)"),
+        ("torch.cuda.synchronize(device=0)", "torch.accelerator.synchronize(0)"),
+        ("torch.cuda.memory.max_memory_allocated()", "torch.accelerator.max_memory_allocated()"),
+        ("torch.cuda.random.get_rng_state_all()", "torch.npu.get_rng_state_all()"),
+        ("with torch.cuda.stream(s): pass", "with torch.npu.stream(s): pass"),
+        ("e = torch.cuda.Event(enable_timing=True)", "e = torch.npu.Event(enable_timing=True)"),
+        ("x = x.cuda()", "x = x.to(ACCELERATOR)"),
+        ("x = x.cuda( non_blocking = True )", "x = x.to( ACCELERATOR, non_blocking = True )"),
+        ("f = lambda storage, where: storage.cuda(0)", "f = lambda storage, where: storage.to(device=0)"),
+        ("x = x.cuda(rank, True)", "x = x.to(rank, non_blocking=True)"),
+        ("x = f(x).cuda(device=rank)", "x = f(x).to(device=rank)"),
+        ("if x.is_cuda: pass", 'if x.device.type != "cpu": pass'),
+        ("ok = not x.is_cuda", 'ok = not (x.device.type != "cpu")'),
+        ("x.to('cuda:0')", "x.to(f'{ACCELERATOR}:0')"),
+        ('x.to(f"cuda:{rank}")', 'x.to(f"{ACCELERATOR}:{rank}")'),
+        ('x.to("cuda:%d" % rank)', 'x.to(f"{ACCELERATOR}:%d" % rank)'),
+        ('x.to("cuda:{}".format(rank))', 'x.to((ACCELERATOR + ":{}").format(rank))'),
+        ('x.to("cuda:" + str(rank))', 'x.to(f"{ACCELERATOR}:" + str(rank))'),
+        ("print(f\"{x.to('cuda').sum()}\")", 'print(f"{x.to(ACCELERATOR).sum()}")'),
+        ('d = torch.device("cuda" if ok else "cpu")', 'd = torch.device(ACCELERATOR if ok else "cpu")'),
+        ('torch.load(f, map_location="cuda")', "torch.load(f, map_location=ACCELERATOR)"),
+        ('p.add_argument("--device", default="cuda", choices=["cpu", "cuda"])', 'p.add_argument("--device", default=ACCELERATOR, choices=["cpu", ACCELERATOR])'),
+        ('on = d.type == "cuda"', "on = d.type == ACCELERATOR"),
+        ("with torch.cuda.amp.autocast(): pass", "with torch.amp.autocast(ACCELERATOR): pass"),
+        ("with torch.cuda.amp.autocast(use): pass", "with torch.amp.autocast(ACCELERATOR, enabled=use): pass"),
+        ('with torch.autocast("cuda", dtype=torch.bfloat16): pass', "with torch.autocast(ACCELERATOR, dtype=torch.bfloat16): pass"),
+        ("s = torch.cuda.amp.GradScaler(1024.0)", "s = torch.amp.GradScaler(ACCELERATOR, 1024.0)"),
+        ('dist.init_process_group("nccl")', "dist.init_process_group(torch.distributed.get_default_backend_for_device(ACCELERATOR))"),
+        ('dist.init_process_group(backend="cpu:gloo,cuda:nccl")', 'dist.init_process_group(backend="cpu:gloo,npu:hccl")'),
+        ('n = getattr(torch.cuda, "device_count")()', "n = torch.accelerator.device_count()"),
+        ("m = torch.cuda", "m = torch.npu"),
+        ('x.type("torch.cuda.FloatTensor")', 'x.type("torch.npu.FloatTensor")'),
+        ("t = torch.cuda.HalfTensor(3)", "t = torch.npu.HalfTensor(3)"),
+        ("torch.cuda.nvtx.range_push('a')", "torch.npu.mstx.range_push('a')"),
+        ("torch.backends.cudnn.allow_tf32 = True", "torch.npu.conv.allow_hf32 = True"),
+        ("try: pass\nexcept torch.cuda.OutOfMemoryError: pass", "try: pass\nexcept torch.OutOfMemoryError: pass"),
+        ("ok = dist.is_nccl_available()", "ok = torch.distributed.is_hccl_available()"),
+    ],
+)  # fmt: skip
+def test_a_line(before, after):
+    assert rewritten(before + "\n") == after + "\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("getattr(torch.cuda, name)()", "unsure"),
+        ('hasattr(torch.cuda, "nccl")', "unsure"),
+        ('names = {"cuda": 1}', "unsure"),
+        ("torch.cuda.brand_new_thing()", "unsure"),
+        ("f = torch.cuda.amp.autocast", "unsure"),
+        ("x = x.cuda(**where)", "unsure"),
+        ('mock.patch("torch.cuda.is_available")', "unsure"),
+        ("torch.cuda.nccl.version()", "none"),
+        ("torch.cuda.comm.broadcast(x, [0, 1])", "none"),
+        ("torch.ops.mylib.fused(x)", "none"),
+        ('torch.ops.load_library("my.so")', "none"),
+        ("torch._C._cuda_getCurrentRawStream(0)", "none"),
+        ("import flash_attn", "none"),
+        ("from xformers.ops import memory_efficient_attention", "none"),
+        ("from numba import cuda as nc", "none"),
+        ("import pynvml", "none"),
+        ("dist.all_reduce(x.double())", "none"),
+        ("torch.cuda.get_device_capability()", "differs"),
+        ("m = torch.compile(m)", "differs"),
+        ('a = [torch.profiler.ProfilerActivity.CUDA]', "differs"),
+        ('os.system("nvidia-smi -L")', "differs"),
+        ('m = AutoModel.from_pretrained(n, attn_implementation="flash_attention_2")', "differs"),
+        ("i = x.nonzero()", "shapes"),
+        ("y = x[x > 0]", "shapes"),
+        ('b = tokenizer(t, padding="longest")', "shapes"),
+        ("torch.set_float32_matmul_precision('high')", "precision"),
+        ("y = x.double()", "precision"),
+        ("torch.backends.cudnn.deterministic = True", "precision"),
+        ("torch.use_deterministic_algorithms(True)", "precision"),
+        ("loader = DataLoader(d, pin_memory=True)", "works"),
+    ],
+)  # fmt: skip
+def test_a_line_that_stays(code, kind):
+    result = analyse(HEAD + code + "\n", "x.py")
+    assert result.rewritten == HEAD + code + "\n"
+    assert kind in {one.kind for one in result.findings}, result.findings
+    assert all(one.why and (one.kind != "none" or one.instead or one.effort != "days") for one in result.findings)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        '"""We use torch.cuda and \'cuda\' here."""',
+        "# torch.cuda.synchronize()",
+        "def cuda(x): return x",
+        "cuda = 3",
+        "np.unique(a)",
+        "def f(torch): return torch.cuda.synchronize()",
+        'x = "cudagraph"',
+        "names['cudaless']",
+        "torch.where(a, b, c)",
+        "x[y in z]",
+    ],
+)
+def test_what_is_no_cuda_is_not_found(code):
+    assert analyse(HEAD + code + "\n", "x.py").findings == ()
+
+
+def test_aliases_are_seen_through_and_imports_go():
+    code = """import torch.cuda as tc
+from torch import cuda
+from torch.cuda.amp import autocast as ac, GradScaler
+import torch
+
+tc.synchronize()
+cuda.empty_cache()
+with ac(dtype=torch.float16):
+    s = GradScaler()
+"""
+    after = analyse(code, "x.py").rewritten
+    assert "cuda." not in after and "import torch\n" in after and "from torch import" not in after
+    assert "torch.accelerator.synchronize()\ntorch.accelerator.empty_cache()" in after
+    assert (
+        "with torch.amp.autocast(ACCELERATOR, dtype=torch.float16):\n    s = torch.amp.GradScaler(ACCELERATOR)" in after
+    )
+
+
+def test_torch_is_imported_where_it_was_not():
+    after = analyse("from torch import cuda, nn\n\nprint(cuda.device_count())\n", "x.py").rewritten
+    assert "import torch\n" in after
+    assert "print(torch.accelerator.device_count())" in after
+
+
+def test_without_torch_the_literal_is_npu():
+    assert analyse('DEVICE = "cuda:1"\nbackend = "nccl"\n', "x.py").rewritten == 'DEVICE = "npu:1"\nbackend = "hccl"\n'
+
+
+def test_environment_variables():
+    code = 'import os\nos.environ["CUDA_VISIBLE_DEVICES"] = "0,1"\nos.environ.get("NCCL_DEBUG")\nos.getenv("NCCL_WHATEVER")\n'
+    result = analyse(code, "x.py")
+    assert 'os.environ["ASCEND_RT_VISIBLE_DEVICES"] = "0,1"' in result.rewritten
+    assert [one.kind for one in result.findings] == ["renames", "differs", "none"]
+
+
+def test_the_name_is_another_one_where_it_is_taken():
+    after = analyse(HEAD + 'ACCELERATOR = 3\nx = y.to("cuda")\n', "x.py").rewritten
+    assert "ACCELERATOR = 3\n" in after and "y.to(ACCELERATOR_TYPE)" in after
+
+
+def test_operators_that_the_wheel_lacks():
+    support = Support(
+        "torch_npu 9", frozenset({"lgamma"}), frozenset(), {"torch.nn.functional.huber_loss": ("aten::huber_loss",)}
+    )
+    code = HEAD + "torch.lgamma(x)\ntorch.nn.HuberLoss()\nx.lgamma()\ntorch.relu(x)\n"
+    found = [(one.line, one.kind) for one in analyse(code, "x.py", support).findings]
+    assert found == [(3, "operator"), (4, "operator"), (5, "operator")]
+
+
+def test_what_does_not_parse_says_where():
+    with pytest.raises(DataError, match="line 2: does not parse"):
+        analyse("import torch\nx = = torch.cuda\n", "x.py")
+
+
+def test_deep_nesting_is_no_crash():
+    with pytest.raises(DataError, match="nested too deeply|does not parse"):
+        analyse(f"import torch\nx = torch{'.cuda()' * 6000}\n", "x.py")
+
+
+# ---------------------------------------------------------------------------------------------------- laws
+
+_EXPRESSIONS = st.sampled_from(
+    [
+        "torch.cuda.is_available()", "x.cuda()", "x.cuda(0, non_blocking=True)", '"cuda"', "'cuda:1'", 'f"cuda:{i}"', "x.is_cuda",
+        "torch.cuda.current_device()", "tc.Stream()", "autocast()", 'torch.device("cuda")', "torch.backends.cudnn.benchmark",
+        'getattr(torch.cuda, "seed")', "getattr(torch.cuda, i)", "os.environ['CUDA_VISIBLE_DEVICES']", '"nccl"', "x", "3", "torch.zeros(2)",
+        "torch.cuda.nccl.version()", "[x.cuda() for x in y]", "(lambda q: q.cuda())", '"cuda:{}".format(i)', "GradScaler(enabled=False)",
+    ]
+)  # fmt: skip
+_LINES = st.builds(
+    lambda template, one, other, comment: template.format(one, other) + comment,
+    st.sampled_from(
+        ["a = {}", "f({}, device={})", "if {}:  b = {}", "with {} as c: print({})", "assert {} == {}", "return_ = ({},\n     {})", "x[{}] = {}"]
+    ),
+    _EXPRESSIONS,
+    _EXPRESSIONS,
+    st.sampled_from(["", "  # cuda stays here", " ;  pass", "\n\n"]),
+)  # fmt: skip
+_IMPORTS = st.lists(
+    st.sampled_from(
+        ["import torch", "import torch.cuda as tc", "from torch.cuda.amp import autocast, GradScaler", "import os", "from torch import cuda", '"""Text."""']
+    ),
+    max_size=5,
+    unique=True,
+)  # fmt: skip
+
+
+@st.composite
+def modules(draw):
+    lines = draw(st.lists(_LINES, max_size=6))
+    inside = [f"    {line}".replace("\n", "\n    ") for line in draw(st.lists(_LINES, max_size=3))]
+    body = [*draw(_IMPORTS), *lines, *(["def g(x, y, i):", *inside] if inside else [])]
+    return draw(st.sampled_from(["\n", "\r\n"])).join("\n".join(body).split("\n")) + draw(st.sampled_from(["", "\n"]))
+
+
+def comments(text):
+    return [
+        token.string
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT and "npu, cuda" not in token.string
+    ]
+
+
+@given(modules())
+def test_a_rewrite_keeps_the_rest_and_is_done_once(text):
+    result = analyse(text, "x.py")
+    again = analyse(result.rewritten, "x.py")
+    assert again.rewritten == result.rewritten
+    ast.parse(result.rewritten)
+    assert comments(result.rewritten) == comments(text)
+    # what lies outside of the edits is there, in order and to the last byte
+    place = 0
+    edits = sorted(edit for one in result.findings for edit in [(e.begin, e.end) for e in one.edits])
+    kept, last = [], 0
+    for begin, end in edits:
+        kept.append(text[last:begin])
+        last = end
+    for piece in [*kept, text[last:]]:
+        for part in piece.splitlines(keepends=True):
+            place = result.rewritten.index(part, place) + len(part)
+
+
+@given(modules())
+def test_what_is_scanned_is_what_is_rewritten(text):
+    result = analyse(text, "x.py")
+    assert (result.rewritten != text) == any(one.edits for one in result.findings)

@@ -1,0 +1,225 @@
+"""Whole repositories: what is read, what is refused, what a rewrite leaves untouched."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from longcat.errors import UserError
+from longcat.port import scanning
+from longcat.port.files import RECORD
+from longcat.port.rewriting import rewrite
+from longcat.port.scanning import examine_all, scan
+from longcat.port.support import Support
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+@pytest.fixture(autouse=True)
+def no_wheel(monkeypatch):
+    """The wheel is asked by tests/emulator/test_port.py."""
+    monkeypatch.setattr(scanning, "read_support", lambda python: Support("torch_npu 0", frozenset(), frozenset(), {}))
+
+
+@pytest.fixture
+def repository(tmp_path):
+    root = tmp_path / "repository"
+    shutil.copytree(PROGRAMS, root)
+    (root / "data.bin.py").write_bytes(b"\0\1\2")
+    (root / "latin.py").write_bytes("import torch\nname = 'Käse'\n".encode("latin-1"))
+    (root / "cookie.py").write_bytes(
+        "# -*- coding: latin-1 -*-\nimport torch\nx = torch.ones(1).cuda()  # Käse\n".encode("latin-1")
+    )
+    (root / "broken.py").write_text("import torch\ndef f(:\n")
+    (root / "windows.py").write_bytes(b"import torch\r\n\r\nx = torch.cuda.device_count()\r\n")
+    (root / "loop").symlink_to(root)
+    (root / "dangling.py").symlink_to(root / "nowhere.py")
+    for name in (".venv/lib", "third_party", "node_modules", ".git"):
+        (root / name).mkdir(parents=True)
+        (root / name / "other.py").write_text("import torch\ntorch.cuda.synchronize()\n")
+    (root / ".venv/pyvenv.cfg").write_text("")
+    (root / "conf.yaml").write_text("device: cuda:0  # here\nbackend: nccl\ndeterministic: true\n")
+    (root / "requirements.txt").write_text("torch==2.1.0+cu118\nflash-attn\nnumpy\n")
+    (root / "Dockerfile").write_text("FROM nvidia/cuda:12.1.0-base\nENV CUDA_VISIBLE_DEVICES=0\n")
+    return root
+
+
+def hashes(root):
+    return {
+        path.relative_to(root).as_posix(): str(path.readlink())
+        if path.is_symlink()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_everything_but_what_cannot_be_read_is_scanned(repository):
+    result = scan(repository)
+    why = {one.file: (one.line, one.why) for one in result.unread}
+    assert why["broken.py"][0] == 2 and "does not parse" in why["broken.py"][1]
+    assert "byte 0xe4 in line 2" in why["latin.py"][1]
+    assert "binary" in why["data.bin.py"][1]
+    assert "link" in why["loop"][1] and "link to nothing" in why["dangling.py"][1]
+    assert "--vendored" in why["third_party/"][1]
+    assert {".venv/", "node_modules/", ".git/"} <= set(why)
+    files = {one.file for one in result.findings}
+    assert {
+        "cookie.py",
+        "windows.py",
+        "conf.yaml",
+        "requirements.txt",
+        "Dockerfile",
+        "cuda_extension/kernel.cu",
+    } <= files
+    assert not any(name.startswith((".venv", "third_party", ".git", "loop")) for name in files)
+    assert any(one.file == "third_party/other.py" for one in scan(repository, vendored=True).findings)
+
+
+def test_a_rewrite_never_touches_the_input_and_keeps_the_rest(repository, tmp_path):
+    before = hashes(repository)
+    result = rewrite(repository, tmp_path / "out")
+    assert hashes(repository) == before
+    after = hashes(tmp_path / "out")
+    assert set(after) - set(before) == {RECORD}
+    assert {name.partition("/")[0] for name in set(before) - set(after)} == {".venv", "node_modules", ".git"}
+    assert {name for name in after if name in before and after[name] != before[name]} == set(result.changed)
+    assert (tmp_path / "out/windows.py").read_bytes() == b"import torch\r\n\r\nx = torch.accelerator.device_count()\r\n"
+    assert "Käse" in (tmp_path / "out/cookie.py").read_text(encoding="latin-1")
+    assert (tmp_path / "out/conf.yaml").read_text() == "device: npu:0  # here\nbackend: hccl\ndeterministic: true\n"
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_rewrite_of_a_rewrite_is_the_same(repository, tmp_path):
+    rewrite(repository, tmp_path / "out")
+    again = rewrite(tmp_path / "out", tmp_path / "again")
+    assert again.changed == []
+    first, second = hashes(tmp_path / "out"), hashes(tmp_path / "again")
+    assert {**first, RECORD: ""} == {**second, RECORD: ""}
+
+
+def test_what_is_left_is_what_a_second_scan_finds(repository, tmp_path):
+    left = rewrite(repository, tmp_path / "out").left
+    found = [one for one in scan(tmp_path / "out").findings if one.effort not in ("none", "automatic")]
+    assert sorted((one.file, one.what) for one in left) == sorted((one.file, one.what) for one in found)
+
+
+def test_places_that_are_refused(repository, tmp_path):
+    (tmp_path / "there").mkdir()
+    for out, why in (
+        (tmp_path / "there", "is there already"),
+        (repository / "out", "lies inside"),
+        (repository / "loop" / "out", "lies inside"),
+        (tmp_path / "no" / "out", "there is no folder"),
+    ):
+        with pytest.raises(UserError, match=why) as error:
+            rewrite(repository, out)
+        assert error.value.exit_code == 2
+    with pytest.raises(UserError, match="no such file"):
+        scan(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no file that longcat port reads"):
+        (tmp_path / "picture.png").write_bytes(b"")
+        scan(tmp_path / "picture.png")
+
+
+def test_nothing_is_left_behind_by_a_rewrite_that_fails(repository, tmp_path, monkeypatch):
+    def fails(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("longcat.port.rewriting.examine_all", fails)
+    with pytest.raises(KeyboardInterrupt):
+        rewrite(repository, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["repository"]
+
+
+def test_a_file_alone(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text("import torch\ntorch.cuda.synchronize()\n")
+    assert [one.what for one in scan(file).findings] == ["torch.cuda.synchronize"]
+    rewrite(file, tmp_path / "out")
+    assert (tmp_path / "out/a.py").read_text() == "import torch\ntorch.accelerator.synchronize()\n"
+
+
+def test_a_notebook(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": ["# x.cuda()"]},
+        {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": ["import torch\n", "from torch.cuda.amp import autocast\n", "!nvidia-smi\n", "%matplotlib inline"]},
+        {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": ["with autocast():\n", "    y = torch.ones(2).cuda()"]},
+    ]  # fmt: skip
+    text = json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
+    (tmp_path / "n.ipynb").write_text(text)
+    rewrite(tmp_path / "n.ipynb", tmp_path / "out")
+    after = json.loads((tmp_path / "out/n.ipynb").read_text())["cells"]
+    assert after[0] == cells[0]
+    assert "".join(after[2]["source"]) == 'with torch.amp.autocast("npu"):\n    y = torch.ones(2).to("npu")'
+    assert after[1]["source"][2:] == ["!nvidia-smi\n", "%matplotlib inline"]
+    again = rewrite(tmp_path / "out/n.ipynb", tmp_path / "again")
+    assert again.changed == []
+    (tmp_path / "bad.ipynb").write_text("{")
+    assert "no notebook" in scan(tmp_path / "bad.ipynb").unread[0].why
+
+
+def test_many_files_are_read_by_several_processes_in_order(tmp_path):
+    for number in range(80):
+        (tmp_path / f"m{number:02}.py").write_text(
+            "import torch\ntorch.cuda.synchronize()\n" if number % 2 else "x = 1\n"
+        )
+    said = []
+    reads = list(examine_all(tmp_path, None, False, said.append))
+    assert [one.source.name for one in reads] == [f"m{number:02}.py" for number in range(80)]
+    assert sum(len(one.findings) for one in reads) == 40
+    assert said[-1].fraction == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "after"),
+    [
+        ("run.sh", "CUDA_VISIBLE_DEVICES=1 python a.py --device=cuda:0 --dist-backend nccl  # cuda\n", "ASCEND_RT_VISIBLE_DEVICES=1 python a.py --device=npu:0 --dist-backend hccl  # cuda\n"),
+        ("run.sh", "nvidia-smi\n", "npu-smi info\n"),
+        ("run.sh", "echo nvidia-smi | grep x\n", None),
+        ("run.sh", "$CUDA_HOME/bin/nvcc a.cu\n", None),
+        ("c.yaml", "model:\n  device: 'cuda'\n  args: {map_location: cuda, n: 1}\n", "model:\n  device: 'npu'\n  args: {map_location: npu, n: 1}\n"),
+        ("c.json", '{"device": "cuda:1", "kind": "cuda"}\n', '{"device": "npu:1", "kind": "cuda"}\n'),
+        ("c.toml", 'backend = "nccl"\n', 'backend = "hccl"\n'),
+        ("Dockerfile", "FROM nvcr.io/nvidia/pytorch:24.01-py3\n", None),
+        ("pyproject.toml", 'dependencies = ["torch", "bitsandbytes>=0.41"]\n', None),
+        ("environment.yml", "dependencies:\n  - pytorch-cuda=12.1\n", None),
+        ("setup.cfg", "install_requires =\n    xformers==0.0.20\n", None),
+        ("op.cpp", "#include <c10/cuda/CUDAStream.h>\n", None),
+    ],
+)  # fmt: skip
+def test_other_files(tmp_path, name, text, after):
+    (tmp_path / name).write_text(text)
+    [read] = examine_all(tmp_path, None, False)
+    assert read.findings
+    assert read.after.decode() == (text if after is None else after)
+
+
+def test_the_command(longcat, repository, tmp_path):
+    answer = longcat("port", "scan", str(repository), "--json", "--html", str(tmp_path / "page.html"))
+    assert answer.returncode == 0
+    found = json.loads(answer.stdout)
+    assert found["by_effort"]["automatic"] > 50 and found["by_class"]["none"] > 5
+    page = (tmp_path / "page.html").read_text()
+    assert "torch.utils.cpp_extension.CUDAExtension" in page and "<script" not in page
+    for columns in ("80", "40"):
+        assert longcat("port", "scan", str(repository), COLUMNS=columns).returncode == 0
+    answer = longcat("port", "rewrite", str(repository), "--diff")
+    assert "+++ b/nano_gpt.py" in answer.stdout and sorted(path.name for path in tmp_path.iterdir()) == [
+        "page.html",
+        "repository",
+    ]
+    for arguments, why in (
+        (("rewrite", str(repository)), "--out"),
+        (("rewrite", str(repository), "--out", str(repository / "x")), "lies inside"),
+        (("scan", str(tmp_path / "typo")), "no such file"),
+        (("scan", str(repository), "--html", str(tmp_path / "no/x.html")), "there is no folder"),
+        (("check", str(tmp_path / "typo"), "--", "python", "a.py"), "there is no such folder"),
+        (("check", str(repository), "--", "python", "a.py"), "--original"),
+    ):
+        answer = longcat("port", *arguments)
+        assert answer.returncode == 2 and why in answer.stderr and len(answer.stderr.strip().splitlines()) == 1, (
+            answer.stderr
+        )
