@@ -22,19 +22,34 @@ def cards(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     if today := result.get("today"):
         mfu = today["mfu"]
-        found.append((f"{mfu:.1%}" if mfu is not None else "not known", f"MFU today, {today['devices']} x {today['device']}"))
+        found.append(
+            (f"{mfu:.1%}" if mfu is not None else "not known", f"MFU today, {today['devices']} x {today['device']}")
+        )
     if plan := result.get("plan"):
         best = plan["best"][0]
         found.append(
-            (f"{best['mfu']:.1%}", f"MFU planned ({best['mfu_low']:.1%} to {best['mfu_high']:.1%}), {plan['devices']:,} x {plan['device']}")
+            (
+                f"{best['mfu']:.1%}",
+                f"MFU planned ({best['mfu_low']:.1%} to {best['mfu_high']:.1%}), {plan['devices']:,} x {plan['device']}",
+            )
         )
-        found.append((f"{best['peak_bytes'] / 1e9:.1f} GB", f"of {(best['memory_bytes'] - best['reserve_bytes']) / 1e9:.1f} a device: fits"))
+        found.append(
+            (
+                f"{best['peak_bytes'] / 1e9:.1f} GB",
+                f"of {(best['memory_bytes'] - best['reserve_bytes']) / 1e9:.1f} a device: fits",
+            )
+        )
     if target := result.get("cost", {}).get("target"):
         low, days, high = target["days"]
         unit = f"{target['tokens']:.3g} tokens"
         found.append((f"{days:,.3g} days", f"for {unit} ({low:,.3g} to {high:,.3g})"))
         if target["money"] is not None:
-            found.append((f"{target['money'][1]:,.0f} {target['currency']}", f"({target['money'][0]:,.0f} to {target['money'][2]:,.0f}), {target['device_hours'][1]:,.0f} device-hours"))
+            found.append(
+                (
+                    f"{target['money'][1]:,.0f} {target['currency']}",
+                    f"({target['money'][0]:,.0f} to {target['money'][2]:,.0f}), {target['device_hours'][1]:,.0f} device-hours",
+                )
+            )
     if code := result.get("code"):
         found.append((f"{len(code['findings']):,}", "places of the code that belong to CUDA"))
     for which, stack in result["sovereignty"].items():

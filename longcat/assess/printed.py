@@ -25,7 +25,9 @@ def print_assessment(result: Mapping[str, Any], written: Mapping[str, str]) -> N
     for risk in result["risks"]:
         say(console, f"Risk, {GRADES[risk['grade']]}: {risk['what']}. {risk['instead']}.")
     for which, stack in result["sovereignty"].items():
-        say(console, f"Stack {'today' if which == 'today' else 'on the target'}, {stack['verdict']}: {stack['reason']}.")
+        say(
+            console, f"Stack {'today' if which == 'today' else 'on the target'}, {stack['verdict']}: {stack['reason']}."
+        )
     for one in result["not_known"]:
         say(console, f"Not known: {one}.")
     for what, path in written.items():
