@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from longcat.assess.request import amount_of
-from longcat.costs.hardware import find_hardware
+from longcat.errors import ConfigError
+from longcat.plan.device import find_device
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 UNIT_TOKENS = 1e9
@@ -90,7 +91,14 @@ def cost_of(device: str, devices: int, speed: Speed, tokens: float | None, price
     """
     price, currency = None, ""
     for name, text in prices.items():
-        row = find_hardware(name)
-        if name.lower() == device.lower() or (row is not None and row == find_hardware(device)):
+        if _row(name) == _row(device):
             price, currency = amount_of(name, text)
     return Cost(device, devices, tokens or UNIT_TOKENS, tokens is not None, speed, price, currency)
+
+
+def _row(device: str) -> str:
+    """Return the name of a device in the table of hardware; what it is called, if it is not there."""
+    try:
+        return find_device(device).name
+    except ConfigError:
+        return device.lower()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from longcat.assess.sovereignty import Audit
+from longcat.printable import counted
 
 Grade = Literal["blocks", "costs", "watch"]
 GRADES: tuple[Grade, ...] = ("blocks", "costs", "watch")
@@ -49,7 +50,7 @@ def _of_code(code: Mapping[str, Any] | None) -> Iterator[Risk]:
     if kernels:
         yield Risk(
             "blocks",
-            f"{len(kernels)} places of the code have no equivalent on an Ascend",
+            f"{counted(len(kernels), 'place')} of the code without an equivalent on an Ascend",
             "; ".join(sorted({f"{row['what']} ({row['file']}:{row['line']})" for row in kernels})[:5]),
             "replace them first: longcat port scan names what with",
         )
@@ -57,7 +58,7 @@ def _of_code(code: Mapping[str, Any] | None) -> Iterator[Risk]:
     if slow:
         yield Risk(
             "costs",
-            f"{len(slow)} places run slower there: operators without a kernel, or shapes that depend on data",
+            f"{counted(len(slow), 'place')} that will be slower there: operators without a kernel, or shapes that depend on data",
             "; ".join(sorted({f"{row['what']} ({row['file']}:{row['line']})" for row in slow})[:5]),
             "measure them with longcat port check, then rewrite",
         )
@@ -65,7 +66,7 @@ def _of_code(code: Mapping[str, Any] | None) -> Iterator[Risk]:
     if numbers:
         yield Risk(
             "watch",
-            f"{len(numbers)} switches of precision or determinism mean something else there",
+            f"{counted(len(numbers), 'setting')} of precision or determinism with another meaning there",
             "; ".join(sorted({f"{row['what']} ({row['file']}:{row['line']})" for row in numbers})[:5]),
             "compare losses with longcat port check before the first long run",
         )
