@@ -71,6 +71,7 @@ def environment(wheel, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_an_installed_longcat_works_anywhere_and_writes_nothing_beside_itself(environment, tmp_path):
     def run(*arguments):
         command = [str(environment / "bin" / "python"), "-m", "longcat", *arguments]
@@ -87,16 +88,12 @@ def test_an_installed_longcat_works_anywhere_and_writes_nothing_beside_itself(en
     before = there()
     model = ["--model", "tiny", "--sequence-length", "4096", "--tokens-per-second", "1e5"]
     assert json.loads(run("mfu", *model, "--device", "Ascend910B2", "--json"))["mfu"] > 0
-    assert "smoke" in run("presets")
     said = json.loads(run("doctor", "--json"))
     assert "pip install 'longcat-ascend[npu]'" in said["conclusion"] and said["environment"]["packages"]["mlflow"]
-    assert json.loads(run("dispatch", "--example"))
-    assert "PROGRAM" in run("emulate", "--help")
-    settings = ["--preset", "smoke", "--set", "training.processes=1", "--json"]
-    summary = json.loads(run("run", *settings))
-    assert [row["status"] for row in summary["stages"]] == ["run"] * 4
+    settings = ["--set", "training.processes=1", "--set", "training.steps=2"]
+    summary = json.loads(run("evaluate", "--preset", "smoke", *settings, "--json"))
+    assert [row["status"] for row in summary["stages"]] == ["run"] * 3
     checkpoint = Path(summary["stages"][1]["artifact"]["path"])
     assert checkpoint.is_relative_to(tmp_path)
     assert run("generate", "--checkpoint", str(checkpoint), "--prompt", "def", "--max-tokens", "4").startswith("def")
-    assert json.loads(run("evaluate", *settings))["stages"][-1]["status"] == "cached"
     assert there() == before

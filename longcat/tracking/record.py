@@ -158,14 +158,11 @@ class MlflowFiles:
 
 
 def _config(run: TrackedRun, files: MlflowFiles) -> Mapping[str, Any] | None:
-    """Return the configuration of a run: its own, that of its flow, or its parameters, which hold all of it for a sweep's row."""
-    own = None if run.id is None else _json_ending(run.id, CONFIG, files)
-    if own is not None:
-        return dict(own)
-    if "model.hidden_size" in run.params and run.params != (run.whole or run).params:
+    """Return the configuration of a run: that of its flow, but for a sweep's row, whose own parameters hold all of it."""
+    whole = run.whole or run
+    if run.params != whole.params and run.params.keys() >= whole.params.keys() and whole.params:
         return tree_of(run.params)
-    found = _beside(run.whole or run, CONFIG, files)
-    return found if found is not None else tree_of(run.params) if "model.hidden_size" in run.params else None
+    return _beside(whole, CONFIG, files)
 
 
 def tree_of(params: Mapping[str, str]) -> dict[str, Any]:

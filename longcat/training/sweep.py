@@ -28,6 +28,8 @@ SCORES = {"final_loss": False, "held_out_loss": False, "tokens_per_second": True
 RESULT, PICTURE, BEST = "result.json", "sweep.png", "best.yaml"
 STAGE_VERSION = 1
 _PANELS = 4
+_DECADES = 50
+"""Ratio of numbers from which on a panel has a logarithmic axis: below it there would be one number on the axis."""
 _COLOURS = (BLUE, ORANGE, GREEN, VIOLET, GREY)
 
 
@@ -241,7 +243,8 @@ def _scatter(outcomes: Sequence[Outcome], score: str, best: Outcome) -> bytes:
             axes.scatter(places[one.settings[setting]], value, **mark)
         if numbers is None:
             axes.set_xticks(range(len(values)), values)
-        elif min(numbers) > 0 and max(numbers) >= 4 * min(numbers):
+            axes.set_xlim(-0.5, len(values) - 0.5)
+        elif min(numbers) > 0 and max(numbers) >= _DECADES * min(numbers):
             axes.set_xscale("log")
         axes.set_xlabel(setting if len(settings) == 1 else setting.rpartition(".")[2])
         axes.grid(alpha=0.3)

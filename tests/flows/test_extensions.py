@@ -24,7 +24,7 @@ from longcat.provenance import ROOT
 PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 [EXAMPLE] = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 [PROJECT] = re.findall(r"^```toml\n(.*?)^```", PAGE, re.M | re.S)
-LIMIT_S = 500
+LIMIT_S = 800
 
 
 def install(source, target):
@@ -94,18 +94,20 @@ def command(site, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT_S)
 def test_the_example_runs_as_it_is_shown(command):
     """Its stage is a command and a row, its source is read, its filter leaves out, its suite scores."""
     lines = re.search(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)[1].splitlines()
     whole, alone = (shlex.split(line)[1:] for line in lines)
-    done = command(*whole, "--set", "training.steps=2", "--set", "corpus.workers=2", "--json")
+    small = ["training.steps=2", "training.processes=1", "benchmark.profiled_steps=0", "corpus.workers=2"]
+    done = command(*whole, *(part for setting in small for part in ("--set", setting)), "--json")
     assert done.returncode == 0, done.stderr
     rows = {row["stage"]: row for row in json.loads(done.stdout)["stages"]}
     assert list(rows) == ["preprocess", "pretrain", "benchmark", "evaluate", "rows"]
     tokens = rows["preprocess"]["facts"]
     assert tokens["sources"][0]["name"] == "greetings"
     assert tokens["dropped"]["polite"] == 180
-    assert rows["rows"]["facts"] == {"rows": tokens["train_rows"]} and rows["rows"]["mlflow_run_id"]
+    assert rows["rows"]["facts"] == {"rows": tokens["train_rows"]}
     assert rows["evaluate"]["facts"]["scores"] == {"size": {"rows": load_config("smoke").model.vocabulary}}
     again = command(*alone)
     assert again.returncode == 0, again.stderr
