@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.states import State
 
+from longcat.accelerator import choose
 from longcat.artifact import Artifact, Workspace
+from longcat.assess.sovereignty import tags_of_run
 from longcat.config import PipelineConfig
 from longcat.corpus.facts import TokensFacts
+from longcat.errors import DeviceError
 from longcat.figures import png_uri
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
@@ -68,6 +72,8 @@ def pretrain(
         run.log_metrics(cost)
         tracker.run.set_tags({name: f"{value:.6g}" for name, value in cost.items()})
         run.log_artifact(folder.samples, folder.samples.name)
+        with suppress(DeviceError):  # of a head without an accelerator of its own
+            run.set_tags(tags_of_run(choose(config.accelerator)))
         if samples := read_samples(folder.samples):
             run.log_table("samples.json", ("step", "text"), samples)
         known = measured(checkpoint.facts)

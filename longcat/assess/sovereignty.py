@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from longcat.accelerator import Accelerator, cpu_facts
 from longcat.errors import ConfigError
 from longcat.printable import did_you_mean
 from longcat.provenance import DATA
@@ -195,6 +196,14 @@ def stack_of_run(kind: str, device: str, packages: Iterable[str] = ()) -> dict[s
         },
     }
     return {"accelerator": [device], "framework": ["torch", *packages], **stacks[kind]}
+
+
+def tags_of_run(accelerator: Accelerator) -> dict[str, str]:
+    """Return the verdict on the stack that a run on an accelerator of this machine has, and its reason, as tags."""
+    packages = ["torch_npu"] if accelerator.kind == "npu" else []
+    name = cpu_facts()[0] or accelerator.name if accelerator.kind == "cpu" else accelerator.name
+    found = audit(stack_of_run(accelerator.kind, name, packages))
+    return {"sovereignty": found.verdict, "sovereignty.reason": found.reason}
 
 
 def kind_of(device: str, table: Table | None = None) -> str:

@@ -101,6 +101,11 @@ class Tracker:
         """Return the command that was given; None where none of longcat's was."""
         return self._tags.get("command")
 
+    @property
+    def name(self) -> str:
+        """Return the name of its journal, which no other has."""
+        return self._journal.path.stem
+
     def name_of(self, part: str) -> str:
         """Return what the run of a flow or a stage is called."""
         return run_name(part, self._config.preset, self._config_file, self._overrides)

@@ -1,0 +1,124 @@
+"""The page that answers: sections are those of the commands, figures follow from one another, and what lacks is said."""
+
+import json
+
+import pytest
+
+from longcat.assess import page
+from longcat.assess.assessment import assess
+from longcat.assess.request import read_request
+from longcat.assess.risks import GRADES
+from longcat.errors import ConfigError, UserError
+from longcat.provenance import ROOT
+
+PRICES = ["ascend-910b2=12.5 CNY", "a100-80gb=14 CNY"]
+
+
+@pytest.fixture
+def result(workload):
+    return assess(read_request(None, workload, PRICES))
+
+
+def test_a_whole_workload_is_assessed(result):
+    assert result["today"]["tokens_per_second"] == pytest.approx(256 * 4096 / 5.2)
+    best = result["plan"]["best"][0]
+    assert best["fits"] and best["step_seconds_low"] < best["step_seconds"] < best["step_seconds_high"]
+    target, today = result["cost"]["target"], result["cost"]["today"]
+    tokens_per_second = result["plan"]["global_batch"] * result["plan"]["sequence_length"] / best["step_seconds"]
+    assert target["tokens_per_second"][1] == pytest.approx(tokens_per_second)
+    assert target["days"][1] == pytest.approx(2e12 / tokens_per_second / 86400)
+    assert target["money"][1] == pytest.approx(target["device_hours"][1] * 12.5) and target["currency"] == "CNY"
+    assert today["device_hours"][1] == pytest.approx(64 * 2e12 / result["today"]["tokens_per_second"] / 3600)
+    assert {row["what"] for row in result["code"]["findings"]} >= {"torch.cuda.synchronize"}
+    assert {which: stack["verdict"] for which, stack in result["sovereignty"].items()} == {
+        "today": "Partial",
+        "target": "Full",
+    }
+    grades = [GRADES.index(risk["grade"]) for risk in result["risks"]]
+    assert grades and grades == sorted(grades)
+    assert not result["not_known"]
+
+
+def test_the_figures_are_those_of_the_commands(workload, result, longcat):
+    """Nothing is computed twice in two ways."""
+    arguments = [
+        "--model",
+        workload["model"],
+        "--device",
+        "ascend-910b2",
+        "--devices",
+        "128",
+        "--sequence-length",
+        "4096",
+    ]
+    planned = json.loads(longcat("plan", *arguments, "--tokens", "2e12", "--json").stdout)
+    assert planned["best"] == result["plan"]["best"]
+    arguments = ["--model", workload["model"], "--device", "a100-80gb", "--devices", "64", "--sequence-length", "4096"]
+    found = json.loads(longcat("mfu", *arguments, "--log", str(workload["log"]), "--json").stdout)
+    assert found["mfu"] == result["today"]["mfu"]
+    assert found["comparison"]["verdict"] == result["today"]["comparison"]["verdict"]
+
+
+def test_pages_hold_every_section_and_escape_what_others_wrote(workload):
+    request = read_request(None, workload | {"name": "<b>bold</b> & so on"}, PRICES)
+    found = assess(request)
+    text, lines = page.html(found), page.markdown(found)
+    assert "<b>bold</b> & so on" not in text and "&lt;b&gt;bold" in text
+    for title in (
+        "Risks",
+        "Today",
+        "The plan on 128",
+        "Days, device-hours and money",
+        "What has to be changed",
+        "not be known",
+    ):
+        assert title in text and title.split(" on ")[0] in lines
+    assert "<b>bold" not in lines
+
+
+def test_what_is_not_given_is_named_and_left_out():
+    found = assess(read_request(None, {"to": "ascend-910b2:128"}))
+    assert {"today", "plan", "code", "cost"}.isdisjoint(found)
+    said = " ".join(found["not_known"])
+    assert "--log" in said and "--model" in said and "--code" in said
+    assert found["sovereignty"]["target"]["verdict"] == "Full"
+    assert page.html(found) and page.markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("example", "verdict", "planned"),
+    [("longcat-2.0", "Full", True), ("qwen-max", "Partial", False), ("ernie-4.0", "Partial", False)],
+)
+def test_the_three_systems(example, verdict, planned):
+    found = assess(read_request(ROOT / f"docs/examples/{example}.yaml", {}))
+    assert found["sovereignty"]["today"]["verdict"] == verdict
+    assert ("plan" in found) is planned
+    assert found["known"] and len(found["not_known"]) >= 3
+    if planned:  # "a bit over a month" is what its makers say
+        low, _, high = found["cost"]["target"]["days"]
+        assert low < 40 < high
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"device": None}, "its MFU needs --device"),
+        ({"to": "ascend-910b2"}, "give a device and how many"),
+        ({"to": "ascend-9l0b2:8"}, "ascend"),
+        ({"to": "ascend-910b2:1", "model": "longcat-2.0", "log": None}, "fit"),
+        ({"code": "nowhere"}, "--code nowhere: there is no such file"),
+        ({"model": "tini", "log": None}, "tini"),
+        ({"devices": 8}, "MFU"),  # the log's speed is more than 8 devices can do
+    ],
+)
+def test_mistakes_are_one_clear_error(workload, changes, said):
+    given = {name: value for name, value in (workload | changes).items() if value is not None}
+    with pytest.raises(UserError) as caught:
+        assess(read_request(None, given))
+    assert said in str(caught.value)
+
+
+def test_a_run_of_mlflow_needs_somebody_who_reads_it(workload):
+    given = {name: value for name, value in workload.items() if name != "log"} | {"mlflow_run": "0" * 32}
+    with pytest.raises(ConfigError, match="--mlflow-run needs"):
+        assess(read_request(None, given))
