@@ -53,6 +53,11 @@ def predicted(rows: Iterable[Row], device: str, as_run: bool = True) -> list[Hel
     return found
 
 
+def usual_kernels(row: Row) -> str:
+    """The kernels that the command takes where it is not told: those of the sweep's stack."""
+    return setting(row.model, find_device("a100-80gb")).kernels_of(row.layout.recompute).name
+
+
 def ranks(values: Sequence[float]) -> list[float]:
     """Ranks from 0, equal values their mean."""
     return [sum(other < one for other in values) + (sum(other == one for other in values) - 1) / 2 for one in values]
@@ -112,8 +117,13 @@ def report(rows: Path | None) -> tuple[dict[str, Any], dict[str, list[Held]]]:
     everything = {"b200": b200}
     if rows is not None:
         loaded = plan_rows.a100_rows(rows)
-        for name, as_run in (("a100", True), ("a100, no word on kernels", False)):
-            held = predicted(loaded, "a100-80gb", as_run)
+        ours = [row for row in loaded if row.kernels == usual_kernels(row)]
+        for name, as_run, some in (
+            ("a100", True, loaded),
+            ("a100, the stack's kernels, no word on them", False, ours),
+            ("a100, all kernels, no word on them", False, loaded),
+        ):
+            held = predicted(some, "a100-80gb", as_run)
             found[name] = {
                 "time": _parts([one for one in held if one.row.seconds], times, plan_rows.FITTED),
                 "memory": _parts(held, memory_calls, plan_rows.FITTED),

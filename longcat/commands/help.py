@@ -34,8 +34,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "presets": ("longcat presets --show tiny",),
     "plan": (
-        "longcat plan --model longcat-flash --device ascend-910b2 --devices 2048 --tokens 35e12",
-        "longcat plan --model config.json --device a100-80gb --devices 64 --layout tensor=2,pipeline=2",
+        "longcat plan --model longcat-flash --device ascend-910b2 --devices 2048",
+        "longcat plan --model config.json --device a100-80gb --devices 64 \\",
+        "    --layout tensor=2,pipeline=2 --micro-batch 1",
     ),
     "mfu": (
         "longcat mfu --model tiny --device h200 --sequence-length 4096 --log t.log",

@@ -52,6 +52,8 @@ def subject(of: Setting, batch: Batch, devices: int) -> dict[str, Any]:
     """Return what is planned for."""
     workload, efficiency = of.model.workload, of.device.efficiency
     assumptions = [*workload.assumptions, *of.device.assumptions]
+    if of.model.own and of.model.own.preset != of.model.name:
+        assumptions.append(f"optimizer and what else its memory depends on are those of preset {of.model.own.preset}")
     if of.model.own:
         assumptions.append(
             "no published layout of LongCat's own code: what its sending hides is estimated, and the interval is wider"

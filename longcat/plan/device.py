@@ -10,8 +10,8 @@ from longcat.errors import ConfigError
 from longcat.plan.efficiency import Efficiency, Speeds, efficiency_of
 
 _USUAL = {
-    "a100": "A100 SXM 80GB", "a800": "A800 SXM 80GB", "h100": "H100 SXM", "h800": "H800 SXM", "910b": "Ascend 910B2",
-    "ascend910b": "Ascend 910B2", "ascend910c": "Ascend 910C die", "910c": "Ascend 910C die", "v100": "V100 SXM2 32GB",
+    "a100": "A100 SXM 80GB", "a800": "A800 SXM 80GB", "h100": "H100 SXM", "h800": "H800 SXM", 
+    "ascend910c": "Ascend 910C die", "910c": "Ascend 910C die", "v100": "V100 SXM2 32GB",
 }  # fmt: skip
 """Names that several rows could have: the one that is usually meant."""
 

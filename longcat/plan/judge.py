@@ -17,6 +17,8 @@ from longcat.plan.work import shapes
 
 _OWN_SPREAD = 0.1
 """Added to the spread of a generation's step times for LongCat's own code, which no published layout has measured."""
+_CLOSE = 0.9
+"""Share of the memory above which a layout that fits may not."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def as_dict(of: Setting, found: Judged) -> dict[str, Any]:
         "reserve_bytes": round(of.stack.reserve_bytes),
         "memory": {name: round(size) for name, size in found.memory.parts.items()},
         "fits": found.fits,
+        "close": found.fits and found.memory.peak_bytes > _CLOSE * (of.device.memory_bytes - of.stack.reserve_bytes),
         "mfu": found.mfu,
         "mfu_low": found.mfu * found.step.seconds / high,
         "mfu_high": found.mfu * found.step.seconds / low,

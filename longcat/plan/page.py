@@ -10,7 +10,7 @@ from jinja2 import Environment
 from longcat.figures import BLUE, FAINT, INK, ORANGE, canvas, legend, svg
 from longcat.page import STYLE
 from longcat.plan.answer import by_kind
-from longcat.plan.printed import layout_text
+from longcat.plan.printed import CLOSE, layout_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,14 +21,14 @@ _PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Plan: {{ a.model }} on {{ a.devices }} x {{ a.device }}</title><style>{{ style|safe }}</style></head><body><main>
 <h1>{{ a.model }} on {{ "{:,}".format(a.devices) }} x {{ a.device }}</h1>
-<p class="lead">{{ "{:,.3g}".format(a.total_parameters / 1e9) }} B parameters; {{ "{:,}".format(a.global_batch) }} sequences of {{ "{:,}".format(a.sequence_length) }} tokens in a step</p>
+<p class="lead">{{ "{:,.1f}".format(a.total_parameters / 1e9) }} B parameters; {{ "{:,}".format(a.global_batch) }} sequences of {{ "{:,}".format(a.sequence_length) }} tokens in a step</p>
 <div class="cards">
 <div class="card"><b>{{ "%.2f s"|format(best.step_seconds) }}</b><span>a step ({{ "%.2f"|format(best.step_seconds_low) }} to {{ "%.2f"|format(best.step_seconds_high) }})</span></div>
 <div class="card"><b>{{ "%.1f %%"|format(100 * best.mfu) }}</b><span>MFU ({{ "%.1f"|format(100 * best.mfu_low) }} to {{ "%.1f"|format(100 * best.mfu_high) }})</span></div>
 <div class="card"><b>{{ "%.1f GB"|format(best.peak_bytes / 1e9) }}</b><span>of {{ "%.1f"|format((best.memory_bytes - best.reserve_bytes) / 1e9) }}: {{ "fits" if best.fits else "does not fit" }}</span></div>
 {% if best.days is defined %}<div class="card"><b>{{ "{:,.1f} days".format(best.days) }}</b><span>for {{ "%.4g"|format(best.tokens) }} tokens ({{ "{:,.1f}".format(best.days_low) }} to {{ "{:,.1f}".format(best.days_high) }}); {{ "{:,.0f}".format(best.device_hours) }} device-hours</span></div>{% endif %}
 </div>
-<div class="verdict"><p>{{ layout }}</p></div>
+<div class="verdict"><p>{{ layout }}</p>{% if best.close %}<p>{{ close }}</p>{% endif %}</div>
 {% if pictures.pareto %}<h2>Time against memory</h2>
 <picture><source media="(max-width: 40rem)" srcset="{{ pictures.pareto[1] }}"><img alt="Time of a step and memory of the layouts that fit" src="{{ pictures.pareto[0] }}"></picture>
 <p class="note">Each point is a way to divide the devices, with its fastest micro-batch, schedule and recomputation. No other layout beats those on the line in both; those more than {{ slowest }} times as slow as the fastest are not shown.</p>
@@ -75,6 +75,7 @@ def page(answer: Mapping[str, Any]) -> str:
         layout=layout_text(best["layout"]),
         memory=memory,
         slowest=_SLOWEST,
+        close=CLOSE,
     )
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from longcat.printable import printable
 from longcat.tables import print_pairs, say
 
+CLOSE = "The memory is nearly full, and the plan may be a tenth off: `longcat pretrain --dry-run` is exact for LongCat's models."
 _NARROW = 60
 """Columns below which parts are printed as lines."""
 
@@ -27,6 +28,8 @@ def print_plan(answer: Mapping[str, Any]) -> None:
         _print_best(console, answer)
     if "mixed" in answer:
         _print_mixed(console, answer["mixed"])
+    if best["close"]:
+        say(console, CLOSE)
     for line in answer["assumptions"]:
         say(console, f"Assumed: {line}.")
 
@@ -35,8 +38,8 @@ def _pairs(answer: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]
     low, high = best["step_seconds_low"], best["step_seconds_high"]
     fits = "fits" if best["fits"] else "does not fit"
     pairs = {
-        "model": f"{answer['model']}, {answer['total_parameters'] / 1e9:,.3g} B parameters, "
-        f"{answer['activated_parameters'] / 1e9:.3g} B of them activated",
+        "model": f"{answer['model']}, {answer['total_parameters'] / 1e9:,.1f} B parameters, "
+        f"{answer['activated_parameters'] / 1e9:,.1f} B of them activated",
         "devices": f"{answer['devices']:,} x {answer['device']}, {answer['memory_bytes'] / 1e9:.0f} GB and "
         f"{answer['peak_flops'] / 1e12:.4g} TFLOP/s each",
         "batch": f"{answer['global_batch']:,} sequences of {answer['sequence_length']:,} tokens",

@@ -32,6 +32,12 @@ def ids(page):
     return str(page.relative_to(ROOT))
 
 
+def all_commands():
+    for command in LONGCAT.commands.values():
+        yield command
+        yield from getattr(command, "commands", {}).values()
+
+
 def options(command):
     return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
@@ -57,6 +63,8 @@ def mistakes_of(text):
     if name not in LONGCAT.commands:
         return [] if re.fullmatch(r"[A-Z]+|\.\.\.", name) else [f"there is no command {name!r}"]
     command = LONGCAT.commands[name]
+    if getattr(command, "commands", None) and len(words) > 2:
+        name, command = f"{name} {words[2]}", command.commands.get(words[2], command)
     known = options(command) | {"--help"}
     found = [
         f"longcat {name} has no option {word}"
@@ -115,7 +123,7 @@ def test_longcat_has_the_commands_options_and_settings_that_are_named(page):
     ]
     for block in blocks(text):
         text = text.replace("\n".join(block.lines), "")
-    any_option = {option for command in LONGCAT.commands.values() for option in options(command)} | {
+    any_option = {option for command in all_commands() for option in options(command)} | {
         "--help",
         "--version",
     }
