@@ -20,6 +20,9 @@ _SHAPE_METHODS = {"nonzero", "unique", "unique_consecutive", "masked_select", "a
 _OTHERS_METHODS = {"unique": re.compile(r"(?i)df|frame|series|column|pd|\bnp\b"), "nonzero": re.compile(r"\bnp\b")}
 
 
+_THROUGH = re.compile(r"\.torch\.cuda(\.\w+)+")
+
+
 class Calls(Interfaces):
     """Sees calls, attributes and indexing."""
 
@@ -32,6 +35,8 @@ class Calls(Interfaces):
     def _attribute(self, node: cst.Attribute) -> None:
         """Say what an attribute of something unknown is: `x.is_cuda`."""
         above, name = self._above(), node.attr.value
+        if not isinstance(above, cst.Attribute) and (found := _THROUGH.search(dotted(node))) is not None:
+            self._unsure(node, found[0][1:], "torch is reached through something else here")
         if name == "is_cuda" and not isinstance(above, cst.AssignTarget):
             begin, end = self.places.span(node)
             base = self.places.span(node.value)[1]

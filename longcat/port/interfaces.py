@@ -23,6 +23,7 @@ _KNOWN_OPS = {
     "_c10d_functional",
     "higher_order",
     "inductor",
+    "fsdp",
 }
 
 

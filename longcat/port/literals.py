@@ -55,6 +55,17 @@ class Literals(Calls):
             )
         elif strings.INTERFACE.fullmatch(value):
             self._unsure(node, f'"{value}"', "a name of torch's CUDA interfaces in a string")
+        elif strings.LIBRARY.search(value):
+            self._say_rule(node, value, known_rule("torch.cuda.cudart"))
+        elif value == "CUDA" and self._registers_operators():
+            self._say(
+                node,
+                '"CUDA"',
+                "differs",
+                "hours",
+                "a kernel is registered for CUDA alone; an Ascend's dispatch key is PrivateUse1",
+                "torch 2.13, torch.library",
+            )
         elif strings.SOURCE.search(value):
             rule = known_rule("torch.utils.cpp_extension.CUDAExtension")
             self._say_rule(node, "CUDA source in a string", rule)
@@ -86,6 +97,11 @@ class Literals(Calls):
             self._unsure(node, found[1], "an environment variable within a text")
         elif re.search(r"(^|\s)cuda:\d", value) and " " not in value.strip():
             self._unsure(node, f'"{value}"', "a device within a text")
+
+    def _registers_operators(self) -> bool:
+        """Whether what is visited is an argument by which a kernel is registered with the dispatcher."""
+        call = next((one for one in reversed(self._path) if isinstance(one, cst.Call)), None)
+        return call is not None and dotted(call.func).rpartition(".")[2] in ("impl", "Library", "register_kernel")
 
     def _device(self, node: cst.SimpleString, value: str, begin: int, end: int) -> None:
         if value == "cuda" and not strings.is_device_here(self._path):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longcat.errors import DataError, DeviceError
+from longcat.errors import DataError, DeviceError, LongcatError
 from longcat.port import text_code
 from longcat.port.files import Source, check_input, read, walk
 from longcat.port.findings import EFFORTS, Finding, Unread, counts, efforts
@@ -18,6 +20,7 @@ from longcat.port.notebooks import analyse_notebook
 from longcat.port.parsing import check_syntax
 from longcat.port.python_code import MARKS, Analysis, analyse
 from longcat.port.support import Support, read_support
+from longcat.processes.child import die_with_parent
 from longcat.progress import Progress, Reporter, no_progress
 
 _FEW = 64
@@ -118,8 +121,8 @@ def examine_all(
         return
     workers = min(8, len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(workers, initializer=_begin, initargs=(support,)) as pool:
+        waiting = list[tuple[Source, Future[Read]]]()
         try:
-            waiting = list[tuple[Source, Future[Read]]]()
             for source in sources:
                 waiting.append((source, pool.submit(_examine_here, source)))
                 if len(waiting) >= _WAITING:
@@ -129,6 +132,10 @@ def examine_all(
             for source, result in waiting:
                 yield result.result()
                 say(source)
+        except BrokenProcessPool as error:
+            raise LongcatError(
+                f"a process that reads files was ended, by {waiting[0][0].name} or a file after it, or for lack of memory"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -137,7 +144,11 @@ _support: Support | None = None
 
 
 def _begin(support: Support | None) -> None:
+    """Begin a process that reads: it ends with its parent, which alone hears an interrupt."""
     global _support
+    die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _support = support
 
 

@@ -18,6 +18,7 @@ VARIABLE = re.compile(
 TENSOR_TYPE = re.compile(r"torch\.cuda\.(Float|Half|BFloat16|Int|Long|Short|Char|Byte|Bool)Tensor")
 INTERFACE = re.compile(r"torch\.cuda(\.\w+)*")
 SOURCE = re.compile(r"__global__|#include\s*<(cuda|ATen/cuda|c10/cuda)|<<<")
+LIBRARY = re.compile(r"lib(cuda|cudart|cublas\w*|cudnn|nccl|nvrtc|nvidia-ml)\.so[.\d]*|nvcuda\.dll")
 _DEVICE_WORDS = re.compile(r"dev(ice)?s?(_|$)|device|map_location|accelerator", re.IGNORECASE)
 _BACKEND_WORDS = re.compile(r"backend", re.IGNORECASE)
 _TAKES_DEVICES = {

@@ -56,7 +56,7 @@ def test_the_wheel_says_what_it_registers():
     assert {"digamma", "lgamma", "huber_loss"} <= support.absent
     assert not support.absent & support.registered
     assert support.absent_in("torch.linalg.cholesky") == ("aten::linalg_cholesky_ex",)
-    assert support.absent_in("torch.nn.HuberLoss") == ("aten::huber_loss",)
+    assert "aten::huber_loss" in support.absent_in("torch.nn.HuberLoss")
     assert support.absent_in("torch.relu") == () == support.absent_in("torch.nn.functional.cross_entropy")
     assert "registers no kernel" in support.says("aten::digamma.out")
 

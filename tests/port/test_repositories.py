@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longcat.errors import UserError
+from longcat.errors import DeviceError, UserError
 from longcat.port import scanning
 from longcat.port.files import RECORD
 from longcat.port.rewriting import rewrite
@@ -223,3 +223,16 @@ def test_the_command(longcat, repository, tmp_path):
         assert answer.returncode == 2 and why in answer.stderr and len(answer.stderr.strip().splitlines()) == 1, (
             answer.stderr
         )
+
+
+def test_without_a_wheel_the_rest_is_found(tmp_path, monkeypatch):
+    def absent(python):
+        raise DeviceError("no environment with torch_npu: `make emulator` makes one")
+
+    monkeypatch.setattr(scanning, "read_support", absent)
+    (tmp_path / "a.py").write_text("import torch\ntorch.cuda.synchronize()\ntorch.lgamma(x)\n")
+    result = scan(tmp_path).as_json()
+    assert [row["what"] for row in result["findings"]] == ["torch.cuda.synchronize"]
+    assert result["operators"] is None and "make emulator" in result["no_operators"]
+    with pytest.raises(DeviceError):
+        scan(tmp_path, python="/no/such/python")
