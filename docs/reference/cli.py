@@ -24,16 +24,30 @@ _GENERAL = "Options"
 
 
 def commands() -> dict[str, Any]:
-    """Return the commands by name, in the order of the help."""
-    found: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    """Return the commands by name, in the order of the help; those of a group have its name before theirs."""
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found |= {f"{name} {one}": of for one, of in inner.items()} if inner else {name: command}
     return found
 
 
 def page() -> str:
     """Return the page: a list of the commands, and a heading for each."""
     found = commands()
-    rows = [(f"[`{name}`](#{name})", prose(_help(command).partition("\n\n")[0])) for name, command in found.items()]
+    rows = [
+        (f"[`{name}`](#{_anchor(name)})", prose(_help(command).partition("\n\n")[0])) for name, command in found.items()
+    ]
     return "\n".join([HEAD, table(("command", "what it does"), rows), "", *(_shown(*each) for each in found.items())])
+
+
+def _anchor(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _examples(name: str) -> list[str]:
+    lines = EXAMPLES[name.partition(" ")[0]]
+    return [line for line in lines if " " not in name or line.startswith(f"longcat {name} ")]
 
 
 def _help(command: Any) -> str:
@@ -44,8 +58,12 @@ def _shown(name: str, command: Any) -> str:
     shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
     arguments = [p for p in shown if p.param_type_name == "argument"]
     usage = " ".join(["longcat", name, "[OPTIONS]", *map(_usage, arguments)])
-    parts = [f"## `longcat {name}` {{ #{name} }}", *(prose(text) for text in _help(command).split("\n\n"))]
-    parts += [f"```text\n{usage}\n```", "For example:", "```sh\n" + "\n".join(EXAMPLES[name]) + "\n```"]
+    parts = [f"## `longcat {name}` {{ #{_anchor(name)} }}", *(prose(text) for text in _help(command).split("\n\n"))]
+    parts += [
+        f"```text\n{usage}\n```",
+        "For example:",
+        "```sh\n" + "\n".join(_examples(name)) + "\n```",
+    ]
     panels: dict[str, list[Any]] = {"Arguments": arguments}
     for parameter in shown:
         if parameter.param_type_name == "option":
