@@ -197,6 +197,7 @@ def test_other_files(tmp_path, name, text, after):
     assert read.after.decode() == (text if after is None else after)
 
 
+@pytest.mark.slow
 def test_the_command(longcat, repository, tmp_path):
     answer = longcat("port", "scan", str(repository), "--json", "--html", str(tmp_path / "page.html"))
     assert answer.returncode == 0
