@@ -60,7 +60,10 @@ def calibrated(device: Device, run: Path) -> Device:
         of = replace(of, **cast(Any, _links(result, device)))
     except (KeyError, TypeError, ZeroDivisionError, AttributeError):
         raise DataError(f"--calibration {run}: not the result of longcat benchmark") from None
-    return replace(device, efficiency=of)
+    measured = str(result.get("device_name", "an unnamed device"))
+    doubt = f"the calibration was measured on {measured}, not on {device.name}"
+    alike = measured.lower() in {name.lower() for name in (device.row.name, *device.row.aliases)}
+    return replace(device, efficiency=of, assumptions=device.assumptions if alike else (*device.assumptions, doubt))
 
 
 def _curve(products: Sequence[tuple[Sequence[float], float]], peak: float) -> tuple[float, float]:
