@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,7 +143,10 @@ def test_a_setting_that_this_version_does_not_know_is_explained(made, longcat):
 def test_mistakes_are_told(made, longcat, tmp_path):
     space, run = made
     unknown = longcat("reproduce", "pretrian", f"--workspace={space}")
-    assert (unknown.returncode, "did you mean pretrain" in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "the newest there: pretrain-smoke" in unknown.stderr) == (2, True)
+    [name] = re.findall(r"the newest there: (\S+)", unknown.stderr)
+    near = longcat("reproduce", name[:-1], f"--workspace={space}")
+    assert (near.returncode, f"did you mean {name}" in near.stderr) == (2, True), near.stderr
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     full = longcat("reproduce", run, f"--workspace={space}", f"--output={tmp_path / 'full'}")
