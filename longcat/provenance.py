@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 """Folder that holds this package: the repository, in a checkout."""
-DATA = ROOT / "longcat" / "data"
+DATA = (ROOT / "longcat" / "data").resolve()
 """Tables, evaluation tasks and recipes that are shipped; a checkout keeps them in `data/`, to which this is a link."""
 PACKAGE = "longcat"
 
