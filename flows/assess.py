@@ -14,7 +14,9 @@ from longcat.assess.assessment import assess as assess_all
 from longcat.assess.request import read_request
 from longcat.config import load_config
 from longcat.disk import write_text
+from longcat.errors import Cancelled
 from longcat.flows.walk import open_workspace
+from longcat.redaction import redact_error, redacted_records
 from longcat.tasks.orchestrator import BestEffortFlow, prefect_session, prefect_tags, tell
 from longcat.tracking import Tracker
 from longcat.tracking.store import metric_histories
@@ -66,7 +68,7 @@ def run(
     }
     request = read_request(None if config_file is None else Path(config_file), given, price or ())
     space = open_workspace(workspace)
-    with space.lease(), prefect_session():
+    with space.lease(), redacted_records(), prefect_session():
         named = load_config().model_copy(update={"preset": request.name})
         tracker = Tracker(
             space, named, "assess", config_file, params=request.model_dump(mode="json", exclude_none=True)
@@ -77,9 +79,14 @@ def run(
             result = assess_all(request, lambda run, names: metric_histories(tracker.uri, run, names))
             _publish(result, tracker, space.path / "assessments" / tracker.name)
             status = "FINISHED"
+        except BaseException as error:
+            redact_error(error)
+            if isinstance(error, Cancelled) or not isinstance(error, Exception):
+                status = "KILLED"
+            raise
         finally:
-            tracker.close(status)
-    return result
+            unsent = tracker.close(status)
+    return result | {"warning": unsent}
 
 
 def _publish(result: Mapping[str, Any], tracker: Tracker, folder: Path) -> None:

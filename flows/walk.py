@@ -55,7 +55,12 @@ class Walk:
             room = self.workspace if stage.own is None else _Signed(self.workspace, stage.own.identity | _code(stage))
             artifact = call(stage, self.config, parents, room)
             given = self.given
-            if given is not None and not stage.needs and not same_tokenizer(artifact.path, given.path):
+            if (
+                given is not None
+                and stage.own is None
+                and not stage.needs
+                and not same_tokenizer(artifact.path, given.path)
+            ):
                 self.config = with_tokenizer_of(self.config, given.path)
                 artifact = call(stage, self.config, parents, room)
             self.made[stage.name] = artifact

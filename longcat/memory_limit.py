@@ -16,7 +16,8 @@ def group_limit_bytes() -> int | None:
     for line in _lines(_MEMBERSHIP):
         _, _, line = line.partition(":")
         controllers, _, group = line.partition(":")
-        if controllers in ("", "memory"):
+        if not controllers or "memory" in controllers.split(","):
+            controllers = controllers and "memory"
             folder = _GROUPS / controllers / group.lstrip("/")
             for one in (folder, *folder.parents):
                 if not one.is_relative_to(_GROUPS / controllers):

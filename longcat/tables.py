@@ -38,7 +38,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     """Print what the stages of a run have made, at its end, and what can be done next."""
     console = wide_console()
     title = f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s"
-    ids = {row["stage"]: row["mlflow_run_id"] or "not sent yet" for row in summary["stages"]}
+    ids = {row["stage"]: row.get("mlflow_run_id") or "not sent yet" for row in summary["stages"]}
     if beside := console.width >= _WIDE:
         console.print(_stages(title, summary["stages"], ids))
     elif console.width >= _NARROW:

@@ -12,8 +12,13 @@ from longcat.errors import DeviceError
 from longcat.provenance import ROOT
 
 OWNER = ROOT / "longcat" / "accelerator.py"
+OF_OTHERS = ROOT / "longcat" / "port"
+"""About the device APIs that programs of others use."""
 FILES = [
-    path for room in ("longcat", "tasks", "flows") for path in sorted((ROOT / room).rglob("*.py")) if path != OWNER
+    path
+    for room in ("longcat", "tasks", "flows")
+    for path in sorted((ROOT / room).rglob("*.py"))
+    if path != OWNER and not path.is_relative_to(OF_OTHERS)
 ]
 DEVICE_MODULES = {"npu", "cuda", "mps", "xpu"}
 BACKENDS = {"gloo", "nccl", "hccl", "mpi", "xccl"}

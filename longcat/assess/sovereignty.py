@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 
-from longcat.accelerator import Accelerator, cpu_facts
+from longcat.accelerator import BACKENDS, Accelerator, Kind, cpu_facts
 from longcat.errors import ConfigError
 from longcat.printable import did_you_mean
 from longcat.provenance import DATA
@@ -178,24 +178,22 @@ def stack_of_run(kind: str, device: str, packages: Iterable[str] = ()) -> dict[s
     stacks = {
         "npu": {
             "interconnect": ["HCCS", "RoCE"],
-            "collective library": ["HCCL"],
             "compiler": ["CANN"],
             "operators": ["aclnn", "ATen"],
         },
         "cuda": {
             "interconnect": ["NVLink"],
-            "collective library": ["NCCL"],
             "compiler": ["CUDA"],
             "operators": ["cuBLAS", "cuDNN", "ATen"],
         },
         "cpu": {
             "interconnect": ["shared memory"],
-            "collective library": ["gloo"],
             "compiler": ["gcc"],
             "operators": ["ATen"],
         },
     }
-    return {"accelerator": [device], "framework": ["torch", *packages], **stacks[kind]}
+    library = BACKENDS[cast("Kind", kind)]
+    return {"accelerator": [device], "collective library": [library], "framework": ["torch", *packages], **stacks[kind]}
 
 
 def tags_of_run(accelerator: Accelerator) -> dict[str, str]:

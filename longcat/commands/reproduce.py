@@ -99,12 +99,19 @@ def _run(record: Record, folder: Path, overrides: list[str], checkpoint: str | N
     from longcat.commands.run import flow_summary
     from longcat.comparing.reproduction import CONFIG, configuration, given_checkpoint_of, prepare
     from longcat.disk import check_can_be_folder, disk_errors
-    from longcat.flows.dag import PIPELINE, STAGES, TRAINING
+    from longcat.flows.dag import PIPELINE, STAGES, TRAINING, own_stages
 
-    names = [stage.name for stage in STAGES]
+    if len(set(record.stages)) < len(record.stages):
+        rows = ", ".join(f"{part.name} ({part.id or 'not sent yet'})" for part in record.run.parts)
+        raise ConfigError(f"{record.run.name} is a sweep; name one of its rows: {rows}")
+    names = [stage.name for stage in (*STAGES, *own_stages())]
+    if lost := [name for name in record.stages if name not in names]:
+        raise ConfigError(
+            f"{record.run.name} has the stage {lost[0]}, which no package that is installed here registers as a stage"
+        )
     ran = [name for name in names if name in record.stages]
-    # a row of a sweep is a training by another name
-    flow = (PIPELINE if ran == names else ran[-1]) if ran else TRAINING
+    shipped = [stage.name for stage in STAGES]
+    flow = PIPELINE if set(shipped) <= set(ran) else ran[-1]
     trained = flow == TRAINING or TRAINING in ran or (record.run.whole is not None and _whole_trained(record, TRAINING))
     given = given_checkpoint_of(record, trained or flow == names[0])
     if given is None and checkpoint is not None:

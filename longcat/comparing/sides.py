@@ -107,7 +107,7 @@ def _of_folder(what: str, folder: Path) -> Side | None:
         try:
             summary = read_json(folder / SUMMARY)
             results = results_of(summary)
-            run_id = summary["mlflow"]["run_id"]
+            run_id = summary.get("mlflow", {}).get("run_id")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{what}: {folder / SUMMARY} is unreadable ({error})") from None
         space = Workspace(folder)

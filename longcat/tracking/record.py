@@ -40,7 +40,7 @@ class Record:
 
     run: TrackedRun
     stages: tuple[str, ...]
-    """Stages that it ran, by the names of their runs, in order."""
+    """Names of the stages that it ran, in order; of one that nobody knows any more, the name of its run."""
     config: Mapping[str, Any]
     """The whole configuration."""
     environment: Mapping[str, Any] | None
@@ -160,7 +160,7 @@ class MlflowFiles:
 def _config(run: TrackedRun, files: MlflowFiles) -> Mapping[str, Any] | None:
     """Return the configuration of a run: that of its flow, but for a sweep's row, whose own parameters hold all of it."""
     whole = run.whole or run
-    if run.params != whole.params and run.params.keys() >= whole.params.keys() and whole.params:
+    if run.complete and run is not whole:
         return tree_of(run.params)
     return _beside(whole, CONFIG, files)
 

@@ -19,6 +19,8 @@ _TOLD = tuple(b'{"event": "%s"' % event for event in (b"start", b"params", b"tag
 """Beginnings of the lines that say what a run is."""
 FACTS = "facts."
 """Beginning of the names of parameters that are facts of a result, not settings."""
+_WHOLE = "preset"
+"""A parameter that a whole configuration has, and no part of one that explains a stage."""
 _SHOWN_RUNS = 8
 _LEAST = 4
 """Characters that an id is known by."""
@@ -45,6 +47,14 @@ class TrackedRun:
     parts: list[TrackedRun] = field(default_factory=list, repr=False)
     """Runs of the stages, in order, if this is a flow's."""
     journal: Path | None = None
+    complete: bool = False
+    """Whether `params` were the whole configuration as they were recorded: of a flow, or of a row of a sweep."""
+
+    def belongs_to(self, whole: TrackedRun) -> None:
+        """Make it a part of a flow's run, of which it has the configuration besides its own part."""
+        self.whole = whole
+        if not self.complete:
+            self.params = whole.params | self.params
 
 
 def runs_in_journals(directory: Path) -> list[TrackedRun]:
@@ -57,10 +67,15 @@ def runs_in_journals(directory: Path) -> list[TrackedRun]:
             key = event["key"]
             with suppress(KeyError, TypeError, AttributeError):
                 if event["event"] == "start":
-                    run = TrackedRun(str(event["name"]), ids.get(key), float(event["time"]), journal=journal)
+                    if key in runs:  # begun again: what it made before is not its result
+                        for name in runs[key].results:
+                            runs["pipeline"].results.remove(name)
+                    tags = dict(event.get("tags") or {})
+                    run = TrackedRun(str(event["name"]), ids.get(key), float(event["time"]), tags=tags, journal=journal)
                     runs[key] = run
                 elif event["event"] == "params":
                     runs[key].params |= _settings(event["params"])
+                    runs[key].complete = _WHOLE in runs[key].params
                 elif event["event"] == "end":
                     runs[key].status = str(event["status"])
                 else:
@@ -70,10 +85,8 @@ def runs_in_journals(directory: Path) -> list[TrackedRun]:
                             run.results.append(str(event["tags"]["artifact"]))
         whole = runs.get("pipeline")
         for run in runs.values():
-            if whole is not None:  # a stage's run has its own part of the configuration
-                run.params = whole.params | run.params
             if whole is not None and run is not whole:
-                run.whole = whole
+                run.belongs_to(whole)
                 whole.parts.append(run)
             found.append(run)
     return found
@@ -115,11 +128,11 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
         for run in runs:
             one = _tracked(run)
             above = run.data.tags.get("mlflow.parentRunId")
-            one.whole = None if above is None else _tracked(client.get_run(above))
-            parts = client.search_runs(everywhere, f"tags.mlflow.parentRunId = '{run.info.run_id}'")
-            if one.whole is not None:  # a stage's run has its own part of the configuration
-                one.params = one.whole.params | one.params
-            one.parts = [_tracked(part) for part in sorted(parts, key=lambda part: part.info.start_time)]
+            if above is not None:
+                whole = _tracked(client.get_run(above))
+                whole.parts = _parts(client, everywhere, above)
+                one.belongs_to(whole)
+            one.parts = _parts(client, everywhere, run.info.run_id)
             one.results += [name for part in one.parts for name in part.results]
             found.append(one)
     except MlflowException as error:
@@ -129,21 +142,28 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
     return found
 
 
+def _parts(client: Any, experiments: list[str], run_id: str) -> list[TrackedRun]:
+    """Return the runs of a flow's stages, in order."""
+    parts = client.search_runs(experiments, f"tags.mlflow.parentRunId = '{run_id}'")
+    return [_tracked(part) for part in sorted(parts, key=lambda part: part.info.start_time)]
+
+
 def _settings(params: Mapping[str, Any]) -> dict[str, str]:
     """Return the parameters that are settings."""
     return {str(name): str(value) for name, value in params.items() if not str(name).startswith(FACTS)}
 
 
 def _tracked(run: Any) -> TrackedRun:
-    tags = dict(run.data.tags)
+    tags, params = dict(run.data.tags), _settings(run.data.params)
     return TrackedRun(
         run.info.run_name,
         run.info.run_id,
         run.info.start_time / 1000,
         [tags["artifact"]] if "artifact" in tags else [],
-        _settings(run.data.params),
+        params,
         run.info.status,
         tags,
+        complete=_WHOLE in params,
     )
 
 
