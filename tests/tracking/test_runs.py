@@ -6,6 +6,7 @@ import pytest
 
 from longcat.errors import DataError
 from longcat.tracking.journal import Journal, Sent
+from longcat.tracking.record import tree_of
 from longcat.tracking.runs import named_so, runs_in_journals, runs_in_mlflow
 from longcat.tracking.store import tracking_uri
 
@@ -69,3 +70,48 @@ def test_a_server_that_is_away_is_told(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(DataError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be asked for run absent"):
         runs_in_mlflow("http://127.0.0.1:9", "absent")
+
+
+WHOLE = {"preset": '"smoke"', "seed": "0", "corpus.near_duplicates": "null"}
+
+
+def test_stages_are_told_by_their_tag_and_have_the_configuration_besides_their_own_part(tmp_path):
+    written = Journal(tmp_path / "1.jsonl")
+    written.append("start", "pipeline", name="pipeline-smoke", time=1.0, tags={})
+    written.append("params", "pipeline", params=WHOLE)
+    for number in (1, 2):  # begun again, with another tokenizer
+        written.append("start", "stage:preprocess", name="preprocess-smoke", time=1.0, tags={"stage": "preprocess"})
+        written.append("params", "stage:preprocess", params={"corpus.workers": "2"})
+        written.append("tags", "stage:preprocess", tags={"artifact": f"tokens/{number}"})
+    written.close()
+    whole, stage = runs_in_journals(tmp_path)
+    assert stage.tags["stage"] == "preprocess" and not stage.complete
+    assert stage.params == WHOLE | {"corpus.workers": "2"}
+    assert whole.results == stage.results == ["tokens/2"]
+
+
+def test_a_row_of_a_sweep_keeps_its_own_configuration(tmp_path):
+    """A section of a row, where the sweep's first point has none, is not mixed with it."""
+    row = {"preset": '"smoke"', "seed": "0", "corpus.near_duplicates.threshold": "0.8"}
+    written = Journal(tmp_path / "1.jsonl")
+    written.append("start", "pipeline", name="sweep-smoke", time=1.0, tags={})
+    written.append("params", "pipeline", params=WHOLE)
+    written.append("start", "stage:near_duplicates={}", name="pretrain-smoke", time=1.0, tags={"stage": "x"})
+    written.append("params", "stage:near_duplicates={}", params=row)
+    written.append("tags", "stage:near_duplicates={}", tags={"stage": "pretrain"})
+    written.close()
+    _, one = runs_in_journals(tmp_path)
+    assert one.complete and one.params == row and one.tags["stage"] == "pretrain"
+    assert tree_of(one.params)["corpus"] == {"near_duplicates": {"threshold": 0.8}}
+
+
+def test_a_stage_of_mlflow_knows_its_siblings(workspace, client):
+    parent = client.create_run("0", run_name="pipeline-smoke", start_time=1000)
+    for name, value in WHOLE.items():
+        client.log_param(parent.info.run_id, name, value)
+    for place, stage in enumerate(("preprocess", "pretrain")):
+        tags = {"mlflow.parentRunId": parent.info.run_id, "stage": stage, "artifact": f"{stage}/aa"}
+        last = client.create_run("0", run_name=f"{stage}-smoke", start_time=2000 + place, tags=tags)
+    [run] = runs_in_mlflow(tracking_uri(workspace), last.info.run_id)
+    assert [part.tags["stage"] for part in run.whole.parts] == ["preprocess", "pretrain"]
+    assert run.params == WHOLE and not run.complete
