@@ -66,7 +66,7 @@ def examine_machine() -> Found:
         problems.append(f"a process may open {files} files only: ulimit -n {_FILES} or more")
     if shared is not None and shared.total < _SHARED_BYTES:
         notes.append(
-            f"/dev/shm has {shared.total / 1e6:.0f} MB: too little for checkpoints in memory and the emulator; "
+            f"/dev/shm has {shared.total / 1e6:.0f} MB: too little for checkpoints in memory and the emulator; "  # nosec B108  (is looked at, not written)
             "docker run takes --shm-size=1g"
         )
     if (now := time.time()) < Path(__file__).stat().st_mtime - 86400:
