@@ -108,7 +108,7 @@ _PAGE = _ENVIRONMENT.from_string("""<!doctype html>
 <h2 id="formulas">Where the figures come from</h2><ul>{% for name, text in r.formulas.items() %}<li>[{{ name }}] {{ text }}</li>{% endfor %}</ul>
 </main></body></html>
 """)
-_MARKDOWN_ENVIRONMENT = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # nosec B701  (Markdown: `md` escapes it)
+_MARKDOWN_ENVIRONMENT = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # nosec B701 # Markdown: `md` escapes
 _MARKDOWN_ENVIRONMENT.filters |= {"md": markdown_text, "three": _three}
 _MARKDOWN = _MARKDOWN_ENVIRONMENT.from_string("""# {{ r.name|md }}
 

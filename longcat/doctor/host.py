@@ -13,6 +13,7 @@ import psutil
 
 from longcat.memory_limit import group_limit_bytes, memory_bytes
 
+_SHARED = Path("/dev/shm")  # nosec B108 # looked at only
 _DISK_BYTES, _MEMORY_BYTES, _SHARED_BYTES = 2e9, 4e9, 256e6
 _FILES = 1024
 _KINDS = {
@@ -58,7 +59,7 @@ def examine_machine() -> Found:
     memory, limit = psutil.virtual_memory(), group_limit_bytes()
     cores, files = len(os.sched_getaffinity(0)), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     unlimited = files == resource.RLIM_INFINITY
-    shared = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None  # nosec B108 # looked at only
+    shared = shutil.disk_usage(_SHARED) if _SHARED.is_dir() else None
     problems, notes = [], []
     if (usable := memory_bytes()) < _MEMORY_BYTES:
         problems.append(f"{usable / 1e9:.1f} GB of memory: the preset tiny needs 4 GB; try --preset smoke")
@@ -66,7 +67,7 @@ def examine_machine() -> Found:
         problems.append(f"a process may open {files} files only: ulimit -n {_FILES} or more")
     if shared is not None and shared.total < _SHARED_BYTES:
         notes.append(
-            f"/dev/shm has {shared.total / 1e6:.0f} MB: too little for checkpoints in memory and the emulator; "  # nosec B108  (is looked at, not written)
+            f"{_SHARED} has {shared.total / 1e6:.0f} MB: too little for checkpoints in memory and the emulator; "
             "docker run takes --shm-size=1g"
         )
     if (now := time.time()) < Path(__file__).stat().st_mtime - 86400:
