@@ -151,4 +151,6 @@ def test_a_pair_trains_what_one_process_does(trained, row, column):
     assert all(getattr(degrees, axis.strip("`")) > 1 for axis in (row, column) if axis in AXES)
     found, expected = trained(group, degrees)
     assert found.micro_batches == 2
-    compare(found, expected, **limits(degrees))
+    # where a gradient is next to 0, AdamW's first step takes the sign of its rounding, on some processors
+    after = {"weights": 5e-3} if group == "in two levels" else {}
+    compare(found, expected, **limits(degrees), **after)

@@ -111,6 +111,7 @@ def test_a_document_is_learnt_as_if_it_were_alone(ranks):
         ranks.on_mesh(LAYOUT, train, Documents(rows, CASE.overrides, apart=rows > 4), threads=True)[0]
         for rows in (4, 12)
     )
-    for name in ("language_model", "mtp", "indexer"):
-        assert together.losses[0][name] == pytest.approx(apart.losses[0][name], rel=1e-5), name
+    # that of indexers is a small difference of large numbers, and how large its rounding is depends on the processor
+    for name, limit in (("language_model", 1e-5), ("mtp", 1e-5), ("indexer", 1e-4)):
+        assert together.losses[0][name] == pytest.approx(apart.losses[0][name], rel=limit), name
     assert together.loads == apart.loads
