@@ -152,5 +152,5 @@ def test_a_pair_trains_what_one_process_does(trained, row, column):
     found, expected = trained(group, degrees)
     assert found.micro_batches == 2
     # where a gradient is next to 0, AdamW's first step takes the sign of its rounding, on some processors
-    after = {"weights": 5e-3} if group == "in two levels" else {}
+    after = {"weights": 5e-3, "later_norms": 2e-5} if group == "in two levels" and degrees.pipeline > 1 else {}
     compare(found, expected, **limits(degrees), **after)
