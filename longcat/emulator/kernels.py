@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
 from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES, kernel
 
-_MODULES = ("aten", "activation", "attention", "loss", "matmul", "moe", "norm", "optimizer", "rotary", "sparse")
 _FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
 
@@ -43,8 +44,8 @@ _libraries: list[torch.library.Library] = []
 def install(folder: str) -> None:
     """Replace torch_npu's kernels in this process; `folder` is what `build` made."""
     torch.ops.load_library(str(Path(folder) / KERNELS))
-    for module in _MODULES:
-        importlib.import_module(f"longcat.emulator.operators.{module}")
+    for module in pkgutil.iter_modules(operators.__path__):
+        importlib.import_module(f"{operators.__name__}.{module.name}")
     ours = torch.ops.longcat_emulator
     device = torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1")
     autograd = torch._C._dispatch_get_registrations_for_dispatch_key("AutogradPrivateUse1")
