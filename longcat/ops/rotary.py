@@ -17,6 +17,8 @@ INNER_LIMIT = 896
 """npu_rotary_mul accepts heads smaller than this."""
 COUNT_LIMIT = 1000
 """npu_rotary_mul accepts fewer rows of a batch, and fewer heads, than this."""
+COMPILED_WIDTH = 64
+"""torchair converts its gradient for heads of a multiple of this."""
 
 
 def rotary_angles(
@@ -112,6 +114,8 @@ def _unsupported_reason(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
 
 @rotate.implementation("npu", unsupported_reason=_unsupported_reason)
 def _npu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() and x.shape[3] % COMPILED_WIDTH:
+        return rotate.reference(x, cos, sin)
     halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
     if cos.dim() == 3:  # the kernel knows angles that all rows share
         halves = halves.flatten(0, 1)[None]
