@@ -116,11 +116,13 @@ def export(
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face folder of a LongCat model.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Hugging Face folder of a LongCat model, or one for MindSpore.")
+    ],
     workspace: WorkspacePath = Path("workspace"),
     shard_gb: Annotated[float, typer.Option(min=0.001, help="Maximum size of a weight file, in GB.")] = 4.0,
 ) -> None:
-    """Import a Hugging Face folder of a LongCat model as a checkpoint, and print the checkpoint's path."""
+    """Import a Hugging Face folder of a LongCat model, or one for MindSpore, as a checkpoint, and print the checkpoint's path."""
     from longcat.artifact import Workspace
     from longcat.interchange.convert import import_folder
 
