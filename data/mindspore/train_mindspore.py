@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy
 
 try:
+    from longcat_mindspore import load, read_json, save, sha256  # noqa: I001  (first: it refuses other versions)
     import mindspore
-    from longcat_mindspore import load, read_json, save, sha256
     from mindspore import ParameterTuple, Tensor, nn, ops
 except ImportError as error:
     if __name__ != "__main__":
@@ -154,7 +154,9 @@ class Losses(nn.Cell):
     def __init__(self, model, settings):
         super().__init__()
         config = model.config
-        self.model, self.settings = model, settings
+        self.model, self.groups = model, settings.balance_groups
+        self.mtp_weight, self.hidden_z_weight = settings.mtp_weight, settings.hidden_z_weight
+        self.balance_weight, self.importance_weight = settings.balance_weight, settings.importance_weight
         self.depths, self.end_of_text = config.get("mtp_num_layers") or 0, config["eos_token_id"]
         self.routed, self.zero, self.top_k = config["n_routed_experts"], config["zero_expert_num"], config["moe_topk"]
         self.target = target_ffn_experts(config, settings)
@@ -176,9 +178,8 @@ class Losses(nn.Cell):
         squares = ops.square(ops.logsumexp(ops.abs(last.astype(mindspore.float32)), -1))
         hidden_z = (squares * real).sum() / ops.maximum(real.sum(), 1.0)
         balance, importance = self._balance(probability, load)
-        settings = self.settings
-        total = language_model + settings.balance_weight * balance + settings.importance_weight * importance
-        total = total + settings.mtp_weight * mtp + settings.hidden_z_weight * hidden_z
+        total = language_model + self.balance_weight * balance + self.importance_weight * importance
+        total = total + self.mtp_weight * mtp + self.hidden_z_weight * hidden_z
         return total, ops.stack([language_model, mtp, balance, importance, hidden_z]), load
 
     def _unlikelihood(self, hidden, targets):
@@ -201,7 +202,7 @@ class Losses(nn.Cell):
 
     def _balance(self, probability, load):
         """Return the balance and the importance loss (arXiv 2509.01322; arXiv 1701.06538, eq. 7), summed over layers."""
-        groups = self.settings.balance_groups
+        groups = self.groups
         tokens = ops.maximum(load.sum(1, keepdims=True) / self.top_k, 1.0)
         mean, share = probability / tokens, load / tokens
         per_group = share[:, : self.routed].reshape(load.shape[0], groups, -1).sum(2) * (groups / self.target)
@@ -220,30 +221,30 @@ class Update(nn.Cell):
 
     def __init__(self, model, settings):
         super().__init__()
-        self.settings = settings
+        self.beta1, self.beta2, self.epsilon = settings.beta1, settings.beta2, settings.epsilon
         self.weights = ParameterTuple([weight for weight in model.get_parameters() if weight.requires_grad])
         self.first = self.weights.clone("first_moment", init="zeros")
         self.second = self.weights.clone("second_moment", init="zeros")
         self.biases = ParameterTuple([layer.mlp.router.e_score_correction_bias for layer in model.model.layers])
         self.routed = model.config["n_routed_experts"]
         self.wanted = target_ffn_experts(model.config, settings) / model.config["moe_topk"] / self.routed
-        names = [weight.name for weight in self.weights]
         rests = ("embed_tokens", "ngram_embeddings.tables")
         self.decays = [
             settings.weight_decay if len(weight.shape) > 1 and not any(part in weight.name for part in rests) else 0.0
             for weight in self.weights
         ]
-        self.scales = [settings.router_learning_rate_fraction if ".router." in name else 1.0 for name in names]
+        router = settings.router_learning_rate_fraction
+        self.scales = [router if ".router." in weight.name else 1.0 for weight in self.weights]
 
     def construct(self, gradients, load, numbers):
         """Move everything by fp32 `numbers`: factor on gradients, learning rate, 1 - beta^step twice, step of the biases."""
         factor, rate, first_part, second_part, bias_step = numbers
-        beta1, beta2 = self.settings.beta1, self.settings.beta2
+        beta1, beta2 = self.beta1, self.beta2
         for i in range(len(self.weights)):
             gradient, own_rate = gradients[i] * factor, rate * self.scales[i]
             first = ops.assign(self.first[i], beta1 * self.first[i] + (1 - beta1) * gradient)
             second = ops.assign(self.second[i], beta2 * self.second[i] + (1 - beta2) * ops.square(gradient))
-            size = ops.sqrt(second) / ops.sqrt(second_part) + self.settings.epsilon
+            size = ops.sqrt(second) / ops.sqrt(second_part) + self.epsilon
             kept = self.weights[i] * (1 - own_rate * self.decays[i])
             ops.assign(self.weights[i], kept - own_rate / first_part * (first / size))
         for i in range(len(self.biases)):
@@ -264,18 +265,18 @@ class Trainer:
     def __init__(self, model, settings, graph=True):
         self.model, self.settings = model, settings
         self.update = Update(model, settings)
-        losses = Losses(model, settings)
-        self.gradient = mindspore.value_and_grad(losses, None, self.update.weights, has_aux=True)
-        self.compute_now, self.update_now = (
-            (mindspore.jit(self._compute), mindspore.jit(self._update)) if graph else (self._compute, self._update)
-        )
+        self.weights = self.update.weights
+        self.compute = gradients_of(Losses(model, settings), self.weights)
+        """Makes losses, expert load, gradient norm and gradients of tokens, targets and what is real."""
+        if graph:
+            self.compute, self.update = mindspore.jit(self.compute), mindspore.jit(self.update)
         self.taken = 0
         """Steps of the optimizer."""
 
     def step(self, step, tokens, targets, documents):
         """Train on a batch, and return what there is to say of it; without finite numbers nothing moves."""
         real = (documents != PADDING).astype(numpy.float32)
-        parts, load, norm, gradients = self.compute_now(Tensor(tokens), Tensor(targets), Tensor(real))
+        parts, load, norm, gradients = self.compute(Tensor(tokens), Tensor(targets), Tensor(real))
         found, norm = dict(zip(LOSSES, parts.asnumpy().tolist())), float(norm)
         rate = self.settings.learning_rate_of(step)
         skipped = not (math.isfinite(norm) and all(map(math.isfinite, found.values())))
@@ -290,7 +291,7 @@ class Trainer:
                 self.settings.bias_update_of(step),
             )
             # numbers as tensors: a graph is compiled anew for other constants
-            self.update_now(gradients, load, tuple(Tensor(number, mindspore.float32) for number in numbers))
+            self.update(gradients, load, tuple(Tensor(number, mindspore.float32) for number in numbers))
         return {
             "step": step + 1,
             "train/loss": found.pop("language_model"),
@@ -300,15 +301,19 @@ class Trainer:
             "train/skipped": skipped,
         }
 
-    def _compute(self, tokens, targets, real):
-        (_, parts, load), gradients = self.gradient(tokens, targets, real)
-        square = 0.0
-        for gradient in gradients:
+
+def gradients_of(losses, weights):
+    """Return a function that computes losses, load, gradient norm and gradients of a batch."""
+    differentiated = mindspore.value_and_grad(losses, None, weights, has_aux=True)
+
+    def compute(tokens, targets, real):
+        (_, parts, load), gradients = differentiated(tokens, targets, real)
+        square = ops.square(gradients[0]).sum()
+        for gradient in gradients[1:]:
             square = square + ops.square(gradient).sum()
         return parts, load, ops.sqrt(square), gradients
 
-    def _update(self, gradients, load, numbers):
-        return self.update(gradients, load, numbers)
+    return compute
 
 
 def check_fits(folder, rows, model):

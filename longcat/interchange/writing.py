@@ -45,7 +45,7 @@ class Entry:
 
     def pieces(self, read: Read) -> Iterator[Tensor]:
         """Yield its numbers in order."""
-        if all(part.region[:1] != (slice(None),) for part in self.parts):
+        if len(self.parts) == 1 or not any(part.region[:1] == (slice(None),) for part in self.parts):
             for part in self.parts:
                 yield torch.zeros(part.shape) if part.parameter is None else read(part)
             return

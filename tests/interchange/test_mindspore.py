@@ -1,6 +1,8 @@
 """Folders for MindSpore hold what the checkpoint holds, bit by bit, and come back; what does not fit is refused by name."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -165,3 +167,31 @@ def test_the_commands(tmp_path):
     assert result.exit_code == 0 and result.stdout == f"{tmp_path / 'out'}\n"
     result = run("import", tmp_path / "out", "--workspace", tmp_path / "space")
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    "numpy, mindspore, words",
+    [
+        ("2.3.1", "2.10.0", "MindSpore 2.10 does not work with numpy 2.3.1; pip install 'numpy<2' beside it"),
+        ("1.26.4", "2.9.0", "was checked with MindSpore 2.10, this is 2.9.0; pip install mindspore==2.10.0, or set LONGCAT_ANY_MINDSPORE=1"),
+        ("1.26.4", "2.10.0rc1", "No module named 'mindspore'"),  # of the right version, as far as it goes
+        ("1.26.4", None, "there is no MindSpore; pip install mindspore==2.10.0 'numpy<2'"),
+    ],
+)  # fmt: skip
+def test_other_versions_are_refused_in_a_line(tmp_path, numpy, mindspore, words):
+    """Stand-ins of the packages say their versions."""
+    (tmp_path / "numpy.py").write_text(f"__version__ = {numpy!r}\n")
+    if mindspore is not None:
+        metadata = tmp_path / f"mindspore-{mindspore}.dist-info/METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: mindspore\nVersion: {mindspore}\n")
+    done = subprocess.run(
+        [sys.executable, DATA / "mindspore" / "train_mindspore.py", "tokens"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("train_mindspore.py: ") and words in done.stderr and done.stderr.count("\n") == 1

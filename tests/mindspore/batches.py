@@ -1,4 +1,4 @@
-"""Run with MindSpore: the batches of some steps. python batches.py EXPORTED TOKENS SEED SEQUENCES STEP... > npz"""
+"""Run with MindSpore: the batches of some steps. python batches.py EXPORTED TOKENS SEED SEQUENCES OUT STEP..."""
 
 import sys
 

@@ -10,7 +10,7 @@ from longcat.provenance import ROOT
 from tests.training.conftest import mesh  # noqa: F401  (a group of one process)
 
 PROGRAMS = Path(__file__).parent
-LIMIT_S = 400
+LIMIT_S = 900
 
 
 @pytest.fixture(scope="session")

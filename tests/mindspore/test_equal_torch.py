@@ -37,6 +37,7 @@ COMMON = (
 )
 OPTIMIZER = ("learning_rate", "warmup_steps", "max_gradient_norm", "epsilon", "weight_decay", "beta1", "beta2")
 MODES = ("pynative", "graph")
+pytestmark = pytest.mark.timeout(1200)
 
 
 def padded_batch(end_of_text):

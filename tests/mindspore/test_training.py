@@ -14,8 +14,10 @@ from longcat.corpus.stage import preprocess
 from longcat.interchange.convert import export
 from longcat.interchange.folder import save_huggingface
 from longcat.training.trainer import Trainer
+from tests.mindspore.conftest import PROGRAMS
 
 STEPS = 50
+pytestmark = pytest.mark.timeout(1200)
 ADAMW = (
     "corpus.sources=[{kind: stdlib, max_documents: 80}]",
     "training.optimizer={name: adamw, learning_rate: 1.0e-3, warmup_steps: 20}",
@@ -48,6 +50,14 @@ def test_first_steps_of_tiny(exported, mindspore, tmp_path):
     )  # fmt: skip
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    steps = [0, 7, len(corpus.train) // loader.batch_sequences + 1]  # the last one is of the next epoch
+    mindspore(
+        PROGRAMS / "batches.py", folder, corpus.path, config.seed, loader.batch_sequences, tmp_path / "b.npy", *steps
+    )
+    for found, step in zip(np.load(tmp_path / "b.npy"), steps, strict=True):
+        batch = loader.batch(step)
+        for array, wanted in zip(found, (batch.tokens, batch.targets, batch.documents), strict=True):
+            np.testing.assert_array_equal(array, wanted)
     expected = [trainer.step(step, loader.batch(step)) for step in range(STEPS)]
     np.testing.assert_allclose([record["train/loss"] for record in records], [of.loss for of in expected], atol=1e-3)
     rates = [record["train/learning_rate"] for record in records]
