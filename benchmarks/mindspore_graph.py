@@ -98,14 +98,15 @@ def ask(child: subprocess.Popen[str], mode: str, steps: int) -> float:
 def count_nodes(python: Path, folder: Path) -> dict[str, int]:
     """Compile once more with MindSpore writing its graphs down, and count the operators of the largest one at each point."""
     graphs = folder / "graphs"
-    child = start(python, folder, MS_DEV_SAVE_GRAPHS="2", MS_DEV_SAVE_GRAPHS_PATH=str(graphs))
+    child = start(python, folder, MS_DEV_SAVE_GRAPHS="1", MS_DEV_SAVE_GRAPHS_PATH=str(graphs))
     ask(child, "graph", 1)
     child.communicate(timeout=LIMIT_S)
     found: dict[str, int] = {}
     for path in sorted(graphs.rglob("*.ir")):
-        point = re.sub(r"^\d+_|_\d+\.ir$", "", path.name)
-        nodes = len(re.findall(r"^\s+%\d+\(", path.read_text(errors="replace"), re.MULTILINE))
-        found[point] = max(found.get(point, 0), nodes)
+        point = re.sub(r"^\d+_|(_\d+)+\.ir$", "", path.name)
+        nodes = re.search(r"Total number of cnodes: (\d+)", path.read_text(errors="replace"))
+        if nodes is not None:
+            found[point] = max(found.get(point, 0), int(nodes[1]))
     return found
 
 
