@@ -339,9 +339,7 @@ class Backbone(nn.Cell):
         return x, ops.stack(probabilities), ops.stack(loads)
 
     def ahead(self, tokens, hidden, targets):
-        """Return the states of multi-token prediction, none without it; `targets` are the words after `tokens`."""
-        if self.mtp is None:
-            return []
+        """Return the states of multi-token prediction; `targets` are the words after `tokens`."""
         cos, sin, hidden_keys = self.places(tokens)
         return self.mtp(hidden, self.embed_tokens(ops.maximum(targets, 0)), cos, sin, hidden_keys)
 

@@ -171,10 +171,10 @@ class Losses(nn.Cell):
         count = ops.maximum((targets != IGNORE).astype(mindspore.float32).sum(), 1.0)
         language_model = self._unlikelihood(hidden, targets) / count
         mtp = language_model * 0.0
-        depth = 0
-        for state in self.model.model.ahead(tokens, hidden, targets):
-            depth = depth + 1
-            mtp = mtp + self._unlikelihood(state, self._ahead(targets, depth)) / (count * self.depths)
+        if self.depths:
+            states = self.model.model.ahead(tokens, hidden, targets)
+            for i in range(self.depths):
+                mtp = mtp + self._unlikelihood(states[i], self._ahead(targets, i + 1)) / (count * self.depths)
         squares = ops.square(ops.logsumexp(ops.abs(last.astype(mindspore.float32)), -1))
         hidden_z = (squares * real).sum() / ops.maximum(real.sum(), 1.0)
         balance, importance = self._balance(probability, load)
@@ -193,12 +193,13 @@ class Losses(nn.Cell):
 
     def _ahead(self, targets, depth):
         """Shift targets to those of a depth; what is behind the row, and what follows an end of text meanwhile, is ignored."""
-        behind = ops.full_like(targets[:, :depth], IGNORE)
-        shifted = ops.cat([targets, behind], 1)[:, depth:]
-        for back in range(depth):
-            between = ops.cat([targets, behind[:, :back]], 1)[:, back:] if back else targets
-            shifted = ops.where(between == self.end_of_text, ops.full_like(shifted, IGNORE), shifted)
-        return shifted
+        nothing = ops.full_like(targets, IGNORE)
+        ended = targets == self.end_of_text
+        shifted = ops.cat([targets[:, 1:], nothing[:, :1]], 1)
+        for _ in range(1, depth):
+            ended = ops.logical_or(ended, shifted == self.end_of_text)
+            shifted = ops.cat([shifted[:, 1:], nothing[:, :1]], 1)
+        return ops.where(ended, nothing, shifted)
 
     def _balance(self, probability, load):
         """Return the balance and the importance loss (arXiv 2509.01322; arXiv 1701.06538, eq. 7), summed over layers."""
