@@ -107,7 +107,9 @@ def _entries(config: ModelConfig, dtype: StoredType) -> list[Entry]:
     entries = []
     for name, group in groupby(own, lambda tensor: str(tensor.parameter)):
         parts = tuple(group)
-        types = {stored_as(part, dtype): part.name for part in parts}
+        types: dict[torch.dtype, str] = {}
+        for part in parts:
+            types.setdefault(stored_as(part, dtype), part.name)
         if len(types) > 1:
             found = " and ".join(f"{part} is {str(stored).removeprefix('torch.')}" for stored, part in types.items())
             raise ConfigError(f"MindSpore has {name} in one type, but {found}; name one with --dtype")
