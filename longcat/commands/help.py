@@ -51,7 +51,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "import": ("longcat import LongCat-Flash-Chat --workspace workspace",),
     "serve": ("longcat serve --checkpoint DIGEST --port 8000",),
-    "emulate": ("longcat emulate -- python train.py",),
+    "emulate": ("longcat emulate -- python train.py", "longcat emulate --explain npu_rms_norm"),
     "port": (
         "longcat port scan my-repository --html scan.html",
         "longcat port rewrite my-repository --out ported --diff",
