@@ -25,7 +25,8 @@ for mode in ("pynative", "graph"):
     model = longcat_mindspore.load(folder / "exported")
     logits = (mindspore.jit(model) if mode == "graph" else model)(mindspore.Tensor(batch[0]))
     trainer = train_mindspore.Trainer(model, settings, graph=mode == "graph")
-    names = [weight.name for weight in trainer.weights]
+    named = {id(parameter): name for name, parameter in model.parameters_and_names()}
+    names = [named[id(weight)] for weight in trainer.weights]
     real = (batch[2] != train_mindspore.PADDING).astype(numpy.float32)
     parts, load, _, gradients = trainer.compute(*map(mindspore.Tensor, (*batch[:2], real)))
     found = {f"gradient {name}": gradient.asnumpy() for name, gradient in zip(names, gradients, strict=True)}
