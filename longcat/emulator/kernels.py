@@ -11,7 +11,7 @@ import torch
 
 from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
-from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES, kernel
+from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES
 
 _FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
@@ -38,6 +38,9 @@ _COMPUTED = ("CPU", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFu
 _CPU_ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
 """aten operators that the emulated attention is computed with."""
 
+_REFERENCE = "PrivateUse2"
+"""Dispatch key of the references, as kernels.cpp looks for them: another backend's, which nobody has."""
+
 _libraries: list[torch.library.Library] = []
 
 
@@ -55,8 +58,9 @@ def install(folder: str) -> None:
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
     refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
+    ours.install_references([found for name in REFERENCES if (found := full_name(name))])
     for name, function in REFERENCES.items():
-        _register(name, kernel(name, function), "PrivateUse1")
+        _register(name, function, _REFERENCE)
     for name, function in DIFFERENTIABLE.items():
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
@@ -102,10 +106,16 @@ def has_kernel(name: str) -> bool:
     return ours or rest in REFERENCES or rest.partition(".")[0] in _HOST
 
 
+def full_name(name: str) -> str | None:
+    """Return the name of a reference's operator with its namespace; None if this torch_npu has no such operator."""
+    return next((full for full in (f"npu::{name}", f"aten::{name}") if schema(full) is not None), None)
+
+
 def _register(name: str, function: Any, key: str) -> None:
-    namespace = "npu" if schema(f"npu::{name}") is not None else "aten"
-    if schema(f"{namespace}::{name}") is None:
-        return  # another torch_npu, which has no such operator
+    full = full_name(name)
+    if full is None:
+        return
+    namespace, _, rest = full.partition("::")
     library = torch.library.Library(namespace, "IMPL")
-    library.impl(name, function, key)
+    library.impl(rest, function, key)
     _libraries.append(library)  # its kernels live as long as it does

@@ -4,6 +4,7 @@
 #include <acl/acl.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace emulator {
@@ -15,7 +16,11 @@ constexpr aclError INVALID_PARAMETER = 107000;
 constexpr aclError INVALID_DEVICE = 107001;
 constexpr aclError NO_CONTEXT = 107002;
 constexpr aclError NOT_SUPPORTED = 207000;
+constexpr aclError STREAM_CAPTURED = 107027;
+constexpr aclError STREAM_NOT_CAPTURED = 107029;
+constexpr aclError CAPTURE_NOT_SUPPORTED = 107030;
 constexpr aclError INTERNAL_ERROR = 500000;
+constexpr aclError CAPTURE_INVALIDATED = 507903;
 constexpr aclError OUT_OF_MEMORY = 207001;
 
 // An integer from the environment; a value that is none ends the process with a message.
@@ -35,6 +40,21 @@ constexpr uint64_t ALL_RECEIVES = UINT64_MAX;
 uint64_t last_receive();
 bool receives_done(aclrtStream stream, uint64_t last);  // takes what has come
 aclError wait_for_receives(aclrtStream stream, uint64_t last);
+
+// Work of a stream that captures a graph is kept, to be done again: `record` before or after it is done for the first time,
+// `will_write` before. Neither does anything on other streams.
+bool records(aclrtStream stream);
+bool any_records();
+void will_write(aclrtStream stream, void* start, size_t bytes);
+void record(aclrtStream stream, const std::string& name, std::function<aclError()> work);
+
+// What cannot be captured: makes the capture void, and returns the code.
+aclError refuse_capture(aclrtStream stream, const std::string& reason);
+
+// A stream that waits for an event of a stream that captures captures too. 0 is no graph.
+uint64_t graph_of(aclrtStream stream);
+void join(aclrtStream stream, uint64_t graph);
+void leave(aclrtStream stream);  // the stream is gone
 
 // Keeps the message for aclGetRecentErrMsg, which torch_npu puts into its exception, and returns the code.
 aclError fail(aclError code, const std::string& message);

@@ -113,7 +113,9 @@ aclError aclrtMemcpy(void* to, size_t room, const void* from, size_t bytes, aclr
   memmove(to, from, bytes);
   return ACL_SUCCESS;
 }
-aclError aclrtMemcpyAsync(void* to, size_t room, const void* from, size_t bytes, aclrtMemcpyKind kind, aclrtStream) {
+aclError aclrtMemcpyAsync(void* to, size_t room, const void* from, size_t bytes, aclrtMemcpyKind kind, aclrtStream stream) {
+  will_write(stream, to, bytes);
+  record(stream, "memcpy", [=] { return aclrtMemcpy(to, room, from, bytes, kind); });
   return aclrtMemcpy(to, room, from, bytes, kind);
 }
 aclError aclrtMemset(void* to, size_t room, int32_t value, size_t bytes) {
@@ -121,7 +123,9 @@ aclError aclrtMemset(void* to, size_t room, int32_t value, size_t bytes) {
   memset(to, value, bytes);
   return ACL_SUCCESS;
 }
-aclError aclrtMemsetAsync(void* to, size_t room, int32_t value, size_t bytes, aclrtStream) {
+aclError aclrtMemsetAsync(void* to, size_t room, int32_t value, size_t bytes, aclrtStream stream) {
+  will_write(stream, to, bytes);
+  record(stream, "memset", [=] { return aclrtMemset(to, room, value, bytes); });
   return aclrtMemset(to, room, value, bytes);
 }
 
