@@ -25,7 +25,8 @@ _MEMORY = {
 
 _HOST = {
     "get_npu_format", "get_storage_size", "npu_change_data_ptr", "npu_format_cast", "npu_format_cast_",
-    "_npu_format_cast", "set_op_timeout_ms", "copy_memory_", "npu_prefetch",
+    "_npu_format_cast", "set_op_timeout_ms", "copy_memory_", "npu_prefetch", "print_npugraph_tensor",
+    "save_npugraph_tensor", "super_kernel_scope_begin", "super_kernel_scope_end",
 }  # fmt: skip
 """torch_npu's own operators of this kind."""
 

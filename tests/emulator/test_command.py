@@ -106,6 +106,19 @@ def test_settings_that_make_no_sense(name, value):
     assert f"{name}={value}: a whole number from 1 to" in run.stderr
 
 
+def test_a_device_that_torch_npu_does_not_know(tmp_path):
+    python = python_with(tmp_path, torch="2.13.0", torch_npu="2.13.0")
+    library = tmp_path / "torch_npu" / "lib" / "libtorch_npu.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"\0Ascend910B2\0Ascend910B4-1\0AscendC\0Ascend950 is new\0")
+    run = longcat("--python", python, "--", "python", ASCEND_EMULATED_SOC="Ascend910B9")
+    assert run.returncode == 2
+    assert "ASCEND_EMULATED_SOC=Ascend910B9: torch_npu 2.13.0 knows Ascend910B2, Ascend910B4-1\n" in run.stderr
+    known = Wheel(python, tmp_path, "2.13.0", tmp_path / "torch_npu", "2.13.0")
+    for name in (None, "", "Ascend910B2", "Ascend910B4-1"):
+        command.check_device_name(known, name)
+
+
 def test_no_program(tmp_path, monkeypatch):
     python = python_with(tmp_path, torch="2.13.0", torch_npu="2.13.0")
     monkeypatch.setattr(command, "build", lambda wheel: tmp_path)
@@ -165,8 +178,9 @@ def test_two_that_build_at_once_get_the_same(monkeypatch):
         made.append(folder)
         both.wait()
 
-    monkeypatch.setattr(building, "_build_cann", lambda *arguments: None)
-    monkeypatch.setattr(building, "_build_kernels", compiling)
+    monkeypatch.setattr(building, "_compile_sources", lambda *arguments: None)
+    monkeypatch.setattr(building, "_link_cann", lambda *arguments: None)
+    monkeypatch.setattr(building, "_link_kernels", compiling)
     monkeypatch.setattr(building, "_tool", lambda name: name)
     found = []
     threads = [threading.Thread(target=lambda: found.append(build(INSTALLED))) for _ in range(2)]
@@ -186,7 +200,7 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch):
     def failing(*arguments):
         raise DeviceError("building the emulator failed: g++: error")
 
-    monkeypatch.setattr(building, "_build_cann", failing)
+    monkeypatch.setattr(building, "_compile_sources", failing)
     monkeypatch.setattr(building, "_tool", lambda name: name)
     with pytest.raises(DeviceError, match="failed"):
         build(INSTALLED)
@@ -201,10 +215,3 @@ def test_functions_without_a_body_fail_by_name_unless_harmless():
 
 def test_nobody_takes_it_for_an_installed_cann():
     assert "emulated" in CANN_VERSION
-
-
-def test_every_file_of_references_is_installed():
-    from longcat.emulator.kernels import _MODULES
-
-    folder = Path(building.__file__).with_name("operators")
-    assert {path.stem for path in folder.glob("*.py")} == {*_MODULES, "__init__"}

@@ -55,6 +55,7 @@ aclError refuse_capture(aclrtStream stream, const std::string& reason);
 uint64_t graph_of(aclrtStream stream);
 void join(aclrtStream stream, uint64_t graph);
 void leave(aclrtStream stream);  // the stream is gone
+aclrtStream captured_by_this_thread();  // a stream whose capture this thread has begun, or null
 
 // Keeps the message for aclGetRecentErrMsg, which torch_npu puts into its exception, and returns the code.
 aclError fail(aclError code, const std::string& message);

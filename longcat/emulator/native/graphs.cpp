@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 using namespace emulator;
@@ -37,6 +38,7 @@ struct Recording {
 
 struct Graph : Recording {
   uint32_t id;
+  std::thread::id thread;  // that has begun it
   std::vector<std::unique_ptr<Graph>> children;
   std::deque<uint64_t> conditions;  // their addresses are the handles
 };
@@ -76,6 +78,7 @@ aclError run(const Tasks& tasks) {
 aclError capture(aclrtStream stream, Graph* into) {
   std::lock_guard<std::mutex> lock(mutex);
   if (captures.count(stream)) return fail(STREAM_CAPTURED, "the stream captures already");
+  into->thread = std::this_thread::get_id();
   captures[stream] = into;
   recordings++;
   return ACL_SUCCESS;
@@ -130,6 +133,14 @@ uint64_t graph_of(aclrtStream stream) {
   return found == captures.end() ? 0 : found->second->id;
 }
 
+aclrtStream captured_by_this_thread() {
+  if (!recordings) return nullptr;
+  std::lock_guard<std::mutex> lock(mutex);
+  for (auto& [stream, into] : captures)
+    if (into->thread == std::this_thread::get_id()) return stream;
+  return nullptr;
+}
+
 void leave(aclrtStream stream) {
   std::lock_guard<std::mutex> lock(mutex);
   recordings -= captures.erase(stream);
@@ -177,6 +188,7 @@ aclError aclmdlRICaptureEnd(aclrtStream stream, aclmdlRI* handle) {
   for (auto it = captures.begin(); it != captures.end();)  // the others joined it
     it->second == ended ? (recordings--, it = captures.erase(it)) : ++it;
   lock.unlock();
+  if (auto code = wait_for_receives(nullptr, last_receive())) return code;
   put_back(*ended);
   *handle = ended;
   if (ended->refused.empty()) return ACL_SUCCESS;
@@ -190,7 +202,8 @@ aclError aclmdlRICaptureThreadExchangeMode(aclmdlRICaptureMode* other) {
 
 aclError aclmdlRIExecuteAsync(aclmdlRI handle, aclrtStream stream) {
   if (records(stream)) return refuse_capture(stream, "the replay of another graph");
-  return run(*graph(handle)->open[0]);
+  if (auto code = run(*graph(handle)->open[0])) return code;
+  return wait_for_receives(nullptr, last_receive());  // they were posted on the stream of the capture
 }
 
 aclError aclmdlRIDestroy(aclmdlRI handle) {

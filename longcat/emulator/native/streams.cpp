@@ -5,6 +5,7 @@
 #include <acl/acl_op_compiler.h>
 
 #include <atomic>
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -57,7 +58,10 @@ aclError aclrtSynchronizeStream(aclrtStream stream) {
   return wait_for_receives(stream, last_receive());
 }
 aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t) { return aclrtSynchronizeStream(stream); }
-aclError aclrtSynchronizeDevice() { return wait_for_receives(nullptr, ALL_RECEIVES); }
+aclError aclrtSynchronizeDevice() {
+  if (auto stream = captured_by_this_thread()) return refuse_capture(stream, "the host waits for the device");
+  return wait_for_receives(nullptr, ALL_RECEIVES);
+}
 aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return aclrtSynchronizeDevice(); }
 
 aclError aclrtCreateEventExWithFlag(aclrtEvent* handle, uint32_t) {
@@ -90,6 +94,20 @@ aclError aclrtQueryEventWaitStatus(aclrtEvent, aclrtEventWaitStatus* status) {
   *status = ACL_EVENT_WAIT_STATUS_COMPLETE;
   return ACL_SUCCESS;
 }
+
+// An event of another process: its work is done as soon as it is recorded, so nothing is left to wait for.
+aclError aclrtIpcGetEventHandle(aclrtEvent handle, aclrtIpcEventHandle* shared) {
+  memset(shared, 0, sizeof *shared);
+  memcpy(shared->reserved, &event(handle)->at_us, sizeof event(handle)->at_us);
+  return ACL_SUCCESS;
+}
+aclError aclrtIpcOpenEventHandle(aclrtIpcEventHandle shared, aclrtEvent* handle) {
+  auto made = new Event;
+  memcpy(&made->at_us, shared.reserved, sizeof made->at_us);
+  *handle = made;
+  return ACL_SUCCESS;
+}
+
 aclError aclrtEventElapsedTime(float* milliseconds, aclrtEvent from, aclrtEvent to) {
   *milliseconds = (static_cast<double>(event(to)->at_us) - static_cast<double>(event(from)->at_us)) / 1000;
   return ACL_SUCCESS;
