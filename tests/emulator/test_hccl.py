@@ -1,6 +1,9 @@
 """Collectives, and what is built on them, through torch_npu's ProcessGroupHCCL."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +20,7 @@ CHECKS = {
         "check_objects", "check_all_to_all_with_uneven_splits_and_gradients", "check_messages", "check_ddp",
         "check_fsdp", "check_fsdp_in_bf16_with_clipping", "check_tensor_parallel", "check_pipeline",
         "check_checkpoints", "check_receives_posted_before_what_is_sent", "check_coalesced",
-        "check_synchronized_batch_norm", "check_torch_npu_refuses_what_hccl_has_not",
+        "check_synchronized_batch_norm", "check_graphs", "check_formats", "check_torch_npu_refuses_what_hccl_has_not",
     ],
     4: ["check_all_reduce", "check_all_to_all_with_uneven_splits_and_gradients", "check_groups", "check_hsdp"],
 }  # fmt: skip
@@ -99,6 +102,38 @@ def test_two_processes_on_one_device_are_refused(tmp_path):
 def test_more_processes_than_devices_are_refused(tmp_path):
     output, _ = failing(tmp_path, "", ASCEND_EMULATED_DEVICES="1")
     assert "device 1 was asked for, 1 are emulated: set ASCEND_EMULATED_DEVICES" in output
+
+
+INTERRUPTED = """
+if rank:
+    time.sleep(50)
+try:
+    import threading, signal
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    dist.all_reduce(x)
+except (KeyboardInterrupt, RuntimeError) as error:
+    print("ended by", type(error).__name__, flush=True)
+    os._exit(3)
+"""
+
+
+def test_a_wait_can_be_interrupted(tmp_path):
+    output, seconds = failing(tmp_path, INTERRUPTED)
+    assert "ended by" in output
+    assert "all-reduce: interrupted" in output
+    assert seconds < 50
+
+
+def test_sixty_four_devices_of_one_process(tmp_path):
+    program = """
+import torch
+from torch.nn.parallel import replicate
+copies = replicate(torch.nn.Linear(3, 2).npu(), list(range(64)))
+assert [copy.weight.device.index for copy in copies] == list(range(64))
+assert all(torch.equal(copy.weight.cpu(), copies[0].weight.cpu()) for copy in copies)
+"""
+    environment = {**os.environ, "ASCEND_EMULATED_DEVICES": "64"}
+    subprocess.run([sys.executable, "-c", program], timeout=150, check=True, env=environment)
 
 
 def test_nothing_is_left_in_shared_memory(tmp_path):

@@ -20,7 +20,6 @@ constexpr aclError STREAM_CAPTURED = 107027;
 constexpr aclError STREAM_NOT_CAPTURED = 107029;
 constexpr aclError CAPTURE_NOT_SUPPORTED = 107030;
 constexpr aclError INTERNAL_ERROR = 500000;
-constexpr aclError CAPTURE_INVALIDATED = 507903;
 constexpr aclError OUT_OF_MEMORY = 207001;
 
 // An integer from the environment; a value that is none ends the process with a message.
@@ -48,14 +47,14 @@ bool any_records();
 void will_write(aclrtStream stream, void* start, size_t bytes);
 void record(aclrtStream stream, const std::string& name, std::function<aclError()> work);
 
-// What cannot be captured: makes the capture void, and returns the code.
-aclError refuse_capture(aclrtStream stream, const std::string& reason);
+// The code of what cannot be captured. The capture goes on without it.
+aclError refuse_capture(const std::string& reason);
 
 // A stream that waits for an event of a stream that captures captures too. 0 is no graph.
 uint64_t graph_of(aclrtStream stream);
 void join(aclrtStream stream, uint64_t graph);
 void leave(aclrtStream stream);  // the stream is gone
-aclrtStream captured_by_this_thread();  // a stream whose capture this thread has begun, or null
+bool this_thread_captures();     // it has begun a capture
 
 // Keeps the message for aclGetRecentErrMsg, which torch_npu puts into its exception, and returns the code.
 aclError fail(aclError code, const std::string& message);

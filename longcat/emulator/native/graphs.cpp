@@ -33,7 +33,6 @@ struct Before {  // what memory held before a task wrote to it
 struct Recording {
   std::vector<std::shared_ptr<Tasks>> open{std::make_shared<Tasks>()};  // the last one is added to
   std::vector<Before> before;
-  std::string refused;  // why the capture is void
 };
 
 struct Graph : Recording {
@@ -109,8 +108,7 @@ void record(aclrtStream stream, const std::string& name, std::function<aclError(
   if (auto of = recording(stream)) of->open.back()->push_back({name, std::move(work)});
 }
 
-aclError refuse_capture(aclrtStream stream, const std::string& reason) {
-  if (auto of = recording(stream)) of->refused = reason;
+aclError refuse_capture(const std::string& reason) {
   return fail(CAPTURE_NOT_SUPPORTED, reason + ", which cannot be captured into a graph");
 }
 
@@ -133,12 +131,12 @@ uint64_t graph_of(aclrtStream stream) {
   return found == captures.end() ? 0 : found->second->id;
 }
 
-aclrtStream captured_by_this_thread() {
-  if (!recordings) return nullptr;
+bool this_thread_captures() {
+  if (!recordings) return false;
   std::lock_guard<std::mutex> lock(mutex);
   for (auto& [stream, into] : captures)
-    if (into->thread == std::this_thread::get_id()) return stream;
-  return nullptr;
+    if (into->thread == std::this_thread::get_id()) return true;
+  return false;
 }
 
 void leave(aclrtStream stream) {
@@ -168,9 +166,7 @@ aclError aclmdlRICaptureGetInfo(aclrtStream stream, aclmdlRICaptureStatus* statu
     std::lock_guard<std::mutex> lock(mutex);
     if (auto it = captures.find(stream); it != captures.end()) found = it->second;
   }
-  *status = !found                   ? ACL_MODEL_RI_CAPTURE_STATUS_NONE
-            : found->refused.empty() ? ACL_MODEL_RI_CAPTURE_STATUS_ACTIVE
-                                     : ACL_MODEL_RI_CAPTURE_STATUS_INVALIDATED;
+  *status = found ? ACL_MODEL_RI_CAPTURE_STATUS_ACTIVE : ACL_MODEL_RI_CAPTURE_STATUS_NONE;
   if (handle) *handle = found;
   return ACL_SUCCESS;
 }
@@ -191,8 +187,7 @@ aclError aclmdlRICaptureEnd(aclrtStream stream, aclmdlRI* handle) {
   if (auto code = wait_for_receives(nullptr, last_receive())) return code;
   put_back(*ended);
   *handle = ended;
-  if (ended->refused.empty()) return ACL_SUCCESS;
-  return fail(CAPTURE_INVALIDATED, "the capture is void: " + ended->refused + ", which cannot be captured into a graph");
+  return ACL_SUCCESS;
 }
 
 aclError aclmdlRICaptureThreadExchangeMode(aclmdlRICaptureMode* other) {
@@ -201,7 +196,7 @@ aclError aclmdlRICaptureThreadExchangeMode(aclmdlRICaptureMode* other) {
 }
 
 aclError aclmdlRIExecuteAsync(aclmdlRI handle, aclrtStream stream) {
-  if (records(stream)) return refuse_capture(stream, "the replay of another graph");
+  if (records(stream)) return refuse_capture("the replay of another graph");
   if (auto code = run(*graph(handle)->open[0])) return code;
   return wait_for_receives(nullptr, last_receive());  // they were posted on the stream of the capture
 }
@@ -247,7 +242,6 @@ aclError aclmdlRICaptureTaskUpdateEnd(aclrtStream stream) {
   recordings--;
   lock.unlock();
   put_back(*of);
-  if (!of->refused.empty()) return fail(CAPTURE_INVALIDATED, "the update is void: " + of->refused);
   *group->tasks = std::move(*of->open[0]);
   return ACL_SUCCESS;
 }
@@ -272,7 +266,7 @@ aclError aclmdlRIAddCondTask(aclmdlRICondTaskParams task, aclrtStream stream, ui
     if (auto found = captures.find(stream); found != captures.end()) parent = found->second;
   }
   if (!parent) return fail(STREAM_NOT_CAPTURED, "a condition is asked for, and the stream does not capture");
-  if (task.type != ACL_MODEL_RI_COND_TYPE_IF) return refuse_capture(stream, "a condition that is not an if");
+  if (task.type != ACL_MODEL_RI_COND_TYPE_IF) return refuse_capture("a condition that is not an if");
   std::vector<Graph*> branches;
   for (uint32_t i = 0; i < task.size; i++) {
     parent->children.push_back(std::make_unique<Graph>());

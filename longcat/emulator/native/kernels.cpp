@@ -217,7 +217,7 @@ class Call {
 
   // The call as its graph will do it, before it has changed its arguments.
   Replayed capture(aclrtStream stream, const std::optional<Draw>& random) {
-    refuse_what_the_host_waits_for(stream);
+    refuse_what_the_host_waits_for();
     const auto& arguments = operation_.schema().arguments();
     Replayed made{operation_, reference_, random, generators_, {}, {}};
     for (size_t i = 0; i < arguments.size(); i++) {
@@ -235,12 +235,9 @@ class Call {
     return made;
   }
 
-  void refuse_what_the_host_waits_for(aclrtStream stream) {
+  void refuse_what_the_host_waits_for() {
     auto name = c10::toString(operation_.schema().operator_name());
-    auto refuse = [&](const std::string& why) {
-      emulator::refuse_capture(stream, name + " " + why);
-      TORCH_CHECK(false, name, " cannot be captured into a graph: it ", why);
-    };
+    auto refuse = [&](const char* why) { TORCH_CHECK(false, name, " cannot be captured into a graph: it ", why); };
     if (operation_.hasTag(at::Tag::data_dependent_output)) refuse("returns a value to the host");
     bool by_mask = true;  // an index is a shape of its own only where it is a mask
     for (size_t i = first_; i < stack_->size(); i++)

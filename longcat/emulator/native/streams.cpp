@@ -54,12 +54,12 @@ aclError aclrtStreamQuery(aclrtStream stream, aclrtStreamStatus* status) {
   return ACL_SUCCESS;
 }
 aclError aclrtSynchronizeStream(aclrtStream stream) {
-  if (graph_of(stream)) return refuse_capture(stream, "the host waits for the stream");
+  if (graph_of(stream)) return refuse_capture("the host waits for the stream");
   return wait_for_receives(stream, last_receive());
 }
 aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t) { return aclrtSynchronizeStream(stream); }
 aclError aclrtSynchronizeDevice() {
-  if (auto stream = captured_by_this_thread()) return refuse_capture(stream, "the host waits for the device");
+  if (this_thread_captures()) return refuse_capture("the host waits for the device");
   return wait_for_receives(nullptr, ALL_RECEIVES);
 }
 aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return aclrtSynchronizeDevice(); }
