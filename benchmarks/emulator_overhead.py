@@ -117,7 +117,12 @@ def measure(rank: int, options: argparse.Namespace, folder: str) -> None:
                 times[name].append(time.perf_counter() - began)
     if rank == 0:
         median = {name: statistics.median(values) for name, values in times.items()}
-        result = {"seconds": median, "ratio": median["emulated"] / median["cpu"], "last_loss": losses, "devices": devices}
+        result = {
+            "seconds": median,
+            "ratio": median["emulated"] / median["cpu"],
+            "last_loss": losses,
+            "devices": devices,
+        }
         (Path(folder) / "result.json").write_text(json.dumps(result))
     if devices > 1:
         dist.destroy_process_group()

@@ -144,7 +144,14 @@ def _missing_libraries(compiler: str, wheel: Wheel, libraries: list[Path]) -> li
 
 
 def _link_kernels(compiler: str, wheel: Wheel, folder: Path) -> None:
-    libraries = [f"-L{wheel.torch / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", f"-L{wheel.torch_npu / 'lib'}", "-ltorch_npu"]
+    libraries = [
+        f"-L{wheel.torch / 'lib'}",
+        "-lc10",
+        "-ltorch_cpu",
+        "-ltorch",
+        f"-L{wheel.torch_npu / 'lib'}",
+        "-ltorch_npu",
+    ]
     compiled = folder / Path(_KERNELS_SOURCE).with_suffix(".o")
     unresolved = "-Wl,--allow-shlib-undefined"  # of what torch_npu itself needs
     _compile(compiler, ["-shared", str(compiled), *libraries, unresolved, CANN, "-o", KERNELS], folder)

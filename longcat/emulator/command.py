@@ -14,7 +14,8 @@ from longcat.emulator.wheel import Wheel, device_names, examine, find_python
 from longcat.errors import DeviceError, UserError
 
 SITE = Path(__file__).resolve().parent / "site"
-MOST_DEVICES = 64
+MOST_DEVICES = 32
+"""What torch_npu is compiled for."""
 SETTINGS = {"ASCEND_EMULATED_DEVICES": "8", "ASCEND_EMULATED_SOC": "Ascend910B2", "ASCEND_EMULATED_MEMORY_MB": "65536"}
 """Default settings of the emulation; the memory is per device."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulator.launch import torchrun
+from tests.emulator.launch import machines, torchrun
 
 pytestmark = pytest.mark.emulator
 RANKS = Path(__file__).with_name("ranks.py")
@@ -124,16 +124,40 @@ def test_a_wait_can_be_interrupted(tmp_path):
     assert seconds < 50
 
 
-def test_sixty_four_devices_of_one_process(tmp_path):
-    program = """
-import torch
-from torch.nn.parallel import replicate
-copies = replicate(torch.nn.Linear(3, 2).npu(), list(range(64)))
-assert [copy.weight.device.index for copy in copies] == list(range(64))
-assert all(torch.equal(copy.weight.cpu(), copies[0].weight.cpu()) for copy in copies)
+SIXTY_FOUR = """
+import ctypes, os, threading
+ranks = 64
+hccl = ctypes.CDLL(os.path.join(os.environ["ASCEND_EMULATOR_LIBRARIES"], "libcann_emulator.so"))
+communicators = (ctypes.c_void_p * ranks)()
+assert hccl.HcclCommInitAll(ranks, (ctypes.c_int32 * ranks)(*range(ranks)), communicators) == 0
+found = [None] * ranks
+
+def sum_up(rank):
+    send, receive = (ctypes.c_float * 3)(rank, 1, 0), (ctypes.c_float * 3)()
+    float32, sum_ = 4, 0
+    code = hccl.HcclAllReduce(send, receive, ctypes.c_uint64(3), float32, sum_, ctypes.c_void_p(communicators[rank]), None)
+    found[rank] = code, list(receive)
+
+threads = [threading.Thread(target=sum_up, args=[rank]) for rank in range(ranks)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert found == [(0, [2016, 64, 0])] * ranks, found
 """
+
+
+def test_sixty_four_ranks():
+    """Without torch, which takes most of what so many processes need."""
     environment = {**os.environ, "ASCEND_EMULATED_DEVICES": "64"}
-    subprocess.run([sys.executable, "-c", program], timeout=150, check=True, env=environment)
+    subprocess.run([sys.executable, "-c", SIXTY_FOUR], timeout=150, check=True, env=environment)
+
+
+def test_agents_of_torchrun_stand_for_machines(tmp_path):
+    program = "dist.barrier(); print('machine', os.environ['GROUP_RANK'], x.tolist(), flush=True)"
+    file = tmp_path / "program.py"
+    file.write_text(PROLOGUE + program)
+    code, output = machines(2, file, USED_DEVICES="1")
+    assert code == 0, output
+    assert all(f"machine {machine} [2.0, 2.0, 2.0, 2.0]" in output for machine in range(2))
 
 
 def test_nothing_is_left_in_shared_memory(tmp_path):
