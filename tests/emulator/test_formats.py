@@ -4,8 +4,6 @@ import io
 
 import pytest
 import torch
-
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -155,8 +155,8 @@ def test_agents_of_torchrun_stand_for_machines(tmp_path):
     program = "dist.barrier(); print('machine', os.environ['GROUP_RANK'], x.tolist(), flush=True)"
     file = tmp_path / "program.py"
     file.write_text(PROLOGUE + program)
-    code, output = machines(2, file, USED_DEVICES="1")
-    assert code == 0, output
+    codes, output = machines(2, file, USED_DEVICES="1")
+    assert codes == [0, 0], output
     assert all(f"machine {machine} [2.0, 2.0, 2.0, 2.0]" in output for machine in range(2))
 
 

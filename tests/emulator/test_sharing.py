@@ -51,7 +51,7 @@ def test_memory_of_a_process_that_is_gone_is_refused_at_once():
     import pickle
 
     run = subprocess.run([sys.executable, "-c", PRODUCER], capture_output=True, timeout=100, check=True)
-    module, name, arguments = pickle.loads(run.stdout)  # noqa: S301
+    module, name, arguments = pickle.loads(run.stdout)
     rebuild = getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)
     with pytest.raises(RuntimeError, match="no longer has the memory that it shared"):
         rebuild(torch.Tensor, *arguments)
