@@ -13,7 +13,7 @@ from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
 from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES
 
-_FUSED = ("npu", "atb")
+FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
 
 _MEMORY = {
@@ -59,7 +59,7 @@ def install(folder: str) -> None:
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
     refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
-    ours.install_references([found for name in REFERENCES if (found := full_name(name))])
+    ours.install_references([f"{namespace(name)}::{name}" for name in REFERENCES if exists(name)])
     for name, function in REFERENCES.items():
         _register(name, function, _REFERENCE)
     for name, function in DIFFERENTIABLE.items():
@@ -103,20 +103,23 @@ def has_kernel(name: str) -> bool:
     namespace, _, rest = name.partition("::")
     if computes(name):
         return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)
-    ours = namespace not in _FUSED or schema(name) is None
-    return ours or rest in REFERENCES or rest.partition(".")[0] in _HOST
+    ours = namespace not in FUSED or schema(name) is None
+    return ours or rest in {**REFERENCES, **DIFFERENTIABLE} or rest.partition(".")[0] in _HOST
 
 
-def full_name(name: str) -> str | None:
-    """Return the name of a reference's operator with its namespace; None if this torch_npu has no such operator."""
-    return next((full for full in (f"npu::{name}", f"aten::{name}") if schema(full) is not None), None)
+def namespace(name: str) -> str:
+    """Return the namespace that a reference of this name computes an operator of."""
+    return "npu" if schema(f"npu::{name}") is not None else "aten"
+
+
+def exists(name: str) -> bool:
+    """Whether there is an operator for a reference of this name; another torch_npu may have none."""
+    return schema(f"{namespace(name)}::{name}") is not None
 
 
 def _register(name: str, function: Any, key: str) -> None:
-    full = full_name(name)
-    if full is None:
+    if not exists(name):
         return
-    namespace, _, rest = full.partition("::")
-    library = torch.library.Library(namespace, "IMPL")
-    library.impl(rest, function, key)
+    library = torch.library.Library(namespace(name), "IMPL")
+    library.impl(name, function, key)
     _libraries.append(library)  # its kernels live as long as it does

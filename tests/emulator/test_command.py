@@ -215,3 +215,12 @@ def test_functions_without_a_body_fail_by_name_unless_harmless():
 
 def test_nobody_takes_it_for_an_installed_cann():
     assert "emulated" in CANN_VERSION
+
+
+def test_neither_a_program_nor_an_operator():
+    for arguments in ((), ("--explain", "npu_rms_norm", "python")):
+        run = longcat(*arguments)
+        assert (run.returncode, run.stderr.strip()) == (
+            2,
+            "error: emulate takes a program to run, or --explain OPERATOR",
+        )
