@@ -11,7 +11,7 @@ import torch
 
 from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
-from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES
+from longcat.emulator.reference import DIFFERENTIABLE, MIXED, REFERENCES, kernel
 
 FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
@@ -59,9 +59,11 @@ def install(folder: str) -> None:
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
     refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
-    ours.install_references([f"{namespace(name)}::{name}" for name in REFERENCES if exists(name)])
+    here = {name: f"{namespace(name)}::{name}" for name in REFERENCES if exists(name)}
+    ours.install_references([full for name, full in here.items() if name not in MIXED])
+    ours.install_mixed_references([full for name, full in here.items() if name in MIXED])
     for name, function in REFERENCES.items():
-        _register(name, function, _REFERENCE)
+        _register(name, kernel(function), _REFERENCE)
     for name, function in DIFFERENTIABLE.items():
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +14,50 @@ REFERENCES: dict[str, Function] = {}
 """References by the operator's name in torch_npu's namespace, such as `npu_rms_norm` or `npu_apply_adam_w.out`."""
 DIFFERENTIABLE: dict[str, Function] = {}
 """References of operators that torch differentiates, as the wheel's autograd kernel bypasses the dispatcher."""
+MIXED: set[str] = set()
+"""Operators that take some tensors from the host, such as lengths of sequences."""
 
 
-def reference(*names: str, differentiable: bool = False) -> Callable[[Function], Function]:
+def reference(*names: str, differentiable: bool = False, mixed: bool = False) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
     It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors; an argument
     that it has written to is returned itself.
+
+    Args:
+        names: of the operators.
+        differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
+        mixed: whether tensors of the host may be among the arguments; they are passed as they are.
     """
 
     def register(function: Function) -> Function:
         (DIFFERENTIABLE if differentiable else REFERENCES).update(dict.fromkeys(names, function))
+        if mixed:
+            MIXED.update(names)
         return function
 
     return register
+
+
+@dataclass
+class OnHost:
+    """A result that stays on the host."""
+
+    tensor: Tensor
+
+
+def kernel(function: Function) -> Function:
+    """Return a reference that tells kernels.cpp, which moves results to the device, which of them stay on the host."""
+
+    def result(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(result(item) for item in value)
+        return torch.ops.longcat_emulator.on_host(value.tensor) if isinstance(value, OnHost) else value
+
+    def run(*positional: Any, **named: Any) -> Any:
+        return result(function(*positional, **named))
+
+    return run
 
 
 def gradients(function: Function, inputs: list[Tensor | None], output_gradient: Tensor) -> list[Tensor | None]:

@@ -104,17 +104,27 @@ class BorrowedGenerator {
   Tensor state_;
 };
 
-// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key.
+// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key; a mixed
+// one takes tensors of the host as well.
+enum class By { CPU, REFERENCE, MIXED_REFERENCE };
 constexpr c10::DispatchKey REFERENCE = c10::DispatchKey::PrivateUse2;
 
+// Results of a reference that are to stay on the host.
+thread_local std::vector<Tensor> on_host;
+
+Tensor keep_on_host(const Tensor& result) {
+  on_host.push_back(result);
+  return result;
+}
+
 // Runs it on tensors of the CPU.
-void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, bool reference,
+void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by,
              const std::optional<Draw>& random) {
   c10::impl::ExcludeDispatchKeyGuard kernels_only(c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
                                                   c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
   std::optional<BorrowedGenerator> borrowed;
   if (random) borrowed.emplace(random->generator());
-  if (!reference) return operation.callBoxed(stack);
+  if (by == By::CPU) return operation.callBoxed(stack);
   at::NoGradGuard no_gradients;
   operation.redispatchBoxed(c10::DispatchKeySet(REFERENCE), stack);
 }
@@ -148,7 +158,7 @@ IValue map_tensors(const IValue& value, Function function) {
 // A call that a graph does again, into the same memory. It holds that of the device no more than a device's task does.
 struct Replayed {
   c10::OperatorHandle operation;
-  bool reference;
+  By by;
   std::optional<Draw> random;
   std::vector<std::pair<size_t, Draw>> generators;  // by argument
   std::vector<IValue> arguments;                    // tensors of the CPU
@@ -161,7 +171,8 @@ struct Replayed {
         return tensor.defined() && tensor.has_storage() ? over(tensor, true) : tensor;
       }));
     for (auto& [argument, draw] : generators) stack[argument] = draw.generator();
-    compute(operation, &stack, reference, random);
+    compute(operation, &stack, by, random);
+    on_host.clear();
     auto result = results.begin();
     for (auto& value : stack)
       for_each_tensor(value, [&](const Tensor& made) {
@@ -176,8 +187,8 @@ struct Replayed {
 // The arguments and results of one call, translated to the CPU and back.
 class Call {
  public:
-  Call(const c10::OperatorHandle& operation, torch::jit::Stack* stack, bool reference)
-      : operation_(operation), stack_(stack), reference_(reference) {}
+  Call(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by)
+      : operation_(operation), stack_(stack), by_(by) {}
 
   void run() {
     const auto& arguments = operation_.schema().arguments();
@@ -186,13 +197,13 @@ class Call {
     check_devices(first_);
     if (!device_ || !device_->has_index()) device_ = current_device();
     std::optional<Draw> random;
-    if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded) && !reference_)
+    if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded) && by_ == By::CPU)
       random.emplace(at::globalContext().defaultGenerator(*device_));
     auto stream = emulator::any_records() ? c10_npu::getCurrentNPUStream(device_->index()).stream(false) : nullptr;
     std::optional<Replayed> again;
     if (stream && emulator::records(stream)) again = capture(stream, random);
     try {
-      compute(operation_, stack_, reference_, random);
+      compute(operation_, stack_, by_, random);
     } catch (const c10::Error& error) {  // a result is made on the host first
       bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
       TORCH_CHECK_WITH(OutOfMemoryError, !memory, "NPU out of memory. ", operation_.schema().operator_name(),
@@ -205,6 +216,7 @@ class Call {
       if (again)
         for_each_tensor((*stack_)[i], [&](const Tensor& made) { again->results.push_back(held_by_none(made)); });
     }
+    if (by_ != By::CPU) on_host.clear();
     if (again) emulator::record(stream, c10::toString(operation_.schema().operator_name()), std::move(*again));
   }
 
@@ -219,7 +231,7 @@ class Call {
   Replayed capture(aclrtStream stream, const std::optional<Draw>& random) {
     refuse_what_the_host_waits_for();
     const auto& arguments = operation_.schema().arguments();
-    Replayed made{operation_, reference_, random, generators_, {}, {}};
+    Replayed made{operation_, by_, random, generators_, {}, {}};
     for (size_t i = 0; i < arguments.size(); i++) {
       const auto& value = (*stack_)[first_ + i];
       made.arguments.push_back(map_tensors(value, [&](const Tensor& tensor) {
@@ -257,7 +269,7 @@ class Call {
 
   Tensor down(const Tensor& tensor) {
     if (!on_device(tensor)) return tensor;
-    TORCH_CHECK_NOT_IMPLEMENTED(!reference_ || !tensor._fw_grad(0).defined(), operation_.schema().name(),
+    TORCH_CHECK_NOT_IMPLEMENTED(by_ == By::CPU || !tensor._fw_grad(0).defined(), operation_.schema().name(),
                                 ": forward-mode differentiation; torch_npu has no formula for it and would lose the tangent");
     if (!device_ || !device_->has_index()) device_ = tensor.device();
     for (auto& pair : pairs_)
@@ -305,6 +317,7 @@ class Call {
     if (given_) check_generator(first);
     if (pairs_.empty()) return;
     for (auto& pair : pairs_) refuse_other(pair.device.device(), pairs_[0].device.device());
+    if (by_ == By::MIXED_REFERENCE) return;
     for (size_t i = first; i < stack_->size(); i++) {
       const auto& value = (*stack_)[i];
       if (OF_THE_HOST.count(operation_.schema().arguments()[i - first].name())) continue;
@@ -343,7 +356,11 @@ class Call {
     if (!result.defined() || !result.device().is_cpu()) return result;
     for (auto& pair : pairs_)
       if (pair.cpu.is_same(result)) return written(pair);
-    if (reference_) return place(result.contiguous(), *device_);
+    if (by_ != By::CPU) {
+      for (auto& kept : on_host)
+        if (kept.is_same(result)) return result;
+      return place(result.contiguous(), *device_);
+    }
     for (auto& pair : pairs_)
       if (pair.cpu.storage().unsafeGetStorageImpl() == result.storage().unsafeGetStorageImpl()) {
         auto view = at::as_strided(pair.device, result.sizes(), result.strides(), result.storage_offset());
@@ -367,7 +384,7 @@ class Call {
 
   const c10::OperatorHandle& operation_;
   torch::jit::Stack* stack_;
-  bool reference_;
+  By by_;
   size_t first_ = 0;  // of the arguments on the stack
   std::vector<Pair> pairs_;
   std::vector<std::pair<size_t, Draw>> generators_;
@@ -376,9 +393,12 @@ class Call {
   std::optional<at::Generator> given_;
 };
 
-void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack, false).run(); }
+void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack, By::CPU).run(); }
 
-void run_reference(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack, true).run(); }
+template <By by>
+void run_reference(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
+  Call(operation, stack, by).run();
+}
 
 void refuse(const c10::OperatorHandle& operation, torch::jit::Stack*) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", operation.schema().operator_name(),
@@ -415,7 +435,10 @@ void install(const std::vector<std::string>& names, c10::DispatchKey key) {
 }
 
 torch::CppFunction cpu_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>(); }
-torch::CppFunction reference_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_reference>(); }
+template <By by>
+torch::CppFunction reference_kernel() {
+  return torch::CppFunction::makeFromBoxedFunction<&run_reference<by>>();
+}
 torch::CppFunction refusal() { return torch::CppFunction::makeFromBoxedFunction<&refuse>(); }
 torch::CppFunction composite_kernel() { return torch::CppFunction::makeFromBoxedFunction<&compose_kernel>(); }
 torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunction<&compose>(); }
@@ -423,8 +446,9 @@ torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunctio
 void install_cpu_kernels(const std::vector<std::string>& names) {
   install<cpu_kernel>(names, c10::DispatchKey::PrivateUse1);
 }
+template <By by>
 void install_references(const std::vector<std::string>& names) {
-  install<reference_kernel>(names, c10::DispatchKey::PrivateUse1);
+  install<reference_kernel<by>>(names, c10::DispatchKey::PrivateUse1);
 }
 void install_refusals(const std::vector<std::string>& names) { install<refusal>(names, c10::DispatchKey::PrivateUse1); }
 void install_composite_kernels(const std::vector<std::string>& names) {
@@ -438,7 +462,9 @@ void install_composites(const std::vector<std::string>& names) {
 
 TORCH_LIBRARY(longcat_emulator, library) {
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
-  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references(names); });
+  library.def("on_host(Tensor tensor) -> Tensor", &keep_on_host);
+  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::REFERENCE>(names); });
+  library.def("install_mixed_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::MIXED_REFERENCE>(names); });
   library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
   library.def("install_composite_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_composite_kernels(names); });
   library.def("install_composites(str[] names) -> ()", [](std::vector<std::string> names) { install_composites(names); });
