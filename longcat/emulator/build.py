@@ -48,6 +48,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longcat" / "emulator"
 
 
+def _folders() -> list[Path]:
+    """List where libraries may be kept: the user's cache, and where it cannot be written, a folder of temporary files."""
+    return [cache_folder(), Path(tempfile.gettempdir()) / f"longcat-emulator-{os.getuid()}"]
+
+
 def cache_key(wheel: Wheel) -> str:
     """Return a key that changes with the sources, this file, the versions and the kind of machine."""
     digest = hashlib.sha256()
@@ -63,16 +68,14 @@ def build(wheel: Wheel) -> Path:
     Raises:
         DeviceError: no compiler, or it failed; carries what it said first.
     """
-    folder = cache_folder() / cache_key(wheel)
-    if folder.is_dir():
-        return folder
+    key = cache_key(wheel)
+    for kept in _folders():
+        if (kept / key).is_dir() and _is_ours(kept):
+            return kept / key
     compiler = _tool(os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), "g++"))
+    temporary = _new_folder()
+    folder = temporary.parent / key
     print("longcat emulate: compiling the emulator, once, about half a minute", file=sys.stderr, flush=True)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
-    except OSError as error:
-        raise DeviceError(f"the emulator cannot be kept in {folder.parent} ({error}): set XDG_CACHE_HOME") from error
     try:
         _compile_sources(compiler, wheel, temporary)
         _link_cann(compiler, wheel, temporary)
@@ -85,6 +88,25 @@ def build(wheel: Wheel) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _new_folder() -> Path:
+    """Make a folder to build in, in the first place that can be written."""
+    found: OSError | None = None
+    for parent in _folders():
+        try:
+            parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if _is_ours(parent):
+                return Path(tempfile.mkdtemp(prefix="building-", dir=parent))
+        except OSError as error:
+            found = found or error
+    raise DeviceError(f"the emulator cannot be kept in {cache_folder()} ({found}): set XDG_CACHE_HOME")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can put libraries there: folders of temporary files are everybody's."""
+    status = folder.stat()
+    return folder == cache_folder() or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
 
 
 def _compile_sources(compiler: str, wheel: Wheel, folder: Path) -> None:

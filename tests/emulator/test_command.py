@@ -196,6 +196,26 @@ def test_two_that_build_at_once_get_the_same(monkeypatch):
     assert len(made) == 2
 
 
+def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):
+    def compiling(compiler, wheel, folder):
+        (folder / "library").write_text("made")
+
+    for step in ("_compile_sources", "_link_cann", "_link_kernels"):
+        monkeypatch.setattr(building, step, compiling)
+    monkeypatch.setattr(building, "_tool", lambda name: name)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(building.tempfile, "tempdir", str(tmp_path))
+    found = build(INSTALLED)
+    assert found.parent == tmp_path / f"longcat-emulator-{os.getuid()}"
+    assert (found / "library").read_text() == "made"
+    monkeypatch.setattr(building, "_compile_sources", None)
+    assert build(INSTALLED) == found, "it is kept"
+    found.parent.chmod(0o777)  # somebody else may have put something there
+    with pytest.raises(DeviceError, match="cannot be kept in .*set XDG_CACHE_HOME"):
+        build(INSTALLED)
+
+
 def test_a_build_that_fails_leaves_nothing(monkeypatch):
     def failing(*arguments):
         raise DeviceError("building the emulator failed: g++: error")

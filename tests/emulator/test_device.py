@@ -384,6 +384,23 @@ def test_an_operator_without_a_kernel_is_named():
         torch_npu.npu_nms_rotated(torch.ones(3, 5, device=DEVICE), torch.ones(3, device=DEVICE), 0.5)
 
 
+def test_what_a_fault_of_memory_has_spoilt_is_not_read():
+    from torch_npu.npu import _recovery
+
+    x, y = (torch.ones(1 << 20, device=DEVICE) for _ in range(2))
+    _recovery.set_npu_tensor_unsafe_check_flag(True)
+    try:
+        _recovery.mark_all_npu_tensor_unsafe(0)
+        with pytest.raises(RuntimeError, match="unsafe data in the input tensor"):
+            x + y
+        x.copy_(torch.zeros(1 << 20))
+        assert (x + 1).sum().item() == 1 << 20
+        with pytest.raises(RuntimeError, match="unsafe data in the input tensor"):
+            y.sum()
+    finally:
+        _recovery.set_npu_tensor_unsafe_check_flag(False)
+
+
 def test_references_may_take_and_return_tensors_of_the_host():
     from longcat.emulator.reference import OnHost, kernel
 

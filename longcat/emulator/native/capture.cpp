@@ -26,6 +26,7 @@ using Tasks = std::vector<Task>;
 
 struct Before {  // what memory held before a task wrote to it
   char* start;
+  bool of_the_device;
   std::vector<char> content;
 };
 
@@ -64,7 +65,8 @@ Recording* recording(aclrtStream stream) {
 }
 
 void put_back(Recording& of) {
-  for (auto it = of.before.rbegin(); it != of.before.rend(); it++) memcpy(it->start, it->content.data(), it->content.size());
+  for (auto it = of.before.rbegin(); it != of.before.rend(); it++)
+    if (!it->of_the_device || of_the_device(it->start)) memcpy(it->start, it->content.data(), it->content.size());
   of.before.clear();
 }
 
@@ -101,7 +103,7 @@ void will_write(aclrtStream stream, void* start, size_t bytes) {
   auto of = recording(stream);
   if (!of || !bytes) return;
   auto from = static_cast<char*>(start);
-  of->before.push_back({from, {from, from + bytes}});
+  of->before.push_back({from, of_the_device(from), {from, from + bytes}});
 }
 
 void record(aclrtStream stream, const std::string& name, std::function<aclError()> work) {

@@ -33,6 +33,9 @@ int current_device();
 
 uint64_t microseconds();
 
+// Whether this is memory of a device, allocated and not freed.
+bool of_the_device(const void* pointer);
+
 // Receives are posted on a stream and done when somebody waits for it: a host does not wait where a device's stream would.
 // They are numbered; `last` is the highest number that matters, a stream of null stands for all.
 constexpr uint64_t ALL_RECEIVES = UINT64_MAX;

@@ -12,6 +12,8 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 #include <torch_npu/csrc/aten/NPUGeneratorImpl.h>
+#include <torch_npu/csrc/core/npu/NPUCachingAllocator.h>
+#include <torch_npu/csrc/core/npu/NPURecovery.h>
 #include <torch_npu/csrc/core/npu/NPUStream.h>
 
 #include "emulator.h"
@@ -195,6 +197,7 @@ class Call {
     first_ = stack_->size() - arguments.size();
     for (size_t i = 0; i < arguments.size(); i++) argument_down(i, arguments[i]);
     check_devices(first_);
+    if (c10_npu::get_npu_data_unsafe_flag()) check_safety();
     if (!device_ || !device_->has_index()) device_ = current_device();
     std::optional<Draw> random;
     if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded) && by_ == By::CPU)
@@ -325,6 +328,16 @@ class Call {
       if (value.isTensorList())
         for (const Tensor& tensor : value.toTensorVector()) check_cpu(tensor);
     }
+  }
+
+  // After a fault of its memory, data of a device is not to be read until it has been written anew.
+  void check_safety() {
+    bool copies = operation_.schema().name() == "aten::copy_";
+    for (auto& pair : pairs_)
+      if (copies && pair.cpu.is_same((*stack_)[first_].toTensor()))
+        c10_npu::NPUCachingAllocator::updateBlockToSafe(pair.device.storage().data_ptr());
+      else
+        c10_npu::check_npu_tensor_is_safe(pair.device);
   }
 
   void check_generator(size_t first) {

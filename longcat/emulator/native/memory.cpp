@@ -115,6 +115,16 @@ struct Physical {
 
 }  // namespace
 
+namespace emulator {
+
+bool of_the_device(const void* pointer) {
+  aclrtPtrAttributes found;
+  aclrtPointerGetAttributes(pointer, &found);
+  return found.location.type == ACL_MEM_LOCATION_TYPE_DEVICE;
+}
+
+}  // namespace emulator
+
 extern "C" {
 
 aclError aclrtMalloc(void** pointer, size_t bytes, aclrtMemMallocPolicy) {

@@ -78,12 +78,6 @@ aclError run(const Launch& call) {
   return ACL_SUCCESS;
 }
 
-bool of_the_device(const void* pointer) {
-  aclrtPtrAttributes found;
-  aclrtPointerGetAttributes(pointer, &found);
-  return found.location.type == ACL_MEM_LOCATION_TYPE_DEVICE;
-}
-
 aclError launch(const char* kernel, int count, const aclTensorDesc* const descriptions[],
                 const aclDataBuffer* const inputs[], const aclTensorDesc* result, const aclDataBuffer* output,
                 aclrtStream stream) {
