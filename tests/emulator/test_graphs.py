@@ -233,6 +233,21 @@ def test_a_group_of_tasks_gets_other_arguments():
     assert y.tolist() == [201.0] * 3
 
 
+def test_a_part_is_left_out_by_a_condition_on_the_device():
+    x, wanted, graph = full(0, 3), torch.tensor(True, device="npu"), torch.npu.NPUGraph()
+    with torch.npu.graph(graph):
+        graph.begin_capture_to_if_node(wanted)
+        x.add_(1)
+        graph.end_capture_to_conditional_node()
+        y = x * 10
+    assert x.tolist() == [0.0] * 3
+    for value, count in ((False, 0), (True, 1), (True, 2), (False, 2)):
+        wanted.fill_(value)
+        graph.replay()
+        assert x.tolist() == [count] * 3
+        assert y.tolist() == [10 * count] * 3
+
+
 def test_the_tasks_of_a_graph_are_printed(tmp_path):
     graph, _ = captured(lambda: (full(1, 2) * 2).sum())
     graph.debug_dump(str(tmp_path / "graph.json"))
