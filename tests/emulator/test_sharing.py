@@ -83,6 +83,15 @@ def test_memory_of_the_program_is_registered():
     assert runtime.npuHostUnregister(x.data_ptr()) != 0
 
 
+def test_memory_of_the_host_stands_in_for_the_devices():
+    import torch_npu
+
+    x = torch_npu.empty_with_swapped_memory([64, 32], dtype=torch.float32, device="npu:0")
+    x.fill_(3)
+    assert (x + torch.ones(32, device="npu")).unique().tolist() == [4.0]
+    del x
+
+
 def test_nothing_is_under_way_when_somebody_asks():
     torch.ones(1000, device="npu").sum()
     assert torch.npu.utilization() == 0

@@ -50,8 +50,8 @@ struct Group {
 std::atomic<int> recordings{0};  // streams that record; almost always none
 std::atomic<uint32_t> graphs{1};
 std::mutex mutex;
-std::map<aclrtStream, Graph*> captures;
-std::map<aclrtStream, std::pair<Group*, std::unique_ptr<Recording>>> updates;
+auto& captures = *new std::map<aclrtStream, Graph*>;  // never destroyed: streams are, at the end
+auto& updates = *new std::map<aclrtStream, std::pair<Group*, std::unique_ptr<Recording>>>;
 thread_local aclmdlRICaptureMode mode = ACL_MODEL_RI_CAPTURE_MODE_GLOBAL;
 
 Graph* graph(aclmdlRI handle) { return static_cast<Graph*>(handle); }

@@ -59,7 +59,7 @@ namespace {
 
 using Limited = std::tuple<aclrtStream, int, int>;  // a stream, or null for its device; device; kind of core
 std::mutex mutex;
-std::map<Limited, uint32_t> limits;
+auto& limits = *new std::map<Limited, uint32_t>;
 thread_local aclrtStream stream_of_limits;
 
 uint32_t limit(Limited of) {

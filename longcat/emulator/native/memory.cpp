@@ -16,18 +16,19 @@ using namespace emulator;
 namespace {
 
 constexpr size_t GRAIN = 512;     // bytes; what a device aligns to
+constexpr size_t PAGE = 4096;     // what memory of the host is aligned to: torch_npu writes from the next page on
 constexpr size_t MAPPED = 1 << 20;  // bytes from which on pages are only promised: what is not written costs nothing
 constexpr int HOST = -1;          // pinned memory of the host
 
 struct Block {
   size_t bytes;
   int device;
-  int file = -1;            // where it is shared
-  bool registered = false;  // memory of the program's own
+  int file = -1;  // where it is shared
 };
 
 std::mutex mutex;
 auto* blocks = new std::map<const char*, Block>;  // by start; never destroyed: tensors outlive the exit handlers
+auto* registered = new std::map<const char*, size_t>;  // memory of the host that devices may reach
 size_t used[MAX_DEVICES];
 
 size_t capacity() {
@@ -51,9 +52,9 @@ void release(int device, size_t bytes) {
 }
 
 // Null where the host has no more. What is only promised may be more than the host has, as on a device it would be there.
-void* host_memory(size_t bytes) {
+void* host_memory(size_t bytes, size_t alignment) {
   void* pointer = nullptr;
-  if (bytes < MAPPED) return posix_memalign(&pointer, GRAIN, bytes) ? nullptr : pointer;
+  if (bytes < MAPPED) return posix_memalign(&pointer, alignment, bytes) ? nullptr : pointer;
   pointer = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return pointer == MAP_FAILED ? nullptr : pointer;
 }
@@ -63,7 +64,7 @@ aclError allocate(void** pointer, size_t bytes, int device) {
   bytes = (bytes + GRAIN) / GRAIN * GRAIN;
   if (device != HOST && !reserve(device, bytes))
     return fail(OUT_OF_MEMORY, "device " + std::to_string(device) + " is out of memory");
-  if (!(*pointer = host_memory(bytes))) {
+  if (!(*pointer = host_memory(bytes, device == HOST ? PAGE : GRAIN))) {
     if (device != HOST) release(device, bytes);
     fprintf(stderr, "[emulated Ascend] %zu bytes cannot be had of the host, which stands for the device\n", bytes);
     return fail(OUT_OF_MEMORY, "the host is out of memory");
@@ -76,8 +77,7 @@ aclError allocate(void** pointer, size_t bytes, int device) {
 aclError deallocate(void* pointer) {
   std::lock_guard<std::mutex> lock(mutex);
   auto found = blocks->find(static_cast<char*>(pointer));
-  if (found == blocks->end() || found->second.registered)
-    return pointer ? fail(INVALID_PARAMETER, "memory is freed that was not allocated") : 0;
+  if (found == blocks->end()) return pointer ? fail(INVALID_PARAMETER, "memory is freed that was not allocated") : 0;
   if (found->second.file >= 0) close(found->second.file);
   if (found->second.device != HOST) used[found->second.device] -= found->second.bytes;
   found->second.bytes < MAPPED ? free(pointer) : (void)munmap(pointer, found->second.bytes);
@@ -105,7 +105,7 @@ struct Imported {
   char* start;
   size_t bytes;
 };
-std::map<std::string, Imported> imports;  // by key
+auto& imports = *new std::map<std::string, Imported>;  // by key
 
 // Physical memory that is mapped into reserved addresses: torch's expandable segments.
 struct Physical {
@@ -173,12 +173,18 @@ aclError aclrtPointerGetAttributes(const void* pointer, aclrtPtrAttributes* attr
   attributes->location.type = ACL_MEM_LOCATION_TYPE_UNREGISTERED;
   std::lock_guard<std::mutex> lock(mutex);
   auto address = static_cast<const char*>(pointer);
-  auto after = blocks->upper_bound(address);
-  if (after == blocks->begin()) return ACL_SUCCESS;
-  auto& [start, block] = *--after;
-  if (address >= start + block.bytes) return ACL_SUCCESS;
-  attributes->location.type = block.device == HOST ? ACL_MEM_LOCATION_TYPE_HOST : ACL_MEM_LOCATION_TYPE_DEVICE;
-  attributes->location.id = block.device == HOST ? 0 : block.device;
+  if (auto after = blocks->upper_bound(address); after != blocks->begin()) {
+    auto& [start, block] = *--after;
+    if (address < start + block.bytes) {
+      attributes->location.type = block.device == HOST ? ACL_MEM_LOCATION_TYPE_HOST : ACL_MEM_LOCATION_TYPE_DEVICE;
+      attributes->location.id = block.device == HOST ? 0 : block.device;
+      return ACL_SUCCESS;
+    }
+  }
+  if (auto after = registered->upper_bound(address); after != registered->begin()) {
+    auto& [start, bytes] = *--after;
+    if (address < start + bytes) attributes->location.type = ACL_MEM_LOCATION_TYPE_HOST;
+  }
   return ACL_SUCCESS;
 }
 
@@ -234,14 +240,14 @@ aclError aclrtHostRegisterV2(void* pointer, uint64_t bytes, uint32_t) {
   if (!pointer || !bytes) return fail(INVALID_PARAMETER, "no memory is registered");
   std::lock_guard<std::mutex> lock(mutex);
   auto start = static_cast<char*>(pointer);
-  auto after = blocks->lower_bound(start);
-  bool overlaps = after != blocks->end() && after->first < start + bytes;
-  if (after != blocks->begin()) {
-    auto& [other, block] = *std::prev(after);
-    overlaps = overlaps || other + block.bytes > start;
+  auto after = registered->lower_bound(start);
+  bool overlaps = after != registered->end() && after->first < start + bytes;
+  if (after != registered->begin()) {
+    auto& [other, size] = *std::prev(after);
+    overlaps = overlaps || other + size > start;
   }
   if (overlaps) return fail(INVALID_PARAMETER, "memory is registered that is registered already");
-  (*blocks)[start] = {bytes, HOST, -1, true};
+  (*registered)[start] = bytes;
   return ACL_SUCCESS;
 }
 
@@ -252,10 +258,8 @@ aclError aclrtHostRegister(void* pointer, uint64_t bytes, aclrtHostRegisterType,
 
 aclError aclrtHostUnregister(void* pointer) {
   std::lock_guard<std::mutex> lock(mutex);
-  auto found = blocks->find(static_cast<char*>(pointer));
-  if (found == blocks->end() || !found->second.registered)
+  if (!registered->erase(static_cast<char*>(pointer)))
     return fail(INVALID_PARAMETER, "memory is unregistered that was not registered");
-  blocks->erase(found);
   return ACL_SUCCESS;
 }
 
