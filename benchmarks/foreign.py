@@ -107,6 +107,10 @@ FUSED_SCALER = (
     "torch_npu 2.13.0's own torch.npu.amp.GradScaler does not take torch's fused optimizers: use "
     "torch.amp.GradScaler('npu'), or an optimizer with fused=False"
 )
+MINGPT = (
+    "data_config.path=data/input.txt data_config.block_size=32 gpt_config.n_layer=2 gpt_config.n_head=2 gpt_config.n_embd=64 "
+    "trainer_config.batch_size=8 trainer_config.data_loader_workers=0"
+)
 TORCHRUN = "torchrun --standalone --nproc-per-node=4"
 PROGRAMS = (
     Program("nanogpt-fp32", f"python train.py {GPT} --dtype=float32", "nanoGPT", token_files, cuda=True),
@@ -124,6 +128,7 @@ PROGRAMS = (
     Program("regression", "python main.py", "examples/regression"),
     Program("ddp", f"{TORCHRUN} example.py", "examples/distributed/ddp", steps=1),
     Program("ddp-tutorial", f"{TORCHRUN} multigpu_torchrun.py 1 5", "examples/distributed/ddp-tutorial-series", cuda=True),
+    Program("mingpt-ddp", f"torchrun --standalone --nproc-per-node=2 main.py {MINGPT}", "examples/distributed/minGPT-ddp/mingpt"),
     Program("fsdp2", f"{TORCHRUN} example.py", "examples/distributed/FSDP2"),
     Program("fsdp2-mixed", f"{TORCHRUN} example.py --mixed-precision", "examples/distributed/FSDP2"),
     Program("tensor-parallel", f"{TORCHRUN} tensor_parallel_example.py", "examples/distributed/tensor_parallelism"),
@@ -137,7 +142,7 @@ PROGRAMS = (
     Program("accelerate", "accelerate launch --num_processes 2 --multi_gpu accelerate_loop.py", remark=""),
     Program("peft-lora", "python lora.py"),
     Program("trl-sft", "python sft.py"),
-    Program("lightning", "python lightning_fit.py"),
+    Program("lightning", "env TORCH_NPU_DEVICE_CAPABILITY=8.0 python lightning_fit.py"),
     Program("torchtune-lora", "python tune_lora.py"),
     Program("deepspeed-zero1", "torchrun --standalone --nproc-per-node=2 zero.py 1"),
     Program("deepspeed-zero2", "torchrun --standalone --nproc-per-node=2 zero.py 2"),

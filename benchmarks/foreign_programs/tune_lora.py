@@ -3,7 +3,7 @@
 import torch
 from torchtune.models.llama3_2 import lora_llama3_2
 from torchtune.modules import TransformerSelfAttentionLayer
-from torchtune.modules.loss import LinearCrossEntropyLoss
+from torchtune.modules.loss import CEWithChunkedOutputLoss
 from torchtune.modules.peft import get_adapter_params, set_trainable_params
 from torchtune.training import set_activation_checkpointing
 from torchtune.utils import get_device
@@ -17,8 +17,8 @@ net = lora_llama3_2(
 set_trainable_params(net, get_adapter_params(net))
 set_activation_checkpointing(net, auto_wrap_policy={TransformerSelfAttentionLayer})
 net.to(device)
-loss_of = LinearCrossEntropyLoss(num_output_chunks=4)
-loss_of.set_model_output(net)
+loss_of = CEWithChunkedOutputLoss(num_output_chunks=4)
+net.set_num_output_chunks(loss_of.num_output_chunks)
 optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-3)
 tokens = torch.randint(0, 64, (8, 4, 33), generator=torch.Generator().manual_seed(0))
 for batch in tokens.to(device):
