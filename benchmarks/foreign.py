@@ -111,7 +111,7 @@ MINGPT = (
     "data_config.path=data/input.txt data_config.block_size=32 gpt_config.n_layer=2 gpt_config.n_head=2 gpt_config.n_embd=64 "
     "trainer_config.batch_size=8 trainer_config.data_loader_workers=0"
 )
-TORCHRUN = "torchrun --standalone --nproc-per-node=4"
+TORCHRUN = "torchrun --standalone --nproc-per-node=2"
 PROGRAMS = (
     Program("nanogpt-fp32", f"python train.py {GPT} --dtype=float32", "nanoGPT", token_files, cuda=True),
     Program("nanogpt-bf16", f"python train.py {GPT} --dtype=bfloat16", "nanoGPT", token_files, cuda=True),
@@ -128,14 +128,14 @@ PROGRAMS = (
     Program("regression", "python main.py", "examples/regression"),
     Program("ddp", f"{TORCHRUN} example.py", "examples/distributed/ddp", steps=1),
     Program("ddp-tutorial", f"{TORCHRUN} multigpu_torchrun.py 1 5", "examples/distributed/ddp-tutorial-series", cuda=True),
-    Program("mingpt-ddp", f"torchrun --standalone --nproc-per-node=2 main.py {MINGPT}", "examples/distributed/minGPT-ddp/mingpt"),
+    Program("mingpt-ddp", f"{TORCHRUN} main.py {MINGPT}", "examples/distributed/minGPT-ddp/mingpt"),
     Program("fsdp2", f"{TORCHRUN} example.py", "examples/distributed/FSDP2"),
     Program("fsdp2-mixed", f"{TORCHRUN} example.py --mixed-precision", "examples/distributed/FSDP2"),
     Program("tensor-parallel", f"{TORCHRUN} tensor_parallel_example.py", "examples/distributed/tensor_parallelism"),
     Program("sequence-parallel", f"{TORCHRUN} sequence_parallel_example.py", "examples/distributed/tensor_parallelism"),
-    Program("fsdp-tensor-parallel", f"{TORCHRUN} fsdp_tp_example.py", "examples/distributed/tensor_parallelism"),
+    Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism"),
     Program("lightning-bug-report", "python bug_report_model.py", "pytorch-lightning/examples/pytorch/bug_report", cuda=True),
-    Program("torchtitan-debug", "torchrun --standalone --nproc-per-node=2 -m torchtitan.train --module llama3 --config llama3_debugmodel --training.num_tokens_per_microbatch_per_dp_rank 512 --training.max_context_length 256", "torchtitan", crawled, steps=3),
+    Program("torchtitan-debug", f"{TORCHRUN} -m torchtitan.train --module llama3 --config llama3_debugmodel --training.num_tokens_per_microbatch_per_dp_rank 512 --training.max_context_length 256", "torchtitan", crawled, steps=3),
     Program("trainer-fp32", "python trainer.py fp32"),
     Program("trainer-bf16", "python trainer.py bf16"),
     Program("trainer-fp16", "python trainer.py fp16", remark=FUSED_SCALER),
@@ -144,9 +144,9 @@ PROGRAMS = (
     Program("trl-sft", "python sft.py"),
     Program("lightning", "env TORCH_NPU_DEVICE_CAPABILITY=8.0 python lightning_fit.py"),
     Program("torchtune-lora", "python tune_lora.py"),
-    Program("deepspeed-zero1", "torchrun --standalone --nproc-per-node=2 zero.py 1"),
-    Program("deepspeed-zero2", "torchrun --standalone --nproc-per-node=2 zero.py 2"),
-    Program("deepspeed-zero3", "torchrun --standalone --nproc-per-node=2 zero.py 3"),
+    Program("deepspeed-zero1", f"{TORCHRUN} zero.py 1"),
+    Program("deepspeed-zero2", f"{TORCHRUN} zero.py 2"),
+    Program("deepspeed-zero3", f"{TORCHRUN} zero.py 3"),
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A CUDA that the CPU computes, so that the original program goes its own way on a machine without one.
 
-What a program asks of `torch.cuda` is answered, tensors that it puts on CUDA stay where they are, and gloo stands for NCCL.
-What no CPU can do, such as captured graphs and kernels in CUDA, is refused by name.
+What a program asks of `torch.cuda` and `torch.accelerator` is answered, tensors that it puts on CUDA stay where they are,
+and gloo stands for NCCL. What no CPU can do, such as captured graphs and kernels in CUDA, is refused by name.
 """
 
 from __future__ import annotations
@@ -151,6 +151,16 @@ def install() -> None:
         setattr(cuda, name, lambda *_, _answer=answer, **__: _answer)
         if hasattr(cuda.memory, name):
             setattr(cuda.memory, name, getattr(cuda, name))
+    accelerator = {
+        "is_available": True, "current_accelerator": torch.device("cuda"), "current_device_index": local,
+        "current_device_idx": local, "get_memory_info": answers["mem_get_info"],
+        **dict.fromkeys(("set_device_index", "set_device_idx", "empty_host_cache")),
+    }  # fmt: skip
+    for name in torch.accelerator.__all__:
+        if name in answers or name in accelerator:
+            answer = accelerator.get(name, answers.get(name))
+            setattr(torch.accelerator, name, lambda *_, _answer=answer, **__: _answer)
+    torch.accelerator.device_index = Here  # type: ignore[misc,assignment]
     state = torch.get_rng_state
     cuda.get_rng_state = lambda *_: state()
     cuda.get_rng_state_all = lambda: [state()]
@@ -165,6 +175,7 @@ def install() -> None:
     cuda.nvtx.range = Here  # type: ignore[assignment]
     torch.nn.DataParallel.__init__ = _of_one_device  # type: ignore[method-assign]
     torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign] # takes no stream of ours
+    torch.Tensor.pin_memory = lambda self, *_, **__: self  # type: ignore[method-assign] # in threads, which have no mode
     _patch_devices()
     _patch_distributed()
     OnTheCpu().__enter__()
