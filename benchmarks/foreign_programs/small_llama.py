@@ -6,7 +6,26 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = ["the", "courier", "brings", "a", "warm", "meal", "to", "door", "and", "merchant", "sees", "when", "it", "will", "be", "there", "<pad>", "<eos>"]
+WORDS = [
+    "the",
+    "courier",
+    "brings",
+    "a",
+    "warm",
+    "meal",
+    "to",
+    "door",
+    "and",
+    "merchant",
+    "sees",
+    "when",
+    "it",
+    "will",
+    "be",
+    "there",
+    "<pad>",
+    "<eos>",
+]
 
 
 def model():
