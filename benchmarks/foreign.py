@@ -1,4 +1,4 @@
-"""Programs of others on the emulated Ascend, unmodified but for their data, with their losses beside the CPU's.
+"""Programs of others on the emulated Ascend, unmodified but for their data (and FSDP2's, see `initialised`).
 
     python benchmarks/foreign.py --checkouts DIR [--python PYTHON] [PROGRAM]... [--list] [--json]
 
@@ -104,6 +104,14 @@ def crawled(folder: Path) -> None:
     (target / "data.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def initialised(folder: Path) -> None:
+    """Have the FSDP2 example initialise its layers, which it leaves as `to_empty()` has found them in memory."""
+    model = folder / "model.py"
+    first = "        self.tok_embeddings.reset_parameters()\n"
+    layers = "        for layer in self.layers:\n            layer.reset_parameters()\n"
+    model.write_text(model.read_text().replace(first, first + layers))
+
+
 @dataclass(frozen=True)
 class Program:
     """A program of others."""
@@ -148,8 +156,8 @@ PROGRAMS = (
     Program("ddp", f"{TORCHRUN} example.py", "examples/distributed/ddp", steps=1),
     Program("ddp-tutorial", f"{TORCHRUN} multigpu_torchrun.py 1 5", "examples/distributed/ddp-tutorial-series", cuda=True),
     Program("mingpt-ddp", f"{TORCHRUN} main.py {MINGPT}", "examples/distributed/minGPT-ddp/mingpt"),
-    Program("fsdp2", f"{TORCHRUN} example.py", "examples/distributed/FSDP2"),
-    Program("fsdp2-mixed", f"{TORCHRUN} example.py --mixed-precision", "examples/distributed/FSDP2"),
+    Program("fsdp2", f"{TORCHRUN} example.py", "examples/distributed/FSDP2", initialised),
+    Program("fsdp2-mixed", f"{TORCHRUN} example.py --mixed-precision", "examples/distributed/FSDP2", initialised),
     Program("tensor-parallel", f"{TORCHRUN} tensor_parallel_example.py", "examples/distributed/tensor_parallelism"),
     Program("sequence-parallel", f"{TORCHRUN} sequence_parallel_example.py", "examples/distributed/tensor_parallelism"),
     Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism"),

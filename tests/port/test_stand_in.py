@@ -15,7 +15,7 @@ from longcat.port.witness.stand_in import install
 install()
 device = torch.accelerator.current_accelerator()
 torch.accelerator.set_device_index(torch.accelerator.current_device_index())
-net = torch.nn.Linear(2, 1).to(f"{device}:1")
+net = torch.nn.Linear(2, 1).to(f"{device}:1").to(1)
 batches = torch.utils.data.DataLoader(torch.eye(2), batch_size=2, pin_memory=True)
 total = sum(net(batch.to(device)).sum() for batch in batches)
 torch.accelerator.synchronize()

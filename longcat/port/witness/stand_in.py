@@ -204,12 +204,21 @@ def _mapped(args: Any, kwargs: Any) -> tuple[Any, Any]:
     return tuple(map(to_cpu, args)), {name: to_cpu(value) for name, value in kwargs.items()}
 
 
+def _placed(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Map a device that is a mere number, for which torch looks for an accelerator by itself."""
+    number = len(args) > 1 and type(args[1]) is int
+    return (args[0], "cpu", *args[2:]) if number else args, {
+        name: "cpu" if name == "device" and type(value) is int else value for name, value in kwargs.items()
+    }
+
+
 def _patch_devices() -> None:
     for owner, name in (
         (torch.autocast, "__init__"), (torch.amp.GradScaler, "__init__"), (torch, "set_default_device"),
         (torch, "is_autocast_enabled"), (torch, "get_autocast_dtype"), (torch.random, "fork_rng"),
     ):  # fmt: skip
         _patch(owner, name, _mapped)
+    _patch(torch.nn.Module, "to", _placed)
     torch.Generator = Generator  # type: ignore[misc]
     torch.random.fork_rng = _without(torch.random.fork_rng, "devices", "device_type")
 
