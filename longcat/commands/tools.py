@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longcat.best_effort import UI_PORTS
 from longcat.commands.cluster import examine_nodes
 from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
 from longcat.errors import Cancelled, ConfigError, TrackingError, UserError, WorkspaceBusyError
@@ -18,6 +17,8 @@ from longcat.printable import printable
 
 if TYPE_CHECKING:
     from longcat.artifact import Workspace
+
+_AS_LINKS = "the one that links name"
 
 
 def emulate(
@@ -141,7 +142,9 @@ def _send_before_showing(space: Workspace) -> None:
     except WorkspaceBusyError:
         pass  # whoever works there sends its own records, and what others have left
     except TrackingError as error:
-        _warn(f"{error}; until `longcat sync` has sent them, MLflow's pages lack them and may show runs as running that have ended")
+        _warn(
+            f"{error}; until `longcat sync` has sent them, MLflow's pages lack them and may show runs as running that have ended"
+        )
 
 
 def _runs(number: int) -> str:
@@ -155,11 +158,17 @@ def _warn(text: str) -> None:
 def ui(
     workspace: WorkspacePath = Path("workspace"),
     mlflow_port: Annotated[
-        int, typer.Option(rich_help_panel="Where they listen", help="Loopback port of MLflow's pages.")
-    ] = UI_PORTS["MLflow"],
+        int | None,
+        typer.Option(
+            rich_help_panel="Where they listen", help="Loopback port of MLflow's pages.", show_default=_AS_LINKS
+        ),
+    ] = None,
     prefect_port: Annotated[
-        int, typer.Option(rich_help_panel="Where they listen", help="Loopback port of Prefect's pages.")
-    ] = UI_PORTS["Prefect"],
+        int | None,
+        typer.Option(
+            rich_help_panel="Where they listen", help="Loopback port of Prefect's pages.", show_default=_AS_LINKS
+        ),
+    ] = None,
 ) -> None:
     """Serve the pages of MLflow and Prefect for a workspace, until Ctrl-C."""
     from longcat.artifact import Workspace

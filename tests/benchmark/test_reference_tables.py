@@ -96,7 +96,9 @@ def test_a_device_without_bf16_has_no_bf16_peak():
         assert find_hardware(name).peak_flops("bf16") is None
         assert find_hardware(name).peak_flops("fp16") == fp16
     assert peak(Accelerator("npu", "Ascend910A", 8, 1, False), "bf16", Path()) is None
-    assert peak(Accelerator("cuda", "NVIDIA H100 80GB HBM3", 8, 1, True), "fp32", Path()).flops == pytest.approx(66.9e12)
+    assert peak(Accelerator("cuda", "NVIDIA H100 80GB HBM3", 8, 1, True), "fp32", Path()).flops == pytest.approx(
+        66.9e12
+    )
 
 
 @pytest.mark.parametrize(
