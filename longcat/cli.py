@@ -38,7 +38,7 @@ from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command, run
 from longcat.disk import failing_disk
-from longcat.errors import Cancelled, LongcatError
+from longcat.errors import LongcatError, Terminated
 from longcat.extensions import STAGES as OWN_STAGES
 from longcat.extensions import registered
 from longcat.flows.dag import STAGES
@@ -151,7 +151,7 @@ class _Signals:
         self.asked = (
             KeyboardInterrupt()
             if number == signal.SIGINT
-            else Cancelled("stopped by SIGTERM; run the same command again to continue from the last checkpoint")
+            else Terminated("stopped by SIGTERM; run the same command again to continue from the last checkpoint")
         )
         raise self.asked
 

@@ -45,6 +45,11 @@ def large_count(count: float) -> str:
     return f"{count / size:,.2f} {unit}"
 
 
+def large_bytes(size: float) -> str:
+    """Return a size in GB with one decimal, or in MB if it is less than a tenth of one, for example `12.5 GB` or `3.9 MB`."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
 def duration(seconds: float) -> str:
     """Return a time in its two largest units, for example `3 min 20 s`."""
     left = round(max(seconds, 0))

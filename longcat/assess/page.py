@@ -10,7 +10,7 @@ from jinja2 import Environment
 from longcat.figures import svg
 from longcat.page import STYLE
 from longcat.plan.page import pareto_picture
-from longcat.printable import markdown_text
+from longcat.printable import large_bytes, markdown_text
 
 GRADES = {"blocks": "solve first", "costs": "costs time or money", "watch": "watch"}
 """What the grade of a risk is called on the page."""
@@ -35,7 +35,7 @@ def cards(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
         found.append(
             (
-                f"{best['peak_bytes'] / 1e9:.1f} GB",
+                large_bytes(best["peak_bytes"]),
                 f"of {(best['memory_bytes'] - best['reserve_bytes']) / 1e9:.1f} a device: fits",
             )
         )

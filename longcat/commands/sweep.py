@@ -65,7 +65,6 @@ def sweep(
 ) -> None:
     """Train a model for each combination of settings, or for those that Optuna chooses, and tell which one is best."""
     from longcat.artifact import Workspace
-    from longcat.ui_pages import pages_of_mlflow, run_page
     from longcat.config import load_config
     from longcat.disk import disk_errors
     from longcat.flows.dag import TRAINING, check, stages_of
@@ -77,6 +76,7 @@ def sweep(
     from longcat.training.room import doubts
     from longcat.training.search import all_of, sampled
     from longcat.training.sweep import BEST, PICTURE, SCORES, names_of, record_sweep
+    from longcat.ui_pages import pages_of_mlflow, run_page
 
     config_file = None if config is None else str(config)
     score, higher = _aim(score, minimize, maximize)

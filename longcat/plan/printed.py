@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longcat.printable import printable
+from longcat.printable import large_bytes, printable
 from longcat.tables import print_pairs, say
 
 CLOSE = "The memory is nearly full, and the plan may be a tenth off: `longcat pretrain --dry-run` is exact for LongCat's models."
@@ -46,7 +46,7 @@ def _pairs(answer: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]
         "layout": layout_text(best["layout"]),
         "step": f"{best['step_seconds']:.2f} s ({low:.2f} to {high:.2f}), {best['tokens_per_second']:,.0f} tokens/s",
         "MFU": f"{best['mfu']:.1%} ({best['mfu_low']:.1%} to {best['mfu_high']:.1%})",
-        "memory": f"{best['peak_bytes'] / 1e9:.1f} GB of {(best['memory_bytes'] - best['reserve_bytes']) / 1e9:.1f} GB: {fits}",
+        "memory": f"{large_bytes(best['peak_bytes'])} of {large_bytes(best['memory_bytes'] - best['reserve_bytes'])}: {fits}",
     }
     if "days" in best:
         pairs["training"] = (
@@ -88,7 +88,7 @@ def _print_parts(console: Console, title: str, parts: Mapping[str, float], unit:
 def _print_best(console: Console, answer: Mapping[str, Any]) -> None:
     if console.width < _NARROW:
         for number, row in enumerate(answer["best"], 1):
-            say(console, f"{number}. {row['step_seconds']:.2f} s, {row['peak_bytes'] / 1e9:.1f} GB: {row['sentence']}")
+            say(console, f"{number}. {row['step_seconds']:.2f} s, {large_bytes(row['peak_bytes'])}: {row['sentence']}")
             if row["reason"]:
                 say(console, f"   {row['reason']}")
         return

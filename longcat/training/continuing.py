@@ -13,8 +13,8 @@ from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts, LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.training.checkpoint_files import RUN, RunRecord, saved
-from longcat.training.layouts import change
 from longcat.training.job import JOB
+from longcat.training.layouts import change
 from longcat.training.life import record_event
 from longcat.unpacking import read_json
 

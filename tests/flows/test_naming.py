@@ -14,7 +14,7 @@ from longcat.best_effort import SERVERS
 from longcat.flows import naming
 from longcat.flows.naming import describe, mlflow_page, mlflow_runs
 from longcat.flows.pipeline import make_flow
-from longcat.tracking.names import MOST, run_name, run_tags
+from longcat.tracking.names import MOST, UNJUDGED, run_name, run_tags
 from longcat.ui_pages import choose_ports, ui_address
 
 
@@ -23,6 +23,12 @@ def test_a_name_says_what_was_run_and_overridden():
     overrides = ["training.steps=500", "training.optimizer.learning_rate=1e-3"]
     assert run_name("pretrain", "tiny", "x/mine.yaml", overrides) == "pretrain-tiny-mine-steps=500-learning_rate=1e-3"
     assert run_tags("pretrain", "tiny", overrides) == ["pretrain", "tiny", *overrides]
+
+
+def test_what_a_comparison_sets_by_itself_is_in_no_name():
+    assert run_name("evaluate", "tiny", None, [UNJUDGED]) == "evaluate-tiny"
+    assert run_name("evaluate", "tiny", None, ["seed=3", UNJUDGED]) == "evaluate-tiny-seed=3"
+    assert run_tags("evaluate", "tiny", [UNJUDGED]) == ["evaluate", "tiny"]
 
 
 def test_names_and_tags_are_bounded_and_hold_no_secrets_and_no_control_characters():
