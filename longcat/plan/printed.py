@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longcat.printable import large_bytes, printable
+from longcat.printable import large_bytes, percent, printable
 from longcat.tables import print_pairs, say
 
 CLOSE = "The memory is nearly full, and the plan may be a tenth off: `longcat pretrain --dry-run` is exact for LongCat's models."
@@ -45,7 +45,7 @@ def _pairs(answer: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]
         "batch": f"{answer['global_batch']:,} sequences of {answer['sequence_length']:,} tokens",
         "layout": layout_text(best["layout"]),
         "step": f"{best['step_seconds']:.2f} s ({low:.2f} to {high:.2f}), {best['tokens_per_second']:,.0f} tokens/s",
-        "MFU": f"{best['mfu']:.1%} ({best['mfu_low']:.1%} to {best['mfu_high']:.1%})",
+        "MFU": f"{percent(best['mfu'])} ({percent(best['mfu_low'])} to {percent(best['mfu_high'])})",
         "memory": f"{large_bytes(best['peak_bytes'])} of {large_bytes(best['memory_bytes'] - best['reserve_bytes'])}: {fits}",
     }
     if "days" in best:
@@ -98,7 +98,7 @@ def _print_best(console: Console, answer: Mapping[str, Any]) -> None:
     table.add_column("layout", overflow="fold")
     for row in answer["best"]:
         text = escape(printable(row["sentence"])) + (f"\n[dim]{escape(row['reason'])}[/dim]" if row["reason"] else "")
-        table.add_row(f"{row['step_seconds']:.2f}", f"{row['peak_bytes'] / 1e9:.1f}", f"{row['mfu']:.1%}", text)
+        table.add_row(f"{row['step_seconds']:.2f}", f"{row['peak_bytes'] / 1e9:.1f}", percent(row["mfu"]), text)
     console.print(table)
 
 
