@@ -34,10 +34,16 @@ def _shown(text: object) -> str:
     return escape(printable(str(text)))
 
 
-def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print what the stages of a run have made, at its end, and what can be done next."""
+def print_summary(summary: Mapping[str, Any], whole_s: float | None = None) -> None:
+    """Print what the stages of a run have made, at its end, and what can be done next.
+
+    Args:
+        summary: of the run.
+        whole_s: seconds that the user has waited; those of the flow, without the start of the program, if None.
+    """
     console = wide_console()
-    title = f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s"
+    seconds = summary["seconds"] if whole_s is None else whole_s
+    title = f"longcat {summary['flow']}, preset {summary['preset']}, {seconds:.1f} s"
     ids = {row["stage"]: row.get("mlflow_run_id") or "not sent yet" for row in summary["stages"]}
     if beside := console.width >= _WIDE:
         console.print(_stages(title, summary["stages"], ids))

@@ -495,6 +495,11 @@ def test_summary_table(capsys, terminal, columns):
     assert all(len(line) <= (columns or 140) for line in tables)
 
 
+def test_the_title_has_what_the_user_waited(capsys):
+    print_summary(SUMMARY, 25.46)
+    assert ", 25.5 s" in capsys.readouterr().out
+
+
 def test_the_next_commands_can_be_pasted(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/opt/my env/longcat"])
     checkpoint, after, generate, ui = next_steps(SUMMARY)

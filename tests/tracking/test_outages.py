@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from longcat.artifact import Workspace
+from longcat.commands.tools import _send_before_showing
 from longcat.config import load_config
 from longcat.tracking import Tracker, journal
 from longcat.tracking import sender as sender_module
@@ -199,6 +200,20 @@ def test_a_run_that_ends_at_once_sends_what_earlier_ones_have_left(workspace, cl
         assert run.info.status == "FINISHED"
         assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 450
     assert client.get_run(tracker.run_id()).info.status == "FINISHED"
+
+
+def test_what_is_shown_has_been_sent_before(workspace, client, monkeypatch, capsys):
+    path = left_behind(workspace, "20250101-000000-abcdef")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    _send_before_showing(workspace)
+    assert "MLflow's pages lack them" in capsys.readouterr().err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    _send_before_showing(workspace)
+    assert capsys.readouterr().out == "sent MLflow the records that 1 run had left\n"
+    assert client.get_run(journal.Sent.of(path).run_ids["pipeline"]).info.status == "FINISHED"
+    _send_before_showing(workspace)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_run_sends_its_own_records_while_it_sends_those_of_others(workspace, client, monkeypatch):
