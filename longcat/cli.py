@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -227,5 +231,35 @@ def main() -> None:
     sys.exit(code)
 
 
+@dataclass
+class _Leaving:
+    """The end of this process once all that it has to do is done, its exit handlers included.
+
+    Python would take down its modules and objects next, which takes longer than a short command where torch is loaded.
+    """
+
+    code: int | None = None
+
+    def __call__(self) -> None:
+        if self.code is None:  # an error that main does not know
+            return
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(self.code)
+
+
+def program() -> None:
+    """Run the command line as a process of its own, which ends with it."""
+    leaving = _Leaving()
+    atexit.register(leaving)  # the first one that is registered is called last
+    try:
+        main()
+    except SystemExit as left:
+        leaving.code = left.code if isinstance(left.code, int) else None
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    program()

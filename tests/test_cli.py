@@ -332,6 +332,20 @@ def test_failures_end_with_1(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["presets"], 0), (["presets", "nothing-of-the-kind"], 2)])
+def test_a_process_ends_with_the_code_of_its_command_after_its_exit_handlers(arguments, code):
+    program = (
+        "import atexit, sys; from longcat import cli; main = cli.main; "
+        "cli.main = lambda: (atexit.register(print, 'handled'), main()); "
+        f"sys.argv = ['longcat', *{arguments}]; cli.program()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code
+    assert done.stdout.splitlines()[-1] == "handled"
+    assert bool(done.stderr) == bool(code)
+    assert "Traceback" not in done.stderr
+
+
 def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     assert leave_with(monkeypatch, KeyboardInterrupt()) == 130
     assert "last checkpoint" in capsys.readouterr().err
