@@ -11,7 +11,7 @@ import torch
 
 from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
-from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES, kernel
+from longcat.emulator.reference import DIFFERENTIABLE, MIXED, REFERENCES, kernel
 
 FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
@@ -25,7 +25,8 @@ _MEMORY = {
 
 _HOST = {
     "get_npu_format", "get_storage_size", "npu_change_data_ptr", "npu_format_cast", "npu_format_cast_",
-    "_npu_format_cast", "set_op_timeout_ms", "copy_memory_", "npu_prefetch",
+    "_npu_format_cast", "set_op_timeout_ms", "copy_memory_", "npu_prefetch", "print_npugraph_tensor",
+    "save_npugraph_tensor", "super_kernel_scope_begin", "super_kernel_scope_end",
 }  # fmt: skip
 """torch_npu's own operators of this kind."""
 
@@ -37,6 +38,9 @@ _COMPUTED = ("CPU", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFu
 
 _CPU_ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
 """aten operators that the emulated attention is computed with."""
+
+_REFERENCE = "PrivateUse2"
+"""Dispatch key of the references, as kernels.cpp looks for them: another backend's, which nobody has."""
 
 _libraries: list[torch.library.Library] = []
 
@@ -55,8 +59,11 @@ def install(folder: str) -> None:
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
     refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
+    here = {name: f"{namespace(name)}::{name}" for name in REFERENCES if exists(name)}
+    ours.install_references([full for name, full in here.items() if name not in MIXED])
+    ours.install_mixed_references([full for name, full in here.items() if name in MIXED])
     for name, function in REFERENCES.items():
-        _register(name, kernel(name, function), "PrivateUse1")
+        _register(name, kernel(function), _REFERENCE)
     for name, function in DIFFERENTIABLE.items():
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
@@ -107,9 +114,14 @@ def namespace(name: str) -> str:
     return "npu" if schema(f"npu::{name}") is not None else "aten"
 
 
+def exists(name: str) -> bool:
+    """Whether there is an operator for a reference of this name; another torch_npu may have none."""
+    return schema(f"{namespace(name)}::{name}") is not None
+
+
 def _register(name: str, function: Any, key: str) -> None:
-    if schema(f"{namespace(name)}::{name}") is None:
-        return  # another torch_npu, which has no such operator
+    if not exists(name):
+        return
     library = torch.library.Library(namespace(name), "IMPL")
     library.impl(name, function, key)
     _libraries.append(library)  # its kernels live as long as it does

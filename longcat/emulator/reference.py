@@ -1,8 +1,9 @@
-"""References of fused operators: plain functions on CPU tensors, run for tensors of the device."""
+"""References of fused operators: plain functions on CPU tensors, which kernels.cpp runs for tensors of the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,76 +14,50 @@ REFERENCES: dict[str, Function] = {}
 """References by the operator's name in torch_npu's namespace, such as `npu_rms_norm` or `npu_apply_adam_w.out`."""
 DIFFERENTIABLE: dict[str, Function] = {}
 """References of operators that torch differentiates, as the wheel's autograd kernel bypasses the dispatcher."""
+MIXED: set[str] = set()
+"""Operators that take some tensors from the host, such as lengths of sequences."""
 
 
-def reference(*names: str, differentiable: bool = False) -> Callable[[Function], Function]:
+def reference(*names: str, differentiable: bool = False, mixed: bool = False) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
-    It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors.
+    It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors; an argument
+    that it has written to is returned itself.
+
+    Args:
+        names: of the operators.
+        differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
+        mixed: whether tensors of the host may be among the arguments; they are passed as they are.
     """
 
     def register(function: Function) -> Function:
         (DIFFERENTIABLE if differentiable else REFERENCES).update(dict.fromkeys(names, function))
+        if mixed:
+            MIXED.update(names)
         return function
 
     return register
 
 
-def on_device(tensor: Any) -> bool:
-    """Whether this is a tensor of the emulated device."""
-    return isinstance(tensor, Tensor) and tensor.device.type == torch._C._get_privateuse1_backend_name()
+@dataclass
+class OnHost:
+    """A result that stays on the host."""
+
+    tensor: Tensor
 
 
-def kernel(name: str, function: Function) -> Function:
-    """Wrap a reference as a kernel for tensors of the device."""
+def kernel(function: Function) -> Function:
+    """Return a reference that tells kernels.cpp, which moves results to the device, which of them stay on the host."""
+
+    def result(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(result(item) for item in value)
+        return torch.ops.longcat_emulator.on_host(value.tensor) if isinstance(value, OnHost) else value
 
     def run(*positional: Any, **named: Any) -> Any:
-        call = Call(name)
-        arguments = [call.down(value) for value in positional]
-        options = {key: call.down(value) for key, value in named.items()}
-        with torch.no_grad():
-            return call.up(function(*arguments, **options))
+        return result(function(*positional, **named))
 
     return run
-
-
-class Call:
-    """One call of an operator: maps its tensors between the device and the CPU."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.given: dict[int, tuple[Tensor, Tensor]] = {}
-        self.device: torch.device | None = None
-
-    def down(self, value: Any) -> Any:
-        """Return CPU tensors that share the memory of device tensors; lists are mapped item by item."""
-        if isinstance(value, (list, tuple)):
-            return type(value)(self.down(item) for item in value)
-        if not isinstance(value, Tensor):
-            return value
-        self.device = self.device or value.device
-        if value.device != self.device and value.dim() > 0:
-            raise RuntimeError(
-                "Expected all tensors to be on the same device, but found at least two devices, "
-                f"{self.device} and {value.device}! (in npu::{self.name})"
-            )
-        if torch.ops.longcat_emulator.has_tangent(value):
-            raise NotImplementedError(
-                f"{self.name}: forward-mode differentiation; torch_npu has no formula for it and would lose the tangent"
-            )
-        alias: Tensor = torch.ops.longcat_emulator.alias(value)
-        self.given[id(alias)] = (alias, value)
-        return alias
-
-    def up(self, value: Any) -> Any:
-        """Return results as tensors of the device; an argument that was modified in place is returned itself."""
-        if isinstance(value, (list, tuple)):
-            return type(value)(self.up(item) for item in value)
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) in self.given:
-            return self.given[id(value)][1]
-        return torch.ops.longcat_emulator.place(value.contiguous(), self.device)
 
 
 def gradients(function: Function, inputs: list[Tensor | None], output_gradient: Tensor) -> list[Tensor | None]:

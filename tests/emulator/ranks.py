@@ -139,6 +139,46 @@ def check_coalesced():
     assert total.tolist() == [sum(range(RANKS))] * 3
 
 
+def check_graphs():
+    x, received = full(1, 4), torch.zeros(4, device=DEVICE)
+    gathered, parts = torch.empty(4 * RANKS, device=DEVICE), torch.empty(RANKS, device=DEVICE)
+    right, left = (RANK + 1) % RANKS, (RANK - 1) % RANKS
+    dist.all_reduce(torch.zeros(1, device=DEVICE))  # connects
+    dist.batch_isend_irecv([dist.P2POp(dist.isend, x, right), dist.P2POp(dist.irecv, received, left)])[-1].wait()
+    graph = torch.npu.NPUGraph()
+    with torch.npu.graph(graph):
+        y = x * (RANK + 1)
+        dist.all_reduce(y)
+        dist.all_gather_into_tensor(gathered, y * (RANK + 1))
+        dist.all_to_all_single(parts, y[:RANKS] + RANK, [1] * RANKS, [1] * RANKS)
+        messages = [dist.P2POp(dist.isend, x + RANK, right), dist.P2POp(dist.irecv, received, left)]
+        for work in dist.batch_isend_irecv(messages):
+            work.wait()
+        z = y + 1
+    for value in (1, 2):
+        x.fill_(value)
+        graph.replay()
+        total = value * RANKS * (RANKS + 1) // 2
+        assert z.tolist() == [total + 1] * 4
+        assert gathered[::4].tolist() == [total * (rank + 1) for rank in range(RANKS)]
+        assert parts.tolist() == [total + rank for rank in range(RANKS)]
+        assert received.tolist() == [value + left] * 4
+
+
+def check_formats():
+    import torch_npu
+
+    torch.npu.config.allow_internal_format = True
+    x = torch_npu.npu_format_cast(full(RANK + 1, 20, 30, dtype=torch.float16), 29)
+    dist.all_reduce(x)
+    assert x.unique().tolist() == [RANKS * (RANKS + 1) // 2]
+    dist.broadcast(x, src=0)
+    parts = [torch.empty(20, 30, device=DEVICE, dtype=torch.float16) for _ in range(RANKS)]
+    dist.all_gather(parts, torch_npu.npu_format_cast(full(RANK, 20, 30, dtype=torch.float16), 29))
+    assert [part.unique().tolist() for part in parts] == [[rank] for rank in range(RANKS)]
+    torch.npu.config.allow_internal_format = False
+
+
 def check_synchronized_batch_norm():
     x = torch.linspace(-1, 2, 12 * RANKS).reshape(2 * RANKS, 3, 2) ** 2
     single = nn.BatchNorm1d(3)

@@ -384,6 +384,45 @@ def test_an_operator_without_a_kernel_is_named():
         torch_npu.npu_nms_rotated(torch.ones(3, 5, device=DEVICE), torch.ones(3, device=DEVICE), 0.5)
 
 
+def test_what_a_fault_of_memory_has_spoilt_is_not_read():
+    from torch_npu.npu import _recovery
+
+    x, y = (torch.ones(1 << 20, device=DEVICE) for _ in range(2))
+    _recovery.set_npu_tensor_unsafe_check_flag(True)
+    try:
+        _recovery.mark_all_npu_tensor_unsafe(0)
+        with pytest.raises(RuntimeError, match="unsafe data in the input tensor"):
+            x + y
+        x.copy_(torch.zeros(1 << 20))
+        assert (x + 1).sum().item() == 1 << 20
+        with pytest.raises(RuntimeError, match="unsafe data in the input tensor"):
+            y.sum()
+    finally:
+        _recovery.set_npu_tensor_unsafe_check_flag(False)
+
+
+def test_references_may_take_and_return_tensors_of_the_host():
+    from longcat.emulator.reference import OnHost, kernel
+
+    library = torch.library.Library("npu", "FRAGMENT")
+    for name, install in (("mixed", "install_mixed_references"), ("plain", "install_references")):
+        library.define(f"emulator_{name}(Tensor x, Tensor counts) -> (Tensor, Tensor, Tensor?)")
+        getattr(torch.ops.longcat_emulator, install)([f"npu::emulator_{name}"])
+        function = kernel(lambda x, counts: (x.t(), OnHost(counts + 1), None))
+        library.impl(f"emulator_{name}", function, "PrivateUse2")
+    x, counts = torch.ones(2, 3, device=DEVICE), torch.tensor([4])
+    moved, kept, absent = torch.ops.npu.emulator_mixed(x, counts)
+    assert (moved.device, moved.shape, moved.is_contiguous()) == (x.device, (3, 2), True)
+    assert (kept.device.type, kept.tolist(), absent) == ("cpu", [5], None)
+    with pytest.raises(RuntimeError, match="found at least two devices"):
+        torch.ops.npu.emulator_plain(x, counts)
+    with torch.npu.graph(graph := torch.npu.NPUGraph()):
+        moved, _, _ = torch.ops.npu.emulator_mixed(x, counts)
+    x.fill_(3)
+    graph.replay()
+    assert moved.tolist() == [[3.0, 3.0]] * 3
+
+
 def test_save_and_load():
     file, x = io.BytesIO(), torch.randn(3, device=DEVICE)
     torch.save({"x": x}, file)
