@@ -89,6 +89,8 @@ class _File:
     since: float = 0.0
     """When the last report came, or the attempt to end it."""
     began_test: float = 0.0
+    tried: set[int | None] = field(default_factory=set)
+    """Tests that the system killed, which are run once more; None is the reading of the file."""
     killed: str = ""
     ended: str = ""
     """How the last fork ended."""
@@ -290,6 +292,10 @@ def _close(file: _File, selector: selectors.BaseSelector) -> None:
     code = os.waitstatus_to_exitcode(os.waitpid(file.pid, 0)[1])
     if code == 0 and file.current is None:
         return
+    if code == -signal.SIGKILL and not file.killed and file.current not in file.tried:  # most likely for want of memory
+        file.tried.add(file.current)
+        file.progress = True
+        return
     status = "hang" if file.killed else "crash"
     reason = file.killed or (f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
     reason = f"{reason}{_place(_output(file.log, file.output_from))}"
@@ -306,7 +312,7 @@ def _close(file: _File, selector: selectors.BaseSelector) -> None:
 
 
 def _again(file: _File) -> bool:
-    """Whether tests are left that another fork may reach."""
+    """Whether another fork is to go on; tests that none can reach get their result."""
     for number, test in enumerate(file.plan):
         for owner, (status, reason) in file.classes.items():
             if test.startswith(f"{owner}."):
@@ -316,7 +322,7 @@ def _again(file: _File) -> bool:
         for number in left:
             file.results[number] = Result(file.name, file.plan[number], "crash", "the file ended before this test")
         return False
-    return bool(left)
+    return bool(left) or (not file.ready and file.progress)
 
 
 def _all(file: _File) -> list[Result]:

@@ -146,6 +146,29 @@ def test_files_of_other_forms(tmp_path, text, expected):
     assert statuses(run(make(tmp_path, test_form=text))) == expected
 
 
+@pytest.mark.parametrize("where", ["", "    "])
+def test_what_the_system_kills_is_run_once_more(tmp_path, where):
+    """A test, and a file while it is read; what is killed twice has crashed."""
+    kill = f"""
+import os, pathlib, signal, unittest
+tries = pathlib.Path({str(tmp_path)!r}) / "tries"
+def die(most):
+    count = len(tries.read_text()) if tries.exists() else 0
+    if count < most:
+        tries.write_text("x" * (count + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+class T(unittest.TestCase):
+    def test_a(self): TEST
+    def test_b(self): pass
+READ
+"""
+    once = kill.replace("TEST", "die(1)" if where else "pass").replace("READ", "" if where else "die(1)")
+    assert statuses(run(make(tmp_path, test_kill=once))) == {"test_a": "passed", "test_b": "passed"}
+    (tmp_path / "tries").unlink()
+    found = statuses(run(make(tmp_path, test_kill=once.replace("die(1)", "die(9)"))))
+    assert found == ({"test_a": "crash", "test_b": "passed"} if where else {"(file)": "crash"})
+
+
 def test_files_import_one_another(tmp_path):
     make(tmp_path, test_one="import two\nfrom sub.test_three import y\ndef test_a(): assert two.x + y == 3\n", two="x = 1\n",
          sub__test_three="y = 2\n")  # fmt: skip
