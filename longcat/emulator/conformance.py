@@ -297,7 +297,8 @@ def _worker(names: list[str]) -> None:
 def _run_suite(options: argparse.Namespace) -> int:
     from longcat.emulator import upstream
 
-    importlib.import_module("torch_npu")  # once, for all forks
+    sys.argv[1:] = []  # torch's test classes read them when they are imported
+    importlib.import_module("torch_npu.testing.testcase")  # what all files import: once, for all forks
     try:
         root, files = upstream.find(options.suite, options.names)
     except UserError as error:

@@ -435,13 +435,14 @@ def share(results: Sequence[Result]) -> float:
 
 
 def progress(results: Sequence[Result]) -> str:
-    """Format the counts of one file in a line."""
+    """Format the counts of one file in a line, and each of its failures in another."""
     counts = Counter(result.status for result in results)
-    return f"{results[0].file}: " + ", ".join(f"{counts[s]} {s}" for s in ("passed", "skipped", *FAILURES) if counts[s])
+    line = f"{results[0].file}: " + ", ".join(f"{counts[s]} {s}" for s in ("passed", "skipped", *FAILURES) if counts[s])
+    return "\n".join([line, *(f"  {r.status} {r.test}: {r.reason}" for r in results if r.status in FAILURES)])
 
 
 def table(results: Sequence[Result], training: set[str]) -> str:
-    """Format the results by group and by file, then every failure, and a line for the documentation.
+    """Format the results by group and by file, and a line for the documentation.
 
     Args:
         results: what became of each test.
@@ -453,7 +454,6 @@ def table(results: Sequence[Result], training: set[str]) -> str:
         files.setdefault(result.file, []).append(result)
     lines = [_heading("group"), *(_line(name, found) for name, found in rows), "", _heading("file")]
     lines += [_line(name, found) for name, found in sorted(files.items())]
-    lines += ["", *(f"{r.status} {r.file} {r.test}: {r.reason}" for r in results if r.status in FAILURES)]
     said = ", ".join(f"{name} {share(found):.1%} of {_tested(found):,}" for name, found in rows if _tested(found))
     return "\n".join([*lines, "", f"Passed, skips left out: {said}."])
 

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -91,6 +92,7 @@ class Call {
     size_t first = stack_->size() - arguments.size();
     for (size_t i = 0; i < arguments.size(); i++) argument_down((*stack_)[first + i], arguments[i]);
     check_devices(first);
+    widen_index(first);
     if (!device_ || !device_->has_index()) device_ = current_device();
     {
       c10::impl::ExcludeDispatchKeyGuard kernels_only(
@@ -178,6 +180,20 @@ class Call {
       if (value.isTensorList())
         for (const Tensor& tensor : value.toTensorVector()) check_cpu(tensor);
     }
+  }
+
+  // Indices of 32 bits, which a device takes, and of which the CPU's kernel says that it wants 64.
+  void widen_index(size_t first) {
+    static const std::unordered_map<std::string, std::string> INDICES = {
+        {"aten::nll_loss_forward", "target"},    {"aten::nll_loss_backward", "target"},
+        {"aten::nll_loss2d_forward", "target"},  {"aten::nll_loss2d_backward", "target"},
+        {"aten::multilabel_margin_loss_forward", "target"},
+        {"aten::index_fill", "index"},           {"aten::index_fill_", "index"},
+        {"aten::take", "index"},                 {"aten::put_", "index"}};
+    auto found = INDICES.find(operation_.schema().name());
+    if (found == INDICES.end()) return;
+    auto& value = (*stack_)[first + *operation_.schema().argumentIndexWithName(found->second)];
+    if (value.isTensor() && value.toTensor().scalar_type() == at::kInt) value = value.toTensor().to(at::kLong);
   }
 
   void check_generator(size_t first) {
