@@ -392,7 +392,7 @@ def used_by_training(name: str, differentiable: Callable[[str], bool]) -> bool:
 
     Args:
         name: name without namespace and overload.
-        differentiable: whether the wheel has an autograd kernel for this name.
+        differentiable: whether the wheel differentiates the operator of this name.
     """
     if _INFERENCE.search(name):
         return False
@@ -400,7 +400,10 @@ def used_by_training(name: str, differentiable: Callable[[str], bool]) -> bool:
 
 
 def differentiable_in_wheel() -> tuple[set[str], Callable[[str], bool]]:
-    """Return the names of torch_npu's operators, and whether the wheel has an autograd kernel for one of them."""
+    """Return the names of torch_npu's operators, and whether the wheel differentiates one of them.
+
+    It does if it has an autograd kernel for that name or its private form, or an operator that is the derivative.
+    """
     import torch
 
     overloads: dict[str, list[str]] = {}
@@ -412,7 +415,9 @@ def differentiable_in_wheel() -> tuple[set[str], Callable[[str], bool]]:
 
     def differentiable(name: str) -> bool:
         has = torch._C._dispatch_has_kernel_for_dispatch_key
-        return any(has(full, "AutogradPrivateUse1") for full in overloads.get(name, ()))
+        forms = [full for form in (name, f"_{name}") for full in overloads.get(form, ())]
+        own = any(has(full, "AutogradPrivateUse1") for full in forms)
+        return own or not overloads.keys().isdisjoint((f"{name}_backward", f"{name}_grad"))
 
     return set(overloads), differentiable
 
