@@ -101,6 +101,8 @@ class _File:
     looked: float = 0.0
     used: float = 0.0
     """CPU seconds that it had used when its test began, or it did."""
+    computing: tuple[float, float] = (0.0, 0.0)
+    """When it was last seen to compute, and the CPU seconds that it had used by then."""
     pid: int = 0
     reports: int = -1
     text: bytes = b""
@@ -187,6 +189,7 @@ def _fork(file: _File, root: Path, folder: Path, selector: selectors.BaseSelecto
     file.text, file.current, file.killed = b"", None, ""
     file.ready = file.progress = False
     file.since, file.output_from, file.used = time.monotonic(), 0, 0.0
+    file.computing = file.since, 0.0
     sys.stdout.flush()
     sys.stderr.flush()
     scratch = Path(tempfile.mkdtemp(dir=folder))
@@ -213,6 +216,7 @@ def _take(file: _File, report: dict[str, Any]) -> None:
     """Take in one report of the fork."""
     file.since = file.began_test = time.monotonic()
     file.used = _cpu_seconds(file)
+    file.computing = file.since, file.used
     if "plan" in report:
         file.plan, file.ready = report["plan"], True
     elif "start" in report:
@@ -255,9 +259,12 @@ def _check_limits(file: _File, seconds: float) -> None:
     file.looked = now
     if now - file.began > FILE_LIMITS * seconds * _SLOWEST:
         file.killed = _FILE_OVER
-    elif waited > limit:
-        used = _cpu_seconds(file) - file.used
-        if used > limit or used < _IDLE * waited or waited > _SLOWEST * limit:
+    else:
+        used = _cpu_seconds(file)
+        when, before = file.computing
+        if used - before > _IDLE * (now - when):
+            file.computing = now, used
+        if used - file.used > limit or now - file.computing[0] > limit or waited > _SLOWEST * limit:
             file.killed = f"took over {limit:g} s"
     if not file.killed:
         return
