@@ -205,6 +205,33 @@ def test_indices_sorting_and_counting():
             assert torch.equal(ours.cpu(), theirs)
 
 
+def test_long_products_of_half_floats_are_summed_in_32_bits():
+    """One of many terms that a sum in 16 bits would lose: 4096 + 1 is 4096 there."""
+    x, y = (
+        torch.ones(2, 20000, dtype=torch.float16, device=DEVICE),
+        torch.full((20000, 2), 0.5, dtype=torch.float16, device=DEVICE),
+    )
+    assert (x @ y).tolist() == (x @ y.t().contiguous().t()).tolist() == [[10000.0] * 2] * 2
+    assert torch.mv(x, y[:, 0]).tolist() == [10000.0] * 2
+    result = torch.zeros(2, 2, dtype=torch.float16, device=DEVICE)
+    assert torch.mm(x, y, out=result) is result
+    assert result.tolist() == [[10000.0] * 2] * 2
+    assert result.addmm_(x, y, beta=2.0, alpha=-1.0).tolist() == [[10000.0] * 2] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_the_cpu_has_no_kernel_of_16_bits_for(dtype):
+    """Results, new or in place, are rounded once and of the type that was given."""
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for function in (lambda t: torch._add_relu(t, t), lambda t: torch._add_relu_(t.clone(), t)):
+        found = function(x.to(DEVICE))
+        assert found.dtype == dtype
+        assert torch.equal(found.cpu(), function(x.float()).to(dtype))
+    changed = x.to(DEVICE)
+    torch._add_relu_(changed, changed)
+    assert torch.equal(changed.cpu(), torch.relu(x + x))
+
+
 @pytest.mark.parametrize(
     "function",
     [

@@ -12,11 +12,13 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 using at::Tensor;
@@ -101,7 +103,7 @@ class Call {
       std::optional<BorrowedGenerator> random;
       if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded)) random.emplace(generator_of_device());
       try {
-        operation_.callBoxed(stack_);
+        compute(first);
       } catch (const c10::Error& error) {  // a result is made on the host first
         bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
         TORCH_CHECK_WITH(OutOfMemoryError, !memory, "NPU out of memory. ", operation_.schema().operator_name(),
@@ -179,6 +181,80 @@ class Call {
       if (value.isTensor()) check_cpu(value.toTensor());
       if (value.isTensorList())
         for (const Tensor& tensor : value.toTensorVector()) check_cpu(tensor);
+    }
+  }
+
+  // The CPU's kernel. Products of half floats are summed in 32 bits, as a device does, and what the CPU has no 16-bit kernel
+  // for is computed in 32 bits as well; results are rounded once.
+  void compute(size_t first) {
+    static const std::unordered_set<std::string> PRODUCTS = {
+        "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::addbmm",
+        "aten::addbmm_", "aten::mv", "aten::addmv", "aten::addmv_", "aten::addr", "aten::dot", "aten::vdot"};
+    bool half = has(first, at::kHalf), brain = has(first, at::kBFloat16);
+    if (half && PRODUCTS.count(operation_.schema().name())) return compute_wide(first, at::kHalf);
+    if (!half && !brain) return operation_.callBoxed(stack_);
+    torch::jit::Stack kept(stack_->begin() + first, stack_->end());
+    try {
+      operation_.callBoxed(stack_);
+    } catch (const c10::Error& error) {
+      const auto& text = error.msg();
+      bool lacks_half = text.find("for 'Half'") != std::string::npos || text.find("c10::Half") != std::string::npos;
+      bool lacks_brain = text.find("for 'BFloat16'") != std::string::npos || text.find("c10::BFloat16") != std::string::npos;
+      if (!(half && lacks_half) && !(brain && lacks_brain)) throw;
+      stack_->resize(first);
+      stack_->insert(stack_->end(), kept.begin(), kept.end());
+      compute_wide(first, lacks_half ? at::kHalf : at::kBFloat16);
+    }
+  }
+
+  bool has(size_t first, at::ScalarType type) {
+    for (size_t i = first; i < stack_->size(); i++) {
+      const auto& value = (*stack_)[i];
+      if (value.isTensor() && value.toTensor().defined() && value.toTensor().scalar_type() == type) return true;
+      if (value.isTensorList())
+        for (const Tensor& tensor : value.toTensorVector())
+          if (tensor.defined() && tensor.scalar_type() == type) return true;
+    }
+    return false;
+  }
+
+  void compute_wide(size_t first, at::ScalarType narrow) {
+    std::vector<std::pair<Tensor, Tensor>> widened;
+    auto widen = [&](const Tensor& tensor) {
+      if (!tensor.defined() || tensor.scalar_type() != narrow) return tensor;
+      for (auto& [before, after] : widened)
+        if (before.is_same(tensor)) return after;
+      widened.emplace_back(tensor, tensor.to(at::kFloat));
+      return widened.back().second;
+    };
+    change_tensors(first, widen);
+    operation_.callBoxed(stack_);
+    const auto& arguments = operation_.schema().arguments();
+    bool writes = std::any_of(arguments.begin(), arguments.end(),
+                              [](const auto& argument) { return argument.alias_info() && argument.alias_info()->isWrite(); });
+    if (writes)
+      for (auto& [before, after] : widened) {
+        if (before.sizes() != after.sizes()) before.resize_(after.sizes());
+        before.copy_(after);
+      }
+    change_tensors(stack_->size() - operation_.schema().returns().size(), [&](const Tensor& result) {
+      for (auto& [before, after] : widened)
+        if (after.is_same(result)) return before;
+      return result.defined() && result.scalar_type() == at::kFloat ? result.to(narrow) : result;
+    });
+  }
+
+  template <typename Change>
+  void change_tensors(size_t first, Change change) {
+    for (size_t i = first; i < stack_->size(); i++) {
+      auto& value = (*stack_)[i];
+      if (value.isTensor()) {
+        value = change(value.toTensor());
+      } else if (value.isTensorList()) {
+        c10::List<Tensor> changed;
+        for (const Tensor& tensor : value.toTensorVector()) changed.push_back(change(tensor));
+        value = changed;
+      }
     }
   }
 
