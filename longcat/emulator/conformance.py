@@ -16,6 +16,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -283,8 +284,6 @@ def summary(outcomes: list[Outcome]) -> str:
 
 
 def _worker(names: list[str]) -> None:
-    import signal
-
     from longcat.accelerator import choose
 
     device = choose("npu").device()
@@ -297,6 +296,7 @@ def _worker(names: list[str]) -> None:
 def _run_suite(options: argparse.Namespace) -> int:
     from longcat.emulator import upstream
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # its forks end, and their folders go
     sys.argv[1:] = []  # torch's test classes read them when they are imported
     importlib.import_module("torch_npu.testing.testcase")  # what all files import: once, for all forks
     try:
