@@ -92,7 +92,7 @@ def computes(name: str) -> bool:
 
 def composed(name: str) -> bool:
     """Whether torch composes an aten operator from others although torch_npu has an autograd kernel for it."""
-    own = {"matmul", "contiguous", "scaled_dot_product_attention"}
+    own = {"matmul", "contiguous", "scaled_dot_product_attention", "one_hot"}
     return (
         schema(name) is not None
         and name[6:].partition(".")[0] not in own

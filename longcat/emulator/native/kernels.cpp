@@ -18,10 +18,13 @@
 
 #include "emulator.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 using at::Tensor;
@@ -119,6 +122,97 @@ Tensor keep_on_host(const Tensor& result) {
   return result;
 }
 
+// Whether an argument is a tensor of this type.
+bool has(const torch::jit::Stack& stack, size_t first, at::ScalarType type) {
+  for (size_t i = first; i < stack.size(); i++) {
+    const auto& value = stack[i];
+    if (value.isTensor() && value.toTensor().defined() && value.toTensor().scalar_type() == type) return true;
+    if (value.isTensorList())
+      for (const Tensor& tensor : value.toTensorVector())
+        if (tensor.defined() && tensor.scalar_type() == type) return true;
+  }
+  return false;
+}
+
+template <typename Change>
+void change_tensors(torch::jit::Stack* stack, size_t first, Change change) {
+  for (size_t i = first; i < stack->size(); i++) {
+    auto& value = (*stack)[i];
+    if (value.isTensor()) {
+      value = change(value.toTensor());
+    } else if (value.isTensorList()) {
+      c10::List<Tensor> changed;
+      for (const Tensor& tensor : value.toTensorVector()) changed.push_back(change(tensor));
+      value = changed;
+    }
+  }
+}
+
+// The CPU's kernel in 32 bits, with results rounded once.
+void compute_wide(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first, at::ScalarType narrow) {
+  std::vector<std::pair<Tensor, Tensor>> widened;
+  change_tensors(stack, first, [&](const Tensor& tensor) {
+    if (!tensor.defined() || tensor.scalar_type() != narrow) return tensor;
+    for (auto& [before, after] : widened)
+      if (before.is_same(tensor)) return after;
+    widened.emplace_back(tensor, tensor.to(at::kFloat));
+    return widened.back().second;
+  });
+  operation.callBoxed(stack);
+  const auto& arguments = operation.schema().arguments();
+  bool writes = std::any_of(arguments.begin(), arguments.end(),
+                            [](const auto& argument) { return argument.alias_info() && argument.alias_info()->isWrite(); });
+  if (writes)
+    for (auto& [before, after] : widened) {
+      if (before.sizes() != after.sizes()) before.resize_(after.sizes());
+      before.copy_(after);
+    }
+  change_tensors(stack, stack->size() - operation.schema().returns().size(), [&](const Tensor& result) {
+    for (auto& [before, after] : widened)
+      if (after.is_same(result)) return before;
+    return result.defined() && result.scalar_type() == at::kFloat ? result.to(narrow) : result;
+  });
+}
+
+// Indices of 32 bits, which a device takes, and of which the CPU's kernel says that it wants 64.
+void widen_index(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first) {
+  static const std::unordered_map<std::string, std::string> INDICES = {
+      {"aten::nll_loss_forward", "target"},    {"aten::nll_loss_backward", "target"},
+      {"aten::nll_loss2d_forward", "target"},  {"aten::nll_loss2d_backward", "target"},
+      {"aten::multilabel_margin_loss_forward", "target"},
+      {"aten::index_fill", "index"},           {"aten::index_fill_", "index"},
+      {"aten::take", "index"},                 {"aten::put_", "index"}};
+  auto found = INDICES.find(operation.schema().name());
+  if (found == INDICES.end()) return;
+  auto& value = (*stack)[first + *operation.schema().argumentIndexWithName(found->second)];
+  if (value.isTensor() && value.toTensor().scalar_type() == at::kInt) value = value.toTensor().to(at::kLong);
+}
+
+// The CPU's kernel. Products of half floats are summed in 32 bits, as a device does, and what the CPU has no 16-bit kernel
+// for is computed in 32 bits as well.
+void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
+  static const std::unordered_set<std::string> PRODUCTS = {
+      "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::addbmm",
+      "aten::addbmm_", "aten::mv", "aten::addmv", "aten::addmv_", "aten::addr", "aten::dot", "aten::vdot"};
+  size_t first = stack->size() - operation.schema().arguments().size();
+  widen_index(operation, stack, first);
+  bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
+  if (half && PRODUCTS.count(operation.schema().name())) return compute_wide(operation, stack, first, at::kHalf);
+  if (!half && !brain) return operation.callBoxed(stack);
+  torch::jit::Stack kept(stack->begin() + first, stack->end());
+  try {
+    operation.callBoxed(stack);
+  } catch (const c10::Error& error) {
+    const auto& text = error.msg();
+    bool lacks_half = text.find("for 'Half'") != std::string::npos || text.find("c10::Half") != std::string::npos;
+    bool lacks_brain = text.find("for 'BFloat16'") != std::string::npos || text.find("c10::BFloat16") != std::string::npos;
+    if (!(half && lacks_half) && !(brain && lacks_brain)) throw;
+    stack->resize(first);
+    stack->insert(stack->end(), kept.begin(), kept.end());
+    compute_wide(operation, stack, first, lacks_half ? at::kHalf : at::kBFloat16);
+  }
+}
+
 // Runs it on tensors of the CPU.
 void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by,
              const std::optional<Draw>& random) {
@@ -126,7 +220,7 @@ void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By 
                                                   c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
   std::optional<BorrowedGenerator> borrowed;
   if (random) borrowed.emplace(random->generator());
-  if (by == By::CPU) return operation.callBoxed(stack);
+  if (by == By::CPU) return compute_on_cpu(operation, stack);
   at::NoGradGuard no_gradients;
   operation.redispatchBoxed(c10::DispatchKeySet(REFERENCE), stack);
 }

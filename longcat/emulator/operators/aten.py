@@ -7,6 +7,9 @@ from torch import Tensor
 
 from longcat.emulator.reference import reference
 
+_TYPE_NAMES = {torch.float16: "Half", torch.bfloat16: "BFloat16", torch.float32: "Float", torch.float64: "Double"}
+"""Names of types in torch's messages."""
+
 
 @reference("matmul_backward", differentiable=True)
 def matmul_backward(
@@ -140,6 +143,34 @@ def addmm_dtype(
 def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Compute a histogram, also of integers, for which the CPU has no kernel."""
     return torch.histc(x if x.is_floating_point() else x.double(), bins, min, max).to(x.dtype)
+
+
+@reference("one_hot", differentiable=True)
+def one_hot(indices: Tensor, num_classes: int = -1) -> Tensor:
+    """Write indices as rows of zeros and a one, of the indices' type, which may be of 32 bits on a device."""
+    wide = indices.long() if indices.dtype == torch.int32 else indices
+    return torch.nn.functional.one_hot(wide.cpu(), num_classes).to(indices)
+
+
+@reference("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Reduce embeddings by bags on the CPU; weights of another type than the embeddings are refused in a device's words."""
+    if per_sample_weights is not None and per_sample_weights.dtype != weight.dtype:
+        expected, found = (_TYPE_NAMES.get(t.dtype, str(t.dtype)) for t in (weight, per_sample_weights))
+        raise RuntimeError(f"expected scalar type {expected} but found {found}")
+    options = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.aten._embedding_bag(weight, indices, offsets, *options)
+    return results
 
 
 @reference("scaled_dot_product_attention", differentiable=True)
