@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,19 +14,35 @@ REFERENCES: dict[str, Function] = {}
 """References by the operator's name in torch_npu's namespace, such as `npu_rms_norm` or `npu_apply_adam_w.out`."""
 DIFFERENTIABLE: dict[str, Function] = {}
 """References of operators that torch differentiates, as the wheel's autograd kernel bypasses the dispatcher."""
+MIXED: set[str] = set()
+"""Operators that take some tensors from the host, such as lengths of sequences."""
 
 
-def reference(*names: str, differentiable: bool = False) -> Callable[[Function], Function]:
+def reference(*names: str, differentiable: bool = False, mixed: bool = False) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
     It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors.
+
+    Args:
+        names: of the operators.
+        differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
+        mixed: whether tensors of the host may be among the arguments; they are passed as they are.
     """
 
     def register(function: Function) -> Function:
         (DIFFERENTIABLE if differentiable else REFERENCES).update(dict.fromkeys(names, function))
+        if mixed:
+            MIXED.update(names)
         return function
 
     return register
+
+
+@dataclass
+class OnHost:
+    """A result that stays on the host."""
+
+    tensor: Tensor
 
 
 def on_device(tensor: Any) -> bool:
@@ -58,7 +75,7 @@ class Call:
         """Return CPU tensors that share the memory of device tensors; lists are mapped item by item."""
         if isinstance(value, (list, tuple)):
             return type(value)(self.down(item) for item in value)
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or (self.name in MIXED and not on_device(value)):
             return value
         self.device = self.device or value.device
         if value.device != self.device and value.dim() > 0:
@@ -78,6 +95,8 @@ class Call:
         """Return results as tensors of the device; an argument that was modified in place is returned itself."""
         if isinstance(value, (list, tuple)):
             return type(value)(self.up(item) for item in value)
+        if isinstance(value, OnHost):
+            return value.tensor
         if not isinstance(value, Tensor):
             return value
         if id(value) in self.given:
@@ -102,6 +121,27 @@ def gradients(function: Function, inputs: list[Tensor | None], output_gradient: 
     return [None if leaf is None else next(computed) for leaf in leaves]
 
 
-def draw_seed() -> int:
-    """Draw a seed from the generator of the current device, for operators that make random masks."""
-    return int(torch.randint(0, 2**31 - 1, (1,), device=torch._C._get_privateuse1_backend_name()).item())
+def draw(generator: Any = None) -> tuple[int, int]:
+    """Return seed and offset of a generator, by default the current device's, and move it on."""
+    if generator is None:
+        module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
+        generator = module.default_generators[module.current_device()]
+    seed, offset = generator.initial_seed(), generator.get_offset()
+    generator.set_offset(offset + 12)  # as far as the wheel moves on
+    return seed, offset
+
+
+def kept(seed: int, offset: int, count: int, keep: float) -> Tensor:
+    """Return which of `count` elements dropout keeps: a function of the generator's seed and offset."""
+    return torch.rand(count, generator=host_generator(seed, offset)) < keep
+
+
+def host_generator(seed: int, offset: int) -> torch.Generator:
+    """Return a generator of the host that is a function of a device's seed and offset."""
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + offset) % 2**63)
+
+
+def refuse_unless(condition: bool, operator: str, reason: str) -> None:
+    """Raise RuntimeError, as torch_npu does, if an operator's arguments are none that the device takes."""
+    if not condition:
+        raise RuntimeError(f"{operator}: {reason}")
