@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.emulator.same import DEVICE, assert_same, move
+
 pytestmark = pytest.mark.emulator
-DEVICE = "npu:0"
 
 
 @pytest.fixture(autouse=True)
@@ -18,25 +19,6 @@ def seed():
 @pytest.fixture(scope="module")
 def npu():
     return pytest.importorskip("torch_npu")
-
-
-def move(value):
-    return value.to(DEVICE) if isinstance(value, torch.Tensor) else value
-
-
-def assert_same(ours, plain, *inputs, tolerance=1e-5):
-    """Value and gradients of `ours` on the device and of `plain` on the CPU; the first result counts."""
-    results = []
-    for function, place in ((plain, lambda t: t), (ours, move)):
-        leaves = [place(x.detach().clone()).requires_grad_(x.is_floating_point()) for x in inputs]
-        value = function(*leaves)
-        value = value[0] if isinstance(value, (tuple, list)) else value
-        value.float().sin().sum().backward()
-        results.append([value, *(leaf.grad for leaf in leaves if leaf.requires_grad)])
-    for expected, found in zip(*results, strict=True):
-        assert found.device.type == "npu"
-        assert found.dtype == expected.dtype
-        torch.testing.assert_close(found.cpu(), expected, atol=tolerance, rtol=tolerance)
 
 
 def attention(query, key, value, mask=None, scale=1.0):
@@ -105,21 +87,6 @@ def test_packed_attention_keeps_sequences_apart(npu):
     assert_same(ours, plain, *inputs)
     statistics = ours(*map(move, inputs))[1]
     assert (statistics.shape, statistics.dtype) == ((16, 4, 8), torch.float32)
-
-
-def test_attention_with_a_rotary_part(npu):
-    inputs = [torch.randn(2, 16, 4, size) for size in (8, 8, 8, 4, 4)]
-
-    def ours(query, key, value, query_rope, key_rope):
-        ropes = {"query_rope": query_rope, "key_rope": key_rope}
-        options = {"atten_mask": COMPRESSED.to(DEVICE), "sparse_mode": 3, "scale": 0.3}
-        return npu.npu_fusion_attention_v2(query, key, value, 4, "BSND", **ropes, **options)
-
-    def plain(query, key, value, query_rope, key_rope):
-        whole = [torch.cat(pair, -1).transpose(1, 2) for pair in ((query, query_rope), (key, key_rope))]
-        return attention(*whole, value.transpose(1, 2), CAUSAL, 0.3).transpose(1, 2)
-
-    assert_same(ours, plain, *inputs)
 
 
 def test_attention_in_bf16(npu):

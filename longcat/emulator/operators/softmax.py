@@ -23,6 +23,8 @@ class Masked:
     keep: Tensor | None = None
     """True where dropout keeps a probability."""
     keep_prob: float = 1.0
+    rounded: bool = False
+    """Whether probabilities are rounded to the values' type before they are multiplied."""
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """Return float32 scores, minus infinity where a key is not seen."""
@@ -58,7 +60,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masked: Masked) -> Attende
     scores = masked.scores(query, key)
     maximum, total = statistics(scores, masked.sink)
     probabilities = (scores - maximum).exp() / total.clamp_min(torch.finfo(torch.float32).tiny)
-    return Attended(masked.dropped(probabilities) @ repeated(value, query).float(), maximum, total)
+    dropped = masked.dropped(probabilities)
+    dropped = dropped.to(value.dtype).float() if masked.rounded else dropped
+    return Attended(dropped @ repeated(value, query).float(), maximum, total)
 
 
 def statistics(scores: Tensor, sink: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longcat.emulator.operators.indexer_loss import index_scores
 from longcat.emulator.reference import gradients, reference
 
 
@@ -59,7 +60,7 @@ def lightning_indexer(
     places, values = [], []
     spans = _Spans(layout_query, query, key, actual_seq_lengths_query, actual_seq_lengths_key)
     for q, k, w in spans.parts(query, key, weights):
-        scores = _indexer_scores(q, k, w)
+        scores = index_scores(q, k, w)
         scores = scores.masked_fill(_hidden(scores, sparse_mode), -torch.inf)
         ranked = scores.sort(dim=-1, descending=True, stable=True)
         count = min(sparse_count, scores.shape[-1])
@@ -94,7 +95,7 @@ def lightning_indexer_grad(
         chosen = spans.query_parts(sparse_indices)
         for (q, k, w), index in zip(spans.parts(q_all, k_all, w_all), chosen, strict=True):
             places = index[:, 0].long()
-            taken = _indexer_scores(q, k, w).gather(-1, places.clamp_min(0))
+            taken = index_scores(q, k, w).gather(-1, places.clamp_min(0))
             rows.append((taken * (places >= 0))[:, None])
         return spans.joined(rows, query)
 
@@ -203,10 +204,6 @@ def _sparse(
     return spans.joined(outs, query), maximum, total
 
 
-def _indexer_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
-    """Return the float32 scores of the indexer, `[queries, keys]`."""
-    products = torch.einsum("qnd,kd->qnk", query.float(), key[:, 0].float()).relu()
-    return torch.einsum("qnk,qn->qk", products, weights.float())
 
 
 def _hidden(scores: Tensor, sparse_mode: int) -> Tensor:
