@@ -365,9 +365,7 @@ def test_multi_head_attention(npu):
     mask = torch.randn(batch, heads, tgt, src)
 
     def ours(*t):
-        return npu.npu_multi_head_attention(
-            *t[:6], move(mask), t[6], *t[7:], None, heads, size, src, tgt, 0.0, True
-        )
+        return npu.npu_multi_head_attention(*t[:6], move(mask), t[6], *t[7:], None, heads, size, src, tgt, 0.0, True)
 
     def expected(q, k, v, qw, kw, vw, ow, qb, kb, vb, ob):
         parts = [F.linear(x, w, b).view(batch, -1, heads, size).transpose(1, 2)
@@ -404,8 +402,10 @@ def test_attention_to_blocks(npu):
     ends, packed = [40, 200], [laid_out(t[:1], "TND").contiguous() for t in inputs]
     named = {"num_key_value_heads": 2, "scale_value": 0.125, "actual_seq_lengths": [40], "actual_seq_lengths_kv": [200]}
     ours = lambda *t: npu.npu_block_sparse_attention(*t, move(mask[:1]), shape, **named)  # noqa: E731
-    expected = lambda *t: by_sequences(  # noqa: E731
-        lambda _, *p: plain(*(x.float() for x in p), 0.125, ~seen[:1]).half(), [[e] for e in ends], *t
+    expected = (
+        lambda *t: by_sequences(  # noqa: E731
+            lambda _, *p: plain(*(x.float() for x in p), 0.125, ~seen[:1]).half(), [[e] for e in ends], *t
+        )
     )
     assert_same(ours, expected, *packed, tolerance=0.01)
 
@@ -418,9 +418,7 @@ def test_compressed_keys_and_the_blocks_they_choose(npu):
         return torch.stack(rows).half()
 
     ends = [48, 80]
-    assert_same(
-        lambda *t: npu.npu_nsa_compress(*t, 32, 16, actual_seq_len=ends), compressed, x, weight, tolerance=0.02
-    )
+    assert_same(lambda *t: npu.npu_nsa_compress(*t, 32, 16, actual_seq_len=ends), compressed, x, weight, tolerance=0.02)
     query, key, value = (torch.randn(tokens, heads, size).half() for tokens, heads, size in
                          ((12, 4, 16), (40, 2, 16), (40, 2, 8)))  # fmt: skip
     named = {"actual_seq_qlen": [12], "actual_cmp_seq_kvlen": [40], "actual_sel_seq_kvlen": [10]}

@@ -26,8 +26,6 @@ IMAGE, CHANNELS, SHIFTS = torch.randn(2, 6, 5, 3), torch.rand(6) + 0.5, torch.ra
 LABELS = torch.rand(5, 7).softmax(-1)
 
 
-
-
 WITH_GRADIENTS = {
     "add_layer_norm": (
         lambda npu, *t: npu.npu_add_layer_norm(*t), lambda x, y, g, b: F.layer_norm(x + y, (8,), g, b),
@@ -289,7 +287,7 @@ def test_before_latent_attention(npu):
     tokens, width, latent, heads, size, rotary, keys = 3, 24, 16, 2, 8, 4, 12
     shapes = [(1, tokens, width), (width, latent), (latent, heads * (size + rotary)), (heads, size, keys),
               (width, keys + rotary), (latent,), (keys,), (1, tokens, rotary), (1, tokens, rotary)]  # fmt: skip
-    x, dq, uq, uk, dkv, gq, gkv, sine, cosine = given = [(torch.randn(s) * 0.5).bfloat16() for s in shapes]
+    given = [(torch.randn(s) * 0.5).bfloat16() for s in shapes]
     caches = [torch.zeros(2, 16, 1, n, dtype=torch.bfloat16, device=DEVICE) for n in (keys, rotary)]
     index = torch.tensor([[17, 18, 3]])
     query, query_rope, kv_cache, kr_cache = npu.npu_mla_prolog(*map(move, given), move(index), *caches)
@@ -311,7 +309,7 @@ def test_before_latent_attention(npu):
     expected = turned(down[..., keys:], f[8], f[7])[0]
     torch.testing.assert_close(kr_cache.cpu().float().view(-1, rotary)[index[0]], expected, **close)
     with pytest.raises(RuntimeError, match="bfloat16"):
-        npu.npu_mla_prolog(move(x.float()), *map(move, given[1:]), move(index), *caches)
+        npu.npu_mla_prolog(move(given[0].float()), *map(move, given[1:]), move(index), *caches)
 
 
 REFUSED = {

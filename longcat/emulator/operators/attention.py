@@ -47,7 +47,9 @@ def fusion_attention(
     Raises:
         RuntimeError: for arguments that the wheel's documentation excludes.
     """
-    chosen = Options.of(query, key, value, head_num, input_layout, {**dict(zip(_ORDER, options, strict=False)), **named})
+    chosen = Options.of(
+        query, key, value, head_num, input_layout, {**dict(zip(_ORDER, options, strict=False)), **named}
+    )
     layout = Layout(chosen, query, key)
     seed, offset = chosen.seed, chosen.offset
     if chosen.keep_prob < 1 and chosen.dropout_mask is None and not seed:
@@ -102,8 +104,8 @@ def fusion_attention_grad_v3(
     *arguments: Any, seed: Tensor | None = None, offset: Tensor | None = None, **named: Any
 ) -> tuple[Any, ...]:
     """Return the gradients of query, key, value, pse and sink; seed and offset are tensors."""
-    numbers = {name: 0 if value is None else int(value) for name, value in (("seed", seed), ("offset", offset))}
-    query, key, value, pse, _, _, sink = _gradients(*arguments, **numbers, **named)
+    named["seed"], named["offset"] = (0 if number is None else int(number) for number in (seed, offset))
+    query, key, value, pse, _, _, sink = _gradients(*arguments, **named)
     return query, key, value, query.new_empty(0) if pse is None else pse, torch.empty(()) if sink is None else sink
 
 
@@ -198,9 +200,7 @@ class Options:
     kv_start_idx: Any = None
 
     @classmethod
-    def of(
-        cls, query: Tensor, key: Tensor, value: Tensor, heads: int, layout: str, options: dict[str, Any]
-    ) -> Options:
+    def of(cls, query: Tensor, key: Tensor, value: Tensor, heads: int, layout: str, options: dict[str, Any]) -> Options:
         """Rename the versions' options to one name each, and check them all."""
         renamed = {"pre_tockens": "pre_tokens", "next_tockens": "next_tokens", "scale_value": "scale"}
         chosen = cls(heads, layout.upper(), **{renamed.get(name, name): value for name, value in options.items()})
@@ -229,7 +229,7 @@ class Options:
             query.dtype == key.dtype == value.dtype,
             f"query, key and value must have one dtype, got {query.dtype}, {key.dtype} and {value.dtype}",
         )
-        need(1 <= self.heads, f"head_num must be positive, got {self.heads}")
+        need(self.heads >= 1, f"head_num must be positive, got {self.heads}")
         need(0 < self.keep_prob <= 1, f"keep_prob must be in (0, 1], got {self.keep_prob}")
         modes = (0, 1, 2, 3, 4, 6, 7, 8) if self.packed else (0, 1, 2, 3, 4, 5, 6)
         need(self.sparse_mode in modes, f"sparse_mode must be one of {modes} in {self.layout}, got {self.sparse_mode}")
@@ -256,9 +256,7 @@ class Options:
             key_size, value_size = size, value.shape[-1] // max(key_heads, 1)
         else:
             axis = _HEAD_AXIS[self.layout]
-            need(
-                query.shape[axis] == self.heads, f"head_num is {self.heads}, but query has {query.shape[axis]} heads"
-            )
+            need(query.shape[axis] == self.heads, f"head_num is {self.heads}, but query has {query.shape[axis]} heads")
             need(key.shape[axis] == value.shape[axis], "key and value must have the same number of heads")
             key_heads, size, key_size, value_size = key.shape[axis], query.shape[-1], key.shape[-1], value.shape[-1]
         need(
@@ -288,9 +286,7 @@ class Options:
                     f"lengths {stops} must be running totals up to {tensor.shape[0]} tokens",
                 )
         if self.query_rope is not None or self.key_rope is not None:
-            need(
-                self.query_rope is not None and self.key_rope is not None, "query_rope and key_rope belong together"
-            )
+            need(self.query_rope is not None and self.key_rope is not None, "query_rope and key_rope belong together")
             need(self.packed and self.atten_mask is not None, "query_rope needs layout TND and an atten_mask")
             need(query.dtype == torch.bfloat16, f"query_rope needs bfloat16, got {query.dtype}")
             need(self.keep_prob == 1 and self.pse is None, "query_rope goes with neither dropout nor pse")
@@ -554,7 +550,7 @@ def _gradients(
 
 def _pse_gradient(layout: Layout, pse: Tensor, d_bias: Tensor, number: int) -> Tensor:
     def bias(tensor: Tensor) -> Tensor:
-        return layout.bias(tensor, *d_bias.shape[2:], number).expand(d_bias.shape)
+        return layout.bias(tensor, d_bias.shape[2], d_bias.shape[3], number).expand(d_bias.shape)
 
     (gradient,) = gradients(bias, [pse.float()], d_bias)
     assert gradient is not None

@@ -112,9 +112,7 @@ def _check(
         f"takes float16 or bfloat16 of one kind, got {query.dtype}, {key.dtype} and {value.dtype}",
     )
     need(len(shape) >= 2 and shape[0] > 0 and shape[1] % 128 == 0, f"block_shape[1] must be a multiple of 128: {shape}")
-    need(
-        key.shape[1] == heads and query.shape[1] % heads == 0, f"query's heads must be a multiple of key's, {heads}"
-    )
+    need(key.shape[1] == heads and query.shape[1] % heads == 0, f"query's heads must be a multiple of key's, {heads}")
     need(mask.dtype == torch.int8, f"block_sparse_mask must be int8, got {mask.dtype}")
 
 

@@ -84,7 +84,14 @@ def dropout_with_byte_mask_in_training(x: Tensor, p: float, train: bool) -> Tens
 
 @reference("_npu_dropout_gen_mask.Tensor")
 def gen_mask(
-    x: Tensor, size: list[int], p: float, seed: int, offset: int, *, parallel: bool | None = True, sync: bool | None = None
+    x: Tensor,
+    size: list[int],
+    p: float,
+    seed: int,
+    offset: int,
+    *,
+    parallel: bool | None = True,
+    sync: bool | None = None,
 ) -> Tensor:
     """Return the packed mask that fused attention uses for this seed and offset."""
     _check_probability("_npu_dropout_gen_mask", p)

@@ -56,7 +56,7 @@ def dense_softmax_lse(
     places = zip(_spans(layout, query_index, ends[0]), _spans(layout, key_index, ends[1]), strict=True)
     for queries, keys in places:
         scores = index_scores(query_index[queries], key_index[keys], weights[queries])
-        scores = scores.masked_fill(band(*scores.shape, None, 0, last=True), -torch.inf)
+        scores = scores.masked_fill(band(len(scores), scores.shape[1], None, 0, last=True), -torch.inf)
         maximum = scores.amax(-1)
         maxima.append(maximum)
         sums.append((scores - maximum[:, None]).exp().sum(-1))
@@ -74,7 +74,7 @@ def _targets(
         q, k = query[queries].transpose(0, 1)[None].float(), key[keys].transpose(0, 1)[None].float()
         scores = q @ repeated(k, q).mT
         if ropes[0] is not None and ropes[1] is not None:
-            q_rope, k_rope = (t[s].transpose(0, 1)[None].float() for t, s in zip(ropes, (queries, keys), strict=True))
+            q_rope, k_rope = (t.transpose(0, 1)[None].float() for t in (ropes[0][queries], ropes[1][keys]))
             scores = scores + q_rope @ repeated(k_rope, q_rope).mT
         of = [row[queries] if layout == "BSND" else row[:, queries] for row in rows]  # [key heads, queries, group]
         maximum, total = (row.transpose(1, 2).flatten(0, 1).unsqueeze(-1) for row in of)
@@ -108,9 +108,7 @@ def dense_grad_kl_loss(
 ) -> tuple[Tensor, ...]:
     """Return the gradients of the indexer's query, key and weights, and the loss `[1]`, over all keys before a query."""
     ropes, rows = (query_rope, key_rope), (softmax_max, softmax_sum)
-    return _grad_kl_loss(
-        _DENSE, query, key, query_index, key_index, weights, None, rows, scale_value, ropes, **options
-    )
+    return _grad_kl_loss(_DENSE, query, key, query_index, key_index, weights, None, rows, scale_value, ropes, **options)
 
 
 @reference(_SPARSE, mixed=True)
@@ -170,7 +168,7 @@ def _grad_kl_loss(
         total = torch.zeros(1)
         for (queries, keys), target in zip(places, targets, strict=True):
             scores = index_scores(q[queries], k[keys], w[queries])
-            hidden = band(*scores.shape, None, 0, last=True)
+            hidden = band(len(scores), scores.shape[1], None, 0, last=True)
             if chosen is not None:
                 hidden = hidden | _unchosen(chosen[queries][:, 0], scores.shape[1])
             total = total + _loss(scores, target, hidden)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -150,9 +151,7 @@ class Options:
         need(not self.packed or self.query_lengths is not None, f"layout {self.input_layout} needs lengths")
 
 
-def infer_attention(
-    operator: str, query: Tensor, key: Tensor, value: Tensor, **options: Any
-) -> tuple[Tensor, Tensor]:
+def infer_attention(operator: str, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """Compute `softmax(scale * query key^T + pse_shift) value` for each sequence as far as it is valid.
 
     Returns:
@@ -351,7 +350,7 @@ def _hidden(chosen: Options, queries: int, keys: int, number: int) -> Tensor | N
     if mode == 9:  # the last queries' own tree; what is before them is seen
         tree = _tree(chosen, mask, queries, number)
         return torch.cat((torch.zeros(queries, keys - queries, dtype=torch.bool), tree), 1)
-    if mask.dim() == 2 and mask.shape[0] != queries or (mask.dim() == 2 and queries == 1):
+    if (mask.dim() == 2 and mask.shape[0] != queries) or (mask.dim() == 2 and queries == 1):
         mask = mask[min(number, len(mask) - 1)][None]  # [batch, keys] for one query each
     if mask.dim() > 2:
         mask = mask[number] if mask.shape[0] > 1 else mask[0]
@@ -366,7 +365,7 @@ def _tree(chosen: Options, mask: Tensor, queries: int, number: int) -> Tensor:
     if mask.dim() > 1:
         return mask[number, :queries, :queries].bool()
     ends = [0, *ends_of(chosen.query_lengths)]
-    sizes = [(last - first) ** 2 for first, last in zip(ends, ends[1:], strict=False)]
+    sizes = [(last - first) ** 2 for first, last in pairwise(ends)]
     start = sum(sizes[:number])
     return mask[start : start + sizes[number]].view(queries, queries).bool()
 

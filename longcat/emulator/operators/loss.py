@@ -153,7 +153,9 @@ def linear_online_max_sum(
     def need(condition: bool, reason: str) -> None:
         refuse_unless(condition, "npu_fused_linear_online_max_sum", reason)
 
-    need(x.dtype == weight.dtype and x.dtype in (torch.float16, torch.bfloat16), "takes float16 or bfloat16 of one kind")
+    need(
+        x.dtype == weight.dtype and x.dtype in (torch.float16, torch.bfloat16), "takes float16 or bfloat16 of one kind"
+    )
     need(x.dim() == weight.dim() == 2 and x.shape[1] == weight.shape[1], "takes [tokens, size] and [classes, size]")
     need(target.shape == x.shape[:1] and target.dtype in (torch.int32, torch.int64), "target must be int [tokens]")
     need(0 <= vocab_start_index <= vocab_end_index, "vocab_end_index must not be less than vocab_start_index")

@@ -111,8 +111,8 @@ def mla_prolog_v2(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
 @reference("npu_mla_prolog_v3")
 def mla_prolog_v3(*arguments: Any, cache_index: Tensor | None = None, **options: Any) -> tuple[Tensor, ...]:
     """Return queries, their rotated part, their normed latent if wanted, and a 0 for each scale."""
-    *rest, kv_cache, kr_cache = arguments
-    found = _prolog("npu_mla_prolog_v3", *rest, cache_index, kv_cache, kr_cache, **options)
+    given = (*arguments[:-2], cache_index, *arguments[-2:])
+    found = _prolog("npu_mla_prolog_v3", *given, **options)
     return found[0], found[1], torch.zeros(1), found[2], torch.zeros(1)
 
 

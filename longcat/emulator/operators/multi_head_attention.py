@@ -55,7 +55,9 @@ def multi_head_attention(
         f"width {query.shape[-1]} must be {attn_head_num} heads of {attn_dim_per_head}",
     )
     linear = torch.nn.functional.linear
-    q = _by_heads(linear(query, query_weight, query_bias) * attn_dim_per_head**-0.5, tgt_len, attn_head_num, attn_dim_per_head)
+    q = _by_heads(
+        linear(query, query_weight, query_bias) * attn_dim_per_head**-0.5, tgt_len, attn_head_num, attn_dim_per_head
+    )
     k = _by_heads(linear(key, key_weight, key_bias), src_len, attn_head_num, attn_dim_per_head)
     v = _by_heads(linear(value, value_weight, value_bias), src_len, attn_head_num, attn_dim_per_head)
     scores = (q @ k.mT) + attn_mask
@@ -144,9 +146,7 @@ def fused_attention_score_forward(
         refuse_unless(
             tensor.dtype == torch.float16, "npu_fused_attention_score", f"takes float16 only, got {tensor.dtype}"
         )
-    q, k, v = (
-        _turned(t, f) for t, f in ((query, query_transpose), (key, key_transpose), (value, value_transpose))
-    )
+    q, k, v = (_turned(t, f) for t, f in ((query, query_transpose), (key, key_transpose), (value, value_transpose)))
     probabilities = ((q.float() @ k.float().mT) * scale + attention_mask.float()).softmax(-1).to(query.dtype)
     keep = kept(*draw(), probabilities.numel(), keep_prob)
     dropped = scaled(probabilities, keep, 1 - keep_prob)
@@ -175,11 +175,8 @@ def fused_attention_score_backward(
     dx_transpose: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value."""
-    q, k, v = (
-        _turned(t, f) for t, f in ((query, query_transpose), (key, key_transpose), (value, value_transpose))
-    )
-    batch, heads, tokens, _ = q.shape
-    d_out = _by_heads(d_result, tokens, heads, v.shape[-1])
+    q, k, v = (_turned(t, f) for t, f in ((query, query_transpose), (key, key_transpose), (value, value_transpose)))
+    d_out = _by_heads(d_result, q.shape[2], q.shape[1], v.shape[-1])
     keep = mask.bool().view(probabilities.shape)
     d_value = scaled(probabilities, keep, 1 - keep_prob).mT @ d_out
     d_probabilities = scaled((d_out @ v.mT).float(), keep, 1 - keep_prob)

@@ -68,7 +68,13 @@ def _compressed(x: Tensor, weight: Tensor, stride: int, spans: list[slice]) -> T
 
 @reference("npu_nsa_compress_grad")
 def compress_grad(
-    d_y: Tensor, x: Tensor, weight: Tensor, compress_block_size: int, compress_stride: int, *, actual_seq_len: Any = None
+    d_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    compress_block_size: int,
+    compress_stride: int,
+    *,
+    actual_seq_len: Any = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of input and weight."""
     spans = _spans(actual_seq_len)
@@ -296,7 +302,10 @@ def _check_selection(query: Tensor, key: Tensor, value: Tensor, topk: Tensor) ->
         query.dtype == key.dtype == value.dtype and query.dtype in (torch.float16, torch.bfloat16),
         f"takes float16 or bfloat16 of one kind, got {query.dtype}, {key.dtype} and {value.dtype}",
     )
-    need(query.shape[-1] == key.shape[-1] >= value.shape[-1], "sizes must be equal for query and key, not less than value's")
+    need(
+        query.shape[-1] == key.shape[-1] >= value.shape[-1],
+        "sizes must be equal for query and key, not less than value's",
+    )
     need(query.shape[1] % key.shape[1] == 0, f"query's heads must be a multiple of key's ({key.shape[1]})")
     need(topk.dtype == torch.int32, f"topk_indices must be int32, got {topk.dtype}")
 

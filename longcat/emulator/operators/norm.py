@@ -175,8 +175,9 @@ def layer_norm_grad(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight and bias."""
     gamma = torch.ones(normalized_shape) if weight is None else weight
-    statistics = (t.float().view(*x.shape[: x.dim() - len(normalized_shape)], *[1] * gamma.dim()) for t in (mean, reciprocal))
-    d_x, d_gamma, d_beta = _layer_norm_backward(d_y.float(), x.float(), *statistics, gamma)
+    shape = (*x.shape[: x.dim() - len(normalized_shape)], *[1] * gamma.dim())
+    statistics = mean.float().view(shape), reciprocal.float().view(shape)
+    d_x, d_gamma, d_beta = _layer_norm_backward(d_y.float(), x.float(), statistics[0], statistics[1], gamma)
     return d_x.to(x.dtype), d_gamma.to(gamma.dtype), d_beta.to(gamma.dtype)
 
 
@@ -200,9 +201,9 @@ def _group_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the norm in float32, and mean and inverse standard deviation, `[batch, groups]`."""
-    wide = [None if t is None else t.float() for t in (weight, bias)]
+    gamma, beta = (None if t is None else t.float() for t in (weight, bias))
     rest = x[0, 0].numel() if x.numel() else 0
-    return torch.native_group_norm(x.float().contiguous(), *wide, x.shape[0], x.shape[1], rest, groups, eps)
+    return torch.native_group_norm(x.float().contiguous(), gamma, beta, x.shape[0], x.shape[1], rest, groups, eps)
 
 
 def _check_groups(operator: str, x: Tensor, groups: int) -> None:

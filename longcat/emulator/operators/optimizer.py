@@ -105,7 +105,9 @@ def bert_apply_adam(
     first.lerp_(grad, 1 - beta1)
     second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     update = first / (second.sqrt() + epsilon)
-    values.copy_(values - lr * weight_decay * values - (lr if step_size is None or adam_mode == 0 else step_size) * update)
+    values.copy_(
+        values - lr * weight_decay * values - (lr if step_size is None or adam_mode == 0 else step_size) * update
+    )
     return tuple(out)
 
 

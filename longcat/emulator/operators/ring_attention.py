@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -76,9 +78,7 @@ def _weighted(part: Tensor, weight: Tensor, layout: str, softmax_layout: str, en
     if softmax_layout != "TND":
         heads, flat = weight.shape[1], weight.flatten()
         stops = [0, *(end for end in ends_of(ends) if end)]
-        rows = [
-            flat[first * heads : last * heads].view(heads, -1).T for first, last in zip(stops, stops[1:], strict=False)
-        ]
+        rows = [flat[first * heads : last * heads].view(heads, -1).T for first, last in pairwise(stops)]
         weight = torch.cat(rows)
     return part.float() * weight.unsqueeze(-1)
 

@@ -193,7 +193,7 @@ def _qkv_rms_norm_rope_cache(
 
 def _write_by_width(cache: Tensor, rows: Tensor, index: Tensor) -> None:
     """Write rows `[tokens, width]` into pages `[pages, width / n, size, n]` in place."""
-    pages, _, size, n = cache.shape
+    size, n = cache.shape[2:]
     places = index.reshape(-1).long()
     valid = places >= 0
     places, rows = places[valid], rows[valid]

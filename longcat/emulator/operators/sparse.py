@@ -204,8 +204,6 @@ def _sparse(
     return spans.joined(outs, query), maximum, total
 
 
-
-
 def _hidden(scores: Tensor, sparse_mode: int) -> Tensor:
     queries, keys = scores.shape
     if sparse_mode == 0:
