@@ -13,7 +13,7 @@ from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
 from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES, kernel
 
-_FUSED = ("npu", "atb")
+FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
 
 _MEMORY = {
@@ -98,14 +98,18 @@ def has_kernel(name: str) -> bool:
     namespace, _, rest = name.partition("::")
     if computes(name):
         return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)
-    ours = namespace not in _FUSED or schema(name) is None
-    return ours or rest in REFERENCES or rest.partition(".")[0] in _HOST
+    ours = namespace not in FUSED or schema(name) is None
+    return ours or rest in {**REFERENCES, **DIFFERENTIABLE} or rest.partition(".")[0] in _HOST
+
+
+def namespace(name: str) -> str:
+    """Return the namespace that a reference of this name computes an operator of."""
+    return "npu" if schema(f"npu::{name}") is not None else "aten"
 
 
 def _register(name: str, function: Any, key: str) -> None:
-    namespace = "npu" if schema(f"npu::{name}") is not None else "aten"
-    if schema(f"{namespace}::{name}") is None:
+    if schema(f"{namespace(name)}::{name}") is None:
         return  # another torch_npu, which has no such operator
-    library = torch.library.Library(namespace, "IMPL")
+    library = torch.library.Library(namespace(name), "IMPL")
     library.impl(name, function, key)
     _libraries.append(library)  # its kernels live as long as it does
