@@ -133,6 +133,8 @@ def draw(generator: Any = None) -> tuple[int, int]:
 
 def kept(seed: int, offset: int, count: int, keep: float) -> Tensor:
     """Return which of `count` elements dropout keeps: a function of the generator's seed and offset."""
+    if keep >= 1:
+        return torch.ones(count, dtype=torch.bool)
     return torch.rand(count, generator=host_generator(seed, offset)) < keep
 
 

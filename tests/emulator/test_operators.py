@@ -97,11 +97,11 @@ def test_attention_in_bf16(npu):
 
     mask = CAUSAL.to(DEVICE)
     ours = lambda *t: npu.npu_fusion_attention(*t, 4, "BNSD", atten_mask=mask)  # noqa: E731
-    assert_same(ours, plain, *inputs, tolerance=0.02)
+    assert_same(ours, plain, *inputs, tolerance=0.04)  # the gradient is made from the rounded result
 
 
 def test_dropout_in_attention_is_the_same_in_its_gradient(npu):
-    query, key = (torch.zeros(1, 1, 64, 8, device=DEVICE) for _ in range(2))
+    query, key = (torch.zeros(1, 1, 64, 64, device=DEVICE) for _ in range(2))
     value = torch.eye(64, device=DEVICE)[None, None].requires_grad_()
     found = npu.npu_fusion_attention(query, key, value, 1, "BNSD", keep_prob=0.5)[0]
     assert 0.3 < (found == 0).float().mean().item() < 0.7
@@ -138,9 +138,9 @@ def test_activations(npu, name, plain):
 
 
 def test_scaled_masked_softmax(npu):
-    mask = CAUSAL[None, None]
+    mask = torch.ones(32, 32, dtype=torch.bool).triu(1)[None, None]
     ours = lambda x: npu.npu_scaled_masked_softmax(x, mask.to(DEVICE), 0.3, False)  # noqa: E731
-    assert_same(ours, lambda x: (x * 0.3).masked_fill(mask, -1e4).softmax(-1), torch.randn(2, 4, 16, 16))
+    assert_same(ours, lambda x: (x * 0.3).masked_fill(mask, -1e4).softmax(-1), torch.randn(2, 4, 32, 32))
 
 
 @pytest.mark.parametrize("mode", ["half", "interleave"])
@@ -348,8 +348,9 @@ def test_tensors_of_two_devices_are_refused(npu):
 
 def test_what_is_not_emulated_is_named(npu):
     tensors = [torch.ones(1, 1, 4, 8, device=DEVICE)] * 3
-    with pytest.raises(NotImplementedError, match="sparse_mode 7 is not emulated"):
-        npu.npu_fusion_attention(*tensors, 1, "BNSD", atten_mask=COMPRESSED.to(DEVICE), sparse_mode=7)
+    with pytest.raises(NotImplementedError, match="quantised attention .antiquant_scale. is not emulated"):
+        scale = torch.ones(1, device=DEVICE)
+        npu.npu_fused_infer_attention_score(*tensors, input_layout="BNSD", antiquant_scale=scale)
 
 
 def test_sparse_operators_refuse_what_their_kernels_do(npu):

@@ -185,7 +185,7 @@ def cross_entropy_loss_with_max_sum(
     input: Tensor | None = None,
     weight: Tensor | None = None,
     vocab_parallel_logits: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Return loss `[tokens]` and, where logits are given, their softmax, from what all ranks know together."""
     refuse_unless(
         not label_smoothing and input is None and weight is None,
@@ -194,7 +194,7 @@ def cross_entropy_loss_with_max_sum(
     )
     loss = sum_exp_logits.log() - predicted_logits
     if vocab_parallel_logits is None:
-        return loss, loss.new_empty(0)
+        return loss, None
     return loss, (vocab_parallel_logits.float() - logits_max[:, None]).exp() / sum_exp_logits[:, None]
 
 

@@ -159,7 +159,7 @@ def fused_attention_score(*arguments: Any, **options: Any) -> Tensor:
     return fused_attention_score_forward(*arguments, **options)[0]
 
 
-@reference("npu_fused_attention_score_backward", "npu_fused_attention_score_grad")
+@reference("npu_fused_attention_score_backward")
 def fused_attention_score_backward(
     d_result: Tensor,
     probabilities: Tensor,
@@ -183,6 +183,12 @@ def fused_attention_score_backward(
     d_scores = (softmax_backward(d_probabilities, probabilities.float()) * scale).to(query.dtype)
     d_query, d_key = d_scores @ k, d_scores.mT @ q
     return _turned(d_query, query_transpose), _turned(d_key, key_transpose), _turned(d_value, value_transpose)
+
+
+@reference("npu_fused_attention_score_grad")
+def fused_attention_score_grad(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
+    """Return the same gradients as `[batch * tokens, width]`."""
+    return tuple(_joined(gradient) for gradient in fused_attention_score_backward(*arguments, **options))
 
 
 @reference("npu_fused_attention_layernorm_qkv_fwd")

@@ -281,6 +281,7 @@ def renorm_backward(d_y: Tensor, x: Tensor, p: float, dim: int, maxnorm: float) 
 @reference("batch_norm_reduce")
 def batch_norm_reduce(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return sum and sum of squares of each channel in float32."""
+    refuse_unless(x.dim() > 1, "batch_norm_reduce", f"the dim input tensor must more than 1, got {x.dim()}")
     return _sums(x), _sums(x.float().square())
 
 

@@ -73,8 +73,8 @@ def apply_adam(
     first.lerp_(grad.to(first.dtype), 1 - beta1)
     second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     ahead = first * beta1 + grad * (1 - beta1) if use_nesterov else first
-    step = lr * (1 - beta2_power) ** 0.5 / (1 - beta1_power)
-    values.addcdiv_(ahead, second.sqrt().add_(epsilon), value=-step)
+    step = lr * (1 - torch.tensor(float(beta2_power))).sqrt() / (1 - beta1_power)
+    values.sub_((ahead * step / second.sqrt().add_(epsilon)).to(values.dtype))
     return tuple(out)
 
 
