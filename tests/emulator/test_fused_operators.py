@@ -330,3 +330,88 @@ REFUSED = {
 def test_refused_as_the_documentation_says(npu, message):
     with pytest.raises(RuntimeError, match=message):
         REFUSED[message](npu)
+
+
+def streams_before(x, phi, alpha, bias, gamma, n=4):
+    normed = x * (x.flatten(-2).square().mean(-1) + 1e-6).rsqrt()[..., None, None] * gamma
+    products = normed.flatten(-2) @ phi.T
+    parts = [a * p for a, p in zip(alpha, products.split([n, n, n * n], -1), strict=True)]
+    before, after, between = (torch.cat(parts, -1) + bias).split([n, n, n * n], -1)
+    weights = before.sigmoid() + 1e-6
+    return (weights.unsqueeze(-1) * x).sum(-2), 2 * after.sigmoid(), between.unflatten(-1, (n, n))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_streams_before_a_layer(npu, which):
+    x, phi = torch.randn(5, 4, 16).half(), torch.randn(24, 64) * 0.2
+    inputs = (x, phi, torch.tensor([0.5, 1.0, 0.3]), torch.randn(24), torch.rand(4, 16) + 0.5)
+
+    def ours(x, phi, alpha, bias, gamma):
+        return npu.npu_mhc_pre(x, phi, alpha, bias, gamma=gamma, out_flag=1)[which]
+
+    def expected(x, *others):
+        found = streams_before(x.float(), *others)[which]
+        return found.half() if which == 0 else found
+
+    assert_same(ours, expected, *inputs, tolerance=0.02)
+
+
+def test_streams_after_a_layer(npu):
+    x, layer = torch.randn(5, 4, 16).half(), torch.randn(5, 16).half()
+    inputs = (x, torch.rand(5, 4, 4), layer, torch.rand(5, 4))
+
+    def expected(x, mixing, layer, weights):
+        mixed = (mixing.unsqueeze(-1) * x.float().unsqueeze(-2)).sum(-3)
+        return (mixed + weights.unsqueeze(-1) * layer.float().unsqueeze(-2)).half()
+
+    assert_same(lambda *t: npu.npu_mhc_post(*t), expected, *inputs, tolerance=0.02)
+    plain = lambda x, layer, w: (x.float() + w.unsqueeze(-1) * layer.float().unsqueeze(-2)).half()  # noqa: E731
+    ours = lambda x, layer, w: npu.npu_mhc_post(x, None, layer, w)  # noqa: E731
+    assert_same(ours, plain, x, layer, inputs[3], tolerance=0.02)
+    with pytest.raises(RuntimeError, match="h_post must be float32"):
+        npu.npu_mhc_post(move(x), None, move(layer), move(inputs[3].half()))
+
+
+def test_doubly_stochastic_mixing(npu):
+    def expected(x):
+        y = x.softmax(-1) + 1e-6
+        for step in range(1, 6):
+            y = y / (y.sum(-2 if step % 2 else -1, keepdim=True) + 1e-6)
+        return y
+
+    ours = lambda x: npu.npu_mhc_sinkhorn(x, num_iters=3, out_flag=1)  # noqa: E731
+    assert_same(ours, expected, torch.randn(2, 3, 4, 4))
+
+
+def test_the_gated_delta_rule_in_chunks_and_steps(npu):
+    lengths, tokens = [3, 2], 5
+    query, key = (torch.randn(tokens, 2, 8).bfloat16() * 0.3 for _ in range(2))
+    value, state = torch.randn(tokens, 4, 6).bfloat16(), torch.randn(2, 4, 6, 8).bfloat16()
+    beta, g = torch.rand(tokens, 4).bfloat16(), -torch.rand(tokens, 4)
+    expected, final, start = [], [], 0
+    for row, length in enumerate(lengths):
+        s = state[row].double()
+        for t in range(start, start + length):
+            q, k = (x[t].double().repeat_interleave(2, 0) for x in (query, key))
+            v, b, a = value[t].double(), beta[t].double(), g[t].double().exp()
+            outer = lambda u, w: u.unsqueeze(-1) * w.unsqueeze(-2)  # noqa: E731
+            s = a[:, None, None] * (s - b[:, None, None] * outer((s * k.unsqueeze(1)).sum(-1), k))
+            s = s + b[:, None, None] * outer(v, k)
+            expected.append((s * q.unsqueeze(1)).sum(-1) * 0.5)
+        final.append(s)
+        start += length
+    counts = torch.tensor(lengths, dtype=torch.int32)
+    options = {"beta": beta, "scale": 0.5, "actual_seq_lengths": counts, "g": g}
+    options = {name: move(value) for name, value in options.items()}
+    found, last = npu.npu_chunk_gated_delta_rule(*map(move, (query, key, value)), initial_state=move(state), **options)
+    close = {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(found.cpu().double(), torch.stack(expected), **close)
+    torch.testing.assert_close(last.cpu().double(), torch.stack(final), **close)
+    pool, places = torch.zeros(6, 4, 6, 8).bfloat16(), torch.tensor([2, 0, 1, 5, 3], dtype=torch.int32)
+    pool[2], pool[5] = state
+    pool = move(pool)
+    found = npu.npu_recurrent_gated_delta_rule(
+        *map(move, (query, key, value)), pool, ssm_state_indices=move(places), **options
+    )
+    torch.testing.assert_close(found.cpu().double(), torch.stack(expected), **close)
+    torch.testing.assert_close(pool[[1, 3]].cpu().double(), torch.stack(final), **close)
