@@ -29,7 +29,7 @@ def rotary_mul(
     refuse_unless(
         rotary_mode in ("half", "interleave"),
         "npu_rotary_mul",
-        f"The rotary_mode of npu_rotary_mul should be half or interleave, got {rotary_mode!r}",
+        f"The rotary_mode of npu_rotary_mul should be half or interleave, but got {rotary_mode}",
     )
     if rotate is not None:
         turned = x.float() @ rotate.float()
