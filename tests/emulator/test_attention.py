@@ -142,12 +142,9 @@ def test_rotary_parts_come_packed_in_bf16(npu):
     assert_same(ours, expected, *inputs, tolerance=0.03)
 
 
-@pytest.mark.parametrize("softmax_layout", ["", "TND"])
-@pytest.mark.parametrize("layout", ["SBH", "TND"])
+@pytest.mark.parametrize(("layout", "softmax_layout"), [("SBH", ""), ("TND", ""), ("TND", "TND")])
 def test_a_ring_of_two_parts_of_the_keys_is_the_whole(npu, layout, softmax_layout):
     packed = layout == "TND"
-    if not packed and softmax_layout:
-        pytest.skip("belongs to packed sequences")
     shape = (6, 2, 8) if packed else (6, 2, 16)
     query, key, value, d_out = (torch.randn(shape, device=DEVICE) for _ in range(4))
     options = {"softmax_layout": softmax_layout, "actual_seq_qlen": [2, 6]} if packed else {}
@@ -502,3 +499,60 @@ def test_the_loss_of_the_indexer(npu, sparse):
     torch.testing.assert_close(found[3].cpu(), loss.detach()[None], rtol=1e-3, atol=1e-3)
     for gradient, leaf in zip(found[:3], leaves, strict=True):
         torch.testing.assert_close(gradient.cpu().float(), leaf.grad, rtol=0.02, atol=0.02)
+
+
+def chosen_rows(query, key, rope, key_rope, value, indices, length, sink):
+    """One sequence token by token: `[queries, heads, size]`, keys `[keys, size]`, blocks of two tokens."""
+    rows = []
+    for place, (q, qr, blocks) in enumerate(zip(query, rope, indices, strict=True)):
+        last = length - len(query) + place
+        keys = [t for b in blocks.tolist() if b >= 0 for t in (2 * b, 2 * b + 1) if t <= last]
+        scores = (q @ key[keys].T + qr @ key_rope[keys].T) * 0.3
+        whole = torch.cat((scores, sink[:, None]), 1).softmax(-1)[:, : len(keys)]
+        rows.append(whole @ value[keys])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_sparse_attention_and_its_indexer_with_lengths_blocks_sinks_and_pages(npu, paged):
+    lengths, batch, tokens, size = [5, 8], 2, 3, 16
+    query, rope = torch.randn(batch, tokens, 4, size), torch.randn(batch, tokens, 4, 8)
+    keys = [torch.randn(batch, 8, 1, n) for n in (size, size, 8)]
+    indices = torch.tensor([[0, 1, -1], [1, 0, 2], [2, 1, 0]], dtype=torch.int32).expand(batch, 1, 3, 3)
+    indices = indices.transpose(1, 2).contiguous()
+    table = torch.tensor([[3, 0], [1, 2]], dtype=torch.int32)
+
+    def stored(tensor):
+        pages = torch.zeros(4, 4, 1, tensor.shape[-1])
+        pages[table.flatten().long()] = tensor.view(4, 4, 1, -1)
+        return move(pages if paged else tensor)
+
+    counts = torch.tensor(lengths, dtype=torch.int32)
+    options = {"block_table": move(table)} if paged else {}
+    layout = "PA_BSND" if paged else "BSND"
+    sink = SINK.clone()
+    found = npu.npu_sparse_flash_attention(
+        move(query), stored(keys[0]), stored(keys[1]), move(indices), 0.3, query_rope=move(rope),
+        key_rope=stored(keys[2]), actual_seq_lengths_kv=move(counts), sparse_block_size=2, layout_kv=layout,
+        attention_mode=2, sinks=move(sink), **options,
+    )[0]  # fmt: skip
+    for row, length in enumerate(lengths):
+        flat = [t[row, :length, 0] for t in keys]
+        expected = chosen_rows(query[row], flat[0], rope[row], flat[2], flat[1], indices[row, :, 0], length, sink)
+        torch.testing.assert_close(found[row].cpu(), expected)
+    weights = torch.rand(batch, tokens, 4)
+    chosen, _ = npu.npu_lightning_indexer(
+        move(query), stored(keys[0]), move(weights), actual_seq_lengths_key=move(counts), layout_key=layout,
+        actual_seq_lengths_query=move(torch.tensor([2, 3], dtype=torch.int32)), sparse_count=4, return_value=True,
+        **options,
+    )  # fmt: skip
+    assert chosen[0, 2].eq(-1).all()  # behind its sequence
+    for row, (length, count) in enumerate(zip(lengths, (2, 3), strict=True)):
+        k = keys[0][row, :length, 0]
+        plain_scores = (
+            torch.einsum("qnd,kd->qnk", query[row, :count], k).relu().mul(weights[row, :count, :, None]).sum(1)
+        )
+        plain_scores = plain_scores.masked_fill(distance(count, length, True) > 0, -torch.inf)
+        best = plain_scores.topk(4).indices
+        best = torch.where(plain_scores.gather(1, best) > -torch.inf, best, -1)
+        assert torch.equal(chosen[row, :count, 0].cpu().long(), best)
