@@ -104,6 +104,16 @@ class Call:
         return torch.ops.longcat_emulator.place(value.contiguous(), self.device)
 
 
+def check(holds: bool, operator: str, requirement: str) -> None:
+    """Refuse arguments that a device's kernel refuses.
+
+    Raises:
+        RuntimeError: what `operator` requires does not hold.
+    """
+    if not holds:
+        raise RuntimeError(f"{operator}: {requirement}")
+
+
 def gradients(function: Function, inputs: list[Tensor | None], output_gradient: Tensor) -> list[Tensor | None]:
     """Differentiate a function by torch's autograd with respect to all inputs that are not None.
 
@@ -141,9 +151,3 @@ def kept(seed: int, offset: int, count: int, keep: float) -> Tensor:
 def host_generator(seed: int, offset: int) -> torch.Generator:
     """Return a generator of the host that is a function of a device's seed and offset."""
     return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + offset) % 2**63)
-
-
-def refuse_unless(condition: bool, operator: str, reason: str) -> None:
-    """Raise RuntimeError, as torch_npu does, if an operator's arguments are none that the device takes."""
-    if not condition:
-        raise RuntimeError(f"{operator}: {reason}")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference, refuse_unless
+from longcat.emulator.reference import check, gradients, reference
 
 
 def _with_gradient(name: str, backward: str, function: Callable[..., Tensor]) -> None:
@@ -23,7 +23,7 @@ def _with_gradient(name: str, backward: str, function: Callable[..., Tensor]) ->
 
 
 def _check_even(operator: str, x: Tensor, dim: int) -> None:
-    refuse_unless(
+    check(
         -x.dim() <= dim < x.dim() and x.shape[dim] % 2 == 0,
         operator,
         f"dimension {dim} of {list(x.shape)} must be there and even",
@@ -39,7 +39,7 @@ def swiglu(x: Tensor, dim: int = -1) -> Tensor:
 
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     """Compute GELU as torch does."""
-    refuse_unless(approximate in ("none", "tanh"), "npu_gelu", f"approximate must be none or tanh, got {approximate!r}")
+    check(approximate in ("none", "tanh"), "npu_gelu", f"approximate must be none or tanh, got {approximate!r}")
     return F.gelu(x, approximate=approximate)
 
 
@@ -83,7 +83,7 @@ def _halves(x: Tensor, dim: int, activate_left: bool) -> tuple[Tensor, Tensor]:
 def geglu(x: Tensor, dim: int = -1, approximate: int = 1, activate_left: bool = False) -> tuple[Tensor, Tensor]:
     """Return `a * gelu(b)` of the two halves, and `gelu(b)`; approximate is 0 (none) or 1 (tanh)."""
     _check_even("npu_geglu", x, dim)
-    refuse_unless(approximate in (0, 1), "npu_geglu", f"approximate must be 0 or 1, got {approximate}")
+    check(approximate in (0, 1), "npu_geglu", f"approximate must be 0 or 1, got {approximate}")
     factor, gate = _halves(x.float(), dim, activate_left)
     activated = F.gelu(gate, approximate=("none", "tanh")[approximate])
     return (factor * activated).to(x.dtype), activated.to(x.dtype)
@@ -107,12 +107,12 @@ def geglu_grad(
 def gelu_mul(x: Tensor, *, approximate: str = "none") -> Tensor:
     """Compute `gelu(a) * b` of the two halves of the last dimension."""
     _check_even("npu_gelu_mul", x, -1)
-    refuse_unless(
+    check(
         2 <= x.dim() <= 8 and x.shape[-1] <= 1024 and x.shape[:-1].numel() <= 200_000,
         "npu_gelu_mul",
         f"takes 2 to 8 dimensions, the last at most 1024, the others at most 200000 together, got {list(x.shape)}",
     )
-    refuse_unless(approximate in ("none", "tanh"), "npu_gelu_mul", f"approximate must be none or tanh: {approximate!r}")
+    check(approximate in ("none", "tanh"), "npu_gelu_mul", f"approximate must be none or tanh: {approximate!r}")
     a, b = x.float().chunk(2, -1)
     return (F.gelu(a, approximate=approximate) * b).to(x.dtype)
 
@@ -132,7 +132,7 @@ def clipped_swiglu(
 
     With groups only the first rows count, as many as their sum; the others are 0.
     """
-    refuse_unless(x.dim() > 1, "npu_clipped_swiglu", "takes more than one dimension")
+    check(x.dim() > 1, "npu_clipped_swiglu", "takes more than one dimension")
     _check_even("npu_clipped_swiglu", x, dim)
     dim %= x.dim()
     rows = x.flatten(dim).reshape(x.shape[:dim].numel(), -1).float()

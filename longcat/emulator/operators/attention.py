@@ -12,7 +12,7 @@ from torch import Tensor
 
 from longcat.emulator.operators.dropout import unpacked
 from longcat.emulator.operators.softmax import Masked, attend, attend_backward, band
-from longcat.emulator.reference import OnHost, draw, gradients, kept, reference, refuse_unless
+from longcat.emulator.reference import OnHost, check, draw, gradients, kept, reference
 
 STATISTICS = 8
 """Number of copies of each row's maximum and sum that the device stores."""
@@ -216,7 +216,7 @@ class Options:
         """Refuse what the wheel's documentation of the operator excludes."""
 
         def need(condition: bool, reason: str) -> None:
-            refuse_unless(condition, "npu_fusion_attention", reason)
+            check(condition, "npu_fusion_attention", reason)
 
         need(self.layout in _LAYOUTS, f"input_layout must be one of {', '.join(_LAYOUTS)}, got {self.layout}")
         for name, tensor in (("query", query), ("key", key), ("value", value)):
@@ -350,7 +350,7 @@ class Layout:
             lengths = [[span.stop - span.start for span in spans] for spans in self.spans]
             self.elements = self.heads * sum(q * k for q, k in zip(*lengths, strict=True))
             if options.pse is not None:
-                refuse_unless(0 not in lengths[0], "npu_fusion_attention", "empty sequences go without pse")
+                check(0 not in lengths[0], "npu_fusion_attention", "empty sequences go without pse")
         else:
             batch, _, queries, _ = self.of_queries(query)[0].shape
             self.elements = batch * self.heads * queries * self.of_keys(key)[0].shape[2]
@@ -438,11 +438,11 @@ class Layout:
             away = (distance + starts[0] - starts[1]).abs().float()
             slopes = pse[number : number + 1] if chosen.packed and pse.dim() == 2 else pse
             return -slopes[..., None, None] * (away.sqrt() if chosen.pse_type == 3 else away)
-        refuse_unless(pse.dim() == 4, "npu_fusion_attention", f"pse must have 4 dimensions, got {pse.dim()}")
+        check(pse.dim() == 4, "npu_fusion_attention", f"pse must have 4 dimensions, got {pse.dim()}")
         pse = pse[number : number + 1] if chosen.packed and pse.shape[0] > 1 else pse
         if pse.shape[2] in (1, queries) and pse.shape[3] == keys:
             return pse
-        refuse_unless(
+        check(
             pse.shape[2] == ALIBI_ROWS and queries == keys and chosen.sparse_mode in (0, 2, 3),
             "npu_fusion_attention",
             f"pse must be [batch or 1, heads, {queries} or 1, {keys}], or the last 1024 rows of ALiBi, got "
@@ -463,7 +463,7 @@ class Layout:
             return None
         mode, limits = chosen.sparse_mode, (chosen.pre_tokens, chosen.next_tokens)
         if mode in (0, 1, 5):
-            refuse_unless(
+            check(
                 mask.shape[-2] >= queries and mask.shape[-1] >= keys if chosen.packed
                 else mask.shape[-2:] == (queries, keys),
                 "npu_fusion_attention",

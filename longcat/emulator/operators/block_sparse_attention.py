@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from longcat.emulator.operators.softmax import Masked, attend, attend_backward
-from longcat.emulator.reference import reference, refuse_unless
+from longcat.emulator.reference import check, reference
 
 
 @reference("npu_block_sparse_attention")
@@ -50,7 +50,7 @@ def block_sparse_attention(
         As query, and the logarithm of the sum of exponentials, `[batch, heads, tokens, 1]` or `[tokens, heads, 1]`.
     """
     _check(query, key, value, block_sparse_mask, block_shape, q_input_layout, kv_input_layout, num_key_value_heads)
-    refuse_unless(
+    check(
         query.dtype != torch.bfloat16 or inner_precise == 0,
         "npu_block_sparse_attention",
         f"when query/key/value are bfloat16, inner_precise must be 0, got {inner_precise}",
@@ -103,7 +103,7 @@ def _check(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, shape: list[int], of_query: str, of_key: str, heads: int
 ) -> None:
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_block_sparse_attention", reason)
+        check(condition, "npu_block_sparse_attention", reason)
 
     need(of_query in ("TND", "BNSD") and of_query == of_key, f"layouts must be TND or BNSD both: {of_query}, {of_key}")
     need(query.dim() == (3 if of_query == "TND" else 4), f"query should be 3 or 4 dimensional, but got {query.dim()}")
@@ -128,7 +128,7 @@ def _sequences(
     query: Tensor, key: Tensor, mask: Tensor, shape: list[int], layout: str, lengths: tuple[Any, Any]
 ) -> Iterator[tuple[Any, Any, Tensor]]:
     """Yield where queries and keys of a sequence lie, and which keys a query does not see."""
-    refuse_unless(
+    check(
         (lengths[0] is None) == (lengths[1] is None) and (layout == "BNSD" or lengths[0] is not None),
         "npu_block_sparse_attention",
         "both lengths are needed in layout TND, and none goes without the other",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import reference, refuse_unless
+from longcat.emulator.reference import check, reference
 
 
 def _step(
@@ -23,14 +23,10 @@ def _inputs(
     g: Tensor | None, gk: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Check and spread all over the value heads, in float32; the decay is `[tokens, heads, 1, 1 or key size]`."""
-    refuse_unless(value.dim() == 3, operator, f"valueTensor dim must be 3, but got {value.dim()}.")
-    refuse_unless(
-        query.dtype == key.dtype == value.dtype == torch.bfloat16, operator, "query, key and value must be bfloat16"
-    )
+    check(value.dim() == 3, operator, f"valueTensor dim must be 3, but got {value.dim()}.")
+    check(query.dtype == key.dtype == value.dtype == torch.bfloat16, operator, "query, key and value must be bfloat16")
     tokens, heads, _ = value.shape
-    refuse_unless(
-        heads % key.shape[1] == 0, operator, f"value's heads ({heads}) must be a multiple of key's ({key.shape[1]})"
-    )
+    check(heads % key.shape[1] == 0, operator, f"value's heads ({heads}) must be a multiple of key's ({key.shape[1]})")
     q, k = (t.float().repeat_interleave(heads // key.shape[1], 1) for t in (query, key))
     decay = torch.ones(tokens, heads, 1, 1) if g is None else g.float().exp().view(tokens, heads, 1, 1)
     decay = decay if gk is None else decay * gk.float().exp().unsqueeze(2)
@@ -66,7 +62,7 @@ def chunk_gated_delta_rule(
         What tokens read, as value, and the last state of each sequence.
     """
     operator = "npu_chunk_gated_delta_rule"
-    refuse_unless(
+    check(
         beta is not None and initial_state is not None and actual_seq_lengths is not None,
         operator,
         "needs beta, initial_state and actual_seq_lengths",
@@ -114,7 +110,7 @@ def recurrent_gated_delta_rule(
         gk: the same for each part of a key, `[tokens, heads, key size]`.
     """
     operator = "npu_recurrent_gated_delta_rule"
-    refuse_unless(
+    check(
         actual_seq_lengths is not None and ssm_state_indices is not None,
         operator,
         "needs actual_seq_lengths and ssm_state_indices",

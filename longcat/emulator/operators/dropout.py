@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import draw, host_generator, kept, reference, refuse_unless
+from longcat.emulator.reference import check, draw, host_generator, kept, reference
 
 BITS_ALIGNED = 128
 """A packed mask is a multiple of so many bits long."""
@@ -22,7 +22,7 @@ def packed(keep: Tensor) -> Tensor:
 
 def unpacked(mask: Tensor, count: int) -> Tensor:
     """Return the first `count` booleans of a packed mask."""
-    refuse_unless(
+    check(
         mask.dtype == torch.uint8 and mask.numel() * 8 >= count,
         "dropout",
         f"the mask must hold {count} bits in uint8, got {mask.numel()} of {mask.dtype}",
@@ -36,7 +36,7 @@ def scaled(x: Tensor, keep: Tensor, p: float) -> Tensor:
 
 
 def _check_probability(operator: str, p: float) -> None:
-    refuse_unless(0 <= p <= 1, operator, f"dropout probability has to be between 0 and 1, but got {p}")
+    check(0 <= p <= 1, operator, f"dropout probability has to be between 0 and 1, but got {p}")
 
 
 @reference("_npu_dropout")
@@ -103,7 +103,7 @@ def dropout_with_add_softmax(
     x: Tensor, added: Tensor, alpha: float, prob: float, dim: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a byte for each element that is kept, the softmax of `added + alpha * x`, and that after dropout."""
-    refuse_unless(
+    check(
         x.shape == added.shape,
         "npu_dropout_with_add_softmax",
         f"both inputs must have one shape, got {list(x.shape)} and {list(added.shape)}",
@@ -133,7 +133,7 @@ def scaled_masked_softmax(x: Tensor, mask: Tensor, scale: float = 1.0, fixed_tri
     """Compute the softmax of `scale * x` where the mask is 0; with `fixed_triu_mask` the mask is causal instead."""
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_scaled_masked_softmax", reason)
+        check(condition, "npu_scaled_masked_softmax", reason)
 
     need(mask.dtype == torch.bool, f"mask must be bool, got {mask.dtype}")
     need(
@@ -179,7 +179,7 @@ def attn_softmax_backward(probabilities: Tensor, d_result: Tensor, values: Tenso
 @reference("npu_sim_exponential_")
 def sim_exponential(x: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with numbers of an exponential distribution, all above 0."""
-    refuse_unless(lambd > 0, "npu_sim_exponential_", f"expects lambd > 0.0, but found lambd={lambd}")
+    check(lambd > 0, "npu_sim_exponential_", f"expects lambd > 0.0, but found lambd={lambd}")
     if lambd == torch.inf:
         return x.zero_()
     return x.exponential_(lambd, generator=host_generator(*draw(generator)))

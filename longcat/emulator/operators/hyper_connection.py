@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference, refuse_unless
+from longcat.emulator.reference import check, gradients, reference
 
 _ALIGNED = 8
 """Rows of the kept sums and norms are so long."""
@@ -43,7 +43,7 @@ def mhc_pre(
     """
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_mhc_pre", reason)
+        check(condition, "npu_mhc_pre", reason)
 
     need(x.numel() > 0 and x.dim() in (3, 4), f"Input x must be 3D or 4D and not empty, but got {list(x.shape)}.")
     need(alpha.numel() in (2, 3), f"Input alpha must have 3 or 2 elements, but got {alpha.numel()}.")
@@ -132,7 +132,7 @@ def mhc_post(x: Tensor, h_res: Tensor | None, h_out: Tensor, h_post: Tensor) -> 
 
 def _check_post(x: Tensor, h_res: Tensor | None, h_out: Tensor, h_post: Tensor) -> None:
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_mhc_post", reason)
+        check(condition, "npu_mhc_post", reason)
 
     need(x.dtype in (torch.float16, torch.bfloat16), f"x must be float16 or bfloat16, got {x.dtype}")
     need(x.dim() in (3, 4), f"x must have 3 or 4 dimensions, got {x.dim()}")
@@ -150,7 +150,7 @@ def mhc_post_backward(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of all four; that of a mixing matrix that was not given is empty."""
     _check_post(x, h_res, h_out, h_post)
-    refuse_unless(grad_y.shape == x.shape, "npu_mhc_post_backward", "grad_y must have the shape of x")
+    check(grad_y.shape == x.shape, "npu_mhc_post_backward", "grad_y must have the shape of x")
     given = [None if t is None else t.float() for t in (x, h_res, h_out, h_post)]
 
     def function(streams: Tensor, mixing: Tensor | None, layer: Tensor, weights: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def mhc_sinkhorn(
     """
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_mhc_sinkhorn", reason)
+        check(condition, "npu_mhc_sinkhorn", reason)
 
     need(x.dim() in (3, 4), f"The x's dim should be 3 or 4, but got {x.dim()}.")
     need(x.shape[-1] in (4, 6, 8), f"The x's dim should be 4 or 6 or 8, but got {x.shape[-1]}.")

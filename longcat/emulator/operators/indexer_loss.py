@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longcat.emulator.operators.attention import ends_of
 from longcat.emulator.operators.softmax import band, repeated
-from longcat.emulator.reference import gradients, reference, refuse_unless
+from longcat.emulator.reference import check, gradients, reference
 
 _DENSE = "npu_dense_lightning_indexer_grad_kl_loss"
 _SPARSE = "npu_sparse_lightning_indexer_grad_kl_loss"
@@ -25,10 +25,10 @@ def _spans(layout: str, tensor: Tensor, ends: Any) -> list[Any]:
 
 
 def _check(operator: str, layout: str, sparse_mode: int, query: Tensor, ends: tuple[Any, Any]) -> None:
-    refuse_unless(layout in ("BSND", "TND"), operator, f"layout must be BSND or TND, got {layout}")
-    refuse_unless(sparse_mode == 3, operator, f"sparse_mode must be 3, got {sparse_mode}")
-    refuse_unless(query.dim() == (4 if layout == "BSND" else 3), operator, f"query has {query.dim()} dimensions")
-    refuse_unless(layout == "BSND" or None not in ends, operator, "layout TND needs where sequences end")
+    check(layout in ("BSND", "TND"), operator, f"layout must be BSND or TND, got {layout}")
+    check(sparse_mode == 3, operator, f"sparse_mode must be 3, got {sparse_mode}")
+    check(query.dim() == (4 if layout == "BSND" else 3), operator, f"query has {query.dim()} dimensions")
+    check(layout == "BSND" or None not in ends, operator, "layout TND needs where sequences end")
 
 
 def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:

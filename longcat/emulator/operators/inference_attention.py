@@ -12,7 +12,7 @@ from torch import Tensor
 
 from longcat.emulator.operators.attention import COMPRESSED, NO_LIMIT, ends_of, write
 from longcat.emulator.operators.softmax import Masked, attend, band
-from longcat.emulator.reference import reference, refuse_unless
+from longcat.emulator.reference import check, reference
 
 _LAYOUTS = {
     "BSH": ("BSH", "BSH"), "BSND": ("BSND", "BSND"), "BNSD": ("BNSD", "BNSD"), "TND": ("TND", "TND"),
@@ -110,7 +110,7 @@ class Options:
 
     def need(self, condition: bool, reason: str) -> None:
         """Raise RuntimeError with the operator's name unless the condition holds."""
-        refuse_unless(condition, self.operator, reason)
+        check(condition, self.operator, reason)
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         need = self.need
@@ -227,9 +227,9 @@ def incre_flash_attention(
     """Attend from one token for each sequence; lengths are those of keys."""
     layout = options.get("input_layout", "BSH")
     axis = {"BSH": 1, "BSND": 1, "BNSD": 2}.get(layout)
-    refuse_unless(axis is not None, "npu_incre_flash_attention", f"layout {layout} is not supported")
+    check(axis is not None, "npu_incre_flash_attention", f"layout {layout} is not supported")
     assert axis is not None
-    refuse_unless(
+    check(
         query.dim() == _DIMENSIONS[layout] and query.shape[axis] == 1,
         "npu_incre_flash_attention",
         f"takes one token for each sequence, got query {list(query.shape)} in layout {layout}",

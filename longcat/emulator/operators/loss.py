@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference, refuse_unless
+from longcat.emulator.reference import check, gradients, reference
 
 
 @reference("npu_cross_entropy_loss")
@@ -25,7 +25,7 @@ def cross_entropy_loss(
     """
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_cross_entropy_loss", reason)
+        check(condition, "npu_cross_entropy_loss", reason)
 
     need(not lse_square_scale_for_zloss and not return_zloss, "the z-loss is not supported")
     need(reduction in ("none", "mean", "sum"), f"reduction must be none, mean or sum, got {reduction!r}")
@@ -87,7 +87,7 @@ def _loss(
 @reference("npu_softmax_cross_entropy_with_logits")
 def softmax_cross_entropy_with_logits(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of each row with probabilities as labels, `[batch]`."""
-    refuse_unless(
+    check(
         logits.dim() == 2 and labels.shape == logits.shape,
         "npu_softmax_cross_entropy_with_logits",
         f"takes two tensors [batch, classes], got {list(logits.shape)} and {list(labels.shape)}",
@@ -151,7 +151,7 @@ def linear_online_max_sum(
     """
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_fused_linear_online_max_sum", reason)
+        check(condition, "npu_fused_linear_online_max_sum", reason)
 
     need(
         x.dtype == weight.dtype and x.dtype in (torch.float16, torch.bfloat16), "takes float16 or bfloat16 of one kind"
@@ -187,7 +187,7 @@ def cross_entropy_loss_with_max_sum(
     vocab_parallel_logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return loss `[tokens]` and, where logits are given, their softmax, from what all ranks know together."""
-    refuse_unless(
+    check(
         not label_smoothing and input is None and weight is None,
         "npu_fused_cross_entropy_loss_with_max_sum",
         "label_smoothing must be 0, input and weight None",
@@ -213,7 +213,7 @@ def linear_cross_entropy_loss_with_max_sum_backward(
     """Return the gradients of x and weight, from the softmax or, without it, maximum and sum over all ranks."""
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_fused_linear_cross_entropy_loss_with_max_sum_backward", reason)
+        check(condition, "npu_fused_linear_cross_entropy_loss_with_max_sum_backward", reason)
 
     need(not label_smoothing, "label_smoothing must be 0")
     if softmax is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longcat.emulator.operators.rope_cache import rms, rotated_pairs, write_pages
-from longcat.emulator.reference import reference, refuse_unless
+from longcat.emulator.reference import check, reference
 
 _QUANTISED = (
     "dequant_scale_x", "dequant_scale_w_dq", "dequant_scale_w_uq_qr", "dequant_scale_w_dkv_kr", "quant_scale_ckv",
@@ -70,9 +70,9 @@ def _prolog(
     """
     if any(others.get(name) is not None for name in _QUANTISED) or token_x.dtype == torch.int8:
         raise NotImplementedError(f"{operator}: quantised tensors are not emulated")
-    refuse_unless(cache_mode in _MODES, operator, f"cache_mode must be one of {', '.join(_MODES)}, got {cache_mode}")
-    refuse_unless(token_x.dtype == torch.bfloat16, operator, f"token_x must be bfloat16, got {token_x.dtype}")
-    refuse_unless(token_x.dim() in (2, 3), operator, f"token_x must have 2 or 3 dimensions, got {token_x.dim()}")
+    check(cache_mode in _MODES, operator, f"cache_mode must be one of {', '.join(_MODES)}, got {cache_mode}")
+    check(token_x.dtype == torch.bfloat16, operator, f"token_x must be bfloat16, got {token_x.dtype}")
+    check(token_x.dim() in (2, 3), operator, f"token_x must have 2 or 3 dimensions, got {token_x.dim()}")
     x, dtype = token_x.float(), token_x.dtype
     heads, size, latent = weight_uk.shape
     rotary = rope_sin.shape[-1]
@@ -88,7 +88,7 @@ def _prolog(
         if cache_mode in ("BSND", "TND"):
             cache.copy_(tokens.view(cache.shape))
         else:
-            refuse_unless(cache_index is not None, operator, f"cache_mode {cache_mode} needs cache_index")
+            check(cache_index is not None, operator, f"cache_mode {cache_mode} needs cache_index")
             assert cache_index is not None
             rows = tokens if tokens.dim() == 3 else tokens[None]
             write_pages(cache, rows.to(cache.dtype), cache_index, "BLK" in cache_mode, cache_mode.endswith("NZ"))

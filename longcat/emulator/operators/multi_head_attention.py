@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longcat.emulator.operators.dropout import packed, scaled, softmax_backward, unpacked
-from longcat.emulator.reference import draw, gradients, kept, reference, refuse_unless
+from longcat.emulator.reference import check, draw, gradients, kept, reference
 
 
 def _by_heads(x: Tensor, tokens: int, heads: int, size: int) -> Tensor:
@@ -49,7 +49,7 @@ def multi_head_attention(
         The result, the packed dropout mask, query (scaled), key and value by heads, probabilities, those after
         dropout, and the result before its projection.
     """
-    refuse_unless(
+    check(
         query.shape[-1] == attn_head_num * attn_dim_per_head,
         "npu_multi_head_attention",
         f"width {query.shape[-1]} must be {attn_head_num} heads of {attn_dim_per_head}",
@@ -143,9 +143,7 @@ def fused_attention_score_forward(
         `[batch * tokens, width]`, the probabilities, and a byte for each that dropout keeps.
     """
     for tensor in (query, key, value, attention_mask):
-        refuse_unless(
-            tensor.dtype == torch.float16, "npu_fused_attention_score", f"takes float16 only, got {tensor.dtype}"
-        )
+        check(tensor.dtype == torch.float16, "npu_fused_attention_score", f"takes float16 only, got {tensor.dtype}")
     q, k, v = (_turned(t, f) for t, f in ((query, query_transpose), (key, key_transpose), (value, value_transpose)))
     probabilities = ((q.float() @ k.float().mT) * scale + attention_mask.float()).softmax(-1).to(query.dtype)
     keep = kept(*draw(), probabilities.numel(), keep_prob)
@@ -261,7 +259,7 @@ def fused_floyd_attention(
 
 def _check_floyd(query: Tensor, *others: Tensor | None) -> None:
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_fused_floyd_attention", reason)
+        check(condition, "npu_fused_floyd_attention", reason)
 
     key_ij, value_ij, key_jk, value_jk, mask = others
     assert key_ij is not None and value_ij is not None and key_jk is not None and value_jk is not None

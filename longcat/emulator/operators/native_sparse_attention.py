@@ -9,7 +9,7 @@ from torch import Tensor
 
 from longcat.emulator.operators.attention import STATISTICS, ends_of
 from longcat.emulator.operators.softmax import Attended, Gradients, Masked, attend, attend_backward, repeated
-from longcat.emulator.reference import gradients, reference, refuse_unless
+from longcat.emulator.reference import check, gradients, reference
 
 
 def _spans(ends: Any) -> list[slice]:
@@ -41,17 +41,17 @@ def compress(
         actual_seq_len: where sequences end; one shorter than a block gives nothing.
     """
     _check_compress("npu_nsa_compress", x, weight, compress_block_size, compress_stride)
-    refuse_unless(actual_seq_len is not None, "npu_nsa_compress", "needs actual_seq_len")
+    check(actual_seq_len is not None, "npu_nsa_compress", "needs actual_seq_len")
     return _compressed(x.float(), weight.float(), compress_stride, _spans(actual_seq_len)).to(x.dtype)
 
 
 def _check_compress(operator: str, x: Tensor, weight: Tensor, block: int, stride: int) -> None:
-    refuse_unless(
+    check(
         block % 16 == stride % 16 == 0 and 0 < stride <= block <= 128,
         operator,
         f"block ({block}) and stride ({stride}) must be multiples of 16, the stride not more than the block",
     )
-    refuse_unless(
+    check(
         weight.shape == (block, x.shape[-2]) and x.dtype == weight.dtype,
         operator,
         f"weight must be {x.dtype} [{block}, {x.shape[-2]}], got {weight.dtype} {list(weight.shape)}",
@@ -166,13 +166,13 @@ def compress_attention(
 
 
 def _check_choice(operator: str, query: Tensor, key: Tensor, block: int, stride: int, selected: int) -> None:
-    refuse_unless(
+    check(
         block % 16 == stride % 16 == selected % 16 == 0 and stride <= block <= selected and selected % stride == 0,
         operator,
         f"stride ({stride}), block ({block}) and selected block ({selected}) must be multiples of 16, none less than "
         "the one before, the last one of the first",
     )
-    refuse_unless(
+    check(
         query.dtype == key.dtype and query.dtype in (torch.float16, torch.bfloat16), operator,
         f"takes float16 or bfloat16 of one kind, got {query.dtype} and {key.dtype}",
     )  # fmt: skip
@@ -224,10 +224,8 @@ def compress_attention_infer(
     """Do the same for one token of each sequence and a paged cache of compressed keys."""
     operator = "npu_nsa_compress_attention_infer"
     _check_choice(operator, query, key, compress_block_size, compress_stride, select_block_size)
-    refuse_unless(layout in ("TND", "BSND"), operator, f"layout must be TND or BSND, got {layout}")
-    refuse_unless(
-        others.get("atten_mask") is None and others.get("topk_mask") is None, operator, "masks are not supported"
-    )
+    check(layout in ("TND", "BSND"), operator, f"layout must be TND or BSND, got {layout}")
+    check(others.get("atten_mask") is None and others.get("topk_mask") is None, operator, "masks are not supported")
     steps, overlap = select_block_size // compress_stride, compress_block_size // compress_stride
     outs, choices = [], []
     rows = query.reshape(-1, head_num, query.shape[-1])
@@ -296,7 +294,7 @@ def select_attention(
 
 def _check_selection(query: Tensor, key: Tensor, value: Tensor, topk: Tensor) -> None:
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_nsa_select_attention", reason)
+        check(condition, "npu_nsa_select_attention", reason)
 
     need(
         query.dtype == key.dtype == value.dtype and query.dtype in (torch.float16, torch.bfloat16),
@@ -363,8 +361,8 @@ def select_attention_infer(
 ) -> Tensor:
     """Attend from one token of each sequence to the chosen blocks in a paged cache."""
     operator = "npu_nsa_select_attention_infer"
-    refuse_unless(layout in ("BSND", "BSH", "TND"), operator, f"layout must be BSND, BSH or TND, got {layout}")
-    refuse_unless(atten_mask is None and block_table is not None, operator, "needs a block_table and no atten_mask")
+    check(layout in ("BSND", "BSH", "TND"), operator, f"layout must be BSND, BSH or TND, got {layout}")
+    check(atten_mask is None and block_table is not None, operator, "needs a block_table and no atten_mask")
     lengths = ends_of(actual_seq_kvlen)
     rows = query.reshape(len(lengths), head_num, -1)
     outs = []

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference, refuse_unless
+from longcat.emulator.reference import check, gradients, reference
 
 
 @reference("npu_rms_norm")
@@ -28,7 +28,7 @@ def rms_norm_backward(d_y: Tensor, x: Tensor, gamma: Tensor, reciprocal: Tensor)
 
 
 def _check_last_dimensions(operator: str, x: Tensor, gamma: Tensor) -> None:
-    refuse_unless(
+    check(
         0 < gamma.dim() <= x.dim() and x.shape[-gamma.dim() :] == gamma.shape,
         operator,
         f"gamma {list(gamma.shape)} must have the last dimensions of the input {list(x.shape)}",
@@ -36,7 +36,7 @@ def _check_last_dimensions(operator: str, x: Tensor, gamma: Tensor) -> None:
 
 
 def _check_same(operator: str, x: Tensor, y: Tensor) -> None:
-    refuse_unless(
+    check(
         x.shape == y.shape and x.dtype == y.dtype,
         operator,
         f"both inputs must be alike, got {x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}",
@@ -108,7 +108,7 @@ def add_layer_norm(
     x: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, epsilon: float = 1e-5, additional_output: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the layer norm of a sum, mean and inverse standard deviation (float32), and the sum."""
-    refuse_unless(x.shape == residual.shape, "npu_add_layer_norm", "both inputs must have one shape")
+    check(x.shape == residual.shape, "npu_add_layer_norm", "both inputs must have one shape")
     _check_last_dimensions("npu_add_layer_norm", x, gamma)
     total = x.float() + residual.float()
     normal, mean, reciprocal = _layer_norm(total, gamma, beta, epsilon)
@@ -184,7 +184,7 @@ def layer_norm_grad(
 @reference("npu_normalize_batch")
 def normalize_batch(x: Tensor, seq_len: Tensor, normalize_type: int = 0) -> Tensor:
     """Normalise `[batch, features, tokens]` by the first tokens of each row, per feature (0) or over all of them (1)."""
-    refuse_unless(
+    check(
         x.dim() == 3 and x.dtype == torch.float32 and seq_len.shape == x.shape[:1] and normalize_type in (0, 1),
         "npu_normalize_batch",
         "takes float32 [batch, features, tokens], lengths [batch], and normalize_type 0 or 1",
@@ -207,7 +207,7 @@ def _group_norm(
 
 
 def _check_groups(operator: str, x: Tensor, groups: int) -> None:
-    refuse_unless(
+    check(
         2 <= x.dim() <= 8 and groups > 0 and x.shape[1] % groups == 0,
         operator,
         f"takes 2 to 8 dimensions, the second a multiple of the groups ({groups}), got {list(x.shape)}",
@@ -220,7 +220,7 @@ def group_norm_silu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return SiLU of the group norm, mean and inverse standard deviation."""
     _check_groups("npu_group_norm_silu", x, group)
-    refuse_unless(eps > 0, "npu_group_norm_silu", f"eps must be positive, got {eps}")
+    check(eps > 0, "npu_group_norm_silu", f"eps must be positive, got {eps}")
     normal, mean, reciprocal = _group_norm(x, weight, bias, group, eps)
     dtype = x.dtype if weight is None or bias is None else weight.dtype
     return F.silu(normal).to(x.dtype), mean.to(dtype), reciprocal.to(dtype)
@@ -232,9 +232,7 @@ def group_norm_swish(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `n * sigmoid(swish_scale * n)` of the group norm n, mean and inverse standard deviation."""
     _check_groups("npu_group_norm_swish", x, num_groups)
-    refuse_unless(
-        weight.dtype == bias.dtype == x.dtype, "npu_group_norm_swish", "weight and bias must have the input's dtype"
-    )
+    check(weight.dtype == bias.dtype == x.dtype, "npu_group_norm_swish", "weight and bias must have the input's dtype")
     normal, mean, reciprocal = _group_norm(x, weight, bias, num_groups, eps)
     return (normal * torch.sigmoid(swish_scale * normal)).to(x.dtype), mean.to(x.dtype), reciprocal.to(x.dtype)
 
@@ -281,7 +279,7 @@ def renorm_backward(d_y: Tensor, x: Tensor, p: float, dim: int, maxnorm: float) 
 @reference("batch_norm_reduce")
 def batch_norm_reduce(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return sum and sum of squares of each channel in float32."""
-    refuse_unless(x.dim() > 1, "batch_norm_reduce", f"the dim input tensor must more than 1, got {x.dim()}")
+    check(x.dim() > 1, "batch_norm_reduce", f"the dim input tensor must more than 1, got {x.dim()}")
     return _sums(x), _sums(x.float().square())
 
 

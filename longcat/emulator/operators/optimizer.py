@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import reference, refuse_unless
+from longcat.emulator.reference import check, reference
 
 
 @reference("npu_apply_adam_w.out")
@@ -41,7 +41,7 @@ def apply_adam_w(
         out: see above.
     """
     values, first, second = out
-    refuse_unless(not amsgrad or max_grad_norm is not None, "npu_apply_adam_w", "amsgrad needs max_grad_norm")
+    check(not amsgrad or max_grad_norm is not None, "npu_apply_adam_w", "amsgrad needs max_grad_norm")
     gradient = -grad if maximize else grad
     values.mul_(1 - lr * weight_decay)
     first.lerp_(gradient.to(first.dtype), 1 - beta1)
@@ -97,8 +97,8 @@ def bert_apply_adam(
 
     A gradient whose global norm exceeds a positive `max_grad_norm` is scaled down to it.
     """
-    refuse_unless(adam_mode in (0, 1), "npu_bert_apply_adam", f"adam_mode must be 0 or 1, got {adam_mode}")
-    refuse_unless(adam_mode == 0 or step_size is not None, "npu_bert_apply_adam", "adam_mode 1 needs step_size")
+    check(adam_mode in (0, 1), "npu_bert_apply_adam", f"adam_mode must be 0 or 1, got {adam_mode}")
+    check(adam_mode == 0 or step_size is not None, "npu_bert_apply_adam", "adam_mode 1 needs step_size")
     values, first, second = out
     if 0 < max_grad_norm < global_grad_norm:
         grad = grad * (max_grad_norm / global_grad_norm)

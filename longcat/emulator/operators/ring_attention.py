@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longcat.emulator.operators.attention import STATISTICS, ends_of
-from longcat.emulator.reference import reference, refuse_unless
+from longcat.emulator.reference import check, reference
 
 
 @reference("npu_ring_attention_update", mixed=True)
@@ -39,7 +39,7 @@ def ring_attention_update(
     """
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_ring_attention_update", reason)
+        check(condition, "npu_ring_attention_update", reason)
 
     rows = (prev_softmax_max, prev_softmax_sum, cur_softmax_max, cur_softmax_sum)
     need(input_layout in ("SBH", "TND"), f"input_layout only supports 'SBH' or 'TND', but got {input_layout}.")
@@ -88,7 +88,7 @@ def attention_update(lse: list[Tensor], local_out: list[Tensor], update_type: in
     """Join results `[rows, size]` of parts of the keys by their logarithms of sums `[rows]`; return the joined ones."""
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_attention_update", reason)
+        check(condition, "npu_attention_update", reason)
 
     need(1 <= len(lse) == len(local_out) <= 16, "takes 1 to 16 parts, as many lse as results")
     need(update_type in (0, 1), f"update_type must be 0 or 1, got {update_type}")

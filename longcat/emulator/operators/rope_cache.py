@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longcat.emulator.operators.rotary import rotary_mul
-from longcat.emulator.reference import reference, refuse_unless
+from longcat.emulator.reference import check, reference
 
 _MODES = ("Norm", "PA", "PA_BNSD", "PA_NZ", "PA_BLK_BNSD", "PA_BLK_NZ")
 
@@ -62,7 +62,7 @@ def write_pages(cache: Tensor, tokens: Tensor, places: Tensor, blocked: bool, ap
 
 def _check(kv: Tensor, gamma: Tensor, cosine: Tensor, v: Tensor | None, cache_mode: str) -> None:
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_kv_rmsnorm_rope_cache", reason)
+        check(condition, "npu_kv_rmsnorm_rope_cache", reason)
 
     need(kv.dim() == 4, "4D tensor expected for input kv")
     need(gamma.dim() == 1, "1D tensor expected for input gamma")
@@ -171,8 +171,8 @@ def _qkv_rms_norm_rope_cache(
     Returns:
         Queries, keys and values before they are quantised, or scalars if they are not wanted.
     """
-    refuse_unless(qkv.dim() == 2, "npu_qkv_rms_norm_rope_cache", "2D tensor expected for input qkv")
-    refuse_unless(cache_mode == "PA_NZ", "npu_qkv_rms_norm_rope_cache", f"cache_mode must be PA_NZ, got {cache_mode}")
+    check(qkv.dim() == 2, "npu_qkv_rms_norm_rope_cache", "2D tensor expected for input qkv")
+    check(cache_mode == "PA_NZ", "npu_qkv_rms_norm_rope_cache", f"cache_mode must be PA_NZ, got {cache_mode}")
     batch, tokens, _, size = qkv_size
     q, k, v = qkv.float().split([heads * size for heads in head_nums], -1)
     rotation = [t.float().view(batch, -1, t.shape[1] // size, size) for t in (cosine, sine)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference, refuse_unless
+from longcat.emulator.reference import check, gradients, reference
 
 
 @reference("npu_rotary_mul")
@@ -21,12 +21,12 @@ def rotary_mul(
         rotary_mode: half or interleave.
         rotate: a matrix `[size, size]` that turns x instead.
     """
-    refuse_unless(
+    check(
         x.dim() in (3, 4) and cosine.dim() == sine.dim() == x.dim(),
         "npu_rotary_mul",
         f"takes tensors of 3 or 4 dimensions, all alike, got {x.dim()}, {cosine.dim()} and {sine.dim()}",
     )
-    refuse_unless(
+    check(
         rotary_mode in ("half", "interleave"),
         "npu_rotary_mul",
         f"The rotary_mode of npu_rotary_mul should be half or interleave, but got {rotary_mode}",
@@ -92,7 +92,7 @@ def mrope(
     """
 
     def need(condition: bool, reason: str) -> None:
-        refuse_unless(condition, "npu_mrope", reason)
+        check(condition, "npu_mrope", reason)
 
     need(cache_mode in ("default", "interleave"), f"cache_mode only support default or interleave, got {cache_mode!r}")
     need(rotary_mode in ("half", "interleaved"), f"rotary_mode must be half or interleaved, got {rotary_mode!r}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from longcat.emulator.operators.attention import ends_of
 from longcat.emulator.operators.indexer_loss import index_scores
 from longcat.emulator.operators.softmax import statistics
-from longcat.emulator.reference import gradients, reference, refuse_unless
+from longcat.emulator.reference import check, gradients, reference
 
 
 def _check_contiguous(name: str, **tensors: Tensor | None) -> None:
@@ -121,7 +121,7 @@ def sparse_flash_attention(
         As query; each row's maximum and sum (float32, `[batch, 1, queries, heads]`, packed `[1, tokens, heads]`) where
         they are wanted, else nothing.
     """
-    refuse_unless(value is not None, "npu_sparse_flash_attention", "value=None is only supported with CANN >= 9.2.0.")
+    check(value is not None, "npu_sparse_flash_attention", "value=None is only supported with CANN >= 9.2.0.")
     ropes = {name: options.get(name) for name in ("query_rope", "key_rope")}
     tensors = {"query": query, "key": key, "value": value, "sparse_indices": sparse_indices, **ropes}
     _check_contiguous("npu_sparse_flash_attention", **tensors)
