@@ -32,6 +32,8 @@ def unpacked(mask: Tensor, count: int) -> Tensor:
 
 def scaled(x: Tensor, keep: Tensor, p: float) -> Tensor:
     """Return x where it is kept, divided by the share that is."""
+    if p == 0:
+        return x.clone()
     return torch.zeros_like(x) if p >= 1 else x * keep.view(x.shape) / (1 - p)
 
 
@@ -109,7 +111,7 @@ def dropout_with_add_softmax(
         f"both inputs must have one shape, got {list(x.shape)} and {list(added.shape)}",
     )
     _check_probability("npu_dropout_with_add_softmax", prob)
-    probabilities = (added.float() + alpha * x.float()).softmax(dim).to(x.dtype)
+    probabilities = torch.add(added.float(), x.float(), alpha=alpha).softmax(dim).to(x.dtype)
     keep = kept(*draw(), x.numel(), 1 - prob)
     return keep.to(torch.uint8), probabilities, scaled(probabilities, keep, prob)
 
