@@ -17,8 +17,13 @@ DIFFERENTIABLE: dict[str, Function] = {}
 MIXED: set[str] = set()
 """Operators that take some tensors from the host, such as lengths of sequences."""
 
+FACTORIES: set[str] = set()
+"""Those of them that get no tensor, so that the dispatcher has no device to choose a kernel by."""
 
-def reference(*names: str, differentiable: bool = False, mixed: bool = False) -> Callable[[Function], Function]:
+
+def reference(
+    *names: str, differentiable: bool = False, mixed: bool = False, factory: bool = False
+) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
     It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors.
@@ -27,12 +32,15 @@ def reference(*names: str, differentiable: bool = False, mixed: bool = False) ->
         names: of the operators.
         differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
         mixed: whether tensors of the host may be among the arguments; they are passed as they are.
+        factory: whether no tensor is among them; the function returns a tensor of the device then.
     """
 
     def register(function: Function) -> Function:
-        (DIFFERENTIABLE if differentiable else REFERENCES).update(dict.fromkeys(names, function))
+        (DIFFERENTIABLE if differentiable or factory else REFERENCES).update(dict.fromkeys(names, function))
         if mixed:
             MIXED.update(names)
+        if factory:
+            FACTORIES.update(names)
         return function
 
     return register

@@ -203,6 +203,8 @@ def test_masks_of_dropout(npu):
     assert (mask.shape, mask.dtype) == ((math.ceil(210 / 128) * 16,), torch.uint8)
     again, same = torch.ops.npu.npu_dropout_do_mask(move(x), mask, 0.4)
     assert torch.equal(again, y) and torch.equal(same, mask)
+    made = npu.npu_dropout_gen_mask([30, 7], 0.4, dtype=torch.float32, device=DEVICE)
+    assert (made.device.type, made.shape, made.dtype) == ("npu", mask.shape, mask.dtype) and made.any()
     kept = y.cpu() != 0
     assert 0.4 < kept.float().mean() < 0.8
     torch.testing.assert_close(y.cpu(), x * kept / 0.6)

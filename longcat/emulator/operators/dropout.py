@@ -100,6 +100,14 @@ def gen_mask(
     return packed(kept(seed, offset, torch.Size(size).numel(), 1 - p))
 
 
+@reference("npu_dropout_gen_mask", factory=True)
+def gen_mask_without_input(size: list[int], p: float, *, device: Any = None, **others: Any) -> Tensor:
+    """Return a packed mask of the generator's own seed on the device."""
+    _check_probability("npu_dropout_gen_mask", p)
+    mask = packed(kept(*draw(), torch.Size(size).numel(), 1 - p))
+    return mask.to(device or torch._C._get_privateuse1_backend_name())
+
+
 @reference("npu_dropout_with_add_softmax")
 def dropout_with_add_softmax(
     x: Tensor, added: Tensor, alpha: float, prob: float, dim: int
