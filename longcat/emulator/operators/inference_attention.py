@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.operators.attention import COMPRESSED, NO_LIMIT, ends_of, write
+from longcat.emulator.operators.attention import write
+from longcat.emulator.operators.attention_options import COMPRESSED, NO_LIMIT, ends_of
 from longcat.emulator.operators.softmax import Masked, attend, band
 from longcat.emulator.reference import check, reference
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.operators.attention import STATISTICS, ends_of
+from longcat.emulator.operators.attention_layout import STATISTICS
+from longcat.emulator.operators.attention_options import ends_of
 from longcat.emulator.operators.softmax import Attended, Gradients, Masked, attend, attend_backward, repeated
 from longcat.emulator.reference import check, gradients, reference
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from longcat.emulator.operators.attention import STATISTICS, ends_of
+from longcat.emulator.operators.attention_layout import STATISTICS
+from longcat.emulator.operators.attention_options import ends_of
 from longcat.emulator.reference import check, reference
 
 

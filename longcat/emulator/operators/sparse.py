@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.operators.attention import ends_of
+from longcat.emulator.operators.attention_options import ends_of
 from longcat.emulator.operators.indexer_loss import index_scores
 from longcat.emulator.operators.softmax import statistics
 from longcat.emulator.reference import check, gradients, reference
