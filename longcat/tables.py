@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -223,12 +224,14 @@ def show(console: Console, table: Table) -> None:
         say(console, f"{table.title}:")
     names = [str(column.header) for column in table.columns]
     for first, *others in zip(*(map(_plain, column.cells) for column in table.columns), strict=True):
-        if table.show_header:
-            say(console, f"  {first}")
-            for name, cell in zip(names[1:], others, strict=True):
-                say(console, f"    {name}: {cell}")
-        else:
-            say(console, f"  {first}: {', '.join(others)}")
+        lines = [f"  {first}", *(f"    {name}: {cell}" for name, cell in zip(names[1:], others, strict=True))]
+        if not table.show_header:
+            lines = [f"  {first}: {', '.join(others)}"]
+        for line in lines:
+            say(
+                console,
+                fill(line, console.width, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False),
+            )
 
 
 def _plain(cell: object) -> str:

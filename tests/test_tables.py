@@ -47,7 +47,8 @@ def test_pairs(monkeypatch, capsys):
     tables.print_pairs("machine", {"operating system": "Linux-6.1-x86_64-with-a-long-name", "cores": 2})
     assert capsys.readouterr().out.splitlines() == [
         "machine:",
-        "  operating system: Linux-6.1-x86_64-with-a-long-name",
+        "  operating system:",
+        "      Linux-6.1-x86_64-with-a-long-name",
         "  cores: 2",
     ]
 

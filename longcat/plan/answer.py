@@ -23,7 +23,12 @@ def of_layout(of: Setting, judged: Judged, tokens: float | None) -> dict[str, An
 
 
 def of_search(of: Setting, found: Found, batch: Batch, devices: int, tokens: float | None) -> dict[str, Any]:
-    """Return the answer for all layouts of a number of devices, the best first, each with the reason why it is not."""
+    """Return the answer for all layouts of a number of devices, the best first, each with the reason why it is not.
+
+    Where none fits it is the answer for the one that needs least memory.
+    """
+    if not found.best:  # the one that comes nearest, with what it lacks
+        return of_layout(of, found.least, tokens)
     best = found.best[0]
     rows = []
     for judged in found.best:
