@@ -125,6 +125,22 @@ def test_packed_sequences_one_of_them_empty(npu, mode):
     assert_same(lambda *t: npu.npu_fusion_attention(*t, 4, "TND", **moved(options)), expected, *inputs)
 
 
+def test_tokens_behind_the_last_sequence_give_nothing(npu):
+    inputs = [torch.randn(6, 2, 8, device=DEVICE, requires_grad=True) for _ in range(3)]
+    out, maximum, total, *_ = npu.npu_fusion_attention(*inputs, 2, "TND", actual_seq_qlen=[4], actual_seq_kvlen=[4])
+    assert out.shape == (6, 2, 8) and maximum.shape == total.shape == (6, 2, 8)
+    assert out[4:].eq(0).all() and total[4:].eq(0).all() and total[:4].gt(0).all()
+    out.sum().backward()
+    assert all(t.grad[4:].eq(0).all() for t in inputs)
+
+
+def test_a_sequence_without_keys_gives_nothing(npu):
+    inputs = [torch.randn(tokens, 2, 8, device=DEVICE, requires_grad=True) for tokens in (4, 2, 2)]
+    out = npu.npu_fusion_attention(*inputs, 2, "TND", actual_seq_qlen=[3, 4], actual_seq_kvlen=[0, 2])[0]
+    out.sum().backward()
+    assert out[:3].eq(0).all() and out[3].ne(0).all() and inputs[0].grad[:3].eq(0).all()
+
+
 def test_rotary_parts_come_packed_in_bf16(npu):
     ends = [5, 16]
     inputs = [torch.randn(16, 4, size).bfloat16() for size in (16, 16, 16, 8, 8)]

@@ -35,7 +35,7 @@ class Layout:
     """Memory layout of queries, keys and values, and the sequences in it."""
 
     def __init__(self, options: Options, query: Tensor, key: Tensor) -> None:
-        self.options, self.heads = options, options.heads
+        self.options, self.heads, self.tokens = options, options.heads, query.shape[0]
         wide = options.layout in ("BSH", "SBH")
         size = query.shape[-1] // self.heads
         self.key_heads = key.shape[-1] // size if wide else key.shape[HEAD_AXIS[options.layout]]
@@ -111,8 +111,10 @@ class Layout:
         if not self.options.packed:
             return repeats[0]
         if self.options.softmax_layout == "TND":
-            return torch.cat([part[0].transpose(0, 1) for part in repeats])
-        return torch.cat([part.reshape(-1, STATISTICS) for part in repeats]).view(-1, self.heads, STATISTICS)
+            rows = torch.cat([part[0].transpose(0, 1) for part in repeats])
+        else:
+            rows = torch.cat([part.reshape(-1, STATISTICS) for part in repeats]).view(-1, self.heads, STATISTICS)
+        return torch.cat((rows, rows.new_zeros(self.tokens - len(rows), *rows.shape[1:])))
 
     def split_statistics(self, statistics: Tensor) -> list[Tensor]:
         """Undo `join_statistics`."""
