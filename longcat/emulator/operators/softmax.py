@@ -58,24 +58,30 @@ class Attended:
 def attend(query: Tensor, key: Tensor, value: Tensor, masked: Masked) -> Attended:
     """Compute `softmax(scores) value`; a row that sees nothing gives 0, and 0 as its maximum and sum."""
     scores = masked.scores(query, key)
-    maximum, total = statistics(scores, masked.sink)
-    probabilities = (scores - maximum).exp() / total.clamp_min(torch.finfo(torch.float32).tiny)
+    maximum = row_maximum(scores, masked.sink)
+    exponentials = (scores - maximum).exp_()
+    total = _total(exponentials, maximum, masked.sink)
+    probabilities = exponentials / total.clamp_min(torch.finfo(torch.float32).tiny)
     dropped = masked.dropped(probabilities)
     dropped = dropped.to(value.dtype).float() if masked.rounded else dropped
     return Attended(dropped @ repeated(value, query).float(), maximum, total)
 
 
-def statistics(scores: Tensor, sink: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return each row's maximum and the sum of its exponentials from there, the sink's among them."""
+def row_maximum(scores: Tensor, sink: Tensor | None = None) -> Tensor:
+    """Return each row's maximum, the sink's logit among them; 0 for a row that sees nothing."""
     if scores.shape[-1]:
         maximum = scores.amax(-1, keepdim=True)
     else:
         maximum = scores.new_full((*scores.shape[:-1], 1), -torch.inf)
     if sink is not None:
         maximum = maximum.maximum(sink.float().view(-1, 1, 1))
-    maximum = maximum.masked_fill(maximum == -torch.inf, 0)
-    total = (scores - maximum).exp().sum(-1, keepdim=True)
-    return maximum, total if sink is None else total + (sink.float().view(-1, 1, 1) - maximum).exp()
+    return maximum.masked_fill(maximum == -torch.inf, 0)
+
+
+def _total(exponentials: Tensor, maximum: Tensor, sink: Tensor | None) -> Tensor:
+    """Return each row's sum of exponentials, the sink's among them."""
+    total = exponentials.sum(-1, keepdim=True)
+    return total if sink is None else total + (sink.float().view(-1, 1, 1) - maximum).exp()
 
 
 @dataclass
@@ -110,9 +116,11 @@ def attend_backward(
         rows: maximum and sum over all keys; None for those of these.
     """
     scores = masked.scores(query, key)
-    maximum, total = statistics(scores, masked.sink) if rows is None else rows
+    maximum = row_maximum(scores, masked.sink) if rows is None else rows[0]
+    exponentials = (scores - maximum).exp_()
+    total = _total(exponentials, maximum, masked.sink) if rows is None else rows[1]
     divisor = total.clamp_min(torch.finfo(torch.float32).tiny)
-    probabilities = (scores - maximum).exp() / divisor
+    probabilities = exponentials / divisor
     dropped = masked.dropped(probabilities)
     keys, values, d_out = repeated(key, query).float(), repeated(value, query).float(), d_result.float()
     if result is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from longcat.emulator.operators.attention_options import ends_of
 from longcat.emulator.operators.indexer_loss import index_scores
-from longcat.emulator.operators.softmax import statistics
+from longcat.emulator.operators.softmax import row_maximum
 from longcat.emulator.reference import check, gradients, reference
 
 
@@ -195,7 +195,7 @@ def _sparse(
         chosen = chosen.repeat_interleave(block, 1)[:, : len(k)]
         hidden = ~chosen | _hidden(scores[:, 0], options.get("sparse_mode", 3))
         scores = (scores * scale).masked_fill(hidden[:, None], -torch.inf)
-        maximum = statistics(scores.detach().transpose(0, 1), sinks)[0].transpose(0, 1)
+        maximum = row_maximum(scores.detach().transpose(0, 1), sinks).transpose(0, 1)
         probabilities = (scores - maximum).exp()
         total = probabilities.sum(-1, keepdim=True)
         total = total if sinks is None else total + (sinks.float().view(-1, 1) - maximum).exp()
