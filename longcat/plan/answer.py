@@ -65,6 +65,11 @@ def subject(of: Setting, batch: Batch, devices: int) -> dict[str, Any]:
         )
     if efficiency.confidence == "low":
         assumptions.append(f"efficiencies of {efficiency.name} are from speeds without layouts: a wide interval")
+    if not of.is_fitted(batch.sequence_length):
+        assumptions.append(
+            f"sequences of {batch.sequence_length:,} tokens are long for a width of {of.model.hidden:,}: no such run was "
+            "fitted, published ones are slower than this, and the interval is wide"
+        )
     return {
         "model": of.model.name,
         "family": workload.family,
@@ -80,7 +85,7 @@ def subject(of: Setting, batch: Batch, devices: int) -> dict[str, Any]:
         "kernels": of.kernels,
         "efficiency": efficiency.name,
         "fitted_on": efficiency.fitted_on,
-        "confidence": efficiency.confidence,
+        "confidence": efficiency.confidence if of.is_fitted(batch.sequence_length) else "low",
         "assumptions": assumptions,
     }
 

@@ -194,3 +194,18 @@ LLAMA_70B = {
     "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
     "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256,
 }  # fmt: skip
+
+
+def test_sequences_that_are_long_for_the_width_have_a_wide_interval_and_little_confidence(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(LLAMA_70B | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16}))
+    widths = {}
+    for length in (2048, 4096):
+        found = answer(
+            "--model", str(file), "--device", "a100-80gb", "--devices", "8", "--sequence-length", str(length)
+        )
+        best = found["best"][0]
+        widths[length] = best["step_seconds_high"] / best["step_seconds_low"], found["confidence"]
+        assert ("are long for a width of 1,024" in " ".join(found["assumptions"])) == (length == 4096)
+    assert widths[2048][0] < 1.5 < 2.5 < widths[4096][0]
+    assert (widths[2048][1], widths[4096][1]) == ("high", "low")
