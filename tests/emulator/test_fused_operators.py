@@ -232,7 +232,7 @@ def rotated(x, cosine, sine, half):
     return torch.cat(both, -1) if half else torch.stack(both, -1).flatten(-2)
 
 
-@pytest.mark.parametrize("mode", ["half", "interleaved"])
+@pytest.mark.parametrize("mode", ["half", "interleave"])
 @pytest.mark.parametrize("kinds", [None, "default", "interleave"])
 def test_positions_of_several_kinds(npu, mode, kinds):
     table = torch.randn(20, 32)
@@ -370,7 +370,7 @@ def test_streams_after_a_layer(npu):
     plain = lambda x, layer, w: (x.float() + w.unsqueeze(-1) * layer.float().unsqueeze(-2)).half()  # noqa: E731
     ours = lambda x, layer, w: npu.npu_mhc_post(x, None, layer, w)  # noqa: E731
     assert_same(ours, plain, x, layer, inputs[3], tolerance=0.02)
-    with pytest.raises(RuntimeError, match="h_post must be float32"):
+    with pytest.raises(RuntimeError, match="h_post dtype must be FLOAT32"):
         npu.npu_mhc_post(move(x), None, move(layer), move(inputs[3].half()))
 
 

@@ -113,7 +113,7 @@ def mhc_pre_backward(
     d_x = d_x - (d_reciprocal * inv_rms**3)[..., None, None] * wide / (n * x.shape[-1])
     d_x = d_x if grad_x_post is None else d_x + grad_x_post.float()
     d_phi = d_mixed.reshape(-1, len(factors)).T @ scaled.reshape(-1, phi.shape[1])
-    d_gamma = torch.zeros(0) if gamma is None else (d_scaled * wide).reshape(-1, *gamma.shape).sum(0)
+    d_gamma = (d_scaled * wide).reshape(-1, *x.shape[-2:]).sum(0)
     sums = torch.stack([part.sum() for part in d_alpha.split(sizes)])
     return d_x.to(x.dtype), d_phi, sums, d_rows.reshape(-1, len(factors)).sum(0), d_gamma
 
@@ -134,23 +134,24 @@ def _check_post(x: Tensor, h_res: Tensor | None, h_out: Tensor, h_post: Tensor) 
     def need(condition: bool, reason: str) -> None:
         check(condition, "npu_mhc_post", reason)
 
-    need(x.dtype in (torch.float16, torch.bfloat16), f"x must be float16 or bfloat16, got {x.dtype}")
-    need(x.dim() in (3, 4), f"x must have 3 or 4 dimensions, got {x.dim()}")
+    need(x.dtype in (torch.float16, torch.bfloat16), f"x dtype must be FLOAT16 or BFLOAT16, got {x.dtype}")
+    need(x.dim() in (3, 4), f"x dim must be 3 or 4, got {x.dim()}")
     need(h_out.dtype == x.dtype and h_out.shape == (*x.shape[:-2], x.shape[-1]), "h_out must be x without its streams")
-    need(h_post.dtype == torch.float32 and h_post.shape == x.shape[:-1], "h_post must be float32 [..., n]")
-    need(
-        h_res is None or (h_res.dtype == torch.float32 and h_res.shape == (*x.shape[:-1], x.shape[-2])),
-        "h_res must be float32 [..., n, n]",
-    )
+    need(h_post.dtype == torch.float32, f"h_post dtype must be FLOAT32, got {h_post.dtype}")
+    need(h_post.shape == x.shape[:-1], f"h_post shape must be {list(x.shape[:-1])}, got {list(h_post.shape)}")
+    if h_res is not None:
+        need(h_res.dtype == torch.float32, f"h_res dtype must be FLOAT32, got {h_res.dtype}")
+        shape = (*x.shape[:-1], x.shape[-2])
+        need(h_res.shape == shape, f"h_res shape must be {list(shape)}, got {list(h_res.shape)}")
 
 
 @reference("npu_mhc_post_backward")
 def mhc_post_backward(
     grad_y: Tensor, x: Tensor, h_res: Tensor | None, h_out: Tensor, h_post: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of all four; that of a mixing matrix that was not given is empty."""
+    """Return the gradients of all four; that of a mixing matrix that was not given is 0."""
     _check_post(x, h_res, h_out, h_post)
-    check(grad_y.shape == x.shape, "npu_mhc_post_backward", "grad_y must have the shape of x")
+    check(grad_y.shape == x.shape, "npu_mhc_post_backward", "grad_y shape must be the same as x shape")
     given = [None if t is None else t.float() for t in (x, h_res, h_out, h_post)]
 
     def function(streams: Tensor, mixing: Tensor | None, layer: Tensor, weights: Tensor) -> Tensor:
@@ -158,7 +159,12 @@ def mhc_post_backward(
 
     d_x, d_mixing, d_layer, d_weights = gradients(function, given, grad_y.float())
     assert d_x is not None and d_layer is not None
-    return d_x.to(x.dtype), torch.zeros(0) if d_mixing is None else d_mixing, d_layer.to(h_out.dtype), d_weights
+    return (
+        d_x.to(x.dtype),
+        torch.zeros(*x.shape[:-1], x.shape[-2]) if d_mixing is None else d_mixing,
+        d_layer.to(h_out.dtype),
+        d_weights,
+    )
 
 
 @reference("npu_mhc_sinkhorn")

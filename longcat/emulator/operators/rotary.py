@@ -87,7 +87,7 @@ def mrope(
         cos_sin_cache: cosines and then sines of each position.
         head_size: of query and key.
         mrope_section: how many frequencies each kind of positions has; None or zeros for one kind.
-        rotary_mode: half or interleaved: where the two numbers lie that are rotated together.
+        rotary_mode: half or interleave: where the two numbers lie that are rotated together.
         cache_mode: default: sections one behind the other; interleave: every third frequency.
     """
 
@@ -95,7 +95,8 @@ def mrope(
         check(condition, "npu_mrope", reason)
 
     need(cache_mode in ("default", "interleave"), f"cache_mode only support default or interleave, got {cache_mode!r}")
-    need(rotary_mode in ("half", "interleaved"), f"rotary_mode must be half or interleaved, got {rotary_mode!r}")
+    modes = ("half", "interleave", "interleaved")
+    need(rotary_mode in modes, f"rotary_mode must be half or interleave, got {rotary_mode!r}")
     need(query.dtype == key.dtype == cos_sin_cache.dtype, "query, key and cos_sin_cache must have one dtype")
     need(cos_sin_cache.shape[-1] <= head_size, "the rotated part must not be larger than a head")
     cosine, sine = cos_sin_cache[positions.long()].float().chunk(2, -1)
