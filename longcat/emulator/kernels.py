@@ -11,7 +11,7 @@ import torch
 
 from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
-from longcat.emulator.reference import DIFFERENTIABLE, MIXED, REFERENCES, kernel
+from longcat.emulator.reference import DIFFERENTIABLE, FACTORIES, MIXED, REFERENCES, kernel
 
 FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
@@ -67,6 +67,8 @@ def install(folder: str) -> None:
     for name, function in DIFFERENTIABLE.items():
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
+        if name in FACTORIES:
+            _register(name, function, "CompositeImplicitAutograd")
 
 
 def schema(name: str) -> torch.FunctionSchema | None:

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 RANK, RANKS = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -270,6 +271,29 @@ def check_tensor_parallel():
     found.sum().backward()
     expected.sum().backward()
     assert torch.allclose(network[0].weight.grad.full_tensor().cpu(), single[0].weight.grad, atol=1e-5)
+
+
+def check_attention_of_distributed_tensors():
+    torch.manual_seed(0)
+    mesh = init_device_mesh("npu", (RANKS,))
+    inputs = [torch.randn(2, heads, 6, 8, device=DEVICE) for heads in (4, 2, 2)]
+    mask = torch.rand(2, 1, 6, 6, device=DEVICE) > 0.3
+    mask[..., 0] = True
+
+    def attend(tensors, **options):
+        return nn.functional.scaled_dot_product_attention(*tensors, enable_gqa=True, **options)
+
+    for options in ({"is_causal": True}, {"attn_mask": mask}, {}):
+        plain = [t.clone().requires_grad_() for t in inputs]
+        expected = attend(plain, **options)
+        expected.sin().sum().backward()
+        for placement in (Shard(0), Shard(1), Shard(2), Replicate()):
+            leaves = [distribute_tensor(t, mesh, [placement]).requires_grad_() for t in inputs]
+            found = attend(leaves, **options)
+            found.sin().sum().backward()
+            torch.testing.assert_close(found.full_tensor(), expected)
+            for leaf, reference in zip(leaves, plain, strict=True):
+                torch.testing.assert_close(leaf.grad.full_tensor(), reference.grad)
 
 
 def check_pipeline():

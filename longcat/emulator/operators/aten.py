@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -185,7 +187,12 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attend by the CPU's flash attention if it applies, else torch's composition; `[batch, heads, tokens, size]`."""
+    """Attend by the CPU's flash attention if it applies, else torch's composition; `[batch, heads, tokens, size]`.
+
+    Of distributed tensors each device attends from its own rows and heads.
+    """
+    if type(query) is not Tensor and hasattr(query, "device_mesh"):
+        return _distributed_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     flash = (
         query.dim() == 4
         and dropout_p == 0.0
@@ -202,3 +209,40 @@ def scaled_dot_product_attention(
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
     operator = torch.ops.aten._scaled_dot_product_attention_math
     return operator(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
+
+
+def _distributed_attention(
+    query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float, is_causal: bool, scale: float | None, gqa: bool
+) -> Tensor:
+    """Attend from what each device has of distributed tensors: rows and heads stay apart, all else is gathered."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    mesh = query.device_mesh
+    apart: list[Any] = []
+    for axis, placement in enumerate(query.placements):
+        heads = key.shape[1] if isinstance(key, Tensor) else 0
+        even = placement in (Shard(0), Shard(-query.dim())) or heads % mesh.size(axis) == 0
+        dimension = placement.dim % query.dim() if isinstance(placement, Shard) else None
+        apart.append(Shard(dimension) if query.dim() == 4 and dimension in (0, 1) and even else Replicate())
+
+    def local(tensor: Any, placements: list[Any]) -> Tensor:
+        if not isinstance(tensor, DTensor):
+            tensor = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        part: Tensor = tensor.redistribute(mesh, placements).to_local()
+        return part
+
+    if attn_mask is not None:  # as far as it has the dimensions that are apart
+        missing = query.dim() - attn_mask.dim()
+        of_mask = [
+            Shard(p.dim - missing)
+            if isinstance(p, Shard) and p.dim >= missing and attn_mask.shape[p.dim - missing] > 1
+            else Replicate()
+            for p in apart
+        ]
+        attn_mask = local(attn_mask, of_mask)
+    result = scaled_dot_product_attention(
+        *(local(tensor, apart) for tensor in (query, key, value)),
+        attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=gqa,
+    )  # fmt: skip
+    whole: Tensor = DTensor.from_local(result, mesh, apart, run_check=False)
+    return whole
