@@ -85,6 +85,16 @@ class Call:
         return torch.ops.longcat_emulator.place(value.contiguous(), self.device)
 
 
+def check(holds: bool, operator: str, requirement: str) -> None:
+    """Refuse arguments that a device's kernel refuses.
+
+    Raises:
+        RuntimeError: what `operator` requires does not hold.
+    """
+    if not holds:
+        raise RuntimeError(f"{operator}: {requirement}")
+
+
 def gradients(function: Function, inputs: list[Tensor | None], output_gradient: Tensor) -> list[Tensor | None]:
     """Differentiate a function by torch's autograd with respect to all inputs that are not None.
 
