@@ -99,10 +99,12 @@ def dtype_cast(x: Tensor, dtype: torch.dtype | int, input_dtype: int | None = No
     return x.to(torch.ops.aten.zeros([0], dtype=dtype).dtype)
 
 
-@reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward")
+@reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward", differentiable=True)
 def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None) -> Tensor:
-    """Return the gradient in the type before the cast."""
-    return gradient.to(dtype)
+    """Return the gradient in the type before the cast. Composed: with `create_graph` it always has a graph."""
+    if torch.is_grad_enabled() and gradient.is_floating_point():
+        gradient.requires_grad_()
+    return torch.ops.npu._npu_dtype_cast(gradient, dtype)
 
 
 @reference("npu_gather_backward", differentiable=True)

@@ -25,7 +25,7 @@ def slice_(x: Tensor, offsets: list[int], size: list[int]) -> Tensor:
     for dim, (first, length) in enumerate(zip(offsets, size, strict=True)):
         length = x.shape[dim] - first if length == -1 else length
         check(
-            0 <= first and 0 <= length and first + length <= x.shape[dim],
+            first >= 0 and length >= 0 and first + length <= x.shape[dim],
             "npu_slice",
             f"{length} elements from {first} on are not within dimension {dim} of {x.shape[dim]}",
         )
@@ -288,27 +288,32 @@ def scatter_nd_update(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
 
 @reference("npu_masked_fill_range")
 def masked_fill_range(x: Tensor, start: Tensor, end: Tensor, value: Tensor, axis: int = -1) -> Tensor:
-    """Fill ranges along `axis`: range i of row n, from `start[i, n]` to before `end[i, n]`, with `value[i]`.
+    """Fill ranges along `axis`: range i, from `start[i, n]` to before `end[i, n]`, with `value[i]`.
 
     Args:
-        x: `[width]`, `[rows, width]` or `[batch, rows, width]` in float32, float16, int32 or int8.
-        start: `[ranges, rows]` int32.
-        end: `[ranges, rows]` int32.
+        x: 1 to 3 dimensions in float32, float16, int32 or int8.
+        start: int32 `[ranges, rows]`; along the last dimension row n is x's nth of the first dimension, along others
+            all rows hold for all of x.
+        end: likewise.
         value: `[ranges]` in x's type.
-        axis: the last dimension.
+        axis: dimension along which ranges are filled.
     """
     operator = "npu_masked_fill_range"
     check(1 <= x.dim() <= 3, operator, f"input has 1 to 3 dimensions, found {x.dim()}")
-    check(
-        x.dtype in (torch.float32, torch.float16, torch.int32, torch.int8), operator, f"{x.dtype} is not supported"
-    )
+    check(x.dtype in (torch.float32, torch.float16, torch.int32, torch.int8), operator, f"{x.dtype} is not supported")
     check(x.dtype == value.dtype, operator, f"value is {x.dtype}, as input, found {value.dtype}")
     check(start.dtype == end.dtype == torch.int32, operator, "start and end are int32")
-    check(axis % x.dim() == x.dim() - 1, operator, "axis is the last dimension")
-    places = torch.arange(x.shape[-1])
+    axis = axis % x.dim()
+    places = torch.arange(x.shape[axis])
     for first, last, filling in zip(start, end, value, strict=True):
         inside = (places >= first[:, None]) & (places < last[:, None])
-        x = torch.where(inside if x.dim() > 1 else inside[0], filling, x)
+        shape = [1] * x.dim()
+        shape[axis] = x.shape[axis]
+        if x.dim() > 1 and axis == x.dim() - 1:
+            shape[0] = x.shape[0]
+        else:
+            inside = inside.any(0)
+        x = torch.where(inside.reshape(shape), filling, x)
     return x
 
 
