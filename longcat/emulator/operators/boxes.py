@@ -199,14 +199,14 @@ def _table(boxes: Tensor, truth: Tensor, mode: int) -> tuple[Tensor, Tensor]:
 def bounding_box_encode(anchors: Tensor, truth: Tensor, *numbers: float) -> Tensor:
     """Return shift and log scale `[n, 4]` from anchors to truth, minus 4 means, divided by 4 deviations.
 
-    Corners are pixels: a box from 1 to 3 is 3 wide.
+    Corners are pixels: a box from 1 to 3 is 3 wide. A device computes this in half precision, so it is rounded here.
     """
     (x, y, width, height), (to_x, to_y, to_width, to_height) = _pixel_centers(anchors), _pixel_centers(truth)
     epsilon = 1e-7
     shift = [(to_x - x) / (width + epsilon), (to_y - y) / (height + epsilon)]
     scale = [(to_width.abs() / (width + epsilon).abs()).log(), (to_height.abs() / (height + epsilon).abs()).log()]
-    deltas = torch.stack(shift + scale, -1)
-    return ((deltas - torch.tensor(numbers[:4])) / torch.tensor(numbers[4:])).to(anchors.dtype)
+    deltas = torch.stack(shift + scale, -1).half().float()
+    return ((deltas - torch.tensor(numbers[:4])) / torch.tensor(numbers[4:])).half().to(anchors.dtype)
 
 
 @reference("npu_bounding_box_decode")
