@@ -41,7 +41,9 @@ def kernel(name: str, function: Function) -> Function:
         arguments = [call.down(value) for value in positional]
         options = {key: call.down(value) for key, value in named.items()}
         with torch.no_grad():
-            return call.up(function(*arguments, **options))
+            watched = torch.ops.longcat_emulator.saturates() and call.finite()
+            results = function(*arguments, **options)
+            return call.up(call.saturated(results) if watched else results)
 
     return run
 
@@ -73,6 +75,18 @@ class Call:
         alias: Tensor = torch.ops.longcat_emulator.alias(value)
         self.given[id(alias)] = (alias, value)
         return alias
+
+    def finite(self) -> bool:
+        """Whether all tensors that were given are numbers, so that a result that is none is an overflow."""
+        return all(torch.ops.longcat_emulator.finite(alias) for alias, _ in self.given.values())
+
+    def saturated(self, value: Any) -> Any:
+        """Saturate results, and set the device's flag if there was something to saturate."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.saturated(item) for item in value)
+        if isinstance(value, Tensor) and value.device.type == "cpu":
+            torch.ops.longcat_emulator.saturate(value, self.device)
+        return value
 
     def up(self, value: Any) -> Any:
         """Return results as tensors of the device; an argument that was modified in place is returned itself."""

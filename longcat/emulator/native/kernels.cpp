@@ -7,11 +7,18 @@
 #include <ATen/core/enum_tag.h>
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/nan_to_num.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
+#include <dlfcn.h>
+
+#include <array>
+#include <atomic>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -62,6 +69,50 @@ Tensor place(const Tensor& tensor, at::Device device) {
 
 at::Device current_device() { return c10::impl::VirtualGuardImpl(at::kPrivateUse1).getDevice(); }
 
+// Whether the device saturates what does not fit a type, and keeps a flag of it, as torch_npu sets it when it initialises
+// one (saturation is 0 in acl_rt.h). The emulated CANN is loaded in this process, under the names of CANN's libraries.
+bool saturates() {
+  using Mode = int (*)(int*);
+  static Mode ask = [] {
+    void* cann = dlopen("libascendcl.so", RTLD_NOW | RTLD_NOLOAD);
+    return cann ? reinterpret_cast<Mode>(dlsym(cann, "aclrtGetDeviceSatMode")) : nullptr;
+  }();
+  int mode = 1;
+  return ask && ask(&mode) == 0 && mode == 0;
+}
+
+constexpr int MAX_DEVICES = 64;
+std::array<std::atomic<bool>, MAX_DEVICES> overflows;  // one flag a device
+
+bool finite(const Tensor& tensor) {
+  return !tensor.defined() || !tensor.is_floating_point() || at::isfinite(tensor).all().item<bool>();
+}
+
+// Whether the arguments of an operator are numbers, so that a result that is none is an overflow of its own. What it only
+// writes to does not count; without tensors it makes a constant.
+bool finite_arguments(const std::vector<c10::Argument>& arguments, const torch::jit::Stack& stack, size_t first) {
+  bool tensors = false;
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const auto& value = stack[first + i];
+    if (arguments[i].is_out()) continue;
+    if (value.isDouble() && !std::isfinite(value.toDouble())) return false;
+    if (value.isScalar() && value.toScalar().isFloatingPoint() && !std::isfinite(value.toScalar().toDouble())) return false;
+    if (!value.isTensor() && !value.isTensorList()) continue;
+    for (const Tensor& tensor : value.isTensor() ? std::vector<Tensor>{value.toTensor()} : value.toTensorVector()) {
+      tensors |= tensor.defined();
+      if (!finite(tensor)) return false;
+    }
+  }
+  return tensors;
+}
+
+// Saturates a result of the host, and sets the device's flag if it had to.
+void saturate(const Tensor& result, at::Device device) {
+  if (!result.defined() || !result.device().is_cpu() || finite(result)) return;
+  at::nan_to_num_(const_cast<Tensor&>(result), 0.0);
+  overflows[device.has_index() ? device.index() : 0] = true;
+}
+
 // A CPU generator for one operator, a function of the device generator's seed and offset, which moves on.
 at::Generator generator_for(at::Generator device_generator) {
   std::lock_guard<std::mutex> lock(device_generator.mutex());
@@ -92,10 +143,12 @@ class Call {
     for (size_t i = 0; i < arguments.size(); i++) argument_down((*stack_)[first + i], arguments[i]);
     check_devices(first);
     if (!device_ || !device_->has_index()) device_ = current_device();
+    size_t results = operation_.schema().returns().size();
     {
       c10::impl::ExcludeDispatchKeyGuard kernels_only(
           c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
           c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
+      bool watched = saturates() && finite_arguments(arguments, *stack_, first);
       std::optional<BorrowedGenerator> random;
       if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded)) random.emplace(generator_of_device());
       try {
@@ -106,8 +159,13 @@ class Call {
                          " needs more than the host has, which stands for the device: ", error.msg());
         throw;
       }
+      for (size_t i = stack_->size() - results; watched && i < stack_->size(); i++) {
+        const auto& value = (*stack_)[i];
+        if (value.isTensor()) saturate(value.toTensor(), *device_);
+        if (value.isTensorList())
+          for (const Tensor& tensor : value.toTensorVector()) saturate(tensor, *device_);
+      }
     }
-    size_t results = operation_.schema().returns().size();
     for (size_t i = stack_->size() - results; i < stack_->size(); i++) result_up((*stack_)[i]);
   }
 
@@ -302,6 +360,11 @@ TORCH_LIBRARY(longcat_emulator, library) {
   library.def("alias(Tensor tensor) -> Tensor", &alias);
   library.def("has_tangent(Tensor tensor) -> bool", [](const Tensor& tensor) { return tensor._fw_grad(0).defined(); });
   library.def("place(Tensor tensor, Device device) -> Tensor", &place);
+  library.def("saturates() -> bool", [] { return saturates(); });
+  library.def("finite(Tensor tensor) -> bool", [](const Tensor& tensor) { return finite(tensor); });
+  library.def("saturate(Tensor(a!) tensor, Device device) -> ()", &saturate);
+  library.def("overflow(Device device) -> bool", [](at::Device device) { return overflows[device.index()].load(); });
+  library.def("clear_overflow(Device device) -> ()", [](at::Device device) { overflows[device.index()] = false; });
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
   library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
   library.def("install_composite_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_composite_kernels(names); });

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import reference
+from longcat.emulator.reference import gradients, reference
 
 
 @reference("matmul_backward", differentiable=True)
@@ -105,6 +105,35 @@ def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None
     if torch.is_grad_enabled() and gradient.is_floating_point():
         gradient.requires_grad_()
     return torch.ops.npu._npu_dtype_cast(gradient, dtype)
+
+
+@reference("npu_renorm_backward")
+def renorm_backward(gradient: Tensor, x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor | None:
+    """Return the gradient of x, whose slices along `dim` were scaled down to a p-norm of at most `maxnorm`."""
+    return gradients(lambda t: torch.renorm(t, p, dim, maxnorm), [x], gradient)[0]
+
+
+@reference("kl_div_backward")
+def kl_div_backward(
+    gradient: Tensor, x: Tensor, target: Tensor, reduction: int = 1, *, log_target: bool = False
+) -> Tensor | None:
+    """Return the gradient of x; `reduction` is 0 (none), 1 (mean) or 2 (sum)."""
+    return gradients(lambda t: torch.kl_div(t, target, reduction, log_target=log_target), [x], gradient)[0]
+
+
+@reference("kl_div_target_backward")
+def kl_div_target_backward(
+    gradient: Tensor, x: Tensor, target: Tensor, reduction: int = 1, *, log_target: bool = False
+) -> Tensor | None:
+    """Return the gradient of the target, which is the logarithm of probabilities with `log_target`."""
+    return gradients(lambda t: torch.kl_div(x, t, reduction, log_target=log_target), [target], gradient)[0]
+
+
+@reference("l1_loss_backward")
+def l1_loss_backward(gradient: Tensor, x: Tensor, target: Tensor, reduction: int) -> Tensor:
+    """Return the gradient of x; `reduction` is 0 (none), 1 (mean) or 2 (sum)."""
+    d_x = (x - target).sign() * gradient
+    return d_x / x.numel() if reduction == 1 else d_x
 
 
 @reference("npu_gather_backward", differentiable=True)

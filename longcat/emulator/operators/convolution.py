@@ -23,10 +23,7 @@ def convolution(
 ) -> Tensor:
     """Convolve `[batch, channels, *sizes]` with 1 to 3 sizes, as torch does; a bias may have a wider type."""
     _check("npu_convolution", x, weight, weight.shape[1] * groups)
-    bias = None if bias is None else bias.to(x.dtype)
-    spatial = x.dim() - 2
-    options = (list(value)[-spatial:] for value in (stride, padding, dilation))
-    return torch.convolution(x, weight, bias, *options, False, [0] * spatial, groups)
+    return _convolve(x, weight, bias, (stride, padding, dilation), groups)
 
 
 @reference("npu_conv_transpose2d", "npu_convolution_transpose")
@@ -42,8 +39,7 @@ def convolution_transpose(
 ) -> Tensor:
     """Compute a transposed convolution of `[batch, channels, *sizes]`, as torch does."""
     _check("npu_convolution_transpose", x, weight, weight.shape[0])
-    bias = None if bias is None else bias.to(x.dtype)
-    return torch.convolution(x, weight, bias, stride, padding, dilation, True, output_padding, groups)
+    return _convolve(x, weight, bias, (stride, padding, dilation), groups, output_padding)
 
 
 @reference("npu_conv2d_backward", "npu_conv3d_backward", "npu_convolution_backward")
@@ -139,10 +135,29 @@ def _gradients(
     mask: list[bool],
 ) -> Three:
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    found: Three = torch.ops.aten.convolution_backward(
-        gradient.to(x.dtype), x, weight, [channels], stride, padding, dilation, transposed, output_padding, groups, mask
-    )
-    return found
+    wide = (t.float() if t.dtype.itemsize == 2 else t for t in (gradient, x, weight))
+    geometry = (list(value)[2 - x.dim() :] for value in (stride, padding, dilation))
+    found = torch.ops.aten.convolution_backward(*wide, [channels], *geometry, transposed, output_padding, groups, mask)
+    d_x, d_weight, d_bias = (None if d is None else d.to(x.dtype) for d in found)
+    return d_x, d_weight, d_bias
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: tuple[list[int], list[int], list[int]],
+    groups: int,
+    output_padding: list[int] | None = None,
+) -> Tensor:
+    """Convolve, transposed if there is an output padding; half precision is summed in float32.
+
+    Stride, padding and dilation may name batch and channels as well.
+    """
+    wide = (t.float() if t is not None and t.dtype.itemsize == 2 else t for t in (x, weight, bias))
+    spatial = (list(value)[2 - x.dim() :] for value in geometry)
+    padding = output_padding or [0] * (x.dim() - 2)
+    return torch.convolution(*wide, *spatial, output_padding is not None, padding, groups).to(x.dtype)
 
 
 def _check(operator: str, x: Tensor, weight: Tensor, channels: int) -> None:

@@ -89,8 +89,21 @@ def linear_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Ten
 
 @reference("npu_bmmV2")
 def bmm(x: Tensor, y: Tensor, output_sizes: list[int]) -> Tensor:
-    """Compute batched matrix products as torch does."""
-    return x @ y
+    """Compute batched matrix products as torch does, summed to `output_sizes` if these are given."""
+    result = x @ y
+    return result.sum_to_size(output_sizes) if output_sizes else result
+
+
+@reference("npu_bmm_v2_mat1_backward")
+def bmm_mat1_backward(gradient: Tensor, x: Tensor, y: Tensor, size: list[int]) -> Tensor:
+    """Return the gradient of the first factor, of this size: what was broadcast is summed."""
+    return (gradient @ y.mT).sum_to_size(size)
+
+
+@reference("npu_bmm_v2_mat2_backward")
+def bmm_mat2_backward(gradient: Tensor, x: Tensor, y: Tensor, size: list[int]) -> Tensor:
+    """Return the gradient of the second factor, of this size."""
+    return (x.mT @ gradient).sum_to_size(size)
 
 
 @reference("npu_transpose")
@@ -107,11 +120,14 @@ def confusion_transpose(x: Tensor, perm: list[int], shape: list[int], transpose_
 
 @reference("npu_confusion_transpose_backward")
 def confusion_transpose_backward(d_y: Tensor, perm: list[int], shape: list[int], transpose_first: bool) -> Tensor:
-    """Return the gradient of x; `shape` is the shape of x."""
+    """Return the gradient of x; `shape` is the shape of x.
+
+    `transpose_first` says what is done to the gradient: torch_npu passes the opposite of what was done to x.
+    """
     back = [perm.index(i) for i in range(len(perm))]
     if transpose_first:
-        return d_y.reshape([shape[i] for i in perm]).permute(back)
-    return d_y.permute(back).reshape(shape)
+        return d_y.permute(back).reshape(shape)
+    return d_y.reshape([shape[i] for i in perm]).permute(back)
 
 
 def _ends(group_list: Any, group_list_type: int) -> list[int]:

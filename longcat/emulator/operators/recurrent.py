@@ -181,7 +181,7 @@ def lstm_backward(
 
 def _at_end(gradient: Tensor | None, steps: int) -> Tensor | None:
     """Return a gradient of all steps; one of a single step belongs to the last."""
-    if gradient is None or gradient.dim() == 3 and len(gradient) == steps:
+    if gradient is None or (gradient.dim() == 3 and len(gradient) == steps):
         return gradient
     gradient = gradient.reshape(1, *gradient.shape[-2:])
     return torch.cat([gradient.new_zeros(steps - 1, *gradient.shape[1:]), gradient])
