@@ -15,13 +15,20 @@ DIFFERENTIABLE: dict[str, Function] = {}
 """References of operators that torch differentiates, as the wheel's autograd kernel bypasses the dispatcher."""
 
 
-def reference(*names: str, differentiable: bool = False) -> Callable[[Function], Function]:
+CHECKED: set[str] = set()
+"""Operators whose arguments the wheel's meta kernel checks first: it refuses what a device refuses."""
+
+
+def reference(*names: str, differentiable: bool = False, checked: bool = False) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
-    It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors.
+    It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors. `checked`
+    has the wheel's meta kernel look at the arguments first.
     """
 
     def register(function: Function) -> Function:
+        if checked:
+            CHECKED.update(names)
         (DIFFERENTIABLE if differentiable else REFERENCES).update(dict.fromkeys(names, function))
         return function
 
@@ -40,10 +47,31 @@ def kernel(name: str, function: Function) -> Function:
         call = Call(name)
         arguments = [call.down(value) for value in positional]
         options = {key: call.down(value) for key, value in named.items()}
+        if name in CHECKED:
+            _consult_meta_kernel(name, arguments, options)
         with torch.no_grad():
             return call.up(function(*arguments, **options))
 
     return run
+
+
+def without_data(value: Any) -> Any:
+    """Return tensors of the meta device with the shapes, strides and types of these; lists are mapped item by item."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(without_data(item) for item in value)
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def overload(name: str, namespace: str = "npu") -> Any:
+    """Return the operator that a reference is registered under."""
+    operator, _, variant = name.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace), operator), variant or "default")
+
+
+def _consult_meta_kernel(name: str, arguments: list[Any], options: dict[str, Any]) -> None:
+    overload(name)(*map(without_data, arguments), **{key: without_data(value) for key, value in options.items()})
 
 
 class Call:
