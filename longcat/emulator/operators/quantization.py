@@ -66,7 +66,9 @@ def group_quant(
 ) -> Tensor:
     """Quantise `x * scale[group] + offset`, the groups being rows up to the ends in `group_index`."""
     if x.dim() != 2 or scale.dim() != 2 or group_index.dim() != 1 or scale.shape[1] != x.shape[1]:
-        raise RuntimeError("npu_group_quant: x and scale must be [rows, width] and [groups, width], group_index [groups]")
+        raise RuntimeError(
+            "npu_group_quant: x and scale must be [rows, width] and [groups, width], group_index [groups]"
+        )
     if scale.shape[0] != group_index.shape[0]:
         raise RuntimeError("npu_group_quant: scale must have a row for every group of group_index")
     bounds = group_bounds(group_index, 0, "npu_group_quant")
@@ -148,7 +150,9 @@ def dynamic_block_quant(
     form = format_of(dst_type, "npu_dynamic_block_quant")
     if x.dtype not in (torch.float16, torch.bfloat16):
         raise RuntimeError(f"npu_dynamic_block_quant: x must be float16 or bfloat16, got {x.dtype}")
-    split = blocks(blocks(x.float(), -1, col_block_size), -3, row_block_size)  # [.., col blocks, cols, row blocks, rows]
+    split = blocks(
+        blocks(x.float(), -1, col_block_size), -3, row_block_size
+    )  # [.., col blocks, cols, row blocks, rows]
     scale = (split.abs().amax((-1, -3)) / (dst_type_max or form.largest)).clamp(min=min_scale)
     wide = scale[..., :, None, :, None]
     scaled = torch.where(wide == 0, torch.zeros(()), split / wide)
@@ -474,13 +478,17 @@ def quant_scatter_(
         raise RuntimeError("npu_quant_scatter: input must have 3 to 8 dimensions, and updates as many")
     axis, last = axis % x.dim(), x.dim() - 1
     if axis in (0, last) or quant_axis % x.dim() != last:
-        raise RuntimeError("npu_quant_scatter: axis must be neither the first nor the last one, quant_axis the last one")
+        raise RuntimeError(
+            "npu_quant_scatter: axis must be neither the first nor the last one, quant_axis the last one"
+        )
     if quant_scales.numel() != updates.shape[-1]:
         raise RuntimeError("npu_quant_scatter: quant_scales must have as many elements as updates' last dimension")
     values = updates.float() / quant_scales.float().flatten()
     if quant_zero_points is not None:
         values = rounded(values, round_mode or "rint") + quant_zero_points.float().flatten()
-    codes = encode(values, format_of(dst_type if dst_type is not None else 1, "npu_quant_scatter"), round_mode or "rint")
+    codes = encode(
+        values, format_of(dst_type if dst_type is not None else 1, "npu_quant_scatter"), round_mode or "rint"
+    )
     pairs = indices.tolist() if indices.dim() == 2 else list(enumerate(indices.tolist()))
     for row, (batch, start) in enumerate(pairs):
         x[batch].narrow(axis - 1, start, updates.shape[axis]).copy_(codes[row].to(x.dtype))
