@@ -99,13 +99,15 @@ def has_kernel(name: str) -> bool:
     if computes(name):
         return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)
     ours = namespace not in _FUSED or schema(name) is None
-    return ours or rest in REFERENCES or rest.partition(".")[0] in _HOST
+    return ours or rest in REFERENCES or name in REFERENCES or rest.partition(".")[0] in _HOST
 
 
 def _register(name: str, function: Any, key: str) -> None:
-    namespace = "npu" if schema(f"npu::{name}") is not None else "aten"
-    if schema(f"{namespace}::{name}") is None:
+    named = (name,) if "::" in name else (f"npu::{name}", f"aten::{name}")
+    full = next((full for full in named if schema(full) is not None), None)
+    if full is None:
         return  # another torch_npu, which has no such operator
+    namespace, _, rest = full.partition("::")
     library = torch.library.Library(namespace, "IMPL")
-    library.impl(name, function, key)
+    library.impl(rest, function, key)
     _libraries.append(library)  # its kernels live as long as it does
