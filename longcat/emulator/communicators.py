@@ -7,6 +7,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def communicator(name: str, operator: str, size: int | None = None) -> Communica
     device = torch._C._get_privateuse1_backend_name()
     for group in dist.distributed_c10d._world.pg_map:
         try:
-            backend = group._get_backend(torch.device(device))
+            backend: Any = group._get_backend(torch.device(device))
             own = backend.get_hccl_comm_name(dist.get_rank(), False)
         except (RuntimeError, AttributeError):
             continue  # a group without this device

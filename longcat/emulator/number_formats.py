@@ -194,10 +194,10 @@ def encode_blocks(
 
 def _nearest(values: Tensor, table: Tensor, mode: str) -> Tensor:
     """Return the codes of the values nearest to those in a table of the non-negative ones; the sign is bit 7."""
-    order = torch.argsort(table)
+    order = torch.argsort(table)[: int(table.isfinite().sum())]
     sorted_table = table[order].double()
     size = values.double().abs().nan_to_num(0.0, posinf=float(sorted_table[-1])).clamp(max=float(sorted_table[-1]))
-    above = torch.searchsorted(sorted_table, size).clamp(max=len(table) - 1)
+    above = torch.searchsorted(sorted_table, size).clamp(max=len(order) - 1)
     below = (above - 1).clamp(min=0)
     exact = sorted_table[above] == size
     up, down = sorted_table[above] - size, size - sorted_table[below]
@@ -219,7 +219,7 @@ def _both_signs(table: Tensor, sign: int) -> Tensor:
     whole = torch.zeros(2 * sign)
     whole[: len(table)], whole[sign : sign + len(table)] = table, -table
     if sign == 128:
-        whole[111], whole[239], whole[128] = torch.inf, -torch.inf, torch.nan
+        whole[128] = torch.nan
     return whole
 
 
@@ -230,13 +230,13 @@ def _float4(form: Format) -> Tensor:
 
 @functools.cache
 def _hifloat8() -> Tensor:
-    """Return the finite non-negative values of HiFloat8 by code (Luo et al., "Ascend HiFloat8 format", table 2).
+    """Return the non-negative values of HiFloat8 by code (Luo et al., "Ascend HiFloat8 format", table 2).
 
     Behind the sign, a prefix says how many bits the exponent has (0 to 4); the exponent's sign comes before its bits,
     whose highest one is left out; what is left are 1 to 3 bits of mantissa. Codes 0 to 7 are powers of two.
     """
     found = [0.0] + [2.0 ** (code - 23) for code in range(1, 8)]
-    for code in range(8, 111):
+    for code in range(8, 128):
         if code < 16:
             bits, mantissa_bits = 0, 3
         elif code < 32:
@@ -250,5 +250,5 @@ def _hifloat8() -> Tensor:
             exponent = -(field & (highest - 1)) - highest if field & highest else field + highest
         else:
             exponent = 0
-        found.append(2.0**exponent * (1 + fraction))
+        found.append(torch.inf if code == 111 else 2.0**exponent * (1 + fraction))
     return torch.tensor(found)

@@ -77,7 +77,7 @@ def group_topk(scores: Tensor, k: int = 0, group_num: int = 1, n: int = 1) -> No
 def _best_groups(scores: Tensor, k: int, groups: int, n: int) -> Tensor:
     split = scores.unflatten(-1, (groups, -1))
     sums = split.topk(n, -1).values.sum(-1)
-    best = sums.sort(-1, descending=True, stable=True).indices[:, :k]
+    best = sums.sort(dim=-1, descending=True, stable=True).indices[:, :k]
     kept = torch.zeros(sums.shape, dtype=torch.bool).scatter_(1, best, True)
     return kept.repeat_interleave(split.shape[-1], 1)
 
@@ -122,7 +122,7 @@ def fused_add_topk_div(
     scores = x.float().sigmoid()
     choice = scores + add_num.float()
     kept = _best_groups(choice, group_topk, group_num, n)
-    order = choice.masked_fill(~kept, -torch.inf).sort(-1, descending=True, stable=True).indices[:, :k]
+    order = choice.masked_fill(~kept, -torch.inf).sort(dim=-1, descending=True, stable=True).indices[:, :k]
     weights = scores.gather(1, order)
     weights = (weights / weights.sum(-1, keepdim=True) if is_norm else weights) * scale
     if enable_expert_mapping:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.communicators import communicator
+from longcat.emulator.communicators import Communicator, communicator
 from longcat.emulator.number_formats import E8M0
-from longcat.emulator.operators.quantized_layers import quantize_rows
+from longcat.emulator.operators.quantization import quantize_rows
 from longcat.emulator.operators.quantized_matmul import (
     dequantized_weight,
     operand,
@@ -243,19 +243,19 @@ def quant_mm_reduce_scatter(
     return result.to(plain_dtype(y_dtype, x.dtype)), torch.empty(0)
 
 
-def _exchange(group: Any, rows: Tensor) -> Tensor:
+def _exchange(group: Communicator, rows: Tensor) -> Tensor:
     """Send the n-th part of the rows to the n-th rank."""
     share = [rows.shape[0] // group.size] * group.size
-    return group.all_to_all(rows, share, share)  # type: ignore[no-any-return]
+    return group.all_to_all(rows, share, share)
 
 
-def _columns_to_rows(group: Any, result: Tensor) -> Tensor:
+def _columns_to_rows(group: Communicator, result: Tensor) -> Tensor:
     """Send the n-th part of the columns to the n-th rank: `[rows, n]` becomes `[ranks * rows, n / ranks]`."""
     split = result.unflatten(1, (group.size, -1)).transpose(0, 1)
     return _exchange(group, split.flatten(0, 1))
 
 
-def _rows_to_columns(group: Any, x: Tensor) -> Tensor:
+def _rows_to_columns(group: Communicator, x: Tensor) -> Tensor:
     """Send the n-th part of the rows to the n-th rank: `[rows, k]` becomes `[rows / ranks, ranks * k]`."""
     come = _exchange(group, x)
     return come.unflatten(0, (group.size, -1)).transpose(0, 1).flatten(1)

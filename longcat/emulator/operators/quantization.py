@@ -51,8 +51,7 @@ def quantize(
     scaled = x.float() / scale.float() if div_mode else x.float() * scale.float()
     if div_mode and form.storage in (torch.int8, torch.uint8, torch.int32) and form is not HIFLOAT8:
         return encode(rounded(scaled).double() + offset, INT32 if form is INT32 else form)
-    result = encode(scaled + offset, form)
-    return result.view(torch.bits8) if form is HIFLOAT8 else result
+    return encode(scaled + offset, form)
 
 
 @reference("npu_group_quant", checked=True)

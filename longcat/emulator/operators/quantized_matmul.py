@@ -677,9 +677,9 @@ def _two_layers(x: Tensor, activation: str, own: dict[str, Tensor | None]) -> Te
         return _layer(codes, own, "2")
     weights = []
     for number in "12":
-        weight, scale = _given(own[f"weight{number}"], "weight"), own[f"antiquant_scale{number}"]
-        offset = own[f"antiquant_offset{number}"]
-        weights.append(weight.float() if scale is None else dequantized_weight(weight, scale, offset, x.dtype))
+        weight, factor = _given(own[f"weight{number}"], "weight"), own[f"antiquant_scale{number}"]
+        before = own[f"antiquant_offset{number}"]
+        weights.append(weight.float() if factor is None else dequantized_weight(weight, factor, before, x.dtype))
     hidden = _plus(x.float() @ weights[0], own["bias1"])
     return _plus(_activate(hidden, activation).to(x.dtype).float() @ weights[1], own["bias2"])
 

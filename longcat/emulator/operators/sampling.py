@@ -24,7 +24,7 @@ def top_k_top_p(logits: Tensor, p: Tensor | None = None, k: Tensor | None = None
         raise RuntimeError(f"{name}: p must be {logits.dtype} of [{logits.shape[0]}], got {p.dtype} of {list(p.shape)}")
     if k is not None and (k.dtype != torch.int32 or k.shape != logits.shape[:1]):
         raise RuntimeError(f"{name}: k must be int32 of [{logits.shape[0]}], got {k.dtype} of {list(k.shape)}")
-    values, order = logits.sort(-1, stable=True)
+    values, order = logits.sort(dim=-1, stable=True)
     if k is not None:
         least = values.gather(1, (logits.shape[1] - k.long().clamp(1, logits.shape[1])).unsqueeze(1))
         values = values.masked_fill(values < least, -torch.inf)
@@ -78,7 +78,7 @@ def top_k_top_p_sample(
     chosen = torch.zeros(logits.shape[0], dtype=torch.int64)
     kept_logits = torch.full(logits.shape, nothing)
     for row in range(logits.shape[0]):
-        values, order = logits[row].float().sort(descending=True, stable=True)
+        values, order = logits[row].float().sort(dim=-1, descending=True, stable=True)
         k, p = int(top_k[row]), float(top_p[row])
         if 1 <= k <= min(len(values), most):
             values, order = values[:k], order[:k]
