@@ -260,7 +260,10 @@ def swiglu_quant(
     group_list_type: int = 0,
     dst_type: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Apply SwiGLU and quantise rows, with scales and offsets of groups, given (`quant_mode` 0) or found (1)."""
+    """Apply SwiGLU and quantise rows, with scales and offsets of groups, given (`quant_mode` 0) or found (1).
+
+    Scales that are found are those that the values were multiplied with.
+    """
     name = "npu_swiglu_quant"
     if x.dim() < 2 or x.dtype not in _FLOATS:
         raise RuntimeError(f"{name}: x must be float with 2 dimensions or more, got {x.dtype} of {list(x.shape)}")
@@ -284,6 +287,7 @@ def swiglu_quant(
         codes, scale = encode(rows, form), torch.zeros(rows.shape[0])
     else:
         codes, scale = quantize_rows(rows, form)
+        scale = scale.reciprocal()
     codes = torch.where(behind.unsqueeze(1), codes, torch.zeros_like(codes))
     return codes.view(*x.shape[:-1], -1), scale.view(x.shape[:-1])
 
