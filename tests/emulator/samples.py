@@ -137,6 +137,20 @@ def _scatter(key, mode):
     return call(key, t(*key.shape), t(*shape), t(*shape), ints(0, 17, 33, dtype=INT32), cache_mode=mode)
 
 
+def _mla_preprocess(mode):
+    natural = mode == "krope_ctkv"
+    caches = (
+        t(4, 16, 1, 512) if natural else t(4, 16, 16, 32, dtype=INT8),
+        t(4, 16, 1, 64) if natural else t(4, 4, 16, 16),
+    )
+    scales = {} if natural else {"ctkv_scale": t(1), "q_nope_scale": t(2)}
+    return call(
+        t(3, 32), t(32), t(32), t(2112, 32, dtype=INT8), t(2112, dtype=FLOAT), t(1536), t(1536),
+        t(384, 1536, dtype=INT8), t(384, dtype=FLOAT), t(512), t(3, 64), t(3, 64), t(2, 128, 512), *caches,
+        ints(0, 5, 17, dtype=INT32), cache_mode=mode, **scales,
+    )  # fmt: skip
+
+
 def _unpermute():
     return call(t(8, 16), order(8).int(), torch.rand(4, 2, generator=_generator).half())
 
@@ -342,6 +356,7 @@ SAMPLES = {
     "atb::npu_self_attention_prefix_encoder": [
         call(t(5, 4, 16), t(4, 16, 2, 16), t(4, 16, 2, 16), ints([0, 1], [2, 3], dtype=INT32), [2, 3], [20, 3], 4, 0.1, 2)
     ],
+    "atb::npu_mla_preprocess": [_mla_preprocess(cache) for cache in ("krope_ctkv", "int8_nzcache")],
     "atb::npu_fused_add_topk_div": [call(t(3, 16), t(16), group_num=4, group_topk=2, n=2, k=3)],
     "npu_top_k_top_p": [call(t(3, 16), t(3).sigmoid(), ints(1, 5, 16, dtype=INT32))],
     # normalisation, activation, attention
@@ -414,7 +429,6 @@ WITHOUT = {
     "npu_moe_init_routing_v2": "test_operators.py compares its forms",
     "_npu_moe_token_unpermute": "test_operators.py compares it with the public form",
     "npu_quant_matmul_gelu": "the wheel's meta kernel leaves rows and columns out of the shape",
-    "atb::npu_mla_preprocess": "test_inference.py: its caches are too large for a sample",
     "atb::npu_multi_head_latent_attention.lse": "the wheel's meta kernel does not take the workspace of its schema",
 }  # fmt: skip
 """Operators with a meta kernel and without a sample, and the reason."""
