@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ def without_data(value: Any) -> Any:
 
 
 def _checked(name: str, function: Function) -> Function:
+    @wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
         operator_of(name)(*map(without_data, arguments), **{key: without_data(value) for key, value in options.items()})
         return function(*arguments, **options)
