@@ -126,6 +126,10 @@ def _check(
             raise RuntimeError(f"{_NAME}: {name} must be None: the device does not support it")
     if act_type and not scales.get("per_token_scale"):
         raise RuntimeError(f"{_NAME}: only products with per_token_scale can be followed by an activation")
+    if x[0].dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for name in ("scale", "per_token_scale"):
+            if scales.get(name):
+                raise RuntimeError(f"{_NAME}: {name} is for x of 8 or 4 bits, and x is {x[0].dtype}")
 
 
 class _Parameters:
