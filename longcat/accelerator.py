@@ -160,14 +160,23 @@ def npu_problem() -> str | None:
     return None if runtime.is_available() else "torch_npu finds no device (npu-smi info lists what the driver sees)"
 
 
-@lru_cache
 def npu_operator(name: str) -> Callable[..., Any]:
-    """Return one of torch_npu's fused operators, such as `npu_rms_norm`."""
+    """Return one of torch_npu's fused operators, such as `npu_rms_norm`; who has a tensor on an NPU has torch_npu."""
     import torch
 
-    importlib.import_module("torch_npu")
     operator: Callable[..., Any] = getattr(torch.ops.npu, name)
     return operator
+
+
+def compiler(kind: str) -> Any:
+    """Return the backend of torch.compile for this kind of device: torch's own, and torchair's graph engine for an NPU."""
+    if kind != "npu":
+        return "inductor"
+    import torch
+    from torch._decomp import get_decompositions
+
+    unconverted = [torch.ops.aten.silu_backward]
+    return importlib.import_module("torchair").get_npu_backend(custom_decompositions=get_decompositions(unconverted))
 
 
 _DETERMINISM: dict[Kind, dict[str, str]] = {

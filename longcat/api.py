@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from longcat.inference.requests import Generated, Likelihood
     from longcat.inference.runner import Runner
     from longcat.interchange.checkpoint_facts import CheckpointFacts
-    from longcat.training.cost_of import Cost
+    from longcat.training.cost import Cost
 
 StrPath = str | Path
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -293,7 +293,7 @@ def cost(model: PipelineConfig | StrPath, *, devices: int | None = None, sequenc
         ConfigError: the model is not known, or its layout does not fit so many devices.
     """
     from longcat.benchmark.mfu_inputs import find_workload
-    from longcat.training.cost_of import Cost, cost_of
+    from longcat.training.cost import Cost, cost_of
 
     if isinstance(model, str) and model in preset_names():
         model = load_config(model)

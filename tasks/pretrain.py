@@ -25,10 +25,10 @@ from longcat.tracking import StageRun, Tracker, model_name
 from longcat.tracking.notes import code, code_block, next_commands, stage_note
 from longcat.training import stage
 from longcat.training.availability import life_of
-from longcat.training.cost import cost_of
 from longcat.training.given_start import given_start
 from longcat.training.life import read_events
 from longcat.training.metrics import Records, read_metrics
+from longcat.training.spent import spent_by
 
 SETTINGS = ("seed", "accelerator", "model", "training", "parallel", "corpus.sequence_length_tokens")
 """Settings that explain what the run shows."""
@@ -68,7 +68,7 @@ def pretrain(
             run.set_tags({"availability": f"{life.availability_percent:.2f} %"})
             run.log_artifact(folder.events)
             run.log_artifact(folder.life_picture)
-        cost = cost_of(config, checkpoint.facts, checkpoint.facts.seconds_training if life is None else life.seconds)
+        cost = spent_by(config, checkpoint.facts, checkpoint.facts.seconds_training if life is None else life.seconds)
         run.log_metrics(cost)
         tracker.run.set_tags({name: f"{value:.6g}" for name, value in cost.items()})
         run.log_artifact(folder.samples, folder.samples.name)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from longcat.assess.cost import Speed, cost_of
+from longcat.assess.cost import Speed, training_cost
 from longcat.assess.request import Request
 from longcat.assess.risks import risks_of
 from longcat.assess.sovereignty import Audit, audit, kind_of, stack_of_run
@@ -149,14 +149,16 @@ def _cost(request: Request, sections: _Sections) -> None:
     today, plan = sections.found.get("today"), sections.found.get("plan")
     if today is not None:
         speed = today["tokens_per_second"]
-        costs["today"] = cost_of(
+        costs["today"] = training_cost(
             today["device"], today["devices"], Speed(speed, speed, speed), request.tokens, request.price
         ).as_dict()
     if plan is not None:
         best = plan["best"][0]
         tokens = plan["global_batch"] * plan["sequence_length"]
         speeds = Speed(*(tokens / best[name] for name in ("step_seconds_high", "step_seconds", "step_seconds_low")))
-        costs["target"] = cost_of(plan["device"], plan["devices"], speeds, request.tokens, request.price).as_dict()
+        costs["target"] = training_cost(
+            plan["device"], plan["devices"], speeds, request.tokens, request.price
+        ).as_dict()
     if costs:
         sections.found["cost"] = costs
         if any(cost["price_per_device_hour"] is None for cost in costs.values()):

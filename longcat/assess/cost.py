@@ -76,7 +76,7 @@ class Cost:
         return (self.seconds(fast) * factor, self.seconds(expected) * factor, self.seconds(slow) * factor)
 
 
-def cost_of(device: str, devices: int, speed: Speed, tokens: float | None, prices: Mapping[str, str]) -> Cost:
+def training_cost(device: str, devices: int, speed: Speed, tokens: float | None, prices: Mapping[str, str]) -> Cost:
     """Return what training takes on a number of devices.
 
     Args:

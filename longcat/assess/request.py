@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longcat.errors import ConfigError
 from longcat.printable import did_you_mean
-from longcat.unpacking import read_bounded
+from longcat.yaml_files import read_mapping
 
 _TARGET = re.compile(r"(?P<device>[^:]+):(?P<count>[1-9]\d{0,6})")
 _PRICE = re.compile(r"(?P<device>[^=]+)=(?P<amount>\d+(?:\.\d+)?)(?: ?(?P<currency>[^\d\s].*))?")
@@ -112,15 +111,7 @@ def amount_of(device: str, price: str) -> tuple[float, str]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = read_bounded(file).decode("utf-8")
-        tree = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"--config {file}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {file}: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"--config {file}: a table of fields is wanted, such as `model: tiny`")
+    tree = read_mapping(file, f"--config {file}")
     for name in ("code", "log"):
         if isinstance(tree.get(name), str):
             tree[name] = str(file.parent / Path(tree[name]).expanduser())

@@ -48,7 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": ("longcat export --checkpoint DIGEST --output my-model --dtype bfloat16",),
     "import": ("longcat import LongCat-Flash-Chat --workspace workspace",),
     "serve": ("longcat serve --checkpoint DIGEST --port 8000",),
-    "emulate": ("longcat emulate -- python train.py",),
+    "emulate": ("longcat emulate -- python train.py", "longcat emulate --explain npu_rms_norm"),
     "port": (
         "longcat port scan my-repository --html scan.html",
         "longcat port rewrite my-repository --out ported --diff",

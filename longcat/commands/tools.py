@@ -13,23 +13,32 @@ import typer
 from longcat.best_effort import UI_PORTS
 from longcat.commands.cluster import examine_nodes
 from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
-from longcat.errors import Cancelled, ConfigError
+from longcat.errors import Cancelled, ConfigError, UserError
 from longcat.printable import printable
 
 
 def emulate(
     command: Annotated[
-        list[str], typer.Argument(metavar="PROGRAM [ARGUMENTS]...", help="Program to run, with its arguments.")
-    ],
+        list[str] | None, typer.Argument(metavar="PROGRAM [ARGUMENTS]...", help="Program to run, with its arguments.")
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPERATOR", help="Say where an operator's numbers come from and what was checked, and run nothing."
+        ),
+    ] = None,
     python: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Python of an environment with torch_npu (default: .venv-emulator's)."),
     ] = None,
 ) -> None:
     """Run a program, for example `python train.py`, with torch_npu on an Ascend NPU that is emulated on the CPU."""
+    from longcat.emulator.command import EXPLAIN
     from longcat.emulator.command import emulate as run_emulated
 
-    run_emulated(command, python)
+    if (explain is None) == (command is None):
+        raise UserError("emulate takes a program to run, or --explain OPERATOR")
+    run_emulated([*EXPLAIN, explain] if explain else command or [], python)
 
 
 def doctor(

@@ -22,7 +22,9 @@ KERNELS = "libcpu_kernels.so"
 
 _BUILD_S = 900
 """Most seconds of a call of the compiler."""
-_OURS_TO_DEFINE = re.compile(r"acl|Hccl|Msprof|rt[A-Z]|_ZNK?3atb")
+_IN_WHEEL = ("lib/*.so", "_C*.so", "dynamo/torchair/core/*.so")
+"""torch_npu's own libraries, of which torchair's are loaded when a program compiles for the device."""
+_OURS_TO_DEFINE = re.compile(r"acl|Hccl|Msprof|rt[A-Z]|[a-z]+_s$|_ZNK?(3atb|2ge|4gert)")
 """Name patterns of CANN's symbols. The wheel is bound at load time, so every symbol it needs must be defined."""
 _LOADED_LATER = {
     "libhcomm.so": ["HcommMemAlloc", "HcommMemFree"],
@@ -84,7 +86,7 @@ def build(wheel: Wheel) -> Path:
 
 def _build_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
     """Build one library with all of CANN and link it under every name; the loader opens the file once."""
-    libraries = [*wheel.torch_npu.glob("lib/*.so"), *wheel.torch_npu.glob("_C*.so")]
+    libraries = [path for pattern in _IN_WHEEL for path in wheel.torch_npu.glob(pattern)]
     include = wheel.torch_npu / "include"
     third_party = include / "third_party"
     flags = [f"-I{include}", f"-I{third_party / 'acl/inc'}", f"-I{third_party / 'hccl/inc'}", "-std=c++17"]
@@ -123,6 +125,7 @@ def _missing_libraries(compiler: str, wheel: Wheel, libraries: list[Path]) -> li
         for name in re.findall(r"NEEDED.*\[(.+?)\]", _output(_tool("readelf"), "-d", str(library)))
     }
     present = {path.name for folder in (wheel.torch, wheel.torch_npu) for path in folder.glob("lib/*.so*")}
+    present |= {library.name for library in libraries}
     return sorted(
         name
         for name in wanted - present

@@ -18,6 +18,9 @@ MOST_DEVICES = 64
 SETTINGS = {"ASCEND_EMULATED_DEVICES": "8", "ASCEND_EMULATED_SOC": "Ascend910B2", "ASCEND_EMULATED_MEMORY_MB": "65536"}
 """Default settings of the emulation; the memory is per device."""
 
+EXPLAIN = ("python", "-m", "longcat.emulator.explain")
+"""Program that says where an operator's numbers come from."""
+
 
 def emulate(command: Sequence[str], python: str | None = None) -> None:
     """Replace this process by the program, with an emulated Ascend NPU; does not return.

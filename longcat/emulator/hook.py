@@ -1,7 +1,8 @@
-"""Import hook that installs the emulator's kernels in torch_npu as soon as a program has imported it."""
+"""Import hook that completes torch_npu and its compiler, torchair, as soon as a program has imported them."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import os
@@ -9,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+_COMPLETED = {"torch_npu": "longcat.emulator.kernels", "torchair.npu_fx_compiler": "longcat.emulator.torchair"}
+"""Modules of the wheel, and ours whose `install` completes each; it takes the folder of the built libraries."""
 LIBRARIES = "ASCEND_EMULATOR_LIBRARIES"
 """Environment variable with the folder of the built libraries; set by `longcat emulate`."""
 
 
 def watch_for_torch_npu() -> None:
-    """Install the kernels at the end of the first `import torch_npu` of this process."""
+    """Complete the wheel's modules at the end of their first import in this process."""
     if os.environ.get(LIBRARIES) and "torch_npu" not in sys.modules:
         sys.meta_path.insert(0, _Finder())
 
@@ -23,7 +26,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != "torch_npu":
+        if name not in _COMPLETED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
@@ -32,7 +35,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Loader that runs the module's own loader and then installs the kernels."""
+    """Loader that runs the module's own loader and then completes the module."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self.loader = loader
@@ -42,6 +45,4 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        from longcat.emulator.kernels import install
-
-        install(os.environ[LIBRARIES])
+        importlib.import_module(_COMPLETED[module.__name__]).install(os.environ[LIBRARIES])

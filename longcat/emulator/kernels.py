@@ -13,7 +13,7 @@ from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
 from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES, kernel
 
-_FUSED = ("npu", "atb")
+FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
 
 _MEMORY = {
@@ -98,14 +98,22 @@ def has_kernel(name: str) -> bool:
     namespace, _, rest = name.partition("::")
     if computes(name):
         return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)
-    ours = namespace not in _FUSED or schema(name) is None
-    return ours or rest in REFERENCES or rest.partition(".")[0] in _HOST
+    ours = namespace not in FUSED or schema(name) is None
+    known = {**REFERENCES, **DIFFERENTIABLE}
+    return ours or rest in known or name in known or rest.partition(".")[0] in _HOST
+
+
+def full_name(name: str) -> str | None:
+    """Return the name of a reference's operator with its namespace; None if this torch_npu has no such operator."""
+    named = (name,) if "::" in name else (f"npu::{name}", f"aten::{name}")
+    return next((full for full in named if schema(full) is not None), None)
 
 
 def _register(name: str, function: Any, key: str) -> None:
-    namespace = "npu" if schema(f"npu::{name}") is not None else "aten"
-    if schema(f"{namespace}::{name}") is None:
-        return  # another torch_npu, which has no such operator
+    full = full_name(name)
+    if full is None:
+        return
+    namespace, _, rest = full.partition("::")
     library = torch.library.Library(namespace, "IMPL")
-    library.impl(name, function, key)
+    library.impl(rest, function, key)
     _libraries.append(library)  # its kernels live as long as it does

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -13,19 +14,57 @@ REFERENCES: dict[str, Function] = {}
 """References by the operator's name in torch_npu's namespace, such as `npu_rms_norm` or `npu_apply_adam_w.out`."""
 DIFFERENTIABLE: dict[str, Function] = {}
 """References of operators that torch differentiates, as the wheel's autograd kernel bypasses the dispatcher."""
+MIXED: set[str] = set()
+"""Operators that take some tensors from the host, such as lengths of sequences."""
 
 
-def reference(*names: str, differentiable: bool = False) -> Callable[[Function], Function]:
+def reference(
+    *names: str, differentiable: bool = False, mixed: bool = False, checked: bool = False
+) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
     It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors.
+
+    Args:
+        names: of the operators; with `atb::` before those of that namespace.
+        differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
+        mixed: whether tensors of the host may be among the arguments; they are passed as they are.
+        checked: whether the wheel's meta kernel looks at the arguments first: it refuses what a device refuses.
     """
 
     def register(function: Function) -> Function:
-        (DIFFERENTIABLE if differentiable else REFERENCES).update(dict.fromkeys(names, function))
+        for name in names:
+            (DIFFERENTIABLE if differentiable else REFERENCES)[name] = _checked(name, function) if checked else function
+        if mixed:
+            MIXED.update(names)
         return function
 
     return register
+
+
+def operator_of(name: str) -> Any:
+    """Return the operator that a reference is registered under."""
+    namespace, _, rest = name.rpartition("::")
+    operator, _, overload = rest.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace or "npu"), operator), overload or "default")
+
+
+def without_data(value: Any) -> Any:
+    """Return tensors of the meta device with the shapes, strides and types of these; lists are mapped item by item."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(without_data(item) for item in value)
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def _checked(name: str, function: Function) -> Function:
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        operator_of(name)(*map(without_data, arguments), **{key: without_data(value) for key, value in options.items()})
+        return function(*arguments, **options)
+
+    return run
 
 
 def on_device(tensor: Any) -> bool:
@@ -60,7 +99,7 @@ class Call:
         """Return CPU tensors that share the memory of device tensors; lists are mapped item by item."""
         if isinstance(value, (list, tuple)):
             return type(value)(self.down(item) for item in value)
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or (self.name in MIXED and not on_device(value)):
             return value
         self.device = self.device or value.device
         if value.device != self.device and value.dim() > 0:

@@ -93,6 +93,7 @@ def _npu_unsupported_reason(
 
 
 @causal_attention.implementation("npu", unsupported_reason=_npu_unsupported_reason)
+@torch.compiler.disable  # torchair has no converter for its gradient, nor for packed sequences
 def _npu_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, document_starts: Tensor | None = None
 ) -> Tensor:

@@ -17,6 +17,8 @@ INNER_LIMIT = 896
 """npu_rotary_mul accepts heads smaller than this."""
 COUNT_LIMIT = 1000
 """npu_rotary_mul accepts fewer rows of a batch, and fewer heads, than this."""
+COMPILED_WIDTH = 64
+"""torchair converts its gradient for heads of a multiple of this."""
 
 
 def rotary_angles(
@@ -98,7 +100,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         sin: the same shape.
     """
     cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
-    even, odd = x[..., 0::2], x[..., 1::2]
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
 
 
@@ -112,6 +114,8 @@ def _unsupported_reason(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
 
 @rotate.implementation("npu", unsupported_reason=_unsupported_reason)
 def _npu_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() and x.shape[3] % COMPILED_WIDTH:
+        return rotate.reference(x, cos, sin)
     halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
     if cos.dim() == 3:  # the kernel knows angles that all rows share
         halves = halves.flatten(0, 1)[None]

@@ -7,6 +7,7 @@ import os
 import torch
 import torch.distributed as dist
 
+from longcat.accelerator import compiler
 from longcat.config import ParallelConfig
 from longcat.costs.stages import STAGES_EACH, stages_of
 from longcat.model.dispatch import Dispatcher
@@ -74,10 +75,11 @@ def parallelize(
         for part in parts:
             spread_experts(part, mesh.axis("expert"), brings)
     if compiled:
+        backend = compiler(mesh.device.type)
         for part in parts:
             for module in (*part.blocks, part.model.norm, part.hidden_z):
                 if module is not None:
-                    module.compile()
+                    module.compile(backend=backend)
     if mesh.processes == 1:
         if seed is not None:
             draw_weights(model, mesh.device, seed)

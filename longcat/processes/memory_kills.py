@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_GROUPS = Path("/sys/fs/cgroup")
-_MEMBERSHIP = Path("/proc/self/cgroup")
+from longcat.memory_limit import memory_groups
+
+_COUNTERS = ("memory.events", "memory.oom_control")
+"""Files of a control group that count, of version 2 and 1."""
 _MACHINE = Path("/proc/vmstat")
 
 
@@ -24,7 +27,8 @@ class MemoryKills:
     @classmethod
     def now(cls) -> MemoryKills:
         """Read the counters."""
-        return cls(_first(_group_files()), _first([_MACHINE]))
+        of_group = _first(folder / name for folder in memory_groups() for name in _COUNTERS)
+        return cls(of_group, _first([_MACHINE]))
 
     def why(self, code: int) -> str:
         """Say what the kernel knows of a process that has ended since these counters were read.
@@ -51,22 +55,7 @@ def _more(before: int | None, after: int | None) -> bool:
     return before is not None and after is not None and after > before
 
 
-def _group_files() -> list[Path]:
-    """List the files that may count the kills of this process' group, of version 2 and 1, the nearest one first."""
-    found = []
-    with suppress(OSError):
-        for line in _MEMBERSHIP.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            inner = path.lstrip("/")
-            if not controllers:
-                found += [_GROUPS / inner / "memory.events", _GROUPS / "memory.events"]
-            elif "memory" in controllers.split(","):
-                # a container may see its own group as the root
-                found += [_GROUPS / "memory" / part / "memory.oom_control" for part in (inner, "")]
-    return found
-
-
-def _first(files: list[Path]) -> int | None:
+def _first(files: Iterable[Path]) -> int | None:
     for path in files:
         with suppress(OSError, ValueError):
             for line in path.read_text().splitlines():

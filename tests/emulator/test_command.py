@@ -203,8 +203,10 @@ def test_nobody_takes_it_for_an_installed_cann():
     assert "emulated" in CANN_VERSION
 
 
-def test_every_file_of_references_is_installed():
-    from longcat.emulator.kernels import _MODULES
-
-    folder = Path(building.__file__).with_name("operators")
-    assert {path.stem for path in folder.glob("*.py")} == {*_MODULES, "__init__"}
+def test_neither_a_program_nor_an_operator():
+    for arguments in ((), ("--explain", "npu_rms_norm", "python")):
+        run = longcat(*arguments)
+        assert (run.returncode, run.stderr.strip()) == (
+            2,
+            "error: emulate takes a program to run, or --explain OPERATOR",
+        )

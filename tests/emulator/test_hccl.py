@@ -18,6 +18,8 @@ CHECKS = {
         "check_fsdp", "check_fsdp_in_bf16_with_clipping", "check_tensor_parallel", "check_pipeline",
         "check_checkpoints", "check_receives_posted_before_what_is_sent", "check_coalesced",
         "check_synchronized_batch_norm", "check_torch_npu_refuses_what_hccl_has_not",
+        "check_products_with_communication", "check_products_with_quantised_communication",
+        "check_experts_on_other_ranks",
     ],
     4: ["check_all_reduce", "check_all_to_all_with_uneven_splits_and_gradients", "check_groups", "check_hsdp"],
 }  # fmt: skip

@@ -2,6 +2,7 @@ import signal
 
 import pytest
 
+from longcat import memory_limit
 from longcat.processes import memory_kills
 from longcat.processes.memory_kills import MemoryKills
 
@@ -12,8 +13,8 @@ V1 = "4:memory:/job\n0::/\n"
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
     """Writes what the kernel counts: of the control group in version 2 or 1, and of the machine."""
-    monkeypatch.setattr(memory_kills, "_GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(memory_kills, "_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(memory_limit, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(memory_limit, "_MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr(memory_kills, "_MACHINE", tmp_path / "vmstat")
 
     def counts(membership, file, of_group, of_machine):
@@ -48,7 +49,7 @@ def test_the_limit_of_the_group_is_told_from_a_full_machine_and_from_a_signal(ke
 
 
 def test_a_kernel_that_counts_nothing_leaves_the_question(tmp_path, monkeypatch):
-    for name in ("_GROUPS", "_MEMBERSHIP", "_MACHINE"):
-        monkeypatch.setattr(memory_kills, name, tmp_path / "none")
+    for module, name in ((memory_limit, "_GROUPS"), (memory_limit, "_MEMBERSHIP"), (memory_kills, "_MACHINE")):
+        monkeypatch.setattr(module, name, tmp_path / "none")
     assert MemoryKills.now() == MemoryKills(None, None)
     assert MemoryKills.now().why(-signal.SIGKILL) == " (out of memory?)"
