@@ -352,6 +352,40 @@ def check_products_with_quantised_communication():
     close(part, each.sum(0).chunk(RANKS)[RANK], 0.3)
 
 
+def check_dispatch_and_combine():
+    name, tokens, k, experts, width = communicator_name(), 5, 3, 4 * RANKS, 16
+    each = experts // RANKS
+    torch.manual_seed(0)
+    x = torch.randn(RANKS, tokens, width).bfloat16()
+    ids = torch.rand(RANKS, tokens, experts + 1).argsort(-1)[..., :k].int()  # the last expert copies its token
+    weights, scale = torch.rand(RANKS, tokens, k), torch.arange(1.0, experts + 1)
+    active = torch.arange(tokens) < 4 if RANK == 0 else torch.ones(tokens, dtype=torch.bool)
+    mask = torch.ones(RANKS, tokens, 1, dtype=torch.bool)
+    mask[0, 4] = False
+    place = name, RANKS, RANK, experts
+    sent = fused("npu_moe_distribute_dispatch_v2", x[RANK], ids[RANK], *place, x_active_mask=active, copy_expert_num=1)
+    rows, _, assist, numbers, counts, *_ = sent
+    wanted = [x[(ids == e).logical_and(mask).any(-1)] for e in range(RANK * each, (RANK + 1) * each)]
+    assert numbers.tolist() == [len(part) for part in wanted]
+    assert torch.equal(rows.cpu()[: int(numbers.sum())], torch.cat(wanted))
+    own = scale[RANK * each : (RANK + 1) * each].to(DEVICE).repeat_interleave(numbers)
+    rows[: len(own)] *= own[:, None]
+    options = {"x_active_mask": active, "copy_expert_num": 1, "ori_x": x[RANK]}
+    found = fused("npu_moe_distribute_combine_v2", rows, ids[RANK], assist, counts, weights[RANK], *place, **options)
+    factor = torch.cat([scale, torch.ones(1)])[ids.long()] * weights * mask
+    expected = x[RANK].float() * factor[RANK].sum(-1, keepdim=True)
+    assert torch.allclose(found.cpu().float(), expected, rtol=0.02, atol=0.02)
+    few = ids.clamp_max(experts - 1)
+    rows, scales, *_ = torch.ops.npu.npu_moe_distribute_dispatch(
+        x[RANK].to(DEVICE), few[RANK].to(DEVICE), *place, quant_mode=2
+    )
+    restored = rows.cpu().float() * scales.cpu()[:, None]
+    wanted = torch.cat([x[r, t].float()[None] for e in range(RANK * each, (RANK + 1) * each)
+                        for r in range(RANKS) for t in range(tokens) for c in range(k) if few[r, t, c] == e])  # fmt: skip
+    assert torch.allclose(restored[: len(wanted)], wanted, atol=0.03)
+    assert torch.equal(torch.ops.npu._npu_distribute_barrier(x[RANK].to(DEVICE), name, RANKS).cpu(), x[RANK])
+
+
 def check_experts_on_other_ranks():
     torch.manual_seed(0)
     name, experts, width = communicator_name(), 2, 16

@@ -38,8 +38,7 @@ class _Layout:
         flat = expert_ids.flatten().long()
         there = (flat >= 0) & (flat < experts)
         if active is not None:
-            mask = active if active.dim() == 2 else active[:, None].expand(expert_ids.shape)
-            there &= mask.bool().flatten()
+            there &= _mask(active, expert_ids).flatten()
         self.ranks, self.each, self.k = ranks, experts // ranks, expert_ids.shape[1]
         chosen = there.nonzero()[:, 0]
         order = flat[chosen].argsort(stable=True)
@@ -54,6 +53,11 @@ class _Layout:
         """Rows that go to each rank."""
         totals: list[int] = self.counts.reshape(self.ranks, self.each).sum(1).tolist()
         return totals
+
+
+def _mask(active: Tensor, expert_ids: Tensor) -> Tensor:
+    """Return which choices take part, from a mask of tokens or of choices."""
+    return (active if active.dim() == 2 else active[:, None].expand(expert_ids.shape)).bool()
 
 
 def _dispatch(
@@ -152,7 +156,10 @@ def _special(
     total = torch.zeros(len(expert_ids), hidden)
     copies = experts + options.get("zero_expert_num", 0)
     constants = copies + options.get("copy_expert_num", 0)
-    token, choice = (expert_ids >= copies).nonzero().unbind(1)
+    there = expert_ids >= copies
+    if (active := options.get("x_active_mask")) is not None:
+        there &= _mask(active, expert_ids)
+    token, choice = there.nonzero().unbind(1)
     if len(token) == 0:
         return total
     x = options.get("ori_x")
