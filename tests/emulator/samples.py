@@ -448,7 +448,7 @@ SAMPLES = {
     "npu_gather_sparse_index": [call(t(5, 6), ints(0, 4, 4, 1).reshape(2, 2))],
     "scatter_update": [call(t(2, 4, 8), ints(1, 3), t(2, 1, 8), -2)],
     "scatter_update_": [call(t(2, 4, 8), ints(1, 3), t(2, 1, 8), -2)],
-    "npu_scatter_list": [call([t(4, 8), t(4, 8)], ints(1, 3), t(2, 1, 8), None)],
+    "npu_scatter_list": [call([t(4, 8), t(4, 8)], ints(1, 3), t(2, 1, 8), t(2, dtype=UINT8))],
     "npu_scatter_nd_update": [call(t(4, 8), ints(1, 3).reshape(2, 1), t(2, 8))],
     "npu_scatter_nd_update_": [call(t(4, 8), ints(1, 3).reshape(2, 1), t(2, 8))],
     "_npu_index_add": [call(t(4, 8), ints(1, 3), t(2, 8))],
@@ -458,7 +458,7 @@ SAMPLES = {
     "l1_loss_backward": [call(t(), t(4, 8), t(4, 8), 1)],
     # convolutions, recurrent networks, boxes
     "npu_conv2d": [call(t(2, 4, 6, 6), t(3, 4, 3, 3), t(3), [1, 1], [1, 1], [1, 1], 1)],
-    "npu_convolution": [call(t(2, 4, 6, 6), t(3, 2, 3, 3), None, [2, 2], [1, 1], [1, 1], 2)],
+    "npu_convolution": [call(t(2, 4, 6, 6), t(6, 2, 3, 3), None, [2, 2], [1, 1], [1, 1], 2)],
     "npu_convolution_transpose": [call(t(2, 4, 5, 5), t(4, 3, 3, 3), None, [1, 1], [1, 1], [2, 2], [1, 1], 1)],
     "npu_conv2d_backward": [
         call(t(2, 4, 6, 6), t(2, 3, 6, 6), t(3, 4, 3, 3), [1, 1], [1, 1], [1, 1], 1, [True, True, True])

@@ -39,7 +39,7 @@ CASES = [
     ("npu_indexing", (X, [1, 0, 1], [0, 0, 0], [1, 1, 1], 0, 0, 2, 0, 5), X[1, ..., 1]),
     ("npu_indexing", (X, [0, 2, 1], [0, 4, 3], [1, 1, 1], 0, 0, 0, 1, 0), X[None, 2:4, 1:3]),
     ("npu_indexing", (X, [1, 1], [2, 2], [1, 1], 2, 1, 0, 0, 0), X[1:, :2]),
-    ("npu_gather_sparse_index", (X, torch.tensor([[2, 0], [1, 1]])), X[[[2, 0], [1, 1]]]),
+    ("npu_gather_sparse_index", (X, torch.tensor([[2, 0], [1, 1]])), X[torch.tensor([[2, 0], [1, 1]])]),
     ("npu_masked_fill_range", (torch.zeros(2, 4), torch.tensor([[0, 1]], dtype=I32), torch.tensor([[2, 4]], dtype=I32),
                                torch.ones(1), 1), torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 1]])),
     ("npu_scatter_nd_update", (X[0], torch.tensor([[0, 1], [3, 4]]), torch.tensor([-1.0, -2])),

@@ -168,10 +168,10 @@ def test_permutation_by_a_map(drop, weighted):
         options = {"num_out_tokens": number, "drop_and_pad": drop}
         rows, taken, places = torch_npu.npu_moe_token_permute_with_routing_map(x, there, probs=p, **options)
         options = {"probs": p, "routing_map": there} if weighted else {}
-        back = torch_npu.npu_moe_token_unpermute_with_routing_map(
-            rows * taken[:, None], places, [tokens, 6], drop_and_pad=drop, **options
+        rows = rows * taken[:, None]
+        return torch_npu.npu_moe_token_unpermute_with_routing_map(
+            rows, places, [tokens, 6], drop_and_pad=drop, **options
         )
-        return back
 
     def plain(x, p):
         total = [x[0] * 0] * tokens

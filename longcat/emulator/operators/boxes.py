@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def ciou_kept(
     return _shaped(result, is_cross).to(boxes.dtype), _shaped(angle, is_cross).to(boxes.dtype)
 
 
-@reference("npu_ciou")
+@reference("npu_ciou", differentiable=True)
 def ciou(
     boxes: Tensor,
     truth: Tensor,
@@ -123,8 +124,9 @@ def ciou(
     mode: int = 0,
     atan_sub_flag: bool = False,
 ) -> Tensor:
-    """Compute `ciou_kept` without the angles."""
-    return ciou_kept(boxes, truth, trans, is_cross, mode)[0]
+    """Compute `ciou_kept` without the angles. Composed: torch_npu has the gradient of `_npu_ciou` only."""
+    result: Tensor = torch.ops.npu._npu_ciou(boxes, truth, trans, is_cross, mode, atan_sub_flag)[0]
+    return result
 
 
 def _loss_backward(
@@ -169,7 +171,11 @@ def ciou_backward(
     mode: int = 0,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of boxes and truth."""
-    return _loss_backward("npu_ciou", ciou, gradient.reshape(1, -1), boxes, truth, (trans, is_cross, mode))
+
+    def value(*arguments: Any) -> Tensor:
+        return ciou_kept(*arguments)[0]
+
+    return _loss_backward("npu_ciou", value, gradient.reshape(1, -1), boxes, truth, (trans, is_cross, mode))
 
 
 @reference("npu_iou")

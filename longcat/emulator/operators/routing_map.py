@@ -125,7 +125,7 @@ def unpermute_kept(
         token, row = sorted_indices.long().sort(stable=True)
     else:
         row = sorted_indices.long()
-        token = torch.arange(len(row)) // max(len(row) // max(number, 1), 1)
+        token = _tokens(row, number)
     weight = None
     if probs is not None:
         expert = _experts(operator, row, token, probs, routing_map, drop_and_pad)
@@ -162,9 +162,13 @@ def unpermute_grad(
     drop_and_pad: bool,
     restore_shape: list[int],
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of the rows and, if there are probs, of these, in the type of the incoming gradient."""
+    """Return the gradients of the rows and, if there are probs, of these, in the type of the incoming gradient.
+
+    Without `drop_and_pad` torch_npu passes the rows where it has the tokens otherwise.
+    """
     operator = "npu_moe_token_unpermute_with_routing_map_grad"
-    row, token = row.long(), token.long()
+    row = row.long()
+    token = token.long() if drop_and_pad else _tokens(row, restore_shape[0])
     there = row >= 0
     parts = d_tokens[token].float()
     d_rows = torch.zeros(len(row), d_tokens.shape[1])
@@ -178,6 +182,11 @@ def unpermute_grad(
     d_probs = torch.zeros(probs.shape).index_put_((token[there], expert[there]), d_weight[there], accumulate=True)
     d_rows = d_rows.index_add(0, row[there], weighted[there])
     return d_rows.to(d_tokens.dtype), d_probs.to(d_tokens.dtype)
+
+
+def _tokens(row: Tensor, number: int) -> Tensor:
+    """Return the token of each row, of which all tokens have as many, token by token."""
+    return torch.arange(len(row)) // max(len(row) // max(number, 1), 1)
 
 
 def _experts(
