@@ -107,6 +107,28 @@ def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None
     return torch.ops.npu._npu_dtype_cast(gradient, dtype)
 
 
+@reference("stft_backward")
+def stft_backward(
+    gradient: Tensor,
+    x: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    return_complex: bool | None = None,
+) -> Tensor | None:
+    """Return the gradient of x, of which short-time Fourier transforms were made without padding."""
+
+    def forward(t: Tensor) -> Tensor:
+        return torch.ops.aten.stft.default(
+            t, n_fft, hop_length, win_length, window, normalized, onesided, return_complex
+        )
+
+    return gradients(forward, [x], gradient)[0]
+
+
 @reference("npu_renorm_backward")
 def renorm_backward(gradient: Tensor, x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor | None:
     """Return the gradient of x, whose slices along `dim` were scaled down to a p-norm of at most `maxnorm`."""
