@@ -129,35 +129,6 @@ def stft_backward(
     return gradients(forward, [x], gradient)[0]
 
 
-@reference("npu_renorm_backward")
-def renorm_backward(gradient: Tensor, x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor | None:
-    """Return the gradient of x, whose slices along `dim` were scaled down to a p-norm of at most `maxnorm`."""
-    return gradients(lambda t: torch.renorm(t, p, dim, maxnorm), [x], gradient)[0]
-
-
-@reference("kl_div_backward")
-def kl_div_backward(
-    gradient: Tensor, x: Tensor, target: Tensor, reduction: int = 1, *, log_target: bool = False
-) -> Tensor | None:
-    """Return the gradient of x; `reduction` is 0 (none), 1 (mean) or 2 (sum)."""
-    return gradients(lambda t: torch.kl_div(t, target, reduction, log_target=log_target), [x], gradient)[0]
-
-
-@reference("kl_div_target_backward")
-def kl_div_target_backward(
-    gradient: Tensor, x: Tensor, target: Tensor, reduction: int = 1, *, log_target: bool = False
-) -> Tensor | None:
-    """Return the gradient of the target, which is the logarithm of probabilities with `log_target`."""
-    return gradients(lambda t: torch.kl_div(x, t, reduction, log_target=log_target), [target], gradient)[0]
-
-
-@reference("l1_loss_backward")
-def l1_loss_backward(gradient: Tensor, x: Tensor, target: Tensor, reduction: int) -> Tensor:
-    """Return the gradient of x; `reduction` is 0 (none), 1 (mean) or 2 (sum)."""
-    d_x = (x - target).sign() * gradient
-    return d_x / x.numel() if reduction == 1 else d_x
-
-
 @reference("npu_gather_backward", differentiable=True)
 def gather_backward(gradient: Tensor, sizes: list[int], dim: int, index: Tensor, sparse_grad: bool) -> Tensor:
     """Scatter the gradient to the gathered places. Composed, as torch_npu has no derivative of it."""
