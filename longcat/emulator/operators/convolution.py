@@ -154,10 +154,12 @@ def _convolve(
 
     Stride, padding and dilation may name batch and channels as well.
     """
-    wide = (t.float() if t is not None and t.dtype.itemsize == 2 else t for t in (x, weight, bias))
-    spatial = (list(value)[2 - x.dim() :] for value in geometry)
-    padding = output_padding or [0] * (x.dim() - 2)
-    return torch.convolution(*wide, *spatial, output_padding is not None, padding, groups).to(x.dtype)
+    kind = x.dtype
+    if kind.itemsize == 2:
+        x, weight, bias = x.float(), weight.float(), None if bias is None else bias.float()
+    stride, padding, dilation = (list(value)[2 - x.dim() :] for value in geometry)
+    more, transposed = output_padding or [0] * (x.dim() - 2), output_padding is not None
+    return torch.convolution(x, weight, bias, stride, padding, dilation, transposed, more, groups).to(kind)
 
 
 def _check(operator: str, x: Tensor, weight: Tensor, channels: int) -> None:

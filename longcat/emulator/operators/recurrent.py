@@ -153,8 +153,8 @@ def _lstm_of_weight(
     x: Tensor, weight: Tensor, bias: Tensor | None, hidden: Tensor, cell: Tensor, backwards: bool = False
 ) -> Tensors:
     size = x.shape[-1]
-    state = (t.reshape(-1, t.shape[-1]) for t in (hidden, cell))
-    return _lstm_layer(x, (weight[:size], weight[size:]), bias, *state, backwards)
+    hidden, cell = hidden.reshape(-1, hidden.shape[-1]), cell.reshape(-1, cell.shape[-1])
+    return _lstm_layer(x, (weight[:size], weight[size:]), bias, hidden, cell, backwards)
 
 
 @reference("npu_lstm_backward")
@@ -171,8 +171,8 @@ def lstm_backward(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, weight, bias, hidden state and cell."""
 
-    def forward(*arguments: Tensor) -> Tensors:
-        output, state, *_ = _lstm_of_weight(*arguments)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor) -> Tensors:
+        output, state, *_ = _lstm_of_weight(x, weight, bias, hidden, cell)
         return output, output, state
 
     results = [_at_end(d, len(x)) for d in (d_output, d_hidden, d_cell)]
@@ -328,11 +328,11 @@ def _network(
     x: Tensor,
     states: list[Tensor],
     params: list[Tensor],
+    layer: Callable[..., Tensors],
     has_biases: bool,
     num_layers: int,
     bidirectional: bool,
     batch_first: bool | None,
-    layer: Callable[..., Tensors],
 ) -> tuple[Tensor, list[Tensors]]:
     """Return the output of stacked layers, and what each layer and direction returned."""
     directions = 2 if bidirectional else 1
@@ -361,16 +361,16 @@ def _lstm_network(
     x: Tensor, hx: list[Tensor], params: list[Tensor], options: tuple[Any, ...]
 ) -> tuple[Tensor, list[Tensors]]:
     def layer(x: Tensor, weights: Any, biases: list[Tensor], state: list[Tensor], backwards: bool) -> Tensors:
-        return _lstm_layer(x, weights, biases[0] + biases[1] if biases else None, *state, backwards)
+        return _lstm_layer(x, weights, biases[0] + biases[1] if biases else None, state[0], state[1], backwards)
 
-    return _network(x, hx, params, *options, layer)
+    return _network(x, hx, params, layer, *options)
 
 
 def _gru_network(x: Tensor, hx: Tensor, params: list[Tensor], options: tuple[Any, ...]) -> tuple[Tensor, list[Tensors]]:
     def layer(x: Tensor, weights: Any, biases: list[Tensor], state: list[Tensor], backwards: bool) -> Tensors:
-        return _gru_layer(x, weights, (biases[0], biases[1]) if biases else None, *state, backwards)
+        return _gru_layer(x, weights, (biases[0], biases[1]) if biases else None, state[0], backwards)
 
-    return _network(x, [hx], params, *options, layer)
+    return _network(x, [hx], params, layer, *options)
 
 
 def _refuse_packed(operator: str, batch_sizes: Tensor | None, dropout: float) -> None:
