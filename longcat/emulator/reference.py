@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ FACTORIES: set[str] = set()
 
 
 def reference(
-    *names: str, differentiable: bool = False, mixed: bool = False, factory: bool = False
+    *names: str, differentiable: bool = False, mixed: bool = False, factory: bool = False, checked: bool = False
 ) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
@@ -30,14 +31,17 @@ def reference(
     that it has written to is returned itself.
 
     Args:
-        names: of the operators.
+        names: of the operators; with `atb::` before those of that namespace.
         differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
         mixed: whether tensors of the host may be among the arguments; they are passed as they are.
         factory: whether no tensor is among them; the function returns a tensor of the device then.
+        checked: whether the wheel's meta kernel looks at the arguments first: it refuses what a device refuses.
     """
 
     def register(function: Function) -> Function:
-        (DIFFERENTIABLE if differentiable or factory else REFERENCES).update(dict.fromkeys(names, function))
+        for name in names:
+            of = DIFFERENTIABLE if differentiable or factory else REFERENCES
+            of[name] = _checked(name, function) if checked else function
         if mixed:
             MIXED.update(names)
         if factory:
@@ -45,6 +49,31 @@ def reference(
         return function
 
     return register
+
+
+def operator_of(name: str) -> Any:
+    """Return the operator that a reference is registered under."""
+    namespace, _, rest = name.rpartition("::")
+    operator, _, overload = rest.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace or "npu"), operator), overload or "default")
+
+
+def without_data(value: Any) -> Any:
+    """Return tensors of the meta device with the shapes, strides and types of these; lists are mapped item by item."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(without_data(item) for item in value)
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def _checked(name: str, function: Function) -> Function:
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        operator_of(name)(*map(without_data, arguments), **{key: without_data(value) for key, value in options.items()})
+        return function(*arguments, **options)
+
+    return run
 
 
 @dataclass

@@ -333,6 +333,150 @@ def check_torch_npu_refuses_what_hccl_has_not():
         raise AssertionError("float64 was reduced")
 
 
+def shared_data(*shape, dtype=torch.float16):
+    """The tensors of all ranks, which every rank makes."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    whole = torch.randn(RANKS, *shape, generator=generator)
+    return (whole if dtype.is_floating_point else whole * 20).to(dtype)
+
+
+def communicator_name():
+    backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("npu"))
+    return backend.get_hccl_comm_name(RANK)
+
+
+def fused(operator, *arguments, **options):
+    """Call an operator on the device, after its results' shapes and types were compared with the meta kernel's."""
+    from longcat.emulator.reference import without_data
+
+    move = torch.utils._pytree.tree_map
+    function = getattr(torch.ops.npu, operator)
+    arguments, options = move(lambda v: v.to(DEVICE) if isinstance(v, torch.Tensor) else v, (arguments, options))
+    found = function(*arguments, **options)
+    expected = function(*without_data(arguments), **{key: without_data(value) for key, value in options.items()})
+    results = [(part.shape, part.dtype) if isinstance(part, torch.Tensor) else part for part in as_tuple(found)]
+    assert results == [(p.shape, p.dtype) if isinstance(p, torch.Tensor) else p for p in as_tuple(expected)], operator
+    return found
+
+
+def as_tuple(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+def close(found, expected, tolerance=0.05):
+    torch.testing.assert_close(found.cpu().float(), expected.float(), atol=tolerance, rtol=tolerance)
+
+
+def check_products_with_communication():
+    torch.manual_seed(0)
+    name, (m, k, n) = communicator_name(), (8, 16, 12)
+    x, w, add = shared_data(m, k), shared_data(k, n), shared_data(m, n)
+    each = x.float() @ w.float()
+    close(fused("npu_mm_all_reduce_base", x[RANK], w[RANK], name, x3=add[RANK]), (each + add.float()).sum(0))
+    scale, offset = torch.rand(n).half() * 0.1, torch.ones(n).half()
+    coded = shared_data(k, n, dtype=torch.int8)
+    found = fused("npu_mm_all_reduce_base", x[RANK], coded[RANK], name, antiquant_scale=scale, antiquant_offset=offset)
+    close(found, (x.float() @ ((coded.float() + 1) * scale.float())).sum(0), 0.3)
+    product, gathered = fused("npu_all_gather_base_mm", x[RANK], w[RANK], name, RANKS)
+    close(product, x.flatten(0, 1).float() @ w[RANK].float())
+    assert torch.equal(gathered.cpu(), x.flatten(0, 1))
+    rows = fused("npu_mm_reduce_scatter_base", x[RANK], w[RANK], name, RANKS)
+    close(rows, each.sum(0)[RANK * m // RANKS : (RANK + 1) * m // RANKS])
+    close(fused("npu_matmul_all_to_all", x[RANK], w[RANK], name, RANKS), each.chunk(RANKS, 2)[RANK].flatten(0, 1))
+    wide = shared_data(RANKS * k, n)
+    found, exchanged = fused("npu_all_to_all_matmul", x[RANK], wide[RANK], name, RANKS)
+    expected = torch.cat(list(x.chunk(RANKS, 1)[RANK]), 1)
+    assert torch.equal(exchanged.cpu(), expected)
+    close(found, expected.float() @ wide[RANK].float())
+    for arguments, reason in ((("nobody", RANKS), "communicator"), ((name, RANKS + 1), "ranks")):
+        try:
+            fused("npu_mm_reduce_scatter_base", x[RANK], w[RANK], *arguments)
+        except RuntimeError as error:
+            assert reason in str(error), error
+        else:
+            raise AssertionError(f"{arguments} is not refused")
+
+
+def check_products_with_quantised_communication():
+    torch.manual_seed(0)
+    name, (m, k, n) = communicator_name(), (8, 16, 12)
+    x, w = shared_data(m, k, dtype=torch.int8), shared_data(k, n, dtype=torch.int8)
+    rows, columns = shared_data(m, 1, dtype=torch.float32).abs() * 0.1, torch.rand(1, n)
+    each = (x.double() @ w.double()) * rows * columns
+    found = fused(
+        "npu_mm_all_reduce_base", x[RANK], w[RANK], name, dequant_scale=columns[0], pertoken_scale=rows[RANK].flatten()
+    )
+    close(found, each.sum(0))
+    product, _ = fused(
+        "npu_all_gather_base_mm", x[RANK], w[RANK], name, RANKS, x1_scale=rows[RANK], x2_scale=columns,
+        output_dtype=torch.float16, comm_mode="aiv",
+    )  # fmt: skip
+    close(product, x.flatten(0, 1).double() @ w[RANK].double() * rows.flatten(0, 1) * columns)
+    part = fused("npu_mm_reduce_scatter_base", x[RANK], w[RANK], name, RANKS, x1_scale=rows[RANK], x2_scale=columns)
+    close(part, each.sum(0).chunk(RANKS)[RANK], 0.3)
+
+
+def check_dispatch_and_combine():
+    name, tokens, k, experts, width = communicator_name(), 5, 3, 4 * RANKS, 16
+    each = experts // RANKS
+    torch.manual_seed(0)
+    x = torch.randn(RANKS, tokens, width).bfloat16()
+    ids = torch.rand(RANKS, tokens, experts + 1).argsort(-1)[..., :k].int()  # the last expert copies its token
+    weights, scale = torch.rand(RANKS, tokens, k), torch.arange(1.0, experts + 1)
+    active = torch.arange(tokens) < 4 if RANK == 0 else torch.ones(tokens, dtype=torch.bool)
+    mask = torch.ones(RANKS, tokens, 1, dtype=torch.bool)
+    mask[0, 4] = False
+    place = name, RANKS, RANK, experts
+    sent = fused("npu_moe_distribute_dispatch_v2", x[RANK], ids[RANK], *place, x_active_mask=active, copy_expert_num=1)
+    rows, _, assist, numbers, counts, *_ = sent
+    wanted = [x[(ids == e).logical_and(mask).any(-1)] for e in range(RANK * each, (RANK + 1) * each)]
+    assert numbers.tolist() == [len(part) for part in wanted]
+    assert torch.equal(rows.cpu()[: int(numbers.sum())], torch.cat(wanted))
+    own = scale[RANK * each : (RANK + 1) * each].to(DEVICE).repeat_interleave(numbers)
+    rows[: len(own)] *= own[:, None]
+    options = {"x_active_mask": active, "copy_expert_num": 1, "ori_x": x[RANK]}
+    found = fused("npu_moe_distribute_combine_v2", rows, ids[RANK], assist, counts, weights[RANK], *place, **options)
+    factor = torch.cat([scale, torch.ones(1)])[ids.long()] * weights * mask
+    expected = x[RANK].float() * factor[RANK].sum(-1, keepdim=True)
+    assert torch.allclose(found.cpu().float(), expected, rtol=0.02, atol=0.02)
+    few = ids.clamp_max(experts - 1)
+    rows, scales, *_ = torch.ops.npu.npu_moe_distribute_dispatch(
+        x[RANK].to(DEVICE), few[RANK].to(DEVICE), *place, quant_mode=2
+    )
+    restored = rows.cpu().float() * scales.cpu()[:, None]
+    wanted = torch.cat([x[r, t].float()[None] for e in range(RANK * each, (RANK + 1) * each)
+                        for r in range(RANKS) for t in range(tokens) for c in range(k) if few[r, t, c] == e])  # fmt: skip
+    assert torch.allclose(restored[: len(wanted)], wanted, atol=0.03)
+    assert torch.equal(torch.ops.npu._npu_distribute_barrier(x[RANK].to(DEVICE), name, RANKS).cpu(), x[RANK])
+
+
+def check_experts_on_other_ranks():
+    torch.manual_seed(0)
+    name, experts, width = communicator_name(), 2, 16
+    counts = torch.tensor(
+        [[[1 + (a + 2 * b + c) % 4 for c in range(experts)] for b in range(RANKS)] for a in range(RANKS)]
+    )
+    tokens = [
+        torch.randn(int(counts[a].sum()), width, generator=torch.Generator().manual_seed(a)).half()
+        for a in range(RANKS)
+    ]
+    weight = shared_data(experts, width, 12)
+    sent, received = counts[RANK].flatten().tolist(), counts[:, RANK].flatten().tolist()
+    parts = [part.split(counts[a].flatten().tolist()) for a, part in enumerate(tokens)]
+    mine = [torch.cat([parts[a][RANK * experts + e] for a in range(RANKS)]) for e in range(experts)]
+    shared = torch.randn(3, 8).half(), torch.randn(8, 5).half()
+    product, beside, ordered = fused(
+        "npu_alltoallv_gmm", tokens[RANK], weight[RANK], name, RANKS, sent, received, mm_x=shared[0],
+        mm_weight=shared[1], permute_out_flag=True,
+    )  # fmt: skip
+    assert torch.equal(ordered.cpu(), torch.cat(mine))
+    close(product, torch.cat([rows.float() @ weight[RANK, e].float() for e, rows in enumerate(mine)]))
+    close(beside, shared[0].float() @ shared[1].float())
+    back, _ = fused("npu_gmm_alltoallv", ordered.cpu(), weight[RANK], name, RANKS, received, sent)
+    expected = [parts[RANK][i].float() @ weight[i // experts, i % experts].float() for i in range(RANKS * experts)]
+    close(back, torch.cat(expected))
+
+
 def main():
     torch.npu.set_device(DEVICE)
     dist.init_process_group("hccl", timeout=timedelta(seconds=60))

@@ -190,7 +190,7 @@ def test_grouped_matmul(npu):
     x, weight = map(move, inputs)
     found = npu.npu_grouped_matmul([x], [weight], group_list=counts, split_item=2, group_type=0, group_list_type=1)
     assert torch.allclose(found[0].cpu(), plain(*inputs), atol=1e-6)
-    with pytest.raises(NotImplementedError, match="scale is not emulated"):
+    with pytest.raises(RuntimeError, match="scale is for x of 8 or 4 bits"):
         npu.npu_grouped_matmul([x], [weight], scale=[x], group_list=counts, split_item=2, group_type=0)
 
 

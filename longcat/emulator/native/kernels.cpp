@@ -7,6 +7,8 @@
 #include <ATen/core/enum_tag.h>
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/nan_to_num.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
@@ -18,7 +20,12 @@
 
 #include "emulator.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -77,6 +84,49 @@ Tensor place(const Tensor& tensor, at::Device device) {
 }
 
 at::Device current_device() { return c10::impl::VirtualGuardImpl(at::kPrivateUse1).getDevice(); }
+
+// Whether the device saturates what does not fit a type, and keeps a flag of it, as torch_npu sets it when it initialises
+// one (saturation is 0 in acl_rt.h). The emulated CANN is loaded in this process, under the names of CANN's libraries.
+bool saturates() {
+  using Mode = int (*)(int*);
+  static Mode ask = [] {
+    void* cann = dlopen("libascendcl.so", RTLD_NOW | RTLD_NOLOAD);
+    return cann ? reinterpret_cast<Mode>(dlsym(cann, "aclrtGetDeviceSatMode")) : nullptr;
+  }();
+  int mode = 1;
+  return ask && ask(&mode) == 0 && mode == 0;
+}
+
+std::array<std::atomic<bool>, emulator::MAX_DEVICES> overflows;  // one flag a device
+
+bool finite(const Tensor& tensor) {
+  return !tensor.defined() || !tensor.is_floating_point() || at::isfinite(tensor).all().item<bool>();
+}
+
+// Whether the arguments of an operator are numbers, so that a result that is none is an overflow of its own. What it only
+// writes to does not count; without tensors it makes a constant.
+bool finite_arguments(const std::vector<c10::Argument>& arguments, const torch::jit::Stack& stack, size_t first) {
+  bool tensors = false;
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const auto& value = stack[first + i];
+    if (arguments[i].is_out()) continue;
+    if (value.isDouble() && !std::isfinite(value.toDouble())) return false;
+    if (value.isScalar() && value.toScalar().isFloatingPoint() && !std::isfinite(value.toScalar().toDouble())) return false;
+    if (!value.isTensor() && !value.isTensorList()) continue;
+    for (const Tensor& tensor : value.isTensor() ? std::vector<Tensor>{value.toTensor()} : value.toTensorVector()) {
+      tensors |= tensor.defined();
+      if (!finite(tensor)) return false;
+    }
+  }
+  return tensors;
+}
+
+// Saturates a result of the host, and sets the device's flag if it had to.
+void saturate(const Tensor& result, at::Device device) {
+  if (!result.defined() || !result.device().is_cpu() || finite(result)) return;
+  at::nan_to_num_(const_cast<Tensor&>(result), 0.0);
+  overflows[device.has_index() ? device.index() : 0] = true;
+}
 
 // Random numbers of one operator: a CPU generator that is a function of the device generator's seed and offset, which
 // moves on. In a graph both are found on the device, at each replay.
@@ -299,6 +349,7 @@ class Call {
     auto stream = emulator::any_records() ? c10_npu::getCurrentNPUStream(device_->index()).stream(false) : nullptr;
     std::optional<Replayed> again;
     if (stream && emulator::records(stream)) again = capture(stream, random);
+    bool watched = saturates() && finite_arguments(arguments, *stack_, first_);
     try {
       compute(operation_, stack_, by_, random);
     } catch (const c10::Error& error) {  // a result is made on the host first
@@ -308,6 +359,8 @@ class Call {
       throw;
     }
     size_t results = operation_.schema().returns().size();
+    for (size_t i = stack_->size() - results; watched && i < stack_->size(); i++)
+      for_each_tensor((*stack_)[i], [&](const Tensor& made) { saturate(made, *device_); });
     for (size_t i = stack_->size() - results; i < stack_->size(); i++) {
       result_up((*stack_)[i]);
       if (again)
@@ -568,6 +621,8 @@ void install_composites(const std::vector<std::string>& names) {
 }  // namespace
 
 TORCH_LIBRARY(longcat_emulator, library) {
+  library.def("overflow(Device device) -> bool", [](at::Device device) { return overflows[device.index()].load(); });
+  library.def("clear_overflow(Device device) -> ()", [](at::Device device) { overflows[device.index()] = false; });
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
   library.def("on_host(Tensor tensor) -> Tensor", &keep_on_host);
   library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::REFERENCE>(names); });

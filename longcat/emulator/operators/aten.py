@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import reference
+from longcat.emulator.reference import gradients, reference
 
 _TYPE_NAMES = {torch.float16: "Half", torch.bfloat16: "BFloat16", torch.float32: "Float", torch.float64: "Double"}
 """Names of types in torch's messages."""
@@ -104,10 +104,34 @@ def dtype_cast(x: Tensor, dtype: torch.dtype | int, input_dtype: int | None = No
     return x.to(torch.ops.aten.zeros([0], dtype=dtype).dtype)
 
 
-@reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward")
+@reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward", differentiable=True)
 def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None) -> Tensor:
-    """Return the gradient in the type before the cast."""
-    return gradient.to(dtype)
+    """Return the gradient in the type before the cast. Composed: with `create_graph` it always has a graph."""
+    if torch.is_grad_enabled() and gradient.is_floating_point():
+        gradient.requires_grad_()
+    return torch.ops.npu._npu_dtype_cast(gradient, dtype)
+
+
+@reference("stft_backward")
+def stft_backward(
+    gradient: Tensor,
+    x: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    return_complex: bool | None = None,
+) -> Tensor | None:
+    """Return the gradient of x, of which short-time Fourier transforms were made without padding."""
+
+    def forward(t: Tensor) -> Tensor:
+        return torch.ops.aten.stft.default(
+            t, n_fft, hop_length, win_length, window, normalized, onesided, return_complex
+        )
+
+    return gradients(forward, [x], gradient)[0]
 
 
 @reference("npu_gather_backward", differentiable=True)
