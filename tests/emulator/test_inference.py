@@ -256,3 +256,50 @@ def test_experts_are_chosen_by_groups():
         best = allowed.flatten().topk(3).indices
         assert chosen[row].tolist() == best.tolist()
         near(weights[row].cpu(), scores[best] / scores[best].sum(), 1e-5)
+
+
+def context(sizes, numbers):
+    """The bytes that workers share: 7 sizes, then 8-byte numbers at their places."""
+    memory = torch.zeros(128, dtype=torch.int64)
+    memory.view(torch.int32)[:7] = torch.tensor(sizes, dtype=torch.int32)
+    for place, number in numbers.items():
+        memory[place // 8] = number
+    return memory.view(torch.int8).npu()
+
+
+def test_workers_find_their_tokens_through_addresses():
+    sessions, batches, tokens, choices, width = 2, 2, 3, 2, 4
+    data = torch.randn(batches, tokens, choices + 1, width).half().npu()
+    weights = torch.rand(tokens, choices)
+    shared = context([1, batches, tokens, 3, 4, 8, 8], {272: data.data_ptr(), 280: data.nbytes, 288: 1})
+    result, layer = torch.ops.npu.npu_attention_worker_combine(
+        shared, weights.npu(), torch.tensor([7], dtype=torch.int32, device="npu"), width
+    )
+    rows = data[1].cpu().float()
+    near(result.cpu(), (rows[:, :2] * weights[..., None]).sum(1) + rows[:, 2], 1e-2)
+    assert layer.tolist() == [8] and result.dtype == torch.float16
+
+    sent = torch.randint(-9, 9, (sessions, batches, tokens, choices, 8)).to(torch.int8)
+    sent.view(torch.float32)[..., 1] = torch.rand(sessions, batches, tokens, choices)
+    experts = torch.tensor([[3, 1, 1, 2_000_000, 0, 3], [0, 0, 1, 1, 3, 2_000_000]], dtype=torch.int32)
+    info = torch.ones(sessions, batches, 8, dtype=torch.int32)
+    info[:, 1, 2:] = experts
+    info, there = info.npu(), sent.npu()
+    shared = context(
+        [sessions, batches, tokens, choices, 4, 8, 8],
+        {384: info.data_ptr(), 392: info.nbytes, 400: there.data_ptr(), 408: there.nbytes, 416: 1},
+    )
+    found = torch.ops.npu.npu_ffn_worker_batching(
+        shared, 4, [sessions, tokens, choices, width], token_dtype=2, need_schedule=1
+    )
+    rows, groups, session, batch, token, choice, scale, count = (part.cpu() for part in found)
+    places = [(s, i) for e in range(4) for s in range(2) for i in range(6) if experts[s, i] == e]
+    assert groups.tolist() == [[0, 3], [1, 4], [3, 3], [0, 0]] and count.tolist() == [10]
+    assert list(zip(session.tolist(), (2 * token + choice).tolist(), strict=True))[:10] == places
+    assert batch[:10].tolist() == [1] * 10 and len(rows) == 12 and rows.dtype == torch.int8
+    expected = torch.stack([sent[s, 1].view(6, 8)[i] for s, i in places])
+    assert torch.equal(rows[:10], expected[:, :4]) and torch.equal(scale[:10], expected.view(torch.float32)[:, 1])
+    with pytest.raises(RuntimeError, match="a buffer of the context has 0 bytes"):
+        torch.ops.npu.npu_attention_worker_combine(
+            context([1, 1, 3, 3, 4, 8, 8], {}), weights.npu(), torch.zeros(1, dtype=torch.int32).npu(), width
+        )
