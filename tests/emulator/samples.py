@@ -231,6 +231,13 @@ SAMPLES = {
     ],
     "npu_add_quant_matmul": [call(t(4, 24, dtype=FLOAT), t(4, 16, dtype=E4M3), t(16, 24, dtype=E4M3), t(24, dtype=FLOAT))],
     "npu_add_quant_matmul_": [call(t(4, 24, dtype=FLOAT), t(4, 16, dtype=E4M3), t(16, 24, dtype=E4M3), t(24, dtype=FLOAT))],
+    "npu_quant_lightning_indexer": [
+        call(t(2, 3, 4, 128, dtype=INT8), t(2, 40, 1, 128, dtype=INT8), t(2, 3, 4), t(2, 3, 4), t(2, 40, 1), 0, 0),
+        call(t(5, 4, 128, dtype=INT8), t(6, 16, 1, 128, dtype=INT8), t(5, 4), t(5, 4), t(6, 16, 1), 0, 0,
+             layout_query="TND", layout_key="PA_BSND", actual_seq_lengths_query=ints(2, 5, dtype=INT32),
+             actual_seq_lengths_key=ints(20, 37, dtype=INT32), sparse_count=24,
+             block_table=ints(0, 1, 2, 3, 4, 5, dtype=INT32).view(2, 3)),
+    ],
     "npu_add_quant_gmm": [
         call(t(2, 4, 24, dtype=FLOAT), t(4, 16, dtype=E4M3), t(16, 24, dtype=E4M3), t(2, 24, dtype=FLOAT), ints(6, 16))
     ],

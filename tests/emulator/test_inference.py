@@ -303,3 +303,30 @@ def test_workers_find_their_tokens_through_addresses():
         torch.ops.npu.npu_attention_worker_combine(
             context([1, 1, 3, 3, 4, 8, 8], {}), weights.npu(), torch.zeros(1, dtype=torch.int32).npu(), width
         )
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_the_quantised_indexer_ranks_keys(paged):
+    heads, block, counts = 3, 16, [20, 37]
+    pages = torch.randint(-128, 128, (5, block, 1, 128), dtype=torch.int8)
+    page_scales, table = torch.rand(5, block, 1).half(), torch.tensor([[4, 1, 0], [2, 0, 3]], dtype=torch.int32)
+    keys = [pages[table[i]].flatten(0, 1)[:n] for i, n in enumerate(counts)]
+    scales = [page_scales[table[i]].flatten(0, 1)[:n] for i, n in enumerate(counts)]
+    query, (weights, factors) = torch.randint(-128, 128, (5, heads, 128), dtype=torch.int8), torch.rand(2, 5, heads)
+    weights, factors, ends = weights.half(), factors.half(), torch.tensor([2, 5], dtype=torch.int32)
+    where = {"layout_key": "TND", "actual_seq_lengths_key": torch.tensor(counts).cumsum(0).int()}
+    if paged:
+        where = {"layout_key": "PA_BSND", "actual_seq_lengths_key": torch.tensor(counts).int(), "block_table": table}
+    store = (pages, page_scales) if paged else (torch.cat(keys), torch.cat(scales))
+    found = run(
+        "npu_quant_lightning_indexer", query, store[0], weights, factors, store[1], 0, 0, layout_query="TND",
+        actual_seq_lengths_query=ends, sparse_count=24, **where,
+    )  # fmt: skip
+    for row in range(5):
+        which, behind = (0, 1 - row) if row < 2 else (1, 4 - row)
+        products = (keys[which][:, 0].float() @ query[row].float().T).clamp(min=0) / 1024
+        scores = products.half().float() @ (weights[row] * factors[row]).float() * scales[which][:, 0].float()
+        scores = scores[: counts[which] - behind]
+        chosen = found[row, 0][found[row, 0] >= 0].long()
+        assert len(chosen) == min(24, len(scores)) == len(chosen.unique())
+        near(scores[chosen], scores.topk(len(chosen)).values, 1e-4)
