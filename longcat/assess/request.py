@@ -49,6 +49,10 @@ class Request(BaseModel):
     """Tokens to train on; days, device-hours and money follow from them."""
     to: str | None = None
     """Target as `DEVICE:COUNT`, for example `ascend-910b2:128`."""
+    link: str | None = None
+    """Link of the target between nodes, such as `between=50GB/s`; the usual one of its generation by default."""
+    global_batch: int | None = Field(default=None, ge=1)
+    """Sequences of a step on the target; chosen by default."""
     price: dict[str, str] = Field(default_factory=dict)
     """Price of a device-hour by device, for example `ascend-910b2: 12.5 CNY`."""
     stack: dict[str, list[str]] | None = None
