@@ -231,6 +231,13 @@ SAMPLES = {
     ],
     "npu_add_quant_matmul": [call(t(4, 24, dtype=FLOAT), t(4, 16, dtype=E4M3), t(16, 24, dtype=E4M3), t(24, dtype=FLOAT))],
     "npu_add_quant_matmul_": [call(t(4, 24, dtype=FLOAT), t(4, 16, dtype=E4M3), t(16, 24, dtype=E4M3), t(24, dtype=FLOAT))],
+    "npu_kv_quant_sparse_flash_attention": [
+        call(t(2, 3, 4, 576), t(2, 16, 1, 656, dtype=INT8), t(2, 16, 1, 512, dtype=INT8), ints(1, 0, dtype=INT32).expand(2, 3, 1, 2), 0.1, 2, 2, attention_mode=2),
+        call(t(5, 4, 576, dtype=BF16), t(6, 16, 1, 656, dtype=INT8), t(6, 16, 1, 512, dtype=INT8), ints(1, -1, dtype=INT32).expand(5, 1, 2),
+             0.1, 2, 2, attention_mode=2, layout_query="TND", layout_kv="PA_BSND", sparse_block_size=4,
+             actual_seq_lengths_query=ints(2, 5, dtype=INT32), actual_seq_lengths_kv=ints(20, 37, dtype=INT32),
+             block_table=ints(0, 1, 2, 3, 4, 5, dtype=INT32).view(2, 3)),
+    ],
     "npu_quant_lightning_indexer": [
         call(t(2, 3, 4, 128, dtype=INT8), t(2, 40, 1, 128, dtype=INT8), t(2, 3, 4), t(2, 3, 4), t(2, 40, 1), 0, 0),
         call(t(5, 4, 128, dtype=INT8), t(6, 16, 1, 128, dtype=INT8), t(5, 4), t(5, 4), t(6, 16, 1), 0, 0,

@@ -330,3 +330,26 @@ def test_the_quantised_indexer_ranks_keys(paged):
         chosen = found[row, 0][found[row, 0] >= 0].long()
         assert len(chosen) == min(24, len(scores)) == len(chosen.unique())
         near(scores[chosen], scores.topk(len(chosen)).values, 1e-4)
+
+
+def test_sparse_attention_to_quantised_pages():
+    block, counts, heads = 16, [20, 37], 2
+    nope = torch.randint(-128, 128, (5, block, 1, 512), dtype=torch.int8)
+    rope, scales = torch.randn(5, block, 1, 64).half(), torch.rand(5, block, 1, 4) / 100
+    cache = torch.cat([nope, rope.view(torch.int8), scales.view(torch.int8)], -1)
+    table = torch.tensor([[4, 1, 0], [2, 0, 3]], dtype=torch.int32)
+    query = torch.randn(5, heads, 576).half()
+    chosen = torch.stack([torch.cat([torch.randperm(5)[:3], torch.tensor([-1])]) for _ in range(5)]).int()
+    found = run(
+        "npu_kv_quant_sparse_flash_attention", query, cache, nope, chosen[:, None], 0.1, 2, 2, attention_mode=2,
+        layout_query="TND", layout_kv="PA_BSND", sparse_block_size=4, block_table=table,
+        actual_seq_lengths_query=torch.tensor([2, 5], dtype=torch.int32),
+        actual_seq_lengths_kv=torch.tensor(counts, dtype=torch.int32),
+    )  # fmt: skip
+    keys = (nope.float().view(5, block, 4, 128) * scales.view(5, block, 4, 1)).view(5, block, 512)
+    for row in range(5):
+        which, behind = (0, 1 - row) if row < 2 else (1, 4 - row)
+        places = [4 * b + i for b in chosen[row, :3].tolist() for i in range(4) if 4 * b + i < counts[which] - behind]
+        key = keys[table[which]].flatten(0, 1)[places]
+        whole = torch.cat([key, rope[table[which]].flatten(0, 2)[places].float()], 1)
+        near(found[row], (query[row].float() @ whole.T * 0.1).softmax(-1) @ key, 5e-3)

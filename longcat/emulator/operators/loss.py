@@ -20,7 +20,8 @@ def cross_entropy_loss(
     lse_square_scale_for_zloss: float = 0.0,
     return_zloss: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return loss (`[tokens]` or `[1]`), log-probabilities `[tokens, classes]` and two empty tensors for the z-loss.
+    """Return loss (`[tokens]` or `[1]`), log-probabilities `[tokens, classes]` and zeros for the z-loss, like the
+    loss and `[tokens]`.
 
     Raises:
         NotImplementedError: for the z-loss, which devices do not have either.
@@ -29,8 +30,8 @@ def cross_entropy_loss(
         raise NotImplementedError("npu_cross_entropy_loss: the z-loss is not emulated")
     log_prob = logits.float().log_softmax(-1)
     loss = _loss(log_prob, target, weight, reduction, ignore_index, label_smoothing)
-    empty = logits.new_empty(0)
-    return loss.reshape(-1).to(logits.dtype), log_prob.to(logits.dtype), empty, empty
+    loss = loss.reshape(-1).to(logits.dtype)
+    return loss, log_prob.to(logits.dtype), torch.zeros_like(loss), logits.new_zeros(len(logits))
 
 
 @reference("npu_cross_entropy_loss_backward")
