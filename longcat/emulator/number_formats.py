@@ -197,7 +197,7 @@ def _nearest(values: Tensor, table: Tensor, mode: str) -> Tensor:
     order = torch.argsort(table)[: int(table.isfinite().sum())]
     sorted_table = table[order].double()
     size = values.double().abs().nan_to_num(0.0, posinf=float(sorted_table[-1])).clamp(max=float(sorted_table[-1]))
-    above = torch.searchsorted(sorted_table, size).clamp(max=len(order) - 1)
+    above = torch.searchsorted(sorted_table, size.contiguous()).clamp(max=len(order) - 1)
     below = (above - 1).clamp(min=0)
     exact = sorted_table[above] == size
     up, down = sorted_table[above] - size, size - sorted_table[below]

@@ -416,40 +416,6 @@ def check_products_with_quantised_communication():
     close(part, each.sum(0).chunk(RANKS)[RANK], 0.3)
 
 
-def check_dispatch_and_combine():
-    name, tokens, k, experts, width = communicator_name(), 5, 3, 4 * RANKS, 16
-    each = experts // RANKS
-    torch.manual_seed(0)
-    x = torch.randn(RANKS, tokens, width).bfloat16()
-    ids = torch.rand(RANKS, tokens, experts + 1).argsort(-1)[..., :k].int()  # the last expert copies its token
-    weights, scale = torch.rand(RANKS, tokens, k), torch.arange(1.0, experts + 1)
-    active = torch.arange(tokens) < 4 if RANK == 0 else torch.ones(tokens, dtype=torch.bool)
-    mask = torch.ones(RANKS, tokens, 1, dtype=torch.bool)
-    mask[0, 4] = False
-    place = name, RANKS, RANK, experts
-    sent = fused("npu_moe_distribute_dispatch_v2", x[RANK], ids[RANK], *place, x_active_mask=active, copy_expert_num=1)
-    rows, _, assist, numbers, counts, *_ = sent
-    wanted = [x[(ids == e).logical_and(mask).any(-1)] for e in range(RANK * each, (RANK + 1) * each)]
-    assert numbers.tolist() == [len(part) for part in wanted]
-    assert torch.equal(rows.cpu()[: int(numbers.sum())], torch.cat(wanted))
-    own = scale[RANK * each : (RANK + 1) * each].to(DEVICE).repeat_interleave(numbers)
-    rows[: len(own)] *= own[:, None]
-    options = {"x_active_mask": active, "copy_expert_num": 1, "ori_x": x[RANK]}
-    found = fused("npu_moe_distribute_combine_v2", rows, ids[RANK], assist, counts, weights[RANK], *place, **options)
-    factor = torch.cat([scale, torch.ones(1)])[ids.long()] * weights * mask
-    expected = x[RANK].float() * factor[RANK].sum(-1, keepdim=True)
-    assert torch.allclose(found.cpu().float(), expected, rtol=0.02, atol=0.02)
-    few = ids.clamp_max(experts - 1)
-    rows, scales, *_ = torch.ops.npu.npu_moe_distribute_dispatch(
-        x[RANK].to(DEVICE), few[RANK].to(DEVICE), *place, quant_mode=2
-    )
-    restored = rows.cpu().float() * scales.cpu()[:, None]
-    wanted = torch.cat([x[r, t].float()[None] for e in range(RANK * each, (RANK + 1) * each)
-                        for r in range(RANKS) for t in range(tokens) for c in range(k) if few[r, t, c] == e])  # fmt: skip
-    assert torch.allclose(restored[: len(wanted)], wanted, atol=0.03)
-    assert torch.equal(torch.ops.npu._npu_distribute_barrier(x[RANK].to(DEVICE), name, RANKS).cpu(), x[RANK])
-
-
 def check_experts_on_other_ranks():
     torch.manual_seed(0)
     name, experts, width = communicator_name(), 2, 16
@@ -475,6 +441,72 @@ def check_experts_on_other_ranks():
     back, _ = fused("npu_gmm_alltoallv", ordered.cpu(), weight[RANK], name, RANKS, received, sent)
     expected = [parts[RANK][i].float() @ weight[i // experts, i % experts].float() for i in range(RANKS * experts)]
     close(back, torch.cat(expected))
+
+
+def check_tokens_and_their_experts():
+    name, experts, width, tokens, choices = communicator_name(), 4, 32, 6, 3
+    for second, shared in ((False, 0), (True, 0), (True, 1)):
+        local = experts // (RANKS - shared)
+        generator = torch.Generator().manual_seed(second + shared)
+        x = torch.randn(RANKS, tokens, width, generator=generator).half()
+        ids = torch.rand(RANKS, tokens, experts + 3 * second, generator=generator).argsort(-1)[..., :choices].int()
+        weights, active = torch.rand(RANKS, tokens, choices, generator=generator), tokens - 1
+        mask = torch.arange(tokens) < active
+        group = name, RANKS, RANK, experts
+        special = {"zero_expert_num": 1, "copy_expert_num": 1, "const_expert_num": 1} if second else {}
+        layout = {"shared_expert_rank_num": shared, "x_active_mask": mask, **special}
+        version = "_v2" if second else ""
+        rows, _, index, sizes, ends, _, row_weights = fused(
+            f"npu_moe_distribute_dispatch{version}", x[RANK], ids[RANK], *group, expert_scales=weights[RANK], **layout
+        )
+        mine = []  # (rank, token, choice) of each row here, by expert
+        for expert in range(local if shared <= RANK else 1):
+            for rank in range(RANKS):
+                found = ids[rank, :active] == (RANK - shared) * local + expert
+                if shared > RANK:
+                    found = torch.eye(choices)[0].bool().expand(active, -1)
+                mine.append([(rank, *place) for place in found.nonzero().tolist()])
+        flat = [place for part in mine for place in part]
+        assert ends[: len(mine)].tolist() == torch.tensor(list(map(len, mine))).cumsum(0).tolist()
+        assert sizes.tolist() == [sum(map(len, mine[i : i + RANKS])) for i in range(0, len(mine), RANKS)]
+        assert torch.equal(rows[: len(flat)].cpu(), torch.stack([x[rank, token] for rank, token, _ in flat]))
+        if shared <= RANK:
+            assert torch.equal(row_weights[: len(flat)].cpu(), torch.stack([weights[place] for place in flat]))
+        if second and shared <= RANK:
+            assert index.view(-1, 128)[: len(flat), :3].tolist() == [list(place) for place in flat]
+
+        scale = 1.0 + RANK  # of what this rank's experts do
+        alpha, beta, value = torch.rand(3, 1, width, generator=generator).half()
+        constants = {"const_expert_alpha_1": alpha, "const_expert_alpha_2": beta, "const_expert_v": value}
+        extra = {"ori_x": x[RANK], **constants} if second else {}
+        back = fused(
+            f"npu_moe_distribute_combine{version}", rows.cpu() * scale, ids[RANK], index.cpu(), ends.cpu(),
+            weights[RANK], *group, **layout, **extra,
+        )  # fmt: skip
+        own, plain = x[RANK].float(), torch.zeros(tokens, width)
+        factors = {e: 1.0 + shared + e // local for e in range(experts)} | {experts + 1: 1.0}
+        for token in range(active):
+            plain[token] += shared * own[token]  # of the shared expert, on the first rank
+            for choice, expert in enumerate(ids[RANK, token].tolist()):
+                result = factors.get(expert, 0) * own[token]
+                if expert == experts + 2:
+                    result = alpha[0].float() * own[token] + beta[0].float() * value[0].float()
+                plain[token] += weights[RANK, token, choice] * result
+        close(back, plain)
+    residual, gamma = torch.randn(tokens, 1, width).half(), torch.rand(width).half()
+    normed, _, total = fused(
+        "npu_moe_distribute_combine_add_rms_norm", rows.cpu() * scale, ids[RANK], index.cpu(), ends.cpu(),
+        weights[RANK], residual, gamma, *group, **layout, **extra,
+    )  # fmt: skip
+    close(total, plain.unsqueeze(1) + residual.float())
+    close(normed, torch.nn.functional.rms_norm(plain.unsqueeze(1) + residual.float(), (width,), gamma.float(), 1e-6))
+    sent = x[RANK], ids[RANK] % experts, *group
+    plainly, (quantised, row_scales, *_) = (
+        fused("npu_moe_distribute_dispatch", *sent, quant_mode=mode, expert_token_nums_type=0) for mode in (0, 2)
+    )
+    assert quantised.dtype == torch.int8 and int(plainly[3][-1]) == int(plainly[4][-1])
+    close(quantised.float() * row_scales.unsqueeze(1), plainly[0].float().cpu(), 0.03)
+    torch.ops.npu._npu_distribute_barrier(residual.to(DEVICE), name, RANKS)
 
 
 def main():

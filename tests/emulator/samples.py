@@ -239,6 +239,20 @@ SAMPLES = {
     ],
     "npu_add_quant_matmul": [call(t(4, 24, dtype=FLOAT), t(4, 16, dtype=E4M3), t(16, 24, dtype=E4M3), t(24, dtype=FLOAT))],
     "npu_add_quant_matmul_": [call(t(4, 24, dtype=FLOAT), t(4, 16, dtype=E4M3), t(16, 24, dtype=E4M3), t(24, dtype=FLOAT))],
+    "npu_kv_quant_sparse_flash_attention": [
+        call(t(2, 3, 4, 576), t(2, 16, 1, 656, dtype=INT8), t(2, 16, 1, 512, dtype=INT8), ints(1, 0, dtype=INT32).expand(2, 3, 1, 2), 0.1, 2, 2, attention_mode=2),
+        call(t(5, 4, 576, dtype=BF16), t(6, 16, 1, 656, dtype=INT8), t(6, 16, 1, 512, dtype=INT8), ints(1, -1, dtype=INT32).expand(5, 1, 2),
+             0.1, 2, 2, attention_mode=2, layout_query="TND", layout_kv="PA_BSND", sparse_block_size=4,
+             actual_seq_lengths_query=ints(2, 5, dtype=INT32), actual_seq_lengths_kv=ints(20, 37, dtype=INT32),
+             block_table=ints(0, 1, 2, 3, 4, 5, dtype=INT32).view(2, 3)),
+    ],
+    "npu_quant_lightning_indexer": [
+        call(t(2, 3, 4, 128, dtype=INT8), t(2, 40, 1, 128, dtype=INT8), t(2, 3, 4), t(2, 3, 4), t(2, 40, 1), 0, 0),
+        call(t(5, 4, 128, dtype=INT8), t(6, 16, 1, 128, dtype=INT8), t(5, 4), t(5, 4), t(6, 16, 1), 0, 0,
+             layout_query="TND", layout_key="PA_BSND", actual_seq_lengths_query=ints(2, 5, dtype=INT32),
+             actual_seq_lengths_key=ints(20, 37, dtype=INT32), sparse_count=24,
+             block_table=ints(0, 1, 2, 3, 4, 5, dtype=INT32).view(2, 3)),
+    ],
     "npu_add_quant_gmm": [
         call(t(2, 4, 24, dtype=FLOAT), t(4, 16, dtype=E4M3), t(16, 24, dtype=E4M3), t(2, 24, dtype=FLOAT), ints(6, 16))
     ],
@@ -485,7 +499,9 @@ WITHOUT = {
             "npu_mm_all_reduce_base", "npu_all_gather_base_mm", "npu_all_gather_quant_mm", "npu_mm_reduce_scatter_base",
             "npu_quant_mm_reduce_scatter", "npu_matmul_all_to_all", "npu_quant_matmul_all_to_all",
             "npu_all_to_all_matmul", "npu_all_to_all_quant_matmul", "npu_alltoallv_gmm", "npu_gmm_alltoallv",
-            "npu_alltoallv_quant_gmm", "npu_quant_gmm_alltoallv",
+            "npu_alltoallv_quant_gmm", "npu_quant_gmm_alltoallv", "npu_moe_distribute_dispatch",
+            "npu_moe_distribute_dispatch_v2", "npu_moe_distribute_combine", "npu_moe_distribute_combine_v2",
+            "npu_moe_distribute_combine_add_rms_norm", "_npu_distribute_barrier",
         ),
         "needs several ranks: ranks.py",
     ),
@@ -497,6 +513,10 @@ WITHOUT = {
     **dict.fromkeys(
         ("_npu_dropout", "npu_dropout_backward"),
         "the wheel's meta kernel pads the mask by another rule than its own device code",
+    ),
+    **dict.fromkeys(
+        ("npu_attention_worker_combine", "npu_ffn_worker_batching"),
+        "takes addresses in the device's memory: test_inference.py compares shapes and types",
     ),
     "npu_gather_backward": "differentiated by torch, so there is no reference of its own",
     "npu_apply_adam_w.out": "the wheel's meta kernel returns None for what it writes in place",

@@ -256,3 +256,100 @@ def test_experts_are_chosen_by_groups():
         best = allowed.flatten().topk(3).indices
         assert chosen[row].tolist() == best.tolist()
         near(weights[row].cpu(), scores[best] / scores[best].sum(), 1e-5)
+
+
+def context(sizes, numbers):
+    """The bytes that workers share: 7 sizes, then 8-byte numbers at their places."""
+    memory = torch.zeros(128, dtype=torch.int64)
+    memory.view(torch.int32)[:7] = torch.tensor(sizes, dtype=torch.int32)
+    for place, number in numbers.items():
+        memory[place // 8] = number
+    return memory.view(torch.int8).npu()
+
+
+def test_workers_find_their_tokens_through_addresses():
+    sessions, batches, tokens, choices, width = 2, 2, 3, 2, 4
+    data = torch.randn(batches, tokens, choices + 1, width).half().npu()
+    weights = torch.rand(tokens, choices)
+    shared = context([1, batches, tokens, 3, 4, 8, 8], {272: data.data_ptr(), 280: data.nbytes, 288: 1})
+    result, layer = torch.ops.npu.npu_attention_worker_combine(
+        shared, weights.npu(), torch.tensor([7], dtype=torch.int32, device="npu"), width
+    )
+    rows = data[1].cpu().float()
+    near(result.cpu(), (rows[:, :2] * weights[..., None]).sum(1) + rows[:, 2], 1e-2)
+    assert layer.tolist() == [8] and result.dtype == torch.float16
+
+    sent = torch.randint(-9, 9, (sessions, batches, tokens, choices, 8)).to(torch.int8)
+    sent.view(torch.float32)[..., 1] = torch.rand(sessions, batches, tokens, choices)
+    experts = torch.tensor([[3, 1, 1, 2_000_000, 0, 3], [0, 0, 1, 1, 3, 2_000_000]], dtype=torch.int32)
+    info = torch.ones(sessions, batches, 8, dtype=torch.int32)
+    info[:, 1, 2:] = experts
+    info, there = info.npu(), sent.npu()
+    shared = context(
+        [sessions, batches, tokens, choices, 4, 8, 8],
+        {384: info.data_ptr(), 392: info.nbytes, 400: there.data_ptr(), 408: there.nbytes, 416: 1},
+    )
+    found = torch.ops.npu.npu_ffn_worker_batching(
+        shared, 4, [sessions, tokens, choices, width], token_dtype=2, need_schedule=1
+    )
+    rows, groups, session, batch, token, choice, scale, count = (part.cpu() for part in found)
+    places = [(s, i) for e in range(4) for s in range(2) for i in range(6) if experts[s, i] == e]
+    assert groups.tolist() == [[0, 3], [1, 4], [3, 3], [0, 0]] and count.tolist() == [10]
+    assert list(zip(session.tolist(), (2 * token + choice).tolist(), strict=True))[:10] == places
+    assert batch[:10].tolist() == [1] * 10 and len(rows) == 12 and rows.dtype == torch.int8
+    expected = torch.stack([sent[s, 1].view(6, 8)[i] for s, i in places])
+    assert torch.equal(rows[:10], expected[:, :4]) and torch.equal(scale[:10], expected.view(torch.float32)[:, 1])
+    with pytest.raises(RuntimeError, match="a buffer of the context has 0 bytes"):
+        torch.ops.npu.npu_attention_worker_combine(
+            context([1, 1, 3, 3, 4, 8, 8], {}), weights.npu(), torch.zeros(1, dtype=torch.int32).npu(), width
+        )
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_the_quantised_indexer_ranks_keys(paged):
+    heads, block, counts = 3, 16, [20, 37]
+    pages = torch.randint(-128, 128, (5, block, 1, 128), dtype=torch.int8)
+    page_scales, table = torch.rand(5, block, 1).half(), torch.tensor([[4, 1, 0], [2, 0, 3]], dtype=torch.int32)
+    keys = [pages[table[i]].flatten(0, 1)[:n] for i, n in enumerate(counts)]
+    scales = [page_scales[table[i]].flatten(0, 1)[:n] for i, n in enumerate(counts)]
+    query, (weights, factors) = torch.randint(-128, 128, (5, heads, 128), dtype=torch.int8), torch.rand(2, 5, heads)
+    weights, factors, ends = weights.half(), factors.half(), torch.tensor([2, 5], dtype=torch.int32)
+    where = {"layout_key": "TND", "actual_seq_lengths_key": torch.tensor(counts).cumsum(0).int()}
+    if paged:
+        where = {"layout_key": "PA_BSND", "actual_seq_lengths_key": torch.tensor(counts).int(), "block_table": table}
+    store = (pages, page_scales) if paged else (torch.cat(keys), torch.cat(scales))
+    found = run(
+        "npu_quant_lightning_indexer", query, store[0], weights, factors, store[1], 0, 0, layout_query="TND",
+        actual_seq_lengths_query=ends, sparse_count=24, **where,
+    )  # fmt: skip
+    for row in range(5):
+        which, behind = (0, 1 - row) if row < 2 else (1, 4 - row)
+        products = (keys[which][:, 0].float() @ query[row].float().T).clamp(min=0) / 1024
+        scores = products.half().float() @ (weights[row] * factors[row]).float() * scales[which][:, 0].float()
+        scores = scores[: counts[which] - behind]
+        chosen = found[row, 0][found[row, 0] >= 0].long()
+        assert len(chosen) == min(24, len(scores)) == len(chosen.unique())
+        near(scores[chosen], scores.topk(len(chosen)).values, 1e-4)
+
+
+def test_sparse_attention_to_quantised_pages():
+    block, counts, heads = 16, [20, 37], 2
+    nope = torch.randint(-128, 128, (5, block, 1, 512), dtype=torch.int8)
+    rope, scales = torch.randn(5, block, 1, 64).half(), torch.rand(5, block, 1, 4) / 100
+    cache = torch.cat([nope, rope.view(torch.int8), scales.view(torch.int8)], -1)
+    table = torch.tensor([[4, 1, 0], [2, 0, 3]], dtype=torch.int32)
+    query = torch.randn(5, heads, 576).half()
+    chosen = torch.stack([torch.cat([torch.randperm(5)[:3], torch.tensor([-1])]) for _ in range(5)]).int()
+    found = run(
+        "npu_kv_quant_sparse_flash_attention", query, cache, nope, chosen[:, None], 0.1, 2, 2, attention_mode=2,
+        layout_query="TND", layout_kv="PA_BSND", sparse_block_size=4, block_table=table,
+        actual_seq_lengths_query=torch.tensor([2, 5], dtype=torch.int32),
+        actual_seq_lengths_kv=torch.tensor(counts, dtype=torch.int32),
+    )  # fmt: skip
+    keys = (nope.float().view(5, block, 4, 128) * scales.view(5, block, 4, 1)).view(5, block, 512)
+    for row in range(5):
+        which, behind = (0, 1 - row) if row < 2 else (1, 4 - row)
+        places = [4 * b + i for b in chosen[row, :3].tolist() for i in range(4) if 4 * b + i < counts[which] - behind]
+        key = keys[table[which]].flatten(0, 1)[places]
+        whole = torch.cat([key, rope[table[which]].flatten(0, 2)[places].float()], 1)
+        near(found[row], (query[row].float() @ whole.T * 0.1).softmax(-1) @ key, 5e-3)
