@@ -89,6 +89,10 @@ class Interfaces(Imports):
             return
         if rule.name in ("torch.float64", "torch.double") and depth:
             return
+        if rule.to and self._in_script():
+            self._use(node, False)
+            self._unsure(node, full, f"TorchScript compiles this function, and knows no {rule.to}")
+            return
         edits = (
             self._renamed(inner, rule, call if not depth else None, isinstance(above, cst.Decorator))
             if rule.to
@@ -111,7 +115,7 @@ class Interfaces(Imports):
         if root is None:
             return None
         edits = [Edit(begin, end, root + rule.to.removeprefix("torch"))]
-        accelerator = self.header.expression(begin)
+        accelerator = self._accelerator(begin)
         if rule.call in ("", "positional"):
             if call is not None and rule.call:
                 for argument in call.args:
