@@ -61,7 +61,10 @@ class Calls(Interfaces):
                 | cst.Element,
             )
             opening, closing = ("", "") if simple else ("(", ")")
-            edits = [Edit(begin, begin, opening), Edit(base, end, f".device.type == {self._accelerator(begin)}{closing}")]
+            edits = [
+                Edit(begin, begin, opening),
+                Edit(base, end, f".device.type == {self._accelerator(begin)}{closing}"),
+            ]
             if not opening:
                 del edits[0]
             self._say(
@@ -264,7 +267,9 @@ class Calls(Interfaces):
                 return False
             case cst.Name(name):
                 assigned = self.names.values(name, self._around) or []
-                return bool(assigned) and all(not isinstance(one, cst.Name) and self._never_none(one) for one in assigned)
+                return bool(assigned) and all(
+                    not isinstance(one, cst.Name) and self._never_none(one) for one in assigned
+                )
             case cst.Call(called):
                 full = self.names.resolve(called, self._around) or dotted(called)
                 return full.rpartition(".")[2] in _NEVER_NONE

@@ -82,9 +82,7 @@ class Run:
         if self.timed_out:
             return f"it did not end in {limit_s:g} s"
         found = [
-            one
-            for one in _ERROR.finditer(self.errors)
-            if "ChildFailedError" not in one[1] and "SIGTERM" not in one[1]
+            one for one in _ERROR.finditer(self.errors) if "ChildFailedError" not in one[1] and "SIGTERM" not in one[1]
         ]
         last = next(iter(reversed(self.errors.strip().splitlines())), f"exit code {self.code}")
         if found:

@@ -55,7 +55,7 @@ class Interfaces(Imports):
         """Say what a name that is known stands for here, and rewrite it."""
         above = self._above()
         call = above if isinstance(above, cst.Call) and above.func is node else None
-        if not full.startswith("torch"):
+        if full.partition(".")[0] != "torch":
             if (
                 (package := package_rule(full)) is not None
                 and (call is not None or isinstance(above, cst.Decorator))

@@ -44,7 +44,9 @@ class Literals(Calls):
             self._backend(node, quote)
         elif strings.OPTIMIZER.fullmatch(value) and not self._is_asked_for():
             rule = packages()["bitsandbytes" if "apex" not in value else "apex"]
-            self._say_rule(node, f'"{value}"', replace(rule, effort="minutes", instead="adamw_torch, adamw_torch_npu_fused"))
+            self._say_rule(
+                node, f'"{value}"', replace(rule, effort="minutes", instead="adamw_torch, adamw_torch_npu_fused")
+            )
         elif strings.ATTENTION.fullmatch(value) and not self._is_asked_for():
             self._say(
                 node,
@@ -137,7 +139,9 @@ class Literals(Calls):
             f'"{value}"',
             "renames" if asked else "differs",
             "automatic" if asked else "minutes",
-            'an Ascend\'s message begins with another word: "NPU out of memory"' if place >= 0 else "a message of CUDA's libraries",
+            'an Ascend\'s message begins with another word: "NPU out of memory"'
+            if place >= 0
+            else "a message of CUDA's libraries",
             "torch_npu 2.13.0, NPUCachingAllocator",
             "except torch.OutOfMemoryError" if place >= 0 else "what torch_npu says of the same failure",
             edits=[Edit(at, at + len("CUDA "), "")] if asked else (),

@@ -82,7 +82,6 @@ class Names:
                 return above and f"{above}.{name}"
         return None
 
-
     def values(self, name: str, around: Sequence[Scope]) -> list[cst.BaseExpression] | None:
         """Return all that a name is assigned where it stands; None if it is bound by something else, too."""
         for scope in reversed(around):
@@ -104,7 +103,9 @@ class Names:
             if one not in found:
                 found.add(one)
                 for name in collector.called.get(one, ()):
-                    waiting += [other for other in collector.defined.get(name, ()) if isinstance(other, cst.FunctionDef)]
+                    waiting += [
+                        other for other in collector.defined.get(name, ()) if isinstance(other, cst.FunctionDef)
+                    ]
         return frozenset(found)
 
     def _defined(self, name: str, around: Sequence[Scope], collector: _Bindings) -> list[Scope]:

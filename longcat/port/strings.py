@@ -29,7 +29,19 @@ OTHERS_DEVICES = {
     "ctranslate2", "faster_whisper", "vllm", "sklearn", "spacy", "cupy", "numba", "warp", "whisperx", "paddle", "mxnet", "taichi",
 }  # fmt: skip
 """Packages whose devices are not torch's: "npu" may mean nothing to them."""
-_LOOKS_FOR = {"search", "match", "fullmatch", "findall", "compile", "startswith", "endswith", "find", "index", "count", "raises"}
+_LOOKS_FOR = {
+    "search",
+    "match",
+    "fullmatch",
+    "findall",
+    "compile",
+    "startswith",
+    "endswith",
+    "find",
+    "index",
+    "count",
+    "raises",
+}
 _DEVICE_WORDS = re.compile(r"dev(ice)?s?(_|$)|device|map_location", re.IGNORECASE)
 _BACKEND_WORDS = re.compile(r"backend", re.IGNORECASE)
 _TAKES_DEVICES = {
@@ -67,16 +79,19 @@ def is_device_here(
     for above, below in zip(reversed(path[:-1]), reversed(path), strict=False):
         match above:
             case cst.Arg(keyword=cst.Name(name)):
-                if name == "default" or words.search(name):
+                if words.search(name):
                     return True
-                if name == "choices":
+                if name in ("choices", "default"):
                     continue
                 return False
             case cst.Call(func):
                 called = dotted(func).rpartition(".")[2] or _last(func)
                 if called in _OPTIONS:
                     # get("device", "cuda"), getattr(args, "device", "cuda"): what stands before says what it is
-                    return below is not above.args[0] and any(words.search(text) for text in _texts(above.args))
+                    texts = _texts(above.args)
+                    if isinstance(below, cst.Arg) and below.keyword is not None and below.keyword.value == "default":
+                        return not any("accelerator" in text for text in texts)
+                    return below is not above.args[0] and any(words.search(text) for text in texts)
                 return called in callees or bool(words.search(called))
             case cst.Comparison() | cst.ComparisonTarget() | cst.BooleanOperation() | cst.IfExp() | cst.Return():
                 if isinstance(above, cst.Comparison):

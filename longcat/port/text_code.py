@@ -25,7 +25,9 @@ _CARDS = re.compile(
     r"(?:--(?:constraint|partition|gres|nodelist)[= ]|(?<=\s)-[Cp]\s+)\S*\b(?:[abhv]\d00|[ah]800|l40s?|l4|t4|p100|a10g?|a6000|rtx\w*)\b\S*",
     re.IGNORECASE,
 )
-_MODULE = re.compile(r"\b(?:module\s+(?:load|add|swap|try-load)|ml|spack\s+load)\s+[^;&|#\n]*\b(cuda|cudnn|nccl|nvhpc|cutensor)\b[^\s;&|]*")
+_MODULE = re.compile(
+    r"\b(?:module\s+(?:load|add|swap|try-load)|ml|spack\s+load)\s+[^;&|#\n]*\b(cuda|cudnn|nccl|nvhpc|cutensor)\b[^\s;&|]*"
+)
 _OPTION = re.compile(
     r"""((?:--[\w-]*device[\w-]*[= ]|(?<![\w$-])\+{0,2}[\w.]*(?:device|map_location)\w*=)["']?)(cuda)(?=(:\d+)?["']?(\s|$|\\|;))""",
     re.IGNORECASE,
@@ -33,11 +35,17 @@ _OPTION = re.compile(
 _BACKEND_OPTION = re.compile(
     r"""((?:--[\w-]*backend[\w-]*[= ]|(?<![\w$-])\+{0,2}[\w.]*backend\w*=)["']?)(nccl)\b""", re.IGNORECASE
 )
-_LIGHTNING = re.compile(r"""(?:--[\w.-]*accelerator[= ]|(?<![\w$-])\+{0,2}[\w.]*accelerator=)["']?(?:cuda|gpu)\b""", re.IGNORECASE)
+_LIGHTNING = re.compile(
+    r"""(?:--[\w.-]*accelerator[= ]|(?<![\w$-])\+{0,2}[\w.]*accelerator=)["']?(?:cuda|gpu)\b""", re.IGNORECASE
+)
 _PER_NODE = re.compile(r"--nproc[-_]per[-_]node[= ](gpu)\b")
 _LAUNCHER = re.compile(r"\baccelerate\s+launch\b.*?(--multi_gpu)\b|\bdeepspeed\b.*?(--num_gpus[= ]\S+)")
-_PLUGIN = re.compile(r"""["']?\bnvidia\.com/[\w.-]+|\b(?:runtimeClassName|runtime|driver)["']?\s*[:=]\s*["']?nvidia\b""")
-_IMAGE_SETTING = re.compile(r"""^\s*(?:-\s*)?["']?[\w-]*image["']?\s*[:=]\s*["']?(\S*(?:nvidia|nvcr\.io|cuda)[^\s"']*)""", re.IGNORECASE)
+_PLUGIN = re.compile(
+    r"""["']?\bnvidia\.com/[\w.-]+|\b(?:runtimeClassName|runtime|driver)["']?\s*[:=]\s*["']?nvidia\b"""
+)
+_IMAGE_SETTING = re.compile(
+    r"""^\s*(?:-\s*)?["']?[\w-]*image["']?\s*[:=]\s*["']?(\S*(?:nvidia|nvcr\.io|cuda)[^\s"']*)""", re.IGNORECASE
+)
 _NUMBERED = re.compile(r"""(?<![\w/.:-])(cuda)(?=:(?:\d|1[0-5])(?![\w.]))""")
 _COUNT = re.compile(r"""^\s*(?:-\s*)?["']?((?:num_|n_|n)?gpus?(?:_per_node|_ids)?)["']?\s*[:=]\s*["']?[\d\[-]""")
 _CARD = re.compile(r"\bnvidia-smi\b")
@@ -174,7 +182,12 @@ def _commands(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
         yield found.start(), found[0], rule, [Edit(*found.span(1), "auto")]
     for found in _LAUNCHER.finditer(bare):
         why = "the option counts the devices of the accelerator that is there"
-        yield found.start(found.lastindex or 0), found[found.lastindex or 0], _said("works", "none", why, "accelerate, DeepSpeed"), []
+        yield (
+            found.start(found.lastindex or 0),
+            found[found.lastindex or 0],
+            _said("works", "none", why, "accelerate, DeepSpeed"),
+            [],
+        )
     for found in _LIGHTNING.finditer(bare):
         yield found.start(), found[0].strip(), _LIGHTNINGS, []
 
@@ -272,7 +285,12 @@ def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
             yield one.start(), "cuda:N", rule, [Edit(*one.span(1), "npu")]
     for one in _PLUGIN.finditer(bare):
         why = "a resource of NVIDIA's device plugin and container runtime; Ascend's are huawei.com/Ascend910 and ascend"
-        yield one.start(), one[0].strip("\"'"), _said("differs", "minutes", why, "Ascend Device Plugin", "huawei.com/Ascend910"), []
+        yield (
+            one.start(),
+            one[0].strip("\"'"),
+            _said("differs", "minutes", why, "Ascend Device Plugin", "huawei.com/Ascend910"),
+            [],
+        )
     if (image := _IMAGE_SETTING.match(bare)) is not None:
         yield image.start(1), image[1], _IMAGES, []
     if (count := _COUNT.match(bare)) is not None:

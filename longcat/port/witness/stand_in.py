@@ -270,7 +270,9 @@ def _patch_distributed() -> None:
     def alone(args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args[:2], {name: value for name, value in kwargs.items() if name not in ("device_ids", "output_device")}
 
-    torch.nn.SyncBatchNorm.forward = _batch_norm_of_all  # type: ignore[method-assign] # torch's own refuses a CPU
+    # torch's own refuse a CPU
+    torch.nn.SyncBatchNorm.forward = _batch_norm_of_all  # type: ignore[method-assign]
+    DistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None  # type: ignore[method-assign]
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     FullyShardedDataParallel.__init__ = _without(FullyShardedDataParallel.__init__, "device_id")  # type: ignore[method-assign]
