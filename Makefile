@@ -11,7 +11,10 @@ STAMP := .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 # torch_npu has an environment of its own: where it is installed, torch cannot be imported without CANN or its emulator
 EMULATOR := .venv-emulator
 
-.PHONY: pipeline test check docs setup ui emulator test-emulator test-cluster drill clean
+# MindSpore wants an older numpy than longcat, so it lives by itself; nothing of longcat is in there
+MINDSPORE := .venv-mindspore
+
+.PHONY: pipeline test check docs setup ui emulator test-emulator mindspore test-mindspore test-cluster drill clean
 
 pipeline: setup
 	$(BIN)/longcat run
@@ -36,6 +39,7 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive longcat tasks flows .ci
 	$(BIN)/python .ci/audit.py constraints.txt
+	$(BIN)/python .ci/audit.py constraints-mindspore.txt
 	$(BIN)/python -m docs.build
 
 # the documentation as a site in site/; broken links are errors
@@ -56,6 +60,17 @@ $(EMULATOR)/.installed: pyproject.toml constraints.txt
 test-emulator: emulator
 	$(EMULATOR)/bin/longcat emulate -- python -m pytest -q tests/emulator
 
+mindspore: $(MINDSPORE)/.installed
+
+$(MINDSPORE)/.installed: constraints-mindspore.txt
+	$(PYTHON) -m venv $(MINDSPORE)
+	$(MINDSPORE)/bin/pip install --quiet --disable-pip-version-check --requirement constraints-mindspore.txt
+	@touch $@
+
+# within 8 minutes with the installation, if the machine is quiet
+test-mindspore: setup mindspore
+	timeout --signal=INT 1200 $(BIN)/python -m pytest -q tests/mindspore
+
 # two nodes of a Slurm cluster on this machine, within 8 minutes if it is quiet; needs Debian's packages of Slurm, or root to install them
 test-cluster: setup
 	timeout --signal=INT 1200 $(BIN)/python -m pytest -q tests/cluster
@@ -66,4 +81,4 @@ drill: setup
 
 # what can be made again by installing; workspace/ holds results and stays
 clean:
-	rm -rf .venv $(EMULATOR) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv $(EMULATOR) $(MINDSPORE) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -19,7 +19,7 @@ from longcat.flows.walk import open_workspace
 from longcat.redaction import redact_error, redacted_records
 from longcat.tasks.orchestrator import BestEffortFlow, prefect_session, prefect_tags, tell
 from longcat.tracking import Tracker
-from longcat.tracking.store import metric_histories
+from longcat.tracking.store import read_run
 
 
 def run(
@@ -33,6 +33,8 @@ def run(
     sequence_length: int | None = None,
     tokens: float | None = None,
     to: str | None = None,
+    link: str | None = None,
+    global_batch: int | None = None,
     price: list[str] | None = None,
     workspace: str | None = None,
 ) -> dict[str, Any]:
@@ -49,6 +51,8 @@ def run(
         sequence_length: Tokens of a sequence.
         tokens: Tokens to train on.
         to: Target, such as ascend-910b2:128.
+        link: Link of the target between nodes, as of longcat plan.
+        global_batch: Sequences of a step on the target.
         price: Prices of a device-hour, each such as "ascend-910b2=12.5 CNY".
         workspace: Folder for results; LONGCAT_WORKSPACE or ./workspace when none.
 
@@ -65,6 +69,8 @@ def run(
         "sequence_length": sequence_length,
         "tokens": tokens,
         "to": to,
+        "link": link,
+        "global_batch": global_batch,
     }
     request = read_request(None if config_file is None else Path(config_file), given, price or ())
     space = open_workspace(workspace)
@@ -76,7 +82,7 @@ def run(
         tracker.run.set_tags(prefect_tags())
         status = "FAILED"
         try:
-            result = assess_all(request, lambda run, names: metric_histories(tracker.uri, run, names))
+            result = assess_all(request, lambda run, names: read_run(tracker.uri, run, names))
             _publish(result, tracker, space.path / "assessments" / tracker.name)
             status = "FINISHED"
         except BaseException as error:

@@ -335,10 +335,10 @@ def mfu(
     from longcat.stores import sqlite_url
 
     if options.get("mlflow_run") is not None:
-        from longcat.tracking.store import metric_histories
+        from longcat.tracking.store import read_run
 
         uri = tracking_uri or sqlite_url(Path(workspace).expanduser().resolve() / "mlflow.db")
-        options["read_run"] = partial(metric_histories, uri)
+        options["read_run"] = partial(read_run, uri)
     for name in ("model", "log"):
         if options.get(name) is not None:
             options[name] = (str if name == "model" else Path)(options[name])

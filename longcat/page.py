@@ -29,7 +29,7 @@ a { color: #1f5bc4; } ul { padding-left: 1.2rem; } li { margin: .2rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } th, td { padding: .45rem .75rem; text-align: left; white-space: nowrap; }
 table.stack { background: #fff; border: 1px solid #e1e5ec; border-radius: .5rem; border-collapse: separate; border-spacing: 0; }
 table.stack td { vertical-align: top; }
-.note { color: #55607a; font-size: .85rem; } td.wrap { white-space: normal; min-width: 6rem; } td.title { min-width: 12rem; }
+.note { color: #55607a; font-size: .85rem; } td.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; } td.title { min-width: 12rem; }
 td.source { white-space: normal; min-width: 10rem; } th { color: #55607a; font-weight: 600; border-bottom: 1px solid #e1e5ec; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 tr + tr td { border-top: 1px solid #eef0f4; } tr.ours td { background: #eef4ffb0; font-weight: 600; } tr.ours td.source { font-weight: 400; } tr:target td { background: #fff7db; }
 ol.sources { padding-left: 1.6rem; } ol.sources li:target { background: #fff7db; }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _DEEPEST = 12
 """Levels of a tree that are shown."""
 _WIDE, _NARROW = 110, 60
-"""Columns that a table of stages needs with the ids of MLflow's runs, and without."""
+"""Columns that a table of stages needs with the ids of MLflow's runs, and that any table needs."""
 
 
 def _shown(text: object) -> str:
@@ -115,7 +117,7 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in pairs.items():
         table.add_row(_shown(name), _shown(value))
-    Console().print(table)
+    show(Console(), table)
 
 
 def print_diagnosis(facts: Mapping[str, Any]) -> None:
@@ -134,12 +136,7 @@ def print_diagnosis(facts: Mapping[str, Any]) -> None:
             name if name.isupper() else name.replace("_gb", " GB").replace("_", " "): "none" if value is None else value
             for name, value in values.items()
         }
-        if console.width >= _NARROW:
-            print_pairs(title, shown)
-        else:
-            say(console, f"{title}:")
-            for name, value in shown.items():
-                say(console, f"  {name}: {value}")
+        print_pairs(title, shown)
     say(console, f"On this machine: {facts['conclusion']}.")
     for kind in ("note", "problem"):
         for text in facts[f"{kind}s"]:
@@ -197,7 +194,7 @@ def print_results(answer: Mapping[str, Any]) -> None:
             table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis", width=width)
         for line in cells:
             table.add_row(*map(_shown, line))
-        console.print(table)
+        show(console, table)
     half = [row for row in rows if row["half_made"]]
     print(f"{len(rows) - len(half)} results, {answer['bytes'] / 1e6:,.1f} MB" if rows else "there are no results")
     if half:
@@ -215,7 +212,30 @@ def print_results(answer: Mapping[str, Any]) -> None:
 def wide_console() -> Console:
     """Return a console as wide as the terminal, or wide enough for most lines where there is none."""
     console = Console()
-    return console if console.is_terminal else Console(width=140)
+    return console if console.is_terminal or os.environ.get("COLUMNS") else Console(width=140)
+
+
+def show(console: Console, table: Table) -> None:
+    """Print a table, or its rows as a list where the terminal is so narrow that words would be cut."""
+    if console.width >= _NARROW:
+        console.print(table)
+        return
+    if table.title:
+        say(console, f"{table.title}:")
+    names = [str(column.header) for column in table.columns]
+    for first, *others in zip(*(map(_plain, column.cells) for column in table.columns), strict=True):
+        lines = [f"  {first}", *(f"    {name}: {cell}" for name, cell in zip(names[1:], others, strict=True))]
+        if not table.show_header:
+            lines = [f"  {first}: {', '.join(others)}"]
+        for line in lines:
+            say(
+                console,
+                fill(line, console.width, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False),
+            )
+
+
+def _plain(cell: object) -> str:
+    return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
 
 
 def _age(seconds: float) -> str:
@@ -242,7 +262,7 @@ def print_dispatch(comparison: Comparison, page: Path | None) -> None:
         figures = (cost.driven, len(row.hour.late_orders), cost.late, cost.total)
         table.add_row(row.name, *map(str, figures), shown_ratio(comparison, row), f"{row.best_decisions} of {orders}")
     console = Console()
-    console.print(table)
+    show(console, table)
     console.print(comparison.verdict(), highlight=False, markup=False, soft_wrap=True)
     if page is not None:
         console.print(_shown(page), highlight=False, soft_wrap=True)
@@ -285,14 +305,14 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
     parts.add_column("fraction", justify="right")
     for name, flops in sorted(answer["flops_per_token"].items(), key=lambda pair: -pair[1]):
         parts.add_row(name.replace("_", " "), f"{flops / 1e9:,.4g}", f"{flops / total:.1%}")
-    console.print(parts)
+    show(console, parts)
 
     conventions = Table(title="MFU by other conventions", title_justify="left")
     conventions.add_column("convention")
     conventions.add_column("MFU", justify="right")
     for name, value in answer["mfu_by_convention"].items():
         conventions.add_row(name, f"{value:.1%}")
-    console.print(conventions)
+    show(console, conventions)
 
     _print_comparison(console, answer)
 
@@ -329,14 +349,14 @@ def print_dry_run(answer: Mapping[str, Any]) -> None:
     for rank in answer["ranks"]:
         sizes = (f"{rank[f'{name}_bytes'] / 1e9:,.3f}" for name in columns)
         memory.add_row(f"{rank['rank']} (stage {rank['stage']})", f"{rank['parameters'] / 1e6:,.1f} M", *sizes)
-    console.print(memory)
+    show(console, memory)
     traffic = Table(title=f"traffic of rank {answer['rank']} in a step, GB", title_justify="left")
     for name in ("axis", "collective", "GB"):
         traffic.add_column(name, justify="right" if name == "GB" else "left")
     for axis, collectives in answer["bytes_by_axis"].items():
         for collective, amount in collectives.items():
             traffic.add_row(axis, collective, f"{amount / 1e9:,.4f}")
-    console.print(traffic)
+    show(console, traffic)
 
 
 def print_sweep(answer: Mapping[str, Any]) -> None:
@@ -350,7 +370,7 @@ def print_sweep(answer: Mapping[str, Any]) -> None:
         mark = "bold" if row["name"] == answer["best"] else ""
         value = "-" if row[score] is None else f"{row[score]:.5g}"
         table.add_row(_shown(row["name"]), row["status"], value, (row["checkpoint"] or "-")[:12], style=mark)
-    console.print(table)
+    show(console, table)
     if answer["best"] is not None:
         console.print(f"Best: {_shown(answer['best'])}.", soft_wrap=True)
         console.print(
@@ -371,10 +391,10 @@ def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:
     comparison = answer["comparison"]
     which = "comparable" if comparison["fair"] else "nearest, none comparable"
     if comparison["matches"]:
-        console.print(_runs(f"published A100 runs, {which}", comparison["matches"]))
+        show(console, _runs(f"published A100 runs, {which}", comparison["matches"]))
     if comparison["other_devices"]:
         what = "mixtures" if answer["kind"] == "moe" else "dense models"
-        console.print(_runs(f"for orientation: {what} on other devices", comparison["other_devices"]))
+        show(console, _runs(f"for orientation: {what} on other devices", comparison["other_devices"]))
     tables: dict[str, list[str]] = {}
     for row in [*comparison["matches"], *comparison["other_devices"]]:
         tables.setdefault(row["source"], []).append(row["table"])
@@ -385,7 +405,7 @@ def _print_comparison(console: Console, answer: Mapping[str, Any]) -> None:
     for remark in answer["remarks"]:
         console.print(f"Note: {_shown(remark)}.", soft_wrap=True)
     if len(comparison["verdicts"]) > 1:
-        console.print(_peaks(comparison["verdicts"]))
+        show(console, _peaks(comparison["verdicts"]))
     console.print(f"Verdict: {_shown(comparison['verdict'])}.", soft_wrap=True)
 
 

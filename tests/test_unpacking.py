@@ -15,7 +15,8 @@ from longcat.config.config_json import read_config, to_config_json
 from longcat.config.tokenizer_file import TokenizerFile
 from longcat.corpus.shards import INDEX, TokenCorpus
 from longcat.errors import DataError, UserError
-from longcat.interchange.folder import WEIGHTS, HuggingFaceFolder
+from longcat.interchange.folder import HuggingFaceFolder
+from longcat.interchange.writing import WEIGHTS
 from longcat.tracking.journal import Sent, parse
 from longcat.training.checkpoint_files import DIGESTS, RUN, RunRecord, fault
 from longcat.unpacking import read_bounded

@@ -6,9 +6,9 @@ looked into. A section that lacks an input is left out, and the input is named a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longcat.assess.cost import Speed, training_cost
 from longcat.assess.request import Request
@@ -17,14 +17,20 @@ from longcat.assess.sovereignty import Audit, audit, kind_of, stack_of_run
 from longcat.errors import ConfigError, UserError
 from longcat.progress import Reporter, no_progress
 
-Metrics = Callable[[str, list[str]], Mapping[str, Any]]
-"""Returns the histories of metrics of an MLflow run, by id and names."""
+if TYPE_CHECKING:
+    from longcat.benchmark.logs import Recorded
+
+ReadRun = Callable[[str, list[str]], "Recorded"]
+"""Reads parameters and metrics of an MLflow run, by its id and the metrics' names."""
 _FORMULAS = {
-    "mfu": "docs/benchmark.md: useful FLOPs of the tokens a second, over the dense peak of all devices",
-    "plan": "docs/plan.md: time and memory of a layout by formulas, with efficiencies fitted on published runs",
-    "cost": "tokens / (tokens a second); times devices; times the price of a device-hour",
-    "code": "docs/port.md: rules by class, and the operators that torch_npu registers",
-    "sovereignty": "data/sovereignty.yaml: maker, country and licence of each component, each with its source",
+    "today": "MFU = tokens a second x FLOPs of a token's forward and backward pass, attention as masked / (devices x dense "
+    "peak): PaLM, arXiv 2204.02311, appendix B; which FLOPs count is in docs/benchmark.md, and longcat mfu prints them",
+    "plan": "time = products, attention and memory by the device's efficiencies, what its links cannot hide, bubbles of the "
+    "pipeline, optimizer; memory = weights, gradients, optimizer, activations: docs/plan.md, with the runs that the "
+    "efficiencies were fitted on and how far off it is on others; longcat plan prints every part",
+    "cost": "days = tokens / tokens a second / 86,400; device-hours = days x 24 x devices; money = device-hours x price given",
+    "code": "rules by class, and the operators that torch_npu registers: docs/port.md; longcat port scan prints every place",
+    "sovereignty": "maker, country and licence of each component, each with its source: data/sovereignty.yaml",
 }
 
 
@@ -36,20 +42,23 @@ class _Sections:
     missing: list[str] = field(default_factory=list)
 
 
-def assess(request: Request, metrics: Metrics | None = None, report: Reporter = no_progress) -> dict[str, Any]:
+def assess(request: Request, read_run: ReadRun | None = None, report: Reporter = no_progress) -> dict[str, Any]:
     """Assess a workload; returns JSON values.
 
     Args:
         request: what is known of it.
-        metrics: reads a run that MLflow has recorded; only needed where the request names one.
+        read_run: reads a run that MLflow has recorded; only needed where the request names one.
         report: hears of progress, while code is scanned.
 
     Raises:
         UserError: an input contradicts another one, cannot be read, or the target cannot hold the model.
     """
     sections = _Sections(missing=list(request.not_known))
-    _today(request, metrics, sections)
+    _check_prices(request)
+    request, recorded = _recorded(request, read_run)
+    _today(request, recorded, sections)
     _plan(request, sections)
+    _by_the_planner(request, sections)
     _code(request, sections, report)
     _cost(request, sections)
     stacks = _stacks(request, sections)
@@ -66,9 +75,38 @@ def assess(request: Request, metrics: Metrics | None = None, report: Reporter = 
     }
 
 
-def _today(request: Request, metrics: Metrics | None, sections: _Sections) -> None:
+def _check_prices(request: Request) -> None:
+    """Refuse a price of a device that is neither today's nor the target's: it would count for nothing."""
+    from longcat.plan.device import find_device
+
+    named = [name for name in (request.device, request.target and request.target[0]) if name]
+    known = {find_device(name).name for name in named}
+    for device in request.price:
+        if find_device(device).name not in known:
+            raise ConfigError(
+                f"--price {device}: neither --device nor --to is it; there are {' and '.join(named) or 'none'}"
+            )
+
+
+def _recorded(request: Request, read_run: ReadRun | None) -> tuple[Request, Recorded | None]:
+    """Read the run that MLflow has recorded; what it says of itself and the request does not, joins the request."""
+    from longcat.benchmark.logs import METRICS, TOKENS_SEEN
+    from longcat.benchmark.logs.contradictions import RECORDED
+
+    if request.mlflow_run is None:
+        return request, None
+    if read_run is None:
+        raise ConfigError("--mlflow-run needs a tracking server or a workspace")
+    run = read_run(request.mlflow_run, [*METRICS, TOKENS_SEEN])
+    fields = {"devices": request.devices, "sequence_length": request.sequence_length}
+    told = {name: run.params.get(RECORDED[name.replace("_", " ")]) for name in fields}
+    found = {name: int(told[name] or 0) for name, given in fields.items() if given is None and told[name]}
+    return request.model_copy(update=found), run
+
+
+def _today(request: Request, recorded: Recorded | None, sections: _Sections) -> None:
     """Read today's speed, and set it among published runs."""
-    from longcat.benchmark.logs import METRICS, TOKENS_SEEN, read_log, read_metrics
+    from longcat.benchmark.logs import read_log, read_metrics
     from longcat.benchmark.logs.throughput import LogContext
     from longcat.benchmark.mfu_answer import Run, answer
     from longcat.benchmark.mfu_inputs import find_workload
@@ -90,16 +128,14 @@ def _today(request: Request, metrics: Metrics | None, sections: _Sections) -> No
     context = LogContext(
         request.devices,
         request.sequence_length,
-        None,
+        total_parameters=workload.total_parameters,
         non_embedding_parameters=workload.total_parameters - workload.embedding_parameters,
     )
     if request.log is not None:
         logged = read_log(request.log, context)
     else:
-        assert request.mlflow_run is not None
-        if metrics is None:
-            raise ConfigError("--mlflow-run needs a tracking server or a workspace")
-        logged = read_metrics(metrics(request.mlflow_run, [*METRICS, TOKENS_SEEN]), request.mlflow_run, context)
+        assert request.mlflow_run is not None and recorded is not None
+        logged = read_metrics(recorded, request.mlflow_run, context)
     run = Run(request.device, request.devices, request.sequence_length)
     sections.found["today"] = answer(workload, run, logged.tokens_per_second, logged=logged) | {
         "tokens_per_second": logged.tokens_per_second
@@ -119,16 +155,48 @@ def _plan(request: Request, sections: _Sections) -> None:
         sections.missing.append("the target: give --to, such as ascend-910b2:128")
         return
     name, count = request.target
-    device = find_device(name)
+    device = find_device(name, request.link)
     if request.model is None:
         sections.missing.append("time, memory and layout on the target: give --model")
         return
     of = setting(read_model(request.model), device)
-    batch = batch_of(of.model, None, request.sequence_length)
+    batch = batch_of(of.model, request.global_batch, request.sequence_length)
     found = search(of, count, batch)
     if not found.best:
         raise UserError(need_more(of, count, batch, found.least))
     sections.found["plan"] = of_search(of, found, batch, count, request.tokens)
+
+
+def _by_the_planner(request: Request, sections: _Sections) -> None:
+    """Tell what the planner gives for today's devices: its layouts are the best ones, and a run is rarely that."""
+    from longcat.plan.device import find_device
+    from longcat.plan.judge import setting
+    from longcat.plan.layout import batch_of
+    from longcat.plan.model import read_model
+    from longcat.plan.search import search
+
+    today = sections.found.get("today")
+    if today is None or today["mfu"] is None or "plan" not in sections.found:
+        return
+    assert request.device is not None and request.devices is not None
+    try:
+        of = setting(read_model(str(request.model)), find_device(request.device))
+        found = search(of, request.devices, batch_of(of.model, None, request.sequence_length))
+    except ConfigError as error:
+        sections.missing.append(f"what the planner gives for today's devices, to compare like with like: {error}")
+        return
+    if not found.best:
+        sections.missing.append(
+            "what the planner gives for today's devices, to compare like with like: no layout fits that it knows"
+        )
+        return
+    best = found.best[0]
+    tokens_per_second = best.tokens_per_second
+    today["planner"] = {
+        "tokens_per_second": tokens_per_second,
+        "layout": best.layout.sentence(),
+        "reached": today["tokens_per_second"] / tokens_per_second,
+    }
 
 
 def _code(request: Request, sections: _Sections, report: Reporter) -> None:

@@ -65,7 +65,7 @@ def _three(values: Any, digits: str = ",.3g") -> str:
 
 
 _ENVIRONMENT = Environment(autoescape=True)
-_ENVIRONMENT.filters["three"] = _three
+_ENVIRONMENT.filters["figure"] = format
 _PAGE = _ENVIRONMENT.from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Assessment: {{ r.name }}</title><style>{{ style|safe }}
@@ -81,19 +81,19 @@ _PAGE = _ENVIRONMENT.from_string("""<!doctype html>
 {% endfor %}</tbody></table>{% else %}<p>None is known from what was given; see what could not be known.</p>{% endif %}
 {% if r.today %}<h2 id="today">Today</h2>
 <div class="verdict"><p>{{ r.today.comparison.verdict }}.</p></div>
-<p>MFU {{ "%.1f %%"|format(100 * r.today.mfu) if r.today.mfu is not none else "not known" }} at {{ "{:,.0f}".format(r.today.tokens_per_second) }} tokens a second on {{ r.today.devices }} x {{ r.today.device }}; peak: {{ r.today.peak_source }}. <a href="#formulas">[mfu]</a></p>{% if r.today.doubts %}<ul>{% for one in r.today.doubts %}<li>{{ one }}</li>{% endfor %}</ul>{% endif %}{% endif %}
+<p>MFU {{ "%.1f %%"|format(100 * r.today.mfu) if r.today.mfu is not none else "not known" }} at {{ "{:,.0f}".format(r.today.tokens_per_second) }} tokens a second on {{ r.today.devices }} x {{ r.today.device }}; peak: {{ r.today.peak_source }}. <a href="#formula-today">[today]</a></p>{% if r.today.cross_check %}<p>The log itself tells {{ r.today.cross_check.told }}; counted the same way here it is {{ "%.4g"|format(r.today.cross_check.own_tflops) }} TFLOP/s a device.</p>{% endif %}{% if r.today.planner %}<p>The planner gives {{ "{:,.0f}".format(r.today.planner.tokens_per_second) }} tokens a second for the same devices ({{ r.today.planner.layout }}); this run reaches {{ "%.0f %%"|format(100 * r.today.planner.reached) }} of that.</p>{% endif %}{% if r.today.doubts %}<ul>{% for one in r.today.doubts %}<li>{{ one }}</li>{% endfor %}</ul>{% endif %}{% endif %}
 {% if r.plan %}<h2 id="plan">The plan on {{ "{:,}".format(r.plan.devices) }} x {{ r.plan.device }}</h2>
 <picture><source media="(max-width: 40rem)" srcset="{{ pictures[1] }}"><img alt="Time of a step and memory of the layouts that fit" src="{{ pictures[0] }}"></picture>
 <table class="stack"><thead><tr><th>layout</th><th class="n">step, s</th><th class="n">GB</th><th class="n">MFU</th><th>why not the first</th></tr></thead><tbody>
 {% for row in r.plan.best %}<tr{% if loop.first %} class="ours"{% endif %}><td class="wrap title">{{ row.sentence }}</td><td class="n" data-label="step, s">{{ "%.2f"|format(row.step_seconds) }}<br><span class="note">{{ "%.2f"|format(row.step_seconds_low) }} to {{ "%.2f"|format(row.step_seconds_high) }}</span></td><td class="n" data-label="GB">{{ "%.1f"|format(row.peak_bytes / 1e9) }}</td><td class="n" data-label="MFU">{{ "%.1f %%"|format(100 * row.mfu) }}</td><td class="wrap" data-label="why not the first">{{ row.reason or "the fastest" }}</td></tr>
 {% endfor %}</tbody></table>
-<p class="note">Efficiencies of {{ r.plan.efficiency }} (confidence {{ r.plan.confidence }}): {{ r.plan.fitted_on }}. <a href="#formulas">[plan]</a></p>{% endif %}
+<p class="note">Efficiencies of {{ r.plan.efficiency }} (confidence {{ r.plan.confidence }}): {{ r.plan.fitted_on }}. <a href="#formula-plan">[plan]</a></p><ul>{% for one in r.plan.assumptions %}<li>Assumed: {{ one }}.</li>{% endfor %}</ul>{% endif %}
 {% if r.cost %}<h2 id="cost">Days, device-hours and money</h2>
 <table class="stack"><thead><tr><th>where</th><th class="n">tokens a second</th><th class="n">days</th><th class="n">device-hours</th><th class="n">money</th></tr></thead><tbody>
-{% for which, c in r.cost.items() %}<tr><td class="title">{{ "today" if which == "today" else "on the target" }}<br><span class="note">{{ "{:,}".format(c.devices) }} x {{ c.device }}, {{ "%.4g"|format(c.tokens) }} tokens{{ "" if c.tokens_stated else " (not stated: a billion)" }}</span></td><td class="n" data-label="tokens a second">{{ c.tokens_per_second|three(",.0f") }}</td><td class="n" data-label="days">{{ c.days|three }}</td><td class="n" data-label="device-hours">{{ c.device_hours|three(",.0f") }}</td><td class="n" data-label="money">{% if c.money %}{{ c.money|three(",.0f") }} {{ c.currency }}{% else %}no price given{% endif %}</td></tr>
-{% endfor %}</tbody></table><p class="note">Prices are those that were given; none is assumed. <a href="#formulas">[cost]</a></p>{% endif %}
+{% for which, c in r.cost.items() %}<tr><td class="title">{{ "today" if which == "today" else "on the target" }}<br><span class="note">{{ "{:,}".format(c.devices) }} x {{ c.device }}, {{ "%.4g"|format(c.tokens) }} tokens{{ "" if c.tokens_stated else " (not stated: a billion)" }}</span></td>{% for label, value, digits in (("tokens a second", c.tokens_per_second, ",.0f"), ("days", c.days, ",.3g"), ("device-hours", c.device_hours, ",.0f"), ("money", c.money, ",.0f")) %}<td class="n" data-label="{{ label }}">{% if value %}{{ value[1]|figure(digits) }}{% if label == "money" %} {{ c.currency }}{% endif %}{% if value[0] != value[2] %}<br><span class="note">{{ value[0]|figure(digits) }} to {{ value[2]|figure(digits) }}</span>{% endif %}{% else %}no price given{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table><p class="note">Prices are those that were given; none is assumed. <a href="#formula-cost">[cost]</a></p>{% endif %}
 {% if r.code %}<h2 id="code">What has to be changed in the code</h2>
-<p>{{ "{:,}".format(r.code.findings|length) }} places; effort: {% for name, count in efforts.items() %}{{ count }} {{ name }}{{ ", " if not loop.last }}{% endfor %}. <a href="#formulas">[code]</a></p>
+<p>{{ "{:,}".format(r.code.findings|length) }} places; effort: {% for name, count in efforts.items() %}{{ count }} {{ name }}{{ ", " if not loop.last }}{% endfor %}. <a href="#formula-code">[code]</a></p>
 {% if findings %}<table class="stack"><thead><tr><th>place</th><th>what</th><th>why</th><th>instead</th></tr></thead><tbody>
 {% for row in findings %}<tr><td class="wrap title">{{ row.file }}:{{ row.line }}<br><span class="note">{{ row.kind }}, {{ row.effort }}</span></td><td class="wrap" data-label="what">{{ row.what }}</td><td class="wrap" data-label="why">{{ row.why }}</td><td class="wrap" data-label="instead">{{ row.instead }}</td></tr>
 {% endfor %}</tbody></table><p class="note">The hardest ones; all: longcat port scan.</p>{% endif %}{% endif %}
@@ -105,7 +105,7 @@ _PAGE = _ENVIRONMENT.from_string("""<!doctype html>
 {% if r.known %}<h2 id="known">What is published</h2><ul>{% for one in r.known %}<li>{{ one.what }} <span class="note">({{ one.source }})</span></li>{% endfor %}</ul>{% endif %}
 <h2 id="not-known">What could not be known</h2>
 {% if r.not_known %}<ul>{% for one in r.not_known %}<li>{{ one }}</li>{% endfor %}</ul>{% else %}<p>Nothing that was asked for.</p>{% endif %}
-<h2 id="formulas">Where the figures come from</h2><ul>{% for name, text in r.formulas.items() %}<li>[{{ name }}] {{ text }}</li>{% endfor %}</ul>
+<h2 id="formulas">Where the figures come from</h2><ul>{% for name, text in r.formulas.items() %}<li id="formula-{{ name }}">[{{ name }}] {{ text }}.</li>{% endfor %}</ul>
 </main></body></html>
 """)
 _MARKDOWN_ENVIRONMENT = Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # nosec B701 # Markdown: `md` escapes
@@ -131,6 +131,14 @@ None is known from what was given.
 
 {{ r.today.comparison.verdict|md }}.
 
+{% if r.today.cross_check %}
+The log itself tells {{ r.today.cross_check.told|md }}; counted the same way here it is {{ "%.4g"|format(r.today.cross_check.own_tflops) }} TFLOP/s a device.
+
+{% endif %}
+{% if r.today.planner %}
+The planner gives {{ "{:,.0f}".format(r.today.planner.tokens_per_second) }} tokens a second for the same devices; this run reaches {{ "%.0f %%"|format(100 * r.today.planner.reached) }} of that.
+
+{% endif %}
 {% endif %}
 {% if r.plan %}
 ## The plan on {{ r.plan.devices }} x {{ r.plan.device|md }}
@@ -139,6 +147,10 @@ None is known from what was given.
 | --- | --- | --- | --- | --- |
 {% for row in r.plan.best %}
 | {{ row.sentence|md }} | {{ "%.2f"|format(row.step_seconds) }} ({{ "%.2f"|format(row.step_seconds_low) }} to {{ "%.2f"|format(row.step_seconds_high) }}) | {{ "%.1f"|format(row.peak_bytes / 1e9) }} | {{ "%.1f %%"|format(100 * row.mfu) }} | {{ (row.reason or "the fastest")|md }} |
+{% endfor %}
+
+{% for one in r.plan.assumptions %}
+* Assumed: {{ one|md }}.
 {% endfor %}
 
 {% endif %}

@@ -23,7 +23,7 @@ def print_assessment(result: Mapping[str, Any], written: Mapping[str, str]) -> N
     if plan := result.get("plan"):
         say(console, f"Layout: {plan['best'][0]['sentence']}.")
     for risk in result["risks"]:
-        say(console, f"Risk, {GRADES[risk['grade']]}: {risk['what']}. {risk['instead']}.")
+        say(console, f"Risk, {GRADES[risk['grade']]}: {risk['what']}. What to do: {risk['instead']}.")
     for which, stack in result["sovereignty"].items():
         say(
             console, f"Stack {'today' if which == 'today' else 'on the target'}, {stack['verdict']}: {stack['reason']}."

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longcat.errors import ConfigError
 from longcat.printable import did_you_mean
-from longcat.unpacking import read_bounded
+from longcat.yaml_files import read_mapping
 
 _TARGET = re.compile(r"(?P<device>[^:]+):(?P<count>[1-9]\d{0,6})")
 _PRICE = re.compile(r"(?P<device>[^=]+)=(?P<amount>\d+(?:\.\d+)?)(?: ?(?P<currency>[^\d\s].*))?")
@@ -50,6 +49,10 @@ class Request(BaseModel):
     """Tokens to train on; days, device-hours and money follow from them."""
     to: str | None = None
     """Target as `DEVICE:COUNT`, for example `ascend-910b2:128`."""
+    link: str | None = None
+    """Link of the target between nodes, such as `between=50GB/s`; the usual one of its generation by default."""
+    global_batch: int | None = Field(default=None, ge=1)
+    """Sequences of a step on the target; chosen by default."""
     price: dict[str, str] = Field(default_factory=dict)
     """Price of a device-hour by device, for example `ascend-910b2: 12.5 CNY`."""
     stack: dict[str, list[str]] | None = None
@@ -112,15 +115,7 @@ def amount_of(device: str, price: str) -> tuple[float, str]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = read_bounded(file).decode("utf-8")
-        tree = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"--config {file}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {file}: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"--config {file}: a table of fields is wanted, such as `model: tiny`")
+    tree = read_mapping(file, f"--config {file}")
     for name in ("code", "log"):
         if isinstance(tree.get(name), str):
             tree[name] = str(file.parent / Path(tree[name]).expanduser())

@@ -17,6 +17,10 @@ _TIGHT = 0.9
 _WIDE = 1.5
 """Ratio of the slowest to the fastest expected step above which an interval is called wide."""
 _SLOWER = 1.0
+_TOLD = 0.05
+"""Difference from what a log tells of itself up to which it is the same."""
+_AS_PLANNED = 0.1
+"""Difference from the planner's speed up to which a run is as planned."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,12 @@ class Risk:
 
 def risks_of(sections: Mapping[str, Any], stacks: Mapping[str, Audit]) -> list[Risk]:
     """List the risks of an assessment, the gravest first."""
-    found = [*_of_code(sections.get("code")), *_of_plan(sections.get("plan")), *_of_speed(sections)]
+    found = [
+        *_of_code(sections.get("code")),
+        *_of_plan(sections.get("plan")),
+        *_of_speed(sections),
+        *_of_the_comparison(sections),
+    ]
     found += [*_of_today(sections.get("today")), *_of_stack(stacks.get("target"))]
     return sorted(found, key=lambda risk: GRADES.index(risk.grade))
 
@@ -46,7 +55,7 @@ def _of_code(code: Mapping[str, Any] | None) -> Iterator[Risk]:
     if code is None:
         return
     rows = code["findings"]
-    kernels = [row for row in rows if row["effort"] == "days"]
+    kernels = [row for row in rows if row["kind"] == "none"]
     if kernels:
         yield Risk(
             "blocks",
@@ -82,7 +91,9 @@ def _of_plan(plan: Mapping[str, Any] | None) -> Iterator[Risk]:
             "costs",
             f"memory is tight: {best['peak_bytes'] / 1e9:.1f} of {room / 1e9:.1f} GB",
             f"the fastest layout that fits: {best['sentence']}",
-            "longcat pretrain --dry-run on the real code, before devices are ordered",
+            "longcat pretrain --dry-run on the real code, before devices are ordered"
+            if plan["family"] == "longcat"
+            else "run one step of this layout on a few devices of that memory before all are ordered",
         )
     ratio = best["step_seconds_high"] / best["step_seconds_low"]
     if ratio > _WIDE:
@@ -116,7 +127,33 @@ def _of_speed(sections: Mapping[str, Any]) -> Iterator[Risk]:
         )
 
 
+def _of_the_comparison(sections: Mapping[str, Any]) -> Iterator[Risk]:
+    """Say how far today's run stays behind the planner's best layout, with which the target is compared."""
+    planner = sections.get("today", {}).get("planner")
+    target = sections.get("cost", {}).get("target")
+    if planner is None or target is None or abs(planner["reached"] - 1) <= _AS_PLANNED:
+        return
+    reached = planner["reached"]
+    days = target["days"][1] / reached
+    yield Risk(
+        "costs" if reached < 1 else "watch",
+        f"today's run reaches {reached:.0%} of what the planner gives for the same devices; the plan is for the best layout",
+        f"planner: {planner['tokens_per_second']:,.0f} tokens a second with {planner['layout']}",
+        f"if the target is run as today's devices are, expect {days:,.3g} days instead of {target['days'][1]:,.3g}; find "
+        "out what holds today's run back, as it will be there, too",
+    )
+
+
 def _of_today(today: Mapping[str, Any] | None) -> Iterator[Risk]:
+    check = None if today is None else today.get("cross_check")
+    if check is not None and abs(check["ratio"] - 1) > _TOLD:
+        yield Risk(
+            "watch",
+            "the log tells another utilisation than this count gives",
+            f"{check['told']} in the log, {check['own_tflops']:.4g} TFLOP/s a device here "
+            f"({check['convention'].replace('_', ' ')})" + (f"; {check['cause']}" if check["cause"] else ""),
+            "find out which FLOPs each counts: longcat mfu prints them; MFU today is off by as much",
+        )
     if today is not None and today["doubts"]:
         yield Risk(
             "watch",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from longcat.benchmark.logs import METRICS, TOKENS_SEEN, read_log, read_metrics
-from longcat.benchmark.logs.throughput import LogContext, Throughput
+from longcat.benchmark.logs.throughput import LogContext, Recorded, Throughput
 from longcat.benchmark.mfu_answer import Run, answer
 from longcat.benchmark.mfu_inputs import check_layout, find_workload
 from longcat.costs.decoder import sized_workload
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from longcat.costs.hardware import Precision
     from longcat.costs.mfu import Recomputation
 
-ReadRun = Callable[[str, Sequence[str]], Mapping[str, list[float]]]
+ReadRun = Callable[[str, Sequence[str]], Recorded]
 """Reads metrics of an MLflow run: its id, and their names."""
 
 
@@ -138,6 +138,7 @@ def answer_question(
             devices,
             sequence_length,
             batch_tokens,
+            total_parameters=workload.total_parameters,
             non_embedding_parameters=workload.total_parameters - workload.embedding_parameters,
             trainable_parameters=trainable_parameters,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +56,13 @@ def assess(
         str | None,
         typer.Option(metavar="NAME:COUNT", help="Target, such as ascend-910b2:128.", rich_help_panel=_TARGET),
     ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(metavar="LINK", help="Its link between nodes, as of longcat plan.", rich_help_panel=_TARGET),
+    ] = None,
+    global_batch: Annotated[
+        int | None, typer.Option(help="Sequences of a step there.", rich_help_panel=_TARGET)
+    ] = None,
     price: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,6 +98,8 @@ def assess(
         "sequence_length": sequence_length,
         "tokens": tokens,
         "to": to,
+        "link": link,
+        "global_batch": global_batch,
     }
     for option, file in (("--html", html), ("--markdown", markdown)):
         if file is not None and not file.parent.is_dir():
@@ -99,13 +107,13 @@ def assess(
     request = read_request(config, given, price or ())
     store = tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db")
 
-    def metrics(run: str, names: list[str]) -> Mapping[str, Any]:
-        from longcat.tracking.store import metric_histories
+    def read(run: str, names: list[str]) -> Any:
+        from longcat.tracking.store import read_run
 
-        return metric_histories(store, run, names)
+        return read_run(store, run, names)
 
     with Display(quiet=as_json) as display:
-        result = assess_all(request, metrics, display)
+        result = assess_all(request, read, display)
     written = {}
     for what, file, render in (("Page", html, page.html), ("Markdown", markdown, page.markdown)):
         if file is not None:

@@ -45,7 +45,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "generate": ("longcat generate --checkpoint DIGEST --prompt 'def main('",),
     "dispatch": ("longcat dispatch --example > orders.json", "longcat dispatch orders.json --checkpoint DIGEST"),
-    "export": ("longcat export --checkpoint DIGEST --output my-model --dtype bfloat16",),
+    "export": (
+        "longcat export --checkpoint DIGEST --output my-model --dtype bfloat16",
+        "longcat export --checkpoint DIGEST --output my-model --format mindspore",
+    ),
     "import": ("longcat import LongCat-Flash-Chat --workspace workspace",),
     "serve": ("longcat serve --checkpoint DIGEST --port 8000",),
     "emulate": ("longcat emulate -- python train.py", "longcat emulate --explain npu_rms_norm"),

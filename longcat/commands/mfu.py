@@ -172,7 +172,7 @@ def mfu(
 ) -> None:
     """Compute the MFU of any training run and compare it with published A100 runs, without running anything."""
     from longcat.benchmark.mfu_question import answer_question
-    from longcat.tracking.store import metric_histories
+    from longcat.tracking.store import read_run
 
     result = answer_question(
         device,
@@ -200,7 +200,7 @@ def mfu(
         batch_tokens=batch_tokens,
         log=log,
         mlflow_run=mlflow_run,
-        read_run=partial(metric_histories, tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db")),
+        read_run=partial(read_run, tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db")),
     )
     if html is not None:
         _write_page(html, result)

@@ -91,7 +91,7 @@ def export(
     checkpoint: Annotated[str, typer.Option(metavar="DIR|DIGEST", help=CHECKPOINT_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to create; must not exist.")],
     format_: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="Output format; only huggingface.")
+        str, typer.Option("--format", metavar="FORMAT", help="Kind of folder: huggingface or mindspore.")
     ] = "huggingface",
     dtype: Annotated[
         str | None, typer.Option(metavar="TYPE", help="float32, bfloat16 or float16 (default: the stored type).")
@@ -106,24 +106,23 @@ def export(
     ] = False,
     workspace: WorkspacePath = Path("workspace"),
 ) -> None:
-    """Write a checkpoint as a folder that transformers opens."""
-    from longcat.errors import ConfigError
+    """Write a checkpoint as a folder that transformers opens, or MindSpore."""
     from longcat.interchange.convert import export as write
 
-    if format_ != "huggingface":
-        raise ConfigError(f"--format {format_!r}: only huggingface is supported")
     output = output.expanduser().resolve()
     found = folder_named(checkpoint, workspace)
-    write(found, output, dtype=dtype, routed_only=routed_only, shard_bytes=int(shard_gb * 1e9))
+    write(found, output, format_=format_, dtype=dtype, routed_only=routed_only, shard_bytes=int(shard_gb * 1e9))
     print(output)
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face folder of a LongCat model.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Hugging Face folder of a LongCat model, or one for MindSpore.")
+    ],
     workspace: WorkspacePath = Path("workspace"),
     shard_gb: Annotated[float, typer.Option(min=0.001, help="Maximum size of a weight file, in GB.")] = 4.0,
 ) -> None:
-    """Import a Hugging Face folder of a LongCat model as a checkpoint, and print the checkpoint's path."""
+    """Import a Hugging Face folder of a LongCat model, or one for MindSpore, as a checkpoint, and print the checkpoint's path."""
     from longcat.artifact import Workspace
     from longcat.interchange.convert import import_folder
 

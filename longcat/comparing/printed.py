@@ -13,7 +13,7 @@ from rich.text import Text
 from longcat.comparing.differences import CURVES
 from longcat.inventory.entries import SHORT
 from longcat.printable import printable, short_count
-from longcat.tables import say, wide_console
+from longcat.tables import say, show, wide_console
 
 _SHOWN_FILES = 6
 _HASH = re.compile(r"[0-9a-f]{32,64}")
@@ -201,4 +201,4 @@ def _table(
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(table)
+    show(console, table)

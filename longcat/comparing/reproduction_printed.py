@@ -13,7 +13,7 @@ from longcat.comparing.reproduction import Outcome
 from longcat.comparing.since import Change
 from longcat.inventory.entries import SHORT
 from longcat.printable import counted, printable
-from longcat.tables import say, wide_console
+from longcat.tables import say, show, wide_console
 
 _SHOWN = 12
 """Rows of one kind that are printed; --json has all."""
@@ -34,7 +34,7 @@ def print_changes(found: Sequence[Change], notes: Sequence[str]) -> None:
                 table.add_row(*(Text(printable(cell)) for cell in cells))
             if len(rows) > _SHOWN:
                 table.add_row(kind, f"and {len(rows) - _SHOWN} more", "", "")
-        console.print(table)
+        show(console, table)
         first = found[0]
         say(console, f"{counted(len(found), 'difference')}; the weightiest: {first.of} {first.name}.")
     else:
@@ -52,7 +52,7 @@ def print_outcomes(found: Sequence[Outcome]) -> None:
     for one in found:
         digest = "the same" if one.then == one.now else f"{one.then[:SHORT]}, now {(one.now or 'none')[:SHORT]}"
         table.add_row(one.kind, digest, Text(printable(_files(one))))
-    console.print(table)
+    show(console, table)
     for one in found:
         if one.because is not None:
             say(console, f"{one.kind}: another digest, as {one.because}.")

@@ -17,7 +17,7 @@ from longcat.config.tree import PipelineConfig
 from longcat.errors import ConfigError
 from longcat.printable import did_you_mean
 from longcat.redaction import secret_places
-from longcat.unpacking import read_bounded
+from longcat.yaml_files import read_mapping
 
 PRESET_DIRECTORY = Path(__file__).parents[1] / "presets"
 
@@ -39,13 +39,13 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
     origin = "--set"
     if file is not None:
         origin = str(file)
-        tree = _read_yaml(file)
+        tree = read_mapping(file, f"configuration {file}")
     preset = preset or tree.get("preset") or (None if file else "tiny")
     if preset is not None:
         names = preset_names()
         if preset not in names:
             raise ConfigError(f"unknown preset {preset!r}{did_you_mean(preset, names)}; there are: {', '.join(names)}")
-        tree = _merge(_read_yaml(PRESET_DIRECTORY / f"{preset}.yaml"), tree)
+        tree = _merge(read_mapping(PRESET_DIRECTORY / f"{preset}.yaml"), tree)
         tree["preset"] = preset
         origin = f"preset {preset}" if file is None else origin
     for override in overrides:
@@ -60,18 +60,6 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
         return PipelineConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(read_bounded(path).decode())
-    except OSError as error:
-        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
-    return tree
 
 
 def _parse_override(text: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from longcat.emulator.wheel import Wheel
@@ -19,6 +20,7 @@ NATIVE = Path(__file__).resolve().parent / "native"
 CANN = "libcann_emulator.so"
 CANN_VERSION = "8.5.0.emulated"
 KERNELS = "libcpu_kernels.so"
+_KERNELS_SOURCE = "kernels.cpp"
 
 _BUILD_S = 900
 """Most seconds of a call of the compiler."""
@@ -46,6 +48,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longcat" / "emulator"
 
 
+def _folders() -> list[Path]:
+    """List where libraries may be kept: the user's cache, and where it cannot be written, a folder of temporary files."""
+    return [cache_folder(), Path(tempfile.gettempdir()) / f"longcat-emulator-{os.getuid()}"]
+
+
 def cache_key(wheel: Wheel) -> str:
     """Return a key that changes with the sources, this file, the versions and the kind of machine."""
     digest = hashlib.sha256()
@@ -61,19 +68,18 @@ def build(wheel: Wheel) -> Path:
     Raises:
         DeviceError: no compiler, or it failed; carries what it said first.
     """
-    folder = cache_folder() / cache_key(wheel)
-    if folder.is_dir():
-        return folder
+    key = cache_key(wheel)
+    for kept in _folders():
+        if (kept / key).is_dir() and _is_ours(kept):
+            return kept / key
     compiler = _tool(os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), "g++"))
+    temporary = _new_folder()
+    folder = temporary.parent / key
     print("longcat emulate: compiling the emulator, once, about half a minute", file=sys.stderr, flush=True)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
-    except OSError as error:
-        raise DeviceError(f"the emulator cannot be kept in {folder.parent} ({error}): set XDG_CACHE_HOME") from error
-    try:
-        _build_cann(compiler, wheel, temporary)
-        _build_kernels(compiler, wheel, temporary)
+        _compile_sources(compiler, wheel, temporary)
+        _link_cann(compiler, wheel, temporary)
+        _link_kernels(compiler, wheel, temporary)
         try:
             temporary.rename(folder)
         except OSError:
@@ -84,15 +90,44 @@ def build(wheel: Wheel) -> Path:
     return folder
 
 
-def _build_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
-    """Build one library with all of CANN and link it under every name; the loader opens the file once."""
+def _new_folder() -> Path:
+    """Make a folder to build in, in the first place that can be written."""
+    found: OSError | None = None
+    for parent in _folders():
+        try:
+            parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if _is_ours(parent):
+                return Path(tempfile.mkdtemp(prefix="building-", dir=parent))
+        except OSError as error:
+            found = found or error
+    raise DeviceError(f"the emulator cannot be kept in {cache_folder()} ({found}): set XDG_CACHE_HOME")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can put libraries there: folders of temporary files are everybody's."""
+    status = folder.stat()
+    return folder == cache_folder() or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+def _compile_sources(compiler: str, wheel: Wheel, folder: Path) -> None:
+    """Compile all sources at once, the longest of which takes most of the time."""
+    npu = wheel.torch_npu / "include"
+    cann = [f"-I{npu}", f"-I{npu / 'third_party/acl/inc'}", f"-I{npu / 'third_party/hccl/inc'}"]
+    torch = [f"-I{wheel.torch / 'include'}", f"-I{wheel.torch / 'include/torch/csrc/api/include'}", "-std=c++20"]
+
+    def compile_source(source: Path) -> None:
+        flags = [*cann, *torch] if source.name == _KERNELS_SOURCE else [*cann, "-std=c++17"]
+        _compile(compiler, ["-c", *flags, str(source)], folder)
+
+    sources = sorted(NATIVE.glob("*.cpp"), key=lambda source: source.name != _KERNELS_SOURCE)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_source, sources))
+
+
+def _link_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
+    """Make one library with all of CANN and link it under every name; the loader opens the file once."""
     libraries = [path for pattern in _IN_WHEEL for path in wheel.torch_npu.glob(pattern)]
-    include = wheel.torch_npu / "include"
-    third_party = include / "third_party"
-    flags = [f"-I{include}", f"-I{third_party / 'acl/inc'}", f"-I{third_party / 'hccl/inc'}", "-std=c++17"]
-    sources = [str(source) for source in sorted(NATIVE.glob("*.cpp")) if source.name != "kernels.cpp"]
-    _compile(compiler, ["-c", *flags, *sources], folder)
-    objects = sorted(folder.glob("*.o"))
+    objects = sorted(folder / f"{source.stem}.o" for source in NATIVE.glob("*.cpp") if source.name != _KERNELS_SOURCE)
     defined = {name for file in objects for name in _symbols(file, "--defined-only")}
     needed = {name for library in libraries for name in _symbols(library, "-D", "--undefined-only")}
     later = {name for names in _LOADED_LATER.values() for name in names}
@@ -133,9 +168,19 @@ def _missing_libraries(compiler: str, wheel: Wheel, libraries: list[Path]) -> li
     )
 
 
-def _build_kernels(compiler: str, wheel: Wheel, folder: Path) -> None:
-    torch = [f"-I{wheel.torch / 'include'}", f"-L{wheel.torch / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
-    _compile(compiler, ["-shared", "-std=c++20", str(NATIVE / "kernels.cpp"), *torch, "-o", KERNELS], folder)
+def _link_kernels(compiler: str, wheel: Wheel, folder: Path) -> None:
+    libraries = [
+        f"-L{wheel.torch / 'lib'}",
+        "-lc10",
+        "-ltorch_cpu",
+        "-ltorch",
+        f"-L{wheel.torch_npu / 'lib'}",
+        "-ltorch_npu",
+    ]
+    compiled = folder / Path(_KERNELS_SOURCE).with_suffix(".o")
+    unresolved = "-Wl,--allow-shlib-undefined"  # of what torch_npu itself needs
+    _compile(compiler, ["-shared", str(compiled), *libraries, unresolved, CANN, "-o", KERNELS], folder)
+    compiled.unlink()
 
 
 def _compile(compiler: str, arguments: list[str], folder: Path) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from longcat.emulator.build import build
 from longcat.emulator.hook import LIBRARIES
-from longcat.emulator.wheel import Wheel, examine, find_python
+from longcat.emulator.wheel import Wheel, device_names, examine, find_python
 from longcat.errors import DeviceError, UserError
 
 SITE = Path(__file__).resolve().parent / "site"
-MOST_DEVICES = 64
+MOST_DEVICES = 32
+"""What torch_npu is compiled for."""
 SETTINGS = {"ASCEND_EMULATED_DEVICES": "8", "ASCEND_EMULATED_SOC": "Ascend910B2", "ASCEND_EMULATED_MEMORY_MB": "65536"}
 """Default settings of the emulation; the memory is per device."""
 
@@ -31,6 +32,7 @@ def emulate(command: Sequence[str], python: str | None = None) -> None:
     """
     check_settings(os.environ)
     wheel = examine(find_python(python))
+    check_device_name(wheel, os.environ.get("ASCEND_EMULATED_SOC"))
     variables = environment(wheel, build(wheel), os.environ)
     program = shutil.which(command[0], path=variables["PATH"])
     if program is None:
@@ -45,6 +47,15 @@ def check_settings(variables: Mapping[str, str]) -> None:
         text = variables.get(name) or "1"
         if not text.isdecimal() or not 1 <= int(text) <= most:
             raise DeviceError(f"{name}={text}: a whole number from 1 to {most:,} is wanted")
+
+
+def check_device_name(wheel: Wheel, name: str | None) -> None:
+    """Refuse the name of a device that torch_npu does not know, with the names that it does."""
+    if name in (None, "", SETTINGS["ASCEND_EMULATED_SOC"]):
+        return
+    known = device_names(wheel)
+    if name not in known:
+        raise DeviceError(f"ASCEND_EMULATED_SOC={name}: torch_npu {wheel.torch_npu_version} knows {', '.join(known)}")
 
 
 def environment(wheel: Wheel, libraries: Path, variables: Mapping[str, str]) -> dict[str, str]:

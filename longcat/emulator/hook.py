@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.abc
 import importlib.machinery
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 _COMPLETED = {"torch_npu": "longcat.emulator.kernels", "torchair.npu_fx_compiler": "longcat.emulator.torchair"}
@@ -44,5 +46,8 @@ class _Loader(importlib.abc.Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        from longcat.emulator.build import CANN
+
+        ctypes.CDLL(str(Path(os.environ[LIBRARIES]) / CANN), ctypes.RTLD_GLOBAL)  # behind what a program preloads
         self.loader.exec_module(module)
         importlib.import_module(_COMPLETED[module.__name__]).install(os.environ[LIBRARIES])

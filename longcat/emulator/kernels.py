@@ -11,7 +11,7 @@ import torch
 
 from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
-from longcat.emulator.reference import DIFFERENTIABLE, REFERENCES, kernel
+from longcat.emulator.reference import DIFFERENTIABLE, FACTORIES, MIXED, REFERENCES, kernel
 
 FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
@@ -25,7 +25,8 @@ _MEMORY = {
 
 _HOST = {
     "get_npu_format", "get_storage_size", "npu_change_data_ptr", "npu_format_cast", "npu_format_cast_",
-    "_npu_format_cast", "set_op_timeout_ms", "copy_memory_", "npu_prefetch",
+    "_npu_format_cast", "set_op_timeout_ms", "copy_memory_", "npu_prefetch", "print_npugraph_tensor",
+    "save_npugraph_tensor", "super_kernel_scope_begin", "super_kernel_scope_end",
 }  # fmt: skip
 """torch_npu's own operators of this kind."""
 
@@ -37,6 +38,9 @@ _COMPUTED = ("CPU", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFu
 
 _CPU_ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
 """aten operators that the emulated attention is computed with."""
+
+_REFERENCE = "PrivateUse2"
+"""Dispatch key of the references, as kernels.cpp looks for them: another backend's, which nobody has."""
 
 _libraries: list[torch.library.Library] = []
 
@@ -55,11 +59,16 @@ def install(folder: str) -> None:
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
     refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
+    here = {name: full for name in REFERENCES if (full := full_name(name)) is not None}
+    ours.install_references([full for name, full in here.items() if name not in MIXED])
+    ours.install_mixed_references([full for name, full in here.items() if name in MIXED])
     for name, function in REFERENCES.items():
-        _register(name, kernel(name, function), "PrivateUse1")
+        _register(name, kernel(function), _REFERENCE)
     for name, function in DIFFERENTIABLE.items():
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
+        if name in FACTORIES:
+            _register(name, function, "CompositeImplicitAutograd")
 
 
 def schema(name: str) -> torch.FunctionSchema | None:
@@ -85,7 +94,7 @@ def computes(name: str) -> bool:
 
 def composed(name: str) -> bool:
     """Whether torch composes an aten operator from others although torch_npu has an autograd kernel for it."""
-    own = {"matmul", "contiguous", "scaled_dot_product_attention"}
+    own = {"matmul", "contiguous", "scaled_dot_product_attention", "one_hot"}
     return (
         schema(name) is not None
         and name[6:].partition(".")[0] not in own
@@ -99,17 +108,21 @@ def has_kernel(name: str) -> bool:
     if computes(name):
         return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)
     ours = namespace not in FUSED or schema(name) is None
-    return ours or rest in {**REFERENCES, **DIFFERENTIABLE} or rest.partition(".")[0] in _HOST
+    known = {**REFERENCES, **DIFFERENTIABLE}
+    return ours or rest in known or name in known or rest.partition(".")[0] in _HOST
 
 
-def namespace(name: str) -> str:
-    """Return the namespace that a reference of this name computes an operator of."""
-    return "npu" if schema(f"npu::{name}") is not None else "aten"
+def full_name(name: str) -> str | None:
+    """Return the name of a reference's operator with its namespace; None if this torch_npu has no such operator."""
+    named = (name,) if "::" in name else (f"npu::{name}", f"aten::{name}")
+    return next((full for full in named if schema(full) is not None), None)
 
 
 def _register(name: str, function: Any, key: str) -> None:
-    if schema(f"{namespace(name)}::{name}") is None:
-        return  # another torch_npu, which has no such operator
-    library = torch.library.Library(namespace(name), "IMPL")
-    library.impl(name, function, key)
+    full = full_name(name)
+    if full is None:
+        return
+    namespace, _, rest = full.partition("::")
+    library = torch.library.Library(namespace, "IMPL")
+    library.impl(rest, function, key)
     _libraries.append(library)  # its kernels live as long as it does

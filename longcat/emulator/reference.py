@@ -1,8 +1,10 @@
-"""References of fused operators: plain functions on CPU tensors, run for tensors of the device."""
+"""References of fused operators: plain functions on CPU tensors, which kernels.cpp runs for tensors of the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -13,76 +15,96 @@ REFERENCES: dict[str, Function] = {}
 """References by the operator's name in torch_npu's namespace, such as `npu_rms_norm` or `npu_apply_adam_w.out`."""
 DIFFERENTIABLE: dict[str, Function] = {}
 """References of operators that torch differentiates, as the wheel's autograd kernel bypasses the dispatcher."""
+MIXED: set[str] = set()
+"""Operators that take some tensors from the host, such as lengths of sequences."""
+
+FACTORIES: set[str] = set()
+"""Those of them that get no tensor, so that the dispatcher has no device to choose a kernel by."""
 
 
-def reference(*names: str, differentiable: bool = False) -> Callable[[Function], Function]:
+def reference(
+    *names: str, differentiable: bool = False, mixed: bool = False, factory: bool = False, checked: bool = False
+) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
-    It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors.
+    It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors; an argument
+    that it has written to is returned itself.
+
+    Args:
+        names: of the operators; with `atb::` before those of that namespace.
+        differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
+        mixed: whether tensors of the host may be among the arguments; they are passed as they are.
+        factory: whether no tensor is among them; the function returns a tensor of the device then.
+        checked: whether the wheel's meta kernel looks at the arguments first: it refuses what a device refuses.
     """
 
     def register(function: Function) -> Function:
-        (DIFFERENTIABLE if differentiable else REFERENCES).update(dict.fromkeys(names, function))
+        for name in names:
+            of = DIFFERENTIABLE if differentiable or factory else REFERENCES
+            of[name] = _checked(name, function) if checked else function
+        if mixed:
+            MIXED.update(names)
+        if factory:
+            FACTORIES.update(names)
         return function
 
     return register
 
 
-def on_device(tensor: Any) -> bool:
-    """Whether this is a tensor of the emulated device."""
-    return isinstance(tensor, Tensor) and tensor.device.type == torch._C._get_privateuse1_backend_name()
+def operator_of(name: str) -> Any:
+    """Return the operator that a reference is registered under."""
+    namespace, _, rest = name.rpartition("::")
+    operator, _, overload = rest.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace or "npu"), operator), overload or "default")
 
 
-def kernel(name: str, function: Function) -> Function:
-    """Wrap a reference as a kernel for tensors of the device."""
+def without_data(value: Any) -> Any:
+    """Return tensors of the meta device with the shapes, strides and types of these; lists are mapped item by item."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(without_data(item) for item in value)
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
-    def run(*positional: Any, **named: Any) -> Any:
-        call = Call(name)
-        arguments = [call.down(value) for value in positional]
-        options = {key: call.down(value) for key, value in named.items()}
-        with torch.no_grad():
-            return call.up(function(*arguments, **options))
+
+def _checked(name: str, function: Function) -> Function:
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        operator_of(name)(*map(without_data, arguments), **{key: without_data(value) for key, value in options.items()})
+        return function(*arguments, **options)
 
     return run
 
 
-class Call:
-    """One call of an operator: maps its tensors between the device and the CPU."""
+@dataclass
+class OnHost:
+    """A result that stays on the host."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.given: dict[int, tuple[Tensor, Tensor]] = {}
-        self.device: torch.device | None = None
+    tensor: Tensor
 
-    def down(self, value: Any) -> Any:
-        """Return CPU tensors that share the memory of device tensors; lists are mapped item by item."""
+
+def kernel(function: Function) -> Function:
+    """Return a reference that tells kernels.cpp, which moves results to the device, which of them stay on the host."""
+
+    def result(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
-            return type(value)(self.down(item) for item in value)
-        if not isinstance(value, Tensor):
-            return value
-        self.device = self.device or value.device
-        if value.device != self.device and value.dim() > 0:
-            raise RuntimeError(
-                "Expected all tensors to be on the same device, but found at least two devices, "
-                f"{self.device} and {value.device}! (in npu::{self.name})"
-            )
-        if torch.ops.longcat_emulator.has_tangent(value):
-            raise NotImplementedError(
-                f"{self.name}: forward-mode differentiation; torch_npu has no formula for it and would lose the tangent"
-            )
-        alias: Tensor = torch.ops.longcat_emulator.alias(value)
-        self.given[id(alias)] = (alias, value)
-        return alias
+            return type(value)(result(item) for item in value)
+        return torch.ops.longcat_emulator.on_host(value.tensor) if isinstance(value, OnHost) else value
 
-    def up(self, value: Any) -> Any:
-        """Return results as tensors of the device; an argument that was modified in place is returned itself."""
-        if isinstance(value, (list, tuple)):
-            return type(value)(self.up(item) for item in value)
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) in self.given:
-            return self.given[id(value)][1]
-        return torch.ops.longcat_emulator.place(value.contiguous(), self.device)
+    def run(*positional: Any, **named: Any) -> Any:
+        return result(function(*positional, **named))
+
+    return run
+
+
+def check(holds: bool, operator: str, requirement: str) -> None:
+    """Refuse arguments that a device's kernel refuses.
+
+    Raises:
+        RuntimeError: what `operator` requires does not hold.
+    """
+    if not holds:
+        raise RuntimeError(f"{operator}: {requirement}")
 
 
 def gradients(function: Function, inputs: list[Tensor | None], output_gradient: Tensor) -> list[Tensor | None]:
@@ -102,6 +124,23 @@ def gradients(function: Function, inputs: list[Tensor | None], output_gradient: 
     return [None if leaf is None else next(computed) for leaf in leaves]
 
 
-def draw_seed() -> int:
-    """Draw a seed from the generator of the current device, for operators that make random masks."""
-    return int(torch.randint(0, 2**31 - 1, (1,), device=torch._C._get_privateuse1_backend_name()).item())
+def draw(generator: Any = None) -> tuple[int, int]:
+    """Return seed and offset of a generator, by default the current device's, and move it on."""
+    if generator is None:
+        module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
+        generator = module.default_generators[module.current_device()]
+    seed, offset = generator.initial_seed(), generator.get_offset()
+    generator.set_offset(offset + 12)  # as far as the wheel moves on
+    return seed, offset
+
+
+def kept(seed: int, offset: int, count: int, keep: float) -> Tensor:
+    """Return which of `count` elements dropout keeps: a function of the generator's seed and offset."""
+    if keep >= 1:
+        return torch.ones(count, dtype=torch.bool)
+    return torch.rand(count, generator=host_generator(seed, offset)) < keep
+
+
+def host_generator(seed: int, offset: int) -> torch.Generator:
+    """Return a generator of the host that is a function of a device's seed and offset."""
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + offset) % 2**63)

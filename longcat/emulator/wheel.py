@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -83,3 +84,9 @@ def examine(python: Path) -> Wheel:
             f"install torch {'.'.join(npu_version.split('.')[:3])}"
         )
     return Wheel(python, Path(torch).parent, torch_version, Path(npu).parent, npu_version)
+
+
+def device_names(wheel: Wheel) -> list[str]:
+    """List the names of devices that this torch_npu knows, as they stand in its library."""
+    library = (wheel.torch_npu / "lib" / "libtorch_npu.so").read_bytes()
+    return sorted(name.decode() for name in set(re.findall(rb"(?<=\0)Ascend\d{3}[\w-]*(?=\0)", library)))

@@ -21,7 +21,8 @@ from longcat.errors import ConfigError, DataError
 from longcat.inference.layout import lay_for_few_rows
 from longcat.inference.requests import Continuation
 from longcat.interchange.checkpoint_folder import NAMED, TOKENIZER_CONFIG, TOKENIZER_FILES, model_folder, tokenizer_of
-from longcat.interchange.folder import INDEX, HuggingFaceFolder, load_huggingface
+from longcat.interchange.folder import HuggingFaceFolder, load_huggingface
+from longcat.interchange.writing import INDEX
 from longcat.model.transformer import LongcatModel
 from longcat.unpacking import parse_json, read_bounded
 

@@ -14,6 +14,7 @@ from longcat.config import ModelConfig
 from longcat.config.config_json import CONFIG
 from longcat.disk import check_can_be_folder, copy_file, disk_errors, remove, sync_all, temporary_name
 from longcat.errors import ConfigError, StorageError
+from longcat.interchange import mindspore
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import (
     CHAT_TEMPLATES,
@@ -24,39 +25,49 @@ from longcat.interchange.checkpoint_folder import (
     CheckpointFolder,
     model_folder,
 )
-from longcat.interchange.folder import DTYPES, INDEX, SHARD_BYTES, HuggingFaceFolder, write_huggingface
+from longcat.interchange.folder import DTYPES, HuggingFaceFolder, write_huggingface
 from longcat.interchange.state_dict_map import count_parameters, zero_expert_matrices
+from longcat.interchange.writing import INDEX, SHARD_BYTES
 from longcat.lease import lease
 from longcat.provenance import code_of
+
+FORMATS = ("huggingface", "mindspore")
+"""Kinds of folders that are written."""
 
 
 def export(
     checkpoint: Path,
     output: Path,
     *,
+    format_: str = FORMATS[0],
     dtype: str | None = None,
     routed_only: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> HuggingFaceFolder:
-    """Write a folder that transformers opens (LongCat-Flash; it has no class for n-grams and sparse attention yet).
+    """Write a folder that transformers opens (LongCat-Flash; it has no class for n-grams and sparse attention yet), or MindSpore.
 
     Args:
-        checkpoint: artifact or Hugging Face folder.
+        checkpoint: artifact, Hugging Face folder, or folder for MindSpore.
         output: is made; appears only when it is whole.
+        format_: which kind of folder, one of `FORMATS`.
         dtype: `float32`, `bfloat16` or `float16`, for all tensors but the routers', which stay fp32; none keeps the type of
             each tensor.
         routed_only: leave out the matrices of zero-computation experts, which transformers' loader asks for but nothing
-            uses; Meituan's folders have none.
+            uses; Meituan's folders and those for MindSpore have none.
         shard_bytes: size of a file.
 
     Raises:
-        ConfigError: `dtype` is unknown, or transformers would make another model of it.
+        ConfigError: `format_` or `dtype` is unknown, transformers would make another model of it, or MindSpore cannot hold it.
         DataError: the checkpoint is damaged.
         StorageError: the output is there already, or the disk is full.
     """
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format {format_!r} is not supported; there are {' and '.join(FORMATS)}")
     source = model_folder(checkpoint)
     folder = HuggingFaceFolder(source)
-    opened = folder.config.ngram is None and folder.config.sparse_attention is None
+    opened = format_ == "huggingface" and folder.config.ngram is None and folder.config.sparse_attention is None
+    if format_ == "mindspore":
+        mindspore.refuse(folder.config)
     if opened and not (folder.config.mla_scale_q_lora and folder.config.mla_scale_kv_lora):
         raise ConfigError(
             "model.mla_scale_q_lora and mla_scale_kv_lora: transformers' LongCat-Flash always has both scales"
@@ -73,11 +84,18 @@ def export(
         with disk_errors(output), lease(output.with_name(f".{output.name}.lease"), private=False):
             for left in output.parent.glob(f".{glob.escape(output.name)}.*.tmp"):  # of an export that was killed
                 remove(left)
-            write_huggingface(
-                temporary, folder.config, folder.tensor, dtype=stored, extra=extra, shard_bytes=shard_bytes
-            )
+            if format_ == "mindspore":
+                mindspore.write_mindspore(
+                    temporary, folder.config, folder.tensor, dtype=stored, shard_bytes=shard_bytes
+                )
+            else:
+                write_huggingface(
+                    temporary, folder.config, folder.tensor, dtype=stored, extra=extra, shard_bytes=shard_bytes
+                )
             _copy_tokenizer(source, temporary)
             complete_tokenizer(temporary, folder.config)
+            if format_ == "mindspore":
+                mindspore.write_checksums(temporary)
             sync_all(temporary)
             if output.exists():
                 output.rmdir()
@@ -88,24 +106,28 @@ def export(
 
 
 def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHARD_BYTES) -> Artifact[CheckpointFacts]:
-    """Make a checkpoint artifact of somebody's Hugging Face folder, which may hold routed experts only.
+    """Make a checkpoint artifact of somebody's Hugging Face folder, which may hold routed experts only, or one for MindSpore.
 
     Every tensor keeps its stored type; quantised ones are made whole. The fact `notes` of the artifact says what of the
     folder is not in it.
 
     Raises:
         ConfigError: `config.json` is missing, describes another model, or says something this model does not do.
-        DataError: weights are missing, unreadable, of another shape, or of something this model does not have.
+        DataError: weights are missing, unreadable, of another shape, or of something this model does not have; or a folder
+            for MindSpore was changed.
         StorageError: the disk is full.
     """
     folder = HuggingFaceFolder(source)
     files = [source / CONFIG, *([source / INDEX] if folder.has_index else []), *folder.files_read()]
     files += [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    digests = {path.name: sha256_file(path) for path in files}
+    if folder.stacked:
+        mindspore.check_checksums(source, digests)
     recipe = Recipe(
         kind="checkpoint",
         facts=CheckpointFacts,
         version=3,
-        identity={"imported": {path.name: sha256_file(path) for path in files}},
+        identity={"imported": digests},
         sources=code_of(__name__),
     )
 

@@ -1,14 +1,13 @@
-"""Reading and writing the weights of a Hugging Face folder: safetensors, in one file or in shards with an index."""
+"""The weights of a Hugging Face folder, or of one with stacked tensors: safetensors, in one file or in shards with an index."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,23 +18,38 @@ from longcat.config.config_json import CONFIG, read_config, to_config_json
 from longcat.errors import DataError
 from longcat.interchange import quantised
 from longcat.interchange.damage import damage_of
-from longcat.interchange.state_dict_map import HEAD, MTP, StoredTensor, left_out_kind, state_dict_map
+from longcat.interchange.state_dict_map import (
+    HEAD,
+    MTP,
+    Region,
+    StoredTensor,
+    left_out_kind,
+    parameter_shapes,
+    state_dict_map,
+)
+from longcat.interchange.writing import (
+    INDEX,
+    NAMES,
+    SHARD_BYTES,
+    WEIGHTS,
+    Entry,
+    Read,
+    StoredType,
+    stored_as,
+    type_of_most,
+    write_weights,
+)
 from longcat.model.transformer import LongcatModel
 from longcat.unpacking import read_json
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARD_BYTES = 4 * 10**9
-"""Size of a written file, unless a single tensor is larger."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-_STORED = {name: dtype for dtype, name in _SAFETENSORS.items()} | {"F64": torch.float32}
-
-StoredType = torch.dtype | Callable[[StoredTensor], torch.dtype]
-"""Type of all tensors of a folder, or of each."""
+_STORED = {name: dtype for dtype, name in NAMES.items()} | {"F64": torch.float32}
 
 
 class HuggingFaceFolder:
     """Weights of a folder, opened a tensor at a time.
+
+    A folder for MindSpore has whole parameters, under the names of our state dict, and its tensors are read out of these.
 
     Raises:
         ConfigError: `config.json` is missing, of another model, or says something this model does not do.
@@ -64,6 +78,9 @@ class HuggingFaceFolder:
         self.config = self._with_mtp(self.stated.model)
         self.tensors = [tensor for tensor in state_dict_map(self.config) if not tensor.duplicate]
         self._embedding = next(tensor for tensor in self.tensors if tensor.name == "model.embed_tokens.weight")
+        self.stacked = any(name.endswith(".experts.gate_up_proj") for name in self._files)
+        """Whether it has whole parameters, where Hugging Face's have a tensor for each expert and n-gram branch."""
+        self._whole_shapes = parameter_shapes(self.config) if self.stacked else {}
         self._types: dict[str, str] = {}
         self._scales: set[str] = set()
         for tensor in self.tensors:
@@ -95,6 +112,8 @@ class HuggingFaceFolder:
     def tensor(self, tensor: StoredTensor) -> Tensor:
         """Read one tensor, made whole if it is quantised."""
         name = self._name(tensor)
+        if self.stacked:
+            return self._read_part(name, tensor.region)
         value = self._read(name)
         if self._types[name] not in quantised.QUANTISED:
             return value
@@ -113,9 +132,11 @@ class HuggingFaceFolder:
     def _check(self, tensor: StoredTensor) -> None:
         """Compare a tensor's shape and type before anything large is read."""
         name = self._name(tensor)
-        shape = self._shape(name)
-        if shape != tensor.shape:
-            raise DataError(f"{self.directory}: {name} has shape {list(shape)}, expected {list(tensor.shape)}")
+        if self.stacked and name in self._types:
+            return
+        shape, expected = self._shape(name), self._whole_shapes[name] if self.stacked else tensor.shape
+        if shape != expected:
+            raise DataError(f"{self.directory}: {name} has shape {list(shape)}, expected {list(expected)}")
         stored = str(self._slice(name).get_dtype())
         self._types[name] = stored
         if stored in _STORED:
@@ -173,13 +194,13 @@ class HuggingFaceFolder:
         """The name under which the folder has a tensor."""
         if tensor.duplicate:
             tensor = self._embedding
-        names = (tensor.name, *tensor.aliases)
+        names = (str(tensor.parameter),) if self.stacked else (tensor.name, *tensor.aliases)
         if tensor.name == HEAD and self.stated.tied:
             names = (HEAD, self._embedding.name, *self._embedding.aliases)
         for name in names:
             if name in self._files:
                 return name
-        raise DataError(f"{self.directory}: {tensor.name} is missing")
+        raise DataError(f"{self.directory}: {names[0]} is missing")
 
     def _shape(self, name: str) -> tuple[int, ...]:
         try:
@@ -196,6 +217,15 @@ class HuggingFaceFolder:
     def _read(self, name: str) -> Tensor:
         try:
             value: Tensor = self._stream(self._files[name]).get_tensor(name)
+        except _unreadable() as error:
+            raise self._error(error) from None
+        return value
+
+    def _read_part(self, name: str, region: Region) -> Tensor:
+        if not region:
+            return self._read(name)
+        try:
+            value: Tensor = self._slice(name)[region]
         except _unreadable() as error:
             raise self._error(error) from None
         return value
@@ -254,7 +284,7 @@ def save_huggingface(model: LongcatModel, directory: Path) -> None:
 def write_huggingface(
     directory: Path,
     config: ModelConfig,
-    read: Callable[[StoredTensor], Tensor],
+    read: Read,
     *,
     dtype: StoredType = torch.float32,
     extra: Iterable[StoredTensor] = (),
@@ -270,59 +300,8 @@ def write_huggingface(
         extra: tensors besides those of `state_dict_map`.
         shard_bytes: size of a file.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    shards: list[list[tuple[StoredTensor, torch.dtype]]] = [[]]
-    total, filled = 0, 0
-    numbers: Counter[torch.dtype] = Counter()
-    for tensor in (*state_dict_map(config), *extra):
-        stored = _stored_as(tensor, dtype)
-        size = math.prod(tensor.shape) * stored.itemsize
-        numbers[stored] += math.prod(tensor.shape)
-        if shards[-1] and filled + size > shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append((tensor, stored))
-        filled, total = filled + size, total + size
-    main_type = str(numbers.most_common(1)[0][0]).removeprefix("torch.")
-    config_json = to_config_json(config, main_type)  # before anything large is written: the model may not be settled
-    files: dict[str, str] = {}
-    for number, tensors in enumerate(shards, 1):
-        name = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(directory / name, tensors, read)
-        files |= dict.fromkeys((tensor.name for tensor, _ in tensors), name)
-    if len(shards) > 1:
-        write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
+    tensors = (*state_dict_map(config), *extra)
+    entries = [Entry(tensor.name, tensor.shape, stored_as(tensor, dtype), (tensor,)) for tensor in tensors]
+    config_json = to_config_json(config, type_of_most(entries))  # before anything large: the model may not be settled
+    write_weights(directory, entries, read, shard_bytes)
     write_json(directory / CONFIG, config_json)
-
-
-def _write_shard(
-    path: Path, tensors: list[tuple[StoredTensor, torch.dtype]], read: Callable[[StoredTensor], Tensor]
-) -> None:
-    """Write a safetensors file tensor after tensor: the library wants all of them at once, and copies them.
-
-    Eight bytes with the length of the header, the header in JSON with each tensor's place, the tensors.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor, stored in tensors:
-        begin, end = end, end + math.prod(tensor.shape) * stored.itemsize
-        header[tensor.name] = {"dtype": _SAFETENSORS[stored], "shape": tensor.shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for tensor, stored in tensors:
-            _write_tensor(stream, tensor, read, stored)
-
-
-def _write_tensor(
-    stream: BinaryIO, tensor: StoredTensor, read: Callable[[StoredTensor], Tensor], stored: torch.dtype
-) -> None:
-    value = torch.zeros(tensor.shape) if tensor.parameter is None else read(tensor)
-    stream.write(value.to(stored).contiguous().view(-1).view(torch.uint8).numpy().data)
-
-
-def _stored_as(tensor: StoredTensor, dtype: StoredType) -> torch.dtype:
-    if not isinstance(dtype, torch.dtype):
-        return dtype(tensor)
-    return torch.float32 if ".router." in tensor.name else dtype

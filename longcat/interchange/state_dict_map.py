@@ -66,10 +66,8 @@ MTP = "model.mtp."
 
 def state_dict_map(config: ModelConfig) -> Iterator[StoredTensor]:
     """Yield all tensors of a model, with routed experts only, in the order of its state dict."""
-    with torch.device("meta"):
-        state = LongcatModel(config).state_dict()
-    for name, value in state.items():
-        shape = tuple(value.shape)
+    shapes = parameter_shapes(config)
+    for name, shape in shapes.items():
         prefix, _, last = name.rpartition(".")
         if last == "gate_up_proj":
             inner = shape[1] // 2
@@ -91,8 +89,13 @@ def state_dict_map(config: ModelConfig) -> Iterator[StoredTensor]:
         else:
             yield StoredTensor(name, name, (), shape, _ALIASES.get(name, ()))
     if config.mtp_num_layers:
-        shape = tuple(state[_EMBEDDING].shape)
-        yield StoredTensor(f"{MTP}embed_tokens.weight", _EMBEDDING, (), shape, duplicate=True)
+        yield StoredTensor(f"{MTP}embed_tokens.weight", _EMBEDDING, (), shapes[_EMBEDDING], duplicate=True)
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter and buffer of a model, in the order of its state dict."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in LongcatModel(config).state_dict().items()}
 
 
 def _ngram(name: str, shape: tuple[int, ...], config: ModelConfig, ngram: NgramConfig) -> Iterator[StoredTensor]:

@@ -23,7 +23,12 @@ def of_layout(of: Setting, judged: Judged, tokens: float | None) -> dict[str, An
 
 
 def of_search(of: Setting, found: Found, batch: Batch, devices: int, tokens: float | None) -> dict[str, Any]:
-    """Return the answer for all layouts of a number of devices, the best first, each with the reason why it is not."""
+    """Return the answer for all layouts of a number of devices, the best first, each with the reason why it is not.
+
+    Where none fits it is the answer for the one that needs least memory.
+    """
+    if not found.best:  # the one that comes nearest, with what it lacks
+        return of_layout(of, found.least, tokens)
     best = found.best[0]
     rows = []
     for judged in found.best:
@@ -60,6 +65,11 @@ def subject(of: Setting, batch: Batch, devices: int) -> dict[str, Any]:
         )
     if efficiency.confidence == "low":
         assumptions.append(f"efficiencies of {efficiency.name} are from speeds without layouts: a wide interval")
+    if not of.is_fitted(batch.sequence_length):
+        assumptions.append(
+            f"sequences of {batch.sequence_length:,} tokens are long for a width of {of.model.hidden:,}: no such run was "
+            "fitted, published ones are slower than this, and the interval is wide"
+        )
     return {
         "model": of.model.name,
         "family": workload.family,
@@ -75,7 +85,7 @@ def subject(of: Setting, batch: Batch, devices: int) -> dict[str, Any]:
         "kernels": of.kernels,
         "efficiency": efficiency.name,
         "fitted_on": efficiency.fitted_on,
-        "confidence": efficiency.confidence,
+        "confidence": efficiency.confidence if of.is_fitted(batch.sequence_length) else "low",
         "assumptions": assumptions,
     }
 

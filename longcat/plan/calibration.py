@@ -28,7 +28,7 @@ def calibrated(device: Device, run: Path) -> Device:
         run: result.json of `longcat benchmark`, or the folder with it.
 
     Raises:
-        DataError: it is no such file, or measured no kernels.
+        DataError: it is no such file, measured no kernels, or was measured on another device.
     """
     path = run / "result.json" if run.is_dir() else run
     try:
@@ -61,9 +61,9 @@ def calibrated(device: Device, run: Path) -> Device:
     except (KeyError, TypeError, ZeroDivisionError, AttributeError):
         raise DataError(f"--calibration {run}: not the result of longcat benchmark") from None
     measured = str(result.get("device_name", "an unnamed device"))
-    doubt = f"the calibration was measured on {measured}, not on {device.name}"
-    alike = measured.lower() in {name.lower() for name in (device.row.name, *device.row.aliases)}
-    return replace(device, efficiency=of, assumptions=device.assumptions if alike else (*device.assumptions, doubt))
+    if measured.lower() not in {name.lower() for name in (device.row.name, *device.row.aliases)}:
+        raise DataError(f"--calibration {run} was measured on {measured}, not on {device.name}")
+    return replace(device, efficiency=of)
 
 
 def _curve(products: Sequence[tuple[Sequence[float], float]], peak: float) -> tuple[float, float]:

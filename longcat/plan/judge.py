@@ -17,6 +17,10 @@ from longcat.plan.work import shapes
 
 _OWN_SPREAD = 0.1
 """Added to the spread of a generation's step times for LongCat's own code, which no published layout has measured."""
+LONG_FOR_WIDTH = 2.0
+"""Tokens of a sequence for each number of the residual stream up to which step times were fitted; attention weighs more beyond."""
+_LONG_SPREAD = 0.35
+"""Added to the spread there: published speeds of such runs (llm-foundry, A100 and H100) are 20 to 46 % below the plan."""
 _CLOSE = 0.9
 """Share of the memory above which a layout that fits may not."""
 
@@ -36,10 +40,14 @@ class Setting:
         usual = self.stack.kernels_recomputed if recompute == "full" else self.stack.kernels
         return all_kernels()[usual if self.kernels == "auto" else self.kernels]
 
-    @property
-    def spread(self) -> float:
+    def is_fitted(self, sequence_length: int) -> bool:
+        """Say whether sequences of this length are like those that the efficiencies were fitted on."""
+        return sequence_length <= LONG_FOR_WIDTH * self.model.hidden
+
+    def spread(self, sequence_length: int) -> float:
         """Return the deviation of the logarithm of measured over predicted time."""
-        return self.device.efficiency.spread + (_OWN_SPREAD if self.model.own else 0.0)
+        own = _OWN_SPREAD if self.model.own else 0.0
+        return self.device.efficiency.spread + own + (0.0 if self.is_fitted(sequence_length) else _LONG_SPREAD)
 
 
 def setting(model: Model, device: Device, stack: str = "auto", kernels: str = "auto") -> Setting:
@@ -94,7 +102,7 @@ def judge(of: Setting, layout: Layout, memory: Needed | None = None) -> Judged:
         memory,
         memory.fits(of.device.memory_bytes, of.stack.reserve_bytes),
         useful / (step.seconds * layout.degrees.processes * of.device.flops),
-        of.spread,
+        of.spread(layout.batch.sequence_length),
     )
 
 

@@ -163,6 +163,9 @@ def _verdict(of: Setting, also: Setting, ways: list[Way]) -> str:
         return f"Leave {also.device.name} out: no way to share fits it."
     gain = 1 - both.seconds / alone.seconds
     if gain < _WORTH:
-        cost = f"{-gain:.1%} slower" if gain < 0 else f"only {gain:.1%} faster"
-        return f"Leave {also.device.name} out: with it a step is {cost} ({both.name})."
-    return f"Use both, {both.name}: a step is {gain:.1%} faster than without; {of.device.name} waits {both.waits:.1%} of it."
+        cost = f"{-gain:.1%} more" if gain < 0 else f"only {gain:.1%} less"
+        return f"Leave {also.device.name} out: with it a step takes {cost} time ({both.name})."
+    return (
+        f"Use both, {both.name}: a step takes {gain:.1%} less time than without; "
+        f"{of.device.name} waits {both.waits:.1%} of it."
+    )

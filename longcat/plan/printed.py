@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from longcat.printable import printable
-from longcat.tables import print_pairs, say
+from longcat.tables import print_pairs, say, show
 
 CLOSE = "The memory is nearly full, and the plan may be a tenth off: `longcat pretrain --dry-run` is exact for LongCat's models."
 _NARROW = 60
@@ -82,7 +82,7 @@ def _print_parts(console: Console, title: str, parts: Mapping[str, float], unit:
     for name, amount in sorted(parts.items(), key=lambda pair: -pair[1]):
         if amount > 0.0005 * total:
             table.add_row(name.replace("_", " "), f"{amount / size:,.2f}", f"{amount / total:.1%}")
-    console.print(table)
+    show(console, table)
 
 
 def _print_best(console: Console, answer: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ def _print_best(console: Console, answer: Mapping[str, Any]) -> None:
     for row in answer["best"]:
         text = escape(printable(row["sentence"])) + (f"\n[dim]{escape(row['reason'])}[/dim]" if row["reason"] else "")
         table.add_row(f"{row['step_seconds']:.2f}", f"{row['peak_bytes'] / 1e9:.1f}", f"{row['mfu']:.1%}", text)
-    console.print(table)
+    show(console, table)
 
 
 def _print_mixed(console: Console, mixed: Mapping[str, Any]) -> None:
@@ -109,5 +109,5 @@ def _print_mixed(console: Console, mixed: Mapping[str, Any]) -> None:
     table.add_column("share and layout", overflow="fold")
     for row in mixed["ways"]:
         table.add_row(row["way"], f"{row['step_seconds']:.2f}", escape(printable(row["text"])))
-    console.print(table)
+    show(console, table)
     say(console, mixed["verdict"])

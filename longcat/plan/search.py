@@ -147,8 +147,7 @@ def need_more(of: Setting, devices: int, batch: Batch, least: Judged) -> str:
         f"{least.memory.peak_bytes / 1e9:.1f} GB of a device ({least.layout.sentence()}; most of it {part}, "
         f"{least.memory.parts[part] / 1e9:.1f} GB), and there are {have / 1e9:.1f} GB"
     )
-    for factor in (2, 4, 8, 16, 32, 64, 128):
-        more = devices * factor
+    for more in _more(devices, min(of.device.node, devices)):
         sequences = -(-batch.sequences // more) * more if batch.sequences < more else batch.sequences
         try:
             found = search(of, more, replace(batch, sequences=sequences))
@@ -158,6 +157,15 @@ def need_more(of: Setting, devices: int, batch: Batch, least: Judged) -> str:
             also = f" and --global-batch {sequences}" if sequences != batch.sequences else ""
             return f"{text}; --devices {more}{also} would do ({found.best[0].layout.sentence()})"
     return text
+
+
+def _more(devices: int, node: int) -> Iterator[int]:
+    """Yield larger numbers of devices: by a node or an eighth up to twice as many, then by a third or a half of them."""
+    have = devices // node
+    for nodes in range(have + 1, 2 * have + 1, max(1, have // 8)):
+        yield node * nodes
+    for times in (3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128):
+        yield times * devices
 
 
 def _no_layout(of: Setting, devices: int, batch: Batch) -> str:

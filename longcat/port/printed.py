@@ -13,7 +13,7 @@ from rich.text import Text
 
 from longcat.port.findings import CLASSES, EFFORTS
 from longcat.printable import counted, printable
-from longcat.tables import say, wide_console
+from longcat.tables import say, show, wide_console
 
 _NARROW = 72
 """Columns below which findings are lines instead of a table."""
@@ -77,7 +77,7 @@ def print_check(result: Mapping[str, Any]) -> None:
                 _number(row["rewrite"]),
                 _relative(row["difference"]),
             )
-        console.print(table)
+        show(console, table)
     if result["printed"]:
         table = Table(title="printed by both", title_justify="left")
         for name in ("line", "what", "original", "rewrite", "difference"):
@@ -90,7 +90,7 @@ def print_check(result: Mapping[str, Any]) -> None:
                 _number(row["rewrite"]),
                 _relative(row["difference"]),
             )
-        console.print(table)
+        show(console, table)
     for note in result["notes"]:
         say(console, f"Note: {note}")
     say(console, f"Verdict: {result['verdict']}. {result['why']}")
@@ -113,7 +113,7 @@ def _findings(console: Console, rows: list[Mapping[str, Any]]) -> None:
         table.add_row(
             *(Text(printable(text)) for text in (_place(row), row["what"], row["kind"], row["effort"], _advice(row)))
         )
-    console.print(table)
+    show(console, table)
 
 
 def _place(row: Mapping[str, Any]) -> str:

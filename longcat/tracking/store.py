@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from longcat.artifact import Workspace
+from longcat.benchmark.logs.throughput import Recorded
 from longcat.errors import DataError
 from longcat.redaction import redact
 from longcat.stores import sqlite_path, sqlite_url
@@ -41,8 +42,8 @@ def prepare(workspace: Workspace) -> bool:
     return renewed
 
 
-def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, list[float]]:
-    """Read the values that a run has logged under the given names, in the order of steps; missing names are left out.
+def read_run(uri: str, run_id: str, keys: Iterable[str]) -> Recorded:
+    """Read the parameters of a run, and the values that it has logged under the given names; missing ones are left out.
 
     Of a step that was done again, which has several values, the last one logged counts.
 
@@ -64,13 +65,15 @@ def metric_histories(uri: str, run_id: str, keys: Iterable[str]) -> dict[str, li
 
     try:
         client = mlflow.MlflowClient(uri)
-        known = client.get_run(run_id).data.metrics
+        data = client.get_run(run_id).data
+        known = data.metrics
         histories = {key: client.get_metric_history(run_id, key) for key in keys if key in known}
     except MlflowException as error:
         raise DataError(
             f"MLflow run {run_id} cannot be read from {redact(uri)}: {redact(str(error)).splitlines()[0]}"
         ) from None
-    return {
+    metrics = {
         key: list({p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.timestamp))}.values())
         for key, points in histories.items()
     }
+    return Recorded(metrics, dict(data.params))

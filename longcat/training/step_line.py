@@ -14,16 +14,20 @@ class StepLine:
     What a record has not, as records have speeds and held-out losses at their intervals, is that of the last one that has.
     """
 
-    def __init__(self, steps: int) -> None:
-        """Begin a line for so many steps, no record having been seen."""
-        self._steps = steps
+    def __init__(self, steps: int, since: float) -> None:
+        """Begin a line for so many steps; the pace is that of records since a time, the earlier ones are another start's."""
+        self._steps, self._since = steps, since
         self._known: dict[str, float] = {}
         self._first: dict[str, float] = {}
 
     def add(self, records: Records) -> None:
         """Take in new records."""
         for record in records:
-            if not self._first or record["attempt"] != self._first["attempt"] or record["step"] <= self._first["step"]:
+            if record["time"] < self._since:
+                pass
+            elif (
+                not self._first or record["attempt"] != self._first["attempt"] or record["step"] <= self._first["step"]
+            ):
                 self._first = record
             self._known |= record
 
@@ -52,7 +56,7 @@ class StepLine:
     @property
     def seconds_left(self) -> float | None:
         """Seconds to the last step at the pace of this attempt, checkpoints included; None before two steps of it, and at its end."""
-        if not self._known or self._known["step"] >= self._steps:
+        if not self._first or self._known["step"] >= self._steps:
             return None
         steps = self._known["step"] - self._first["step"]
         seconds = self._known["time"] - self._first["time"]

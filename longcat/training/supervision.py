@@ -53,7 +53,7 @@ def supervise(
     folder = CheckpointFolder(directory)
     follower = Follower(folder.metrics)
     deadline = time.monotonic() + training.deadline_s
-    line = StepLine(training.steps)
+    line = StepLine(training.steps, time.time())
 
     def poll() -> None:
         check_lease()

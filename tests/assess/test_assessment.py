@@ -8,6 +8,7 @@ from longcat.assess import page
 from longcat.assess.assessment import assess
 from longcat.assess.request import read_request
 from longcat.assess.risks import GRADES
+from longcat.benchmark.logs import Recorded
 from longcat.errors import ConfigError, UserError
 from longcat.provenance import ROOT
 
@@ -122,3 +123,70 @@ def test_a_run_of_mlflow_needs_somebody_who_reads_it(workload):
     given = {name: value for name, value in workload.items() if name != "log"} | {"mlflow_run": "0" * 32}
     with pytest.raises(ConfigError, match="--mlflow-run needs"):
         assess(read_request(None, given))
+
+
+def recorded(workload, **params):
+    own = {"facts.processes": "64", "corpus.sequence_length_tokens": "4096"}
+    return lambda run, names: Recorded({"perf/tokens_per_second": [200_000.0] * 5}, own | params)
+
+
+def test_a_run_of_ours_tells_its_devices_and_its_sequences(workload):
+    asked = {name: value for name, value in workload.items() if name not in ("log", "devices", "sequence_length")}
+    found = assess(read_request(None, asked | {"mlflow_run": "r"}, PRICES), recorded(workload))
+    assert (found["today"]["devices"], found["today"]["sequence_length"]) == (64, 4096)
+    assert found["plan"]["sequence_length"] == 4096
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"facts.processes": "2"}, "facts.processes 2, not 64 devices"),
+        ({"corpus.sequence_length_tokens": "64"}, "64, not 4,096 sequence length"),
+        ({"facts.parameters": "2696928"}, "facts.parameters 2,696,928, not"),
+    ],
+)
+def test_a_run_that_was_another_one_is_refused(workload, params, said):
+    asked = {name: value for name, value in workload.items() if name != "log"} | {"mlflow_run": "r"}
+    with pytest.raises(UserError, match=said):
+        assess(read_request(None, asked, PRICES), recorded(workload, **params))
+
+
+def test_a_price_of_a_device_that_plays_no_part_is_refused(workload):
+    with pytest.raises(ConfigError, match="--price b200: neither --device nor --to is it"):
+        assess(read_request(None, workload, [*PRICES, "b200=3 CNY"]))
+    with pytest.raises(UserError, match="foo"):
+        assess(read_request(None, workload, ["foo=3 CNY"]))
+
+
+def test_today_is_compared_with_what_the_planner_gives_for_the_same_devices(workload, result, longcat):
+    arguments = ["--model", workload["model"], "--device", "a100-80gb", "--devices", "64", "--sequence-length", "4096"]
+    planned = json.loads(longcat("plan", *arguments, "--json").stdout)["best"][0]["tokens_per_second"]
+    planner = result["today"]["planner"]
+    assert planner["tokens_per_second"] == planned
+    assert planner["reached"] == pytest.approx(result["today"]["tokens_per_second"] / planned)
+    [risk] = [one for one in result["risks"] if "of what the planner gives" in one["what"]]
+    assert f"{planner['reached']:.0%}" in risk["what"]
+    days = result["cost"]["target"]["days"][1] / planner["reached"]
+    assert f"{days:,.3g} days instead of" in risk["instead"]
+
+
+def test_what_the_plan_assumes_and_where_figures_come_from_stand_on_the_page(result):
+    text, lines = page.html(result), page.markdown(result)
+    assert result["plan"]["assumptions"]
+    for one in result["plan"]["assumptions"]:
+        assert f"Assumed: {one}." in text.replace("&#39;", "'") and "Assumed: " in lines
+    for name in ("today", "plan", "cost", "code"):
+        assert f'href="#formula-{name}"' in text and f'id="formula-{name}"' in text
+
+
+def test_links_and_batch_of_the_target_change_the_plan(workload, result):
+    found = assess(read_request(None, workload | {"link": "between=400GB/s", "global_batch": 512}, PRICES))
+    assert found["plan"]["global_batch"] == 512 != result["plan"]["global_batch"]
+    assert any("--link" in one for one in result["plan"]["assumptions"])
+    assert not any("--link" in one for one in found["plan"]["assumptions"])
+
+
+def test_what_has_no_equivalent_is_counted_as_the_scan_counts_it(result):
+    none = [row for row in result["code"]["findings"] if row["kind"] == "none"]
+    said = [risk["what"] for risk in result["risks"] if "without an equivalent" in risk["what"]]
+    assert [text.split()[0] for text in said] == ([str(len(none))] if none else [])

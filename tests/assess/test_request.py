@@ -25,7 +25,7 @@ def test_the_examples_are_read(name):
     ("text", "given", "prices", "said"),
     [
         ("modle: tiny\n", {}, [], "unknown field 'modle'; did you mean 'model'"),
-        ("- a\n", {}, [], "a table of fields is wanted"),
+        ("- a\n", {}, [], "expected a mapping of fields, found list"),
         ("a: [\n", {}, [], "ask.yaml"),
         ("devices: 0\n", {}, [], "devices: Input should be greater than or equal to 1, found 0"),
         ("{}", {}, ["ascend"], "--price ascend: give a device and what an hour of it costs"),

@@ -98,12 +98,25 @@ def test_no_compiler(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ASCEND_EMULATED_DEVICES", "0"), ("ASCEND_EMULATED_DEVICES", "65"), ("ASCEND_EMULATED_MEMORY_MB", "64GB")],
+    [("ASCEND_EMULATED_DEVICES", "0"), ("ASCEND_EMULATED_DEVICES", "33"), ("ASCEND_EMULATED_MEMORY_MB", "64GB")],
 )
 def test_settings_that_make_no_sense(name, value):
     run = longcat("--", "python", **{name: value})
     assert run.returncode == 2
     assert f"{name}={value}: a whole number from 1 to" in run.stderr
+
+
+def test_a_device_that_torch_npu_does_not_know(tmp_path):
+    python = python_with(tmp_path, torch="2.13.0", torch_npu="2.13.0")
+    library = tmp_path / "torch_npu" / "lib" / "libtorch_npu.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"\0Ascend910B2\0Ascend910B4-1\0AscendC\0Ascend950 is new\0")
+    run = longcat("--python", python, "--", "python", ASCEND_EMULATED_SOC="Ascend910B9")
+    assert run.returncode == 2
+    assert "ASCEND_EMULATED_SOC=Ascend910B9: torch_npu 2.13.0 knows Ascend910B2, Ascend910B4-1\n" in run.stderr
+    known = Wheel(python, tmp_path, "2.13.0", tmp_path / "torch_npu", "2.13.0")
+    for name in (None, "", "Ascend910B2", "Ascend910B4-1"):
+        command.check_device_name(known, name)
 
 
 def test_no_program(tmp_path, monkeypatch):
@@ -165,8 +178,9 @@ def test_two_that_build_at_once_get_the_same(monkeypatch):
         made.append(folder)
         both.wait()
 
-    monkeypatch.setattr(building, "_build_cann", lambda *arguments: None)
-    monkeypatch.setattr(building, "_build_kernels", compiling)
+    monkeypatch.setattr(building, "_compile_sources", lambda *arguments: None)
+    monkeypatch.setattr(building, "_link_cann", lambda *arguments: None)
+    monkeypatch.setattr(building, "_link_kernels", compiling)
     monkeypatch.setattr(building, "_tool", lambda name: name)
     found = []
     threads = [threading.Thread(target=lambda: found.append(build(INSTALLED))) for _ in range(2)]
@@ -182,11 +196,31 @@ def test_two_that_build_at_once_get_the_same(monkeypatch):
     assert len(made) == 2
 
 
+def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):
+    def compiling(compiler, wheel, folder):
+        (folder / "library").write_text("made")
+
+    for step in ("_compile_sources", "_link_cann", "_link_kernels"):
+        monkeypatch.setattr(building, step, compiling)
+    monkeypatch.setattr(building, "_tool", lambda name: name)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(building.tempfile, "tempdir", str(tmp_path))
+    found = build(INSTALLED)
+    assert found.parent == tmp_path / f"longcat-emulator-{os.getuid()}"
+    assert (found / "library").read_text() == "made"
+    monkeypatch.setattr(building, "_compile_sources", None)
+    assert build(INSTALLED) == found, "it is kept"
+    found.parent.chmod(0o777)  # somebody else may have put something there
+    with pytest.raises(DeviceError, match="cannot be kept in .*set XDG_CACHE_HOME"):
+        build(INSTALLED)
+
+
 def test_a_build_that_fails_leaves_nothing(monkeypatch):
     def failing(*arguments):
         raise DeviceError("building the emulator failed: g++: error")
 
-    monkeypatch.setattr(building, "_build_cann", failing)
+    monkeypatch.setattr(building, "_compile_sources", failing)
     monkeypatch.setattr(building, "_tool", lambda name: name)
     with pytest.raises(DeviceError, match="failed"):
         build(INSTALLED)

@@ -1,12 +1,15 @@
 """Collectives, and what is built on them, through torch_npu's ProcessGroupHCCL."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.emulator.launch import torchrun
+from tests.emulator.launch import machines, torchrun
 
 pytestmark = pytest.mark.emulator
 RANKS = Path(__file__).with_name("ranks.py")
@@ -16,8 +19,11 @@ CHECKS = {
         "check_all_reduce", "check_a_sum_is_the_same_on_all_ranks_to_the_bit", "check_gather_and_scatter",
         "check_objects", "check_all_to_all_with_uneven_splits_and_gradients", "check_messages", "check_ddp",
         "check_fsdp", "check_fsdp_in_bf16_with_clipping", "check_tensor_parallel", "check_pipeline",
+        "check_attention_of_distributed_tensors",
         "check_checkpoints", "check_receives_posted_before_what_is_sent", "check_coalesced",
-        "check_synchronized_batch_norm", "check_torch_npu_refuses_what_hccl_has_not",
+        "check_synchronized_batch_norm", "check_graphs", "check_formats", "check_torch_npu_refuses_what_hccl_has_not",
+        "check_products_with_communication", "check_products_with_quantised_communication",
+        "check_experts_on_other_ranks", "check_tokens_and_their_experts",
     ],
     4: ["check_all_reduce", "check_all_to_all_with_uneven_splits_and_gradients", "check_groups", "check_hsdp"],
 }  # fmt: skip
@@ -99,6 +105,62 @@ def test_two_processes_on_one_device_are_refused(tmp_path):
 def test_more_processes_than_devices_are_refused(tmp_path):
     output, _ = failing(tmp_path, "", ASCEND_EMULATED_DEVICES="1")
     assert "device 1 was asked for, 1 are emulated: set ASCEND_EMULATED_DEVICES" in output
+
+
+INTERRUPTED = """
+if rank:
+    time.sleep(50)
+try:
+    import threading, signal
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    dist.all_reduce(x)
+except (KeyboardInterrupt, RuntimeError) as error:
+    print("ended by", type(error).__name__, flush=True)
+    os._exit(3)
+"""
+
+
+def test_a_wait_can_be_interrupted(tmp_path):
+    output, seconds = failing(tmp_path, INTERRUPTED)
+    assert "ended by" in output
+    assert "all-reduce: interrupted" in output
+    assert seconds < 50
+
+
+SIXTY_FOUR = """
+import ctypes, os, threading
+ranks = 64
+hccl = ctypes.CDLL(os.path.join(os.environ["ASCEND_EMULATOR_LIBRARIES"], "libcann_emulator.so"))
+communicators = (ctypes.c_void_p * ranks)()
+assert hccl.HcclCommInitAll(ranks, (ctypes.c_int32 * ranks)(*range(ranks)), communicators) == 0
+found = [None] * ranks
+
+def sum_up(rank):
+    send, receive = (ctypes.c_float * 3)(rank, 1, 0), (ctypes.c_float * 3)()
+    float32, sum_ = 4, 0
+    code = hccl.HcclAllReduce(send, receive, ctypes.c_uint64(3), float32, sum_, ctypes.c_void_p(communicators[rank]), None)
+    found[rank] = code, list(receive)
+
+threads = [threading.Thread(target=sum_up, args=[rank]) for rank in range(ranks)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert found == [(0, [2016, 64, 0])] * ranks, found
+"""
+
+
+def test_sixty_four_ranks():
+    """Without torch, which takes most of what so many processes need."""
+    environment = {**os.environ, "ASCEND_EMULATED_DEVICES": "64"}
+    subprocess.run([sys.executable, "-c", SIXTY_FOUR], timeout=150, check=True, env=environment)
+
+
+def test_agents_of_torchrun_stand_for_machines(tmp_path):
+    program = "dist.barrier(); print('machine', os.environ['GROUP_RANK'], x.tolist(), flush=True)"
+    file = tmp_path / "program.py"
+    file.write_text(PROLOGUE + program)
+    codes, output = machines(2, file, USED_DEVICES="1")
+    assert codes == [0, 0], output
+    assert all(f"machine {machine} [2.0, 2.0, 2.0, 2.0]" in output for machine in range(2))
 
 
 def test_nothing_is_left_in_shared_memory(tmp_path):

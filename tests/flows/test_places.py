@@ -52,9 +52,7 @@ def test_any_path_and_no_network(corpus_file, tmp_path):
         name
     ]  # nor a folder of another spelling
 
-    from longcat.tracking.store import metric_histories
+    from longcat.tracking.store import read_run
 
-    figures = metric_histories(
-        summary["mlflow"]["tracking_uri"], summary["stages"][0]["mlflow_run_id"], ["train_tokens"]
-    )
-    assert figures["train_tokens"] == [summary["stages"][0]["facts"]["train_tokens"]]
+    figures = read_run(summary["mlflow"]["tracking_uri"], summary["stages"][0]["mlflow_run_id"], ["train_tokens"])
+    assert figures.metrics["train_tokens"] == [summary["stages"][0]["facts"]["train_tokens"]]

@@ -230,7 +230,7 @@ def test_export_writes_all_or_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("longcat.interchange.folder._write_shard", full)
+    monkeypatch.setattr("longcat.interchange.writing._write_shard", full)
     with pytest.raises(StorageError, match="No space left"):
         export(tmp_path / "whole", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "whole"]

@@ -56,3 +56,10 @@ def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(DataError, match="--calibration"):
         calibrated(of().device, tmp_path)
+
+
+def test_the_calibration_of_another_device_is_refused(tmp_path):
+    device = of().device
+    (tmp_path / "result.json").write_text(json.dumps(result(device, 0.8, 256.0) | {"device_name": "AMD EPYC"}))
+    with pytest.raises(DataError, match="was measured on AMD EPYC, not on A100 SXM 80GB"):
+        calibrated(device, tmp_path)

@@ -168,3 +168,44 @@ def test_no_torch_is_loaded(config):
         "assert r.exit_code == 0, r.output; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_second_kind_where_the_first_alone_does_not_have_the_memory(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(LLAMA_70B))
+    found = answer("--model", str(file), "--device", "ascend-910b2", "--devices", "16", "--also", "ascend-910b4-1:16")
+    assert found["fits"] is False and "best" not in found
+    assert "alone does not have the memory" in found["mixed"]["verdict"]
+    page = tmp_path / "plan.html"
+    done = run(
+        "--model", str(file), "--device", "ascend-910b2", "--devices", "16", "--also", "ascend-910b4-1:16",
+        "--html", str(page),
+    )  # fmt: skip
+    assert done.exit_code == 0 and "does not fit" in done.stdout and "does not fit" in page.read_text()
+
+
+def test_the_nearest_number_of_devices_that_would_do(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(LLAMA_70B))
+    assert "--devices 24 would do" in refused("--model", str(file), "--device", "a100-80gb", "--devices", "16")
+
+
+LLAMA_70B = {
+    "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256,
+}  # fmt: skip
+
+
+def test_sequences_that_are_long_for_the_width_have_a_wide_interval_and_little_confidence(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(LLAMA_70B | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16}))
+    widths = {}
+    for length in (2048, 4096):
+        found = answer(
+            "--model", str(file), "--device", "a100-80gb", "--devices", "8", "--sequence-length", str(length)
+        )
+        best = found["best"][0]
+        widths[length] = best["step_seconds_high"] / best["step_seconds_low"], found["confidence"]
+        assert ("are long for a width of 1,024" in " ".join(found["assumptions"])) == (length == 4096)
+    assert widths[2048][0] < 1.5 < 2.5 < widths[4096][0]
+    assert (widths[2048][1], widths[4096][1]) == ("high", "low")

@@ -7,8 +7,8 @@ from longcat.accelerator import choose
 from longcat.config import load_config
 from longcat.errors import DataError
 from longcat.interchange import load_huggingface, save_huggingface
-from longcat.interchange.folder import INDEX, WEIGHTS
 from longcat.interchange.state_dict_map import state_dict_map
+from longcat.interchange.writing import INDEX, WEIGHTS
 from longcat.model import LongcatModel
 from longcat.parallel.axes import Degrees
 from longcat.training.checkpoint import state_of, write_state

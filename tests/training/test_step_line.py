@@ -20,7 +20,7 @@ FULL = {
 
 
 def test_it_says_all_that_is_known():
-    line = StepLine(1100)
+    line = StepLine(1100, 0.0)
     assert str(line) == ""
     line.add([record(100, 1000.0, **FULL)])
     assert line.seconds_left is None
@@ -32,13 +32,13 @@ def test_it_says_all_that_is_known():
 
 
 def test_what_was_never_measured_is_left_out():
-    line = StepLine(10)
+    line = StepLine(10, 0.0)
     line.add([record(1, 0.0, loss=math.nan)])
     assert str(line) == "step 1 of 10, loss nan"
 
 
 def test_the_pace_is_that_of_the_present_attempt():
-    line = StepLine(20)
+    line = StepLine(20, 0.0)
     line.add([record(1, 0.0), record(5, 4.0)])
     assert line.seconds_left == 15
     line.add([record(5, 1000.0, attempt=1)])  # an hour was lost between
@@ -50,3 +50,13 @@ def test_the_pace_is_that_of_the_present_attempt():
     line.add([record(20, 1020.0, attempt=1)])
     assert line.seconds_left is None
     assert "left" not in str(line)
+
+
+def test_a_pause_before_this_start_is_no_part_of_the_pace():
+    line = StepLine(20, since=90_000.0)
+    line.add([record(1, 0.0), record(5, 4.0)])
+    assert line.seconds_left is None and str(line) == "step 5 of 20, loss 3.500"
+    line.add([record(6, 90_010.0)])  # a day later, and again the first attempt of its start
+    assert line.seconds_left is None
+    line.add([record(8, 90_014.0)])
+    assert line.seconds_left == 24

@@ -6,13 +6,12 @@ which it is trusted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from longcat.benchmark.logs.throughput import LogContext, Throughput, Told
+from longcat.benchmark.logs.throughput import LogContext, Recorded, Throughput, Told
 from longcat.errors import DataError
 
-__all__ = ["METRICS", "TOKENS_SEEN", "LogContext", "Throughput", "Told", "read_log", "read_metrics"]
+__all__ = ["METRICS", "TOKENS_SEEN", "LogContext", "Recorded", "Throughput", "Told", "read_log", "read_metrics"]
 
 METRICS = {
     "perf/tokens_per_second": ("longcat", False),
@@ -38,20 +37,23 @@ def read_log(path: Path, context: LogContext) -> Throughput:
     return read(path, context)
 
 
-def read_metrics(histories: Mapping[str, Sequence[float]], run: str, context: LogContext) -> Throughput:
+def read_metrics(recorded: Recorded, run: str, context: LogContext) -> Throughput:
     """Read the throughput from the metrics of a tracked run.
 
     Args:
-        histories: logged values by metric name (`METRICS` and `TOKENS_SEEN`).
+        recorded: its metrics (`METRICS` and `TOKENS_SEEN`) and parameters.
         run: name of the run, for messages.
         context: what the run does not record.
 
     Raises:
-        DataError: the run has logged none of these metrics.
+        DataError: the run has logged none of these metrics, or is longcat's own and was another run than the context.
     """
     from longcat.benchmark.logs.collected import Collected
+    from longcat.benchmark.logs.contradictions import check_recorded
     from longcat.benchmark.logs.reading import finish
 
+    check_recorded(recorded.params, run, context)
+    histories = recorded.metrics
     for name, (kind, each_device) in METRICS.items():
         if values := histories.get(name):
             if name == "train_tokens_per_second" and len(values) > 1 and histories.get(TOKENS_SEEN):

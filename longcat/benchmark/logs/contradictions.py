@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from longcat.benchmark.logs.collected import Collected
 from longcat.benchmark.logs.rates import WARM_UP, Found, known, last, median, per_second, sequences_of
@@ -36,6 +36,45 @@ def check_facts(log: Collected, context: LogContext) -> None:
             places = ", ".join(str(line) for line in sorted(stated.values())[:_NAMED])
             reason = "keep the lines of one run" if expected is None else f"not {expected:,.0f}"
             raise DataError(f"{log.where}: the log reports {numbers} {unit}, {reason} (line {places})")
+
+
+def _counts(context: LogContext) -> tuple[float, ...]:
+    """Return the counts of the model's parameters that a log may state: all, and all but the embedding."""
+    return tuple(count for count in (context.total_parameters, context.non_embedding_parameters) if count)
+
+
+def check_parameters(log: Collected, context: LogContext) -> None:
+    """Refuse a log that states a model of another size."""
+    counts = _counts(context)
+    for stated, line in log.facts.get("parameters", {}).items():
+        if counts and all(abs(stated / count - 1) > SLACK for count in counts):
+            raise DataError(
+                f"{log.where}: the log reports a model of {stated:,.0f} parameters, and the given one has {counts[0]:,.0f} "
+                f"(line {line})"
+            )
+
+
+RECORDED = {
+    "devices": "facts.processes",
+    "sequence length": "corpus.sequence_length_tokens",
+    "parameters": "facts.parameters",
+}
+"""Parameters of longcat's own runs in MLflow that tell of a run."""
+
+
+def check_recorded(params: Mapping[str, str], run: str, context: LogContext) -> None:
+    """Refuse a tracked run whose parameters are of another run than the command tells of."""
+    given = {
+        "devices": (context.devices,),
+        "sequence length": (context.sequence_length,),
+        "parameters": _counts(context),
+    }
+    for name, param in RECORDED.items():
+        if param not in params or not given[name]:
+            continue
+        told = float(params[param])
+        if all(abs(told / number - 1) > (SLACK if name == "parameters" else 0) for number in given[name]):
+            raise DataError(f"run {run} has recorded {param} {told:,.0f}, not {given[name][0]:,.0f} {name}")
 
 
 def check_speeds(log: Collected, rates: Sequence[float]) -> None:

@@ -11,6 +11,7 @@ _STEP = re.compile(r"\bstep *(\d+)(?:/(\d+))?\b[^|]*\|")
 _RATE = re.compile(rf"\btok/sec: *({NUMBER})")
 _SECONDS = re.compile(rf"\bdt: *({NUMBER}) *ms")
 _MFU = re.compile(rf"\b(bf16_)?mfu: *({NUMBER})")
+_PARAMETERS = re.compile(rf"Number of parameters: *({NUMBER})")
 _BATCH = re.compile(rf"[Tt]otal batch size:? *({NUMBER})")
 _ALL = re.compile(rf"Tokens / micro-batch: *({NUMBER})")
 _ONE = re.compile(rf"Tokens / micro-batch / rank: *\d+ x (\d+) = ({NUMBER})")
@@ -52,6 +53,8 @@ def _fact(log: Collected, line_number: int, line: str) -> None:
         alone = log.state.get("tokens of a rank")
         if alone:
             log.fact("devices", round((number(found[1]) or 0) / alone), line_number)
+    elif found := _PARAMETERS.search(line):
+        log.fact("parameters", number(found[1]) or 0, line_number)
     elif found := _BATCH.search(line):
         log.begins()
         log.fact("tokens in a step", number(found[1]) or 0, line_number)
@@ -61,7 +64,7 @@ TOOL = Tool(
     kind="nanochat",
     example="step 00010/20000 (0.05%) | loss: 3.2 | ... dt: 500.00ms | tok/sec: 1,048,576 | mfu: 45.0",
     marks=("tok/sec:",),
-    facts=("Tokens / micro-batch", "otal batch size"),
+    facts=("Tokens / micro-batch", "otal batch size", "umber of parameters"),
     read=_read,
     conventions=("torchtitan",),
 )

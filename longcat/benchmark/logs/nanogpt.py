@@ -8,6 +8,7 @@ from longcat.benchmark.logs.collected import Collected
 from longcat.benchmark.logs.tool import NUMBER, Tool, fraction, number, rank_of
 
 _ITERATION = re.compile(rf"\biter (\d+): loss \S{{1,99}}, time ({NUMBER})ms(?:, mfu ({NUMBER})%)?")
+_PARAMETERS = re.compile(rf"number of parameters: *({NUMBER})M")
 _TOKENS = re.compile(rf"tokens per iteration will be: *({NUMBER})")
 
 
@@ -15,6 +16,9 @@ def _read(log: Collected, line_number: int, line: str) -> None:
     if found := _TOKENS.search(line):
         log.begins()
         log.fact("tokens in a step", number(found[1]) or 0, line_number)
+        return
+    if found := _PARAMETERS.search(line):
+        log.fact("parameters", 1e6 * (number(found[1]) or 0), line_number)
         return
     for found in _ITERATION.finditer(line):
         milliseconds = number(found[2])
@@ -33,7 +37,7 @@ TOOL = Tool(
     kind="nanoGPT",
     example="iter 10: loss 3.2101, time 123.45ms",
     marks=(": loss ",),
-    facts=("tokens per iteration will be",),
+    facts=("tokens per iteration will be", "number of parameters"),
     read=_read,
     conventions=("palm",),
     peak_tflops=312.0,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,15 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What a tracked run has recorded."""
+
+    metrics: Mapping[str, Sequence[float]]
+    """Values by name, in the order of steps."""
+    params: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LogContext:
     """Facts about a run that its log may not contain."""
 
@@ -29,6 +39,8 @@ class LogContext:
     """Tokens per sequence."""
     batch_tokens: int | None = None
     """Tokens of one step over all devices."""
+    total_parameters: float | None = None
+    """All parameters of the model."""
     non_embedding_parameters: float | None = None
     """All parameters but the embedding, by which a Trainer's total_flos is turned back into tokens: it counts idle experts too."""
     trainable_parameters: float | None = None

@@ -21,6 +21,7 @@ from longcat.benchmark.logs.contradictions import (
     SLACK,
     check_batch,
     check_facts,
+    check_parameters,
     check_sequences,
     check_speeds,
     compare_batch,
@@ -49,6 +50,7 @@ def throughput(log: Collected, tool: Tool, context: LogContext) -> Throughput:
     _resolve(log)
     tuning.conclude(log, context)
     check_facts(log, context)
+    check_parameters(log, context)
     check_sequences(log)
     told = _told(log, tool)
     found = next((result for source in _SOURCES if (result := source(log, tool, context)) is not None), None)

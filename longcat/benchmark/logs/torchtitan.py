@@ -13,6 +13,7 @@ _TFLOPS = re.compile(rf"\btflops: *({NUMBER})")
 _MFU = re.compile(rf"\bmfu: *({NUMBER})%")
 _BATCH = re.compile(r"\bglobal batch size (\d+)\b.*\bsequence length (\d+)")
 _TOKENS = re.compile(r"\b(\d+) tokens per train step")
+_PARAMETERS = re.compile(r"\bsize: *([\d,]+) total parameters")
 _PEAK = re.compile(r"Peak FLOPS used for computing MFU: *([\d.e+]+)")
 
 
@@ -23,6 +24,9 @@ def _read(log: Collected, line_number: int, line: str) -> None:
         return
     if found := _BATCH.search(line):
         log.fact("sequence length", float(found[2]), line_number)
+        return
+    if found := _PARAMETERS.search(line):
+        log.fact("parameters", number(found[1]) or 0, line_number)
         return
     if found := _TOKENS.search(line):
         log.fact("tokens in a step", float(found[1]), line_number)
@@ -52,7 +56,7 @@ TOOL = Tool(
     kind="torchtitan",
     example="step: 10 ... tps: 3,456",
     marks=("tps:", "wps:"),
-    facts=("Peak FLOPS used", "Trainer is initialized with"),
+    facts=("Peak FLOPS used", "Trainer is initialized with", "total parameters"),
     read=_read,
     conventions=("torchtitan",),
 )

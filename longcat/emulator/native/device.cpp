@@ -5,12 +5,16 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <map>
+#include <mutex>
+#include <tuple>
 #include <unistd.h>
 
 namespace emulator {
 
 // torch_npu holds on to a message while it asks for more, so the last few stay where they are.
 constexpr int MESSAGES = 8;
+constexpr int CUBE_CORES = 20;  // of an Ascend 910B: those that do matrices; vector cores are twice as many
 static thread_local char messages[MESSAGES][1024];
 static thread_local int recent;
 static thread_local int device = -1;
@@ -50,6 +54,34 @@ aclError fail(aclError code, const std::string& message) {
 }  // namespace emulator
 
 using namespace emulator;
+
+namespace {
+
+using Limited = std::tuple<aclrtStream, int, int>;  // a stream, or null for its device; device; kind of core
+std::mutex mutex;
+auto& limits = *new std::map<Limited, uint32_t>;
+thread_local aclrtStream stream_of_limits;
+
+uint32_t limit(Limited of) {
+  std::lock_guard<std::mutex> lock(mutex);
+  for (auto key : {of, Limited{nullptr, std::get<1>(of), std::get<2>(of)}})
+    if (auto found = limits.find(key); found != limits.end()) return found->second;
+  return std::get<2>(of) == ACL_RT_DEV_RES_CUBE_CORE ? CUBE_CORES : 2 * CUBE_CORES;
+}
+
+aclError set_limit(Limited of, uint32_t value) {
+  std::lock_guard<std::mutex> lock(mutex);
+  limits[of] = value;
+  return ACL_SUCCESS;
+}
+
+aclError reset_limits(aclrtStream stream, int of) {
+  std::lock_guard<std::mutex> lock(mutex);
+  for (int type : {ACL_RT_DEV_RES_CUBE_CORE, ACL_RT_DEV_RES_VECTOR_CORE}) limits.erase({stream, of, type});
+  return ACL_SUCCESS;
+}
+
+}  // namespace
 
 extern "C" {
 
@@ -126,13 +158,57 @@ aclError aclrtDeviceGetBareTgid(int32_t* pid) {
   return ACL_SUCCESS;
 }
 
-// Cores of an Ascend 910B: 20 that do matrices.
 aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo, int64_t* value) {
-  *value = 20;
+  *value = CUBE_CORES;
   return ACL_SUCCESS;
 }
 aclError aclrtGetDeviceInfo(uint32_t, aclrtDevAttr, int64_t* value) {
-  *value = 20;
+  *value = CUBE_CORES;
+  return ACL_SUCCESS;
+}
+
+// All work is done when it is asked for: whoever asks finds a device without any.
+aclError aclrtGetDeviceUtilizationRate(int32_t, aclrtUtilizationInfo* found) {
+  size_t available, total;
+  aclrtGetMemInfo(ACL_HBM_MEM, &available, &total);
+  found->cubeUtilization = found->vectorUtilization = found->aicpuUtilization = 0;
+  found->memoryUtilization = static_cast<int32_t>(100 * (total - available) / total);
+  return ACL_SUCCESS;
+}
+
+aclError aclrtDeviceGetUuid(int32_t wanted, aclrtUuid* found) {
+  memset(found, 0, sizeof *found);
+  snprintf(found->bytes, sizeof found->bytes, "emulated-npu-%02d", wanted);
+  return ACL_SUCCESS;
+}
+
+// Limits of cores that are used are kept and given back; none changes what is computed.
+aclError aclrtGetDeviceResLimit(int32_t of, aclrtDevResLimitType type, uint32_t* value) {
+  *value = limit({nullptr, of, type});
+  return ACL_SUCCESS;
+}
+aclError aclrtSetDeviceResLimit(int32_t of, aclrtDevResLimitType type, uint32_t value) {
+  return set_limit({nullptr, of, type}, value);
+}
+aclError aclrtResetDeviceResLimit(int32_t of) { return reset_limits(nullptr, of); }
+aclError aclrtGetStreamResLimit(aclrtStream stream, aclrtDevResLimitType type, uint32_t* value) {
+  *value = limit({stream, device, type});
+  return ACL_SUCCESS;
+}
+aclError aclrtSetStreamResLimit(aclrtStream stream, aclrtDevResLimitType type, uint32_t value) {
+  return set_limit({stream, device, type}, value);
+}
+aclError aclrtResetStreamResLimit(aclrtStream stream) { return reset_limits(stream, device); }
+aclError aclrtUseStreamResInCurrentThread(aclrtStream stream) {
+  stream_of_limits = stream;
+  return ACL_SUCCESS;
+}
+aclError aclrtUnuseStreamResInCurrentThread(aclrtStream) {
+  stream_of_limits = nullptr;
+  return ACL_SUCCESS;
+}
+aclError aclrtGetResInCurrentThread(aclrtDevResLimitType type, uint32_t* value) {
+  *value = limit({stream_of_limits, device, type});
   return ACL_SUCCESS;
 }
 

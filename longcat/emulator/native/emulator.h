@@ -4,6 +4,7 @@
 #include <acl/acl.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace emulator {
@@ -15,6 +16,9 @@ constexpr aclError INVALID_PARAMETER = 107000;
 constexpr aclError INVALID_DEVICE = 107001;
 constexpr aclError NO_CONTEXT = 107002;
 constexpr aclError NOT_SUPPORTED = 207000;
+constexpr aclError STREAM_CAPTURED = 107027;
+constexpr aclError STREAM_NOT_CAPTURED = 107029;
+constexpr aclError CAPTURE_NOT_SUPPORTED = 107030;
 constexpr aclError INTERNAL_ERROR = 500000;
 constexpr aclError OUT_OF_MEMORY = 207001;
 
@@ -29,12 +33,31 @@ int current_device();
 
 uint64_t microseconds();
 
+// Whether this is memory of a device, allocated and not freed.
+bool of_the_device(const void* pointer);
+
 // Receives are posted on a stream and done when somebody waits for it: a host does not wait where a device's stream would.
 // They are numbered; `last` is the highest number that matters, a stream of null stands for all.
 constexpr uint64_t ALL_RECEIVES = UINT64_MAX;
 uint64_t last_receive();
 bool receives_done(aclrtStream stream, uint64_t last);  // takes what has come
 aclError wait_for_receives(aclrtStream stream, uint64_t last);
+
+// Work of a stream that captures a graph is kept, to be done again: `record` before or after it is done for the first time,
+// `will_write` before. Neither does anything on other streams.
+bool records(aclrtStream stream);
+bool any_records();
+void will_write(aclrtStream stream, void* start, size_t bytes);
+void record(aclrtStream stream, const std::string& name, std::function<aclError()> work);
+
+// The code of what cannot be captured. The capture goes on without it.
+aclError refuse_capture(const std::string& reason);
+
+// A stream that waits for an event of a stream that captures captures too. 0 is no graph.
+uint64_t graph_of(aclrtStream stream);
+void join(aclrtStream stream, uint64_t graph);
+void leave(aclrtStream stream);  // the stream is gone
+bool this_thread_captures();     // it has begun a capture
 
 // Keeps the message for aclGetRecentErrMsg, which torch_npu puts into its exception, and returns the code.
 aclError fail(aclError code, const std::string& message);

@@ -14,12 +14,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <sched.h>
 #include <sys/mman.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -35,9 +37,9 @@ constexpr uint64_t KEPT = 64 << 20;             // bytes of the collectives' reg
 constexpr uint64_t BLOCK = 1 << 16;             // elements reduced at a time
 
 enum Operation : uint32_t { ALL_REDUCE = 1, REDUCE, REDUCE_SCATTER, REDUCE_SCATTER_V, BROADCAST, SCATTER, ALL_GATHER,
-                            ALL_GATHER_V, ALL_TO_ALL, ALL_TO_ALL_V, BARRIER };
+                            ALL_GATHER_V, ALL_TO_ALL, ALL_TO_ALL_V, BARRIER, SEND, RECEIVE };
 const char* NAMES[] = {"", "all-reduce", "reduce", "reduce-scatter", "reduce-scatter-v", "broadcast", "scatter",
-                       "all-gather", "all-gather-v", "all-to-all", "all-to-all-v", "barrier"};
+                       "all-gather", "all-gather-v", "all-to-all", "all-to-all-v", "barrier", "send", "receive"};
 
 struct File {  // how a peer finds it
   std::atomic<int> pid, descriptor;
@@ -80,19 +82,20 @@ HcclResult failed(Communicator* c, HcclResult code, const std::string& what) {
 }
 
 int open_of(const File& file) {
-  if (file.pid == getpid()) return file.descriptor;
   std::string path = "/proc/" + std::to_string(file.pid) + "/fd/" + std::to_string(file.descriptor);
   return open(path.c_str(), O_RDWR | O_CLOEXEC);
 }
 
 int anonymous_file(const char* name) { return memfd_create(name, MFD_CLOEXEC); }
 
+// A lock is a process's: it lets go of none while it lives.
 bool holds_lock(Communicator* c, uint32_t rank) {
+  if (c->control->ranks[rank].data.pid == getpid()) return true;
   struct flock lock = {};
   lock.l_type = F_WRLCK;
   lock.l_start = rank;
   lock.l_len = 1;
-  return rank == c->rank || fcntl(c->control_file, F_GETLK, &lock) || lock.l_type != F_UNLCK;
+  return fcntl(c->control_file, F_GETLK, &lock) || lock.l_type != F_UNLCK;
 }
 
 bool take_lock(Communicator* c) {
@@ -103,7 +106,22 @@ bool take_lock(Communicator* c) {
   return fcntl(c->control_file, F_SETLK, &lock) == 0;
 }
 
-// Waits for `done`; fails when the time is over, a peer is gone or the communicator is broken.
+// Whether somebody has pressed Ctrl-C: Python only notes it while its main thread is here. It is told again afterwards.
+bool interrupted() {
+  static auto ensure = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "PyGILState_Ensure"));
+  static auto release = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "PyGILState_Release"));
+  static auto check = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "PyErr_CheckSignals"));
+  static auto clear = reinterpret_cast<void (*)()>(dlsym(RTLD_DEFAULT, "PyErr_Clear"));
+  static auto again = reinterpret_cast<void (*)()>(dlsym(RTLD_DEFAULT, "PyErr_SetInterrupt"));
+  if (!ensure || !release || !check || !clear || !again || getpid() != gettid()) return false;
+  int state = ensure();
+  bool found = check() != 0;
+  if (found) clear(), again();
+  release(state);
+  return found;
+}
+
+// Waits for `done`; fails when the time is over, a peer is gone, the communicator is broken or somebody interrupts.
 template <class Done>
 HcclResult wait_for(Communicator* c, const char* variable, int seconds, const std::string& what, Done done) {
   uint64_t start = microseconds(), limit = setting(variable, seconds) * 1000000ull;
@@ -118,6 +136,7 @@ HcclResult wait_for(Communicator* c, const char* variable, int seconds, const st
     for (uint32_t peer = 0; c->alive && peer < c->size; peer++)
       if (!holds_lock(c, peer) && !done())
         return failed(c, HCCL_E_REMOTE, what + ": the process of rank " + std::to_string(peer) + " is gone");
+    if (interrupted()) return failed(c, HCCL_E_INTERNAL, what + ": interrupted");
     uint64_t waited = microseconds() - start;
     if (waited > limit)
       return failed(c, HCCL_E_TIMEOUT, what + ": peers did not come in " + std::to_string(waited / 1000000) +
@@ -195,6 +214,21 @@ HcclResult collective(Communicator* c, Operation operation, uint64_t signature, 
   if (auto code = meet(c, what)) return code;
   if (bytes > KEPT) give_back(c->data[c->rank], KEPT, bytes - KEPT);
   return HCCL_SUCCESS;
+}
+
+// Done now, and again at each replay where the stream captures.
+template <class Work>
+HcclResult on_stream(aclrtStream stream, Operation operation, void* written, uint64_t bytes, Work work) {
+  if (any_records() && records(stream)) {
+    will_write(stream, written, bytes);
+    record(stream, NAMES[operation], [work] { return work() ? INTERNAL_ERROR : ACL_SUCCESS; });
+  }
+  return work();
+}
+
+std::vector<uint64_t> numbers(const void* pointer, uint32_t count) {
+  auto first = static_cast<const uint64_t*>(pointer);
+  return {first, first + count};
 }
 
 uint64_t signature_of(uint64_t count, HcclDataType type, uint32_t detail = 0) {
@@ -292,14 +326,15 @@ HcclResult connect(Communicator* c) {
   auto& mine = c->control->ranks[c->rank];
   mine.data.descriptor = own;
   mine.data.pid = getpid();
-  mine.device = current_device();
+  int machine = getenv("GROUP_RANK") ? atoi(getenv("GROUP_RANK")) : 0;  // torchrun's: each of its agents stands for one
+  mine.device = machine << 8 | current_device();
   if (auto code = meet(c, "connecting")) return code;
   c->alive = true;
   for (uint32_t peer = 0; peer < c->size; peer++) {
-    c->data[peer] = open_of(c->control->ranks[peer].data);
+    c->data[peer] = peer == c->rank ? own : open_of(c->control->ranks[peer].data);
     if (c->data[peer] < 0) return failed(c, HCCL_E_REMOTE, "rank " + std::to_string(peer) + " cannot be reached");
     if (peer != c->rank && c->control->ranks[peer].device == mine.device)
-      return failed(c, HCCL_E_PARA, "rank " + std::to_string(peer) + " is on device " + std::to_string(mine.device) +
+      return failed(c, HCCL_E_PARA, "rank " + std::to_string(peer) + " is on device " + std::to_string(current_device()) +
                                         " as well; each process sets its own");
   }
   return meet(c, "connecting");
@@ -412,7 +447,22 @@ HcclResult HcclCommInitRootInfo(uint32_t size, const HcclRootInfo* root, uint32_
   if (sscanf(root->internal, "%d:%d", &pid, &descriptor) != 2) return HCCL_E_PARA;
   control.pid = pid;
   control.descriptor = descriptor;
-  return make(size, rank, std::string("emulated:") + root->internal, open_of(control), made);
+  bool own = rank == 0 && pid == getpid();
+  return make(size, rank, std::string("emulated:") + root->internal, own ? descriptor : open_of(control), made);
+}
+
+// One process with a rank on each device, as DataParallel has it.
+HcclResult HcclCommInitAll(uint32_t count, int32_t* devices, HcclComm* made) {
+  HcclRootInfo root;
+  if (auto code = HcclGetRootInfo(&root)) return code;
+  std::vector<HcclResult> codes(count);
+  std::vector<std::thread> ranks;
+  for (uint32_t rank = 0; rank < count; rank++)
+    ranks.emplace_back([&, rank] {
+      codes[rank] = aclrtSetDevice(devices[rank]) ? HCCL_E_PARA : HcclCommInitRootInfo(count, &root, rank, &made[rank]);
+    });
+  for (auto& rank : ranks) rank.join();
+  return *std::max_element(codes.begin(), codes.end());
 }
 
 HcclResult HcclCommInitRootInfoConfig(uint32_t size, const HcclRootInfo* root, uint32_t rank, const HcclCommConfig*,
@@ -501,117 +551,144 @@ HcclResult HcclGroupEnd() { return HCCL_SUCCESS; }
 // ---- collectives
 
 HcclResult HcclAllReduce(void* send, void* receive, uint64_t count, HcclDataType type, HcclReduceOp operation,
-                         HcclComm handle, aclrtStream) {
+                         HcclComm handle, aclrtStream stream) {
   auto c = communicator(handle);
   if (!reducible(type)) return refuse_type(c, ALL_REDUCE, type);
-  return collective(c, ALL_REDUCE, signature_of(count, type, operation), send, count * size_of(type),
-                    [&] { return reduce(c, receive, count, 0, type, operation); });
-}
-
-HcclResult HcclReduce(void* send, void* receive, uint64_t count, HcclDataType type, HcclReduceOp operation,
-                      uint32_t root, HcclComm handle, aclrtStream) {
-  auto c = communicator(handle);
-  if (!reducible(type)) return refuse_type(c, REDUCE, type);
-  return collective(c, REDUCE, signature_of(count, type, operation << 6 | root), send, count * size_of(type),
-                    [&] { return c->rank != root || reduce(c, receive, count, 0, type, operation); });
-}
-
-HcclResult HcclReduceScatter(void* send, void* receive, uint64_t count, HcclDataType type, HcclReduceOp operation,
-                             HcclComm handle, aclrtStream) {
-  auto c = communicator(handle);
-  if (!reducible(type)) return refuse_type(c, REDUCE_SCATTER, type);
   uint64_t bytes = count * size_of(type);
-  return collective(c, REDUCE_SCATTER, signature_of(count, type, operation), send, bytes * c->size,
-                    [&] { return reduce(c, receive, count, bytes * c->rank, type, operation); });
-}
-
-HcclResult HcclReduceScatterV(void* send, const void* counts_, const void* offsets_, void* receive, uint64_t count,
-                              HcclDataType type, HcclReduceOp operation, HcclComm handle, aclrtStream) {
-  auto c = communicator(handle);
-  if (!reducible(type)) return refuse_type(c, REDUCE_SCATTER_V, type);
-  auto counts = static_cast<const uint64_t*>(counts_), offsets = static_cast<const uint64_t*>(offsets_);
-  uint64_t total = 0;
-  for (uint32_t i = 0; i < c->size; i++) total = std::max(total, counts[i] + offsets[i]);
-  return collective(c, REDUCE_SCATTER_V, signature_of(total, type, operation), send, total * size_of(type), [&] {
-    return reduce(c, receive, count, offsets[c->rank] * size_of(type), type, operation);
+  return on_stream(stream, ALL_REDUCE, receive, bytes, [=] {
+    return collective(c, ALL_REDUCE, signature_of(count, type, operation), send, bytes,
+                      [&] { return reduce(c, receive, count, 0, type, operation); });
   });
 }
 
-HcclResult HcclBroadcast(void* buffer, uint64_t count, HcclDataType type, uint32_t root, HcclComm handle, aclrtStream) {
+HcclResult HcclReduce(void* send, void* receive, uint64_t count, HcclDataType type, HcclReduceOp operation,
+                      uint32_t root, HcclComm handle, aclrtStream stream) {
+  auto c = communicator(handle);
+  if (!reducible(type)) return refuse_type(c, REDUCE, type);
+  uint64_t bytes = count * size_of(type);
+  return on_stream(stream, REDUCE, receive, bytes, [=] {
+    return collective(c, REDUCE, signature_of(count, type, operation << 6 | root), send, bytes,
+                      [&] { return c->rank != root || reduce(c, receive, count, 0, type, operation); });
+  });
+}
+
+HcclResult HcclReduceScatter(void* send, void* receive, uint64_t count, HcclDataType type, HcclReduceOp operation,
+                             HcclComm handle, aclrtStream stream) {
+  auto c = communicator(handle);
+  if (!reducible(type)) return refuse_type(c, REDUCE_SCATTER, type);
+  uint64_t bytes = count * size_of(type);
+  return on_stream(stream, REDUCE_SCATTER, receive, bytes, [=] {
+    return collective(c, REDUCE_SCATTER, signature_of(count, type, operation), send, bytes * c->size,
+                      [&] { return reduce(c, receive, count, bytes * c->rank, type, operation); });
+  });
+}
+
+HcclResult HcclReduceScatterV(void* send, const void* counts_, const void* offsets_, void* receive, uint64_t count,
+                              HcclDataType type, HcclReduceOp operation, HcclComm handle, aclrtStream stream) {
+  auto c = communicator(handle);
+  if (!reducible(type)) return refuse_type(c, REDUCE_SCATTER_V, type);
+  auto counts = numbers(counts_, c->size), offsets = numbers(offsets_, c->size);
+  uint64_t total = 0, unit = size_of(type);
+  for (uint32_t i = 0; i < c->size; i++) total = std::max(total, counts[i] + offsets[i]);
+  return on_stream(stream, REDUCE_SCATTER_V, receive, count * unit, [=] {
+    return collective(c, REDUCE_SCATTER_V, signature_of(total, type, operation), send, total * unit,
+                      [&] { return reduce(c, receive, count, offsets[c->rank] * unit, type, operation); });
+  });
+}
+
+HcclResult HcclBroadcast(void* buffer, uint64_t count, HcclDataType type, uint32_t root, HcclComm handle,
+                         aclrtStream stream) {
   auto c = communicator(handle);
   uint64_t bytes = count * size_of(type);
-  return collective(c, BROADCAST, signature_of(count, type, root), buffer, c->rank == root ? bytes : 0,
-                    [&] { return c->rank == root || read_at(c->data[root], buffer, bytes, 0); });
+  return on_stream(stream, BROADCAST, buffer, bytes, [=] {
+    return collective(c, BROADCAST, signature_of(count, type, root), buffer, c->rank == root ? bytes : 0,
+                      [&] { return c->rank == root || read_at(c->data[root], buffer, bytes, 0); });
+  });
 }
 
 HcclResult HcclScatter(void* send, void* receive, uint64_t count, HcclDataType type, uint32_t root, HcclComm handle,
-                       aclrtStream) {
+                       aclrtStream stream) {
   auto c = communicator(handle);
   uint64_t bytes = count * size_of(type);
-  return collective(c, SCATTER, signature_of(count, type, root), send, c->rank == root ? bytes * c->size : 0,
-                    [&] { return read_at(c->data[root], receive, bytes, bytes * c->rank); });
+  return on_stream(stream, SCATTER, receive, bytes, [=] {
+    return collective(c, SCATTER, signature_of(count, type, root), send, c->rank == root ? bytes * c->size : 0,
+                      [&] { return read_at(c->data[root], receive, bytes, bytes * c->rank); });
+  });
 }
 
-HcclResult HcclAllGather(void* send, void* receive, uint64_t count, HcclDataType type, HcclComm handle, aclrtStream) {
+HcclResult HcclAllGather(void* send, void* receive, uint64_t count, HcclDataType type, HcclComm handle,
+                         aclrtStream stream) {
   auto c = communicator(handle);
   uint64_t bytes = count * size_of(type);
-  return collective(c, ALL_GATHER, signature_of(count, type), send, bytes, [&] {
-    for (uint32_t peer = 0; peer < c->size; peer++)
-      if (!read_at(c->data[peer], static_cast<char*>(receive) + peer * bytes, bytes, 0)) return false;
-    return true;
+  return on_stream(stream, ALL_GATHER, receive, bytes * c->size, [=] {
+    return collective(c, ALL_GATHER, signature_of(count, type), send, bytes, [&] {
+      for (uint32_t peer = 0; peer < c->size; peer++)
+        if (!read_at(c->data[peer], static_cast<char*>(receive) + peer * bytes, bytes, 0)) return false;
+      return true;
+    });
   });
 }
 
 HcclResult HcclAllGatherV(void* send, uint64_t count, void* receive, const void* counts_, const void* offsets_,
-                          HcclDataType type, HcclComm handle, aclrtStream) {
+                          HcclDataType type, HcclComm handle, aclrtStream stream) {
   auto c = communicator(handle);
-  auto counts = static_cast<const uint64_t*>(counts_), offsets = static_cast<const uint64_t*>(offsets_);
-  uint64_t unit = size_of(type);
-  return collective(c, ALL_GATHER_V, signature_of(0, type), send, count * unit, [&] {
-    for (uint32_t peer = 0; peer < c->size; peer++)
-      if (!read_at(c->data[peer], static_cast<char*>(receive) + offsets[peer] * unit, counts[peer] * unit, 0))
-        return false;
-    return true;
+  auto counts = numbers(counts_, c->size), offsets = numbers(offsets_, c->size);
+  uint64_t unit = size_of(type), total = 0;
+  for (uint32_t i = 0; i < c->size; i++) total = std::max(total, (counts[i] + offsets[i]) * unit);
+  return on_stream(stream, ALL_GATHER_V, receive, total, [=] {
+    return collective(c, ALL_GATHER_V, signature_of(0, type), send, count * unit, [&] {
+      for (uint32_t peer = 0; peer < c->size; peer++)
+        if (!read_at(c->data[peer], static_cast<char*>(receive) + offsets[peer] * unit, counts[peer] * unit, 0))
+          return false;
+      return true;
+    });
   });
 }
 
 HcclResult HcclAlltoAll(const void* send, uint64_t count, HcclDataType type, const void* receive, uint64_t,
-                        HcclDataType, HcclComm handle, aclrtStream) {
+                        HcclDataType, HcclComm handle, aclrtStream stream) {
   auto c = communicator(handle);
   uint64_t bytes = count * size_of(type);
   auto target = static_cast<char*>(const_cast<void*>(receive));
-  return collective(c, ALL_TO_ALL, signature_of(count, type), send, bytes * c->size, [&] {
-    for (uint32_t peer = 0; peer < c->size; peer++)
-      if (!read_at(c->data[peer], target + peer * bytes, bytes, c->rank * bytes)) return false;
-    return true;
+  return on_stream(stream, ALL_TO_ALL, target, bytes * c->size, [=] {
+    return collective(c, ALL_TO_ALL, signature_of(count, type), send, bytes * c->size, [&] {
+      for (uint32_t peer = 0; peer < c->size; peer++)
+        if (!read_at(c->data[peer], target + peer * bytes, bytes, c->rank * bytes)) return false;
+      return true;
+    });
   });
 }
 
 // Written as one record: for each peer the bytes it gets and where they start, then the data.
 HcclResult HcclAlltoAllV(const void* send, const void* send_counts, const void* send_offsets, HcclDataType type,
                          const void* receive, const void* receive_counts, const void* receive_offsets, HcclDataType,
-                         HcclComm handle, aclrtStream) {
+                         HcclComm handle, aclrtStream stream) {
   auto c = communicator(handle);
-  auto counts = static_cast<const uint64_t*>(send_counts), offsets = static_cast<const uint64_t*>(send_offsets);
-  auto expected = static_cast<const uint64_t*>(receive_counts), places = static_cast<const uint64_t*>(receive_offsets);
-  uint64_t unit = size_of(type), total = 0, header = 2 * sizeof(uint64_t) * c->size;
-  for (uint32_t i = 0; i < c->size; i++) total = std::max(total, (counts[i] + offsets[i]) * unit);
-  std::vector<char> record(header + total);
-  auto fields = reinterpret_cast<uint64_t*>(record.data());
+  auto counts = numbers(send_counts, c->size), offsets = numbers(send_offsets, c->size);
+  auto expected = numbers(receive_counts, c->size), places = numbers(receive_offsets, c->size);
+  uint64_t unit = size_of(type), total = 0, received = 0, header = 2 * sizeof(uint64_t) * c->size;
   for (uint32_t i = 0; i < c->size; i++) {
-    fields[2 * i] = counts[i] * unit;
-    fields[2 * i + 1] = header + offsets[i] * unit;
+    total = std::max(total, (counts[i] + offsets[i]) * unit);
+    received = std::max(received, (expected[i] + places[i]) * unit);
   }
-  if (total) memcpy(record.data() + header, send, total);
   auto target = static_cast<char*>(const_cast<void*>(receive));
-  return collective(c, ALL_TO_ALL_V, signature_of(0, type), record.data(), record.size(), [&] {
-    for (uint32_t peer = 0; peer < c->size; peer++) {
-      uint64_t field[2];
-      if (!read_at(c->data[peer], field, sizeof field, sizeof field * c->rank)) return false;
-      if (field[0] != expected[peer] * unit) return false;
-      if (!read_at(c->data[peer], target + places[peer] * unit, field[0], field[1])) return false;
+  return on_stream(stream, ALL_TO_ALL_V, target, received, [=] {
+    std::vector<char> record(header + total);
+    auto fields = reinterpret_cast<uint64_t*>(record.data());
+    for (uint32_t i = 0; i < c->size; i++) {
+      fields[2 * i] = counts[i] * unit;
+      fields[2 * i + 1] = header + offsets[i] * unit;
     }
-    return true;
+    if (total) memcpy(record.data() + header, send, total);
+    return collective(c, ALL_TO_ALL_V, signature_of(0, type), record.data(), record.size(), [&] {
+      for (uint32_t peer = 0; peer < c->size; peer++) {
+        uint64_t field[2];
+        if (!read_at(c->data[peer], field, sizeof field, sizeof field * c->rank)) return false;
+        if (field[0] != expected[peer] * unit) return false;
+        if (!read_at(c->data[peer], target + places[peer] * unit, field[0], field[1])) return false;
+      }
+      return true;
+    });
   });
 }
 
@@ -631,35 +708,42 @@ HcclResult HcclAlltoAllVC(const void* send, const void* matrix_, HcclDataType ty
                        handle, stream);
 }
 
-HcclResult HcclBarrier(HcclComm handle, aclrtStream) {
-  return collective(communicator(handle), BARRIER, 0, nullptr, 0, [] { return true; });
+HcclResult HcclBarrier(HcclComm handle, aclrtStream stream) {
+  return on_stream(stream, BARRIER, nullptr, 0, [=] {
+    return collective(communicator(handle), BARRIER, 0, nullptr, 0, [] { return true; });
+  });
 }
 
 // ---- point to point. A device's stream would wait, the host would not: a send never does, a receive is only posted.
 
-HcclResult HcclSend(void* send, uint64_t count, HcclDataType type, uint32_t to, HcclComm handle, aclrtStream) {
+HcclResult HcclSend(void* send, uint64_t count, HcclDataType type, uint32_t to, HcclComm handle, aclrtStream stream) {
   auto c = communicator(handle);
-  auto& sent = c->control->ranks[c->rank].sent[to];
-  uint64_t bytes = count * size_of(type), at = (to + 1) * MAILBOX + sent;
-  if (!write_at(c->data[c->rank], &bytes, sizeof bytes, at) ||
-      !write_at(c->data[c->rank], send, bytes, at + sizeof bytes))
-    return failed(c, HCCL_E_OOM, "send: the host is out of memory");
-  sent += sizeof bytes + bytes;
-  return HCCL_SUCCESS;
+  return on_stream(stream, SEND, nullptr, 0, [=] {
+    auto& sent = c->control->ranks[c->rank].sent[to];
+    uint64_t bytes = count * size_of(type), at = (to + 1) * MAILBOX + sent;
+    if (!write_at(c->data[c->rank], &bytes, sizeof bytes, at) ||
+        !write_at(c->data[c->rank], send, bytes, at + sizeof bytes))
+      return failed(c, HCCL_E_OOM, "send: the host is out of memory");
+    sent += sizeof bytes + bytes;
+    return HCCL_SUCCESS;
+  });
 }
 
 HcclResult HcclRecv(void* receive, uint64_t count, HcclDataType type, uint32_t from, HcclComm handle, aclrtStream stream) {
-  std::lock_guard<std::mutex> lock(receiving);
   auto c = communicator(handle);
-  for (auto& it : *receives) {  // what a communicator receives is taken in order, whatever the streams
-    if (it.c != c || it.stream == stream) continue;
-    bool done;
-    if (auto code = take_all(it.stream, it.number, true, &done)) return code;
-    break;
-  }
-  receives->push_back({++posted, stream, c, receive, count * size_of(type), from});
-  open_receives++;
-  return HCCL_SUCCESS;
+  uint64_t bytes = count * size_of(type);
+  return on_stream(stream, RECEIVE, receive, bytes, [=] {
+    std::lock_guard<std::mutex> lock(receiving);
+    for (auto& it : *receives) {  // what a communicator receives is taken in order, whatever the streams
+      if (it.c != c || it.stream == stream) continue;
+      bool done;
+      if (auto code = take_all(it.stream, it.number, true, &done)) return code;
+      break;
+    }
+    receives->push_back({++posted, stream, c, receive, bytes, from});
+    open_receives++;
+    return HCCL_SUCCESS;
+  });
 }
 
 HcclResult HcclBatchSendRecv(HcclSendRecvItem* items, uint32_t count, HcclComm handle, aclrtStream stream) {

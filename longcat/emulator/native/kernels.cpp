@@ -7,15 +7,31 @@
 #include <ATen/core/enum_tag.h>
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/nan_to_num.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <torch/library.h>
+#include <torch_npu/csrc/aten/NPUGeneratorImpl.h>
+#include <torch_npu/csrc/core/npu/NPUCachingAllocator.h>
+#include <torch_npu/csrc/core/npu/NPURecovery.h>
+#include <torch_npu/csrc/core/npu/NPUStream.h>
 
+#include "emulator.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 using at::Tensor;
@@ -31,13 +47,13 @@ void read_alike(const Tensor& tensor, const Tensor& made) {
 
 bool on_device(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == at::kPrivateUse1; }
 
-// A CPU tensor over a device tensor's memory, which it keeps alive.
-Tensor alias(const Tensor& tensor) {
-  if (!on_device(tensor)) return tensor;
+// A CPU tensor over another's memory, which it keeps alive or not.
+Tensor over(const Tensor& tensor, bool keep) {
   auto storage = tensor.storage();
-  auto keeper = std::make_unique<c10::Storage>(storage);
   void* start = const_cast<void*>(storage.data());
-  at::DataPtr data(start, keeper.release(), [](void* held) { delete static_cast<c10::Storage*>(held); }, at::kCPU);
+  at::DataPtr data(start, at::kCPU);
+  if (keep)
+    data = {start, new c10::Storage(storage), [](void* held) { delete static_cast<c10::Storage*>(held); }, at::kCPU};
   c10::Storage shared(c10::Storage::use_byte_size_t(), storage.nbytes(), std::move(data), c10::GetCPUAllocator(), true);
   auto made = at::detail::make_tensor<c10::TensorImpl>(
       std::move(shared), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype());
@@ -48,27 +64,89 @@ Tensor alias(const Tensor& tensor) {
   return made;
 }
 
+Tensor cpu_side(const Tensor& tensor) { return on_device(tensor) ? over(tensor, true) : tensor; }
+
+// Bytes from the first to the last element.
+size_t span_of(const Tensor& tensor) {
+  if (tensor.numel() == 0) return 0;
+  size_t span = 1;
+  for (int64_t i = 0; i < tensor.dim(); i++) span += (tensor.size(i) - 1) * tensor.stride(i);
+  return span * tensor.itemsize();
+}
+
 // A CPU tensor's content as a new tensor of the device, strides kept.
 Tensor place(const Tensor& tensor, at::Device device) {
   if (!tensor.defined() || !tensor.device().is_cpu()) return tensor;
   auto made = at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(device).pinned_memory(false));
   read_alike(tensor, made);
-  if (tensor.numel() == 0) return made;
-  size_t span = 1;
-  for (int64_t i = 0; i < tensor.dim(); i++) span += (tensor.size(i) - 1) * tensor.stride(i);
-  std::memcpy(made.mutable_data_ptr(), tensor.const_data_ptr(), span * tensor.itemsize());
+  if (tensor.numel()) std::memcpy(made.mutable_data_ptr(), tensor.const_data_ptr(), span_of(tensor));
   return made;
 }
 
 at::Device current_device() { return c10::impl::VirtualGuardImpl(at::kPrivateUse1).getDevice(); }
 
-// A CPU generator for one operator, a function of the device generator's seed and offset, which moves on.
-at::Generator generator_for(at::Generator device_generator) {
-  std::lock_guard<std::mutex> lock(device_generator.mutex());
-  uint64_t seed = device_generator.current_seed(), offset = device_generator.get_offset();
-  device_generator.set_offset(offset + 4);
-  return at::detail::createCPUGenerator(seed * 0x9E3779B97F4A7C15ull + offset);
+// Whether the device saturates what does not fit a type, and keeps a flag of it, as torch_npu sets it when it initialises
+// one (saturation is 0 in acl_rt.h). The emulated CANN is loaded in this process, under the names of CANN's libraries.
+bool saturates() {
+  using Mode = int (*)(int*);
+  static Mode ask = [] {
+    void* cann = dlopen("libascendcl.so", RTLD_NOW | RTLD_NOLOAD);
+    return cann ? reinterpret_cast<Mode>(dlsym(cann, "aclrtGetDeviceSatMode")) : nullptr;
+  }();
+  int mode = 1;
+  return ask && ask(&mode) == 0 && mode == 0;
 }
+
+std::array<std::atomic<bool>, emulator::MAX_DEVICES> overflows;  // one flag a device
+
+bool finite(const Tensor& tensor) {
+  return !tensor.defined() || !tensor.is_floating_point() || at::isfinite(tensor).all().item<bool>();
+}
+
+// Whether the arguments of an operator are numbers, so that a result that is none is an overflow of its own. What it only
+// writes to does not count; without tensors it makes a constant.
+bool finite_arguments(const std::vector<c10::Argument>& arguments, const torch::jit::Stack& stack, size_t first) {
+  bool tensors = false;
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const auto& value = stack[first + i];
+    if (arguments[i].is_out()) continue;
+    if (value.isDouble() && !std::isfinite(value.toDouble())) return false;
+    if (value.isScalar() && value.toScalar().isFloatingPoint() && !std::isfinite(value.toScalar().toDouble())) return false;
+    if (!value.isTensor() && !value.isTensorList()) continue;
+    for (const Tensor& tensor : value.isTensor() ? std::vector<Tensor>{value.toTensor()} : value.toTensorVector()) {
+      tensors |= tensor.defined();
+      if (!finite(tensor)) return false;
+    }
+  }
+  return tensors;
+}
+
+// Saturates a result of the host, and sets the device's flag if it had to.
+void saturate(const Tensor& result, at::Device device) {
+  if (!result.defined() || !result.device().is_cpu() || finite(result)) return;
+  at::nan_to_num_(const_cast<Tensor&>(result), 0.0);
+  overflows[device.has_index() ? device.index() : 0] = true;
+}
+
+// Random numbers of one operator: a CPU generator that is a function of the device generator's seed and offset, which
+// moves on. In a graph both are found on the device, at each replay.
+class Draw {
+ public:
+  explicit Draw(at::Generator from) {
+    std::lock_guard<std::mutex> lock(from.mutex());
+    state_ = at::check_generator<at_npu::NPUGeneratorImpl>(from)->philox_npu_state(4);
+  }
+
+  at::Generator generator() const {
+    uint64_t seed = state_.captured_ ? read(state_.seed_.ptr) : state_.seed_.val;
+    uint64_t offset = state_.captured_ ? read(state_.offset_.ptr) + state_.offset_intragraph_ : state_.offset_.val;
+    return at::detail::createCPUGenerator(seed * 0x9E3779B97F4A7C15ull + offset);
+  }
+
+ private:
+  static uint64_t read(const Tensor* tensor) { return *static_cast<const int64_t*>(tensor->const_data_ptr()); }
+  at_npu::PhiloxNpuState state_;
+};
 
 // For operators that draw random numbers without being given a generator: the CPU's own one, set as above, and put back.
 class BorrowedGenerator {
@@ -81,34 +159,215 @@ class BorrowedGenerator {
   Tensor state_;
 };
 
+// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key; a mixed
+// one takes tensors of the host as well.
+enum class By { CPU, REFERENCE, MIXED_REFERENCE };
+constexpr c10::DispatchKey REFERENCE = c10::DispatchKey::PrivateUse2;
+
+// Results of a reference that are to stay on the host.
+thread_local std::vector<Tensor> on_host;
+
+Tensor keep_on_host(const Tensor& result) {
+  on_host.push_back(result);
+  return result;
+}
+
+// Whether an argument is a tensor of this type.
+bool has(const torch::jit::Stack& stack, size_t first, at::ScalarType type) {
+  for (size_t i = first; i < stack.size(); i++) {
+    const auto& value = stack[i];
+    if (value.isTensor() && value.toTensor().defined() && value.toTensor().scalar_type() == type) return true;
+    if (value.isTensorList())
+      for (const Tensor& tensor : value.toTensorVector())
+        if (tensor.defined() && tensor.scalar_type() == type) return true;
+  }
+  return false;
+}
+
+template <typename Change>
+void change_tensors(torch::jit::Stack* stack, size_t first, Change change) {
+  for (size_t i = first; i < stack->size(); i++) {
+    auto& value = (*stack)[i];
+    if (value.isTensor()) {
+      value = change(value.toTensor());
+    } else if (value.isTensorList()) {
+      c10::List<Tensor> changed;
+      for (const Tensor& tensor : value.toTensorVector()) changed.push_back(change(tensor));
+      value = changed;
+    }
+  }
+}
+
+// The CPU's kernel in 32 bits, with results rounded once.
+void compute_wide(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first, at::ScalarType narrow) {
+  std::vector<std::pair<Tensor, Tensor>> widened;
+  change_tensors(stack, first, [&](const Tensor& tensor) {
+    if (!tensor.defined() || tensor.scalar_type() != narrow) return tensor;
+    for (auto& [before, after] : widened)
+      if (before.is_same(tensor)) return after;
+    widened.emplace_back(tensor, tensor.to(at::kFloat));
+    return widened.back().second;
+  });
+  operation.callBoxed(stack);
+  const auto& arguments = operation.schema().arguments();
+  bool writes = std::any_of(arguments.begin(), arguments.end(),
+                            [](const auto& argument) { return argument.alias_info() && argument.alias_info()->isWrite(); });
+  if (writes)
+    for (auto& [before, after] : widened) {
+      if (before.sizes() != after.sizes()) before.resize_(after.sizes());
+      before.copy_(after);
+    }
+  change_tensors(stack, stack->size() - operation.schema().returns().size(), [&](const Tensor& result) {
+    for (auto& [before, after] : widened)
+      if (after.is_same(result)) return before;
+    return result.defined() && result.scalar_type() == at::kFloat ? result.to(narrow) : result;
+  });
+}
+
+// Indices of 32 bits, which a device takes, and of which the CPU's kernel says that it wants 64.
+void widen_index(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first) {
+  static const std::unordered_map<std::string, std::string> INDICES = {
+      {"aten::nll_loss_forward", "target"},    {"aten::nll_loss_backward", "target"},
+      {"aten::nll_loss2d_forward", "target"},  {"aten::nll_loss2d_backward", "target"},
+      {"aten::multilabel_margin_loss_forward", "target"},
+      {"aten::index_fill", "index"},           {"aten::index_fill_", "index"},
+      {"aten::take", "index"},                 {"aten::put_", "index"}};
+  auto found = INDICES.find(operation.schema().name());
+  if (found == INDICES.end()) return;
+  auto& value = (*stack)[first + *operation.schema().argumentIndexWithName(found->second)];
+  if (value.isTensor() && value.toTensor().scalar_type() == at::kInt) value = value.toTensor().to(at::kLong);
+}
+
+// The CPU's kernel. Products of half floats are summed in 32 bits, as a device does, and what the CPU has no 16-bit kernel
+// for is computed in 32 bits as well.
+void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
+  static const std::unordered_set<std::string> PRODUCTS = {
+      "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::addbmm",
+      "aten::addbmm_", "aten::mv", "aten::addmv", "aten::addmv_", "aten::addr", "aten::dot", "aten::vdot"};
+  size_t first = stack->size() - operation.schema().arguments().size();
+  widen_index(operation, stack, first);
+  bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
+  if (half && PRODUCTS.count(operation.schema().name())) return compute_wide(operation, stack, first, at::kHalf);
+  if (!half && !brain) return operation.callBoxed(stack);
+  torch::jit::Stack kept(stack->begin() + first, stack->end());
+  try {
+    operation.callBoxed(stack);
+  } catch (const c10::Error& error) {
+    const auto& text = error.msg();
+    bool lacks_half = text.find("for 'Half'") != std::string::npos || text.find("c10::Half") != std::string::npos;
+    bool lacks_brain = text.find("for 'BFloat16'") != std::string::npos || text.find("c10::BFloat16") != std::string::npos;
+    if (!(half && lacks_half) && !(brain && lacks_brain)) throw;
+    stack->resize(first);
+    stack->insert(stack->end(), kept.begin(), kept.end());
+    compute_wide(operation, stack, first, lacks_half ? at::kHalf : at::kBFloat16);
+  }
+}
+
+// Runs it on tensors of the CPU.
+void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by,
+             const std::optional<Draw>& random) {
+  c10::impl::ExcludeDispatchKeyGuard kernels_only(c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
+                                                  c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
+  std::optional<BorrowedGenerator> borrowed;
+  if (random) borrowed.emplace(random->generator());
+  if (by == By::CPU) return compute_on_cpu(operation, stack);
+  at::NoGradGuard no_gradients;
+  operation.redispatchBoxed(c10::DispatchKeySet(REFERENCE), stack);
+}
+
+template <class Function>
+void for_each_tensor(const IValue& value, Function function) {
+  if (value.isTensor() && value.toTensor().defined()) function(value.toTensor());
+  if (value.isTensorList())
+    for (const Tensor& tensor : value.toTensorVector())
+      if (tensor.defined()) function(tensor);
+}
+
+// The value with other tensors in it.
+template <class Function>
+IValue map_tensors(const IValue& value, Function function) {
+  if (value.isTensor()) return function(value.toTensor());
+  if (value.isTensorList()) {
+    c10::List<Tensor> mapped;
+    for (const Tensor& tensor : value.toTensorVector()) mapped.push_back(function(tensor));
+    return mapped;
+  }
+  if (value.isOptionalTensorList()) {
+    c10::List<std::optional<Tensor>> mapped;
+    for (std::optional<Tensor> tensor : value.toOptionalTensorList())
+      mapped.push_back(tensor ? std::optional<Tensor>(function(*tensor)) : tensor);
+    return mapped;
+  }
+  return value;
+}
+
+// A call that a graph does again, into the same memory. It holds that of the device no more than a device's task does.
+struct Replayed {
+  c10::OperatorHandle operation;
+  By by;
+  std::optional<Draw> random;
+  std::vector<std::pair<size_t, Draw>> generators;  // by argument
+  std::vector<IValue> arguments;                    // tensors of the CPU
+  std::vector<Tensor> results;
+
+  aclError operator()() const {
+    torch::jit::Stack stack;
+    for (auto& argument : arguments)
+      stack.push_back(map_tensors(argument, [](const Tensor& tensor) {
+        return tensor.defined() && tensor.has_storage() ? over(tensor, true) : tensor;
+      }));
+    for (auto& [argument, draw] : generators) stack[argument] = draw.generator();
+    compute(operation, &stack, by, random);
+    on_host.clear();
+    auto result = results.begin();
+    for (auto& value : stack)
+      for_each_tensor(value, [&](const Tensor& made) {
+        if (result == results.end()) return;
+        auto& place = *result++;
+        if (place.numel() && made.const_data_ptr() != place.const_data_ptr()) place.copy_(made);
+      });
+    return ACL_SUCCESS;
+  }
+};
+
 // The arguments and results of one call, translated to the CPU and back.
 class Call {
  public:
-  Call(const c10::OperatorHandle& operation, torch::jit::Stack* stack) : operation_(operation), stack_(stack) {}
+  Call(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by)
+      : operation_(operation), stack_(stack), by_(by) {}
 
   void run() {
     const auto& arguments = operation_.schema().arguments();
-    size_t first = stack_->size() - arguments.size();
-    for (size_t i = 0; i < arguments.size(); i++) argument_down((*stack_)[first + i], arguments[i]);
-    check_devices(first);
+    first_ = stack_->size() - arguments.size();
+    for (size_t i = 0; i < arguments.size(); i++) argument_down(i, arguments[i]);
+    check_devices(first_);
+    if (c10_npu::get_npu_data_unsafe_flag()) check_safety();
     if (!device_ || !device_->has_index()) device_ = current_device();
-    {
-      c10::impl::ExcludeDispatchKeyGuard kernels_only(
-          c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
-          c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
-      std::optional<BorrowedGenerator> random;
-      if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded)) random.emplace(generator_of_device());
-      try {
-        operation_.callBoxed(stack_);
-      } catch (const c10::Error& error) {  // a result is made on the host first
-        bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
-        TORCH_CHECK_WITH(OutOfMemoryError, !memory, "NPU out of memory. ", operation_.schema().operator_name(),
-                         " needs more than the host has, which stands for the device: ", error.msg());
-        throw;
-      }
+    std::optional<Draw> random;
+    if (!generator_ && operation_.hasTag(at::Tag::nondeterministic_seeded) && by_ == By::CPU)
+      random.emplace(at::globalContext().defaultGenerator(*device_));
+    auto stream = emulator::any_records() ? c10_npu::getCurrentNPUStream(device_->index()).stream(false) : nullptr;
+    std::optional<Replayed> again;
+    if (stream && emulator::records(stream)) again = capture(stream, random);
+    bool watched = saturates() && finite_arguments(arguments, *stack_, first_);
+    try {
+      compute(operation_, stack_, by_, random);
+    } catch (const c10::Error& error) {  // a result is made on the host first
+      bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
+      TORCH_CHECK_WITH(OutOfMemoryError, !memory, "NPU out of memory. ", operation_.schema().operator_name(),
+                       " needs more than the host has, which stands for the device: ", error.msg());
+      throw;
     }
     size_t results = operation_.schema().returns().size();
-    for (size_t i = stack_->size() - results; i < stack_->size(); i++) result_up((*stack_)[i]);
+    for (size_t i = stack_->size() - results; watched && i < stack_->size(); i++)
+      for_each_tensor((*stack_)[i], [&](const Tensor& made) { saturate(made, *device_); });
+    for (size_t i = stack_->size() - results; i < stack_->size(); i++) {
+      result_up((*stack_)[i]);
+      if (again)
+        for_each_tensor((*stack_)[i], [&](const Tensor& made) { again->results.push_back(held_by_none(made)); });
+    }
+    if (by_ != By::CPU) on_host.clear();
+    if (again) emulator::record(stream, c10::toString(operation_.schema().operator_name()), std::move(*again));
   }
 
  private:
@@ -116,44 +375,81 @@ class Call {
     Tensor device, cpu;
   };
 
+  static Tensor held_by_none(const Tensor& tensor) { return on_device(tensor) ? over(tensor, false) : tensor; }
+
+  // The call as its graph will do it, before it has changed its arguments.
+  Replayed capture(aclrtStream stream, const std::optional<Draw>& random) {
+    refuse_what_the_host_waits_for();
+    const auto& arguments = operation_.schema().arguments();
+    Replayed made{operation_, by_, random, generators_, {}, {}};
+    for (size_t i = 0; i < arguments.size(); i++) {
+      const auto& value = (*stack_)[first_ + i];
+      made.arguments.push_back(map_tensors(value, [&](const Tensor& tensor) {
+        for (auto& pair : pairs_)
+          if (pair.cpu.is_same(tensor)) return over(tensor, false);
+        return tensor;
+      }));
+      if (arguments[i].alias_info() && arguments[i].alias_info()->isWrite())
+        for_each_tensor(value, [&](const Tensor& written) {
+          if (written.has_storage()) emulator::will_write(stream, const_cast<void*>(written.const_data_ptr()), span_of(written));
+        });
+    }
+    return made;
+  }
+
+  void refuse_what_the_host_waits_for() {
+    auto name = c10::toString(operation_.schema().operator_name());
+    auto refuse = [&](const char* why) { TORCH_CHECK(false, name, " cannot be captured into a graph: it ", why); };
+    if (operation_.hasTag(at::Tag::data_dependent_output)) refuse("returns a value to the host");
+    bool by_mask = true;  // an index is a shape of its own only where it is a mask
+    for (size_t i = first_; i < stack_->size(); i++)
+      if ((*stack_)[i].isOptionalTensorList()) {
+        by_mask = false;
+        for (std::optional<Tensor> index : (*stack_)[i].toOptionalTensorList())
+          by_mask = by_mask || (index && index->defined() && (index->dtype() == at::kBool || index->dtype() == at::kByte));
+        if (by_mask) refuse("has an index whose shape depends on values");
+      }
+    if (by_mask && operation_.hasTag(at::Tag::dynamic_output_shape)) refuse("has a result whose shape depends on values");
+    if (operation_.schema().name() == "aten::copy_") {
+      const auto &to = (*stack_)[first_].toTensor(), &from = (*stack_)[first_ + 1].toTensor();
+      bool crosses = pairs_.size() == 1 && !to.is_same(from);
+      if (crosses && !(*stack_)[first_ + 2].toBool()) refuse("moves data between host and device, and the host waits for it");
+    }
+  }
+
   Tensor down(const Tensor& tensor) {
     if (!on_device(tensor)) return tensor;
+    TORCH_CHECK_NOT_IMPLEMENTED(by_ == By::CPU || !tensor._fw_grad(0).defined(), operation_.schema().name(),
+                                ": forward-mode differentiation; torch_npu has no formula for it and would lose the tangent");
     if (!device_ || !device_->has_index()) device_ = tensor.device();
     for (auto& pair : pairs_)
       if (pair.device.is_same(tensor)) return pair.cpu;
-    pairs_.push_back({tensor, alias(tensor)});
+    pairs_.push_back({tensor, cpu_side(tensor)});
     return pairs_.back().cpu;
   }
 
-  void argument_down(IValue& value, const c10::Argument& argument) {
-    if (value.isTensor()) {
-      if (on_device(value.toTensor())) value = down(value.toTensor());
-    } else if (value.isTensorList()) {
-      c10::List<Tensor> translated;
-      for (const Tensor& tensor : value.toTensorVector()) translated.push_back(down(tensor));
-      value = translated;
-    } else if (value.isOptionalTensorList()) {
-      c10::List<std::optional<Tensor>> translated;
-      for (std::optional<Tensor> tensor : value.toOptionalTensorList())
-        translated.push_back(tensor ? std::optional<Tensor>(down(*tensor)) : tensor);
-      value = translated;
-    } else if (value.isDevice()) {
+  void argument_down(size_t i, const c10::Argument& argument) {
+    auto& value = (*stack_)[first_ + i];
+    if (value.isDevice()) {
       if (value.toDevice().type() != at::kPrivateUse1) return;
       device_ = value.toDevice();
       value = at::Device(at::kCPU);
     } else if (value.isGenerator()) {
       generator_ = true;
       given_ = value.toGenerator();
-      if (given_->device().type() == at::kPrivateUse1) value = generator_for(*given_);
+      if (given_->device().type() == at::kPrivateUse1) value = draw(i, *given_);
     } else if (value.isNone() && is_generator(argument)) {
       generator_ = true;
-      value = generator_of_device();
+      auto device = device_ && device_->has_index() ? *device_ : current_device();
+      value = draw(i, at::globalContext().defaultGenerator(device));
+    } else if (!value.isTensor() || on_device(value.toTensor())) {
+      value = map_tensors(value, [&](const Tensor& tensor) { return down(tensor); });
     }
   }
 
-  at::Generator generator_of_device() {
-    auto device = device_ && device_->has_index() ? *device_ : current_device();
-    return generator_for(at::globalContext().defaultGenerator(device));
+  at::Generator draw(size_t argument, const at::Generator& from) {
+    generators_.emplace_back(argument, Draw(from));
+    return generators_.back().second.generator();
   }
 
   static bool is_generator(const c10::Argument& argument) {
@@ -171,6 +467,7 @@ class Call {
     if (given_) check_generator(first);
     if (pairs_.empty()) return;
     for (auto& pair : pairs_) refuse_other(pair.device.device(), pairs_[0].device.device());
+    if (by_ == By::MIXED_REFERENCE) return;
     for (size_t i = first; i < stack_->size(); i++) {
       const auto& value = (*stack_)[i];
       if (OF_THE_HOST.count(operation_.schema().arguments()[i - first].name())) continue;
@@ -178,6 +475,16 @@ class Call {
       if (value.isTensorList())
         for (const Tensor& tensor : value.toTensorVector()) check_cpu(tensor);
     }
+  }
+
+  // After a fault of its memory, data of a device is not to be read until it has been written anew.
+  void check_safety() {
+    bool copies = operation_.schema().name() == "aten::copy_";
+    for (auto& pair : pairs_)
+      if (copies && pair.cpu.is_same((*stack_)[first_].toTensor()))
+        c10_npu::NPUCachingAllocator::updateBlockToSafe(pair.device.storage().data_ptr());
+      else
+        c10_npu::check_npu_tensor_is_safe(pair.device);
   }
 
   void check_generator(size_t first) {
@@ -202,19 +509,18 @@ class Call {
   }
 
   void result_up(IValue& value) {
-    if (value.isTensor()) {
-      value = up(value.toTensor());
-    } else if (value.isTensorList()) {
-      c10::List<Tensor> translated;
-      for (const Tensor& tensor : value.toTensorVector()) translated.push_back(up(tensor));
-      value = translated;
-    }
+    if (value.isTensor() || value.isTensorList()) value = map_tensors(value, [&](const Tensor& tensor) { return up(tensor); });
   }
 
   Tensor up(const Tensor& result) {
     if (!result.defined() || !result.device().is_cpu()) return result;
     for (auto& pair : pairs_)
       if (pair.cpu.is_same(result)) return written(pair);
+    if (by_ != By::CPU) {
+      for (auto& kept : on_host)
+        if (kept.is_same(result)) return result;
+      return place(result.contiguous(), *device_);
+    }
     for (auto& pair : pairs_)
       if (pair.cpu.storage().unsafeGetStorageImpl() == result.storage().unsafeGetStorageImpl()) {
         auto view = at::as_strided(pair.device, result.sizes(), result.strides(), result.storage_offset());
@@ -229,7 +535,7 @@ class Call {
     const Tensor &device = pair.device, &cpu = pair.cpu;
     if (cpu.storage().data() != device.storage().data()) {
       device.resize_(cpu.sizes());
-      alias(device).copy_(cpu);
+      cpu_side(device).copy_(cpu);
     } else if (cpu.sizes() != device.sizes() || cpu.strides() != device.strides()) {
       device.unsafeGetTensorImpl()->set_sizes_and_strides(cpu.sizes(), cpu.strides(), cpu.storage_offset());
     }
@@ -238,13 +544,21 @@ class Call {
 
   const c10::OperatorHandle& operation_;
   torch::jit::Stack* stack_;
+  By by_;
+  size_t first_ = 0;  // of the arguments on the stack
   std::vector<Pair> pairs_;
+  std::vector<std::pair<size_t, Draw>> generators_;
   std::optional<at::Device> device_;
   bool generator_ = false;  // one is an argument
   std::optional<at::Generator> given_;
 };
 
-void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack).run(); }
+void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack, By::CPU).run(); }
+
+template <By by>
+void run_reference(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
+  Call(operation, stack, by).run();
+}
 
 void refuse(const c10::OperatorHandle& operation, torch::jit::Stack*) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", operation.schema().operator_name(),
@@ -281,12 +595,20 @@ void install(const std::vector<std::string>& names, c10::DispatchKey key) {
 }
 
 torch::CppFunction cpu_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>(); }
+template <By by>
+torch::CppFunction reference_kernel() {
+  return torch::CppFunction::makeFromBoxedFunction<&run_reference<by>>();
+}
 torch::CppFunction refusal() { return torch::CppFunction::makeFromBoxedFunction<&refuse>(); }
 torch::CppFunction composite_kernel() { return torch::CppFunction::makeFromBoxedFunction<&compose_kernel>(); }
 torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunction<&compose>(); }
 
 void install_cpu_kernels(const std::vector<std::string>& names) {
   install<cpu_kernel>(names, c10::DispatchKey::PrivateUse1);
+}
+template <By by>
+void install_references(const std::vector<std::string>& names) {
+  install<reference_kernel<by>>(names, c10::DispatchKey::PrivateUse1);
 }
 void install_refusals(const std::vector<std::string>& names) { install<refusal>(names, c10::DispatchKey::PrivateUse1); }
 void install_composite_kernels(const std::vector<std::string>& names) {
@@ -299,10 +621,12 @@ void install_composites(const std::vector<std::string>& names) {
 }  // namespace
 
 TORCH_LIBRARY(longcat_emulator, library) {
-  library.def("alias(Tensor tensor) -> Tensor", &alias);
-  library.def("has_tangent(Tensor tensor) -> bool", [](const Tensor& tensor) { return tensor._fw_grad(0).defined(); });
-  library.def("place(Tensor tensor, Device device) -> Tensor", &place);
+  library.def("overflow(Device device) -> bool", [](at::Device device) { return overflows[device.index()].load(); });
+  library.def("clear_overflow(Device device) -> ()", [](at::Device device) { overflows[device.index()] = false; });
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
+  library.def("on_host(Tensor tensor) -> Tensor", &keep_on_host);
+  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::REFERENCE>(names); });
+  library.def("install_mixed_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::MIXED_REFERENCE>(names); });
   library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
   library.def("install_composite_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_composite_kernels(names); });
   library.def("install_composites(str[] names) -> ()", [](std::vector<std::string> names) { install_composites(names); });

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from longcat.benchmark.logs import TOKENS_SEEN, LogContext, read_log, read_metrics
+from longcat.benchmark.logs import TOKENS_SEEN, LogContext, Recorded, read_log, read_metrics
 from longcat.errors import DataError
 
 MEGATRON = (
@@ -155,9 +155,9 @@ def test_a_damaged_trainer_state(tmp_path, state):
 def test_a_tracked_trainer_counts_all_devices_or_one():
     context = LogContext(8, 2048)
     old = {"train_tokens_per_second": [100.0], TOKENS_SEEN: [1.0, 2.0]}
-    assert read_metrics(old, "r", context).tokens_per_second == 800
+    assert read_metrics(Recorded(old), "r", context).tokens_per_second == 800
     new = {"train_tokens_per_second": [90.0, 100.0, 100.0], TOKENS_SEEN: [1.0, 2.0, 3.0]}
-    assert read_metrics(new, "r", context).tokens_per_second == 100
+    assert read_metrics(Recorded(new), "r", context).tokens_per_second == 100
 
 
 def test_our_metrics(tmp_path):
@@ -176,3 +176,52 @@ def test_a_log_of_nothing_says_what_was_looked_for(tmp_path):
         read_log(tmp_path / "gone", LogContext(1, 1))
     with pytest.raises(DataError, match="damaged"):
         read(tmp_path, '{"perf/tokens_per_second": 1\n')
+
+
+MODEL_OF_124M = LogContext(8, 1024, total_parameters=124e6, non_embedding_parameters=85e6)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "number of parameters: {:.2f}M",
+        "Model llama3 debug \033[32msize: {:,.0f} total parameters\033[39m",
+        "Number of parameters: {:,.0f} (scaling: 1)",
+    ],
+)
+def test_a_model_of_another_size_contradicts(tmp_path, line):
+    steps = {
+        "number": "tokens per iteration will be: 491,520\n"
+        + "".join(f"iter {i}: loss 3.2, time 100.00ms, mfu 30.00%\n" for i in range(9)),
+        "Model ": "".join(f"step: {i} loss: 3.2 memory: 1GiB tps: 3,456 tflops: 100.0 mfu: 30.0%\n" for i in range(9)),
+        "Number": "Total batch size: 524,288\n"
+        + "".join(
+            f"step {i:05d}/00100 (1.00%) | loss: 3.2 | dt: 500.00ms | tok/sec: 1,048,576 | mfu: 45.0\n"
+            for i in range(9)
+        ),
+    }[line[:6]]
+    file = tmp_path / "train.log"
+    for count in (124.4e6, 85e6):
+        file.write_text(line.format(count / 1e6 if "M" in line[-1] else count) + "\n" + steps)
+        assert read_log(file, MODEL_OF_124M).tokens_per_second > 0
+    file.write_text(line.format(6738 if "M" in line[-1] else 6738e6) + "\n" + steps)
+    with pytest.raises(
+        DataError, match=r"reports a model of 6,738,000,000 parameters, and the given one has 124,000,000"
+    ):
+        read_log(file, MODEL_OF_124M)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"facts.processes": "2"}, "run r has recorded facts.processes 2, not 8 devices"),
+        ({"corpus.sequence_length_tokens": "64"}, "corpus.sequence_length_tokens 64, not 1,024 sequence length"),
+        ({"facts.parameters": "2696928"}, "facts.parameters 2,696,928, not 124,000,000 parameters"),
+    ],
+)
+def test_a_tracked_run_of_ours_is_the_one_that_the_command_tells_of(params, said):
+    values = {"perf/tokens_per_second": [100.0] * 5}
+    right = {"facts.processes": "8", "corpus.sequence_length_tokens": "1024", "facts.parameters": "124000000"}
+    assert read_metrics(Recorded(values, right), "r", MODEL_OF_124M).tokens_per_second == 100
+    with pytest.raises(DataError, match=said):
+        read_metrics(Recorded(values, right | params), "r", MODEL_OF_124M)
