@@ -155,10 +155,10 @@ def install() -> None:
     state = torch.get_rng_state
     cuda.get_rng_state = lambda *_: state()
     cuda.get_rng_state_all = lambda: [state()]
-    cuda.default_generators = (torch.default_generator,) * count
+    cuda.default_generators = (torch.default_generator,) * count  # type: ignore[assignment]
     for name in ("_record_memory_history", "_dump_snapshot"):
         setattr(cuda.memory, name, lambda *_, **__: None)
-    cuda.memory._snapshot = lambda *_, **__: {"segments": [], "device_traces": []}  # type: ignore[assignment]
+    cuda.memory._snapshot = lambda *_, **__: {"segments": [], "device_traces": []}
     torch.version.cuda = _VERSION  # what asks for TF32 looks at it
     cuda.Stream, cuda.Event, cuda.ExternalStream = Stream, Event, Stream  # type: ignore[misc,assignment]
     cuda.stream = cuda.StreamContext = Here  # type: ignore[misc,assignment]
@@ -271,7 +271,7 @@ def _patch_distributed() -> None:
         return args[:2], {name: value for name, value in kwargs.items() if name not in ("device_ids", "output_device")}
 
     # torch's own refuse a CPU
-    torch.nn.SyncBatchNorm.forward = _batch_norm_of_all  # type: ignore[method-assign]
+    torch.nn.SyncBatchNorm.forward = _batch_norm_of_all  # type: ignore[method-assign,assignment]
     DistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None  # type: ignore[method-assign]
     from torch.distributed.fsdp import FullyShardedDataParallel
 
