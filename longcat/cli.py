@@ -131,6 +131,7 @@ for _function in (tools.ui, *_KEPT, tools.sync):
 
 
 _INTERRUPTED = 130
+_AGAIN = "run the same command again; it continues from its last checkpoint if it keeps any"
 _UNREAD = 128 + signal.SIGPIPE
 """Exit code where the reader of standard output is gone: that of a program which the signal ends."""
 
@@ -152,11 +153,7 @@ class _Signals:
                 signal.signal(number, signal.SIG_DFL)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
-        self.asked = (
-            KeyboardInterrupt()
-            if number == signal.SIGINT
-            else Terminated("stopped by SIGTERM; run the same command again to continue from the last checkpoint")
-        )
+        self.asked = KeyboardInterrupt() if number == signal.SIGINT else Terminated(f"stopped by SIGTERM; {_AGAIN}")
         raise self.asked
 
 
@@ -204,7 +201,7 @@ def main() -> None:
         _complain(str(error))
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("error: interrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
+        print(f"error: interrupted; {_AGAIN}", file=sys.stderr)
         code = _INTERRUPTED
     except Exception as error:
         redact_error(error)
