@@ -1,10 +1,13 @@
 """torch's operator tests on the emulated device: which pass, which fail, which are unsupported.
 
     longcat emulate -- python -m longcat.emulator.conformance [OPERATOR]... [--all] [--json FILE]
+    longcat emulate -- python -m longcat.emulator.conformance --suite DIR [FILE or FOLDER]... [--jobs N] [--seconds S]
 
 torch describes its operators by sample inputs (OpInfo), and torch_npu's wheel says which of these tests an NPU is spared.
 Every sample is run on the CPU and on the device, forwards and backwards, and the results are compared. Without names the
 operators are those that a training step calls, which is found out by watching one.
+
+With `--suite` the tests are those of torch_npu's makers, from a checkout of theirs (see `longcat.emulator.upstream`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +30,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from longcat.errors import UserError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
 """Types that training uses."""
@@ -278,8 +284,6 @@ def summary(outcomes: list[Outcome]) -> str:
 
 
 def _worker(names: list[str]) -> None:
-    import signal
-
     from longcat.accelerator import choose
 
     device = choose("npu").device()
@@ -289,20 +293,51 @@ def _worker(names: list[str]) -> None:
         signal.alarm(0)
 
 
+def _run_suite(options: argparse.Namespace) -> int:
+    from longcat.emulator import upstream
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # its forks end, and their folders go
+    sys.argv[1:] = []  # torch's test classes read them when they are imported
+    importlib.import_module("torch_npu.testing.testcase")  # what all files import: once, for all forks
+    try:
+        root, files = upstream.find(options.suite, options.names)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    results: list[upstream.Result] = []
+    for found in upstream.run(root, files, seconds=options.seconds, jobs=options.jobs):
+        results += found
+        print(upstream.progress(found), flush=True)
+    print(upstream.table(results, upstream.files_of_training(root, {result.file for result in results})))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(result) for result in results], indent=1), encoding="utf-8")
+    return int(any(result.status in upstream.FAILURES for result in results))
+
+
 def main() -> int:
     """Run the command line; returns 1 if an operator failed."""
     parser = argparse.ArgumentParser(prog="python -m longcat.emulator.conformance", description=__doc__)
-    parser.add_argument("operators", nargs="*", metavar="OPERATOR", help="names of OpInfos; default: those of training")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME",
+        help="names of OpInfos, default those of training; with --suite files and folders of it, default all",
+    )  # fmt: skip
     parser.add_argument("--all", action="store_true", help="all operators that torch has tests for")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every outcome")
+    parser.add_argument(
+        "--suite", type=Path, metavar="DIR", help="checkout of Ascend/pytorch or Ascend/op-plugin to run"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="files of the suite that run at the same time")
+    parser.add_argument("--seconds", type=float, default=120.0, metavar="S", help="limit of one of the suite's tests")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        _worker(options.operators)
+        _worker(options.names)
         return 0
     if not os.environ.get("ASCEND_EMULATOR_LIBRARIES"):
         parser.error("run it under the emulator: longcat emulate -- python -m longcat.emulator.conformance")
-    names = options.operators or select(None if options.all else called_in_training())
+    if options.suite:
+        return _run_suite(options)
+    names = options.names or select(None if options.all else called_in_training())
     outcomes = list(run(names))
     print(summary(outcomes))
     if options.json:

@@ -62,7 +62,8 @@ def explain(name: str) -> Explanation:
     signature = kernels.schema(name)
     assert signature is not None, name
     namespace, _, rest = name.partition("::")
-    function = (REFERENCES.get(rest) or DIFFERENTIABLE.get(rest)) if namespace == kernels.namespace(rest) else None
+    known = {**REFERENCES, **DIFFERENTIABLE}
+    function = next((known[key] for key in (name, rest) if key in known and kernels.full_name(key) == name), None)
     if function is not None:
         numbers = f"ours, plain torch on the CPU: {_place(function)}"
     elif namespace not in kernels.FUSED:

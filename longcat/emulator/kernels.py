@@ -11,7 +11,7 @@ import torch
 
 from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
-from longcat.emulator.reference import DIFFERENTIABLE, MIXED, REFERENCES, kernel
+from longcat.emulator.reference import DIFFERENTIABLE, FACTORIES, MIXED, REFERENCES, kernel
 
 FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
@@ -59,7 +59,7 @@ def install(folder: str) -> None:
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
     refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
-    here = {name: f"{namespace(name)}::{name}" for name in REFERENCES if exists(name)}
+    here = {name: full for name in REFERENCES if (full := full_name(name)) is not None}
     ours.install_references([full for name, full in here.items() if name not in MIXED])
     ours.install_mixed_references([full for name, full in here.items() if name in MIXED])
     for name, function in REFERENCES.items():
@@ -67,6 +67,8 @@ def install(folder: str) -> None:
     for name, function in DIFFERENTIABLE.items():
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
+        if name in FACTORIES:
+            _register(name, function, "CompositeImplicitAutograd")
 
 
 def schema(name: str) -> torch.FunctionSchema | None:
@@ -92,7 +94,7 @@ def computes(name: str) -> bool:
 
 def composed(name: str) -> bool:
     """Whether torch composes an aten operator from others although torch_npu has an autograd kernel for it."""
-    own = {"matmul", "contiguous", "scaled_dot_product_attention"}
+    own = {"matmul", "contiguous", "scaled_dot_product_attention", "one_hot"}
     return (
         schema(name) is not None
         and name[6:].partition(".")[0] not in own
@@ -106,22 +108,21 @@ def has_kernel(name: str) -> bool:
     if computes(name):
         return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)
     ours = namespace not in FUSED or schema(name) is None
-    return ours or rest in {**REFERENCES, **DIFFERENTIABLE} or rest.partition(".")[0] in _HOST
+    known = {**REFERENCES, **DIFFERENTIABLE}
+    return ours or rest in known or name in known or rest.partition(".")[0] in _HOST
 
 
-def namespace(name: str) -> str:
-    """Return the namespace that a reference of this name computes an operator of."""
-    return "npu" if schema(f"npu::{name}") is not None else "aten"
-
-
-def exists(name: str) -> bool:
-    """Whether there is an operator for a reference of this name; another torch_npu may have none."""
-    return schema(f"{namespace(name)}::{name}") is not None
+def full_name(name: str) -> str | None:
+    """Return the name of a reference's operator with its namespace; None if this torch_npu has no such operator."""
+    named = (name,) if "::" in name else (f"npu::{name}", f"aten::{name}")
+    return next((full for full in named if schema(full) is not None), None)
 
 
 def _register(name: str, function: Any, key: str) -> None:
-    if not exists(name):
+    full = full_name(name)
+    if full is None:
         return
-    library = torch.library.Library(namespace(name), "IMPL")
-    library.impl(name, function, key)
+    namespace, _, rest = full.partition("::")
+    library = torch.library.Library(namespace, "IMPL")
+    library.impl(rest, function, key)
     _libraries.append(library)  # its kernels live as long as it does

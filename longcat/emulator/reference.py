@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -17,26 +18,62 @@ DIFFERENTIABLE: dict[str, Function] = {}
 MIXED: set[str] = set()
 """Operators that take some tensors from the host, such as lengths of sequences."""
 
+FACTORIES: set[str] = set()
+"""Those of them that get no tensor, so that the dispatcher has no device to choose a kernel by."""
 
-def reference(*names: str, differentiable: bool = False, mixed: bool = False) -> Callable[[Function], Function]:
+
+def reference(
+    *names: str, differentiable: bool = False, mixed: bool = False, factory: bool = False, checked: bool = False
+) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
     It takes the operator's arguments, with CPU tensors over the device's memory, and returns CPU tensors; an argument
     that it has written to is returned itself.
 
     Args:
-        names: of the operators.
+        names: of the operators; with `atb::` before those of that namespace.
         differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
         mixed: whether tensors of the host may be among the arguments; they are passed as they are.
+        factory: whether no tensor is among them; the function returns a tensor of the device then.
+        checked: whether the wheel's meta kernel looks at the arguments first: it refuses what a device refuses.
     """
 
     def register(function: Function) -> Function:
-        (DIFFERENTIABLE if differentiable else REFERENCES).update(dict.fromkeys(names, function))
+        for name in names:
+            of = DIFFERENTIABLE if differentiable or factory else REFERENCES
+            of[name] = _checked(name, function) if checked else function
         if mixed:
             MIXED.update(names)
+        if factory:
+            FACTORIES.update(names)
         return function
 
     return register
+
+
+def operator_of(name: str) -> Any:
+    """Return the operator that a reference is registered under."""
+    namespace, _, rest = name.rpartition("::")
+    operator, _, overload = rest.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace or "npu"), operator), overload or "default")
+
+
+def without_data(value: Any) -> Any:
+    """Return tensors of the meta device with the shapes, strides and types of these; lists are mapped item by item."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(without_data(item) for item in value)
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def _checked(name: str, function: Function) -> Function:
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        operator_of(name)(*map(without_data, arguments), **{key: without_data(value) for key, value in options.items()})
+        return function(*arguments, **options)
+
+    return run
 
 
 @dataclass
@@ -60,6 +97,16 @@ def kernel(function: Function) -> Function:
     return run
 
 
+def check(holds: bool, operator: str, requirement: str) -> None:
+    """Refuse arguments that a device's kernel refuses.
+
+    Raises:
+        RuntimeError: what `operator` requires does not hold.
+    """
+    if not holds:
+        raise RuntimeError(f"{operator}: {requirement}")
+
+
 def gradients(function: Function, inputs: list[Tensor | None], output_gradient: Tensor) -> list[Tensor | None]:
     """Differentiate a function by torch's autograd with respect to all inputs that are not None.
 
@@ -77,6 +124,23 @@ def gradients(function: Function, inputs: list[Tensor | None], output_gradient: 
     return [None if leaf is None else next(computed) for leaf in leaves]
 
 
-def draw_seed() -> int:
-    """Draw a seed from the generator of the current device, for operators that make random masks."""
-    return int(torch.randint(0, 2**31 - 1, (1,), device=torch._C._get_privateuse1_backend_name()).item())
+def draw(generator: Any = None) -> tuple[int, int]:
+    """Return seed and offset of a generator, by default the current device's, and move it on."""
+    if generator is None:
+        module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
+        generator = module.default_generators[module.current_device()]
+    seed, offset = generator.initial_seed(), generator.get_offset()
+    generator.set_offset(offset + 12)  # as far as the wheel moves on
+    return seed, offset
+
+
+def kept(seed: int, offset: int, count: int, keep: float) -> Tensor:
+    """Return which of `count` elements dropout keeps: a function of the generator's seed and offset."""
+    if keep >= 1:
+        return torch.ones(count, dtype=torch.bool)
+    return torch.rand(count, generator=host_generator(seed, offset)) < keep
+
+
+def host_generator(seed: int, offset: int) -> torch.Generator:
+    """Return a generator of the host that is a function of a device's seed and offset."""
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + offset) % 2**63)

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 RANK, RANKS = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -272,6 +273,29 @@ def check_tensor_parallel():
     assert torch.allclose(network[0].weight.grad.full_tensor().cpu(), single[0].weight.grad, atol=1e-5)
 
 
+def check_attention_of_distributed_tensors():
+    torch.manual_seed(0)
+    mesh = init_device_mesh("npu", (RANKS,))
+    inputs = [torch.randn(2, heads, 6, 8, device=DEVICE) for heads in (4, 2, 2)]
+    mask = torch.rand(2, 1, 6, 6, device=DEVICE) > 0.3
+    mask[..., 0] = True
+
+    def attend(tensors, **options):
+        return nn.functional.scaled_dot_product_attention(*tensors, enable_gqa=True, **options)
+
+    for options in ({"is_causal": True}, {"attn_mask": mask}, {}):
+        plain = [t.clone().requires_grad_() for t in inputs]
+        expected = attend(plain, **options)
+        expected.sin().sum().backward()
+        for placement in (Shard(0), Shard(1), Shard(2), Replicate()):
+            leaves = [distribute_tensor(t, mesh, [placement]).requires_grad_() for t in inputs]
+            found = attend(leaves, **options)
+            found.sin().sum().backward()
+            torch.testing.assert_close(found.full_tensor(), expected)
+            for leaf, reference in zip(leaves, plain, strict=True):
+                torch.testing.assert_close(leaf.grad.full_tensor(), reference.grad)
+
+
 def check_pipeline():
     torch.manual_seed(0)
     layers = [nn.Linear(8, 8) for _ in range(RANKS)]
@@ -307,6 +331,182 @@ def check_torch_npu_refuses_what_hccl_has_not():
         assert "Unsupported data type" in str(error)
     else:
         raise AssertionError("float64 was reduced")
+
+
+def shared_data(*shape, dtype=torch.float16):
+    """The tensors of all ranks, which every rank makes."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    whole = torch.randn(RANKS, *shape, generator=generator)
+    return (whole if dtype.is_floating_point else whole * 20).to(dtype)
+
+
+def communicator_name():
+    backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("npu"))
+    return backend.get_hccl_comm_name(RANK)
+
+
+def fused(operator, *arguments, **options):
+    """Call an operator on the device, after its results' shapes and types were compared with the meta kernel's."""
+    from longcat.emulator.reference import without_data
+
+    move = torch.utils._pytree.tree_map
+    function = getattr(torch.ops.npu, operator)
+    arguments, options = move(lambda v: v.to(DEVICE) if isinstance(v, torch.Tensor) else v, (arguments, options))
+    found = function(*arguments, **options)
+    expected = function(*without_data(arguments), **{key: without_data(value) for key, value in options.items()})
+    results = [(part.shape, part.dtype) if isinstance(part, torch.Tensor) else part for part in as_tuple(found)]
+    assert results == [(p.shape, p.dtype) if isinstance(p, torch.Tensor) else p for p in as_tuple(expected)], operator
+    return found
+
+
+def as_tuple(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+def close(found, expected, tolerance=0.05):
+    torch.testing.assert_close(found.cpu().float(), expected.float(), atol=tolerance, rtol=tolerance)
+
+
+def check_products_with_communication():
+    torch.manual_seed(0)
+    name, (m, k, n) = communicator_name(), (8, 16, 12)
+    x, w, add = shared_data(m, k), shared_data(k, n), shared_data(m, n)
+    each = x.float() @ w.float()
+    close(fused("npu_mm_all_reduce_base", x[RANK], w[RANK], name, x3=add[RANK]), (each + add.float()).sum(0))
+    scale, offset = torch.rand(n).half() * 0.1, torch.ones(n).half()
+    coded = shared_data(k, n, dtype=torch.int8)
+    found = fused("npu_mm_all_reduce_base", x[RANK], coded[RANK], name, antiquant_scale=scale, antiquant_offset=offset)
+    close(found, (x.float() @ ((coded.float() + 1) * scale.float())).sum(0), 0.3)
+    product, gathered = fused("npu_all_gather_base_mm", x[RANK], w[RANK], name, RANKS)
+    close(product, x.flatten(0, 1).float() @ w[RANK].float())
+    assert torch.equal(gathered.cpu(), x.flatten(0, 1))
+    rows = fused("npu_mm_reduce_scatter_base", x[RANK], w[RANK], name, RANKS)
+    close(rows, each.sum(0)[RANK * m // RANKS : (RANK + 1) * m // RANKS])
+    close(fused("npu_matmul_all_to_all", x[RANK], w[RANK], name, RANKS), each.chunk(RANKS, 2)[RANK].flatten(0, 1))
+    wide = shared_data(RANKS * k, n)
+    found, exchanged = fused("npu_all_to_all_matmul", x[RANK], wide[RANK], name, RANKS)
+    expected = torch.cat(list(x.chunk(RANKS, 1)[RANK]), 1)
+    assert torch.equal(exchanged.cpu(), expected)
+    close(found, expected.float() @ wide[RANK].float())
+    for arguments, reason in ((("nobody", RANKS), "communicator"), ((name, RANKS + 1), "ranks")):
+        try:
+            fused("npu_mm_reduce_scatter_base", x[RANK], w[RANK], *arguments)
+        except RuntimeError as error:
+            assert reason in str(error), error
+        else:
+            raise AssertionError(f"{arguments} is not refused")
+
+
+def check_products_with_quantised_communication():
+    torch.manual_seed(0)
+    name, (m, k, n) = communicator_name(), (8, 16, 12)
+    x, w = shared_data(m, k, dtype=torch.int8), shared_data(k, n, dtype=torch.int8)
+    rows, columns = shared_data(m, 1, dtype=torch.float32).abs() * 0.1, torch.rand(1, n)
+    each = (x.double() @ w.double()) * rows * columns
+    found = fused(
+        "npu_mm_all_reduce_base", x[RANK], w[RANK], name, dequant_scale=columns[0], pertoken_scale=rows[RANK].flatten()
+    )
+    close(found, each.sum(0))
+    product, _ = fused(
+        "npu_all_gather_base_mm", x[RANK], w[RANK], name, RANKS, x1_scale=rows[RANK], x2_scale=columns,
+        output_dtype=torch.float16, comm_mode="aiv",
+    )  # fmt: skip
+    close(product, x.flatten(0, 1).double() @ w[RANK].double() * rows.flatten(0, 1) * columns)
+    part = fused("npu_mm_reduce_scatter_base", x[RANK], w[RANK], name, RANKS, x1_scale=rows[RANK], x2_scale=columns)
+    close(part, each.sum(0).chunk(RANKS)[RANK], 0.3)
+
+
+def check_experts_on_other_ranks():
+    torch.manual_seed(0)
+    name, experts, width = communicator_name(), 2, 16
+    counts = torch.tensor(
+        [[[1 + (a + 2 * b + c) % 4 for c in range(experts)] for b in range(RANKS)] for a in range(RANKS)]
+    )
+    tokens = [
+        torch.randn(int(counts[a].sum()), width, generator=torch.Generator().manual_seed(a)).half()
+        for a in range(RANKS)
+    ]
+    weight = shared_data(experts, width, 12)
+    sent, received = counts[RANK].flatten().tolist(), counts[:, RANK].flatten().tolist()
+    parts = [part.split(counts[a].flatten().tolist()) for a, part in enumerate(tokens)]
+    mine = [torch.cat([parts[a][RANK * experts + e] for a in range(RANKS)]) for e in range(experts)]
+    shared = torch.randn(3, 8).half(), torch.randn(8, 5).half()
+    product, beside, ordered = fused(
+        "npu_alltoallv_gmm", tokens[RANK], weight[RANK], name, RANKS, sent, received, mm_x=shared[0],
+        mm_weight=shared[1], permute_out_flag=True,
+    )  # fmt: skip
+    assert torch.equal(ordered.cpu(), torch.cat(mine))
+    close(product, torch.cat([rows.float() @ weight[RANK, e].float() for e, rows in enumerate(mine)]))
+    close(beside, shared[0].float() @ shared[1].float())
+    back, _ = fused("npu_gmm_alltoallv", ordered.cpu(), weight[RANK], name, RANKS, received, sent)
+    expected = [parts[RANK][i].float() @ weight[i // experts, i % experts].float() for i in range(RANKS * experts)]
+    close(back, torch.cat(expected))
+
+
+def check_tokens_and_their_experts():
+    name, experts, width, tokens, choices = communicator_name(), 4, 32, 6, 3
+    for second, shared in ((False, 0), (True, 0), (True, 1)):
+        local = experts // (RANKS - shared)
+        generator = torch.Generator().manual_seed(second + shared)
+        x = torch.randn(RANKS, tokens, width, generator=generator).half()
+        ids = torch.rand(RANKS, tokens, experts + 3 * second, generator=generator).argsort(-1)[..., :choices].int()
+        weights, active = torch.rand(RANKS, tokens, choices, generator=generator), tokens - 1
+        mask = torch.arange(tokens) < active
+        group = name, RANKS, RANK, experts
+        special = {"zero_expert_num": 1, "copy_expert_num": 1, "const_expert_num": 1} if second else {}
+        layout = {"shared_expert_rank_num": shared, "x_active_mask": mask, **special}
+        version = "_v2" if second else ""
+        rows, _, index, sizes, ends, _, row_weights = fused(
+            f"npu_moe_distribute_dispatch{version}", x[RANK], ids[RANK], *group, expert_scales=weights[RANK], **layout
+        )
+        mine = []  # (rank, token, choice) of each row here, by expert
+        for expert in range(local if shared <= RANK else 1):
+            for rank in range(RANKS):
+                found = ids[rank, :active] == (RANK - shared) * local + expert
+                if shared > RANK:
+                    found = torch.eye(choices)[0].bool().expand(active, -1)
+                mine.append([(rank, *place) for place in found.nonzero().tolist()])
+        flat = [place for part in mine for place in part]
+        assert ends[: len(mine)].tolist() == torch.tensor(list(map(len, mine))).cumsum(0).tolist()
+        assert sizes.tolist() == [sum(map(len, mine[i : i + RANKS])) for i in range(0, len(mine), RANKS)]
+        assert torch.equal(rows[: len(flat)].cpu(), torch.stack([x[rank, token] for rank, token, _ in flat]))
+        if shared <= RANK:
+            assert torch.equal(row_weights[: len(flat)].cpu(), torch.stack([weights[place] for place in flat]))
+        if second and shared <= RANK:
+            assert index.view(-1, 128)[: len(flat), :3].tolist() == [list(place) for place in flat]
+
+        scale = 1.0 + RANK  # of what this rank's experts do
+        alpha, beta, value = torch.rand(3, 1, width, generator=generator).half()
+        constants = {"const_expert_alpha_1": alpha, "const_expert_alpha_2": beta, "const_expert_v": value}
+        extra = {"ori_x": x[RANK], **constants} if second else {}
+        back = fused(
+            f"npu_moe_distribute_combine{version}", rows.cpu() * scale, ids[RANK], index.cpu(), ends.cpu(),
+            weights[RANK], *group, **layout, **extra,
+        )  # fmt: skip
+        own, plain = x[RANK].float(), torch.zeros(tokens, width)
+        factors = {e: 1.0 + shared + e // local for e in range(experts)} | {experts + 1: 1.0}
+        for token in range(active):
+            plain[token] += shared * own[token]  # of the shared expert, on the first rank
+            for choice, expert in enumerate(ids[RANK, token].tolist()):
+                result = factors.get(expert, 0) * own[token]
+                if expert == experts + 2:
+                    result = alpha[0].float() * own[token] + beta[0].float() * value[0].float()
+                plain[token] += weights[RANK, token, choice] * result
+        close(back, plain)
+    residual, gamma = torch.randn(tokens, 1, width).half(), torch.rand(width).half()
+    normed, _, total = fused(
+        "npu_moe_distribute_combine_add_rms_norm", rows.cpu() * scale, ids[RANK], index.cpu(), ends.cpu(),
+        weights[RANK], residual, gamma, *group, **layout, **extra,
+    )  # fmt: skip
+    close(total, plain.unsqueeze(1) + residual.float())
+    close(normed, torch.nn.functional.rms_norm(plain.unsqueeze(1) + residual.float(), (width,), gamma.float(), 1e-6))
+    sent = x[RANK], ids[RANK] % experts, *group
+    plainly, (quantised, row_scales, *_) = (
+        fused("npu_moe_distribute_dispatch", *sent, quant_mode=mode, expert_token_nums_type=0) for mode in (0, 2)
+    )
+    assert quantised.dtype == torch.int8 and int(plainly[3][-1]) == int(plainly[4][-1])
+    close(quantised.float() * row_scales.unsqueeze(1), plainly[0].float().cpu(), 0.03)
+    torch.ops.npu._npu_distribute_barrier(residual.to(DEVICE), name, RANKS)
 
 
 def main():

@@ -205,6 +205,75 @@ def test_indices_sorting_and_counting():
             assert torch.equal(ours.cpu(), theirs)
 
 
+def test_long_products_of_half_floats_are_summed_in_32_bits():
+    """One of many terms that a sum in 16 bits would lose: 4096 + 1 is 4096 there."""
+    x, y = (
+        torch.ones(2, 20000, dtype=torch.float16, device=DEVICE),
+        torch.full((20000, 2), 0.5, dtype=torch.float16, device=DEVICE),
+    )
+    assert (x @ y).tolist() == (x @ y.t().contiguous().t()).tolist() == [[10000.0] * 2] * 2
+    assert torch.mv(x, y[:, 0]).tolist() == [10000.0] * 2
+    result = torch.zeros(2, 2, dtype=torch.float16, device=DEVICE)
+    assert torch.mm(x, y, out=result) is result
+    assert result.tolist() == [[10000.0] * 2] * 2
+    assert result.addmm_(x, y, beta=2.0, alpha=-1.0).tolist() == [[10000.0] * 2] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_the_cpu_has_no_kernel_of_16_bits_for(dtype):
+    """Results, new or in place, are rounded once and of the type that was given."""
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for function in (lambda t: torch._add_relu(t, t), lambda t: torch._add_relu_(t.clone(), t)):
+        found = function(x.to(DEVICE))
+        assert found.dtype == dtype
+        assert torch.equal(found.cpu(), function(x.float()).to(dtype))
+    changed = x.to(DEVICE)
+    torch._add_relu_(changed, changed)
+    assert torch.equal(changed.cpu(), torch.relu(x + x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, i: F.nll_loss(x, i), lambda x, i: F.nll_loss(x[:, :, None, None], i[:, None, None]),
+        lambda x, i: F.cross_entropy(x, i), lambda x, i: F.multilabel_margin_loss(x, i[:, None].expand_as(x).contiguous()),
+        lambda x, i: x.index_fill(1, i, 7.0), lambda x, i: x.take(i), lambda x, i: F.embedding_bag(i[None], x),
+        lambda x, i: x.clone().put_(i, torch.ones_like(i, dtype=x.dtype)), lambda x, i: F.one_hot(i).to(x.dtype),
+        lambda x, i: x.gather(1, i[:, None]), lambda x, i: torch.zeros_like(x).scatter_add(1, i[:, None], x),
+    ],
+)  # fmt: skip
+def test_indices_of_32_bits_are_those_of_64(function):
+    """A device takes both, torch's CPU kernels want 64 for most."""
+    x, indices = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0, 1])
+    expected = function(x, indices)
+    for dtype in (torch.int32, torch.int64):
+        assert torch.equal(function(x.to(DEVICE), indices.to(DEVICE, dtype)).cpu(), expected)
+
+
+def test_gradients_of_a_loss_by_indices_of_32_bits():
+    x, indices = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0, 1])
+    ours, theirs = x.to(DEVICE).requires_grad_(), x.clone().requires_grad_()
+    F.cross_entropy(ours, indices.int().to(DEVICE)).backward()
+    F.cross_entropy(theirs, indices).backward()
+    assert torch.equal(ours.grad.cpu(), theirs.grad)
+
+
+def test_one_hot_is_of_the_indices_type_and_refuses_what_is_no_index():
+    assert F.one_hot(torch.tensor([2, 0], dtype=torch.int32, device=DEVICE), 4).dtype == torch.int32
+    assert F.one_hot(torch.tensor([2, 0], device=DEVICE), 4).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    for wrong, classes in ((torch.ones(2), -1), (torch.tensor([4]), 3), (torch.tensor([-1]), 3)):
+        with pytest.raises(RuntimeError):
+            F.one_hot(wrong.to(DEVICE), classes)
+
+
+def test_bags_refuse_weights_of_another_type():
+    indices, table = torch.tensor([[2, 0, 1]], device=DEVICE), torch.ones(3, 2, device=DEVICE)
+    with pytest.raises(RuntimeError, match="expected scalar type Float but found Double"):
+        F.embedding_bag(
+            indices, table, per_sample_weights=torch.ones(1, 3, dtype=torch.float64, device=DEVICE), mode="sum"
+        )
+
+
 def test_whole_numbers_are_counted_in_bins():
     """transformers counts the tokens of experts so, on every device but the CPU."""
     experts = torch.tensor([0, 1, 1, 3], dtype=torch.int32, device=DEVICE)

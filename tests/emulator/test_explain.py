@@ -26,6 +26,7 @@ def test_a_reference_is_named_with_file_and_gradient():
         ("npu_grouped_matmul", "ours", "none, as on a device"),
         ("npu_format_cast", "torch_npu's own code", "none, as on a device"),
         ("aten::view", "a view", "torch's formula"),
+        ("atb::_npu_paged_attention", "ours", "none, as on a device"),
     ],
 )
 def test_where_numbers_and_gradients_come_from(name, numbers, gradient):

@@ -19,8 +19,11 @@ CHECKS = {
         "check_all_reduce", "check_a_sum_is_the_same_on_all_ranks_to_the_bit", "check_gather_and_scatter",
         "check_objects", "check_all_to_all_with_uneven_splits_and_gradients", "check_messages", "check_ddp",
         "check_fsdp", "check_fsdp_in_bf16_with_clipping", "check_tensor_parallel", "check_pipeline",
+        "check_attention_of_distributed_tensors",
         "check_checkpoints", "check_receives_posted_before_what_is_sent", "check_coalesced",
         "check_synchronized_batch_norm", "check_graphs", "check_formats", "check_torch_npu_refuses_what_hccl_has_not",
+        "check_products_with_communication", "check_products_with_quantised_communication",
+        "check_experts_on_other_ranks", "check_tokens_and_their_experts",
     ],
     4: ["check_all_reduce", "check_all_to_all_with_uneven_splits_and_gradients", "check_groups", "check_hsdp"],
 }  # fmt: skip

@@ -7,6 +7,8 @@
 #include <ATen/core/enum_tag.h>
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/nan_to_num.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
@@ -18,10 +20,18 @@
 
 #include "emulator.h"
 
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 using at::Tensor;
@@ -75,6 +85,49 @@ Tensor place(const Tensor& tensor, at::Device device) {
 
 at::Device current_device() { return c10::impl::VirtualGuardImpl(at::kPrivateUse1).getDevice(); }
 
+// Whether the device saturates what does not fit a type, and keeps a flag of it, as torch_npu sets it when it initialises
+// one (saturation is 0 in acl_rt.h). The emulated CANN is loaded in this process, under the names of CANN's libraries.
+bool saturates() {
+  using Mode = int (*)(int*);
+  static Mode ask = [] {
+    void* cann = dlopen("libascendcl.so", RTLD_NOW | RTLD_NOLOAD);
+    return cann ? reinterpret_cast<Mode>(dlsym(cann, "aclrtGetDeviceSatMode")) : nullptr;
+  }();
+  int mode = 1;
+  return ask && ask(&mode) == 0 && mode == 0;
+}
+
+std::array<std::atomic<bool>, emulator::MAX_DEVICES> overflows;  // one flag a device
+
+bool finite(const Tensor& tensor) {
+  return !tensor.defined() || !tensor.is_floating_point() || at::isfinite(tensor).all().item<bool>();
+}
+
+// Whether the arguments of an operator are numbers, so that a result that is none is an overflow of its own. What it only
+// writes to does not count; without tensors it makes a constant.
+bool finite_arguments(const std::vector<c10::Argument>& arguments, const torch::jit::Stack& stack, size_t first) {
+  bool tensors = false;
+  for (size_t i = 0; i < arguments.size(); i++) {
+    const auto& value = stack[first + i];
+    if (arguments[i].is_out()) continue;
+    if (value.isDouble() && !std::isfinite(value.toDouble())) return false;
+    if (value.isScalar() && value.toScalar().isFloatingPoint() && !std::isfinite(value.toScalar().toDouble())) return false;
+    if (!value.isTensor() && !value.isTensorList()) continue;
+    for (const Tensor& tensor : value.isTensor() ? std::vector<Tensor>{value.toTensor()} : value.toTensorVector()) {
+      tensors |= tensor.defined();
+      if (!finite(tensor)) return false;
+    }
+  }
+  return tensors;
+}
+
+// Saturates a result of the host, and sets the device's flag if it had to.
+void saturate(const Tensor& result, at::Device device) {
+  if (!result.defined() || !result.device().is_cpu() || finite(result)) return;
+  at::nan_to_num_(const_cast<Tensor&>(result), 0.0);
+  overflows[device.has_index() ? device.index() : 0] = true;
+}
+
 // Random numbers of one operator: a CPU generator that is a function of the device generator's seed and offset, which
 // moves on. In a graph both are found on the device, at each replay.
 class Draw {
@@ -119,6 +172,97 @@ Tensor keep_on_host(const Tensor& result) {
   return result;
 }
 
+// Whether an argument is a tensor of this type.
+bool has(const torch::jit::Stack& stack, size_t first, at::ScalarType type) {
+  for (size_t i = first; i < stack.size(); i++) {
+    const auto& value = stack[i];
+    if (value.isTensor() && value.toTensor().defined() && value.toTensor().scalar_type() == type) return true;
+    if (value.isTensorList())
+      for (const Tensor& tensor : value.toTensorVector())
+        if (tensor.defined() && tensor.scalar_type() == type) return true;
+  }
+  return false;
+}
+
+template <typename Change>
+void change_tensors(torch::jit::Stack* stack, size_t first, Change change) {
+  for (size_t i = first; i < stack->size(); i++) {
+    auto& value = (*stack)[i];
+    if (value.isTensor()) {
+      value = change(value.toTensor());
+    } else if (value.isTensorList()) {
+      c10::List<Tensor> changed;
+      for (const Tensor& tensor : value.toTensorVector()) changed.push_back(change(tensor));
+      value = changed;
+    }
+  }
+}
+
+// The CPU's kernel in 32 bits, with results rounded once.
+void compute_wide(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first, at::ScalarType narrow) {
+  std::vector<std::pair<Tensor, Tensor>> widened;
+  change_tensors(stack, first, [&](const Tensor& tensor) {
+    if (!tensor.defined() || tensor.scalar_type() != narrow) return tensor;
+    for (auto& [before, after] : widened)
+      if (before.is_same(tensor)) return after;
+    widened.emplace_back(tensor, tensor.to(at::kFloat));
+    return widened.back().second;
+  });
+  operation.callBoxed(stack);
+  const auto& arguments = operation.schema().arguments();
+  bool writes = std::any_of(arguments.begin(), arguments.end(),
+                            [](const auto& argument) { return argument.alias_info() && argument.alias_info()->isWrite(); });
+  if (writes)
+    for (auto& [before, after] : widened) {
+      if (before.sizes() != after.sizes()) before.resize_(after.sizes());
+      before.copy_(after);
+    }
+  change_tensors(stack, stack->size() - operation.schema().returns().size(), [&](const Tensor& result) {
+    for (auto& [before, after] : widened)
+      if (after.is_same(result)) return before;
+    return result.defined() && result.scalar_type() == at::kFloat ? result.to(narrow) : result;
+  });
+}
+
+// Indices of 32 bits, which a device takes, and of which the CPU's kernel says that it wants 64.
+void widen_index(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first) {
+  static const std::unordered_map<std::string, std::string> INDICES = {
+      {"aten::nll_loss_forward", "target"},    {"aten::nll_loss_backward", "target"},
+      {"aten::nll_loss2d_forward", "target"},  {"aten::nll_loss2d_backward", "target"},
+      {"aten::multilabel_margin_loss_forward", "target"},
+      {"aten::index_fill", "index"},           {"aten::index_fill_", "index"},
+      {"aten::take", "index"},                 {"aten::put_", "index"}};
+  auto found = INDICES.find(operation.schema().name());
+  if (found == INDICES.end()) return;
+  auto& value = (*stack)[first + *operation.schema().argumentIndexWithName(found->second)];
+  if (value.isTensor() && value.toTensor().scalar_type() == at::kInt) value = value.toTensor().to(at::kLong);
+}
+
+// The CPU's kernel. Products of half floats are summed in 32 bits, as a device does, and what the CPU has no 16-bit kernel
+// for is computed in 32 bits as well.
+void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
+  static const std::unordered_set<std::string> PRODUCTS = {
+      "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::addbmm",
+      "aten::addbmm_", "aten::mv", "aten::addmv", "aten::addmv_", "aten::addr", "aten::dot", "aten::vdot"};
+  size_t first = stack->size() - operation.schema().arguments().size();
+  widen_index(operation, stack, first);
+  bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
+  if (half && PRODUCTS.count(operation.schema().name())) return compute_wide(operation, stack, first, at::kHalf);
+  if (!half && !brain) return operation.callBoxed(stack);
+  torch::jit::Stack kept(stack->begin() + first, stack->end());
+  try {
+    operation.callBoxed(stack);
+  } catch (const c10::Error& error) {
+    const auto& text = error.msg();
+    bool lacks_half = text.find("for 'Half'") != std::string::npos || text.find("c10::Half") != std::string::npos;
+    bool lacks_brain = text.find("for 'BFloat16'") != std::string::npos || text.find("c10::BFloat16") != std::string::npos;
+    if (!(half && lacks_half) && !(brain && lacks_brain)) throw;
+    stack->resize(first);
+    stack->insert(stack->end(), kept.begin(), kept.end());
+    compute_wide(operation, stack, first, lacks_half ? at::kHalf : at::kBFloat16);
+  }
+}
+
 // Runs it on tensors of the CPU.
 void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by,
              const std::optional<Draw>& random) {
@@ -126,7 +270,7 @@ void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By 
                                                   c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
   std::optional<BorrowedGenerator> borrowed;
   if (random) borrowed.emplace(random->generator());
-  if (by == By::CPU) return operation.callBoxed(stack);
+  if (by == By::CPU) return compute_on_cpu(operation, stack);
   at::NoGradGuard no_gradients;
   operation.redispatchBoxed(c10::DispatchKeySet(REFERENCE), stack);
 }
@@ -205,6 +349,7 @@ class Call {
     auto stream = emulator::any_records() ? c10_npu::getCurrentNPUStream(device_->index()).stream(false) : nullptr;
     std::optional<Replayed> again;
     if (stream && emulator::records(stream)) again = capture(stream, random);
+    bool watched = saturates() && finite_arguments(arguments, *stack_, first_);
     try {
       compute(operation_, stack_, by_, random);
     } catch (const c10::Error& error) {  // a result is made on the host first
@@ -214,6 +359,8 @@ class Call {
       throw;
     }
     size_t results = operation_.schema().returns().size();
+    for (size_t i = stack_->size() - results; watched && i < stack_->size(); i++)
+      for_each_tensor((*stack_)[i], [&](const Tensor& made) { saturate(made, *device_); });
     for (size_t i = stack_->size() - results; i < stack_->size(); i++) {
       result_up((*stack_)[i]);
       if (again)
@@ -474,6 +621,8 @@ void install_composites(const std::vector<std::string>& names) {
 }  // namespace
 
 TORCH_LIBRARY(longcat_emulator, library) {
+  library.def("overflow(Device device) -> bool", [](at::Device device) { return overflows[device.index()].load(); });
+  library.def("clear_overflow(Device device) -> ()", [](at::Device device) { overflows[device.index()] = false; });
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
   library.def("on_host(Tensor tensor) -> Tensor", &keep_on_host);
   library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::REFERENCE>(names); });

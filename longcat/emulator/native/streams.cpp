@@ -154,7 +154,18 @@ aclError aclrtSetOpExecuteTimeOutV2(uint64_t, uint64_t* actual) {
 }
 aclError aclrtSetStreamAttribute(aclrtStream, aclrtStreamAttr, aclrtStreamAttrValue*) { return ACL_SUCCESS; }
 aclError aclrtSetStreamFailureMode(aclrtStream, uint64_t) { return ACL_SUCCESS; }
-aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode) { return ACL_SUCCESS; }
+
+// torch_npu sets it as it initialises a device: what does not fit a type is infinite, or saturates and is reported.
+static std::atomic<int> overflow_mode{ACL_RT_OVERFLOW_MODE_INFNAN};
+aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode mode) {
+  overflow_mode = mode;
+  return ACL_SUCCESS;
+}
+aclError aclrtGetDeviceSatMode(aclrtFloatOverflowMode* mode) {
+  *mode = static_cast<aclrtFloatOverflowMode>(overflow_mode.load());
+  return ACL_SUCCESS;
+}
+
 aclError aclrtSetStreamOverflowSwitch(aclrtStream, uint32_t) { return ACL_SUCCESS; }
 aclError aclrtGetStreamOverflowSwitch(aclrtStream, uint32_t* on) {
   *on = 0;

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import reference
+from longcat.emulator.reference import gradients, reference
+
+_TYPE_NAMES = {torch.float16: "Half", torch.bfloat16: "BFloat16", torch.float32: "Float", torch.float64: "Double"}
+"""Names of types in torch's messages."""
 
 
 @reference("matmul_backward", differentiable=True)
@@ -99,10 +104,34 @@ def dtype_cast(x: Tensor, dtype: torch.dtype | int, input_dtype: int | None = No
     return x.to(torch.ops.aten.zeros([0], dtype=dtype).dtype)
 
 
-@reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward")
+@reference("npu_dtype_cast_backward", "_npu_dtype_cast_backward", differentiable=True)
 def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None) -> Tensor:
-    """Return the gradient in the type before the cast."""
-    return gradient.to(dtype)
+    """Return the gradient in the type before the cast. Composed: with `create_graph` it always has a graph."""
+    if torch.is_grad_enabled() and gradient.is_floating_point():
+        gradient.requires_grad_()
+    return torch.ops.npu._npu_dtype_cast(gradient, dtype)
+
+
+@reference("stft_backward")
+def stft_backward(
+    gradient: Tensor,
+    x: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    return_complex: bool | None = None,
+) -> Tensor | None:
+    """Return the gradient of x, of which short-time Fourier transforms were made without padding."""
+
+    def forward(t: Tensor) -> Tensor:
+        return torch.ops.aten.stft.default(
+            t, n_fft, hop_length, win_length, window, normalized, onesided, return_complex
+        )
+
+    return gradients(forward, [x], gradient)[0]
 
 
 @reference("npu_gather_backward", differentiable=True)
@@ -142,6 +171,34 @@ def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     return torch.histc(x if x.is_floating_point() else x.double(), bins, min, max).to(x.dtype)
 
 
+@reference("one_hot", differentiable=True)
+def one_hot(indices: Tensor, num_classes: int = -1) -> Tensor:
+    """Write indices as rows of zeros and a one, of the indices' type, which may be of 32 bits on a device."""
+    wide = indices.long() if indices.dtype == torch.int32 else indices
+    return torch.nn.functional.one_hot(wide.cpu(), num_classes).to(indices)
+
+
+@reference("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Reduce embeddings by bags on the CPU; weights of another type than the embeddings are refused in a device's words."""
+    if per_sample_weights is not None and per_sample_weights.dtype != weight.dtype:
+        expected, found = (_TYPE_NAMES.get(t.dtype, str(t.dtype)) for t in (weight, per_sample_weights))
+        raise RuntimeError(f"expected scalar type {expected} but found {found}")
+    options = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
+    results: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.aten._embedding_bag(weight, indices, offsets, *options)
+    return results
+
+
 @reference("scaled_dot_product_attention", differentiable=True)
 def scaled_dot_product_attention(
     query: Tensor,
@@ -154,7 +211,12 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attend by the CPU's flash attention if it applies, else torch's composition; `[batch, heads, tokens, size]`."""
+    """Attend by the CPU's flash attention if it applies, else torch's composition; `[batch, heads, tokens, size]`.
+
+    Of distributed tensors each device attends from its own rows and heads.
+    """
+    if type(query) is not Tensor and hasattr(query, "device_mesh"):
+        return _distributed_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     flash = (
         query.dim() == 4
         and dropout_p == 0.0
@@ -171,3 +233,40 @@ def scaled_dot_product_attention(
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
     operator = torch.ops.aten._scaled_dot_product_attention_math
     return operator(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
+
+
+def _distributed_attention(
+    query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float, is_causal: bool, scale: float | None, gqa: bool
+) -> Tensor:
+    """Attend from what each device has of distributed tensors: rows and heads stay apart, all else is gathered."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    mesh = query.device_mesh
+    apart: list[Any] = []
+    for axis, placement in enumerate(query.placements):
+        heads = key.shape[1] if isinstance(key, Tensor) else 0
+        even = placement in (Shard(0), Shard(-query.dim())) or heads % mesh.size(axis) == 0
+        dimension = placement.dim % query.dim() if isinstance(placement, Shard) else None
+        apart.append(Shard(dimension) if query.dim() == 4 and dimension in (0, 1) and even else Replicate())
+
+    def local(tensor: Any, placements: list[Any]) -> Tensor:
+        if not isinstance(tensor, DTensor):
+            tensor = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        part: Tensor = tensor.redistribute(mesh, placements).to_local()
+        return part
+
+    if attn_mask is not None:  # as far as it has the dimensions that are apart
+        missing = query.dim() - attn_mask.dim()
+        of_mask = [
+            Shard(p.dim - missing)
+            if isinstance(p, Shard) and p.dim >= missing and attn_mask.shape[p.dim - missing] > 1
+            else Replicate()
+            for p in apart
+        ]
+        attn_mask = local(attn_mask, of_mask)
+    result = scaled_dot_product_attention(
+        *(local(tensor, apart) for tensor in (query, key, value)),
+        attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=gqa,
+    )  # fmt: skip
+    whole: Tensor = DTensor.from_local(result, mesh, apart, run_check=False)
+    return whole

@@ -1,4 +1,4 @@
-"""Fused attention: `npu_fusion_attention` in its versions, with gradients."""
+"""Fused attention for training: `npu_fusion_attention` in its versions, with gradients."""
 
 from __future__ import annotations
 
@@ -7,191 +7,206 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import draw_seed, gradients, reference
-
-STATISTICS = 8
-"""Number of copies of each row's maximum and sum that the device stores."""
-
-
-@reference("npu_fusion_attention", "npu_fusion_attention_v2")
-def fusion_attention(
-    query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, *options: Any, **named: Any
-) -> tuple[Any, ...]:
-    """Compute `softmax(scale * (query key^T + pse)) value`.
-
-    Returns:
-        The result in the query's layout, each row's maximum and sum (float32, `[batch, heads, tokens, 8]`, packed
-        `[tokens, heads, 8]`), an empty tensor, and seed, offset and count of the dropout mask.
-
-    Raises:
-        NotImplementedError: for an option of the device that is not emulated.
-    """
-    chosen = {**dict(zip(_ORDER, options, strict=False)), **named}
-    seed = draw_seed() if chosen.get("keep_prob", 1.0) < 1.0 else 0
-    parts, maxima, sums = [], [], []
-    packed = input_layout.upper() == "TND"
-    layout = Layout(input_layout, head_num, query, chosen)
-    for index, (q, k, v, q_rope, k_rope) in enumerate(layout.sequences(query, key, value, chosen)):
-        scores = _scores(q, k, q_rope, k_rope, chosen, index)
-        maximum = scores.amax(-1, keepdim=True)
-        maximum = maximum.masked_fill(maximum == -torch.inf, 0)  # a row that may see nothing
-        probabilities = (scores - maximum).exp()
-        total = probabilities.sum(-1, keepdim=True)
-        kept = _dropout(probabilities / total.clamp_min(torch.finfo(torch.float32).tiny), chosen, seed + index)
-        parts.append((kept @ v.float()).to(query.dtype))
-        maxima.append(maximum)
-        sums.append(total)
-    statistics = [torch.cat([t[0].transpose(0, 1) for t in both]) if packed else both[0] for both in (maxima, sums)]
-    repeated = [t.expand(*t.shape[:-1], STATISTICS) for t in statistics]
-    return layout.joined(parts), *repeated, query.new_empty(0), seed, 0, 0
-
-
-@reference("npu_fusion_attention_grad")
-def fusion_attention_grad(query: Tensor, *arguments: Any, **chosen: Any) -> tuple[Any, ...]:
-    """Return the gradients of query, key and value; pse and sink have none."""
-    empty = query.new_empty(0)
-    return *_gradients(query, *arguments, **chosen)[:3], empty, empty
-
-
-@reference("npu_fusion_attention_grad_v2")
-def fusion_attention_grad_v2(query: Tensor, *arguments: Any, **chosen: Any) -> tuple[Any, ...]:
-    """Return the gradients of query, key, value and, if given, the rotary parts; pse and sink have none."""
-    empty = query.new_empty(0)
-    all_gradients = [empty if gradient is None else gradient for gradient in _gradients(query, *arguments, **chosen)]
-    return *all_gradients[:3], empty, *all_gradients[3:], empty
-
-
-def _gradients(
-    query: Tensor, key: Tensor, value: Tensor, d_y: Tensor, head_num: int, input_layout: str, **chosen: Any
-) -> list[Tensor | None]:
-    chosen = {**chosen, "scale": chosen.get("scale_value", 1.0)}
-    ropes = [chosen.get("query_rope"), chosen.get("key_rope")]
-    layout = Layout(input_layout, head_num, query, chosen)
-
-    def forward(q: Tensor, k: Tensor, v: Tensor, q_rope: Tensor | None, k_rope: Tensor | None) -> Tensor:
-        options = {**chosen, "query_rope": q_rope, "key_rope": k_rope}
-        parts = []
-        for index, (q_, k_, v_, q_rope_, k_rope_) in enumerate(layout.sequences(q, k, v, options)):
-            scores = _scores(q_, k_, q_rope_, k_rope_, options, index)
-            masked = (scores == -torch.inf).all(-1, keepdim=True)
-            probabilities = scores.masked_fill(masked, 0).softmax(-1).masked_fill(masked, 0)
-            kept = _dropout(probabilities, options, chosen.get("seed", 0) + index)
-            parts.append((kept @ v_.float()).to(q.dtype))
-        return layout.joined(parts)
-
-    return gradients(forward, [query, key, value, *ropes], d_y)
-
+from longcat.emulator.operators.attention_layout import STATISTICS, Layout
+from longcat.emulator.operators.attention_options import Options
+from longcat.emulator.operators.softmax import attend, attend_backward
+from longcat.emulator.reference import OnHost, draw, gradients, reference
 
 _ORDER = (
     "pse", "padding_mask", "atten_mask", "scale", "keep_prob", "pre_tockens", "next_tockens", "inner_precise", "prefix",
     "actual_seq_qlen", "actual_seq_kvlen", "sparse_mode", "gen_mask_parallel", "sync", "softmax_layout", "sink",
     "dropout_mask", "seed", "offset",
 )  # fmt: skip
-"""Options of the first version, in the order of its positional arguments."""
+"""Options of the first and third version, in the order of their positional arguments."""
 
 
-class Layout:
-    """Memory layout of queries, keys and values, and the sequences in it."""
+@reference("npu_fusion_attention", "npu_fusion_attention_v2", mixed=True)
+def fusion_attention(
+    query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, *options: Any, **named: Any
+) -> tuple[Any, ...]:
+    """Compute `softmax(scale * (query key^T + pse)) value`, or pse added after the scale; see `Options`.
 
-    def __init__(self, name: str, heads: int, query: Tensor, options: dict[str, Any]) -> None:
-        self.name, self.heads = name.upper(), heads
-        if self.name not in ("BNSD", "BSND", "BSH", "SBH", "TND"):
-            raise NotImplementedError(f"npu_fusion_attention: layout {name} is not emulated")
-        for option in ("padding_mask", "sink", "dropout_mask", "prefix"):
-            if options.get(option) is not None and not (option == "prefix" and options[option] == []):
-                raise NotImplementedError(f"npu_fusion_attention: {option} is not emulated")
-        self.size = query.shape[-1] // heads if self.name in ("BSH", "SBH") else query.shape[-1]
+    Returns:
+        The result in the query's layout; each row's maximum and sum (float32, `[batch, heads, tokens, 8]`, packed
+        `[tokens, heads, 8]`); an empty tensor; seed, offset and number of elements of the dropout mask.
 
-    def sequences(self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> list[list[Any]]:
-        """Yield query, key, value and rotary parts as `[batch, heads, tokens, size]`, keys repeated per query head."""
-        given = [query, key, value, options.get("query_rope"), options.get("key_rope")]
-        if self.name != "TND":
-            return [self._whole(given)]
-        ends = [_ends(options["actual_seq_qlen"]), _ends(options["actual_seq_kvlen"])]
-        sequences, starts = [], (0, 0)
-        for stops in zip(*ends, strict=True):
-            spans = [slice(first, last) for first, last in zip(starts, stops, strict=True)]
-            which = (0, 1, 1, 0, 1)
-            parts = [
-                None if t is None else t[spans[side]].transpose(0, 1)[None]
-                for t, side in zip(given, which, strict=True)
-            ]
-            sequences.append(self._grouped(parts))
-            starts = stops
-        return sequences
-
-    def joined(self, parts: list[Tensor]) -> Tensor:
-        """Join the results `[batch, heads, tokens, size]` of all sequences in the layout."""
-        if self.name == "TND":
-            return torch.cat([part[0].transpose(0, 1) for part in parts])
-        result = parts[0]
-        if self.name == "BSND":
-            return result.transpose(1, 2)
-        if self.name == "BSH":
-            return result.transpose(1, 2).flatten(2)
-        return result.permute(2, 0, 1, 3).flatten(2) if self.name == "SBH" else result
-
-    def _whole(self, given: list[Any]) -> list[Any]:
-        def move(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None or self.name == "BNSD":
-                return tensor
-            if self.name == "BSND":
-                return tensor.transpose(1, 2)
-            apart = tensor.unflatten(-1, (-1, self.size))
-            return apart.transpose(1, 2) if self.name == "BSH" else apart.permute(1, 2, 0, 3)
-
-        return self._grouped([move(tensor) for tensor in given])
-
-    def _grouped(self, parts: list[Any]) -> list[Any]:
-        query, *rest = parts
-        return [query, *(t if t is None else t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in rest)]
+    Raises:
+        RuntimeError: for arguments that the wheel's documentation excludes.
+    """
+    chosen = Options.of(
+        query, key, value, head_num, input_layout, {**dict(zip(_ORDER, options, strict=False)), **named}
+    )
+    layout = Layout(chosen, query, key)
+    seed, offset = chosen.seed, chosen.offset
+    if chosen.keep_prob < 1 and chosen.dropout_mask is None and not seed:
+        seed, offset = draw()
+    elif chosen.keep_prob >= 1:
+        seed = offset = 0
+    mask = layout.dropout(seed, offset)
+    parts, maxima, sums = [], [], []
+    for part in layout.parts(query, key, value, mask):
+        attended = attend(part.query, part.key, part.value, part.masked)
+        parts.append(attended.result.to(query.dtype))
+        maxima.append(attended.maximum)
+        sums.append(attended.total)
+    statistics = (layout.join_statistics(maxima), layout.join_statistics(sums))
+    return layout.join(parts, query), *statistics, query.new_empty(0), seed, offset, layout.elements
 
 
-def _ends(lengths: Any) -> list[int]:
-    return lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
+@reference("npu_fusion_attention_v3", mixed=True)
+def fusion_attention_v3(*arguments: Any, **named: Any) -> tuple[Any, ...]:
+    """Do the same with lengths in tensors of the host; seed and offset are tensors of the host too."""
+    *results, seed, offset, _ = fusion_attention(*arguments, **named)
+    return *results, OnHost(torch.tensor([seed])), OnHost(torch.tensor([offset]))
 
 
-def _scores(query: Any, key: Any, query_rope: Any, key_rope: Any, options: dict[str, Any], sequence: int) -> Tensor:
-    """Return scaled and masked float32 scores, `[batch, heads, queries, keys]`."""
-    scores: Tensor = query.float() @ key.float().mT
-    if query_rope is not None:
-        scores = scores + query_rope.float() @ key_rope.float().mT
-    pse, scale = options.get("pse"), options.get("scale", 1.0)
-    if pse is None:
-        scores = scores * scale
-    elif options.get("pse_type", 1) == 1:
-        scores = (scores + pse.float()) * scale
-    elif options["pse_type"] == 0:
-        scores = scores * scale + pse.float()
+@reference("npu_fusion_attention_v3.out", mixed=True)
+def fusion_attention_v3_out(
+    *arguments: Any, out: list[Tensor], workspace: Tensor | None = None, **named: Any
+) -> tuple[Any, ...]:
+    """Write the results into given tensors."""
+    *results, seed, offset, _ = fusion_attention(*arguments, **named)
+    return write(out, [*results, torch.tensor([seed]), torch.tensor([offset])])
+
+
+@reference("npu_fusion_attention_grad", mixed=True)
+def fusion_attention_grad(*arguments: Any, **named: Any) -> tuple[Any, ...]:
+    """Return the gradients of query, key, value, pse and sink."""
+    query, key, value, pse, _, _, sink = _gradients(*arguments, **named)
+    return query, key, value, pse, torch.empty(0) if sink is None else sink
+
+
+@reference("npu_fusion_attention_grad_v2", mixed=True)
+def fusion_attention_grad_v2(*arguments: Any, **named: Any) -> tuple[Any, ...]:
+    """Return the gradients of query, key, value, pse, the rotary parts and sink."""
+    query, key, value, pse, query_rope, key_rope, sink = _gradients(*arguments, **named)
+    empty = query.new_empty(0)
+    ropes = (empty if rope is None else rope for rope in (query_rope, key_rope))
+    return query, key, value, empty if pse is None else pse, *ropes, sink
+
+
+@reference("npu_fusion_attention_grad_v3", mixed=True)
+def fusion_attention_grad_v3(
+    *arguments: Any, seed: Tensor | None = None, offset: Tensor | None = None, **named: Any
+) -> tuple[Any, ...]:
+    """Return the gradients of query, key, value, pse and sink; seed and offset are tensors."""
+    named["seed"], named["offset"] = (0 if number is None else int(number) for number in (seed, offset))
+    query, key, value, pse, _, _, sink = _gradients(*arguments, **named)
+    return query, key, value, query.new_empty(0) if pse is None else pse, torch.empty(()) if sink is None else sink
+
+
+@reference("npu_fusion_attention_grad_v3.out", mixed=True)
+def fusion_attention_grad_v3_out(
+    *arguments: Any, out: list[Tensor], workspace: Tensor | None = None, **named: Any
+) -> tuple[Any, ...]:
+    """Write the gradients into given tensors."""
+    return write(out, list(fusion_attention_grad_v3(*arguments, **named)))
+
+
+@reference(
+    "_npu_fusion_attention_v3_get_max_workspace", "_npu_fusion_attention_grad_v3_get_max_workspace",
+    "_npu_fused_infer_attention_score_get_max_workspace", "_npu_fused_infer_attention_score_v2_get_max_workspace",
+    mixed=True,
+)  # fmt: skip
+def no_workspace(*arguments: Any, **named: Any) -> Tensor:
+    """Return a workspace of no bytes: none is needed here."""
+    return torch.empty(0, dtype=torch.uint8)
+
+
+@reference("_npu_fusion_attention_v3_infer_output")
+def infer_output(
+    query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Make tensors for the result, and the maximum and sum of each row."""
+    chosen = Options(head_num, input_layout.upper())
+    size = query.shape[-1] // (head_num if len(chosen.layout) == 3 and chosen.layout != "TND" else 1)
+    if chosen.layout in ("BSH", "SBH"):
+        width = head_num * (value.shape[2] // (key.shape[2] // size))
     else:
-        raise NotImplementedError(f"npu_fusion_attention: pse_type {options['pse_type']} is not emulated")
-    mask = _mask(scores, options, sequence)
-    return scores if mask is None else scores.masked_fill(mask, -torch.inf)
+        width = value.shape[-1]
+    tokens = query.shape[{"BNSD": 2, "BSND": 1, "BSH": 1, "SBH": 0, "TND": 0}[chosen.layout]]
+    batch = query.shape[1 if chosen.layout == "SBH" else 0]
+    statistics = (tokens, query.shape[1]) if chosen.layout == "TND" else (batch, head_num, tokens)
+    rows = [torch.zeros(*statistics, STATISTICS) for _ in range(2)]
+    return query.new_zeros(*query.shape[:-1], width), rows[0], rows[1]
 
 
-def _mask(scores: Tensor, options: dict[str, Any], sequence: int) -> Tensor | None:
-    """Return the mask of keys to exclude; `sparse_mode` determines the meaning of the given mask."""
-    mode, given = options.get("sparse_mode", 0), options.get("atten_mask")
-    queries, keys = scores.shape[-2:]
-    if mode in (0, 1):  # the mask as it is
-        return None if given is None else given.bool()
-    distance = torch.arange(keys) - torch.arange(queries)[:, None]  # how far a key is ahead of its query
-    if mode == 2:
-        return distance > 0
-    distance = distance - (keys - queries)  # from here on the last query sees the last key
-    if mode == 3:
-        return distance > 0
-    if mode == 4:
-        before = options.get("pre_tockens", options.get("pre_tokens", 2**31 - 1))
-        after = options.get("next_tockens", options.get("next_tokens", 2**31 - 1))
-        return (distance > after) | (distance < -before)
-    raise NotImplementedError(f"npu_fusion_attention: sparse_mode {mode} is not emulated")
+@reference("_npu_fusion_attention_grad_v3_infer_output")
+def infer_gradients(
+    query: Tensor, key: Tensor, value: Tensor, pse: Tensor | None = None, sink: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Make tensors for the gradients."""
+    made = [torch.zeros_like(tensor) for tensor in (query, key, value)]
+    return *made, *(query.new_zeros(0) if tensor is None else torch.zeros_like(tensor) for tensor in (pse, sink))
 
 
-def _dropout(probabilities: Tensor, options: dict[str, Any], seed: int) -> Tensor:
-    """Apply dropout with a mask that is a function of the seed, so that the gradient uses the same mask."""
-    keep = options.get("keep_prob", 1.0)
-    if keep >= 1.0:
-        return probabilities
-    mask = torch.rand(probabilities.shape, generator=torch.Generator().manual_seed(seed)) < keep
-    return probabilities * mask / keep
+def write(out: list[Tensor], results: list[Tensor]) -> tuple[Tensor, ...]:
+    """Write results into given tensors; one of another size, which the caller does not want, stays as it is."""
+    for target, result in zip(out, results, strict=False):
+        if target.numel() == result.numel():
+            target.copy_(result.reshape(target.shape))
+    return *out, *results[len(out) :]
+
+
+def _gradients(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dy: Tensor,
+    head_num: int,
+    input_layout: str,
+    *,
+    softmax_max: Tensor | None = None,
+    softmax_sum: Tensor | None = None,
+    softmax_in: Tensor | None = None,
+    attention_in: Tensor | None = None,
+    numels: int = 0,
+    **options: Any,
+) -> tuple[Any, ...]:
+    """Return the gradients of query, key, value, pse, both rotary parts and sink, None where these were not given.
+
+    Maxima, sums and the result are those of all keys where the attention is a part of a ring.
+    """
+    chosen = Options.of(query, key, value, head_num, input_layout, options)
+    layout = Layout(chosen, query, key)
+    d_outs = layout.of_queries(dy)
+    outs: list[Any] = [None] * len(d_outs) if attention_in is None else layout.of_queries(attention_in)
+    rows: list[Any] = [None] * len(d_outs)
+    if softmax_max is not None and softmax_sum is not None:
+        both = (layout.split_statistics(tensor) for tensor in (softmax_max, softmax_sum))
+        rows = list(zip(*both, strict=True))
+    found = []
+    d_pse: Tensor | None = None
+    for number, part in enumerate(layout.parts(query, key, value, layout.dropout(chosen.seed, chosen.offset))):
+        found.append(
+            attend_backward(part.query, part.key, part.value, part.masked, d_outs[number], outs[number], rows[number])
+        )
+        if chosen.pse is not None:
+            d_pse = _sum(d_pse, _pse_gradient(layout, chosen.pse, found[-1].bias, number))
+    d_query = layout.join([gradient.query for gradient in found], query)
+    d_key = layout.join([gradient.key for gradient in found], key)
+    d_value = layout.join([gradient.value for gradient in found], value)
+    d_ropes: tuple[Tensor | None, Tensor | None] = None, None
+    if chosen.query_rope is not None:
+        (d_query, d_query_rope), (d_key, d_key_rope) = (
+            t.tensor_split([of.shape[-1]], -1) for t, of in ((d_query, query), (d_key, key))
+        )
+        d_ropes = d_query_rope.to(query.dtype), d_key_rope.to(key.dtype)
+    d_sink = None
+    for gradient in found:
+        d_sink = d_sink if gradient.sink is None else _sum(d_sink, gradient.sink)
+    results = (t.to(query.dtype) for t in (d_query, d_key, d_value))
+    return *results, None if d_pse is None else d_pse.to(query.dtype), *d_ropes, d_sink
+
+
+def _pse_gradient(layout: Layout, pse: Tensor, d_bias: Tensor, number: int) -> Tensor:
+    def bias(tensor: Tensor) -> Tensor:
+        return layout.bias(tensor, d_bias.shape[2], d_bias.shape[3], number).expand(d_bias.shape)
+
+    (gradient,) = gradients(bias, [pse.float()], d_bias)
+    assert gradient is not None
+    return gradient
+
+
+def _sum(total: Tensor | None, term: Tensor) -> Tensor:
+    return term if total is None else total + term

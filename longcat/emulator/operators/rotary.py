@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference
+from longcat.emulator.reference import check, gradients, reference
 
 
 @reference("npu_rotary_mul")
@@ -21,15 +21,23 @@ def rotary_mul(
         rotary_mode: half or interleave.
         rotate: a matrix `[size, size]` that turns x instead.
     """
+    check(
+        x.dim() in (3, 4) and cosine.dim() == sine.dim() == x.dim(),
+        "npu_rotary_mul",
+        f"takes tensors of 3 or 4 dimensions, all alike, got {x.dim()}, {cosine.dim()} and {sine.dim()}",
+    )
+    check(
+        rotary_mode in ("half", "interleave"),
+        "npu_rotary_mul",
+        f"The rotary_mode of npu_rotary_mul should be half or interleave, but got {rotary_mode}",
+    )
     if rotate is not None:
         turned = x.float() @ rotate.float()
     elif rotary_mode == "half":
         first, second = x.float().chunk(2, -1)
         turned = torch.cat((-second, first), -1)
-    elif rotary_mode == "interleave":
-        turned = torch.stack((-x[..., 1::2].float(), x[..., ::2].float()), -1).flatten(-2)
     else:
-        raise NotImplementedError(f"npu_rotary_mul: rotary_mode {rotary_mode!r} is not emulated")
+        turned = torch.stack((-x[..., 1::2].float(), x[..., ::2].float()), -1).flatten(-2)
     return (x.float() * cosine.float() + turned * sine.float()).to(x.dtype)
 
 
@@ -56,3 +64,67 @@ def interleave_rope(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Reorder neighbouring pairs into halves and rotate, as DeepSeek does; `[batch, heads, tokens, size]`."""
     halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
     return rotary_mul(halves, cosine, sine)
+
+
+@reference("npu_mrope")
+def mrope(
+    positions: Tensor,
+    query: Tensor,
+    key: Tensor,
+    cos_sin_cache: Tensor,
+    head_size: int,
+    *,
+    mrope_section: list[int] | None = None,
+    rotary_mode: str | None = "half",
+    cache_mode: str | None = "default",
+) -> tuple[Tensor, Tensor]:
+    """Rotate the first part of every head by positions of one kind, or of several that share out the frequencies.
+
+    Args:
+        positions: `[tokens]`, or `[kinds, tokens]` with sections.
+        query: `[tokens, heads * head_size]`.
+        key: likewise.
+        cos_sin_cache: cosines and then sines of each position.
+        head_size: of query and key.
+        mrope_section: how many frequencies each kind of positions has; None or zeros for one kind.
+        rotary_mode: half or interleave: where the two numbers lie that are rotated together.
+        cache_mode: default: sections one behind the other; interleave: every third frequency.
+    """
+
+    def need(condition: bool, reason: str) -> None:
+        check(condition, "npu_mrope", reason)
+
+    need(cache_mode in ("default", "interleave"), f"cache_mode only support default or interleave, got {cache_mode!r}")
+    modes = ("half", "interleave", "interleaved")
+    need(rotary_mode in modes, f"rotary_mode must be half or interleave, got {rotary_mode!r}")
+    need(query.dtype == key.dtype == cos_sin_cache.dtype, "query, key and cos_sin_cache must have one dtype")
+    need(cos_sin_cache.shape[-1] <= head_size, "the rotated part must not be larger than a head")
+    cosine, sine = cos_sin_cache[positions.long()].float().chunk(2, -1)
+    if mrope_section and any(mrope_section):
+        need(positions.dim() == 2 and len(positions) == len(mrope_section), "positions need a row for each section")
+        need(sum(mrope_section) == cosine.shape[-1], f"sections must sum to {cosine.shape[-1]}")
+        need(len(mrope_section) == 3 or cache_mode == "default", "four sections take cache_mode default only")
+        cosine, sine = (_shared_out(t, mrope_section, cache_mode == "interleave") for t in (cosine, sine))
+    else:
+        need(positions.dim() == 1, "positions must be [tokens] without sections")
+
+    def turned(x: Tensor) -> Tensor:
+        heads = x.float().unflatten(-1, (-1, head_size))
+        part, rest = heads.tensor_split([cos_sin_cache.shape[-1]], -1)
+        a, b = part.chunk(2, -1) if rotary_mode == "half" else (part[..., ::2], part[..., 1::2])
+        c, s = cosine[:, None], sine[:, None]
+        both = (a * c - b * s, b * c + a * s)
+        done = torch.cat(both, -1) if rotary_mode == "half" else torch.stack(both, -1).flatten(-2)
+        return torch.cat((done, rest), -1).flatten(-2).to(x.dtype)
+
+    return turned(query), turned(key)
+
+
+def _shared_out(table: Tensor, sections: list[int], interleaved: bool) -> Tensor:
+    """Take of each kind's table `[kinds, tokens, frequencies]` the frequencies that are its own."""
+    if not interleaved:
+        return torch.cat([part[kind] for kind, part in enumerate(table.split(sections, -1))], -1)
+    own = table[0].clone()
+    for kind in (1, 2):
+        own[..., kind : sections[1] * 3 : 3] = table[kind, ..., kind : sections[1] * 3 : 3]
+    return own

@@ -1,4 +1,4 @@
-"""The lightning indexer and sparse attention: `BSND` and `TND`, one token per block, with gradients."""
+"""The lightning indexer and sparse attention, from sequences or a paged cache, with gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import gradients, reference
+from longcat.emulator.operators.attention_options import ends_of
+from longcat.emulator.operators.indexer_loss import index_scores
+from longcat.emulator.operators.softmax import row_maximum
+from longcat.emulator.reference import check, gradients, reference
 
 
 def _check_contiguous(name: str, **tensors: Tensor | None) -> None:
@@ -41,25 +44,24 @@ def lightning_indexer(
         weights: `[batch, queries, heads]` or packed.
         actual_seq_lengths_query: where packed sequences end; lengths otherwise.
         actual_seq_lengths_key: likewise.
-        block_table: of a paged cache: not emulated.
+        block_table: pages of each sequence, in layout PA_BSND.
         layout_query: BSND or TND.
-        layout_key: the same.
+        layout_key: the same, or PA_BSND: pages `[pages, tokens, 1, size]`.
         sparse_count: keys wanted.
         sparse_mode: 0 all keys, 3 those up to the query, the last ones aligned.
         return_value: whether the scores are wanted.
-        others: windows: not emulated.
+        others: windows, which take their defaults only.
 
     Returns:
         Positions of keys in their sequence, -1 beyond the last chosen key (int32, `[batch, queries, 1, sparse_count]`),
         and their scores in the query's type, or nothing.
     """
-    if block_table is not None or layout_query != layout_key:
-        raise NotImplementedError("npu_lightning_indexer: a paged cache is not emulated")
     _check_contiguous("npu_lightning_indexer", query=query, key=key, weights=weights)
     places, values = [], []
-    spans = _Spans(layout_query, query, key, actual_seq_lengths_query, actual_seq_lengths_key)
+    ends = actual_seq_lengths_query, actual_seq_lengths_key
+    spans = _Spans((layout_query, layout_key), query, key, ends, block_table)
     for q, k, w in spans.parts(query, key, weights):
-        scores = _indexer_scores(q, k, w)
+        scores = index_scores(q, k, w)
         scores = scores.masked_fill(_hidden(scores, sparse_mode), -torch.inf)
         ranked = scores.sort(dim=-1, descending=True, stable=True)
         count = min(sparse_count, scores.shape[-1])
@@ -70,8 +72,9 @@ def lightning_indexer(
         value[:, :count] = ranked.values[:, :count]
         places.append(place[:, None])
         values.append(value[:, None])
-    chosen = spans.joined(places, query)
-    return chosen, spans.joined(values, query).to(query.dtype) if return_value else query.new_empty(0)
+    chosen = spans.joined(places, -1)
+    scores = spans.joined(values, -torch.inf)
+    return chosen, scores.to(query.dtype) if return_value else query.new_empty(0)
 
 
 @reference("npu_lightning_indexer_grad")
@@ -87,16 +90,16 @@ def lightning_indexer_grad(
     **others: Any,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of query, key and weights, through the scores of the chosen keys."""
-    spans = _Spans(layout, query, key, actual_seq_lengths_query, actual_seq_lengths_key)
+    spans = _Spans((layout, layout), query, key, (actual_seq_lengths_query, actual_seq_lengths_key))
 
     def values(q_all: Tensor, k_all: Tensor, w_all: Tensor) -> Tensor:
         rows = []
         chosen = spans.query_parts(sparse_indices)
         for (q, k, w), index in zip(spans.parts(q_all, k_all, w_all), chosen, strict=True):
             places = index[:, 0].long()
-            taken = _indexer_scores(q, k, w).gather(-1, places.clamp_min(0))
+            taken = index_scores(q, k, w).gather(-1, places.clamp_min(0))
             rows.append((taken * (places >= 0))[:, None])
-        return spans.joined(rows, query)
+        return spans.joined(rows)
 
     return tuple(gradients(values, [query, key, weights], d_values.float()))
 
@@ -118,8 +121,7 @@ def sparse_flash_attention(
         As query; each row's maximum and sum (float32, `[batch, 1, queries, heads]`, packed `[1, tokens, heads]`) where
         they are wanted, else nothing.
     """
-    if options.get("block_table") is not None or options.get("sinks") is not None or value is None:
-        raise NotImplementedError("npu_sparse_flash_attention: a paged cache, sinks and no value are not emulated")
+    check(value is not None, "npu_sparse_flash_attention", "value=None is only supported with CANN >= 9.2.0.")
     ropes = {name: options.get(name) for name in ("query_rope", "key_rope")}
     tensors = {"query": query, "key": key, "value": value, "sparse_indices": sparse_indices, **ropes}
     _check_contiguous("npu_sparse_flash_attention", **tensors)
@@ -128,7 +130,8 @@ def sparse_flash_attention(
         raise RuntimeError("npu_sparse_flash_attention: sparse_indices has a key behind an absent one (-1)")
     given = [query, key, value, *ropes.values()]
     lengths = options.get("actual_seq_lengths_query"), options.get("actual_seq_lengths_kv")
-    outcome = _sparse(given, sparse_indices, scale_value, options.get("layout_query", "BSND"), lengths, options)
+    layouts = options.get("layout_query", "BSND"), options.get("layout_kv", "BSND")
+    outcome = _sparse(given, sparse_indices, scale_value, layouts, lengths, options)
     empty = query.new_empty(0, dtype=torch.float32)
     return outcome if return_softmax_lse else (outcome[0], empty, empty)
 
@@ -160,7 +163,7 @@ def sparse_flash_attention_grad(
     lengths = actual_seq_qlen, actual_seq_kvlen
 
     def forward(*inputs: Tensor) -> Tensor:
-        return _sparse(list(inputs), sparse_indices, scale_value, layout, lengths, options)[0]
+        return _sparse(list(inputs), sparse_indices, scale_value, (layout, layout), lengths, options)[0]
 
     all_gradients = gradients(forward, [query, key, value, query_rope, key_rope], d_out)
     return *all_gradients[:3], *(query.new_empty(0) if tensor is None else tensor for tensor in all_gradients[3:])
@@ -170,15 +173,14 @@ def _sparse(
     given: list[Tensor | None],
     sparse_indices: Tensor,
     scale: float,
-    layout: str,
+    layouts: tuple[str, str],
     lengths: tuple[Tensor | None, Tensor | None],
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if options.get("sparse_block_size", 1) != 1:
-        raise NotImplementedError("npu_sparse_flash_attention: blocks of more than one token are not emulated")
+    block, sinks = options.get("sparse_block_size", 1), options.get("sinks")
     query, key, value, query_rope, key_rope = given
     assert query is not None and key is not None and value is not None
-    spans = _Spans(layout, query, key, *lengths)
+    spans = _Spans(layouts, query, key, lengths, options.get("block_table"))
     outs, maxima, sums = [], [], []
     of_queries = (spans.query_parts(tensor) for tensor in (query, sparse_indices, query_rope))
     of_keys = (spans.key_parts(tensor) for tensor in (key, value, key_rope))
@@ -187,26 +189,22 @@ def _sparse(
         if q_rope is not None:
             scores = scores + torch.einsum("qnd,kd->qnk", q_rope.float(), k_rope[:, 0].float())
         places = index[:, 0].long()
-        chosen = torch.zeros(len(q), len(k) + 1, dtype=torch.bool)
-        chosen = chosen.scatter_(-1, torch.where(places < 0, len(k), places), True)[:, :-1]
+        blocks = -(-len(k) // block)
+        chosen = torch.zeros(len(q), blocks + 1, dtype=torch.bool)
+        chosen = chosen.scatter_(-1, torch.where(places < 0, blocks, places), True)[:, :-1]
+        chosen = chosen.repeat_interleave(block, 1)[:, : len(k)]
         hidden = ~chosen | _hidden(scores[:, 0], options.get("sparse_mode", 3))
         scores = (scores * scale).masked_fill(hidden[:, None], -torch.inf)
-        maximum = scores.amax(-1, keepdim=True).detach()
-        maximum = maximum.masked_fill(maximum == -torch.inf, 0)
+        maximum = row_maximum(scores.detach().transpose(0, 1), sinks).transpose(0, 1)
         probabilities = (scores - maximum).exp()
         total = probabilities.sum(-1, keepdim=True)
+        total = total if sinks is None else total + (sinks.float().view(-1, 1) - maximum).exp()
         tiny = torch.finfo(torch.float32).tiny
         outs.append(torch.einsum("qnk,kd->qnd", probabilities / total.clamp_min(tiny), v[:, 0].float()).to(query.dtype))
         maxima.append(maximum[..., 0])
         sums.append(total[..., 0])
-    maximum, total = (spans.joined(both, query).unsqueeze(0 if spans.packed else 1) for both in (maxima, sums))
-    return spans.joined(outs, query), maximum, total
-
-
-def _indexer_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
-    """Return the float32 scores of the indexer, `[queries, keys]`."""
-    products = torch.einsum("qnd,kd->qnk", query.float(), key[:, 0].float()).relu()
-    return torch.einsum("qnk,qn->qk", products, weights.float())
+    maximum, total = (spans.joined(both).unsqueeze(0 if spans.packed else 1) for both in (maxima, sums))
+    return spans.joined(outs), maximum, total
 
 
 def _hidden(scores: Tensor, sparse_mode: int) -> Tensor:
@@ -221,29 +219,51 @@ def _hidden(scores: Tensor, sparse_mode: int) -> Tensor:
 class _Spans:
     """Sequences of a batch, each `[tokens, heads, size]`."""
 
-    def __init__(self, layout: str, query: Tensor, key: Tensor, query_ends: Any, key_ends: Any) -> None:
-        if layout not in ("BSND", "TND"):
-            raise NotImplementedError(f"layout {layout} is not emulated")
-        self.packed = layout == "TND"
-        self.query, self.key = self._of(query, query_ends), self._of(key, key_ends)
+    def __init__(
+        self, layouts: tuple[str, str], query: Tensor, key: Tensor, ends: tuple[Any, Any], pages: Tensor | None = None
+    ) -> None:
+        of_query, of_key = layouts
+        if of_query not in ("BSND", "TND") or of_key not in ("BSND", "TND", "PA_BSND"):
+            raise RuntimeError(f"layouts must be BSND or TND, and PA_BSND for keys, got {of_query} and {of_key}")
+        self.packed, self.tokens, self.pages = of_query == "TND", query.shape[1], pages
+        self.query = self._of(query, ends[0], self.packed)
+        if of_key != "PA_BSND":
+            self.key = self._of(key, ends[1], of_key == "TND")
+        elif pages is None or ends[1] is None:
+            raise RuntimeError("layout PA_BSND needs block_table and the lengths of keys")
+        else:
+            self.key = ends_of(ends[1])
 
-    def _of(self, tensor: Tensor, ends: Any) -> list[Any]:
-        if self.packed:
-            stops = ends.tolist() if isinstance(ends, Tensor) else list(ends)
-            return [slice(first, last) for first, last in zip([0, *stops[:-1]], stops, strict=True)]
-        if ends is not None and any(int(end) != tensor.shape[1] for end in ends):
-            raise NotImplementedError("sequences shorter than their row are not emulated: use TND")
-        return list(range(tensor.shape[0]))
+    @staticmethod
+    def _of(tensor: Tensor, ends: Any, packed: bool) -> list[Any]:
+        if not packed:
+            lengths = [tensor.shape[1]] * len(tensor) if ends is None else ends_of(ends)
+            return [(row, slice(length)) for row, length in enumerate(lengths)]
+        if ends is None:
+            raise RuntimeError("layout TND needs where sequences end")
+        stops = ends_of(ends)
+        return [slice(first, last) for first, last in zip([0, *stops[:-1]], stops, strict=True)]
 
     def query_parts(self, tensor: Tensor | None) -> list[Any]:
         return [None if tensor is None else tensor[span] for span in self.query]
 
     def key_parts(self, tensor: Tensor | None) -> list[Any]:
-        return [None if tensor is None else tensor[span] for span in self.key]
+        if tensor is None or self.pages is None:
+            return [None if tensor is None else tensor[span] for span in self.key]
+        size = tensor.shape[1]
+        return [
+            tensor[row[: -(-length // size)].long()].flatten(0, 1)[:length]
+            for row, length in zip(self.pages, self.key, strict=True)
+        ]
 
     def parts(self, query: Tensor, key: Tensor, other: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Yield query, key and the further tensors of the query, by sequence."""
         return list(zip(self.query_parts(query), self.key_parts(key), self.query_parts(other), strict=True))
 
-    def joined(self, parts: list[Tensor], like: Tensor) -> Tensor:
-        return torch.cat(parts) if self.packed else torch.stack(parts)
+    def joined(self, parts: list[Tensor], fill: float = 0) -> Tensor:
+        """Join what queries have; rows behind a sequence are filled."""
+        if self.packed:
+            return torch.cat(parts)
+        return torch.stack(
+            [torch.cat((part, part.new_full((self.tokens - len(part), *part.shape[1:]), fill))) for part in parts]
+        )

@@ -1,0 +1,193 @@
+"""Products of groups of rows, each with its own matrix, plain and quantised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longcat.emulator.number_formats import E8M0
+from longcat.emulator.operators.groups import group_bounds
+from longcat.emulator.operators.quantization import offset_of, scale_of
+from longcat.emulator.operators.quantized_matmul import (
+    dequantized_weight,
+    finish,
+    natural_order,
+    operand,
+    packed_float4,
+    plain_dtype,
+    product,
+    shared_column_scales,
+    shared_row_scales,
+    without_low_bits,
+)
+from longcat.emulator.reference import reference
+
+_NAME = "npu_grouped_matmul"
+_ACTIVATIONS = {
+    0: lambda x: x,
+    1: torch.relu,
+    2: lambda x: F.gelu(x, approximate="tanh"),
+    4: lambda x: x * torch.sigmoid(1.702 * x),
+    5: F.silu,
+}
+
+
+@reference("npu_grouped_matmul", "npu_grouped_matmul.List")
+def grouped_matmul(
+    x: list[Tensor],
+    weight: list[Tensor],
+    *,
+    bias: list[Tensor] | None = None,
+    group_list: Any = None,
+    split_item: int | None = 0,
+    group_type: int | None = None,
+    group_list_type: int | None = 0,
+    act_type: int | None = 0,
+    output_dtype: int | torch.dtype | None = None,
+    x_dtype: int | None = None,
+    weight_dtype: int | None = None,
+    scale_dtype: int | None = None,
+    per_token_scale_dtype: int | None = None,
+    tuning_config: list[int] | None = None,
+    **scales: list[Tensor] | None,
+) -> list[Tensor]:
+    """Compute one matrix product per group.
+
+    Args:
+        x: one tensor, or one a group.
+        weight: `[groups, in, out]`, or one `[in, out]` a group.
+        bias: one `[groups, out]`, or one `[out]` a group.
+        group_list: where groups end (`group_list_type` 0) or their sizes (1, 2), along x's rows (`group_type` 0) or
+            along the dimension that is summed (2): x `[in, rows]`, weight `[rows, out]`.
+        split_item: 0 and 1 give a result a group, 2 and 3 one. Rows behind the last group are zero here; a device
+            leaves them as they are.
+        group_type: see above; -1 for x in a list without groups.
+        group_list_type: see above.
+        act_type: 0 none, 1 ReLU, 2 GELU (tanh), 4 fast GELU, 5 SiLU.
+        output_dtype: type of the result; None for that of x.
+        x_dtype: type of x if torch has it not; the same of the next ones.
+        weight_dtype: see above.
+        scale_dtype: see above.
+        per_token_scale_dtype: see above.
+        tuning_config: not used.
+        scales: `scale` of columns, `per_token_scale` of rows, `antiquant_scale` and `antiquant_offset` of weights that
+            are scaled back first, one a group or one for all.
+    """
+    _check(x, weight, group_list, group_type, act_type or 0, scales)
+    own = _Parameters(bias, scales, x_dtype, weight_dtype, scale_dtype, per_token_scale_dtype)
+    dtype = plain_dtype(output_dtype, x[0].dtype)
+    weight = [natural_order(matrix) for matrix in weight]
+    single = len(weight) == 1 and weight[0].dim() > 2
+    if group_type == 2 and group_list is not None:
+        bounds = group_bounds(group_list, group_list_type or 0, _NAME)
+        whole = x[0]
+        parts = [
+            whole[:, a:b].float() @ (weight[0][a:b] if len(weight) == 1 else weight[i]).float()
+            for i, (a, b) in enumerate(bounds)
+        ]
+        parts = [part.to(dtype) for part in parts]
+        return [torch.stack(parts)] if (split_item or 0) >= 2 else parts
+    if len(x) > 1 or group_list is None:
+        rows = [(0, part.shape[0]) for part in x]
+        inputs = x
+    else:
+        rows = group_bounds(group_list, group_list_type or 0, _NAME)
+        inputs = [x[0][a:b] for a, b in rows]
+    count = weight[0].shape[0] if single else len(weight)
+    if len(inputs) != count:
+        raise RuntimeError(f"{_NAME}: {len(inputs)} groups of x meet {count} weights")
+    parts = []
+    for group, part in enumerate(inputs):
+        matrix = weight[0][group] if single else weight[group]
+        result = own.multiply(part, matrix, group, rows[group] if len(x) == 1 else None, single)
+        parts.append(finish(_ACTIVATIONS[act_type or 0](result) if act_type else result, dtype))
+    if (split_item or 0) < 2:
+        return parts
+    behind = sum(part.shape[0] for part in x) - sum(part.shape[0] for part in parts)
+    return [torch.cat([*parts, torch.zeros(behind, parts[0].shape[-1], dtype=dtype)])]
+
+
+def _check(
+    x: list[Tensor], weight: list[Tensor], group_list: Any, group_type: int | None, act_type: int, scales: Any
+) -> None:
+    if not x or not weight:
+        raise RuntimeError(f"{_NAME}: x and weight must not be empty")
+    if group_type is None and not isinstance(group_list, (list, tuple)):
+        raise RuntimeError(f"{_NAME}: Requires manual passing group_type, current is None.")
+    if group_type not in (None, -1, 0, 2):
+        raise RuntimeError(f"{_NAME}: The group type must be -1, 0 or 2, got {group_type}.")
+    if act_type not in _ACTIVATIONS:
+        raise RuntimeError(f"{_NAME}: act_type must be one of {', '.join(map(str, _ACTIVATIONS))}, got {act_type}")
+    for name in ("offset", "activation_input", "activation_quant_scale", "activation_quant_offset"):
+        if scales.get(name):
+            raise RuntimeError(f"{_NAME}: {name} must be None: the device does not support it")
+    if act_type and not scales.get("per_token_scale"):
+        raise RuntimeError(f"{_NAME}: only products with per_token_scale can be followed by an activation")
+    if x[0].dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for name in ("scale", "per_token_scale"):
+            if scales.get(name):
+                raise RuntimeError(f"{_NAME}: {name} is for x of 8 or 4 bits, and x is {x[0].dtype}")
+
+
+class _Parameters:
+    """Scales and biases of groups, and the number formats of the factors."""
+
+    def __init__(
+        self,
+        bias: list[Tensor] | None,
+        scales: dict[str, list[Tensor] | None],
+        x_dtype: int | None,
+        weight_dtype: int | None,
+        scale_dtype: int | None,
+        per_token_scale_dtype: int | None,
+    ) -> None:
+        self.bias, self.scales = bias, scales
+        self.x_dtype, self.weight_dtype = x_dtype, weight_dtype
+        self.shared = scale_dtype == E8M0 or per_token_scale_dtype == E8M0
+
+    def of(self, name: str, group: int, single: bool) -> Tensor | None:
+        """Return a group's scale or bias: an entry of the list, or of the one tensor in it."""
+        given = self.bias if name == "bias" else self.scales.get(name)
+        if not given:
+            return None
+        return given[0][group] if single or (len(given) == 1 and group > 0) else given[group]
+
+    def multiply(self, x: Tensor, weight: Tensor, group: int, rows: tuple[int, int] | None, single: bool) -> Tensor:
+        """Return one group's product in float32."""
+        bias, scale = self.of("bias", group, single), self.of("scale", group, single)
+        back, offset = self.of("antiquant_scale", group, single), self.of("antiquant_offset", group, single)
+        tokens = self.scales.get("per_token_scale")
+        per_token = None if not tokens else tokens[0][slice(*rows)] if rows else tokens[group]
+        a = operand(x, self.x_dtype)
+        if back is not None:
+            if self.shared:
+                values = packed_float4(weight) if weight.dtype == torch.float32 else operand(weight, self.weight_dtype)
+                factor = shared_column_scales(back, values.shape[-2])
+                result = (a if per_token is None else a * shared_row_scales(per_token, a.shape[-1])) @ (values * factor)
+            else:
+                result = a @ dequantized_weight(weight, back, offset, x.dtype, self.weight_dtype)
+            return result if bias is None else result + bias.float()
+        b = operand(weight, self.weight_dtype)
+        if scale is None:
+            result = product(a, b, x.dtype in (torch.int8, torch.int32))
+            return result if bias is None else result + bias.float()
+        if self.shared and per_token is not None:
+            result = (a * shared_row_scales(per_token, a.shape[-1])) @ (b * shared_column_scales(scale, b.shape[-2]))
+            return result if bias is None else result + bias.float()
+        if x.dtype == torch.int8 and weight.dtype == torch.int32:  # with int4: see without_low_bits
+            factor = scale_of(scale).reshape(-1, b.shape[-1])
+            result = without_low_bits(a) @ (b * factor.repeat_interleave(b.shape[-2] // factor.shape[0], 0))
+            result = result if bias is None else result + bias.float()
+            return result if per_token is None else result * per_token.float().reshape(-1, 1)
+        if scale.dim() == 2 and scale.shape[0] > 1:
+            result = a @ (b * scale_of(scale).repeat_interleave(b.shape[-2] // scale.shape[0], 0))
+        else:
+            sums = product(a, b, x.dtype in (torch.int8, torch.int32))
+            if bias is not None and bias.dtype == torch.int32:
+                sums, bias = sums + bias, None
+            result = sums * scale_of(scale).flatten() + offset_of(scale).flatten()
+        result = result if per_token is None else result * per_token.float().reshape(-1, 1)
+        return (result if bias is None else result + bias.float()).float()

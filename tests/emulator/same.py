@@ -1,0 +1,24 @@
+"""Comparing an operator on the emulated device with plain torch on the CPU."""
+
+import torch
+
+DEVICE = "npu:0"
+
+
+def move(value):
+    return value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+
+
+def assert_same(ours, plain, *inputs, tolerance=1e-5):
+    """Value and gradients of `ours` on the device and of `plain` on the CPU; the first result counts."""
+    results = []
+    for function, place in ((plain, lambda t: t), (ours, move)):
+        leaves = [place(x.detach().clone()).requires_grad_(x.is_floating_point()) for x in inputs]
+        value = function(*leaves)
+        value = value[0] if isinstance(value, (tuple, list)) else value
+        value.float().sin().sum().backward()
+        results.append([value, *(leaf.grad for leaf in leaves if leaf.requires_grad)])
+    for expected, found in zip(*results, strict=True):
+        assert found.device.type == "npu"
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found.cpu(), expected, atol=tolerance, rtol=tolerance)
