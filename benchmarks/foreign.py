@@ -5,7 +5,8 @@
 `DIR` holds checkouts under their repositories' names (nanoGPT, examples, torchtitan, ...); `PYTHON` is that of an environment
 with torch, torch_npu and the libraries that the programs need. Each program runs in a copy of its folder with small made
 data, once on the CPU and once under `longcat emulate`, and both are stopped after a few steps of its optimizer. Programs
-that name CUDA get torch_npu's own `transfer_to_npu`, as its users would. `foreign_programs/` has those that are only a
+that name CUDA get torch_npu's own `transfer_to_npu`, as its users would. Those that need torchvision need the one that was
+built for a torch without CUDA; torchtitan needs triton besides, torchtune 0.6.1 a torchao below 0.11, which peft refuses. `foreign_programs/` has those that are only a
 library's few lines: no checkout is needed for them.
 """
 
@@ -134,6 +135,7 @@ FUSED_SCALER = (
     "torch_npu 2.13.0's own torch.npu.amp.GradScaler does not take torch's fused optimizers: use "
     "torch.amp.GradScaler('npu'), or an optimizer with fused=False"
 )
+NO_SHARDED_ATTENTION = "torch itself shards no attention on the CPU, so that there is nothing to compare with"
 MINGPT = (
     "data_config.path=data/input.txt data_config.block_size=32 gpt_config.n_layer=2 gpt_config.n_head=2 gpt_config.n_embd=64 "
     "trainer_config.batch_size=8 trainer_config.data_loader_workers=0"
@@ -160,7 +162,7 @@ PROGRAMS = (
     Program("fsdp2-mixed", f"{TORCHRUN} example.py --mixed-precision", "examples/distributed/FSDP2", initialised),
     Program("tensor-parallel", f"{TORCHRUN} tensor_parallel_example.py", "examples/distributed/tensor_parallelism"),
     Program("sequence-parallel", f"{TORCHRUN} sequence_parallel_example.py", "examples/distributed/tensor_parallelism"),
-    Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism"),
+    Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism", remark=NO_SHARDED_ATTENTION),
     Program("lightning-bug-report", "python bug_report_model.py", "pytorch-lightning/examples/pytorch/bug_report", cuda=True),
     Program("torchtitan-debug", f"{TORCHRUN} -m torchtitan.train --module llama3 --config llama3_debugmodel --training.num_tokens_per_microbatch_per_dp_rank 512 --training.max_context_length 256", "torchtitan", crawled, steps=3),
     Program("trainer-fp32", "python trainer.py fp32"),
