@@ -154,7 +154,6 @@ PROGRAMS = (
     Program("imagenet-resnet18", "python main.py --dummy -a resnet18 -b 4 --epochs 1 -j 0 -p 1", "examples/imagenet", steps=2),
     Program("word-lstm", "python main.py --accel --epochs 1 --emsize 32 --nhid 32 --log-interval 1 --dropout 0", "examples/word_language_model", language_files),
     Program("word-transformer", "python main.py --accel --epochs 1 --model Transformer --emsize 32 --nhead 2 --nhid 32 --dropout 0", "examples/word_language_model", language_files),
-    Program("regression", "python main.py", "examples/regression"),
     Program("ddp", f"{TORCHRUN} example.py", "examples/distributed/ddp", steps=1),
     Program("ddp-tutorial", f"{TORCHRUN} multigpu_torchrun.py 1 5", "examples/distributed/ddp-tutorial-series", cuda=True),
     Program("mingpt-ddp", f"{TORCHRUN} main.py {MINGPT}", "examples/distributed/minGPT-ddp/mingpt"),
