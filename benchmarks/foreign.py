@@ -85,16 +85,17 @@ def language_files(folder: Path) -> None:
 
 
 def digits(folder: Path) -> None:
-    """Write images and labels as torchvision's MNIST keeps them, wherever a program of the folder looks for them."""
+    """Write images and labels as torchvision's MNIST keeps them, and have the programs look for them in their own folder."""
     draw = np.random.default_rng(0)
-    for where in (folder / "data", folder.parent / "data"):
-        raw = where / "MNIST" / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
-        for name, count in (("train", 640), ("t10k", 64)):
-            images = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-            labels = draw.integers(0, 10, count, dtype=np.uint8)
-            (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, count, 28, 28) + images.tobytes())
-            (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, count) + labels.tobytes())
+    for program in folder.glob("*.py"):
+        program.write_text(program.read_text().replace("../data", "data"))
+    raw = folder / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", 640), ("t10k", 64)):
+        images = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = draw.integers(0, 10, count, dtype=np.uint8)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, count, 28, 28) + images.tobytes())
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, count) + labels.tobytes())
 
 
 def crawled(folder: Path) -> None:
