@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-QUERY_BLOCK = 128
+QUERY_BLOCK = 64
 """Queries that are computed at once."""
 
 
@@ -47,8 +47,8 @@ class Masked:
         for start in range(0, queries, QUERY_BLOCK):
             rows = slice(start, min(start + QUERY_BLOCK, queries))
             seen = slice(0, keys) if hidden is None else _seen(hidden[..., rows, :])
-            parts = (_cut(tensor, rows, seen) for tensor in (hidden, self.bias, self.keep))
-            yield Block(rows, seen, replace(self, **dict(zip(("hidden", "bias", "keep"), parts, strict=True))))
+            hides, bias, keep = (_cut(tensor, rows, seen) for tensor in (hidden, self.bias, self.keep))
+            yield Block(rows, seen, replace(self, hidden=hides, bias=bias, keep=keep))
 
 
 @dataclass
@@ -100,9 +100,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masked: Masked) -> Attende
         highest = row_maximum(scores, masked.sink)
         exponentials = scores.sub_(highest).exp_()
         sums = _total(exponentials, highest, masked.sink)
-        dropped = block.masked.dropped(exponentials.div_(sums.clamp_min(torch.finfo(torch.float32).tiny)))
-        dropped = dropped.to(value.dtype).float() if masked.rounded else dropped
-        result[:, :, block.queries] = dropped @ values[:, :, block.keys]
+        divisor = sums.masked_fill(sums == 0, 1)
+        if masked.rounded:
+            dropped = block.masked.dropped(exponentials.div_(divisor)).to(value.dtype)
+            result[:, :, block.queries] = dropped.float() @ values[:, :, block.keys]
+        else:  # fewer numbers to divide
+            dropped = block.masked.dropped(exponentials)
+            result[:, :, block.queries] = (dropped @ values[:, :, block.keys]).div_(divisor)
         maximum[:, :, block.queries], total[:, :, block.queries] = highest, sums
     return Attended(result, maximum, total)
 
@@ -155,9 +159,9 @@ def attend_backward(
         result: of all keys; None for that of these.
         rows: maximum and sum over all keys; None for those of these.
     """
-    whole = _whole(query)
+    whole, low = _whole(query), _low(value)
     keys, values = (_whole(repeated(tensor, query)) for tensor in (key, value))
-    d_query, d_keys, d_values = (torch.zeros_like(tensor) for tensor in (whole, keys, values))
+    d_query, d_keys, d_values = torch.empty_like(whole), torch.zeros_like(keys), torch.zeros_like(values)
     d_bias = None if masked.bias is None else keys.new_zeros(*query.shape[:3], key.shape[2])
     d_sink = None if masked.sink is None else keys.new_zeros(query.shape[1])
     for block in masked.blocks(query.shape[2], key.shape[2]):
@@ -167,26 +171,35 @@ def attend_backward(
         maximum = row_maximum(scores, masked.sink) if maximum is None else maximum
         exponentials = scores.sub_(maximum).exp_()
         total = _total(exponentials, maximum, masked.sink) if total is None else total
-        divisor = total.clamp_min(torch.finfo(torch.float32).tiny)
-        probabilities = exponentials.div_(divisor)
-        dropped = block.masked.dropped(probabilities)
-        d_out = d_result[:, :, block.queries].float()
-        out = dropped @ v if result is None else result[:, :, block.queries].float()
+        divisor = total.masked_fill(total == 0, 1)
+        dropped = block.masked.dropped(exponentials).to(low)
+        d_out = d_result[:, :, block.queries].float() / divisor  # rather than the exponentials, which are more
+        out = dropped @ v.to(low) / divisor if result is None else result[:, :, block.queries].float()
         inner = (d_out * out).sum(-1, keepdim=True)
-        d_values[:, :, block.keys] += dropped.mT @ d_out
-        d_scores = block.masked.dropped(d_out @ v.mT).sub_(inner).mul_(probabilities)
-        d_query[:, :, block.queries] = (d_scores @ k).mul_(masked.scale)
-        d_keys[:, :, block.keys] += (d_scores.mT @ q).mul_(masked.scale)
+        d_values[:, :, block.keys] += dropped.mT @ d_out.to(low)
+        d_scores = block.masked.dropped(d_out @ v.mT).sub_(inner).mul_(exponentials)
+        d_query[:, :, block.queries] = d_scores.to(low) @ k.to(low)
+        d_keys[:, :, block.keys] += d_scores.to(low).mT @ q.to(low)
         if d_bias is not None:
             d_bias[:, :, block.queries, block.keys] = d_scores * (masked.scale if masked.bias_before_scale else 1)
         if masked.sink is not None and d_sink is not None:
-            d_sink -= (((masked.sink.view(-1, 1, 1) - maximum).exp() / divisor) * inner).sum((0, 2, 3))
+            d_sink -= ((masked.sink.view(-1, 1, 1) - maximum).exp() * inner).sum((0, 2, 3))
+    for gradient in (d_query, d_keys):
+        gradient.mul_(masked.scale)
     return Gradients(d_query, shared(d_keys, key), shared(d_values, value), d_bias, d_sink)
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32, without gaps, so that every block of it is multiplied where it lies."""
+    """Return a tensor in float32 without gaps, so that every block of it is multiplied where it lies."""
     return tensor.to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def _low(tensor: Tensor) -> torch.dtype:
+    """Return the type in which gradients are multiplied by what is given in this type.
+
+    Like a device's kernel they are rounded to bfloat16, which the CPU multiplies quicker, with sums in float32.
+    """
+    return torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32
 
 
 def repeated(tensor: Tensor, query: Tensor) -> Tensor:
