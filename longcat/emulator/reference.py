@@ -124,11 +124,10 @@ def gradients(function: Function, inputs: list[Tensor | None], output_gradient: 
     return [None if leaf is None else next(computed) for leaf in leaves]
 
 
-def draw(generator: Any = None) -> tuple[int, int]:
-    """Return seed and offset of a generator, by default the current device's, and move it on."""
-    if generator is None:
-        module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
-        generator = module.default_generators[module.current_device()]
+def draw() -> tuple[int, int]:
+    """Return seed and offset of the current device's generator, and move it on."""
+    module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
+    generator = module.default_generators[module.current_device()]
     seed, offset = generator.initial_seed(), generator.get_offset()
     generator.set_offset(offset + 12)  # as far as the wheel moves on
     return seed, offset

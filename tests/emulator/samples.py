@@ -165,6 +165,65 @@ def _unpermute():
 
 _NORM = (t(4, 16), t(4, 16), t(16))
 
+
+def _block_sparse(backward=False):
+    shape, named = [16, 128], {"num_key_value_heads": 2, "scale_value": 0.125}
+    q, k, v = t(2, 4, 40, 64), t(2, 2, 200, 64), t(2, 2, 200, 64)
+    chosen = torch.ones(2, 4, 3, 2, dtype=INT8)
+    if backward:
+        return call(q, q, k, v, q, t(2, 4, 40, 1, dtype=FLOAT), chosen, shape, None, None, "BNSD", "BNSD", 2, 0.125)
+    return call(q, k, v, chosen, shape, q_input_layout="BNSD", kv_input_layout="BNSD", softmax_lse_flag=1, **named)
+
+
+def _delta_rule(*state, **options):
+    query, key, value = t(5, 2, 8, dtype=BF16), t(5, 2, 8, dtype=BF16), t(5, 4, 6, dtype=BF16)
+    named = {"beta": t(5, 4, dtype=BF16), "g": -t(5, 4, dtype=FLOAT).abs(), "scale": 0.5}
+    return call(query, key, value, *state, actual_seq_lengths=ints(3, 2, dtype=INT32), **named, **options)
+
+
+def _floyd(backward=False):
+    row, pair = (1, 1, 16, 128, 32), (1, 1, 128, 128, 32)
+    inputs = [t(*row), t(*row), t(*row), t(*pair), t(*pair)]
+    statistics = [torch.ones(1, 1, 16, 128, 8) for _ in range(2)]
+    return call(t(*row), *inputs, t(*row), *statistics, scale_value=0.2) if backward else call(*inputs, scale_value=0.2)
+
+
+def _indexer_loss(sparse):
+    index = [t(2, 6, 8, 128), t(2, 6, 1, 128), t(2, 6, 8, dtype=FLOAT)]
+    rows = [torch.ones(2, 4, 6, 1) for _ in range(2)]
+    extra = [torch.zeros(2, 6, 1, 3, dtype=INT32)] if sparse else []
+    sums = [] if sparse else [torch.ones(2, 1, 6) for _ in range(2)]
+    return call(t(2, 6, 4, 16), t(2, 6, 4, 16), *index, *extra, *rows, *sums, 0.25)
+
+
+def _prolog(version):
+    tokens, width, latent, heads, size, rotary, keys = 3, 7168, 1536, 2, 128, 64, 512
+    shapes = [(1, tokens, width), (width, latent), (latent, heads * (size + rotary)), (heads, size, keys),
+              (width, keys + rotary), (latent,), (keys,), (1, tokens, rotary), (1, tokens, rotary)]  # fmt: skip
+    given, caches = [t(*shape, dtype=BF16) for shape in shapes], [t(2, 16, 1, n, dtype=BF16) for n in (keys, rotary)]
+    index = ints([17, 18, 3])
+    return call(*given, *caches, cache_index=index) if version == 3 else call(*given, index, *caches)
+
+
+def _multi_head(backward=False):
+    batch, heads, size, tokens = 2, 2, 16, 16
+    width, scores = heads * size, (batch, heads, tokens, tokens)
+    rows, weights = [t(batch * tokens, width) for _ in range(3)], [t(width, width) for _ in range(4)]
+    biases, numbers = [t(width) for _ in range(4)], (heads, size, tokens, tokens, 0.0, True)
+    if not backward:
+        return call(*rows, *weights[:3], t(*scores), weights[3], *biases, None, *numbers)
+    kept = [t(batch, heads, tokens, size) for _ in range(3)]
+    mask = torch.full((batch * heads * tokens * tokens // 8,), 255, dtype=UINT8)
+    return call(*rows, *weights, *biases, *kept, t(*scores, dtype=FLOAT), t(*scores), t(batch * tokens, width),
+                t(batch * tokens, width), mask, *numbers)  # fmt: skip
+
+
+_PLACES = ints(2, 0, 1, 5, 3, dtype=INT32)
+_PACKED = [t(6, 2, 8) for _ in range(3)]
+_STATISTICS = [torch.ones(2, 1, 6, 8) for _ in range(2)]
+_BY_TOKENS = [torch.ones(6, 2, 8) for _ in range(2)]
+_HEADS = [t(2, 2, 32, 16) for _ in range(3)]
+
 SAMPLES = {
     # quantisation
     "npu_quantize": [
@@ -490,6 +549,117 @@ SAMPLES = {
     "npu_ps_roi_pooling": [
         call(t(2, 8, 9, 9), torch.tensor([[[0], [1], [1], [5], [5]], [[1], [0], [2], [8], [8]]]).half(), 0.5, 2, 2)
     ],
+    # norms, activations and losses that training seldom calls
+    "fast_gelu": [call(t(4, 16))],
+    "npu_geglu": [call(t(4, 16))],
+    "npu_gelu_mul": [call(t(4, 16))],
+    "npu_clipped_swiglu": [call(t(4, 16)), call(t(4, 16), group_index=ints(1, 2))],
+    "npu_add_layer_norm": [call(t(3, 4, 16), t(3, 4, 16), t(16), t(16), 1e-5, more) for more in (False, True)],
+    "npu_add_rms_norm_cast": [call(*_NORM)],
+    "npu_add_rms_norm_v2": [call(*_NORM)],
+    "npu_add_rms_norm_v2_functional": [call(*_NORM)],
+    "npu_deep_norm": [call(t(3, 4, 16), t(3, 4, 16), t(16), t(16))],
+    "npu_deep_norm_backward": [
+        call(t(3, 4, 16), t(3, 4, 16), t(3, 4, 16), t(16), t(3, 4, 1, dtype=FLOAT), torch.ones(3, 4, 1))
+    ],
+    "npu_group_norm_silu": [call(t(2, 6, 5, 3), t(6), t(6), 2), call(t(2, 6, 5, 3), None, None, 2)],
+    "npu_group_norm_swish": [call(t(2, 6, 5, 3), 3, t(6), t(6))],
+    "npu_layer_norm_eval": [call(t(3, 4, 8), [4, 8])],
+    "batch_norm_reduce": [call(t(2, 6, 5, 3), 1e-5)],
+    "batch_norm_gather_stats_update": [
+        call(t(2, 6, 5, 3), t(3, 6, dtype=FLOAT), torch.ones(3, 6), t(6, dtype=FLOAT), torch.ones(6), 0.1, 1e-5,
+             torch.full((3,), 30.0))
+    ],
+    "kl_div_backward": [call(t(*(4, 16)[: 2 * (way == 0)]), t(4, 16), t(4, 16).softmax(-1), way) for way in (0, 1, 2)],
+    "l1_loss_backward": [call(t(*(4, 16)[: 2 * (way == 0)]), t(4, 16), t(4, 16), way) for way in (0, 1, 2)],
+    # the meta kernel says float32 for every type, where the wheel's LabelSmoothingCrossEntropy casts the loss to it
+    "npu_softmax_cross_entropy_with_logits": [call(t(5, 7, dtype=FLOAT), t(5, 7, dtype=FLOAT).softmax(-1))],
+    "npu_softmax_cross_entropy_with_logits_backward": [call(t(5), t(5, 7), t(5, 7).softmax(-1))],
+    "npu_masked_softmax_with_rel_pos_bias": [call(t(2, 3, 4, 8, 8), None, t(1, 1, 4, 8, 8), 0.5)],
+    "_npu_dropout_gen_mask.Tensor": [call(t(4, 16), [200], 0.4, 1, 0)],
+    "npu_dropout_with_add_softmax": [call(t(4, 32), t(4, 32), 0.3, 0.4, -1)],
+    "npu_sim_exponential_": [call(t(4, 16))],
+    "npu_mhc_pre": [
+        call(t(*rows, 4, 16), t(24, 64, dtype=FLOAT), t(3, dtype=FLOAT), t(24, dtype=FLOAT), out_flag=kept)
+        for rows in ((5,), (2, 3)) for kept in (0, 1)
+    ],
+    "npu_mhc_post": [
+        call(t(5, 4, 16), t(5, 4, 4, dtype=FLOAT), t(5, 16), t(5, 4, dtype=FLOAT)),
+        call(t(2, 3, 4, 16), None, t(2, 3, 16), t(2, 3, 4, dtype=FLOAT)),
+    ],
+    "npu_mhc_sinkhorn": [
+        call(t(*rows, 4, 4, dtype=FLOAT), num_iters=3, out_flag=kept) for rows in ((5,), (2, 3)) for kept in (0, 1)
+    ],
+    "npu_chunk_gated_delta_rule": [_delta_rule(initial_state=t(2, 4, 6, 8, dtype=BF16))],
+    "npu_recurrent_gated_delta_rule": [_delta_rule(t(6, 4, 6, 8, dtype=BF16), ssm_state_indices=_PLACES)],
+    "npu_recurrent_gated_delta_rule_functional": [
+        _delta_rule(t(6, 4, 6, 8, dtype=BF16), ssm_state_indices=_PLACES)
+    ],
+    "npu_mrope": [
+        call(ints(0, 3, 5, 7, 9), t(5, 96), t(5, 48), t(20, 32), 48),
+        call(ints(0, 3, 5, 7, 9).expand(3, 5).contiguous(), t(5, 96), t(5, 48), t(20, 32), 48, mrope_section=[6, 5, 5]),
+    ],
+    "npu_mla_prolog": [_prolog(1)],
+    "npu_mla_prolog_v2": [_prolog(2)],
+    "npu_mla_prolog_v3": [_prolog(3)],
+    "npu_mla_prolog_v3_functional": [_prolog(3)],
+    # the attention family
+    "npu_fusion_attention_v3": [
+        _attention(), call(*_PACKED, 2, "TND", actual_seq_qlen=ints(2, 6), actual_seq_kvlen=ints(2, 6))
+    ],
+    "npu_fusion_attention_grad_v3": [
+        call(t(2, 4, 16, 8), t(2, 2, 16, 8), t(2, 2, 16, 8), t(2, 4, 16, 8), 4, "BNSD", **more)
+        for more in ({}, {"sink": t(4, dtype=FLOAT)})  # the meta kernel leaves the gradient of pse out
+    ],
+    "npu_ring_attention_update": [
+        call(t(6, 2, 16), *_STATISTICS, t(6, 2, 16), *_STATISTICS),
+        call(t(6, 2, 64), *_BY_TOKENS, t(6, 2, 64), *_BY_TOKENS,
+             actual_seq_qlen=ints(2, 6), input_layout="TND", input_softmax_layout="TND"),
+    ],
+    "npu_attention_update": [
+        call([t(5, dtype=FLOAT) for _ in range(3)], [t(5, 8) for _ in range(3)], kind) for kind in (0, 1)
+    ],
+    "npu_block_sparse_attention": [_block_sparse()],
+    "npu_block_sparse_attention_backward": [_block_sparse(backward=True)],
+    "npu_fused_floyd_attention": [_floyd()],
+    "npu_fused_floyd_attention_backward": [_floyd(backward=True)],
+    "npu_dense_lightning_indexer_softmax_lse": [
+        call(t(2, 6, 8, 128), t(2, 6, 1, 128), t(2, 6, 8, dtype=FLOAT)),
+        call(t(6, 8, 128), t(6, 1, 128), t(6, 8, dtype=FLOAT), layout="TND", actual_seq_qlen=[2, 6],
+             actual_seq_klen=[2, 6]),
+    ],
+    "npu_dense_lightning_indexer_grad_kl_loss": [_indexer_loss(sparse=False)],
+    "npu_sparse_lightning_indexer_grad_kl_loss": [_indexer_loss(sparse=True)],
+    "npu_multi_head_attention": [_multi_head()],
+    "npu_multi_head_attention_backward": [_multi_head(backward=True)],
+    "npu_fused_attention_score": [call(*_HEADS, t(2, 1, 32, 32), 0.25, 1.0)],
+    "npu_fused_attention_score_fwd": [call(*_HEADS, t(2, 1, 32, 32), 0.25, 1.0)],
+    "npu_prompt_flash_attention": [
+        call(t(2, 2, 4, 16), t(2, 2, 6, 16), t(2, 2, 6, 16), num_heads=2, input_layout="BNSD"),
+        call(t(2, 4, 32), t(2, 6, 32), t(2, 6, 32), num_heads=2),
+    ],
+    "npu_incre_flash_attention": [
+        call(t(2, 1, 32), t(2, 6, 32), t(2, 6, 32), num_heads=2),
+        call(t(2, 2, 1, 16), t(2, 2, 6, 16), t(2, 2, 6, 16), num_heads=2, input_layout="BNSD"),
+    ],
+    "npu_fused_infer_attention_score": [
+        call(t(2, 4, 3, 16), t(2, 2, 9, 16), t(2, 2, 9, 16), num_heads=4, num_key_value_heads=2, input_layout=layout,
+             softmax_lse_flag=flag)
+        for layout in ("BNSD", "BNSD_BSND", "BNSD_NBSD") for flag in (False, True)
+    ] + [
+        call(t(2, 3, 64), t(2, 9, 32), t(2, 9, 32), num_heads=4, num_key_value_heads=2),
+        call(t(3, 4, 16), t(9, 2, 16), t(9, 2, 16), num_heads=4, num_key_value_heads=2, input_layout="TND",
+             actual_seq_lengths=[3], actual_seq_lengths_kv=[9], softmax_lse_flag=True),
+    ],
+    "npu_fused_infer_attention_score_v2": [
+        call(t(2, 4, 3, 16), t(2, 2, 9, 16), t(2, 2, 9, 16), num_query_heads=4, num_key_value_heads=2,
+             input_layout=layout, return_softmax_lse=flag)
+        for layout in ("BNSD", "BNSD_BSND", "BNSD_NBSD") for flag in (False, True)
+    ] + [
+        call(t(2, 3, 64), t(2, 9, 32), t(2, 9, 32), num_query_heads=4, num_key_value_heads=2),
+        call(t(3, 4, 16), t(9, 2, 16), t(9, 2, 16), num_query_heads=4, num_key_value_heads=2, input_layout="TND",
+             actual_seq_qlen=[3], actual_seq_kvlen=[9], return_softmax_lse=True),
+    ],
 }  # fmt: skip
 """Positional and named arguments of calls, with tensors of the CPU."""
 
@@ -529,6 +699,8 @@ WITHOUT = {
     ),
     "npu_scatter_list_": "returns nothing: test_indexing.py looks at what it has written",
     "_npu_moe_token_unpermute": "test_operators.py compares it with the public form",
+    "npu_geglu_grad": "the wheel's meta kernel returns two tensors where the schema has one",
+    "npu_fused_attention_score_backward": "the wheel's meta kernel gives the shape of the flat result to gradients of heads",
     "npu_quant_matmul_gelu": "the wheel's meta kernel leaves rows and columns out of the shape",
     "atb::npu_multi_head_latent_attention.lse": "the wheel's meta kernel does not take the workspace of its schema",
 }  # fmt: skip

@@ -73,9 +73,35 @@ def test_options(npu, name):
     assert_same(ours, lambda *t: plain(*t, 0.3, **expected), *inputs)
 
 
-@pytest.mark.parametrize(("name", "extra"), [("pse", BIAS), ("sink", SINK)])
-def test_gradients_of_bias_and_sink(npu, name, extra):
-    inputs = [torch.randn(2, 4, 6, 8) for _ in range(3)]
+LONG_BIAS = torch.randn(1, 4, 150, 200)
+LONG = {
+    "causal": ({"atten_mask": CAUSAL_2048, "sparse_mode": 3}, {"mask": distance(150, 200, True) > 0}),
+    "band": (
+        {"atten_mask": CAUSAL_2048, "sparse_mode": 4, "pre_tockens": 20, "next_tockens": -5},
+        {"mask": (distance(150, 200, True) > -5) | (distance(150, 200, True) < -20)},
+    ),
+    "mask that hides rows": (
+        {"atten_mask": (LONG_BIAS[:, :1] > 0.5) | (distance(150, 200) < -100)},
+        {"mask": (LONG_BIAS[:, :1] > 0.5) | (distance(150, 200) < -100)},
+    ),
+    "bias and sink": ({"pse": LONG_BIAS, "sink": SINK}, {"bias": LONG_BIAS * 0.3, "sink": SINK}),
+    "everything": ({}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_more_queries_than_are_computed_at_once(npu, name):
+    options, expected = LONG[name]
+    inputs = [torch.randn(1, heads, tokens, 8) for heads, tokens in ((4, 150), (2, 200), (2, 200))]
+    ours = lambda *t: npu.npu_fusion_attention(*t, 4, "BNSD", scale=0.3, **moved(options))  # noqa: E731
+    assert_same(ours, lambda *t: plain(*t, 0.3, **expected), *inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "tokens"), [("pse", BIAS, 6), ("sink", SINK, 6), ("pse", torch.randn(2, 4, 130, 130), 130)]
+)
+def test_gradients_of_bias_and_sink(npu, name, extra, tokens):
+    inputs = [torch.randn(2, 4, tokens, 8) for _ in range(3)]
 
     def expected(q, k, v, t):
         return plain(q, k, v, 0.3, **({"bias": t * 0.3} if name == "pse" else {"sink": t}))

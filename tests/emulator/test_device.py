@@ -449,8 +449,8 @@ def test_an_operator_without_a_kernel_is_named():
 
     with pytest.raises(NotImplementedError, match="no kernel for aten::_masked_scale"):
         torch._masked_scale(torch.ones(3, device=DEVICE), torch.ones(3, device=DEVICE), 2.0)  # the CPU has none either
-    with pytest.raises(NotImplementedError, match="no kernel for npu::npu_nms_rotated"):
-        torch_npu.npu_nms_rotated(torch.ones(3, 5, device=DEVICE), torch.ones(3, device=DEVICE), 0.5)
+    with pytest.raises(NotImplementedError, match="no kernel for npu::npu_sub_sample"):
+        torch_npu.npu_sub_sample(torch.ones(3, dtype=torch.int32, device=DEVICE), 2, 0.5)
 
 
 def test_what_a_fault_of_memory_has_spoilt_is_not_read():

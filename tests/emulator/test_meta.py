@@ -15,9 +15,9 @@ def npu():
 
 
 def described(result):
-    """Shapes, types and None, in the order of the results."""
+    """Shapes, types and None, in the order of the results; of a number its type."""
     results = result if isinstance(result, (tuple, list)) else [result]
-    return [(list(part.shape), part.dtype) if isinstance(part, torch.Tensor) else part for part in results]
+    return [(list(part.shape), part.dtype) if isinstance(part, torch.Tensor) else type(part) for part in results]
 
 
 def references():

@@ -181,7 +181,7 @@ def _gradients(
         found.append(
             attend_backward(part.query, part.key, part.value, part.masked, d_outs[number], outs[number], rows[number])
         )
-        if chosen.pse is not None:
+        if chosen.pse is not None and found[-1].bias is not None:
             d_pse = _sum(d_pse, _pse_gradient(layout, chosen.pse, found[-1].bias, number))
     d_query = layout.join([gradient.query for gradient in found], query)
     d_key = layout.join([gradient.key for gradient in found], key)

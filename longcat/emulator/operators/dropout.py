@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import check, draw, host_generator, kept, reference
+from longcat.emulator.reference import check, draw, kept, reference
 
 BITS_ALIGNED = 128
 """A packed mask is a multiple of so many bits long."""
@@ -188,8 +188,11 @@ def attn_softmax_backward(probabilities: Tensor, d_result: Tensor, values: Tenso
 
 @reference("npu_sim_exponential_")
 def sim_exponential(x: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
-    """Fill with numbers of an exponential distribution, all above 0."""
+    """Fill with numbers of an exponential distribution, all above 0.
+
+    The generator is one of the host, which kernels.cpp has drawn from the device's.
+    """
     check(lambd > 0, "npu_sim_exponential_", f"expects lambd > 0.0, but found lambd={lambd}")
     if lambd == torch.inf:
         return x.zero_()
-    return x.exponential_(lambd, generator=host_generator(*draw(generator)))
+    return x.exponential_(lambd, generator=generator)

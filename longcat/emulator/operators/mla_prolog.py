@@ -92,7 +92,7 @@ def _prolog(
             assert cache_index is not None
             rows = tokens if tokens.dim() == 3 else tokens[None]
             write_pages(cache, rows.to(cache.dtype), cache_index, "BLK" in cache_mode, cache_mode.endswith("NZ"))
-    return query, query_rope, normed if query_norm_flag else token_x.new_zeros(1)
+    return query, query_rope, normed if query_norm_flag else token_x.new_empty(0)
 
 
 @reference("npu_mla_prolog")
@@ -110,10 +110,10 @@ def mla_prolog_v2(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
 
 @reference("npu_mla_prolog_v3")
 def mla_prolog_v3(*arguments: Any, cache_index: Tensor | None = None, **options: Any) -> tuple[Tensor, ...]:
-    """Return queries, their rotated part, their normed latent if wanted, and a 0 for each scale."""
+    """Return queries, their rotated part and their normed latent if wanted; what is not wanted, and scales, are empty."""
     given = (*arguments[:-2], cache_index, *arguments[-2:])
     found = _prolog("npu_mla_prolog_v3", *given, **options)
-    return found[0], found[1], torch.zeros(1), found[2], torch.zeros(1)
+    return found[0], found[1], torch.empty(0), found[2], torch.empty(0)
 
 
 @reference("npu_mla_prolog_v3_functional")
