@@ -224,3 +224,16 @@ def linear_cross_entropy_loss_with_max_sum_backward(
     here = 1 - bits.flatten()[: len(x)].float()
     d_logits = softmax.float().scatter_add(1, masked_target.long()[:, None], -here[:, None]) * d_loss[:, None]
     return (d_logits @ weight.float()).to(x.dtype), (d_logits.T @ x.float()).to(weight.dtype)
+
+
+@reference("binary_cross_entropy_with_logits")
+def binary_cross_entropy_with_logits(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: int = 1,
+) -> Tensor:
+    """Compute it as torch does, but halves in float32: the device rounds once, the CPU after each step."""
+    given = (t.float() if t is not None and t.dtype.itemsize == 2 else t for t in (logits, target, weight, pos_weight))
+    return torch.binary_cross_entropy_with_logits(*given, reduction).to(logits.dtype)
