@@ -87,8 +87,8 @@ def chain(
             warning = tracker.close(status)
             where = {"tracking_uri": redact(tracker.uri), "experiment": tracker.experiment}
             ids = {_WHOLE: tracker.run_id(), **{stage.name: tracker.run_id(stage.name) for stage in stages}}
-            runs = mlflow_runs(tracker.experiment_id, ids)
-            page = mlflow_page(described(runs=runs), where, tracker.experiment_id, runs[_WHOLE], str(space.path))
+            runs = mlflow_runs(tracker.experiment_id, ids, space.path)
+            page = mlflow_page(described(runs=runs), where, tracker.experiment_id, runs[_WHOLE], space.path)
             tell(create_markdown_artifact, page, key="mlflow", description="what was made, and MLflow's runs of it")
         summary = {
             **summary_of(walk, rows, time.monotonic() - began),

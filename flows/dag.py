@@ -80,7 +80,7 @@ def find_stage(name: str) -> Stage:
     Raises:
         ConfigError: there is none, it cannot be imported, or it is no stage.
     """
-    extension = extensions.find(extensions.STAGES, name, "stage")
+    extension = extensions.find(extensions.STAGES, name, "stage=")
     if extension is None:
         known = [PIPELINE, *(stage.name for stage in STAGES), *extensions.registered(extensions.STAGES)]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -89,7 +89,7 @@ def find_stage(name: str) -> Stage:
             + (f"; did you mean {near[0]!r}?" if near else "")
             + f"; there are {', '.join(known)}, or package.module:NAME of your own"
         )
-    stage = extension.load("stage", Stage)
+    stage = extension.load("stage=", Stage)
     if ":" not in name and stage.name != name:
         raise ConfigError(f"stage={extension.described} has the name {stage.name!r}, its entry point has another")
     if stage.name == PIPELINE or any(stage.name == known.name for known in STAGES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from longcat.artifact import Artifact
 from longcat.config import preset_names
 from longcat.flows.chain import chain
 from longcat.flows.dag import PIPELINE, STAGES, Stage, flow_name, own_stages, table_for
+from longcat.flows.naming import first_name
 from longcat.tasks.orchestrator import BestEffortFlow
 
 PresetName = Annotated[str, Field(json_schema_extra={"enum": list(preset_names())})]
@@ -51,7 +53,9 @@ def make_flow(
     Returns:
         The summary that is also written to `summary.json` in the workspace.
     """
-    return BestEffortFlow(run, name=name, persist_result=False, validate_parameters=True)
+    return BestEffortFlow(
+        run, name=name, flow_run_name=partial(first_name, name), persist_result=False, validate_parameters=True
+    )
 
 
 ALL_STAGES = "Text to token shards, a checkpoint, its MFU and its scores"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 
-from longcat.best_effort import ui_address
 from longcat.processes.child import free_port, supervised
 from longcat.processes.environment import server_environment
 from longcat.stores import clear_half_made, put_back, set_aside, set_aside_if_damaged
+from longcat.ui_pages import ui_address
 
 START_S = 300.0
 """Longest wait for a server of our own; one that has died is noticed at once."""
@@ -57,19 +57,27 @@ def prefect_api(workspace: Path) -> Iterator[None]:
             "PREFECT_LOGGING_LEVEL": "INFO",
         }
     )
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")  # a script's output is its own
+    pages = ui_address("Prefect", workspace)  # this server ends with the run
     try:
         with ExitStack() as stack:
             server.start(stack)
-            from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+            from prefect.settings import (
+                PREFECT_API_URL,
+                PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+                PREFECT_UI_URL,
+                temporary_settings,
+            )
 
             import longcat.flows.pipeline  # noqa: F401  (loaded while the server starts)
             from longcat.flows.abandoned import close_abandoned
             from longcat.tasks.orchestrator import prefect_session
 
-            with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            settings = {PREFECT_API_URL: server.url, PREFECT_UI_URL: pages, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+            with temporary_settings(settings):
                 try:
                     with prefect_session() as session:
-                        session.pages = ui_address("Prefect")  # this server ends with the run
+                        session.pages = pages
                         if problem := server.wait(stack):
                             session.service.failed(problem)
                         else:

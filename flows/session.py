@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from longcat.artifact import Artifact, Workspace
+from longcat.artifact import SUMMARY, Artifact, Workspace, write_json
 from longcat.config import PipelineConfig, load_config
 from longcat.disk import disk_errors
 from longcat.flows.dag import Stage, check, flow_name, stages_of, table_for
@@ -103,4 +103,6 @@ def run_plainly(
     rows = [row_of(*step) for step in walk.go(call_plainly)]
     if keep is not None:
         keep.update(walk.made)
-    return summary_of(walk, rows, time.monotonic() - began)
+    summary = summary_of(walk, rows, time.monotonic() - began)
+    write_json(walk.workspace.path / SUMMARY, summary)
+    return summary

@@ -12,16 +12,7 @@ from longcat.redaction import redact
 SERVERS = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}
 """Variables of the environment by which a user names servers of their own."""
 
-UI_PORTS = {"MLflow": 5010, "Prefect": 4210}
-"""Loopback ports at which `longcat ui` serves their pages unless others are asked for."""
-
 _LONG = 120
-_FOR_TRAINING = "workflowType=machine_learning"
-
-
-def ui_address(name: str) -> str:
-    """Return where `longcat ui` serves the pages of a server."""
-    return f"http://127.0.0.1:{UI_PORTS[name]}"
 
 
 def own_servers() -> dict[str, str]:
@@ -32,24 +23,6 @@ def own_servers() -> dict[str, str]:
         for name, url in addresses.items()
         if url.startswith("http")
     }
-
-
-def experiment_page(pages: str, experiment_id: str) -> str:
-    """Return the address of an experiment's runs.
-
-    MLflow opens with the pages for chat unless the address asks for those for training.
-    """
-    return f"{pages}/#/experiments/{experiment_id}/runs?{_FOR_TRAINING}"
-
-
-def pages_of_mlflow() -> str:
-    """Return where MLflow's pages are: those of the user's own server, or of the one that `longcat ui` starts."""
-    return own_servers().get("MLflow") or ui_address("MLflow")
-
-
-def run_page(pages: str, experiment_id: str, run_id: str) -> str:
-    """Return the address of a run in MLflow."""
-    return f"{pages}/#/experiments/{experiment_id}/runs/{run_id}?{_FOR_TRAINING}"
 
 
 class Service:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -38,7 +42,7 @@ from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command, run
 from longcat.disk import failing_disk
-from longcat.errors import Cancelled, LongcatError
+from longcat.errors import LongcatError, Terminated
 from longcat.extensions import STAGES as OWN_STAGES
 from longcat.extensions import registered
 from longcat.flows.dag import STAGES
@@ -127,6 +131,7 @@ for _function in (tools.ui, *_KEPT, tools.sync):
 
 
 _INTERRUPTED = 130
+_AGAIN = "run the same command again; it continues from its last checkpoint if it keeps any"
 _UNREAD = 128 + signal.SIGPIPE
 """Exit code where the reader of standard output is gone: that of a program which the signal ends."""
 
@@ -148,11 +153,7 @@ class _Signals:
                 signal.signal(number, signal.SIG_DFL)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
-        self.asked = (
-            KeyboardInterrupt()
-            if number == signal.SIGINT
-            else Cancelled("stopped by SIGTERM; run the same command again to continue from the last checkpoint")
-        )
+        self.asked = KeyboardInterrupt() if number == signal.SIGINT else Terminated(f"stopped by SIGTERM; {_AGAIN}")
         raise self.asked
 
 
@@ -200,7 +201,7 @@ def main() -> None:
         _complain(str(error))
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("error: interrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
+        print(f"error: interrupted; {_AGAIN}", file=sys.stderr)
         code = _INTERRUPTED
     except Exception as error:
         redact_error(error)
@@ -227,5 +228,35 @@ def main() -> None:
     sys.exit(code)
 
 
+@dataclass
+class _Leaving:
+    """The end of this process once all that it has to do is done, its exit handlers included.
+
+    Python would take down its modules and objects next, which takes longer than a short command where torch is loaded.
+    """
+
+    code: int | None = None
+
+    def __call__(self) -> None:
+        if self.code is None:  # an error that main does not know
+            return
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(self.code)
+
+
+def program() -> None:
+    """Run the command line as a process of its own, which ends with it."""
+    leaving = _Leaving()
+    atexit.register(leaving)  # the first one that is registered is called last
+    try:
+        main()
+    except SystemExit as left:
+        leaving.code = left.code if isinstance(left.code, int) else None
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    program()

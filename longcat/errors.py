@@ -76,3 +76,9 @@ class Cancelled(LongcatError):  # noqa: N818  (a request, not a fault)
     """Requested stop of a run; its progress is saved."""
 
     exit_code = 130
+
+
+class Terminated(Cancelled):
+    """Stop that SIGTERM has asked for."""
+
+    exit_code = 143

@@ -54,7 +54,7 @@ class Extension:
         """Import it.
 
         Args:
-            field: the setting that names it, for messages.
+            field: what names it, for messages: a setting with the sign that its value follows.
             kind: its type.
 
         Raises:
@@ -62,7 +62,7 @@ class Extension:
         """
         if self.place.startswith("__main__:"):
             raise ConfigError(
-                f"{field}={self.name}: what a script or a notebook defines is not there in worker processes; put it into a "
+                f"{field}{self.name}: what a script or a notebook defines is not there in worker processes; put it into a "
                 "module of its own, beside the script"
             )
         try:
@@ -70,13 +70,13 @@ class Extension:
         except SyntaxError as error:
             where = f"{error.filename}:{error.lineno}"
             raise ConfigError(
-                f"{field}={self.described} cannot be imported: {where}: broken Python ({error.msg})"
+                f"{field}{self.described} cannot be imported: {where}: broken Python ({error.msg})"
             ) from None
         except (Exception, SystemExit) as error:  # importing runs other people's code
-            raise ConfigError(f"{field}={self.described} cannot be imported: {error}") from error
+            raise ConfigError(f"{field}{self.described} cannot be imported: {error}") from error
         if not isinstance(found, kind):
             wanted = f"{kind.__module__}.{kind.__name__}"
-            raise ConfigError(f"{field}={self.described} is a {type(found).__name__}, not a {wanted}")
+            raise ConfigError(f"{field}{self.described} is a {type(found).__name__}, not a {wanted}")
         return found
 
     @cached_property
@@ -114,7 +114,7 @@ def find(group: str, name: str, field: str) -> Extension | None:
     Args:
         group: one of the groups above.
         name: what the setting says.
-        field: the setting, for messages.
+        field: what names it, as for `Extension.load`.
 
     Raises:
         ConfigError: several distributions register the name.
@@ -124,7 +124,7 @@ def find(group: str, name: str, field: str) -> Extension | None:
     known = registered(group).get(name, ())
     if len(known) > 1:
         raise ConfigError(
-            f"{field}={name} is registered several times: {', '.join(f'{of.place} of {of.distribution}' for of in known)}; "
+            f"{field}{name} is registered several times: {', '.join(f'{of.place} of {of.distribution}' for of in known)}; "
             "uninstall one, or name it as package.module:name"
         )
     return known[0] if known else None

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from longcat.accelerator import Accelerator
+from longcat.artifact import write_json
 from longcat.costs.hardware import Precision, find_hardware
+from longcat.unpacking import read_json
 
+PEAKS = "peaks.json"
+"""File of a workspace with the largest matrix products of each machine that has computed in it."""
 _GEMM_SIZES = (512, 1024, 2048)
 _GEMM_SECONDS = 0.4
 
@@ -38,15 +45,35 @@ def device_peak(name: str, precision: Precision) -> Peak | None:
     return Peak(flops, f"{row.name}, dense {precision}: {row.source}", measured=False)
 
 
-def peak(accelerator: Accelerator, precision: Precision) -> Peak | None:
-    """Return the peak that utilisation is measured against, or None when it is not known."""
-    if accelerator.kind == "cpu":
-        return Peak(
-            measured_gemm_flops("bf16" if precision == "bf16" else "fp32"),
-            f"measured: best {precision} matrix product on all cores of this machine",
-            measured=True,
-        )
-    return device_peak(accelerator.name, precision)
+def peak(accelerator: Accelerator, precision: Precision, workspace: Path) -> Peak | None:
+    """Return the peak that utilisation is measured against, or None when it is not known.
+
+    Args:
+        accelerator: the device.
+        precision: that is computed in.
+        workspace: folder that remembers what was measured, so that its runs on a CPU have one peak: a measurement on a busy
+            machine comes out low, and the largest one is nearest to what the machine can do.
+    """
+    if accelerator.kind != "cpu":
+        return device_peak(accelerator.name, precision)
+    dtype: Literal["bf16", "fp32"] = "bf16" if precision == "bf16" else "fp32"
+    return Peak(
+        largest_seen(workspace, f"{accelerator.name}, {os.cpu_count()} cores, {dtype}", measured_gemm_flops(dtype)),
+        f"measured: best {precision} matrix product on all cores of this machine",
+        measured=True,
+    )
+
+
+def largest_seen(workspace: Path, machine: str, flops: float) -> float:
+    """Return the largest FLOP/s that were seen of a machine in a workspace, with those measured now, and remember them."""
+    path = workspace / PEAKS
+    known: dict[str, float] = {}
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        known = {str(name): float(value) for name, value in read_json(path).items()}
+    if flops > known.get(machine, 0.0):
+        with suppress(OSError):  # it is measured again
+            write_json(path, known | {machine: flops})
+    return max(flops, known.get(machine, 0.0))
 
 
 @lru_cache(maxsize=2)

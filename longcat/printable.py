@@ -45,6 +45,25 @@ def large_count(count: float) -> str:
     return f"{count / size:,.2f} {unit}"
 
 
+def percent(value: float | None) -> str:
+    """Return a fraction as a percentage with one decimal, or below 1 % with two digits, so that no small one is zero; None as n/a."""
+    if value is None:
+        return "n/a"
+    return f"{100 * value:.2g}%" if 0 < value < 0.00995 else f"{value:.1%}"
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio with two decimals, of small and large ones two or three digits; None as n/a."""
+    if value is None:
+        return "n/a"
+    return f"{value:.3g}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def large_bytes(size: float) -> str:
+    """Return a size in GB with one decimal, or in MB if it is less than a tenth of one, for example `12.5 GB` or `3.9 MB`."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
 def duration(seconds: float) -> str:
     """Return a time in its two largest units, for example `3 min 20 s`."""
     left = round(max(seconds, 0))

@@ -20,7 +20,7 @@ from rich.tree import Tree
 from longcat.best_effort import SERVERS, own_servers
 from longcat.inventory.entries import SHORT
 from longcat.inventory.removal import short
-from longcat.printable import counted, printable
+from longcat.printable import counted, percent, printable, ratio
 
 if TYPE_CHECKING:
     from longcat.evaluation.local_services.comparison import Comparison
@@ -36,10 +36,16 @@ def _shown(text: object) -> str:
     return escape(printable(str(text)))
 
 
-def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print what the stages of a run have made, at its end, and what can be done next."""
+def print_summary(summary: Mapping[str, Any], whole_s: float | None = None) -> None:
+    """Print what the stages of a run have made, at its end, and what can be done next.
+
+    Args:
+        summary: of the run.
+        whole_s: seconds that the user has waited; those of the flow, without the start of the program, if None.
+    """
     console = wide_console()
-    title = f"longcat {summary['flow']}, preset {summary['preset']}, {summary['seconds']:.1f} s"
+    seconds = summary["seconds"] if whole_s is None else whole_s
+    title = f"longcat {summary['flow']}, preset {summary['preset']}, {seconds:.1f} s"
     ids = {row["stage"]: row.get("mlflow_run_id") or "not sent yet" for row in summary["stages"]}
     if beside := console.width >= _WIDE:
         console.print(_stages(title, summary["stages"], ids))
@@ -280,10 +286,10 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
         "best product measured": None
         if not answer["measured_gemm_flops"]
         else f"{answer['measured_gemm_flops'] / 1e12:.4g} TFLOP/s, of which this run reaches "
-        f"{answer['tflops_per_device'] * 1e12 / answer['measured_gemm_flops']:.1%}",
-        "MFU": f"{answer['mfu']:.1%}, causal attention",
-        "MFU, full attention": f"{answer['mfu_full_attention']:.1%}, as PaLM and the older A100 rows count",
-        "HFU": f"{answer['hfu']:.1%}, recomputation {answer['recomputation']}",
+        f"{percent(answer['tflops_per_device'] * 1e12 / answer['measured_gemm_flops'])}",
+        "MFU": f"{percent(answer['mfu'])}, causal attention",
+        "MFU, full attention": f"{percent(answer['mfu_full_attention'])}, as PaLM and the older A100 rows count",
+        "HFU": f"{percent(answer['hfu'])}, recomputation {answer['recomputation']}",
     }
     if "log" in answer:
         log = answer["log"]
@@ -294,7 +300,7 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
         check = answer["cross_check"]
         pairs["told by the log"] = (
             f"{check['told']}; this count {check['own_tflops']:.4g} TFLOP/s a device "
-            f"({check['convention'].replace('_', ' ')}), {check['ratio']:.2f} times as much"
+            f"({check['convention'].replace('_', ' ')}), {ratio(check['ratio'])} times as much"
         )
     print_pairs("model FLOPs utilisation", {name: value for name, value in pairs.items() if value})
 
@@ -311,7 +317,7 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
     conventions.add_column("convention")
     conventions.add_column("MFU", justify="right")
     for name, value in answer["mfu_by_convention"].items():
-        conventions.add_row(name, f"{value:.1%}")
+        conventions.add_row(name, percent(value))
     show(console, conventions)
 
     _print_comparison(console, answer)
@@ -415,9 +421,12 @@ def _peaks(verdicts: Sequence[Mapping[str, Any]]) -> Table:
     for column in ("TFLOP/s", "MFU", "ratio", "verdict", "source"):
         table.add_column(column, justify="left" if column in ("verdict", "source") else "right", overflow="fold")
     for one in verdicts:
-        ratio = "-" if one["ratio"] is None else f"{one['ratio']:.2f}"
         table.add_row(
-            f"{one['peak_flops'] / 1e12:.4g}", f"{one['mfu']:.1%}", ratio, one["word"], _shown(one["peak_source"])
+            f"{one['peak_flops'] / 1e12:.4g}",
+            percent(one["mfu"]),
+            ratio(one["ratio"]),
+            one["word"],
+            _shown(one["peak_source"]),
         )
     return table
 
@@ -431,12 +440,14 @@ def _runs(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         run = _shown(f"{row['model']}, {row['devices']} x {row['device']}, {row['sequence_length']} tokens")
         if differing := [*row["differences"], *row["notes"]]:
             run += f"\n[dim]{_shown('; '.join(differing))}[/dim]"
-        own = "-" if row["ratio_own_convention"] is None else f"{row['ratio_own_convention']:.2f} {row['convention']}"
+        own = (
+            "-" if row["ratio_own_convention"] is None else f"{ratio(row['ratio_own_convention'])} {row['convention']}"
+        )
         table.add_row(
             run,
-            "-" if row["mfu"] is None else f"{row['mfu']:.1%}",
-            "-" if row["own_mfu"] is None else f"{row['own_mfu']:.1%}",
-            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            percent(row["mfu"]),
+            percent(row["own_mfu"]),
+            ratio(row["ratio"]),
             own,
             row["says"] or "-",
         )

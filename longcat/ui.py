@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from longcat.best_effort import experiment_page, own_servers
+from longcat.best_effort import own_servers
 from longcat.disk import disk_errors, private_files
 from longcat.errors import UserError
 from longcat.processes.child import supervised
 from longcat.processes.environment import NO_TELEMETRY, server_environment
 from longcat.stores import remove_misspelt_folder, set_aside_if_damaged, sqlite_url
+from longcat.ui_pages import ARTIFACTS, choose_ports, chosen_ports, experiment_page, is_free, workspace_at
 from longcat.unpacking import read_json
 
 START_S = 120.0
@@ -47,8 +48,8 @@ class _Server:
             return False
 
 
-def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
-    """Run both servers on loopback until interrupted.
+def serve(workspace: Path, mlflow_port: int | None, prefect_port: int | None) -> None:
+    """Run both servers on loopback until interrupted, at the ports that links to the workspace's pages name unless others are asked for.
 
     The address that is printed for MLflow is that of the runs of the experiment that this workspace used last, as its home page leads a first
     visitor elsewhere. If the user has a server of their own (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`), its address is printed instead.
@@ -56,14 +57,19 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
     Raises:
         UserError: nothing has been run in this workspace, a port is taken, or a server stopped.
     """
-    own = own_servers()
-    servers = [server for server in _servers(workspace, mlflow_port, prefect_port) if server.name not in own]
     if not (workspace / "prefect").is_dir():
         raise UserError(
             f"nothing has been run in {workspace} yet: run `longcat run` first, or choose another --workspace"
         )
-    for server in servers:
-        _require_free(server)
+    own = own_servers()
+    asked = {"MLflow": mlflow_port, "Prefect": prefect_port}
+    before = chosen_ports(workspace) or {}
+    ports = before | {name: port for name, port in asked.items() if port is not None}
+    for name, port in ports.items():
+        if name not in own:
+            _require_free(name, port, workspace)
+    ports = choose_ports(workspace, asked)
+    servers = [server for server in _servers(workspace, ports) if server.name not in own]
     set_aside_if_damaged(workspace / "prefect" / "prefect.db")
     logs = workspace / "logs"
     with contextlib.ExitStack() as stack:
@@ -78,6 +84,8 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
             print(f"{name:<8} {_first_page(name, url, workspace)} (your own server)")
         for server in servers:
             print(f"{server.name:<8} {_first_page(server.name, server.url, workspace)}")
+            if server.port != before.get(server.name, server.port):
+                print(f"         (links that earlier runs have stored lead to port {before[server.name]})")
         print("Press Ctrl-C to stop.", flush=True)
         while servers:
             for server, process in started:
@@ -86,26 +94,26 @@ def serve(workspace: Path, mlflow_port: int, prefect_port: int) -> None:
             time.sleep(0.5)
 
 
-def _servers(workspace: Path, mlflow_port: int, prefect_port: int) -> list[_Server]:
+def _servers(workspace: Path, ports: Mapping[str, int]) -> list[_Server]:
     return [
         _Server(
             name="MLflow",
-            port=mlflow_port,
+            port=ports["MLflow"],
             health="/health",
             arguments=[
-                "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
+                "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(ports["MLflow"]), "--workers", "1",
                 "--backend-store-uri", sqlite_url(workspace / "mlflow.db"),
-                "--default-artifact-root", str(workspace / "mlartifacts"),
+                "--default-artifact-root", str(workspace / ARTIFACTS),
             ],
             # without seven job processes of 250 MB that nothing here needs
             environment={**NO_TELEMETRY, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         ),
         _Server(
             name="Prefect",
-            port=prefect_port,
+            port=ports["Prefect"],
             health="/api/health",
             arguments=["-m", "longcat.flows.prefect_server", str(workspace / "prefect" / "prefect.db")],
-            environment=server_environment(str(workspace / "prefect"), prefect_port),
+            environment=server_environment(str(workspace / "prefect"), ports["Prefect"]),
         ),
     ]  # fmt: skip
 
@@ -142,10 +150,13 @@ def _log(server: _Server, logs: Path) -> Path:
     return logs / f"{server.name.lower()}-ui.log"
 
 
-def _require_free(server: _Server) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", server.port))
-        except OSError:
-            raise UserError(f"port {server.port} is taken; choose another with --{server.name.lower()}-port") from None
+def _require_free(name: str, port: int, workspace: Path) -> None:
+    if is_free(port):
+        return
+    there = workspace_at(port) if name == "MLflow" else None
+    by = (
+        "" if there is None
+        else ": the pages of this workspace are served there already" if there == str(workspace)
+        else f": the pages of the workspace {there} are served there"
+    )  # fmt: skip
+    raise UserError(f"port {port} is taken{by}; choose another with --{name.lower()}-port")

@@ -17,7 +17,7 @@ from longcat.errors import DeviceError
 from longcat.figures import png_uri
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
-from longcat.printable import large_count, markdown_text, printable
+from longcat.printable import duration, large_count, markdown_text, printable
 from longcat.progress import Reporter
 from longcat.tasks.orchestrator import prefect_tags, tell
 from longcat.tasks.stage import measured, part_of, run_stage, stage_task
@@ -89,8 +89,12 @@ def pretrain(
             tags={name: f"{value:.6g}" for name, value in (known | cost).items()},
             step=checkpoint.facts.steps,
         )
-        facts = [{"fact": name, "value": str(value)} for name, value in checkpoint.facts.model_dump().items()]
-        tell(create_table_artifact, facts, key="checkpoint", description=f"checkpoint/{checkpoint.digest}")
+        tell(
+            create_table_artifact,
+            checkpoint_table(checkpoint.facts),
+            key="checkpoint",
+            description=f"checkpoint/{checkpoint.digest}",
+        )
         tell(create_markdown_artifact, training_page(checkpoint), key="training-report")
 
     return run_stage("pretrain", tracker, work, publish, config, SETTINGS)
@@ -99,6 +103,34 @@ def pretrain(
 def read_samples(folder: Path) -> list[tuple[int, str]]:
     """Return the samples of text in a checkpoint: the step that each is of, and the text."""
     return [(int(path.stem), path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.txt"))]
+
+
+def checkpoint_table(facts: CheckpointFacts) -> list[dict[str, str]]:
+    """Return what Prefect's page shows of a checkpoint: rows of `what` and `value`, without what does not apply to it."""
+
+    def told(value: float | str | None, form: str) -> str | None:
+        return None if value is None else form.format(value)
+
+    layouts = [f"{layout} from step {layout.from_step + 1:,} on" for layout in facts.layouts]
+    rows = {
+        "parameters": large_count(facts.parameters),
+        "imported from": facts.imported_from,
+        "left out of it": "; ".join(facts.notes),
+        "began with the weights of": told(facts.init_from, "checkpoint/{}"),
+        "steps": told(facts.steps or None, "{:,}"),
+        "tokens trained on": told(facts.tokens or None, "{:,}"),
+        "final loss": told(facts.final_loss, "{:.4f} nats per token"),
+        "held-out loss": told(facts.held_out_loss, "{:.4f} nats per token"),
+        "routed experts of a token": told(facts.ffn_experts_per_token, "{:.2f}"),
+        "speed": told(facts.tokens_per_second, "{:,.0f} tokens/s"),
+        "MFU": told(facts.mfu, "{:.2%}"),
+        "peak that the MFU is of": told(facts.peak_flops and facts.peak_flops / 1e12, "{:.4g} TFLOP/s"),
+        "layout": "; ".join(layouts if len(layouts) > 1 else map(str, facts.layouts)),
+        "precision": facts.precision,
+        "device": facts.device,
+        "training took": duration(facts.seconds_training) if facts.seconds_training else None,
+    }
+    return [{"what": name, "value": printable(value)} for name, value in rows.items() if value]
 
 
 def version_note(checkpoint: Artifact[CheckpointFacts]) -> str:

@@ -332,6 +332,20 @@ def test_failures_end_with_1(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["presets"], 0), (["presets", "nothing-of-the-kind"], 2)])
+def test_a_process_ends_with_the_code_of_its_command_after_its_exit_handlers(arguments, code):
+    program = (
+        "import atexit, sys; from longcat import cli; main = cli.main; "
+        "cli.main = lambda: (atexit.register(print, 'handled'), main()); "
+        f"sys.argv = ['longcat', *{arguments}]; cli.program()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code
+    assert done.stdout.splitlines()[-1] == "handled"
+    assert bool(done.stderr) == bool(code)
+    assert "Traceback" not in done.stderr
+
+
 def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     assert leave_with(monkeypatch, KeyboardInterrupt()) == 130
     assert "last checkpoint" in capsys.readouterr().err
@@ -495,6 +509,11 @@ def test_summary_table(capsys, terminal, columns):
     assert all(len(line) <= (columns or 140) for line in tables)
 
 
+def test_the_title_has_what_the_user_waited(capsys):
+    print_summary(SUMMARY, 25.46)
+    assert ", 25.5 s" in capsys.readouterr().out
+
+
 def test_the_next_commands_can_be_pasted(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/opt/my env/longcat"])
     checkpoint, after, generate, ui = next_steps(SUMMARY)
@@ -544,7 +563,7 @@ def test_sigterm_ends_every_process(smoke_tokens, smoke_settings):
         family = wait_for_ranks(process)
         process.terminate()
         out, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 128 + signal.SIGTERM
     assert out == ""
     assert err.splitlines()[-1].startswith("error: stopped by SIGTERM")
     assert "Traceback" not in err
@@ -579,7 +598,7 @@ def test_what_fails_because_of_a_signal_is_told_as_the_signal(monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["longcat", "run"])
     with pytest.raises(SystemExit) as left:
         cli.main()
-    assert left.value.code == 130
+    assert left.value.code == 128 + number
     err = capsys.readouterr().err
     assert err.startswith("error: ") and said in err and "NameError" not in err and err.count("\n") == 1
 

@@ -109,11 +109,14 @@ def test_worker_processes_do_not_run_the_script_again(folder, how):
 @pytest.mark.slow
 def test_every_documented_line_works(folder):
     (folder / "page.py").write_text("".join(SNIPPETS))
-    said = python(folder, "page.py").stdout
+    done = python(folder, "page.py")
+    said = done.stdout
+    assert not re.search(r"\bINFO\b|View at|127\.0\.0\.1", done.stderr)
     assert "tokens in" in said and "parameters," in said and "did you mean" in said
     summary = json.loads((folder / "work/summary.json").read_text())
     assert [row["stage"] for row in summary["stages"]] == ["preprocess", "pretrain"]
-    assert str(summary["mlflow"]["run_id"]) in said  # None where MLflow has not taken it yet
+    assert "mlflow" not in summary  # the last run was not tracked
+    assert re.search(r"checkpoint/\S+ ([0-9a-f]{32}|None)\n", said)  # None where MLflow has not taken it yet
 
 
 @pytest.mark.slow

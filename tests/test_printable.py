@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from longcat.printable import counted, duration, short_count, shown_warnings
+from longcat.printable import counted, duration, large_bytes, percent, ratio, short_count, shown_warnings
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,27 @@ def test_a_count_is_in_millions_once_it_is_large(count, shown):
 )
 def test_a_duration_in_its_two_largest_units(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0.0 MB"), (3_945_000, "3.9 MB"), (99_000_000, "99.0 MB"), (64.2e9, "64.2 GB"), (1.5e12, "1,500.0 GB")],
+)
+def test_a_small_size_is_not_zero(size, text):
+    assert large_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "n/a"), (0, "0.0%"), (0.00042, "0.042%"), (0.0073, "0.73%"), (0.00996, "1.0%"), (0.4123, "41.2%")],
+)
+def test_a_small_percentage_is_not_zero(value, text):
+    assert percent(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "n/a"), (0.0012, "0.0012"), (0.85, "0.85"), (1.2345, "1.23")])
+def test_a_small_ratio_is_not_zero(value, text):
+    assert ratio(value) == text
 
 
 def test_one_thing_is_no_things():

@@ -10,7 +10,7 @@ from jinja2 import Environment
 from longcat.figures import svg
 from longcat.page import STYLE
 from longcat.plan.page import pareto_picture
-from longcat.printable import markdown_text
+from longcat.printable import large_bytes, markdown_text, percent
 
 GRADES = {"blocks": "solve first", "costs": "costs time or money", "watch": "watch"}
 """What the grade of a risk is called on the page."""
@@ -23,19 +23,19 @@ def cards(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     if today := result.get("today"):
         mfu = today["mfu"]
         found.append(
-            (f"{mfu:.1%}" if mfu is not None else "not known", f"MFU today, {today['devices']} x {today['device']}")
+            (percent(mfu) if mfu is not None else "not known", f"MFU today, {today['devices']} x {today['device']}")
         )
     if plan := result.get("plan"):
         best = plan["best"][0]
         found.append(
             (
-                f"{best['mfu']:.1%}",
-                f"MFU planned ({best['mfu_low']:.1%} to {best['mfu_high']:.1%}), {plan['devices']:,} x {plan['device']}",
+                percent(best["mfu"]),
+                f"MFU planned ({percent(best['mfu_low'])} to {percent(best['mfu_high'])}), {plan['devices']:,} x {plan['device']}",
             )
         )
         found.append(
             (
-                f"{best['peak_bytes'] / 1e9:.1f} GB",
+                large_bytes(best["peak_bytes"]),
                 f"of {(best['memory_bytes'] - best['reserve_bytes']) / 1e9:.1f} a device: fits",
             )
         )

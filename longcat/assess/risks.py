@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from longcat.assess.sovereignty import Audit
-from longcat.printable import counted
+from longcat.printable import counted, large_bytes
 
 Grade = Literal["blocks", "costs", "watch"]
 GRADES: tuple[Grade, ...] = ("blocks", "costs", "watch")
@@ -89,7 +89,7 @@ def _of_plan(plan: Mapping[str, Any] | None) -> Iterator[Risk]:
     if best["peak_bytes"] > _TIGHT * room:
         yield Risk(
             "costs",
-            f"memory is tight: {best['peak_bytes'] / 1e9:.1f} of {room / 1e9:.1f} GB",
+            f"memory is tight: {large_bytes(best['peak_bytes'])} of {large_bytes(room)}",
             f"the fastest layout that fits: {best['sentence']}",
             "longcat pretrain --dry-run on the real code, before devices are ordered"
             if plan["family"] == "longcat"

@@ -9,6 +9,7 @@ from typing import Any
 
 from longcat.benchmark.matching import CLAIM, Match
 from longcat.benchmark.verdict import MIN_ROWS
+from longcat.printable import percent
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,17 @@ def mixture_sentence(among: Distribution, nearest: Match) -> str:
     fair = [one for one in among.rows if not one.differences]
     sources = len({one.row.publisher for one in among.rows})
     place = (
-        f"no verdict, but a place: the MFU of {among.own_mfu:.1%} is above {among.below} of {len(among.rows)} published "
-        f"A100 mixtures (percentile {among.percentile:.0f}; {sources} sources, {among.low:.1%} to {among.high:.1%})"
+        f"no verdict, but a place: the MFU of {percent(among.own_mfu)} is above {among.below} of {len(among.rows)} published "
+        f"A100 mixtures (percentile {among.percentile:.0f}; {sources} sources, {percent(among.low)} to {percent(among.high)})"
     )
     size = f"{len(fair)} of them {'is' if len(fair) == 1 else 'are'} like this run"
     if not fair:
-        size += f", the nearest, {nearest.row.model} on {nearest.row.devices}, has {nearest.mfu or 0.0:.1%}"
+        size += f", the nearest, {nearest.row.model} on {nearest.row.devices}, has {percent(nearest.mfu or 0.0)}"
     elif len(fair) > 1:
-        size += f", from {fair[0].mfu or 0.0:.1%} to {fair[-1].mfu or 0.0:.1%}"
+        size += f", from {percent(fair[0].mfu or 0.0)} to {percent(fair[-1].mfu or 0.0)}"
     need = (
-        f"within {CLAIM * 100:.0f} % of the median of {among.median_of}, {among.median:.1%}, would need "
-        f"{among.needed_mfu:.1%} or {among.needed_tokens_per_second:,.0f} tokens/s"
+        f"within {CLAIM * 100:.0f} % of the median of {among.median_of}, {percent(among.median)}, would need "
+        f"{percent(among.needed_mfu)} or {among.needed_tokens_per_second:,.0f} tokens/s"
     )
     proof = f"to claim it takes {MIN_ROWS} rows like this run, or the same model timed on A100s"
     if len(fair) >= MIN_ROWS:

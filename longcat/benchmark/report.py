@@ -23,7 +23,7 @@ from longcat.benchmark.references import references
 from longcat.benchmark.report_page import PAGE, TITLES
 from longcat.page import STYLE
 from longcat.parallel.axes import Degrees
-from longcat.printable import markdown_text
+from longcat.printable import markdown_text, percent, ratio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,13 +42,6 @@ SAYS = {
     "undecided": "undecided", "none": "too few rows",
 }  # fmt: skip
 """What a published run, or all of them, say about the claim of the comparison, in words."""
-
-
-def percent(value: float | None) -> str:
-    """Format a fraction as a percentage with a decimal, below 1 % with two; None as n/a."""
-    if value is None:
-        return "n/a"
-    return f"{value:.2%}" if 0 < value < 0.00995 else f"{value:.1%}"
 
 
 def count(value: float) -> str:
@@ -85,13 +78,6 @@ def peak_text(result: Mapping[str, Any]) -> str:
     if result["peak_flops"] is None:
         return "not known for this device, so no utilisation is given"
     return f"{result['peak_flops'] / 1e12:.4g} TFLOP/s ({result['peak_source']})"
-
-
-def ratio(value: float | None) -> str:
-    """Format a ratio, None as n/a."""
-    if value is None:
-        return "n/a"
-    return f"{value:.3g}" if value >= 10 else f"{value:.2f}" if value > 0.1 else f"{value:.1g}"
 
 
 def html(result: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from longcat.disk import copy_file
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.parallel.axes import Degrees
 from longcat.peak import Peak, device_peak
+from longcat.printable import percent
 from longcat.progress import Reporter, no_progress
 from longcat.provenance import code_of
 
@@ -94,7 +95,7 @@ class BenchmarkFacts(Facts):
     @property
     def headline(self) -> str:
         """Return the utilisation and the speed."""
-        mfu = "no MFU" if self.mfu is None else f"MFU {self.mfu:.1%}"
+        mfu = "no MFU" if self.mfu is None else f"MFU {percent(self.mfu)}"
         return f"{mfu}, {self.tokens_per_second:,.0f} tokens/s"
 
     @property

@@ -79,7 +79,9 @@ def evaluate_command(title: str) -> Callable[..., None]:
             raise ConfigError("--checkpoint and --compare exclude each other")
 
         def score(named: str) -> str:
-            unjudged = [*(set_ or []), "evaluation.gates=[]"]  # a comparison makes no champion, and ends for none
+            from longcat.tracking.names import UNJUDGED
+
+            unjudged = [*(set_ or []), UNJUDGED]  # a comparison makes no champion, and ends for none
             summary = flow_summary("evaluate", preset, config, unjudged, workspace, as_json, named, rehash)
             return str(summary["stages"][-1]["artifact"]["path"])
 

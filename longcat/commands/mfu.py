@@ -146,7 +146,7 @@ def mfu(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Log of Megatron, MindSpeed, torchtitan, a Trainer and fifteen other tools; see docs/benchmark.md.",
+            help="Log of Megatron, MindSpeed, torchtitan, a Trainer and other tools, listed in docs/benchmark.md.",
             rich_help_panel=_SPEED,
         ),
     ] = None,

@@ -19,7 +19,8 @@ _SAMPLING = "How tokens are chosen"
 def generate(
     checkpoint: Annotated[str, typer.Option(metavar="DIR|DIGEST", help=CHECKPOINT_HELP)],
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Text to continue; may be repeated. Without any, a document begins.")
+        list[str] | None,
+        typer.Option(help="Text to continue; may be repeated. Without any, or after an empty one, a document begins."),
     ] = None,
     prompts: Annotated[
         Path | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,7 +71,14 @@ def run_flow(
     if as_json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
-        print_summary(summary)
+        print_summary(summary, _since_start())
+
+
+def _since_start() -> float:
+    """Return the seconds since this program was started, imports included."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
 
 
 def flow_summary(

@@ -65,7 +65,6 @@ def sweep(
 ) -> None:
     """Train a model for each combination of settings, or for those that Optuna chooses, and tell which one is best."""
     from longcat.artifact import Workspace
-    from longcat.best_effort import pages_of_mlflow, run_page
     from longcat.config import load_config
     from longcat.disk import disk_errors
     from longcat.flows.dag import TRAINING, check, stages_of
@@ -77,6 +76,7 @@ def sweep(
     from longcat.training.room import doubts
     from longcat.training.search import all_of, sampled
     from longcat.training.sweep import BEST, PICTURE, SCORES, names_of, record_sweep
+    from longcat.ui_pages import pages_of_mlflow, run_page
 
     config_file = None if config is None else str(config)
     score, higher = _aim(score, minimize, maximize)
@@ -137,7 +137,7 @@ def sweep(
             display.warn(unsent)
     answer = _answer(outcomes, made) | {"mlflow_page": None}
     if tracker.experiment_id is not None and (run := tracker.run_id()) is not None:
-        answer["mlflow_page"] = run_page(pages_of_mlflow(), tracker.experiment_id, run)
+        answer["mlflow_page"] = run_page(pages_of_mlflow(space.path), tracker.experiment_id, run)
     if as_json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:

@@ -6,15 +6,19 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longcat.best_effort import UI_PORTS
 from longcat.commands.cluster import examine_nodes
 from longcat.commands.options import ConfigFile, Json, Overrides, Preset, WorkspacePath
-from longcat.errors import Cancelled, ConfigError, UserError
+from longcat.errors import Cancelled, ConfigError, TrackingError, UserError, WorkspaceBusyError
 from longcat.printable import printable
+
+if TYPE_CHECKING:
+    from longcat.artifact import Workspace
+
+_AS_LINKS = "the one that links name"
 
 
 def emulate(
@@ -106,32 +110,65 @@ def verify(workspace: WorkspacePath = Path("workspace"), as_json: Json = False) 
 def sync(workspace: WorkspacePath = Path("workspace")) -> None:
     """Send MLflow the records of runs during which it could not be reached."""
     from longcat.artifact import Workspace
+
+    sent = _send(Workspace(workspace))
+    print(f"sent {_runs(sent)}" if sent else "nothing to send")
+
+
+def _send(space: Workspace) -> int:
+    """Send MLflow what runs have left, with warnings on stderr; returns of how many runs."""
     from longcat.disk import disk_errors, private_files
     from longcat.terminal import redirected_output
     from longcat.tracking.sync import sync as send
 
-    space, warnings = Workspace(workspace), list[str]()
+    warnings = list[str]()
     try:
         with (
             disk_errors(space.path),
             private_files(space.path),
             redirected_output(space.path / "logs" / "sync.log", warnings.append),
         ):
-            sent = send(space)
+            return send(space)
     finally:
         for warning in warnings:
-            print(f"warning: {printable(warning)}", file=sys.stderr)
-    print(f"sent {sent} run{'' if sent == 1 else 's'}" if sent else "nothing to send")
+            _warn(warning)
+
+
+def _send_before_showing(space: Workspace) -> None:
+    """Send MLflow what runs have left, so that its pages are whole, or say that they are not."""
+    try:
+        if sent := _send(space):
+            print(f"sent MLflow the records that {_runs(sent)} had left")
+    except WorkspaceBusyError:
+        pass  # whoever works there sends its own records, and what others have left
+    except TrackingError as error:
+        _warn(
+            f"{error}; until `longcat sync` has sent them, MLflow's pages lack them and may show runs as running that have ended"
+        )
+
+
+def _runs(number: int) -> str:
+    return f"{number} run{'' if number == 1 else 's'}"
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def ui(
     workspace: WorkspacePath = Path("workspace"),
     mlflow_port: Annotated[
-        int, typer.Option(rich_help_panel="Where they listen", help="Loopback port of MLflow's pages.")
-    ] = UI_PORTS["MLflow"],
+        int | None,
+        typer.Option(
+            rich_help_panel="Where they listen", help="Loopback port of MLflow's pages.", show_default=_AS_LINKS
+        ),
+    ] = None,
     prefect_port: Annotated[
-        int, typer.Option(rich_help_panel="Where they listen", help="Loopback port of Prefect's pages.")
-    ] = UI_PORTS["Prefect"],
+        int | None,
+        typer.Option(
+            rich_help_panel="Where they listen", help="Loopback port of Prefect's pages.", show_default=_AS_LINKS
+        ),
+    ] = None,
 ) -> None:
     """Serve the pages of MLflow and Prefect for a workspace, until Ctrl-C."""
     from longcat.artifact import Workspace
@@ -142,4 +179,5 @@ def ui(
     with contextlib.suppress(KeyboardInterrupt, Cancelled):  # the usual ways to stop it
         if (path / "prefect").is_dir():
             prepare(Workspace(path))
+            _send_before_showing(Workspace(path))
         serve(path, mlflow_port, prefect_port)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from longcat.artifact import open_artifact, read_manifest
 from longcat.comparing.sides import Side
+from longcat.costs.hardware import find_hardware
 from longcat.errors import ArtifactError, ConfigError, DataError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.training.metrics import Records, read_metrics
+
+if TYPE_CHECKING:
+    from longcat.benchmark.stage import BenchmarkFacts
 
 CURVES = {
     "train/loss": "loss",
@@ -26,6 +30,7 @@ CURVES = {
 """Curves that are shown, by their names in metrics.jsonl."""
 POINTS = 400
 """Most points of a curve; of longer ones as many evenly spaced records, the last one among them."""
+_MFU_OF_TRAINING, _MFU_OF_BENCHMARK = "MFU while training", "MFU in the benchmark"
 _NO_SETTINGS = ("documents", "state", "run")
 """Parts of an identity that name other results."""
 
@@ -44,14 +49,18 @@ def differences(first: Side, second: Side) -> dict[str, Any]:
     notes: list[str] = []
     records = [_records(side) for side in (first, second)]
     rows = _scores(first, second, notes)
+    unlike_peaks = _unlike_peaks(first, second, notes)
+    curves = _curves(*records)
+    if _MFU_OF_TRAINING in unlike_peaks:
+        curves.pop("perf/mfu", None)
     return {
         "first": _described(first),
         "second": _described(second),
         "settings": _settings(first, second),
         "surroundings": _surroundings(first, second),
-        "curves": _curves(*records),
+        "curves": curves,
         **same_until(*records),
-        "figures": _figures(first, second),
+        "figures": _figures(first, second, unlike_peaks),
         "scores": rows,
         "cost": _cost(first, second),
         "bytes": _bytes(first, second),
@@ -195,24 +204,72 @@ def same_until(first: Records, second: Records) -> dict[str, int | None]:
 # ---------------------------------------------------------------------------------------------------- figures
 
 
-def _figures(first: Side, second: Side) -> list[dict[str, Any]]:
-    """Return the figures of training and of the benchmark that at least one has, with second minus first."""
+def _figures(first: Side, second: Side, unlike_peaks: Collection[str]) -> list[dict[str, Any]]:
+    """Return the figures of training and of the benchmark that at least one has, with second minus first.
+
+    Args:
+        first: a side.
+        second: the other one.
+        unlike_peaks: names of utilisations without a difference.
+    """
     columns = [_figures_of(side) for side in (first, second)]
     rows = []
     for name in columns[0] | columns[1]:
         values = [column.get(name) for column in columns]
         if values != [None, None]:
             one, other = values
+            comparable = name not in unlike_peaks
             rows.append(
                 {
                     "name": name,
                     "first": one,
                     "second": other,
-                    "difference": None if one is None or other is None else other - one,
-                    "ratio": None if not one or other is None else other / one,
+                    "difference": other - one if comparable and one is not None and other is not None else None,
+                    "ratio": other / one if comparable and one and other is not None else None,
                 }
             )
     return rows
+
+
+def _unlike_peaks(first: Side, second: Side, notes: list[str]) -> set[str]:
+    """Return the utilisations of one device that are of different peaks, as measured on a CPU, and note them.
+
+    Utilisations of different devices, or types to compute in, are of different peaks by their nature.
+    """
+    found = set()
+    one, other = (_peaks(side) for side in (first, second))
+    for name in one.keys() & other.keys():
+        (device, peak), (other_device, other_peak) = one[name], other[name]
+        if device == other_device and peak != other_peak:
+            found.add(name)
+            peaks = " and ".join("one that is not recorded" if of is None else _tera(of) for of in (peak, other_peak))
+            notes.append(
+                f"{name} is not compared, as it is not of the same peak, but of {peaks}, on the same {device[0]}: compare "
+                "tokens per second"
+            )
+    return found
+
+
+def _peaks(side: Side) -> dict[str, tuple[tuple[str, str | None], float | None]]:
+    """Return what each utilisation is of, by its name: device and type, and the peak of one device, or of a whole CPU."""
+    trained, measured = side.facts("checkpoint", CheckpointFacts), _benchmark(side)
+    found: dict[str, tuple[tuple[str, str | None], float | None]] = {}
+    if trained is not None and trained.mfu is not None and trained.device is not None:
+        peak = _peak(trained.device, trained.peak_flops, trained.processes)
+        found[_MFU_OF_TRAINING] = (trained.device, trained.precision), peak
+    if measured is not None and measured.mfu is not None:
+        peak = _peak(measured.device_name, measured.peak_flops, measured.processes)
+        found[_MFU_OF_BENCHMARK] = (measured.device_name, measured.precision), peak
+    return found
+
+
+def _peak(device: str, peak_flops: float | None, processes: int) -> float | None:
+    """Return the peak of one device; that of a CPU, which is in no table, is the whole machine's."""
+    return peak_flops if peak_flops is None or find_hardware(device) is None else peak_flops / processes
+
+
+def _tera(flops: float) -> str:
+    return f"{flops / 1e12:.3g} TFLOP/s"
 
 
 def _figures_of(side: Side) -> dict[str, float | None]:
@@ -226,20 +283,24 @@ def _figures_of(side: Side) -> dict[str, float | None]:
             "final loss": trained.final_loss,
             "held-out loss": trained.held_out_loss,
             "tokens per second while training": trained.tokens_per_second,
-            "MFU while training": trained.mfu,
+            _MFU_OF_TRAINING: trained.mfu,
         }
-    if "benchmark" in side.manifests:
-        from longcat.benchmark.stage import BenchmarkFacts
-
-        measured = side.facts("benchmark", BenchmarkFacts)
-        if measured is not None:
-            found |= {
-                "MFU in the benchmark": measured.mfu,
-                "tokens per second in the benchmark": measured.tokens_per_second,
-                "TFLOP/s per device": measured.tflops_per_device,
-                "peak memory, GB": measured.peak_memory_bytes / 1e9,
-            }
+    if (measured := _benchmark(side)) is not None:
+        found |= {
+            _MFU_OF_BENCHMARK: measured.mfu,
+            "tokens per second in the benchmark": measured.tokens_per_second,
+            "TFLOP/s per device": measured.tflops_per_device,
+            "peak memory, GB": measured.peak_memory_bytes / 1e9,
+        }
     return found
+
+
+def _benchmark(side: Side) -> BenchmarkFacts | None:
+    if "benchmark" not in side.manifests:
+        return None
+    from longcat.benchmark.stage import BenchmarkFacts
+
+    return side.facts("benchmark", BenchmarkFacts)
 
 
 def _cost(first: Side, second: Side) -> list[dict[str, Any]]:

@@ -254,7 +254,7 @@ class Filter:
         """Names of the rules that change lines or cut them out."""
         self.document_rules = [name for name in DOCUMENT_RULES if name in chosen]
         """Names of the rules that leave documents out."""
-        self.own = [OwnFunction.load(name, "corpus.filters", FILTERS) for name in own]
+        self.own = [OwnFunction.load(name, "corpus.filters=", FILTERS) for name in own]
         """Functions that say whether a text is kept."""
         self._edits = [edit for name, edit in LINE_EDITS.items() if name in chosen]
         self._lines = [keeps for name, keeps in LINE_RULES.items() if name in chosen]

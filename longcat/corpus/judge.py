@@ -122,4 +122,4 @@ def quality_function(corpus: CorpusConfig) -> OwnFunction | None:
     Raises:
         ConfigError: it is not there.
     """
-    return None if corpus.quality is None else OwnFunction.load(corpus.quality.function, "corpus.quality.function")
+    return None if corpus.quality is None else OwnFunction.load(corpus.quality.function, "corpus.quality.function=")

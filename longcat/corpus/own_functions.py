@@ -17,7 +17,7 @@ class OwnFunction:
     name: str
     """As the configuration names it."""
     field: str
-    """The configuration field that names it, for messages."""
+    """The configuration field that names it, with the sign that the name follows, for messages."""
     function: Callable[..., Any]
     extension: Extension
 
@@ -27,7 +27,7 @@ class OwnFunction:
 
         Args:
             name: `package.module:function`, or the name of an entry point.
-            field: the configuration field that names it.
+            field: the configuration field that names it, with the sign that the name follows.
             group: of its entry point.
 
         Raises:
@@ -36,11 +36,11 @@ class OwnFunction:
         extension = find(group, name, field)
         if extension is None:
             raise ConfigError(
-                f"{field}={name}: no distribution registers it in {group}; or name it package.module:function"
+                f"{field}{name}: no distribution registers it in {group}; or name it package.module:function"
             )
         function: Any = extension.load(field, object)
         if not callable(function):
-            raise ConfigError(f"{field}={extension.described} is no function")
+            raise ConfigError(f"{field}{extension.described} is no function")
         return cls(name, field, function, extension)
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
@@ -56,7 +56,7 @@ class OwnFunction:
 
     def failed(self, reason: str) -> ConfigError:
         """Make the error of a function that does not do what is asked of it."""
-        return ConfigError(f"{self.field}={self.extension.described} failed: {reason}")
+        return ConfigError(f"{self.field}{self.extension.described} failed: {reason}")
 
     @property
     def identity(self) -> dict[str, str]:

@@ -234,7 +234,7 @@ class LocalServicesBlock:
 
 
 def _own_function(name: str) -> OwnFunction:
-    return OwnFunction.load(name, "corpus.sources=own", SOURCES)
+    return OwnFunction.load(name, "corpus.sources=own:", SOURCES)
 
 
 def _own(config: SourceConfig) -> Source:

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from longcat.memory_limit import group_limit_bytes, memory_bytes
+from longcat.printable import large_bytes
 
 _SHARED = Path("/dev/shm")  # nosec B108 # looked at only
 _DISK_BYTES, _MEMORY_BYTES, _SHARED_BYTES = 2e9, 4e9, 256e6
@@ -39,7 +40,7 @@ def examine_disk(workspace: Path) -> Found:
     if not os.access(existing, os.W_OK):
         problems.append(f"{existing} cannot be written: choose another --workspace")
     if usage.free < _DISK_BYTES:
-        problems.append(f"{existing} has {usage.free / 1e9:.1f} GB left: 2 GB are needed; choose another --workspace")
+        problems.append(f"{existing} has {large_bytes(usage.free)} left: 2 GB are needed; choose another --workspace")
     status = os.statvfs(existing)
     if status.f_files and status.f_favail < 10_000:
         problems.append(f"{existing} has room for {status.f_favail:,} files more; choose another --workspace")
@@ -62,7 +63,7 @@ def examine_machine() -> Found:
     shared = shutil.disk_usage(_SHARED) if _SHARED.is_dir() else None
     problems, notes = [], []
     if (usable := memory_bytes()) < _MEMORY_BYTES:
-        problems.append(f"{usable / 1e9:.1f} GB of memory: the preset tiny needs 4 GB; try --preset smoke")
+        problems.append(f"{large_bytes(usable)} of memory: the preset tiny needs 4 GB; try --preset smoke")
     if not unlimited and files < _FILES:
         problems.append(f"a process may open {files} files only: ulimit -n {_FILES} or more")
     if shared is not None and shared.total < _SHARED_BYTES:

@@ -84,7 +84,7 @@ def find_suite(name: str) -> Suite:
     Raises:
         ConfigError: the suite is unknown, cannot be imported or is not a `Suite`.
     """
-    return _place(name).load("evaluation.suites", Suite)
+    return _place(name).load("evaluation.suites=", Suite)
 
 
 def own_code(name: str) -> dict[str, str] | None:
@@ -95,7 +95,7 @@ def own_code(name: str) -> dict[str, str] | None:
 def _place(name: str) -> Extension:
     if name in BUILT_IN:
         return Extension(name, BUILT_IN[name])
-    found = find(EVALUATIONS, name, "evaluation.suites")
+    found = find(EVALUATIONS, name, "evaluation.suites=")
     if found is None:
         known = ", ".join([*BUILT_IN, *registered(EVALUATIONS)])
         raise ConfigError(

@@ -163,8 +163,8 @@ def find_checkpoint(what: str | Path, workspace: Workspace | None, named: str = 
         return folder.resolve()
     if workspace is None:
         raise ConfigError(f"{named}{what}: there is no such folder")
-    digest = str(what)
     kept = workspace.path / "checkpoint"
+    digest = folder.name if folder.parent.resolve() == kept.resolve() else str(what)  # a path that ends early
     is_digest = len(digest) >= 4 and set(digest) <= set("0123456789abcdef")
     found = sorted(path for path in kept.glob(f"{digest}*") if path.is_dir()) if is_digest else []
     if len(found) == 1:

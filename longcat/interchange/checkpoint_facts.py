@@ -41,7 +41,7 @@ class LayoutSince:
 class CheckpointFacts(Facts):
     """Key figures of a checkpoint."""
 
-    SETTINGS: ClassVar[frozenset[str]] = frozenset({"parameters", "steps", "processes", "parallel"})
+    SETTINGS: ClassVar[frozenset[str]] = frozenset({"parameters", "steps", "processes", "parallel", "peak_flops"})
 
     parameters: int
     """All of them."""
@@ -65,6 +65,8 @@ class CheckpointFacts(Facts):
     """Of all processes together; the median of the second half of the run."""
     mfu: float | None = None
     """Model FLOPs utilisation at that speed, as a fraction; none where the device's peak is not known."""
+    peak_flops: float | None = None
+    """Peak FLOP/s that the utilisation is of, summed over all processes; none where not known."""
     processes: int = 1
     """Training processes of the last layout."""
     parallel: dict[str, int] = Field(default_factory=dict)

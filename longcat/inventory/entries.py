@@ -86,6 +86,8 @@ class Inventory:
         if folder.is_dir() and (inside := self._at(folder.resolve())) is not None:
             return inside
         kind, _, digest = what.rpartition("/")
+        if folder.parent.resolve().parent == self.workspace.resolve():  # a path that ends early
+            kind = folder.parent.name
         found = []
         if len(digest) >= _LEAST and set(digest) <= _HEX:
             found = [one for one in self.entries.values() if one.digest.startswith(digest) and kind in ("", one.kind)]

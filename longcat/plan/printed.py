@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longcat.printable import printable
+from longcat.printable import large_bytes, percent, printable
 from longcat.tables import print_pairs, say, show
 
 CLOSE = "The memory is nearly full, and the plan may be a tenth off: `longcat pretrain --dry-run` is exact for LongCat's models."
@@ -45,8 +45,8 @@ def _pairs(answer: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]
         "batch": f"{answer['global_batch']:,} sequences of {answer['sequence_length']:,} tokens",
         "layout": layout_text(best["layout"]),
         "step": f"{best['step_seconds']:.2f} s ({low:.2f} to {high:.2f}), {best['tokens_per_second']:,.0f} tokens/s",
-        "MFU": f"{best['mfu']:.1%} ({best['mfu_low']:.1%} to {best['mfu_high']:.1%})",
-        "memory": f"{best['peak_bytes'] / 1e9:.1f} GB of {(best['memory_bytes'] - best['reserve_bytes']) / 1e9:.1f} GB: {fits}",
+        "MFU": f"{percent(best['mfu'])} ({percent(best['mfu_low'])} to {percent(best['mfu_high'])})",
+        "memory": f"{large_bytes(best['peak_bytes'])} of {large_bytes(best['memory_bytes'] - best['reserve_bytes'])}: {fits}",
     }
     if "days" in best:
         pairs["training"] = (
@@ -88,7 +88,7 @@ def _print_parts(console: Console, title: str, parts: Mapping[str, float], unit:
 def _print_best(console: Console, answer: Mapping[str, Any]) -> None:
     if console.width < _NARROW:
         for number, row in enumerate(answer["best"], 1):
-            say(console, f"{number}. {row['step_seconds']:.2f} s, {row['peak_bytes'] / 1e9:.1f} GB: {row['sentence']}")
+            say(console, f"{number}. {row['step_seconds']:.2f} s, {large_bytes(row['peak_bytes'])}: {row['sentence']}")
             if row["reason"]:
                 say(console, f"   {row['reason']}")
         return
@@ -98,7 +98,7 @@ def _print_best(console: Console, answer: Mapping[str, Any]) -> None:
     table.add_column("layout", overflow="fold")
     for row in answer["best"]:
         text = escape(printable(row["sentence"])) + (f"\n[dim]{escape(row['reason'])}[/dim]" if row["reason"] else "")
-        table.add_row(f"{row['step_seconds']:.2f}", f"{row['peak_bytes'] / 1e9:.1f}", f"{row['mfu']:.1%}", text)
+        table.add_row(f"{row['step_seconds']:.2f}", f"{row['peak_bytes'] / 1e9:.1f}", percent(row["mfu"]), text)
     show(console, table)
 
 

@@ -13,6 +13,7 @@ from longcat.errors import ConfigError
 from longcat.parallel.axes import Degrees, token_pieces
 from longcat.plan.judge import Judged, Setting, judge, memory_of
 from longcat.plan.layout import Batch, Layout, settle
+from longcat.printable import large_bytes
 
 BEST = 5
 _REFINED = 16
@@ -144,8 +145,8 @@ def need_more(of: Setting, devices: int, batch: Batch, least: Judged) -> str:
     part = max(least.memory.parts, key=lambda name: least.memory.parts[name])
     text = (
         f"{of.model.name} does not fit on {devices} x {of.device.name} in any layout: the least needs "
-        f"{least.memory.peak_bytes / 1e9:.1f} GB of a device ({least.layout.sentence()}; most of it {part}, "
-        f"{least.memory.parts[part] / 1e9:.1f} GB), and there are {have / 1e9:.1f} GB"
+        f"{large_bytes(least.memory.peak_bytes)} of a device ({least.layout.sentence()}; most of it {part}, "
+        f"{large_bytes(least.memory.parts[part])}), and there are {large_bytes(have)}"
     )
     for more in _more(devices, min(of.device.node, devices)):
         sequences = -(-batch.sequences // more) * more if batch.sequences < more else batch.sequences

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import libcst as cst
 
+from longcat.port import strings
 from longcat.port.findings import Edit
+from longcat.port.header import binds_accelerator
 from longcat.port.interfaces import Interfaces
 from longcat.port.names import dotted
 from longcat.port.rules import known_rule, packages, torch_rule
@@ -20,6 +23,11 @@ _SHAPE_METHODS = {"nonzero", "unique", "unique_consecutive", "masked_select", "a
 _OTHERS_METHODS = {"unique": re.compile(r"(?i)df|frame|series|column|pd|\bnp\b"), "nonzero": re.compile(r"\bnp\b")}
 
 
+_NEVER_NONE = {
+    "int", "len", "min", "max", "str", "device", "current_device", "device_count", "get_rank", "get_node_local_rank", "index",
+    "format",
+}  # fmt: skip
+"""Functions whose results are devices or numbers of devices, and never None."""
 _THROUGH = re.compile(r"\.torch\.cuda(\.\w+)+")
 
 
@@ -53,7 +61,10 @@ class Calls(Interfaces):
                 | cst.Element,
             )
             opening, closing = ("", "") if simple else ("(", ")")
-            edits = [Edit(begin, begin, opening), Edit(base, end, f'.device.type != "cpu"{closing}')]
+            edits = [
+                Edit(begin, begin, opening),
+                Edit(base, end, f".device.type == {self._accelerator(begin)}{closing}"),
+            ]
             if not opening:
                 del edits[0]
             self._say(
@@ -178,9 +189,14 @@ class Calls(Interfaces):
                 )
                 return
 
-    def visit_Assign(self, node: cst.Assign) -> None:
-        if not self._has_doubles:
-            return
+    def visit_Assign(self, node: cst.Assign) -> bool:
+        if binds_accelerator(node, self.text, self.places):
+            return False
+        if self._has_doubles:
+            self._noted_doubles(node)
+        return True
+
+    def _noted_doubles(self, node: cst.Assign) -> None:
         code = self._code(node.value)
         for target in node.targets:
             if isinstance(target.target, cst.Name):
@@ -191,7 +207,7 @@ class Calls(Interfaces):
         """Return the edits that make `to()` of `cuda()`."""
         arguments = node.args
         own = self._own_cuda and dotted(value) in ("self", "")
-        if own or any(one.star for one in arguments) or any(dotted(one.value) == "None" for one in arguments):
+        if own or any(one.star for one in arguments):
             return None
         edits = [Edit(*self.places.span(func.attr), "to")]
         # a storage, as map_location is given, takes its device by name
@@ -200,19 +216,68 @@ class Calls(Interfaces):
         if len(positional) == 2:
             start = self.places.span(positional[1].value)[0]
             edits.append(Edit(start, start, "non_blocking="))
-        if not positional and not any(one.keyword is not None and one.keyword.value == "device" for one in arguments):
-            place = self._inside(node)
-            quote = self._quote()
-            accelerator = self.header.expression(place, quote)
-            edits.append(Edit(place, place, device + accelerator + (", " if arguments else "")))
-        elif positional and device:
-            edits.append(Edit(self._inside(node), self._inside(node), device))
-        return edits
+        given = next((one for one in arguments if one.keyword is not None and one.keyword.value == "device"), None)
+        given = given or next(iter(positional), None)
+        place = self._inside(node)
+        if given is None:
+            edits.append(Edit(place, place, device + self._accelerator(place) + (", " if arguments else "")))
+            return edits
+        filled = self._without_none(given.value)
+        if filled is None:
+            return None
+        if given.keyword is None and device:
+            edits.append(Edit(place, place, device))
+        return edits + filled
 
-    def _quote(self) -> str:
-        """Return a quotation mark that may stand here, which within an f-string is another one than the string's."""
-        within = next((one for one in reversed(self._path) if isinstance(one, cst.FormattedString)), None)
-        return "'" if within is not None and within.end.startswith('"') else '"'
+    def _without_none(self, value: cst.BaseExpression, tested: str = "") -> list[Edit] | None:
+        """Return the edits after which a device is never None, which `cuda()` takes for the current one, and `to()` for none.
+
+        Args:
+            value: the expression that is given for the device.
+            tested: code of which it is known here that it is not None.
+
+        Returns:
+            No edits if it cannot be None; None if it is not seen how to write it.
+        """
+        begin, end = self.places.span(value)
+        code = self.text[begin:end]
+        if self._never_none(value):
+            return []
+        match value:
+            case cst.Name("None"):
+                return [Edit(begin, end, self._accelerator(begin))]
+            case cst.IfExp(test, body, orelse):
+                arms = self._without_none(body, _not_none(test, self._code)), self._without_none(orelse)
+                return None if arms[0] is None or arms[1] is None else arms[0] + arms[1]
+            case cst.BooleanOperation(operator=cst.Or(), right=right):
+                return self._without_none(right)
+            case cst.Name() | cst.Attribute() | cst.Subscript() if code == tested:
+                return []
+            case cst.Name() | cst.Attribute() | cst.Subscript(cst.Name() | cst.Attribute()):
+                if self.names.resolve(value, self._around) is not None:
+                    return None
+                inside = f"{code} if {code} is not None else {self._accelerator(end)}"
+                return [Edit(begin, end, inside if self._is_argument(value) else f"({inside})")]
+        return None
+
+    def _never_none(self, value: cst.BaseExpression) -> bool:
+        """Whether it is seen that an expression is not None, by what it is made of or what its name is assigned."""
+        match value:
+            case cst.Name("None"):
+                return False
+            case cst.Name(name):
+                assigned = self.names.values(name, self._around) or []
+                return bool(assigned) and all(
+                    not isinstance(one, cst.Name) and self._never_none(one) for one in assigned
+                )
+            case cst.Call(called):
+                full = self.names.resolve(called, self._around) or dotted(called)
+                return full.rpartition(".")[2] in _NEVER_NONE
+        return isinstance(value, cst.BaseNumber | cst.BaseString | cst.BinaryOperation | cst.UnaryOperation)
+
+    def _is_argument(self, value: cst.BaseExpression) -> bool:
+        """Whether an expression is an argument, as a whole, of the call that is visited."""
+        return any(one.value is value for one in cst.ensure_type(self._path[-1], cst.Call).args)
 
     def _keywords(self, node: cst.Call) -> None:
         """Say what arguments of well-known names ask of CUDA."""
@@ -221,8 +286,10 @@ class Calls(Interfaces):
             if argument.keyword is None:
                 continue
             name, value = argument.keyword.value, dotted(argument.value)
-            text = argument.value.evaluated_value if isinstance(argument.value, cst.SimpleString) else ""
-            match name, value or text:
+            choices = strings.choices(argument.value)
+            if name == "accelerator" and (asked := next((one for one in choices if one in ("gpu", "cuda")), "")):
+                self._lightning(argument, f"accelerator={asked}")
+            match name, value or next(iter(choices), ""):
                 case (("pin_memory" | "dataloader_pin_memory"), "True"):
                     self._say(
                         argument,
@@ -244,43 +311,22 @@ class Calls(Interfaces):
                 case "torch_compile", "True":
                     rule = known_rule("torch.compile")
                     self._say_rule(argument, "torch_compile=True", rule)
-                case (("accelerator" | "gpus"), str(asked)) if asked == "gpu" or (
-                    name == "gpus" and called.endswith("Trainer")
-                ):
-                    self._say(
-                        argument,
-                        f"{name}={asked or '...'}",
-                        "differs",
-                        "hours",
-                        "Lightning has no accelerator npu of its own",
-                        "lightning.pytorch.accelerators",
-                        'accelerator="auto" with a package that brings one',
-                    )
-                case (("attn_implementation" | "_attn_implementation"), str(asked)) if asked.startswith(
-                    "flash_attention"
-                ):
-                    self._say(
-                        argument,
-                        f'{name}="{asked}"',
-                        "differs",
-                        "minutes",
-                        "the package flash_attn is CUDA's; sdpa goes to torch_npu's fused attention",
-                        "transformers, attention",
-                        'attn_implementation="sdpa"',
-                    )
-                case "optim", str(asked) if "apex" in asked or "bnb" in asked or "8bit" in asked:
-                    self._say(
-                        argument,
-                        f'optim="{asked}"',
-                        "none",
-                        "minutes",
-                        "an optimizer of apex or bitsandbytes",
-                        "transformers, TrainingArguments",
-                        'optim="adamw_torch" or "adamw_torch_npu_fused"',
-                    )
+                case "gpus", _ if called.endswith("Trainer"):
+                    self._lightning(argument, "gpus=...")
                 case "padding", ("True" | "longest"):
                     rule = known_rule("torch.nn.utils.rnn.pad_sequence")
                     self._say_rule(argument, "padding to the longest", rule)
+
+    def _lightning(self, argument: cst.Arg, what: str) -> None:
+        self._say(
+            argument,
+            what,
+            "differs",
+            "hours",
+            "Lightning has no accelerator npu of its own",
+            "lightning.pytorch.accelerators",
+            'accelerator="auto" with a package that brings one',
+        )
 
     def visit_Subscript(self, node: cst.Subscript) -> None:
         above = self._above()
@@ -309,3 +355,17 @@ class Calls(Interfaces):
             )
             if full.startswith("triton."):
                 self._kernels.add(node.name.value)
+
+
+def _not_none(test: cst.BaseExpression, code: Callable[[cst.CSTNode], str]) -> str:
+    """Return the code of what cannot be None where a test holds: `rank` of `rank`, `rank >= 0` and `rank is not None`."""
+    match test:
+        case cst.Comparison(left, [cst.ComparisonTarget(cst.IsNot() | cst.NotEqual(), cst.Name("None"))]):
+            return code(left)
+        case cst.Comparison(left, [cst.ComparisonTarget(cst.LessThan() | cst.LessThanEqual())]):
+            return code(left)
+        case cst.Comparison(left, [cst.ComparisonTarget(cst.GreaterThan() | cst.GreaterThanEqual())]):
+            return code(left)
+        case cst.Name() | cst.Attribute() | cst.Subscript():
+            return code(test)
+    return ""

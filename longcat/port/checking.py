@@ -73,15 +73,22 @@ class Run:
         stopped = self.records and all(any(row["kind"] == "stopped" for row in rows) for rows in self.records.values())
         return self.timed_out or (self.code != 0 and not stopped)
 
+    def on_host(self) -> list[int]:
+        """Return the ranks that have computed nothing on a device."""
+        return [rank for rank, rows in self.records.items() if not any(row["kind"] == "device" for row in rows)]
+
     def error(self, limit_s: float) -> str:
-        """Return the line that says why it failed."""
+        """Return the line that says why it failed, with the next one where it says nothing itself."""
         if self.timed_out:
             return f"it did not end in {limit_s:g} s"
         found = [
-            line for line in _ERROR.findall(self.errors) if "ChildFailedError" not in line and "SIGTERM" not in line
+            one for one in _ERROR.finditer(self.errors) if "ChildFailedError" not in one[1] and "SIGTERM" not in one[1]
         ]
         last = next(iter(reversed(self.errors.strip().splitlines())), f"exit code {self.code}")
-        return " ".join((found[-1] if found else last).split())[:400]
+        if found:
+            after = (line.strip() for line in self.errors[found[-1].end() :].splitlines())
+            last = found[-1][1] + (f" {next(filter(None, after), '')}" if found[-1][1].rstrip().endswith(":") else "")
+        return " ".join(last.split())[:400]
 
 
 def check(
@@ -112,7 +119,7 @@ def check(
         say: gets a line before each run.
 
     Returns:
-        `verdict` (same, differs or fails), `why`, `losses`, `printed`, `operator`, `notes`.
+        `verdict` (same, differs, fails, or unknown: nothing was compared, or not on the device), `why`, `losses`, `printed`, `operator`, `notes`.
 
     Raises:
         UserError: a folder or the program is missing, or the original does not run by itself.
@@ -333,7 +340,7 @@ def _judge(
         return result | {"verdict": "fails", "why": why + (f" {missing}" if missing else ""), "missing": missing}
     if not losses and not printed:
         return result | {
-            "verdict": "same" if not after.failed() else "fails",
+            "verdict": "unknown" if not after.failed() else "fails",
             "why": "Both end, but neither calls backward() nor prints a figure: nothing was compared.",
         }
     apart = [row for row in losses if not _same(row, allowed)] or (
@@ -352,6 +359,13 @@ def _judge(
             "why": f"Losses differ from {where} on: {row['original']} and {row['rewrite']}.{first}",
         }
     worst = max((row["difference"] or 0.0 for row in losses or printed), default=0.0)
+    if idle := after.on_host():
+        ranks = f" of rank {', '.join(map(str, idle))}" if len(after.records) > 1 else ""
+        return result | {
+            "verdict": "unknown",
+            "why": f"The figures agree, but no operator{ranks} ran on the emulated Ascend: the program kept to the host, which "
+            "shows nothing of the device. Have it put its model and data on the accelerator.",
+        }
     count = f"{len(losses)} losses" if losses else f"{len(printed)} printed figures"
     return result | {
         "verdict": "same",

@@ -14,6 +14,8 @@ from longcat.port.findings import Unread
 
 MOST_BYTES = 4 << 20
 """Larger files are not read: they are data."""
+MOST_PYTHON_BYTES = 1 << 20
+"""The same for Python, whose tree takes about a thousand times the text's memory."""
 RECORD = "longcat-port.json"
 """File of a rewritten folder that says what it was made from, and which lines are left."""
 _NOT_OURS = {
@@ -89,7 +91,7 @@ def walk(root: Path, vendored: bool = False) -> Iterator[Source | Unread]:
         vendored: also go into folders of others' code (`third_party` and the like).
     """
     if root.is_file():
-        yield Source(root, root.name, kind_of(root) or "settings")
+        yield _bounded(root, root.name, kind_of(root) or "settings", root.stat().st_size)
         return
     waiting = [root]
     while waiting:
@@ -117,13 +119,15 @@ def walk(root: Path, vendored: bool = False) -> Iterator[Source | Unread]:
                 elif entry.name == RECORD:
                     continue
                 elif entry.is_file(follow_symlinks=False) and (kind := kind_of(path)) is not None:
-                    if entry.stat().st_size > MOST_BYTES:
-                        yield Unread(name, 0, f"larger than {MOST_BYTES >> 20} MB: taken for data")
-                    else:
-                        yield Source(path, name, kind)
+                    yield _bounded(path, name, kind, entry.stat().st_size)
             except (OSError, RuntimeError) as error:
                 yield Unread(name, 0, f"cannot be read: {getattr(error, 'strerror', None) or error}")
         waiting += reversed(below)
+
+
+def _bounded(path: Path, name: str, kind: str, size: int) -> Source | Unread:
+    most = MOST_PYTHON_BYTES if kind == "python" else MOST_BYTES
+    return Source(path, name, kind) if size <= most else Unread(name, 0, f"larger than {most >> 20} MB: taken for data")
 
 
 def left_out(path: Path, vendored: bool) -> str | None:

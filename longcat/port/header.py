@@ -9,7 +9,8 @@ import libcst as cst
 from longcat.port.findings import Edit
 from longcat.port.names import Names, Places, dotted
 
-_LINE = '{name} = (torch.accelerator.current_accelerator() or torch.device("cpu")).type  # npu, cuda, ...'
+# where there is no accelerator, "cuda" is what it was before: no device is equal to it, and autocast for it is off
+_LINE = '{name} = (torch.accelerator.current_accelerator() or torch.device("cuda")).type  # npu, cuda, ...'
 _MARK = "torch.accelerator.current_accelerator()"
 _NAMES = ("ACCELERATOR", "ACCELERATOR_TYPE", "LONGCAT_ACCELERATOR_TYPE")
 
@@ -26,10 +27,6 @@ class Header:
     """What binds it, unless the module does."""
     imports: Edit | None
     """`import torch`, unless it is there."""
-
-    def expression(self, place: int, quote: str = '"') -> str:
-        """Return what stands for the accelerator's type at an offset of the text."""
-        return self.name if self.name is not None and place >= self.after else f"{quote}npu{quote}"
 
     def named(self, place: int) -> bool:
         """Whether the name is bound at an offset."""
@@ -78,12 +75,20 @@ def find_header(text: str, module: cst.Module, names: Names, places: Places) -> 
     return Header(name, end, line, imports)
 
 
+def binds_accelerator(node: cst.CSTNode, text: str, places: Places) -> bool:
+    """Whether a statement is the line that a rewrite has written."""
+    match node:
+        case cst.Assign([cst.AssignTarget(cst.Name(name))], value) if name in _NAMES:
+            begin, end = places.span(value)
+            return _MARK in text[begin:end]
+    return False
+
+
 def _bound_already(module: cst.Module, text: str, places: Places) -> tuple[str, int] | None:
     for statement in module.body:
         match statement:
-            case cst.SimpleStatementLine([cst.Assign([cst.AssignTarget(cst.Name(name))], value)]) if name in _NAMES:
-                begin, end = places.span(value)
-                if _MARK in text[begin:end]:
+            case cst.SimpleStatementLine([cst.Assign([cst.AssignTarget(cst.Name(name))]) as bound]):
+                if binds_accelerator(bound, text, places):
                     return name, places.line_span(statement)[1]
     return None
 

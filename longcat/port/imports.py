@@ -82,7 +82,7 @@ class Imports(Visiting):
             ):
                 one.alone = len(block.body) > 1
             self._imported[(id(self._around[-1]), local)] = one
-        elif (package := package_rule(full)) is not None and not full.startswith("torch"):
+        elif (package := package_rule(full)) is not None:
             self._say_rule(alias, full, package)
         elif full.partition(".")[0].endswith(_COMPILED):
             self._say_rule(alias, full, known_rule("torch.ops.load_library"))

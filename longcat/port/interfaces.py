@@ -55,7 +55,7 @@ class Interfaces(Imports):
         """Say what a name that is known stands for here, and rewrite it."""
         above = self._above()
         call = above if isinstance(above, cst.Call) and above.func is node else None
-        if not full.startswith("torch"):
+        if full.partition(".")[0] != "torch":
             if (
                 (package := package_rule(full)) is not None
                 and (call is not None or isinstance(above, cst.Decorator))
@@ -89,6 +89,10 @@ class Interfaces(Imports):
             return
         if rule.name in ("torch.float64", "torch.double") and depth:
             return
+        if rule.to and self._in_script():
+            self._use(node, False)
+            self._unsure(node, full, f"TorchScript compiles this function, and knows no {rule.to}")
+            return
         edits = (
             self._renamed(inner, rule, call if not depth else None, isinstance(above, cst.Decorator))
             if rule.to
@@ -111,7 +115,7 @@ class Interfaces(Imports):
         if root is None:
             return None
         edits = [Edit(begin, end, root + rule.to.removeprefix("torch"))]
-        accelerator = self.header.expression(begin)
+        accelerator = self._accelerator(begin)
         if rule.call in ("", "positional"):
             if call is not None and rule.call:
                 for argument in call.args:

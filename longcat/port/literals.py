@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import libcst as cst
 
@@ -10,7 +11,7 @@ from longcat.port import strings
 from longcat.port.calls import Calls
 from longcat.port.findings import Edit
 from longcat.port.names import dotted
-from longcat.port.rules import known_rule, variable_rule
+from longcat.port.rules import known_rule, packages, variable_rule
 
 
 class Literals(Calls):
@@ -18,15 +19,16 @@ class Literals(Calls):
 
     def visit_SimpleString(self, node: cst.SimpleString) -> None:
         value = node.evaluated_value
-        if (
-            not isinstance(value, str)
-            or strings.is_docstring(self._path)
-            or isinstance(self._above(), cst.ConcatenatedString)
-        ):
+        if not isinstance(value, str) or strings.is_docstring(self._path):
             return
+        if not isinstance(self._above(), cst.ConcatenatedString):
+            self._text(node, value, node.prefix, node.quote)
+
+    def _text(self, node: cst.BaseString, value: str, prefix: str, quote: str) -> None:
+        """Say what a text without fields is, written with a prefix and quotation marks."""
         begin, end = self.places.span(node)
         if value != "nccl" and strings.BACKEND.fullmatch(value) and "nccl" in value:
-            text = f"{node.prefix}{node.quote}{value.replace('cuda', 'npu').replace('nccl', 'hccl')}{node.quote}"
+            text = f"{prefix}{quote}{value.replace('cuda', 'npu').replace('nccl', 'hccl')}{quote}"
             self._say(
                 node,
                 f'"{value}"',
@@ -37,9 +39,26 @@ class Literals(Calls):
                 edits=[Edit(begin, end, text)],
             )
         elif value == "cuda" or strings.NUMBERED.fullmatch(value):
-            self._device(node, value, begin, end)
+            self._device(node, value, prefix, quote)
         elif value == "nccl":
-            self._backend(node, begin, end)
+            self._backend(node, quote)
+        elif strings.OPTIMIZER.fullmatch(value) and not self._is_asked_for():
+            rule = packages()["bitsandbytes" if "apex" not in value else "apex"]
+            self._say_rule(
+                node, f'"{value}"', replace(rule, effort="minutes", instead="adamw_torch, adamw_torch_npu_fused")
+            )
+        elif strings.ATTENTION.fullmatch(value) and not self._is_asked_for():
+            self._say(
+                node,
+                f'"{value}"',
+                "differs",
+                "minutes",
+                "the package flash_attn is CUDA's; sdpa goes to torch_npu's fused attention",
+                "transformers, attention",
+                'attn_implementation="sdpa"',
+            )
+        elif strings.FAILURE.search(value) and strings.is_looked_for(self._path):
+            self._failure(node, value)
         elif strings.VARIABLE.fullmatch(value):
             self._variable(node, value, begin, end)
         elif strings.TENSOR_TYPE.fullmatch(value):
@@ -103,7 +122,45 @@ class Literals(Calls):
         call = next((one for one in reversed(self._path) if isinstance(one, cst.Call)), None)
         return call is not None and dotted(call.func).rpartition(".")[2] in ("impl", "Library", "register_kernel")
 
-    def _device(self, node: cst.SimpleString, value: str, begin: int, end: int) -> None:
+    def _is_asked_for(self) -> bool:
+        """Whether a text is compared, or is a key, so that it chooses nothing."""
+        above = self._above()
+        return isinstance(above, cst.Comparison | cst.ComparisonTarget | cst.SubscriptElement | cst.Index) or (
+            isinstance(above, cst.DictElement) and above.key is self._path[-1]
+        )
+
+    def _failure(self, node: cst.BaseString, value: str) -> None:
+        """Say of a text that is looked for in the message of an error, and is CUDA's."""
+        place = self._code(node).find("CUDA out of memory")
+        asked = isinstance(self._above(), cst.Comparison) and place >= 0
+        at = self.places.span(node)[0] + place
+        self._say(
+            node,
+            f'"{value}"',
+            "renames" if asked else "differs",
+            "automatic" if asked else "minutes",
+            'an Ascend\'s message begins with another word: "NPU out of memory"'
+            if place >= 0
+            else "a message of CUDA's libraries",
+            "torch_npu 2.13.0, NPUCachingAllocator",
+            "except torch.OutOfMemoryError" if place >= 0 else "what torch_npu says of the same failure",
+            edits=[Edit(at, at + len("CUDA "), "")] if asked else (),
+        )
+
+    def _device(self, node: cst.BaseString, value: str, prefix: str, quote: str) -> None:
+        begin, end = self.places.span(node)
+        if isinstance(self._above(), cst.MatchValue):
+            self._case(node, value)
+            return
+        call = next((one for one in reversed(self._path) if isinstance(one, cst.Call)), None)
+        called = self.names.resolve(call.func, self._around) if call is not None else None
+        owner = (called or "").partition(".")[0]
+        if owner in strings.OTHERS_DEVICES:
+            if self._above_argument() != "accelerator":  # which is said with the argument
+                self._unsure(node, f'"{value}"', f"{owner} has names of its own for devices")
+            return
+        if self._above_argument() == "accelerator":
+            return
         if value == "cuda" and not strings.is_device_here(self._path):
             if (
                 isinstance(self._above(), cst.Arg)
@@ -114,9 +171,9 @@ class Literals(Calls):
             self._unsure(node, '"cuda"', "whether this is a device is not seen here")
             return
         rest = value[4:]
-        quote, raw = node.quote, "r" in node.prefix.lower()
-        if not self.header.named(begin):
-            edits = [Edit(begin, end, f"{node.prefix}{quote}npu{rest}{quote}")]
+        raw = "r" in prefix.lower()
+        if not self._named_here(begin):
+            edits = [Edit(begin, end, f"{prefix}{quote}npu{rest}{quote}")]
         elif not rest:
             edits = [Edit(begin, end, str(self.header.name))]
         elif "{" in rest or raw:
@@ -133,15 +190,42 @@ class Literals(Calls):
             edits=edits,
         )
 
-    def _backend(self, node: cst.SimpleString, begin: int, end: int) -> None:
+    def _above_argument(self) -> str:
+        """Return the name of the argument that what is visited is given for, also as one of two choices."""
+        for one in reversed(self._path[:-1]):
+            if isinstance(one, cst.Arg):
+                return one.keyword.value if one.keyword is not None else ""
+            if not isinstance(one, cst.IfExp | cst.BooleanOperation):
+                break
+        return ""
+
+    def _case(self, node: cst.BaseString, value: str) -> None:
+        """Let a case for CUDA be one for an Ascend, too: a pattern can be no name."""
+        other = self._code(node).replace("cuda", "npu", 1)
+        either = self._above(3)
+        if isinstance(either, cst.MatchOr) and any(self._code(one.pattern) == other for one in either.patterns):
+            return
+        end = self.places.span(node)[1]
+        self._say(
+            node,
+            f'case "{value}"',
+            "renames",
+            "automatic",
+            "a device of CUDA; a pattern takes no name, so that the Ascend's stands beside it",
+            "torch_npu 2.13.0",
+            edits=[Edit(end, end, f" | {other}")],
+        )
+
+    def _backend(self, node: cst.BaseString, quote: str) -> None:
+        begin, end = self.places.span(node)
         if not strings.is_backend_here(self._path):
             self._unsure(node, '"nccl"', "whether this is a backend is not seen here")
             return
         root = self._root()
-        if self.header.named(begin) and root is not None:
+        if self._named_here(begin) and root is not None:
             text = f"{root}.distributed.get_default_backend_for_device({self.header.name})"
         else:
-            text = f"{node.quote}hccl{node.quote}"
+            text = f"{quote}hccl{quote}"
         self._say(
             node,
             '"nccl"',
@@ -152,7 +236,7 @@ class Literals(Calls):
             edits=[Edit(begin, end, text)],
         )
 
-    def _variable(self, node: cst.SimpleString, value: str, begin: int, end: int) -> None:
+    def _variable(self, node: cst.BaseString, value: str, begin: int, end: int) -> None:
         if (rule := variable_rule(value)) is not None:
             at = self.text.index(value, begin) if rule.to else 0
             self._say_rule(node, value, rule, [Edit(at, at + len(value), rule.to)] if rule.to else ())
@@ -161,9 +245,12 @@ class Literals(Calls):
         first = node.parts[0] if node.parts else None
         if not isinstance(first, cst.FormattedStringText):
             return
-        if first.value == "cuda:":
+        if len(node.parts) == 1 and not re.search(r"[{}\\]", first.value):
+            prefix = node.start.rstrip("\"'").replace("f", "").replace("F", "")
+            self._text(node, first.value, prefix, node.end)
+        elif first.value == "cuda:":
             begin = self.places.span(first)[0]
-            named = self.header.named(begin)
+            named = self._named_here(begin)
             edits = [Edit(begin, begin + 4, f"{{{self.header.name}}}" if named else "npu")]
             self._say(
                 node,

@@ -59,6 +59,9 @@ class Names:
         module.visit(collector)
         self.scopes: dict[Scope, dict[str, str]] = collector.scopes
         self.module = self.scopes[module]
+        self._values = collector.values
+        self.scripted = self._compiled_by_script(collector)
+        """Functions and classes that TorchScript compiles, as far as this module says so."""
 
     def resolve(self, node: cst.BaseExpression, around: Sequence[Scope]) -> str | None:
         """Return the full name that an expression stands for, such as `torch.cuda.synchronize`; None if it is not known.
@@ -79,6 +82,45 @@ class Names:
                 return above and f"{above}.{name}"
         return None
 
+    def values(self, name: str, around: Sequence[Scope]) -> list[cst.BaseExpression] | None:
+        """Return all that a name is assigned where it stands; None if it is bound by something else, too."""
+        for scope in reversed(around):
+            if name in self.scopes[scope]:
+                found = self._values[scope].get(name, [])
+                known = [one for one in found if one is not None]
+                return known if known and len(known) == len(found) else None
+        return None
+
+    def _compiled_by_script(self, collector: _Bindings) -> frozenset[Scope]:
+        """Return what is decorated by `torch.jit.script`, or given to it, and the functions that are called from there."""
+        found, waiting = set[Scope](), list[Scope]()
+        for maker, around, compiled in collector.scripts:
+            if (self.resolve(maker, around) or "").startswith("torch.jit."):
+                named = [compiled] if not isinstance(compiled, str) else self._defined(compiled, around, collector)
+                waiting += named
+        while waiting:
+            one = waiting.pop()
+            if one not in found:
+                found.add(one)
+                for name in collector.called.get(one, ()):
+                    waiting += [
+                        other for other in collector.defined.get(name, ()) if isinstance(other, cst.FunctionDef)
+                    ]
+        return frozenset(found)
+
+    def _defined(self, name: str, around: Sequence[Scope], collector: _Bindings) -> list[Scope]:
+        """Return the functions, or the methods besides `__init__` of classes, that a name or its value stands for."""
+        made = [dotted(one.func) for one in self.values(name, around) or [] if isinstance(one, cst.Call)]
+        found = list[Scope]()
+        for one in (name, *made):
+            for definition in collector.defined.get(one, ()):
+                if isinstance(definition, cst.ClassDef):
+                    methods = (each for each in definition.body.body if isinstance(each, cst.FunctionDef))
+                    found += [each for each in methods if each.name.value != "__init__"]
+                else:
+                    found.append(definition)
+        return found
+
 
 def dotted(node: cst.CSTNode | None) -> str:
     """Return the text of a dotted name; empty for anything else."""
@@ -91,28 +133,45 @@ def dotted(node: cst.CSTNode | None) -> str:
     return ""
 
 
+def _may_script(node: cst.BaseExpression) -> bool:
+    return dotted(node).rpartition(".")[2] in ("script", "script_if_tracing", "script_method", "export")
+
+
 class _Bindings(cst.CSTVisitor):
     """Collects what each scope binds; an import counts more than another binding of the same scope."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scopes: dict[Scope, dict[str, str]] = {}
+        self.values: dict[Scope, dict[str, list[cst.BaseExpression | None]]] = {}
+        """What names are assigned; None stands for each other way in which they are bound."""
+        self.defined: dict[str, list[Scope]] = {}
+        self.called: dict[Scope, set[str]] = {}
+        self.scripts: list[tuple[cst.BaseExpression, tuple[Scope, ...], Scope | str]] = []
+        """What may be TorchScript's compiler, where it stands, and what it is given."""
         self._around: list[Scope] = []
 
     def _enter(self, scope: Scope) -> None:
-        self.scopes[scope] = {}
+        self.scopes[scope], self.values[scope] = {}, {}
         self._around.append(scope)
 
-    def _bind(self, name: str, full: str = UNKNOWN) -> None:
+    def _define(self, node: cst.FunctionDef | cst.ClassDef) -> None:
+        self._bind(node.name.value)
+        self.defined.setdefault(node.name.value, []).append(node)
+        for one in node.decorators:
+            self.scripts += [(one.decorator, tuple(self._around), node)] if _may_script(one.decorator) else []
+
+    def _bind(self, name: str, full: str = UNKNOWN, value: cst.BaseExpression | None = None) -> None:
         bound = self.scopes[self._around[-1]]
         if full or name not in bound:
             bound[name] = full
+        self.values[self._around[-1]].setdefault(name, []).append(value)
 
     def visit_Module(self, node: cst.Module) -> None:
         self._enter(node)
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
-        self._bind(node.name.value)
+        self._define(node)
         self._enter(node)
 
     def leave_FunctionDef(self, original_node: cst.FunctionDef) -> None:
@@ -125,7 +184,7 @@ class _Bindings(cst.CSTVisitor):
         self._around.pop()
 
     def visit_ClassDef(self, node: cst.ClassDef) -> None:
-        self._bind(node.name.value)
+        self._define(node)
         self._enter(node)
 
     def leave_ClassDef(self, original_node: cst.ClassDef) -> None:
@@ -152,8 +211,17 @@ class _Bindings(cst.CSTVisitor):
             local = dotted(alias.asname.name) if alias.asname is not None else name
             self._bind(local, UNKNOWN if node.relative or not above else f"{above}.{name}")
 
+    def visit_Call(self, node: cst.Call) -> None:
+        if isinstance(node.func, cst.Name):
+            self.called.setdefault(self._around[-1], set()).add(node.func.value)
+        if node.args and _may_script(node.func):
+            given = node.args[0].value
+            name = dotted(given.func if isinstance(given, cst.Call) else given)
+            self.scripts.append((node.func, tuple(self._around), name))
+
     def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
-        self._bind_target(node.target)
+        if not isinstance(node.target, cst.Name):  # a name is bound with its value
+            self._bind_target(node.target)
 
     def visit_Assign(self, node: cst.Assign) -> None:
         # another name of a module: `tc = torch.cuda`
@@ -168,6 +236,9 @@ class _Bindings(cst.CSTVisitor):
                     whole = full + parts[len(first) :]
                     if whole.startswith("torch.") and name not in self.scopes[self._around[-1]]:
                         self._bind(name, whole)
+        for target in node.targets:
+            if isinstance(target.target, cst.Name):
+                self._bind(target.target.value, value=node.value)
 
     def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
         self._bind_target(node.target)

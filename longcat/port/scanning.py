@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longcat.errors import DataError, DeviceError, LongcatError
+from longcat.errors import DataError, DeviceError, LongcatError, UserError
 from longcat.port import text_code
 from longcat.port.files import Source, check_input, read, walk
 from longcat.port.findings import EFFORTS, Finding, Unread, counts, efforts
@@ -104,6 +104,9 @@ def examine_all(
 ) -> Iterator[Read | Unread]:
     """Read all files of a repository, in several processes if there are many; in the order of their names."""
     check_input(root)
+    if root.is_file():
+        yield _alone(root, support)
+        return
     found = list(walk(root, vendored))
     sources = [one for one in found if isinstance(one, Source)]
     yield from (one for one in found if isinstance(one, Unread))
@@ -138,6 +141,19 @@ def examine_all(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _alone(file: Path, support: Support | None) -> Read:
+    """Read the one file that is asked for.
+
+    Raises:
+        UserError: it cannot be read, so that nothing can be said.
+    """
+    [source] = walk(file)
+    unread = source if isinstance(source, Unread) else (read := examine(source, support)).unread
+    if unread is not None:
+        raise UserError(f"{file}{f', line {unread.line}' if unread.line else ''}: {unread.why}")
+    return read
 
 
 _support: Support | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import libcst as cst
 
@@ -19,7 +20,29 @@ TENSOR_TYPE = re.compile(r"torch\.cuda\.(Float|Half|BFloat16|Int|Long|Short|Char
 INTERFACE = re.compile(r"torch\.cuda(\.\w+)*")
 SOURCE = re.compile(r"__global__|#include\s*<(cuda|ATen/cuda|c10/cuda)|<<<")
 LIBRARY = re.compile(r"lib(cuda|cudart|cublas\w*|cudnn|nccl|nvrtc|nvidia-ml)\.so[.\d]*|nvcuda\.dll")
-_DEVICE_WORDS = re.compile(r"dev(ice)?s?(_|$)|device|map_location|accelerator", re.IGNORECASE)
+OPTIMIZER = re.compile(r"(paged_|galore_)?(adamw?|lion|rmsprop|ademamix|adagrad)_(\w*bnb\w*|8bit\w*|32bit|apex_fused)")
+"""Optimizers of bitsandbytes and apex, as transformers names them."""
+ATTENTION = re.compile(r"flash_attention_[2-4]")
+FAILURE = re.compile(r"CUDA out of memory|CUDA error|CUDA driver|cuDNN error|CUDNN_STATUS|CUBLAS_STATUS|NCCL error")
+OTHERS_DEVICES = {
+    "lightning", "pytorch_lightning", "lightning_fabric", "jax", "tensorflow", "keras", "xgboost", "lightgbm", "catboost", "onnxruntime",
+    "ctranslate2", "faster_whisper", "vllm", "sklearn", "spacy", "cupy", "numba", "warp", "whisperx", "paddle", "mxnet", "taichi",
+}  # fmt: skip
+"""Packages whose devices are not torch's: "npu" may mean nothing to them."""
+_LOOKS_FOR = {
+    "search",
+    "match",
+    "fullmatch",
+    "findall",
+    "compile",
+    "startswith",
+    "endswith",
+    "find",
+    "index",
+    "count",
+    "raises",
+}
+_DEVICE_WORDS = re.compile(r"dev(ice)?s?(_|$)|device|map_location", re.IGNORECASE)
 _BACKEND_WORDS = re.compile(r"backend", re.IGNORECASE)
 _TAKES_DEVICES = {
     "to", "device", "autocast", "Generator", "init_device_mesh", "DeviceMesh", "set_default_device", "GradScaler", "load",
@@ -56,16 +79,19 @@ def is_device_here(
     for above, below in zip(reversed(path[:-1]), reversed(path), strict=False):
         match above:
             case cst.Arg(keyword=cst.Name(name)):
-                if name == "default" or words.search(name):
+                if words.search(name):
                     return True
-                if name == "choices":
+                if name in ("choices", "default"):
                     continue
                 return False
             case cst.Call(func):
                 called = dotted(func).rpartition(".")[2] or _last(func)
                 if called in _OPTIONS:
                     # get("device", "cuda"), getattr(args, "device", "cuda"): what stands before says what it is
-                    return below is not above.args[0] and any(words.search(text) for text in _texts(above.args))
+                    texts = _texts(above.args)
+                    if isinstance(below, cst.Arg) and below.keyword is not None and below.keyword.value == "default":
+                        return not any("accelerator" in text for text in texts)
+                    return below is not above.args[0] and any(words.search(text) for text in texts)
                 return called in callees or bool(words.search(called))
             case cst.Comparison() | cst.ComparisonTarget() | cst.BooleanOperation() | cst.IfExp() | cst.Return():
                 if isinstance(above, cst.Comparison):
@@ -85,9 +111,7 @@ def is_device_here(
                     continue
                 return bool(words.search(" ".join(_text(key)))) or "cuda" in "".join(_text(key))
             case cst.Element() | cst.List() | cst.Tuple() | cst.Set():
-                if isinstance(above, cst.List | cst.Tuple | cst.Set) and any(
-                    "cpu" in _text(one.value) or "gloo" in _text(one.value) for one in above.elements
-                ):
+                if isinstance(above, cst.List | cst.Tuple | cst.Set) and _with_the_host(above):
                     return True
             case (
                 cst.Dict()
@@ -105,6 +129,27 @@ def is_device_here(
     return False
 
 
+@lru_cache(maxsize=4)
+def _with_the_host(node: cst.List | cst.Tuple | cst.Set) -> bool:
+    """Whether a list names the host's device or backend, and with it what the others are; asked for each of its elements."""
+    return any("cpu" in _text(one.value) or "gloo" in _text(one.value) for one in node.elements)
+
+
+def is_looked_for(path: Sequence[cst.CSTNode]) -> bool:
+    """Whether a string is looked for in another text, such as an error's message."""
+    for above in reversed(path[:-1]):
+        match above:
+            case cst.Comparison():
+                return True
+            case cst.Call(func):
+                return (dotted(func).rpartition(".")[2] or _last(func)) in _LOOKS_FOR
+            case cst.Assign() | cst.AnnAssign():
+                return True
+            case cst.BaseStatement() | cst.BaseSmallStatement() | cst.Param():
+                return False
+    return False
+
+
 def is_backend_here(path: Sequence[cst.CSTNode]) -> bool:
     """Whether a string is used as a backend of torch.distributed."""
     return is_device_here(path, _BACKEND_WORDS, _TAKES_BACKENDS)
@@ -113,6 +158,14 @@ def is_backend_here(path: Sequence[cst.CSTNode]) -> bool:
 def is_docstring(path: Sequence[cst.CSTNode]) -> bool:
     """Whether a string stands by itself as a statement."""
     return len(path) > 1 and isinstance(path[-2], cst.Expr)
+
+
+def choices(node: cst.BaseExpression) -> list[str]:
+    """Return the texts that an expression may have as its value, so far as they stand in it."""
+    match node:
+        case cst.IfExp(body=one, orelse=other) | cst.BooleanOperation(left=one, right=other):
+            return [*choices(one), *choices(other)]
+    return _text(node)
 
 
 def _last(node: cst.CSTNode) -> str:

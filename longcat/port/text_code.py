@@ -16,9 +16,38 @@ _REQUIREMENT = re.compile(r"""^\s*(?:-\s*)?["']?([A-Za-z][\w.-]*)(?=\s*(?:\[|[=<
 _IN_BRACKETS = re.compile(r"""["']([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:[=<>!~;][^"']*)?["']""")
 _INSTALLED = re.compile(r"\b(?:pip3?|uv pip|conda|mamba)\s+install\s+([^&|;#\n]*)")
 _IMAGE = re.compile(r"^\s*FROM\s+(?:--platform=\S+\s+)?(\S*(?:nvidia|nvcr\.io|cuda)\S*)", re.IGNORECASE)
-_SCHEDULED = re.compile(r"--(?:gres|gpus|gpus-per-node|gpus-per-task)[= ]\S*")
-_OPTION = re.compile(r"""(--[\w-]*(?:device|accelerator)[\w-]*[= ]["']?)(cuda)(?=(:\d+)?["']?(\s|$|\\))""")
-_BACKEND_OPTION = re.compile(r"""(--[\w-]*backend[\w-]*[= ]["']?)(nccl)\b""")
+_DIRECTIVE = re.compile(r"^\s*#(SBATCH|PBS|BSUB|FLUX|OAR|COBALT|\$)(?=\s)")
+"""Comment of a script that is an order to the scheduler."""
+_SCHEDULED = re.compile(
+    r"--(?:gres|gpus|gpus-per-\w+)[= ]\S*gpu\S*|--gpus(?:-per-\w+)?[= ]\S+|\b(?:ngpus|gpus_per_node)=\d+|(?<=\s)-gpu\s+\S+"
+)
+_CARDS = re.compile(
+    r"(?:--(?:constraint|partition|gres|nodelist)[= ]|(?<=\s)-[Cp]\s+)\S*\b(?:[abhv]\d00|[ah]800|l40s?|l4|t4|p100|a10g?|a6000|rtx\w*)\b\S*",
+    re.IGNORECASE,
+)
+_MODULE = re.compile(
+    r"\b(?:module\s+(?:load|add|swap|try-load)|ml|spack\s+load)\s+[^;&|#\n]*\b(cuda|cudnn|nccl|nvhpc|cutensor)\b[^\s;&|]*"
+)
+_OPTION = re.compile(
+    r"""((?:--[\w-]*device[\w-]*[= ]|(?<![\w$-])\+{0,2}[\w.]*(?:device|map_location)\w*=)["']?)(cuda)(?=(:\d+)?["']?(\s|$|\\|;))""",
+    re.IGNORECASE,
+)
+_BACKEND_OPTION = re.compile(
+    r"""((?:--[\w-]*backend[\w-]*[= ]|(?<![\w$-])\+{0,2}[\w.]*backend\w*=)["']?)(nccl)\b""", re.IGNORECASE
+)
+_LIGHTNING = re.compile(
+    r"""(?:--[\w.-]*accelerator[= ]|(?<![\w$-])\+{0,2}[\w.]*accelerator=)["']?(?:cuda|gpu)\b""", re.IGNORECASE
+)
+_PER_NODE = re.compile(r"--nproc[-_]per[-_]node[= ](gpu)\b")
+_LAUNCHER = re.compile(r"\baccelerate\s+launch\b.*?(--multi_gpu)\b|\bdeepspeed\b.*?(--num_gpus[= ]\S+)")
+_PLUGIN = re.compile(
+    r"""["']?\bnvidia\.com/[\w.-]+|\b(?:runtimeClassName|runtime|driver)["']?\s*[:=]\s*["']?nvidia\b"""
+)
+_IMAGE_SETTING = re.compile(
+    r"""^\s*(?:-\s*)?["']?[\w-]*image["']?\s*[:=]\s*["']?(\S*(?:nvidia|nvcr\.io|cuda)[^\s"']*)""", re.IGNORECASE
+)
+_NUMBERED = re.compile(r"""(?<![\w/.:-])(cuda)(?=:(?:\d|1[0-5])(?![\w.]))""")
+_COUNT = re.compile(r"""^\s*(?:-\s*)?["']?((?:num_|n_|n)?gpus?(?:_per_node|_ids)?)["']?\s*[:=]\s*["']?[\d\[-]""")
 _CARD = re.compile(r"\bnvidia-smi\b")
 _PROFILER = re.compile(r"(^|[\s;&|])(nsys|ncu|nvprof|nvcc|cuda-gdb|compute-sanitizer)\s")
 _SETTING = re.compile(
@@ -83,8 +112,26 @@ def _said(kind: str, effort: str, why: str, source: str, instead: str = "") -> R
     return Rule("", kind, effort, why, source, instead)
 
 
+_SCHEDULERS = _said(
+    "differs",
+    "minutes",
+    "the scheduler's name for an Ascend is its administrator's; a container gets /dev/davinci*",
+    "Ascend Docker Runtime",
+)
+_LIGHTNINGS = _said("differs", "minutes", "which names a program takes is its own", "lightning.pytorch.accelerators")
+_IMAGES = _said(
+    "differs",
+    "hours",
+    "an image with CUDA",
+    "Ascend's images, quay.io/ascend",
+    "quay.io/ascend/cann, with torch and torch-npu",
+)
+
+
 def _bare(line: str) -> str:
-    """Return a line without its comment, at the same offsets."""
+    """Return a line without its comment, at the same offsets; what is an order to a scheduler is none."""
+    if _DIRECTIVE.match(line) is not None:
+        return line
     found = re.search(r"(^|\s)#(?!!)", line)
     return line[: found.start()] if found else line
 
@@ -123,19 +170,26 @@ def _commands(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
             _said("none", "minutes", "a tool of NVIDIA's", "CANN, msprof", "msprof, or torch_npu.profiler"),
             [],
         )
-    for found in _SCHEDULED.finditer(bare):
-        if "gpu" in found[0]:
-            yield (
-                found.start(),
-                found[0],
-                _said(
-                    "differs",
-                    "minutes",
-                    "the scheduler's name for an Ascend is its administrator's; a container gets /dev/davinci*",
-                    "Ascend Docker Runtime",
-                ),
-                [],
-            )
+    for pattern in (_SCHEDULED, _CARDS):
+        for found in pattern.finditer(bare):
+            yield found.start(), found[0].strip(), _SCHEDULERS, []
+    for found in _MODULE.finditer(bare):
+        rule = _said("differs", "minutes", "a module of NVIDIA's libraries", "CANN, set_env.sh", "CANN's set_env.sh")
+        yield found.start(1), found[1], rule, []
+    for found in _PER_NODE.finditer(bare):
+        why = "torchrun counts devices of CUDA for gpu, and those of the accelerator that is there for auto"
+        rule = _said("renames", "automatic", why, "torch 2.13, torch.distributed.run")
+        yield found.start(), found[0], rule, [Edit(*found.span(1), "auto")]
+    for found in _LAUNCHER.finditer(bare):
+        why = "the option counts the devices of the accelerator that is there"
+        yield (
+            found.start(found.lastindex or 0),
+            found[found.lastindex or 0],
+            _said("works", "none", why, "accelerate, DeepSpeed"),
+            [],
+        )
+    for found in _LIGHTNING.finditer(bare):
+        yield found.start(), found[0].strip(), _LIGHTNINGS, []
 
 
 def _packages_installed(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
@@ -193,18 +247,7 @@ def _requirements(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
 
 def _images(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     if (found := _IMAGE.match(line)) is not None:
-        yield (
-            found.start(1),
-            found[1],
-            _said(
-                "differs",
-                "hours",
-                "an image with CUDA",
-                "Ascend's images, quay.io/ascend",
-                "quay.io/ascend/cann, with torch and torch-npu",
-            ),
-            [],
-        )
+        yield found.start(1), found[1], _IMAGES, []
 
 
 def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
@@ -214,16 +257,9 @@ def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
         key, value = one["key"].lower(), one["value"]
         begin, end = one.span("value")
         what = f"{one['key']}: {value}"
-        if value == "gpu":
+        if value == "gpu" or "accelerator" in key:
             if "accelerator" in key or "device" in key:
-                yield (
-                    begin,
-                    what,
-                    _said(
-                        "differs", "minutes", "which names a program takes is its own", "lightning.pytorch.accelerators"
-                    ),
-                    [],
-                )
+                yield begin, what, _LIGHTNINGS, []
         elif value == "nccl" and "backend" in key:
             yield (
                 begin,
@@ -233,7 +269,7 @@ def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
             )
         elif value == "nccl":
             yield begin, what, _said("unsure", "minutes", "whether this is a backend is not seen here", ""), []
-        elif re.search(r"device|accelerator|map_location|^dev$", key):
+        elif re.search(r"device|map_location|^dev$", key):
             yield (
                 begin,
                 what,
@@ -242,6 +278,23 @@ def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
             )
         else:
             yield begin, what, _said("unsure", "minutes", "whether this is a device is not seen here", ""), []
+    known = {one.start("value") for one in ([found] if found else _ITEM.finditer(bare))}
+    for one in _NUMBERED.finditer(bare):
+        if one.start() not in known and _OPTION.search(bare) is None:
+            rule = _said("renames", "automatic", "a device of CUDA", "torch_npu 2.13.0")
+            yield one.start(), "cuda:N", rule, [Edit(*one.span(1), "npu")]
+    for one in _PLUGIN.finditer(bare):
+        why = "a resource of NVIDIA's device plugin and container runtime; Ascend's are huawei.com/Ascend910 and ascend"
+        yield (
+            one.start(),
+            one[0].strip("\"'"),
+            _said("differs", "minutes", why, "Ascend Device Plugin", "huawei.com/Ascend910"),
+            [],
+        )
+    if (image := _IMAGE_SETTING.match(bare)) is not None:
+        yield image.start(1), image[1], _IMAGES, []
+    if (count := _COUNT.match(bare)) is not None:
+        yield count.start(1), count[1], _said("unsure", "minutes", "who counts these devices is not seen here", ""), []
     if (found := _SWITCH.match(bare)) is not None:
         key, value = found["key"], found["value"]
         if "tf32" in key and value.lower() == "true":

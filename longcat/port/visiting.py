@@ -91,6 +91,23 @@ class Visiting(cst.CSTVisitor):
     def _unsure(self, node: cst.CSTNode, what: str, why: str) -> None:
         self._say(node, what, "unsure", "minutes", why)
 
+    def _named_here(self, place: int) -> bool:
+        """Whether the accelerator's name is bound at an offset and can be read there, which TorchScript cannot."""
+        return self.header.named(place) and not self._in_script()
+
+    def _in_script(self) -> bool:
+        """Whether what is visited is compiled by TorchScript, which reads no names of the module and few of torch's."""
+        return any(one in self.names.scripted for one in self._around)
+
+    def _accelerator(self, place: int) -> str:
+        """Return what stands for the accelerator's type at an offset: its name, or the literal "npu"."""
+        return str(self.header.name) if self._named_here(place) else f"{self._quote()}npu{self._quote()}"
+
+    def _quote(self) -> str:
+        """Return a quotation mark that may stand here, which within an f-string is another one than the string's."""
+        within = next((one for one in reversed(self._path) if isinstance(one, cst.FormattedString)), None)
+        return "'" if within is not None and within.end.startswith('"') else '"'
+
     def _root(self) -> str | None:
         """Return the name that torch has here, or will have."""
         for scope in reversed(self._around):

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Tracker:
         else:
             self._journal.append("params", "pipeline", params=_flatten(params))
         # events left over from earlier runs are sent after our own first events
-        self._sender.start(then=lambda: send_others(workspace, self._sender.service))
+        self._sender.start(then=partial(send_others, workspace, self._sender.service))
 
     def _append_config(self, config: PipelineConfig) -> None:
         """Record the configuration, and what else the results depend on."""

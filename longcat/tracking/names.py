@@ -10,6 +10,8 @@ from longcat.redaction import redact
 
 MOST = 100
 """Characters of a name or a tag."""
+UNJUDGED = "evaluation.gates=[]"
+"""What `longcat evaluate --compare` sets by itself, as a comparison makes no champion; no run is told apart by it."""
 _MOST_OF_VALUE = 24
 
 
@@ -19,13 +21,14 @@ def run_name(flow: str, preset: str, config_file: str | None, overrides: Sequenc
     A long value, which would push out what follows, is shortened; of a path that is its beginning.
     """
     file = [] if config_file is None else [Path(config_file).stem]
-    short = [f"{key.rpartition('.')[2]}={_short(value)}" for key, _, value in (one.partition("=") for one in overrides)]
+    told = (one.partition("=") for one in overrides if one != UNJUDGED)
+    short = [f"{key.rpartition('.')[2]}={_short(value)}" for key, _, value in told]
     return _shown("-".join([flow, preset, *file, *short]))
 
 
 def run_tags(flow: str, preset: str, overrides: Sequence[str]) -> list[str]:
     """Return the tags that runs are found by: flow, preset, and each override in full."""
-    return [flow, preset, *(_shown(one) for one in overrides)]
+    return [flow, preset, *(_shown(one) for one in overrides if one != UNJUDGED)]
 
 
 def _short(value: str) -> str:

@@ -93,14 +93,19 @@ def runs_in_journals(directory: Path) -> list[TrackedRun]:
 
 
 def named_so(runs: Iterable[TrackedRun], what: str) -> list[TrackedRun]:
-    """Return the runs of an id, or its beginning, or of a name."""
+    """Return the runs of an id, or its beginning, or of a name; a flow's run stands for one of its stages of the same name."""
     some = list(runs)
     by_id = [run for run in some if len(what) >= _LEAST and (run.id or "").startswith(what)]
-    return by_id or [run for run in some if run.name == what]
+    return by_id or _flows_first([run for run in some if run.name == what])
+
+
+def _flows_first(runs: list[TrackedRun]) -> list[TrackedRun]:
+    """Return the runs of a name without stages whose flow, of one stage, has that name."""
+    return [run for run in runs if run.whole is None or run.whole.name != run.name]
 
 
 def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
-    """Ask MLflow for runs of an id or a name, newest first; none from a store that is not there.
+    """Ask MLflow for runs of an id or a name, newest first, as `named_so` does; none from a store that is not there.
 
     Args:
         uri: tracking server or store, as for MLFLOW_TRACKING_URI.
@@ -121,9 +126,8 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
         sign = '"' if "'" in what else "'"
         if sign in what:  # no filter of MLflow's can say it
             return []
-        runs = client.search_runs(everywhere, f"attributes.run_id = {sign}{what}{sign}") or client.search_runs(
-            everywhere, f"attributes.run_name = {sign}{what}{sign}", max_results=20
-        )
+        by_id = client.search_runs(everywhere, f"attributes.run_id = {sign}{what}{sign}")
+        runs = by_id or client.search_runs(everywhere, f"attributes.run_name = {sign}{what}{sign}", max_results=20)
         found = []
         for run in runs:
             one = _tracked(run)
@@ -135,6 +139,8 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
             one.parts = _parts(client, everywhere, run.info.run_id)
             one.results += [name for part in one.parts for name in part.results]
             found.append(one)
+        if not by_id:
+            found = _flows_first(found)
     except MlflowException as error:
         raise DataError(
             f"MLflow at {redact(uri)} cannot be asked for run {what}: {redact(str(error)).splitlines()[0]}"

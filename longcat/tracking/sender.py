@@ -12,6 +12,7 @@ from typing import Any
 from longcat.artifact import Workspace
 from longcat.best_effort import Service
 from longcat.disk import sync as sync_file
+from longcat.stores import sqlite_path
 from longcat.tracking.forwarding import Forwarder, Verdict, verdict
 from longcat.tracking.journal import Journal, Sent, parse, read_lines, refused_path, set_line_aside
 from longcat.tracking.store import prepare, tracking_uri
@@ -20,6 +21,8 @@ START_S = 15.0
 """Seconds that the end of a run waits until MLflow is imported and its store in the workspace made."""
 END_S, END_SHARE = 2.0, 0.01
 """Seconds that it then waits for MLflow, or this share of the run's time if that is more."""
+STORE_END_S = 60.0
+"""Seconds that it waits for a store in a file, which nobody has to be reached for: what takes long there is work, and ends."""
 _EVENTS_AT_ONCE = 200
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 
@@ -41,7 +44,7 @@ class Sender:
         self._finish, self._given_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="mlflow-sender")
         self._forwarder: Forwarder | None = None
-        self._then: Callable[[], object] | None = None
+        self._then: Callable[[Callable[[], None]], object] | None = None
         self._connected_at: float | None = None
         self._refused: dict[str, str] = {}
 
@@ -60,22 +63,28 @@ class Sender:
         """Return how much of the journal has still to be sent."""
         return self.path.stat().st_size - self._sent.offset if self.path.exists() else 0
 
-    def start(self, then: Callable[[], object] = lambda: None) -> None:
-        """Start forwarding in the background; `then` is called once, after the first events have been sent."""
+    def start(self, then: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """Start forwarding in the background.
+
+        Args:
+            then: is called once, when the events have been sent that there are; what takes long in it calls its argument
+                between its steps, which sends what has come meanwhile.
+        """
         self._then = then
         self._thread.start()
 
     def finish(self, run_s: float) -> str | None:
         """Wait until all events are sent, and return what is to be said if they are not.
 
-        MLflow may take `END_S` seconds, or `END_SHARE` of the run's time unless it has failed before; what it takes to
-        import it and to make a store in the workspace comes on top, `START_S` at most.
+        MLflow may take `END_S` seconds, or `END_SHARE` of the run's time unless it has failed before, and a store in a file
+        `STORE_END_S`; what it takes to import it and to make a store in the workspace comes on top, `START_S` at most.
 
         Args:
             run_s: time since the run began, in seconds.
         """
         self._finish.set()
         began = time.monotonic()
+        patience = max(END_S, END_SHARE * run_s, 0.0 if sqlite_path(self.uri) is None else STORE_END_S)
         while self._thread.is_alive():
             now = time.monotonic()
             if self.service.away:
@@ -83,7 +92,7 @@ class Sender:
             elif self._connected_at is None:
                 over = now - began > START_S
             else:
-                over = now - max(began, self._connected_at) > max(END_S, END_SHARE * run_s)
+                over = now - max(began, self._connected_at) > patience
             if over:
                 break
             self._thread.join(0.05)
@@ -97,14 +106,22 @@ class Sender:
                 f"MLflow at {self.service.address} {why}; {left} bytes of records are kept in {self.path} and will be "
                 "sent by the next run or by `longcat sync`"
             )
+        elif self._then is not None and self._thread.is_alive() and not self.service.away:
+            text = (
+                f"MLflow at {self.service.address} has not taken all records of earlier runs yet; they are kept, and will "
+                "be sent by the next run or by `longcat sync`"
+            )
         else:
             return None
         if not self.service.away:  # else it has been told
             logging.getLogger("longcat").warning(text)
         return text
 
-    def send_all(self) -> None:
+    def send_all(self, between: Callable[[], None] = lambda: None) -> None:
         """Forward all events now.
+
+        Args:
+            between: is called after each batch.
 
         Raises:
             Exception: whatever MLflow raises, unless it refuses an event for good, which is set aside.
@@ -121,6 +138,7 @@ class Sender:
                     self._sent.offset = offset
             finally:
                 self._sent.save(self.path)
+            between()
 
     def complete(self) -> None:
         """Note that the journal has been sent and gets no further events, so that nobody reads it again."""
@@ -135,9 +153,10 @@ class Sender:
                 self.send_all()
                 self.service.answered()
                 failures = 0
-                if self._then is not None and not ending:
-                    then, self._then = self._then, None
-                    then()
+                if self._then is not None:
+                    self._then(self.send_all)
+                    self._then = None
+                    continue  # with what has come meanwhile
                 if ending:
                     return
             except Exception as error:  # the run goes on whatever MLflow or its store raise

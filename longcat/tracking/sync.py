@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,8 +35,13 @@ def sync(workspace: Workspace) -> int:
         return _send_what_is_left(workspace)
 
 
-def _send_what_is_left(workspace: Workspace) -> int:
-    """Send all journals but those of runs in this process, which holds the lease; see `sync`."""
+def _send_what_is_left(workspace: Workspace, between: Callable[[], None] = lambda: None) -> int:
+    """Send all journals but those of runs in this process, which holds the lease; see `sync`.
+
+    Args:
+        workspace: has the journals.
+        between: is called after each batch.
+    """
     sent, problem = 0, None
     if store_path(workspace).exists():
         prepare(workspace)
@@ -47,7 +53,7 @@ def _send_what_is_left(workspace: Workspace) -> int:
         sender = Sender(path, workspace)
         try:
             if sender.unsent_bytes > 0:
-                sender.send_all()
+                sender.send_all(between)
                 sent += 1
             sender.complete()
         except Exception as error:
@@ -63,9 +69,9 @@ def _send_what_is_left(workspace: Workspace) -> int:
     return sent
 
 
-def send_others(workspace: Workspace, service: Service) -> None:
-    """Send what earlier runs have left, in the background of this one."""
+def send_others(workspace: Workspace, service: Service, between: Callable[[], None]) -> None:
+    """Send what earlier runs have left, in the background of this one, whose own records go out `between`."""
     try:
-        _send_what_is_left(workspace)
+        _send_what_is_left(workspace, between)
     except TrackingError as error:
         service.failed(error, answered=True)

@@ -13,6 +13,7 @@ from longcat.errors import ArtifactError
 from longcat.interchange.checkpoint_facts import CheckpointFacts, LayoutSince
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.training.checkpoint_files import RUN, RunRecord, saved
+from longcat.training.job import JOB
 from longcat.training.layouts import change
 from longcat.training.life import record_event
 from longcat.unpacking import read_json
@@ -65,6 +66,25 @@ def first_state(earlier: Artifact[CheckpointFacts] | None, directory: Path) -> s
             copy_file(old.expert_load, new.expert_load)
         copy_file(old.metrics, new.metrics)  # last of all, as it says that the rest is there
     return str(old.state)
+
+
+def peak_so_far(directory: Path, earlier: Artifact[CheckpointFacts] | None, device: str) -> float | None:
+    """Return the measured peak that the curve of MFU has begun with, so that it has one; None where it begins on this device.
+
+    Args:
+        directory: of the artifact that is being made.
+        earlier: finished checkpoint that it is made from.
+        device: name of the device.
+    """
+    path = directory / JOB
+    if path.is_file():
+        begun = read_json(path)
+        known = begun.get("device"), begun.get("peak_flops")
+    elif earlier is not None:
+        known = earlier.facts.device, earlier.facts.peak_flops
+    else:
+        return None
+    return known[1] if known[0] == device else None
 
 
 def tell(directory: Path, earlier: Artifact[CheckpointFacts] | None, now: LayoutSince) -> None:

@@ -19,7 +19,7 @@ from longcat.errors import ConfigError, TrainingError, UserError
 from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.parallel.axes import Degrees
 from longcat.parallel.nodes import crossings
-from longcat.peak import peak
+from longcat.peak import device_peak
 from longcat.processes.agreement import disagreements
 from longcat.processes.folder_check import check_folder
 from longcat.processes.head import ANSWER_S, Head, Member, ended_by
@@ -210,8 +210,10 @@ class Cluster:
         self._checked = True
         self._look_at_placement(layout.degrees)
         self._tell(Path(job.directory))
-        best = peak(accelerator, layout.precision)
-        peak_flops = None if best is None else best.of(layout.degrees.processes)
+        peak_flops = job.peak_flops  # on CPUs that of the machine with the workspace
+        if layout.accelerator != "cpu":
+            best = device_peak(accelerator.name, layout.precision)
+            peak_flops = None if best is None else best.of(layout.degrees.processes)
         return replace(job, layout=layout, device=accelerator.name, peak_flops=peak_flops)
 
     def run(

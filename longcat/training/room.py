@@ -10,6 +10,7 @@ from longcat.config import PipelineConfig
 from longcat.costs.memory import Spread, training_memory
 from longcat.errors import StorageError
 from longcat.parallel.asked import spread_of
+from longcat.printable import large_bytes
 from longcat.training.layout import settle_layout, training_device
 
 _PROGRAM_BYTES = 0.5e9
@@ -35,7 +36,7 @@ def check_room(config: PipelineConfig, workspace: Path) -> None:
     one, free = checkpoint_bytes(config), shutil.disk_usage(_existing(workspace)).free
     if one > free:
         raise StorageError(
-            f"{workspace} has {free / 1e9:,.1f} GB left, and a checkpoint of this model takes about {one / 1e9:,.1f} GB; make room "
+            f"{workspace} has {large_bytes(free)} left, and a checkpoint of this model takes about {large_bytes(one)}; make room "
             "or choose another --workspace"
         )
 
@@ -60,8 +61,8 @@ def _disk(config: PipelineConfig, workspace: Path) -> str | None:
     if one * kept <= free:
         return None
     return (
-        f"checkpoints may take {one * kept / 1e9:,.1f} GB ({kept} of {one / 1e9:,.1f} GB), and {workspace} has "
-        f"{free / 1e9:,.1f} GB left: make room, choose another --workspace, or lower training.keep_checkpoints"
+        f"checkpoints may take {large_bytes(one * kept)} ({kept} of {large_bytes(one)}), and {workspace} has "
+        f"{large_bytes(free)} left: make room, choose another --workspace, or lower training.keep_checkpoints"
         + (" or raise training.keep_every_steps" if training.keep_every_steps else "")
     )
 
@@ -89,7 +90,7 @@ def _memory(config: PipelineConfig) -> str | None:
         return None
     where = f"{processes} processes on this machine" if on_cpu else f"a device ({accelerator.name})"
     return (
-        f"training may need {needed / 1e9:,.1f} GB of memory in {where}, which has {has / 1e9:,.1f} GB: lower "
+        f"training may need {large_bytes(needed)} of memory in {where}, which has {large_bytes(has)}: lower "
         "training.micro_batch_sequences, set training.activation_checkpointing=full, or use more devices"
     )
 

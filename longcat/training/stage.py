@@ -20,7 +20,7 @@ from longcat.peak import peak
 from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.training.beat import FOLDER
-from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
+from longcat.training.continuing import choose_start, first_state, peak_so_far, tell, tell_of_reuse
 from longcat.training.given_start import check_tokens, given_start
 from longcat.training.given_state import keep_states
 from longcat.training.job import ERRORS, JOB, RESULT, Job
@@ -103,8 +103,10 @@ def pretrain(
         folder = CheckpointFolder(directory)
         if not (directory / RESULT).is_file():
             check_room(config, workspace.path)
-        best = peak(accelerator, layout.precision)
         began = time.monotonic()
+        peak_flops = peak_so_far(directory, earlier, accelerator.name) if accelerator.kind == "cpu" else None
+        if peak_flops is None and (best := peak(accelerator, layout.precision, workspace.path)) is not None:
+            peak_flops = best.of(layout.degrees.processes)
         job = Job(
             config=config.model_dump(mode="json"),
             layout=layout,
@@ -116,7 +118,7 @@ def pretrain(
             run=recipe.digest,
             workspace=str(workspace.path),
             device=accelerator.name,
-            peak_flops=None if best is None else best.of(layout.degrees.processes),
+            peak_flops=peak_flops,
         )
         if not (directory / RESULT).is_file():  # else only what follows was interrupted
 
@@ -142,6 +144,7 @@ def pretrain(
             processes=last["processes"],
             parallel=last["parallel"],
             precision=layout.precision,
+            peak_flops=read_json(directory / JOB).get("peak_flops"),
             device=last["device"],
             seconds_training=round(time.monotonic() - began, 1),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from longcat.printable import duration
+from longcat.printable import duration, percent
 from longcat.training.metrics import Records
 
 
@@ -46,7 +46,7 @@ class StepLine:
             if name in known:
                 parts.append(text.format(known[name]))
         if "perf/mfu" in known:
-            parts.append(f"MFU {known['perf/mfu']:.1%}")
+            parts.append(f"MFU {percent(known['perf/mfu'])}")
         if "perf/peak_memory_gb" in known:
             parts.append(f"{known['perf/peak_memory_gb']:.2f} GB")
         if (left := self.seconds_left) is not None:

@@ -22,8 +22,8 @@ def device(kind, name):
     return Accelerator(kind, name, count=8, memory_bytes=1, supports_bf16=True)
 
 
-def test_a_cpus_peak_is_measured_and_said_so():
-    found = peak(device("cpu", "some CPU"), "fp32")
+def test_a_cpus_peak_is_measured_and_said_so(tmp_path):
+    found = peak(device("cpu", "some CPU"), "fp32", tmp_path)
     assert found.measured
     assert "measured" in found.source
     assert found.flops == measured_gemm_flops("fp32") > 1e9

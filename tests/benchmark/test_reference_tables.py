@@ -1,6 +1,7 @@
 """The tables of hardware and of published runs: exact names, sources, and every figure rederived."""
 
 import csv
+from pathlib import Path
 
 import pytest
 
@@ -94,8 +95,10 @@ def test_a_device_without_bf16_has_no_bf16_peak():
     for name, fp16 in (("Ascend910A", 256e12), ("Tesla V100-SXM2-32GB", 125e12)):
         assert find_hardware(name).peak_flops("bf16") is None
         assert find_hardware(name).peak_flops("fp16") == fp16
-    assert peak(Accelerator("npu", "Ascend910A", 8, 1, False), "bf16") is None
-    assert peak(Accelerator("cuda", "NVIDIA H100 80GB HBM3", 8, 1, True), "fp32").flops == pytest.approx(66.9e12)
+    assert peak(Accelerator("npu", "Ascend910A", 8, 1, False), "bf16", Path()) is None
+    assert peak(Accelerator("cuda", "NVIDIA H100 80GB HBM3", 8, 1, True), "fp32", Path()).flops == pytest.approx(
+        66.9e12
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def record(step, loss, rate=1e-3):
     return {"step": step, "time": 0.0, "train/loss": loss, "train/tokens": 100.0 * step, "train/learning_rate": rate}
 
 
-def checkpoint(space, rate, tokens, losses=None, earlier=(), steps=STEPS, weights=b"w"):
+def checkpoint(space, rate, tokens, losses=None, earlier=(), steps=STEPS, weights=b"w", device=None, peak=None):
     """A checkpoint whose loss falls with its learning rate, with the records and facts of a training."""
     losses = losses or [5.0 - rate * 100 * step for step in range(1, steps + 1)]
 
@@ -38,6 +38,9 @@ def checkpoint(space, rate, tokens, losses=None, earlier=(), steps=STEPS, weight
             tokens=100 * steps,
             final_loss=losses[-1],
             mfu=rate,
+            device=device,
+            precision="fp32",
+            peak_flops=peak,
             processes=2,
             seconds_training=3.0,
         )
@@ -94,6 +97,33 @@ def test_settings_figures_and_cost(workspace):
     assert figures["steps"]["difference"] == 0
     assert found["cost"][0] == {"what": "training, device seconds", "first": 6.0, "second": 6.0}
     assert any("no scores of" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("devices", "peaks", "compared_at_all"),
+    [
+        (("a CPU", "a CPU"), (0.126e12, 0.404e12), False),
+        (("a CPU", "a CPU"), (None, 0.404e12), False),
+        (("a CPU", "a CPU"), (0.404e12, 0.404e12), True),
+        (("a CPU", "another CPU"), (0.126e12, 0.404e12), True),
+        (("Ascend910B2", "a CPU"), (2 * 378e12, 0.404e12), True),
+    ],
+)
+def test_utilisations_of_unlike_peaks_of_a_device_are_not_compared(tmp_path, devices, peaks, compared_at_all):
+    space = Workspace(tmp_path)
+    tokens = make(space, "tokens", 1)
+    made = [
+        checkpoint(space, rate, tokens, device=device, peak=peak)
+        for rate, device, peak in zip((1e-3, 2e-3), devices, peaks, strict=True)
+    ]
+    found = compared(space, made[0].digest, made[1].digest)
+    (row,) = (row for row in found["figures"] if row["name"] == "MFU while training")
+    assert (row["first"], row["second"]) == (1e-3, 2e-3)
+    assert row["ratio"] == (pytest.approx(2) if compared_at_all else None)
+    said = [note for note in found["notes"] if "MFU" in note]
+    assert bool(said) is not compared_at_all
+    if said:
+        assert "one that is not recorded" in said[0] if None in peaks else "0.126 TFLOP/s and 0.404 TFLOP/s" in said[0]
 
 
 def test_curves_lie_over_each_other_until_they_part(workspace):

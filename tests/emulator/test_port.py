@@ -14,6 +14,7 @@ from longcat.port.support import read_support
 
 pytestmark = pytest.mark.emulator
 PROGRAMS = Path(__file__).parents[1] / "port" / "programs"
+INDEPENDENT = PROGRAMS.parent / "independent"
 TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node=2")
 
 
@@ -77,6 +78,18 @@ def test_a_program_of_two_ranks(ported, program):
     assert {row["rank"] for row in result["losses"]} == {0, 1}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["ddp_resnet.py", "tp_layer.py"])
+def test_a_program_of_somebody_else(tmp_path, program):
+    """With batch norms over all ranks, generators of devices, and float64 in a collective."""
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / program).write_bytes((INDEPENDENT / program).read_bytes())
+    rewrite(tmp_path / "before", tmp_path / "after")
+    result = checked(tmp_path / "after", *TORCHRUN, program)
+    assert result["verdict"] == "same", result["why"]
+    assert {row["rank"] for row in result["losses"]} == {0, 1}
+
+
 def test_what_cannot_be_ported_says_why(ported):
     with pytest.raises(UserError, match="No module named 'triton'.*triton-ascend"):
         checked(ported, "python", "triton_kernel.py")
@@ -99,6 +112,20 @@ for step in range(5):
     optimizer.zero_grad()
     print("loss", loss.item())
 """
+
+
+def test_a_device_that_is_none_is_the_accelerator(tmp_path):
+    code = MODEL.format(loss="model(x).square().mean()").replace(".cuda()", ".cuda(None if step_of else gpu)")
+    memory = "torch.cuda.memory._record_memory_history()\ngenerator = torch.cuda.default_generators[torch.cuda.current_device()]\n"
+    result = port(tmp_path, code.replace("import torch\n", "import torch\ngpu = step_of = None\n" + memory, 1))
+    assert result["verdict"] == "same", result["why"]
+
+
+def test_a_rewrite_that_keeps_to_the_host_shows_nothing(tmp_path):
+    code = MODEL.format(loss="model(x).square().mean()").replace(".cuda()", "").replace(', device="cuda"', "")
+    result = port(tmp_path, code)
+    assert result["verdict"] == "unknown" and "kept to the host" in result["why"]
+    assert all(row["difference"] == 0 for row in result["losses"])
 
 
 def test_random_numbers_and_dropout_are_the_same_on_both_sides(tmp_path):

@@ -232,9 +232,9 @@ def test_a_source_is_a_function(others, tmp_path):
     assert one.facts.train_tokens == other.facts.train_tokens
     fewer = made("corpus.sources=[{kind: own, function: some, arguments: {count: 50}}]")
     assert fewer.facts.train_tokens < one.facts.train_tokens
-    with pytest.raises(ConfigError, match="corpus.sources=own=judging:wrong failed: it yielded 3; expected a string"):
+    with pytest.raises(ConfigError, match="corpus.sources=own:judging:wrong failed: it yielded 3; expected a string"):
         made("corpus.sources=own:judging:wrong")
-    with pytest.raises(ConfigError, match="corpus.sources=own=nobody: no distribution registers it in longcat.sources"):
+    with pytest.raises(ConfigError, match="corpus.sources=own:nobody: no distribution registers it in longcat.sources"):
         made("corpus.sources=own:nobody")
     with pytest.raises(ConfigError, match="failed: TypeError: .*unexpected keyword argument 'many'"):
         made("corpus.sources=[{kind: own, function: some, arguments: {many: 50}}]")

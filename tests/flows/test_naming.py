@@ -6,13 +6,16 @@ import sqlite3
 import subprocess
 import sys
 import uuid
+from types import SimpleNamespace
 
 import pytest
 
-from longcat.best_effort import SERVERS, ui_address
+from longcat.best_effort import SERVERS
 from longcat.flows import naming
 from longcat.flows.naming import describe, mlflow_page, mlflow_runs
-from longcat.tracking.names import MOST, run_name, run_tags
+from longcat.flows.pipeline import make_flow
+from longcat.tracking.names import MOST, UNJUDGED, run_name, run_tags
+from longcat.ui_pages import choose_ports, ui_address
 
 
 def test_a_name_says_what_was_run_and_overridden():
@@ -20,6 +23,12 @@ def test_a_name_says_what_was_run_and_overridden():
     overrides = ["training.steps=500", "training.optimizer.learning_rate=1e-3"]
     assert run_name("pretrain", "tiny", "x/mine.yaml", overrides) == "pretrain-tiny-mine-steps=500-learning_rate=1e-3"
     assert run_tags("pretrain", "tiny", overrides) == ["pretrain", "tiny", *overrides]
+
+
+def test_what_a_comparison_sets_by_itself_is_in_no_name():
+    assert run_name("evaluate", "tiny", None, [UNJUDGED]) == "evaluate-tiny"
+    assert run_name("evaluate", "tiny", None, ["seed=3", UNJUDGED]) == "evaluate-tiny-seed=3"
+    assert run_tags("evaluate", "tiny", [UNJUDGED]) == ["evaluate", "tiny"]
 
 
 def test_names_and_tags_are_bounded_and_hold_no_secrets_and_no_control_characters():
@@ -48,26 +57,42 @@ def test_a_name_that_somebody_gave_stays(monkeypatch, before, after):
     assert told == {"name": after, "tags": ["mine", "pipeline", "tiny"]}
 
 
+@pytest.mark.parametrize(
+    ("before", "parameters", "after"),
+    [
+        ("curious-hyena", {"preset": "smoke", "overrides": ["training.steps=3"]}, "pretrain-smoke-steps=3"),
+        ("curious-hyena", {"preset": None, "overrides": None, "config_file": None}, "pretrain-tiny"),
+        ("curious-hyena", {"preset": "absent"}, "pretrain"),
+        ("My run 3", {"preset": "smoke"}, "My run 3"),
+    ],
+)
+def test_a_flow_run_has_its_name_from_its_first_line_on(monkeypatch, before, parameters, after):
+    context = SimpleNamespace(flow_run=SimpleNamespace(name=before), parameters=parameters)
+    monkeypatch.setattr(naming.FlowRunContext, "get", lambda: context)
+    assert make_flow("pretrain", "").flow_run_name() == after
+
+
 def test_a_long_value_does_not_hide_what_follows():
     name = run_name("pretrain", "tiny", None, ["corpus.sources=/data/" + "x" * 90 + "/last.jsonl", "seed=3"])
     assert name.endswith("/last.jsonl-seed=3")
     assert len(run_name("pretrain", "tiny", None, ["corpus.filters=[" + "gopher," * 9 + "]", "seed=3"])) < 60
 
 
-def test_links_lead_to_the_server_there_is(monkeypatch):
+def test_links_lead_to_the_server_there_is(tmp_path, monkeypatch):
     where = {"tracking_uri": "sqlite:////w/mlflow.db", "experiment": "longcat"}
     training = "?workflowType=machine_learning"  # else MLflow opens with its pages for chat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    runs = mlflow_runs("7", {"pretrain": "0" * 32, "evaluate": None})
-    assert runs == {"pretrain": f"http://127.0.0.1:5010/#/experiments/7/runs/{'0' * 32}{training}", "evaluate": None}
-    page = mlflow_page("the note", where, "7", runs["pretrain"], "/w")
-    assert f"(http://127.0.0.1:5010/#/experiments/7/runs{training})" in page and "the note" in page
-    assert "longcat ui --workspace /w" in page
+    choose_ports(tmp_path, {"MLflow": 5123})
+    runs = mlflow_runs("7", {"pretrain": "0" * 32, "evaluate": None}, tmp_path)
+    assert runs == {"pretrain": f"http://127.0.0.1:5123/#/experiments/7/runs/{'0' * 32}{training}", "evaluate": None}
+    page = mlflow_page("the note", where, "7", runs["pretrain"], tmp_path)
+    assert f"(http://127.0.0.1:5123/#/experiments/7/runs{training})" in page and "the note" in page
+    assert "longcat ui --workspace" in page
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://curves:5000")
-    runs = mlflow_runs("7", {"pretrain": "0" * 32})
+    runs = mlflow_runs("7", {"pretrain": "0" * 32}, tmp_path)
     assert f"http://curves:5000/#/experiments/7/runs/{'0' * 32}{training}" in runs.values()
-    assert "longcat ui" not in mlflow_page("", where, "7", runs["pretrain"], "/w")
-    assert "not been sent" in mlflow_page("", where, None, mlflow_runs(None, {"all": "0"})["all"], "/w")
+    assert "longcat ui" not in mlflow_page("", where, "7", runs["pretrain"], tmp_path)
+    assert "not been sent" in mlflow_page("", where, None, mlflow_runs(None, {"all": "0"}, tmp_path)["all"], tmp_path)
 
 
 @pytest.mark.slow
@@ -89,10 +114,11 @@ def test_what_prefect_and_mlflow_have_of_a_run(corpus_file, tmp_path):
         artifacts = {key: (text, data) for key, text, data in rows}
         assert float(artifacts["preprocess"][1]) == 100
         assert artifacts["preprocess"][0].endswith("training tokens")
-        assert f"{ui_address('MLflow')}/#/experiments/" in artifacts["mlflow"][1]
+        assert f"{ui_address('MLflow', tmp_path)}/#/experiments/" in artifacts["mlflow"][1]
         assert not [data for _, data in artifacts.values() if "file:" in str(data)]
         lines = [line for (line,) in database.execute("SELECT message FROM log")]
+        assert f"Beginning flow run {name!r} for flow 'preprocess'" in lines
         assert [line for line in lines if line.startswith("preprocess: ") and str(tmp_path / "tokens") in line]
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         pages = {value for (value,) in database.execute("SELECT value FROM tags WHERE key = 'prefect.url'")}
-    assert pages == {f"{ui_address('Prefect')}/runs/flow-run/{uuid.UUID(flow_run)}"}
+    assert pages == {f"{ui_address('Prefect', tmp_path)}/runs/flow-run/{uuid.UUID(flow_run)}"}

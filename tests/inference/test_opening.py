@@ -41,7 +41,8 @@ def test_a_folder_an_artifact_and_a_digest_are_the_same_model(folder, workspace,
     tokens = torch.tensor([[5, 9, 200]])
     expected = open_checkpoint(folder, None, CPU).model.logits(tokens)
     export(folder, tmp_path / "exported")
-    for what in (artifact, artifact.name, artifact.name[:6], str(folder), tmp_path / "exported"):
+    short = artifact.parent / artifact.name[:6]  # as the folder's name is told short
+    for what in (artifact, short, str(short), artifact.name, artifact.name[:6], str(folder), tmp_path / "exported"):
         opened = open_checkpoint(what, workspace, CPU)
         assert torch.equal(opened.model.logits(tokens), expected)
         assert (opened.end_of_text, opened.window, opened.precision) == (2, 256, "fp32")

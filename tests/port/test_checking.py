@@ -16,7 +16,7 @@ def operator(name, shape, size, dtype="float32"):
     return {"kind": "operator", "name": f"aten::{name}", "results": [[shape, dtype, size / 2, size]]}
 
 
-def run(*losses, code=0, errors="", output="", rows=()):
+def run(*losses, code=0, errors="", output="", rows=({"kind": "device", "device": "npu"},)):
     found = [
         {"kind": "loss", "step": step, "value": value, "dtype": "torch.float32"} for step, value in enumerate(losses)
     ]
@@ -54,6 +54,19 @@ def test_verdicts():
     assert failed["missing"] == "Missing operator: aten::histc; torch_npu 9 registers it."
     warned = "The operator 'aten::digamma.out' is not currently supported on the NPU backend and will fall back"
     assert "aten::digamma.out" in _judge(run(1.0), run(1.0, errors=warned), None, 60, SUPPORT, [])["notes"][0]
+
+
+def test_what_ran_on_the_host_alone_shows_nothing():
+    result = _judge(run(1.0, 2.0), run(1.0, 2.0, rows=()), None, 60, SUPPORT, [])
+    assert result["verdict"] == "unknown" and "no operator ran on the emulated Ascend" in result["why"]
+    assert _judge(run(1.0), run(2.0, rows=()), None, 60, SUPPORT, [])["verdict"] == "differs"
+    assert _judge(run(), run(), None, 60, SUPPORT, [])["verdict"] == "unknown"  # nothing was compared
+
+
+def test_an_error_whose_reason_stands_in_the_next_line():
+    errors = "Traceback\nRuntimeError: \n\n  python value of type 'str' cannot be used\n  File x\n"
+    assert run(code=1, errors=errors).error(9) == "RuntimeError: python value of type 'str' cannot be used"
+    assert run(code=1, errors="ValueError: no\nafter\n").error(9) == "ValueError: no"
 
 
 def test_printed_figures_are_matched_line_by_line_without_times():

@@ -3,17 +3,19 @@
 import ast
 import io
 import tokenize
+import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from longcat.errors import DataError
+from longcat.port import strings
 from longcat.port.python_code import analyse
 from longcat.port.support import Support
 
 HEAD = "import torch\nimport torch.distributed as dist\n"
-LINE = 'ACCELERATOR = (torch.accelerator.current_accelerator() or torch.device("cpu")).type'
+LINE = 'ACCELERATOR = (torch.accelerator.current_accelerator() or torch.device("cuda")).type'
 
 
 def rewritten(code):
@@ -34,12 +36,24 @@ def rewritten(code):
         ("with torch.cuda.stream(s): pass", "with torch.npu.stream(s): pass"),
         ("e = torch.cuda.Event(enable_timing=True)", "e = torch.npu.Event(enable_timing=True)"),
         ("x = x.cuda()", "x = x.to(ACCELERATOR)"),
+        ("x = x.cuda(args.gpu, non_blocking=True)", "x = x.to(args.gpu if args.gpu is not None else ACCELERATOR, non_blocking=True)"),
+        ("x = x.cuda(None)", "x = x.to(ACCELERATOR)"),
+        ("x = x.cuda(device=None)", "x = x.to(device=ACCELERATOR)"),
+        ("x = x.cuda(0 if m else None)", "x = x.to(0 if m else ACCELERATOR)"),
+        ("x = x.cuda(a.rank if a.rank >= 0 else None)", "x = x.to(a.rank if a.rank >= 0 else ACCELERATOR)"),
+        ("x = x.cuda(None if m else r)", "x = x.to(ACCELERATOR if m else (r if r is not None else ACCELERATOR))"),
+        ("x = x.cuda(torch.cuda.current_device())", "x = x.to(torch.accelerator.current_device_index())"),
+        ("r = int(e)\nx = x.cuda(r)", "r = int(e)\nx = x.to(r)"),
+        ("r = int(e)\nr = None\nx = x.cuda(r)", "r = int(e)\nr = None\nx = x.to(r if r is not None else ACCELERATOR)"),
+        ('x = torch.zeros(1, device=f"cuda")', "x = torch.zeros(1, device=ACCELERATOR)"),
+        ('with torch.cuda.device(f"cuda:0"): pass', 'with torch.npu.device(f"{ACCELERATOR}:0"): pass'),
+        ('try: pass\nexcept RuntimeError as e: ok = "CUDA out of memory" in str(e)', 'try: pass\nexcept RuntimeError as e: ok = "out of memory" in str(e)'),
         ("x = x.cuda( non_blocking = True )", "x = x.to( ACCELERATOR, non_blocking = True )"),
         ("f = lambda storage, where: storage.cuda(0)", "f = lambda storage, where: storage.to(device=0)"),
-        ("x = x.cuda(rank, True)", "x = x.to(rank, non_blocking=True)"),
-        ("x = f(x).cuda(device=rank)", "x = f(x).to(device=rank)"),
-        ("if x.is_cuda: pass", 'if x.device.type != "cpu": pass'),
-        ("ok = not x.is_cuda", 'ok = not (x.device.type != "cpu")'),
+        ("x = x.cuda(rank, True)", "x = x.to(rank if rank is not None else ACCELERATOR, non_blocking=True)"),
+        ("x = f(x).cuda(device=rank)", "x = f(x).to(device=rank if rank is not None else ACCELERATOR)"),
+        ("if x.is_cuda: pass", "if x.device.type == ACCELERATOR: pass"),
+        ("ok = not x.is_cuda", "ok = not (x.device.type == ACCELERATOR)"),
         ("x.to('cuda:0')", "x.to(f'{ACCELERATOR}:0')"),
         ('x.to(f"cuda:{rank}")', 'x.to(f"{ACCELERATOR}:{rank}")'),
         ('x.to("cuda:%d" % rank)', 'x.to(f"{ACCELERATOR}:%d" % rank)'),
@@ -74,6 +88,15 @@ def test_a_line(before, after):
     ("code", "kind"),
     [
         ("getattr(torch.cuda, name)()", "unsure"),
+        ("x = x.cuda(pick())", "unsure"),
+        ("import xgboost\nm = xgboost.XGBClassifier(device='cuda')", "unsure"),
+        ("import lightning as L\nt = L.Trainer(accelerator='cuda')", "differs"),
+        ("import lightning as L\nt = L.Trainer(accelerator='gpu' if on else 'cpu')", "differs"),
+        ("p.add_argument('--accelerator', default='cuda')", "unsure"),
+        ('ok = "CUDA error" in str(e)', "differs"),
+        ('a = TrainingArguments(optim="adamw_bnb_8bit" if low else "adamw_torch")', "none"),
+        ('config["attn"] = "flash_attention_2"', "differs"),
+        ("from torchao.float8 import convert_to_float8_training", "precision"),
         ('hasattr(torch.cuda, "nccl")', "unsure"),
         ('names = {"cuda": 1}', "unsure"),
         ("torch.cuda.brand_new_thing()", "unsure"),
@@ -157,6 +180,61 @@ def test_torch_is_imported_where_it_was_not():
     after = analyse("from torch import cuda, nn\n\nprint(cuda.device_count())\n", "x.py").rewritten
     assert "import torch\n" in after
     assert "print(torch.accelerator.device_count())" in after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('match d:\n    case "cuda": n = 1\n    case _: n = 0\n', 'match d:\n    case "cuda" | "npu": n = 1\n    case _: n = 0\n'),
+        ('match d:\n    case ("cuda:1" | "mps", _): n = 1\n', 'match d:\n    case ("cuda:1" | "npu:1" | "mps", _): n = 1\n'),
+        ('@torch.jit.script\ndef f(x):\n    return x.to("cuda") if x.is_cuda else x.cuda()\n', '@torch.jit.script\ndef f(x):\n    return x.to("npu") if x.device.type == "npu" else x.to("npu")\n'),
+        ('def g(x):\n    return x.to("cuda:1")\ndef f(x):\n    return g(x)\nf = torch.jit.script(f)\n', 'def g(x):\n    return x.to("npu:1")\ndef f(x):\n    return g(x)\nf = torch.jit.script(f)\n'),
+        ('@torch.jit.script\ndef f(x):\n    torch.cuda.synchronize()\n    return x\n', '@torch.jit.script\ndef f(x):\n    torch.cuda.synchronize()\n    return x\n'),
+    ],
+)  # fmt: skip
+def test_patterns_and_torchscript_take_no_names(before, after):
+    assert rewritten(before) == after
+
+
+def test_the_constructor_of_a_scripted_module_is_pythons():
+    code = 'class M(torch.nn.Module):\n    def __init__(self):\n        self.w = torch.ones(1, device="cuda")\n    def forward(self, x):\n        return x.to("cuda")\n\nm = M()\ntorch.jit.script(m)\n'
+    after = rewritten(code)
+    assert "device=ACCELERATOR)" in after and 'x.to("npu")' in after
+
+
+def test_without_an_accelerator_a_rewrite_does_what_the_original_does(monkeypatch):
+    """On a host alone: what asks for CUDA before it uses it goes the same way."""
+    code = """import torch
+device = "cuda" if torch.cuda.is_available() else "cpu"
+kind = "cuda" if "cuda" in device else "cpu"
+x = torch.randn(4, 4)
+ways = [kind == "cuda", device.startswith("cuda"), x.is_cuda, x.device.type == "cuda", "cuda" in str(x.device), torch.empty(1, device="meta").is_cuda]
+if kind == "cuda":
+    x = x.pin_memory()
+if x.device.type == "cuda":
+    print(torch.cuda.memory_summary())
+with torch.cuda.amp.autocast(dtype=torch.bfloat16):
+    dtype = (x @ x).dtype
+enabled = torch.cuda.amp.GradScaler().is_enabled()
+"""
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda *_: None)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    seen = []
+    for text in (code, analyse(code, "x.py").rewritten):
+        names = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(compile(text, "program", "exec"), names)
+        seen.append((names["ways"], names["dtype"], names["enabled"]))
+    assert seen[0] == seen[1]
+
+
+def test_a_long_list_is_looked_through_once():
+    before = strings._with_the_host.cache_info().misses
+    found = analyse("import torch; x = [" + ",".join(['"cuda"'] * 300) + "]\n", "x.py").findings
+    assert len(found) == 300
+    assert strings._with_the_host.cache_info().misses - before == 1
 
 
 def test_without_torch_the_literal_is_npu():

@@ -142,6 +142,23 @@ def test_a_file_alone(tmp_path):
     assert (tmp_path / "out/a.py").read_text() == "import torch\ntorch.accelerator.synchronize()\n"
 
 
+def test_a_file_alone_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "a.py"
+    for content, why in (
+        (b"import torch\nx = (\n", r"a.py, line \d: does not parse"),
+        (b"\0", "binary"),
+        (b"x = 1\n" * 9, "larger"),
+    ):
+        file.write_bytes(content)
+        monkeypatch.setattr("longcat.port.files.MOST_PYTHON_BYTES", 50)
+        with pytest.raises(UserError, match=why) as error:
+            scan(file)
+        assert error.value.exit_code == 2
+        with pytest.raises(UserError, match=why):
+            rewrite(file, tmp_path / "out")
+    assert [one.why for one in scan(tmp_path).unread] == ["larger than 0 MB: taken for data"]
+
+
 def test_a_notebook(tmp_path):
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": ["# x.cuda()"]},
@@ -158,7 +175,8 @@ def test_a_notebook(tmp_path):
     again = rewrite(tmp_path / "out/n.ipynb", tmp_path / "again")
     assert again.changed == []
     (tmp_path / "bad.ipynb").write_text("{")
-    assert "no notebook" in scan(tmp_path / "bad.ipynb").unread[0].why
+    with pytest.raises(UserError, match="bad.ipynb, line 1: no notebook"):
+        scan(tmp_path / "bad.ipynb")
 
 
 def test_many_files_are_read_by_several_processes_in_order(tmp_path):
@@ -177,6 +195,19 @@ def test_many_files_are_read_by_several_processes_in_order(tmp_path):
     ("name", "text", "after"),
     [
         ("run.sh", "CUDA_VISIBLE_DEVICES=1 python a.py --device=cuda:0 --dist-backend nccl  # cuda\n", "ASCEND_RT_VISIBLE_DEVICES=1 python a.py --device=npu:0 --dist-backend hccl  # cuda\n"),
+        ("run.sh", "torchrun --nproc_per_node=gpu a.py device=cuda:1 trainer.backend=nccl\n", "torchrun --nproc_per_node=auto a.py device=npu:1 trainer.backend=hccl\n"),
+        ("run.sh", "#SBATCH --gres=gpu:8\n", None),
+        ("run.sh", "#SBATCH --gpus=8\n", None),
+        ("run.sh", "#SBATCH --constraint=a100\n", None),
+        ("run.sh", "#PBS -l select=1:ngpus=4\n", None),
+        ("run.sh", "module load gcc/12 cuda/12.1\n", None),
+        ("run.sh", "accelerate launch --multi_gpu a.py\n", None),
+        ("run.sh", "python a.py --accelerator=cuda\n", None),
+        ("c.yaml", "devices: [cuda:0, 'cuda:1']\n", "devices: [npu:0, 'npu:1']\n"),
+        ("c.yaml", "limits:\n  nvidia.com/gpu: 8\n", None),
+        ("c.yaml", "image: nvcr.io/nvidia/pytorch:24.01-py3\n", None),
+        ("c.yaml", "accelerator: cuda\n", None),
+        ("c.yaml", "gpus: 8\n", None),
         ("run.sh", "nvidia-smi\n", "npu-smi info\n"),
         ("run.sh", "echo nvidia-smi | grep x\n", None),
         ("run.sh", "$CUDA_HOME/bin/nvcc a.cu\n", None),
@@ -195,6 +226,16 @@ def test_other_files(tmp_path, name, text, after):
     [read] = examine_all(tmp_path, None, False)
     assert read.findings
     assert read.after.decode() == (text if after is None else after)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("run.sh", "# python a.py --device cuda\n"), ("run.sh", "echo barracuda ml-device\n"), ("c.yaml", "tag: a/cuda:1\n"), ("c.yaml", "gpu_name: none\n")],
+)  # fmt: skip
+def test_other_files_without_cuda(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    [read] = examine_all(tmp_path, None, False)
+    assert read.findings == ()
 
 
 @pytest.mark.slow

@@ -9,10 +9,12 @@ import threading
 import pytest
 
 from longcat.artifact import Workspace
+from longcat.commands.tools import _send_before_showing
 from longcat.config import load_config
 from longcat.tracking import Tracker, journal
 from longcat.tracking import sender as sender_module
 from longcat.tracking.forwarding import Forwarder
+from longcat.tracking.journal import Journal
 from longcat.tracking.sender import Sender
 from longcat.tracking.sync import sync
 from tests.prefect_api import fake_prefect as fake_server
@@ -118,15 +120,18 @@ class Simulated:
 
 
 @pytest.mark.parametrize(
-    ("run_s", "state", "waited_s"),
+    ("uri", "run_s", "state", "waited_s"),
     [
-        (20, "connected", 2),
-        (86_400, "connected", 864),  # 1 %
-        (86_400, "away", 2),  # it is not asked again for a quarter of an hour
-        (20, "unconnected", 15),  # importing MLflow is work of this process
+        ("http://127.0.0.1:9", 20, "connected", 2),
+        ("http://127.0.0.1:9", 86_400, "connected", 864),  # 1 %
+        ("http://127.0.0.1:9", 86_400, "away", 2),  # it is not asked again for a quarter of an hour
+        ("http://127.0.0.1:9", 20, "unconnected", 15),  # importing MLflow is work of this process
+        ("", 20, "connected", 60),  # a store in a file is only slow
+        ("", 20, "away", 2),
     ],
 )
-def test_the_end_of_a_run_waits_for_mlflow_for_a_hundredth_of_its_time(tmp_path, monkeypatch, run_s, state, waited_s):
+def test_the_end_of_a_run_waits_for_mlflow_for_a_bounded_time(tmp_path, monkeypatch, uri, run_s, state, waited_s):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(sender_module, "START_S", 15.0)
     monkeypatch.setattr(sender_module, "END_S", 2.0)
     sender = Sender(tmp_path / "run.jsonl", Workspace(tmp_path))
@@ -173,3 +178,72 @@ def wait_until(holds):
     while not holds():
         assert monotonic() < end
         sleep(0.02)
+
+
+def left_behind(workspace, name):
+    """The journal of a run that has ended, nothing of which has been sent."""
+    written = Journal(workspace.path / "tracking" / f"{name}.jsonl")
+    written.append("start", "pipeline", experiment="longcat", name=name, parent=None, time=1.0, tags={})
+    for step in range(450):
+        written.append("points", "pipeline", points=[["train/loss", 1.0, 1000 + step, step]])
+    written.append("end", "pipeline", status="FINISHED", time=2.0)
+    written.close()
+    return written.path
+
+
+def test_a_run_that_ends_at_once_sends_what_earlier_ones_have_left(workspace, client):
+    earlier = [left_behind(workspace, f"20250101-00000{number}-abcdef") for number in range(2)]
+    tracker = Tracker(workspace, load_config("smoke"), "short")
+    assert tracker.close("FINISHED") is None
+    for path in earlier:
+        run = client.get_run(journal.Sent.of(path).run_ids["pipeline"])
+        assert run.info.status == "FINISHED"
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 450
+    assert client.get_run(tracker.run_id()).info.status == "FINISHED"
+
+
+def test_what_is_shown_has_been_sent_before(workspace, client, monkeypatch, capsys):
+    path = left_behind(workspace, "20250101-000000-abcdef")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    _send_before_showing(workspace)
+    assert "MLflow's pages lack them" in capsys.readouterr().err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    _send_before_showing(workspace)
+    assert capsys.readouterr().out == "sent MLflow the records that 1 run had left\n"
+    assert client.get_run(journal.Sent.of(path).run_ids["pipeline"]).info.status == "FINISHED"
+    _send_before_showing(workspace)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_sends_its_own_records_while_it_sends_those_of_others(workspace, client, monkeypatch):
+    """Its own end is sent between two batches of what an earlier one has left."""
+    left_behind(workspace, "20250101-000000-abcdef")
+    forward, order = Forwarder.forward, []
+
+    def noted(self, event, run_ids):
+        if event["key"] == "pipeline" and event["event"] in ("points", "end"):
+            order.append(event["event"])
+        if len(order) == 100:
+            tracker._journal.append("end", "pipeline", status="FINISHED", time=3.0)
+        return forward(self, event, run_ids)
+
+    monkeypatch.setattr(Forwarder, "forward", noted)
+    tracker = Tracker(workspace, load_config("smoke"), "short")
+    assert tracker.close("FINISHED") is None
+    assert order.index("end") < 450
+
+
+def test_what_earlier_runs_have_left_is_told_where_time_is_over(workspace, monkeypatch):
+    left_behind(workspace, "20250101-000000-abcdef")
+    for limit in ("END_S", "STORE_END_S"):
+        monkeypatch.setattr(sender_module, limit, 0.0)
+    released = threading.Event()
+    monkeypatch.setattr("longcat.tracking.send_others", lambda *_: released.wait(60))
+    tracker = Tracker(workspace, load_config("smoke"), "short")
+    wait_until(lambda: tracker._sender.run_ids and tracker._sender.unsent_bytes == 0)
+    tracker._journal.append = lambda *_, **__: None  # its end has been sent already
+    said = tracker.close("FINISHED")
+    released.set()
+    assert "records of earlier runs" in said
+    assert "`longcat sync`" in said

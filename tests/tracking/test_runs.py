@@ -61,6 +61,26 @@ def test_mlflow_is_asked_for_a_run_with_its_stages(workspace, client):
     assert runs_in_mlflow(uri, "absent") == runs_in_mlflow(uri, "it's \" absent") == []
 
 
+def test_a_flow_of_one_stage_and_that_stage_are_one_run(tmp_path, workspace, client):
+    written = Journal(tmp_path / "1.jsonl")
+    for key in ("pipeline", "stage:preprocess"):
+        written.append("start", key, name="preprocess-smoke", time=1.0)
+    written.close()
+    Sent(0, {"pipeline": "0123abcd", "stage:preprocess": "4567abcd"}).save(written.path)
+    runs = runs_in_journals(tmp_path)
+    assert len(runs) == 2
+    assert named_so(runs, "preprocess-smoke") == [runs[0]]
+    assert named_so(runs, "4567") == [runs[1]]
+    ids = []
+    for _ in range(2):
+        parent = client.create_run("0", run_name="preprocess-smoke")
+        tags = {"mlflow.parentRunId": parent.info.run_id, "artifact": "tokens/aa"}
+        ids.append((parent.info.run_id, client.create_run("0", run_name="preprocess-smoke", tags=tags).info.run_id))
+    uri = tracking_uri(workspace)
+    assert {run.id for run in runs_in_mlflow(uri, "preprocess-smoke")} == {parent for parent, _ in ids}
+    assert [run.id for run in runs_in_mlflow(uri, ids[0][1])] == [ids[0][1]]
+
+
 def test_a_store_that_is_not_there_is_not_made(tmp_path):
     assert runs_in_mlflow(f"sqlite:///{tmp_path / 'mlflow.db'}", "absent") == []
     assert not (tmp_path / "mlflow.db").exists()

@@ -13,7 +13,7 @@ from longcat.config import load_config
 from longcat.errors import WorkspaceBusyError
 from longcat.tracking import Tracker, sender
 from longcat.tracking.sender import Sender
-from longcat.tracking.store import metric_histories
+from longcat.tracking.store import read_run
 from longcat.tracking.sync import sync
 
 
@@ -94,7 +94,7 @@ def test_the_curve_is_that_of_the_steps_that_count_after_going_back(workspace):
     assert tracker.close("FINISHED") is None
     run_id = tracker.run_id("pretrain")
     curve = [one["train/loss"] for one in (*RECORDS[:4], *again)]
-    assert metric_histories(tracker.uri, run_id, ["train/loss"]) == {"train/loss": curve}
+    assert read_run(tracker.uri, run_id, ["train/loss"]).metrics == {"train/loss": curve}
     assert client_of(workspace).get_run(run_id).data.metrics["train/loss"] == curve[-1]
 
 

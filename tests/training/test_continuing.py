@@ -12,7 +12,8 @@ from longcat.interchange.checkpoint_folder import CheckpointFolder
 from longcat.parallel.axes import Degrees
 from longcat.training import continuing
 from longcat.training.checkpoint_files import RUN, RunRecord
-from longcat.training.continuing import choose_start, first_state, tell, tell_of_reuse
+from longcat.training.continuing import choose_start, first_state, peak_so_far, tell, tell_of_reuse
+from longcat.training.job import JOB
 from longcat.training.life import read_events
 from tests.training.test_layouts import ONE, TWO, since
 
@@ -197,3 +198,20 @@ def test_only_the_checkpoint_that_is_gone_on_from_is_read(workspace, monkeypatch
     read.clear()
     assert chosen(workspace, recipe_of(8)) == (recipe_of(8)().digest, None)
     assert read == []
+
+
+def test_a_curve_keeps_the_peak_that_it_began_with(workspace, tmp_path):
+    earlier = replace(
+        finish(workspace, recipe_of(4)(), 4),
+        facts=CheckpointFacts(parameters=1, steps=4, device="a CPU", peak_flops=3e11),
+    )
+    directory = tmp_path / "made"
+    directory.mkdir()
+    assert peak_so_far(directory, None, "a CPU") is None
+    assert peak_so_far(directory, earlier, "a CPU") == 3e11
+    assert peak_so_far(directory, earlier, "another CPU") is None
+    (directory / JOB).write_text(json.dumps({"device": "a CPU", "peak_flops": 2e11}))
+    assert peak_so_far(directory, earlier, "a CPU") == 2e11
+    assert peak_so_far(directory, earlier, "another CPU") is None
+    (directory / JOB).write_text("{}")  # of an older version
+    assert peak_so_far(directory, None, "a CPU") is None

@@ -6,6 +6,7 @@ import pytest
 
 from longcat.config import load_config
 from longcat.errors import StorageError
+from longcat.printable import large_bytes
 from longcat.training import room
 from longcat.training.room import check_room, checkpoint_bytes, doubts
 
@@ -32,7 +33,7 @@ def test_all_kept_checkpoints_need_room(tmp_path, monkeypatch):
     assert doubts(config, tmp_path) == []
     disk(monkeypatch, 4 * one - 1)
     (said,) = doubts(config, tmp_path)
-    assert "(4 of 0.0 GB)" in said and str(tmp_path) in said and "training.keep_checkpoints" in said
+    assert f"(4 of {large_bytes(one)})" in said and str(tmp_path) in said and "training.keep_checkpoints" in said
     check_room(config, tmp_path)
     disk(monkeypatch, one - 1)
     with pytest.raises(StorageError, match="a checkpoint of this model takes about"):

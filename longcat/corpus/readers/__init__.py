@@ -53,13 +53,13 @@ FORMATS: list[Format] = [
 def _registered(name: str) -> Extension | None:
     """Find the format of somebody else's that reads a file, by the end of its name; it is not imported."""
     suffix = name.rpartition(".")[2] if "." in name else ""
-    return find(REGISTERED, suffix, "corpus.sources, files") if suffix and suffix in registered(REGISTERED) else None
+    return find(REGISTERED, suffix, "corpus.sources, files=") if suffix and suffix in registered(REGISTERED) else None
 
 
 def own_code(file: File) -> list[dict[str, str]]:
     """Return the identity of the code that reads a file, if that is somebody else's format."""
     if _built_in_suffix(file.name.lower()) is None and (own := _registered(file.name.lower())) is not None:
-        own.load("corpus.sources, files", Format)
+        own.load("corpus.sources, files=", Format)
         return [own.identity]
     return []
 
@@ -140,5 +140,5 @@ def _format_of(file: File, lines: bool) -> Format:
         if suffix in known.suffixes:
             return text.LINES if lines and known is text.FORMAT else known
     if (own := _registered(file.name.lower())) is not None:
-        return own.load("corpus.sources, files", Format)
+        return own.load("corpus.sources, files=", Format)
     raise DataError(f"{file} has a format that is not read; {formats_in_words()}")

@@ -53,6 +53,15 @@ class Recorder:
         self._first: Any = None
         self._stream: IO[str] | None = None
         self._raw: tuple[int, float] | None = None
+        self.on_device = False
+
+    def computed(self, result: Any) -> None:
+        """Note the first result that lies on a device other than the host."""
+        if not self.on_device and os.getpid() == self.pid:
+            found = (one.device.type for one in tree_leaves(result) if isinstance(one, torch.Tensor))
+            if (device := next((one for one in found if one not in ("cpu", "meta")), None)) is not None:
+                self.on_device = True
+                self.write(kind="device", device=device)
 
     def write(self, **row: Any) -> None:
         """Write one line, at once."""
@@ -126,6 +135,8 @@ class Operators(TorchDispatchMode):
                 self.recorder.write(kind="missing", name=function.name(), why=str(error).splitlines()[0][:300])
                 raise
         recorder = self.recorder
+        if name not in _UNCOMPUTED:
+            recorder.computed(result)
         if (
             name not in _UNCOMPUTED
             and recorder.operators < MOST_OPERATORS

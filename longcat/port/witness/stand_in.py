@@ -31,6 +31,7 @@ _NO_BYTES = (
     "max_memory_cached",
     "utilization",
 )
+_VERSION = "12.6"
 _MEMORY_BYTES = 64 << 30
 
 
@@ -154,6 +155,11 @@ def install() -> None:
     state = torch.get_rng_state
     cuda.get_rng_state = lambda *_: state()
     cuda.get_rng_state_all = lambda: [state()]
+    cuda.default_generators = (torch.default_generator,) * count  # type: ignore[assignment]
+    for name in ("_record_memory_history", "_dump_snapshot"):
+        setattr(cuda.memory, name, lambda *_, **__: None)
+    cuda.memory._snapshot = lambda *_, **__: {"segments": [], "device_traces": []}
+    torch.version.cuda = _VERSION  # what asks for TF32 looks at it
     cuda.Stream, cuda.Event, cuda.ExternalStream = Stream, Event, Stream  # type: ignore[misc,assignment]
     cuda.stream = cuda.StreamContext = Here  # type: ignore[misc,assignment]
     cuda.device = cuda.device_of = Here  # type: ignore[misc,assignment]
@@ -217,6 +223,35 @@ def _without(function: Any, *names: str) -> Any:
     return changed
 
 
+def _batch_norm_of_all(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """Normalise by the mean and variance of all ranks' batches, as Ioffe and Szegedy (2015) define them for one."""
+    from torch.distributed.nn.functional import all_reduce
+
+    group = self.process_group or (dist.group.WORLD if dist.is_initialized() else None)
+    training = self.training or self.running_mean is None
+    if not training or group is None or dist.get_world_size(group) == 1:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        factor = self.momentum if self.momentum is not None else 1.0 / max(float(self.num_batches_tracked or 1), 1.0)
+        return torch.nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training, factor, self.eps
+        )
+    others, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
+    count = torch.tensor(float(x.numel() // x.size(1)))
+    dist.all_reduce(count, group=group)
+    mean = all_reduce(x.sum(others), group=group) / count
+    apart = x - mean.view(shape)
+    variance = all_reduce(apart.square().sum(others), group=group) / count
+    if self.track_running_stats and self.running_mean is not None:
+        self.num_batches_tracked.add_(1)
+        factor = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, factor)
+            self.running_var.lerp_(variance * count / (count - 1), factor)
+    y = apart * (variance + self.eps).rsqrt().view(shape)
+    return y if self.weight is None else y * self.weight.view(shape) + self.bias.view(shape)
+
+
 def _patch_distributed() -> None:
     if not dist.is_available():
         return
@@ -235,6 +270,9 @@ def _patch_distributed() -> None:
     def alone(args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args[:2], {name: value for name, value in kwargs.items() if name not in ("device_ids", "output_device")}
 
+    # torch's own refuse a CPU
+    torch.nn.SyncBatchNorm.forward = _batch_norm_of_all  # type: ignore[method-assign,assignment]
+    DistributedDataParallel._passing_sync_batchnorm_handle = lambda *_: None  # type: ignore[method-assign]
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     FullyShardedDataParallel.__init__ = _without(FullyShardedDataParallel.__init__, "device_id")  # type: ignore[method-assign]
