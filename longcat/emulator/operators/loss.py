@@ -235,5 +235,11 @@ def binary_cross_entropy_with_logits(
     reduction: int = 1,
 ) -> Tensor:
     """Compute it as torch does, but halves in float32: the device rounds once, the CPU after each step."""
-    given = (t.float() if t is not None and t.dtype.itemsize == 2 else t for t in (logits, target, weight, pos_weight))
-    return torch.binary_cross_entropy_with_logits(*given, reduction).to(logits.dtype)
+
+    def wide(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.dtype.itemsize == 2 else tensor
+
+    rows, labels = wide(logits), wide(target)
+    of_each = None if weight is None else wide(weight)
+    of_positive = None if pos_weight is None else wide(pos_weight)
+    return torch.binary_cross_entropy_with_logits(rows, labels, of_each, of_positive, reduction).to(logits.dtype)
