@@ -290,7 +290,7 @@ def child(rank): assert torch.ones(2).npu(rank).sum().item() == 2
 class T(TestCase):
     def test_a(self): self.assertEqual(torch.ones(2).npu().sum().item(), 2)
     def test_b(self): mp.spawn(child, (), 2)
-    def test_c(self): torch.ops.npu.npu_yolo_boxes_encode(*[torch.ones(2, 4).npu()] * 2, torch.ones(2).int().npu())
+    def test_c(self): torch.ops.npu.npu_dtype_cast(torch.ones(2).npu(), 290)  # torch has no such type
 if __name__ == "__main__": run_tests()
 """
     make(tmp_path, nn__test_a=test)
