@@ -291,8 +291,9 @@ class Trainer:
                 1 - self.settings.beta2**self.taken,
                 self.settings.bias_update_of(step),
             )
-            # numbers as tensors: a graph is compiled anew for other constants
-            self.update(gradients, load, tuple(Tensor(number, mindspore.float32) for number in numbers))
+            # a graph is compiled anew for other constants, which tuples are unless they are mutable
+            tensors = tuple(Tensor(number, mindspore.float32) for number in numbers)
+            self.update(mindspore.mutable(gradients), load, mindspore.mutable(tensors))
         return {
             "step": step + 1,
             "train/loss": found.pop("language_model"),

@@ -117,3 +117,4 @@ def _write_shard(path: Path, entries: list[Entry], read: Read, program: str) -> 
         for entry in entries:
             for piece in entry.pieces(read):
                 stream.write(piece.to(entry.dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
+                del piece  # before the next one is read

@@ -1,10 +1,15 @@
 """What is compared of two runs: losses, printed figures, operators in order."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
+from longcat.emulator import command
 from longcat.errors import UserError
+from longcat.port import checking
 from longcat.port.checking import Run, _judge, _printed, check, relative
 from longcat.port.comparing_operators import first_difference
 from longcat.port.support import Support
@@ -97,3 +102,14 @@ def test_folders_that_are_no_rewrite(tmp_path):
     (tmp_path / "longcat-port.json").write_text(json.dumps({"root": str(tmp_path / "gone")}))
     with pytest.raises(UserError, match="not there any more"):
         check(tmp_path, ["python"])
+
+
+def test_start_up_codes_call_each_other_in_order_and_once(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('own')")
+    places = [str(checking._SITE), str(command.SITE), str(tmp_path)]
+    for path in (places, [places[1], places[0], places[2]], [places[0], places[0], places[2]]):
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        run = subprocess.run(
+            [sys.executable, "-c", ""], capture_output=True, text=True, timeout=60, check=False, env=variables
+        )
+        assert (run.stdout, run.stderr) == ("own\n", "")

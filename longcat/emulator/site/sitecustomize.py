@@ -18,8 +18,8 @@ from longcat.emulator.hook import watch_for_torch_npu  # noqa: E402
 
 watch_for_torch_npu()
 
-# the environment's own sitecustomize, which this one hides
-_others = [entry for entry in sys.path if entry and Path(entry).resolve() != _HERE]
-_spec = importlib.machinery.PathFinder.find_spec("sitecustomize", _others)
+# the environment's own sitecustomize, which this one hides: the next on the path, as each of several calls only what follows
+_place = max(number for number, entry in enumerate(sys.path) if Path(entry or ".").resolve() == _HERE)
+_spec = importlib.machinery.PathFinder.find_spec("sitecustomize", sys.path[_place + 1 :])
 if _spec is not None and _spec.loader is not None:
     _spec.loader.exec_module(importlib.util.module_from_spec(_spec))

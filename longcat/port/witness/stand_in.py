@@ -1,7 +1,7 @@
 """A CUDA that the CPU computes, so that the original program goes its own way on a machine without one.
 
-What a program asks of `torch.cuda` is answered, tensors that it puts on CUDA stay where they are, and gloo stands for NCCL.
-What no CPU can do, such as captured graphs and kernels in CUDA, is refused by name.
+What a program asks of `torch.cuda` and `torch.accelerator` is answered, tensors that it puts on CUDA stay where they are,
+and gloo stands for NCCL. What no CPU can do, such as captured graphs and kernels in CUDA, is refused by name.
 """
 
 from __future__ import annotations
@@ -152,6 +152,16 @@ def install() -> None:
         setattr(cuda, name, lambda *_, _answer=answer, **__: _answer)
         if hasattr(cuda.memory, name):
             setattr(cuda.memory, name, getattr(cuda, name))
+    accelerator = {
+        "is_available": True, "current_accelerator": torch.device("cuda"), "current_device_index": local,
+        "current_device_idx": local, "get_memory_info": answers["mem_get_info"],
+        **dict.fromkeys(("set_device_index", "set_device_idx", "empty_host_cache")),
+    }  # fmt: skip
+    for name in torch.accelerator.__all__:
+        if name in answers or name in accelerator:
+            answer = accelerator.get(name, answers.get(name))
+            setattr(torch.accelerator, name, lambda *_, _answer=answer, **__: _answer)
+    torch.accelerator.device_index = Here  # type: ignore[misc,assignment]
     state = torch.get_rng_state
     cuda.get_rng_state = lambda *_: state()
     cuda.get_rng_state_all = lambda: [state()]
@@ -171,6 +181,7 @@ def install() -> None:
     cuda.nvtx.range = Here  # type: ignore[assignment]
     torch.nn.DataParallel.__init__ = _of_one_device  # type: ignore[method-assign]
     torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign] # takes no stream of ours
+    torch.Tensor.pin_memory = lambda self, *_, **__: self  # type: ignore[method-assign] # in threads, which have no mode
     _patch_devices()
     _patch_distributed()
     OnTheCpu().__enter__()
@@ -199,12 +210,21 @@ def _mapped(args: Any, kwargs: Any) -> tuple[Any, Any]:
     return tuple(map(to_cpu, args)), {name: to_cpu(value) for name, value in kwargs.items()}
 
 
+def _placed(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Map a device that is a mere number, for which torch looks for an accelerator by itself."""
+    number = len(args) > 1 and type(args[1]) is int
+    return (args[0], "cpu", *args[2:]) if number else args, {
+        name: "cpu" if name == "device" and type(value) is int else value for name, value in kwargs.items()
+    }
+
+
 def _patch_devices() -> None:
     for owner, name in (
         (torch.autocast, "__init__"), (torch.amp.GradScaler, "__init__"), (torch, "set_default_device"),
         (torch, "is_autocast_enabled"), (torch, "get_autocast_dtype"), (torch.random, "fork_rng"),
     ):  # fmt: skip
         _patch(owner, name, _mapped)
+    _patch(torch.nn.Module, "to", _placed)
     torch.Generator = Generator  # type: ignore[misc]
     torch.random.fork_rng = _without(torch.random.fork_rng, "devices", "device_type")
 
