@@ -380,6 +380,7 @@ def check_products_with_communication():
     product, gathered = fused("npu_all_gather_base_mm", x[RANK], w[RANK], name, RANKS)
     close(product, x.flatten(0, 1).float() @ w[RANK].float())
     assert torch.equal(gathered.cpu(), x.flatten(0, 1))
+    assert torch.equal(product, gathered @ w[RANK].to(gathered.device))  # to the last bit
     rows = fused("npu_mm_reduce_scatter_base", x[RANK], w[RANK], name, RANKS)
     close(rows, each.sum(0)[RANK * m // RANKS : (RANK + 1) * m // RANKS])
     close(fused("npu_matmul_all_to_all", x[RANK], w[RANK], name, RANKS), each.chunk(RANKS, 2)[RANK].flatten(0, 1))

@@ -106,6 +106,19 @@ def test_gradients_that_torch_npu_has_its_own_operators_for():
     assert_same(lambda x: x.repeat_interleave(2, 0), [torch.randn(2, 4)])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_binary_cross_entropy_of_halves_is_rounded_once(dtype, reduction):
+    logits, target, weight, more = ((torch.rand(10, 64) * 9).to(dtype) for _ in range(4))
+    given = {"weight": weight, "pos_weight": more}
+    found = F.binary_cross_entropy_with_logits(
+        logits.to(DEVICE), target.to(DEVICE), **{n: t.to(DEVICE) for n, t in given.items()}, reduction=reduction
+    )
+    plain = {name: tensor.float() for name, tensor in given.items()}
+    expected = F.binary_cross_entropy_with_logits(logits.float(), target.float(), **plain, reduction=reduction)
+    assert torch.equal(found.cpu(), expected.to(dtype))
+
+
 def test_second_derivatives():
     left, right = torch.randn(3, 4), torch.randn(4, 5)
     for shapes in (lambda a, b: a @ b, lambda a, b: a[None] @ b, lambda a, b: a[0] @ b):

@@ -40,7 +40,7 @@ def _product(
     bias: Tensor | None = None,
     **types: Any,
 ) -> Tensor:
-    """Multiply plain matrices, or quantised ones with their scales, in float32."""
+    """Multiply plain matrices, or quantised ones with their scales, in float32: what is summed over ranks afterwards."""
     if x2_scale is None:
         result = operand(x1, types.get("x1_dtype")) @ operand(x2, types.get("x2_dtype"))
         return result if bias is None else result + bias.float()
@@ -56,6 +56,11 @@ def _product(
         pertoken_scale_dtype=types.get("x1_scale_dtype"),
     )  # fmt: skip
     return result if bias is None or before is not None else result + bias.float()
+
+
+def _multiply(x1: Tensor, x2: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply plain matrices as `torch.matmul` does, so that a product fused with an exchange is that beside it."""
+    return x1 @ x2 if bias is None else _product(x1, x2, None, None, bias).to(x1.dtype)
 
 
 @reference("npu_mm_all_reduce_base", checked=True)
@@ -163,7 +168,10 @@ def all_gather_base_mm(
     gathered = group.all_gather(x if gather_index == 0 else x2)
     scale = None if x1_scale is None else group.all_gather(x1_scale)
     factors = (gathered, x2) if gather_index == 0 else (x, gathered)
-    result = _product(*factors, scale, x2_scale, bias).to(_quantised_dtype(x, x2_scale, output_dtype))
+    if x2_scale is None:
+        result = _multiply(*factors, bias)
+    else:
+        result = _product(*factors, scale, x2_scale, bias).to(_quantised_dtype(x, x2_scale, output_dtype))
     return result, gathered if gather_output else torch.empty(0, dtype=x.dtype)
 
 
@@ -276,7 +284,7 @@ def matmul_all_to_all(
     _check_types(name, x1, x2)
     _check_axes(name, all2all_axes, [-1, -2])
     group = communicator(hcom, name, world_size)
-    return _columns_to_rows(group, _product(x1, x2, None, None, bias).to(x1.dtype))
+    return _columns_to_rows(group, _multiply(x1, x2, bias))
 
 
 def _check_axes(name: str, axes: list[int] | None, allowed: list[int]) -> None:
@@ -322,7 +330,7 @@ def all_to_all_matmul(
     _check_axes(name, all2all_axes, [-2, -1])
     whole = _rows_to_columns(communicator(hcom, name, world_size), x1)
     _check_types(name, whole, x2)
-    return _product(whole, x2, None, None, bias).to(x1.dtype), whole if all2all_out_flag else None
+    return _multiply(whole, x2, bias), whole if all2all_out_flag else None
 
 
 @reference("npu_all_to_all_quant_matmul", checked=True)
@@ -392,7 +400,7 @@ def _check_counts(name: str, send_counts: list[int], recv_counts: list[int], row
 def _beside(mm_x: Tensor | None, mm_weight: Tensor | None, transposed: bool) -> Tensor | None:
     if mm_x is None or mm_weight is None:
         return None
-    return (mm_x.float() @ (mm_weight.T if transposed else mm_weight).float()).to(mm_x.dtype)
+    return mm_x @ (mm_weight.T if transposed else mm_weight)
 
 
 @reference("npu_alltoallv_gmm", checked=True)
@@ -438,9 +446,9 @@ def alltoallv_gmm(
     come = group.all_to_all(gmm_x, _per_rank(sent, group.size), _per_rank(received, group.size))
     ordered = _by_expert(come, received, group.size)
     weight = gmm_weight.mT if trans_gmm_weight else gmm_weight
-    result = _grouped(ordered, weight, received, group.size, lambda a, b, expert, rows: a.float() @ b.float())
+    result = _grouped(ordered, weight, received, group.size, lambda a, b, expert, rows: a @ b)
     ours = ordered if permute_out_flag else None
-    return result.to(gmm_x.dtype), _beside(mm_x, mm_weight, trans_mm_weight), ours
+    return result, _beside(mm_x, mm_weight, trans_mm_weight), ours
 
 
 @reference("npu_gmm_alltoallv", checked=True)
@@ -466,8 +474,8 @@ def gmm_alltoallv(
     sent, received = list(send_counts), list(recv_counts)
     _check_counts(name, sent, received, gmm_x.shape[0], group.size)
     weight = gmm_weight.mT if trans_gmm_weight else gmm_weight
-    result = _grouped(gmm_x, weight, sent, group.size, lambda a, b, expert, rows: a.float() @ b.float())
-    ordered = _by_expert(result.to(gmm_x.dtype), sent, group.size, back=True)
+    result = _grouped(gmm_x, weight, sent, group.size, lambda a, b, expert, rows: a @ b)
+    ordered = _by_expert(result, sent, group.size, back=True)
     back = group.all_to_all(ordered, _per_rank(sent, group.size), _per_rank(received, group.size))
     return back, _beside(mm_x, mm_weight, trans_mm_weight)
 

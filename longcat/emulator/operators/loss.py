@@ -224,3 +224,22 @@ def linear_cross_entropy_loss_with_max_sum_backward(
     here = 1 - bits.flatten()[: len(x)].float()
     d_logits = softmax.float().scatter_add(1, masked_target.long()[:, None], -here[:, None]) * d_loss[:, None]
     return (d_logits @ weight.float()).to(x.dtype), (d_logits.T @ x.float()).to(weight.dtype)
+
+
+@reference("binary_cross_entropy_with_logits")
+def binary_cross_entropy_with_logits(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: int = 1,
+) -> Tensor:
+    """Compute it as torch does, but halves in float32: the device rounds once, the CPU after each step."""
+
+    def wide(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.dtype.itemsize == 2 else tensor
+
+    rows, labels = wide(logits), wide(target)
+    of_each = None if weight is None else wide(weight)
+    of_positive = None if pos_weight is None else wide(pos_weight)
+    return torch.binary_cross_entropy_with_logits(rows, labels, of_each, of_positive, reduction).to(logits.dtype)
