@@ -200,7 +200,7 @@ def print_results(answer: Mapping[str, Any]) -> None:
             table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis", width=width)
         for line in cells:
             table.add_row(*map(_shown, line))
-        show(console, table)
+        console.print(table)
     half = [row for row in rows if row["half_made"]]
     print(f"{len(rows) - len(half)} results, {answer['bytes'] / 1e6:,.1f} MB" if rows else "there are no results")
     if half:

@@ -38,7 +38,7 @@ def test_no_file_names_all_addresses_but_the_one_for_several_nodes():
 def test_addresses_of_the_pages(tmp_path, monkeypatch):
     for name in ("HOST", "MLFLOW_HOST", "PREFECT_SERVER_API_HOST"):
         monkeypatch.setenv(name, "0.0.0.0")  # of another server on this machine
-    mlflow, prefect = ui._servers(tmp_path, 1, 2)
+    mlflow, prefect = ui._servers(tmp_path, {"MLflow": 1, "Prefect": 2})
     assert mlflow.arguments[mlflow.arguments.index("--host") + 1] == "127.0.0.1"
     assert prefect.environment["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
     assert server_environment(str(tmp_path), 1)["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
@@ -59,7 +59,7 @@ def listening(pid):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MLflow", "Prefect"])
 def test_pages_are_served_on_loopback_only(name, tmp_path):
-    servers = {server.name: server for server in ui._servers(tmp_path, free_port(), free_port())}
+    servers = {server.name: server for server in ui._servers(tmp_path, {"MLflow": free_port(), "Prefect": free_port()})}
     server = servers[name]
     with supervised(
         [sys.executable, *server.arguments], log=tmp_path / "log", environment=server.environment

@@ -40,7 +40,7 @@ class Shell:
             **os.environ,
             "PATH": os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"])),
             "PYTHONPATH": str(checkout),
-            "COLUMNS": "100",
+            "COLUMNS": "140",
         }
 
     def __enter__(self) -> Shell:
