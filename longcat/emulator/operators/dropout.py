@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longcat.accelerator import npu_operator
 from longcat.emulator.reference import check, draw, kept, reference
 
 BITS_ALIGNED = 128
@@ -80,7 +81,7 @@ def dropout_with_byte_mask_in_training(x: Tensor, p: float, train: bool) -> Tens
     """Drop elements in training."""
     if not train or p == 0:
         return x
-    result: Tensor = torch.ops.npu._dropout_with_byte_mask(x, p)[0]
+    result: Tensor = npu_operator("_dropout_with_byte_mask")(x, p)[0]
     return result
 
 

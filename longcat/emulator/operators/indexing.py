@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longcat.accelerator import npu_operator
 from longcat.emulator.reference import check, draw, host_generator, reference
 
 _INDEX = (torch.int32, torch.int64)
@@ -410,7 +411,7 @@ def _into(name: str) -> None:
     """Register the form of an operator that writes into `out`, which takes the result's shape."""
 
     def write(*arguments: Any, out: Tensor, **options: Any) -> Tensor:
-        result = getattr(torch.ops.npu, name)(*arguments, **options)
+        result = npu_operator(name)(*arguments, **options)
         check(result.dtype == out.dtype, f"{name}.out", f"out is {result.dtype}, found {out.dtype}")
         return out.resize_(result.shape).copy_(result)
 
