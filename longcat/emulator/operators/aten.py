@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.accelerator import npu_operator
-from longcat.emulator.reference import gradients, reference
+from longcat.emulator.reference import gradients, operator_of, reference
 
 _TYPE_NAMES = {torch.float16: "Half", torch.bfloat16: "BFloat16", torch.float32: "Float", torch.float64: "Double"}
 """Names of types in torch's messages."""
@@ -110,7 +109,7 @@ def dtype_cast_backward(gradient: Tensor, dtype: torch.dtype, *kinds: int | None
     """Return the gradient in the type before the cast. Composed: with `create_graph` it always has a graph."""
     if torch.is_grad_enabled() and gradient.is_floating_point():
         gradient.requires_grad_()
-    return npu_operator("_npu_dtype_cast")(gradient, dtype)
+    return operator_of("_npu_dtype_cast")(gradient, dtype)
 
 
 @reference("stft_backward")

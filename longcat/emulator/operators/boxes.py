@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.accelerator import npu_operator
-from longcat.emulator.reference import check, gradients, reference
+from longcat.emulator.reference import check, gradients, operator_of, reference
 
 _EPSILON = 1e-10
 _OVERLAP_EPSILON = 1e-3
@@ -126,7 +125,7 @@ def ciou(
     atan_sub_flag: bool = False,
 ) -> Tensor:
     """Compute `ciou_kept` without the angles. Composed: torch_npu has the gradient of `_npu_ciou` only."""
-    result: Tensor = npu_operator("_npu_ciou")(boxes, truth, trans, is_cross, mode, atan_sub_flag)[0]
+    result: Tensor = operator_of("_npu_ciou")(boxes, truth, trans, is_cross, mode, atan_sub_flag)[0]
     return result
 
 

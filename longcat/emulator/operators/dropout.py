@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.accelerator import npu_operator
-from longcat.emulator.reference import check, draw, kept, reference
+from longcat.emulator.reference import check, draw, kept, operator_of, reference
 
 BITS_ALIGNED = 128
 """A packed mask is a multiple of so many bits long."""
@@ -81,7 +80,7 @@ def dropout_with_byte_mask_in_training(x: Tensor, p: float, train: bool) -> Tens
     """Drop elements in training."""
     if not train or p == 0:
         return x
-    result: Tensor = npu_operator("_dropout_with_byte_mask")(x, p)[0]
+    result: Tensor = operator_of("_dropout_with_byte_mask")(x, p)[0]
     return result
 
 
