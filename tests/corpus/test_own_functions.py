@@ -24,23 +24,23 @@ def module(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["plain", "cached", "model", "model.score"])
 def test_functions_methods_and_objects_are_known_by_the_code_of_their_module(module, name, tmp_path):
-    own = OwnFunction.load(f"{module}:{name}", "corpus.filters")
+    own = OwnFunction.load(f"{module}:{name}", "corpus.filters=")
     assert own("text") in (4, 0.5)
     path = tmp_path / "functions_of_ones_own.py"
     path.write_text(path.read_text() + "# changed\n")
     assert list(own.identity) == ["code"]
-    assert OwnFunction.load(f"{module}:{name}", "corpus.filters").identity == own.identity
+    assert OwnFunction.load(f"{module}:{name}", "corpus.filters=").identity == own.identity
     path.write_text(path.read_text() + "# changed again\n")
-    assert OwnFunction.load(f"{module}:{name}", "corpus.filters").identity != own.identity
+    assert OwnFunction.load(f"{module}:{name}", "corpus.filters=").identity != own.identity
 
 
 def test_a_function_written_in_c_has_no_code():
-    assert OwnFunction.load("math:sqrt", "corpus.filters").identity == {}
+    assert OwnFunction.load("math:sqrt", "corpus.filters=").identity == {}
 
 
 def test_what_a_script_defines_is_refused_with_what_to_do():
     with pytest.raises(ConfigError, match="put it into a module of its own"):
-        OwnFunction.load("__main__:keep", "corpus.filters")
+        OwnFunction.load("__main__:keep", "corpus.filters=")
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_what_a_script_defines_is_refused_with_what_to_do():
 )
 def test_what_is_not_there_is_named_with_its_field(module, name, message):
     with pytest.raises(ConfigError, match=rf"corpus\.quality\.function={name} {message}"):
-        OwnFunction.load(name, "corpus.quality.function")
+        OwnFunction.load(name, "corpus.quality.function=")
 
 
 def test_what_a_function_raises_is_passed_on():
     with pytest.raises(ConfigError, match=r"corpus\.filters=math:sqrt failed: TypeError"):
-        OwnFunction.load("math:sqrt", "corpus.filters")("text")
+        OwnFunction.load("math:sqrt", "corpus.filters=")("text")
