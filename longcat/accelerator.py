@@ -173,10 +173,16 @@ def compiler(kind: str) -> Any:
     if kind != "npu":
         return "inductor"
     import torch
-    from torch._decomp import get_decompositions
 
-    unconverted = [torch.ops.aten.silu_backward]
-    return importlib.import_module("torchair").get_npu_backend(custom_decompositions=get_decompositions(unconverted))
+    unconverted = {torch.ops.aten.silu_backward.default: _silu_gradient}
+    return importlib.import_module("torchair").get_npu_backend(custom_decompositions=unconverted)
+
+
+def _silu_gradient(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Compute the gradient of x sigmoid(x) by operators that torchair converts."""
+    wide = x.float()
+    share = wide.sigmoid()
+    return (gradient.float() * share * (1 + wide * (1 - share))).to(x.dtype)
 
 
 _DETERMINISM: dict[Kind, dict[str, str]] = {
