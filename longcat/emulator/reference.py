@@ -40,6 +40,8 @@ def reference(
 
     def register(function: Function) -> Function:
         for name in names:
+            if name in REFERENCES or name in DIFFERENTIABLE:
+                raise ValueError(f"{name} has two references, the second one in {function.__module__}")
             of = DIFFERENTIABLE if differentiable or factory else REFERENCES
             of[name] = _checked(name, function) if checked else function
         if mixed:

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 
 def pytest_collection_modifyitems(items):
@@ -12,3 +13,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("emulator"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def npu():
+    """torch_npu, whose operators are tested."""
+    return pytest.importorskip("torch_npu")
+
+
+@pytest.fixture
+def seed():
+    """Random inputs that are the same in each run."""
+    torch.manual_seed(0)

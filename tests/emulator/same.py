@@ -1,12 +1,22 @@
 """Comparing an operator on the emulated device with plain torch on the CPU."""
 
 import torch
+from torch.utils._pytree import tree_map
 
 DEVICE = "npu:0"
 
 
 def move(value):
-    return value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+    """A value with its tensors on the device."""
+    return tree_map(lambda part: part.to(DEVICE) if isinstance(part, torch.Tensor) else part, value)
+
+
+def run(operator, *arguments, **options):
+    """Call an operator with tensors moved to the device; the results come back."""
+    result = getattr(torch.ops.npu, operator)(*map(move, arguments), **move(options))
+    parts = result if isinstance(result, (tuple, list)) else [result]
+    back = [part.cpu() if isinstance(part, torch.Tensor) else part for part in parts]
+    return back if len(back) > 1 else back[0]
 
 
 def assert_same(ours, plain, *inputs, tolerance=1e-5):

@@ -8,19 +8,9 @@ import torch.nn.functional as F
 
 from tests.emulator.same import DEVICE, assert_same, move
 
-pytestmark = pytest.mark.emulator
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("seed")]
 CAUSAL_2048 = torch.ones(2048, 2048, dtype=torch.bool).triu(1)
 PREFIX_3072 = torch.cat((CAUSAL_2048, torch.arange(2048).ge(1024).expand(1024, 2048)))
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def npu():
-    return pytest.importorskip("torch_npu")
 
 
 def moved(options):

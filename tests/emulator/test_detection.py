@@ -5,20 +5,9 @@ import math
 import pytest
 import torch
 
-from tests.emulator.test_operators import DEVICE, assert_same
-from tests.emulator.test_routing import run
+from tests.emulator.same import DEVICE, assert_same, run
 
-pytestmark = pytest.mark.emulator
-
-
-@pytest.fixture(scope="module", autouse=True)
-def npu():
-    return pytest.importorskip("torch_npu")
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("npu", "seed")]
 
 
 def overlap(a, b):

@@ -3,22 +3,13 @@
 import pytest
 import torch
 
-from tests.emulator.test_quantised import near, normalised, run
+from tests.emulator.same import run
+from tests.emulator.test_quantised import near, normalised
 
-pytestmark = pytest.mark.emulator
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("npu", "seed")]
 BLOCKS, SIZE, HEADS, KEY_HEADS, WIDTH = 8, 4, 4, 2, 8
 LENGTHS = [9, 3]
 TABLE = torch.tensor([[5, 0, 3], [7, 0, 0]], dtype=torch.int32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def npu():
-    return pytest.importorskip("torch_npu")
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 def atb(operator, *arguments, host=(), **options):

@@ -6,12 +6,7 @@ from torch.utils._pytree import tree_map
 
 from tests.emulator.samples import SAMPLES, WITHOUT
 
-pytestmark = pytest.mark.emulator
-
-
-@pytest.fixture(scope="module", autouse=True)
-def npu():
-    return pytest.importorskip("torch_npu")
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("npu")]
 
 
 def described(result):

@@ -8,17 +8,7 @@ import torch.nn.functional as F
 
 from tests.emulator.same import DEVICE, assert_same, move
 
-pytestmark = pytest.mark.emulator
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def npu():
-    return pytest.importorskip("torch_npu")
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("seed")]
 
 
 def attention(query, key, value, mask=None, scale=1.0):

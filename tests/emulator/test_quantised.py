@@ -5,31 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-pytestmark = pytest.mark.emulator
+from tests.emulator.same import run
 
-
-@pytest.fixture(scope="module", autouse=True)
-def npu():
-    return pytest.importorskip("torch_npu")
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def run(operator, *arguments, **options):
-    """Call an operator with tensors moved to the device; the results come back."""
-
-    def move(value):
-        if isinstance(value, (list, tuple)):
-            return type(value)(move(item) for item in value)
-        return value.to("npu") if isinstance(value, torch.Tensor) else value
-
-    result = getattr(torch.ops.npu, operator)(*map(move, arguments), **{k: move(v) for k, v in options.items()})
-    back = [part.cpu() if isinstance(part, torch.Tensor) else part for part in (
-        result if isinstance(result, (tuple, list)) else [result])]  # fmt: skip
-    return back if len(back) > 1 else back[0]
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("npu", "seed")]
 
 
 def near(found, expected, tolerance=1e-3):

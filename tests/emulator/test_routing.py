@@ -3,27 +3,9 @@
 import pytest
 import torch
 
-from tests.emulator.test_operators import DEVICE, assert_same, move
+from tests.emulator.same import DEVICE, assert_same, run
 
-pytestmark = pytest.mark.emulator
-
-
-@pytest.fixture(scope="module", autouse=True)
-def npu():
-    return pytest.importorskip("torch_npu")
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def run(operator, *arguments, **options):
-    """Call an operator with tensors moved to the device; the results come back."""
-    options = {key: move(value) for key, value in options.items()}
-    results = getattr(torch.ops.npu, operator)(*map(move, arguments), **options)
-    back = [None if part is None else part.cpu() for part in (results if isinstance(results, tuple) else [results])]
-    return back if len(back) > 1 else back[0]
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("npu", "seed")]
 
 
 def test_tokens_of_experts_are_as_many_as_there_are_experts():

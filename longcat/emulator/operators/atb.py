@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from longcat.emulator.number_formats import INT8, encode, rounded
-from longcat.emulator.operators.kv_cache import rotate_halves, write_blocks, write_fractal_blocks
+from longcat.emulator.operators.kv_cache import write_blocks, write_fractal_blocks
 from longcat.emulator.operators.quantization import quantize_rows, scale_of
 from longcat.emulator.operators.quantized_layers import rms_norm
 from longcat.emulator.operators.quantized_matmul import operand, product
+from longcat.emulator.operators.rotary import rotate_halves
 from longcat.emulator.reference import reference
 
 

@@ -619,8 +619,7 @@ def latent_attention_lse(
     """Compute attention over cached latents; return the logarithms of the sums `[tokens, heads, 1]` too."""
     output, lse = torch.zeros(q_nope.shape, dtype=q_rope.dtype), torch.zeros(*q_nope.shape[:2], 1, dtype=q_nope.dtype)
     positions = (q_nope, q_rope, ctkv, k_rope, block_tables, context_lens, q_headnum, qk_scale, kv_headnum)
-    sums = _latent(*positions, **options, output=output)
-    return output, (sums.to(lse.dtype) if return_lse else lse)
+    return latent_attention_lse_out(*positions, return_lse, output=output, lse=lse, **options)
 
 
 @reference("atb::npu_multi_head_latent_attention.lse_out", mixed=True)

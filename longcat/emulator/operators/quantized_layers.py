@@ -14,6 +14,7 @@ from longcat.emulator.number_formats import (
     encode_blocks,
     format_of,
 )
+from longcat.emulator.operators import norm
 from longcat.emulator.operators.groups import group_bounds
 from longcat.emulator.operators.quantization import quantize_rows
 from longcat.emulator.reference import gradients, reference
@@ -24,11 +25,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 def rms_norm(x: Tensor, gamma: Tensor, beta: Tensor | None, epsilon: float) -> tuple[Tensor, Tensor]:
     """Normalise over gamma's dimensions; return the float32 result and the reciprocal root of the mean square."""
     gamma = gamma.squeeze(0) if gamma.dim() > 1 and gamma.shape[0] == 1 else gamma
-    values, dims = x.float(), tuple(range(x.dim() - gamma.dim(), x.dim()))
-    if tuple(x.shape[-gamma.dim() :]) != tuple(gamma.shape):
-        raise RuntimeError(f"gamma must have the last dimensions of x, {list(x.shape)}, got {list(gamma.shape)}")
-    reciprocal = (values.square().mean(dims, keepdim=True) + epsilon).rsqrt()
-    result = values * reciprocal * gamma.float()
+    result, reciprocal = norm.rms_norm(x.float(), gamma, epsilon)
     return (result if beta is None else result + beta.float().reshape(gamma.shape)), reciprocal
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.operators.rotary import rotary_mul
+from longcat.emulator.operators.norm import rms_norm
+from longcat.emulator.operators.rotary import rotate_halves
 from longcat.emulator.reference import check, reference
 
 _MODES = ("Norm", "PA", "PA_BNSD", "PA_NZ", "PA_BLK_BNSD", "PA_BLK_NZ")
@@ -15,14 +16,13 @@ _MODES = ("Norm", "PA", "PA_BNSD", "PA_NZ", "PA_BLK_BNSD", "PA_BLK_NZ")
 
 def rms(x: Tensor, gamma: Tensor, epsilon: float) -> Tensor:
     """Return the RMSNorm of the last dimension in float32."""
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * gamma.float()
+    return rms_norm(x.float(), gamma, epsilon)[0]
 
 
 def rotated_pairs(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Reorder neighbouring pairs into halves and rotate them, in float32."""
     halves = x.float().unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-    return rotary_mul(halves, cosine.float(), sine.float())
+    return rotate_halves(halves, cosine, sine)
 
 
 def quantised(x: Tensor, scale: Tensor | None, offset: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -178,7 +178,7 @@ def _qkv_rms_norm_rope_cache(
     rotation = [t.float().view(batch, -1, t.shape[1] // size, size) for t in (cosine, sine)]
 
     def turned(x: Tensor, gamma: Tensor) -> Tensor:
-        return rotary_mul(rms(x.view(batch, tokens, -1, size), gamma, epsilon), *rotation).flatten(2)
+        return rotate_halves(rms(x.view(batch, tokens, -1, size), gamma, epsilon), *rotation).flatten(2)
 
     q, k = turned(q, q_gamma).flatten(0, 1), turned(k, k_gamma).flatten(0, 1)
     q_out.copy_(q.view(q_out.shape))

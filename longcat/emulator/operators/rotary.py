@@ -32,13 +32,19 @@ def rotary_mul(
         f"The rotary_mode of npu_rotary_mul should be half or interleave, but got {rotary_mode}",
     )
     if rotate is not None:
-        turned = x.float() @ rotate.float()
-    elif rotary_mode == "half":
-        first, second = x.float().chunk(2, -1)
-        turned = torch.cat((-second, first), -1)
-    else:
-        turned = torch.stack((-x[..., 1::2].float(), x[..., ::2].float()), -1).flatten(-2)
-    return (x.float() * cosine.float() + turned * sine.float()).to(x.dtype)
+        return (x.float() * cosine.float() + (x.float() @ rotate.float()) * sine.float()).to(x.dtype)
+    return (rotate_halves if rotary_mode == "half" else _rotate_neighbours)(x, cosine, sine).to(x.dtype)
+
+
+def rotate_halves(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotate pairs of the first and the second half of the last dimension, in float32."""
+    first, second = x.float().chunk(2, -1)
+    return x.float() * cosine.float() + torch.cat((-second, first), -1) * sine.float()
+
+
+def _rotate_neighbours(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    turned = torch.stack((-x[..., 1::2].float(), x[..., ::2].float()), -1).flatten(-2)
+    return x.float() * cosine.float() + turned * sine.float()
 
 
 @reference("npu_rotary_mul_backward")
