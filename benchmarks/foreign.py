@@ -42,26 +42,9 @@ sys.path[0] = sys.argv[0].rpartition("/")[0] or "."
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 """Program that runs another one with torch_npu's replacement of CUDA's names, where there is torch_npu."""
-WORDS = [
-    "the",
-    "courier",
-    "brings",
-    "a",
-    "warm",
-    "meal",
-    "to",
-    "a",
-    "door",
-    "and",
-    "the",
-    "merchant",
-    "sees",
-    "when",
-    "it",
-    "will",
-    "be",
-    "there",
-]
+WORDS = (
+    "the", "courier", "brings", "a", "warm", "meal", "to", "a", "door", "and", "the", "merchant", "sees", "when", "it", "will", "be", "there"
+)  # fmt: skip
 
 
 def text(lines: int, seed: int = 0) -> str:

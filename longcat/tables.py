@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _DEEPEST = 12
 """Levels of a tree that are shown."""
-_WIDE, _NARROW = 110, 60
+_WIDE, NARROW = 110, 60
 """Columns that a table of stages needs with the ids of MLflow's runs, and that any table needs."""
 
 
@@ -49,7 +49,7 @@ def print_summary(summary: Mapping[str, Any], whole_s: float | None = None) -> N
     ids = {row["stage"]: row.get("mlflow_run_id") or "not sent yet" for row in summary["stages"]}
     if beside := console.width >= _WIDE:
         console.print(_stages(title, summary["stages"], ids))
-    elif console.width >= _NARROW:
+    elif console.width >= NARROW:
         console.print(_stages(title, summary["stages"], None))
     else:
         say(console, title)
@@ -215,15 +215,19 @@ def print_results(answer: Mapping[str, Any]) -> None:
         print(f"in use by {printable(answer['in_use_by'])}")
 
 
-def wide_console() -> Console:
-    """Return a console as wide as the terminal, or wide enough for most lines where there is none."""
-    console = Console()
-    return console if console.is_terminal or os.environ.get("COLUMNS") else Console(width=140)
+def wide_console(file: IO[str] | None = None) -> Console:
+    """Return a console as wide as the terminal, or wide enough for most lines where there is none.
+
+    Args:
+        file: that it prints to; standard output if None.
+    """
+    console = Console(file=file)
+    return console if console.is_terminal or os.environ.get("COLUMNS") else Console(file=file, width=140)
 
 
 def show(console: Console, table: Table) -> None:
     """Print a table, or its rows as a list where the terminal is so narrow that words would be cut."""
-    if console.width >= _NARROW:
+    if console.width >= NARROW:
         console.print(table)
         return
     if table.title:

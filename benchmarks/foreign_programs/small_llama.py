@@ -7,25 +7,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = [
-    "the",
-    "courier",
-    "brings",
-    "a",
-    "warm",
-    "meal",
-    "to",
-    "door",
-    "and",
-    "merchant",
-    "sees",
-    "when",
-    "it",
-    "will",
-    "be",
-    "there",
-    "<pad>",
-    "<eos>",
-]
+    "the", "courier", "brings", "a", "warm", "meal", "to", "door", "and", "merchant", "sees", "when", "it", "will", "be",
+    "there", "<pad>", "<eos>",
+]  # fmt: skip
 
 
 def model():

@@ -10,11 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from longcat.printable import large_bytes, percent, printable
-from longcat.tables import print_pairs, say, show
+from longcat.tables import NARROW, print_pairs, say, show
 
 CLOSE = "The memory is nearly full, and the plan may be a tenth off: `longcat pretrain --dry-run` is exact for LongCat's models."
-_NARROW = 60
-"""Columns below which parts are printed as lines."""
 
 
 def print_plan(answer: Mapping[str, Any]) -> None:
@@ -86,7 +84,7 @@ def _print_parts(console: Console, title: str, parts: Mapping[str, float], unit:
 
 
 def _print_best(console: Console, answer: Mapping[str, Any]) -> None:
-    if console.width < _NARROW:
+    if console.width < NARROW:
         for number, row in enumerate(answer["best"], 1):
             say(console, f"{number}. {row['step_seconds']:.2f} s, {large_bytes(row['peak_bytes'])}: {row['sentence']}")
             if row["reason"]:

@@ -51,7 +51,7 @@ def print_scan(result: Mapping[str, Any], most: int, page: Path | None) -> None:
 
 def print_rewrite(result: Mapping[str, Any], to_stderr: bool) -> None:
     """Print what a rewrite has changed, and the lines that are left."""
-    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140) if to_stderr else wide_console()
+    console = wide_console(sys.stderr if to_stderr else None)
     places = counted(result["rewritten"], "place")
     say(console, f"{places} rewritten in {counted(len(result['changed']), 'file')}")
     if result["left"]:
