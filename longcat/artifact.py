@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -248,7 +249,7 @@ class Workspace:
                     "facts": built["facts"],
                     "files": _describe_all(partial, names),
                     "seconds": built["seconds"],
-                    "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                    "created": datetime.now().astimezone().isoformat(timespec="microseconds"),
                     "longcat": __version__,
                     "git_commit": git_commit(),
                     "source": built["source"],
@@ -342,6 +343,14 @@ def read_manifest(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
         raise ArtifactError(
             f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"
         ) from None
+
+
+def finished_at(manifest: Mapping[str, Any]) -> float | None:
+    """Return the Unix time in seconds at which a result was finished; None if its manifest does not say."""
+    try:
+        return datetime.fromisoformat(manifest["created"]).timestamp()
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def open_artifact(

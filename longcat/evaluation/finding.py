@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from longcat.artifact import MANIFEST, Artifact, Workspace, open_artifact, read_manifest
+from longcat.artifact import MANIFEST, Artifact, Workspace, finished_at, open_artifact, read_manifest
 from longcat.errors import ArtifactError, ConfigError
 from longcat.evaluation.stage import EvaluationFacts
 from longcat.inference.opening import digest_of, find_checkpoint
@@ -46,7 +46,7 @@ def find_evaluation(what: str, workspace: Workspace) -> Artifact[EvaluationFacts
             scored.append(artifact)
     if not scored:
         return None
-    newest = max(scored, key=lambda one: (str(one.manifest["created"]), one.digest))
+    newest = max(scored, key=lambda one: (finished_at(one.manifest) or 0.0, one.digest))
     return open_artifact(newest.path, EvaluationFacts)
 
 

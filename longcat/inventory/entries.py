@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from longcat.artifact import MANIFEST, PARENTS, Workspace
+from longcat.artifact import MANIFEST, PARENTS, Workspace, finished_at
 from longcat.errors import ConfigError
 from longcat.lease import holder_of
 from longcat.unpacking import read_json
@@ -158,11 +157,12 @@ def finished_entry(folder: Path, kind: str | None = None, digest: str | None = N
     kind, digest = kind or folder.parent.name, digest or folder.name
     try:
         manifest = read_json(folder / MANIFEST)
+        finished = finished_at(manifest)
         return Entry(
             kind=kind,
             digest=digest,
             path=folder,
-            created=_time(manifest.get("created"), folder / MANIFEST),
+            created=_changed(folder / MANIFEST) if finished is None else finished,
             bytes=sum(int(of["bytes"]) for of in manifest["files"].values()),
             headline=manifest.get("headline"),
             parents=_parents(manifest),
@@ -188,13 +188,6 @@ def _parents(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(documents := manifest.get("identity", {}).get("documents"), str):
         named.append(f"documents/{documents}")
     return tuple(named)
-
-
-def _time(written: Any, file: Path) -> float:
-    try:
-        return datetime.strptime(written, "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    except (ValueError, TypeError):
-        return _changed(file)
 
 
 def _changed(path: Path) -> float:

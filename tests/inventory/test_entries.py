@@ -26,6 +26,21 @@ def test_entries_say_what_they_are_oldest_first(workspace):
     assert entries[-1].created == pytest.approx(time.time() - 60, abs=5 * 60)
 
 
+def test_results_of_one_second_are_in_the_order_in_which_they_were_made(tmp_path):
+    space = Workspace(tmp_path)
+    made = [make(space, "checkpoint", number) for number in range(8)]
+    assert [one.digest for one in made] != sorted(one.digest for one in made)
+    assert list(Inventory.read(space).entries) == [name(one) for one in made]
+
+
+@pytest.mark.parametrize("written", ["2026-11-27T04:39:34+0100", "2026-11-27T03:39:34.000000+00:00"])
+def test_times_are_read_as_every_version_writes_them(workspace, written):
+    space, made = workspace
+    file = made["first"].path / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"created": written}))
+    assert Inventory.read(space).entries[name(made["first"])].created == 1795750774
+
+
 def test_lineage_leads_both_ways_and_tokens_to_their_documents(workspace):
     space, made = workspace
     inventory = Inventory.read(space)
