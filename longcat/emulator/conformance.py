@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from longcat import disk
 from longcat.errors import UserError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
@@ -297,20 +298,22 @@ def _run_suite(options: argparse.Namespace) -> int:
     from longcat.emulator import upstream
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # its forks end, and their folders go
-    sys.argv[1:] = []  # torch's test classes read them when they are imported
-    importlib.import_module("torch_npu.testing.testcase")  # what all files import: once, for all forks
     try:
         root, files = upstream.find(options.suite, options.names)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    if disabled := upstream.disabled_tests(root, torch.__version__):
+        os.environ.setdefault("DISABLED_TESTS_FILE", str(disabled))
+    sys.argv[1:] = []  # torch's test classes read them when they are imported
+    importlib.import_module("torch_npu.testing.testcase")  # what all files import: once, for all forks
     results: list[upstream.Result] = []
     for found in upstream.run(root, files, seconds=options.seconds, jobs=options.jobs):
         results += found
         print(upstream.progress(found), flush=True)
+        if options.json:  # as a whole after each file, so that a run that is interrupted keeps its results
+            disk.write_text(options.json, json.dumps([asdict(result) for result in results], indent=1))
     print(upstream.table(results, upstream.files_of_training(root, {result.file for result in results})))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(result) for result in results], indent=1), encoding="utf-8")
     return int(any(result.status in upstream.FAILURES for result in results))
 
 
@@ -322,7 +325,9 @@ def main() -> int:
         help="names of OpInfos, default those of training; with --suite files and folders of it, default all",
     )  # fmt: skip
     parser.add_argument("--all", action="store_true", help="all operators that torch has tests for")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every outcome")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every outcome; of a suite after each file"
+    )
     parser.add_argument(
         "--suite", type=Path, metavar="DIR", help="checkout of Ascend/pytorch or Ascend/op-plugin to run"
     )

@@ -30,6 +30,8 @@ from longcat.errors import UserError
 
 FAILURES = ("unsupported", "wrong", "refused", "hang", "crash", "environment")
 """Why a test fails: no kernel; another value or message; an exception; its limit; a signal; something missing here."""
+NOT_TESTED = ("skipped", "disabled")
+"""What is left out of a share: upstream does not run it on this device or here, or has it on its list of disabled tests."""
 FILE_LIMITS = 10
 """A file has this many times the limit of a test."""
 _SLOWEST = 5
@@ -66,7 +68,7 @@ class Result:
     """Path below the suite's folder of tests."""
     test: str
     status: str
-    """passed, skipped or one of `FAILURES`."""
+    """passed, one of `NOT_TESTED` or one of `FAILURES`."""
     reason: str = ""
     seconds: float = 0.0
 
@@ -136,6 +138,20 @@ def find(suite: Path, chosen: Sequence[str]) -> tuple[Path, list[Path]]:
     if not files:
         raise UserError(f"--suite {suite}: no file test_*.py in {', '.join(chosen) or 'it'}")
     return root, sorted(files)
+
+
+def disabled_tests(root: Path, version: str) -> Path | None:
+    """Find the list of the tests that upstream itself leaves out, if the checkout has one.
+
+    Upstream gives its path in `DISABLED_TESTS_FILE`, by which the wheel's test classes skip what is on it.
+
+    Args:
+        root: the suite's folder of tests.
+        version: torch's; a list may be for one release.
+    """
+    release = ".".join(version.split(".")[:2])
+    names = (f".pytorch-disabled-tests{of}.json" for of in (f"-{release}", ""))
+    return next((path for name in names if (path := root / "unsupported_test_cases" / name).is_file()), None)
 
 
 def group_of(name: str) -> str:
@@ -440,16 +456,18 @@ def files_of_training(root: Path, names: Iterable[str]) -> set[str]:
 
 
 def share(results: Sequence[Result]) -> float:
-    """Return the fraction of tests that passed, skips left out; 1 if there are none."""
+    """Return the fraction of tests that passed, what is not tested left out; 1 if there are none."""
     counts = Counter(result.status for result in results)
-    tested = len(results) - counts["skipped"]
+    tested = _tested(results)
     return counts["passed"] / tested if tested else 1.0
 
 
 def progress(results: Sequence[Result]) -> str:
     """Format the counts of one file in a line, and each of its failures in another."""
     counts = Counter(result.status for result in results)
-    line = f"{results[0].file}: " + ", ".join(f"{counts[s]} {s}" for s in ("passed", "skipped", *FAILURES) if counts[s])
+    line = f"{results[0].file}: " + ", ".join(
+        f"{counts[s]} {s}" for s in ("passed", *NOT_TESTED, *FAILURES) if counts[s]
+    )
     return "\n".join([line, *(f"  {r.status} {r.test}: {r.reason}" for r in results if r.status in FAILURES)])
 
 
@@ -482,14 +500,14 @@ def _rows(results: Sequence[Result], training: set[str]) -> list[tuple[str, list
 
 
 def _tested(results: Sequence[Result]) -> int:
-    return sum(result.status != "skipped" for result in results)
+    return sum(result.status not in NOT_TESTED for result in results)
 
 
 def _heading(what: str) -> str:
-    return f"{what:<58}" + "".join(f"{name:>12}" for name in ("share", "passed", "skipped", *FAILURES))
+    return f"{what:<58}" + "".join(f"{name:>12}" for name in ("share", "passed", *NOT_TESTED, *FAILURES))
 
 
 def _line(name: str, results: Sequence[Result]) -> str:
     counts = Counter(result.status for result in results)
-    numbers = (counts[status] for status in ("passed", "skipped", *FAILURES))
+    numbers = (counts[status] for status in ("passed", *NOT_TESTED, *FAILURES))
     return f"{name:<58}{share(results):>12.1%}" + "".join(f"{number:>12}" for number in numbers)

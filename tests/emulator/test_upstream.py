@@ -115,6 +115,58 @@ def test_everything_that_can_become_of_a_test(tmp_path):
     assert not list(tmp_path.rglob("__pycache__"))
 
 
+SPAWNED = """
+import multiprocessing, os, signal, sys, unittest
+context = multiprocessing.get_context("spawn")
+
+def look(queue):
+    queue.put((os.getppid(), os.environ["SET_LATE"], os.getcwd(), __name__, hasattr(sys.modules["__main__"], "outside")))
+
+def interpreter(queue):
+    queue.put((os.getpid(), "spawn_main" in open("/proc/self/cmdline").read()))
+
+def again(queue):
+    start(interpreter, queue)
+
+def fail(): raise ValueError("in a child")
+def leave(): sys.exit(3)
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+
+def start(target, *arguments):
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    process.join(50)
+    return process.exitcode
+
+class T(unittest.TestCase):
+    def test_a_parent_variables_folder(self):
+        os.environ["SET_LATE"] = "1"
+        os.mkdir("here")
+        os.chdir("here")
+        queue, outside = context.Queue(), True
+        self.assertEqual(start(look, queue), 0)
+        self.assertEqual(queue.get(timeout=50), (os.getpid(), "1", os.getcwd(), "__mp_main__", False))
+    def test_b_exit_codes(self):
+        self.assertEqual([start(target) for target in (fail, leave, die)], [1, 3, -9])
+    def test_c_without_an_interpreter_of_its_own_but_for_what_a_child_spawns(self):
+        queue = context.Queue()
+        self.assertEqual(start(interpreter, queue), 0)
+        self.assertFalse(queue.get(timeout=50)[1])
+        self.assertEqual(start(again, queue), 0)
+        self.assertTrue(queue.get(timeout=50)[1])
+    def test_d_pool(self):
+        with context.Pool(3) as pool: self.assertEqual(pool.map(abs, [-1, 2, -3]), [1, 2, 3])
+    def test_e_folder_of_the_runner_is_there(self): self.assertTrue(os.path.isdir(os.getcwd()))
+
+if __name__ == "__main__": unittest.main()
+"""
+
+
+def test_what_a_test_spawns_is_its_child_with_its_variables_and_folder(tmp_path):
+    results = run(make(tmp_path, test_spawned=SPAWNED))
+    assert [(result.status, result.reason) for result in results] == [("passed", "")] * 5
+
+
 def test_what_a_hanging_test_has_started_ends_with_it(tmp_path):
     pid = tmp_path / "pid"
     hang = f"""
@@ -197,6 +249,16 @@ def test_files_import_one_another(tmp_path):
     assert statuses(run(tmp_path, "test_one.py")) == {"test_a": "passed"}
 
 
+def test_a_list_of_disabled_tests_for_torchs_release_comes_before_the_general_one(tmp_path):
+    folder = tmp_path / "unsupported_test_cases"
+    folder.mkdir()
+    assert upstream.disabled_tests(tmp_path, "2.13.0+cpu") is None
+    (folder / ".pytorch-disabled-tests.json").touch()
+    assert upstream.disabled_tests(tmp_path, "2.13.0+cpu").name == ".pytorch-disabled-tests.json"
+    (folder / ".pytorch-disabled-tests-2.13.json").touch()
+    assert upstream.disabled_tests(tmp_path, "2.13.0+cpu").name == ".pytorch-disabled-tests-2.13.json"
+
+
 def test_files_are_chosen_by_name_and_folder(tmp_path):
     make(tmp_path, nn__test_a="", nn__test_b="", optim__test_c="", nn__helper="")
     names = [path.name for path in upstream.find(tmp_path, ["nn"])[1]]
@@ -271,7 +333,7 @@ def test_the_table_has_groups_files_and_a_line_for_the_docs():
     results = [
         Result("nn/test_a.py", "t", "passed"), Result("nn/test_a.py", "u", "hang", "took over 3 s"),
         Result("custom_ops/test_b.py", "t", "unsupported", "no kernel"), Result("custom_ops/test_c.py", "t", "passed"),
-        Result("custom_ops/test_c.py", "u", "skipped"),
+        Result("custom_ops/test_c.py", "u", "skipped"), Result("nn/test_a.py", "v", "disabled"),
     ]  # fmt: skip
     text = upstream.table(results, {"custom_ops/test_c.py"})
     assert text.endswith(
@@ -285,15 +347,21 @@ def test_the_command_runs_a_suite_on_the_device(tmp_path):
     test = """
 import torch
 import torch.multiprocessing as mp
+from torch.testing._internal import common_utils
 from torch_npu.testing.testcase import TestCase, run_tests
 def child(rank): assert torch.ones(2).npu(rank).sum().item() == 2
 class T(TestCase):
     def test_a(self): self.assertEqual(torch.ones(2).npu().sum().item(), 2)
     def test_b(self): mp.spawn(child, (), 2)
     def test_c(self): torch.ops.npu.npu_dtype_cast(torch.ones(2).npu(), 290)  # torch has no such type
+class Known(common_utils.TestCase):
+    def test_d(self): self.fail("upstream knows that")
 if __name__ == "__main__": run_tests()
 """
     make(tmp_path, nn__test_a=test)
+    disabled = tmp_path / "test" / "unsupported_test_cases" / ".pytorch-disabled-tests.json"
+    disabled.parent.mkdir()
+    disabled.write_text(json.dumps({"test_d (__main__.Known)": ["", [""]]}))
     command = [
         sys.executable,
         "-m",
@@ -307,5 +375,9 @@ if __name__ == "__main__": run_tests()
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, cwd=ROOT, env=os.environ)
     assert done.returncode == 1, done.stderr
     results = json.loads((tmp_path / "out.json").read_text())
-    assert Counter(result["status"] for result in results) == {"passed": 2, "unsupported": 1}, results
+    assert Counter(result["status"] for result in results) == {
+        "passed": 2,
+        "unsupported": 1,
+        "disabled": 1,
+    }, results
     assert "Passed, skips left out: nn 66.7% of 3" in done.stdout

@@ -1,0 +1,120 @@
+"""Processes that a test spawns are forked from one that has imported torch_npu, as the test itself is.
+
+`multiprocessing` starts an interpreter for each, which imports torch_npu for many seconds before it does anything; tests of
+collectives spawn four at a time. What they get to do, see and return is the same, but for variables that torch_npu reads
+when it is imported. What a spawned process spawns has an interpreter of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import fcntl
+import json
+import multiprocessing.util
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from longcat.processes.child import die_with_parent
+
+_SET_CHILD_SUBREAPER = 36
+_MOST_BYTES, _MOST_DESCRIPTORS = 1 << 20, 200
+_STANDARD = (0, 1, 2)
+
+
+def fork_what_is_spawned() -> None:
+    """Let `multiprocessing` fork what this process spawns from a copy of it as it is now.
+
+    Raises:
+        OSError: the system does not let this process adopt what its copy starts.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1):
+        raise OSError(ctypes.get_errno(), "children of a child cannot be adopted")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
+    if os.fork() == 0:
+        ours.close()
+        _serve(theirs)
+    theirs.close()
+    owner, lock, start = os.getpid(), threading.Lock(), multiprocessing.util.spawnv_passfds
+
+    def spawn(path: bytes, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
+        """Start a process, as `multiprocessing.util.spawnv_passfds` does, and return its number."""
+        words = [os.fsdecode(word) for word in arguments]
+        if "--multiprocessing-fork" not in words or os.getpid() != owner:
+            return start(path, arguments, descriptors)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        numbers = sorted({*_STANDARD, *descriptors})
+        request = {"code": words[words.index("-c") + 1], "descriptors": numbers, "folder": str(Path.cwd()),
+                   "environment": dict(os.environ)}  # fmt: skip
+        with lock:
+            socket.send_fds(ours, [json.dumps(request).encode()], numbers)
+            return int(ours.recv(_MOST_BYTES))
+
+    multiprocessing.util.spawnv_passfds = spawn
+
+
+def _serve(requests: socket.socket) -> NoReturn:
+    """Fork what is asked for until the one who asks is gone."""
+    die_with_parent(signal.SIGKILL)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, _MOST_BYTES, _MOST_DESCRIPTORS)
+        if not message:
+            os._exit(0)
+        reading, writing = os.pipe()
+        between = os.fork()
+        if between == 0:
+            parent, child = os.getpid(), os.fork()
+            if child:
+                os.write(writing, str(child).encode())
+                os._exit(0)
+            for end in (requests.fileno(), reading, writing):
+                os.close(end)
+            _run(json.loads(message), descriptors, parent)
+        os.close(writing)
+        os.waitpid(between, 0)  # from now on the child is one of the process that asks
+        requests.send(os.read(reading, 32))
+        for end in (reading, *descriptors):
+            os.close(end)
+
+
+def _run(request: dict[str, Any], descriptors: list[int], between: int) -> NoReturn:
+    """Be the process that was asked for, once its parent `between` is gone: with its descriptors, variables and folder."""
+    code = 1
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined] # what the runner removes at its end
+    try:
+        above = max(request["descriptors"]) + 1
+        moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, above) for number in descriptors]
+        for number in descriptors:
+            os.close(number)
+        for number, wanted in zip(moved, request["descriptors"], strict=True):
+            os.dup2(number, wanted, inheritable=wanted in _STANDARD)
+            os.close(number)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(request["folder"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["-c", "--multiprocessing-fork"]
+        while os.getppid() == between:
+            time.sleep(0.001)
+        exec(request["code"], {"__name__": "__main__"})  # nosec B102 # what multiprocessing gives to its interpreter
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
