@@ -62,7 +62,7 @@ def fork_what_is_spawned() -> None:
             socket.send_fds(ours, [json.dumps(request).encode()], numbers)
             return int(ours.recv(_MOST_BYTES))
 
-    multiprocessing.util.spawnv_passfds = spawn
+    multiprocessing.util.spawnv_passfds = spawn  # type: ignore[assignment]
 
 
 def _serve(requests: socket.socket) -> NoReturn:
