@@ -29,6 +29,7 @@ _IN_WHEEL = ("lib/*.so", "_C*.so", "dynamo/torchair/core/*.so")
 _OURS_TO_DEFINE = re.compile(r"acl|Hccl|Msprof|rt[A-Z]|[a-z]+_s$|_ZNK?(3atb|2ge|4gert)")
 """Name patterns of CANN's symbols. The wheel is bound at load time, so every symbol it needs must be defined."""
 _LOADED_LATER = {
+    "libopapi.so": [],
     "libhcomm.so": ["HcommMemAlloc", "HcommMemFree"],
     "libmspti.so": [
         "msptiActivityDisable", "msptiActivityEnable", "msptiActivityFlushAll", "msptiActivityGetNextRecord",
@@ -36,7 +37,7 @@ _LOADED_LATER = {
         "msptiActivityRegisterCallbacks", "msptiSubscribe", "msptiUnsubscribe",
     ],
 }  # fmt: skip
-"""Libraries that torch_npu opens on first use (coalesced collectives, torch's profiler), and their symbols."""
+"""Libraries that torch_npu opens on first use (operators, coalesced collectives, torch's profiler), and stubs in them."""
 _HARMLESS = re.compile(
     r"Msprof|mspti|aclprof|aclAppLog|aclmdl(Init|Finalize|Set)Dump|acl(op)?(Set|Create|Destroy)(Attr|Tensor)"
 )

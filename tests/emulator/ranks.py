@@ -78,6 +78,25 @@ def check_gather_and_scatter():
     assert RANK != 0 or total.tolist() == [RANKS, RANKS]
 
 
+def check_gather_of_every_type():
+    """Sizes that do not fill 32 bytes are padded by torch_npu itself, past the dispatcher."""
+    types = (
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+        torch.uint8,
+        torch.int16,
+        torch.int64,
+        torch.float16,
+        torch.bfloat16,
+    )
+    for dtype in (*types, torch.bool):
+        x = torch.tensor([1, 0, RANK], device=DEVICE, dtype=torch.int32).to(dtype)
+        parts = [torch.zeros_like(x) for _ in range(RANKS)]
+        dist.all_gather(parts, x)
+        assert [part.cpu().tolist() for part in parts] == [[1, 0, rank] for rank in range(RANKS)], dtype
+
+
 def check_objects():
     found = [None] * RANKS
     dist.all_gather_object(found, {"rank": RANK, "text": "x" * (RANK * 1000)})

@@ -17,7 +17,7 @@ RANKS = Path(__file__).with_name("ranks.py")
 CHECKS = {
     2: [
         "check_all_reduce", "check_a_sum_is_the_same_on_all_ranks_to_the_bit", "check_gather_and_scatter",
-        "check_objects", "check_all_to_all_with_uneven_splits_and_gradients", "check_messages", "check_ddp",
+        "check_gather_of_every_type", "check_objects", "check_all_to_all_with_uneven_splits_and_gradients", "check_messages", "check_ddp",
         "check_fsdp", "check_fsdp_in_bf16_with_clipping", "check_tensor_parallel", "check_pipeline",
         "check_attention_of_distributed_tensors",
         "check_checkpoints", "check_receives_posted_before_what_is_sent", "check_coalesced",

@@ -4,6 +4,7 @@
 #include <acl/acl.h>
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <string>
 
@@ -61,6 +62,29 @@ bool this_thread_captures();     // it has begun a capture
 
 // Keeps the message for aclGetRecentErrMsg, which torch_npu puts into its exception, and returns the code.
 aclError fail(aclError code, const std::string& message);
+
+// Types of 16 bits, as numbers.
+#ifdef __aarch64__
+using Half = __fp16;
+#else
+using Half = _Float16;
+#endif
+
+struct Bfloat16 {
+  uint16_t bits;
+  operator float() const {
+    uint32_t wide = static_cast<uint32_t>(bits) << 16;
+    float value;
+    memcpy(&value, &wide, 4);
+    return value;
+  }
+  Bfloat16() = default;
+  explicit Bfloat16(float value) {  // to nearest, ties to even; a NaN stays one
+    uint32_t wide;
+    memcpy(&wide, &value, 4);
+    bits = value != value ? (wide >> 16) | 0x40 : (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
+  }
+};
 
 }  // namespace emulator
 

@@ -237,28 +237,6 @@ uint64_t signature_of(uint64_t count, HcclDataType type, uint32_t detail = 0) {
 
 // ---- reductions
 
-#ifdef __aarch64__
-using Half = __fp16;
-#else
-using Half = _Float16;
-#endif
-
-struct Bfloat16 {
-  uint16_t bits;
-  operator float() const {
-    uint32_t wide = static_cast<uint32_t>(bits) << 16;
-    float value;
-    memcpy(&value, &wide, 4);
-    return value;
-  }
-  Bfloat16() = default;
-  explicit Bfloat16(float value) {  // to nearest, ties to even; a NaN stays one
-    uint32_t wide;
-    memcpy(&wide, &value, 4);
-    bits = value != value ? (wide >> 16) | 0x40 : (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
-  }
-};
-
 // What all ranks wrote at `at`, reduced; sums of 16-bit floats are kept in 32 bits and rounded once.
 template <class Value, class Sum>
 bool reduce_as(Communicator* c, void* to, uint64_t count, uint64_t at, HcclReduceOp operation) {
