@@ -194,12 +194,14 @@ def test_grouped_matmul_has_no_gradient_of_its_own(npu, capfd):
     assert x.grad is None
 
 
-def test_weight_gradients_are_added_up(npu):
+@pytest.mark.parametrize("shape", [(2, 3, 5), (6, 5)])
+def test_weight_gradients_are_added_up(npu, shape):
     total, x, d_y = torch.ones(2, 3, 5), torch.randn(8, 3).bfloat16(), torch.randn(8, 5).bfloat16()
-    there = total.to(DEVICE)
+    there = total.view(shape).to(DEVICE)
     npu.npu_grouped_matmul_add_(there, x.to(DEVICE), d_y.to(DEVICE), torch.tensor([2, 8], device=DEVICE))
+    assert there.shape == shape
     expected = torch.stack([x[:2].float().T @ d_y[:2].float(), x[2:].float().T @ d_y[2:].float()]) + 1
-    assert torch.allclose(there.cpu(), expected, atol=1e-5)
+    assert torch.allclose(there.cpu(), expected.view(shape), atol=1e-5)
 
 
 def test_permute_as_documented(npu):

@@ -15,9 +15,13 @@ from longcat.emulator.reference import reference
 def grouped_matmul_add_(
     total: Tensor, x: Tensor, weight: Tensor, group_list: Tensor, *, group_list_type: int = 0, **others: Any
 ) -> Tensor:
-    """Add the groups' weight gradients to total: `[groups, in, out]` float32, x `[rows, in]`, weight `[rows, out]`."""
+    """Add the groups' weight gradients to total, `[groups, in, out]` or `[groups * in, out]` in float32.
+
+    x is `[rows, in]` and weight `[rows, out]`.
+    """
+    by_group = total.view(-1, x.shape[1], weight.shape[1]) if total.dim() == 2 else total
     for group, (first, last) in enumerate(group_bounds(group_list, group_list_type, "npu_grouped_matmul_add_")):
-        total[group] += x[first:last].float().mT @ weight[first:last].float()
+        by_group[group] += x[first:last].float().mT @ weight[first:last].float()
     return total
 
 
