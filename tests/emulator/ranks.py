@@ -43,6 +43,10 @@ def check_all_reduce():
     x = full(RANK + 1, 3, dtype=torch.bfloat16)
     dist.all_reduce(x, dist.ReduceOp.AVG)
     assert x.tolist() == [expected / RANKS] * 3
+    for dtype in (torch.int32, torch.uint8):
+        x = full(2 * RANK + 2, 3, dtype=dtype)
+        dist.all_reduce(x, dist.ReduceOp.AVG)
+        assert x.tolist() == [2 * expected // RANKS] * 3, dtype
     x = full(RANK == 0, 3, dtype=torch.bool)
     dist.all_reduce(x, dist.ReduceOp.MAX)
     assert x.tolist() == [True] * 3

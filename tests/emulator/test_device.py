@@ -287,6 +287,17 @@ def test_bags_refuse_weights_of_another_type():
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.int64])
+def test_whole_numbers_are_divided_in_place(dtype):
+    """A device does not refuse it, and torch_npu averages gradients of whole numbers so."""
+    x = torch.tensor([8, 9, 0, 100], dtype=dtype, device=DEVICE)
+    assert torch.ops.aten.div_.Scalar(x, 2) is x
+    assert (x.tolist(), x.dtype) == ([4, 4, 0, 50], dtype)
+    assert torch.ops.aten.div_.Scalar(torch.tensor([-7], device=DEVICE), 2).tolist() == [-3]
+    with pytest.raises(RuntimeError, match="can't be cast"):
+        torch.ops.aten.div_.Scalar(torch.tensor([True], device=DEVICE), 2)
+
+
 def test_whole_numbers_are_counted_in_bins():
     """transformers counts the tokens of experts so, on every device but the CPU."""
     experts = torch.tensor([0, 1, 1, 3], dtype=torch.int32, device=DEVICE)

@@ -171,6 +171,14 @@ def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     return torch.histc(x if x.is_floating_point() else x.double(), bins, min, max).to(x.dtype)
 
 
+@reference("div_.Scalar")
+def divide_in_place(x: Tensor, divisor: float) -> Tensor:
+    """Divide in place by a number; whole numbers too, which are cut, as HCCL's averages of them need it."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        return x.div_(divisor)
+    return x.copy_(x / divisor)
+
+
 @reference("one_hot", differentiable=True)
 def one_hot(indices: Tensor, num_classes: int = -1) -> Tensor:
     """Write indices as rows of zeros and a one, of the indices' type, which may be of 32 bits on a device."""
