@@ -26,6 +26,8 @@ from longcat.emulator.operators.quantized_matmul import (
 from longcat.emulator.reference import reference
 
 _NAME = "npu_grouped_matmul"
+_ROW_MULTIPLE = 32
+"""Rows of a group that are multiplied in bfloat16 are made a multiple of this."""
 _ACTIVATIONS = {
     0: lambda x: x,
     1: torch.relu,
@@ -85,7 +87,7 @@ def grouped_matmul(
         bounds = group_bounds(group_list, group_list_type or 0, _NAME)
         whole = x[0]
         parts = [
-            _product(whole[:, a:b], weight[0][a:b] if len(weight) == 1 else weight[i], dtype)
+            _product(_aligned(whole[:, a:b].mT).mT, _aligned(weight[0][a:b] if len(weight) == 1 else weight[i]), dtype)
             for i, (a, b) in enumerate(bounds)
         ]
         return [torch.stack(parts)] if (split_item or 0) >= 2 else parts
@@ -102,7 +104,7 @@ def grouped_matmul(
     for group, part in enumerate(inputs):
         matrix = weight[0][group] if single else weight[group]
         if part.is_floating_point() and part.dtype == matrix.dtype and not bias and not any(scales.values()):
-            parts.append(_product(part, matrix, dtype))
+            parts.append(_product(_aligned(part), matrix, dtype)[: len(part)])
             continue
         result = own.multiply(part, matrix, group, rows[group] if len(x) == 1 else None, single)
         parts.append(finish(_ACTIVATIONS[act_type or 0](result) if act_type else result, dtype))
@@ -115,6 +117,12 @@ def grouped_matmul(
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiply unscaled factors; the CPU's own product of bfloat16 sums in float32 and is quicker."""
     return a @ b if a.dtype == b.dtype == dtype == torch.bfloat16 else (a.float() @ b.float()).to(dtype)
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """Add rows of zeros: the CPU makes a kernel of its own for each number of rows that it multiplies in bfloat16."""
+    spare = -len(x) % _ROW_MULTIPLE
+    return F.pad(x, (0, 0, 0, spare)) if spare and x.dtype == torch.bfloat16 else x
 
 
 def _check(
