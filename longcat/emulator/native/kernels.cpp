@@ -14,6 +14,7 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 #include <torch_npu/csrc/aten/NPUGeneratorImpl.h>
+#include <torch_npu/csrc/core/NPUStorageImpl.h>
 #include <torch_npu/csrc/core/npu/NPUCachingAllocator.h>
 #include <torch_npu/csrc/core/npu/NPURecovery.h>
 #include <torch_npu/csrc/core/npu/NPUStream.h>
@@ -80,6 +81,70 @@ Tensor place(const Tensor& tensor, at::Device device) {
   auto made = at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(device).pinned_memory(false));
   read_alike(tensor, made);
   if (tensor.numel()) std::memcpy(made.mutable_data_ptr(), tensor.const_data_ptr(), span_of(tensor));
+  return made;
+}
+
+// What the CPU's kernels make for a device, they make in its memory, so that it need not be copied there; the device of
+// this thread's kernel, or none. Small things are copied, which is quicker.
+constexpr size_t LEAST_BYTES = 32 << 10;
+thread_local std::optional<at::Device> made_for;
+
+class KernelAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    if (!made_for || bytes < LEAST_BYTES) return c10::GetDefaultCPUAllocator()->allocate(bytes);
+    c10::DeviceGuard guard(*made_for);
+    auto made = c10_npu::NPUCachingAllocator::get()->allocate(bytes);
+    auto deleter = made.get_deleter();
+    auto start = made.get();
+    return {start, made.release_context(), deleter, at::kCPU};
+  }
+  c10::DeleterFnPtr raw_deleter() const override {  // of either kind of memory
+    return [](void* start) {
+      if (emulator::of_the_device(start)) return c10_npu::NPUCachingAllocator::raw_delete(start);
+      c10::GetDefaultCPUAllocator()->raw_deallocate(start);
+    };
+  }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+class MadeFor {
+ public:
+  explicit MadeFor(std::optional<at::Device> device) : before_(std::exchange(made_for, device)) {
+    static auto allocator = new KernelAllocator;
+    static bool set = (c10::SetCPUAllocator(allocator, 1), true);
+    (void)set;
+  }
+  ~MadeFor() { made_for = before_; }
+
+ private:
+  std::optional<at::Device> before_;
+};
+
+// Whether a result is all that there is in a piece of the device's memory.
+bool made_in_place(const Tensor& result) {
+  if (!result.has_storage() || result.is_quantized() || result.storage_offset() != 0) return false;
+  auto& storage = result.storage();
+  return storage.use_count() == 1 && storage.nbytes() == span_of(result) &&
+         storage.data_ptr().get_deleter() == c10_npu::NPUCachingAllocator::get()->raw_deleter();
+}
+
+// The device's tensor over a result that was made in its memory, which it takes over.
+Tensor taken_over(const Tensor& result, at::Device device) {
+  std::vector<int64_t> ones(result.dim(), 1);  // a description as of this number of dimensions
+  auto made = at::empty_strided(ones, ones, result.options().device(device).pinned_memory(false));
+  auto implementation = static_cast<torch_npu::NPUStorageImpl*>(made.storage().unsafeGetStorageImpl());
+  auto& held = result.storage().unsafeGetStorageImpl()->_mutable_data_ptr_no_checks();
+  auto start = held.get();
+  auto deleter = held.get_deleter();
+  implementation->set_data_ptr_noswap({start, held.release_context(), deleter, made.device()});
+  implementation->set_nbytes(span_of(result));
+  made.unsafeGetTensorImpl()->set_sizes_and_strides(result.sizes(), result.strides());
+  auto& description = implementation->npu_desc_;
+  description.base_sizes_ = result.sizes();
+  description.base_strides_ = result.strides();
+  description.storage_sizes_ = result.sizes();
+  read_alike(result, made);
   return made;
 }
 
@@ -351,6 +416,7 @@ class Call {
     if (stream && emulator::records(stream)) again = capture(stream, random);
     bool watched = saturates() && finite_arguments(arguments, *stack_, first_);
     try {
+      MadeFor device(by_ == By::CPU ? device_ : std::nullopt);
       compute(operation_, stack_, by_, random);
     } catch (const c10::Error& error) {  // a result is made on the host first
       bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
@@ -527,7 +593,7 @@ class Call {
         read_alike(result, view);
         return view;
       }
-    return place(result, *device_);
+    return made_in_place(result) ? taken_over(result, *device_) : place(result, *device_);
   }
 
   // An argument that the operator has written to; it may have given it another shape or, where it had to grow, memory.

@@ -225,8 +225,14 @@ def token_unpermute_grad(
     restore_shape: list[int] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of the rows and, if given, of the weights."""
-    d_permuted, d_probs = gradients(lambda x, p: token_unpermute(x, rows, p), [permuted, probs], d_tokens)
-    return d_permuted, permuted.new_empty(0) if d_probs is None else d_probs
+    gradient = d_tokens.float()[:, None]
+    spread = gradient if probs is None else gradient * probs.float()[..., None]
+    kept = (rows < permuted.shape[0]).nonzero().flatten()
+    d_permuted = torch.zeros(permuted.shape).index_add_(0, rows[kept].long(), spread.flatten(0, 1)[kept])
+    if probs is None:
+        return d_permuted.to(permuted.dtype), permuted.new_empty(0)
+    d_probs = (_taken(permuted, rows, probs.shape[1]) * gradient).sum(-1)
+    return d_permuted.to(permuted.dtype), d_probs.to(probs.dtype)
 
 
 @reference("npu_moe_token_unpermute_grad_v2")
@@ -646,8 +652,13 @@ def _choices(indices: Tensor) -> int:
 
 
 def _sums(permuted: Tensor, rows: Tensor, k: int, probs: Tensor | None = None) -> Tensor:
-    """Sum `k` rows per token in float32; row indices beyond the end belong to dropped rows and count as 0."""
-    kept = rows < permuted.shape[0]
-    taken = permuted[rows.long().clamp_max(max(permuted.shape[0] - 1, 0))].float() * kept[:, None]
-    apart = taken.unflatten(0, (-1, k))
+    """Sum `k` rows per token in float32."""
+    apart = _taken(permuted, rows, k)
     return (apart if probs is None else apart * probs.float()[..., None]).sum(1)
+
+
+def _taken(permuted: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Take `k` rows per token in float32; row indices beyond the end belong to dropped rows, which are 0."""
+    kept = rows < permuted.shape[0]
+    taken = permuted[rows.long().clamp_max(max(permuted.shape[0] - 1, 0))].float()
+    return taken.mul_(kept[:, None]).unflatten(0, (-1, k))

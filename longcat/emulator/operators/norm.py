@@ -14,8 +14,9 @@ def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, T
     """Compute `x / rms(x) * gamma` over gamma's dimensions, and `1 / rms(x)` in float32 with those of size 1."""
     _check_last_dimensions("npu_rms_norm", x, gamma)
     dimensions = tuple(range(-gamma.dim(), 0))
-    reciprocal = torch.rsqrt(x.float().square().mean(dimensions, keepdim=True) + epsilon)
-    return (x.float() * reciprocal * gamma.float()).to(x.dtype), reciprocal
+    whole = x.float()
+    reciprocal = torch.rsqrt(whole.square().mean(dimensions, keepdim=True) + epsilon)
+    return (whole * reciprocal).mul_(gamma.float()).to(x.dtype), reciprocal
 
 
 @reference("npu_rms_norm_backward")
@@ -23,8 +24,10 @@ def rms_norm_backward(d_y: Tensor, x: Tensor, gamma: Tensor, reciprocal: Tensor)
     """Return the gradients of x, in its type, and of gamma, in float32."""
     dimensions = tuple(range(-gamma.dim(), 0))
     normal, scaled = x.float() * reciprocal, d_y.float() * gamma.float()
-    d_x = reciprocal * (scaled - normal * (scaled * normal).mean(dimensions, keepdim=True))
-    return d_x.to(x.dtype), (d_y.float() * normal).reshape(-1, *gamma.shape).sum(0)
+    product = d_y.float() * normal
+    shared = (product * gamma.float()).mean(dimensions, keepdim=True)
+    d_x = scaled.addcmul_(normal, shared, value=-1).mul_(reciprocal)
+    return d_x.to(x.dtype), product.reshape(-1, *gamma.shape).sum(0)
 
 
 def _check_last_dimensions(operator: str, x: Tensor, gamma: Tensor) -> None:

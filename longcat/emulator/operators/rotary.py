@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import check, gradients, reference
+from longcat.emulator.reference import check, reference
 
 
 @reference("npu_rotary_mul")
@@ -33,26 +33,37 @@ def rotary_mul(
     )
     if rotate is not None:
         return (x.float() * cosine.float() + (x.float() @ rotate.float()) * sine.float()).to(x.dtype)
-    return (rotate_halves if rotary_mode == "half" else _rotate_neighbours)(x, cosine, sine).to(x.dtype)
+    return _rotated(x, cosine, sine, rotary_mode).to(x.dtype)
 
 
 def rotate_halves(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate pairs of the first and the second half of the last dimension, in float32."""
-    first, second = x.float().chunk(2, -1)
-    return x.float() * cosine.float() + torch.cat((-second, first), -1) * sine.float()
+    return _rotated(x, cosine, sine, "half")
 
 
-def _rotate_neighbours(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    turned = torch.stack((-x[..., 1::2].float(), x[..., ::2].float()), -1).flatten(-2)
-    return x.float() * cosine.float() + turned * sine.float()
+def _rotated(x: Tensor, cosine: Tensor, sine: Tensor, mode: str) -> Tensor:
+    x = x.float()
+    return (x * cosine.float()).add_(_turned(x, mode) * sine.float())
+
+
+def _turned(x: Tensor, mode: str) -> Tensor:
+    """Turn pairs by a right angle; turned twice they are negative."""
+    if mode == "half":
+        first, second = x.chunk(2, -1)
+        return torch.cat((-second, first), -1)
+    return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
 
 
 @reference("npu_rotary_mul_backward")
 def rotary_mul_backward(
     d_y: Tensor, x: Tensor, cosine: Tensor, sine: Tensor, rotary_mode: str = "half"
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, cosine and sine."""
-    return tuple(gradients(lambda *inputs: rotary_mul(*inputs, rotary_mode), [x, cosine, sine], d_y))
+    gradient, whole = d_y.float(), x.float()
+    d_x = (gradient * cosine.float()).sub_(_turned(gradient * sine.float(), rotary_mode))
+    d_cosine = (gradient * whole).sum_to_size(cosine.shape)
+    d_sine = (gradient * _turned(whole, rotary_mode)).sum_to_size(sine.shape)
+    return d_x.sum_to_size(x.shape).to(x.dtype), d_cosine.to(cosine.dtype), d_sine.to(sine.dtype)
 
 
 @reference("npu_apply_rotary_pos_emb")
