@@ -11,7 +11,7 @@ import torch
 
 from longcat.emulator import operators
 from longcat.emulator.build import KERNELS
-from longcat.emulator.reference import DIFFERENTIABLE, FACTORIES, MIXED, REFERENCES, kernel
+from longcat.emulator.reference import DIFFERENTIABLE, FACTORIES, REFERENCES, kernel
 
 FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
@@ -59,11 +59,9 @@ def install(folder: str) -> None:
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
     refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
-    here = {name: full for name in REFERENCES if (full := full_name(name)) is not None}
-    ours.install_references([full for name, full in here.items() if name not in MIXED])
-    ours.install_mixed_references([full for name, full in here.items() if name in MIXED])
+    ours.install_references([full for name in REFERENCES if (full := full_name(name)) is not None])
     for name, function in REFERENCES.items():
-        _register(name, kernel(function), _REFERENCE)
+        _register(name, kernel(name, function), _REFERENCE)
     for name, function in DIFFERENTIABLE.items():
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key

@@ -276,8 +276,25 @@ REFUSED = {
     "sink must be float32": {"sink": torch.ones(3)},
     "bool or uint8": {"atten_mask": torch.ones(6, 6)},
     "compressed [2048, 2048]": {"atten_mask": torch.ones(6, 6, dtype=torch.bool), "sparse_mode": 3},
-    "must end in [6, 6]": {"atten_mask": torch.ones(5, 6, dtype=torch.bool)},
+    "atten_mask must be one of": {"atten_mask": torch.ones(5, 6, dtype=torch.bool)},
     "needs prefix": {"atten_mask": PREFIX_3072, "sparse_mode": 6},
+    "prefix must be within 0 and 6": {"atten_mask": PREFIX_3072, "sparse_mode": 6, "prefix": [7, 1]},
+    "prefix must have a number for each of 2": {"atten_mask": PREFIX_3072, "sparse_mode": 6, "prefix": [6]},
+    "the band from pre_tockens -3 to next_tockens 1 is empty": {
+        "atten_mask": torch.ones(6, 6, dtype=torch.bool),
+        "pre_tockens": -3,
+        "next_tockens": 1,
+    },
+    "head_num must be within 1 and 256": {"head_num": 257},
+    "key and value must have as many tokens": {"value": torch.randn(2, 4, 5, 8)},
+    "must have tokens": {name: torch.randn(2, 4, 0, 8) for name in ("query", "key", "value")},
+    "got [2, 3, 6, 6]": {"atten_mask": torch.ones(2, 3, 6, 6, dtype=torch.bool)},
+    "as many sequences, and some, got 2 and 1": {
+        "input_layout": "TND",
+        **{n: torch.randn(6, 4, 8) for n in ("query", "key", "value")},
+        "actual_seq_qlen": [2, 6],
+        "actual_seq_kvlen": [6],
+    },
     "pse must have query's dtype": {"pse": torch.ones(2, 4, 6, 6).half()},
     "pse must be [batch or 1": {"pse": torch.ones(2, 4, 5, 6)},
     "needs actual_seq_qlen": {"input_layout": "TND", **{n: torch.randn(6, 4, 8) for n in ("query", "key", "value")}},
@@ -290,6 +307,27 @@ def test_refused_as_the_documentation_says(npu, message):
     given = moved({**given, "head_num": 4, "input_layout": "BNSD", **REFUSED[message]})
     with pytest.raises(RuntimeError, match=re.escape(message)):
         npu.npu_fusion_attention(**given)
+
+
+@pytest.mark.parametrize("name", ["query", "atten_mask"])
+def test_tensors_of_the_host_are_refused(npu, name):
+    given = moved({n: torch.randn(SHAPE) for n in ("query", "key", "value")} | {"atten_mask": BIAS > 0.5})
+    given[name] = given[name].cpu()
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        npu.npu_fusion_attention(**given, head_num=4, input_layout="BNSD")
+
+
+def test_sequences_of_no_length_at_the_end_do_not_count(npu):
+    inputs = [torch.randn(9, 2, 8) for _ in range(3)]
+    assert_same(
+        lambda *t: npu.npu_fusion_attention(
+            *t, 2, "TND", actual_seq_qlen=[2, 5, 9, 0, 0], actual_seq_kvlen=[2, 5, 9, 0, 0]
+        ),
+        lambda *t: torch.cat([
+            plain(*(x[a:b].transpose(0, 1)[None] for x in t))[0].transpose(0, 1) for a, b in ((0, 2), (2, 5), (5, 9))
+        ]),
+        *inputs,
+    )  # fmt: skip
 
 
 def laid_out(tensor, layout):

@@ -224,9 +224,8 @@ class BorrowedGenerator {
   Tensor state_;
 };
 
-// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key; a mixed
-// one takes tensors of the host as well.
-enum class By { CPU, REFERENCE, MIXED_REFERENCE };
+// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key.
+enum class By { CPU, REFERENCE };
 constexpr c10::DispatchKey REFERENCE = c10::DispatchKey::PrivateUse2;
 
 // Results of a reference that are to stay on the host.
@@ -528,12 +527,13 @@ class Call {
   void check_devices(size_t first) {
     static const std::unordered_set<std::string> COPIES = {"aten::copy_", "aten::_copy_from",
                                                            "aten::_copy_from_and_resize", "aten::set_"};
-    static const std::unordered_set<std::string> OF_THE_HOST = {"scalars", "lengths", "batch_sizes"};
+    static const std::unordered_set<std::string> OF_THE_HOST = {
+        "scalars", "lengths", "batch_sizes", "actual_seq_qlen", "actual_seq_kvlen", "actual_seq_lengths", "seq_len", "seqlen",
+        "context_lens", "seq_starts", "zero_point", "seed", "offset"};
     if (COPIES.count(operation_.schema().name())) return;
     if (given_) check_generator(first);
     if (pairs_.empty()) return;
     for (auto& pair : pairs_) refuse_other(pair.device.device(), pairs_[0].device.device());
-    if (by_ == By::MIXED_REFERENCE) return;
     for (size_t i = first; i < stack_->size(); i++) {
       const auto& value = (*stack_)[i];
       if (OF_THE_HOST.count(operation_.schema().arguments()[i - first].name())) continue;
@@ -621,14 +621,14 @@ class Call {
 
 void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack, By::CPU).run(); }
 
-template <By by>
 void run_reference(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
-  Call(operation, stack, by).run();
+  Call(operation, stack, By::REFERENCE).run();
 }
 
 void refuse(const c10::OperatorHandle& operation, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", operation.schema().operator_name(),
-                              "; on a real device it may run");
+  auto name = c10::toString(operation.schema().operator_name());
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", name, "; on a real device it may run. ",
+                              "longcat emulate --explain ", name, " says whether the wheel documents it, and how to add one");
 }
 
 // The operator as torch composes it of others, instead of torch_npu's own autograd kernel, whose device kernel would be
@@ -661,10 +661,7 @@ void install(const std::vector<std::string>& names, c10::DispatchKey key) {
 }
 
 torch::CppFunction cpu_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>(); }
-template <By by>
-torch::CppFunction reference_kernel() {
-  return torch::CppFunction::makeFromBoxedFunction<&run_reference<by>>();
-}
+torch::CppFunction reference_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_reference>(); }
 torch::CppFunction refusal() { return torch::CppFunction::makeFromBoxedFunction<&refuse>(); }
 torch::CppFunction composite_kernel() { return torch::CppFunction::makeFromBoxedFunction<&compose_kernel>(); }
 torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunction<&compose>(); }
@@ -672,9 +669,8 @@ torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunctio
 void install_cpu_kernels(const std::vector<std::string>& names) {
   install<cpu_kernel>(names, c10::DispatchKey::PrivateUse1);
 }
-template <By by>
 void install_references(const std::vector<std::string>& names) {
-  install<reference_kernel<by>>(names, c10::DispatchKey::PrivateUse1);
+  install<reference_kernel>(names, c10::DispatchKey::PrivateUse1);
 }
 void install_refusals(const std::vector<std::string>& names) { install<refusal>(names, c10::DispatchKey::PrivateUse1); }
 void install_composite_kernels(const std::vector<std::string>& names) {
@@ -691,8 +687,7 @@ TORCH_LIBRARY(longcat_emulator, library) {
   library.def("clear_overflow(Device device) -> ()", [](at::Device device) { overflows[device.index()] = false; });
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
   library.def("on_host(Tensor tensor) -> Tensor", &keep_on_host);
-  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::REFERENCE>(names); });
-  library.def("install_mixed_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::MIXED_REFERENCE>(names); });
+  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references(names); });
   library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
   library.def("install_composite_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_composite_kernels(names); });
   library.def("install_composites(str[] names) -> ()", [](std::vector<std::string> names) { install_composites(names); });

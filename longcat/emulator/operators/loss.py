@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.emulator.reference import check, gradients, reference
+from longcat.emulator.reference import FLOATS, check, check_types, gradients, reference
 
 
 @reference("npu_cross_entropy_loss")
@@ -27,6 +27,7 @@ def cross_entropy_loss(
     def need(condition: bool, reason: str) -> None:
         check(condition, "npu_cross_entropy_loss", reason)
 
+    check_types("npu_cross_entropy_loss", FLOATS, input=logits)
     need(not lse_square_scale_for_zloss and not return_zloss, "the z-loss is not supported")
     need(reduction in ("none", "mean", "sum"), f"reduction must be none, mean or sum, got {reduction!r}")
     need(
@@ -37,6 +38,12 @@ def cross_entropy_loss(
     need(
         weight is None or (weight.dtype == torch.float32 and weight.shape == logits.shape[1:]),
         "weight must be float32 [classes]",
+    )
+    classes = logits.shape[1]
+    need(ignore_index < classes, f"ignore_index must be below the {classes} classes, got {ignore_index}")
+    need(
+        bool(((target >= 0) & (target < classes)).all()),
+        f"every target must be within 0 and {classes - 1}: a device has no ignored label below 0",
     )
     log_prob = logits.float().log_softmax(-1)
     loss = _loss(log_prob, target, weight, reduction, ignore_index, label_smoothing)
@@ -58,6 +65,11 @@ def cross_entropy_loss_backward(
     lse_square_scale_for_zloss: float = 0.0,
 ) -> Tensor:
     """Return the gradient of the logits, from the log-probabilities."""
+    changed = {"label_smoothing": label_smoothing != 0}
+    if reduction == "mean":
+        changed |= {"weight": weight is not None, "ignore_index": ignore_index != -100}
+    for name, is_changed in changed.items():
+        check(not is_changed, "npu_cross_entropy_loss", f"{name} has no gradient with reduction {reduction}")
 
     def loss(values: Tensor) -> Tensor:
         return _loss(values, target, weight, reduction, ignore_index, label_smoothing).reshape(-1)

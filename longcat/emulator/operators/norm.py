@@ -6,10 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.emulator.reference import check, gradients, reference
+from longcat.emulator.reference import FLOATS, check, check_types, gradients, reference
 
 
 @reference("npu_rms_norm")
+def fused_rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Compute `rms_norm` of the types that a device takes."""
+    check_types("npu_rms_norm", FLOATS, self=x)
+    check_types("npu_rms_norm", (x.dtype, torch.float32), gamma=gamma)
+    return rms_norm(x, gamma, epsilon)
+
+
 def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Compute `x / rms(x) * gamma` over gamma's dimensions, and `1 / rms(x)` in float32 with those of size 1."""
     _check_last_dimensions("npu_rms_norm", x, gamma)
@@ -50,6 +57,8 @@ def _check_same(operator: str, x: Tensor, y: Tensor) -> None:
 def add_rms_norm(x: Tensor, residual: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor, Tensor]:
     """Return the norm of a sum, `1 / rms`, and the sum."""
     _check_same("npu_add_rms_norm", x, residual)
+    check_types("npu_add_rms_norm", FLOATS, x1=x)
+    check_types("npu_add_rms_norm", (x.dtype,), gamma=gamma)
     total = x + residual
     return *rms_norm(total, gamma, epsilon), total
 
@@ -84,6 +93,7 @@ def add_rms_norm_functional(
 @reference("npu_gemma_rms_norm")
 def gemma_rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Compute `rms_norm` with a weight of `1 + gamma`."""
+    check_types("npu_gemma_rms_norm", FLOATS, self=x)
     return rms_norm(x, 1 + gamma.float(), epsilon)
 
 
@@ -223,6 +233,8 @@ def group_norm_silu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return SiLU of the group norm, mean and inverse standard deviation."""
     _check_groups("npu_group_norm_silu", x, group)
+    check_types("npu_group_norm_silu", FLOATS, input=x)
+    check_types("npu_group_norm_silu", (x.dtype, torch.float32), weight=weight, bias=bias)
     check(eps > 0, "npu_group_norm_silu", f"eps must be positive, got {eps}")
     normal, mean, reciprocal = _group_norm(x, weight, bias, group, eps)
     dtype = x.dtype if weight is None or bias is None else weight.dtype
