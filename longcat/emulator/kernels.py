@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from longcat.emulator import operators
+from longcat.emulator import documented, operators
 from longcat.emulator.build import KERNELS
 from longcat.emulator.reference import DIFFERENTIABLE, FACTORIES, REFERENCES, kernel
 
@@ -61,12 +61,20 @@ def install(folder: str) -> None:
     ours.install_refusals(refused)
     ours.install_references([full for name in REFERENCES if (full := full_name(name)) is not None])
     for name, function in REFERENCES.items():
-        _register(name, kernel(name, function), _REFERENCE)
-    for name, function in DIFFERENTIABLE.items():
+        _register(name, kernel(name, typed(name, function)), _REFERENCE)
+    for name, plain in DIFFERENTIABLE.items():
+        function = typed(name, plain)
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
         if name in FACTORIES:
             _register(name, function, "CompositeImplicitAutograd")
+
+
+def typed(name: str, function: Any) -> Any:
+    """Return a reference that refuses what its operator's documentation does not name."""
+    full = full_name(name)
+    signature = schema(full) if full is not None else None
+    return function if signature is None else documented.typed(name, signature, function)
 
 
 def schema(name: str) -> torch.FunctionSchema | None:

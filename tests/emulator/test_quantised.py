@@ -236,7 +236,14 @@ def normalised(x, gamma):
 
 def test_normalisations_that_quantise():
     x, other, gamma = torch.randn(4, 64).half(), torch.randn(4, 64).half(), torch.rand(64).half() + 0.5
-    codes = run("npu_rms_norm_quant", x, gamma, torch.zeros(64).half(), torch.tensor([0.1]).half(), torch.tensor([3]))
+    codes = run(
+        "npu_rms_norm_quant",
+        x,
+        gamma,
+        torch.zeros(64).half(),
+        torch.tensor([0.1]).half(),
+        torch.tensor([3], dtype=torch.int8),
+    )
     near(codes, (normalised(x, gamma) / torch.tensor(0.1).half().float() + 3).round(), 1)
     first, second, total, scale, _ = run(
         "npu_add_rms_norm_dynamic_quant", x, other, gamma, smooth_scale1=gamma, smooth_scale2=gamma

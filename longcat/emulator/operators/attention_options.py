@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import FLOATS, check
+from longcat.emulator.reference import check
 
 COMPRESSED = 2048
 """Size of the causal mask that stands for one of any length."""
@@ -93,7 +93,6 @@ class Options:
                 tensor.dim() == _LAYOUTS[self.layout],
                 f"{name} must have {_LAYOUTS[self.layout]} dimensions in layout {self.layout}, got {tensor.dim()}",
             )
-        need(query.dtype in FLOATS, f"query must be float16, bfloat16 or float32, got {query.dtype}")
         need(
             query.dtype == key.dtype == value.dtype,
             f"query, key and value must have one dtype, got {query.dtype}, {key.dtype} and {value.dtype}",
