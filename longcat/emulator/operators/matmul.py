@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.operators.groups import group_bounds
+from longcat.emulator.operators.groups import numbered_groups
 from longcat.emulator.reference import reference
 
 
@@ -20,7 +20,7 @@ def grouped_matmul_add_(
     x is `[rows, in]` and weight `[rows, out]`.
     """
     by_group = total.view(-1, x.shape[1], weight.shape[1]) if total.dim() == 2 else total
-    for group, (first, last) in enumerate(group_bounds(group_list, group_list_type, "npu_grouped_matmul_add_")):
+    for group, (first, last) in numbered_groups(group_list, group_list_type, "npu_grouped_matmul_add_"):
         by_group[group] += x[first:last].float().mT @ weight[first:last].float()
     return total
 
