@@ -1,5 +1,6 @@
 """Graphs of captured work: replayed as on a device, refused where a device would refuse."""
 
+import gc
 import json
 
 import pytest
@@ -173,6 +174,7 @@ def test_memory_is_the_graphs_until_it_is_reset():
             y = torch.ones(1 << 20, device="npu") * 2
         return y
 
+    gc.collect()  # tensors of other tests
     torch.npu.empty_cache()
     before = torch.npu.memory_reserved()
     graph, y = captured(work)
