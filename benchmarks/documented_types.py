@@ -31,7 +31,8 @@ _TYPE = re.compile(
 )
 _INCOMPLETE = {
     "npu_grouped_matmul": ("scale", "per_token_scale"), "npu_grouped_matmul_swiglu_quant_v2": ("weight_scale", "x_scale"),
-    "npu_quant_matmul": ("scale", "pertoken_scale"), "npu_sparse_lightning_indexer_grad_kl_loss": ("softmax_max", "softmax_sum"),
+    "npu_grouped_matmul_swiglu_quant": ("weight",),
+    "npu_quant_matmul": ("x2", "scale", "pertoken_scale"), "npu_add_quant_matmul_": ("x2",), "npu_sparse_lightning_indexer_grad_kl_loss": ("softmax_max", "softmax_sum"),
     "npu_fused_linear_cross_entropy_loss_with_max_sum_backward": ("weight",),
 }  # fmt: skip
 """Arguments of which the texts leave out what the wheel's meta kernel or another text asks for, such as shared exponents."""
@@ -43,6 +44,7 @@ _IN_OTHER_WORDS = (
 )
 """Operators whose references refuse types in the wheel's own words."""
 _OTHERS = ("int4", "int2", "float8", "fp8", "e8m0", "e4m3", "e5m2", "hif8", "float4", "fp4", "mxfp", "qint", "quint")
+_LIKE = re.compile(r"(?:与|和|同)(?:输入|入参|参数)*[\s`“\"]*([A-Za-z]\w*)")
 _SENTENCE = re.compile(r"(?:类型|dtype)[^。；;\n]*")
 _ARGUMENT = re.compile(
     r"^[-*“\"]*\s*(?:\*\*|<strong>)?\s*(?P<kind>Tensor\??\s+)?`?(?P<name>[A-Za-z]\w*)`?\s*(?:\*\*|</strong>)?”?\s*"
@@ -86,6 +88,16 @@ def of_a_checkout(folder: Path) -> Iterator[tuple[str, Texts]]:
                 yield page.stem.partition("torch_npu-")[2], texts_of(section.splitlines()[1:])
 
 
+def like_in(text: str, tensors: list[str]) -> set[str]:
+    """Return `=` and the name of the tensor whose type a text says to be this one's; nothing if it says none."""
+    for clause in re.split(r"[。；;，,\n]", text):
+        if "类型" in clause and ("一致" in clause or "相同" in clause):
+            named = ("input" if name == "self" and "input" in tensors else name for name in _LIKE.findall(clause))
+            if other := next((name for name in named if name in tensors), None):
+                return {f"={other}"}
+    return set()
+
+
 def types_in(text: str) -> set[str] | None:
     """Return the types that a text names; None if there are some that torch has not."""
     if any(other in text.lower() for other in _OTHERS):
@@ -111,6 +123,7 @@ def tensors_of(name: str) -> list[str]:
 def table(checkout: Path) -> dict[str, dict[str, list[str]]]:
     """Return the types of each operator's tensors, as far as they are documented."""
     found: dict[str, dict[str, set[str] | None]] = {}
+    like: dict[tuple[str, str], set[str]] = {}
     for name, texts in (*of_the_wheel(), *of_a_checkout(checkout / "docs" / "zh" / "custom_APIs")):
         tensors = tensors_of(name)
         for place, (argument, text) in enumerate(() if name in _IN_OTHER_WORDS else texts.items()):
@@ -123,7 +136,14 @@ def table(checkout: Path) -> dict[str, dict[str, list[str]]]:
                 of_operator, types = found.setdefault(name, {}), types_in(text)
                 before = of_operator.get(argument, set())
                 of_operator[argument] = None if types is None or before is None else before | types
-    named = {name: {one: sorted(types) for one, types in of.items() if types} for name, of in found.items()}
+                other = like_in(text, tensors)
+                like[name, argument] = like.get((name, argument), other) & other  # as all texts have it
+    named = {
+        name: {
+            one: sorted(every) for one, types in of.items() if types is not None and (every := types | like[name, one])
+        }
+        for name, of in found.items()
+    }
     return {name: named[name] for name in sorted(named) if named[name]}
 
 
