@@ -25,6 +25,7 @@ def test_a_reference_is_named_with_file_and_gradient():
         ("mul.Tensor", "the CPU's kernel", "torch's formula"),
         ("npu_grouped_matmul", "ours", "none, as on a device"),
         ("npu_format_cast", "torch_npu's own code", "none, as on a device"),
+        ("empty_with_format", "torch_npu's own code", "torch's, of what it is composed of"),
         ("aten::view", "a view", "torch's formula"),
         ("atb::_npu_paged_attention", "ours", "none, as on a device"),
     ],
