@@ -37,9 +37,7 @@ def test_masked_convolution_and_its_gradients(masked):
     assert torch.equal(found, expected.half())
     gradient = numbers(7, 2, 4)
     expected.backward(gradient.float())
-    for d, leaf in zip(
-        run("npu_masked_causal_conv1d_backward", gradient, x, weight, mask=mask), leaves, strict=True
-    ):
+    for d, leaf in zip(run("npu_masked_causal_conv1d_backward", gradient, x, weight, mask=mask), leaves, strict=True):
         assert torch.equal(d, leaf.grad.half())
 
     ours = [leaf.detach().half().npu().requires_grad_() for leaf in leaves]
@@ -70,9 +68,7 @@ def test_tokens_that_were_not_accepted_are_forgotten():
     ahead = 2  # tokens guessed beyond the next one, so a line has 2 + 2 rows
     states, rows = torch.zeros(1, 2 + ahead, 4).half().npu(), numbers(3, 4)
     kept, accepted = rows, 3
-    torch.ops.npu.npu_fused_causal_conv1d(
-        rows[None].npu(), WEIGHT.npu(), states, num_computed_tokens=on_device([0])[0]
-    )
+    torch.ops.npu.npu_fused_causal_conv1d(rows[None].npu(), WEIGHT.npu(), states, num_computed_tokens=on_device([0])[0])
     for next_accepted in (1, 3, 2):
         guessed = numbers(1, 1 + ahead, 4)
         computed, count = on_device([len(kept)], [accepted])

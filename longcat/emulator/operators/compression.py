@@ -20,7 +20,9 @@ def _parts(name: str, floats: Tensor, mantissa: Tensor, fixed: Tensor, var: Tens
     count, width = floats.numel(), floats.dtype.itemsize
     same = {floats.dtype, mantissa.dtype, fixed.dtype, var.dtype}
     check(len(same) == 1 and width in (2, 4), name, "all tensors must be of one type: float16, bfloat16 or float32")
-    check(count >= _LEAST and count % _MULTIPLE == 0, name, f"{count} elements: a multiple of 64 from 32768 is required")
+    check(
+        count >= _LEAST and count % _MULTIPLE == 0, name, f"{count} elements: a multiple of 64 from 32768 is required"
+    )
     check(mantissa.numel() * width == count * (width - 1), name, "mantissa must have a byte an element less than input")
     check(fixed.numel() * width >= _HEADER, name, "fixed must have at least 512 bytes")
     # the exponents are stored as they are: that this fits is less than a device asks for

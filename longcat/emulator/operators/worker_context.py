@@ -96,7 +96,9 @@ def ffn_worker_scheduler_(schedule_context: Tensor, *, sync_group_size: int = 1,
     check(execute_mode == 0, name, f"execute_mode must be 0, got {execute_mode}")
     check(0 < sync_group_size <= context.sessions, name, f"sync_group_size must be 1 to {context.sessions}")
     if sync_group_size != context.sessions:
-        raise NotImplementedError(f"{name}: the emulated Ascend has no groups of sessions, sync_group_size is their number")
+        raise NotImplementedError(
+            f"{name}: the emulated Ascend has no groups of sessions, sync_group_size is their number"
+        )
     if not context.number(*_RUNNING):
         return schedule_context
     count, batch = context.rows * context.choices, context.number(*_FEED_FORWARD_BATCH)
