@@ -72,10 +72,17 @@ def explain(name: str) -> Explanation:
         numbers = "torch_npu's own code, which needs no kernel"
     else:
         numbers = (
-            f"none: a call raises NotImplementedError. To add it, write a function of CPU tensors in a module of "
-            f"longcat/emulator/operators with @reference({rest!r})"
+            f"none: a call raises NotImplementedError. {_documented(namespace, rest)}. To add it, write a function of CPU "
+            f"tensors in a module of longcat/emulator/operators with @reference({rest!r})"
         )
     return Explanation(name, str(signature), numbers, _gradient(name), _shapes(name), "; ".join(_checks(name)))
+
+
+def _documented(namespace: str, rest: str) -> str:
+    packet = getattr(getattr(torch.ops, namespace), rest.partition(".")[0])
+    if inspect.getdoc(packet):
+        return f"The wheel documents it: help(torch.ops.{packet._qualified_op_name.replace('::', '.')})"
+    return "The wheel has no documentation of it"
 
 
 def _device(name: str) -> bool:

@@ -45,6 +45,18 @@ def test_what_has_no_kernel_says_how_to_add_one():
     missing = [name for name in missing if kernels.schema(name) is not None and not kernels.has_kernel(name)]
     for name in missing:
         assert "NotImplementedError" in explain(name).numbers and "@reference" in explain(name).numbers
+    assert "The wheel documents it: help(torch.ops.npu.npu_matmul_compress_dequant)" in numbers_of(
+        missing, "compress_dequant"
+    )
+    assert "The wheel has no documentation of it" in numbers_of(missing, "npu_sub_sample")
+    with pytest.raises(NotImplementedError, match="longcat emulate --explain npu::npu_sub_sample says how to add one"):
+        torch.ops.npu.npu_sub_sample(torch.ones(3, device="npu"), 2, 0.5)
+
+
+def numbers_of(names, word):
+    from longcat.emulator.explain import explain
+
+    return next(explain(name).numbers for name in names if word in name)
 
 
 def test_an_unknown_operator_has_a_neighbour(capsys, monkeypatch):

@@ -561,8 +561,9 @@ void run_reference(const c10::OperatorHandle& operation, torch::jit::Stack* stac
 }
 
 void refuse(const c10::OperatorHandle& operation, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", operation.schema().operator_name(),
-                              "; on a real device it may run");
+  const auto& name = operation.schema().operator_name();
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", name, "; on a real device it may run. ",
+                              "longcat emulate --explain ", name, " says how to add one");
 }
 
 // The operator as torch composes it of others, instead of torch_npu's own autograd kernel, whose device kernel would be
