@@ -232,6 +232,21 @@ def test_long_products_of_half_floats_are_summed_in_32_bits():
     assert result.addmm_(x, y, beta=2.0, alpha=-1.0).tolist() == [[10000.0] * 2] * 2
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_convolutions_of_half_floats_are_summed_in_32_bits(groups, transposed):
+    function = F.conv_transpose2d if transposed else F.conv2d
+    inputs = [torch.randn(8, 4, 16, 16).half(), torch.randn(4, 4 // groups, 3, 3).half()]
+    results = []
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        leaves = [place(t).requires_grad_() for t in inputs]
+        found = function(*leaves, padding=1, groups=groups)
+        found.backward(place(torch.sin(torch.arange(8 * 4 * 256).view(8, 4, 16, 16)).half()))
+        results.append([found, *(leaf.grad for leaf in leaves)])
+    for wide, found in zip(*results, strict=True):
+        assert torch.equal(found.cpu(), wide.half())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_what_the_cpu_has_no_kernel_of_16_bits_for(dtype):
     """Results, new or in place, are rounded once and of the type that was given."""

@@ -243,7 +243,11 @@ void widen_index(const c10::OperatorHandle& operation, torch::jit::Stack* stack,
 void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   static const std::unordered_set<std::string> PRODUCTS = {
       "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::addbmm",
-      "aten::addbmm_", "aten::mv", "aten::addmv", "aten::addmv_", "aten::addr", "aten::dot", "aten::vdot"};
+      "aten::addbmm_", "aten::mv", "aten::addmv", "aten::addmv_", "aten::addr", "aten::dot", "aten::vdot",
+      "aten::convolution", "aten::_convolution", "aten::convolution_overrideable", "aten::convolution_backward",
+      "aten::convolution_backward_overrideable", "aten::_slow_conv2d_forward", "aten::_slow_conv2d_backward",
+      "aten::slow_conv3d_forward", "aten::slow_conv_dilated2d", "aten::slow_conv_transpose2d", "aten::_conv_depthwise2d",
+      "aten::conv_tbc", "aten::conv_tbc_backward"};
   size_t first = stack->size() - operation.schema().arguments().size();
   widen_index(operation, stack, first);
   bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
