@@ -30,8 +30,8 @@ _HOST = {
 }  # fmt: skip
 """torch_npu's own operators of this kind."""
 
-_ON_BOTH = ("_pack_padded_sequence",)
-"""Operators with results on the device and on the host: torch composes them from others."""
+_ON_BOTH = ("_pack_padded_sequence", "_foreach_copy_")
+"""Operators with tensors of the device and of the host: torch composes them from others."""
 
 _COMPUTED = ("CPU", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd")
 """Dispatch keys under which the CPU's kernel of an operator is registered."""

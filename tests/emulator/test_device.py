@@ -232,6 +232,32 @@ def test_long_products_of_half_floats_are_summed_in_32_bits():
     assert result.addmm_(x, y, beta=2.0, alpha=-1.0).tolist() == [[10000.0] * 2] * 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_multiple_that_is_added_is_rounded_with_the_sum_only(dtype):
+    x, y = torch.randn(2, 37, 7).to(dtype)
+    there, other, wide = x.to(DEVICE), y.to(DEVICE), x.float() + 5 * y.float()
+    found = [torch.add(there, other, alpha=5), torch.sub(there, other, alpha=-5), torch.rsub(other, there, alpha=-5)]
+    found += [*torch._foreach_add([there], [other], alpha=5), *torch._foreach_sub([there], [other], alpha=-5.0)]
+    assert all(torch.equal(result.cpu(), wide.to(dtype)) for result in found)
+    assert torch.add(there, other.float(), alpha=5).dtype == torch.float32
+    there.add_(other, alpha=5)
+    assert torch.equal(there.cpu(), wide.to(dtype))
+
+
+def test_lists_of_the_device_and_of_the_host_are_copied():
+    there, here = torch.zeros(2, device=DEVICE), torch.zeros(3)
+    torch._foreach_copy_([there, here, there[:1]], [torch.ones(2), torch.ones(3, device=DEVICE), torch.zeros(1)])
+    assert there.tolist() == [0, 1] and here.tolist() == [1, 1, 1]
+
+
+def test_a_gradient_of_gathered_places_may_be_sparse():
+    x, index = torch.randn(4, 3), torch.tensor([[0, 2, 1], [3, 2, 1]])
+    ours, plain = x.to(DEVICE).requires_grad_(), x.clone().requires_grad_()
+    for leaf in (ours, plain):
+        torch.gather(leaf, 0, index.to(leaf.device), sparse_grad=True).sum().backward()
+    assert ours.grad.is_sparse and torch.equal(ours.grad.to_dense().cpu(), plain.grad.to_dense())
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_convolutions_of_half_floats_are_summed_in_32_bits(groups, transposed):

@@ -136,7 +136,9 @@ def stft_backward(
 
 @reference("npu_gather_backward", differentiable=True)
 def gather_backward(gradient: Tensor, sizes: list[int], dim: int, index: Tensor, sparse_grad: bool) -> Tensor:
-    """Scatter the gradient to the gathered places. Composed, as torch_npu has no derivative of it."""
+    """Scatter the gradient to the gathered places, or keep it sparse. Composed, as torch_npu has no derivative of it."""
+    if sparse_grad:
+        return torch.ops.aten._gather_sparse_backward(gradient.new_empty(()).expand(sizes), dim, index, gradient)
     return gradient.new_zeros(sizes).scatter_add(dim, index, gradient)
 
 
