@@ -238,7 +238,7 @@ void widen_index(const c10::OperatorHandle& operation, torch::jit::Stack* stack,
   if (value.isTensor() && value.toTensor().scalar_type() == at::kInt) value = value.toTensor().to(at::kLong);
 }
 
-// Whether it adds a multiple of 16-bit floats to others. A device rounds the sum once, the CPU's kernel in vectors only.
+// Whether it adds a multiple of numbers to others. In bfloat16 a device rounds the sum once, the CPU's kernel in vectors only.
 bool adds_multiple(const c10::OperatorHandle& operation, const torch::jit::Stack& stack, size_t first) {
   static const std::unordered_set<std::string> SUMS = {"aten::add", "aten::add_", "aten::sub", "aten::sub_", "aten::rsub",
       "aten::_foreach_add", "aten::_foreach_add_", "aten::_foreach_sub", "aten::_foreach_sub_"};
@@ -262,8 +262,7 @@ void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* sta
   bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
   if (half && PRODUCTS.count(operation.schema().name())) return compute_wide(operation, stack, first, at::kHalf);
   if (!half && !brain) return operation.callBoxed(stack);
-  if (half != brain && adds_multiple(operation, *stack, first))
-    return compute_wide(operation, stack, first, half ? at::kHalf : at::kBFloat16);
+  if (!half && adds_multiple(operation, *stack, first)) return compute_wide(operation, stack, first, at::kBFloat16);
   torch::jit::Stack kept(stack->begin() + first, stack->end());
   try {
     operation.callBoxed(stack);
