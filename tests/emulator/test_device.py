@@ -232,6 +232,30 @@ def test_long_products_of_half_floats_are_summed_in_32_bits():
     assert result.addmm_(x, y, beta=2.0, alpha=-1.0).tolist() == [[10000.0] * 2] * 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("function, shapes", [
+    (lambda x, grid: F.grid_sample(x, grid, align_corners=False), [(2, 3, 9, 7), (2, 5, 6, 2)]),
+    (lambda x, grid: F.grid_sample(x, grid, align_corners=True), [(1, 2, 5, 4, 6), (1, 3, 4, 5, 3)]),
+    (lambda x: F.interpolate(x, scale_factor=1.7, mode="linear"), [(2, 3, 19)]),
+    (lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"), [(2, 3, 9, 7)]),
+    (lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic"), [(2, 3, 9, 7)]),
+    (lambda x: F.interpolate(x, scale_factor=1.7, mode="trilinear"), [(1, 2, 5, 4, 6)]),
+    (lambda x: F.adaptive_avg_pool3d(x, (2, 3, 2)), [(2, 3, 9, 7, 8)]),
+    (lambda x, y, z: torch.addr(x, y, z, beta=0.3, alpha=1.7), [(5, 7), (5,), (7,)]),
+    (lambda x, weight: F.conv_transpose3d(x, weight, stride=2), [(1, 3, 4, 5, 3), (3, 2, 3, 3, 3)]),
+])  # fmt: skip
+def test_what_the_cpu_rounds_often_in_16_bits_is_rounded_once(function, shapes, dtype):
+    inputs, results = [torch.randn(shape).to(dtype) for shape in shapes], []
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        leaf = place(inputs[0]).requires_grad_()
+        others = [place(t) for t in inputs[1:]]
+        found = function(leaf, *others)
+        found.backward(place(torch.sin(torch.arange(found.numel()).view(found.shape)).to(dtype)))
+        results.append([found, leaf.grad])
+    for wide, found in zip(*results, strict=True):
+        assert torch.equal(found.cpu(), wide.to(dtype))
+
+
 def test_a_multiple_of_bfloat16_that_is_added_is_rounded_with_the_sum_only():
     x, y = torch.randn(2, 37, 7).bfloat16()
     there, other, wide = x.to(DEVICE), y.to(DEVICE), x.float() + 5 * y.float()

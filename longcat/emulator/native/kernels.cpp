@@ -247,22 +247,30 @@ bool adds_multiple(const c10::OperatorHandle& operation, const torch::jit::Stack
   return alpha && stack[first + *alpha].isScalar() && !stack[first + *alpha].toScalar().equal(1);
 }
 
-// The CPU's kernel. Products of half floats are summed in 32 bits, as a device does, and what the CPU has no 16-bit kernel
-// for is computed in 32 bits as well.
+// The CPU's kernel. What is not rounded once by it in 16 bits is computed in 32, as a device does: products of half floats,
+// convolutions, samples of grids and means of regions; and so is what the CPU has no 16-bit kernel for.
 void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
-  static const std::unordered_set<std::string> PRODUCTS = {
-      "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::addbmm",
-      "aten::addbmm_", "aten::mv", "aten::addmv", "aten::addmv_", "aten::addr", "aten::dot", "aten::vdot",
-      "aten::convolution", "aten::_convolution", "aten::convolution_overrideable", "aten::convolution_backward",
-      "aten::convolution_backward_overrideable", "aten::_slow_conv2d_forward", "aten::_slow_conv2d_backward",
-      "aten::slow_conv3d_forward", "aten::slow_conv_dilated2d", "aten::slow_conv_transpose2d", "aten::_conv_depthwise2d",
-      "aten::conv_tbc", "aten::conv_tbc_backward"};
+  static const std::unordered_set<std::string> OF_HALF = {
+      "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::mv", "aten::addmv",
+      "aten::addmv_", "aten::dot", "aten::vdot"};
+  static const std::unordered_set<std::string> OF_BOTH = {
+      "aten::addbmm", "aten::addbmm_", "aten::addr", "aten::addr_", "aten::convolution", "aten::_convolution",
+      "aten::convolution_overrideable", "aten::convolution_backward", "aten::convolution_backward_overrideable",
+      "aten::_slow_conv2d_forward", "aten::_slow_conv2d_backward", "aten::slow_conv3d_forward", "aten::slow_conv_dilated2d",
+      "aten::slow_conv_transpose2d", "aten::_conv_depthwise2d", "aten::conv_tbc", "aten::conv_tbc_backward",
+      "aten::grid_sampler_2d", "aten::grid_sampler_2d_backward", "aten::grid_sampler_3d", "aten::grid_sampler_3d_backward",
+      "aten::upsample_linear1d", "aten::upsample_linear1d_backward", "aten::upsample_bilinear2d",
+      "aten::upsample_bilinear2d_backward", "aten::upsample_bicubic2d", "aten::upsample_bicubic2d_backward",
+      "aten::upsample_trilinear3d", "aten::upsample_trilinear3d_backward", "aten::_adaptive_avg_pool3d",
+      "aten::_adaptive_avg_pool3d_backward"};
   size_t first = stack->size() - operation.schema().arguments().size();
   widen_index(operation, stack, first);
   bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
-  if (half && PRODUCTS.count(operation.schema().name())) return compute_wide(operation, stack, first, at::kHalf);
   if (!half && !brain) return operation.callBoxed(stack);
-  if (!half && adds_multiple(operation, *stack, first)) return compute_wide(operation, stack, first, at::kBFloat16);
+  const auto& name = operation.schema().name();
+  bool wide = half ? !brain && (OF_HALF.count(name) || OF_BOTH.count(name))
+                   : OF_BOTH.count(name) || adds_multiple(operation, *stack, first);
+  if (wide) return compute_wide(operation, stack, first, half ? at::kHalf : at::kBFloat16);
   torch::jit::Stack kept(stack->begin() + first, stack->end());
   try {
     operation.callBoxed(stack);
