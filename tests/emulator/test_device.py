@@ -256,6 +256,54 @@ def test_what_the_cpu_rounds_often_in_16_bits_is_rounded_once(function, shapes, 
         assert torch.equal(found.cpu(), wide.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("of_weights", ["same", "float32"])
+@pytest.mark.parametrize("name", ["layer", "group", "batch"])
+def test_norms_of_16_bits_sum_gradients_of_weights_in_32(name, of_weights, dtype):
+    weights = dtype if of_weights == "same" else torch.float32
+    functions = {
+        "layer": lambda x, w, b: F.layer_norm(x, (8,), w, b),
+        "group": lambda x, w, b: F.group_norm(x.view(-1, 8, 16), 2, w, b),
+        "batch": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
+    }
+    inputs, results = (3 * torch.randn(1024, 8) + 5, torch.rand(8) + 1, torch.rand(8)), []
+    types = (dtype, weights, weights)
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        leaves = [place(t.to(kind)).detach().clone().requires_grad_() for t, kind in zip(inputs, types, strict=True)]
+        found = functions[name](*leaves)
+        found.backward(torch.ones_like(found))
+        results.append([found, *(leaf.grad for leaf in leaves[1:])])
+    for wide, found in zip(*results, strict=True):
+        tolerance = 5e-2 if name == "group" else 1e-4 if found.dtype == torch.float32 else 8e-3  # 16-bit statistics
+        torch.testing.assert_close(found.cpu().float(), wide, rtol=tolerance, atol=tolerance * 1024**0.5)
+    assert results[1][2].tolist() == [1024.0] * 8
+
+
+@pytest.mark.parametrize("weights", [torch.float16, torch.float32])
+def test_statistics_of_norms_have_the_types_of_the_meta_kernels(weights):
+    x, weight = torch.randn(4, 6, 5).half(), torch.ones(6, dtype=weights)
+    running = [torch.zeros(6, dtype=weights), torch.ones(6, dtype=weights)]
+    for operator, arguments in (
+        (torch.ops.aten.native_layer_norm, (x.mT.contiguous(), [6], weight, weight, 1e-5)),
+        (torch.ops.aten.native_group_norm, (x, weight, weight, 4, 6, 5, 2, 1e-5)),
+        (torch.ops.aten.native_batch_norm, (x, weight, weight, *running, True, 0.1, 1e-5)),
+    ):
+
+        def moved(device, values=arguments):
+            return [value.to(device) if isinstance(value, torch.Tensor) else value for value in values]
+
+        found = operator(*(there := moved(DEVICE)))
+        assert [part.dtype for part in found] == [part.dtype for part in operator(*moved("meta"))]
+    assert torch.allclose(there[3].cpu().float(), 0.1 * x.float().mean((0, 2)), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_a_token_that_occurs_often_are_summed_in_32_bits(dtype):
+    table = torch.rand(3, 2, dtype=dtype, device=DEVICE, requires_grad=True)
+    F.embedding(torch.tensor([1] * 3000 + [2], device=DEVICE), table).sum().backward()
+    assert table.grad.tolist() == [[0, 0], [float(torch.tensor(3000.0).to(dtype))] * 2, [1, 1]]
+
+
 def test_a_multiple_of_bfloat16_that_is_added_is_rounded_with_the_sum_only():
     x, y = torch.randn(2, 37, 7).bfloat16()
     there, other, wide = x.to(DEVICE), y.to(DEVICE), x.float() + 5 * y.float()

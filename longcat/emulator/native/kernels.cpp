@@ -198,9 +198,28 @@ void change_tensors(torch::jit::Stack* stack, size_t first, Change change) {
   }
 }
 
+// Type that a result of the CPU's kernel in 32 bits is rounded to. A norm's statistics are not, as on a device, and gradients
+// of its weights have the weights' type.
+at::ScalarType rounded_type(const std::string& name, size_t result, at::ScalarType narrow, std::optional<at::ScalarType> weight) {
+  static const std::unordered_set<std::string> STATISTICS = {"aten::native_layer_norm", "aten::native_batch_norm",
+      "aten::_native_batch_norm_legit", "aten::_native_batch_norm_legit_functional", "aten::_batch_norm_with_update"};
+  static const std::unordered_set<std::string> WEIGHTS = {"aten::native_layer_norm_backward", "aten::native_batch_norm_backward",
+      "aten::native_group_norm_backward", "aten::batch_norm_backward"};
+  if (result > 0 && STATISTICS.count(name)) return at::kFloat;
+  return result > 0 && weight && WEIGHTS.count(name) ? *weight : narrow;
+}
+
+std::optional<at::ScalarType> weight_type(const c10::OperatorHandle& operation, const torch::jit::Stack& stack, size_t first) {
+  auto place = operation.schema().argumentIndexWithName("weight");
+  if (!place || !stack[first + *place].isTensor() || !stack[first + *place].toTensor().defined()) return std::nullopt;
+  return stack[first + *place].toTensor().scalar_type();
+}
+
 // The CPU's kernel in 32 bits, with results rounded once.
 void compute_wide(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first, at::ScalarType narrow) {
   std::vector<std::pair<Tensor, Tensor>> widened;
+  const auto& name = operation.schema().name();
+  auto weight = weight_type(operation, *stack, first);
   change_tensors(stack, first, [&](const Tensor& tensor) {
     if (!tensor.defined() || tensor.scalar_type() != narrow) return tensor;
     for (auto& [before, after] : widened)
@@ -210,17 +229,20 @@ void compute_wide(const c10::OperatorHandle& operation, torch::jit::Stack* stack
   });
   operation.callBoxed(stack);
   const auto& arguments = operation.schema().arguments();
-  bool writes = std::any_of(arguments.begin(), arguments.end(),
-                            [](const auto& argument) { return argument.alias_info() && argument.alias_info()->isWrite(); });
+  bool writes = name == "aten::native_batch_norm";  // running statistics, of which its schema says nothing
+  writes |= std::any_of(arguments.begin(), arguments.end(),
+                        [](const auto& argument) { return argument.alias_info() && argument.alias_info()->isWrite(); });
   if (writes)
     for (auto& [before, after] : widened) {
       if (before.sizes() != after.sizes()) before.resize_(after.sizes());
       before.copy_(after);
     }
+  size_t number = 0;
   change_tensors(stack, stack->size() - operation.schema().returns().size(), [&](const Tensor& result) {
+    auto type = rounded_type(name, number++, narrow, weight);
     for (auto& [before, after] : widened)
       if (after.is_same(result)) return before;
-    return result.defined() && result.scalar_type() == at::kFloat ? result.to(narrow) : result;
+    return result.defined() && result.scalar_type() == at::kFloat ? result.to(type) : result;
   });
 }
 
@@ -248,7 +270,7 @@ bool adds_multiple(const c10::OperatorHandle& operation, const torch::jit::Stack
 }
 
 // The CPU's kernel. What is not rounded once by it in 16 bits is computed in 32, as a device does: products of half floats,
-// convolutions, samples of grids and means of regions; and so is what the CPU has no 16-bit kernel for.
+// convolutions, norms, gradients of embeddings, samples of grids; and so is what the CPU has no 16-bit kernel for.
 void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   static const std::unordered_set<std::string> OF_HALF = {
       "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::mv", "aten::addmv",
@@ -262,7 +284,12 @@ void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* sta
       "aten::upsample_linear1d", "aten::upsample_linear1d_backward", "aten::upsample_bilinear2d",
       "aten::upsample_bilinear2d_backward", "aten::upsample_bicubic2d", "aten::upsample_bicubic2d_backward",
       "aten::upsample_trilinear3d", "aten::upsample_trilinear3d_backward", "aten::_adaptive_avg_pool3d",
-      "aten::_adaptive_avg_pool3d_backward"};
+      "aten::_adaptive_avg_pool3d_backward", "aten::native_layer_norm", "aten::native_layer_norm_backward",
+      "aten::native_group_norm", "aten::native_group_norm_backward", "aten::native_batch_norm",
+      "aten::native_batch_norm_backward", "aten::_native_batch_norm_legit", "aten::_native_batch_norm_legit_functional",
+      "aten::_batch_norm_with_update", "aten::batch_norm_backward", "aten::embedding_dense_backward",
+      "aten::_embedding_bag_dense_backward", "aten::col2im", "aten::unfold_backward", "aten::prod", "aten::_cdist_forward",
+      "aten::_cdist_backward"};
   size_t first = stack->size() - operation.schema().arguments().size();
   widen_index(operation, stack, first);
   bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
