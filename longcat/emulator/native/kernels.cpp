@@ -14,6 +14,7 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 #include <torch_npu/csrc/aten/NPUGeneratorImpl.h>
+#include <torch_npu/csrc/core/NPUStorageImpl.h>
 #include <torch_npu/csrc/core/npu/NPUCachingAllocator.h>
 #include <torch_npu/csrc/core/npu/NPURecovery.h>
 #include <torch_npu/csrc/core/npu/NPUStream.h>
@@ -80,6 +81,70 @@ Tensor place(const Tensor& tensor, at::Device device) {
   auto made = at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(device).pinned_memory(false));
   read_alike(tensor, made);
   if (tensor.numel()) std::memcpy(made.mutable_data_ptr(), tensor.const_data_ptr(), span_of(tensor));
+  return made;
+}
+
+// What the CPU's kernels make for a device, they make in its memory, so that it need not be copied there; the device of
+// this thread's kernel, or none. Small things are copied, which is quicker.
+constexpr size_t LEAST_BYTES = 32 << 10;
+thread_local std::optional<at::Device> made_for;
+
+class KernelAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    if (!made_for || bytes < LEAST_BYTES) return c10::GetDefaultCPUAllocator()->allocate(bytes);
+    c10::DeviceGuard guard(*made_for);
+    auto made = c10_npu::NPUCachingAllocator::get()->allocate(bytes);
+    auto deleter = made.get_deleter();
+    auto start = made.get();
+    return {start, made.release_context(), deleter, at::kCPU};
+  }
+  c10::DeleterFnPtr raw_deleter() const override {  // of either kind of memory
+    return [](void* start) {
+      if (emulator::of_the_device(start)) return c10_npu::NPUCachingAllocator::raw_delete(start);
+      c10::GetDefaultCPUAllocator()->raw_deallocate(start);
+    };
+  }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+class MadeFor {
+ public:
+  explicit MadeFor(std::optional<at::Device> device) : before_(std::exchange(made_for, device)) {
+    static auto allocator = new KernelAllocator;
+    static bool set = (c10::SetCPUAllocator(allocator, 1), true);
+    (void)set;
+  }
+  ~MadeFor() { made_for = before_; }
+
+ private:
+  std::optional<at::Device> before_;
+};
+
+// Whether a result is all that there is in a piece of the device's memory.
+bool made_in_place(const Tensor& result) {
+  if (!result.has_storage() || result.is_quantized() || result.storage_offset() != 0) return false;
+  auto& storage = result.storage();
+  return storage.use_count() == 1 && storage.nbytes() == span_of(result) &&
+         storage.data_ptr().get_deleter() == c10_npu::NPUCachingAllocator::get()->raw_deleter();
+}
+
+// The device's tensor over a result that was made in its memory, which it takes over.
+Tensor taken_over(const Tensor& result, at::Device device) {
+  std::vector<int64_t> ones(result.dim(), 1);  // a description as of this number of dimensions
+  auto made = at::empty_strided(ones, ones, result.options().device(device).pinned_memory(false));
+  auto implementation = static_cast<torch_npu::NPUStorageImpl*>(made.storage().unsafeGetStorageImpl());
+  auto& held = result.storage().unsafeGetStorageImpl()->_mutable_data_ptr_no_checks();
+  auto start = held.get();
+  auto deleter = held.get_deleter();
+  implementation->set_data_ptr_noswap({start, held.release_context(), deleter, made.device()});
+  implementation->set_nbytes(span_of(result));
+  made.unsafeGetTensorImpl()->set_sizes_and_strides(result.sizes(), result.strides());
+  auto& description = implementation->npu_desc_;
+  description.base_sizes_ = result.sizes();
+  description.base_strides_ = result.strides();
+  description.storage_sizes_ = result.sizes();
+  read_alike(result, made);
   return made;
 }
 
@@ -159,9 +224,8 @@ class BorrowedGenerator {
   Tensor state_;
 };
 
-// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key; a mixed
-// one takes tensors of the host as well.
-enum class By { CPU, REFERENCE, MIXED_REFERENCE };
+// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key.
+enum class By { CPU, REFERENCE };
 constexpr c10::DispatchKey REFERENCE = c10::DispatchKey::PrivateUse2;
 
 // Results of a reference that are to stay on the host.
@@ -400,6 +464,7 @@ class Call {
     if (stream && emulator::records(stream)) again = capture(stream, random);
     bool watched = saturates() && finite_arguments(arguments, *stack_, first_);
     try {
+      MadeFor device(by_ == By::CPU ? device_ : std::nullopt);
       compute(operation_, stack_, by_, random);
     } catch (const c10::Error& error) {  // a result is made on the host first
       bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
@@ -511,12 +576,13 @@ class Call {
   void check_devices(size_t first) {
     static const std::unordered_set<std::string> COPIES = {"aten::copy_", "aten::_copy_from",
                                                            "aten::_copy_from_and_resize", "aten::set_"};
-    static const std::unordered_set<std::string> OF_THE_HOST = {"scalars", "lengths", "batch_sizes"};
+    static const std::unordered_set<std::string> OF_THE_HOST = {
+        "scalars", "lengths", "batch_sizes", "actual_seq_qlen", "actual_seq_kvlen", "actual_seq_lengths", "seq_len", "seqlen",
+        "context_lens", "seq_starts", "zero_point", "seed", "offset"};
     if (COPIES.count(operation_.schema().name())) return;
     if (given_) check_generator(first);
     if (pairs_.empty()) return;
     for (auto& pair : pairs_) refuse_other(pair.device.device(), pairs_[0].device.device());
-    if (by_ == By::MIXED_REFERENCE) return;
     for (size_t i = first; i < stack_->size(); i++) {
       const auto& value = (*stack_)[i];
       if (OF_THE_HOST.count(operation_.schema().arguments()[i - first].name())) continue;
@@ -576,7 +642,7 @@ class Call {
         read_alike(result, view);
         return view;
       }
-    return place(result, *device_);
+    return made_in_place(result) ? taken_over(result, *device_) : place(result, *device_);
   }
 
   // An argument that the operator has written to; it may have given it another shape or, where it had to grow, memory.
@@ -604,15 +670,14 @@ class Call {
 
 void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack, By::CPU).run(); }
 
-template <By by>
 void run_reference(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
-  Call(operation, stack, by).run();
+  Call(operation, stack, By::REFERENCE).run();
 }
 
 void refuse(const c10::OperatorHandle& operation, torch::jit::Stack*) {
-  const auto& name = operation.schema().operator_name();
+  auto name = c10::toString(operation.schema().operator_name());
   TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", name, "; on a real device it may run. ",
-                              "longcat emulate --explain ", name, " says how to add one");
+                              "longcat emulate --explain ", name, " says whether the wheel documents it, and how to add one");
 }
 
 // The operator as torch composes it of others, instead of torch_npu's own autograd kernel, whose device kernel would be
@@ -645,10 +710,7 @@ void install(const std::vector<std::string>& names, c10::DispatchKey key) {
 }
 
 torch::CppFunction cpu_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>(); }
-template <By by>
-torch::CppFunction reference_kernel() {
-  return torch::CppFunction::makeFromBoxedFunction<&run_reference<by>>();
-}
+torch::CppFunction reference_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_reference>(); }
 torch::CppFunction refusal() { return torch::CppFunction::makeFromBoxedFunction<&refuse>(); }
 torch::CppFunction composite_kernel() { return torch::CppFunction::makeFromBoxedFunction<&compose_kernel>(); }
 torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunction<&compose>(); }
@@ -656,9 +718,8 @@ torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunctio
 void install_cpu_kernels(const std::vector<std::string>& names) {
   install<cpu_kernel>(names, c10::DispatchKey::PrivateUse1);
 }
-template <By by>
 void install_references(const std::vector<std::string>& names) {
-  install<reference_kernel<by>>(names, c10::DispatchKey::PrivateUse1);
+  install<reference_kernel>(names, c10::DispatchKey::PrivateUse1);
 }
 void install_refusals(const std::vector<std::string>& names) { install<refusal>(names, c10::DispatchKey::PrivateUse1); }
 void install_composite_kernels(const std::vector<std::string>& names) {
@@ -675,8 +736,7 @@ TORCH_LIBRARY(longcat_emulator, library) {
   library.def("clear_overflow(Device device) -> ()", [](at::Device device) { overflows[device.index()] = false; });
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
   library.def("on_host(Tensor tensor) -> Tensor", &keep_on_host);
-  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::REFERENCE>(names); });
-  library.def("install_mixed_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::MIXED_REFERENCE>(names); });
+  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references(names); });
   library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
   library.def("install_composite_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_composite_kernels(names); });
   library.def("install_composites(str[] names) -> ()", [](std::vector<std::string> names) { install_composites(names); });
