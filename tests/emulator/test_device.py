@@ -306,6 +306,17 @@ def test_gradients_of_a_token_that_occurs_often_are_summed_in_32_bits(dtype):
     assert table.grad.tolist() == [[0, 0], [float(torch.tensor(3000.0).to(dtype))] * 2, [1, 1]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gradient_of_sure_logits_is_not_lost_in_16_bits(dtype):
+    x, target, weight = (5 * torch.randn(40, 3)).to(dtype), torch.randint(2, (40, 3)).to(dtype), torch.rand(3).to(dtype)
+    results = []
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        logits, labels, factor = (place(t).detach().clone() for t in (x, target, weight))
+        loss = F.binary_cross_entropy_with_logits(logits.requires_grad_(), labels, factor, pos_weight=factor)
+        results.append(torch.autograd.grad(64 * loss, logits)[0])
+    assert torch.equal(results[1].cpu(), results[0].to(dtype))
+
+
 def test_a_multiple_of_bfloat16_that_is_added_is_rounded_with_the_sum_only():
     x, y = torch.randn(2, 37, 7).bfloat16()
     there, other, wide = x.to(DEVICE), y.to(DEVICE), x.float() + 5 * y.float()
