@@ -317,6 +317,25 @@ def test_the_gradient_of_sure_logits_is_not_lost_in_16_bits(dtype):
     assert torch.equal(results[1].cpu(), results[0].to(dtype))
 
 
+@pytest.mark.parametrize("function", [F.softmax, F.log_softmax])
+def test_softmax_of_half_floats_may_have_32_bits(function):
+    x, results = torch.randn(3, 5).half(), []
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        leaf = place(x).detach().clone().requires_grad_()
+        found = function(leaf, -1, dtype=torch.float32)
+        found.sin().sum().backward()
+        results.append((found, leaf.grad))
+    (wide, gradient), (found, d_x) = results
+    assert found.dtype == torch.float32 and torch.allclose(found.cpu(), wide, atol=1e-6)
+    assert d_x.dtype == torch.float16 and torch.allclose(d_x.cpu(), gradient.half(), atol=1e-3)
+
+
+def test_synchronised_norms_write_where_they_are_told():
+    x, statistics = torch.tensor([[1.0], [3.0]], device=DEVICE), [torch.tensor([2.0], device=DEVICE) for _ in range(4)]
+    out = torch.zeros(2, 1, device=DEVICE)
+    assert torch.batch_norm_elemt(x, *statistics, 1e-5, out=out) is out and out.tolist() == [[-2.0], [6.0]]
+
+
 def test_a_multiple_of_bfloat16_that_is_added_is_rounded_with_the_sum_only():
     x, y = torch.randn(2, 37, 7).bfloat16()
     there, other, wide = x.to(DEVICE), y.to(DEVICE), x.float() + 5 * y.float()

@@ -333,6 +333,26 @@ bool adds_multiple(const c10::OperatorHandle& operation, const torch::jit::Stack
   return alpha && stack[first + *alpha].isScalar() && !stack[first + *alpha].toScalar().equal(1);
 }
 
+// Softmax of half floats with a result of 32 bits, and its gradient, which the CPU's kernel refuses; false if it is no such.
+bool softmax_to_float(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first) {
+  const auto& name = operation.schema().name();
+  if (name == "aten::_softmax" || name == "aten::_log_softmax") {
+    auto& to_float = (*stack)[first + 2];
+    if (!to_float.toBool()) return false;
+    (*stack)[first] = (*stack)[first].toTensor().to(at::kFloat);
+    to_float = false;
+    operation.callBoxed(stack);
+    return true;
+  }
+  if (name != "aten::_softmax_backward_data" && name != "aten::_log_softmax_backward_data") return false;
+  auto type = (*stack)[first + 3].toScalarType();
+  if (type == (*stack)[first].toTensor().scalar_type()) return false;
+  (*stack)[first + 3] = at::kFloat;
+  operation.callBoxed(stack);
+  stack->back() = stack->back().toTensor().to(type);
+  return true;
+}
+
 // The CPU's kernel. What is not rounded once by it in 16 bits is computed in 32, as a device does: products of half floats,
 // convolutions, norms, gradients of embeddings, samples of grids; and so is what the CPU has no 16-bit kernel for.
 void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
@@ -356,6 +376,7 @@ void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* sta
       "aten::_cdist_backward"};
   size_t first = stack->size() - operation.schema().arguments().size();
   widen_index(operation, stack, first);
+  if (softmax_to_float(operation, stack, first)) return;
   bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
   if (!half && !brain) return operation.callBoxed(stack);
   const auto& name = operation.schema().name();
