@@ -144,11 +144,11 @@ def gradients(function: Function, inputs: list[Tensor | None], output_gradient: 
 
 def draw() -> tuple[int, int]:
     """Return seed and offset of the current device's generator, and move it on."""
-    module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
-    generator = module.default_generators[module.current_device()]
-    seed, offset = generator.initial_seed(), generator.get_offset()
-    generator.set_offset(offset + 12)  # as far as the wheel moves on
-    return seed, offset
+    name = torch._C._get_privateuse1_backend_name()
+    found: tuple[int, int] = torch.ops.longcat_emulator.draw(
+        torch.device(name, torch.get_device_module(name).current_device())
+    )
+    return found
 
 
 def kept(seed: int, offset: int, count: int, keep: float) -> Tensor:

@@ -197,14 +197,18 @@ void saturate(const Tensor& result, at::Device device) {
 // moves on. In a graph both are found on the device, at each replay.
 class Draw {
  public:
-  explicit Draw(at::Generator from) {
+  explicit Draw(at::Generator from, uint64_t numbers = 4) {
     std::lock_guard<std::mutex> lock(from.mutex());
-    state_ = at::check_generator<at_npu::NPUGeneratorImpl>(from)->philox_npu_state(4);
+    state_ = at::check_generator<at_npu::NPUGeneratorImpl>(from)->philox_npu_state(numbers);
+  }
+
+  std::tuple<uint64_t, uint64_t> seed_and_offset() const {
+    if (!state_.captured_) return {state_.seed_.val, state_.offset_.val};
+    return {read(state_.seed_.ptr), read(state_.offset_.ptr) + state_.offset_intragraph_};
   }
 
   at::Generator generator() const {
-    uint64_t seed = state_.captured_ ? read(state_.seed_.ptr) : state_.seed_.val;
-    uint64_t offset = state_.captured_ ? read(state_.offset_.ptr) + state_.offset_intragraph_ : state_.offset_.val;
+    auto [seed, offset] = seed_and_offset();
     return at::detail::createCPUGenerator(seed * 0x9E3779B97F4A7C15ull + offset);
   }
 
@@ -227,6 +231,19 @@ class BorrowedGenerator {
 // What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key.
 enum class By { CPU, REFERENCE };
 constexpr c10::DispatchKey REFERENCE = c10::DispatchKey::PrivateUse2;
+
+// What a reference draws in a call that a graph does again: once when it is captured, and read anew at each replay.
+using Drawn = std::shared_ptr<std::optional<Draw>>;
+thread_local Drawn drawn_by_graph;
+
+// Seed and offset of the device's generator, which moves on as far as torch_npu's kernels do.
+std::tuple<int64_t, int64_t> draw(at::Device device) {
+  constexpr uint64_t NUMBERS = 12;
+  auto from = at::globalContext().defaultGenerator(device);
+  if (!drawn_by_graph) return Draw(from, NUMBERS).seed_and_offset();
+  if (!*drawn_by_graph) drawn_by_graph->emplace(from, NUMBERS);
+  return (*drawn_by_graph)->seed_and_offset();
+}
 
 // Results of a reference that are to stay on the host.
 thread_local std::vector<Tensor> on_host;
@@ -397,9 +414,14 @@ void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* sta
   }
 }
 
-// Runs it on tensors of the CPU.
-void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by,
-             const std::optional<Draw>& random) {
+// Runs it on tensors of the CPU; what a graph does again knows what it drew.
+void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by, const std::optional<Draw>& random,
+             Drawn drawn = nullptr) {
+  struct Drawing {
+    explicit Drawing(Drawn now) : before(std::exchange(drawn_by_graph, std::move(now))) {}
+    ~Drawing() { drawn_by_graph = before; }
+    Drawn before;
+  } drawing(std::move(drawn));
   c10::impl::ExcludeDispatchKeyGuard kernels_only(c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
                                                   c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
   std::optional<BorrowedGenerator> borrowed;
@@ -443,6 +465,7 @@ struct Replayed {
   std::vector<std::pair<size_t, Draw>> generators;  // by argument
   std::vector<IValue> arguments;                    // tensors of the CPU
   std::vector<Tensor> results;
+  Drawn drawn = std::make_shared<std::optional<Draw>>();
 
   aclError operator()() const {
     torch::jit::Stack stack;
@@ -451,7 +474,7 @@ struct Replayed {
         return tensor.defined() && tensor.has_storage() ? over(tensor, true) : tensor;
       }));
     for (auto& [argument, draw] : generators) stack[argument] = draw.generator();
-    compute(operation, &stack, by, random);
+    compute(operation, &stack, by, random, drawn);
     on_host.clear();
     auto result = results.begin();
     for (auto& value : stack)
@@ -486,7 +509,7 @@ class Call {
     bool watched = saturates() && finite_arguments(arguments, *stack_, first_);
     try {
       MadeFor device(by_ == By::CPU ? device_ : std::nullopt);
-      compute(operation_, stack_, by_, random);
+      compute(operation_, stack_, by_, random, again ? again->drawn : nullptr);
     } catch (const c10::Error& error) {  // a result is made on the host first
       bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
       TORCH_CHECK_WITH(OutOfMemoryError, !memory, "NPU out of memory. ", operation_.schema().operator_name(),
@@ -757,6 +780,7 @@ TORCH_LIBRARY(longcat_emulator, library) {
   library.def("clear_overflow(Device device) -> ()", [](at::Device device) { overflows[device.index()] = false; });
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
   library.def("on_host(Tensor tensor) -> Tensor", &keep_on_host);
+  library.def("draw(Device device) -> (int seed, int offset)", &draw);
   library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references(names); });
   library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
   library.def("install_composite_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_composite_kernels(names); });
