@@ -336,6 +336,12 @@ def test_synchronised_norms_write_where_they_are_told():
     assert torch.batch_norm_elemt(x, *statistics, 1e-5, out=out) is out and out.tolist() == [[-2.0], [6.0]]
 
 
+def test_results_of_16_bits_have_the_type_that_is_asked_for():
+    x = torch.rand(3, 4, device=DEVICE).half()
+    for function in (torch.prod, torch.sum, torch.mean, torch.cumsum):
+        assert function(x, 0, dtype=torch.float32).dtype == torch.float32 and function(x, 0).dtype == torch.float16
+
+
 def test_a_multiple_of_bfloat16_that_is_added_is_rounded_with_the_sum_only():
     x, y = torch.randn(2, 37, 7).bfloat16()
     there, other, wide = x.to(DEVICE), y.to(DEVICE), x.float() + 5 * y.float()
