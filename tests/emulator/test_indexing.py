@@ -239,3 +239,9 @@ def test_without_saturation_a_result_is_infinite(npu):
     x = torch.full((2,), 40000.0, dtype=torch.float16, device=DEVICE)
     assert (x + x).isinf().all()
     assert npu.npu_get_float_status(torch.ones(8, device=DEVICE)).tolist() == [0] * 8
+
+
+def test_gradients_of_repeats_are_summed_in_32_bits():
+    gradient = torch.full((1000,), 0.3, dtype=torch.float16)
+    found = run("repeat_interleave_backward_int", gradient, torch.zeros(1).half(), 1000, 0)
+    assert found.item() == gradient.float().sum().half().item()

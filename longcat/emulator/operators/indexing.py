@@ -398,13 +398,13 @@ def random_choice_with_mask(x: Tensor, count: int = 256, seed: int = 0, seed2: i
 
 @reference("repeat_interleave_backward_int", "repeat_interleave_backward_tensor")
 def repeat_interleave_backward(gradient: Tensor, x: Tensor, repeats: int | Tensor, dim: int | None = None) -> Tensor:
-    """Add the gradient of repeated elements up; without `dim` x was flattened."""
+    """Add the gradient of repeated elements up, in float32; without `dim` x was flattened."""
     size = x.numel() if dim is None else x.shape[dim]
     counts = torch.as_tensor(repeats).long().expand(size)
     source = torch.arange(size).repeat_interleave(counts)
     if dim is None:
-        return gradient.new_zeros(size).index_add(0, source, gradient.flatten()).reshape(x.shape).to(x.dtype)
-    return torch.zeros_like(x, dtype=gradient.dtype).index_add(dim, source, gradient).to(x.dtype)
+        return torch.zeros(size).index_add_(0, source, gradient.float().flatten()).reshape(x.shape).to(x.dtype)
+    return torch.zeros(x.shape).index_add_(dim, source, gradient.float()).to(x.dtype)
 
 
 def _into(name: str) -> None:
