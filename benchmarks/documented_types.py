@@ -31,11 +31,13 @@ _TYPE = re.compile(
 )
 _INCOMPLETE = {
     "npu_grouped_matmul": ("scale", "per_token_scale"), "npu_grouped_matmul_swiglu_quant_v2": ("weight_scale", "x_scale"),
-    "npu_grouped_matmul_swiglu_quant": ("weight",),
+    "npu_grouped_matmul_swiglu_quant": ("weight",), "npu_fused_causal_conv1d": ("weight", "bias"),
     "npu_quant_matmul": ("x2", "scale", "pertoken_scale"), "npu_add_quant_matmul_": ("x2",), "npu_sparse_lightning_indexer_grad_kl_loss": ("softmax_max", "softmax_sum"),
     "npu_fused_linear_cross_entropy_loss_with_max_sum_backward": ("weight",),
+    "npu_bounding_box_encode": ("anchor_box", "ground_truth_box"), "npu_rotated_iou": ("input", "query_boxes"), "npu_rotated_overlaps": ("input", "query_boxes"),
+    "npu_multi_head_attention": ("dropout_mask",),
 }  # fmt: skip
-"""Arguments of which the texts leave out what the wheel's meta kernel or another text asks for, such as shared exponents."""
+"""Arguments of which the texts leave out what the wheel's meta kernel, another text or upstream's tests ask for, such as shared exponents."""
 _IN_OTHER_WORDS = (
     "npu_mhc_post",
     "npu_mhc_post_backward",

@@ -30,8 +30,8 @@ _HOST = {
 }  # fmt: skip
 """torch_npu's own operators of this kind."""
 
-_ON_BOTH = ("_pack_padded_sequence",)
-"""Operators with results on the device and on the host: torch composes them from others."""
+_ON_BOTH = ("_pack_padded_sequence", "_foreach_copy_")
+"""Operators with tensors of the device and of the host: torch composes them from others."""
 
 _COMPUTED = ("CPU", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd")
 """Dispatch keys under which the CPU's kernel of an operator is registered."""
@@ -109,11 +109,16 @@ def composed(name: str) -> bool:
 
 
 def has_kernel(name: str) -> bool:
-    """Whether an operator can run: an aten one if the CPU has it, torch_npu's if it has a reference or needs none."""
+    """Whether an operator can run: an aten one if the CPU has it, torch_npu's if it has a reference or needs none.
+
+    It needs none if it only handles memory, or is made of others for every device.
+    """
     namespace, _, rest = name.partition("::")
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
     if computes(name):
-        return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _COMPUTED)
-    ours = namespace not in FUSED or schema(name) is None
+        return any(has(name, key) for key in _COMPUTED)
+    composite = not has(name, "PrivateUse1") and any(has(name, key) for key in _COMPUTED)
+    ours = namespace not in FUSED or schema(name) is None or composite
     known = {**REFERENCES, **DIFFERENTIABLE}
     return ours or rest in known or name in known or rest.partition(".")[0] in _HOST
 

@@ -235,6 +235,154 @@ def test_long_products_of_half_floats_are_summed_in_32_bits():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("function, shapes", [
+    (lambda x, grid: F.grid_sample(x, grid, align_corners=False), [(2, 3, 9, 7), (2, 5, 6, 2)]),
+    (lambda x, grid: F.grid_sample(x, grid, align_corners=True), [(1, 2, 5, 4, 6), (1, 3, 4, 5, 3)]),
+    (lambda x: F.interpolate(x, scale_factor=1.7, mode="linear"), [(2, 3, 19)]),
+    (lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"), [(2, 3, 9, 7)]),
+    (lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic"), [(2, 3, 9, 7)]),
+    (lambda x: F.interpolate(x, scale_factor=1.7, mode="trilinear"), [(1, 2, 5, 4, 6)]),
+    (lambda x: F.adaptive_avg_pool3d(x, (2, 3, 2)), [(2, 3, 9, 7, 8)]),
+    (lambda x, y, z: torch.addr(x, y, z, beta=0.3, alpha=1.7), [(5, 7), (5,), (7,)]),
+    (lambda x, weight: F.conv_transpose3d(x, weight, stride=2), [(1, 3, 4, 5, 3), (3, 2, 3, 3, 3)]),
+])  # fmt: skip
+def test_what_the_cpu_rounds_often_in_16_bits_is_rounded_once(function, shapes, dtype):
+    inputs, results = [torch.randn(shape).to(dtype) for shape in shapes], []
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        leaf = place(inputs[0]).requires_grad_()
+        others = [place(t) for t in inputs[1:]]
+        found = function(leaf, *others)
+        found.backward(place(torch.sin(torch.arange(found.numel()).view(found.shape)).to(dtype)))
+        results.append([found, leaf.grad])
+    for wide, found in zip(*results, strict=True):
+        assert torch.equal(found.cpu(), wide.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("of_weights", ["same", "float32"])
+@pytest.mark.parametrize("name", ["layer", "group", "batch"])
+def test_norms_of_16_bits_sum_gradients_of_weights_in_32(name, of_weights, dtype):
+    weights = dtype if of_weights == "same" else torch.float32
+    functions = {
+        "layer": lambda x, w, b: F.layer_norm(x, (8,), w, b),
+        "group": lambda x, w, b: F.group_norm(x.view(-1, 8, 16), 2, w, b),
+        "batch": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
+    }
+    inputs, results = (3 * torch.randn(1024, 8) + 5, torch.rand(8) + 1, torch.rand(8)), []
+    types = (dtype, weights, weights)
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        leaves = [place(t.to(kind)).detach().clone().requires_grad_() for t, kind in zip(inputs, types, strict=True)]
+        found = functions[name](*leaves)
+        found.backward(torch.ones_like(found))
+        results.append([found, *(leaf.grad for leaf in leaves[1:])])
+    for wide, found in zip(*results, strict=True):
+        tolerance = 5e-2 if name == "group" else 1e-4 if found.dtype == torch.float32 else 8e-3  # 16-bit statistics
+        torch.testing.assert_close(found.cpu().float(), wide, rtol=tolerance, atol=tolerance * 1024**0.5)
+    assert results[1][2].tolist() == [1024.0] * 8
+
+
+@pytest.mark.parametrize("weights", [torch.float16, torch.float32])
+def test_statistics_of_norms_have_the_types_of_the_meta_kernels(weights):
+    x, weight = torch.randn(4, 6, 5).half(), torch.ones(6, dtype=weights)
+    running = [torch.zeros(6, dtype=weights), torch.ones(6, dtype=weights)]
+    for operator, arguments in (
+        (torch.ops.aten.native_layer_norm, (x.mT.contiguous(), [6], weight, weight, 1e-5)),
+        (torch.ops.aten.native_group_norm, (x, weight, weight, 4, 6, 5, 2, 1e-5)),
+        (torch.ops.aten.native_batch_norm, (x, weight, weight, *running, True, 0.1, 1e-5)),
+    ):
+
+        def moved(device, values=arguments):
+            return [value.to(device) if isinstance(value, torch.Tensor) else value for value in values]
+
+        found = operator(*(there := moved(DEVICE)))
+        assert [part.dtype for part in found] == [part.dtype for part in operator(*moved("meta"))]
+    assert torch.allclose(there[3].cpu().float(), 0.1 * x.float().mean((0, 2)), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_a_token_that_occurs_often_are_summed_in_32_bits(dtype):
+    table = torch.rand(3, 2, dtype=dtype, device=DEVICE, requires_grad=True)
+    F.embedding(torch.tensor([1] * 3000 + [2], device=DEVICE), table).sum().backward()
+    assert table.grad.tolist() == [[0, 0], [float(torch.tensor(3000.0).to(dtype))] * 2, [1, 1]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gradient_of_sure_logits_is_not_lost_in_16_bits(dtype):
+    x, target, weight = (5 * torch.randn(40, 3)).to(dtype), torch.randint(2, (40, 3)).to(dtype), torch.rand(3).to(dtype)
+    results = []
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        logits, labels, factor = (place(t).detach().clone() for t in (x, target, weight))
+        loss = F.binary_cross_entropy_with_logits(logits.requires_grad_(), labels, factor, pos_weight=factor)
+        results.append(torch.autograd.grad(64 * loss, logits)[0])
+    assert torch.equal(results[1].cpu(), results[0].to(dtype))
+
+
+@pytest.mark.parametrize("function", [F.softmax, F.log_softmax])
+def test_softmax_of_half_floats_may_have_32_bits(function):
+    x, results = torch.randn(3, 5).half(), []
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        leaf = place(x).detach().clone().requires_grad_()
+        found = function(leaf, -1, dtype=torch.float32)
+        found.sin().sum().backward()
+        results.append((found, leaf.grad))
+    (wide, gradient), (found, d_x) = results
+    assert found.dtype == torch.float32 and torch.allclose(found.cpu(), wide, atol=1e-6)
+    assert d_x.dtype == torch.float16 and torch.allclose(d_x.cpu(), gradient.half(), atol=1e-3)
+
+
+def test_synchronised_norms_write_where_they_are_told():
+    x, statistics = torch.tensor([[1.0], [3.0]], device=DEVICE), [torch.tensor([2.0], device=DEVICE) for _ in range(4)]
+    out = torch.zeros(2, 1, device=DEVICE)
+    assert torch.batch_norm_elemt(x, *statistics, 1e-5, out=out) is out and out.tolist() == [[-2.0], [6.0]]
+
+
+def test_results_of_16_bits_have_the_type_that_is_asked_for():
+    x = torch.rand(3, 4, device=DEVICE).half()
+    for function in (torch.prod, torch.sum, torch.mean, torch.cumsum):
+        assert function(x, 0, dtype=torch.float32).dtype == torch.float32 and function(x, 0).dtype == torch.float16
+
+
+def test_a_multiple_of_bfloat16_that_is_added_is_rounded_with_the_sum_only():
+    x, y = torch.randn(2, 37, 7).bfloat16()
+    there, other, wide = x.to(DEVICE), y.to(DEVICE), x.float() + 5 * y.float()
+    found = [torch.add(there, other, alpha=5), torch.sub(there, other, alpha=-5), torch.rsub(other, there, alpha=-5)]
+    found += [*torch._foreach_add([there], [other], alpha=5), *torch._foreach_sub([there], [other], alpha=-5.0)]
+    assert all(torch.equal(result.cpu(), wide.bfloat16()) for result in found)
+    assert torch.add(there, other.float(), alpha=5).dtype == torch.float32
+    there.add_(other, alpha=5)
+    assert torch.equal(there.cpu(), wide.bfloat16())
+
+
+def test_lists_of_the_device_and_of_the_host_are_copied():
+    there, here = torch.zeros(2, device=DEVICE), torch.zeros(3)
+    torch._foreach_copy_([there, here, there[:1]], [torch.ones(2), torch.ones(3, device=DEVICE), torch.zeros(1)])
+    assert there.tolist() == [0, 1] and here.tolist() == [1, 1, 1]
+
+
+def test_a_gradient_of_gathered_places_may_be_sparse():
+    x, index = torch.randn(4, 3), torch.tensor([[0, 2, 1], [3, 2, 1]])
+    ours, plain = x.to(DEVICE).requires_grad_(), x.clone().requires_grad_()
+    for leaf in (ours, plain):
+        torch.gather(leaf, 0, index.to(leaf.device), sparse_grad=True).sum().backward()
+    assert ours.grad.is_sparse and torch.equal(ours.grad.to_dense().cpu(), plain.grad.to_dense())
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_convolutions_of_half_floats_are_summed_in_32_bits(groups, transposed):
+    function = F.conv_transpose2d if transposed else F.conv2d
+    inputs = [torch.randn(8, 4, 16, 16).half(), torch.randn(4, 4 // groups, 3, 3).half()]
+    results = []
+    for place in (lambda t: t.float(), lambda t: t.to(DEVICE)):
+        leaves = [place(t).requires_grad_() for t in inputs]
+        found = function(*leaves, padding=1, groups=groups)
+        found.backward(place(torch.sin(torch.arange(8 * 4 * 256).view(8, 4, 16, 16)).half()))
+        results.append([found, *(leaf.grad for leaf in leaves)])
+    for wide, found in zip(*results, strict=True):
+        assert torch.equal(found.cpu(), wide.half())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_what_the_cpu_has_no_kernel_of_16_bits_for(dtype):
     """Results, new or in place, are rounded once and of the type that was given."""
     x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)

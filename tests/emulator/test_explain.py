@@ -25,6 +25,7 @@ def test_a_reference_is_named_with_file_and_gradient():
         ("mul.Tensor", "the CPU's kernel", "torch's formula"),
         ("npu_grouped_matmul", "ours", "none, as on a device"),
         ("npu_format_cast", "torch_npu's own code", "none, as on a device"),
+        ("empty_with_format", "torch_npu's own code", "torch's, of what it is composed of"),
         ("aten::view", "a view", "torch's formula"),
         ("atb::_npu_paged_attention", "ours", "none, as on a device"),
     ],
@@ -71,6 +72,14 @@ def test_what_has_no_kernel_says_how_to_add_one():
     missing = [name for name in missing if kernels.schema(name) is not None and not kernels.has_kernel(name)]
     for name in missing:
         assert "NotImplementedError" in explain(name).numbers and "@reference" in explain(name).numbers
+    assert "The wheel documents it: help(torch_npu.npu_matmul_compress" in numbers_of(missing, "compress_dequant")
+    assert "The wheel does not document it" in numbers_of(missing, "npu_sub_sample")
+
+
+def numbers_of(names, word):
+    from longcat.emulator.explain import explain
+
+    return next(explain(name).numbers for name in names if word in name)
 
 
 def test_an_unknown_operator_has_a_neighbour(capsys, monkeypatch):

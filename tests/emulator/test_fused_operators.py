@@ -167,6 +167,8 @@ def test_a_vocabulary_in_two_parts(npu):
         npu.npu_fused_linear_online_max_sum(move(x), move(weight[a : a + 128]), move(target), a, a + 127, True)
         for a in (0, 128)
     ]
+    without = npu.npu_fused_linear_online_max_sum(move(x), move(weight[:128]), move(target), 0, 127)
+    assert without[5] is None and torch.equal(without[1], parts[0][1])
     maximum = torch.maximum(parts[0][0], parts[1][0])
     total = sum(p[1] * (p[0] - maximum).exp() for p in parts)
     here = [(target >= a) & (target < a + 128) for a in (0, 128)]

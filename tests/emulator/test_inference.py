@@ -296,6 +296,41 @@ def test_workers_find_their_tokens_through_addresses():
         )
 
 
+def test_workers_schedule_what_has_come():
+    sessions, batches, tokens, choices = 2, 3, 4, 2
+    flags = torch.zeros(batches, tokens * choices, dtype=torch.int32, device="npu")
+    sizes, run_flag = [sessions, batches, tokens, choices, 4, 8, 8], {128: 1}
+    shared = context(sizes, run_flag | {256: flags.data_ptr(), 264: flags.nbytes, 288: 2})
+    with pytest.raises(RuntimeError, match="results of this micro batch are not all there"):
+        torch.ops.npu.attention_worker_scheduler(shared)
+    flags[:2] = 1
+    before = shared.clone()
+    found = torch.ops.npu.attention_worker_scheduler(shared)
+    assert torch.equal(shared, before) and found.view(torch.int32)[72] == 0 and flags.sum(1).tolist() == [0, 8, 0]
+    found = torch.ops.npu.attention_worker_scheduler_(found)
+    assert found.view(torch.int32)[72] == 1 and flags.count_nonzero() == 0
+    stopped = context(sizes, {256: flags.data_ptr(), 264: flags.nbytes, 288: 2})
+    assert torch.equal(torch.ops.npu.attention_worker_scheduler(stopped), stopped)
+
+    info = torch.randint(0, 9, (sessions, batches, 2 + tokens * choices), dtype=torch.int32, device="npu")
+    info[:, 2, 0] = 1
+    sent = info.cpu()
+    lists = {place: torch.zeros(count, dtype=torch.int32, device="npu")
+             for place, count in ((512, 2), (528, 2), (544, 2), (560, 16))}  # fmt: skip
+    numbers = {384: info.data_ptr(), 392: info.nbytes, 416: 2}
+    for place, buffer in lists.items():
+        numbers |= {place: buffer.data_ptr(), place + 8: buffer.nbytes}
+    shared = context(sizes, run_flag | numbers)
+    found = torch.ops.npu.ffn_worker_scheduler(shared, sync_group_size=sessions)
+    assert found.view(torch.int64)[52] == 0 and found.view(torch.int32)[144] == sessions
+    layers, ids, micro, experts = (buffer.cpu() for buffer in lists.values())
+    assert torch.equal(layers, sent[:, 2, 1]) and ids.tolist() == [0, 1] and micro.tolist() == [2, 2]
+    assert torch.equal(experts.view(2, 8), sent[:, 2, 2:])
+    assert info[:, 2, 0].count_nonzero() == 0 and torch.equal(info[:, :2].cpu(), sent[:, :2])
+    with pytest.raises(NotImplementedError, match="no groups of sessions"):
+        torch.ops.npu.ffn_worker_scheduler_(shared, sync_group_size=1)
+
+
 @pytest.mark.parametrize("paged", [False, True])
 def test_the_quantised_indexer_ranks_keys(paged):
     heads, block, counts = 3, 16, [20, 37]

@@ -279,9 +279,28 @@ void change_tensors(torch::jit::Stack* stack, size_t first, Change change) {
   }
 }
 
+// Type that a result of the CPU's kernel in 32 bits is rounded to. A norm's statistics are not, as on a device, and gradients
+// of its weights have the weights' type.
+at::ScalarType rounded_type(const std::string& name, size_t result, at::ScalarType narrow, std::optional<at::ScalarType> weight) {
+  static const std::unordered_set<std::string> STATISTICS = {"aten::native_layer_norm", "aten::native_batch_norm",
+      "aten::_native_batch_norm_legit", "aten::_native_batch_norm_legit_functional", "aten::_batch_norm_with_update"};
+  static const std::unordered_set<std::string> WEIGHTS = {"aten::native_layer_norm_backward", "aten::native_batch_norm_backward",
+      "aten::native_group_norm_backward", "aten::batch_norm_backward"};
+  if (result > 0 && STATISTICS.count(name)) return at::kFloat;
+  return result > 0 && weight && WEIGHTS.count(name) ? *weight : narrow;
+}
+
+std::optional<at::ScalarType> weight_type(const c10::OperatorHandle& operation, const torch::jit::Stack& stack, size_t first) {
+  auto place = operation.schema().argumentIndexWithName("weight");
+  if (!place || !stack[first + *place].isTensor() || !stack[first + *place].toTensor().defined()) return std::nullopt;
+  return stack[first + *place].toTensor().scalar_type();
+}
+
 // The CPU's kernel in 32 bits, with results rounded once.
 void compute_wide(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first, at::ScalarType narrow) {
   std::vector<std::pair<Tensor, Tensor>> widened;
+  const auto& name = operation.schema().name();
+  auto weight = weight_type(operation, *stack, first);
   change_tensors(stack, first, [&](const Tensor& tensor) {
     if (!tensor.defined() || tensor.scalar_type() != narrow) return tensor;
     for (auto& [before, after] : widened)
@@ -291,17 +310,20 @@ void compute_wide(const c10::OperatorHandle& operation, torch::jit::Stack* stack
   });
   operation.callBoxed(stack);
   const auto& arguments = operation.schema().arguments();
-  bool writes = std::any_of(arguments.begin(), arguments.end(),
-                            [](const auto& argument) { return argument.alias_info() && argument.alias_info()->isWrite(); });
+  bool writes = name == "aten::native_batch_norm";  // running statistics, of which its schema says nothing
+  writes |= std::any_of(arguments.begin(), arguments.end(),
+                        [](const auto& argument) { return argument.alias_info() && argument.alias_info()->isWrite(); });
   if (writes)
     for (auto& [before, after] : widened) {
       if (before.sizes() != after.sizes()) before.resize_(after.sizes());
       before.copy_(after);
     }
+  size_t number = 0;
   change_tensors(stack, stack->size() - operation.schema().returns().size(), [&](const Tensor& result) {
+    auto type = rounded_type(name, number++, narrow, weight);
     for (auto& [before, after] : widened)
       if (after.is_same(result)) return before;
-    return result.defined() && result.scalar_type() == at::kFloat ? result.to(narrow) : result;
+    return result.defined() && result.scalar_type() == at::kFloat ? result.to(type) : result;
   });
 }
 
@@ -319,17 +341,64 @@ void widen_index(const c10::OperatorHandle& operation, torch::jit::Stack* stack,
   if (value.isTensor() && value.toTensor().scalar_type() == at::kInt) value = value.toTensor().to(at::kLong);
 }
 
-// The CPU's kernel. Products of half floats are summed in 32 bits, as a device does, and what the CPU has no 16-bit kernel
-// for is computed in 32 bits as well.
+// Whether it adds a multiple of numbers to others. In bfloat16 a device rounds the sum once, the CPU's kernel in vectors only.
+bool adds_multiple(const c10::OperatorHandle& operation, const torch::jit::Stack& stack, size_t first) {
+  static const std::unordered_set<std::string> SUMS = {"aten::add", "aten::add_", "aten::sub", "aten::sub_", "aten::rsub",
+      "aten::_foreach_add", "aten::_foreach_add_", "aten::_foreach_sub", "aten::_foreach_sub_"};
+  if (!SUMS.count(operation.schema().name()) || has(stack, first, at::kFloat)) return false;
+  auto alpha = operation.schema().argumentIndexWithName("alpha");
+  return alpha && stack[first + *alpha].isScalar() && !stack[first + *alpha].toScalar().equal(1);
+}
+
+// Softmax of half floats with a result of 32 bits, and its gradient, which the CPU's kernel refuses; false if it is no such.
+bool softmax_to_float(const c10::OperatorHandle& operation, torch::jit::Stack* stack, size_t first) {
+  const auto& name = operation.schema().name();
+  if (name == "aten::_softmax" || name == "aten::_log_softmax") {
+    auto& to_float = (*stack)[first + 2];
+    if (!to_float.toBool()) return false;
+    (*stack)[first] = (*stack)[first].toTensor().to(at::kFloat);
+    to_float = false;
+    operation.callBoxed(stack);
+    return true;
+  }
+  if (name != "aten::_softmax_backward_data" && name != "aten::_log_softmax_backward_data") return false;
+  auto type = (*stack)[first + 3].toScalarType();
+  if (type == (*stack)[first].toTensor().scalar_type()) return false;
+  (*stack)[first + 3] = at::kFloat;
+  operation.callBoxed(stack);
+  stack->back() = stack->back().toTensor().to(type);
+  return true;
+}
+
+// The CPU's kernel. What is not rounded once by it in 16 bits is computed in 32, as a device does: products of half floats,
+// convolutions, norms, gradients of embeddings, samples of grids; and so is what the CPU has no 16-bit kernel for.
 void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
-  static const std::unordered_set<std::string> PRODUCTS = {
-      "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::addbmm",
-      "aten::addbmm_", "aten::mv", "aten::addmv", "aten::addmv_", "aten::addr", "aten::dot", "aten::vdot"};
+  static const std::unordered_set<std::string> OF_HALF = {
+      "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::mv", "aten::addmv",
+      "aten::addmv_", "aten::dot", "aten::vdot"};
+  static const std::unordered_set<std::string> OF_BOTH = {
+      "aten::addbmm", "aten::addbmm_", "aten::addr", "aten::addr_", "aten::convolution", "aten::_convolution",
+      "aten::convolution_overrideable", "aten::convolution_backward", "aten::convolution_backward_overrideable",
+      "aten::_slow_conv2d_forward", "aten::_slow_conv2d_backward", "aten::slow_conv3d_forward", "aten::slow_conv_dilated2d",
+      "aten::slow_conv_transpose2d", "aten::_conv_depthwise2d", "aten::conv_tbc", "aten::conv_tbc_backward",
+      "aten::grid_sampler_2d", "aten::grid_sampler_2d_backward", "aten::grid_sampler_3d", "aten::grid_sampler_3d_backward",
+      "aten::upsample_linear1d", "aten::upsample_linear1d_backward", "aten::upsample_bilinear2d",
+      "aten::upsample_bilinear2d_backward", "aten::upsample_bicubic2d", "aten::upsample_bicubic2d_backward",
+      "aten::upsample_trilinear3d", "aten::upsample_trilinear3d_backward", "aten::_adaptive_avg_pool3d",
+      "aten::_adaptive_avg_pool3d_backward", "aten::native_layer_norm", "aten::native_layer_norm_backward",
+      "aten::native_group_norm", "aten::native_group_norm_backward", "aten::native_batch_norm",
+      "aten::native_batch_norm_backward", "aten::_native_batch_norm_legit", "aten::_native_batch_norm_legit_functional",
+      "aten::_batch_norm_with_update", "aten::batch_norm_backward", "aten::embedding_dense_backward",
+      "aten::_embedding_bag_dense_backward", "aten::col2im", "aten::unfold_backward"};
   size_t first = stack->size() - operation.schema().arguments().size();
   widen_index(operation, stack, first);
+  if (softmax_to_float(operation, stack, first)) return;
   bool half = has(*stack, first, at::kHalf), brain = has(*stack, first, at::kBFloat16);
-  if (half && PRODUCTS.count(operation.schema().name())) return compute_wide(operation, stack, first, at::kHalf);
   if (!half && !brain) return operation.callBoxed(stack);
+  const auto& name = operation.schema().name();
+  bool wide = half ? !brain && (OF_HALF.count(name) || OF_BOTH.count(name))
+                   : OF_BOTH.count(name) || adds_multiple(operation, *stack, first);
+  if (wide) return compute_wide(operation, stack, first, half ? at::kHalf : at::kBFloat16);
   torch::jit::Stack kept(stack->begin() + first, stack->end());
   try {
     operation.callBoxed(stack);

@@ -152,13 +152,13 @@ def l1_loss_backward(d_loss: Tensor, x: Tensor, target: Tensor, reduction: int) 
 @reference("npu_fused_linear_online_max_sum")
 def linear_online_max_sum(
     x: Tensor, weight: Tensor, target: Tensor, vocab_start_index: int, vocab_end_index: int, return_logits: bool = False
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """Compute what a rank with a part of the vocabulary knows of the loss, from `x weight^T`.
 
     Returns:
         Each row's maximum, sum of exponentials from there, and logit of the target from there (0 if it is another
         rank's), all float32; the packed mask of rows whose target is another rank's; the targets counted from the
-        rank's first, 0 if another's; the logits or nothing.
+        rank's first, 0 if another's; the logits or None.
     """
 
     def need(condition: bool, reason: str) -> None:
@@ -176,7 +176,7 @@ def linear_online_max_sum(
     elsewhere = (target < vocab_start_index) | (target > vocab_end_index)
     masked = torch.where(elsewhere, 0, target - vocab_start_index)
     predicted = torch.where(elsewhere, 0, shifted.gather(1, masked.long()[:, None])[:, 0])
-    kept_logits = logits.to(x.dtype) if return_logits else x.new_empty(0)
+    kept_logits = logits.to(x.dtype) if return_logits else None
     return maximum, shifted.exp().sum(-1), predicted, _pack_high_first(elsewhere), masked, kept_logits
 
 

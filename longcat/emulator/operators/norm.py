@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -370,6 +372,12 @@ def batch_norm_elemt(
     y = (x.float() - _per_channel(mean, x)) * _per_channel(invstd, x)
     y = y if weight is None else y * _per_channel(weight, x)
     return (y if bias is None else y + _per_channel(bias, x)).to(x.dtype)
+
+
+@reference("batch_norm_elemt.out")
+def batch_norm_elemt_out(*arguments: Any, out: Tensor) -> Tensor:
+    """Normalise with the given statistics, into `out`."""
+    return out.copy_(batch_norm_elemt(*arguments))
 
 
 @reference("batch_norm_backward_reduce")

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import reference
+from longcat.emulator.reference import check, reference
 
 _ABSENT = 1_000_000
 """Expert numbers from here on mean that there is no token."""
 _ATTENTION = {"flags": (256, 264), "tokens": (272, 280)}
-_FEED_FORWARD = {"info": (384, 392), "tokens": (400, 408), "sessions": (528, 536), "batches": (544, 552),
-                 "experts": (560, 568)}  # fmt: skip
+_FEED_FORWARD = {"info": (384, 392), "tokens": (400, 408), "layers": (512, 520), "sessions": (528, 536),
+                 "batches": (544, 552), "experts": (560, 568)}  # fmt: skip
 """Where the context has the address and the size of a buffer."""
+_RUNNING, _ATTENTION_BATCH, _FEED_FORWARD_BATCH, _DONE = (128, 4), (288, 4), (416, 8), (576, 4)
+"""Where it says whether workers run, which micro batch is ready, which comes next, and how many sessions were listed."""
 
 
 class _Context:
@@ -31,6 +33,11 @@ class _Context:
     def number(self, at: int, size: int) -> int:
         return int.from_bytes(self.bytes[at : at + size], "little")
 
+    def ready(self, flags: Tensor, what: str) -> None:
+        """Refuse to go on where a flag is not set: nothing else runs that could set it."""
+        if not bool((flags == 1).all()):
+            raise RuntimeError(f"{self.name}: {what} of this micro batch are not all there; a device waits for them")
+
     def buffer(self, places: tuple[int, int], needed: int) -> Tensor:
         """Return the bytes of a buffer, over the device's memory."""
         address, size = (self.number(at, 8) for at in places)
@@ -38,6 +45,81 @@ class _Context:
             raise RuntimeError(f"{self.name}: a buffer of the context has {size if address else 0} bytes, not {needed}")
         memory: Any = (ctypes.c_uint8 * needed).from_address(address)
         return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def _write(schedule_context: Tensor, place: tuple[int, int], value: int) -> None:
+    """Write a number into a context, where a reference of it is to read it."""
+    at, size = place
+    data = torch.frombuffer(bytearray(value.to_bytes(size, "little")), dtype=torch.int8)
+    schedule_context.view(-1)[at : at + size] = data
+
+
+@reference("attention_worker_scheduler_")
+def attention_worker_scheduler_(schedule_context: Tensor) -> Tensor:
+    """Take the results of the next micro batch: clear their flags and name that micro batch in the context.
+
+    Nothing is done once the workers are told to stop. A device waits for the results; here they must be there already.
+    """
+    context = _Context("attention_worker_scheduler", schedule_context)
+    if context.number(*_RUNNING):
+        batch = (context.number(*_ATTENTION_BATCH) + 1) % context.batches
+        count = context.rows * context.choices
+        flags = context.buffer(_ATTENTION["flags"], 4 * count * context.batches).view(torch.int32)
+        flags = flags.view(context.batches, count)[batch]
+        context.ready(flags, "results")
+        flags.zero_()
+        _write(schedule_context, _ATTENTION_BATCH, batch)
+    return schedule_context
+
+
+@reference("attention_worker_scheduler")
+def attention_worker_scheduler(schedule_context: Tensor) -> Tensor:
+    """Do what `attention_worker_scheduler_` does, and return the context's new state in a copy of it."""
+    return attention_worker_scheduler_(schedule_context.clone())
+
+
+@reference("ffn_worker_scheduler_")
+def ffn_worker_scheduler_(schedule_context: Tensor, *, sync_group_size: int = 1, execute_mode: int = 0) -> Tensor:
+    """List what all sessions sent for the next micro batch: layers, sessions, micro batches and experts.
+
+    Then their flags are cleared, and the context has the number of sessions and the micro batch that comes next. A device
+    waits for what is sent; here it must be there already.
+
+    Args:
+        schedule_context: where the context is.
+        sync_group_size: sessions that a device waits for together; it does not document in which order several groups
+            are listed, so all are one here.
+        execute_mode: 0.
+    """
+    name = "ffn_worker_scheduler"
+    context = _Context(name, schedule_context)
+    check(execute_mode == 0, name, f"execute_mode must be 0, got {execute_mode}")
+    check(0 < sync_group_size <= context.sessions, name, f"sync_group_size must be 1 to {context.sessions}")
+    if sync_group_size != context.sessions:
+        raise NotImplementedError(
+            f"{name}: the emulated Ascend has no groups of sessions, sync_group_size is their number"
+        )
+    if not context.number(*_RUNNING):
+        return schedule_context
+    count, batch = context.rows * context.choices, context.number(*_FEED_FORWARD_BATCH)
+    info = context.buffer(_FEED_FORWARD["info"], 4 * context.sessions * context.batches * (2 + count)).view(torch.int32)
+    info = info.view(context.sessions, context.batches, 2 + count)[:, batch]
+    context.ready(info[:, 0], "tokens")
+    sessions = torch.arange(context.sessions, dtype=torch.int32)
+    lists = {"layers": info[:, 1], "sessions": sessions, "batches": sessions * 0 + batch, "experts": info[:, 2:]}
+    for key, values in lists.items():
+        context.buffer(_FEED_FORWARD[key], 4 * values.numel()).view(torch.int32).copy_(values.flatten())
+    info[:, 0] = 0
+    _write(schedule_context, _FEED_FORWARD_BATCH, (batch + 1) % context.batches)
+    _write(schedule_context, _DONE, context.sessions)
+    return schedule_context
+
+
+@reference("ffn_worker_scheduler")
+def ffn_worker_scheduler(schedule_context: Tensor, *, sync_group_size: int = 1, execute_mode: int = 0) -> Tensor:
+    """Do what `ffn_worker_scheduler_` does, and return the context's new state in a copy of it."""
+    copy = schedule_context.clone()
+    return ffn_worker_scheduler_(copy, sync_group_size=sync_group_size, execute_mode=execute_mode)
 
 
 @reference("npu_attention_worker_combine")
@@ -63,12 +145,11 @@ def attention_worker_combine(
     name = "npu_attention_worker_combine"
     context = _Context(name, schedule_context)
     tokens, choices = expert_scales.shape
-    dtype, batch = torch.bfloat16 if token_dtype == 1 else torch.float16, context.number(288, 4)
+    dtype, batch = torch.bfloat16 if token_dtype == 1 else torch.float16, context.number(*_ATTENTION_BATCH)
     count = context.batches * tokens * (choices + 1)
     if need_schedule:
         flags = context.buffer(_ATTENTION["flags"], 4 * count).view(torch.int32)
-        if not bool(flags.view(context.batches, -1)[batch].all()):
-            raise RuntimeError(f"{name}: results of this micro batch are not all there; a device waits for them")
+        context.ready(flags.view(context.batches, -1)[batch], "results")
     data = context.buffer(_ATTENTION["tokens"], 2 * count * hidden_size).view(dtype)
     rows = data.view(context.batches, tokens, choices + 1, hidden_size)[batch].float()
     result = (rows[:, :choices] * expert_scales.float().unsqueeze(-1)).sum(1) + rows[:, choices]
@@ -106,13 +187,12 @@ def ffn_worker_batching(
         raise NotImplementedError(f"{name}: several layers")
     context = _Context(name, schedule_context)
     _, batch_size, choices, width = max_out_shape
-    each, current = batch_size * choices, context.number(416, 8)
+    each, current = batch_size * choices, context.number(*_FEED_FORWARD_BATCH)
     if need_schedule:
         parts = context.sessions * context.batches
         info = context.buffer(_FEED_FORWARD["info"], 4 * parts * (2 + each)).view(torch.int32)
         info = info.view(context.sessions, context.batches, -1)[:, current]
-        if not bool(info[:, 0].all()):
-            raise RuntimeError(f"{name}: tokens of this micro batch are not all there; a device waits for them")
+        context.ready(info[:, 0], "tokens")
         experts = info[:, 2:].flatten()
         sessions = torch.arange(context.sessions)
         batches = torch.full_like(sessions, current)
