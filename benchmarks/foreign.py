@@ -119,7 +119,6 @@ FUSED_SCALER = (
     "torch_npu 2.13.0's own torch.npu.amp.GradScaler does not take torch's fused optimizers: use "
     "torch.amp.GradScaler('npu'), or an optimizer with fused=False"
 )
-NO_SHARDED_ATTENTION = "torch itself shards no attention on the CPU, so that there is nothing to compare with"
 MINGPT = (
     "data_config.path=data/input.txt data_config.block_size=32 gpt_config.n_layer=2 gpt_config.n_head=2 gpt_config.n_embd=64 "
     "trainer_config.batch_size=8 trainer_config.data_loader_workers=0"
@@ -145,13 +144,13 @@ PROGRAMS = (
     Program("fsdp2-mixed", f"{TORCHRUN} example.py --mixed-precision", "examples/distributed/FSDP2", initialised),
     Program("tensor-parallel", f"{TORCHRUN} tensor_parallel_example.py", "examples/distributed/tensor_parallelism"),
     Program("sequence-parallel", f"{TORCHRUN} sequence_parallel_example.py", "examples/distributed/tensor_parallelism"),
-    Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism", remark=NO_SHARDED_ATTENTION),
+    Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism"),
     Program("lightning-bug-report", "python bug_report_model.py", "pytorch-lightning/examples/pytorch/bug_report", cuda=True),
     Program("torchtitan-debug", f"{TORCHRUN} -m torchtitan.train --module llama3 --config llama3_debugmodel --training.num_tokens_per_microbatch_per_dp_rank 512 --training.max_context_length 256", "torchtitan", crawled, steps=3),
     Program("trainer-fp32", "python trainer.py fp32"),
     Program("trainer-bf16", "python trainer.py bf16"),
     Program("trainer-fp16", "python trainer.py fp16", remark=FUSED_SCALER),
-    Program("accelerate", "accelerate launch --num_processes 2 --multi_gpu accelerate_loop.py", remark=""),
+    Program("accelerate", "accelerate launch --num_processes 2 --multi_gpu accelerate_loop.py"),
     Program("peft-lora", "python lora.py"),
     Program("trl-sft", "python sft.py"),
     Program("lightning", "env TORCH_NPU_DEVICE_CAPABILITY=8.0 python lightning_fit.py"),

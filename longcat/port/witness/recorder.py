@@ -122,6 +122,7 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if any(one.__name__ == "DTensor" for one in types):
+            _draw_shards_on_the_host()
             return NotImplemented  # its own parts come here again
         if any(one.__name__ in ("FakeTensor", "FunctionalTensor") for one in types):
             return function(*args, **kwargs)
@@ -147,6 +148,14 @@ class Operators(TorchDispatchMode):
                 recorder.operators += 1
                 recorder.write(kind="operator", name=function.name(), results=_prints(result))
         return result
+
+
+def _draw_shards_on_the_host() -> None:
+    """Have a DTensor of every device draw its shard as one of the host does: without the generator of its mesh.
+
+    torch gives each shard a range of a device's generator, and puts the host's generator back as it was before.
+    """
+    sys.modules["torch.distributed.tensor._random"]._RNGStateTracker.distribute_region_enabled = False
 
 
 def _drawn(function: Any, args: Any, kwargs: Any) -> Any:

@@ -317,3 +317,23 @@ def _patch_distributed() -> None:
         return None
 
     dist.all_reduce = averaged
+    _shard_attention()
+
+
+def _shard_attention() -> None:
+    """Have DTensors attend apart by rows or heads, as they do on CUDA; torch gathers nothing for its kernel of the CPU."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.experimental import register_sharding
+
+    def placements(results: int, *args: Any, attn_mask: Any = None, **kwargs: Any) -> Any:
+        inputs = (*args, attn_mask, *kwargs.values())
+        return [
+            ([place] * results, [place if hasattr(one, "placements") else None for one in inputs])
+            for place in ((Replicate(),) if attn_mask is not None else (Replicate(), Shard(0), Shard(1)))
+        ]
+
+    for operator, results in (
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, 2),
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, 3),
+    ):
+        register_sharding(operator.default)(functools.partial(placements, results))
