@@ -89,6 +89,15 @@ def crawled(folder: Path) -> None:
     (target / "data.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def tokenized(folder: Path) -> None:
+    """Write documents and a tokenizer of bytes for torchtitan."""
+    crawled(folder)
+    characters = [chr(number) for number in range(32, 127)]
+    model = {"type": "BPE", "vocab": {one: number for number, one in enumerate(characters)}, "merges": []}
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+
+
 def initialised(folder: Path) -> None:
     """Have the FSDP2 example initialise its layers, which it leaves as `to_empty()` has found them in memory."""
     model = folder / "model.py"
@@ -124,6 +133,10 @@ MINGPT = (
     "trainer_config.batch_size=8 trainer_config.data_loader_workers=0"
 )
 TORCHRUN = "torchrun --standalone --nproc-per-node=2"
+TITAN = (
+    "--model.name llama3 --model.flavor debugmodel --model.hf_assets_path ./tokenizer --training.dataset c4_test "
+    "--training.local_batch_size 2 --training.seq_len 128 --training.steps 4 --metrics.log_freq 1"
+)
 PROGRAMS = (
     Program("nanogpt-fp32", f"python train.py {GPT} --dtype=float32", "nanoGPT", token_files, cuda=True),
     Program("nanogpt-bf16", f"python train.py {GPT} --dtype=bfloat16", "nanoGPT", token_files, cuda=True),
@@ -155,6 +168,7 @@ PROGRAMS = (
     Program("trl-sft", "python sft.py"),
     Program("lightning", "env TORCH_NPU_DEVICE_CAPABILITY=8.0 python lightning_fit.py"),
     Program("torchtune-lora", "python tune_lora.py"),
+    Program("torchtitan-npu", f"{TORCHRUN} titan.py {TITAN}", prepare=tokenized, steps=3),
     Program("deepspeed-zero1", f"{TORCHRUN} zero.py 1"),
     Program("deepspeed-zero2", f"{TORCHRUN} zero.py 2"),
     Program("deepspeed-zero3", f"{TORCHRUN} zero.py 3"),

@@ -309,15 +309,34 @@ def _patch_distributed() -> None:
     reduce = dist.all_reduce
 
     @functools.wraps(reduce)
-    def averaged(tensor: Any, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
+    def reduced(tensor: Any, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
+        if op == dist.ReduceOp.PREMUL_SUM:  # gloo has neither this nor a mean
+            tensor.mul_(_factor(op))
+            op = dist.ReduceOp.SUM
         if op != dist.ReduceOp.AVG or async_op:
             return reduce(tensor, op, group, async_op)
-        reduce(tensor, dist.ReduceOp.SUM, group)  # gloo has no mean
+        reduce(tensor, dist.ReduceOp.SUM, group)
         tensor.div_(dist.get_world_size(group))
         return None
 
-    dist.all_reduce = averaged
+    dist.all_reduce = reduced
+    for name in ("reduce_scatter_tensor", "reduce_scatter_single"):
+        if hasattr(dist, name):
+            _patch(dist, name, _scaled_before)
     _shard_attention()
+
+
+def _factor(op: Any) -> float:
+    """Return the factor of a sum of multiplied terms."""
+    return float(op.__getstate__()[1])
+
+
+def _scaled_before(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Multiply what is reduced and scattered, where its sum has a factor, which gloo knows nothing of."""
+    given = dict(zip(("output", "input", "op", "group", "async_op"), args, strict=False)) | kwargs
+    if given.get("op") == dist.ReduceOp.PREMUL_SUM:
+        given |= {"input": given["input"] * _factor(given["op"]), "op": dist.ReduceOp.SUM}
+    return (), given
 
 
 def _shard_attention() -> None:
