@@ -95,7 +95,9 @@ def tokenized(folder: Path) -> None:
     characters = [chr(number) for number in range(32, 127)]
     model = {"type": "BPE", "vocab": {one: number for number, one in enumerate(characters)}, "merges": []}
     (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    (folder / "tokenizer" / "tokenizer.json").write_text(
+        json.dumps({"version": "1.0", "added_tokens": [], "model": model})
+    )
 
 
 def initialised(folder: Path) -> None:
@@ -134,7 +136,7 @@ MINGPT = (
 )
 TORCHRUN = "torchrun --standalone --nproc-per-node=2"
 TITAN = (
-    "--model.name llama3 --model.flavor debugmodel --model.hf_assets_path ./tokenizer --training.dataset c4_test "
+    "--model.flavor debugmodel --model.hf_assets_path ./tokenizer --training.dataset c4_test "
     "--training.local_batch_size 2 --training.seq_len 128 --training.steps 4 --metrics.log_freq 1"
 )
 PROGRAMS = (
@@ -159,7 +161,7 @@ PROGRAMS = (
     Program("sequence-parallel", f"{TORCHRUN} sequence_parallel_example.py", "examples/distributed/tensor_parallelism"),
     Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism"),
     Program("lightning-bug-report", "python bug_report_model.py", "pytorch-lightning/examples/pytorch/bug_report", cuda=True),
-    Program("torchtitan-debug", f"{TORCHRUN} -m torchtitan.train --module llama3 --config llama3_debugmodel --training.num_tokens_per_microbatch_per_dp_rank 512 --training.max_context_length 256", "torchtitan", crawled, steps=3),
+    Program("torchtitan-debug", f"{TORCHRUN} -m torchtitan.train --module llama3 --config llama3_debugmodel --parallelism.spmd_backend partial_dtensor --training.disable_cuda_graphs --training.num_tokens_per_microbatch_per_dp_rank 512 --training.max_context_length 256", "torchtitan", crawled, steps=3),
     Program("trainer-fp32", "python trainer.py fp32"),
     Program("trainer-bf16", "python trainer.py bf16"),
     Program("trainer-fp16", "python trainer.py fp16", remark=FUSED_SCALER),
@@ -168,7 +170,8 @@ PROGRAMS = (
     Program("trl-sft", "python sft.py"),
     Program("lightning", "env TORCH_NPU_DEVICE_CAPABILITY=8.0 python lightning_fit.py"),
     Program("torchtune-lora", "python tune_lora.py"),
-    Program("torchtitan-npu", f"{TORCHRUN} titan.py {TITAN}", prepare=tokenized, steps=3),
+    Program("torchtitan-npu-llama", f"{TORCHRUN} titan.py npu_rms_norm,npu_rope --model.name llama3 {TITAN}", prepare=tokenized, steps=3),
+    Program("torchtitan-npu-deepseek", f"{TORCHRUN} titan.py npu_rms_norm,npu_rope,npu_permute,npu_gmm --model.name deepseek_v3 {TITAN}", prepare=tokenized, steps=3),
     Program("deepspeed-zero1", f"{TORCHRUN} zero.py 1"),
     Program("deepspeed-zero2", f"{TORCHRUN} zero.py 2"),
     Program("deepspeed-zero3", f"{TORCHRUN} zero.py 3"),

@@ -6,6 +6,8 @@ its last step; what it does after `backward()`, such as printing, is done for ev
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import os
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+import torch.utils.checkpoint
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -271,11 +274,30 @@ def begin() -> None:
         if "scale" in vars(scaler):
             scaler.scale = _noted(scaler.scale, recorder)
     torch.compile = _uncompiled
+    torch.utils.checkpoint.checkpoint = with_modes(torch.utils.checkpoint.checkpoint)
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     register_optimizer_step_post_hook(lambda optimizer, args, kwargs: recorder.stepped(optimizer))
     Operators(recorder).__enter__()
     Dropout().__enter__()
+
+
+def with_modes(checkpoint: Any) -> Any:
+    """Return torch's `checkpoint` that recomputes in the function modes of the first pass; torch itself has none of them then."""
+
+    @functools.wraps(checkpoint)
+    def changed(function: Any, *args: Any, **kwargs: Any) -> Any:
+        modes = _get_current_function_mode_stack()
+
+        def computed(*inputs: Any, **options: Any) -> Any:
+            with contextlib.ExitStack() as stack:
+                for mode in () if _get_current_function_mode_stack() else modes:
+                    stack.enter_context(mode)
+                return function(*inputs, **options)
+
+        return checkpoint(computed, *args, **kwargs)
+
+    return changed
 
 
 def _noted(scale: Any, recorder: Recorder) -> Any:

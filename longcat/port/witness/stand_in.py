@@ -64,6 +64,8 @@ class OnTheCpu(TorchFunctionMode):
         for key in ("device", "dtype"):
             if key in kwargs:
                 kwargs[key] = "cpu" if key == "device" and isinstance(kwargs[key], int) else to_cpu(kwargs[key])
+        if function in (torch.histc, torch.Tensor.histc) and not (counted := args[0]).is_floating_point():
+            return function(counted.double(), *args[1:], **kwargs).to(counted.dtype)  # no CPU counts whole numbers
         return function(*args, **kwargs)
 
 
