@@ -457,6 +457,19 @@ def test_there_are_so_many_devices_and_no_more():
         torch.npu.set_device(8)
 
 
+def test_pyacl_tells_facts_and_refuses_all_else_by_name():
+    import acl
+
+    assert acl.get_soc_name() == torch.npu.get_device_name()
+    assert acl.rt.get_device_count() == (torch.npu.device_count(), 0)
+    assert acl.rt.get_mem_info(1) == (*torch.npu.mem_get_info(), 0)
+    with pytest.raises(
+        AttributeError, match="acl.rt.malloc: .*get_soc_name, rt.get_device_count and rt.get_mem_info only"
+    ):
+        acl.rt.malloc(1)
+    assert not hasattr(acl, "init")
+
+
 def test_an_operator_without_a_kernel_is_named():
     import torch_npu
 

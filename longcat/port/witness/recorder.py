@@ -274,12 +274,16 @@ def begin() -> None:
         if "scale" in vars(scaler):
             scaler.scale = _noted(scaler.scale, recorder)
     torch.compile = _uncompiled
-    torch.utils.checkpoint.checkpoint = with_modes(torch.utils.checkpoint.checkpoint)
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     register_optimizer_step_post_hook(lambda optimizer, args, kwargs: recorder.stepped(optimizer))
     Operators(recorder).__enter__()
     Dropout().__enter__()
+
+
+def keep_modes() -> None:
+    """Have layers be recomputed in the modes that they were computed in."""
+    torch.utils.checkpoint.checkpoint = with_modes(torch.utils.checkpoint.checkpoint)
 
 
 def with_modes(checkpoint: Any) -> Any:
