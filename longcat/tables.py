@@ -20,7 +20,7 @@ from rich.tree import Tree
 from longcat.best_effort import SERVERS, own_servers
 from longcat.inventory.entries import SHORT
 from longcat.inventory.removal import short
-from longcat.printable import counted, percent, printable, ratio
+from longcat.printable import counted, large_count, percent, printable, ratio
 
 if TYPE_CHECKING:
     from longcat.evaluation.local_services.comparison import Comparison
@@ -282,8 +282,8 @@ def print_mfu(answer: Mapping[str, Any]) -> None:
     """Print the answer of `longcat mfu`: the figures, the MFU by other conventions, and the nearest published runs."""
     console = Console()
     pairs = {
-        "model": f"{answer['family']}, {answer['activated_parameters'] / 1e9:.3g} B of "
-        f"{answer['total_parameters'] / 1e9:.3g} B parameters activated",
+        "model": f"{answer['family']}, {large_count(answer['activated_parameters'])} of "
+        f"{large_count(answer['total_parameters'])} parameters activated",
         "speed": f"{answer['tokens_per_second']:,.0f} tokens/s on {answer['devices']} x {answer['device']}, "
         f"{answer['tflops_per_device']:.4g} TFLOP/s each",
         "peak": f"{answer['peak_flops'] / 1e12:.4g} TFLOP/s; {answer['peak_source']}",

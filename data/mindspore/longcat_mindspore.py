@@ -43,14 +43,14 @@ def _refuse_versions():
     """Refuse what the model was not checked with, before MindSpore is loaded: with numpy 2 it fails in odd ways later."""
     from importlib.metadata import PackageNotFoundError, version
 
-    if int(numpy.__version__.split(".")[0]) >= 2:
-        raise ImportError(
-            f"MindSpore {CHECKED_WITH} does not work with numpy {numpy.__version__}; pip install 'numpy<2' beside it"
-        )
     try:
         found = version("mindspore")
     except PackageNotFoundError:
         raise ImportError(f"there is no MindSpore; pip install mindspore=={CHECKED_WITH}.0 'numpy<2'") from None
+    if int(numpy.__version__.split(".")[0]) >= 2:
+        raise ImportError(
+            f"MindSpore {CHECKED_WITH} does not work with numpy {numpy.__version__}; pip install 'numpy<2' beside it"
+        )
     if found.rsplit(".", 1)[0] != CHECKED_WITH and not os.environ.get(ANY_VERSION):
         raise ImportError(
             f"longcat_mindspore.py was checked with MindSpore {CHECKED_WITH}, this is {found}; "

@@ -60,6 +60,12 @@ class Settings:
     importance_weight: float = 0.03
     hidden_z_weight: float = 1e-7
 
+    def __post_init__(self):
+        for field in fields(self):
+            least = 1 if field.name in ("steps", "global_batch_sequences") else 0
+            if not getattr(self, field.name) >= least:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}, and has to be at least {least}")
+
     def learning_rate_of(self, step):
         """Return the learning rate of a step (0-based): linear warm-up, then half a cosine."""
         if step < self.warmup_steps:
@@ -347,8 +353,10 @@ def main(arguments=None):
     for field in fields(Settings):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
     asked = parser.parse_args(arguments)
-    settings = Settings(**{field.name: getattr(asked, field.name) for field in fields(Settings)})
     try:
+        settings = Settings(**{field.name: getattr(asked, field.name) for field in fields(Settings)})
+        if asked.stop_after is not None and asked.stop_after < 1:
+            raise ValueError(f"--stop-after is {asked.stop_after}, and has to be at least 1")
         if asked.output and Path(asked.output).exists():
             raise ValueError(f"{asked.output} is there already; choose another --output")
         model, rows = load(asked.model), Rows(asked.tokens, settings.seed, settings.global_batch_sequences)

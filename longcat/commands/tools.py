@@ -42,7 +42,7 @@ def emulate(
 
     if (explain is None) == (command is None):
         raise UserError("emulate takes a program to run, or --explain OPERATOR")
-    run_emulated([*EXPLAIN, explain] if explain else command or [], python)
+    run_emulated([*EXPLAIN, explain] if explain is not None else command or [], python)
 
 
 def doctor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -10,7 +11,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from longcat.emulator.wheel import Wheel
@@ -43,6 +47,10 @@ _HARMLESS = re.compile(
 """Stub functions that may do nothing: profiling, dumps, attributes of operators that are not run here."""
 
 
+_LONGEST_S = 1800
+"""Seconds that a process waits for another one's build."""
+
+
 def cache_folder() -> Path:
     """Return the folder for built libraries: `longcat/emulator` in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longcat" / "emulator"
@@ -63,30 +71,57 @@ def cache_key(wheel: Wheel) -> str:
 
 
 def build(wheel: Wheel) -> Path:
-    """Return the folder with the libraries, building them first if needed; concurrent builds do not conflict.
+    """Return the folder with the libraries, building them first if needed; of several processes one builds.
 
     Raises:
         DeviceError: no compiler, or it failed; carries what it said first.
     """
     key = cache_key(wheel)
-    for kept in _folders():
-        if (kept / key).is_dir() and _is_ours(kept):
-            return kept / key
+    if (built := _built(key)) is not None:
+        return built
     compiler = _tool(os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), "g++"))
     temporary = _new_folder()
-    folder = temporary.parent / key
-    print("longcat emulate: compiling the emulator, once, about half a minute", file=sys.stderr, flush=True)
     try:
-        _compile_sources(compiler, wheel, temporary)
-        _link_cann(compiler, wheel, temporary)
-        _link_kernels(compiler, wheel, temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first
-                raise
+        with _alone(temporary.parent / ".building"):
+            return _built(key) or _build(compiler, wheel, temporary, key)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _built(key: str) -> Path | None:
+    return next((kept / key for kept in _folders() if (kept / key).is_dir() and _is_ours(kept)), None)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process builds, but no longer than a build may take; one that is killed holds nobody up."""
+    until = time.monotonic() + _LONGEST_S
+    with lock.open("w") as stream:
+        said = False
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    print("longcat emulate: another process compiles the emulator", file=sys.stderr, flush=True)
+                said = True
+                time.sleep(0.2)
+        yield
+
+
+def _build(compiler: str, wheel: Wheel, temporary: Path, key: str) -> Path:
+    """Build in a temporary folder, and return where the result has been put."""
+    folder = temporary.parent / key
+    print("longcat emulate: compiling the emulator, once, about half a minute", file=sys.stderr, flush=True)
+    _compile_sources(compiler, wheel, temporary)
+    _link_cann(compiler, wheel, temporary)
+    _link_kernels(compiler, wheel, temporary)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first
+            raise
     return folder
 
 

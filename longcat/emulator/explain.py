@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import fill
@@ -47,7 +47,7 @@ def overloads(name: str) -> list[str]:
     Raises:
         LookupError: no such operator; the message names the nearest ones.
     """
-    namespace, _, rest = name.rpartition("::")
+    namespace, rest = _parts(name)
     known = [one for one in sorted(torch._C._dispatch_get_all_op_names()) if kernels.schema(one) is not None]
     wanted = [f"{one}::{rest}" for one in ([namespace] if namespace else _NAMESPACES)]
     found = [one for one in known if one in wanted or one.partition(".")[0] in wanted]
@@ -55,6 +55,13 @@ def overloads(name: str) -> list[str]:
         plain = sorted({one.rpartition("::")[2].partition(".")[0] for one in known if one.startswith(_NAMESPACES)})
         raise LookupError(f"no operator {name} in torch {torch.__version__} or torch_npu{did_you_mean(rest, plain)}")
     return found
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Take the namespace, empty if none is named, from a name as in C++ (`npu::npu_swiglu`) or Python (`torch.ops.`)."""
+    found = re.match(rf"(?:torch\.ops\.)?(?:(\w+)::|({'|'.join(_NAMESPACES)})\.|torch_npu\.|torch\.)?(.*)", name)
+    assert found is not None
+    return found[1] or found[2] or "", found[3]
 
 
 def explain(name: str) -> Explanation:
@@ -73,9 +80,15 @@ def explain(name: str) -> Explanation:
     else:
         numbers = (
             f"none: a call raises NotImplementedError. To add it, write a function of CPU tensors in a module of "
-            f"longcat/emulator/operators with @reference({rest!r})"
+            f"longcat/emulator/operators with @reference({rest!r}). {_documented(rest)}"
         )
     return Explanation(name, str(signature), numbers, _gradient(name), _shapes(name), "; ".join(_checks(name)))
+
+
+def _documented(rest: str) -> str:
+    base = rest.partition(".")[0]
+    text = getattr(getattr(import_module("torch_npu"), base, None), "__doc__", None)
+    return f"The wheel documents it: help(torch_npu.{base})" if text else "The wheel does not document it"
 
 
 def _device(name: str) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from longcat.emulator import operators
+from longcat.emulator import documented, operators
 from longcat.emulator.build import KERNELS
-from longcat.emulator.reference import DIFFERENTIABLE, FACTORIES, MIXED, REFERENCES, kernel
+from longcat.emulator.reference import DIFFERENTIABLE, FACTORIES, REFERENCES, kernel
 
 FUSED = ("npu", "atb")
 """Namespaces of torch_npu's own operators."""
@@ -59,16 +59,22 @@ def install(folder: str) -> None:
     ours.install_composites([name for name in autograd if name.startswith("aten::") and composed(name)])
     refused = [name for name in device if not has_kernel(name)]
     ours.install_refusals(refused)
-    here = {name: full for name in REFERENCES if (full := full_name(name)) is not None}
-    ours.install_references([full for name, full in here.items() if name not in MIXED])
-    ours.install_mixed_references([full for name, full in here.items() if name in MIXED])
+    ours.install_references([full for name in REFERENCES if (full := full_name(name)) is not None])
     for name, function in REFERENCES.items():
-        _register(name, kernel(function), _REFERENCE)
-    for name, function in DIFFERENTIABLE.items():
+        _register(name, kernel(name, typed(name, function)), _REFERENCE)
+    for name, plain in DIFFERENTIABLE.items():
+        function = typed(name, plain)
         _register(name, function, "AutogradPrivateUse1")
         _register(name, function, "PrivateUse1")  # in inference mode there is no autograd key
         if name in FACTORIES:
             _register(name, function, "CompositeImplicitAutograd")
+
+
+def typed(name: str, function: Any) -> Any:
+    """Return a reference that refuses what its operator's documentation does not name."""
+    full = full_name(name)
+    signature = schema(full) if full is not None else None
+    return function if signature is None else documented.typed(name, signature, function)
 
 
 def schema(name: str) -> torch.FunctionSchema | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 
 Function = Callable[..., Any]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+"""Types of floating-point numbers that a device computes with."""
 REFERENCES: dict[str, Function] = {}
 """References by the operator's name in torch_npu's namespace, such as `npu_rms_norm` or `npu_apply_adam_w.out`."""
 DIFFERENTIABLE: dict[str, Function] = {}
 """References of operators that torch differentiates, as the wheel's autograd kernel bypasses the dispatcher."""
-MIXED: set[str] = set()
-"""Operators that take some tensors from the host, such as lengths of sequences."""
-
 FACTORIES: set[str] = set()
 """Those of them that get no tensor, so that the dispatcher has no device to choose a kernel by."""
 
 
 def reference(
-    *names: str, differentiable: bool = False, mixed: bool = False, factory: bool = False, checked: bool = False
+    *names: str, differentiable: bool = False, factory: bool = False, checked: bool = False
 ) -> Callable[[Function], Function]:
     """Register a function as the reference of these operators.
 
@@ -33,7 +32,6 @@ def reference(
     Args:
         names: of the operators; with `atb::` before those of that namespace.
         differentiable: whether torch differentiates the function itself, which then gets the device's tensors.
-        mixed: whether tensors of the host may be among the arguments; they are passed as they are.
         factory: whether no tensor is among them; the function returns a tensor of the device then.
         checked: whether the wheel's meta kernel looks at the arguments first: it refuses what a device refuses.
     """
@@ -44,8 +42,6 @@ def reference(
                 raise ValueError(f"{name} has two references, the second one in {function.__module__}")
             of = DIFFERENTIABLE if differentiable or factory else REFERENCES
             of[name] = _checked(name, function) if checked else function
-        if mixed:
-            MIXED.update(names)
         if factory:
             FACTORIES.update(names)
         return function
@@ -85,8 +81,11 @@ class OnHost:
     tensor: Tensor
 
 
-def kernel(function: Function) -> Function:
-    """Return a reference that tells kernels.cpp, which moves results to the device, which of them stay on the host."""
+def kernel(name: str, function: Function) -> Function:
+    """Return a reference as kernels.cpp calls it.
+
+    It tells which results stay on the host, as the others are moved to the device, and its errors name the operator.
+    """
 
     def result(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -94,7 +93,12 @@ def kernel(function: Function) -> Function:
         return torch.ops.longcat_emulator.on_host(value.tensor) if isinstance(value, OnHost) else value
 
     def run(*positional: Any, **named: Any) -> Any:
-        return result(function(*positional, **named))
+        try:
+            return result(function(*positional, **named))
+        except (RuntimeError, IndexError, ValueError) as error:
+            if "npu_" in str(error) or name in str(error):
+                raise
+            raise type(error)(f"{name}: {error}") from error
 
     return run
 
@@ -107,6 +111,18 @@ def check(holds: bool, operator: str, requirement: str) -> None:
     """
     if not holds:
         raise RuntimeError(f"{operator}: {requirement}")
+
+
+def check_types(operator: str, types: Sequence[torch.dtype], **tensors: Tensor | None) -> None:
+    """Refuse tensors that are given and of another type than these.
+
+    Raises:
+        RuntimeError: it names the tensor as the caller does.
+    """
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in types)
+            check(tensor.dtype in types, operator, f"{name} must be {allowed}, got {tensor.dtype}")
 
 
 def gradients(function: Function, inputs: list[Tensor | None], output_gradient: Tensor) -> list[Tensor | None]:
@@ -128,11 +144,11 @@ def gradients(function: Function, inputs: list[Tensor | None], output_gradient: 
 
 def draw() -> tuple[int, int]:
     """Return seed and offset of the current device's generator, and move it on."""
-    module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
-    generator = module.default_generators[module.current_device()]
-    seed, offset = generator.initial_seed(), generator.get_offset()
-    generator.set_offset(offset + 12)  # as far as the wheel moves on
-    return seed, offset
+    name = torch._C._get_privateuse1_backend_name()
+    found: tuple[int, int] = torch.ops.longcat_emulator.draw(
+        torch.device(name, torch.get_device_module(name).current_device())
+    )
+    return found
 
 
 def kept(seed: int, offset: int, count: int, keep: float) -> Tensor:

@@ -11,6 +11,7 @@ from longcat.figures import BLUE, FAINT, INK, ORANGE, canvas, legend, svg
 from longcat.page import STYLE
 from longcat.plan.answer import by_kind
 from longcat.plan.printed import CLOSE, layout_text
+from longcat.printable import large_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ _PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Plan: {{ a.model }} on {{ a.devices }} x {{ a.device }}</title><style>{{ style|safe }}</style></head><body><main>
 <h1>{{ a.model }} on {{ "{:,}".format(a.devices) }} x {{ a.device }}</h1>
-<p class="lead">{{ "{:,.1f}".format(a.total_parameters / 1e9) }} B parameters; {{ "{:,}".format(a.global_batch) }} sequences of {{ "{:,}".format(a.sequence_length) }} tokens in a step</p>
+<p class="lead">{{ parameters }} parameters; {{ "{:,}".format(a.global_batch) }} sequences of {{ "{:,}".format(a.sequence_length) }} tokens in a step</p>
 <div class="cards">
 <div class="card"><b>{{ "%.2f s"|format(best.step_seconds) }}</b><span>a step ({{ "%.2f"|format(best.step_seconds_low) }} to {{ "%.2f"|format(best.step_seconds_high) }})</span></div>
 <div class="card"><b>{{ "%.1f %%"|format(100 * best.mfu) }}</b><span>MFU ({{ "%.1f"|format(100 * best.mfu_low) }} to {{ "%.1f"|format(100 * best.mfu_high) }})</span></div>
@@ -69,6 +70,7 @@ def page(answer: Mapping[str, Any]) -> str:
     )
     return _PAGE.render(
         a=answer,
+        parameters=large_count(answer["total_parameters"]),
         best=best,
         style=STYLE,
         pictures=pictures,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longcat.printable import large_bytes, percent, printable
+from longcat.printable import large_bytes, large_count, percent, printable
 from longcat.tables import NARROW, print_pairs, say, show
 
 CLOSE = "The memory is nearly full, and the plan may be a tenth off: `longcat pretrain --dry-run` is exact for LongCat's models."
@@ -36,8 +36,8 @@ def _pairs(answer: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]
     low, high = best["step_seconds_low"], best["step_seconds_high"]
     fits = "fits" if best["fits"] else "does not fit"
     pairs = {
-        "model": f"{answer['model']}, {answer['total_parameters'] / 1e9:,.1f} B parameters, "
-        f"{answer['activated_parameters'] / 1e9:,.1f} B of them activated",
+        "model": f"{answer['model']}, {large_count(answer['total_parameters'])} parameters, "
+        f"{large_count(answer['activated_parameters'])} of them activated",
         "devices": f"{answer['devices']:,} x {answer['device']}, {answer['memory_bytes'] / 1e9:.0f} GB and "
         f"{answer['peak_flops'] / 1e12:.4g} TFLOP/s each",
         "batch": f"{answer['global_batch']:,} sequences of {answer['sequence_length']:,} tokens",

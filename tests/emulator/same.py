@@ -11,6 +11,16 @@ def move(value):
     return tree_map(lambda part: part.to(DEVICE) if isinstance(part, torch.Tensor) else part, value)
 
 
+def halves(*shape):
+    """Random float32 numbers that float16 has as well."""
+    return torch.randn(shape).half().float()
+
+
+def assert_near(found, expected):
+    """Compare a result in float16 with what float32 gives."""
+    torch.testing.assert_close(found.cpu().float(), expected, atol=3e-3, rtol=3e-3)
+
+
 def run(operator, *arguments, **options):
     """Call an operator with tensors moved to the device; the results come back."""
     result = getattr(torch.ops.npu, operator)(*map(move, arguments), **move(options))

@@ -1,5 +1,6 @@
 """Starting the emulator, as far as it needs neither the wheel nor a compiler."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -170,18 +171,23 @@ def test_a_build_belongs_to_its_sources_and_versions(monkeypatch, tmp_path):
     assert cache_key(INSTALLED) != key
 
 
-def test_two_that_build_at_once_get_the_same(monkeypatch):
-    both, made = threading.Barrier(2, timeout=10), []
+def kept():
+    return [path.name for path in building.cache_folder().iterdir() if not path.name.startswith(".")]
+
+
+def test_of_two_that_want_to_build_one_does(monkeypatch, capsys):
+    made, waits = [], threading.Event()
 
     def compiling(compiler, wheel, folder):
         (folder / "library").write_text("made")
         made.append(folder)
-        both.wait()
+        assert waits.wait(timeout=60)
 
     monkeypatch.setattr(building, "_compile_sources", lambda *arguments: None)
     monkeypatch.setattr(building, "_link_cann", lambda *arguments: None)
     monkeypatch.setattr(building, "_link_kernels", compiling)
     monkeypatch.setattr(building, "_tool", lambda name: name)
+    monkeypatch.setattr(building.time, "sleep", lambda seconds: waits.set())
     found = []
     threads = [threading.Thread(target=lambda: found.append(build(INSTALLED))) for _ in range(2)]
     for thread in threads:
@@ -189,11 +195,22 @@ def test_two_that_build_at_once_get_the_same(monkeypatch):
     for thread in threads:
         thread.join()
     assert found[0] == found[1]
-    assert len(made) == 2
-    assert [path.name for path in building.cache_folder().iterdir()] == [cache_key(INSTALLED)]
+    assert len(made) == 1
+    assert kept() == [cache_key(INSTALLED)]
     assert (found[0] / "library").read_text() == "made"
     assert build(INSTALLED) == found[0]
-    assert len(made) == 2
+    assert "another process compiles the emulator" in capsys.readouterr().err
+
+
+def test_nobody_waits_for_ever_for_another_to_build(monkeypatch):
+    for step in ("_compile_sources", "_link_cann", "_link_kernels"):
+        monkeypatch.setattr(building, step, lambda *arguments: None)
+    monkeypatch.setattr(building, "_tool", lambda name: name)
+    monkeypatch.setattr(building, "_LONGEST_S", 0.1)
+    building.cache_folder().mkdir(parents=True)
+    with (building.cache_folder() / ".building").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert build(INSTALLED).is_dir()
 
 
 def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):
@@ -224,7 +241,7 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch):
     monkeypatch.setattr(building, "_tool", lambda name: name)
     with pytest.raises(DeviceError, match="failed"):
         build(INSTALLED)
-    assert list(building.cache_folder().iterdir()) == []
+    assert kept() == []
 
 
 def test_functions_without_a_body_fail_by_name_unless_harmless():

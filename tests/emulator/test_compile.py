@@ -37,6 +37,21 @@ def test_numbers_are_those_without_compilation(mode):
     torch.testing.assert_close(layers[0].weight.grad, gradient)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_attention_has_no_operator_of_the_cpu_in_its_graph(dtype):
+    def attention(q):
+        return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 16, 64, dtype=dtype, device="npu", requires_grad=True)
+    results = []
+    for function in (attention, torch.compile(attention, backend="npu")):
+        value = function(x)
+        results.append((value, *torch.autograd.grad(value.float().sin().sum(), x)))
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=1e-5 if dtype == torch.float32 else 5e-3, rtol=1e-3)
+
+
 def test_the_backend_by_its_name():
     x = torch.arange(4.0, device="npu")
     assert torch.equal(torch.compile(lambda x: x * 2 + 1, backend="npu")(x).cpu(), torch.tensor([1.0, 3.0, 5.0, 7.0]))

@@ -20,7 +20,9 @@ def test_it_is_found_without_an_import_of_torch_npu():
     assert torch.npu.is_available()
     assert torch.npu.device_count() == 8
     assert torch.npu.get_device_name(0) == "Ascend910B2"
-    assert torch.npu.get_device_properties(0).total_memory == 64 << 30
+    found = torch.npu.get_device_properties(0)
+    assert (found.total_memory, found.L2_cache_size) == (64 << 30, 192 << 20)
+    assert (found.cube_core_num, found.vector_core_num) == (24, 48)
 
 
 def test_training_is_the_cpus_to_the_bit():
@@ -509,23 +511,23 @@ def test_what_a_fault_of_memory_has_spoilt_is_not_read():
         _recovery.set_npu_tensor_unsafe_check_flag(False)
 
 
-def test_references_may_take_and_return_tensors_of_the_host():
+def test_references_may_take_lengths_from_the_host_and_return_tensors_of_it():
     from longcat.emulator.reference import OnHost, kernel
 
     library = torch.library.Library("npu", "FRAGMENT")
-    for name, install in (("mixed", "install_mixed_references"), ("plain", "install_references")):
-        library.define(f"emulator_{name}(Tensor x, Tensor counts) -> (Tensor, Tensor, Tensor?)")
-        getattr(torch.ops.longcat_emulator, install)([f"npu::emulator_{name}"])
-        function = kernel(lambda x, counts: (x.t(), OnHost(counts + 1), None))
-        library.impl(f"emulator_{name}", function, "PrivateUse2")
+    for argument in ("seq_len", "mask"):
+        name = f"emulator_with_{argument}"
+        library.define(f"{name}(Tensor x, Tensor {argument}) -> (Tensor, Tensor, Tensor?)")
+        torch.ops.longcat_emulator.install_references([f"npu::{name}"])
+        library.impl(name, kernel(name, lambda x, of_host: (x.t(), OnHost(of_host + 1), None)), "PrivateUse2")
     x, counts = torch.ones(2, 3, device=DEVICE), torch.tensor([4])
-    moved, kept, absent = torch.ops.npu.emulator_mixed(x, counts)
+    moved, kept, absent = torch.ops.npu.emulator_with_seq_len(x, counts)
     assert (moved.device, moved.shape, moved.is_contiguous()) == (x.device, (3, 2), True)
     assert (kept.device.type, kept.tolist(), absent) == ("cpu", [5], None)
     with pytest.raises(RuntimeError, match="found at least two devices"):
-        torch.ops.npu.emulator_plain(x, counts)
+        torch.ops.npu.emulator_with_mask(x, counts)
     with torch.npu.graph(graph := torch.npu.NPUGraph()):
-        moved, _, _ = torch.ops.npu.emulator_mixed(x, counts)
+        moved, _, _ = torch.ops.npu.emulator_with_seq_len(x, counts)
     x.fill_(3)
     graph.replay()
     assert moved.tolist() == [[3.0, 3.0]] * 3

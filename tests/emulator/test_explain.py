@@ -34,6 +34,33 @@ def test_where_numbers_and_gradients_come_from(name, numbers, gradient):
     assert numbers in found.numbers and gradient in found.gradient
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("npu::npu_swiglu", "npu::npu_swiglu"),
+        ("npu.npu_swiglu", "npu::npu_swiglu"),
+        ("torch_npu.npu_swiglu", "npu::npu_swiglu"),
+        ("torch.ops.npu.npu_swiglu", "npu::npu_swiglu"),
+        ("torch.ops.aten.mm.out", "aten::mm.out"),
+        ("mm.out", "aten::mm.out"),
+        ("aten.softmax.int", "aten::softmax.int"),
+        ("torch.softmax", "aten::softmax.int"),
+    ],
+)
+def test_names_are_taken_as_c_and_python_write_them(written, meant):
+    from longcat.emulator.explain import overloads
+
+    assert meant in overloads(written)
+
+
+@pytest.mark.parametrize("name", ["", "::", "torch_npu.", "npu::", "a b"])
+def test_rubbish_is_no_operator(name):
+    from longcat.emulator.explain import overloads
+
+    with pytest.raises(LookupError, match="no operator"):
+        overloads(name)
+
+
 def test_what_has_no_kernel_says_how_to_add_one():
     import torch
 

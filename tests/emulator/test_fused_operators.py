@@ -11,6 +11,7 @@ from tests.emulator.same import DEVICE, assert_same, move
 pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("seed")]
 
 
+ROUND = torch.randn(3, 4, 8).half().float()
 X, Y, GAMMA, BETA = torch.randn(3, 4, 8), torch.randn(3, 4, 8), torch.rand(8) + 0.5, torch.randn(8)
 IMAGE, CHANNELS, SHIFTS = torch.randn(2, 6, 5, 3), torch.rand(6) + 0.5, torch.randn(6)
 LABELS = torch.rand(5, 7).softmax(-1)
@@ -64,8 +65,8 @@ def clipped_swiglu(x, interleaved):
     return a * torch.sigmoid(1.5 * a) * (b + 0.5)
 
 
-def rms(x):
-    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * GAMMA
+def rms(x, gamma=GAMMA):
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * gamma
 
 
 VALUES = {
@@ -84,7 +85,10 @@ VALUES = {
         lambda npu: npu.npu_group_norm_silu(move(IMAGE), move(CHANNELS), move(SHIFTS), 2)[0],
         F.silu(F.group_norm(IMAGE, 2, CHANNELS, SHIFTS)),
     ),
-    "add_rms_norm_cast": (lambda npu: npu.npu_add_rms_norm_cast(*map(move, (X, Y, GAMMA)))[0], rms(X + Y)),
+    "add_rms_norm_cast": (
+        lambda npu: npu.npu_add_rms_norm_cast(*(move(t.half()) for t in (ROUND, ROUND, GAMMA)))[0],
+        rms(2 * ROUND, GAMMA.half().float()).half().float(),
+    ),
     "add_rms_norm_v2_functional": (
         lambda npu: torch.ops.npu.npu_add_rms_norm_v2_functional(*map(move, (X, Y, GAMMA)))[1], rms(X + Y)
     ),

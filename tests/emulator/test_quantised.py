@@ -178,6 +178,16 @@ def test_grouped_products_of_int8_and_of_scaled_weights():
     near(found, torch.cat([half[:3].float() @ weight[0], half[3:].float() @ weight[1]]), 0.05)
 
 
+def test_groups_may_name_their_weights_in_any_order():
+    x, w = torch.randint(-9, 9, (8, 16), dtype=torch.int8), torch.randint(-9, 9, (3, 16, 12), dtype=torch.int8)
+    columns, rows = torch.rand(3, 12), torch.rand(8)
+    pairs = torch.tensor([[2, 3], [0, 5], [1, 0]])
+    options = {"group_list": pairs, "group_list_type": 2, "group_type": 0, "split_item": 3, "output_dtype": 5}
+    found = run("npu_grouped_matmul", [x], [w], scale=[columns], per_token_scale=[rows], **options)
+    each = torch.cat([x[:3].float() @ w[2].float() * columns[2], x[3:].float() @ w[0].float() * columns[0]])
+    near(found, each * rows.unsqueeze(1), 1e-2)
+
+
 def swiglu(x):
     first, second = x.chunk(2, -1)
     return F.silu(first) * second
@@ -226,7 +236,14 @@ def normalised(x, gamma):
 
 def test_normalisations_that_quantise():
     x, other, gamma = torch.randn(4, 64).half(), torch.randn(4, 64).half(), torch.rand(64).half() + 0.5
-    codes = run("npu_rms_norm_quant", x, gamma, torch.zeros(64).half(), torch.tensor([0.1]).half(), torch.tensor([3]))
+    codes = run(
+        "npu_rms_norm_quant",
+        x,
+        gamma,
+        torch.zeros(64).half(),
+        torch.tensor([0.1]).half(),
+        torch.tensor([3], dtype=torch.int8),
+    )
     near(codes, (normalised(x, gamma) / torch.tensor(0.1).half().float() + 3).round(), 1)
     first, second, total, scale, _ = run(
         "npu_add_rms_norm_dynamic_quant", x, other, gamma, smooth_scale1=gamma, smooth_scale2=gamma

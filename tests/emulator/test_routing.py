@@ -12,7 +12,7 @@ def test_tokens_of_experts_are_as_many_as_there_are_experts():
     sorted_experts = torch.tensor([0, 1, 1, 2, 5], dtype=torch.int32)
     assert run("npu_moe_compute_expert_tokens", sorted_experts, 2).tolist() == [1, 3]
     assert run("npu_moe_compute_expert_tokens", sorted_experts, 4).tolist() == [1, 3, 4, 4]
-    with pytest.raises(RuntimeError, match="is int32"):
+    with pytest.raises(RuntimeError, match="must be int32"):
         run("npu_moe_compute_expert_tokens", sorted_experts.long(), 2)
 
 

@@ -99,7 +99,7 @@ def test_nothing_is_under_way_when_somebody_asks():
 
 def test_cores_that_are_used_are_limited():
     stream = torch.npu.Stream()
-    assert torch.npu.get_device_limit(0) == {"cube_core_num": 20, "vector_core_num": 40}
+    assert torch.npu.get_device_limit(0) == {"cube_core_num": 24, "vector_core_num": 48}
     torch.npu.set_device_limit(0, 8, 16)  # torch_npu lets a process do this once
     for found in (torch.npu.get_device_limit(0), torch.npu.get_stream_limit(stream)):
         assert found == {"cube_core_num": 8, "vector_core_num": 16}

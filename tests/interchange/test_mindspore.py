@@ -175,6 +175,7 @@ def test_the_commands(tmp_path):
         ("2.3.1", "2.10.0", "MindSpore 2.10 does not work with numpy 2.3.1; pip install 'numpy<2' beside it"),
         ("1.26.4", "2.9.0", "was checked with MindSpore 2.10, this is 2.9.0; pip install mindspore==2.10.0, or set LONGCAT_ANY_MINDSPORE=1"),
         ("1.26.4", "2.10.0rc1", "No module named 'mindspore'"),  # of the right version, as far as it goes
+        ("2.3.1", None, "there is no MindSpore; pip install mindspore==2.10.0 'numpy<2'"),
         ("1.26.4", None, "there is no MindSpore; pip install mindspore==2.10.0 'numpy<2'"),
     ],
 )  # fmt: skip

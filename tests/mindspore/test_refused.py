@@ -50,3 +50,19 @@ def test_one_line(tmp_path, mindspore, change, words):
     done = mindspore(tmp_path / "exported/train_mindspore.py", tmp_path / "tokens", fails=True)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("[WARNING]")]
     assert done.returncode == 2 and len(lines) == 1 and words in lines[0], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--steps", "0"), "steps is 0, and has to be at least 1"),
+        (("--learning-rate", "-1"), "learning_rate is -1.0, and has to be at least 0"),
+        (("--learning-rate", "nan"), "learning_rate is nan, and has to be at least 0"),
+        (("--stop-after", "0"), "--stop-after is 0, and has to be at least 1"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, mindspore, options, words):
+    export(written(tmp_path / "theirs", half=False), tmp_path / "exported", format_="mindspore")
+    done = mindspore(tmp_path / "exported/train_mindspore.py", tmp_path / "tokens", *options, fails=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("[WARNING]")]
+    assert done.returncode == 2 and len(lines) == 1 and words in lines[0], done.stderr

@@ -14,7 +14,6 @@ namespace emulator {
 
 // torch_npu holds on to a message while it asks for more, so the last few stay where they are.
 constexpr int MESSAGES = 8;
-constexpr int CUBE_CORES = 20;  // of an Ascend 910B: those that do matrices; vector cores are twice as many
 static thread_local char messages[MESSAGES][1024];
 static thread_local int recent;
 static thread_local int device = -1;
@@ -62,11 +61,27 @@ std::mutex mutex;
 auto& limits = *new std::map<Limited, uint32_t>;
 thread_local aclrtStream stream_of_limits;
 
+// Cores that do matrices, by the name of the SoC (CANN's platform_config); vector cores are twice as many.
+int cube_cores() {
+  static const int found = [] {
+    std::string name = aclrtGetSocName();
+    for (auto large : {"Ascend910B1", "Ascend910B2", "Ascend910_939", "Ascend910_938"})
+      if (name.rfind(large, 0) == 0) return 24;
+    return name.rfind("Ascend950", 0) == 0 ? 32 : 20;
+  }();
+  return found;
+}
+
+// Bytes of the second cache: half of a 910B's are a 910B4's.
+int64_t cache_bytes() {
+  return (std::string(aclrtGetSocName()).rfind("Ascend910B4", 0) == 0 ? int64_t{96} : int64_t{192}) << 20;
+}
+
 uint32_t limit(Limited of) {
   std::lock_guard<std::mutex> lock(mutex);
   for (auto key : {of, Limited{nullptr, std::get<1>(of), std::get<2>(of)}})
     if (auto found = limits.find(key); found != limits.end()) return found->second;
-  return std::get<2>(of) == ACL_RT_DEV_RES_CUBE_CORE ? CUBE_CORES : 2 * CUBE_CORES;
+  return std::get<2>(of) == ACL_RT_DEV_RES_CUBE_CORE ? cube_cores() : 2 * cube_cores();
 }
 
 aclError set_limit(Limited of, uint32_t value) {
@@ -158,12 +173,27 @@ aclError aclrtDeviceGetBareTgid(int32_t* pid) {
   return ACL_SUCCESS;
 }
 
-aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo, int64_t* value) {
-  *value = CUBE_CORES;
+aclError aclGetDeviceCapability(uint32_t, aclDeviceInfo what, int64_t* value) {
+  switch (what) {
+    case ACL_DEVICE_INFO_AI_CORE_NUM: *value = cube_cores(); break;
+    case ACL_DEVICE_INFO_VECTOR_CORE_NUM: *value = 2 * cube_cores(); break;
+    case ACL_DEVICE_INFO_L2_SIZE: *value = cache_bytes(); break;
+    default: return emulator_unsupported("this question of aclGetDeviceCapability");
+  }
   return ACL_SUCCESS;
 }
-aclError aclrtGetDeviceInfo(uint32_t, aclrtDevAttr, int64_t* value) {
-  *value = CUBE_CORES;
+aclError aclrtGetDeviceInfo(uint32_t, aclrtDevAttr what, int64_t* value) {
+  size_t available, total;
+  aclrtGetMemInfo(ACL_HBM_MEM, &available, &total);
+  switch (what) {
+    case ACL_DEV_ATTR_AICORE_CORE_NUM:
+    case ACL_DEV_ATTR_CUBE_CORE_NUM: *value = cube_cores(); break;
+    case ACL_DEV_ATTR_VECTOR_CORE_NUM: *value = 2 * cube_cores(); break;
+    case ACL_DEV_ATTR_TOTAL_GLOBAL_MEM_SIZE: *value = total; break;
+    case ACL_DEV_ATTR_L2_CACHE_SIZE: *value = cache_bytes(); break;
+    case ACL_DEV_ATTR_IS_VIRTUAL: *value = 0; break;
+    default: return emulator_unsupported("this attribute of aclrtGetDeviceInfo");
+  }
   return ACL_SUCCESS;
 }
 

@@ -14,6 +14,7 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 #include <torch_npu/csrc/aten/NPUGeneratorImpl.h>
+#include <torch_npu/csrc/core/NPUStorageImpl.h>
 #include <torch_npu/csrc/core/npu/NPUCachingAllocator.h>
 #include <torch_npu/csrc/core/npu/NPURecovery.h>
 #include <torch_npu/csrc/core/npu/NPUStream.h>
@@ -83,6 +84,70 @@ Tensor place(const Tensor& tensor, at::Device device) {
   return made;
 }
 
+// What the CPU's kernels make for a device, they make in its memory, so that it need not be copied there; the device of
+// this thread's kernel, or none. Small things are copied, which is quicker.
+constexpr size_t LEAST_BYTES = 32 << 10;
+thread_local std::optional<at::Device> made_for;
+
+class KernelAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    if (!made_for || bytes < LEAST_BYTES) return c10::GetDefaultCPUAllocator()->allocate(bytes);
+    c10::DeviceGuard guard(*made_for);
+    auto made = c10_npu::NPUCachingAllocator::get()->allocate(bytes);
+    auto deleter = made.get_deleter();
+    auto start = made.get();
+    return {start, made.release_context(), deleter, at::kCPU};
+  }
+  c10::DeleterFnPtr raw_deleter() const override {  // of either kind of memory
+    return [](void* start) {
+      if (emulator::of_the_device(start)) return c10_npu::NPUCachingAllocator::raw_delete(start);
+      c10::GetDefaultCPUAllocator()->raw_deallocate(start);
+    };
+  }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+class MadeFor {
+ public:
+  explicit MadeFor(std::optional<at::Device> device) : before_(std::exchange(made_for, device)) {
+    static auto allocator = new KernelAllocator;
+    static bool set = (c10::SetCPUAllocator(allocator, 1), true);
+    (void)set;
+  }
+  ~MadeFor() { made_for = before_; }
+
+ private:
+  std::optional<at::Device> before_;
+};
+
+// Whether a result is all that there is in a piece of the device's memory.
+bool made_in_place(const Tensor& result) {
+  if (!result.has_storage() || result.is_quantized() || result.storage_offset() != 0) return false;
+  auto& storage = result.storage();
+  return storage.use_count() == 1 && storage.nbytes() == span_of(result) &&
+         storage.data_ptr().get_deleter() == c10_npu::NPUCachingAllocator::get()->raw_deleter();
+}
+
+// The device's tensor over a result that was made in its memory, which it takes over.
+Tensor taken_over(const Tensor& result, at::Device device) {
+  std::vector<int64_t> ones(result.dim(), 1);  // a description as of this number of dimensions
+  auto made = at::empty_strided(ones, ones, result.options().device(device).pinned_memory(false));
+  auto implementation = static_cast<torch_npu::NPUStorageImpl*>(made.storage().unsafeGetStorageImpl());
+  auto& held = result.storage().unsafeGetStorageImpl()->_mutable_data_ptr_no_checks();
+  auto start = held.get();
+  auto deleter = held.get_deleter();
+  implementation->set_data_ptr_noswap({start, held.release_context(), deleter, made.device()});
+  implementation->set_nbytes(span_of(result));
+  made.unsafeGetTensorImpl()->set_sizes_and_strides(result.sizes(), result.strides());
+  auto& description = implementation->npu_desc_;
+  description.base_sizes_ = result.sizes();
+  description.base_strides_ = result.strides();
+  description.storage_sizes_ = result.sizes();
+  read_alike(result, made);
+  return made;
+}
+
 at::Device current_device() { return c10::impl::VirtualGuardImpl(at::kPrivateUse1).getDevice(); }
 
 // Whether the device saturates what does not fit a type, and keeps a flag of it, as torch_npu sets it when it initialises
@@ -132,14 +197,18 @@ void saturate(const Tensor& result, at::Device device) {
 // moves on. In a graph both are found on the device, at each replay.
 class Draw {
  public:
-  explicit Draw(at::Generator from) {
+  explicit Draw(at::Generator from, uint64_t numbers = 4) {
     std::lock_guard<std::mutex> lock(from.mutex());
-    state_ = at::check_generator<at_npu::NPUGeneratorImpl>(from)->philox_npu_state(4);
+    state_ = at::check_generator<at_npu::NPUGeneratorImpl>(from)->philox_npu_state(numbers);
+  }
+
+  std::tuple<uint64_t, uint64_t> seed_and_offset() const {
+    if (!state_.captured_) return {state_.seed_.val, state_.offset_.val};
+    return {read(state_.seed_.ptr), read(state_.offset_.ptr) + state_.offset_intragraph_};
   }
 
   at::Generator generator() const {
-    uint64_t seed = state_.captured_ ? read(state_.seed_.ptr) : state_.seed_.val;
-    uint64_t offset = state_.captured_ ? read(state_.offset_.ptr) + state_.offset_intragraph_ : state_.offset_.val;
+    auto [seed, offset] = seed_and_offset();
     return at::detail::createCPUGenerator(seed * 0x9E3779B97F4A7C15ull + offset);
   }
 
@@ -159,10 +228,22 @@ class BorrowedGenerator {
   Tensor state_;
 };
 
-// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key; a mixed
-// one takes tensors of the host as well.
-enum class By { CPU, REFERENCE, MIXED_REFERENCE };
+// What computes an operator: the CPU's kernel of it, or a reference, which is registered under another backend's key.
+enum class By { CPU, REFERENCE };
 constexpr c10::DispatchKey REFERENCE = c10::DispatchKey::PrivateUse2;
+
+// What a reference draws in a call that a graph does again: once when it is captured, and read anew at each replay.
+using Drawn = std::shared_ptr<std::optional<Draw>>;
+thread_local Drawn drawn_by_graph;
+
+// Seed and offset of the device's generator, which moves on as far as torch_npu's kernels do.
+std::tuple<int64_t, int64_t> draw(at::Device device) {
+  constexpr uint64_t NUMBERS = 12;
+  auto from = at::globalContext().defaultGenerator(device);
+  if (!drawn_by_graph) return Draw(from, NUMBERS).seed_and_offset();
+  if (!*drawn_by_graph) drawn_by_graph->emplace(from, NUMBERS);
+  return (*drawn_by_graph)->seed_and_offset();
+}
 
 // Results of a reference that are to stay on the host.
 thread_local std::vector<Tensor> on_host;
@@ -263,9 +344,14 @@ void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* sta
   }
 }
 
-// Runs it on tensors of the CPU.
-void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by,
-             const std::optional<Draw>& random) {
+// Runs it on tensors of the CPU; what a graph does again knows what it drew.
+void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By by, const std::optional<Draw>& random,
+             Drawn drawn = nullptr) {
+  struct Drawing {
+    explicit Drawing(Drawn now) : before(std::exchange(drawn_by_graph, std::move(now))) {}
+    ~Drawing() { drawn_by_graph = before; }
+    Drawn before;
+  } drawing(std::move(drawn));
   c10::impl::ExcludeDispatchKeyGuard kernels_only(c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset |
                                                   c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView));
   std::optional<BorrowedGenerator> borrowed;
@@ -309,6 +395,7 @@ struct Replayed {
   std::vector<std::pair<size_t, Draw>> generators;  // by argument
   std::vector<IValue> arguments;                    // tensors of the CPU
   std::vector<Tensor> results;
+  Drawn drawn = std::make_shared<std::optional<Draw>>();
 
   aclError operator()() const {
     torch::jit::Stack stack;
@@ -317,7 +404,7 @@ struct Replayed {
         return tensor.defined() && tensor.has_storage() ? over(tensor, true) : tensor;
       }));
     for (auto& [argument, draw] : generators) stack[argument] = draw.generator();
-    compute(operation, &stack, by, random);
+    compute(operation, &stack, by, random, drawn);
     on_host.clear();
     auto result = results.begin();
     for (auto& value : stack)
@@ -351,7 +438,8 @@ class Call {
     if (stream && emulator::records(stream)) again = capture(stream, random);
     bool watched = saturates() && finite_arguments(arguments, *stack_, first_);
     try {
-      compute(operation_, stack_, by_, random);
+      MadeFor device(by_ == By::CPU ? device_ : std::nullopt);
+      compute(operation_, stack_, by_, random, again ? again->drawn : nullptr);
     } catch (const c10::Error& error) {  // a result is made on the host first
       bool memory = error.msg().find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
       TORCH_CHECK_WITH(OutOfMemoryError, !memory, "NPU out of memory. ", operation_.schema().operator_name(),
@@ -462,12 +550,13 @@ class Call {
   void check_devices(size_t first) {
     static const std::unordered_set<std::string> COPIES = {"aten::copy_", "aten::_copy_from",
                                                            "aten::_copy_from_and_resize", "aten::set_"};
-    static const std::unordered_set<std::string> OF_THE_HOST = {"scalars", "lengths", "batch_sizes"};
+    static const std::unordered_set<std::string> OF_THE_HOST = {
+        "scalars", "lengths", "batch_sizes", "actual_seq_qlen", "actual_seq_kvlen", "actual_seq_lengths", "seq_len", "seqlen",
+        "context_lens", "seq_starts", "zero_point", "seed", "offset"};
     if (COPIES.count(operation_.schema().name())) return;
     if (given_) check_generator(first);
     if (pairs_.empty()) return;
     for (auto& pair : pairs_) refuse_other(pair.device.device(), pairs_[0].device.device());
-    if (by_ == By::MIXED_REFERENCE) return;
     for (size_t i = first; i < stack_->size(); i++) {
       const auto& value = (*stack_)[i];
       if (OF_THE_HOST.count(operation_.schema().arguments()[i - first].name())) continue;
@@ -527,7 +616,7 @@ class Call {
         read_alike(result, view);
         return view;
       }
-    return place(result, *device_);
+    return made_in_place(result) ? taken_over(result, *device_) : place(result, *device_);
   }
 
   // An argument that the operator has written to; it may have given it another shape or, where it had to grow, memory.
@@ -555,14 +644,14 @@ class Call {
 
 void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) { Call(operation, stack, By::CPU).run(); }
 
-template <By by>
 void run_reference(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
-  Call(operation, stack, by).run();
+  Call(operation, stack, By::REFERENCE).run();
 }
 
 void refuse(const c10::OperatorHandle& operation, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", operation.schema().operator_name(),
-                              "; on a real device it may run");
+  auto name = c10::toString(operation.schema().operator_name());
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "the emulated Ascend has no kernel for ", name, "; on a real device it may run. ",
+                              "longcat emulate --explain ", name, " says whether the wheel documents it, and how to add one");
 }
 
 // The operator as torch composes it of others, instead of torch_npu's own autograd kernel, whose device kernel would be
@@ -595,10 +684,7 @@ void install(const std::vector<std::string>& names, c10::DispatchKey key) {
 }
 
 torch::CppFunction cpu_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>(); }
-template <By by>
-torch::CppFunction reference_kernel() {
-  return torch::CppFunction::makeFromBoxedFunction<&run_reference<by>>();
-}
+torch::CppFunction reference_kernel() { return torch::CppFunction::makeFromBoxedFunction<&run_reference>(); }
 torch::CppFunction refusal() { return torch::CppFunction::makeFromBoxedFunction<&refuse>(); }
 torch::CppFunction composite_kernel() { return torch::CppFunction::makeFromBoxedFunction<&compose_kernel>(); }
 torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunction<&compose>(); }
@@ -606,9 +692,8 @@ torch::CppFunction composite() { return torch::CppFunction::makeFromBoxedFunctio
 void install_cpu_kernels(const std::vector<std::string>& names) {
   install<cpu_kernel>(names, c10::DispatchKey::PrivateUse1);
 }
-template <By by>
 void install_references(const std::vector<std::string>& names) {
-  install<reference_kernel<by>>(names, c10::DispatchKey::PrivateUse1);
+  install<reference_kernel>(names, c10::DispatchKey::PrivateUse1);
 }
 void install_refusals(const std::vector<std::string>& names) { install<refusal>(names, c10::DispatchKey::PrivateUse1); }
 void install_composite_kernels(const std::vector<std::string>& names) {
@@ -625,8 +710,8 @@ TORCH_LIBRARY(longcat_emulator, library) {
   library.def("clear_overflow(Device device) -> ()", [](at::Device device) { overflows[device.index()] = false; });
   library.def("install_cpu_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_cpu_kernels(names); });
   library.def("on_host(Tensor tensor) -> Tensor", &keep_on_host);
-  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::REFERENCE>(names); });
-  library.def("install_mixed_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references<By::MIXED_REFERENCE>(names); });
+  library.def("draw(Device device) -> (int seed, int offset)", &draw);
+  library.def("install_references(str[] names) -> ()", [](std::vector<std::string> names) { install_references(names); });
   library.def("install_refusals(str[] names) -> ()", [](std::vector<std::string> names) { install_refusals(names); });
   library.def("install_composite_kernels(str[] names) -> ()", [](std::vector<std::string> names) { install_composite_kernels(names); });
   library.def("install_composites(str[] names) -> ()", [](std::vector<std::string> names) { install_composites(names); });

@@ -251,6 +251,7 @@ aclError aclrtHostRegisterV2(void* pointer, uint64_t bytes, uint32_t) {
   return ACL_SUCCESS;
 }
 
+aclError aclrtCmoAsync(void*, size_t, aclrtCmoType, aclrtStream) { return ACL_SUCCESS; }  // a hint to the cache
 aclError aclrtHostRegister(void* pointer, uint64_t bytes, aclrtHostRegisterType, void** of_the_device) {
   *of_the_device = pointer;
   return aclrtHostRegisterV2(pointer, bytes, 0);

@@ -30,6 +30,7 @@ def _check_even(operator: str, x: Tensor, dim: int) -> None:
     )
 
 
+@reference("npu_swiglu")
 def swiglu(x: Tensor, dim: int = -1) -> Tensor:
     """Compute `silu(a) * b` of the two halves of x, rounded once."""
     _check_even("npu_swiglu", x, dim)
@@ -48,7 +49,13 @@ def fast_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-_with_gradient("npu_swiglu", "npu_swiglu_backward", swiglu)
+@reference("npu_swiglu_backward")
+def swiglu_backward(d_y: Tensor, x: Tensor, dim: int = -1) -> Tensor:
+    """Return the gradient of x."""
+    (a, b), gradient = x.float().chunk(2, dim), d_y.float()
+    return torch.cat((torch.ops.aten.silu_backward(gradient * b, a), gradient * F.silu(a)), dim).to(x.dtype)
+
+
 _with_gradient("npu_gelu", "npu_gelu_backward", gelu)
 _with_gradient("npu_fast_gelu", "npu_fast_gelu_backward", fast_gelu)
 reference("fast_gelu")(fast_gelu)

@@ -28,7 +28,7 @@ def matmul_add_fp32(x: Tensor, weight: Tensor, total: Tensor) -> None:
     total += (x.T.float() @ weight.float()).to(total.dtype)
 
 
-@reference("atb::_npu_quantize_per_tensor", mixed=True)
+@reference("atb::_npu_quantize_per_tensor")
 def quantize_per_tensor(x: Tensor, scale: Tensor, zero_point: Tensor, y: Tensor) -> None:
     """Quantise to int8 with scales and offsets of x's shape, or of one element."""
     _check("_npu_quantize_per_tensor", x, scale, zero_point, y)

@@ -213,12 +213,14 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """Attend by the CPU's flash attention if it applies, else torch's composition; `[batch, heads, tokens, size]`.
 
-    Of distributed tensors each device attends from its own rows and heads.
+    Of distributed tensors each device attends from its own rows and heads. A graph that is traced has the composition:
+    no operator of the CPU is in a device's graph.
     """
     if type(query) is not Tensor and hasattr(query, "device_mesh"):
         return _distributed_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     flash = (
-        query.dim() == 4
+        type(query) in (Tensor, torch.nn.Parameter)  # none that traces
+        and query.dim() == 4
         and dropout_p == 0.0
         and attn_mask is None
         and query.shape[1] == key.shape[1] == value.shape[1]

@@ -20,7 +20,7 @@ _ORDER = (
 """Options of the first and third version, in the order of their positional arguments."""
 
 
-@reference("npu_fusion_attention", "npu_fusion_attention_v2", mixed=True)
+@reference("npu_fusion_attention", "npu_fusion_attention_v2")
 def fusion_attention(
     query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, *options: Any, **named: Any
 ) -> tuple[Any, ...]:
@@ -53,14 +53,14 @@ def fusion_attention(
     return layout.join(parts, query), *statistics, query.new_empty(0), seed, offset, layout.elements
 
 
-@reference("npu_fusion_attention_v3", mixed=True)
+@reference("npu_fusion_attention_v3")
 def fusion_attention_v3(*arguments: Any, **named: Any) -> tuple[Any, ...]:
     """Do the same with lengths in tensors of the host; seed and offset are tensors of the host too."""
     *results, seed, offset, _ = fusion_attention(*arguments, **named)
     return *results, OnHost(torch.tensor([seed])), OnHost(torch.tensor([offset]))
 
 
-@reference("npu_fusion_attention_v3.out", mixed=True)
+@reference("npu_fusion_attention_v3.out")
 def fusion_attention_v3_out(
     *arguments: Any, out: list[Tensor], workspace: Tensor | None = None, **named: Any
 ) -> tuple[Any, ...]:
@@ -69,14 +69,14 @@ def fusion_attention_v3_out(
     return write(out, [*results, torch.tensor([seed]), torch.tensor([offset])])
 
 
-@reference("npu_fusion_attention_grad", mixed=True)
+@reference("npu_fusion_attention_grad")
 def fusion_attention_grad(*arguments: Any, **named: Any) -> tuple[Any, ...]:
     """Return the gradients of query, key, value, pse and sink."""
     query, key, value, pse, _, _, sink = _gradients(*arguments, **named)
     return query, key, value, pse, torch.empty(0) if sink is None else sink
 
 
-@reference("npu_fusion_attention_grad_v2", mixed=True)
+@reference("npu_fusion_attention_grad_v2")
 def fusion_attention_grad_v2(*arguments: Any, **named: Any) -> tuple[Any, ...]:
     """Return the gradients of query, key, value, pse, the rotary parts and sink."""
     query, key, value, pse, query_rope, key_rope, sink = _gradients(*arguments, **named)
@@ -85,7 +85,7 @@ def fusion_attention_grad_v2(*arguments: Any, **named: Any) -> tuple[Any, ...]:
     return query, key, value, empty if pse is None else pse, *ropes, sink
 
 
-@reference("npu_fusion_attention_grad_v3", mixed=True)
+@reference("npu_fusion_attention_grad_v3")
 def fusion_attention_grad_v3(
     *arguments: Any, seed: Tensor | None = None, offset: Tensor | None = None, **named: Any
 ) -> tuple[Any, ...]:
@@ -95,7 +95,7 @@ def fusion_attention_grad_v3(
     return query, key, value, query.new_empty(0) if pse is None else pse, torch.empty(()) if sink is None else sink
 
 
-@reference("npu_fusion_attention_grad_v3.out", mixed=True)
+@reference("npu_fusion_attention_grad_v3.out")
 def fusion_attention_grad_v3_out(
     *arguments: Any, out: list[Tensor], workspace: Tensor | None = None, **named: Any
 ) -> tuple[Any, ...]:
@@ -106,7 +106,6 @@ def fusion_attention_grad_v3_out(
 @reference(
     "_npu_fusion_attention_v3_get_max_workspace", "_npu_fusion_attention_grad_v3_get_max_workspace",
     "_npu_fused_infer_attention_score_get_max_workspace", "_npu_fused_infer_attention_score_v2_get_max_workspace",
-    mixed=True,
 )  # fmt: skip
 def no_workspace(*arguments: Any, **named: Any) -> Tensor:
     """Return a workspace of no bytes: none is needed here."""

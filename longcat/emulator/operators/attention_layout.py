@@ -40,9 +40,8 @@ class Layout:
         size = query.shape[-1] // self.heads
         self.key_heads = key.shape[-1] // size if wide else key.shape[HEAD_AXIS[options.layout]]
         if options.packed:
-            stops = ends_of(options.actual_seq_qlen), ends_of(options.actual_seq_kvlen)
             self.spans = [
-                [slice(first, last) for first, last in zip([0, *ends[:-1]], ends, strict=True)] for ends in stops
+                [slice(first, last) for first, last in zip([0, *ends[:-1]], ends, strict=True)] for ends in options.ends
             ]
             lengths = [[span.stop - span.start for span in spans] for spans in self.spans]
             self.elements = self.heads * sum(q * k for q, k in zip(*lengths, strict=True))

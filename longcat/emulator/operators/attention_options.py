@@ -16,7 +16,6 @@ COMPRESSED_PREFIX = 3072
 """Rows of the mask that stands for a causal one with a prefix."""
 HEAD_AXIS = {"BNSD": 1, "BSND": 2, "TND": 1}
 """Dimension of the heads, in layouts that have one."""
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 NO_LIMIT = 2**31 - 1
 _LAYOUTS = {"BNSD": 4, "BSND": 4, "BSH": 3, "SBH": 3, "TND": 3}
 
@@ -66,6 +65,17 @@ class Options:
         chosen.check(query, key, value)
         return chosen
 
+    def tokens(self, tensor: Tensor) -> int:
+        """Return the number of tokens of a sequence in this layout, of all in a packed one."""
+        return tensor.shape[self.layout.index("T" if self.packed else "S")]
+
+    @property
+    def ends(self) -> tuple[list[int], list[int]]:
+        """Where packed sequences end, of queries and of keys; zeros at the end are sequences that do not count."""
+        ends = ends_of(self.actual_seq_qlen), ends_of(self.actual_seq_kvlen)
+        count = max((number for stops in ends for number, stop in enumerate(stops, 1) if stop), default=len(ends[0]))
+        return ends[0][:count], ends[1][:count]
+
     @property
     def packed(self) -> bool:
         """Whether sequences lie one behind the other."""
@@ -83,12 +93,11 @@ class Options:
                 tensor.dim() == _LAYOUTS[self.layout],
                 f"{name} must have {_LAYOUTS[self.layout]} dimensions in layout {self.layout}, got {tensor.dim()}",
             )
-        need(query.dtype in FLOATS, f"query must be float16, bfloat16 or float32, got {query.dtype}")
         need(
             query.dtype == key.dtype == value.dtype,
             f"query, key and value must have one dtype, got {query.dtype}, {key.dtype} and {value.dtype}",
         )
-        need(self.heads >= 1, f"head_num must be positive, got {self.heads}")
+        need(1 <= self.heads <= 256, f"head_num must be within 1 and 256, got {self.heads}")
         need(0 < self.keep_prob <= 1, f"keep_prob must be in (0, 1], got {self.keep_prob}")
         modes = (0, 1, 2, 3, 4, 6, 7, 8) if self.packed else (0, 1, 2, 3, 4, 5, 6)
         need(self.sparse_mode in modes, f"sparse_mode must be one of {modes} in {self.layout}, got {self.sparse_mode}")
@@ -102,7 +111,8 @@ class Options:
             )
         self._check_heads(query, key, value, need)
         self._check_packed(query, key, need)
-        self._check_mask(need)
+        self._check_mask(query, key, need)
+        self._check_band(need)
         self._check_pse(query, need)
 
     def _check_heads(self, query: Tensor, key: Tensor, value: Tensor, need: Any) -> None:
@@ -130,6 +140,9 @@ class Options:
         if not self.packed:
             batch = 1 if self.layout == "SBH" else 0
             need(query.shape[batch] == key.shape[batch] == value.shape[batch], "batch sizes must be equal")
+        sizes = [self.tokens(tensor) for tensor in (query, key, value)]
+        need(sizes[1] == sizes[2], f"key and value must have as many tokens, got {sizes[1]} and {sizes[2]}")
+        need(self.packed or min(sizes) > 0, "query and key must have tokens")
 
     def _check_packed(self, query: Tensor, key: Tensor, need: Any) -> None:
         if self.packed:
@@ -137,9 +150,13 @@ class Options:
                 self.actual_seq_qlen is not None and self.actual_seq_kvlen is not None,
                 "layout TND needs actual_seq_qlen and actual_seq_kvlen",
             )
-            ends = [ends_of(self.actual_seq_qlen), ends_of(self.actual_seq_kvlen)]
-            need(len(ends[0]) == len(ends[1]) > 0, "actual_seq_qlen and actual_seq_kvlen must be of one length, not 0")
-            for tensor, stops in ((query, ends[0]), (key, ends[1])):
+            ends = self.ends
+            need(
+                len(ends_of(self.actual_seq_qlen)) == len(ends_of(self.actual_seq_kvlen)) > 0,
+                f"actual_seq_qlen and actual_seq_kvlen must name as many sequences, and some, got {len(ends[0])} and "
+                f"{len(ends[1])}",
+            )
+            for tensor, stops in zip((query, key), ends, strict=True):
                 need(
                     stops == sorted(stops) and stops[-1] <= tensor.shape[0],
                     f"lengths {stops} must be running totals up to {tensor.shape[0]} tokens",
@@ -150,7 +167,7 @@ class Options:
             need(query.dtype == torch.bfloat16, f"query_rope needs bfloat16, got {query.dtype}")
             need(self.keep_prob == 1 and self.pse is None, "query_rope goes with neither dropout nor pse")
 
-    def _check_mask(self, need: Any) -> None:
+    def _check_mask(self, query: Tensor, key: Tensor, need: Any) -> None:
         if self.atten_mask is None:
             return
         need(
@@ -165,8 +182,44 @@ class Options:
             )
         if self.sparse_mode == 6:
             need(shape == (COMPRESSED_PREFIX, COMPRESSED), "atten_mask must be the compressed [3072, 2048] with prefix")
+        if self.sparse_mode in (0, 1, 5) and not self.packed:
+            queries, keys = self.tokens(query), self.tokens(key)
+            batch = query.shape[1 if self.layout == "SBH" else 0]
+            shapes = [(*front, queries, keys) for front in ((), (1, 1), (batch, 1), (batch, self.heads))]
+            need(
+                tuple(self.atten_mask.shape) in shapes,
+                f"atten_mask must be one of {', '.join(str(list(one)) for one in shapes)} in sparse_mode "
+                f"{self.sparse_mode}, got {list(self.atten_mask.shape)}",
+            )
         if self.sparse_mode in (5, 6):
             need(self.prefix is not None, f"sparse_mode {self.sparse_mode} needs prefix")
+            self._check_prefix(query, key, need)
+
+    def _check_prefix(self, query: Tensor, key: Tensor, need: Any) -> None:
+        """A prefix is one number a sequence, of no more keys than there are, and no fewer than are behind the queries."""
+        prefix = ends_of(self.prefix)
+        if self.packed:
+            queries, keys = (
+                [last - first for first, last in zip([0, *stops[:-1]], stops, strict=True)] for stops in self.ends
+            )
+        else:
+            batch = query.shape[1 if self.layout == "SBH" else 0]
+            queries, keys = [self.tokens(query)] * batch, [self.tokens(key)] * batch
+        need(
+            len(prefix) == len(keys), f"prefix must have a number for each of {len(keys)} sequences, got {len(prefix)}"
+        )
+        for number, q, k in zip(prefix, queries, keys, strict=True):
+            need(
+                max(k - q, 0) <= number <= k,
+                f"prefix must be within {max(k - q, 0)} and {k} for {q} queries and {k} keys, got {number}",
+            )
+
+    def _check_band(self, need: Any) -> None:
+        if self.atten_mask is not None and self.sparse_mode in (0, 4):
+            need(
+                self.pre_tokens + self.next_tokens >= 0,
+                f"the band from pre_tockens {self.pre_tokens} to next_tockens {self.next_tokens} is empty",
+            )
 
     def _check_pse(self, query: Tensor, need: Any) -> None:
         need(self.pse_type in (0, 1, 2, 3), f"pse_type must be 0 to 3, got {self.pse_type}")

@@ -34,7 +34,7 @@ def _inputs(
     return q * scale, k, value.float(), decay, strength
 
 
-@reference("npu_chunk_gated_delta_rule", mixed=True)
+@reference("npu_chunk_gated_delta_rule")
 def chunk_gated_delta_rule(
     query: Tensor,
     key: Tensor,
@@ -79,7 +79,7 @@ def chunk_gated_delta_rule(
     return torch.stack(reads).to(torch.bfloat16), torch.stack(states).to(initial_state.dtype)
 
 
-@reference("npu_recurrent_gated_delta_rule", mixed=True)
+@reference("npu_recurrent_gated_delta_rule")
 def recurrent_gated_delta_rule(
     query: Tensor,
     key: Tensor,
@@ -130,7 +130,7 @@ def recurrent_gated_delta_rule(
     return torch.stack(reads).to(torch.bfloat16)
 
 
-@reference("npu_recurrent_gated_delta_rule_functional", mixed=True)
+@reference("npu_recurrent_gated_delta_rule_functional")
 def recurrent_gated_delta_rule_functional(
     query: Tensor, key: Tensor, value: Tensor, state: Tensor, **options: Tensor | None
 ) -> tuple[Tensor, Tensor]:

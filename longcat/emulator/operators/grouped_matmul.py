@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.emulator.number_formats import E8M0
-from longcat.emulator.operators.groups import group_bounds
+from longcat.emulator.operators.groups import group_bounds, numbered_groups
 from longcat.emulator.operators.quantization import offset_of, scale_of
 from longcat.emulator.operators.quantized_matmul import (
     dequantized_weight,
@@ -23,9 +23,13 @@ from longcat.emulator.operators.quantized_matmul import (
     shared_row_scales,
     without_low_bits,
 )
-from longcat.emulator.reference import reference
+from longcat.emulator.reference import FLOATS, check, check_types, reference
 
 _NAME = "npu_grouped_matmul"
+_ROW_MULTIPLE = 32
+"""Rows of a group that are multiplied in bfloat16 are made a multiple of this."""
+MOST_TENSORS, INNER_LIMIT = 128, 65536
+"""Limits of lists and of last sizes."""
 _ACTIVATIONS = {
     0: lambda x: x,
     1: torch.relu,
@@ -76,7 +80,7 @@ def grouped_matmul(
         scales: `scale` of columns, `per_token_scale` of rows, `antiquant_scale` and `antiquant_offset` of weights that
             are scaled back first, one a group or one for all.
     """
-    _check(x, weight, group_list, group_type, act_type or 0, scales)
+    _check(x, weight, bias, group_list, split_item or 0, group_type, group_list_type or 0, act_type or 0, scales)
     own = _Parameters(bias, scales, x_dtype, weight_dtype, scale_dtype, per_token_scale_dtype)
     dtype = plain_dtype(output_dtype, x[0].dtype)
     weight = [natural_order(matrix) for matrix in weight]
@@ -85,26 +89,30 @@ def grouped_matmul(
         bounds = group_bounds(group_list, group_list_type or 0, _NAME)
         whole = x[0]
         parts = [
-            _product(whole[:, a:b], weight[0][a:b] if len(weight) == 1 else weight[i], dtype)
+            _product(_aligned(whole[:, a:b].mT).mT, _aligned(weight[0][a:b] if len(weight) == 1 else weight[i]), dtype)
             for i, (a, b) in enumerate(bounds)
         ]
         return [torch.stack(parts)] if (split_item or 0) >= 2 else parts
     if len(x) > 1 or group_list is None:
-        rows = [(0, part.shape[0]) for part in x]
+        rows, numbers = [(0, part.shape[0]) for part in x], list(range(len(x)))
         inputs = x
     else:
-        rows = group_bounds(group_list, group_list_type or 0, _NAME)
+        groups = numbered_groups(group_list, group_list_type or 0, _NAME)
+        numbers, rows = [number for number, _ in groups], [span for _, span in groups]
+        end, count = rows[-1][1] if rows else 0, x[0].shape[0]
+        if end > count or (isinstance(group_list, (list, tuple)) and end != count):
+            raise RuntimeError(f"{_NAME}: groups end at {end}, and x has {count} rows")
         inputs = [x[0][a:b] for a, b in rows]
     count = weight[0].shape[0] if single else len(weight)
     if len(inputs) != count:
         raise RuntimeError(f"{_NAME}: {len(inputs)} groups of x meet {count} weights")
     parts = []
-    for group, part in enumerate(inputs):
+    for group, span, part in zip(numbers, rows, inputs, strict=True):
         matrix = weight[0][group] if single else weight[group]
         if part.is_floating_point() and part.dtype == matrix.dtype and not bias and not any(scales.values()):
-            parts.append(_product(part, matrix, dtype))
+            parts.append(_product(_aligned(part), matrix, dtype)[: len(part)])
             continue
-        result = own.multiply(part, matrix, group, rows[group] if len(x) == 1 else None, single)
+        result = own.multiply(part, matrix, group, span if len(x) == 1 else None, single)
         parts.append(finish(_ACTIVATIONS[act_type or 0](result) if act_type else result, dtype))
     if (split_item or 0) < 2:
         return parts
@@ -117,26 +125,57 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return a @ b if a.dtype == b.dtype == dtype == torch.bfloat16 else (a.float() @ b.float()).to(dtype)
 
 
+def _aligned(x: Tensor) -> Tensor:
+    """Add rows of zeros: the CPU makes a kernel of its own for each number of rows that it multiplies in bfloat16."""
+    spare = -len(x) % _ROW_MULTIPLE
+    return F.pad(x, (0, 0, 0, spare)) if spare and x.dtype == torch.bfloat16 else x
+
+
 def _check(
-    x: list[Tensor], weight: list[Tensor], group_list: Any, group_type: int | None, act_type: int, scales: Any
+    x: list[Tensor],
+    weight: list[Tensor],
+    bias: list[Tensor] | None,
+    group_list: Any,
+    split_item: int,
+    group_type: int | None,
+    group_list_type: int,
+    act_type: int,
+    scales: Any,
 ) -> None:
-    if not x or not weight:
-        raise RuntimeError(f"{_NAME}: x and weight must not be empty")
-    if group_type is None and not isinstance(group_list, (list, tuple)):
-        raise RuntimeError(f"{_NAME}: Requires manual passing group_type, current is None.")
-    if group_type not in (None, -1, 0, 2):
-        raise RuntimeError(f"{_NAME}: The group type must be -1, 0 or 2, got {group_type}.")
-    if act_type not in _ACTIVATIONS:
-        raise RuntimeError(f"{_NAME}: act_type must be one of {', '.join(map(str, _ACTIVATIONS))}, got {act_type}")
+    def need(condition: bool, reason: str) -> None:
+        check(condition, _NAME, reason)
+
+    need(bool(x) and bool(weight), "x and weight must not be empty")
+    need(max(len(x), len(weight)) <= MOST_TENSORS, f"lists have at most {MOST_TENSORS} tensors, got {len(weight)}")
+    for tensor in (*x, *weight):
+        need(tensor.shape[-1] < INNER_LIMIT, f"last sizes must be below {INNER_LIMIT}, got {tensor.shape[-1]}")
+    listed = isinstance(group_list, (list, tuple))
+    need(group_type is not None or listed, "Requires manual passing group_type, current is None.")
+    need(group_type in (None, -1, 0, 2), f"The group type must be -1, 0 or 2, got {group_type}.")
+    need(split_item in (0, 1, 2, 3), f"split_item must be 0 to 3, got {split_item}")
+    need(group_list is not None or len(x) > 1 or group_type in (None, -1), f"group_type {group_type} needs group_list")
+    if isinstance(group_list, Tensor):
+        check_types(_NAME, (torch.int64,), group_list=group_list)
+    need(
+        group_list_type in (0, 1) or (group_list_type == 2 and x[0].dtype == torch.int8 and group_type == 0),
+        f"group_list_type must be 0 or 1, or 2 with int8 and group_type 0, got {group_list_type} and {x[0].dtype}",
+    )
+    need(act_type in _ACTIVATIONS, f"act_type must be one of {', '.join(map(str, _ACTIVATIONS))}, got {act_type}")
     for name in ("offset", "activation_input", "activation_quant_scale", "activation_quant_offset"):
-        if scales.get(name):
-            raise RuntimeError(f"{_NAME}: {name} must be None: the device does not support it")
-    if act_type and not scales.get("per_token_scale"):
-        raise RuntimeError(f"{_NAME}: only products with per_token_scale can be followed by an activation")
-    if x[0].dtype in (torch.float16, torch.bfloat16, torch.float32):
-        for name in ("scale", "per_token_scale"):
-            if scales.get(name):
-                raise RuntimeError(f"{_NAME}: {name} is for x of 8 or 4 bits, and x is {x[0].dtype}")
+        need(not scales.get(name), f"{name} must be None: the device does not support it")
+    need(
+        not act_type or bool(scales.get("per_token_scale")),
+        "only products with per_token_scale can be followed by an activation",
+    )
+    if x[0].dtype not in FLOATS:
+        return
+    for name in ("scale", "per_token_scale"):
+        need(not scales.get(name), f"{name} is for x of 8 or 4 bits, and x is {x[0].dtype}")
+    if not scales.get("antiquant_scale"):
+        for tensor in weight:
+            check_types(_NAME, (x[0].dtype,), weight=tensor)
+    for tensor in bias or ():
+        check_types(_NAME, (torch.float16 if x[0].dtype == torch.float16 else torch.float32,), bias=tensor)
 
 
 class _Parameters:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 
 def group_bounds(group_list: Any, group_list_type: int, operator: str) -> list[tuple[int, int]]:
@@ -16,7 +15,7 @@ def group_bounds(group_list: Any, group_list_type: int, operator: str) -> list[t
         group_list_type: see above.
         operator: for errors.
     """
-    values = group_list.long() if isinstance(group_list, Tensor) else torch.tensor(group_list, dtype=torch.long)
+    values = torch.as_tensor(group_list, dtype=torch.int64)
     if group_list_type not in (0, 1, 2):
         raise RuntimeError(f"{operator}: group_list_type must be 0, 1 or 2, got {group_list_type}")
     if values.dim() != (2 if group_list_type == 2 else 1):
@@ -24,4 +23,15 @@ def group_bounds(group_list: Any, group_list_type: int, operator: str) -> list[t
     if group_list_type == 2:
         values = values[:, 1]
     ends = (values.cumsum(0) if group_list_type else values).tolist()
+    if ends != sorted(ends) or min(ends, default=0) < 0:
+        raise RuntimeError(f"{operator}: groups must not end before they begin, group_list is {values.tolist()}")
     return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+
+
+def numbered_groups(group_list: Any, group_list_type: int, operator: str) -> list[tuple[int, tuple[int, int]]]:
+    """Return the number of each group, and where it starts and ends; pairs need not be in the order of their numbers."""
+    bounds = group_bounds(group_list, group_list_type, operator)
+    numbers = torch.as_tensor(group_list)[:, 0].tolist() if group_list_type == 2 else range(len(bounds))
+    if min(numbers, default=0) < 0:
+        raise RuntimeError(f"{operator}: groups have numbers of 0 and more, group_list names {min(numbers)}")
+    return list(zip(numbers, bounds, strict=True))

@@ -37,7 +37,7 @@ def index_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("qnk,qn->qk", products, weights.float())
 
 
-@reference("npu_dense_lightning_indexer_softmax_lse", mixed=True)
+@reference("npu_dense_lightning_indexer_softmax_lse")
 def dense_softmax_lse(
     query_index: Tensor,
     key_index: Tensor,
@@ -89,7 +89,7 @@ def _loss(scores: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
     return (torch.xlogy(target, target) - target * log).sum()
 
 
-@reference(_DENSE, mixed=True)
+@reference(_DENSE)
 def dense_grad_kl_loss(
     query: Tensor,
     key: Tensor,
@@ -111,7 +111,7 @@ def dense_grad_kl_loss(
     return _grad_kl_loss(_DENSE, query, key, query_index, key_index, weights, None, rows, scale_value, ropes, **options)
 
 
-@reference(_SPARSE, mixed=True)
+@reference(_SPARSE)
 def sparse_grad_kl_loss(
     query: Tensor,
     key: Tensor,

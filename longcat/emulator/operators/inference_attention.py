@@ -174,19 +174,19 @@ def infer_attention(operator: str, query: Tensor, key: Tensor, value: Tensor, **
     return result, lse if chosen.wants_lse else query.new_empty(0, dtype=torch.float32)
 
 
-@reference("npu_fused_infer_attention_score", mixed=True)
+@reference("npu_fused_infer_attention_score")
 def fused_infer_attention_score(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """See `infer_attention`."""
     return infer_attention("npu_fused_infer_attention_score", query, key, value, **options)
 
 
-@reference("npu_fused_infer_attention_score_v2", mixed=True)
+@reference("npu_fused_infer_attention_score_v2")
 def fused_infer_attention_score_v2(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """See `infer_attention`."""
     return infer_attention("npu_fused_infer_attention_score_v2", query, key, value, **options)
 
 
-@reference("npu_fused_infer_attention_score.out", "npu_fused_infer_attention_score_v2.out", mixed=True)
+@reference("npu_fused_infer_attention_score.out", "npu_fused_infer_attention_score_v2.out")
 def fused_infer_attention_score_out(
     query: Tensor, key: Tensor, value: Tensor, *, out: list[Tensor], **options: Any
 ) -> tuple[Tensor, ...]:
@@ -213,7 +213,7 @@ def fused_infer_output(query: Tensor, value: Tensor, *arguments: Any, **options:
     return _laid_out(whole, chosen.layouts[1]), lse if wanted else torch.empty(0)
 
 
-@reference("npu_prompt_flash_attention", mixed=True)
+@reference("npu_prompt_flash_attention")
 def prompt_flash_attention(
     query: Tensor, key: Tensor, value: Tensor, *, next_tokens: int = 0, **options: Any
 ) -> Tensor:
@@ -221,7 +221,7 @@ def prompt_flash_attention(
     return infer_attention("npu_prompt_flash_attention", query, key, value, next_tokens=next_tokens, **options)[0]
 
 
-@reference("npu_incre_flash_attention", mixed=True)
+@reference("npu_incre_flash_attention")
 def incre_flash_attention(
     query: Tensor, key: Tensor, value: Tensor, *, actual_seq_lengths: Any = None, **options: Any
 ) -> Tensor:

@@ -212,7 +212,7 @@ def _sequences(lengths: Tensor, cumulative: bool) -> list[tuple[int, int]]:
     return list(itertools.pairwise(values))
 
 
-@reference("atb::npu_paged_cache_load", mixed=True)
+@reference("atb::npu_paged_cache_load")
 def paged_cache_load(
     key_cache: Tensor,
     value_cache: Tensor,
@@ -230,7 +230,7 @@ def paged_cache_load(
     )
 
 
-@reference("atb::npu_paged_cache_load.out", mixed=True)
+@reference("atb::npu_paged_cache_load.out")
 def paged_cache_load_out(
     key_cache: Tensor,
     value_cache: Tensor,

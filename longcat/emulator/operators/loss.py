@@ -38,6 +38,12 @@ def cross_entropy_loss(
         weight is None or (weight.dtype == torch.float32 and weight.shape == logits.shape[1:]),
         "weight must be float32 [classes]",
     )
+    classes = logits.shape[1]
+    need(ignore_index < classes, f"ignore_index must be below the {classes} classes, got {ignore_index}")
+    need(
+        bool(((target >= 0) & (target < classes)).all()),
+        f"every target must be within 0 and {classes - 1}: a device has no ignored label below 0",
+    )
     log_prob = logits.float().log_softmax(-1)
     loss = _loss(log_prob, target, weight, reduction, ignore_index, label_smoothing)
     loss = loss.reshape(-1).to(logits.dtype)
@@ -58,6 +64,11 @@ def cross_entropy_loss_backward(
     lse_square_scale_for_zloss: float = 0.0,
 ) -> Tensor:
     """Return the gradient of the logits, from the log-probabilities."""
+    changed = {"label_smoothing": label_smoothing != 0}
+    if reduction == "mean":
+        changed |= {"weight": weight is not None, "ignore_index": ignore_index != -100}
+    for name, is_changed in changed.items():
+        check(not is_changed, "npu_cross_entropy_loss", f"{name} has no gradient with reduction {reduction}")
 
     def loss(values: Tensor) -> Tensor:
         return _loss(values, target, weight, reduction, ignore_index, label_smoothing).reshape(-1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.operators.groups import group_bounds
+from longcat.emulator.operators.groups import numbered_groups
 from longcat.emulator.reference import reference
 
 
@@ -16,7 +16,7 @@ def grouped_matmul_add_(
     total: Tensor, x: Tensor, weight: Tensor, group_list: Tensor, *, group_list_type: int = 0, **others: Any
 ) -> Tensor:
     """Add the groups' weight gradients to total: `[groups, in, out]` float32, x `[rows, in]`, weight `[rows, out]`."""
-    for group, (first, last) in enumerate(group_bounds(group_list, group_list_type, "npu_grouped_matmul_add_")):
+    for group, (first, last) in numbered_groups(group_list, group_list_type, "npu_grouped_matmul_add_"):
         total[group] += x[first:last].float().mT @ weight[first:last].float()
     return total
 

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import check, gradients, reference
-
-_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
+from longcat.emulator.reference import FLOATS, check, check_types, gradients, reference
 
 
 @reference("npu_moe_gating_top_k")
@@ -51,13 +49,21 @@ def gating_top_k(
     """
     operator, experts_of_group = "npu_moe_gating_top_k", x.shape[-1] // max(group_count, 1)
     check(x.dim() == 2, operator, f"x has 2 dimensions, found {x.dim()}")
-    check(x.dtype in _FLOAT, operator, f"x is float16, bfloat16 or float32, found {x.dtype}")
     check(x.shape[-1] <= 2048, operator, f"there are at most 2048 experts, found {x.shape[-1]}")
     check(
         group_count > 0 and x.shape[-1] % group_count == 0,
         operator,
         f"{x.shape[-1]} experts are not a multiple of group_count {group_count}",
     )
+    check(
+        group_count == 1 or (experts_of_group > 2 and -(-experts_of_group // 32) * 32 * group_count <= 2048),
+        operator,
+        f"groups have more than 2 experts, and rounded up to 32 no more than 2048 in all, found {group_count} of "
+        f"{experts_of_group}",
+    )
+    check(renorm == 0, operator, f"renorm is 0, found {renorm}")
+    check(norm_type in (0, 1), operator, f"norm_type is 0 or 1, found {norm_type}")
+    check(group_select_mode in (0, 1), operator, f"group_select_mode is 0 or 1, found {group_select_mode}")
     check(1 <= k_group <= group_count, operator, f"k_group is within 1 and {group_count}, found {k_group}")
     check(1 <= k <= k_group * experts_of_group, operator, f"k is within 1 and {k_group * experts_of_group}, found {k}")
     check(
@@ -139,7 +145,7 @@ def gating_top_k_softmax_v2(
     """
     operator = "npu_moe_gating_top_k_softmax"
     check(x.dim() in (2, 3), operator, f"x has 2 or 3 dimensions, found {x.dim()}")
-    check(x.dtype in _FLOAT, operator, f"x is float16, bfloat16 or float32, found {x.dtype}")
+    check(x.dtype in FLOATS, operator, f"x is float16, bfloat16 or float32, found {x.dtype}")
     check(0 < k <= min(x.shape[-1], 1024), operator, f"k is within 1 and {min(x.shape[-1], 1024)}, found {k}")
     check(renorm in (0, 1), operator, f"renorm is 0 or 1, found {renorm}")
     check(
@@ -172,8 +178,17 @@ def token_permute(
     Returns:
         `[rows, hidden]`, and for each choice its row (int32, `[tokens * k]`), beyond the end where it was dropped.
     """
-    if padded_mode:
-        raise NotImplementedError("npu_moe_token_permute: padded_mode is not supported")
+    operator = "npu_moe_token_permute"
+    check_types(operator, FLOATS, tokens=tokens)
+    check_types(operator, (torch.int32, torch.int64), indices=indices)
+    check(tokens.dim() == 2, operator, f"tokens have 2 dimensions, found {tokens.dim()}")
+    check(
+        indices.dim() in (1, 2) and indices.shape[0] == tokens.shape[0],
+        operator,
+        f"indices are of {tokens.shape[0]} tokens, found {list(indices.shape)}",
+    )
+    check(_choices(indices) <= 512, operator, f"a token has at most 512 experts, found {_choices(indices)}")
+    check(not padded_mode, operator, "padded_mode is False")
     order = indices.flatten().argsort(stable=True)
     kept = order[: num_out_tokens or None]
     return tokens[kept // _choices(indices)], order.argsort().to(torch.int32)
@@ -204,8 +219,16 @@ def token_unpermute(
     restore_shape: list[int] | None = None,
 ) -> Tensor:
     """Sum each token's rows, weighted by `probs` `[tokens, k]`."""
-    if padded_mode:
-        raise NotImplementedError("npu_moe_token_unpermute: padded_mode is not supported")
+    operator = "npu_moe_token_unpermute"
+    check_types(operator, FLOATS, permuted_tokens=permuted, probs=probs)
+    check_types(operator, (torch.int32, torch.int64), sorted_indices=rows)
+    check(permuted.dim() == 2 and rows.dim() == 1, operator, "permuted_tokens have 2 dimensions, sorted_indices 1")
+    check(
+        probs is None or (probs.dim() == 2 and probs.numel() == rows.numel()),
+        operator,
+        f"probs are of {rows.numel()} choices, found {None if probs is None else list(probs.shape)}",
+    )
+    check(not padded_mode, operator, "padded_mode is False")
     return _sums(permuted, rows, 1 if probs is None else probs.shape[1], probs).to(permuted.dtype)
 
 
@@ -225,8 +248,14 @@ def token_unpermute_grad(
     restore_shape: list[int] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of the rows and, if given, of the weights."""
-    d_permuted, d_probs = gradients(lambda x, p: token_unpermute(x, rows, p), [permuted, probs], d_tokens)
-    return d_permuted, permuted.new_empty(0) if d_probs is None else d_probs
+    gradient = d_tokens.float()[:, None]
+    spread = gradient if probs is None else gradient * probs.float()[..., None]
+    kept = (rows < permuted.shape[0]).nonzero().flatten()
+    d_permuted = torch.zeros(permuted.shape).index_add_(0, rows[kept].long(), spread.flatten(0, 1)[kept])
+    if probs is None:
+        return d_permuted.to(permuted.dtype), permuted.new_empty(0)
+    d_probs = (_taken(permuted, rows, probs.shape[1]) * gradient).sum(-1)
+    return d_permuted.to(permuted.dtype), d_probs.to(probs.dtype)
 
 
 @reference("npu_moe_token_unpermute_grad_v2")
@@ -260,7 +289,7 @@ def init_routing(x: Tensor, row_idx: Tensor, expert_idx: Tensor, active_num: int
         Rows `[min(tokens, active_num) * k, hidden]`, the row of each place (int32), the sorted experts (int32).
     """
     operator = "npu_moe_init_routing"
-    check(x.dim() == 2 and x.dtype in _FLOAT, operator, "x has 2 dimensions and is float16, bfloat16 or float32")
+    check(x.dim() == 2 and x.dtype in FLOATS, operator, "x has 2 dimensions and is float16, bfloat16 or float32")
     check(row_idx.shape == expert_idx.shape, operator, "row_idx and expert_idx have one shape")
     check(row_idx.dtype == expert_idx.dtype == torch.int32, operator, "row_idx and expert_idx are int32")
     tokens, k = expert_idx.shape
@@ -505,7 +534,8 @@ def finalize_routing(
     """
     operator = "npu_moe_finalize_routing"
     check(drop_pad_mode in (0, 1, 2, 3), operator, f"drop_pad_mode is 0 to 3, found {drop_pad_mode}")
-    check(rows.dtype in _FLOAT, operator, f"rows are float16, bfloat16 or float32, found {rows.dtype}")
+    check_types(operator, (rows.dtype,), skip1=skip1, skip2=skip2, bias=bias)
+    check_types(operator, (torch.int32,), expanded_src_to_dst_row=row_of_choice, expert_for_source_row=experts)
     check(
         rows.dim() == 2 + drop_pad_mode % 2,
         operator,
@@ -638,6 +668,7 @@ def compute_expert_tokens(sorted_experts: Tensor, num_expert: int) -> Tensor:
         "sorted_expert_for_source_row is int32 of 1 dimension",
     )
     check(0 < num_expert <= 2048, operator, f"num_expert is within 1 and 2048, found {num_expert}")
+    check(bool((sorted_experts.diff() >= 0).all()), operator, "sorted_expert_for_source_row does not decrease")
     return torch.searchsorted(sorted_experts, torch.arange(num_expert, dtype=torch.int32), right=True).to(torch.int32)
 
 
@@ -646,8 +677,13 @@ def _choices(indices: Tensor) -> int:
 
 
 def _sums(permuted: Tensor, rows: Tensor, k: int, probs: Tensor | None = None) -> Tensor:
-    """Sum `k` rows per token in float32; row indices beyond the end belong to dropped rows and count as 0."""
-    kept = rows < permuted.shape[0]
-    taken = permuted[rows.long().clamp_max(max(permuted.shape[0] - 1, 0))].float() * kept[:, None]
-    apart = taken.unflatten(0, (-1, k))
+    """Sum `k` rows per token in float32."""
+    apart = _taken(permuted, rows, k)
     return (apart if probs is None else apart * probs.float()[..., None]).sum(1)
+
+
+def _taken(permuted: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Take `k` rows per token in float32; row indices beyond the end belong to dropped rows, which are 0."""
+    kept = rows < permuted.shape[0]
+    taken = permuted[rows.long().clamp_max(max(permuted.shape[0] - 1, 0))].float()
+    return taken.mul_(kept[:, None]).unflatten(0, (-1, k))

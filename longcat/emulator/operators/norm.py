@@ -6,16 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longcat.emulator.reference import check, gradients, reference
+from longcat.emulator.reference import check, check_types, gradients, reference
 
 
 @reference("npu_rms_norm")
+def fused_rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Compute `rms_norm` of the types that a device takes."""
+    check_types("npu_rms_norm", (x.dtype, torch.float32), gamma=gamma)
+    return rms_norm(x, gamma, epsilon)
+
+
 def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Compute `x / rms(x) * gamma` over gamma's dimensions, and `1 / rms(x)` in float32 with those of size 1."""
     _check_last_dimensions("npu_rms_norm", x, gamma)
     dimensions = tuple(range(-gamma.dim(), 0))
-    reciprocal = torch.rsqrt(x.float().square().mean(dimensions, keepdim=True) + epsilon)
-    return (x.float() * reciprocal * gamma.float()).to(x.dtype), reciprocal
+    whole = x.float()
+    reciprocal = torch.rsqrt(whole.square().mean(dimensions, keepdim=True) + epsilon)
+    return (whole * reciprocal).mul_(gamma.float()).to(x.dtype), reciprocal
 
 
 @reference("npu_rms_norm_backward")
@@ -23,8 +30,10 @@ def rms_norm_backward(d_y: Tensor, x: Tensor, gamma: Tensor, reciprocal: Tensor)
     """Return the gradients of x, in its type, and of gamma, in float32."""
     dimensions = tuple(range(-gamma.dim(), 0))
     normal, scaled = x.float() * reciprocal, d_y.float() * gamma.float()
-    d_x = reciprocal * (scaled - normal * (scaled * normal).mean(dimensions, keepdim=True))
-    return d_x.to(x.dtype), (d_y.float() * normal).reshape(-1, *gamma.shape).sum(0)
+    product = d_y.float() * normal
+    shared = (product * gamma.float()).mean(dimensions, keepdim=True)
+    d_x = scaled.addcmul_(normal, shared, value=-1).mul_(reciprocal)
+    return d_x.to(x.dtype), product.reshape(-1, *gamma.shape).sum(0)
 
 
 def _check_last_dimensions(operator: str, x: Tensor, gamma: Tensor) -> None:
@@ -47,6 +56,7 @@ def _check_same(operator: str, x: Tensor, y: Tensor) -> None:
 def add_rms_norm(x: Tensor, residual: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor, Tensor]:
     """Return the norm of a sum, `1 / rms`, and the sum."""
     _check_same("npu_add_rms_norm", x, residual)
+    check_types("npu_add_rms_norm", (x.dtype,), gamma=gamma)
     total = x + residual
     return *rms_norm(total, gamma, epsilon), total
 
@@ -220,6 +230,7 @@ def group_norm_silu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return SiLU of the group norm, mean and inverse standard deviation."""
     _check_groups("npu_group_norm_silu", x, group)
+    check_types("npu_group_norm_silu", (x.dtype, torch.float32), weight=weight, bias=bias)
     check(eps > 0, "npu_group_norm_silu", f"eps must be positive, got {eps}")
     normal, mean, reciprocal = _group_norm(x, weight, bias, group, eps)
     dtype = x.dtype if weight is None or bias is None else weight.dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import check, reference
+from longcat.emulator.reference import FLOATS, check, check_types, reference
 
 
 @reference("npu_apply_adam_w.out")
@@ -41,6 +41,10 @@ def apply_adam_w(
         out: see above.
     """
     values, first, second = out
+    check_types("npu_apply_adam_w", FLOATS, var=values)
+    check_types("npu_apply_adam_w", (values.dtype,), m=first, v=second, grad=grad, max_grad_norm=max_grad_norm)
+    for tensor in (first, second, grad, max_grad_norm):
+        check(tensor is None or tensor.shape == values.shape, "npu_apply_adam_w", "all tensors must have var's shape")
     check(not amsgrad or max_grad_norm is not None, "npu_apply_adam_w", "amsgrad needs max_grad_norm")
     gradient = -grad if maximize else grad
     values.mul_(1 - lr * weight_decay)

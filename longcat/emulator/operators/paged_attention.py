@@ -103,7 +103,7 @@ def _packed(
         start += length
 
 
-@reference("atb::_npu_flash_attention", mixed=True)
+@reference("atb::_npu_flash_attention")
 def flash_attention(
     query: Tensor,
     key: Tensor,
@@ -124,7 +124,7 @@ def flash_attention(
     _packed(query, key, value, seq_len, scale_value, num_heads, num_kv_heads, out, bias)
 
 
-@reference("atb::_npu_flash_attention_v3", mixed=True)
+@reference("atb::_npu_flash_attention_v3")
 def flash_attention_v3(
     query: Tensor,
     key: Tensor,
@@ -146,7 +146,7 @@ def flash_attention_v3(
     _packed(query, key, value, seq_len, scale_value, num_heads, num_kv_heads, out, bias)
 
 
-@reference("atb::_npu_flash_attention_unpad", mixed=True)
+@reference("atb::_npu_flash_attention_unpad")
 def flash_attention_unpad(
     query: Tensor,
     key: Tensor,
@@ -161,7 +161,7 @@ def flash_attention_unpad(
     _packed(query, key, value, seq_len, scale_value, num_heads, num_kv_heads, out)
 
 
-@reference("atb::_npu_flash_attention_unpad_v2", mixed=True)
+@reference("atb::_npu_flash_attention_unpad_v2")
 def flash_attention_unpad_v2(
     query: Tensor,
     key: Tensor,
@@ -178,7 +178,7 @@ def flash_attention_unpad_v2(
     _packed(query, key, value, seq_len, scale_value, num_heads, num_kv_heads, out)
 
 
-@reference("atb::_npu_flash_attention_v2.out", mixed=True)
+@reference("atb::_npu_flash_attention_v2.out")
 def flash_attention_v2(
     query: Tensor,
     key: Tensor,
@@ -275,7 +275,7 @@ def _paged(
     return sums
 
 
-@reference("atb::_npu_paged_attention", mixed=True)
+@reference("atb::_npu_paged_attention")
 def paged_attention(
     query: Tensor,
     key_cache: Tensor,
@@ -294,7 +294,7 @@ def paged_attention(
     _paged(query, key_cache, value_cache, block_table, lengths, [1] * len(lengths), scale_value, out)
 
 
-@reference("atb::_npu_paged_attention_get_workspace", mixed=True)
+@reference("atb::_npu_paged_attention_get_workspace")
 def paged_attention_workspace(*arguments: Any, **options: Any) -> Tensor:
     """Return the scratch memory that the emulated kernel needs: none."""
     return torch.zeros(1, dtype=torch.uint8)
@@ -303,11 +303,10 @@ def paged_attention_workspace(*arguments: Any, **options: Any) -> Tensor:
 reference(
     "atb::_npu_paged_attention_v2_get_workspace",
     "atb::_npu_multi_head_latent_attention_get_workspace.lse",
-    mixed=True,
 )(paged_attention_workspace)
 
 
-@reference("atb::_npu_paged_attention_v2.out", mixed=True)
+@reference("atb::_npu_paged_attention_v2.out")
 def paged_attention_v2(
     query: Tensor,
     key_cache: Tensor,
@@ -342,7 +341,7 @@ def paged_attention_v2(
     return out
 
 
-@reference("atb::_npu_paged_attention_mla", mixed=True)
+@reference("atb::_npu_paged_attention_mla")
 def paged_attention_mla(
     query: Tensor,
     key_cache: Tensor,
@@ -360,7 +359,7 @@ def paged_attention_mla(
     _paged(query, key_cache, values, block_table, lengths, [1] * len(lengths), scale_value, out)
 
 
-@reference("atb::_npu_paged_attention_quant", mixed=True)
+@reference("atb::_npu_paged_attention_quant")
 def paged_attention_quant(
     query: Tensor,
     key_cache: Tensor,
@@ -405,7 +404,7 @@ def paged_attention_quant(
     _paged(query, key_cache, value_cache, block_table, lengths, [1] * len(lengths), scale_value, out, convert=convert)
 
 
-@reference("atb::_npu_paged_attention_splitfuse", mixed=True)
+@reference("atb::_npu_paged_attention_splitfuse")
 def paged_attention_splitfuse(
     query: Tensor,
     key_cache: Tensor,
@@ -429,7 +428,7 @@ def paged_attention_splitfuse(
     )  # fmt: skip
 
 
-@reference("atb::_npu_paged_attention_splitfuse_v2", mixed=True)
+@reference("atb::_npu_paged_attention_splitfuse_v2")
 def paged_attention_splitfuse_v2(
     query: Tensor,
     key_cache: Tensor,
@@ -467,7 +466,7 @@ def paged_attention_splitfuse_v2(
     )
 
 
-@reference("atb::_npu_flash_attention_qlens", mixed=True)
+@reference("atb::_npu_flash_attention_qlens")
 def flash_attention_qlens(
     query: Tensor,
     key_cache: Tensor,
@@ -505,7 +504,7 @@ def _prefix(
     _paged(_heads(query, heads), keys, values, table, _lengths(lengths), _lengths(tokens), scale, out, bias)
 
 
-@reference("atb::_npu_flash_attention_prefix_v2.out", mixed=True)
+@reference("atb::_npu_flash_attention_prefix_v2.out")
 def flash_attention_prefix_v2(
     query: Tensor,
     key_cache: Tensor,
@@ -534,7 +533,7 @@ def flash_attention_prefix_v2(
     return out
 
 
-@reference("atb::npu_self_attention_prefix_encoder", mixed=True)
+@reference("atb::npu_self_attention_prefix_encoder")
 def self_attention_prefix_encoder(
     query: Tensor,
     key: Tensor,
@@ -554,7 +553,7 @@ def self_attention_prefix_encoder(
     )
 
 
-@reference("atb::npu_self_attention_prefix_encoder.out", mixed=True)
+@reference("atb::npu_self_attention_prefix_encoder.out")
 def self_attention_prefix_encoder_out(
     query: Tensor,
     key: Tensor,
@@ -585,7 +584,7 @@ def self_attention_prefix_encoder_out(
     return output
 
 
-@reference("atb::npu_multi_head_latent_attention", mixed=True)
+@reference("atb::npu_multi_head_latent_attention")
 def latent_attention(q_nope: Tensor, q_rope: Tensor, *arguments: Any, **options: Any) -> Tensor:
     """Compute attention over cached latents and rotary keys; see `latent_attention_lse_out`."""
     output = torch.zeros(q_nope.shape, dtype=q_rope.dtype)
@@ -593,14 +592,14 @@ def latent_attention(q_nope: Tensor, q_rope: Tensor, *arguments: Any, **options:
     return output
 
 
-@reference("atb::npu_multi_head_latent_attention.out", mixed=True)
+@reference("atb::npu_multi_head_latent_attention.out")
 def latent_attention_out(*arguments: Any, output: Tensor, **options: Any) -> Tensor:
     """Write what `latent_attention` returns into `output`."""
     _latent(*arguments, **options, output=output)
     return output
 
 
-@reference("atb::npu_multi_head_latent_attention.lse", mixed=True)
+@reference("atb::npu_multi_head_latent_attention.lse")
 def latent_attention_lse(
     q_nope: Tensor,
     q_rope: Tensor,
@@ -622,7 +621,7 @@ def latent_attention_lse(
     return latent_attention_lse_out(*positions, return_lse, output=output, lse=lse, **options)
 
 
-@reference("atb::npu_multi_head_latent_attention.lse_out", mixed=True)
+@reference("atb::npu_multi_head_latent_attention.lse_out")
 def latent_attention_lse_out(
     q_nope: Tensor,
     q_rope: Tensor,
@@ -697,7 +696,7 @@ def _latent(
     return sums
 
 
-@reference("atb::npu_ring_mla", mixed=True)
+@reference("atb::npu_ring_mla")
 def ring_mla(
     q_nope: Tensor,
     q_rope: Tensor,
@@ -719,7 +718,7 @@ def ring_mla(
     )  # fmt: skip
 
 
-@reference("atb::npu_ring_mla.out", mixed=True)
+@reference("atb::npu_ring_mla.out")
 def ring_mla_out(
     q_nope: Tensor,
     q_rope: Tensor,

@@ -15,7 +15,7 @@ from longcat.emulator.number_formats import (
     format_of,
 )
 from longcat.emulator.operators import norm
-from longcat.emulator.operators.groups import group_bounds
+from longcat.emulator.operators.groups import group_bounds, numbered_groups
 from longcat.emulator.operators.quantization import quantize_rows
 from longcat.emulator.reference import gradients, reference
 
@@ -453,7 +453,7 @@ def _blocks_of_groups(
         *values.shape[:axis], rows // 64 + group_index.shape[0], *values.shape[axis + 1 :], 2, dtype=torch.uint8
     )
     codes = torch.zeros(*values.shape[:-1], values.shape[-1] // form.packed, dtype=form.storage)
-    for group, (first, last) in enumerate(group_bounds(group_index, group_list_type, "mx quantisation")):
+    for group, (first, last) in numbered_groups(group_index, group_list_type, "mx quantisation"):
         if last <= first:
             continue
         part, scale = encode_blocks(values.narrow(axis, first, last - first), form, axis, 32, mode, algorithm, largest)

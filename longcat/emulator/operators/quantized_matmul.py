@@ -24,7 +24,7 @@ from longcat.emulator.number_formats import (
     format_of,
     unpack_int4,
 )
-from longcat.emulator.operators.groups import group_bounds
+from longcat.emulator.operators.groups import group_bounds, numbered_groups
 from longcat.emulator.operators.quantization import offset_of, quantize_rows, scale_of
 from longcat.emulator.reference import reference
 
@@ -277,7 +277,7 @@ def quant_grouped_matmul_dequant(
 ) -> Tensor:
     """Do `quant_matmul_dequant` for groups of rows, whose ends are in `group_list`: weights `[groups, n, k]`."""
     result = torch.zeros(x.shape[0], quantized_weight.shape[1], dtype=x.dtype)
-    for group, (first, last) in enumerate(group_bounds(group_list, 0, "npu_quant_grouped_matmul_dequant")):
+    for group, (first, last) in numbered_groups(group_list, 0, "npu_quant_grouped_matmul_dequant"):
         own = dict(options)
         for name, value in options.items():
             if isinstance(value, Tensor) and name in ("bias", "smooth_scale") and value.dim() == 2:
@@ -375,7 +375,7 @@ def add_quant_gmm_(
     **types: Any,
 ) -> Tensor:
     """Add the product of each group of the summed dimension to `total[group]`: x1 `[m, k]`, x2 `[k, n]`."""
-    groups = enumerate(group_bounds(group_list, group_list_type or 0, "npu_add_quant_gmm"))
+    groups = numbered_groups(group_list, group_list_type or 0, "npu_add_quant_gmm")
     shared = types.get("x2_scale_dtype") == E8M0
     for group, (first, last) in groups:
         rows, columns = x1_scale, x2_scale
@@ -771,7 +771,7 @@ def grouped_matmul_swiglu_quant_v2(
     a, b = operand(x, x_dtype), operand(weight[0], weight_dtype)
     width = (scales.shape[-2] if scales.dim() == 4 else scales.shape[-1]) // 2
     activated = torch.zeros(x.shape[0], width)
-    for group, (first, last) in enumerate(group_bounds(group_list, group_list_type or 0, name)):
+    for group, (first, last) in numbered_groups(group_list, group_list_type or 0, name):
         if last <= first:
             continue
         rows = a[first:last]
@@ -847,10 +847,8 @@ def grouped_matmul_finalize_routing(
     a, b = operand(x, x_dtype), operand(w, w_dtype)
     result = torch.zeros(output_bs or x.shape[0], b.shape[-1])
     mixed = x.dtype == torch.int8 and w.dtype == torch.int32
-    for expert, (first, last) in enumerate(
-        group_bounds(
-            group_list, 1 if group_list_type is None else group_list_type, "npu_grouped_matmul_finalize_routing"
-        )
+    for expert, (first, last) in numbered_groups(
+        group_list, 1 if group_list_type is None else group_list_type, "npu_grouped_matmul_finalize_routing"
     ):
         if last <= first:
             continue

@@ -12,7 +12,7 @@ from longcat.emulator.operators.attention_options import ends_of
 from longcat.emulator.reference import check, reference
 
 
-@reference("npu_ring_attention_update", mixed=True)
+@reference("npu_ring_attention_update")
 def ring_attention_update(
     prev_attn_out: Tensor,
     prev_softmax_max: Tensor,

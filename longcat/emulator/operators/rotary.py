@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import check, gradients, reference
+from longcat.emulator.reference import check, check_types, reference
 
 
 @reference("npu_rotary_mul")
@@ -21,55 +21,111 @@ def rotary_mul(
         rotary_mode: half or interleave.
         rotate: a matrix `[size, size]` that turns x instead.
     """
-    check(
+
+    def need(condition: bool, reason: str) -> None:
+        check(condition, "npu_rotary_mul", reason)
+
+    need(
         x.dim() in (3, 4) and cosine.dim() == sine.dim() == x.dim(),
-        "npu_rotary_mul",
         f"takes tensors of 3 or 4 dimensions, all alike, got {x.dim()}, {cosine.dim()} and {sine.dim()}",
     )
-    check(
+    need(
         rotary_mode in ("half", "interleave"),
-        "npu_rotary_mul",
         f"The rotary_mode of npu_rotary_mul should be half or interleave, but got {rotary_mode}",
     )
+    need(x.shape[-1] % 2 == 0 and x.shape[-1] < 896, f"the last size must be even and below 896, got {x.shape[-1]}")
+    for name, table in (("r1", cosine), ("r2", sine)):
+        need(_broadcasts(table, x, rotary_mode), f"{name} {list(table.shape)} does not go with input {list(x.shape)}")
     if rotate is not None:
         return (x.float() * cosine.float() + (x.float() @ rotate.float()) * sine.float()).to(x.dtype)
-    return (rotate_halves if rotary_mode == "half" else _rotate_neighbours)(x, cosine, sine).to(x.dtype)
+    return _rotated(x, cosine, sine, rotary_mode).to(x.dtype)
+
+
+_SHARED = {"half": ((0, 1), (0, 2), (1, 2), (1,), (2,), ()), "interleave": ((0, 1), (0, 2), (1, 2))}
+"""Dimensions of four that a table of cosines may share: heads, or batch and heads, which may lie in any order."""
+
+
+def _broadcasts(table: Tensor, x: Tensor, mode: str) -> bool:
+    if table.shape[-1] != x.shape[-1]:
+        return False
+    if x.dim() == 3:
+        return all(own in (1, size) for own, size in zip(table.shape, x.shape, strict=True))
+    return any(all(table.shape[i] == (1 if i in shared else x.shape[i]) for i in range(3)) for shared in _SHARED[mode])
 
 
 def rotate_halves(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate pairs of the first and the second half of the last dimension, in float32."""
-    first, second = x.float().chunk(2, -1)
-    return x.float() * cosine.float() + torch.cat((-second, first), -1) * sine.float()
+    return _rotated(x, cosine, sine, "half")
 
 
-def _rotate_neighbours(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    turned = torch.stack((-x[..., 1::2].float(), x[..., ::2].float()), -1).flatten(-2)
-    return x.float() * cosine.float() + turned * sine.float()
+def _rotated(x: Tensor, cosine: Tensor, sine: Tensor, mode: str) -> Tensor:
+    x = x.float()
+    return (x * cosine.float()).add_(_turned(x, mode) * sine.float())
+
+
+def _turned(x: Tensor, mode: str) -> Tensor:
+    """Turn pairs by a right angle; turned twice they are negative."""
+    if mode == "half":
+        first, second = x.chunk(2, -1)
+        return torch.cat((-second, first), -1)
+    return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
 
 
 @reference("npu_rotary_mul_backward")
 def rotary_mul_backward(
     d_y: Tensor, x: Tensor, cosine: Tensor, sine: Tensor, rotary_mode: str = "half"
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, cosine and sine."""
-    return tuple(gradients(lambda *inputs: rotary_mul(*inputs, rotary_mode), [x, cosine, sine], d_y))
+    gradient, whole = d_y.float(), x.float()
+    d_x = (gradient * cosine.float()).sub_(_turned(gradient * sine.float(), rotary_mode))
+    d_cosine = (gradient * whole).sum_to_size(cosine.shape)
+    d_sine = (gradient * _turned(whole, rotary_mode)).sum_to_size(sine.shape)
+    return d_x.sum_to_size(x.shape).to(x.dtype), d_cosine.to(cosine.dtype), d_sine.to(sine.dtype)
 
 
 @reference("npu_apply_rotary_pos_emb")
 def apply_rotary_pos_emb(
     query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, layout: str = "BSND", rotary_mode: str = "half"
 ) -> tuple[Tensor, Tensor]:
-    """Rotate query and key in place."""
+    """Rotate query and key in place: `[batch, tokens, heads, 64 or 128]`, or `[tokens, heads, 64 or 128]` in TND."""
+
+    def need(condition: bool, reason: str) -> None:
+        check(condition, "npu_apply_rotary_pos_emb", reason)
+
+    check_types("npu_apply_rotary_pos_emb", (query.dtype,), key=key, cos=cosine, sin=sine)
+    need(layout in ("BSND", "TND"), f"layout must be BSND or TND, got {layout}")
+    need(rotary_mode == "half", f"rotary_mode must be half, got {rotary_mode}")
+    for name, tensor in (("query", query), ("key", key), ("cos", cosine), ("sin", sine)):
+        need(tensor.dim() == len(layout), f"{name} must have {len(layout)} dimensions in {layout}, got {tensor.dim()}")
+        need(tensor.shape[-1] in (64, 128), f"the last size of {name} must be 64 or 128, got {tensor.shape[-1]}")
+        need(
+            tensor.shape[:-2] == query.shape[:-2],
+            f"{name} {list(tensor.shape)} must begin as query {list(query.shape)}",
+        )
+    need(query.shape[-1] == key.shape[-1], "query and key must have one last size")
+    need(cosine.shape == sine.shape and cosine.shape[-2] == 1, "cos and sin must be alike, for one head")
     for x in (query, key):
-        x.copy_(rotary_mul(x, cosine, sine, rotary_mode))
+        x.copy_(rotate_halves(x, cosine, sine))
     return query, key
 
 
 @reference("npu_interleave_rope")
 def interleave_rope(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Reorder neighbouring pairs into halves and rotate, as DeepSeek does; `[batch, heads, tokens, size]`."""
+    """Reorder neighbouring pairs into halves and rotate, as DeepSeek does; `[batch, heads, tokens, 64]`."""
+
+    def need(condition: bool, reason: str) -> None:
+        check(condition, "npu_interleave_rope", reason)
+
+    check_types("npu_interleave_rope", (x.dtype,), cos=cosine, sin=sine)
+    for name, tensor in (("x", x), ("cos", cosine), ("sin", sine)):
+        need(
+            tensor.dim() == 4 and tensor.shape[-1] == 64,
+            f"{name} must be [batch, heads, tokens, 64], got {list(tensor.shape)}",
+        )
+    need(cosine.shape[1] == sine.shape[1] == 1, "cos and sin must be for one head")
+    need(cosine.shape[2] in (1, x.shape[2]), f"cos must be of 1 or {x.shape[2]} tokens, got {cosine.shape[2]}")
     halves = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-    return rotary_mul(halves, cosine, sine)
+    return rotate_halves(halves, cosine, sine).to(x.dtype)
 
 
 @reference("npu_mrope")
