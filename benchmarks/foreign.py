@@ -6,8 +6,9 @@
 with torch, torch_npu and the libraries that the programs need. Each program runs in a copy of its folder with small made
 data, once on the CPU and once under `longcat emulate`, and both are stopped after a few steps of its optimizer. Programs
 that name CUDA get torch_npu's own `transfer_to_npu`, as its users would. Those that need torchvision need the one that was
-built for a torch without CUDA; torchtitan needs triton besides, torchtune 0.6.1 a torchao below 0.11, which peft refuses. `foreign_programs/` has those that are only a
-library's few lines: no checkout is needed for them.
+built for a torch without CUDA; torchtune 0.6.1 needs a torchao below 0.11, which peft refuses; torchtitan is 0.2.2, as its
+plug-in wants (torchtitan-npu 0.2.2.post1), and imports triton. `foreign_programs/` has those that are only a library's few
+lines: no checkout is needed for them.
 """
 
 from __future__ import annotations
@@ -81,12 +82,16 @@ def digits(folder: Path) -> None:
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, count) + labels.tobytes())
 
 
-def crawled(folder: Path) -> None:
-    """Write documents as torchtitan's test data has them."""
-    target = folder / "tests" / "assets" / "c4_test"
-    target.mkdir(parents=True, exist_ok=True)
+def tokenized(folder: Path) -> None:
+    """Write documents as torchtitan's test data has them, and a tokenizer of characters."""
     rows = [{"text": text(40, number), "timestamp": "", "url": ""} for number in range(200)]
-    (target / "data.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    documents = folder / "tests" / "assets" / "c4_test"
+    documents.mkdir(parents=True)
+    (documents / "data.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    vocabulary = {chr(number): number - 32 for number in range(32, 127)}
+    described = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(described))
 
 
 def initialised(folder: Path) -> None:
@@ -119,12 +124,15 @@ FUSED_SCALER = (
     "torch_npu 2.13.0's own torch.npu.amp.GradScaler does not take torch's fused optimizers: use "
     "torch.amp.GradScaler('npu'), or an optimizer with fused=False"
 )
-NO_SHARDED_ATTENTION = "torch itself shards no attention on the CPU, so that there is nothing to compare with"
 MINGPT = (
     "data_config.path=data/input.txt data_config.block_size=32 gpt_config.n_layer=2 gpt_config.n_head=2 gpt_config.n_embd=64 "
     "trainer_config.batch_size=8 trainer_config.data_loader_workers=0"
 )
 TORCHRUN = "torchrun --standalone --nproc-per-node=2"
+TITAN = (
+    "--model.flavor debugmodel --model.hf_assets_path ./tokenizer --training.dataset c4_test "
+    "--training.local_batch_size 2 --training.seq_len 128 --training.steps 4 --metrics.log_freq 1"
+)
 PROGRAMS = (
     Program("nanogpt-fp32", f"python train.py {GPT} --dtype=float32", "nanoGPT", token_files, cuda=True),
     Program("nanogpt-bf16", f"python train.py {GPT} --dtype=bfloat16", "nanoGPT", token_files, cuda=True),
@@ -145,17 +153,18 @@ PROGRAMS = (
     Program("fsdp2-mixed", f"{TORCHRUN} example.py --mixed-precision", "examples/distributed/FSDP2", initialised),
     Program("tensor-parallel", f"{TORCHRUN} tensor_parallel_example.py", "examples/distributed/tensor_parallelism"),
     Program("sequence-parallel", f"{TORCHRUN} sequence_parallel_example.py", "examples/distributed/tensor_parallelism"),
-    Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism", remark=NO_SHARDED_ATTENTION),
+    Program("fsdp-tensor-parallel", "torchrun --standalone --nproc-per-node=4 fsdp_tp_example.py", "examples/distributed/tensor_parallelism"),
     Program("lightning-bug-report", "python bug_report_model.py", "pytorch-lightning/examples/pytorch/bug_report", cuda=True),
-    Program("torchtitan-debug", f"{TORCHRUN} -m torchtitan.train --module llama3 --config llama3_debugmodel --training.num_tokens_per_microbatch_per_dp_rank 512 --training.max_context_length 256", "torchtitan", crawled, steps=3),
     Program("trainer-fp32", "python trainer.py fp32"),
     Program("trainer-bf16", "python trainer.py bf16"),
     Program("trainer-fp16", "python trainer.py fp16", remark=FUSED_SCALER),
-    Program("accelerate", "accelerate launch --num_processes 2 --multi_gpu accelerate_loop.py", remark=""),
+    Program("accelerate", "accelerate launch --num_processes 2 --multi_gpu accelerate_loop.py"),
     Program("peft-lora", "python lora.py"),
     Program("trl-sft", "python sft.py"),
     Program("lightning", "env TORCH_NPU_DEVICE_CAPABILITY=8.0 python lightning_fit.py"),
     Program("torchtune-lora", "python tune_lora.py"),
+    Program("torchtitan-npu-llama", f"{TORCHRUN} titan.py npu_rms_norm,npu_rope --model.name llama3 {TITAN}", prepare=tokenized, steps=3),
+    Program("torchtitan-npu-deepseek", f"{TORCHRUN} titan.py npu_rms_norm,npu_rope,npu_permute --model.name deepseek_v3 {TITAN}", prepare=tokenized, steps=3),
     Program("deepspeed-zero1", f"{TORCHRUN} zero.py 1"),
     Program("deepspeed-zero2", f"{TORCHRUN} zero.py 2"),
     Program("deepspeed-zero3", f"{TORCHRUN} zero.py 3"),

@@ -174,6 +174,7 @@ def _link_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
         file.unlink()
     for name in ("runtime", "compiler", "opp"):  # torch_npu looks for these where CANN is installed
         (folder / name).mkdir()
+    (folder / "lib64").symlink_to(".")  # where C++ extensions look for what they link
     (folder / "runtime" / "ascend_toolkit_install.info").write_text(f"version={CANN_VERSION}\n")
     for name in [*_missing_libraries(compiler, wheel, libraries), *_LOADED_LATER]:
         (folder / name).symlink_to(CANN)

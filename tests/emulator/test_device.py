@@ -1,7 +1,10 @@
 """The device itself: memory, streams, random numbers, what it refuses; and aten computed as on the CPU."""
 
 import copy
+import ctypes
 import io
+import os
+import subprocess
 
 import pytest
 import torch
@@ -616,6 +619,29 @@ def test_devices_do_not_mix():
 def test_there_are_so_many_devices_and_no_more():
     with pytest.raises(RuntimeError, match=r"(?s)107001.*device 8 was asked for, 8 are emulated"):
         torch.npu.set_device(8)
+
+
+def test_extensions_in_cpp_find_what_they_link(tmp_path):
+    source = 'extern "C" const char* aclrtGetSocName(); extern "C" const char* soc() { return aclrtGetSocName(); }'
+    libraries = ["-L" + os.environ["ASCEND_HOME_PATH"] + "/lib64", "-lascendcl"]
+    command = ["g++", "-x", "c++", "-shared", "-fPIC", "-", *libraries, "-o", str(tmp_path / "soc.so")]
+    subprocess.run(command, input=source, text=True, check=True, timeout=60)
+    extension = ctypes.CDLL(str(tmp_path / "soc.so"))
+    extension.soc.restype = ctypes.c_char_p
+    assert extension.soc().decode() == torch.npu.get_device_name()
+
+
+def test_pyacl_tells_facts_and_refuses_all_else_by_name():
+    import acl
+
+    assert acl.get_soc_name() == torch.npu.get_device_name()
+    assert acl.rt.get_device_count() == (torch.npu.device_count(), 0)
+    assert acl.rt.get_mem_info(1) == (*torch.npu.mem_get_info(), 0)
+    with pytest.raises(
+        AttributeError, match="acl.rt.malloc: .*get_soc_name, rt.get_device_count and rt.get_mem_info only"
+    ):
+        acl.rt.malloc(1)
+    assert not hasattr(acl, "init")
 
 
 def test_an_operator_without_a_kernel_is_named():

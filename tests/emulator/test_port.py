@@ -135,6 +135,20 @@ def test_random_numbers_and_dropout_are_the_same_on_both_sides(tmp_path):
     assert [row["difference"] for row in result["printed"]] == [0, 0, 0]
 
 
+def test_shards_draw_the_same_on_both_sides(tmp_path):
+    """torch gives the shards of a device ranges of its generator, and the host's generator back as it was."""
+    setup = (
+        "import torch.distributed as dist\nfrom torch.distributed.tensor import Shard, distribute_tensor\n"
+        "dist.init_process_group('nccl', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "mesh = dist.init_device_mesh('cuda', (1,))\n"
+        "def drawn(): return distribute_tensor(torch.empty(4, 8), mesh, [Shard(0)]).uniform_().to_local()\n"
+    )
+    loss = "model(x + drawn() - drawn()).mean()"
+    result = port(tmp_path, MODEL.format(loss=loss).replace("import torch\n", "import torch\n" + setup, 1))
+    assert result["verdict"] == "same", result["why"]
+    assert len({row["original"] for row in result["losses"]}) == 3
+
+
 def test_the_first_operator_that_differs_is_named(tmp_path):
     loss = "(torch.tanh(model(x)) if x.get_device() < 0 else torch.tanh(model(x)).mul(1.5).div(1.2)).square().mean()"
     result = port(tmp_path, MODEL.format(loss=loss))

@@ -61,10 +61,11 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
+        from longcat.port.witness.recorder import begin, keep_modes
+
+        keep_modes()  # before anybody has taken `checkpoint` from its module
         if os.environ[SIDE] == ORIGINAL:
             from longcat.port.witness.stand_in import install
 
             install()
-        from longcat.port.witness.recorder import begin
-
         begin()

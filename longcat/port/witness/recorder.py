@@ -6,6 +6,8 @@ its last step; what it does after `backward()`, such as printing, is done for ev
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import os
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+import torch.utils.checkpoint
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -122,6 +125,7 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if any(one.__name__ == "DTensor" for one in types):
+            _draw_shards_on_the_host()
             return NotImplemented  # its own parts come here again
         if any(one.__name__ in ("FakeTensor", "FunctionalTensor") for one in types):
             return function(*args, **kwargs)
@@ -147,6 +151,14 @@ class Operators(TorchDispatchMode):
                 recorder.operators += 1
                 recorder.write(kind="operator", name=function.name(), results=_prints(result))
         return result
+
+
+def _draw_shards_on_the_host() -> None:
+    """Have a DTensor of every device draw its shard as one of the host does: without the generator of its mesh.
+
+    torch gives each shard a range of a device's generator, and puts the host's generator back as it was before.
+    """
+    sys.modules["torch.distributed.tensor._random"]._RNGStateTracker.distribute_region_enabled = False
 
 
 def _drawn(function: Any, args: Any, kwargs: Any) -> Any:
@@ -267,6 +279,29 @@ def begin() -> None:
     register_optimizer_step_post_hook(lambda optimizer, args, kwargs: recorder.stepped(optimizer))
     Operators(recorder).__enter__()
     Dropout().__enter__()
+
+
+def keep_modes() -> None:
+    """Have layers be recomputed in the modes that they were computed in."""
+    torch.utils.checkpoint.checkpoint = with_modes(torch.utils.checkpoint.checkpoint)
+
+
+def with_modes(checkpoint: Any) -> Any:
+    """Return torch's `checkpoint` that recomputes in the function modes of the first pass; torch itself has none of them then."""
+
+    @functools.wraps(checkpoint)
+    def changed(function: Any, *args: Any, **kwargs: Any) -> Any:
+        modes = _get_current_function_mode_stack()
+
+        def computed(*inputs: Any, **options: Any) -> Any:
+            with contextlib.ExitStack() as stack:
+                for mode in () if _get_current_function_mode_stack() else modes:
+                    stack.enter_context(mode)
+                return function(*inputs, **options)
+
+        return checkpoint(computed, *args, **kwargs)
+
+    return changed
 
 
 def _noted(scale: Any, recorder: Recorder) -> Any:

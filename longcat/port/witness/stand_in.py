@@ -64,6 +64,8 @@ class OnTheCpu(TorchFunctionMode):
         for key in ("device", "dtype"):
             if key in kwargs:
                 kwargs[key] = "cpu" if key == "device" and isinstance(kwargs[key], int) else to_cpu(kwargs[key])
+        if function in (torch.histc, torch.Tensor.histc) and not (counted := args[0]).is_floating_point():
+            return function(counted.double(), *args[1:], **kwargs).to(counted.dtype)  # no CPU counts whole numbers
         return function(*args, **kwargs)
 
 
@@ -309,11 +311,50 @@ def _patch_distributed() -> None:
     reduce = dist.all_reduce
 
     @functools.wraps(reduce)
-    def averaged(tensor: Any, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
+    def reduced(tensor: Any, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
+        if op == dist.ReduceOp.PREMUL_SUM:  # gloo has neither this nor a mean
+            tensor.mul_(_factor(op))
+            op = dist.ReduceOp.SUM
         if op != dist.ReduceOp.AVG or async_op:
             return reduce(tensor, op, group, async_op)
-        reduce(tensor, dist.ReduceOp.SUM, group)  # gloo has no mean
+        reduce(tensor, dist.ReduceOp.SUM, group)
         tensor.div_(dist.get_world_size(group))
         return None
 
-    dist.all_reduce = averaged
+    dist.all_reduce = reduced
+    for name in ("reduce_scatter_tensor", "reduce_scatter_single"):
+        if hasattr(dist, name):
+            _patch(dist, name, _scaled_before)
+    _shard_attention()
+
+
+def _factor(op: Any) -> float:
+    """Return the factor of a sum of multiplied terms."""
+    return float(op.__getstate__()[1])
+
+
+def _scaled_before(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Multiply what is reduced and scattered, where its sum has a factor, which gloo knows nothing of."""
+    given = dict(zip(("output", "input", "op", "group", "async_op"), args, strict=False)) | kwargs
+    if given.get("op") == dist.ReduceOp.PREMUL_SUM:
+        given |= {"input": given["input"] * _factor(given["op"]), "op": dist.ReduceOp.SUM}
+    return (), given
+
+
+def _shard_attention() -> None:
+    """Have DTensors attend apart by rows or heads, as they do on CUDA; torch gathers nothing for its kernel of the CPU."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.experimental import register_sharding
+
+    def placements(results: int, *args: Any, attn_mask: Any = None, **kwargs: Any) -> Any:
+        inputs = (*args, attn_mask, *kwargs.values())
+        return [
+            ([place] * results, [place if hasattr(one, "placements") else None for one in inputs])
+            for place in ((Replicate(),) if attn_mask is not None else (Replicate(), Shard(0), Shard(1)))
+        ]
+
+    for operator, results in (
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, 2),
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, 3),
+    ):
+        register_sharding(operator.default)(functools.partial(placements, results))
