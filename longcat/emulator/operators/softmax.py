@@ -193,8 +193,9 @@ def attend_backward(
         inner = (d_out * out).sum(-1, keepdim=True)
         d_values[:, :, block.keys] += dropped.mT @ d_out.to(low)
         d_scores = block.masked.dropped(d_out @ v.mT).sub_(inner).mul_(exponentials)
-        d_query[:, :, block.queries] = d_scores.to(low) @ k.to(low)
-        d_keys[:, :, block.keys] += d_scores.to(low).mT @ q.to(low)
+        rounded = d_scores.to(low)
+        d_query[:, :, block.queries] = rounded @ k.to(low)
+        d_keys[:, :, block.keys] += rounded.mT @ q.to(low)
         if d_bias is not None:
             d_bias[:, :, block.queries, block.keys] = d_scores * (masked.scale if masked.bias_before_scale else 1)
         if masked.sink is not None and d_sink is not None:
