@@ -5,6 +5,7 @@ import ctypes
 import io
 import os
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -718,3 +719,17 @@ def assert_same(function, inputs, tolerance=1e-5):
     for expected, found in zip(*results, strict=True):
         assert found.device.type == "npu"
         assert torch.allclose(found.cpu(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_devices_have_a_context_when_they_are_used():
+    program = """
+import torch, torch_npu
+torch_npu.npu.use_compatible_impl(True)  # asks CANN, not torch_npu's own list
+context = torch_npu._C._npu_hasPrimaryContext
+assert not context(5)
+x = torch.ones(3, device="npu:2", requires_grad=True)
+(x * 2).sum().backward()
+assert x.grad.tolist() == [2.0] * 3
+assert context(2) and not context(3)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

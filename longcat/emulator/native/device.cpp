@@ -1,6 +1,7 @@
 // Devices, contexts and what they say of themselves.
 #include "emulator.h"
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -17,6 +18,7 @@ constexpr int MESSAGES = 8;
 static thread_local char messages[MESSAGES][1024];
 static thread_local int recent;
 static thread_local int device = -1;
+static std::atomic<bool> used[MAX_DEVICES];  // which this process has set
 static int contexts[MAX_DEVICES];  // a context is the address of its device's entry
 
 int setting(const char* name, int otherwise) {
@@ -127,11 +129,13 @@ aclError aclrtSetDevice(int32_t wanted) {
     return fail(INVALID_DEVICE, "device " + std::to_string(wanted) + " was asked for, " + std::to_string(devices()) +
                                     " are emulated: set ASCEND_EMULATED_DEVICES");
   device = wanted;
+  used[wanted] = true;
   return ACL_SUCCESS;
 }
 
-aclError aclrtResetDevice(int32_t) {
+aclError aclrtResetDevice(int32_t of) {
   device = -1;
+  if (of >= 0 && of < devices()) used[of] = false;
   return ACL_SUCCESS;
 }
 
@@ -151,9 +155,10 @@ aclError aclrtSetCurrentContext(aclrtContext context) {
   return ACL_SUCCESS;
 }
 
-aclError aclrtGetPrimaryCtxState(int32_t, uint32_t* flags, int32_t* active) {
+aclError aclrtGetPrimaryCtxState(int32_t of, uint32_t* flags, int32_t* active) {
+  if (of < 0 || of >= devices()) return fail(INVALID_DEVICE, "there is no device " + std::to_string(of));
   if (flags) *flags = 0;
-  *active = 1;
+  *active = used[of];
   return ACL_SUCCESS;
 }
 
