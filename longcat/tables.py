@@ -25,8 +25,8 @@ from longcat.printable import counted, large_count, percent, printable, ratio
 if TYPE_CHECKING:
     from longcat.evaluation.local_services.comparison import Comparison
 
-_DEEPEST = 12
-"""Levels of a tree that are shown."""
+_DEEPEST, _LEVEL, _NAMED = 12, 4, 36
+"""Levels of a tree that are shown, columns of each, and columns that a name needs with the words behind it."""
 _WIDE, NARROW = 110, 60
 """Columns that a table of stages needs with the ids of MLflow's runs, and that any table needs."""
 
@@ -162,21 +162,24 @@ def print_tree(title: str, names: Sequence[str], lineage: Sequence[Mapping[str, 
     if not names:
         return
     known, shown = {one["name"]: one for one in lineage}, set[str]()
-    tree = Tree(title)
+    tree, console = Tree(title), wide_console()
+    deepest = min(_DEEPEST, max(1, (console.width - _NAMED) // _LEVEL))
     waiting = [(tree, name, 1) for name in reversed(names)]
     while waiting:
         above, name, depth = waiting.pop()
         one = known[name]
-        line = f"{short(name)}  {'not in this workspace' if one['what'] is None else one['what']}".rstrip()
+        line = short(name)
         if name in shown and one["of"]:
             line += ", see above"
-        elif depth == _DEEPEST and one["of"]:
+        elif depth == deepest and one["of"]:
             line += ", and so on"
+        else:
+            line += f"  {'not in this workspace' if one['what'] is None else one['what']}".rstrip()
         own = above.add(Text(printable(line), no_wrap=True, overflow="ellipsis"))
-        if name not in shown and depth < _DEEPEST:
+        if name not in shown and depth < deepest:
             shown.add(name)
             waiting += [(own, other, depth + 1) for other in reversed(one["of"])]
-    wide_console().print(tree)
+    console.print(tree)
 
 
 def print_results(answer: Mapping[str, Any]) -> None:

@@ -98,8 +98,10 @@ def test_show_tells_the_lineage_both_ways(workspace, capsys):
     assert "yes, longcat gc lists it" in text
 
 
-def test_a_long_lineage_with_many_ways_is_shown_in_few_lines(tmp_path, capsys):
+@pytest.mark.parametrize("columns", [50, 80, 140])
+def test_a_long_lineage_with_many_ways_is_shown_in_few_lines(tmp_path, capsys, monkeypatch, columns):
     """Each is made from the two before it, so that there are more ways through 60 of them than could be printed."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     space, made = Workspace(tmp_path), []
     for number in range(60):
         made.append(make(space, "checkpoint", number, made[-2:]))
@@ -107,8 +109,9 @@ def test_a_long_lineage_with_many_ways_is_shown_in_few_lines(tmp_path, capsys):
         assert len(answer(capsys, commands.show, one.digest, space.path)[way]) == 59
         commands.show(one.digest, space.path)
         text = capsys.readouterr().out
-        assert "see above" in text and "and so on" in text
-        assert len(text.splitlines()) < 100
+        lines = [line for line in text.splitlines() if "── " in line]
+        assert any(line.endswith(", see above") for line in lines) and any(line.endswith(", and so on") for line in lines)
+        assert len(lines) < 80 and max(map(len, lines)) <= columns
 
 
 def test_collecting_removes_what_it_has_listed_and_nothing_else(workspace, capsys):

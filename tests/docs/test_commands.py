@@ -19,7 +19,7 @@ KEYS = set(all_keys(PipelineConfig))
 SECTIONS = "|".join(
     sorted(key for key in PipelineConfig.model_fields if key not in ("preset", "seed", "accelerator", "experiment"))
 )
-OTHERS_OPTIONS = {"--all", "--shm-size"}
+OTHERS_OPTIONS = {"--all", "--moe-grouped-gemm", "--run-all", "--shm-size"}
 """Options of other programs that pages name without the program."""
 OTHERS_COMMANDS = {"rows"}
 """Commands of stages that a page adds by an example."""
