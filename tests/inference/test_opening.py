@@ -65,7 +65,7 @@ def test_what_cannot_be_opened_is_one_line(folder, workspace, tmp_path):
         ("abcd", "several checkpoints .* begin so: abcd1, abcd2"),
         ("abc", "4 characters or more"),
         ("0000", "no checkpoint in .* whose digest begins so"),
-        ("../x", "no such folder"),
+        ("../is-not-there", "no such folder"),
         (tmp_path, r"there is no config\.json in"),
     ]
     for what, message in wrong:
