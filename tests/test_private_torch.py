@@ -16,7 +16,7 @@ EXCEPTIONS = {
     "longcat/emulator/reference.py": "_C _get_privateuse1_backend_name _SetExcludeDispatchKeyGuard",
     # the operators that torch_npu calls are private in torch itself
     "longcat/emulator/operators/aten.py": "_fft_c2c _fft_r2c _scaled_dot_product_attention_math "
-    "_scaled_dot_product_flash_attention_for_cpu _embedding_bag",
+    "_scaled_dot_product_flash_attention_for_cpu _embedding_bag _gather_sparse_backward",
     # the name of a private device again, and the process group that an operator names
     "longcat/emulator/operators/dropout.py": "_C _get_privateuse1_backend_name",
     "longcat/emulator/communicators.py": "_C _get_privateuse1_backend_name _world",
@@ -29,8 +29,11 @@ EXCEPTIONS = {
     # what a wheel has registered, and which operators its functions call
     "longcat/port/probe.py": "_C _jit_get_all_schemas _dispatch_get_registrations_for_dispatch_key "
     "_dispatch_has_kernel_for_dispatch_key _python_dispatch _pytree _internal",
-    # a program is watched below autograd
-    "longcat/port/witness/recorder.py": "_python_dispatch _pytree",
+    # a program is watched below autograd, also where it computes again what it has not kept
+    "longcat/port/witness/recorder.py": "_python_dispatch _pytree _get_current_function_mode_stack",
+    # attention to tensors that are apart is that of the CPU's kernel
+    "longcat/port/witness/stand_in.py": "_scaled_dot_product_flash_attention_for_cpu "
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
     # torch's own table of operators and their sample inputs
     "longcat/emulator/conformance.py": "_internal _pytree _python_dispatch",
 }
