@@ -57,6 +57,10 @@ def inputs_of(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", PATHS)
 def test_values_and_gradients_are_those_of_the_reference(name, dtype):
+    ask = PATHS[name].unsupported_reason
+    reasons = [ask(*arguments) for arguments in inputs_of(name, dtype)] if ask is not None else []
+    if any(f"{dtype}, not 16 bits wide" in str(reason) for reason in reasons):
+        pytest.skip(reasons[0])
     check(OPERATORS[name], PATHS[name], torch.device(NPU), dtype)
 
 
