@@ -31,6 +31,7 @@ _TYPE = re.compile(
 )
 _INCOMPLETE = {
     "npu_grouped_matmul": ("scale", "per_token_scale"), "npu_grouped_matmul_swiglu_quant_v2": ("weight_scale", "x_scale"),
+    "npu_clear_float_status": ("input",), "npu_get_float_status": ("input",),
     "npu_grouped_matmul_swiglu_quant": ("weight",), "npu_fused_causal_conv1d": ("weight", "bias"),
     "npu_quant_matmul": ("x2", "scale", "pertoken_scale"), "npu_add_quant_matmul_": ("x2",), "npu_sparse_lightning_indexer_grad_kl_loss": ("softmax_max", "softmax_sum"),
     "npu_fused_linear_cross_entropy_loss_with_max_sum_backward": ("weight",),
