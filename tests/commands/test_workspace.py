@@ -110,7 +110,9 @@ def test_a_long_lineage_with_many_ways_is_shown_in_few_lines(tmp_path, capsys, m
         commands.show(one.digest, space.path)
         text = capsys.readouterr().out
         lines = [line for line in text.splitlines() if "── " in line]
-        assert any(line.endswith(", see above") for line in lines) and any(line.endswith(", and so on") for line in lines)
+        assert any(line.endswith(", see above") for line in lines) and any(
+            line.endswith(", and so on") for line in lines
+        )
         assert len(lines) < 80 and max(map(len, lines)) <= columns
 
 
