@@ -675,22 +675,37 @@ def test_references_may_take_lengths_from_the_host_and_return_tensors_of_it():
     from longcat.emulator.reference import OnHost, kernel
 
     library = torch.library.Library("npu", "FRAGMENT")
-    for argument in ("seq_len", "mask"):
+    for argument in ("actual_seq_lengths", "mask"):
         name = f"emulator_with_{argument}"
         library.define(f"{name}(Tensor x, Tensor {argument}) -> (Tensor, Tensor, Tensor?)")
         torch.ops.longcat_emulator.install_references([f"npu::{name}"])
         library.impl(name, kernel(name, lambda x, of_host: (x.t(), OnHost(of_host + 1), None)), "PrivateUse2")
     x, counts = torch.ones(2, 3, device=DEVICE), torch.tensor([4])
-    moved, kept, absent = torch.ops.npu.emulator_with_seq_len(x, counts)
+    moved, kept, absent = torch.ops.npu.emulator_with_actual_seq_lengths(x, counts)
     assert (moved.device, moved.shape, moved.is_contiguous()) == (x.device, (3, 2), True)
     assert (kept.device.type, kept.tolist(), absent) == ("cpu", [5], None)
     with pytest.raises(RuntimeError, match="found at least two devices"):
         torch.ops.npu.emulator_with_mask(x, counts)
     with torch.npu.graph(graph := torch.npu.NPUGraph()):
-        moved, _, _ = torch.ops.npu.emulator_with_seq_len(x, counts)
+        moved, _, _ = torch.ops.npu.emulator_with_actual_seq_lengths(x, counts)
     x.fill_(3)
     graph.replay()
     assert moved.tolist() == [[3.0, 3.0]] * 3
+
+
+def test_what_one_operator_takes_from_the_host_another_does_not():
+    x, number, lengths = torch.ones(2, 4, device=DEVICE), torch.ones(4), torch.tensor([1, 2], dtype=torch.int32)
+    whole = torch.ones(1, dtype=torch.int8)
+    calls = (
+        lambda: torch.ops.npu.npu_anti_quant(
+            x.to(torch.int8), number.to(DEVICE), offset=number, dst_dtype=torch.float16
+        ),
+        lambda: torch.ops.npu.npu_normalize_batch(x, lengths),
+        lambda: torch.ops.npu.npu_rms_norm_quant(x.half(), *[number.half().to(DEVICE)] * 2, x[0, :1].half(), whole),
+    )
+    for call in calls:
+        with pytest.raises(RuntimeError, match="found at least two devices"):
+            call()
 
 
 def test_save_and_load():

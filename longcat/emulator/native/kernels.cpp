@@ -430,6 +430,18 @@ void compute(const c10::OperatorHandle& operation, torch::jit::Stack* stack, By 
   operation.redispatchBoxed(c10::DispatchKeySet(REFERENCE), stack);
 }
 
+// Whether an operator takes an argument from the host: lengths of sequences, and what fused attention has drawn. The same name
+// may be of the device elsewhere, as the offset of a quantisation is.
+bool of_the_host(const std::string& operation, const std::string& argument) {
+  static const std::unordered_set<std::string> ALWAYS = {"scalars", "lengths", "batch_sizes", "actual_seq_lengths"};
+  static const std::unordered_set<std::string> OF_ATB = {"seq_len", "seqlen", "context_lens", "seq_starts", "zero_point"};
+  static const std::unordered_set<std::string> OF_ATTENTION = {"actual_seq_qlen", "actual_seq_kvlen", "seed", "offset"};
+  if (ALWAYS.count(argument)) return true;
+  if (operation.rfind("atb::", 0) == 0) return OF_ATB.count(argument);
+  bool attends = operation.find("fusion_attention") != std::string::npos || operation == "npu::npu_ring_attention_update";
+  return attends && OF_ATTENTION.count(argument);
+}
+
 template <class Function>
 void for_each_tensor(const IValue& value, Function function) {
   if (value.isTensor() && value.toTensor().defined()) function(value.toTensor());
@@ -619,16 +631,13 @@ class Call {
   void check_devices(size_t first) {
     static const std::unordered_set<std::string> COPIES = {"aten::copy_", "aten::_copy_from",
                                                            "aten::_copy_from_and_resize", "aten::set_"};
-    static const std::unordered_set<std::string> OF_THE_HOST = {
-        "scalars", "lengths", "batch_sizes", "actual_seq_qlen", "actual_seq_kvlen", "actual_seq_lengths", "seq_len", "seqlen",
-        "context_lens", "seq_starts", "zero_point", "seed", "offset"};
     if (COPIES.count(operation_.schema().name())) return;
     if (given_) check_generator(first);
     if (pairs_.empty()) return;
     for (auto& pair : pairs_) refuse_other(pair.device.device(), pairs_[0].device.device());
     for (size_t i = first; i < stack_->size(); i++) {
       const auto& value = (*stack_)[i];
-      if (OF_THE_HOST.count(operation_.schema().arguments()[i - first].name())) continue;
+      if (of_the_host(operation_.schema().name(), operation_.schema().arguments()[i - first].name())) continue;
       if (value.isTensor()) check_cpu(value.toTensor());
       if (value.isTensorList())
         for (const Tensor& tensor : value.toTensorVector()) check_cpu(tensor);

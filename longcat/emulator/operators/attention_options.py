@@ -150,13 +150,12 @@ class Options:
                 self.actual_seq_qlen is not None and self.actual_seq_kvlen is not None,
                 "layout TND needs actual_seq_qlen and actual_seq_kvlen",
             )
-            ends = self.ends
+            queries, keys = len(ends_of(self.actual_seq_qlen)), len(ends_of(self.actual_seq_kvlen))
             need(
-                len(ends_of(self.actual_seq_qlen)) == len(ends_of(self.actual_seq_kvlen)) > 0,
-                f"actual_seq_qlen and actual_seq_kvlen must name as many sequences, and some, got {len(ends[0])} and "
-                f"{len(ends[1])}",
+                queries == keys > 0,
+                f"actual_seq_qlen and actual_seq_kvlen must name as many sequences, and some, got {queries} and {keys}",
             )
-            for tensor, stops in zip((query, key), ends, strict=True):
+            for tensor, stops in zip((query, key), self.ends, strict=True):
                 need(
                     stops == sorted(stops) and stops[-1] <= tensor.shape[0],
                     f"lengths {stops} must be running totals up to {tensor.shape[0]} tokens",
