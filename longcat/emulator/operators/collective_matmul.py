@@ -18,17 +18,15 @@ from longcat.emulator.operators.quantized_matmul import (
     shared_column_scales,
     shared_row_scales,
 )
-from longcat.emulator.reference import reference
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+from longcat.emulator.reference import FLOATS, reference
 
 
 def _check_types(name: str, x1: Tensor, x2: Tensor, reduce_op: str = "sum", x1_dtype: int | None = None) -> None:
     if reduce_op != "sum":
         raise RuntimeError(f"{name}: reduce_op must be 'sum', got {reduce_op!r}")
-    if x1.dtype in _FLOATS and x2.dtype in _FLOATS and x1.dtype != x2.dtype:
+    if x1.dtype in FLOATS and x2.dtype in FLOATS and x1.dtype != x2.dtype:
         raise RuntimeError(f"{name}: x1 and x2 must have the same type, got {x1.dtype} and {x2.dtype}")
-    if x1.shape[-1] != x2.shape[0] and x1.dtype in _FLOATS:
+    if x1.shape[-1] != x2.shape[0] and x1.dtype in FLOATS:
         raise RuntimeError(f"{name}: x1 {list(x1.shape)} and x2 {list(x2.shape)} cannot be multiplied")
 
 
@@ -119,7 +117,7 @@ def mm_all_reduce_base(
     _check_types(name, x1, x2, reduce_op)
     if x1.dim() not in (2, 3) or x2.dim() != 2:
         raise RuntimeError(f"{name}: x1 must have 2 or 3 dimensions and x2 two, got {x1.dim()} and {x2.dim()}")
-    if x2.dtype == torch.int8 and x1.dtype in _FLOATS and antiquant_scale is None:
+    if x2.dtype == torch.int8 and x1.dtype in FLOATS and antiquant_scale is None:
         raise RuntimeError(f"{name}: int8 x2 with {x1.dtype} x1 needs antiquant_scale")
     rows = x1.flatten(0, -2)
     if antiquant_scale is not None:
@@ -355,7 +353,7 @@ def all_to_all_quant_matmul(
     group = communicator(hcom, name, world_size)
     whole = _rows_to_columns(group, x1)
     factor, scale = whole, x1_scale
-    if whole.dtype in _FLOATS:
+    if whole.dtype in FLOATS:
         factor, scale = quantize_rows(whole.float())
     result = _product(factor, x2, scale, x2_scale, bias, **options).to(plain_dtype(y_dtype, torch.float32))
     return result, whole if all2all_out_flag else None

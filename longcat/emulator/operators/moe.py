@@ -220,8 +220,6 @@ def token_unpermute(
 ) -> Tensor:
     """Sum each token's rows, weighted by `probs` `[tokens, k]`."""
     operator = "npu_moe_token_unpermute"
-    check_types(operator, FLOATS, permuted_tokens=permuted, probs=probs)
-    check_types(operator, (torch.int32, torch.int64), sorted_indices=rows)
     check(permuted.dim() == 2 and rows.dim() == 1, operator, "permuted_tokens have 2 dimensions, sorted_indices 1")
     check(
         probs is None or (probs.dim() == 2 and probs.numel() == rows.numel()),
@@ -535,7 +533,6 @@ def finalize_routing(
     operator = "npu_moe_finalize_routing"
     check(drop_pad_mode in (0, 1, 2, 3), operator, f"drop_pad_mode is 0 to 3, found {drop_pad_mode}")
     check_types(operator, (rows.dtype,), skip1=skip1, skip2=skip2, bias=bias)
-    check_types(operator, (torch.int32,), expanded_src_to_dst_row=row_of_choice, expert_for_source_row=experts)
     check(
         rows.dim() == 2 + drop_pad_mode % 2,
         operator,

@@ -17,9 +17,7 @@ from longcat.emulator.number_formats import (
 from longcat.emulator.operators import norm
 from longcat.emulator.operators.groups import group_bounds, numbered_groups
 from longcat.emulator.operators.quantization import quantize_rows
-from longcat.emulator.reference import gradients, reference
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+from longcat.emulator.reference import FLOATS, gradients, reference
 
 
 def rms_norm(x: Tensor, gamma: Tensor, beta: Tensor | None, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -262,7 +260,7 @@ def swiglu_quant(
     Scales that are found are those that the values were multiplied with.
     """
     name = "npu_swiglu_quant"
-    if x.dim() < 2 or x.dtype not in _FLOATS:
+    if x.dim() < 2 or x.dtype not in FLOATS:
         raise RuntimeError(f"{name}: x must be float with 2 dimensions or more, got {x.dtype} of {list(x.shape)}")
     if quant_mode not in (0, 1):
         raise RuntimeError(f"{name}: quant_mode must be 0 (static) or 1 (dynamic), got {quant_mode}")

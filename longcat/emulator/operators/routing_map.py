@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longcat.emulator.reference import check, reference
-
-_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
+from longcat.emulator.reference import FLOATS, check, reference
 
 
 @reference("npu_moe_token_permute_with_routing_map")
@@ -34,7 +32,7 @@ def permute(
     """
     operator = "npu_moe_token_permute_with_routing_map"
     _check_map(operator, routing_map)
-    check(tokens.dim() == 2 and tokens.dtype in _FLOAT, operator, "tokens are 2-dimensional in a floating point type")
+    check(tokens.dim() == 2 and tokens.dtype in FLOATS, operator, "tokens are 2-dimensional in a floating point type")
     check(routing_map.shape[0] == tokens.shape[0], operator, "routing_map has one row a token")
     check(probs is None or probs.numel() == routing_map.numel(), operator, "probs have as many elements as routing_map")
     check(
@@ -110,7 +108,7 @@ def unpermute_kept(
     """
     operator = "npu_moe_token_unpermute_with_routing_map"
     check(
-        rows.dim() == 2 and rows.dtype in _FLOAT, operator, "permuted_tokens are 2-dimensional in a floating point type"
+        rows.dim() == 2 and rows.dtype in FLOATS, operator, "permuted_tokens are 2-dimensional in a floating point type"
     )
     check(
         sorted_indices.dim() == 1 and sorted_indices.dtype == torch.int32,
