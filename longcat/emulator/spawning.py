@@ -92,7 +92,7 @@ def _serve(requests: socket.socket) -> NoReturn:
 def _run(request: dict[str, Any], descriptors: list[int], between: int) -> NoReturn:
     """Be the process that was asked for, once its parent `between` is gone: with its descriptors, variables and folder."""
     code = 1
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined] # what the runner removes at its end
+    _forget_what_the_runner_does_at_its_end()
     try:
         above = max(request["descriptors"]) + 1
         moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, above) for number in descriptors]
@@ -118,3 +118,12 @@ def _run(request: dict[str, Any], descriptors: list[int], between: int) -> NoRet
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _forget_what_the_runner_does_at_its_end() -> None:
+    """Let this process, a copy of the runner, end as an interpreter that has imported torch_npu, and nothing else, does."""
+    atexit._clear()
+    if lifecycle := sys.modules.get("torch_npu._init.core.runtime_lifecycle"):
+        atexit.register(lifecycle._npu_shutdown)
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]

@@ -1,9 +1,11 @@
 """The runner of upstream's test files, with a small suite that contains everything that can become of a test."""
 
+import atexit
 import json
 import os
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -165,6 +167,50 @@ if __name__ == "__main__": unittest.main()
 def test_what_a_test_spawns_is_its_child_with_its_variables_and_folder(tmp_path):
     results = run(make(tmp_path, test_spawned=SPAWNED))
     assert [(result.status, result.reason) for result in results] == [("passed", "")] * 5
+
+
+AT_ITS_END = """
+import atexit, multiprocessing, pathlib, unittest, weakref
+context = multiprocessing.get_context("spawn")
+ended = pathlib.Path("ended")
+
+def register():
+    atexit.register(ended.write_text, "atexit")
+
+def finalise():
+    weakref.finalize(unittest, ended.write_text, "finalize")
+
+class T(unittest.TestCase):
+    def check(self, target, expected):
+        process = context.Process(target=target)
+        process.start()
+        process.join(50)
+        self.assertEqual((process.exitcode, ended.read_text()), (0, expected))
+    def test_a_atexit(self): self.check(register, "atexit")
+    def test_b_finalize(self): self.check(finalise, "finalize")
+
+if __name__ == "__main__": unittest.main()
+"""
+
+
+def test_what_a_test_spawns_ends_by_what_it_has_registered_and_not_by_what_the_runner_has(tmp_path):
+    lost = tmp_path / "lost"
+
+    def fail() -> None:
+        lost.write_text("by a child")
+        raise ValueError("of the runner")
+
+    atexit.register(fail)
+    finalizer = weakref.finalize(fail, fail)
+    try:
+        assert statuses(run(make(tmp_path, test_end=AT_ITS_END))) == {
+            "test_a_atexit": "passed",
+            "test_b_finalize": "passed",
+        }
+    finally:
+        atexit.unregister(fail)
+        finalizer.detach()
+    assert not lost.exists()
 
 
 def test_what_a_hanging_test_has_started_ends_with_it(tmp_path):
