@@ -237,7 +237,7 @@ def compress_attention_infer(
         k, v = (_page(t, block_table, number, length, key_value_head_num) for t in (key, value))
         masked = Masked(scale_value)
         attended = attend(q, k, v, masked)
-        scores = _importance(q, k, masked, attended, -(-length // steps), steps, overlap)
+        scores = _importance(_probabilities(q, k, masked), k.shape[1], -(-length // steps), steps, overlap)
         choices.append(_best(scores, select_block_count))
         outs.append(_by_tokens(attended.result).to(query.dtype))
     out = torch.cat(outs)
