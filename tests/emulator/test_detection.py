@@ -113,7 +113,9 @@ def test_rotated_boxes():
     kept, number = run("npu_nms_rotated", torch.cat([square, turned], 1)[0], torch.tensor([0.9, 0.8, 0.7, 0.6]), 0.5)
     assert (kept.tolist(), number.tolist()) == ([0, 2, 3], [3])
     mirrored = square[0] * torch.tensor([1, 1, -1, 1, 1])  # of a width that is none: it overlaps nothing
-    kept, _ = run("npu_nms_rotated", torch.cat([square[0], mirrored, mirrored, square[0]]), torch.arange(4.0, 0, -1), 0.5)
+    kept, _ = run(
+        "npu_nms_rotated", torch.cat([square[0], mirrored, mirrored, square[0]]), torch.arange(4.0, 0, -1), 0.5
+    )
     assert kept.tolist() == [0, 1, 2]
     corners = torch.tensor([[0.0, 0, 2, 2, 0], [2, 0, 0, 2, 0], [0, 0, 2, 2, 0]])
     kept, _ = run("npu_nms_rotated", corners, torch.tensor([0.9, 0.8, 0.7]), 0.5, mode=1)

@@ -37,10 +37,15 @@ int setting(const char* name, int otherwise) {
   return static_cast<int>(value);
 }
 
+static int emulated_devices() {
+  static const int count = std::min(setting("ASCEND_EMULATED_DEVICES", 8), MAX_DEVICES);
+  return count;
+}
+
 // Numbers of the devices that this process sees: the ascending ones that ASCEND_RT_VISIBLE_DEVICES begins with, up to one that
 // is not there; none if they do not ascend. What follows another character than a digit or a comma is not read.
 static std::vector<int> visible() {
-  static const int emulated = std::min(setting("ASCEND_EMULATED_DEVICES", 8), MAX_DEVICES);
+  int emulated = emulated_devices();
   std::vector<int> found;
   const char* text = getenv("ASCEND_RT_VISIBLE_DEVICES");
   if (!text) {
@@ -155,6 +160,12 @@ const char* aclrtGetSocName() {
 aclError aclrtGetDeviceCount(uint32_t* count) {
   *count = devices();
   return ACL_SUCCESS;
+}
+
+// The driver's answer, which no variable changes: torch_npu counts from it the devices that a process sees.
+int drvGetDevNum(uint32_t* count) {
+  *count = emulated_devices();
+  return 0;
 }
 
 aclError aclrtSetDevice(int32_t wanted) {
