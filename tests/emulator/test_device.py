@@ -501,6 +501,16 @@ def test_the_largest_difference_has_the_gradient_of_a_distance_that_was_rounded(
     assert torch.equal(wide[1].grad.cpu(), wide[0].grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_slices_are_scaled_down_by_their_number_of_elements(dtype):
+    x = torch.tensor([[2.0, 4, 0], [0, 3, 0]], dtype=dtype, device=DEVICE)
+    expected = [[1, 2, 0], [0, 3, 0]]
+    assert torch.renorm(x, 0, 0, 1).tolist() == expected
+    assert torch.renorm(x, 0, 0, 1, out=torch.empty(0, dtype=dtype, device=DEVICE)).tolist() == expected
+    torch.testing.assert_close(torch.renorm(x, 2, 1, 3).cpu(), torch.renorm(x.cpu().float(), 2, 1, 3).to(dtype))
+    assert x.renorm_(0, -2, 1).tolist() == expected
+
+
 def test_whole_numbers_are_counted_in_bins():
     """transformers counts the tokens of experts so, on every device but the CPU."""
     experts = torch.tensor([0, 1, 1, 3], dtype=torch.int32, device=DEVICE)

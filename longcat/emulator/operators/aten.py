@@ -240,6 +240,29 @@ def distances_backward(gradient: Tensor, x: Tensor, y: Tensor, p: float, distanc
     return (gradient[..., None] * difference.sign() * decisive).sum(-2).to(x.dtype)
 
 
+@reference("renorm")
+def renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """Scale slices along a dimension down to a p-norm of `maxnorm`; with p = 0 to so many elements that are not 0."""
+    if p != 0:
+        result: Tensor = torch.ops.aten.renorm(x, p, dim, maxnorm)
+        return result
+    others = [i for i in range(x.dim()) if i != dim % x.dim()]
+    counts = (x != 0).sum(others, keepdim=True).float()
+    return (x.float() * torch.where(counts > maxnorm, maxnorm / (counts + 1e-7), 1.0)).to(x.dtype)
+
+
+@reference("renorm_")
+def renorm_in_place(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """Replace x by its slices that are scaled down."""
+    return x.copy_(renorm(x, p, dim, maxnorm))
+
+
+@reference("renorm.out")
+def renorm_out(x: Tensor, p: float, dim: int, maxnorm: float, *, out: Tensor) -> Tensor:
+    """Write the slices that are scaled down into `out`."""
+    return out.resize_(x.shape).copy_(renorm(x, p, dim, maxnorm))
+
+
 @reference("div_.Scalar")
 def divide_in_place(x: Tensor, divisor: float) -> Tensor:
     """Divide in place by a number; whole numbers too, which are cut, as HCCL's averages of them need it."""
