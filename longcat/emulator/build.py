@@ -166,7 +166,9 @@ def _compile_sources(compiler: str, wheel: Wheel, folder: Path) -> None:
 def _link_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
     """Make one library with all of CANN and link it under every name; the loader opens the file once."""
     libraries = [path for pattern in _IN_WHEEL for path in wheel.torch_npu.glob(pattern)]
-    objects = sorted(folder / f"{source.stem}.o" for source in NATIVE.glob("*.cpp") if source.name not in _KERNELS_SOURCES)
+    objects = sorted(
+        folder / f"{source.stem}.o" for source in NATIVE.glob("*.cpp") if source.name not in _KERNELS_SOURCES
+    )
     defined = {name for file in objects for name in _symbols(file, "--defined-only")}
     needed = {name for library in libraries for name in _symbols(library, "-D", "--undefined-only")}
     later = {name for names in _LOADED_LATER.values() for name in names}
