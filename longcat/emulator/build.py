@@ -35,6 +35,7 @@ _OURS_TO_DEFINE = re.compile(r"acl|Hccl|Msprof|rt[A-Z]|[a-z]+_s$|_ZNK?(3atb|2ge|
 """Name patterns of CANN's symbols. The wheel is bound at load time, so every symbol it needs must be defined."""
 _LOADED_LATER = {
     "libopapi.so": [],
+    "libascend_hal.so": [],
     "libhcomm.so": ["HcommMemAlloc", "HcommMemFree"],
     "libmspti.so": [
         "msptiActivityDisable", "msptiActivityEnable", "msptiActivityFlushAll", "msptiActivityGetNextRecord",
@@ -42,7 +43,8 @@ _LOADED_LATER = {
         "msptiActivityRegisterCallbacks", "msptiSubscribe", "msptiUnsubscribe",
     ],
 }  # fmt: skip
-"""Libraries that torch_npu opens on first use (operators, coalesced collectives, torch's profiler), and stubs in them."""
+"""Libraries that torch_npu opens on first use (operators, the driver's number of devices, coalesced collectives,
+torch's profiler), and stubs in them."""
 _HARMLESS = re.compile(
     r"Msprof|mspti|aclprof|aclAppLog|aclmdl(Init|Finalize|Set)Dump|acl(op)?(Set|Create|Destroy)(Attr|Tensor)"
 )

@@ -112,6 +112,14 @@ def test_rotated_boxes():
     torch.testing.assert_close(run("npu_rotated_iou", square, turned), areas / (8 - areas - torch.tensor([0.0, 0, 3])))
     kept, number = run("npu_nms_rotated", torch.cat([square, turned], 1)[0], torch.tensor([0.9, 0.8, 0.7, 0.6]), 0.5)
     assert (kept.tolist(), number.tolist()) == ([0, 2, 3], [3])
+    mirrored = square[0] * torch.tensor([1, 1, -1, 1, 1])  # of a width that is none: it overlaps nothing
+    kept, _ = run(
+        "npu_nms_rotated", torch.cat([square[0], mirrored, mirrored, square[0]]), torch.arange(4.0, 0, -1), 0.5
+    )
+    assert kept.tolist() == [0, 1, 2]
+    corners = torch.tensor([[0.0, 0, 2, 2, 0], [2, 0, 0, 2, 0], [0, 0, 2, 2, 0]])
+    kept, _ = run("npu_nms_rotated", corners, torch.tensor([0.9, 0.8, 0.7]), 0.5, mode=1)
+    assert kept.tolist() == [0, 1]
 
 
 def test_pooling_by_position(npu):
@@ -125,6 +133,16 @@ def test_pooling_by_position(npu):
         ).reshape(1, 2, 2, 2)
 
     assert_same(lambda x: npu.npu_ps_roi_pooling(x, rois.to(DEVICE), 1.0, 2, 2), plain, torch.randn(1, 8, 8, 8))
+
+
+def test_a_region_that_has_no_pixel_is_of_no_image(npu):
+    x = torch.randn(2, 8, 1, 1, device=DEVICE, requires_grad=True)
+    outside = torch.tensor([[[1.0], [2], [3], [4], [5]], [[6.0], [7], [8], [9], [10]]], device=DEVICE)
+    result = npu.npu_ps_roi_pooling(x, outside, 0.5, 2, 2)
+    result.sum().backward()
+    assert (result.shape, result.abs().max().item(), x.grad.abs().max().item()) == ((2, 2, 2, 2), 0, 0)
+    with pytest.raises(IndexError, match="npu_ps_roi_pooling: index 6 is out of bounds"):
+        npu.npu_ps_roi_pooling(x, outside * torch.tensor([1.0, 0, 0, 0, 0], device=DEVICE)[:, None], 0.5, 2, 2)
 
 
 def test_cells_of_anchors():

@@ -452,6 +452,65 @@ def test_whole_numbers_are_divided_in_place(dtype):
         torch.ops.aten.div_.Scalar(torch.tensor([True], device=DEVICE), 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_of_many_numbers_are_rounded_once(dtype):
+    x = (1 + torch.rand(15, 7)).to(dtype)
+    wide, there = x.float(), x.to(DEVICE)
+    assert torch.equal(there.prod(0, dtype=dtype).cpu(), wide.prod(0).to(dtype))
+    assert torch.equal(there[:, 0].prod().cpu(), wide[:, 0].prod().to(dtype))
+    assert torch.equal(there.prod(0, dtype=torch.float32).cpu(), wide.prod(0))
+    out = torch.empty(0, dtype=dtype, device=DEVICE)
+    assert torch.prod(there, 1, keepdim=True, out=out) is out
+    assert torch.equal(out.cpu(), wide.prod(1, keepdim=True).to(dtype))
+    counts = torch.tensor([[3, 4], [5, 6]], dtype=torch.int32, device=DEVICE)
+    assert (counts.prod().item(), counts.prod(1).dtype) == (360, torch.int64)
+
+
+def test_hard_sigmoids_of_whole_numbers_are_cut():
+    x = torch.tensor([-4, 0, 2, 3, 9], dtype=torch.int32, device=DEVICE)
+    found = F.hardsigmoid(x)
+    assert (found.tolist(), found.dtype) == ([0, 0, 0, 1, 1], torch.int32)
+    assert torch.ops.aten.hardsigmoid.out(x, out=torch.empty_like(x)).tolist() == [0, 0, 0, 1, 1]
+    assert F.hardsigmoid(x, inplace=True) is x and x.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_matrices_of_half_floats_are_inverted():
+    x = torch.randn(3, 4, 4).half() + 4 * torch.eye(4).half()
+    leaves = [x.float().requires_grad_(), x.to(DEVICE).requires_grad_()]
+    results = [torch.inverse(leaf) for leaf in leaves]
+    for result in results:
+        result.sum().backward()
+    assert torch.equal(results[1].cpu(), results[0].half())
+    torch.testing.assert_close(leaves[1].grad.cpu().float(), leaves[0].grad, rtol=1e-2, atol=1e-3)
+    out = torch.empty(0, dtype=torch.float16, device=DEVICE)
+    torch.inverse(leaves[1].detach(), out=out)
+    assert torch.equal(out.cpu(), results[0].half())
+
+
+def test_the_largest_difference_has_the_gradient_of_a_distance_that_was_rounded():
+    x, y = torch.tensor([[1.0, 5.001]]).half(), torch.tensor([[0.0, 0.0003], [4.0, 4.0]]).half()
+    there = x.to(DEVICE).requires_grad_()
+    torch.cdist(there, y.to(DEVICE), torch.inf).sum().backward()
+    rounded = (x.float()[:, None] - y.float()).abs().max(-1).values.half().float()  # 5.0 of 4.9997; 3
+    decisive = (x.float()[:, None] - y.float()).abs() >= rounded[..., None]
+    expected = ((x.float()[:, None] - y.float()).sign() * decisive).sum(1)
+    assert torch.equal(there.grad.cpu().float(), expected)
+    wide = [x.float().requires_grad_(), x.float().to(DEVICE).requires_grad_()]
+    for leaf in wide:
+        torch.cdist(leaf, y.float().to(leaf.device), torch.inf).sum().backward()
+    assert torch.equal(wide[1].grad.cpu(), wide[0].grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_slices_are_scaled_down_by_their_number_of_elements(dtype):
+    x = torch.tensor([[2.0, 4, 0], [0, 3, 0]], dtype=dtype, device=DEVICE)
+    expected = [[1, 2, 0], [0, 3, 0]]
+    assert torch.renorm(x, 0, 0, 1).tolist() == expected
+    assert torch.renorm(x, 0, 0, 1, out=torch.empty(0, dtype=dtype, device=DEVICE)).tolist() == expected
+    torch.testing.assert_close(torch.renorm(x, 2, 1, 3).cpu(), torch.renorm(x.cpu().float(), 2, 1, 3).to(dtype))
+    assert x.renorm_(0, -2, 1).tolist() == expected
+
+
 def test_whole_numbers_are_counted_in_bins():
     """transformers counts the tokens of experts so, on every device but the CPU."""
     experts = torch.tensor([0, 1, 1, 3], dtype=torch.int32, device=DEVICE)
@@ -620,6 +679,29 @@ def test_devices_do_not_mix():
 def test_there_are_so_many_devices_and_no_more():
     with pytest.raises(RuntimeError, match=r"(?s)107001.*device 8 was asked for, 8 are emulated"):
         torch.npu.set_device(8)
+
+
+VISIBLE = """
+import os, sys, torch
+for text in sys.argv[1:]:
+    os.environ["ASCEND_RT_VISIBLE_DEVICES"] = text
+    print(torch.npu.device_count())
+os.environ["ASCEND_RT_VISIBLE_DEVICES"] = "2,3,5,32,1"
+print(torch.npu.device_count(), torch.npu.get_device_properties(2).uuid)
+try:
+    torch.npu.set_device(3)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_process_sees_the_devices_that_a_variable_names():
+    lists = {"": 0, ",": 0, "0,": 1, "0, 1": 1, "0,1": 2, "0,0": 0, "1,0": 0, "npu0": 0, "0,32,0": 1, "7": 1}
+    program = [sys.executable, "-c", VISIBLE, *lists]
+    *counts, last, refusal = subprocess.run(program, capture_output=True, text=True, timeout=120).stdout.split("\n", 11)
+    assert counts == [str(count) for count in lists.values()]
+    assert last.replace("-", "") == "3 " + b"emulated-npu-05\0".hex()
+    assert "device 3 was asked for, 3 are visible: see ASCEND_RT_VISIBLE_DEVICES" in refusal
 
 
 def test_extensions_in_cpp_find_what_they_link(tmp_path):

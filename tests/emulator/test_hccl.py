@@ -102,6 +102,14 @@ def test_two_processes_on_one_device_are_refused(tmp_path):
     assert "is on device 0 as well; each process sets its own" in output
 
 
+def test_each_process_may_see_one_device_only(tmp_path):
+    seen = "import os\nos.environ['ASCEND_RT_VISIBLE_DEVICES'] = os.environ['LOCAL_RANK']\n"
+    file = tmp_path / "program.py"
+    file.write_text(seen + PROLOGUE + "assert (x.tolist(), torch.npu.device_count()) == ([2.0] * 4, 1)")
+    code, output = torchrun(2, file, USED_DEVICES="1")
+    assert code == 0, output
+
+
 def test_more_processes_than_devices_are_refused(tmp_path):
     output, _ = failing(tmp_path, "", ASCEND_EMULATED_DEVICES="1")
     assert "device 1 was asked for, 1 are emulated: set ASCEND_EMULATED_DEVICES" in output

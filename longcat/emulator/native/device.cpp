@@ -1,15 +1,19 @@
 // Devices, contexts and what they say of themselves.
 #include "emulator.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <tuple>
 #include <unistd.h>
+#include <vector>
 
 namespace emulator {
 
@@ -33,12 +37,46 @@ int setting(const char* name, int otherwise) {
   return static_cast<int>(value);
 }
 
-int devices() {
-  static int count = setting("ASCEND_EMULATED_DEVICES", 8);
-  return count < MAX_DEVICES ? count : MAX_DEVICES;
+static int emulated_devices() {
+  static const int count = std::min(setting("ASCEND_EMULATED_DEVICES", 8), MAX_DEVICES);
+  return count;
 }
 
+// Numbers of the devices that this process sees: the ascending ones that ASCEND_RT_VISIBLE_DEVICES begins with, up to one that
+// is not there; none if they do not ascend. What follows another character than a digit or a comma is not read.
+static std::vector<int> visible() {
+  int emulated = emulated_devices();
+  std::vector<int> found;
+  const char* text = getenv("ASCEND_RT_VISIBLE_DEVICES");
+  if (!text) {
+    found.resize(emulated);
+    std::iota(found.begin(), found.end(), 0);
+    return found;
+  }
+  for (char* end; isdigit(*text); text = end + 1) {
+    long number = strtol(text, &end, 10);
+    if (!found.empty() && number <= found.back()) return {};
+    if (number >= emulated) break;
+    found.push_back(static_cast<int>(number));
+    if (*end != ',') break;
+  }
+  return found;
+}
+
+static std::atomic<bool> chosen;  // whether a device was asked for: from then on the variable changes nothing
+
+static const std::vector<int>& chosen_devices() {
+  static const auto& found = *new std::vector<int>(visible());
+  return found;
+}
+
+static std::vector<int> seen() { return chosen ? chosen_devices() : visible(); }
+
+int devices() { return static_cast<int>(seen().size()); }
+
 int current_device() { return device; }
+
+int number_on_machine(int of) { return of < 0 || of >= devices() ? of : seen()[of]; }
 
 uint64_t microseconds() {
   timespec now;
@@ -124,10 +162,20 @@ aclError aclrtGetDeviceCount(uint32_t* count) {
   return ACL_SUCCESS;
 }
 
+// The driver's answer, which no variable changes: torch_npu counts from it the devices that a process sees.
+int drvGetDevNum(uint32_t* count) {
+  *count = emulated_devices();
+  return 0;
+}
+
 aclError aclrtSetDevice(int32_t wanted) {
+  chosen_devices();
+  chosen = true;
   if (wanted < 0 || wanted >= devices())
     return fail(INVALID_DEVICE, "device " + std::to_string(wanted) + " was asked for, " + std::to_string(devices()) +
-                                    " are emulated: set ASCEND_EMULATED_DEVICES");
+                                    (getenv("ASCEND_RT_VISIBLE_DEVICES")
+                                         ? " are visible: see ASCEND_RT_VISIBLE_DEVICES"
+                                         : " are emulated: set ASCEND_EMULATED_DEVICES"));
   device = wanted;
   used[wanted] = true;
   return ACL_SUCCESS;
@@ -163,7 +211,8 @@ aclError aclrtGetPrimaryCtxState(int32_t of, uint32_t* flags, int32_t* active) {
 }
 
 aclError aclrtGetLogicDevIdByUserDevId(const int32_t user, int32_t* const logic) {
-  *logic = user;
+  if (user < 0 || user >= devices()) return fail(INVALID_DEVICE, "there is no device " + std::to_string(user));
+  *logic = number_on_machine(user);
   return ACL_SUCCESS;
 }
 
@@ -213,7 +262,8 @@ aclError aclrtGetDeviceUtilizationRate(int32_t, aclrtUtilizationInfo* found) {
 
 aclError aclrtDeviceGetUuid(int32_t wanted, aclrtUuid* found) {
   memset(found, 0, sizeof *found);
-  snprintf(found->bytes, sizeof found->bytes, "emulated-npu-%02d", wanted);
+  if (wanted < 0 || wanted >= devices()) return fail(INVALID_DEVICE, "there is no device " + std::to_string(wanted));
+  snprintf(found->bytes, sizeof found->bytes, "emulated-npu-%02d", number_on_machine(wanted));
   return ACL_SUCCESS;
 }
 

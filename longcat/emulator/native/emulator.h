@@ -26,8 +26,11 @@ constexpr aclError OUT_OF_MEMORY = 207001;
 // An integer from the environment; a value that is none ends the process with a message.
 int setting(const char* name, int otherwise);
 
-// Devices that are emulated: ASCEND_EMULATED_DEVICES.
+// Devices that this process sees: ASCEND_EMULATED_DEVICES, or fewer by ASCEND_RT_VISIBLE_DEVICES.
 int devices();
+
+// Number among all devices that are emulated of one that this process sees.
+int number_on_machine(int of);
 
 // Device of the calling thread, -1 before one was set.
 int current_device();

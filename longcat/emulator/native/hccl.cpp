@@ -305,14 +305,15 @@ HcclResult connect(Communicator* c) {
   mine.data.descriptor = own;
   mine.data.pid = getpid();
   int machine = getenv("GROUP_RANK") ? atoi(getenv("GROUP_RANK")) : 0;  // torchrun's: each of its agents stands for one
-  mine.device = machine << 8 | current_device();
+  mine.device = machine << 8 | number_on_machine(current_device());
   if (auto code = meet(c, "connecting")) return code;
   c->alive = true;
   for (uint32_t peer = 0; peer < c->size; peer++) {
     c->data[peer] = peer == c->rank ? own : open_of(c->control->ranks[peer].data);
     if (c->data[peer] < 0) return failed(c, HCCL_E_REMOTE, "rank " + std::to_string(peer) + " cannot be reached");
     if (peer != c->rank && c->control->ranks[peer].device == mine.device)
-      return failed(c, HCCL_E_PARA, "rank " + std::to_string(peer) + " is on device " + std::to_string(current_device()) +
+      return failed(c, HCCL_E_PARA, "rank " + std::to_string(peer) + " is on device " +
+                                        std::to_string(number_on_machine(current_device())) +
                                         " as well; each process sets its own");
   }
   return meet(c, "connecting");

@@ -178,6 +178,91 @@ def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     return torch.histc(x if x.is_floating_point() else x.double(), bins, min, max).to(x.dtype)
 
 
+@reference("prod", "prod.dim_int")
+def product(x: Tensor, *dimension: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """Multiply all elements, or those along a dimension; in 16 bits the product is rounded once."""
+    kind = dtype or (x.dtype if x.is_floating_point() or x.is_complex() else torch.int64)
+    wide = torch.float32 if kind in (torch.float16, torch.bfloat16) else kind
+    result: Tensor = torch.prod(x, *dimension, dtype=wide)
+    return result.to(kind)
+
+
+@reference("prod.out", "prod.int_out")
+def product_out(x: Tensor, *dimension: Any, dtype: torch.dtype | None = None, out: Tensor) -> Tensor:
+    """Write the product into `out`, of whose type it is if no other one is named."""
+    result = product(x, *dimension, dtype=dtype or out.dtype)
+    return out.resize_(result.shape).copy_(result)
+
+
+@reference("hardsigmoid")
+def hardsigmoid(x: Tensor) -> Tensor:
+    """Compute `min(max(x / 6 + 1 / 2, 0), 1)`, also of whole numbers, for which the result is cut."""
+    return torch.nn.functional.hardsigmoid(x if x.is_floating_point() else x.float()).to(x.dtype)
+
+
+@reference("hardsigmoid_")
+def hardsigmoid_in_place(x: Tensor) -> Tensor:
+    """Replace x by its hard sigmoid."""
+    return x.copy_(hardsigmoid(x))
+
+
+@reference("hardsigmoid.out")
+def hardsigmoid_out(x: Tensor, *, out: Tensor) -> Tensor:
+    """Write the hard sigmoid of x into `out`."""
+    return out.resize_(x.shape).copy_(hardsigmoid(x))
+
+
+@reference("inverse", differentiable=True)
+def inverse(x: Tensor) -> Tensor:
+    """Invert matrices; those of half floats in 32 bits, rounded once. Composed: differentiable."""
+    return torch.linalg.inv(x.float()).half() if x.dtype == torch.float16 else torch.linalg.inv(x)
+
+
+@reference("inverse.out", differentiable=True)
+def inverse_out(x: Tensor, *, out: Tensor) -> Tensor:
+    """Write inverted matrices into `out`."""
+    return out.resize_(x.shape).copy_(inverse(x))
+
+
+@reference("_cdist_backward")
+def distances_backward(gradient: Tensor, x: Tensor, y: Tensor, p: float, distances: Tensor) -> Tensor:
+    """Return the gradient of x `[..., n, size]`, of whose p-norm distances to y `[..., k, size]` a gradient is given.
+
+    In 16 bits it is rounded once. With p = inf all coordinates count that differ by no less than the distance, which
+    may have been rounded.
+    """
+    gradient, wide, y, distances = (t.float() if t.dtype.itemsize == 2 else t for t in (gradient, x, y, distances))
+    if p != float("inf"):
+        result: Tensor = torch.ops.aten._cdist_backward(gradient, wide, y, p, distances)
+        return result.to(x.dtype)
+    difference = wide[..., :, None, :] - y[..., None, :, :]
+    decisive = difference.abs() >= distances[..., None]
+    return (gradient[..., None] * difference.sign() * decisive).sum(-2).to(x.dtype)
+
+
+@reference("renorm")
+def renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """Scale slices along a dimension down to a p-norm of `maxnorm`; with p = 0 to so many elements that are not 0."""
+    if p != 0:
+        result: Tensor = torch.ops.aten.renorm(x, p, dim, maxnorm)
+        return result
+    others = [i for i in range(x.dim()) if i != dim % x.dim()]
+    counts = (x != 0).sum(others, keepdim=True).float()
+    return (x.float() * torch.where(counts > maxnorm, maxnorm / (counts + 1e-7), 1.0)).to(x.dtype)
+
+
+@reference("renorm_")
+def renorm_in_place(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """Replace x by its slices that are scaled down."""
+    return x.copy_(renorm(x, p, dim, maxnorm))
+
+
+@reference("renorm.out")
+def renorm_out(x: Tensor, p: float, dim: int, maxnorm: float, *, out: Tensor) -> Tensor:
+    """Write the slices that are scaled down into `out`."""
+    return out.resize_(x.shape).copy_(renorm(x, p, dim, maxnorm))
+
+
 @reference("div_.Scalar")
 def divide_in_place(x: Tensor, divisor: float) -> Tensor:
     """Divide in place by a number; whole numbers too, which are cut, as HCCL's averages of them need it."""

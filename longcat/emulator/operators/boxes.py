@@ -421,6 +421,8 @@ def nms_rotated(
 ) -> tuple[Tensor, Tensor]:
     """Choose rotated boxes by score that do not overlap; returns int32 indices and, as `[1]`, their number.
 
+    A box whose width or height is negative overlaps none.
+
     Args:
         boxes: `[n, 5]`: center, size and degrees (mode 0), or corners and degrees the other way round (mode 1).
         scores: `[n]`.
@@ -432,11 +434,14 @@ def nms_rotated(
     check(boxes.dim() == 2 and boxes.shape[1] == 5, "npu_nms_rotated", "dets have shape (n, 5)")
     check(mode in (0, 1), "npu_nms_rotated", f"mode is 0 or 1, found {mode}")
     outlines = [_outline(box, mode == 1, -1 if mode == 1 else 1) for box in boxes.double().tolist()]
-    areas = torch.tensor([_polygon_area(outline) for outline in outlines], dtype=torch.float64)
+    wide = boxes.double()
+    width, height = (wide[:, 2] - wide[:, 0], wide[:, 3] - wide[:, 1]) if mode == 1 else (wide[:, 2], wide[:, 3])
+    areas = width * height
 
     def overlaps(box: int) -> Tensor:
         inter = torch.tensor([_polygon_area(_clip(outlines[box], other)) for other in outlines], dtype=torch.float64)
-        return inter / (areas[box] + areas - inter).clamp_min(_EPSILON)
+        share = inter / (areas[box] + areas - inter).clamp_min(_EPSILON)
+        return share.where((areas[box] > 0) & (areas > 0), 0.0)
 
     order = _ranked(scores, scores_threshold)
     kept = _suppress(overlaps, order, iou_threshold, len(order) if max_output_size < 0 else max_output_size)
@@ -664,11 +669,11 @@ def ps_roi_pooling(x: Tensor, rois: Tensor, spatial_scale: float, group_size: in
         )  # fmt: skip
         rows = _bins(top, max(bottom - top, 0.1), group_size, height)
         columns = _bins(left, max(right - left, 0.1), group_size, width)
-        maps = grouped[int(image)]
         for i, (y, y2) in enumerate(rows):
             for j, (x1, x2) in enumerate(columns):
-                part = maps[:, i, j, y:y2, x1:x2]
-                results.append(part.mean((1, 2)) if part.numel() else maps.new_zeros(output_dim))
+                pixels = (y2 - y) * (x2 - x1) if y < y2 and x1 < x2 else 0  # a bin without them reads no image
+                part = grouped[int(image) if pixels else 0, :, i, j, y:y2, x1:x2]
+                results.append(part.sum((1, 2)) / max(pixels, 1))
     shape = rois.shape[0] * rois.shape[2], group_size, group_size, output_dim
     return torch.stack(results).reshape(shape).permute(0, 3, 1, 2).to(x.dtype)
 
