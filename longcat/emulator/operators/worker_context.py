@@ -142,11 +142,10 @@ def attention_worker_combine(
         expert_scales: float32 `[tokens, choices]`.
         layer_id: of this layer.
         hidden_size: of a token.
-        token_dtype: 0 for float16, 1 for bfloat16.
+        token_dtype: 1 for bfloat16, else float16.
         need_schedule: whether a device waits for all results; they must be there already.
     """
     name = "npu_attention_worker_combine"
-    check(token_dtype in (0, 1), name, f"token_dtype must be 0 or 1, got {token_dtype}")
     context = _Context(name, schedule_context)
     tokens, choices = expert_scales.shape
     dtype, batch = torch.bfloat16 if token_dtype == 1 else torch.float16, context.number(*_ATTENTION_BATCH)
