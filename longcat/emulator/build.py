@@ -24,7 +24,8 @@ NATIVE = Path(__file__).resolve().parent / "native"
 CANN = "libcann_emulator.so"
 CANN_VERSION = "8.5.0.emulated"
 KERNELS = "libcpu_kernels.so"
-_KERNELS_SOURCE = "kernels.cpp"
+_KERNELS_SOURCES = ("kernels.cpp", "attention.cpp")
+"""Sources of the kernels' library, which are compiled with torch's headers: the longest first."""
 
 _BUILD_S = 900
 """Most seconds of a call of the compiler."""
@@ -152,10 +153,10 @@ def _compile_sources(compiler: str, wheel: Wheel, folder: Path) -> None:
     torch = [f"-I{wheel.torch / 'include'}", f"-I{wheel.torch / 'include/torch/csrc/api/include'}", "-std=c++20"]
 
     def compile_source(source: Path) -> None:
-        flags = [*cann, *torch] if source.name == _KERNELS_SOURCE else [*cann, "-std=c++17"]
+        flags = [*cann, *torch] if source.name in _KERNELS_SOURCES else [*cann, "-std=c++17"]
         _compile(compiler, ["-c", *flags, str(source)], folder)
 
-    sources = sorted(NATIVE.glob("*.cpp"), key=lambda source: source.name != _KERNELS_SOURCE)
+    sources = sorted(NATIVE.glob("*.cpp"), key=lambda source: source.name not in _KERNELS_SOURCES)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_source, sources))
 
@@ -163,7 +164,7 @@ def _compile_sources(compiler: str, wheel: Wheel, folder: Path) -> None:
 def _link_cann(compiler: str, wheel: Wheel, folder: Path) -> None:
     """Make one library with all of CANN and link it under every name; the loader opens the file once."""
     libraries = [path for pattern in _IN_WHEEL for path in wheel.torch_npu.glob(pattern)]
-    objects = sorted(folder / f"{source.stem}.o" for source in NATIVE.glob("*.cpp") if source.name != _KERNELS_SOURCE)
+    objects = sorted(folder / f"{source.stem}.o" for source in NATIVE.glob("*.cpp") if source.name not in _KERNELS_SOURCES)
     defined = {name for file in objects for name in _symbols(file, "--defined-only")}
     needed = {name for library in libraries for name in _symbols(library, "-D", "--undefined-only")}
     later = {name for names in _LOADED_LATER.values() for name in names}
@@ -214,14 +215,15 @@ def _link_kernels(compiler: str, wheel: Wheel, folder: Path) -> None:
         f"-L{wheel.torch_npu / 'lib'}",
         "-ltorch_npu",
     ]
-    compiled = folder / Path(_KERNELS_SOURCE).with_suffix(".o")
+    compiled = [folder / Path(source).with_suffix(".o") for source in _KERNELS_SOURCES]
     unresolved = "-Wl,--allow-shlib-undefined"  # of what torch_npu itself needs
-    _compile(compiler, ["-shared", str(compiled), *libraries, unresolved, CANN, "-o", KERNELS], folder)
-    compiled.unlink()
+    _compile(compiler, ["-shared", *map(str, compiled), *libraries, unresolved, CANN, "-o", KERNELS], folder)
+    for file in compiled:
+        file.unlink()
 
 
 def _compile(compiler: str, arguments: list[str], folder: Path) -> None:
-    _output(compiler, "-O2", "-fPIC", "-w", *arguments, folder=folder)
+    _output(compiler, "-O3", "-fPIC", "-w", *arguments, folder=folder)
 
 
 def _symbols(file: Path, *options: str) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from longcat.emulator.operators.attention_layout import STATISTICS
 from longcat.emulator.operators.attention_options import ends_of
-from longcat.emulator.operators.softmax import Attended, Gradients, Masked, attend, attend_backward, repeated
+from longcat.emulator.operators.softmax import Gradients, Masked, attend, attend_backward, repeated
 from longcat.emulator.reference import check, gradients, reference
 
 
@@ -155,7 +155,7 @@ def compress_attention(
         hidden = None if atten_mask is None else atten_mask[: q.shape[2], : k.shape[2]].bool()
         masked = Masked(scale_value, hidden)
         attended = attend(q, k, v, masked)
-        scores = _importance(q, k, masked, attended, blocks.stop - blocks.start, *per_block)
+        scores = _importance(_probabilities(q, k, masked), k.shape[1], blocks.stop - blocks.start, *per_block)
         if topk_mask is not None:
             scores = scores.masked_fill(topk_mask[: scores.shape[1], : scores.shape[2]].bool(), torch.inf)
         choices.append(_best(scores, select_block_count))
@@ -179,11 +179,13 @@ def _check_choice(operator: str, query: Tensor, key: Tensor, block: int, stride:
     )  # fmt: skip
 
 
-def _importance(
-    query: Tensor, key: Tensor, masked: Masked, attended: Attended, blocks: int, steps: int, overlap: int
-) -> Tensor:
+def _probabilities(query: Tensor, key: Tensor, masked: Masked) -> Tensor:
+    """Return `[batch, heads, queries, keys]`: what attention makes of values each of which has a place of its own."""
+    return attend(query, key, torch.eye(key.shape[2]).expand(*key.shape[:2], -1, -1), masked).result
+
+
+def _importance(probabilities: Tensor, key_heads: int, blocks: int, steps: int, overlap: int) -> Tensor:
     """Return what each block to choose weighs, `[key heads, tokens, blocks]`: its compressed keys as they overlap it."""
-    probabilities = (masked.scores(query, key) - attended.maximum).exp() / attended.total
     keys, width = probabilities.shape[-1], steps + overlap - 1
     weights = torch.zeros(keys, blocks)
     for block in range(blocks):
@@ -192,7 +194,7 @@ def _importance(
             if 0 <= place < keys:
                 weights[place, block] += min(back + 1 if back < width / 2 else width - back, overlap)
     groups = (probabilities @ weights)[0]
-    return groups.unflatten(0, (key.shape[1], -1)).sum(1)
+    return groups.unflatten(0, (key_heads, -1)).sum(1)
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
