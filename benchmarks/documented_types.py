@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch_npu
@@ -39,6 +39,11 @@ _INCOMPLETE = {
     "npu_multi_head_attention": ("dropout_mask",),
 }  # fmt: skip
 """Arguments of which the texts leave out what the wheel's meta kernel, another text or upstream's tests ask for, such as shared exponents."""
+_LIKE_IN_SOME_CASES = {
+    "npu_mm_all_reduce_base": ("x2", "antiquant_scale"), "npu_mm_reduce_scatter_base": ("bias", "x2"),
+    "npu_moe_token_unpermute_with_routing_map": ("probs",),
+}  # fmt: skip
+"""Arguments that a text says to be of another's type, and then that they are not where something is quantised or bfloat16."""
 _IN_OTHER_WORDS = (
     "npu_mhc_post",
     "npu_mhc_post_backward",
@@ -47,7 +52,7 @@ _IN_OTHER_WORDS = (
 )
 """Operators whose references refuse types in the wheel's own words."""
 _OTHERS = ("int4", "int2", "float8", "fp8", "e8m0", "e4m3", "e5m2", "hif8", "float4", "fp4", "mxfp", "qint", "quint")
-_LIKE = re.compile(r"(?:与|和|同)(?:输入|入参|参数)*[\s`“\"]*([A-Za-z]\w*)")
+_LIKE = re.compile(r"(?:与|和|同)(?:输入|入参|参数)*[\s`“\"]*([A-Za-z][A-Za-z0-9_]*)")
 _SENTENCE = re.compile(r"(?:类型|dtype)[^。；;\n]*")
 _ARGUMENT = re.compile(
     r"^[-*“\"]*\s*(?:\*\*|<strong>)?\s*(?P<kind>Tensor\??\s+)?`?(?P<name>[A-Za-z]\w*)`?\s*(?:\*\*|</strong>)?”?\s*"
@@ -123,23 +128,22 @@ def tensors_of(name: str) -> list[str]:
     return list(names)
 
 
-def table(checkout: Path) -> dict[str, dict[str, list[str]]]:
-    """Return the types of each operator's tensors, as far as they are documented."""
+def table(documented: Iterable[tuple[str, Texts]]) -> dict[str, dict[str, list[str]]]:
+    """Return the types of each operator's tensors, as far as its texts name them."""
     found: dict[str, dict[str, set[str] | None]] = {}
     like: dict[tuple[str, str], set[str]] = {}
-    for name, texts in (*of_the_wheel(), *of_a_checkout(checkout / "docs" / "zh" / "custom_APIs")):
+    for name, texts in documented:
         tensors = tensors_of(name)
         for place, (argument, text) in enumerate(() if name in _IN_OTHER_WORDS else texts.items()):
-            argument = (
-                "input" if argument == "self" and "input" in tensors else argument
-            )  # as the wheel's schemas have it
+            if argument == "self" and "input" in tensors:  # as the wheel's schemas have it
+                argument = "input"
             if argument not in tensors and len(texts) == len(tensors) and tensors[place] not in texts:
                 argument = tensors[place]  # it is documented under another name
             if argument in tensors and argument not in _INCOMPLETE.get(name, ()):
                 of_operator, types = found.setdefault(name, {}), types_in(text)
                 before = of_operator.get(argument, set())
                 of_operator[argument] = None if types is None or before is None else before | types
-                other = like_in(text, tensors)
+                other = set() if argument in _LIKE_IN_SOME_CASES.get(name, ()) else like_in(text, tensors)
                 like[name, argument] = like.get((name, argument), other) & other  # as all texts have it
     named = {
         name: {
@@ -151,11 +155,16 @@ def table(checkout: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    rows = [f'"{name}": {json.dumps(types)}' for name, types in table(options.checkout).items()]
+    folder = options.checkout / "docs" / "zh" / "custom_APIs"
+    if not folder.is_dir():
+        parser.error(f"{options.checkout} is no checkout of op-plugin: there is no {folder}")
+    documented = (*of_the_wheel(), *of_a_checkout(folder))
+    rows = [f'"{name}": {json.dumps(types)}' for name, types in table(documented).items()]
     text = "{\n" + ",\n".join(rows) + "\n}\n"
     if options.write:
         TABLE.write_text(text, encoding="utf-8")

@@ -128,9 +128,10 @@ def _gradient(name: str) -> str:
 
 
 def _backward(rest: str) -> list[str]:
-    """Name the references that look like the operator's gradient."""
-    base = rest.partition(".")[0]
-    return sorted({one for one in REFERENCES if one.startswith(base) and ("backward" in one or "_grad" in one)})
+    """Name the references that are, by their names, the operator's gradient, in its version or in all that there are."""
+    base, version = re.findall(r"^(.+?)((?:_v\d+)?)$", rest.partition(".")[0].strip("_"))[0]
+    word = re.compile(rf"_?{re.escape(base)}_?(backward|grad)" + (version or r"(_v\d+)?") + r"(\.\w+)?")
+    return sorted(one for one in REFERENCES if word.fullmatch(one))
 
 
 def _shapes(name: str) -> str:

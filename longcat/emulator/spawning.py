@@ -2,12 +2,13 @@
 
 `multiprocessing` starts an interpreter for each, which imports torch_npu for many seconds before it does anything; tests of
 collectives spawn four at a time. What they get to do, see and return is the same, but for variables that torch_npu reads
-when it is imported. What a spawned process spawns has an interpreter of its own.
+when it is imported. What a spawned process spawns has an interpreter of its own, as has one for which the copy cannot be had.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -44,7 +45,12 @@ def fork_what_is_spawned() -> None:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
     if os.fork() == 0:
         ours.close()
-        _serve(theirs)
+        try:
+            _serve(theirs)
+        except BaseException:  # this copy must not go on as the process that it is a copy of
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     theirs.close()
     owner, lock, start = os.getpid(), threading.Lock(), multiprocessing.util.spawnv_passfds
 
@@ -58,9 +64,11 @@ def fork_what_is_spawned() -> None:
         numbers = sorted({*_STANDARD, *descriptors})
         request = {"code": words[words.index("-c") + 1], "descriptors": numbers, "folder": str(Path.cwd()),
                    "environment": dict(os.environ)}  # fmt: skip
-        with lock:
+        with lock, contextlib.suppress(OSError):
             socket.send_fds(ours, [json.dumps(request).encode()], numbers)
-            return int(ours.recv(_MOST_BYTES))
+            if number := ours.recv(_MOST_BYTES):
+                return int(number)
+        return start(path, arguments, descriptors)  # the copy is gone, cannot fork, or does not take as much
 
     multiprocessing.util.spawnv_passfds = spawn  # type: ignore[assignment]
 

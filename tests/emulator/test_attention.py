@@ -547,37 +547,53 @@ def test_floyd_attention(npu):
     assert_same(ours, expected, *inputs, tolerance=0.02)
 
 
+@pytest.mark.parametrize("layout", ["BSND", "TND"])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_the_loss_of_the_indexer(npu, sparse):
-    batch, tokens, heads = 2, 6, 4
-    query, key = (torch.randn(batch, tokens, heads, 16).half() for _ in range(2))
-    q_index, k_index = torch.randn(batch, tokens, 8, 128).half() * 0.1, torch.randn(batch, tokens, 1, 128).half()
+def test_the_loss_of_the_indexer(npu, sparse, layout):
+    """More keys than queries, two heads a key, and parts that are rotated; torch's own gradients of the formula."""
+    batch, tokens, length, heads, offset = 2, 6, 9, 4, 3
+    query, query_rope = torch.randn(batch, tokens, heads, 16).half(), torch.randn(batch, tokens, heads, 8).half()
+    key, key_rope = torch.randn(batch, length, 2, 16).half(), torch.randn(batch, length, 2, 8).half()
+    q_index, k_index = torch.randn(batch, tokens, 8, 128).half() * 0.1, torch.randn(batch, length, 1, 128).half()
     weights = torch.randn(batch, tokens, 8)
-    mask = distance(tokens, tokens) > 0
-    chosen = torch.stack([torch.arange(t, t - 3, -1).clamp_min(-1) for t in range(tokens)]).int()
+    mask = distance(tokens, length, last=True) > 0
+    chosen = torch.stack([torch.arange(t + offset, t + offset - 3, -1).clamp_min(-1) for t in range(tokens)]).int()
     if sparse:
-        mask = mask | (distance(tokens, tokens) < -2)
-    scores = torch.einsum("bqnd,bknd->bnqk", query.float(), key.float()) * 0.25
-    scores = scores.masked_fill(mask, -torch.inf)
+        mask = mask | (distance(tokens, length, last=True) < -2)
+    q, k = torch.cat([query, query_rope], -1).float(), torch.cat([key, key_rope], -1).float().repeat_interleave(2, 2)
+    scores = (torch.einsum("bqnd,bknd->bnqk", q, k) * 0.25).masked_fill(mask, -torch.inf)
     maximum = scores.amax(-1)
-    rows = [t.unsqueeze(-1) for t in (maximum, (scores - maximum.unsqueeze(-1)).exp().sum(-1))]
+    rows = [t.view(batch, 2, 2, tokens).mT for t in (maximum, (scores - maximum.unsqueeze(-1)).exp().sum(-1))]
     leaves = [t.float().requires_grad_() for t in (q_index, k_index, weights)]
     index = torch.einsum("bqnd,bkd->bqnk", leaves[0], leaves[1][:, :, 0]).relu()
     log = torch.einsum("bqnk,bqn->bqk", index, leaves[2]).masked_fill(mask, -torch.inf).log_softmax(-1)
     target = scores.softmax(-1).mean(1)
     loss = torch.where(mask, 0.0, target * (target.clamp_min(1e-30).log() - log)).sum()
     loss.backward()
-    given = [move(t) for t in (query, key, q_index, k_index, weights)]
+    packed = layout == "TND"
+    given = [move(t.flatten(0, 1) if packed else t) for t in (query, key, q_index, k_index, weights)]
+    ropes = {
+        name: move(t.flatten(0, 1) if packed else t)
+        for name, t in {"query_rope": query_rope, "key_rope": key_rope}.items()
+    }
+    ends = {"actual_seq_qlen": [6, 12], "actual_seq_klen": [9, 18]} if packed else {}
+    rows = [move(torch.cat(list(t), 1) if packed else t.contiguous()) for t in rows]
     if sparse:
-        indices = chosen[None, :, None].expand(batch, -1, -1, -1).contiguous()
-        found = npu.npu_sparse_lightning_indexer_grad_kl_loss(*given, move(indices), *map(move, rows), 0.25)
+        indices = move(chosen[None, :, None].expand(batch, -1, -1, -1).contiguous())
+        given.append(indices.flatten(0, 1) if packed else indices)
+        found = npu.npu_sparse_lightning_indexer_grad_kl_loss(*given, *rows, 0.25, **ropes, **ends, layout=layout)
     else:
-        sums = npu.npu_dense_lightning_indexer_softmax_lse(*given[2:])
-        assert [t.shape for t in sums] == [(batch, 1, tokens)] * 2
-        found = npu.npu_dense_lightning_indexer_grad_kl_loss(*given, *map(move, rows), *sums, 0.25)
+        sums = npu.npu_dense_lightning_indexer_softmax_lse(*given[2:], **ends, layout=layout)
+        assert [list(t.shape) for t in sums] == [[1, 12] if packed else [batch, 1, tokens]] * 2
+        dense = npu.npu_dense_lightning_indexer_grad_kl_loss
+        found = dense(*given, *rows, *sums, 0.25, **ropes, **ends, layout=layout)
+        doubled = dense(*given, *rows, sums[0], 2 * sums[1], 0.25, **ropes, **ends, layout=layout)
+        more = batch * tokens * torch.tensor([2.0]).log()  # probabilities of the sums that are given
+        torch.testing.assert_close(doubled[3].cpu(), loss.detach() + more, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found[3].cpu(), loss.detach()[None], rtol=1e-3, atol=1e-3)
     for gradient, leaf in zip(found[:3], leaves, strict=True):
-        torch.testing.assert_close(gradient.cpu().float(), leaf.grad, rtol=0.02, atol=0.02)
+        expected = leaf.grad.flatten(0, 1) if packed else leaf.grad
+        torch.testing.assert_close(gradient.cpu().float(), expected, rtol=0.02, atol=0.02)
 
 
 def chosen_rows(query, key, rope, key_rope, value, indices, length, sink):

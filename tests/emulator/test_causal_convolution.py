@@ -120,11 +120,45 @@ def test_a_line_that_is_padding_is_left_out_and_wrong_options_are_refused():
     options = {"query_start_loc": starts, "cache_indices": lines}
     found = torch.ops.npu.npu_fused_causal_conv1d(rows.npu(), WEIGHT.npu(), states, **options)
     assert found.count_nonzero() == 0 and torch.equal(states, before)
+    by_blocks = dict.fromkeys(
+        (
+            "num_computed_tokens",
+            "block_idx_first_scheduled_token",
+            "block_idx_last_scheduled_token",
+            "initial_state_idx",
+        ),
+        on_device([0])[0],
+    )
     for weight, more, reason in (
-        (WEIGHT[:2], options, "weight must have 3 rows, got 2"),
+        (WEIGHT[:2], options, r"weight must be \[3, 4\], got \[2, 4\]"),
+        (WEIGHT[:, :1], options, r"weight must be \[3, 4\], got \[3, 1\]"),
+        (WEIGHT, {"query_start_loc": on_device([0, 4])[0]}, "query_start_loc ends with 4, of 3 tokens"),
+        (WEIGHT, {"query_start_loc": starts, "num_accepted_tokens": on_device([2])[0]}, "must be 1 to 1, got 2"),
+        (
+            WEIGHT,
+            options | by_blocks | {"cache_indices": lines[None], "block_size": 0},
+            "block_size must be positive, got 0",
+        ),
         (WEIGHT, {}, "query_start_loc is required"),
         (WEIGHT, options | {"conv_mode": "pangu"}, "num_computed_tokens is required"),
         (WEIGHT, options | {"conv_mode": "other"}, "conv_mode must be default or pangu, got other"),
     ):
         with pytest.raises(RuntimeError, match=reason):
             torch.ops.npu.npu_fused_causal_conv1d(rows.npu(), weight.npu(), states, **more)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "mask", "reason"),
+    [
+        ((5, 4), (3, 4), None, "input must have 3 dimensions, got 2"),
+        ((5, 2, 4), (3, 1), None, r"weight must be \[3, 4\], got \[3, 1\]"),
+        ((5, 2, 4), (3, 4), (1, 5), r"mask must be \[2, 5\], batch and tokens"),
+    ],
+)
+def test_a_masked_convolution_takes_no_shape_that_would_be_repeated(x, weight, mask, reason):
+    x, weight = numbers(*x), numbers(*weight)
+    mask = None if mask is None else torch.ones(mask, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match=reason):
+        run("npu_masked_causal_conv1d", x, weight, mask=mask)
+    with pytest.raises(RuntimeError, match=reason):
+        run("npu_masked_causal_conv1d_backward", x, x, weight, mask=mask)

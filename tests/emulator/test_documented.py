@@ -1,6 +1,7 @@
 """Every type that the documentation leaves out for a tensor is refused, by the operator's and the tensor's name."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -61,3 +62,35 @@ def test_another_type_is_refused_by_name(name):
         named = {one: move(changed[one]) for one in options}
         with pytest.raises(RuntimeError, match=f"{argument}|type|must be"):
             operator_of(name)(*positional, **named)
+
+
+def test_the_table_has_what_the_installed_wheel_names():
+    from benchmarks.documented_types import of_the_wheel
+    from benchmarks.documented_types import table as table_of
+
+    for operator, arguments in table_of(of_the_wheel()).items():
+        for argument, types in arguments.items():
+            # left out where a page names a type that torch has not; which other tensor it is like, all texts have to say
+            known = table().get(operator, {}).get(argument)
+            assert known is None or {one for one in types if not one.startswith("=")} <= set(known), operator
+
+
+def test_types_are_read_from_the_documentation(tmp_path, monkeypatch, capsys):
+    from benchmarks import documented_types
+
+    texts = documented_types.texts_of([
+        "x（Tensor）：必选参数，数据类型支持float16、BF16。",
+        "scale: Tensor类型，数据类型支持FLOAT，",
+        "    与x的数据类型一致。",
+        "eps（float）：数据类型支持float32。",
+    ])  # fmt: skip
+    assert {name: documented_types.types_in(text) for name, text in texts.items()} == {
+        "x": {"float16", "bfloat16"},
+        "scale": {"float32"},
+    }
+    assert documented_types.like_in(texts["scale"], ["x", "scale"]) == {"=x"}
+    assert documented_types.types_in("数据类型支持float16、float8_e5m2") is None
+    monkeypatch.setattr(sys, "argv", ["documented_types.py", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match="2"):
+        documented_types.main()
+    assert "is no checkout of op-plugin" in capsys.readouterr().err

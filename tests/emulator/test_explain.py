@@ -62,6 +62,20 @@ def test_rubbish_is_no_operator(name):
         overloads(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "gradients"),
+    [
+        ("npu_swiglu", "npu_swiglu_backward"),  # not that of npu_swiglu_group_quant
+        ("npu_moe_token_permute", "npu_moe_token_permute_grad, npu_moe_token_permute_grad_v2"),
+        ("_npu_ciou", "npu_ciou_backward"),
+        ("npu_silu_", "npu_silu_backward"),
+        ("npu_fusion_attention_v2", "npu_fusion_attention_grad_v2"),
+    ],
+)
+def test_the_gradient_is_that_of_the_operator_and_not_of_one_whose_name_goes_on(name, gradients):
+    assert explanation(name).gradient == f"torch_npu's formula, computed by {gradients}"
+
+
 def test_what_has_no_kernel_says_how_to_add_one():
     import torch
 

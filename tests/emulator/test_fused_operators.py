@@ -321,6 +321,12 @@ REFUSED = {
     ),
     "half or interleave": lambda npu: npu.npu_rotary_mul(*[move(X)] * 3, "quarter"),
     "none or tanh": lambda npu: npu.npu_gelu_mul(move(X), approximate="erf"),
+    "gamma must be": lambda npu: npu.npu_mhc_pre(
+        *map(move, (torch.randn(5, 4, 16).half(), torch.randn(24, 64), torch.ones(3), torch.zeros(24))),
+        gamma=move(torch.ones(4, 1)),
+    ),
+    "square matrices": lambda npu: npu.npu_mhc_sinkhorn(move(torch.randn(2, 4, 8))),
+    "out_flag must be 0 or 1, got 2": lambda npu: npu.npu_mhc_sinkhorn(move(torch.randn(2, 4, 4)), out_flag=2),
 }
 
 
@@ -330,13 +336,13 @@ def test_refused_as_the_documentation_says(npu, message):
         REFUSED[message](npu)
 
 
-def streams_before(x, phi, alpha, bias, gamma, n=4):
-    normed = x * (x.flatten(-2).square().mean(-1) + 1e-6).rsqrt()[..., None, None] * gamma
-    products = normed.flatten(-2) @ phi.T
-    parts = [a * p for a, p in zip(alpha, products.split([n, n, n * n], -1), strict=True)]
-    before, after, between = (torch.cat(parts, -1) + bias).split([n, n, n * n], -1)
-    weights = before.sigmoid() + 1e-6
-    return (weights.unsqueeze(-1) * x).sum(-2), 2 * after.sigmoid(), between.unflatten(-1, (n, n))
+def streams_before(x, phi, alpha, bias, gamma, n=4, norm_eps=1e-6, hc_eps=1e-6):
+    normed = x * (x.flatten(-2).square().mean(-1) + norm_eps).rsqrt()[..., None, None] * gamma
+    products, sizes = normed.flatten(-2) @ phi.T, [n, n, n * n][: len(alpha)]
+    parts = [a * p for a, p in zip(alpha, products.split(sizes, -1), strict=True)]
+    before, after, *between = (torch.cat(parts, -1) + bias).split(sizes, -1)
+    weights = before.sigmoid() + hc_eps
+    return (weights.unsqueeze(-1) * x).sum(-2), 2 * after.sigmoid(), *(t.unflatten(-1, (n, n)) for t in between)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -352,6 +358,32 @@ def test_streams_before_a_layer(npu, which):
         return found.half() if which == 0 else found
 
     assert_same(ours, expected, *inputs, tolerance=0.02)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_streams_that_are_not_mixed_and_are_not_scaled(npu, which):
+    """Without the matrices between streams and without gamma; the two epsilons are not the same."""
+    x, phi, eps = torch.randn(2, 3, 4, 16).half(), torch.randn(8, 64) * 0.2, {"norm_eps": 0.5, "hc_eps": 0.25}
+    inputs = (x, phi, torch.tensor([0.5, 1.0]), torch.randn(8))
+
+    def expected(x, *others):
+        found = streams_before(x.float(), *others, 1.0, **eps)[which]
+        return found.half() if which == 0 else found
+
+    assert_same(lambda *t: npu.npu_mhc_pre(*t, **eps, out_flag=1)[which], expected, *inputs, tolerance=0.02)
+    assert npu.npu_mhc_pre(*map(move, inputs), **eps)[2].tolist() == [0]
+
+
+def test_the_gradient_of_streams_is_added_to_that_of_what_comes_after_the_layer(npu):
+    inputs = (torch.randn(5, 4, 16).half(), torch.randn(24, 64), torch.ones(3), torch.zeros(24))
+    x, phi, alpha, bias = map(move, inputs)
+    _, after, between, *kept = npu.npu_mhc_pre(x, phi, alpha, bias, out_flag=1)
+    given = (x, phi, alpha, move(torch.randn(5, 16).half()), after, between, *kept, after)
+    later = torch.randn(5, 4, 16).half()
+    alone, together = (
+        npu.npu_mhc_pre_backward(*given, grad_x_post=one)[0].cpu().float() for one in (None, move(later))
+    )
+    torch.testing.assert_close(together, alone + later.float(), rtol=2e-3, atol=2e-3)
 
 
 def test_streams_after_a_layer(npu):

@@ -294,6 +294,18 @@ def test_workers_find_their_tokens_through_addresses():
         torch.ops.npu.npu_attention_worker_combine(
             context([1, 1, 3, 3, 4, 8, 8], {}), weights.npu(), torch.zeros(1, dtype=torch.int32).npu(), width
         )
+    batching = torch.ops.npu.npu_ffn_worker_batching
+    for experts_number, wanted, reason in (
+        (2, width, "tokens of 3 experts, expert_num is 2"),
+        (4, 5, "a token of width 5 has 9 bytes, schedule_context has 8"),
+    ):
+        with pytest.raises(RuntimeError, match=reason):
+            batching(shared, experts_number, [sessions, tokens, choices, wanted], token_dtype=2, need_schedule=1)
+    nothing = context([sessions, batches, tokens, choices, 4, 8, 8], {400: there.data_ptr(), 408: there.nbytes})
+    rows, groups, *_, count = batching(nothing, 4, [sessions, tokens, choices, width])
+    assert not rows.any() and not groups.any() and count.tolist() == [0]
+    with pytest.raises(RuntimeError, match="schedule_context has no micro batches"):
+        batching(torch.zeros(1024, dtype=torch.int8, device="npu"), 4, [sessions, tokens, choices, width])
 
 
 def test_workers_schedule_what_has_come():

@@ -307,7 +307,7 @@ X8 = torch.ones(4, 16, dtype=torch.int8)
         ("npu_dynamic_mx_quant", (torch.ones(4, 64).half(),), {"block_size": 33}, "block_size"),
         ("npu_convert_weight_to_int4pack", (torch.ones(4, 6, dtype=torch.int32),), {}, "divisible by 8"),
         ("npu_rms_norm_quant", (torch.ones(4, 6), torch.ones(6).half(), torch.ones(6), torch.ones(1), torch.ones(1)), {},
-         "same type"),
+         "gamma must be float32"),
         ("npu_swiglu_quant", (torch.ones(4, 6),), {"quant_mode": 7, "dst_type": torch.int8}, "quant_mode"),
     ],
 )  # fmt: skip

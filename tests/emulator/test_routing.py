@@ -168,3 +168,42 @@ def test_a_map_with_another_number_of_experts_is_refused():
     routing = torch.tensor([[True, False], [True, True]])
     with pytest.raises(RuntimeError, match="each row of routing_map has"):
         run("npu_moe_token_permute_with_routing_map", torch.randn(2, 4), routing, num_out_tokens=4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_of_tokens_that_have_fewer_experts_than_others(weighted):
+    places = torch.tensor([0, 3, -1, 1, 4, -1], dtype=torch.int32)
+    routing = torch.tensor([[True, True], [True, False], [False, True]])
+    of_token = [[(0, 0), (3, 1)], [(1, 0)], [(4, 1)]]  # rows and their experts
+
+    def ours(rows, probs):
+        import torch_npu
+
+        options = {"probs": probs, "routing_map": routing.to(DEVICE)} if weighted else {}
+        back = torch_npu.npu_moe_token_unpermute_with_routing_map(rows, places.to(DEVICE), [3, 4], **options)
+        return back + 0 * probs.sum()
+
+    def plain(rows, probs):
+        sums = [
+            sum(rows[row] * (probs[token, expert] if weighted else 1) for row, expert in pairs)
+            for token, pairs in enumerate(of_token)
+        ]
+        return torch.stack(sums) + 0 * probs.sum()
+
+    assert_same(ours, plain, torch.randn(6, 4), torch.rand(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype", "reason"),
+    [
+        (5, torch.float32, "as many numbers for each of 3 tokens, found 5"),
+        (6, torch.half, "probs have the type of tokens"),
+    ],
+)
+def test_rows_and_weights_that_do_not_belong_together_are_refused(number, dtype, reason):
+    places, routing = torch.arange(number, dtype=torch.int32), torch.ones(3, 2, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match=reason):
+        run(
+            "npu_moe_token_unpermute_with_routing_map", torch.randn(6, 4), places, [3, 4],
+            probs=torch.rand(3, 2, dtype=dtype), routing_map=routing,
+        )  # fmt: skip

@@ -169,6 +169,38 @@ def test_what_a_test_spawns_is_its_child_with_its_variables_and_folder(tmp_path)
     assert [(result.status, result.reason) for result in results] == [("passed", "")] * 5
 
 
+WITHOUT_ITS_COPY = """
+import multiprocessing, psutil, signal
+from longcat.emulator.spawning import fork_what_is_spawned
+
+def child():
+    print("a child")
+
+if __name__ == "__main__":
+    try:
+        fork_what_is_spawned()
+    except BaseException:
+        print("the copy goes on as the process that it is a copy of")
+    [copy] = psutil.Process().children()
+    copy.send_signal(signal.SIGINT)
+    copy.wait(50)
+    process = multiprocessing.get_context("spawn").Process(target=child)
+    process.start()
+    process.join(50)
+    print(process.exitcode)
+"""
+
+
+def test_where_the_copy_is_gone_what_is_spawned_has_an_interpreter_of_its_own(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_ITS_COPY)
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=100, check=True, env=variables
+    )
+    assert done.stdout == "a child\n0\n", done.stderr
+
+
 AT_ITS_END = """
 import atexit, multiprocessing, pathlib, unittest, weakref
 context = multiprocessing.get_context("spawn")

@@ -20,6 +20,18 @@ def _convolved(rows: Tensor, weight: Tensor) -> Tensor:
     return sum((rows[k : k + count] * factor for k, factor in enumerate(weight)), rows.new_zeros(()))
 
 
+def _check_weight(name: str, weight: Tensor, x: Tensor) -> None:
+    shape = [_WINDOW, x.shape[-1]]
+    check(list(weight.shape) == shape, name, f"weight must be {shape}, got {list(weight.shape)}")
+
+
+def _check_masked(name: str, x: Tensor, weight: Tensor, mask: Tensor | None) -> None:
+    check(x.dim() == 3, name, f"input must have 3 dimensions, got {x.dim()}")
+    _check_weight(name, weight, x)
+    shape = [x.shape[1], x.shape[0]]
+    check(mask is None or list(mask.shape) == shape, name, f"mask must be {shape}, batch and tokens")
+
+
 def _masked(x: Tensor, weight: Tensor, mask: Tensor | None) -> Tensor:
     before = x.new_zeros(len(weight) - 1, *x.shape[1:])
     result = _convolved(torch.cat([before, x]), weight)
@@ -35,7 +47,7 @@ def masked_causal_conv1d(x: Tensor, weight: Tensor, *, mask: Tensor | None = Non
         weight: `[3, channels]`, the factor of the token itself last.
         mask: bool `[batch, tokens]`; the result is zero where it is False.
     """
-    check(len(weight) == _WINDOW, "npu_masked_causal_conv1d", f"weight must have {_WINDOW} rows, got {len(weight)}")
+    _check_masked("npu_masked_causal_conv1d", x, weight, mask)
     return _masked(x.float(), weight.float(), mask).to(x.dtype)
 
 
@@ -44,6 +56,7 @@ def masked_causal_conv1d_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, *, mask: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """Return the gradients of x and of the weights, in the gradient's type."""
+    _check_masked("npu_masked_causal_conv1d_backward", x, weight, mask)
     found = gradients(lambda x, weight: _masked(x, weight, mask), [x.float(), weight.float()], gradient.float())
     return tuple(d.to(gradient.dtype) for d in found if d is not None)
 
@@ -60,7 +73,8 @@ def fused_causal_conv1d(x: Tensor, weight: Tensor, conv_states: Tensor, **option
             `max_query_len` mean nothing there.
 
     Raises:
-        RuntimeError: the window is not of three tokens, or an option that another one needs is absent.
+        RuntimeError: the window is not of three tokens, an option that another one needs is absent, or a number of tokens
+            is beyond those that there are.
     """
     return _fused("npu_fused_causal_conv1d", x, weight, conv_states, **options)
 
@@ -92,7 +106,7 @@ def _fused(
 ) -> Tensor:
     """Compute every sequence of a batch after the formula of torch_npu's documentation."""
     by_blocks = cache_indices is not None and cache_indices.dim() == 2
-    check(len(weight) == _WINDOW, name, f"weight must have {_WINDOW} rows, got {len(weight)}")
+    _check_weight(name, weight, x)
     check(conv_mode in ("default", "pangu"), name, f"conv_mode must be default or pangu, got {conv_mode}")
     check(x.dim() == 3 or query_start_loc is not None, name, "query_start_loc is required where x has 2 dimensions")
     check(
@@ -102,9 +116,12 @@ def _fused(
     )
     places = (block_idx_first_scheduled_token, block_idx_last_scheduled_token, initial_state_idx)
     check(not by_blocks or all(place is not None for place in places), name, "blocks need all three of their indices")
+    check(not by_blocks or (block_size or 0) > 0, name, f"block_size must be positive, got {block_size}")
 
     rows, before, capacity = x.reshape(-1, x.shape[-1]), len(weight) - 1, states.shape[1]
+    check(capacity >= before, name, f"conv_states must have {before} rows a line, got {capacity}")
     ends = range(0, len(rows) + 1, x.shape[1]) if query_start_loc is None else query_start_loc.tolist()
+    check(ends[-1] <= len(rows), name, f"query_start_loc ends with {ends[-1]}, of {len(rows)} tokens of x")
     result = torch.zeros_like(rows)
     for number, (start, end) in enumerate(pairwise(ends)):
         own, first, last, initial = rows[start:end], 0, 0, 0
@@ -119,6 +136,8 @@ def _fused(
         else:
             accepted = None if num_accepted_tokens is None else int(num_accepted_tokens[number])
             skipped = capacity - before if accepted is None else accepted - 1
+            most = capacity - before
+            check(0 <= skipped <= most, name, f"num_accepted_tokens must be 1 to {most + 1}, got {accepted}")
             cached = states[lines[initial], : skipped + before].clone()
         padded = torch.cat([cached, own])
         kept = min(capacity, len(padded))

@@ -41,18 +41,25 @@ def mhc_pre(
         The input `[..., size]`; weights of the layer's result for each stream `[..., n]`; how streams mix
         `[..., n, n]`, or one 0; `1 / rms`, the products with phi, and the weights of the streams, for the gradient.
     """
-
-    def need(condition: bool, reason: str) -> None:
-        check(condition, "npu_mhc_pre", reason)
-
-    need(x.numel() > 0 and x.dim() in (3, 4), f"Input x must be 3D or 4D and not empty, but got {list(x.shape)}.")
-    need(alpha.numel() in (2, 3), f"Input alpha must have 3 or 2 elements, but got {alpha.numel()}.")
-    need(out_flag in (0, 1), f"Input out_flag must be 0 or 1, but got {out_flag}.")
-    need(inner_precise in (0, 1), f"Input inner_precise must be 0 or 1, but got {inner_precise}.")
+    operator = "npu_mhc_pre"
+    check(
+        x.numel() > 0 and x.dim() in (3, 4),
+        operator,
+        f"Input x must be 3D or 4D and not empty, but got {list(x.shape)}.",
+    )
+    check(alpha.numel() in (2, 3), operator, f"Input alpha must have 3 or 2 elements, but got {alpha.numel()}.")
+    check(out_flag in (0, 1), operator, f"Input out_flag must be 0 or 1, but got {out_flag}.")
+    check(inner_precise in (0, 1), operator, f"Input inner_precise must be 0 or 1, but got {inner_precise}.")
     n = x.shape[-2]
     rows = 2 * n + (n * n if alpha.numel() == 3 else 0)
-    need(phi.shape == (rows, n * x.shape[-1]), f"phi must be [{rows}, {n * x.shape[-1]}], got {list(phi.shape)}")
-    need(bias.numel() == rows, f"bias must have {rows} elements, got {bias.numel()}")
+    check(
+        phi.shape == (rows, n * x.shape[-1]),
+        operator,
+        f"phi must be [{rows}, {n * x.shape[-1]}], got {list(phi.shape)}",
+    )
+    check(bias.numel() == rows, operator, f"bias must have {rows} elements, got {bias.numel()}")
+    streams = x.shape[-2:]
+    check(gamma is None or gamma.shape == streams, operator, f"gamma must be {list(streams)}")
     wide = x.float()
     flat = wide.flatten(-2)
     reciprocal = torch.rsqrt(flat.square().mean(-1) + norm_eps)
@@ -131,18 +138,22 @@ def mhc_post(x: Tensor, h_res: Tensor | None, h_out: Tensor, h_post: Tensor) -> 
 
 
 def _check_post(x: Tensor, h_res: Tensor | None, h_out: Tensor, h_post: Tensor) -> None:
-    def need(condition: bool, reason: str) -> None:
-        check(condition, "npu_mhc_post", reason)
-
-    need(x.dtype in (torch.float16, torch.bfloat16), f"x dtype must be FLOAT16 or BFLOAT16, got {x.dtype}")
-    need(x.dim() in (3, 4), f"x dim must be 3 or 4, got {x.dim()}")
-    need(h_out.dtype == x.dtype and h_out.shape == (*x.shape[:-2], x.shape[-1]), "h_out must be x without its streams")
-    need(h_post.dtype == torch.float32, f"h_post dtype must be FLOAT32, got {h_post.dtype}")
-    need(h_post.shape == x.shape[:-1], f"h_post shape must be {list(x.shape[:-1])}, got {list(h_post.shape)}")
+    operator = "npu_mhc_post"
+    check(x.dtype in (torch.float16, torch.bfloat16), operator, f"x dtype must be FLOAT16 or BFLOAT16, got {x.dtype}")
+    check(x.dim() in (3, 4), operator, f"x dim must be 3 or 4, got {x.dim()}")
+    check(
+        h_out.dtype == x.dtype and h_out.shape == (*x.shape[:-2], x.shape[-1]),
+        operator,
+        "h_out must be x without its streams",
+    )
+    check(h_post.dtype == torch.float32, operator, f"h_post dtype must be FLOAT32, got {h_post.dtype}")
+    check(
+        h_post.shape == x.shape[:-1], operator, f"h_post shape must be {list(x.shape[:-1])}, got {list(h_post.shape)}"
+    )
     if h_res is not None:
-        need(h_res.dtype == torch.float32, f"h_res dtype must be FLOAT32, got {h_res.dtype}")
+        check(h_res.dtype == torch.float32, operator, f"h_res dtype must be FLOAT32, got {h_res.dtype}")
         shape = (*x.shape[:-1], x.shape[-2])
-        need(h_res.shape == shape, f"h_res shape must be {list(shape)}, got {list(h_res.shape)}")
+        check(h_res.shape == shape, operator, f"h_res shape must be {list(shape)}, got {list(h_res.shape)}")
 
 
 @reference("npu_mhc_post_backward")
@@ -176,15 +187,14 @@ def mhc_sinkhorn(
     Returns:
         The matrices, and, if they are wanted, all norms and sums on the way for the gradient, flat.
     """
-
-    def need(condition: bool, reason: str) -> None:
-        check(condition, "npu_mhc_sinkhorn", reason)
-
-    need(x.dim() in (3, 4), f"The x's dim should be 3 or 4, but got {x.dim()}.")
-    need(x.shape[-1] in (4, 6, 8), f"The x's dim should be 4 or 6 or 8, but got {x.shape[-1]}.")
-    need(0 < num_iters <= 100, f"num_iters must be within (0, 100], but got {num_iters}.")
-    need(x.dtype == torch.float32, f"x must be float32, got {x.dtype}")
+    operator = "npu_mhc_sinkhorn"
+    check(x.dim() in (3, 4), operator, f"The x's dim should be 3 or 4, but got {x.dim()}.")
+    check(x.shape[-1] in (4, 6, 8), operator, f"The x's dim should be 4 or 6 or 8, but got {x.shape[-1]}.")
+    check(0 < num_iters <= 100, operator, f"num_iters must be within (0, 100], but got {num_iters}.")
+    check(x.dtype == torch.float32, operator, f"x must be float32, got {x.dtype}")
+    check(out_flag in (0, 1), operator, f"out_flag must be 0 or 1, got {out_flag}")
     n = x.shape[-1]
+    check(x.shape[-2] == n, operator, f"x must have square matrices, got {list(x.shape)}")
     norms = [x.reshape(-1, n, n).softmax(-1) + eps]
     sums = [torch.ones(len(norms[0]), n)]
     for step in range(1, 2 * num_iters):

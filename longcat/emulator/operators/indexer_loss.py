@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,28 +64,25 @@ def dense_softmax_lse(
     return torch.stack(maxima)[:, None], torch.stack(sums)[:, None]
 
 
-def _targets(
-    places: Iterator[tuple[Any, Any]], query: Tensor, key: Tensor, rows: tuple[Tensor, Tensor], scale: float,
-    ropes: tuple[Tensor | None, Tensor | None], layout: str,
-) -> Iterator[Tensor]:  # fmt: skip
-    """Yield the mean of the heads' attention probabilities, `[queries, keys]`, before any mask."""
-    for queries, keys in places:
-        q, k = query[queries].transpose(0, 1)[None].float(), key[keys].transpose(0, 1)[None].float()
-        scores = q @ repeated(k, q).mT
-        if ropes[0] is not None and ropes[1] is not None:
-            q_rope, k_rope = (t.transpose(0, 1)[None].float() for t in (ropes[0][queries], ropes[1][keys]))
-            scores = scores + q_rope @ repeated(k_rope, q_rope).mT
-        of = [row[queries] if layout == "BSND" else row[:, queries] for row in rows]  # [key heads, queries, group]
-        maximum, total = (row.transpose(1, 2).flatten(0, 1).unsqueeze(-1) for row in of)
-        yield ((scores[0] * scale - maximum).exp() / total).mean(0)
+def _rows(layout: str, tensor: Tensor, queries: Any) -> Tensor:
+    """Return what is kept of one sequence's queries, `[heads, queries, ...]`."""
+    return tensor[queries] if layout == "BSND" else tensor[:, queries]
 
 
-def _loss(scores: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-    """Return the sum over queries of the divergence of the indexer's probabilities from attention's."""
-    target = target.masked_fill(hidden, 0)
-    target = target / target.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    log = scores.masked_fill(hidden, -torch.inf).log_softmax(-1).masked_fill(hidden, 0)
-    return (torch.xlogy(target, target) - target * log).sum()
+def _attended(query: Tensor, key: Tensor, kept: list[Tensor], scale: float) -> Tensor:
+    """Return the mean of the heads' attention probabilities, `[queries, keys]`, before any mask, of one sequence."""
+    q, k = (t.transpose(0, 1)[None].float() for t in (query, key))
+    maximum, total = (row.transpose(1, 2).flatten(0, 1).unsqueeze(-1) for row in kept)  # [key heads, queries, group]
+    return (((q @ repeated(k, q).mT)[0] * scale - maximum).exp() / total).mean(0)
+
+
+def _with_rope(operator: str, query: Tensor, key: Tensor, *ropes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return query and key of the attention, rotated parts behind the others."""
+    check((ropes[0] is None) == (ropes[1] is None), operator, "query_rope and key_rope are given both or neither")
+    query, key = (
+        one if rope is None else torch.cat([one, rope], -1) for one, rope in zip((query, key), ropes, strict=True)
+    )
+    return query, key
 
 
 @reference(_DENSE)
@@ -106,9 +102,13 @@ def dense_grad_kl_loss(
     key_rope: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of the indexer's query, key and weights, and the loss `[1]`, over all keys before a query."""
-    ropes, rows = (query_rope, key_rope), (softmax_max, softmax_sum)
-    return _grad_kl_loss(_DENSE, query, key, query_index, key_index, weights, None, rows, scale_value, ropes, **options)
+    """Return the gradients of the indexer's query, key and weights, and the loss `[1]`, over all keys before a query.
+
+    Probabilities are those of the maxima and sums that are given, attention's and the indexer's own.
+    """
+    attention = *_with_rope(_DENSE, query, key, query_rope, key_rope), (softmax_max, softmax_sum), scale_value
+    own = (softmax_max_index, softmax_sum_index)
+    return _grad_kl_loss(_DENSE, *attention, query_index, key_index, weights, own=own, **options)
 
 
 @reference(_SPARSE)
@@ -135,49 +135,56 @@ def sparse_grad_kl_loss(
     """
     if sinks is not None:
         raise NotImplementedError(f"{_SPARSE}: sinks are not emulated")
-    ropes, rows = (query_rope, key_rope), (softmax_max, softmax_sum)
-    return _grad_kl_loss(
-        _SPARSE, query, key, query_index, key_index, weights, sparse_indices, rows, scale_value, ropes, **options
-    )
+    attention = *_with_rope(_SPARSE, query, key, query_rope, key_rope), (softmax_max, softmax_sum), scale_value
+    return _grad_kl_loss(_SPARSE, *attention, query_index, key_index, weights, chosen=sparse_indices, **options)
 
 
 def _grad_kl_loss(
     operator: str,
     query: Tensor,
     key: Tensor,
+    kept: tuple[Tensor, Tensor],
+    scale: float,
     query_index: Tensor,
     key_index: Tensor,
     weights: Tensor,
-    chosen: Tensor | None,
-    rows: tuple[Tensor, Tensor],
-    scale: float,
-    ropes: tuple[Tensor | None, Tensor | None],
     *,
+    own: tuple[Tensor, Tensor] | None = None,
+    chosen: Tensor | None = None,
     actual_seq_qlen: Any = None,
     actual_seq_klen: Any = None,
     layout: str = "BSND",
     sparse_mode: int = 3,
     **others: Any,
 ) -> tuple[Tensor, ...]:
+    """Return the sum over queries of the divergence of the indexer's probabilities from attention's, and its gradients."""
     _check(operator, layout, sparse_mode, query, (actual_seq_qlen, actual_seq_klen))
     of_queries, of_keys = _spans(layout, query, actual_seq_qlen), _spans(layout, key, actual_seq_klen)
     places = list(zip(of_queries, of_keys, strict=True))
-    targets = list(_targets(iter(places), query, key, rows, scale, ropes, layout))
+    loss, gradient = torch.zeros(1), []
+    for queries, keys in places:
+        target = _attended(query[queries], key[keys], [_rows(layout, t, queries) for t in kept], scale)
+        scores = index_scores(query_index[queries], key_index[keys], weights[queries])
+        hidden = band(len(scores), scores.shape[1], None, 0, last=True)
+        if chosen is not None:
+            hidden = hidden | _unchosen(chosen[queries][:, 0], scores.shape[1])
+        target = target.masked_fill(hidden, 0)
+        target = target / target.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        if own is None:
+            log = scores.masked_fill(hidden, -torch.inf).log_softmax(-1)
+        else:
+            maximum, total = (_rows(layout, t, queries)[0].unsqueeze(-1) for t in own)
+            log = scores - maximum - total.log()
+        log = log.masked_fill(hidden, 0)
+        loss += (torch.xlogy(target, target) - target * log).sum()
+        gradient.append((log.exp().masked_fill(hidden, 0) - target).flatten())
 
-    def loss(q: Tensor, k: Tensor, w: Tensor) -> Tensor:
-        total = torch.zeros(1)
-        for (queries, keys), target in zip(places, targets, strict=True):
-            scores = index_scores(q[queries], k[keys], w[queries])
-            hidden = band(len(scores), scores.shape[1], None, 0, last=True)
-            if chosen is not None:
-                hidden = hidden | _unchosen(chosen[queries][:, 0], scores.shape[1])
-            total = total + _loss(scores, target, hidden)
-        return total
+    def all_scores(q: Tensor, k: Tensor, w: Tensor) -> Tensor:
+        return torch.cat([index_scores(q[queries], k[keys], w[queries]).flatten() for queries, keys in places])
 
     inputs = [query_index, key_index, weights]
-    found = gradients(loss, [t.float() for t in inputs], torch.ones(1))
-    value = loss(query_index.float(), key_index.float(), weights.float())
-    return *(d.to(t.dtype) for d, t in zip(found, inputs, strict=True) if d is not None), value
+    found = gradients(all_scores, [t.float() for t in inputs], torch.cat(gradient))
+    return *(d.to(t.dtype) for d, t in zip(found, inputs, strict=True) if d is not None), loss
 
 
 def _unchosen(indices: Tensor, keys: int) -> Tensor:

@@ -35,11 +35,7 @@ def permute(
     check(tokens.dim() == 2 and tokens.dtype in FLOATS, operator, "tokens are 2-dimensional in a floating point type")
     check(routing_map.shape[0] == tokens.shape[0], operator, "routing_map has one row a token")
     check(probs is None or probs.numel() == routing_map.numel(), operator, "probs have as many elements as routing_map")
-    check(
-        probs is None or probs.dtype == tokens.dtype or (probs.dtype, tokens.dtype) == (torch.float32, torch.bfloat16),
-        operator,
-        "probs have the type of tokens, or are float32 beside bfloat16",
-    )
+    _check_probs(operator, probs, tokens)
     number, experts = routing_map.shape
     rows = number if num_out_tokens is None else num_out_tokens
     check(0 <= rows <= number * experts, operator, f"num_out_tokens is within 0 and {number * experts}, found {rows}")
@@ -118,7 +114,13 @@ def unpermute_kept(
     check(len(restore_shape) == 2, operator, f"restore_shape has 2 numbers, found {len(restore_shape)}")
     if routing_map is not None:
         _check_map(operator, routing_map)
+    _check_probs(operator, probs, rows)
     number = restore_shape[0]
+    check(
+        drop_and_pad or len(sorted_indices) % max(number, 1) == 0,
+        operator,
+        f"sorted_indices have as many numbers for each of {number} tokens, found {len(sorted_indices)}",
+    )
     if drop_and_pad:
         token, row = sorted_indices.long().sort(stable=True)
     else:
@@ -208,4 +210,12 @@ def _check_map(operator: str, routing_map: Tensor) -> None:
         routing_map.dim() == 2 and routing_map.dtype in (torch.bool, torch.int8),
         operator,
         "routing_map is bool or int8 of 2 dimensions",
+    )
+
+
+def _check_probs(operator: str, probs: Tensor | None, rows: Tensor) -> None:
+    check(
+        probs is None or probs.dtype == rows.dtype or (probs.dtype, rows.dtype) == (torch.float32, torch.bfloat16),
+        operator,
+        "probs have the type of tokens, or are float32 beside bfloat16",
     )

@@ -24,25 +24,28 @@ class _Context:
     """The 1024 bytes that workers share: sizes, then addresses of buffers in the device's memory."""
 
     def __init__(self, name: str, context: Tensor) -> None:
-        if context.dtype != torch.int8 or context.numel() < 1024:
-            raise RuntimeError(f"{name}: schedule_context must be int8 with 1024 entries")
+        entries = context.numel() if context.dtype == torch.int8 else 0
+        check(entries >= 1024, name, "schedule_context must be int8 with 1024 entries")
         self.name, self.bytes = name, bytes(context.flatten().numpy().tobytes())
         numbers = [self.number(4 * i, 4) for i in range(7)]
         self.sessions, self.batches, self.rows, self.choices, self.experts, self.sent, self.returned = numbers
+        check(self.batches > 0, name, "schedule_context has no micro batches")
 
     def number(self, at: int, size: int) -> int:
         return int.from_bytes(self.bytes[at : at + size], "little")
 
     def ready(self, flags: Tensor, what: str) -> None:
         """Refuse to go on where a flag is not set: nothing else runs that could set it."""
-        if not bool((flags == 1).all()):
-            raise RuntimeError(f"{self.name}: {what} of this micro batch are not all there; a device waits for them")
+        there = bool((flags == 1).all())
+        check(there, self.name, f"{what} of this micro batch are not all there; a device waits for them")
 
     def buffer(self, places: tuple[int, int], needed: int) -> Tensor:
         """Return the bytes of a buffer, over the device's memory."""
+        if not needed:
+            return torch.empty(0, dtype=torch.uint8)
         address, size = (self.number(at, 8) for at in places)
-        if not address or size < needed:
-            raise RuntimeError(f"{self.name}: a buffer of the context has {size if address else 0} bytes, not {needed}")
+        size = size if address else 0
+        check(size >= needed, self.name, f"a buffer of the context has {size} bytes, not {needed}")
         memory: Any = (ctypes.c_uint8 * needed).from_address(address)
         return torch.frombuffer(memory, dtype=torch.uint8)
 
@@ -181,8 +184,8 @@ def ffn_worker_batching(
         choice and scale of each row, number of rows.
     """
     name = "npu_ffn_worker_batching"
-    if token_dtype not in (0, 1, 2):
-        raise RuntimeError(f"{name}: token_dtype must be 0, 1 or 2, got {token_dtype}")
+    check(token_dtype in (0, 1, 2), name, f"token_dtype must be 0, 1 or 2, got {token_dtype}")
+    check(len(max_out_shape) == 4, name, f"max_out_shape must have 4 numbers, got {len(max_out_shape)}")
     if layer_num:
         raise NotImplementedError(f"{name}: several layers")
     context = _Context(name, schedule_context)
@@ -197,7 +200,7 @@ def ffn_worker_batching(
         sessions = torch.arange(context.sessions)
         batches = torch.full_like(sessions, current)
     else:
-        number = context.number(576, 4)
+        number = context.number(*_DONE)
         experts = context.buffer(_FEED_FORWARD["experts"], 4 * number * each).view(torch.int32)
         sessions, batches = (
             context.buffer(_FEED_FORWARD[key], 4 * number).view(torch.int32).long() for key in ("sessions", "batches")
@@ -206,11 +209,12 @@ def ffn_worker_batching(
     order = order[experts[order] < _ABSENT]
     source, rest = order // each, order % each
     token, choice = rest // choices, rest % choices
-    size = context.sent
+    dtype, size = (torch.float16, torch.bfloat16, torch.int8)[token_dtype], context.sent
+    needed = width * dtype.itemsize + (4 if token_dtype == 2 else 0)
+    check(needed <= size, name, f"a token of width {width} has {needed} bytes, schedule_context has {size}")
     data = context.buffer(_FEED_FORWARD["tokens"], context.sessions * context.batches * each * size)
     data = data.view(context.sessions, context.batches, batch_size, choices, size)
     found = data[sessions[source], batches[source], token, choice]
-    dtype = (torch.float16, torch.bfloat16, torch.int8)[token_dtype]
     longest, count = max_out_shape[0] * each, len(order)
 
     def padded(values: Tensor) -> Tensor:
@@ -221,6 +225,7 @@ def ffn_worker_batching(
     if token_dtype == 2:
         scales = found[:, width : width + 4].contiguous().view(torch.float32).flatten()
     present, sizes = experts[order].unique_consecutive(return_counts=True)
+    check(len(present) <= expert_num, name, f"there are tokens of {len(present)} experts, expert_num is {expert_num}")
     groups = torch.zeros(expert_num, 2, dtype=torch.int64)
     groups[: len(present)] = torch.stack([present.long(), sizes], 1)
     places = (sessions[source], batches[source], token, choice)
