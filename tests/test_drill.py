@@ -143,7 +143,7 @@ def finished(folder, weights=b"weights", loss=0.5, seconds=1.0):
         {"step": 1, "time": seconds, "train/loss": loss, "perf/mfu": seconds}
     )
     files = {name: {"sha256": sha256_file(folder / name)} for name in ("model.safetensors", "metrics.jsonl")}
-    facts = {"final_loss": loss, "seconds_training": seconds}
+    facts = {"final_loss": loss, "seconds_training": seconds, "peak_flops": 1e12 / seconds}
     (folder / "manifest.json").write_text(json.dumps({"files": files, "facts": facts}))
     return folder
 
@@ -181,6 +181,8 @@ def test_an_end_that_its_faults_do_not_allow_is_told():
     assert judge(Ending(-signal.SIGKILL, ""), [], rank) != []
     assert judge(Ending(-signal.SIGKILL, ""), [], after(("SIGKILL", FLOW))) == []
     assert judge(Ending(130, "error: interrupted"), [], after(("SIGINT", FLOW))) == []
+    assert judge(Ending(143, "error: stopped by SIGTERM"), [], after(("SIGTERM", FLOW))) == []
+    assert judge(Ending(130, "error: interrupted"), [], after(("SIGTERM", FLOW))) != []
     assert judge(Ending(2, "error: no space left"), [], after(("full", DISK))) == []
     assert judge(Ending(2, "error: no space left"), [], rank) != []
     assert judge(Ending(1, "error"), ["Traceback (most recent call last):"], after(("full", DISK))) != []

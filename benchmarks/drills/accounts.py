@@ -174,7 +174,7 @@ def curve_lost(store: Path, checkpoint: Path) -> int:
 
 
 def differences(checkpoint: Path, reference: Path) -> list[str]:
-    """Say in what a checkpoint differs from that of a run that nothing happened to, but for times."""
+    """Say in what a checkpoint differs from that of a run that nothing happened to, but for what is measured."""
     said = []
     if checkpoint.name != reference.name:
         said.append(f"digest {checkpoint.name}, not {reference.name}")
@@ -183,9 +183,9 @@ def differences(checkpoint: Path, reference: Path) -> list[str]:
     for name in sorted(ours["files"].keys() | theirs["files"].keys()):
         if Path(name).parts[0] not in _OF_THE_MOMENT and ours["files"].get(name) != theirs["files"].get(name):
             said.append(name)
-    timed = {"seconds_training", "tokens_per_second", "mfu"}
+    measured = {"seconds_training", "tokens_per_second", "mfu", "peak_flops"}
     for name in ours["facts"].keys() | theirs["facts"].keys():
-        if name not in timed and ours["facts"].get(name) != theirs["facts"].get(name):
+        if name not in measured and ours["facts"].get(name) != theirs["facts"].get(name):
             said.append(f"{name}={ours['facts'].get(name)}, not {theirs['facts'].get(name)}")
     if _curve(checkpoint) != _curve(reference):
         said.append("the curves of metrics.jsonl")

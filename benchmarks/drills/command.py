@@ -125,8 +125,9 @@ def judge(ending: Ending, lines: list[str], mine: Sequence[Done]) -> list[str]:
     allowed = {0}
     if "SIGKILL" in at_flow:
         allowed.add(-signal.SIGKILL)
-    if at_flow & {"SIGTERM", "SIGINT"}:  # before the program has begun, Python ends by the signal
-        allowed |= {130, -signal.SIGTERM, -signal.SIGINT}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if number.name in at_flow:  # before the program has begun, Python ends by the signal
+            allowed |= {128 + number, -number}
     if any(target == faults.DISK for _, target in hit):
         allowed.add(2)
     if any(target == faults.CORPUS for _, target in hit):
