@@ -44,8 +44,8 @@ def fork_what_is_spawned() -> None:
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
     if os.fork() == 0:
-        ours.close()
         try:
+            ours.close()
             _serve(theirs)
         except BaseException:  # this copy must not go on as the process that it is a copy of
             traceback.print_exc()

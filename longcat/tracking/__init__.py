@@ -305,7 +305,8 @@ class StageRun:
         Args:
             folder: on the disk that is looked at.
         """
-        return watched(lambda points: self._journal.append("points", self._key, points=points), folder)
+        steps = self._journal.looks[self._key]
+        return watched(lambda points: self._journal.append("points", self._key, points=points), folder, steps)
 
     def set_note(self, markdown: str) -> None:
         """Set the description that the run's page shows."""

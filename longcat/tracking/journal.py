@@ -7,13 +7,15 @@ of all others are gone, wherever they ran.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ class Journal:
         self._written_bytes = 0
         self._waiting: list[bytes] = []
         self._told = False
+        self.looks: dict[str, Iterator[int]] = defaultdict(itertools.count)
+        """Numbers of the looks at the machine, by run: those of a stage that is done again go on."""
 
     def append(self, event: str, key: str, **values: Any) -> None:
         """Write one event, without secrets; a disk that does not take it is told of once."""

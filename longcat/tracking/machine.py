@@ -37,26 +37,27 @@ Points = list[list[Any]]
 
 
 @contextmanager
-def watched(log: Callable[[Points], object], folder: Path) -> Iterator[None]:
+def watched(log: Callable[[Points], object], folder: Path, steps: Iterator[int]) -> Iterator[None]:
     """Look at the machine from time to time, and once more when the context ends.
 
     Args:
         log: gets the points of each look.
         folder: on the disk that is looked at.
+        steps: gives each look its number.
     """
     machine, ended = Machine(folder), threading.Event()
 
     def watch() -> None:
-        began = time.monotonic()
-        step = 0
+        began, pause = time.monotonic(), 0.0
         while True:
-            last = ended.wait(min(LONGEST_S, max(FIRST_S, SHARE * (time.monotonic() - began))) if step else 0)
+            last = ended.wait(pause)
+            step = next(steps)
             now = int(time.time() * 1000)
             figures = machine.figures()
             log([[PREFIX + name, value, now, step] for name, value in figures.items()])
             if last:
                 return
-            step += 1
+            pause = min(LONGEST_S, max(FIRST_S, SHARE * (time.monotonic() - began)))
 
     thread = threading.Thread(target=watch, daemon=True, name="machine")
     thread.start()

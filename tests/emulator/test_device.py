@@ -386,6 +386,16 @@ def test_convolutions_of_half_floats_are_summed_in_32_bits(groups, transposed):
         assert torch.equal(found.cpu(), wide.half())
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_likelihoods_of_16_bits_are_summed_in_32(dtype, reduction):
+    for shape in ((4096, 8), (2, 8, 64, 64)):
+        x = torch.randn(shape).log_softmax(1).to(dtype)
+        target = torch.randint(0, 8, (shape[0], *shape[2:]))
+        found = F.nll_loss(x.to(DEVICE), target.to(DEVICE), reduction=reduction)
+        assert torch.equal(found.cpu(), F.nll_loss(x.float(), target, reduction=reduction).to(dtype))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_what_the_cpu_has_no_kernel_of_16_bits_for(dtype):
     """Results, new or in place, are rounded once and of the type that was given."""

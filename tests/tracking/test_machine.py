@@ -1,5 +1,6 @@
 """What drivers' tools say of accelerators is read, whatever they leave out."""
 
+import itertools
 import time
 
 from longcat.tracking import machine
@@ -55,7 +56,7 @@ def test_looks_are_numbered_and_the_last_one_is_at_the_end(tmp_path, monkeypatch
     monkeypatch.setattr(machine, "FIRST_S", 0.01)
     monkeypatch.setattr(machine, "SHARE", 0.0)
     looks, end = [], time.monotonic() + 60
-    with watched(looks.append, tmp_path):
+    with watched(looks.append, tmp_path, itertools.count()):
         while len(looks) < 3:
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -70,13 +70,11 @@ static const std::vector<int>& chosen_devices() {
   return found;
 }
 
-static std::vector<int> seen() { return chosen ? chosen_devices() : visible(); }
-
-int devices() { return static_cast<int>(seen().size()); }
+int devices() { return static_cast<int>(chosen ? chosen_devices().size() : visible().size()); }
 
 int current_device() { return device; }
 
-int number_on_machine(int of) { return of < 0 || of >= devices() ? of : seen()[of]; }
+int number_on_machine(int of) { return of < 0 || of >= devices() ? of : chosen ? chosen_devices()[of] : visible()[of]; }
 
 uint64_t microseconds() {
   timespec now;

@@ -389,7 +389,8 @@ void compute_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* sta
       "aten::native_group_norm", "aten::native_group_norm_backward", "aten::native_batch_norm",
       "aten::native_batch_norm_backward", "aten::_native_batch_norm_legit", "aten::_native_batch_norm_legit_functional",
       "aten::_batch_norm_with_update", "aten::batch_norm_backward", "aten::embedding_dense_backward",
-      "aten::_embedding_bag_dense_backward", "aten::col2im", "aten::unfold_backward"};
+      "aten::_embedding_bag_dense_backward", "aten::col2im", "aten::unfold_backward", "aten::nll_loss_forward",
+      "aten::nll_loss2d_forward"};
   size_t first = stack->size() - operation.schema().arguments().size();
   widen_index(operation, stack, first);
   if (softmax_to_float(operation, stack, first)) return;
