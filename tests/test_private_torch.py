@@ -16,7 +16,8 @@ EXCEPTIONS = {
     "longcat/emulator/reference.py": "_C _get_privateuse1_backend_name _SetExcludeDispatchKeyGuard",
     # the operators that torch_npu calls are private in torch itself
     "longcat/emulator/operators/aten.py": "_fft_c2c _fft_r2c _scaled_dot_product_attention_math "
-    "_scaled_dot_product_flash_attention_for_cpu _embedding_bag _gather_sparse_backward",
+    "_scaled_dot_product_flash_attention_for_cpu _embedding_bag _gather_sparse_backward "
+    "_cdist_backward",
     # the name of a private device again, and the process group that an operator names
     "longcat/emulator/operators/dropout.py": "_C _get_privateuse1_backend_name",
     "longcat/emulator/communicators.py": "_C _get_privateuse1_backend_name _world",
