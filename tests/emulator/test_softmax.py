@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longcat.emulator.operators.softmax import Masked, attend, attend_backward
+
 pytestmark = pytest.mark.emulator
 FEW_PRODUCTS = {"ONEDNN_MAX_CPU_ISA": "SSE41"}
 """Lets torch's library for small products believe in a CPU that has none of them."""
@@ -40,8 +42,6 @@ def broadcast(draw, sizes):
 
 @st.composite
 def attentions(draw):
-    from longcat.emulator.operators.softmax import Masked
-
     torch.manual_seed(draw(st.integers(0, 1000)))
     batch, key_heads, shared = (draw(st.integers(1, 2)) for _ in range(3))
     queries, keys = (draw(st.sampled_from((1, 2, 31, 32, 33, 64, 65, 130))) for _ in range(2))
@@ -67,8 +67,6 @@ def attentions(draw):
 @settings(max_examples=150)
 @given(attentions())
 def test_values_and_gradients(drawn):
-    from longcat.emulator.operators.softmax import attend, attend_backward
-
     inputs, masked = drawn
     leaves = [tensor.double().requires_grad_() for tensor in inputs]
     bias, sink = (None if t is None else t.double().requires_grad_() for t in (masked.bias, masked.sink))
@@ -96,8 +94,6 @@ def test_values_and_gradients(drawn):
 
 @pytest.mark.parametrize("empty", [(0, 5), (5, 0)])
 def test_without_queries_or_keys(empty):
-    from longcat.emulator.operators.softmax import Masked, attend, attend_backward
-
     query, key, value = (torch.randn(1, 2, tokens, 4) for tokens in (empty[0], empty[1], empty[1]))
     found = attend(query, key, value, Masked())
     assert torch.equal(found.result, torch.zeros_like(query))
@@ -107,8 +103,6 @@ def test_without_queries_or_keys(empty):
 
 
 def test_probabilities_are_rounded_to_the_type_of_the_values():
-    from longcat.emulator.operators.softmax import Masked, attend
-
     query, key = (torch.randn(1, 1, 40, 8) for _ in range(2))
     probabilities = (query @ key.mT).softmax(-1)
     value = torch.eye(40, dtype=torch.bfloat16)[None, None]

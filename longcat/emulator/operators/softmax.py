@@ -29,9 +29,8 @@ class Masked:
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """All but the last one, as attention.cpp takes them."""
-        dropout = (self.keep, self.keep_prob)
-        return self.scale, self.hidden, self.bias, self.bias_before_scale, self.sink, *dropout
+        """All but `rounded`, as attention.cpp takes them."""
+        return self.scale, self.hidden, self.bias, self.bias_before_scale, self.sink, self.keep, self.keep_prob
 
 
 @dataclass
@@ -88,17 +87,6 @@ def attend_backward(
     return Gradients(
         *torch.ops.longcat_emulator.attend_backward(query, key, value, *masked.arguments, d_result, *known)
     )
-
-
-def row_maximum(scores: Tensor, sink: Tensor | None = None) -> Tensor:
-    """Return each row's maximum, the sink's logit among them; 0 for a row that sees nothing."""
-    if scores.shape[-1]:
-        maximum = scores.amax(-1, keepdim=True)
-    else:
-        maximum = scores.new_full((*scores.shape[:-1], 1), -torch.inf)
-    if sink is not None:
-        maximum = maximum.maximum(sink.float().view(-1, 1, 1))
-    return maximum.masked_fill(maximum == -torch.inf, 0)
 
 
 def repeated(tensor: Tensor, query: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from longcat.emulator.operators.attention_options import ends_of
 from longcat.emulator.operators.indexer_loss import index_scores
-from longcat.emulator.operators.softmax import row_maximum
 from longcat.emulator.reference import check, gradients, reference
 
 
@@ -195,7 +194,7 @@ def _sparse(
         chosen = chosen.repeat_interleave(block, 1)[:, : len(k)]
         hidden = ~chosen | _hidden(scores[:, 0], options.get("sparse_mode", 3))
         scores = (scores * scale).masked_fill(hidden[:, None], -torch.inf)
-        maximum = row_maximum(scores.detach().transpose(0, 1), sinks).transpose(0, 1)
+        maximum = _row_maximum(scores.detach().transpose(0, 1), sinks).transpose(0, 1)
         probabilities = (scores - maximum).exp()
         total = probabilities.sum(-1, keepdim=True)
         total = total if sinks is None else total + (sinks.float().view(-1, 1) - maximum).exp()
@@ -205,6 +204,17 @@ def _sparse(
         sums.append(total[..., 0])
     maximum, total = (spans.joined(both).unsqueeze(0 if spans.packed else 1) for both in (maxima, sums))
     return spans.joined(outs), maximum, total
+
+
+def _row_maximum(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Return each row's maximum, the sink's logit among them; 0 for a row that sees nothing."""
+    if scores.shape[-1]:
+        maximum = scores.amax(-1, keepdim=True)
+    else:
+        maximum = scores.new_full((*scores.shape[:-1], 1), -torch.inf)
+    if sinks is not None:
+        maximum = maximum.maximum(sinks.float().view(-1, 1, 1))
+    return maximum.masked_fill(maximum == -torch.inf, 0)
 
 
 def _hidden(scores: Tensor, sparse_mode: int) -> Tensor:
