@@ -112,7 +112,7 @@ def _run(request: dict[str, Any], descriptors: list[int], between: int) -> NoRet
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["folder"])
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _drop_signal_handlers()
         sys.argv = ["-c", "--multiprocessing-fork"]
         while os.getppid() == between:
             time.sleep(0.001)
@@ -135,3 +135,17 @@ def _forget_what_the_runner_does_at_its_end() -> None:
         atexit.register(lifecycle._npu_shutdown)
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    # executors' own, which are registered once in the life of a process, let their threads end
+    threading._threading_atexits[:] = [  # type: ignore[attr-defined]
+        call
+        for call in threading._threading_atexits  # type: ignore[attr-defined]
+        if call.func.__module__.startswith("concurrent.futures.")
+    ]
+
+
+def _drop_signal_handlers() -> None:
+    """Let this process, a copy of the runner, meet signals as an interpreter does that has just been started."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)

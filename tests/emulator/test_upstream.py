@@ -3,8 +3,10 @@
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -207,7 +209,7 @@ def test_where_the_copy_is_gone_what_is_spawned_has_an_interpreter_of_its_own(tm
 
 
 AT_ITS_END = """
-import atexit, multiprocessing, pathlib, unittest, weakref
+import atexit, concurrent.futures, multiprocessing, pathlib, signal, unittest, weakref
 context = multiprocessing.get_context("spawn")
 ended = pathlib.Path("ended")
 
@@ -217,14 +219,25 @@ def register():
 def finalise():
     weakref.finalize(unittest, ended.write_text, "finalize")
 
+def leave_threads():
+    executor = concurrent.futures.ThreadPoolExecutor()
+    executor.submit(ended.write_text, "threads")
+    globals()["left"] = executor
+
+def terminate():
+    ended.write_text("SIGTERM")
+    signal.raise_signal(signal.SIGTERM)
+
 class T(unittest.TestCase):
-    def check(self, target, expected):
+    def check(self, target, expected, code=0):
         process = context.Process(target=target)
         process.start()
         process.join(50)
-        self.assertEqual((process.exitcode, ended.read_text()), (0, expected))
+        self.assertEqual((process.exitcode, ended.read_text()), (code, expected))
     def test_a_atexit(self): self.check(register, "atexit")
     def test_b_finalize(self): self.check(finalise, "finalize")
+    def test_c_threads_that_wait_for_work_end(self): self.check(leave_threads, "threads")
+    def test_d_a_signal(self): self.check(terminate, "SIGTERM", -signal.SIGTERM)
 
 if __name__ == "__main__": unittest.main()
 """
@@ -238,13 +251,15 @@ def test_what_a_test_spawns_ends_by_what_it_has_registered_and_not_by_what_the_r
         raise ValueError("of the runner")
 
     atexit.register(fail)
+    threading._register_atexit(fail)
+    before = signal.signal(signal.SIGTERM, lambda *_: fail())
     finalizer = weakref.finalize(fail, fail)
     try:
-        assert statuses(run(make(tmp_path, test_end=AT_ITS_END))) == {
-            "test_a_atexit": "passed",
-            "test_b_finalize": "passed",
-        }
+        found = run(make(tmp_path, test_end=AT_ITS_END))
+        assert [(result.status, result.reason) for result in found] == [("passed", "")] * 4
     finally:
+        signal.signal(signal.SIGTERM, before)
+        threading._threading_atexits.pop()
         atexit.unregister(fail)
         finalizer.detach()
     assert not lost.exists()
