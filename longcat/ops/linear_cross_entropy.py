@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.ops.chunks import size_kind
+from longcat.ops.fusion import fusible, is_fusing
 from longcat.ops.registry import SampleInputs, operator
 from longcat.padding import IGNORE
 
@@ -75,9 +76,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         learns, vocabulary = any(ctx.needs_input_grad[:2]), weight.shape[0]
         chunk = min(chunk_rows(size_kind(hidden), vocabulary, hidden.dtype), max(1, hidden.shape[0]))
+        fuses = learns and is_fusing()
         # first use of memory costs page faults: every chunk works in the same buffers
         narrow = hidden.new_empty(chunk, vocabulary)
-        wide = narrow if narrow.dtype == torch.float32 else torch.empty_like(narrow, dtype=torch.float32)
+        wide = narrow if fuses or narrow.dtype == torch.float32 else torch.empty_like(narrow, dtype=torch.float32)
         make = torch.empty_like if hidden.shape[0] else torch.zeros_like
         d_hidden, d_weight = (make(one) if learns else None for one in (hidden, weight))
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -89,14 +91,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = hidden[start : start + chunk].masked_fill(ignored, 0)
             logits, log_p = narrow[: len(rows)], wide[: len(rows)]
             torch.mm(rows, weight.mT, out=logits)
-            torch.log_softmax(log_p if wide is narrow else log_p.copy_(logits), -1, out=log_p)
-            loss -= log_p.gather(1, target).masked_fill(ignored, 0.0).sum()
+            if fuses:
+                part, d_logits = _loss_and_gradient(logits, target, ignored)
+            else:
+                torch.log_softmax(log_p if wide is narrow else log_p.copy_(logits), -1, out=log_p)
+                part = -log_p.gather(1, target).masked_fill(ignored, 0.0).sum()
+                d_logits = _gradient_in_place(logits, log_p, target, ignored) if learns else logits
+            loss += part
             if d_hidden is None or d_weight is None:
                 continue
-            d_logits = log_p.exp_()
-            d_logits.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=torch.float32))
-            d_logits = d_logits if wide is narrow else logits.copy_(d_logits)
-            d_logits.masked_fill_(ignored, 0.0)
             torch.mm(d_logits, weight, out=d_hidden[start : start + chunk])
             if start == 0:
                 torch.mm(d_logits.mT, rows, out=d_weight)
@@ -112,3 +115,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         (d_hidden, d_weight), ctx.gradients = ctx.gradients, None
         (gradient,) = gradients
         return d_hidden.mul_(gradient), d_weight.mul_(gradient), None
+
+
+def _gradient_in_place(logits: Tensor, log_p: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+    """Compute the loss' gradient in the buffers of the logits and of their logarithms."""
+    gradient = log_p.exp_()
+    gradient.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=torch.float32))
+    gradient = gradient if logits.dtype == torch.float32 else logits.copy_(gradient)
+    return gradient.masked_fill_(ignored, 0.0)
+
+
+@fusible
+def _loss_and_gradient(logits: Tensor, target: Tensor, ignored: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the sum of the losses of `[tokens, vocab]` logits, and its gradient in their type, in as few passes as can be."""
+    log_p = logits.float().log_softmax(-1)
+    loss = -log_p.gather(1, target).masked_fill(ignored, 0.0).sum()
+    is_target = torch.arange(logits.shape[1], device=logits.device) == target
+    return loss, (log_p.exp() - is_target.float()).masked_fill(ignored, 0.0).to(logits.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
+from longcat.ops.fusion import fusible
 from longcat.ops.registry import SampleInputs, operator
 
 MOST_SLOTS = 16_777_215
@@ -66,6 +67,46 @@ def _npu_permute(tokens: Tensor, experts: Tensor, rows: int) -> tuple[Tensor, Te
     return permuted, places
 
 
+@permute.implementation("cuda")
+def _cuda_permute(tokens: Tensor, experts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    if rows == 0:
+        return permute.reference(tokens, experts, rows)
+    order = experts.flatten().argsort(stable=True)
+    places = inverse(order)
+    permuted: Tensor = _Permute.apply(tokens, order[:rows] // experts.shape[-1], places.view(experts.shape))
+    return permuted, places
+
+
+class _Permute(torch.autograd.Function):
+    """Copies tokens; a token's gradient is gathered from its copies, where `index_select` adds them up in any order."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, owners: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return tokens.index_select(0, owners)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (places,) = ctx.saved_tensors
+        return _sums(gradients[0], places, None, None), None, None
+
+
+@fusible
+def _sums(rows: Tensor, places: Tensor, weights: Tensor | None, rest: Tensor | None) -> Tensor:
+    """Add up the rows `[n, hidden]` of each token, which lie at `places` `[tokens, top_k]` below n, in fp32."""
+    last = rows.shape[0] - 1
+    total = None if rest is None else rest.float()
+    for choice in range(places.shape[1]):
+        place = places[:, choice]
+        row = rows[place.clamp(max=last)].float()
+        if weights is not None:
+            row = row * weights[:, choice, None]
+        row = row.masked_fill((place > last)[:, None], 0.0)
+        total = row if total is None else total + row
+    assert total is not None
+    return total.to(rows.dtype)
+
+
 def _sample_outputs(draw: SampleInputs) -> Iterator[tuple[Any, ...]]:
     places = inverse(_sample_experts().flatten().argsort(stable=True))
     yield draw(7, 32), places, draw(6, 2, dtype=torch.float32), draw(6, 32)
@@ -87,6 +128,39 @@ def combine(outputs: Tensor, places: Tensor, weights: Tensor, rest: Tensor) -> T
     order = inverse(places.long())[: outputs.shape[0]]
     weighted = outputs * weights.flatten()[order, None].to(outputs.dtype)
     return rest.index_add(0, order // weights.shape[-1], weighted)
+
+
+@combine.implementation("cuda")
+def _cuda_combine(outputs: Tensor, places: Tensor, weights: Tensor, rest: Tensor) -> Tensor:
+    if outputs.shape[0] == 0:
+        return combine.reference(outputs, places, weights, rest)
+    combined: Tensor = _Combine.apply(outputs, places.view(weights.shape), weights, rest)
+    return combined
+
+
+class _Combine(torch.autograd.Function):
+    """Gathers a token's outputs, and in the backward pass an output's gradient: what is scattered is added up in any order."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, places: Tensor, weights: Tensor, rest: Tensor) -> Tensor:
+        ctx.save_for_backward(outputs, places, weights)
+        return _sums(outputs, places, weights, rest)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        outputs, places, weights = ctx.saved_tensors
+        slots = inverse(places.flatten())[: outputs.shape[0]]
+        d_outputs, products = _spread(gradients[0], outputs, slots, weights)
+        d_weights = products.new_zeros(weights.numel()).scatter_(0, slots, products)
+        return d_outputs, None, d_weights.view(weights.shape), gradients[0]
+
+
+@fusible
+def _spread(gradient: Tensor, outputs: Tensor, slots: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of outputs `[n, hidden]`, and of the weights of their slots `[n]`."""
+    rows = gradient[slots // weights.shape[1]].float()
+    d_outputs = rows * weights.flatten()[slots, None]
+    return d_outputs.to(outputs.dtype), (rows * outputs).sum(-1)
 
 
 def _combine_unsupported_reason(outputs: Tensor, places: Tensor, weights: Tensor, rest: Tensor) -> str | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from longcat.accelerator import Kind
 from longcat.errors import DeviceError
+from longcat.ops.fusion import fusing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -159,7 +160,8 @@ def check(of: Operator[..., Any], implementation: Implementation, device: torch.
         DeviceError: it fails or gives something else; names operator, device and largest difference.
     """
     # the model may be in inference, or in a part that is recomputed: none of that is known in a thread of its own
-    with ThreadPoolExecutor(1) as thread:
+    # and what is fused for small inputs first is not as fast for the model's
+    with fusing(False), ThreadPoolExecutor(1) as thread:
         thread.submit(_check, of, implementation, device, dtype).result()
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longcat.accelerator import npu_operator
+from longcat.ops.fusion import fusible
 from longcat.ops.registry import SampleInputs, operator
 
 
@@ -25,6 +26,9 @@ def swiglu(x: Tensor) -> Tensor:
     """
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+swiglu.implementation("cuda")(fusible(swiglu.reference))
 
 
 @swiglu.implementation("npu")

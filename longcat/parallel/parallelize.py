@@ -13,6 +13,7 @@ from longcat.costs.stages import STAGES_EACH, stages_of
 from longcat.model.dispatch import Dispatcher
 from longcat.model.part import Part
 from longcat.model.transformer import LongcatModel
+from longcat.ops.fusion import fuse_from_now_on
 from longcat.parallel.context import DividedRows
 from longcat.parallel.data import FSDPModel, Sharded
 from longcat.parallel.embedding import spread_tables
@@ -76,6 +77,8 @@ def parallelize(
             spread_experts(part, mesh.axis("expert"), brings)
     if compiled:
         backend = compiler(mesh.device.type)
+        if mesh.device.type == "cuda":
+            fuse_from_now_on()
         for part in parts:
             for module in (*part.blocks, part.model.norm, part.hidden_z):
                 if module is not None:
