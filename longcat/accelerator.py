@@ -52,6 +52,15 @@ class Accelerator:
     """Whether bf16 matrix products run in hardware."""
 
     @property
+    def repeats_bits(self) -> bool:
+        """Return whether the same computation gives the same bits each time.
+
+        On CUDA the gradient of torch's fastest attention, cuDNN's, is added up in any order, which no switch changes (PyTorch's
+        notes on randomness).
+        """
+        return self.kind != "cuda"
+
+    @property
     def backend(self) -> str:
         """Return the torch.distributed backend for collectives."""
         return BACKENDS[self.kind]
@@ -63,9 +72,14 @@ class Accelerator:
         return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, local_rank)
 
     def activate(self, local_rank: int = 0) -> torch.device:
-        """Make the device of this process current and return it."""
+        """Make the device of this process current and return it; an NPU computes the same bits each time from then on."""
         if self.kind != "cpu":
             _runtime(self.kind).set_device(local_rank)
+        if self.kind == "npu":
+            import torch
+
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return self.device(local_rank)
 
     def synchronize(self) -> None:

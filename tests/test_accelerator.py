@@ -160,6 +160,7 @@ def test_cuda_comes_before_the_cpu(no_npu, monkeypatch):
     found = choose("auto")
     assert (found.kind, found.backend, found.count, found.name) == ("cuda", "nccl", 4, "NVIDIA A100-SXM4-80GB")
     assert found.device(2) == torch.device("cuda", 2)
+    assert not found.repeats_bits
     assert choose("cpu").kind == "cpu"
 
 
@@ -167,7 +168,13 @@ def test_an_npu_comes_first_and_is_driven(npu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found = choose("auto")
     assert (found.kind, found.backend, found.count, found.memory_bytes) == ("npu", "hccl", 8, 64 << 30)
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *args, **kwargs: asked.append((args, kwargs)))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     assert found.activate(3) == "npu:3"
+    assert asked == [((True,), {"warn_only": True})]
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert found.repeats_bits
     found.synchronize()
     assert npu == [3, "wait"]
     assert found.peak_memory_bytes() == 12345

@@ -3,7 +3,7 @@
 Three comparisons, bit for bit, between two steps: a micro-batch is computed a second time by the same process; it is computed
 by a neighbour, which is a process at the same place of another `cell`, the smallest set of ranks that compute their rows
 without others; and parameters, buffers and moments are compared with their copies in other processes. What none of them
-sees is in docs/health.md.
+sees is in docs/health.md. Where a device does not repeat its bits only copies are compared.
 """
 
 from __future__ import annotations
@@ -61,8 +61,15 @@ class Finding:
 class CorruptionCheck:
     """Compares what processes compute and hold. All of it is collective."""
 
-    def __init__(self, trainer: Trainer, mesh: ProcessMesh) -> None:
-        self._trainer, self._mesh = trainer, mesh
+    def __init__(self, trainer: Trainer, mesh: ProcessMesh, repeats_bits: bool = True) -> None:
+        """Open what is compared with whom.
+
+        Args:
+            trainer: computes and holds what is compared.
+            mesh: this process' place among the others.
+            repeats_bits: whether the device computes the same bits each time; else nothing is computed a second time.
+        """
+        self._trainer, self._mesh, self._repeats_bits = trainer, mesh, repeats_bits
         degrees = mesh.degrees
         self._cell = math.lcm(degrees.expert, degrees.grid_of(*ROW).degree(*ROW))
         cells, first = degrees.stage // self._cell, mesh.rank // degrees.stage * degrees.stage
@@ -77,13 +84,13 @@ class CorruptionCheck:
 
     @property
     def neighbour(self) -> int | None:
-        """The rank whose rows this process computes as well; none where there is one cell only."""
-        if self._group is None:
+        """The rank whose rows this process computes as well; none where there is one cell only, or bits are not repeated."""
+        if self._group is None or not self._repeats_bits:
             return None
         return self._peers[(self._peers.index(self._mesh.rank) + 1) % len(self._peers)]
 
     def check(self, step: int, own: Batch, neighbours: Batch | None) -> list[Finding]:
-        """Make all three comparisons; the same result in every process.
+        """Make all comparisons that the device allows; the same result in every process.
 
         Args:
             step: 0-based number of the step that is next.
@@ -91,10 +98,7 @@ class CorruptionCheck:
             neighbours: those of `neighbour`, if there is one.
         """
         found = [*self._copies_differ()]
-        first, again = self._prints(step, own), self._prints(step, own)
-        differ = [name for name, one, other in _aligned(first, again) if one != other]
-        mine = None if not differ else (list(first).index(differ[0]), differ[0])
-        theirs = None if neighbours is None else self._compare(self._prints(step, neighbours), first)
+        mine, theirs = self._computed_again(step, own, neighbours) if self._repeats_bits else (None, None)
         self._trainer.parallel.zero_grad()
         everyone = _exchange((os.environ.get(NODE) or socket.gethostname(), mine, theirs), self._mesh)
         nodes = [of[0] for of in everyone]
@@ -106,6 +110,15 @@ class CorruptionCheck:
                 {of for one in _exchange(found, self._mesh) for of in one}, key=lambda of: (of.how, of.ranks, of.tensor)
             )
         ]
+
+    def _computed_again(
+        self, step: int, own: Batch, neighbours: Batch | None
+    ) -> tuple[tuple[int, str] | None, tuple[int, str] | None]:
+        """Return the first difference from what this process, and from what its neighbour, has computed, by number or rank."""
+        first, again = self._prints(step, own), self._prints(step, own)
+        differ = [name for name, one, other in _aligned(first, again) if one != other]
+        mine = None if not differ else (list(first).index(differ[0]), differ[0])
+        return mine, None if neighbours is None else self._compare(self._prints(step, neighbours), first)
 
     def _prints(self, step: int, rows: Batch) -> Prints:
         """Compute the gradients of a micro-batch and return the fingerprints of all that can be seen on the way."""

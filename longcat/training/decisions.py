@@ -24,6 +24,7 @@ def decisions(config: PipelineConfig) -> dict[str, str]:
         "layout": _layout(config, layout),
         "precision": _precision(config, layout, accelerator),
         "kernels": _kernels(config, accelerator),
+        **_bits(accelerator),
         **_work(config),
     }
 
@@ -59,6 +60,13 @@ def _kernels(config: PipelineConfig, accelerator: Accelerator) -> str:
         f"reference, as there is none for {accelerator.kind}": sorted(OPERATORS.keys() - have),
     }
     return "; ".join(f"{where}: {', '.join(names)}" for where, names in parts.items() if names)
+
+
+def _bits(accelerator: Accelerator) -> dict[str, str]:
+    if accelerator.repeats_bits:
+        return {}
+    told = f"{accelerator.kind} adds up the gradient of attention in any order: a run does not repeat to the bit"
+    return {"bits": f"{told}, and silent corruption is looked for in copies of weights only"}
 
 
 def _work(config: PipelineConfig) -> dict[str, str]:

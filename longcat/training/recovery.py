@@ -66,7 +66,8 @@ class Recoverable:
         trainer = Trainer(self.config, self.mesh, self.accelerator, self.job.layout.precision)
         self.heart.follow(trainer)
         self._fresh = True
-        self.corruption = CorruptionCheck(trainer, self.mesh) if self.config.training.check_every_steps else None
+        searches, repeats_bits = self.config.training.check_every_steps > 0, self.accelerator.repeats_bits
+        self.corruption = CorruptionCheck(trainer, self.mesh, repeats_bits) if searches else None
         return trainer
 
     def _open_saver(self) -> Saver:

@@ -61,6 +61,20 @@ def in_gradient(trainer, times):
     assert done
 
 
+def unrepeated(trainer, _):
+    """Compute gradients to other bits each time."""
+
+    def changed(gradient):
+        return gradient * (1 + 1e-3 * torch.rand(()))
+
+    def hook(_module, _inputs, output):
+        if output[0].requires_grad:
+            output[0].register_hook(changed)
+
+    trainer.parallel.parts[0].blocks[0].register_forward_hook(hook)
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def in_buffer(_, times):
     """Flip a bit of what arrives from an all-gather."""
@@ -105,11 +119,11 @@ def in_exchange(_, times):
     assert done
 
 
-def search(mesh, where, wrong, times=1, settings=()):
+def search(mesh, where, wrong, times=1, settings=(), repeats_bits=True):
     """Train a step, let `where` flip a bit in rank `wrong`, and look; returns what is found then and afterwards."""
     config = load_config("smoke", overrides=["model.num_layers=2", *settings])
     trainer = Trainer(config, mesh, choose("cpu"), "fp32")
-    check = CorruptionCheck(trainer, mesh)
+    check = CorruptionCheck(trainer, mesh, repeats_bits)
     own = rows(mesh.batch_rank)
     theirs = None if check.neighbour is None else rows(mesh.degrees.batch_rank(check.neighbour))
     trainer.step(0, own)

@@ -109,6 +109,16 @@ def test_what_is_held_wrongly_is_found_by_its_copies(ranks, where, name):
     assert [of for of in after if of.how == "copies"] == held
 
 
+def test_where_bits_do_not_repeat_only_copies_are_compared(ranks):
+    degrees = Degrees(3, replicate=3)
+    unrepeated = ranks.on_mesh(degrees, flips.search, flips.unrepeated, 1, 1, (), False)
+    assert [neighbour for neighbour, *_ in unrepeated] == [None] * 3
+    assert one(unrepeated) == ([], [])
+    found, after = one(ranks.on_mesh(degrees, flips.search, flips.in_weight, 2, 1, (), False))
+    assert found == after
+    assert {(of.how, of.ranks) for of in found} == {("copies", (2,))}
+
+
 def test_suspects_are_those_that_are_known_to_be_wrong(tmp_path):
     for of in (
         Finding("again", (3,), "the output of layer 1", ("b",)),
