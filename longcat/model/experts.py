@@ -160,7 +160,7 @@ class MixtureOfExperts(Module):
         statistics = RouterStatistics(
             probability=probabilities.sum(0),
             load=load[:slots].float(),
-            entropy=torch.special.entr(detached).sum(),
+            entropy=-torch.xlogy(detached, detached).sum(),  # torch_npu lets the CPU compute torch.special.entr
             top_probability=detached.amax(-1).sum(),
         )
         return Mixing(tokens, zero_share, journey, statistics)

@@ -63,3 +63,14 @@ def test_every_stage_ran_on_the_device(summaries):
         found["scores"]["held_out"]["bits_per_byte"] for found in (scored, facts(summaries["cpu"], "evaluate"))
     )
     assert bits == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_operator_of_training_or_timing_is_left_to_the_cpu(workspace, summaries):
+    """torch_npu says so in the first process that meets one."""
+    logs = [
+        *workspace.glob("checkpoint/*/logs/*/rank-*.log"),
+        *workspace.glob("measurement/*/processes/logs/*/rank-*.log"),
+    ]
+    said = [log.read_text() for log in logs]
+    assert any("NPUCachingAllocator" in text for text in said), "warnings of torch_npu land there"
+    assert not [line for text in said for line in text.splitlines() if "not currently supported on the NPU" in line]
