@@ -39,6 +39,8 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
         self._held: Progress | None = None
+        self._line = ""
+        """The last one; one and the same a second time tells nothing."""
 
     def __enter__(self) -> Display:
         if self._bars:
@@ -105,7 +107,9 @@ class Display:
         self._said[progress.stage] = time.monotonic()
         percent = f"{progress.fraction:4.0%} " if progress.total else ""
         line = f"{progress.stage:<10} {percent}{printable(progress.message)}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if line != self._line:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._line = line
 
     def _finish(self, but: str | None) -> None:
         """Fill the bars of all stages but one, as they are finished."""

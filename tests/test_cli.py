@@ -365,6 +365,15 @@ def test_lines_where_there_is_no_terminal(capsys):
     assert captured.err.splitlines() == ["pretrain     0% [step 0]", "pretrain    99% [step 99]", "benchmark  timing"]
 
 
+def test_what_was_the_last_line_is_not_said_again(capsys, monkeypatch):
+    monkeypatch.setattr("longcat.terminal.LINE_EVERY_S", 0)
+    with Display(quiet=False) as display:
+        for message in ("starting", "starting", "step 1", "step 1", "starting"):
+            display(Progress("pretrain", 0, 100, message))
+    said = [line.split("% ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["starting", "step 1", "starting"]
+
+
 class Terminal(io.StringIO):
     """A terminal of any width, and what it shows at the end."""
 
