@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -41,10 +41,13 @@ def is_fusing() -> bool:
 
 def fusible(step: Callable[P, R]) -> Callable[P, R]:
     """Make a function one kernel where steps are fused: sizes that differ from call to call are found out by themselves."""
-    fused = torch.compile(step)
+
+    @cache
+    def fused() -> Callable[P, R]:
+        return torch.compile(step)  # loads all of the compiler, a second of work that other processes do without
 
     @wraps(step)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (fused if is_fusing() else step)(*args, **kwargs)
+        return (fused() if is_fusing() else step)(*args, **kwargs)
 
     return run

@@ -76,17 +76,24 @@ def test_fused_steps_are_the_plain_ones_whatever_the_number_of_rows(compare):
 
 
 def test_plain_steps_are_taken_unless_somebody_asks(monkeypatch):
+    """And until then nothing loads the compiler."""
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda step: lambda *args: compiled.append(args) or step(*args))
+
+    def compile_(step):
+        compiled.append("loaded")
+        return lambda *args: compiled.append(args) or step(*args)
+
+    monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr("longcat.ops.fusion._FUSES", [False])
     double = fusible(lambda x: 2 * x)
     assert (double(2), compiled) == (4, [])
     fuse_from_now_on()
-    assert (double(3), compiled) == (6, [(3,)])
+    assert (double(3), compiled) == (6, ["loaded", (3,)])
     with fusing(False):
         assert not is_fusing()
-        assert (double(4), compiled) == (8, [(3,)])
+        assert (double(4), compiled) == (8, ["loaded", (3,)])
     assert is_fusing()
+    assert (double(5), compiled) == (10, ["loaded", (3,), (5,)])
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
