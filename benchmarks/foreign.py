@@ -118,6 +118,10 @@ class Program:
     remark: str = ""
     """What is known of it: a fault of the wheel with its remedy."""
 
+    def source(self, checkouts: Path) -> Path:
+        """Return the folder that it is copied from."""
+        return checkouts / self.folder if self.folder else OWN
+
 
 GPT = "config/train_shakespeare_char.py --device=cuda --compile=False --eval_iters=1 --log_interval=1 --block_size=64 --batch_size=4 --n_layer=2 --n_head=2 --n_embd=64 --max_iters=8 --gradient_accumulation_steps=1"
 FUSED_SCALER = (
@@ -173,7 +177,7 @@ PROGRAMS = (
 
 def run(program: Program, checkouts: Path, python: str | None, limit_s: float) -> dict[str, Any]:
     """Run one program on both, and return what `longcat port check` finds."""
-    source = checkouts / program.folder if program.folder else OWN
+    source = program.source(checkouts)
     if not source.is_dir():
         return {"verdict": "absent", "why": f"there is no {source}"}
     with tempfile.TemporaryDirectory(prefix="foreign-") as scratch:
@@ -206,10 +210,13 @@ def line(program: Program, found: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Run the command line; returns 1 if a program differs or fails without a known reason."""
+    """Run the command line; returns 1 if a program differs, fails or cannot be compared without a known reason, or if none ran.
+
+    Where all are asked for, those are passed over whose checkout or library is not there; one that is named is an error then.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="names; default: all")
-    parser.add_argument("--checkouts", type=Path, default=Path(), metavar="DIR")
+    parser.add_argument("--checkouts", type=Path, metavar="DIR", help="default: this folder")
     parser.add_argument("--python", metavar="PYTHON", help="as for longcat emulate")
     parser.add_argument("--seconds", type=float, default=600.0, help="limit of each run")
     parser.add_argument("--list", action="store_true", help="print names and commands")
@@ -223,9 +230,20 @@ def main() -> int:
         for program in chosen:
             print(f"{program.name:<22} {program.folder or 'foreign_programs'}: {program.command}")
         return 0
+    checkouts = options.checkouts or Path()
+    theirs = [program for program in chosen if program.folder]
+    absent = [program for program in theirs if not program.source(checkouts).is_dir()]
+    if absent and options.programs:
+        parser.error(
+            f"{absent[0].name}: there is no {absent[0].source(checkouts)}; --checkouts names the folder that holds "
+            f"{absent[0].folder.partition('/')[0]}"
+        )
+    if absent == theirs and options.checkouts is not None:
+        names = dict.fromkeys(program.folder.partition("/")[0] for program in theirs)
+        parser.error(f"--checkouts {checkouts}: there is none of {', '.join(names)}")
     results = {}
     for program in chosen:
-        results[program.name] = found = run(program, options.checkouts, options.python, options.seconds)
+        results[program.name] = found = run(program, checkouts, options.python, options.seconds)
         if not options.json:
             print(line(program, found), flush=True)
     if options.json:
@@ -233,10 +251,10 @@ def main() -> int:
     else:
         verdicts = [found["verdict"] for found in results.values()]
         print(", ".join(f"{verdicts.count(one)} {one}" for one in dict.fromkeys(verdicts)))
-    unexplained = [
-        name for name, found in results.items() if found["verdict"] in ("differs", "fails") and not known[name].remark
-    ]
-    return int(bool(unexplained))
+    passed_over = () if options.programs else ("absent", "not run")
+    ran = {name: found["verdict"] for name, found in results.items() if found["verdict"] not in passed_over}
+    unexplained = [name for name, verdict in ran.items() if verdict != "same" and not known[name].remark]
+    return int(bool(unexplained) or not ran)
 
 
 if __name__ == "__main__":

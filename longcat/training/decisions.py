@@ -24,7 +24,7 @@ def decisions(config: PipelineConfig) -> dict[str, str]:
         "layout": _layout(config, layout),
         "precision": _precision(config, layout, accelerator),
         "kernels": _kernels(config, accelerator),
-        **_bits(accelerator),
+        **_bits(config, accelerator),
         **_work(config),
     }
 
@@ -62,11 +62,12 @@ def _kernels(config: PipelineConfig, accelerator: Accelerator) -> str:
     return "; ".join(f"{where}: {', '.join(names)}" for where, names in parts.items() if names)
 
 
-def _bits(accelerator: Accelerator) -> dict[str, str]:
+def _bits(config: PipelineConfig, accelerator: Accelerator) -> dict[str, str]:
     if accelerator.repeats_bits:
         return {}
     told = f"{accelerator.kind} adds up the gradient of attention in any order: a run does not repeat to the bit"
-    return {"bits": f"{told}, and silent corruption is looked for in copies of weights only"}
+    searched = ", and silent corruption is looked for in copies of weights only"
+    return {"bits": told + (searched if config.training.check_every_steps else "")}
 
 
 def _work(config: PipelineConfig) -> dict[str, str]:

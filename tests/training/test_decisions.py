@@ -39,7 +39,10 @@ def test_on_an_accelerator_it_names_the_kernels_and_those_that_are_refused(monke
 def test_where_bits_do_not_repeat_it_says_so(monkeypatch):
     monkeypatch.setattr(module, "training_device", lambda _: Accelerator("cuda", "NVIDIA H200", 1, 141 << 30, True))
     said = decisions(load_config("smoke"))
-    assert "silent corruption is looked for in copies of weights only" in said["bits"]
+    searched = ", and silent corruption is looked for in copies of weights only"
+    assert said["bits"].endswith(searched)
+    unsearched = decisions(load_config("smoke", None, ["training.check_every_steps=0"]))
+    assert unsearched["bits"] + searched == said["bits"]
 
 
 def test_what_does_not_fit_is_refused():
