@@ -390,6 +390,16 @@ def refuse(config):
         raise ValueError(
             f"config.json: missing {', '.join(missing)}; is the folder one of longcat export --format mindspore?"
         )
+    rope = config["rope_parameters"]
+    kind = rope.get("rope_type") if isinstance(rope, dict) else None
+    if kind not in ("default", "yarn"):
+        raise ValueError(
+            f"config.json: rope_parameters.rope_type: {kind} is not in longcat_mindspore.py; default and yarn are"
+        )
+    needed = ("rope_theta", "factor", "original_max_position_embeddings")[: 3 if kind == "yarn" else 1]
+    missing = [name for name in needed if name not in rope]
+    if missing:
+        raise ValueError(f"config.json: rope_parameters: missing {', '.join(missing)}")
 
 
 def load(directory, dtype=mindspore.float32):
@@ -402,16 +412,12 @@ def load(directory, dtype=mindspore.float32):
     check(directory)
     config = read_json(directory / CONFIG)
     model = Longcat(config)
-    files = (
-        sorted(set(read_json(directory / INDEX)["weight_map"].values())) if (directory / INDEX).exists() else [WEIGHTS]
-    )
     found = {}
-    for file in files:
+    for file in _weight_files(directory):
         try:
             found.update(mindspore.load_checkpoint(str(directory / file), format="safetensors"))
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"cannot read {directory / file}: {reason[0]}") from None
+            raise ValueError(f"cannot read {directory / file}: {_first_line(error)}") from None
     for name, parameter in model.parameters_and_names():
         if name not in found:
             raise ValueError(f"{directory}: {name} is missing")
@@ -420,7 +426,9 @@ def load(directory, dtype=mindspore.float32):
             raise ValueError(f"{directory}: {name} has shape {list(value.shape)}, expected {list(parameter.shape)}")
         if value.dtype not in (mindspore.float32, mindspore.bfloat16, mindspore.float16):
             raise ValueError(f"{directory}: {name} is stored as {value.dtype}, expected fp32, bf16 or fp16")
-        parameter.set_data(Tensor(value).astype(mindspore.float32 if ".router." in name else dtype))
+        kept = mindspore.float32 if ".router." in name else dtype
+        parameter.set_dtype(kept)  # which set_data would keep, and convert the numbers to
+        parameter.set_data(Tensor(value).astype(kept))
     if found:
         raise ValueError(f"{directory}: {min(found)} belongs to no part of the model in {CONFIG}")
     return model
@@ -429,23 +437,46 @@ def load(directory, dtype=mindspore.float32):
 def save(model, directory, source):
     """Write a model as a folder that `load` and `longcat import` read; what is no weight is copied from the `source` folder.
 
+    It appears only when it is whole.
+
     Raises:
-        ValueError: the directory is there already.
+        ValueError: the directory is there already, or cannot be written.
     """
     directory, source = Path(directory), Path(source)
-    if directory.exists():
+    check_can_be_made(directory)
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for path in source.iterdir():
+            if path.is_file() and path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX, CHECKSUMS):
+                shutil.copyfile(path, temporary / path.name)
+        dtype = str(model.model.norm.weight.dtype).lower()
+        write_json(temporary / CONFIG, {**model.config, "dtype": dtype})
+        parameters = [{"name": name, "data": parameter} for name, parameter in model.parameters_and_names()]
+        mindspore.save_checkpoint(parameters, str(temporary / WEIGHTS), format="safetensors")
+        (temporary / WEIGHTS).chmod(0o644)
+        files = [path for path in sorted(temporary.iterdir()) if path.suffix != ".py"]
+        write_json(temporary / CHECKSUMS, {path.name: sha256(path) for path in files})
+        temporary.rename(directory)
+    except Exception as error:
+        raise ValueError(f"cannot write {directory}: {_first_line(error)}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_can_be_made(directory):
+    """Refuse a folder that cannot be made, by making it and removing it.
+
+    Raises:
+        ValueError: it is there already, or its parent takes no folder.
+    """
+    if os.path.lexists(directory):
         raise ValueError(f"{directory} is there already; choose another folder")
-    directory.mkdir(parents=True)
-    for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX, CHECKSUMS):
-            shutil.copyfile(path, directory / path.name)
-    dtype = str(model.model.norm.weight.dtype).lower()
-    write_json(directory / CONFIG, {**model.config, "dtype": dtype})
-    parameters = [{"name": name, "data": parameter} for name, parameter in model.parameters_and_names()]
-    mindspore.save_checkpoint(parameters, str(directory / WEIGHTS), format="safetensors")
-    (directory / WEIGHTS).chmod(0o644)
-    files = [path for path in sorted(directory.iterdir()) if path.suffix != ".py"]
-    write_json(directory / CHECKSUMS, {path.name: sha256(path) for path in files})
+    try:
+        directory.mkdir(parents=True)
+        directory.rmdir()
+    except OSError as error:
+        raise ValueError(f"cannot write {directory}: {_first_line(error)}") from None
 
 
 def check(directory):
@@ -495,6 +526,20 @@ def read_json(path):
 def write_json(path, values):
     """Write a JSON file as longcat does."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _weight_files(directory):
+    """Name the files of a folder that the weights lie in."""
+    if not (directory / INDEX).exists():
+        return [WEIGHTS]
+    places = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(places, dict):
+        raise ValueError(f"{directory / INDEX}: weight_map is missing, which names the file of each parameter")
+    return sorted(set(map(str, places.values())))
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _zeros(*shape):

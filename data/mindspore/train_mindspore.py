@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy
 
 try:
-    from longcat_mindspore import load, read_json, save, sha256  # noqa: I001  (first: it refuses other versions)
+    from longcat_mindspore import check_can_be_made, load, read_json, save, sha256  # noqa: I001  (first: it refuses other versions)
     import mindspore
     from mindspore import ParameterTuple, Tensor, nn, ops
 except ImportError as error:
@@ -33,6 +33,12 @@ except ImportError as error:
 IGNORE, PADDING = -100, -1
 """Target that is not learnt, and number of the document that is padding."""
 LOSSES = ("language_model", "mtp", "balance", "importance", "hidden_z")
+COUNTS = ("steps", "global_batch_sequences", "balance_groups", "max_skipped_steps")
+"""Settings that are at least 1."""
+POSITIVE = ("learning_rate", "router_learning_rate_fraction", "epsilon", "max_gradient_norm")
+FRACTIONS = ("final_learning_rate_fraction", "router_learning_rate_fraction", "final_bias_update_fraction")
+"""Settings that are at most 1."""
+BELOW_ONE = ("beta1", "beta2")
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,22 @@ class Settings:
     balance_groups: int = 1
     importance_weight: float = 0.03
     hidden_z_weight: float = 1e-7
+    max_skipped_steps: int = 10
 
     def __post_init__(self):
         for field in fields(self):
-            least = 1 if field.name in ("steps", "global_batch_sequences") else 0
-            if not getattr(self, field.name) >= least:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}, and has to be at least {least}")
+            name, value = field.name, getattr(self, field.name)
+            least = 1 if name in COUNTS else 0
+            bounds = {
+                f"at least {least}": value >= least,
+                "more than 0": value > 0 or name not in POSITIVE,
+                "at most 1": value <= 1 or name not in FRACTIONS,
+                "below 1": value < 1 or name not in BELOW_ONE,
+                "finite": value < math.inf,
+            }
+            broken = [bound for bound, holds in bounds.items() if not holds]
+            if broken:
+                raise ValueError(f"{name} is {value}, and has to be {broken[0]}")
 
     def learning_rate_of(self, step):
         """Return the learning rate of a step (0-based): linear warm-up, then half a cosine."""
@@ -101,6 +117,8 @@ class Rows:
                 f"{self.directory}/index.json: {error} is missing; is it a folder of longcat preprocess?"
             ) from None
         self.ends = numpy.cumsum([len(rows) for rows, _ in self.shards])
+        if not sum(len(rows) for rows, _ in self.shards):
+            raise ValueError(f"{self.directory}: has no rows to train on")
 
     def batch(self, step):
         """Return tokens, targets (`IGNORE` where nothing is learnt) and document numbers of a step, int64 `[rows, seq]`."""
@@ -166,6 +184,12 @@ class Losses(nn.Cell):
         self.depths, self.end_of_text = config.get("mtp_num_layers") or 0, config["eos_token_id"]
         self.routed, self.zero, self.top_k = config["n_routed_experts"], config["zero_expert_num"], config["moe_topk"]
         self.target = target_ffn_experts(config, settings)
+        if self.routed % self.groups:
+            raise ValueError(
+                f"balance_groups is {self.groups}, which does not divide the model's {self.routed} experts"
+            )
+        if self.target > self.top_k:
+            raise ValueError(f"target_ffn_experts is {self.target}, and a token has {self.top_k} experts in all")
 
     def construct(self, tokens, targets, real):
         """Return the weighted loss, the unweighted ones in the order of `LOSSES`, and the slots of experts `[layers, experts]`.
@@ -325,12 +349,17 @@ def gradients_of(losses, weights):
 
 
 def check_fits(folder, rows, model):
-    """Refuse tokens that are not of the model's tokenizer.
+    """Refuse tokens that are not of the model's tokenizer, and rows that are too long for it.
 
     Raises:
         ValueError: they are not.
     """
     tokenizer = Path(folder) / "tokenizer.json"
+    longest = model.config.get("max_position_embeddings", rows.length)
+    if rows.length > longest:
+        raise ValueError(
+            f"{rows.directory}: rows have {rows.length} tokens, more than max_position_embeddings {longest}"
+        )
     if rows.index.get("vocabulary_size", 0) > model.config["vocab_size"]:
         raise ValueError(
             f"{rows.directory}: has {rows.index['vocabulary_size']} kinds of tokens, the model {model.config['vocab_size']}"
@@ -357,8 +386,10 @@ def main(arguments=None):
         settings = Settings(**{field.name: getattr(asked, field.name) for field in fields(Settings)})
         if asked.stop_after is not None and asked.stop_after < 1:
             raise ValueError(f"--stop-after is {asked.stop_after}, and has to be at least 1")
-        if asked.output and Path(asked.output).exists():
-            raise ValueError(f"{asked.output} is there already; choose another --output")
+        if asked.output:
+            check_can_be_made(Path(asked.output))
+        if asked.metrics:
+            _append(asked.metrics, "")
         model, rows = load(asked.model), Rows(asked.tokens, settings.seed, settings.global_batch_sequences)
         check_fits(asked.model, rows, model)
         _train(Trainer(model, settings, graph=not asked.pynative), rows, asked)
@@ -372,7 +403,7 @@ def main(arguments=None):
 
 
 def _train(trainer, rows, asked):
-    tokens = rows.length * rows.batch_sequences
+    tokens, skipped, most_skipped = rows.length * rows.batch_sequences, 0, trainer.settings.max_skipped_steps
     for step in range(min(asked.steps, asked.stop_after or asked.steps)):
         began = time.perf_counter()
         record = trainer.step(step, *rows.batch(step))
@@ -383,8 +414,21 @@ def _train(trainer, rows, asked):
             flush=True,
         )
         if asked.metrics:
-            with Path(asked.metrics).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(record) + "\n")
+            _append(asked.metrics, json.dumps(record) + "\n")
+        skipped = skipped + 1 if record["train/skipped"] else 0
+        if skipped == most_skipped:
+            raise ValueError(
+                f"{skipped} steps in a row up to step {record['step']} were not finite, and no model is written; try a smaller "
+                "--learning-rate"
+            )
+
+
+def _append(path, text):
+    try:
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def export(
 
     Raises:
         ConfigError: `format_` or `dtype` is unknown, transformers would make another model of it, or MindSpore cannot hold it.
-        DataError: the checkpoint is damaged.
+        DataError: the checkpoint is damaged, or a folder for MindSpore was changed.
         StorageError: the output is there already, or the disk is full.
     """
     if format_ not in FORMATS:
@@ -76,6 +76,8 @@ def export(
     check_can_be_folder(output, "--output")
     if output.exists() and any(output.iterdir()):
         raise StorageError(f"{output} is there already and is not empty; choose another --output")
+    if folder.stacked:
+        _checked_digests(folder)
     temporary = temporary_name(output)
     extra = zero_expert_matrices(folder.config) if opened and not routed_only else ()
     with disk_errors(output):
@@ -118,16 +120,11 @@ def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHAR
         StorageError: the disk is full.
     """
     folder = HuggingFaceFolder(source)
-    files = [source / CONFIG, *([source / INDEX] if folder.has_index else []), *folder.files_read()]
-    files += [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-    digests = {path.name: sha256_file(path) for path in files}
-    if folder.stacked:
-        mindspore.check_checksums(source, digests)
     recipe = Recipe(
         kind="checkpoint",
         facts=CheckpointFacts,
         version=3,
-        identity={"imported": digests},
+        identity={"imported": _checked_digests(folder)},
         sources=code_of(__name__),
     )
 
@@ -140,6 +137,17 @@ def import_folder(source: Path, workspace: Workspace, *, shard_bytes: int = SHAR
         )
 
     return workspace.materialize(recipe, build)
+
+
+def _checked_digests(folder: HuggingFaceFolder) -> dict[str, str]:
+    """Return sha256 of each file that is read, by name; those of a folder for MindSpore are as they were written."""
+    source = folder.directory
+    files = [source / CONFIG, *([source / INDEX] if folder.has_index else []), *folder.files_read()]
+    files += [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    digests = {path.name: sha256_file(path) for path in files}
+    if folder.stacked:
+        mindspore.check_checksums(source, digests)
+    return digests
 
 
 def _dtype(name: str) -> torch.dtype:

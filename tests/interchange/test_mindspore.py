@@ -124,6 +124,9 @@ def test_a_folder_that_was_changed_is_refused_unless_it_is_meant(tmp_path):
     change(folder, {NORM: torch.full((64,), 2.0)}, keep_checksums=True)
     with pytest.raises(DataError, match=r"model.safetensors was changed since it was written; .*delete checksums.json"):
         imported(folder, tmp_path)
+    with pytest.raises(DataError, match=r"model.safetensors was changed since it was written"):
+        export(folder, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
     (folder / CHECKSUMS).unlink()
     assert load_huggingface(imported(folder, tmp_path)).model.norm.weight.eq(2).all()
 
