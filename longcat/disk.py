@@ -21,11 +21,13 @@ _PROBE_BYTES = 1 << 20
 """Bytes that a file system has to take if it is not full; a write that fails for lack of room leaves less."""
 NO_ROOM = errno.ENOSPC
 """Exit code of a process that has no room to write down why it failed."""
+WORKSPACE = "another --workspace (finished artifacts are untouched)"
+"""What to choose instead of a workspace that takes no more files."""
 TEMPORARY = ".*.tmp"
 """Pattern of the names of temporary files and folders."""
 
 
-def storage_error(error: BaseException, path: Path) -> StorageError | None:
+def storage_error(error: BaseException, path: Path, instead: str = WORKSPACE) -> StorageError | None:
     """Return what to tell the user if an exception was caused by the disk, else None.
 
     Libraries raise errors of their own when a write fails. They are known by their text, or by a disk that is full.
@@ -33,38 +35,40 @@ def storage_error(error: BaseException, path: Path) -> StorageError | None:
     Args:
         error: the exception.
         path: file or folder that was being written, named where the exception names none.
+        instead: what to choose in its place.
     """
     if isinstance(error, LongcatError | FileNotFoundError | KeyboardInterrupt | SystemExit | GeneratorExit):
         return None
     if isinstance(error, OSError) and error.errno is not None:
-        return _refusal(error, path) if error.errno in _REFUSED else None
-    if (refused := failing_disk(error, path)) is not None:
+        return _refusal(error, path, instead) if error.errno in _REFUSED else None
+    if (refused := failing_disk(error, path, instead)) is not None:
         return refused
     # torch's exception of a failed checkpoint is no Exception; others of that kind are requests to stop
-    return trouble(path) if isinstance(error, Exception) or hasattr(error, "failures") else None
+    return trouble(path, instead) if isinstance(error, Exception) or hasattr(error, "failures") else None
 
 
-def failing_disk(error: BaseException, path: Path) -> StorageError | None:
+def failing_disk(error: BaseException, path: Path, instead: str = WORKSPACE) -> StorageError | None:
     """Return what to tell the user if an exception itself says that a disk is full, failing or read-only, else None.
 
     Args:
         error: the exception.
         path: named where the exception names none.
+        instead: what to choose in its place.
     """
     if isinstance(error, OSError) and error.errno is not None:
-        return _refusal(error, path) if error.errno in _FAILING else None
+        return _refusal(error, path, instead) if error.errno in _FAILING else None
     if isinstance(error, LongcatError):
         return None
-    return refusal_in(str(error), path)
+    return refusal_in(str(error), path, instead)
 
 
-def refusal_in(text: str, path: Path) -> StorageError | None:
+def refusal_in(text: str, path: Path, instead: str = WORKSPACE) -> StorageError | None:
     """Return what to tell the user if a message says that a disk is full, failing or read-only, else None."""
     number = next((one for one in sorted(_FAILING) if os.strerror(one) in text), None)
-    return None if number is None else _refusal(OSError(number, os.strerror(number)), path)
+    return None if number is None else _refusal(OSError(number, os.strerror(number)), path, instead)
 
 
-def trouble(path: Path) -> StorageError | None:
+def trouble(path: Path, instead: str = WORKSPACE) -> StorageError | None:
     """Return why no file can be written into a folder (or beside a file), or None if one can: one is written and removed.
 
     A process whose disk is full cannot leave word of it there; this finds out in its place.
@@ -79,27 +83,24 @@ def trouble(path: Path) -> StorageError | None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        return _refusal(error, folder)
+        return _refusal(error, folder, instead)
     return None
 
 
-def _refusal(error: OSError, path: Path) -> StorageError:
+def _refusal(error: OSError, path: Path, instead: str) -> StorageError:
     full = "no space left, " if error.errno in _FULL else ""
     verb = "read or write" if error.errno in (errno.EIO, errno.ESTALE) else "write"
     name = error.filename2 or error.filename or path
-    return StorageError(
-        f"{full}cannot {verb} {name}: {error.strerror}; make room or choose another --workspace "
-        "(finished artifacts are untouched)"
-    )
+    return StorageError(f"{full}cannot {verb} {name}: {error.strerror}; make room or choose {instead}")
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a full, failing or unwritable disk into a `StorageError` that names the path."""
+def disk_errors(path: Path, instead: str = WORKSPACE) -> Iterator[None]:
+    """Turn errors of a full, failing or unwritable disk into a `StorageError` that names the path and what to choose `instead`."""
     try:
         yield
     except BaseException as error:
-        refused = storage_error(error, path)
+        refused = storage_error(error, path, instead)
         if refused is None:
             raise
         raise refused from error

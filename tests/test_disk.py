@@ -124,14 +124,25 @@ class TorchFailure(BaseException):
     ],
 )
 def test_errors_of_libraries_are_known_by_their_text(tmp_path, error):
-    with pytest.raises(StorageError, match=f"no space left, cannot write {tmp_path}"), disk_errors(tmp_path):
+    with (
+        pytest.raises(StorageError, match=f"no space left, cannot write {tmp_path}.* another --workspace"),
+        disk_errors(tmp_path),
+    ):
+        raise error
+    with (
+        pytest.raises(StorageError, match="; make room or choose another --html$"),
+        disk_errors(tmp_path, "another --html"),
+    ):
         raise error
 
 
 @pytest.mark.parametrize("error", [OSError("4096 requested and 12 written"), RuntimeError("file write failed")])
 def test_errors_of_libraries_are_known_by_a_full_disk(small_disk, error):
     fill(small_disk)
-    with pytest.raises(StorageError, match="no space left"), disk_errors(small_disk / "deep" / "file"):
+    with (
+        pytest.raises(StorageError, match="no space left.* choose another --html$"),
+        disk_errors(small_disk / "deep" / "file", "another --html"),
+    ):
         raise error
     (small_disk / "filler").unlink()
     with pytest.raises(type(error), match=str(error)), disk_errors(small_disk):

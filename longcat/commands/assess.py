@@ -115,9 +115,12 @@ def assess(
     with Display(quiet=as_json) as display:
         result = assess_all(request, read, display)
     written = {}
-    for what, file, render in (("Page", html, page.html), ("Markdown", markdown, page.markdown)):
+    for what, option, file, render in (
+        ("Page", "--html", html, page.html),
+        ("Markdown", "--markdown", markdown, page.markdown),
+    ):
         if file is not None:
-            with disk_errors(file):
+            with disk_errors(file, f"another {option}"):
                 write_text(file, render(result))
             written[what] = str(file)
     if as_json:

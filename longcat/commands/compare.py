@@ -47,7 +47,7 @@ def compare(
 
         if not html.parent.is_dir():
             raise ConfigError(f"--html {html}: there is no folder {html.parent}")
-        with disk_errors(html):
+        with disk_errors(html, "another --html"):
             write_text(html, render(result))
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))

@@ -77,7 +77,7 @@ def dispatch(
     if output is not None:
         from longcat.evaluation.local_services.dispatch_page import render
 
-        with disk_errors(output):
+        with disk_errors(output, "another --output"):
             output.mkdir(parents=True, exist_ok=True)
             write_text(output / PAGE, render(found))
             write_text(output / RESULT, json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")

@@ -49,7 +49,7 @@ def scan(
         from longcat.disk import disk_errors, write_text
         from longcat.port.page import html as render
 
-        with disk_errors(html):
+        with disk_errors(html, "another --html"):
             write_text(html, render(result))
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))

@@ -124,7 +124,7 @@ def _run(record: Record, folder: Path, overrides: list[str], checkpoint: str | N
             )
         checkpoint = str(there)
     check_can_be_folder(folder, "--output")
-    with disk_errors(folder):
+    with disk_errors(folder, "another --output"):
         prepare(folder, record)
         configuration(record, overrides, folder)
     return flow_summary(flow, None, folder / CONFIG, [], folder, quiet, checkpoint)

@@ -104,9 +104,9 @@ def write_cleaned_text(
     if (done := _finished(folder, wanted)) is not None:
         return done
     partial = folder.with_name(f".{folder.name}.partial")
-    with disk_errors(folder):
+    with disk_errors(folder, "another --write-text"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(folder), lease(folder.with_name(f".{folder.name}.lease")):
+    with disk_errors(folder, "another --write-text"), lease(folder.with_name(f".{folder.name}.lease")):
         code = {**wanted, "code": source_hashes(recipe.sources)}
         if not (partial / "recipe.json").is_file() or read_json(partial / "recipe.json") != code:
             remove(partial)

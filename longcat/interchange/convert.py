@@ -33,6 +33,8 @@ from longcat.provenance import code_of
 
 FORMATS = ("huggingface", "mindspore")
 """Kinds of folders that are written."""
+OTHER = "another --output"
+"""What to choose where one takes no files."""
 
 
 def export(
@@ -75,15 +77,15 @@ def export(
     stored = folder.stored_type if dtype is None else _dtype(dtype)
     check_can_be_folder(output, "--output")
     if output.exists() and any(output.iterdir()):
-        raise StorageError(f"{output} is there already and is not empty; choose another --output")
+        raise StorageError(f"{output} is there already and is not empty; choose {OTHER}")
     if folder.stacked:
         _checked_digests(folder)
     temporary = temporary_name(output)
     extra = zero_expert_matrices(folder.config) if opened and not routed_only else ()
-    with disk_errors(output):
+    with disk_errors(output, OTHER):
         output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with disk_errors(output), lease(output.with_name(f".{output.name}.lease"), private=False):
+        with disk_errors(output, OTHER), lease(output.with_name(f".{output.name}.lease"), private=False):
             for left in output.parent.glob(f".{glob.escape(output.name)}.*.tmp"):  # of an export that was killed
                 remove(left)
             if format_ == "mindspore":

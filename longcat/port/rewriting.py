@@ -95,7 +95,7 @@ def rewrite(
     if out is None:
         return _read(root, None, python, vendored, with_diff, report)
     check_output(root, out)
-    with disk_errors(out):
+    with disk_errors(out, "another --out"):
         temporary = temporary_name(out.resolve())
         try:
             result = _read(root, temporary, python, vendored, with_diff, report)

@@ -1,5 +1,6 @@
 """Folders for MindSpore hold what the checkpoint holds, bit by bit, and come back; what does not fit is refused by name."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from longcat.artifact import Workspace
 from longcat.cli import app
-from longcat.errors import ConfigError, DataError
+from longcat.errors import ConfigError, DataError, StorageError
 from longcat.interchange.convert import export, import_folder
 from longcat.interchange.folder import load_huggingface
 from longcat.interchange.mindspore import CHECKSUMS, PROGRAMS
@@ -146,6 +147,18 @@ def test_a_file_that_is_gone_is_named(tmp_path):
     (folder / CHECKSUMS).write_text("[1]")
     with pytest.raises(DataError, match=r"cannot read .*checksums.json"):
         imported(folder, tmp_path)
+
+
+def test_a_full_disk_is_told_with_the_option_that_names_it(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("longcat.interchange.mindspore.copy_file", full)
+    with pytest.raises(
+        StorageError, match=r"no space left, cannot write .*out: .*; make room or choose another --output$"
+    ):
+        exported(written(tmp_path / "theirs"), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"theirs"}
 
 
 def test_a_file_that_is_cut_off_is_named(tmp_path):
