@@ -72,15 +72,18 @@ class Accelerator:
         return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, local_rank)
 
     def activate(self, local_rank: int = 0) -> torch.device:
-        """Make the device of this process current and return it; an NPU computes the same bits each time from then on."""
+        """Make the device of this process current and return it."""
         if self.kind != "cpu":
             _runtime(self.kind).set_device(local_rank)
+        return self.device(local_rank)
+
+    def compute_repeatably(self) -> None:
+        """Let an NPU's operators compute the same bits each time, in the whole process; others do so already, or cannot."""
         if self.kind == "npu":
             import torch
 
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        return self.device(local_rank)
 
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work."""

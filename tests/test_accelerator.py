@@ -172,6 +172,8 @@ def test_an_npu_comes_first_and_is_driven(npu, monkeypatch):
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *args, **kwargs: asked.append((args, kwargs)))
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     assert found.activate(3) == "npu:3"
+    assert asked == []
+    found.compute_repeatably()
     assert asked == [((True,), {"warn_only": True})]
     assert not torch.utils.deterministic.fill_uninitialized_memory
     assert found.repeats_bits

@@ -277,6 +277,7 @@ def run(body: Callable[[Worker], None]) -> NoReturn:
         # the launcher of a single node may be another machine, too
         heart = Heartbeat(Path(job.directory), rank, several_machines=job.pipeline.training.launcher != "local")
         accelerator = choose(job.layout.accelerator)
+        accelerator.compute_repeatably()
         mesh = join(accelerator, job.layout.degrees, job.pipeline.training.collective_timeout_s)
         with disk_errors(Path(job.directory)), heart.collectives(mesh, job.pipeline.training.compile):
             body(Worker(job, mesh, accelerator, heart))
