@@ -225,8 +225,8 @@ def leave_threads():
     globals()["left"] = executor
 
 def terminate():
-    ended.write_text("SIGTERM")
-    signal.raise_signal(signal.SIGTERM)
+    ended.write_text("SIGUSR1")
+    signal.raise_signal(signal.SIGUSR1)
 
 class T(unittest.TestCase):
     def check(self, target, expected, code=0):
@@ -237,7 +237,7 @@ class T(unittest.TestCase):
     def test_a_atexit(self): self.check(register, "atexit")
     def test_b_finalize(self): self.check(finalise, "finalize")
     def test_c_threads_that_wait_for_work_end(self): self.check(leave_threads, "threads")
-    def test_d_a_signal(self): self.check(terminate, "SIGTERM", -signal.SIGTERM)
+    def test_d_a_signal(self): self.check(terminate, "SIGUSR1", -signal.SIGUSR1)
 
 if __name__ == "__main__": unittest.main()
 """
@@ -252,13 +252,13 @@ def test_what_a_test_spawns_ends_by_what_it_has_registered_and_not_by_what_the_r
 
     atexit.register(fail)
     threading._register_atexit(fail)
-    before = signal.signal(signal.SIGTERM, lambda *_: fail())
+    before = signal.signal(signal.SIGUSR1, lambda *_: fail())
     finalizer = weakref.finalize(fail, fail)
     try:
         found = run(make(tmp_path, test_end=AT_ITS_END))
         assert [(result.status, result.reason) for result in found] == [("passed", "")] * 4
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGUSR1, before)
         threading._threading_atexits.pop()
         atexit.unregister(fail)
         finalizer.detach()
