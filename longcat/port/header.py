@@ -12,7 +12,8 @@ from longcat.port.names import Names, Places, dotted
 # where there is no accelerator, "cuda" is what it was before: no device is equal to it, and autocast for it is off
 _LINE = '{name} = (torch.accelerator.current_accelerator() or torch.device("cuda")).type  # npu, cuda, ...'
 _MARK = "torch.accelerator.current_accelerator()"
-_NAMES = ("ACCELERATOR", "ACCELERATOR_TYPE", "LONGCAT_ACCELERATOR_TYPE")
+ACCELERATORS = ("ACCELERATOR", "ACCELERATOR_TYPE", "LONGCAT_ACCELERATOR_TYPE")
+"""Names for it: the first that a module does not use itself, in any scope."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def find_header(text: str, module: cst.Module, names: Names, places: Places) -> 
         if plain is not None or first is not None:
             end = places.line_span(statement)[1]
         block = True
-    name = next((one for one in _NAMES if one not in names.module), None)
+    name = next((one for one in ACCELERATORS if not any(one in bound for bound in names.scopes.values())), None)
     start = plain or first
     if start is None or end is None or name is None or not text[:end].endswith(("\n", "\r")):
         return Header(None, len(text), None, None)
@@ -78,7 +79,7 @@ def find_header(text: str, module: cst.Module, names: Names, places: Places) -> 
 def binds_accelerator(node: cst.CSTNode, text: str, places: Places) -> bool:
     """Whether a statement is the line that a rewrite has written."""
     match node:
-        case cst.Assign([cst.AssignTarget(cst.Name(name))], value) if name in _NAMES:
+        case cst.Assign([cst.AssignTarget(cst.Name(name))], value) if name in ACCELERATORS:
             begin, end = places.span(value)
             return _MARK in text[begin:end]
     return False

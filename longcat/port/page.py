@@ -53,7 +53,7 @@ table.fixed { table-layout: fixed; } @media (max-width: 46rem) { table.stack.fix
 def html(result: Mapping[str, Any]) -> str:
     """Render the page of a scan, as `Scan.as_json` gives it."""
     shown = result["findings"][:_MOST]
-    return _PAGE.render(
+    page = _PAGE.render(
         r=result,
         style=STYLE,
         classes=CLASSES,
@@ -63,6 +63,7 @@ def html(result: Mapping[str, Any]) -> str:
         files=[(file, list(rows)) for file, rows in groupby(shown, key=lambda row: row["file"])],
         more=len(result["findings"]) - len(shown),
     )
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files need not be UTF-8
 
 
 def _by_hand(findings: list[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ def rewrite(
                 "root": str(root.resolve()),
                 "files": _hashes(root, result),
             }
-            write_text(temporary / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            write_text(temporary / RECORD, json.dumps(record, indent=2) + "\n")  # names of files need not be UTF-8
             os.rename(temporary, out)
         finally:
             if temporary.exists():
@@ -159,8 +160,8 @@ def _copy(root: Path, folder: Path) -> None:
 
 
 def _diff(one: Read) -> Iterator[str]:
-    before, after = (
-        content.decode("utf-8", "replace").splitlines(keepends=True) for content in (one.before, one.after)
+    before, after = (  # lines as `patch` has them
+        re.findall(r"[^\n]*\n|[^\n]+", content.decode("utf-8", "replace")) for content in (one.before, one.after)
     )
     for line in difflib.unified_diff(before, after, f"a/{one.source.name}", f"b/{one.source.name}"):
         yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"

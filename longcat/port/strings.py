@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import libcst as cst
+from libcst import matchers
 
+from longcat.port.header import ACCELERATORS
 from longcat.port.names import dotted
 
 DEVICE = re.compile(r"cuda(:.*)?", re.DOTALL)
@@ -43,6 +45,11 @@ _LOOKS_FOR = {
     "raises",
 }
 _DEVICE_WORDS = re.compile(r"dev(ice)?s?(_|$)|device|map_location", re.IGNORECASE)
+_PLACES = re.compile(r"^(cuda|is_cuda|str|type|kind|where)$|_(type|kind)$|accel|hardware|is_available", re.IGNORECASE)
+"""Other names of what says where something is computed."""
+_REWRITTEN = {*ACCELERATORS, "get_default_backend_for_device"}
+"""Names that a rewrite puts where it has found a device or a backend."""
+_HOSTS = {"cpu", "mps", "xpu", "hpu", "meta", "gloo", "mpi"}
 _BACKEND_WORDS = re.compile(r"backend", re.IGNORECASE)
 _TAKES_DEVICES = {
     "to", "device", "autocast", "Generator", "init_device_mesh", "DeviceMesh", "set_default_device", "GradScaler", "load",
@@ -93,13 +100,19 @@ def is_device_here(
                         return not any("accelerator" in text for text in texts)
                     return below is not above.args[0] and any(words.search(text) for text in texts)
                 return called in callees or bool(words.search(called))
-            case cst.Comparison() | cst.ComparisonTarget() | cst.BooleanOperation() | cst.IfExp() | cst.Return():
-                if isinstance(above, cst.Comparison):
-                    return True
-                if isinstance(above, cst.IfExp) and below is above.test:
+            case cst.Comparison():
+                return _speaks(above, words)
+            case cst.IfExp():
+                if below is above.test:
                     return False
-                if isinstance(above, cst.IfExp | cst.Return):
+                other = above.orelse if below is above.body else above.body
+                if _HOSTS & set(_text(other)) or _speaks(other, words) or _speaks(above.test, words):
                     return True
+            case cst.Return():
+                function = next((one for one in reversed(path) if isinstance(one, cst.FunctionDef)), None)
+                return function is not None and (_speaks(function, words) or bool(_HOSTS & _strings(function)))
+            case cst.ComparisonTarget() | cst.BooleanOperation():
+                continue
             case cst.Assign(targets):
                 return any(words.search(_last(target.target)) for target in targets)
             case cst.AnnAssign(target):
@@ -127,6 +140,17 @@ def is_device_here(
             case cst.BaseStatement() | cst.BaseSmallStatement() | cst.BaseSuite():
                 return False
     return False
+
+
+def _speaks(node: cst.CSTNode, words: re.Pattern[str]) -> bool:
+    """Whether names in an expression or function are those of devices (or backends), or of torch's CUDA."""
+    found = matchers.findall(node, matchers.Name() | matchers.Subscript())
+    names = {_last(one) for one in found} - _REWRITTEN  # else a second rewrite would find what the first one did not
+    return any(words.search(name) or _PLACES.search(name) for name in names)
+
+
+def _strings(node: cst.CSTNode) -> set[str]:
+    return {text for one in matchers.findall(node, matchers.SimpleString()) for text in _text(one)}
 
 
 @lru_cache(maxsize=4)

@@ -29,14 +29,16 @@ _MODULE = re.compile(
     r"\b(?:module\s+(?:load|add|swap|try-load)|ml|spack\s+load)\s+[^;&|#\n]*\b(cuda|cudnn|nccl|nvhpc|cutensor)\b[^\s;&|]*"
 )
 _OPTION = re.compile(
-    r"""((?:--[\w-]*device[\w-]*[= ]|(?<![\w$-])\+{0,2}[\w.]*(?:device|map_location)\w*=)["']?)(cuda)(?=(:\d+)?["']?(\s|$|\\|;))""",
+    r"""((?:(?<![\w-])--(?=[\w-]*device)[\w-]++[= ]|(?<![\w.$-])\+{0,2}[\w.]*(?:device|map_location)\w*=)["']?)(cuda)(?=(:\d+)?["']?(\s|$|\\|;))""",
     re.IGNORECASE,
 )
 _BACKEND_OPTION = re.compile(
-    r"""((?:--[\w-]*backend[\w-]*[= ]|(?<![\w$-])\+{0,2}[\w.]*backend\w*=)["']?)(nccl)\b""", re.IGNORECASE
+    r"""((?:(?<![\w-])--(?=[\w-]*backend)[\w-]++[= ]|(?<![\w.$-])\+{0,2}[\w.]*backend\w*=)["']?)(nccl)\b""",
+    re.IGNORECASE,
 )
 _LIGHTNING = re.compile(
-    r"""(?:--[\w.-]*accelerator[= ]|(?<![\w$-])\+{0,2}[\w.]*accelerator=)["']?(?:cuda|gpu)\b""", re.IGNORECASE
+    r"""(?:(?<![\w-])--[\w.-]*accelerator[= ]|(?<![\w.$-])\+{0,2}[\w.]*accelerator=)["']?(?:cuda|gpu)\b""",
+    re.IGNORECASE,
 )
 _PER_NODE = re.compile(r"--nproc[-_]per[-_]node[= ](gpu)\b")
 _LAUNCHER = re.compile(r"\baccelerate\s+launch\b.*?(--multi_gpu)\b|\bdeepspeed\b.*?(--num_gpus[= ]\S+)")
@@ -51,10 +53,10 @@ _COUNT = re.compile(r"""^\s*(?:-\s*)?["']?((?:num_|n_|n)?gpus?(?:_per_node|_ids)
 _CARD = re.compile(r"\bnvidia-smi\b")
 _PROFILER = re.compile(r"(^|[\s;&|])(nsys|ncu|nvprof|nvcc|cuda-gdb|compute-sanitizer)\s")
 _SETTING = re.compile(
-    r"""^(\s*(?:-\s*)?["']?(?P<key>[\w.-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*(,|\}|#|$))"""
+    r"""^(\s*+(?:-\s*+)?["']?(?P<key>[\w.-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*(,|\}|#|$))"""
 )
 _ITEM = re.compile(
-    r"""(["']?(?P<key>[\w-]*(?:device|map_location|backend)[\w-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl)(?P=quote)(?=\s*[,}\]\s])"""
+    r"""((?<![\w-])["']?(?P<key>(?=[\w-]*(?:device|map_location|backend))[\w-]++)["']?\s*+[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl)(?P=quote)(?=\s*[,}\]\s])"""
 )
 _SWITCH = re.compile(
     r"""^\s*["']?(?P<key>tf32|allow_tf32|attn_implementation|_attn_implementation|use_flash_attn\w*|optim)["']?\s*[:=]\s*["']?(?P<value>[\w.]+)"""

@@ -29,6 +29,10 @@ def rewritten(code):
     ("before", "after"),
     [
         ("torch.cuda.is_available()", "torch.accelerator.is_available()"),
+        ('if row["device"] == "cuda": pass', 'if row["device"] == ACCELERATOR: pass'),
+        ('ok = "cuda" in str(x.device)', "ok = ACCELERATOR in str(x.device)"),
+        ('def pick():\n    return "cuda" if use else "cpu"', 'def pick():\n    return ACCELERATOR if use else "cpu"'),
+        ('def get_device():\n    return "cuda"', "def get_device():\n    return ACCELERATOR"),
         ("torch.cuda.set_device(rank)", "torch.accelerator.set_device_index(rank)"),
         ("torch.cuda.synchronize(device=0)", "torch.accelerator.synchronize(0)"),
         ("torch.cuda.memory.max_memory_allocated()", "torch.accelerator.max_memory_allocated()"),
@@ -88,6 +92,10 @@ def test_a_line(before, after):
     ("code", "kind"),
     [
         ("getattr(torch.cuda, name)()", "unsure"),
+        ('if row["language"] == "cuda": pass', "unsure"),
+        ('ok = "cuda" in filename', "unsure"),
+        ('lang = "cuda" if p.endswith(".cu") else "cpp"', "unsure"),
+        ('def language(p):\n    return "cuda"', "unsure"),
         ("x = x.cuda(pick())", "unsure"),
         ("import xgboost\nm = xgboost.XGBClassifier(device='cuda')", "unsure"),
         ("import lightning as L\nt = L.Trainer(accelerator='cuda')", "differs"),
@@ -339,3 +347,11 @@ def test_a_rewrite_keeps_the_rest_and_is_done_once(text):
 def test_what_is_scanned_is_what_is_rewritten(text):
     result = analyse(text, "x.py")
     assert (result.rewritten != text) == any(one.edits for one in result.findings)
+
+
+@pytest.mark.parametrize(
+    "code", ["def f(ACCELERATOR, x): return x.cuda()", "def f(x):\n    for ACCELERATOR in x: x.cuda()"]
+)
+def test_no_name_is_taken_that_a_function_uses_itself(code):
+    result = analyse(HEAD + code, "x.py").rewritten
+    assert "\nACCELERATOR_TYPE = " in result and ".to(ACCELERATOR_TYPE)" in result

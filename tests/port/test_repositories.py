@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from longcat.errors import DeviceError, UserError
 from longcat.port import scanning
 from longcat.port.files import RECORD
+from longcat.port.page import html
 from longcat.port.rewriting import rewrite
 from longcat.port.scanning import examine_all, scan
 from longcat.port.support import Support
@@ -236,6 +238,34 @@ def test_other_files_without_cuda(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     [read] = examine_all(tmp_path, None, False)
     assert read.findings == ()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["settings.json", "conf.yaml", "run.sh"])
+def test_long_lines_are_read_in_time_that_grows_with_them(tmp_path, name):
+    for word in ("aGVsbG8", "a.", "a-", "--a", "--device", " "):
+        (tmp_path / name).write_text(f'{{"image": "{word * (10**5 // len(word))}", "device": "cuda"}}')
+        [read] = examine_all(tmp_path, None, False)
+        assert [one.what for one in read.findings] in ([], ["device: cuda"])
+
+
+def test_differences_have_the_lines_that_patch_has(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.py").write_text("import torch\ny = '\u2028 \x85'\nx = torch.ones(1).cuda()\n")
+    lines = "".join(rewrite(tmp_path / "in", None, with_diff=True).diff).split("\n")
+    assert "-x = torch.ones(1).cuda()" in lines
+    assert all(line[:1] in " +-@" for line in lines)
+
+
+def test_a_name_of_a_file_need_not_be_utf_8(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    (root / os.fsdecode(b"na\xefve.py")).write_text("import torch\nx = torch.ones(1).cuda()\n")
+    assert r"na\udcefve.py" in html(scan(root).as_json())
+    rewrite(root, tmp_path / "out")
+    (code,) = (tmp_path / "out").glob("*.py")
+    assert ".to(ACCELERATOR)" in code.read_text()
+    assert os.fsdecode(b"na\xefve.py") in json.loads((tmp_path / "out" / RECORD).read_text())["files"]
 
 
 @pytest.mark.slow
