@@ -45,8 +45,9 @@ _LOOKS_FOR = {
     "raises",
 }
 _DEVICE_WORDS = re.compile(r"dev(ice)?s?(_|$)|device|map_location", re.IGNORECASE)
-_PLACES = re.compile(r"^(cuda|is_cuda|str|type|kind|where)$|_(type|kind)$|accel|hardware|is_available", re.IGNORECASE)
-"""Other names of what says where something is computed."""
+_ACCELERATOR_WORDS = re.compile(r"^(is_)?cuda$|accel|hardware|is_available", re.IGNORECASE)
+_COMPARED = re.compile(r"^(str|type|kind|where)$|_(type|kind)$")
+"""Names of what is compared with a device, such as `x.device.type`, and of other things elsewhere."""
 _REWRITTEN = {*ACCELERATORS, "get_default_backend_for_device"}
 """Names that a rewrite puts where it has found a device or a backend."""
 _HOSTS = {"cpu", "mps", "xpu", "hpu", "meta", "gloo", "mpi"}
@@ -101,7 +102,7 @@ def is_device_here(
                     return below is not above.args[0] and any(words.search(text) for text in texts)
                 return called in callees or bool(words.search(called))
             case cst.Comparison():
-                return _speaks(above, words)
+                return _speaks(above, words) or _names(above, _COMPARED)
             case cst.IfExp():
                 if below is above.test:
                     return False
@@ -143,10 +144,14 @@ def is_device_here(
 
 
 def _speaks(node: cst.CSTNode, words: re.Pattern[str]) -> bool:
-    """Whether names in an expression or function are those of devices (or backends), or of torch's CUDA."""
+    """Whether names in an expression or function are those of devices (or backends), or of accelerators."""
+    return _names(node, words) or _names(node, _ACCELERATOR_WORDS)
+
+
+def _names(node: cst.CSTNode, words: re.Pattern[str]) -> bool:
     found = matchers.findall(node, matchers.Name() | matchers.Subscript())
     names = {_last(one) for one in found} - _REWRITTEN  # else a second rewrite would find what the first one did not
-    return any(words.search(name) or _PLACES.search(name) for name in names)
+    return any(words.search(name) for name in names)
 
 
 def _strings(node: cst.CSTNode) -> set[str]:

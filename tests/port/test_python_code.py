@@ -96,6 +96,7 @@ def test_a_line(before, after):
         ('ok = "cuda" in filename', "unsure"),
         ('lang = "cuda" if p.endswith(".cu") else "cpp"', "unsure"),
         ('def language(p):\n    return "cuda"', "unsure"),
+        ('def source_kind(p):\n    s = str(p)\n    return "cuda" if s[-3:] == ".cu" else type(p)', "unsure"),
         ("x = x.cuda(pick())", "unsure"),
         ("import xgboost\nm = xgboost.XGBClassifier(device='cuda')", "unsure"),
         ("import lightning as L\nt = L.Trainer(accelerator='cuda')", "differs"),
