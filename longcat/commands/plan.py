@@ -151,9 +151,13 @@ def _check(
         ("--sequence-length", sequence_length, 1 << 30), ("--tokens", tokens, 1e18),
     ):  # fmt: skip
         if number is not None and not 0 < number <= most:
-            raise UserError(f"{name} must be above 0 and at most {most:,g}, found {number:g}")
+            raise UserError(f"{name} must be above 0 and at most {_said(most)}, found {_said(number)}")
     if recompute not in ("none", "selective", "full"):
         raise UserError(f"--recompute {recompute}: there are none, selective and full")
+
+
+def _said(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def _also(text: str) -> tuple[str, int]:

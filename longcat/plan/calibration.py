@@ -28,7 +28,7 @@ def calibrated(device: Device, run: Path) -> Device:
         run: result.json of `longcat benchmark`, or the folder with it.
 
     Raises:
-        DataError: it is no such file, measured no kernels, or was measured on another device.
+        DataError: it is no such file, measured no kernels, was measured on another device, or at speeds that cannot be.
     """
     path = run / "result.json" if run.is_dir() else run
     try:
@@ -40,25 +40,32 @@ def calibrated(device: Device, run: Path) -> Device:
     try:
         operators: Mapping[str, Any] = result["operators"] or {}
         kernels = operators.get("kernels", [])
-        products = [(one["product"], one["flops"] / one["seconds"]) for one in kernels if one.get("product")]
+        speeds = [
+            (one.get("product"), one["name"], _positive(one["flops"]) / _positive(one["seconds"])) for one in kernels
+        ]
+        products = [(shape, speed) for shape, _, speed in speeds if shape]
         if len(products) < _FEWEST:
             raise DataError(f"--calibration {run}: no kernels in it, which longcat benchmark measures by default")
         share, half = _curve(products, device.flops)
-        both = [one["flops"] / one["seconds"] for one in kernels if one["name"] == "attention, both passes"]
+        both = [speed for _, name, speed in speeds if name == "attention, both passes"]
+        fastest, bandwidth = max([*both, *(speed for _, speed in products)]), operators.get("bandwidth")
+        if fastest > device.flops or (bandwidth and _positive(bandwidth) > device.bandwidth):
+            raise DataError(
+                f"--calibration {run}: {fastest / 1e12:.4g} TFLOP/s and {(bandwidth or 0) / 1e9:.4g} GB/s were measured, and "
+                f"{device.name} has {device.flops / 1e12:.4g} and {device.bandwidth / 1e9:.4g} only"
+            )
         of = replace(
             device.efficiency,
             products=share,
             half_size=half,
             attention=both[0] / device.flops if both else device.efficiency.attention,
-            memory=operators["bandwidth"] / device.bandwidth
-            if operators.get("bandwidth")
-            else device.efficiency.memory,
+            memory=bandwidth / device.bandwidth if bandwidth else device.efficiency.memory,
             spread=max(_LEAST_SPREAD, device.efficiency.spread / 2),
             fitted_on=f"measured on {result.get('device_name', 'this machine')}: {path.resolve().parent.name}",
             confidence="measured",
         )
         of = replace(of, **cast(Any, _links(result, device)))
-    except (KeyError, TypeError, ZeroDivisionError, AttributeError):
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
         raise DataError(f"--calibration {run}: not the result of longcat benchmark") from None
     measured = str(result.get("device_name", "an unnamed device"))
     if measured.lower() not in {name.lower() for name in (device.row.name, *device.row.aliases)}:
@@ -66,19 +73,25 @@ def calibrated(device: Device, run: Path) -> Device:
     return replace(device, efficiency=of)
 
 
+def _positive(number: float) -> float:
+    if not 0 < number < math.inf:
+        raise ValueError(f"{number} is no size, time or speed")
+    return number
+
+
 def _curve(products: Sequence[tuple[Sequence[float], float]], peak: float) -> tuple[float, float]:
-    """Return share and half size that fit best: of each half size the share is the median of what is left."""
+    """Return share and half size that fit best: of each half size the share is the median of what is left, at most all."""
 
     def left(half: float) -> list[float]:
         return [math.log(speed / peak / math.prod(size / (size + half) for size in shape)) for shape, speed in products]
 
     def error(half: float) -> float:
         logs = left(half)
-        middle = statistics.median(logs)
+        middle = min(0.0, statistics.median(logs))
         return sum(abs(one - middle) for one in logs)
 
     half = min((2**power for power in (step / 2 for step in range(2, 22))), key=error)
-    return math.exp(statistics.median(left(half))), half
+    return math.exp(min(0.0, statistics.median(left(half)))), half
 
 
 def _links(result: Mapping[str, Any], device: Device) -> dict[str, float]:
@@ -92,7 +105,7 @@ def _links(result: Mapping[str, Any], device: Device) -> dict[str, float]:
         of_scope = [one for one in measured if one["scope"] == scope and one["link_bytes"]]
         if of_scope:
             largest = max(of_scope, key=lambda one: one["link_bytes"])
-            found[name] = largest["link_bytes"] / largest["seconds"] / speed
+            found[name] = _positive(largest["link_bytes"]) / _positive(largest["seconds"]) / speed
     if measured:
-        found["message_s"] = min(one["seconds"] for one in measured)
+        found["message_s"] = min(_positive(one["seconds"]) for one in measured)
     return found

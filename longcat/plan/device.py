@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -111,26 +112,31 @@ def _bare(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-_LINK = re.compile(r"(?:(inside|between)=)?([0-9.]+)(?:\s*(gb/s|gbit/s|gbit|gbps))?", re.IGNORECASE)
+_LINK = re.compile(r"(?:(inside|between)=)?([0-9]+\.?[0-9]*|\.[0-9]+)\s*(?:(GB/s|GBps)|([Gg]bit(?:/s)?|[Gg]bps|Gb/s))?")
+"""Where it is, how much, and a unit of bytes or one of bits."""
 
 
 def read_link(text: str) -> tuple[float | None, float | None]:
     """Read links such as `25`, `200Gbit` or `inside=300,between=25`, in GB/s of a device where no unit says otherwise.
 
+    Gigabytes are GB/s or GBps, gigabits Gbit, Gbit/s, Gb/s or Gbps: of B and b one is a byte, the other one a bit.
+
     Returns:
         Bytes/s inside a node and between nodes, None where not given.
 
     Raises:
-        ConfigError: it is not such a text.
+        ConfigError: it is not such a text, or has a link twice.
     """
     found: dict[str, float] = {}
     for part in text.split(","):
         match = _LINK.fullmatch(part.strip())
-        size = float(match[2]) if match and match[2].count(".") <= 1 and match[2] != "." else 0.0
-        if match is None or size <= 0:
+        size = float(match[2]) if match else 0.0
+        if match is None or not 0 < size < math.inf:
             raise ConfigError(
-                f"--link {text}: {part.strip()!r} is no link such as 25, 200Gbit or inside=300,between=25"
+                f"--link {text}: {part.strip()!r} is no link such as 25, 200Gbit, 25GB/s or inside=300,between=25"
             )
-        bits = (match[3] or "").lower().startswith(("gbit", "gbps"))
-        found[(match[1] or "between").lower()] = size * 1e9 / (8 if bits else 1)
+        name = match[1] or "between"
+        if name in found:
+            raise ConfigError(f"--link {text} has {name} twice")
+        found[name] = size * 1e9 / (8 if match[4] else 1)
     return found.get("inside"), found.get("between")

@@ -81,8 +81,9 @@ class Judged:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Return the step times that nine of ten measurements would lie between."""
-        return interval(self.step.seconds, self.spread)
+        """Return the step times that nine of ten measurements would lie between; none is faster than the peak allows."""
+        low, high = interval(self.step.seconds, self.spread)
+        return max(low, self.mfu * self.step.seconds), high
 
     @property
     def tokens_per_second(self) -> float:

@@ -149,12 +149,15 @@ def settle(
     Raises:
         ConfigError: it does not divide devices, model or batch; names the nearest that does.
     """
-    asked = dict(asked)
-    data = asked.pop("data", None)
-    schedule: Schedule = asked.pop("schedule", "1f1b")  # type: ignore[assignment]
-    axes = {name: int(value) for name, value in asked.items()}
-    if data is not None and "shard" not in axes:
-        axes["shard"] = int(data) // axes.get("replicate", 1)
+    axes = {name: int(value) for name, value in asked.items() if name != "schedule"}
+    schedule: Schedule = asked.get("schedule", "1f1b")  # type: ignore[assignment]
+    if model.own is None and axes.get("replicate", 1) > 1:
+        raise ConfigError(
+            f"replicate={axes['replicate']} is of LongCat's own models: of others every process of data parallel has a share "
+            "of the optimizer's state; leave it out, and data parallel is what is left"
+        )
+    if (data := axes.pop("data", None)) is not None:
+        axes["shard"] = _shards(data, axes)
     given = micro_batch or 1
     try:
         degrees = _settled(model, wish(model, devices, batch, schedule, **axes, micro_batch_sequences=given))
@@ -169,6 +172,18 @@ def settle(
             f"{degrees.batch_world}); {nearest} would"
         )
     return Layout(degrees, batch, given, recompute, schedule)
+
+
+def _shards(data: int, axes: Mapping[str, int]) -> int:
+    """Return the shards that `data` parts of a batch have, which is replicate x shard."""
+    replicate = axes.get("replicate", 1)
+    shard = axes.get("shard", max(1, round(data / replicate)))
+    if replicate * shard != data:
+        raise ConfigError(
+            f"data={data} contradicts replicate={replicate}{f' x shard={shard}' if 'shard' in axes else ''}: it is replicate x "
+            f"shard; data={replicate * shard} would fit, or leave it out"
+        )
+    return shard
 
 
 def _settled(model: Model, wanted: Wish) -> Degrees:

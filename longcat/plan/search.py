@@ -47,15 +47,15 @@ def search(of: Setting, devices: int, batch: Batch) -> Found:
     """
     looked, least, fitting = 0, None, []
     for degrees in _degrees(of, devices, batch):
-        for recompute in reversed(_RECOMPUTE):
-            layout = Layout(degrees, batch, 1, recompute)
+        for recompute, size in product(_RECOMPUTE, _least_sizes(of, degrees, batch)):
+            # all recomputation: where a stage has few layers, to make all of them again needs more than to make a part
+            layout = Layout(degrees, batch, size, recompute)
             memory = memory_of(of, layout)
             looked += 1
             if least is None or memory.peak_bytes < least[1].peak_bytes:
                 least = layout, memory
-            if not memory.fits(of.device.memory_bytes, of.stack.reserve_bytes):
-                break  # less is made again, and more is kept
-            fitting.append(judge(of, layout, memory))
+            if memory.fits(of.device.memory_bytes, of.stack.reserve_bytes):
+                fitting.append(judge(of, layout, memory))
     if least is None:
         raise ConfigError(_no_layout(of, devices, batch))
     fitting.sort(key=lambda one: one.step.seconds)
@@ -105,6 +105,12 @@ def _experts(experts: int, stage: int, node: int) -> list[int]:
     return sorted({most, *(one for one in (node, 4 * node, 16 * node) if most % one == 0)}, reverse=True)
 
 
+def _least_sizes(of: Setting, degrees: Degrees, batch: Batch) -> set[int]:
+    """Return the micro-batches that may need least memory: of one row, or of all rows, where nothing is accumulated."""
+    rows = batch.sequences // degrees.batch_world
+    return {1, rows} if of.model.own and degrees.pipeline == 1 and rows <= _MOST_MICRO else {1}
+
+
 def _replicas(of: Setting, data: int) -> list[int]:
     """Return how often shards may be held; other families share the optimizer's state only, over all."""
     return [1] if of.model.own is None else [one for one in _divisors(data) if one in (1, 2, 4, 8, 16, 32)]
@@ -148,7 +154,8 @@ def need_more(of: Setting, devices: int, batch: Batch, least: Judged) -> str:
         f"{large_bytes(least.memory.peak_bytes)} of a device ({least.layout.sentence()}; most of it {part}, "
         f"{large_bytes(least.memory.parts[part])}), and there are {large_bytes(have)}"
     )
-    for more in _more(devices, min(of.device.node, devices)):
+    more = devices
+    for more in _more(devices, of.device.node):
         sequences = -(-batch.sequences // more) * more if batch.sequences < more else batch.sequences
         try:
             found = search(of, more, replace(batch, sequences=sequences))
@@ -157,16 +164,17 @@ def need_more(of: Setting, devices: int, batch: Batch, least: Judged) -> str:
         if found.best:
             also = f" and --global-batch {sequences}" if sequences != batch.sequences else ""
             return f"{text}; --devices {more}{also} would do ({found.best[0].layout.sentence()})"
-    return text
+    return f"{text}; none of the numbers of devices up to {more:,} that were tried would do"
 
 
 def _more(devices: int, node: int) -> Iterator[int]:
-    """Yield larger numbers of devices: by a node or an eighth up to twice as many, then by a third or a half of them."""
-    have = devices // node
+    """Yield larger numbers of devices: up to a node one by one, then by nodes or an eighth, then by a third or a half of them."""
+    yield from range(devices + 1, node + 1)
+    have = max(1, devices // node)
     for nodes in range(have + 1, 2 * have + 1, max(1, have // 8)):
         yield node * nodes
     for times in (3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128):
-        yield times * devices
+        yield times * max(devices, node)
 
 
 def _no_layout(of: Setting, devices: int, batch: Batch) -> str:

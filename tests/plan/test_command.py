@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from longcat.cli import app
 from longcat.errors import UserError
+from longcat.plan.device import read_link
 from tests.plan.models import LLAMA_13B
 
 ONE = ("--layout", "tensor=2,pipeline=2", "--micro-batch", "1", "--global-batch", "2048", "--sequence-length", "2048")
@@ -61,6 +62,18 @@ def test_one_layout_is_judged(config):
     assert again["step_seconds"] > found["step_seconds"]
 
 
+@pytest.mark.parametrize("model", ["llama", "medium"])
+def test_the_best_of_a_search_is_judged_alike_when_it_is_named(config, model):
+    given = ("--model", config if model == "llama" else model, "--device", "a100-80gb", "--devices", "16")
+    given += ("--global-batch", "64", "--sequence-length", "2048", "--tokens", "1e12")
+    for best in answer(*given)["best"]:
+        said = best["layout"]
+        axes = ",".join(f"{name}={said[name]}" for name in said if name not in ("micro_batch", "recompute"))
+        size = ("--micro-batch", str(said["micro_batch"]), "--recompute", said["recompute"])
+        named = answer(*given, "--layout", axes, *size)
+        assert {name: named[name] for name in best if name not in ("sentence", "reason")}.items() <= best.items()
+
+
 def test_names_of_devices_and_axes_have_several_forms(config):
     forms = [
         answer("--model", config, "--device", device, "--devices", "64", "--layout", layout)["step_seconds"]
@@ -100,6 +113,19 @@ def test_links_change_what_travels_between_nodes(config):
     assert slow > fast
 
 
+@pytest.mark.parametrize(("link", "bits"), [("25GBps", 1), ("25GB/s", 1), ("25Gbps", 8), ("25Gb/s", 8), ("25gbit", 8)])
+def test_a_byte_has_eight_bits(link, bits):
+    assert read_link(link) == (None, 25e9 / bits)
+
+
+def test_data_parallel_is_replicas_times_shards(config):
+    given = ("--model", "tiny", "--device", "a100-80gb", "--devices", "8", "--global-batch", "64", "--micro-batch", "1")
+    found = answer(*given, "--layout", "data=8,replicate=2")
+    assert (found["layout"]["replicate"], found["layout"]["shard"]) == (2, 4)
+    for axes, nearest in (("data=1,replicate=2", 2), ("data=5,replicate=2", 4), ("data=8,replicate=2,shard=2", 4)):
+        assert f"data={nearest} would fit" in refused(*given, "--layout", axes)
+
+
 @pytest.mark.slow
 def test_two_kinds_of_devices_are_compared_with_one(config):
     both = answer("--model", config, "--device", "ascend-910b2", "--devices", "64", "--also", "ascend-910b4-1:64")
@@ -122,12 +148,19 @@ def test_two_kinds_of_devices_are_compared_with_one(config):
         (("--layout", "pipeline=64"), "more than layers 40"),
         (("--layout", "tensor=64"), "does not divide num_attention_heads=40"),
         (("--layout", "data=7"), "64"),
+        (("--layout", "data=4,shard=16,tensor=4"), "data=4 contradicts replicate=1 x shard=16"),
+        (("--layout", "replicate=2"), "replicate=2 is of LongCat's own models"),
+        (("--layout", "tensor=0"), "'tensor=0' is no axis"),
         (("--layout", "tensor=2", "--micro-batch", "3"), "--micro-batch 3"),
         (("--layout", "tensor=2", "--recompute", "some"), "none, selective and full"),
         (("--micro-batch", "2"), "--layout"),
         (("--kernels", "flash3"), "did you mean flash2"),
         (("--stack", "megatrn"), "did you mean megatron"),
         (("--link", "fast"), "no link such as 25"),
+        (("--link", "25gb/s"), "no link such as 25"),
+        (("--link", "25,between=50"), "--link 25,between=50 has between twice"),
+        (("--link", "9" * 400), "no link such as 25"),
+        (("--devices", "1048577"), "at most 1,048,576, found 1,048,577"),
         (("--also", "b200"), "ascend-910b4:32"),
         (("--tokens", "-1"), "--tokens must be above 0"),
         (("--calibration", "nowhere"), "--calibration nowhere"),
@@ -149,7 +182,8 @@ def test_bad_input_is_refused_in_one_line(config, arguments, said):
 
 def test_unknown_models_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "lama", "hidden_size": 8}')
-    assert "nearest known" in refused("--model", str(tmp_path), "--device", "b200", "--devices", "8")
+    message = refused("--model", str(tmp_path), "--device", "b200", "--devices", "8")
+    assert "nearest known" in message and "longcat mfu takes their sizes instead" in message
     assert "did you mean longcat-flash" in refused("--model", "longcat-flsh", "--device", "b200", "--devices", "8")
 
 
@@ -184,10 +218,14 @@ def test_a_second_kind_where_the_first_alone_does_not_have_the_memory(tmp_path):
     assert done.exit_code == 0 and "does not fit" in done.stdout and "does not fit" in page.read_text()
 
 
-def test_the_nearest_number_of_devices_that_would_do(tmp_path):
-    file = tmp_path / "config.json"
+def test_the_nearest_number_of_devices_that_would_do(config, tmp_path):
+    file = tmp_path / "70b.json"
     file.write_text(json.dumps(LLAMA_70B))
     assert "--devices 24 would do" in refused("--model", str(file), "--device", "a100-80gb", "--devices", "16")
+    assert "--devices 4 would do" in refused("--model", config, "--device", "a100-80gb", "--devices", "3")
+    file.write_text(json.dumps(LLAMA_70B | {"num_hidden_layers": 10**9}))
+    message = refused("--model", str(file), "--device", "a100-80gb", "--devices", "8")
+    assert message.endswith("none of the numbers of devices up to 1,024 that were tried would do")
 
 
 LLAMA_70B = {

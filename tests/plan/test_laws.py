@@ -7,16 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longcat.costs.families import from_config
+from longcat.parallel.axes import Degrees
 from longcat.plan.efficiency import interval
-from longcat.plan.judge import judge, memory_of
-from longcat.plan.layout import Batch
+from longcat.plan.judge import as_dict, judge, memory_of
+from longcat.plan.layout import AXES, Batch, Layout, read_layout, settle
 from longcat.plan.links import reach, ring_seconds
 from longcat.plan.model import Model, read_model
+from longcat.plan.search import _degrees as every_degree
+from longcat.plan.search import _variants as variants
 from longcat.plan.search import search
 from tests.plan.models import LLAMA, LLAMA_13B, MIXTURE, laid, of
 
 TENSOR, PIPELINE = st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8])
-DEVICES = st.sampled_from(["a100-80gb", "b200", "ascend-910b2", "h100-sxm"])
+NAMES = ["a100-80gb", "b200", "ascend-910b2", "h100-sxm"]
+DEVICES = st.sampled_from(NAMES)
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,6 +78,93 @@ def test_a_faster_device_is_not_slower_and_parts_add_up(tensor, pipeline):
     assert 0 < found.mfu < 1
     again = judge(kind, replace(layout, recompute="full"))
     assert again.step.seconds > found.step.seconds
+
+
+MODELS = {name: read_model(name) for name in ("longcat-flash-lite", "medium")} | {"llama": LLAMA, "mixture": MIXTURE}
+
+
+@st.composite
+def judged(draw):
+    """A setting and a layout of its search."""
+    model, device = draw(st.sampled_from(list(MODELS.values()))), draw(st.sampled_from([*NAMES, "h20"]))
+    kind = of(model, device)
+    batch = Batch(draw(st.sampled_from([64, 512])), draw(st.sampled_from([512, 4096, 16384])))
+    degrees = draw(st.sampled_from(list(every_degree(kind, draw(st.sampled_from([1, 8, 32, 64])), batch))))
+    layout = Layout(degrees, batch, 1, draw(st.sampled_from(["none", "selective", "full"])))
+    return kind, draw(st.sampled_from([layout, *variants(kind, layout)]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(judged())
+def test_figures_of_any_layout_agree_with_one_another(one):
+    kind, layout = one
+    found = as_dict(kind, judge(kind, layout))
+    seconds, tokens = found["step_seconds"], layout.batch.tokens
+    assert found["step_seconds_low"] <= seconds <= found["step_seconds_high"]
+    assert sum(part["seconds"] for part in found["parts"]) == pytest.approx(seconds)
+    assert found["tokens_per_second"] * seconds == pytest.approx(tokens)
+    flops = kind.model.workload.training_flops(layout.batch.sequence_length) * tokens
+    peak = layout.degrees.processes * kind.device.flops
+    assert found["mfu"] == pytest.approx(flops / (seconds * peak))
+    assert 0 < found["mfu_low"] <= found["mfu"] <= found["mfu_high"] <= 1 + 1e-12
+
+
+@settings(max_examples=60, deadline=None)
+@given(judged())
+def test_recomputation_costs_time_and_longer_sequences_both(one):
+    kind, layout = one
+    steps = [judge(kind, replace(layout, recompute=again)) for again in ("none", "selective", "full")]
+    times = [each.step.seconds for each in steps]
+    assert times == sorted(times)
+    # of LongCat's few layers as much may live at once while all are made again, as a dry run shows, too; less is kept
+    kept = [each.memory.parts["activations"] if kind.model.own else each.memory.peak_bytes for each in steps]
+    assert kept == sorted(kept, reverse=True)
+    longer = replace(layout, batch=replace(layout.batch, sequence_length=2 * layout.batch.sequence_length))
+    assert judge(kind, longer).step.seconds > judge(kind, layout).step.seconds
+    assert memory_of(kind, longer).peak_bytes > memory_of(kind, layout).peak_bytes
+
+
+@settings(max_examples=30, deadline=None)
+@given(judged())
+def test_a_layout_that_is_named_is_the_one_that_was_found(one):
+    kind, layout = one
+    said = layout.settings()
+    schedule = f",schedule={layout.schedule}" if layout.degrees.pipeline > 1 else ""
+    axes = ",".join(f"{name}={said[name]}" for name in AXES) + schedule
+    again = settle(
+        kind.model, layout.degrees.processes, layout.batch, read_layout(axes), layout.micro_batch, layout.recompute
+    )
+    assert as_dict(kind, judge(kind, again)) == as_dict(kind, judge(kind, layout))
+
+
+@pytest.mark.parametrize(
+    ("model", "device"), [("llama", "a100-80gb"), ("mixture", "ascend-910b2"), ("medium", "b200"), ("medium", "h20")]
+)
+def test_more_devices_do_not_take_longer_for_a_large_batch(model, device):
+    kind, batch = of(MODELS[model], device), Batch(4096, 2048)
+    times = [search(kind, devices, batch).best[0].step.seconds for devices in (16, 32, 64)]
+    assert times == sorted(times, reverse=True)
+
+
+def test_a_search_looks_at_less_recomputation_where_more_does_not_fit():
+    """Of few layers a stage needs more memory for all of them made again than for a part."""
+    kind = of(read_model("medium"), "a100-80gb")
+    layout = Layout(Degrees(64, expert=8, context=32, tensor=2), Batch(64, 512), 1)
+    part, whole = (memory_of(kind, replace(layout, recompute=again)).peak_bytes for again in ("selective", "full"))
+    assert part < whole
+    room = (part + whole) / 2 + kind.stack.reserve_bytes
+    kind = replace(kind, device=replace(kind.device, memory_bytes=room))
+    found = search(kind, 64, layout.batch)
+    same = [one for one in found.fitting if replace(one.layout.degrees, replicate=1) == layout.degrees]
+    assert [one.layout.recompute for one in same] == ["selective"]
+    assert all(found.least.memory.peak_bytes <= one.memory.peak_bytes for one in found.fitting)
+
+
+def test_a_search_looks_at_micro_batches_that_need_no_sum_of_gradients():
+    kind, batch = of(read_model("medium"), "a100-80gb"), Batch(64, 512)
+    one, all_rows = (memory_of(kind, Layout(Degrees(8, 8), batch, micro, "full")).peak_bytes for micro in (1, 8))
+    assert all_rows < one
+    assert search(kind, 8, batch).least.memory.peak_bytes <= all_rows
 
 
 def test_an_interval_is_even_in_the_logarithm():

@@ -98,7 +98,7 @@ def _unknown(values: Mapping[str, Any]) -> str:
         unknown
         + (f"; the nearest known are {', '.join(near)}" if near else "; docs/benchmark.md lists those that are")
         + ". What counts are its matrices (attention, feed-forward network or router and experts, head) and its scores:"
-        " give their sizes instead, by --parameters N --total-parameters T --layers L --hidden-size H --vocabulary V"
+        " longcat mfu takes their sizes instead, by --parameters N --total-parameters T --layers L --hidden-size H --vocabulary V"
         " --attention-width HEADSxDIM"
     )
 
