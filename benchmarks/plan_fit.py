@@ -19,6 +19,7 @@ from plan_rows import Row
 from plan_validation import Held, times
 from scipy.optimize import least_squares
 
+from longcat.errors import UserError
 from longcat.plan.device import Device, find_device
 from longcat.plan.judge import judge, setting
 from longcat.plan.stacks import Kernels, all_kernels, stacks
@@ -93,7 +94,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.name == "a100" and options.rows is None:
         parser.error("a100 needs --rows")
-    rows = plan_rows.b200_rows() if options.name == "b200" else plan_rows.a100_rows(options.rows)
+    try:
+        rows = plan_rows.b200_rows() if options.name == "b200" else plan_rows.a100_rows(options.rows)
+    except UserError as error:
+        parser.error(str(error))
     rows = [row for row in rows if row.seconds]
     device = find_device("b200" if options.name == "b200" else "a100-80gb")
     used = [row for row in rows if (row.model.name != options.without if options.without else row.fitted)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat.costs.families import from_config
+from longcat.errors import DataError
 from longcat.plan.layout import Batch, Layout, read_layout, settle
 from longcat.plan.model import Model
 from longcat.plan.stacks import TABLES
@@ -54,15 +55,27 @@ def llama(
 
 
 def a100_rows(folder: Path) -> list[Row]:
-    """Read the sweep of an A100 cluster; rows without a kernel or with another error than memory are left out."""
+    """Read the sweep of an A100 cluster; rows without a kernel or with another error than memory are left out.
+
+    Raises:
+        DataError: a table is not there, or is another one.
+    """
     models = {name: Model(name, from_config(llama(*sizes, 128_000)), None) for name, sizes in _LLAMA.items()}
     found = []
     for file in (SWEEP, OUT_OF_MEMORY):
-        with (folder / file).open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                if row["Average Step Time"] in ("Kernel not available", "Other Error"):
-                    continue
-                found.append(_a100(row, models[row["model"]]))
+        try:
+            with (folder / file).open(encoding="utf-8", newline="") as stream:
+                for number, row in enumerate(csv.DictReader(stream), 2):
+                    if row["Average Step Time"] not in ("Kernel not available", "Other Error"):
+                        found.append(_a100(row, models[row["model"]]))
+        except OSError as error:
+            raise DataError(
+                f"--rows {folder}: {file}: {error.strerror}; it has to hold {SWEEP} and {OUT_OF_MEMORY}"
+            ) from None
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(
+                f"--rows {folder}: {file}, line {number}: {error} is not what the sweep has there"
+            ) from None
     return found
 
 

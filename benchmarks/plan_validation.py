@@ -19,6 +19,7 @@ from typing import Any
 import plan_rows
 from plan_rows import Row
 
+from longcat.errors import UserError
 from longcat.figures import BLUE, GREY, ORANGE, canvas, legend, png
 from longcat.plan.device import find_device
 from longcat.plan.judge import Judged, judge, setting
@@ -195,13 +196,19 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="draw predicted against measured into this PNG")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found, everything = report(options.rows)
+    try:
+        found, everything = report(options.rows)
+    except UserError as error:
+        parser.error(str(error))
     if options.json:
         print(json.dumps(found, indent=2))
     else:
         show(found)
     if options.picture:
-        options.picture.write_bytes(picture(everything))
+        try:
+            options.picture.write_bytes(picture(everything))
+        except OSError as error:
+            parser.error(f"--picture {options.picture}: {error.strerror}")
 
 
 if __name__ == "__main__":

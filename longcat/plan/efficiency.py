@@ -2,7 +2,7 @@
 
 A product of [m, k] and [k, n] runs at peak x `products` x m/(m+h) x k/(k+h) x n/(n+h), where h is the size at which a
 dimension halves the speed; but no faster than its operands are read. The numbers are data, data/reference/plan/efficiency.csv,
-each row with the measurements that it was fitted on (`benchmarks/plan_validation.py --fit`).
+each row with the measurements that it was fitted on (`benchmarks/plan_fit.py`).
 """
 
 from __future__ import annotations

@@ -67,3 +67,21 @@ def test_ranks_and_quantiles_by_hand(validation):
 
 def test_the_picture_is_a_png(validation, report):
     assert validation.picture(report[1]).startswith(b"\x89PNG")
+
+
+def _ends(validation, monkeypatch, capsys, *arguments):
+    """Return how the script ends, and what it says on the way out."""
+    monkeypatch.setattr(sys, "argv", ["plan_validation.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        validation.main()
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_what_cannot_be_read_or_written_is_said_in_one_line(validation, monkeypatch, capsys, tmp_path):
+    code, said = _ends(validation, monkeypatch, capsys, "--rows", tmp_path / "absent")
+    assert code == 2 and "it has to hold aleph_alpha_a100_layout_sweep.csv" in said
+    (tmp_path / "aleph_alpha_a100_layout_sweep.csv").write_text("model,seq\n13B,2048\n")
+    code, said = _ends(validation, monkeypatch, capsys, "--rows", tmp_path)
+    assert code == 2 and "line 2: 'Average Step Time' is not what the sweep has there" in said
+    code, said = _ends(validation, monkeypatch, capsys, "--picture", tmp_path / "absent/picture.png")
+    assert code == 2 and "picture.png: No such file or directory" in said
