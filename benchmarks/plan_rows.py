@@ -65,7 +65,8 @@ def a100_rows(folder: Path) -> list[Row]:
     for file in (SWEEP, OUT_OF_MEMORY):
         try:
             with (folder / file).open(encoding="utf-8", newline="") as stream:
-                for number, row in enumerate(csv.DictReader(stream), 2):
+                reader = csv.DictReader(stream)
+                for row in reader:
                     if row["Average Step Time"] not in ("Kernel not available", "Other Error"):
                         found.append(_a100(row, models[row["model"]]))
         except OSError as error:
@@ -74,7 +75,7 @@ def a100_rows(folder: Path) -> list[Row]:
             ) from None
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(
-                f"--rows {folder}: {file}, line {number}: {error} is not what the sweep has there"
+                f"--rows {folder}: {file}, line {reader.line_num}: {error} is not what the sweep has there"
             ) from None
     return found
 
