@@ -28,6 +28,9 @@ def run(
     model: str | None = None,
     log: str | None = None,
     mlflow_run: str | None = None,
+    batch_tokens: int | None = None,
+    fine_tuning: bool | None = None,
+    trainable_parameters: float | None = None,
     device: str | None = None,
     devices: int | None = None,
     sequence_length: int | None = None,
@@ -46,6 +49,9 @@ def run(
         model: A config.json, a folder with one, or a preset.
         log: Training log of today's run.
         mlflow_run: Instead of a log, a run that MLflow has recorded.
+        batch_tokens: Tokens of a step of today's run, where its log does not say.
+        fine_tuning: Whether today's run tunes a trained model, where its log does not say.
+        trainable_parameters: Parameters with a gradient in today's run, where others are frozen.
         device: Device of today's run, such as a100-80gb.
         devices: Number of its devices.
         sequence_length: Tokens of a sequence.
@@ -64,6 +70,9 @@ def run(
         "model": model,
         "log": log,
         "mlflow_run": mlflow_run,
+        "batch_tokens": batch_tokens,
+        "fine_tuning": fine_tuning,
+        "trainable_parameters": trainable_parameters,
         "device": device,
         "devices": devices,
         "sequence_length": sequence_length,

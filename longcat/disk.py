@@ -16,7 +16,8 @@ from longcat.errors import LongcatError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FAILING = _FULL | {errno.EROFS, errno.EIO, errno.ESTALE}
-_REFUSED = _FAILING | {errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENXIO}
+_NO_FILE = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_REFUSED = _FAILING | _NO_FILE | {errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENXIO}
 _PROBE_BYTES = 1 << 20
 """Bytes that a file system has to take if it is not full; a write that fails for lack of room leaves less."""
 NO_ROOM = errno.ENOSPC
@@ -91,7 +92,8 @@ def _refusal(error: OSError, path: Path, instead: str) -> StorageError:
     full = "no space left, " if error.errno in _FULL else ""
     verb = "read or write" if error.errno in (errno.EIO, errno.ESTALE) else "write"
     name = error.filename2 or error.filename or path
-    return StorageError(f"{full}cannot {verb} {name}: {error.strerror}; make room or choose {instead}")
+    remedy = f"{'' if error.errno in _NO_FILE else 'make room or '}choose {instead}"
+    return StorageError(f"{full}cannot {verb} {name}: {error.strerror}; {remedy}")
 
 
 @contextmanager
@@ -134,9 +136,17 @@ def _new_file(path: Path) -> IO[bytes]:
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file as a whole: readers find the old or the new one, also after a power failure.
 
+    A device or a pipe, such as /dev/stdout, is written to and stays what it is.
+
     Yields:
         A stream to write the new content to; if the block fails, the old content stays.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            yield stream
+        return
     temporary = temporary_name(path)
     with _unlinked(temporary):
         with _new_file(temporary) as stream:

@@ -95,6 +95,21 @@ def test_refusals_are_one_line_for_the_user(tmp_path, code):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("code", [errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG])
+def test_what_cannot_be_a_file_is_no_matter_of_room(tmp_path, code):
+    line = f"^cannot write x: {os.strerror(code)}; choose another --html$"
+    with pytest.raises(StorageError, match=line), disk_errors(tmp_path, "another --html"):
+        raise OSError(code, os.strerror(code), "x")
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 100) == b"text" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.EIO])
 def test_a_file_system_that_cannot_be_forced_will_do_and_one_that_fails_will_not(tmp_path, monkeypatch, code):
     def refuse(_):

@@ -15,6 +15,7 @@ from longcat.assess.request import Request
 from longcat.assess.risks import risks_of
 from longcat.assess.sovereignty import Audit, audit, kind_of, stack_of_run
 from longcat.errors import ConfigError, UserError
+from longcat.printable import counted
 from longcat.progress import Reporter, no_progress
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ _FORMULAS = {
     "code": "rules by class, and the operators that torch_npu registers: docs/port.md; longcat port scan prints every place",
     "sovereignty": "maker, country and licence of each component, each with its source: data/sovereignty.yaml",
 }
+
+
+_MOST_UNREAD = 5
+"""Files that could not be read and are named."""
 
 
 @dataclass
@@ -80,9 +85,12 @@ def _check_prices(request: Request) -> None:
     from longcat.plan.device import find_device
 
     named = [name for name in (request.device, request.target and request.target[0]) if name]
-    known = {find_device(name).name for name in named}
+    known, priced = {find_device(name).name for name in named}, dict[str, str]()
     for device in request.price:
-        if find_device(device).name not in known:
+        row = find_device(device).name
+        if (other := priced.setdefault(row, device)) != device:
+            raise ConfigError(f"--price {device} and --price {other} are both of {row}: give one")
+        if row not in known:
             raise ConfigError(
                 f"--price {device}: neither --device nor --to is it; there are {' and '.join(named) or 'none'}"
             )
@@ -106,10 +114,7 @@ def _recorded(request: Request, read_run: ReadRun | None) -> tuple[Request, Reco
 
 def _today(request: Request, recorded: Recorded | None, sections: _Sections) -> None:
     """Read today's speed, and set it among published runs."""
-    from longcat.benchmark.logs import read_log, read_metrics
-    from longcat.benchmark.logs.throughput import LogContext
-    from longcat.benchmark.mfu_answer import Run, answer
-    from longcat.benchmark.mfu_inputs import find_workload
+    from longcat.benchmark.mfu_question import answer_question
 
     if request.log is None and request.mlflow_run is None:
         sections.missing.append("today's speed: give --log or --mlflow-run")
@@ -121,25 +126,21 @@ def _today(request: Request, recorded: Recorded | None, sections: _Sections) -> 
         "--sequence-length": request.sequence_length,
     }
     if lacking := [name for name, value in needed.items() if value is None]:
-        raise ConfigError(f"the log tells a speed; its MFU needs {', '.join(lacking)}, too")
-    assert request.model is not None and request.device is not None
-    assert request.devices is not None and request.sequence_length is not None
-    workload = find_workload(request.model)
-    context = LogContext(
-        request.devices,
+        source = "log" if request.log is not None else "run"
+        raise ConfigError(f"the {source} tells a speed; its MFU needs {', '.join(lacking)}, too")
+    assert request.device is not None and request.devices is not None and request.sequence_length is not None
+    sections.found["today"] = answer_question(
+        request.device,
         request.sequence_length,
-        total_parameters=workload.total_parameters,
-        non_embedding_parameters=workload.total_parameters - workload.embedding_parameters,
+        model=request.model,
+        devices=request.devices,
+        batch_tokens=request.batch_tokens,
+        fine_tuning=request.fine_tuning,
+        trainable_parameters=request.trainable_parameters,
+        log=request.log,
+        mlflow_run=request.mlflow_run,
+        read_run=None if recorded is None else lambda run, names: recorded,
     )
-    if request.log is not None:
-        logged = read_log(request.log, context)
-    else:
-        assert request.mlflow_run is not None and recorded is not None
-        logged = read_metrics(recorded, request.mlflow_run, context)
-    run = Run(request.device, request.devices, request.sequence_length)
-    sections.found["today"] = answer(workload, run, logged.tokens_per_second, logged=logged) | {
-        "tokens_per_second": logged.tokens_per_second
-    }
 
 
 def _plan(request: Request, sections: _Sections) -> None:
@@ -208,7 +209,22 @@ def _code(request: Request, sections: _Sections, report: Reporter) -> None:
 
     if not request.code.exists():
         raise ConfigError(f"--code {request.code}: there is no such file or folder")
-    sections.found["code"] = scan(request.code, report=report).as_json()
+    code = sections.found["code"] = scan(request.code, report=report).as_json()
+    if unread := code["unread"]:
+        said = [
+            f"{one['file']}{', line ' if one['line'] else ''}{one['line'] or ''}: {one['why']}"
+            for one in unread[:_MOST_UNREAD]
+        ]
+        more = len(unread) - len(said)
+        sections.missing.append(
+            f"what has to be changed in {counted(len(unread), 'file')} of the code that could not be read: {'; '.join(said)}"
+            + (f" and {more} more; longcat port scan names them" if more > 0 else "")
+        )
+    if code["no_operators"]:
+        sections.missing.append(
+            "which operators of the code have no kernel on the target: no torch_npu can be read here; longcat port scan "
+            "--python names a Python that has it"
+        )
 
 
 def _cost(request: Request, sections: _Sections) -> None:

@@ -19,7 +19,7 @@ def print_assessment(result: Mapping[str, Any], written: Mapping[str, str]) -> N
         written: files that hold all of it, by what they are.
     """
     console = Console()
-    print_pairs(result["name"], {label: value for value, label in cards(result)})
+    print_pairs(result["name"], {label: value for value, label, _ in cards(result)})
     if plan := result.get("plan"):
         say(console, f"Layout: {plan['best'][0]['sentence']}.")
     for risk in result["risks"]:

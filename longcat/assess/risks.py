@@ -134,11 +134,21 @@ def _of_the_comparison(sections: Mapping[str, Any]) -> Iterator[Risk]:
     if planner is None or target is None or abs(planner["reached"] - 1) <= _AS_PLANNED:
         return
     reached = planner["reached"]
+    what = f"today's run reaches {reached:.0%} of what the planner gives for the same devices"
+    why = f"planner: {planner['tokens_per_second']:,.0f} tokens a second with {planner['layout']}"
+    if reached > 1:
+        yield Risk(
+            "watch",
+            f"{what}: it is faster than the plan says that it can be",
+            why,
+            "make sure of the inputs (model, devices, sequence length); if they are right, the plan of the target is too slow, too",
+        )
+        return
     days = target["days"][1] / reached
     yield Risk(
-        "costs" if reached < 1 else "watch",
-        f"today's run reaches {reached:.0%} of what the planner gives for the same devices; the plan is for the best layout",
-        f"planner: {planner['tokens_per_second']:,.0f} tokens a second with {planner['layout']}",
+        "costs",
+        f"{what}; the plan is for the best layout",
+        why,
         f"if the target is run as today's devices are, expect {days:,.3g} days instead of {target['days'][1]:,.3g}; find "
         "out what holds today's run back, as it will be there, too",
     )

@@ -44,6 +44,27 @@ def assess(
             rich_help_panel=_TODAY,
         ),
     ] = None,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens per step, over all devices, if the log does not say.", rich_help_panel=_TODAY),
+    ] = None,
+    fine_tuning: Annotated[
+        bool | None,
+        typer.Option(
+            "--fine-tuning/--pre-training",
+            help="Whether the run tunes a trained model; some logs show it.",
+            show_default=False,
+            rich_help_panel=_TODAY,
+        ),
+    ] = None,
+    trainable_parameters: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Parameters with a gradient where the others are frozen, as with LoRA.",
+            rich_help_panel=_TODAY,
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Device, such as a100-80gb.", rich_help_panel=_TODAY)
     ] = None,
@@ -93,6 +114,9 @@ def assess(
         "model": model,
         "log": log,
         "mlflow_run": mlflow_run,
+        "batch_tokens": batch_tokens,
+        "fine_tuning": fine_tuning,
+        "trainable_parameters": trainable_parameters,
         "device": device,
         "devices": devices,
         "sequence_length": sequence_length,
@@ -104,6 +128,8 @@ def assess(
     for option, file in (("--html", html), ("--markdown", markdown)):
         if file is not None and not file.parent.is_dir():
             raise ConfigError(f"{option} {file}: there is no folder {file.parent}")
+    if html is not None and markdown is not None and html.resolve() == markdown.resolve():
+        raise ConfigError(f"--html and --markdown are both {html}: one would replace the other")
     request = read_request(config, given, price or ())
     store = tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db")
 

@@ -146,9 +146,12 @@ def _check(
     recompute: str,
 ) -> None:
     """Refuse numbers that cannot be."""
+    from longcat.plan.layout import MOST_DEVICES, MOST_SEQUENCES, MOST_TOKENS
+
     for name, number, most in (
-        ("--devices", devices, 1 << 20), ("--global-batch", global_batch, 1 << 30), ("--micro-batch", micro_batch, 1 << 20),
-        ("--sequence-length", sequence_length, 1 << 30), ("--tokens", tokens, 1e18),
+        ("--devices", devices, MOST_DEVICES), ("--global-batch", global_batch, MOST_SEQUENCES),
+        ("--micro-batch", micro_batch, MOST_SEQUENCES), ("--sequence-length", sequence_length, MOST_SEQUENCES),
+        ("--tokens", tokens, MOST_TOKENS),
     ):  # fmt: skip
         if number is not None and not 0 < number <= most:
             raise UserError(f"{name} must be above 0 and at most {_said(most)}, found {_said(number)}")

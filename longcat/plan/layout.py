@@ -25,6 +25,8 @@ _NAMES = {
     "model.vocab_size": "vocabulary",
 }
 _BATCH_TOKENS = 4_194_304
+MOST_DEVICES, MOST_SEQUENCES, MOST_TOKENS = 1 << 20, 1 << 30, 1e18
+"""Bounds of what is asked: devices, sequences of a step and tokens of a sequence, tokens of a training."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from longcat.parallel.axes import Degrees
 from longcat.plan.judge import Judged, Setting, judge, memory_of
 from longcat.plan.layout import Batch, Layout
 from longcat.plan.search import search
+from longcat.printable import counted
 
 _GRADIENT_BYTES = 4
 _WORTH = 0.01
@@ -145,7 +146,8 @@ def _divided(of: Setting, also: Setting, layout: Layout, stages: tuple[int, int]
         if best:
             slot, first, second = best
             text = (
-                f"{stages[0]} stages of {first} layers on {of.device.name}, {stages[1]} of {second} on {also.device.name}; "
+                f"{counted(stages[0], 'stage')} of {counted(first, 'layer')} on {of.device.name}, {stages[1]} of {second} on "
+                f"{also.device.name}; "
                 f"{one.sentence()}"
             )
             waits = 1 - first * slots[0] / slot

@@ -53,7 +53,9 @@ def _pairs(answer: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]
         )
     pairs["efficiency"] = f"{answer['efficiency']}, stack {answer['stack']}: {answer['fitted_on']}"
     if "looked_at" in answer:
-        pairs["layouts"] = f"{answer['looked_at']:,} looked at; {answer['fitting']:,} ways to divide the devices fit"
+        pairs["layouts"] = (
+            f"{answer['looked_at']:,} looked at; ways to divide the devices that fit: {answer['fitting']:,}"
+        )
     return pairs
 
 

@@ -1,6 +1,8 @@
 """The page that answers: sections are those of the commands, figures follow from one another, and what lacks is said."""
 
+import html
 import json
+import re
 
 import pytest
 
@@ -37,7 +39,9 @@ def test_a_whole_workload_is_assessed(result):
     }
     grades = [GRADES.index(risk["grade"]) for risk in result["risks"]]
     assert grades and grades == sorted(grades)
-    assert not result["not_known"]
+    assert ["operators of the code" in one for one in result["not_known"]] == [True] * bool(
+        result["code"]["no_operators"]
+    )
 
 
 def test_the_figures_are_those_of_the_commands(workload, result, longcat):
@@ -117,6 +121,82 @@ def test_mistakes_are_one_clear_error(workload, changes, said):
     with pytest.raises(UserError) as caught:
         assess(read_request(None, given))
     assert said in str(caught.value)
+
+
+def test_two_prices_of_one_device_are_refused(workload):
+    request = read_request(None, workload, ["a100-80gb=14 CNY", "A100 SXM 80GB=15 CNY"])
+    with pytest.raises(ConfigError, match="--price A100 SXM 80GB and --price a100-80gb are both of A100 SXM 80GB"):
+        assess(request)
+
+
+def test_what_a_log_does_not_say_can_be_said(workload, tmp_path):
+    """A log of nanoGPT has no batch, one of DeepSpeed not what is trained."""
+    log = tmp_path / "nano.log"
+    log.write_text("".join(f"iter {step}: loss 3.1234, time 5000.00ms, mfu 35.00%\n" for step in range(30)))
+    with pytest.raises(UserError, match="add --batch-tokens"):
+        assess(read_request(None, workload | {"log": log}))
+    found = assess(read_request(None, workload | {"log": log, "batch_tokens": 1_000_000}))
+    assert found["today"]["tokens_per_second"] == pytest.approx(200_000)
+    log.write_text(
+        "".join(
+            f"epoch=0/micro_step={step}/global_step={step}, RunningAvgSamplesPerSec=40.0, CurrSamplesPerSec=41.0, MemAllocated=20GB\n"
+            for step in range(30)
+        )
+    )
+    given = workload | {"log": log, "batch_tokens": 4096 * 64}
+    assert any("--pre-training" in one for one in assess(read_request(None, given))["today"]["doubts"])
+    assert not assess(read_request(None, given | {"fine_tuning": False}))["today"]["doubts"]
+
+
+def test_code_that_does_not_parse_is_named(workload):
+    (workload["code"] / "broken.py").write_text("def f(:\n")
+    found = assess(read_request(None, {"code": workload["code"]}))
+    for said in (" ".join(found["not_known"]), page.html(found), page.markdown(found)):
+        assert "1 file of the code that could not be read" in said and "broken.py, line 1" in said
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "instead"), [(5200, "holds today's run back"), (3200, "make sure of the inputs")]
+)
+def test_only_a_run_that_is_slower_than_its_plan_is_held_back(workload, milliseconds, instead):
+    workload["log"].write_text(workload["log"].read_text().replace("5200.0", f"{milliseconds}.0"))
+    found = assess(read_request(None, workload))
+    assert (found["today"]["planner"]["reached"] > 1) == (milliseconds == 3200)
+    assert [instead in risk["instead"] for risk in found["risks"] if "the planner gives" in risk["what"]] == [True]
+
+
+def test_page_and_markdown_say_the_same_and_each_figure_has_its_source(workload, result):
+    published = assess(read_request(ROOT / "docs/examples/longcat-2.0.yaml", {}))
+    for found in (result, published):
+        text, lines = html.unescape(page.html(found)), page.markdown(found).replace("\\", "")
+        for value, label, formula in page.cards(found):
+            assert f'<b>{value}</b><span>{label} <a href="#formula-{formula}">' in text
+            assert f'id="formula-{formula}"' in text
+            assert f"| **{value}** | {label} | {formula} |" in lines
+        sources = [
+            part["source"] for stack in found["sovereignty"].values() for part in stack["parts"] if part["source"]
+        ]
+        said = [*sources, *found["not_known"], *(one["what"] for one in found["known"]), found["plan"]["fitted_on"]]
+        said += [risk["why"] for risk in found["risks"]] + list(found["formulas"].values())
+        today = found.get("today")
+        said += [today["peak_source"], f"{today['tokens_per_second']:,.0f}", "reading"] if today else []
+        for cost in found["cost"].values():
+            said += [f"{cost['device_hours'][1]:,.0f}", f"{cost['tokens_per_second'][1]:,.0f}"]
+        assert [one for one in said if one not in text] == [one for one in said if one not in lines] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--html", "."), "cannot write .*: Is a directory; choose another --html"),
+        (("--markdown", "absent/page.md"), "--markdown absent/page.md: there is no folder absent"),
+        (("--html", "page", "--markdown", "./page"), "one would replace the other"),
+    ],
+)
+def test_pages_that_cannot_be_written(longcat, tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    done = longcat("assess", "--device", "a100-80gb", *options)
+    assert done.returncode == 2 and re.search(said, done.stderr) and not list(tmp_path.iterdir())
 
 
 def test_a_run_of_mlflow_needs_somebody_who_reads_it(workload):

@@ -30,6 +30,15 @@ def test_the_examples_are_read(name):
         ("devices: 0\n", {}, [], "devices: Input should be greater than or equal to 1, found 0"),
         ("{}", {}, ["ascend"], "--price ascend: give a device and what an hour of it costs"),
         ("price: {a100-80gb: cheap}", {}, [], "price of a100-80gb: 'cheap' is no amount"),
+        ("price: {a100-80gb: '1,000 CNY'}", {}, [], "price of a100-80gb: '1,000 CNY' is no amount"),
+        ("{}", {}, ["b200=1e3 CNY"], "--price b200=1e3 CNY: give a device"),
+        ("{}", {}, ["b200=1,000 CNY"], "--price b200=1,000 CNY: give a device"),
+        ("{}", {}, ["b200=" + "9" * 400], "is no amount"),
+        ("{}", {}, ["b200=1 CNY", "b200=2 CNY"], "--price b200 is given twice"),
+        ("{}", {"devices": 0}, [], "--devices: Input should be greater than or equal to 1, found 0"),
+        ("devices: 8", {"sequence_length": -1}, [], "--sequence-length: "),
+        ("{}", {"tokens": float("inf")}, [], "--tokens: "),
+        ("mlflow_run: r", {"log": "train.log"}, [], "--log and --mlflow-run both tell of today's run"),
     ],
 )
 def test_mistakes(tmp_path, text, given, prices, said):
@@ -39,6 +48,7 @@ def test_mistakes(tmp_path, text, given, prices, said):
     assert said in str(caught.value)
 
 
-def test_a_target_without_a_number():
-    with pytest.raises(ConfigError, match="--to ascend-910b2: give a device and how many"):
-        _ = read_request(None, {"to": "ascend-910b2"}).target
+@pytest.mark.parametrize("target", ["ascend-910b2", "ascend-910b2:0", "ascend-910b2:1048577"])
+def test_a_target_without_a_number_that_can_be(target):
+    with pytest.raises(ConfigError, match=f"--to {target}: give a device and how many"):
+        _ = read_request(None, {"to": target}).target
