@@ -130,19 +130,14 @@ def test_two_prices_of_one_device_are_refused(workload):
 
 
 def test_what_a_log_does_not_say_can_be_said(workload, tmp_path):
-    """A log of nanoGPT has no batch, one of DeepSpeed not what is trained."""
+    """A log of nanoGPT has no batch, one of a Trainer not what is trained."""
     log = tmp_path / "nano.log"
     log.write_text("".join(f"iter {step}: loss 3.1234, time 5000.00ms, mfu 35.00%\n" for step in range(30)))
     with pytest.raises(UserError, match="add --batch-tokens"):
         assess(read_request(None, workload | {"log": log}))
     found = assess(read_request(None, workload | {"log": log, "batch_tokens": 1_000_000}))
     assert found["today"]["tokens_per_second"] == pytest.approx(200_000)
-    log.write_text(
-        "".join(
-            f"epoch=0/micro_step={step}/global_step={step}, RunningAvgSamplesPerSec=40.0, CurrSamplesPerSec=41.0, MemAllocated=20GB\n"
-            for step in range(30)
-        )
-    )
+    log.write_text("{'train_runtime': 1000.0, 'train_samples_per_second': 40.0, 'train_steps_per_second': 0.625}\n")
     given = workload | {"log": log, "batch_tokens": 4096 * 64}
     assert any("--pre-training" in one for one in assess(read_request(None, given))["today"]["doubts"])
     assert not assess(read_request(None, given | {"fine_tuning": False}))["today"]["doubts"]
