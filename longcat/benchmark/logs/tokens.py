@@ -249,9 +249,14 @@ def _assumed(log: Collected, tool: Tool, context: LogContext) -> Found | None:
         return None
     found = Found(rates, f"{what} x --sequence-length {length:,}", of_readings=of_readings)
     if padded(log, tool):
+        has_steps = last(seconds) or last(sequences) or log.final.get("steps/s")
         found.doubts.append(
             f"the tokens are {what} x --sequence-length {length:,}, but sequences in such logs often are shorter or padded; "
-            "--batch-tokens with the mean tokens of a step would settle it"
+            + (
+                "--batch-tokens with the mean tokens of a step would settle it"
+                if has_steps
+                else "it tells no steps, so that --batch-tokens cannot settle it: longcat mfu --tokens-per-second can"
+            )
         )
     else:
         found.assumptions.append(f"every sequence has --sequence-length {length:,} tokens")

@@ -54,6 +54,16 @@ def test_lines(read, line, devices, rate, kind):
     assert (found.kind, found.tokens_per_second) == (kind, pytest.approx(rate, rel=1e-3))
 
 
+def test_batch_tokens_are_asked_for_only_where_the_log_tells_steps(read):
+    line = "epoch=0/micro_step=9/global_step=9, RunningAvgSamplesPerSec=4.0, CurrSamplesPerSec=4.0, MemAllocated=6GB\n"
+    (without,), (ended,) = (
+        read(text).doubts
+        for text in (line, "{'train_runtime': 9.0, 'train_samples_per_second': 4.0, 'train_steps_per_second': 0.5}")
+    )
+    assert "cannot settle it" in without and "--batch-tokens with the mean tokens of a step would settle it" in ended
+    assert read(line, batch=4096).doubts == (without,)
+
+
 RECORDS = [
     ({"train_runtime": 100.0, "train_tokens_per_second": 500.0, "train_samples_per_second": 3.0, "epoch": 1.0}, 4000),
     ({"train_runtime": "100.0", "train_samples_per_second": "3.0", "num_input_tokens_seen": "5000"}, 50),
