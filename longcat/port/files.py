@@ -47,6 +47,8 @@ class Source:
     name: str
     """Path from the repository's root, with `/`."""
     kind: str
+    taken: frozenset[str] = frozenset()
+    """Names of it that other modules of the repository take."""
 
 
 def kind_of(path: Path) -> str | None:

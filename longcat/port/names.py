@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import libcst as cst
+from libcst import matchers
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
 Scope = cst.Module | cst.FunctionDef | cst.ClassDef | cst.Lambda
@@ -37,12 +38,18 @@ class Places:
         return start.line, start.column + 1
 
     def span(self, node: cst.CSTNode) -> tuple[int, int]:
-        """Return the offsets at which a node begins and ends."""
+        """Return the offsets at which a node begins and ends, within the brackets that are put round it."""
         found = self._ranges[node]
         return (
             self._starts[found.start.line - 1] + found.start.column,
             self._starts[found.end.line - 1] + found.end.column,
         )
+
+    def whole(self, node: cst.BaseExpression) -> tuple[int, int]:
+        """Return the offsets of an expression with the brackets round it: what is put before or behind it goes there."""
+        begin, end = self.span(node)
+        before, after = ("".join(map(self._module.code_for_node, one)) for one in (node.lpar, node.rpar))
+        return begin - len(before), end + len(after)
 
     def line_span(self, node: cst.CSTNode) -> tuple[int, int]:
         """Return the offsets of the whole lines that a node stands in, with the last one's end."""
@@ -60,6 +67,8 @@ class Names:
         self.scopes: dict[Scope, dict[str, str]] = collector.scopes
         self.module = self.scopes[module]
         self._values = collector.values
+        self.exported = frozenset(collector.exported) if collector.exports else None
+        """What `__all__` has; None if there is none."""
         self.scripted = self._compiled_by_script(collector)
         """Functions and classes that TorchScript compiles, as far as this module says so."""
 
@@ -149,6 +158,7 @@ class _Bindings(cst.CSTVisitor):
         self.called: dict[Scope, set[str]] = {}
         self.scripts: list[tuple[cst.BaseExpression, tuple[Scope, ...], Scope | str]] = []
         """What may be TorchScript's compiler, where it stands, and what it is given."""
+        self.exports, self.exported = False, set[str]()
         self._around: list[Scope] = []
 
     def _enter(self, scope: Scope) -> None:
@@ -210,6 +220,19 @@ class _Bindings(cst.CSTVisitor):
             name = dotted(alias.name)
             local = dotted(alias.asname.name) if alias.asname is not None else name
             self._bind(local, UNKNOWN if node.relative or not above else f"{above}.{name}")
+
+    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
+        match node.body[0]:
+            case cst.Assign([cst.AssignTarget(target), *_]) | cst.AnnAssign(target) | cst.AugAssign(target):
+                named = dotted(target)
+            case cst.Expr(cst.Call(cst.Attribute(owner))):  # `__all__.append("autocast")`
+                named = dotted(owner)
+            case _:
+                return
+        if named == "__all__":
+            self.exports = True
+            texts = matchers.findall(node, matchers.SimpleString())
+            self.exported |= {str(cst.ensure_type(one, cst.SimpleString).evaluated_value) for one in texts}
 
     def visit_Call(self, node: cst.Call) -> None:
         if isinstance(node.func, cst.Name):

@@ -26,12 +26,15 @@ def analyse_notebook(text: str, file: str, support: Support | None = None) -> An
     Raises:
         DataError: it is no notebook, or its code does not parse; the message begins with `line N`.
     """
+    if not text.strip():
+        raise DataError("empty: no notebook")
     try:
         notebook = json.loads(text)
         cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         sources = ["".join(cell["source"]) for cell in cells]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"line {getattr(error, 'lineno', 1)}: no notebook ({type(error).__name__})") from error
+        line, why = getattr(error, "lineno", 1), getattr(error, "msg", "no cells with text")
+        raise DataError(f"line {line}: no notebook ({why})") from error
     findings, changed, line = list[Finding](), False, 0
     whole = "\n".join(_hidden(source) if not source.lstrip().startswith("%%") else "" for source in sources)
     imports = "\n".join(found for found in whole.splitlines() if re.match(r"(import|from) ", found))

@@ -89,7 +89,7 @@ def is_device_here(
             case cst.Arg(keyword=cst.Name(name)):
                 if words.search(name):
                     return True
-                if name in ("choices", "default"):
+                if name in ("choices", "default", "type"):
                     continue
                 return False
             case cst.Call(func):

@@ -16,6 +16,8 @@ from longcat.port.support import Support
 
 DOUBLE = re.compile(r"torch\.(float64|double)\b|\.double\(\)")
 """An expression that makes 64-bit floats."""
+_OWN_IS_CUDA = re.compile(r"def is_cuda\(|\.is_cuda\s*(:[^=\n]*)?=(?!=)|^[ \t]+is_cuda\s*:", re.MULTILINE)
+"""What gives a class an `is_cuda` that is no tensor's."""
 
 
 class Visiting(cst.CSTVisitor):
@@ -33,6 +35,7 @@ class Visiting(cst.CSTVisitor):
         self._doubles: list[set[str]] = [set()]
         self._has_doubles = DOUBLE.search(text) is not None
         self._own_cuda = re.search(r"def cuda\(", text) is not None
+        self._own_is_cuda = _OWN_IS_CUDA.search(text) is not None
 
     @cached_property
     def header(self) -> Header:

@@ -58,6 +58,18 @@ def rewritten(code):
         ("x = f(x).cuda(device=rank)", "x = f(x).to(device=rank if rank is not None else ACCELERATOR)"),
         ("if x.is_cuda: pass", "if x.device.type == ACCELERATOR: pass"),
         ("ok = not x.is_cuda", "ok = not (x.device.type == ACCELERATOR)"),
+        ("(a + b).is_cuda", "((a + b).device.type == ACCELERATOR)"),
+        ("ok = ((a or b)).is_cuda", "ok = ((a or b)).device.type == ACCELERATOR"),
+        ("ok = not (x.is_cuda)", "ok = not (x.device.type == ACCELERATOR)"),
+        ("ok = (x  # why\n    .is_cuda)", "ok = (x  # why\n    .device.type == ACCELERATOR)"),
+        ("y = (x if z else w).cuda()", "y = (x if z else w).to(ACCELERATOR)"),
+        ("x.cuda((r), (True))", "x.to((r if r is not None else ACCELERATOR), non_blocking=(True))"),
+        ("torch.cuda.synchronize(device=(0))", "torch.accelerator.synchronize((0))"),
+        ("s = (torch.cuda.amp.GradScaler  # ()\n)()", "s = (torch.amp.GradScaler  # ()\n)(ACCELERATOR)"),
+        ("with torch.cuda.amp.autocast((use)): pass", "with torch.amp.autocast(ACCELERATOR, enabled=(use)): pass"),
+        ('d = torch.device(type="cuda", index=0)', "d = torch.device(type=ACCELERATOR, index=0)"),
+        ("b = dist.Backend.NCCL", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR)"),
+        ("b = torch.distributed.Backend.NCCL.upper()", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR).upper()"),
         ("x.to('cuda:0')", "x.to(f'{ACCELERATOR}:0')"),
         ('x.to(f"cuda:{rank}")', 'x.to(f"{ACCELERATOR}:{rank}")'),
         ('x.to("cuda:%d" % rank)', 'x.to(f"{ACCELERATOR}:%d" % rank)'),
@@ -111,6 +123,12 @@ def test_a_line(before, after):
         ("torch.cuda.brand_new_thing()", "unsure"),
         ("f = torch.cuda.amp.autocast", "unsure"),
         ("x = x.cuda(**where)", "unsure"),
+        ("class A:\n    def __init__(self): self.is_cuda = True\n    def f(self): return self.is_cuda", "unsure"),
+        ("n = getattr(torch.cuda,  # why\n    'device_count')()", "unsure"),
+        ("(torch.cuda  # why\n    .synchronize())", "unsure"),
+        ("torch.cuda.synchronize(device=  # why\n    0)", "unsure"),
+        ("run(CUDA_VISIBLE_DEVICES='0')", "unsure"),
+        ("x = Language(type='cuda')", "unsure"),
         ('mock.patch("torch.cuda.is_available")', "unsure"),
         ("self.torch.cuda.empty_cache()", "unsure"),
         ('torch.library.impl(lib, "op", "CUDA")(f)', "differs"),
@@ -255,6 +273,53 @@ def test_environment_variables():
     result = analyse(code, "x.py")
     assert 'os.environ["ASCEND_RT_VISIBLE_DEVICES"] = "0,1"' in result.rewritten
     assert [one.kind for one in result.findings] == ["renames", "differs", "none"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('env = dict(os.environ, CUDA_VISIBLE_DEVICES="0")', 'env = dict(os.environ, ASCEND_RT_VISIBLE_DEVICES="0")'),
+        ('env = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}', 'env = {**os.environ, "ASCEND_RT_VISIBLE_DEVICES": "0"}'),
+        ('os.environ.update(CUDA_LAUNCH_BLOCKING="1")', 'os.environ.update(ASCEND_LAUNCH_BLOCKING="1")'),
+        ('env = dict(os.environ, NCCL_DEBUG="INFO", NCCL_FOO="1")', 'env = dict(os.environ, NCCL_DEBUG="INFO", NCCL_FOO="1")'),
+    ],
+)  # fmt: skip
+def test_environments_of_other_programs(before, after):
+    result = analyse(before, "x.py")
+    assert result.rewritten == after
+    assert [one.what for one in result.findings] == [one for one in before.replace('"', "=").replace("(", " ").replace("=", " ").split() if one.startswith(("CUDA", "NCCL"))]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "stays"),
+    [
+        ('__all__ = ["autocast"]\n', True),
+        ('__all__ = []\n__all__ += ["autocast"]\n', True),
+        ('__all__: list[str] = ["f"]\n__all__.append("autocast")\n', True),
+        ('__all__ = ["f"]\n', False),
+        ("", False),
+    ],
+)
+def test_an_import_stays_where_all_has_its_name(code, stays):
+    before = f"import torch\nfrom torch.cuda.amp import autocast\n{code}def f():\n    with autocast(): pass\n"
+    result = analyse(before, "x.py")
+    assert "with torch.amp.autocast(ACCELERATOR)" in result.rewritten
+    assert ("from torch.cuda.amp import autocast\n" in result.rewritten) == stays
+    assert [one.kind for one in result.findings] == ["differs" if stays else "renames", "renames"]
+    assert analyse(result.rewritten, "x.py").rewritten == result.rewritten
+
+
+def test_imports_stay_that_are_said_to_be_given_on_or_belong_to_a_class():
+    head = "import torch\n"
+    for code in (
+        "from torch.cuda import synchronize as synchronize\nsynchronize()\n",
+        "class A:\n    from torch.cuda import synchronize\n    synchronize()\n",
+    ):
+        assert code.splitlines()[-2] in analyse(head + code, "x.py").rewritten
+    code = "from torch.cuda import synchronize\nsynchronize()\n"
+    assert "import synchronize" not in analyse(head + code, "x.py").rewritten
+    for names in ({"synchronize"}, {"*"}):
+        assert "import synchronize" in analyse(head + code, "x.py", taken=frozenset(names)).rewritten
 
 
 def test_the_name_is_another_one_where_it_is_taken():

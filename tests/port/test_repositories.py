@@ -87,7 +87,9 @@ def test_a_rewrite_never_touches_the_input_and_keeps_the_rest(repository, tmp_pa
     after = hashes(tmp_path / "out")
     assert set(after) - set(before) == {RECORD}
     assert {name.partition("/")[0] for name in set(before) - set(after)} == {".venv", "node_modules", ".git"}
-    assert {name for name in after if name in before and after[name] != before[name]} == set(result.changed)
+    assert before["loop"] == str(repository) and after["loop"] == "."
+    differ = {name for name in after if name in before and after[name] != before[name]}
+    assert differ == {*result.changed, "loop"}
     assert (tmp_path / "out/windows.py").read_bytes() == b"import torch\r\n\r\nx = torch.accelerator.device_count()\r\n"
     assert "Käse" in (tmp_path / "out/cookie.py").read_text(encoding="latin-1")
     assert (tmp_path / "out/conf.yaml").read_text() == "device: npu:0  # here\nbackend: hccl\ndeterministic: true\n"
@@ -106,6 +108,66 @@ def test_what_is_left_is_what_a_second_scan_finds(repository, tmp_path):
     left = rewrite(repository, tmp_path / "out").left
     found = [one for one in scan(tmp_path / "out").findings if one.effort not in ("none", "automatic")]
     assert sorted((one.file, one.what) for one in left) == sorted((one.file, one.what) for one in found)
+
+
+def test_links_lead_to_the_copy_or_to_what_they_led_to(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "below/out"
+    for folder in (root / "src/x", root / ".venv", tmp_path / "data", out.parent):
+        folder.mkdir(parents=True)
+    (root / "src/a.py").write_text("import torch\ntorch.cuda.synchronize()\n")
+    (root / ".venv/pyvenv.cfg").write_text("")
+    targets = {
+        "absolute.py": root / "src/a.py", "again.py": root / "absolute.py", "folder": root / "src", "through.py": "folder/a.py",
+        "src/x/climbs.py": "../../../in/src/a.py", "plain.py": "src/a.py", "here": ".", "data": "../data", "up": "..", "circle": "circle",
+        "nothing.py": root / "nothing.py", "python": root / ".venv/pyvenv.cfg",
+    }  # fmt: skip
+    for name, target in targets.items():
+        (root / name).symlink_to(target)
+    result = rewrite(root, out)
+    for name in set(targets) - {"circle", "nothing.py", "python"}:
+        meant, copied = (root / name).resolve(), (out / name).resolve()
+        assert copied == (out / meant.relative_to(root) if meant.is_relative_to(root) else meant), name
+    for name in ("plain.py", "circle", "here"):
+        assert (out / name).readlink() == (root / name).readlink()
+    assert [one.why for one in result.unread if one.file == "python"] == [
+        f"a link to {root}/.venv/pyvenv.cfg, which is not copied"
+    ]
+    assert "accelerator" in (out / "absolute.py").read_text() and "cuda" in (root / "src/a.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "stays"),
+    [
+        ("use.py", "from pkg.amp import autocast\n", True),
+        ("use.py", "from pkg.amp import (\n    other,\n    autocast as cast,\n)\n", True),
+        ("use.py", "from pkg.amp import *\n", True),
+        ("use.py", "import pkg.amp as tools\nwith tools.autocast(): pass\n", True),
+        ("use.py", "import pkg.amp\nwith pkg.amp.autocast(): pass\n", True),
+        ("use.py", "from pkg import amp as tools\nprint 'two'\nwith tools.autocast(): pass\n", True),
+        ("pkg/near.py", "from .amp import autocast\n", True),
+        ("use.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": ["from pkg.amp import autocast"]}]}), True),
+        ("use.py", "from torch.cuda.amp import autocast\n", False),
+        ("use.py", "from pkg.amp import other\nfrom pkg.more import autocast\n", False),
+    ],
+)
+def test_an_import_stays_where_another_module_takes_its_name(tmp_path, file, code, stays):
+    (tmp_path / "in/pkg").mkdir(parents=True)
+    before = "import torch\nfrom torch.cuda.amp import autocast\nwith autocast(): pass\n"
+    (tmp_path / "in/pkg/amp.py").write_text(before)
+    (tmp_path / "in" / file).write_text(code)
+    result = rewrite(tmp_path / "in", tmp_path / "out")
+    after = (tmp_path / "out/pkg/amp.py").read_text()
+    assert "with torch.amp.autocast(" in after and ("import autocast" in after) == stays
+    assert any(one.file == "pkg/amp.py" and "other modules take autocast" in one.why for one in result.left) == stays
+
+
+def test_what_a_package_gives_on_stays(tmp_path):
+    package = tmp_path / "in/tools"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import torch\nfrom torch.cuda import synchronize\nsynchronize()\n")
+    (package / "a.py").write_text("from . import synchronize\n")
+    rewrite(tmp_path / "in", tmp_path / "out")
+    assert "import synchronize" in (tmp_path / "out/tools/__init__.py").read_text()
 
 
 def test_places_that_are_refused(repository, tmp_path):
@@ -177,8 +239,17 @@ def test_a_notebook(tmp_path):
     again = rewrite(tmp_path / "out/n.ipynb", tmp_path / "again")
     assert again.changed == []
     (tmp_path / "bad.ipynb").write_text("{")
-    with pytest.raises(UserError, match="bad.ipynb, line 1: no notebook"):
-        scan(tmp_path / "bad.ipynb")
+    for content, why in (
+        ("{", "bad.ipynb, line 1: no notebook"),
+        ("[]", "bad.ipynb, line 1: no notebook"),
+        ("", "bad.ipynb: empty: no notebook$"),
+    ):
+        (tmp_path / "bad.ipynb").write_text(content)
+        with pytest.raises(UserError, match=why):
+            scan(tmp_path / "bad.ipynb")
+    result = scan(tmp_path)
+    assert [one.file for one in result.unread] == ["bad.ipynb"]
+    assert {one.file for one in result.findings} >= {"n.ipynb", "out/n.ipynb"}
 
 
 def test_many_files_are_read_by_several_processes_in_order(tmp_path):
@@ -206,6 +277,18 @@ def test_many_files_are_read_by_several_processes_in_order(tmp_path):
         ("run.sh", "accelerate launch --multi_gpu a.py\n", None),
         ("run.sh", "python a.py --accelerator=cuda\n", None),
         ("c.yaml", "devices: [cuda:0, 'cuda:1']\n", "devices: [npu:0, 'npu:1']\n"),
+        ("c.yaml", "devices:\n  - cuda\n  - 'cuda:1'\n", "devices:\n  - npu\n  - 'npu:1'\n"),
+        ("c.yaml", "device: [cpu, cuda, \"cuda:1\"]\n", "device: [cpu, npu, \"npu:1\"]\n"),
+        ("c.yaml", "args:\n- --device  # it\n  # what\n- cuda\n- \"--backend=nccl\"\n- --dist_backend\n- nccl\n", "args:\n- --device  # it\n  # what\n- npu\n- \"--backend=hccl\"\n- --dist_backend\n- hccl\n"),
+        ("c.yaml", "devices:\n  - name: one\nlanguages:\n  - cuda\n", None),
+        ("c.yaml", "kinds: [cuda, rocm]\n", None),
+        ("c.yaml", "backends:\n- nccl\n- gloo\n", "backends:\n- hccl\n- gloo\n"),
+        ("c.json", '{"args": ["--device", "cuda",\n "--backend",\n  "nccl"], "devices": ["cuda:0",\n  "cuda"]}\n', '{"args": ["--device", "npu",\n "--backend",\n  "hccl"], "devices": ["npu:0",\n  "npu"]}\n'),
+        ("c.toml", "devices = ['cuda', 'cpu']\n", "devices = ['npu', 'cpu']\n"),
+        ("Dockerfile", 'CMD ["python","train.py","--device","cuda"]\n', 'CMD ["python","train.py","--device","npu"]\n'),
+        ("Dockerfile", 'ENTRYPOINT ["a", "--device=cuda:1", "--backend", "nccl"]\n', 'ENTRYPOINT ["a", "--device=npu:1", "--backend", "hccl"]\n'),
+        ("Dockerfile", "ENV DEVICE cuda\n", "ENV DEVICE npu\n"),
+        ("run.sh", "args=(--device cuda)\n", "args=(--device npu)\n"),
         ("c.yaml", "limits:\n  nvidia.com/gpu: 8\n", None),
         ("c.yaml", "image: nvcr.io/nvidia/pytorch:24.01-py3\n", None),
         ("c.yaml", "accelerator: cuda\n", None),
@@ -238,6 +321,12 @@ def test_other_files_without_cuda(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     [read] = examine_all(tmp_path, None, False)
     assert read.findings == ()
+
+
+def test_words_are_shown_as_they_stand(tmp_path):
+    (tmp_path / "run.sh").write_text("a --device cuda --device='cuda' --backend  nccl\n")
+    [read] = examine_all(tmp_path, None, False)
+    assert [one.what for one in read.findings] == ["--device cuda", "--device=cuda", "--backend nccl"]
 
 
 @pytest.mark.timeout(60)
