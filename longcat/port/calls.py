@@ -28,6 +28,8 @@ _NEVER_NONE = {
     "format",
 }  # fmt: skip
 """Functions whose results are devices or numbers of devices, and never None."""
+_OF_TO = {"device", "non_blocking", "memory_format"}
+"""Names of arguments that `cuda()` and `to()` both take."""
 _THROUGH = re.compile(r"\.torch\.cuda(\.\w+)+")
 
 
@@ -46,7 +48,7 @@ class Calls(Interfaces):
         if not isinstance(above, cst.Attribute) and (found := _THROUGH.search(dotted(node))) is not None:
             self._unsure(node, found[0][1:], "torch is reached through something else here")
         if name == "is_cuda" and not isinstance(above, cst.AssignTarget | cst.AnnAssign | cst.Del):
-            if self._own_is_cuda and dotted(node.value) in ("self", ""):
+            if self._own_is_cuda and dotted(node.value) == "self":
                 self._unsure(node, ".is_cuda", "this module has an is_cuda of its own")
                 return
             begin = self.places.span(node)[0]
@@ -60,7 +62,8 @@ class Calls(Interfaces):
                 | cst.Arg
                 | cst.Return
                 | cst.IfExp
-                | cst.Element,
+                | cst.Element
+                | cst.NamedExpr,
             )
             opening, closing = ("", "") if simple or node.lpar else ("(", ")")
             asked = f"device.type == {self._accelerator(begin)}{closing}"
@@ -207,7 +210,7 @@ class Calls(Interfaces):
         """Return the edits that make `to()` of `cuda()`."""
         arguments = node.args
         own = self._own_cuda and dotted(value) in ("self", "")
-        if own or any(one.star for one in arguments):
+        if own or any(one.star or (one.keyword and one.keyword.value not in _OF_TO) for one in arguments):
             return None
         edits = [Edit(*self.places.span(func.attr), "to")]
         # a storage, as map_location is given, takes its device by name

@@ -104,11 +104,14 @@ class Imports(Visiting):
         while isinstance(node, cst.Attribute):
             node = node.value
         if isinstance(node, cst.Name):
-            for scope in reversed(self._around):
-                if (one := self._imported.get((id(scope), node.value))) is not None:
-                    one.uses += 1
-                    one.left += not rewritten
-                    return
+            self._use_name(node.value, rewritten)
+
+    def _use_name(self, name: str, rewritten: bool) -> None:
+        for scope in reversed(self._around):
+            if (one := self._imported.get((id(scope), name))) is not None:
+                one.uses += 1
+                one.left += not rewritten
+                return
 
     def imports_settled(self) -> list[Finding]:
         """Return all findings, with those of the imports from torch.cuda, which go where nothing needs them any more."""

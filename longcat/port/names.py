@@ -10,6 +10,8 @@ import libcst as cst
 from libcst import matchers
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
+from longcat.errors import DataError
+
 Scope = cst.Module | cst.FunctionDef | cst.ClassDef | cst.Lambda
 """What names belong to; comprehensions are taken for a part of what they stand in."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -26,6 +28,11 @@ class Places:
     @cached_property
     def _ranges(self) -> Mapping[cst.CSTNode, CodeRange]:
         # the dear part, which a module in which nothing is found is spared
+        code = self._module.code
+        if not self._text.startswith(code) or self._text[len(code) :].strip("\r\n"):
+            pairs = zip(_LINE_END.split(code), _LINE_END.split(self._text), strict=False)
+            line = next((number for number, (one, other) in enumerate(pairs, 1) if one != other), 1)
+            raise DataError(f"line {line}: a form feed within an indentation; without it this file can be read")
         return MetadataWrapper(self._module, unsafe_skip_copy=True).resolve(PositionProvider)
 
     @cached_property

@@ -307,15 +307,15 @@ def _lists(text: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
             yield from _value(flow["key"], found["value"], flow.start("items") + found.start("value"))
     offset, keys = 0, list[tuple[int, str]]()
     for line in lines:
-        if (found := _BLOCK_ITEM.match(line)) is not None:
-            while keys and keys[-1][0] > len(found["indent"]):
+        if (item := _BLOCK_ITEM.match(line)) is not None:
+            while keys and keys[-1][0] > len(item["indent"]):
                 keys.pop()
-            yield from _value(keys[-1][1] if keys else "", found["value"], offset + found.start("value"))
-        elif (found := _BLOCK_KEY.match(line)) is not None:
-            while keys and keys[-1][0] >= len(found["indent"]):
+            yield from _value(keys[-1][1] if keys else "", item["value"], offset + item.start("value"))
+        elif (key := _BLOCK_KEY.match(line)) is not None:
+            while keys and keys[-1][0] >= len(key["indent"]):
                 keys.pop()
-            if found["value"] is None:
-                keys.append((len(found["indent"]), found["key"]))
+            if key["value"] is None:
+                keys.append((len(key["indent"]), key["key"]))
         offset += len(line)
 
 

@@ -67,6 +67,11 @@ def rewritten(code):
         ("torch.cuda.synchronize(device=(0))", "torch.accelerator.synchronize((0))"),
         ("s = (torch.cuda.amp.GradScaler  # ()\n)()", "s = (torch.amp.GradScaler  # ()\n)(ACCELERATOR)"),
         ("with torch.cuda.amp.autocast((use)): pass", "with torch.amp.autocast(ACCELERATOR, enabled=(use)): pass"),
+        ("if (flag := x.is_cuda): pass", "if (flag := x.device.type == ACCELERATOR): pass"),
+        ("class A:\n    def is_cuda(self): return next(self.parameters()).is_cuda", "class A:\n    def is_cuda(self): return next(self.parameters()).device.type == ACCELERATOR"),
+        ('if (dev := "cuda"): pass', "if (dev := ACCELERATOR): pass"),
+        ('run(["a.py", "--device", "cuda", "--dist-backend", "nccl"])', 'run(["a.py", "--device", ACCELERATOR, "--dist-backend", torch.distributed.get_default_backend_for_device(ACCELERATOR)])'),
+        ('run(["a.py", "--device=cuda:0", "--backend=nccl", r"--device=cuda"])', 'run(["a.py", f"--device={ACCELERATOR}:0", "--backend=hccl", r"--device=npu"])'),
         ('d = torch.device(type="cuda", index=0)', "d = torch.device(type=ACCELERATOR, index=0)"),
         ("b = dist.Backend.NCCL", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR)"),
         ("b = torch.distributed.Backend.NCCL.upper()", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR).upper()"),
@@ -129,6 +134,16 @@ def test_a_line(before, after):
         ("torch.cuda.synchronize(device=  # why\n    0)", "unsure"),
         ("run(CUDA_VISIBLE_DEVICES='0')", "unsure"),
         ("x = Language(type='cuda')", "unsure"),
+        ("x = x.cuda(async_=True)", "unsure"),
+        ("y = map(torch.Tensor.cuda, x)", "differs"),
+        ("ok = getattr(x, 'is_cuda', False)", "unsure"),
+        ("x.to('cuda' ':0')", "unsure"),
+        ("x.to('cuda:' f'{i}')", "unsure"),
+        ("x.to('cu' 'da')", "unsure"),
+        ("run(['a.py', '--optimizer', 'cuda'])", "unsure"),
+        ("def f(s: 'torch.cuda.Stream | None' = None): pass", "unsure"),
+        ("x: Literal['cuda', 'rocm']", "unsure"),
+        ("run(['--device\\x3dcuda'])", "unsure"),
         ('mock.patch("torch.cuda.is_available")', "unsure"),
         ("self.torch.cuda.empty_cache()", "unsure"),
         ('torch.library.impl(lib, "op", "CUDA")(f)', "differs"),
@@ -178,6 +193,9 @@ def test_a_line_that_stays(code, kind):
         "names['cudaless']",
         "torch.where(a, b, c)",
         "x[y in z]",
+        "class A: is_cuda: bool = False",
+        "def f(s: 'Stream'): pass",
+        '"cuda" ":0"',
     ],
 )
 def test_what_is_no_cuda_is_not_found(code):
@@ -203,6 +221,11 @@ with ac(dtype=torch.float16):
     )
 
 
+def test_a_device_is_one_by_any_name():
+    code = 'import torch\nfrom torch import device as D\nd = D("cuda")\nx = Language("cuda")\n'
+    assert 'd = D(ACCELERATOR)\nx = Language("cuda")\n' in analyse(code, "x.py").rewritten
+
+
 def test_torch_is_imported_where_it_was_not():
     after = analyse("from torch import cuda, nn\n\nprint(cuda.device_count())\n", "x.py").rewritten
     assert "import torch\n" in after
@@ -214,6 +237,10 @@ def test_torch_is_imported_where_it_was_not():
     [
         ('match d:\n    case "cuda": n = 1\n    case _: n = 0\n', 'match d:\n    case "cuda" | "npu": n = 1\n    case _: n = 0\n'),
         ('match d:\n    case ("cuda:1" | "mps", _): n = 1\n', 'match d:\n    case ("cuda:1" | "npu:1" | "mps", _): n = 1\n'),
+        ('match d:\n    case {"device": "cuda", **rest}: n = 1\n', 'match d:\n    case {"device": "cuda" | "npu", **rest}: n = 1\n'),
+        ('match d:\n    case torch.device(type="cuda"): n = 1\n', 'match d:\n    case torch.device(type="cuda" | "npu"): n = 1\n'),
+        ('x: Literal["cpu", "cuda", \'cuda:0\']\n', 'x: Literal["cpu", "cuda", "npu", \'cuda:0\', \'npu:0\']\n'),
+        ('b: typing.Literal["gloo", "nccl"] = "gloo"\n', 'b: typing.Literal["gloo", "nccl", "hccl"] = "gloo"\n'),
         ('@torch.jit.script\ndef f(x):\n    return x.to("cuda") if x.is_cuda else x.cuda()\n', '@torch.jit.script\ndef f(x):\n    return x.to("npu") if x.device.type == "npu" else x.to("npu")\n'),
         ('def g(x):\n    return x.to("cuda:1")\ndef f(x):\n    return g(x)\nf = torch.jit.script(f)\n', 'def g(x):\n    return x.to("npu:1")\ndef f(x):\n    return g(x)\nf = torch.jit.script(f)\n'),
         ('@torch.jit.script\ndef f(x):\n    torch.cuda.synchronize()\n    return x\n', '@torch.jit.script\ndef f(x):\n    torch.cuda.synchronize()\n    return x\n'),
@@ -221,6 +248,54 @@ def test_torch_is_imported_where_it_was_not():
 )  # fmt: skip
 def test_patterns_and_torchscript_take_no_names(before, after):
     assert rewritten(before) == after
+
+
+def test_a_try_that_imports_nothing_ends_the_imports():
+    after = analyse("import torch\ntry:\n    x = y.cuda()\nexcept RuntimeError: pass\n", "x.py").rewritten
+    assert after.startswith(f"import torch\n\n{LINE}") and "y.to(ACCELERATOR)" in after
+    guarded = "import torch\ntry:\n    import apex\n    AMP = True\nexcept ImportError:\n    AMP = False\n"
+    assert analyse(guarded + "x = y.cuda()\n", "x.py").rewritten.startswith(f"{guarded}\n{LINE}")
+
+
+def test_types_in_quotes_keep_the_imports_that_they_name():
+    code = "import torch\nfrom torch.cuda import Stream\ns: {} = Stream()\n"
+    assert "import Stream" in analyse(code.format('"Stream | None"'), "x.py").rewritten
+    assert "import Stream" not in analyse(code.format('"other.Stream"'), "x.py").rewritten
+
+
+@pytest.mark.parametrize(
+    "code", ["if x:\n    pass\n    \fy = x.cuda()\n", "class A:\n\f    d = 1\n  \fe = torch.cuda.seed\n"]
+)
+def test_spaces_that_the_parser_loses_move_nothing(code):
+    with pytest.raises(DataError, match="line 4: a form feed within an indentation"):
+        analyse("import torch\n" + code, "x.py")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", [True, False])
+def test_line_ends_stay(end, last):
+    lines = ["import torch", "# \f Käse \u2028", "if x:", "\ty = x.cuda()", "\f", "z = y.is_cuda"] + [""] * last
+    after = analyse(end.join(lines), "x.py").rewritten
+    assert after.split(end)[2:] == [
+        "", f"{LINE}  # npu, cuda, ...", lines[1], "if x:", "\ty = x.to(ACCELERATOR)", "\f", "z = y.device.type == ACCELERATOR", *[""] * last
+    ] or after.split(end)[1:] == [
+        "", f"{LINE}  # npu, cuda, ...", *lines[1:3], "\ty = x.to(ACCELERATOR)", "\f", "z = y.device.type == ACCELERATOR", *[""] * last
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ('print "x"', "line 2: does not parse (it looks like Python 2)"),
+        ("raise E, 'x'", "line 2: does not parse (it looks like Python 2)"),
+        ("x = = 3", "line 2: does not parse"),
+        ("x = ?", "line 2: does not parse ('?' is not a valid character in this position)"),
+    ],
+)
+def test_what_does_not_parse_says_why(code, why):
+    with pytest.raises(DataError) as error:
+        analyse(f"import torch\n{code}\n", "x.py")
+    assert str(error.value) == why
 
 
 def test_the_constructor_of_a_scripted_module_is_pythons():

@@ -252,6 +252,57 @@ def test_a_notebook(tmp_path):
     assert {one.file for one in result.findings} >= {"n.ipynb", "out/n.ipynb"}
 
 
+def cells_after(tmp_path, *sources, **written):
+    """What becomes of the cells of a notebook."""
+    cells = [{"cell_type": "code", "source": source.splitlines(keepends=True)} for source in sources]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/n.ipynb").write_text(json.dumps({"cells": cells}, **written))
+    result = rewrite(tmp_path / "in", tmp_path / "out")
+    assert result.unread == [] and rewrite(tmp_path / "out", None).changed == []
+    after = (tmp_path / "out/n.ipynb").read_text()
+    assert json.dumps(json.loads(after), **written) == after
+    return ["".join(cell["source"]) for cell in json.loads(after)["cells"]]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("?torch.cuda\nhelp?\nx.cuda??\nx.cuda()", '?torch.cuda\nhelp?\nx.cuda??\nx.to("npu")'),
+        ("files = !ls\na, b = %sx ls\nx.cuda()", 'files = !ls\na, b = %sx ls\nx.to("npu")'),
+        ("!pip install a \\\n     b \\\n  c\nx.cuda()", '!pip install a \\\n     b \\\n  c\nx.to("npu")'),
+        ("if y:\n    %time x = x.cuda()\n    !ls", 'if y:\n    %time x = x.to("npu")\n    !ls'),
+        ("%timeit -n 10 -r3 x.cuda()\n%timeit\n%time", '%timeit -n 10 -r3 x.to("npu")\n%timeit\n%time'),
+        ("%%time\nt.synchronize()", "%%time\ntorch.accelerator.synchronize()"),
+        ("%%capture out\nx.cuda()", '%%capture out\nx.to("npu")'),
+        ("%%bash\na.py --device cuda", "%%bash\na.py --device npu"),
+        ("%%writefile a.py\nimport torch\ntorch.cuda.synchronize()\n", "%%writefile a.py\nimport torch\ntorch.accelerator.synchronize()\n"),
+        ("%%writefile -a c.yaml\ndevice: cuda\n", "%%writefile -a c.yaml\ndevice: npu\n"),
+        ("%%writefile -a a.py\n  x.cuda(\n", "%%writefile -a a.py\n  x.cuda(\n"),
+        ("%%html\n<b>cuda</b>", "%%html\n<b>cuda</b>"),
+        ("await f(x.cuda())\nasync with a: pass", 'await f(x.to("npu"))\nasync with a: pass'),
+    ],
+)  # fmt: skip
+def test_cells_with_magics(tmp_path, before, after):
+    assert cells_after(tmp_path, "import torch\nimport torch.cuda as t", before)[1] == after
+
+
+def test_a_notebook_is_written_as_it_was(tmp_path):
+    for number, written in enumerate(({"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False, "indent": 4})):
+        (tmp_path / str(number)).mkdir()
+        assert cells_after(tmp_path / str(number), "import torch\nx.cuda()  # Käse", **written)[0].endswith("# Käse")
+
+
+def test_a_mark_at_the_beginning_of_a_file_stays(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "c.yaml").write_bytes(mark + b"device: cuda\n")
+    (tmp_path / "a.py").write_bytes(mark + b"import torch\ntorch.cuda.synchronize()\n")
+    after = {read.source.name: read.after for read in examine_all(tmp_path, None, False)}
+    assert after == {
+        "c.yaml": mark + b"device: npu\n",
+        "a.py": mark + b"import torch\ntorch.accelerator.synchronize()\n",
+    }
+
+
 def test_many_files_are_read_by_several_processes_in_order(tmp_path):
     for number in range(80):
         (tmp_path / f"m{number:02}.py").write_text(
