@@ -9,7 +9,7 @@ import libcst as cst
 
 from longcat.port import strings
 from longcat.port.findings import Edit
-from longcat.port.header import binds_accelerator
+from longcat.port.header import ACCELERATORS, binds_accelerator
 from longcat.port.interfaces import Interfaces
 from longcat.port.names import dotted
 from longcat.port.rules import known_rule, packages, torch_rule, variable_rule
@@ -47,7 +47,7 @@ class Calls(Interfaces):
         above, name = self._above(), node.attr.value
         if not isinstance(above, cst.Attribute) and (found := _THROUGH.search(dotted(node))) is not None:
             self._unsure(node, found[0][1:], "torch is reached through something else here")
-        if name == "is_cuda" and not isinstance(above, cst.AssignTarget | cst.AnnAssign | cst.Del):
+        if name == "is_cuda" and not self._is_target():
             if self._own_is_cuda and dotted(node.value) == "self":
                 self._unsure(node, ".is_cuda", "this module has an is_cuda of its own")
                 return
@@ -349,8 +349,12 @@ class Calls(Interfaces):
             return
         index = node.slice[0].slice
         if isinstance(index, cst.Index):
-            compared = isinstance(index.value, cst.Comparison) and not any(
-                isinstance(one.operator, cst.In | cst.NotIn) for one in index.value.comparisons
+            compared = isinstance(index.value, cst.Comparison) and not (
+                any(isinstance(one.operator, cst.In | cst.NotIn) for one in index.value.comparisons)
+                or any(
+                    isinstance(one, cst.BaseString) or dotted(one) in ACCELERATORS
+                    for one in (index.value.left, *(each.comparator for each in index.value.comparisons))
+                )
             )
             named = isinstance(index.value, cst.Name) and (
                 index.value.value == "mask" or index.value.value.endswith("_mask")

@@ -39,13 +39,14 @@ class Interfaces(Imports):
 
     def visit_Name(self, node: cst.Name) -> None:
         above = self._above()
-        if isinstance(
-            above, cst.Param | cst.FunctionDef | cst.ClassDef | cst.AssignTarget | cst.ImportAlias | cst.AsName
-        ):
+        if isinstance(above, cst.Param | cst.FunctionDef | cst.ClassDef | cst.AssignTarget | cst.ImportAlias):
             return
         if (isinstance(above, cst.Attribute) and above.attr is node) or (
             isinstance(above, cst.Arg) and above.keyword is node
         ):
+            return
+        if self._is_target():
+            self._use(node, False)
             return
         full = self.names.resolve(node, self._around)
         if full is not None and "." in full:
@@ -134,13 +135,7 @@ class Interfaces(Imports):
         if call is None:
             if rule.call == "device_type" and decorator:
                 return [replace(edits[0], text=f"{edits[0].text}(device_type={accelerator})")]
-            return (
-                edits
-                if rule.call == "device_first"
-                and isinstance(node, cst.Name | cst.Attribute)
-                and rule.to.endswith("GradScaler")
-                else None
-            )
+            return edits if rule.to.endswith(("GradScaler", "autocast")) and self._is_type() else None
         if any(argument.star for argument in call.args):
             return None
         place = self._inside(call)

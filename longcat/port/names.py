@@ -153,6 +153,12 @@ def _may_script(node: cst.BaseExpression) -> bool:
     return dotted(node).rpartition(".")[2] in ("script", "script_if_tracing", "script_method", "export")
 
 
+def _nearness(full: str) -> int:
+    """Return how much an import counts where several bind one name: torch's own before CUDA's, and others' before none."""
+    cuda = full.startswith("torch.cuda.")
+    return 0 if not full else 2 if cuda else 3 if full.partition(".")[0] == "torch" else 1
+
+
 class _Bindings(cst.CSTVisitor):
     """Collects what each scope binds; an import counts more than another binding of the same scope."""
 
@@ -180,7 +186,7 @@ class _Bindings(cst.CSTVisitor):
 
     def _bind(self, name: str, full: str = UNKNOWN, value: cst.BaseExpression | None = None) -> None:
         bound = self.scopes[self._around[-1]]
-        if full or name not in bound:
+        if name not in bound or (full and _nearness(full) >= _nearness(bound[name])):
             bound[name] = full
         self.values[self._around[-1]].setdefault(name, []).append(value)
 

@@ -72,6 +72,17 @@ def _tree(text: str) -> ast.Module:
         return ast.parse(text)
 
 
+def compiles(text: str) -> bool:
+    """Whether this Python compiles a module, which refuses what a parser lets through, as an argument that is named twice."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compile(text, "module", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
+
+
 def _line_of(text: str) -> int | None:
     """Return the line in which Python itself finds a fault, if it does."""
     try:

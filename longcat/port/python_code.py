@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from longcat.errors import DataError
 from longcat.port.findings import Finding, apply
 from longcat.port.literals import Literals
-from longcat.port.parsing import deep_recursion, parse
+from longcat.port.parsing import compiles, deep_recursion, parse
 from longcat.port.support import Support
 
 MARKS = re.compile(
@@ -71,6 +71,8 @@ def _settled(text: str, visitor: Literals, findings: list[Finding]) -> Analysis:
     try:
         rewritten = apply(text, [*extra, *edits])
         parse(rewritten)
+        if not compiles(rewritten) and compiles(text):
+            raise ValueError
     except (ValueError, DataError):
         left = [
             one.left("the rewrite of this file would not parse; " + one.why) if one.edits else one for one in findings

@@ -86,6 +86,7 @@ def is_device_here(
         callees: functions of which it is an argument.
     """
     callees = TAKES_DEVICES if callees is None else callees
+    place, keyed = -1, False
     for above, below in zip(reversed(path[:-1]), reversed(path), strict=False):
         match above:
             case cst.Arg(keyword=cst.Name(name)):
@@ -120,13 +121,20 @@ def is_device_here(
                 if words.search(_last(target)):
                     return True
             case cst.Assign(targets):
-                return any(words.search(_last(target.target)) for target in targets)
+                named = [target.target for target in targets]
+                named += [
+                    one.elements[place].value
+                    for one in named
+                    if isinstance(one, cst.Tuple) and 0 <= place < len(one.elements)
+                ]
+                return any(words.search(_last(one)) for one in named)
             case cst.AnnAssign(target):
                 return bool(words.search(_last(target)))
             case cst.Param(name):
                 return bool(words.search(name.value))
             case cst.DictElement(key):
                 if below is key:
+                    keyed = True
                     continue
                 return bool(words.search(" ".join(_text(key)))) or "cuda" in "".join(_text(key))
             case cst.Element() | cst.List() | cst.Tuple() | cst.Set():
@@ -134,9 +142,15 @@ def is_device_here(
                     _with_the_host(above) or any(words.search(text) for text in _option_before(above, below))
                 ):
                     return True
+                if isinstance(above, cst.Tuple):
+                    place = next((number for number, one in enumerate(above.elements) if one is below), -1)
+            case cst.Dict(elements):
+                keys = {text for one in elements if isinstance(one, cst.DictElement) for text in _text(one.key)}
+                if keyed and keys & HOSTS:
+                    return True
+                keyed = False
             case (
-                cst.Dict()
-                | cst.Arg()
+                cst.Arg()
                 | cst.BinaryOperation()
                 | cst.FormattedString()
                 | cst.Attribute()

@@ -70,6 +70,31 @@ class Visiting(cst.CSTVisitor):
     def _above(self, levels: int = 1) -> cst.CSTNode:
         return self._path[-1 - levels]
 
+    def _is_type(self) -> bool:
+        """Whether what is visited says of what type something is, and is not called by anyone."""
+        for above in reversed(self._path[:-1]):
+            match above:
+                case cst.Annotation() | cst.Call(cst.Name("isinstance" | "issubclass")):
+                    return True
+                case cst.Call() | cst.BaseStatement() | cst.BaseSmallStatement():
+                    return False
+        return False
+
+    def _is_target(self) -> bool:
+        """Whether what is visited is bound or deleted, and not read."""
+        for above, below in zip(reversed(self._path[:-1]), reversed(self._path), strict=False):
+            match above:
+                case cst.Element() | cst.StarredElement() | cst.Tuple() | cst.List():
+                    continue
+                case cst.AssignTarget() | cst.Del():
+                    return True
+                case cst.AsName(name=target):
+                    return below is target
+                case cst.For() | cst.CompFor() | cst.AugAssign() | cst.AnnAssign() | cst.NamedExpr():
+                    return below is above.target
+            break
+        return False
+
     def _code(self, node: cst.CSTNode) -> str:
         begin, end = self.places.span(node)
         return self.text[begin:end]

@@ -72,6 +72,12 @@ def rewritten(code):
         ('if (dev := "cuda"): pass', "if (dev := ACCELERATOR): pass"),
         ('run(["a.py", "--device", "cuda", "--dist-backend", "nccl"])', 'run(["a.py", "--device", ACCELERATOR, "--dist-backend", torch.distributed.get_default_backend_for_device(ACCELERATOR)])'),
         ('run(["a.py", "--device=cuda:0", "--backend=nccl", r"--device=cuda"])', 'run(["a.py", f"--device={ACCELERATOR}:0", "--backend=hccl", r"--device=npu"])'),
+        ("y = x[x.is_cuda]", "y = x[(x.device.type == ACCELERATOR)]"),
+        ('b = {"cuda": "nccl", "cpu": "gloo"}[d]', 'b = {ACCELERATOR: torch.distributed.get_default_backend_for_device(ACCELERATOR), "cpu": "gloo"}[d]'),
+        ('DEVICE, BACKEND = "cuda", "nccl"', "DEVICE, BACKEND = ACCELERATOR, torch.distributed.get_default_backend_for_device(ACCELERATOR)"),
+        ("def f(s: torch.cuda.amp.GradScaler, a=3) -> torch.cuda.amp.autocast: pass", "def f(s: torch.amp.GradScaler, a=3) -> torch.amp.autocast: pass"),
+        ("ok = isinstance(s, (torch.cuda.amp.GradScaler, int))", "ok = isinstance(s, (torch.amp.GradScaler, int))"),
+        ("from torch.cuda import Stream\ns = Stream()\ndel Stream", "from torch.cuda import Stream\ns = torch.npu.Stream()\ndel Stream"),
         ('d = torch.device(type="cuda", index=0)', "d = torch.device(type=ACCELERATOR, index=0)"),
         ("b = dist.Backend.NCCL", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR)"),
         ("b = torch.distributed.Backend.NCCL.upper()", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR).upper()"),
@@ -135,6 +141,10 @@ def test_a_line(before, after):
         ("run(CUDA_VISIBLE_DEVICES='0')", "unsure"),
         ("x = Language(type='cuda')", "unsure"),
         ("x = x.cuda(async_=True)", "unsure"),
+        ("class G(torch.cuda.amp.GradScaler): pass", "unsure"),
+        ("make = functools.partial(torch.cuda.amp.GradScaler, enabled=True)", "unsure"),
+        ('LANGUAGE, NAME = "cuda", "nccl"', "unsure"),
+        ('kernels = {"cuda": 1, "hip": 2}[x]', "unsure"),
         ("y = map(torch.Tensor.cuda, x)", "differs"),
         ("ok = getattr(x, 'is_cuda', False)", "unsure"),
         ("x.to('cuda' ':0')", "unsure"),
@@ -196,6 +206,11 @@ def test_a_line_that_stays(code, kind):
         "class A: is_cuda: bool = False",
         "def f(s: 'Stream'): pass",
         '"cuda" ":0"',
+        "for x.is_cuda in y: pass",
+        "with a as (x.is_cuda, y): pass",
+        "x.is_cuda += 1; del x.is_cuda",
+        "x.is_cuda, y = 1, 2",
+        "y = x['a' == z]",
     ],
 )
 def test_what_is_no_cuda_is_not_found(code):
@@ -219,6 +234,31 @@ with ac(dtype=torch.float16):
     assert (
         "with torch.amp.autocast(ACCELERATOR, dtype=torch.float16):\n    s = torch.amp.GradScaler(ACCELERATOR)" in after
     )
+
+
+@pytest.mark.parametrize(
+    ("imports", "left"),
+    [
+        ("try:\n    from torch.amp import autocast\nexcept ImportError:\n    from torch.cuda.amp import autocast\n", True),
+        ("if old:\n    from torch.cuda.amp import autocast\nelse:\n    from torch.amp import autocast\n", True),
+        ("try:\n    from torch.cuda.amp import autocast\nexcept ImportError:\n    from contextlib import nullcontext as autocast\n", False),
+        ("try:\n    from torch.cuda.amp import autocast\nexcept ImportError:\n    autocast = None\n", False),
+    ],
+)  # fmt: skip
+def test_a_name_that_several_imports_bind_is_torchs_own(imports, left):
+    call = 'autocast("cuda", enabled=True)' if left else "autocast(True)"
+    after = analyse(f"import torch\n{imports}with {call}: pass\n", "x.py").rewritten
+    own = "with autocast(ACCELERATOR, enabled=True): pass"
+    assert after.endswith(f"\n{own if left else 'with torch.amp.autocast(ACCELERATOR, enabled=True): pass'}\n")
+
+
+def test_what_would_not_compile_stays_as_it_is():
+    code = 'import torch\n@torch.cuda.amp.custom_fwd(device_type="cuda")\ndef f(ctx): pass\n'
+    result = analyse(code, "x.py")
+    assert result.rewritten == code and {one.kind for one in result.findings} == {"unsure"}
+    assert "await" in analyse("import torch\nawait x.cuda()\n", "x.py").rewritten  # as cells of notebooks have it
+    code = "import torch\nf(a=1, a=x.cuda())\n"
+    assert "ACCELERATOR" in analyse(code, "x.py").rewritten
 
 
 def test_a_device_is_one_by_any_name():
