@@ -121,12 +121,7 @@ def is_device_here(
                 if words.search(_last(target)):
                     return True
             case cst.Assign(targets):
-                named = [target.target for target in targets]
-                named += [
-                    one.elements[place].value
-                    for one in named
-                    if isinstance(one, cst.Tuple) and 0 <= place < len(one.elements)
-                ]
+                named = [_part(target.target, place) for target in targets]
                 return any(words.search(_last(one)) for one in named)
             case cst.AnnAssign(target):
                 return bool(words.search(_last(target)))
@@ -183,6 +178,13 @@ def _strings(node: cst.CSTNode) -> set[str]:
 def _with_the_host(node: cst.List | cst.Tuple | cst.Set) -> bool:
     """Whether a list names the host's device or backend, and with it what the others are; asked for each of its elements."""
     return any("cpu" in _text(one.value) or "gloo" in _text(one.value) for one in node.elements)
+
+
+def _part(target: cst.CSTNode, place: int) -> cst.CSTNode:
+    """Return what of a target is given the element at a place, or the target as a whole."""
+    if isinstance(target, cst.Tuple) and 0 <= place < len(target.elements):
+        return target.elements[place].value
+    return target
 
 
 def _option_before(elements: cst.List | cst.Tuple | cst.Set, one: cst.CSTNode) -> list[str]:

@@ -31,11 +31,11 @@ _MODULE = re.compile(
     r"\b(?:module\s+(?:load|add|swap|try-load)|ml|spack\s+load)\s+[^;&|#\n]*\b(cuda|cudnn|nccl|nvhpc|cutensor)\b[^\s;&|]*"
 )
 _OPTION = re.compile(
-    r"""((?:(?<![\w-])--(?=[\w-]*device)[\w-]++(?:=|[ \t]++)|(?<![\w.$-])\+{0,2}[\w.]*(?:device|map_location)\w*=)["']?)(cuda)(?=(:\d+)?["']?([\s\\;,)\]}|&]|$))""",
+    r"""((?:(?<![\w-])--(?=[\w-]*device)[\w-]++(?:=|[ \t]++)|(?<![\w.$-])\+{0,2}(?=[\w.]*?(?:device|map_location))[\w.]++=)["']?)(cuda)(?=(:\d+)?["']?([\s\\;,)\]}|&]|$))""",
     re.IGNORECASE,
 )
 _BACKEND_OPTION = re.compile(
-    r"""((?:(?<![\w-])--(?=[\w-]*backend)[\w-]++(?:=|[ \t]++)|(?<![\w.$-])\+{0,2}[\w.]*backend\w*=)["']?)(nccl)\b""",
+    r"""((?:(?<![\w-])--(?=[\w-]*backend)[\w-]++(?:=|[ \t]++)|(?<![\w.$-])\+{0,2}(?=[\w.]*?backend)[\w.]++=)["']?)(nccl)\b""",
     re.IGNORECASE,
 )
 _LIGHTNING = re.compile(
@@ -55,15 +55,21 @@ _COUNT = re.compile(r"""^\s*(?:-\s*)?["']?((?:num_|n_|n)?gpus?(?:_per_node|_ids)
 _CARD = re.compile(r"\bnvidia-smi\b")
 _PROFILER = re.compile(r"(^|[\s;&|])(nsys|ncu|nvprof|nvcc|cuda-gdb|compute-sanitizer)\s")
 _SETTING = re.compile(
-    r"""^(\s*+(?:-\s*+)?["']?(?P<key>[\w.-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*(,|\}|#|$))"""
+    r"""^(\s*+(?:-\s*+)?["']?(?P<key>[\w.-]*)["']?\s*[:=]\s*+(?:&\w++\s++)?)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*(,|\}|#|$))"""
 )
 _ITEM = re.compile(
-    r"""((?<![\w-])["']?(?P<key>(?=[\w-]*(?:device|map_location|backend))[\w-]++)["']?\s*+[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl)(?P=quote)(?=\s*[,}\]\s])"""
+    r"""((?<![\w-])["']?(?P<key>(?=[\w-]*(?:device|map_location|backend|accelerator))[\w-]++)["']?\s*+[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*[,}\]\s])"""
 )
 _PAIR = re.compile(
-    r"""(?<![\w-])(--(?=[\w-]*(?:device|backend))[\w-]++)["']?[ \t\r]*+(?:,\s*+|\n\s*+-[ \t]++)["']?(cuda|nccl)(?=(?::\d+)?["']?[ \t\r]*+(?:[,\]\n]|$))"""
+    r"""(?<![\w-])(--(?=[\w-]*(?:device|backend))[\w-]++)["']?[ \t\r]*+(?:,\s*+|\n\s*+-[ \t]++|\\\r?\n\s*+)["']?(cuda|nccl)(?=(?::\d+)?["']?(?:[,\]\s]|$))"""
 )
-"""An option and its value as two words of a list, as in a Docker file's CMD."""
+"""An option and its value as two words of a list, as in a Docker file's CMD, or in two lines of a script."""
+_KEPT = re.compile(
+    r"""(?<!\w)(?=\w*?device)\w++(?::?-|["'}]*+\s*+[?:+!=]?==?\s*+["']?(?:\$\{\w++:?-)?)["']?(cuda)(?=[:"'}\s;*\])]|$)""",
+    re.IGNORECASE,
+)
+"""A variable of a script or of Make that is given a device, or is compared with one."""
+_INTERFACE = re.compile(r"(?<![\w.])torch\.cuda(?:\.\w+){1,8}(?P<empty>\(\))?")
 _FLOW = re.compile(r"""(?<![\w.-])(?P<key>[\w.-]++)["']?\s*+[:=]\s*+\[(?P<items>[^\[\]{}]*+)\]""")
 _FLOW_ITEM = re.compile(r"""(?:^|(?<=,))\s*+(["']?)(?P<value>cuda(?::\d+)?|nccl)\1\s*+(?=,|$)""")
 _BLOCK_KEY = re.compile(r"""(?P<indent>\s*+(?:-\s++)*+)["']?(?P<key>[\w.-]++)["']?\s*+:(?=\s)(?P<value>\s*+\S)?""")
@@ -87,7 +93,12 @@ def analyse(text: str, file: str, kind: str) -> Analysis:
     """
     findings = list[Finding]()
 
+    known = set[tuple[int, int]]()
+
     def say(number: int, begin: int, what: str, rule: Rule, edits: list[Edit]) -> None:
+        if (number, begin) in known:
+            return
+        known.add((number, begin))
         findings.append(
             Finding(
                 file, number, begin + 1, what, rule.kind, rule.effort, rule.why, rule.source, rule.instead, tuple(edits)
@@ -103,15 +114,11 @@ def analyse(text: str, file: str, kind: str) -> Analysis:
         offset += len(line)
         if kind in ("cuda", "native") and findings:
             break  # one for the file
-    if kind in _LISTED:
-        known = {(one.line, one.column) for one in findings}
+    if kind in _PARTS:
         starts = [0, *accumulate(len(line) for line in text.splitlines(keepends=True))]
-        for begin, what, rule, edits in _lists(text):
+        for begin, what, rule, edits in _PARTS[kind](text):
             number = bisect_right(starts, begin)
-            column = begin - starts[number - 1]
-            if (number, column + 1) not in known:
-                known.add((number, column + 1))
-                say(number, column, what, rule, edits)
+            say(number, begin - starts[number - 1], what, rule, edits)
         findings.sort(key=lambda one: (one.line, one.column))
     if kind == "cuda" and not findings:
         findings.append(_file(file))
@@ -216,8 +223,27 @@ def _commands(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
             _said("works", "none", why, "accelerate, DeepSpeed"),
             [],
         )
+    for found in _INTERFACE.finditer(bare):
+        name = found[0].removesuffix("()")
+        named = torch_rule(name)
+        if (
+            named is not None
+            and named.name == name
+            and named.to
+            and found["empty"]
+            and named.call in ("", "positional")
+        ):
+            yield found.start(), name, named, [Edit(found.start(), found.start() + len(name), named.to)]
+        else:
+            rule = _said("unsure", "minutes", "a name of torch's CUDA interfaces in a text", "")
+            yield found.start(), name, rule, []
     for found in _LIGHTNING.finditer(bare):
         yield found.start(), found[0].strip(), _LIGHTNINGS, []
+
+
+def _kept(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    for found in _KEPT.finditer(_bare(line)):
+        yield found.start(1), _plain(found[0]), _DEVICES, [Edit(*found.span(1), "npu")]
 
 
 def _packages_installed(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
@@ -296,12 +322,16 @@ def _value(key: str, value: str, begin: int) -> Iterator[tuple[int, str, Rule, l
         yield begin, what, _said("unsure", "minutes", "whether this is a device is not seen here", ""), []
 
 
+def _pairs(text: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    for found in _PAIR.finditer(text):
+        yield from _value(found[1], found[2], found.start(2))
+
+
 def _lists(text: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     """Say what elements of lists are, which may stand in several lines: words of a command, or values of a key."""
     lines = [_blank_comment(line) for line in text.splitlines(keepends=True)]
     bare = "".join(lines)
-    for found in _PAIR.finditer(bare):
-        yield from _value(found[1], found[2], found.start(2))
+    yield from _pairs(bare)
     for flow in _FLOW.finditer(bare):
         for found in _FLOW_ITEM.finditer(flow["items"]):
             yield from _value(flow["key"], found["value"], flow.start("items") + found.start("value"))
@@ -387,10 +417,10 @@ def _native(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
         yield found.start(), found[0], rule, []
 
 
-_LISTED = ("docker", "settings")
-"""Kinds of files that have lists."""
+_PARTS: dict[str, _Look] = {"shell": _pairs, "docker": _lists, "settings": _lists}
+"""What is looked for in a file as a whole, by its kind, since it may stand in several lines."""
 _LOOKS: dict[str, tuple[_Look, ...]] = {
-    "shell": (_variables, _commands, _packages_installed),
+    "shell": (_variables, _commands, _kept, _packages_installed),
     "docker": (_images, _variables, _commands, _packages_installed),
     "packages": (_requirements,),
     "settings": (_settings, _variables, _commands),
