@@ -141,7 +141,8 @@ def _shown(source: str) -> str:
 
 def _shell_lines(source: str, file: str) -> list[Finding]:
     """Return what is found in the lines for the shell; they stay as they are."""
-    lines = "\n".join(line.lstrip()[1:] if line.lstrip().startswith(("!", "%")) else "" for line in source.splitlines())
+    magics = (line.lstrip() if _TIMED.match(line) is None else "" for line in source.split("\n"))
+    lines = "\n".join(line[1:] if line.startswith(("!", "%")) else "" for line in magics)
     return [
         replace(one, edits=(), effort="minutes" if one.edits else one.effort)
         for one in analyse_text(lines, file, "shell").findings

@@ -261,6 +261,7 @@ def cells_after(tmp_path, *sources, **written):
     assert result.unread == [] and rewrite(tmp_path / "out", None).changed == []
     after = (tmp_path / "out/n.ipynb").read_text()
     assert json.dumps(json.loads(after), **written) == after
+    assert len({(one.line, one.column) for one in result.findings}) == len(result.findings)
     return ["".join(cell["source"]) for cell in json.loads(after)["cells"]]
 
 
@@ -271,6 +272,7 @@ def cells_after(tmp_path, *sources, **written):
         ("files = !ls\na, b = %sx ls\nx.cuda()", 'files = !ls\na, b = %sx ls\nx.to("npu")'),
         ("!pip install a \\\n     b \\\n  c\nx.cuda()", '!pip install a \\\n     b \\\n  c\nx.to("npu")'),
         ("if y:\n    %time x = x.cuda()\n    !ls", 'if y:\n    %time x = x.to("npu")\n    !ls'),
+        ("%time torch.cuda.synchronize()\n!python -c 'torch.cuda.seed()'", "%time torch.accelerator.synchronize()\n!python -c 'torch.cuda.seed()'"),
         ("%timeit -n 10 -r3 x.cuda()\n%timeit\n%time", '%timeit -n 10 -r3 x.to("npu")\n%timeit\n%time'),
         ("%%time\nt.synchronize()", "%%time\ntorch.accelerator.synchronize()"),
         ("%%capture out\nx.cuda()", '%%capture out\nx.to("npu")'),
