@@ -15,7 +15,7 @@ from longcat.config import PipelineConfig, load_config
 from longcat.errors import ConfigError
 from longcat.extensions import Extension
 from longcat.flows.dag import TRAINING, Stage, check, load, stages_of
-from longcat.inference.given import given_checkpoint, same_tokenizer, with_model_of, with_tokenizer_of
+from longcat.inference.given import given_checkpoint, with_model_of
 from longcat.progress import Progress, Reporter, no_progress, progress_listeners
 from longcat.training.given_start import with_start
 from longcat.training.given_state import state_as_checkpoint
@@ -54,15 +54,6 @@ class Walk:
             parents = [self.made[needed] for needed in stage.needs]
             room = self.workspace if stage.own is None else _Signed(self.workspace, stage.own.identity | _code(stage))
             artifact = call(stage, self.config, parents, room)
-            given = self.given
-            if (
-                given is not None
-                and stage.own is None
-                and not stage.needs
-                and not same_tokenizer(artifact.path, given.path)
-            ):
-                self.config = with_tokenizer_of(self.config, given.path)
-                artifact = call(stage, self.config, parents, room)
             self.made[stage.name] = artifact
             yield stage, artifact, time.monotonic() - began
 
@@ -88,7 +79,7 @@ def prepare(
     if checkpoint is not None:
         stages = without_training(flow, stages)
         given = given_checkpoint(state_as_checkpoint(checkpoint, space), space)
-        config = with_model_of(config, given.path)
+        config = with_model_of(config, given.path, space)
     else:
         config = with_start(config, space)
     check(config, stages)

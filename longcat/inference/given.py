@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from longcat.artifact import MANIFEST, Artifact, Workspace, open_artifact
-from longcat.config import PipelineConfig
+from longcat.config import CorpusConfig, PipelineConfig
 from longcat.config.config_json import read_config
 from longcat.config.tokenizer_file import TokenizerFile
 from longcat.corpus.shards import TokenCorpus
+from longcat.corpus.stage import tokenizer_of_documents
 from longcat.corpus.tokenizer import same_tokens
 from longcat.errors import ConfigError
 from longcat.inference.opening import digest_of, find_checkpoint
@@ -48,33 +49,32 @@ def given_checkpoint(what: str | Path, workspace: Workspace, named: str = NAMED)
     return Artifact("checkpoint", digest, path, manifest, facts)
 
 
-def with_model_of(config: PipelineConfig, checkpoint: Path) -> PipelineConfig:
-    """Return the configuration with the model of a checkpoint, and with its tokenizer where another one is given.
+def with_model_of(config: PipelineConfig, checkpoint: Path, workspace: Workspace) -> PipelineConfig:
+    """Return the configuration with the model of a checkpoint, and with its tokenizer unless the corpus has it already.
 
-    A tokenizer that preprocessing trains stays, see `with_tokenizer_of`, if the checkpoint was trained here.
-
-    Raises:
-        ConfigError: other settings do not go with this model.
-    """
-    own = config.corpus.tokenizer
-    given = tokenizer_of(checkpoint)
-    if own is None:
-        foreign = not (checkpoint / MANIFEST).is_file()
-    else:
-        file = Path(own).expanduser()
-        foreign = not file.is_file() or not same_tokens(file, given)
-    return with_tokenizer_of(config, checkpoint) if foreign else _fitted(config, checkpoint, {})
-
-
-def with_tokenizer_of(config: PipelineConfig, checkpoint: Path) -> PipelineConfig:
-    """Return the configuration with the model and the tokenizer of a checkpoint.
+    Documents of the same corpus that this tokenizer has made are used again, however they came by it.
 
     Raises:
         ConfigError: the tokenizer has no special token with the id that the model ends a text with, or other settings do
             not go with this model.
-        DataError: the tokenizer is unreadable.
+        DataError: tokenizer or corpus are missing or unreadable.
     """
-    return _fitted(config, checkpoint, tokenizer_settings(checkpoint))
+    own = tokenizer_of_corpus(config.corpus, workspace)
+    same = own is not None and same_tokens(own, tokenizer_of(checkpoint))
+    return _fitted(config, checkpoint, {} if same else tokenizer_settings(checkpoint))
+
+
+def tokenizer_of_corpus(corpus: CorpusConfig, workspace: Workspace) -> Path | None:
+    """Return the tokenizer that a corpus names, or that documents made of it came by; None if neither is there.
+
+    Raises:
+        DataError: a source is missing.
+        ConfigError: a filter or function cannot be used.
+    """
+    if corpus.tokenizer is None:
+        return tokenizer_of_documents(corpus, workspace)
+    file = Path(corpus.tokenizer).expanduser()
+    return file if file.is_file() else None
 
 
 def tokenizer_settings(checkpoint: Path) -> dict[str, Any]:

@@ -15,10 +15,9 @@ from pydantic import ValidationError
 from longcat.artifact import Artifact, Workspace
 from longcat.config import ModelConfig, PipelineConfig
 from longcat.config.config_json import read_config
-from longcat.corpus.stage import tokenizer_of_documents
 from longcat.corpus.tokenizer import same_tokens
 from longcat.errors import ArtifactError, ConfigError
-from longcat.inference.given import given_checkpoint, same_tokenizer, tokenizer_settings
+from longcat.inference.given import given_checkpoint, same_tokenizer, tokenizer_of_corpus, tokenizer_settings
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder, model_folder, tokenizer_of
 from longcat.interchange.folder import HuggingFaceFolder
@@ -85,15 +84,14 @@ def with_start(config: PipelineConfig, workspace: Workspace) -> PipelineConfig:
         return config
     given, own = tokenizer_of(start.path, NAMED), config.corpus.tokenizer
     end = read_config(model_folder(start.path)).model
-    if own is not None:
-        if not same_tokens(Path(own).expanduser(), given):
-            raise ConfigError(
-                f"corpus.tokenizer={own} is not that of {NAMED}{config.training.init_from} ({given}); leave it out"
-            )
-    else:
-        made = tokenizer_of_documents(config.corpus, workspace)
-        if made is not None and same_tokens(made, given):
-            return config
+    there = tokenizer_of_corpus(config.corpus, workspace)
+    same = there is not None and same_tokens(there, given)
+    if own is not None and not same:
+        raise ConfigError(
+            f"corpus.tokenizer={own} is not that of {NAMED}{config.training.init_from} ({given}); leave it out"
+        )
+    if own is None and same:
+        return config
     tree = config.model_dump()
     tree["corpus"] |= tokenizer_settings(start.path)
     tree["model"] |= {name: getattr(end, name) for name in _OF_TOKENIZER}

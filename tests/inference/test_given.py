@@ -6,7 +6,7 @@ from longcat.artifact import Workspace
 from longcat.config import load_config
 from longcat.corpus.tokenizer import train_tokenizer
 from longcat.errors import ConfigError
-from longcat.inference.given import given_checkpoint, with_model_of, with_tokenizer_of
+from longcat.inference.given import given_checkpoint, with_model_of
 from longcat.interchange.folder import save_huggingface
 from longcat.model import LongcatModel
 
@@ -31,16 +31,16 @@ def test_a_folder_of_others_stays_where_it_is_and_is_known_by_its_content(folder
     assert not (tmp_path / "w" / "checkpoint").exists()
 
 
-def test_the_configuration_takes_its_model_and_tokenizer(folder):
+def test_the_configuration_takes_its_model_and_tokenizer(folder, tmp_path):
     config = load_config("smoke")
     assert config.model.max_position_embeddings > 64
-    fitted = with_model_of(config, folder)
+    fitted = with_model_of(config, folder, Workspace(tmp_path))
     assert fitted.model.max_position_embeddings == fitted.corpus.sequence_length_tokens == 64
     assert fitted.corpus.tokenizer == str(folder / "tokenizer.json")
     assert fitted.corpus.vocabulary_size <= fitted.model.vocabulary == 300
     assert fitted.corpus.end_of_text == "</longcat_s>"
     assert fitted.corpus.sources == config.corpus.sources
-    assert with_tokenizer_of(fitted, folder) == fitted
+    assert with_model_of(fitted, folder, Workspace(tmp_path)) == fitted
 
 
 def test_what_is_no_checkpoint(folder, tmp_path):
