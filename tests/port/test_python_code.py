@@ -78,6 +78,7 @@ def rewritten(code):
         ("def f(s: torch.cuda.amp.GradScaler, a=3) -> torch.cuda.amp.autocast: pass", "def f(s: torch.amp.GradScaler, a=3) -> torch.amp.autocast: pass"),
         ("ok = isinstance(s, (torch.cuda.amp.GradScaler, int))", "ok = isinstance(s, (torch.amp.GradScaler, int))"),
         ("from torch.cuda import Stream\ns = Stream()\ndel Stream", "from torch.cuda import Stream\ns = torch.npu.Stream()\ndel Stream"),
+        ('d = torch.device(type=kind or "cuda")', "d = torch.device(type=kind or ACCELERATOR)"),
         ('d = torch.device(type="cuda", index=0)', "d = torch.device(type=ACCELERATOR, index=0)"),
         ("b = dist.Backend.NCCL", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR)"),
         ("b = torch.distributed.Backend.NCCL.upper()", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR).upper()"),

@@ -143,7 +143,7 @@ def test_links_lead_to_the_copy_or_to_what_they_led_to(tmp_path):
         ("use.py", "from pkg.amp import *\n", True),
         ("use.py", "import pkg.amp as tools\nwith tools.autocast(): pass\n", True),
         ("use.py", "import pkg.amp\nwith pkg.amp.autocast(): pass\n", True),
-        ("use.py", "from pkg import amp as tools\nprint 'two'\nwith tools.autocast(): pass\n", True),
+        ("use.py", "from pkg import other, amp as tools\nprint 'two'\nwith tools.autocast(): pass\n", True),
         ("pkg/near.py", "from .amp import autocast\n", True),
         ("use.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": ["from pkg.amp import autocast"]}]}), True),
         ("use.py", "from torch.cuda.amp import autocast\n", False),
