@@ -23,7 +23,7 @@ def with_taken(sources: list[Source], root: Path) -> list[Source]:
     from one counts for all that are called so. Too much is found rather than too little.
     """
     readers = [one for one in sources if one.kind in ("python", "notebook")]
-    givers = {_called(one, root): one for one in readers if one.kind == "python" and _GIVES.search(_text(one))}
+    givers = frozenset(_called(one, root) for one in readers if one.kind == "python" and _GIVES.search(_text(one)))
     if not givers:
         return sources
     mentioned = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(givers)))})\b|\bfrom\s+\.+\s+import\b")
@@ -31,7 +31,7 @@ def with_taken(sources: list[Source], root: Path) -> list[Source]:
     for one in readers:
         text = _text(one)
         if mentioned.search(text):
-            for module, name in _taken(text, one, root, frozenset(givers)):
+            for module, name in _taken(text, one, root, givers):
                 taken[module].add(name)
     return [replace(one, taken=frozenset(taken.get(_called(one, root), ()))) for one in sources]
 

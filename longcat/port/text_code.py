@@ -115,8 +115,9 @@ def analyse(text: str, file: str, kind: str) -> Analysis:
         if kind in ("cuda", "native") and findings:
             break  # one for the file
     if kind in _PARTS:
-        starts = [0, *accumulate(len(line) for line in text.splitlines(keepends=True))]
-        for begin, what, rule, edits in _PARTS[kind](text):
+        lines = text.splitlines(keepends=True)
+        starts = [0, *accumulate(map(len, lines))]
+        for begin, what, rule, edits in _PARTS[kind]("".join(map(_blank_comment, lines))):
             number = bisect_right(starts, begin)
             say(number, begin - starts[number - 1], what, rule, edits)
         findings.sort(key=lambda one: (one.line, one.column))
@@ -169,6 +170,7 @@ def _plain(text: str) -> str:
 
 
 def _blank_comment(line: str) -> str:
+    """Return a line with spaces in place of its comment."""
     bare = _bare(line)
     return bare + re.sub(r"[^\r\n]", " ", line[len(bare) :])
 
@@ -308,7 +310,8 @@ def _images(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
 
 def _value(key: str, value: str, begin: int) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     """Say what a value of CUDA's is that a key is given, or that is an element of what it is given."""
-    what, key = f"{key}: {value}" if key else value, key.lower()
+    shown = key if not key or key.startswith("-") else f"{key}:"
+    what, key = f"{shown} {value}".strip(), key.lower()
     if value == "gpu" or "accelerator" in key:
         if "accelerator" in key or "device" in key:
             yield begin, what, _LIGHTNINGS, []
@@ -329,14 +332,12 @@ def _pairs(text: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
 
 def _lists(text: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     """Say what elements of lists are, which may stand in several lines: words of a command, or values of a key."""
-    lines = [_blank_comment(line) for line in text.splitlines(keepends=True)]
-    bare = "".join(lines)
-    yield from _pairs(bare)
-    for flow in _FLOW.finditer(bare):
+    yield from _pairs(text)
+    for flow in _FLOW.finditer(text):
         for found in _FLOW_ITEM.finditer(flow["items"]):
             yield from _value(flow["key"], found["value"], flow.start("items") + found.start("value"))
     offset, keys = 0, list[tuple[int, str]]()
-    for line in lines:
+    for line in text.splitlines(keepends=True):
         if (item := _BLOCK_ITEM.match(line)) is not None:
             while keys and keys[-1][0] > len(item["indent"]):
                 keys.pop()

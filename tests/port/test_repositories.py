@@ -261,7 +261,7 @@ def cells_after(tmp_path, *sources, **written):
     assert result.unread == [] and rewrite(tmp_path / "out", None).changed == []
     after = (tmp_path / "out/n.ipynb").read_text()
     assert json.dumps(json.loads(after), **written) == after
-    assert len({(one.line, one.column) for one in result.findings}) == len(result.findings)
+    assert len({(one.line, one.what) for one in result.findings}) == len(result.findings)
     return ["".join(cell["source"]) for cell in json.loads(after)["cells"]]
 
 
@@ -378,7 +378,7 @@ def test_other_files(tmp_path, name, text, after):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("run.sh", "# python a.py --device cuda\n"), ("run.sh", "echo barracuda ml-device\n"), ("c.yaml", "tag: a/cuda:1\n"), ("c.yaml", "gpu_name: none\n")],
+    [("run.sh", "# python a.py --device cuda\n"), ("run.sh", "# a.py --device \\\n# cuda\n"), ("c.yaml", "# - --device\n# - cuda\n"), ("c.yaml", "a: []  # devices: [cuda]\n"), ("run.sh", "echo barracuda ml-device\n"), ("c.yaml", "tag: a/cuda:1\n"), ("c.yaml", "gpu_name: none\n")],
 )  # fmt: skip
 def test_other_files_without_cuda(tmp_path, name, text):
     (tmp_path / name).write_text(text)
@@ -401,9 +401,9 @@ def test_a_place_is_said_once(tmp_path):
 
 
 def test_words_are_shown_as_they_stand(tmp_path):
-    (tmp_path / "run.sh").write_text("a --device cuda --device='cuda' --backend  nccl\n")
+    (tmp_path / "run.sh").write_text("a --device cuda --device='cuda' --backend  nccl\nb --device \\\n  cuda\n")
     [read] = examine_all(tmp_path, None, False)
-    assert [one.what for one in read.findings] == ["--device cuda", "--device=cuda", "--backend nccl"]
+    assert [one.what for one in read.findings] == ["--device cuda", "--device=cuda", "--backend nccl", "--device cuda"]
 
 
 @pytest.mark.timeout(60)
