@@ -154,7 +154,6 @@ def test_a_line(before, after):
         ("run(['a.py', '--optimizer', 'cuda'])", "unsure"),
         ("def f(s: 'torch.cuda.Stream | None' = None): pass", "unsure"),
         ("x: Literal['cuda', 'rocm']", "unsure"),
-        ("run(['--device\\x3dcuda'])", "unsure"),
         ('mock.patch("torch.cuda.is_available")', "unsure"),
         ("self.torch.cuda.empty_cache()", "unsure"),
         ('torch.library.impl(lib, "op", "CUDA")(f)', "differs"),
@@ -251,6 +250,12 @@ def test_a_name_that_several_imports_bind_is_torchs_own(imports, left):
     after = analyse(f"import torch\n{imports}with {call}: pass\n", "x.py").rewritten
     own = "with autocast(ACCELERATOR, enabled=True): pass"
     assert after.endswith(f"\n{own if left else 'with torch.amp.autocast(ACCELERATOR, enabled=True): pass'}\n")
+
+
+def test_an_option_that_is_written_in_another_way_leaves_the_rest_alone():
+    result = analyse("import torch\nrun(['--device\\x3dcuda'])\nx.cuda()\n", "x.py")
+    assert "['--device\\x3dcuda']" in result.rewritten and "x.to(" in result.rewritten
+    assert [one.kind for one in result.findings] == ["unsure", "renames"]
 
 
 def test_what_would_not_compile_stays_as_it_is():

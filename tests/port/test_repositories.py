@@ -291,16 +291,18 @@ def test_cells_with_magics(tmp_path, before, after):
 def test_a_notebook_is_written_as_it_was(tmp_path):
     for number, written in enumerate(({"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False, "indent": 4})):
         (tmp_path / str(number)).mkdir()
-        assert cells_after(tmp_path / str(number), "import torch\nx.cuda()  # Käse", **written)[0].endswith("# Käse")
+        assert cells_after(tmp_path / str(number), "import torch\nx.cuda()  # Käse", **written)[0].endswith(
+            'x.to("npu")  # Käse'
+        )
 
 
 def test_a_mark_at_the_beginning_of_a_file_stays(tmp_path):
     mark = b"\xef\xbb\xbf"
-    (tmp_path / "c.yaml").write_bytes(mark + b"device: cuda\n")
+    (tmp_path / "c.yaml").write_bytes(mark + b"dev: cuda\n")
     (tmp_path / "a.py").write_bytes(mark + b"import torch\ntorch.cuda.synchronize()\n")
     after = {read.source.name: read.after for read in examine_all(tmp_path, None, False)}
     assert after == {
-        "c.yaml": mark + b"device: npu\n",
+        "c.yaml": mark + b"dev: npu\n",
         "a.py": mark + b"import torch\ntorch.accelerator.synchronize()\n",
     }
 
@@ -392,6 +394,12 @@ def test_long_lists_are_read_in_time_that_grows_with_them(tmp_path):
     (tmp_path / "a.yaml").write_text("devices:\n" + "- cuda\n" * 20_000)
     for read in examine_all(tmp_path, None, False):
         assert len(read.findings) == 20_000 and read.findings[-1].line in (20_000, 20_001)
+
+
+def test_an_accelerator_beside_a_device_is_said(tmp_path):
+    (tmp_path / "c.yaml").write_text("trainer: {device: cuda, accelerator: gpu}\n")
+    [read] = examine_all(tmp_path, None, False)
+    assert [one.what for one in read.findings] == ["device: cuda", "accelerator: gpu"]
 
 
 def test_a_place_is_said_once(tmp_path):
