@@ -716,3 +716,9 @@ def test_a_file_of_an_answer_is_refused_before_the_work_for_it(longcat, tmp_path
 def test_bounds_are_written_out(longcat):
     line = one_error(longcat("plan", "--model", "tiny", "--device", "ascend-910b2", "--devices", 0))
     assert "--devices must be above 0 and at most 1,048,576, found 0" in line
+
+
+def test_a_narrow_list_of_presets_cuts_nothing(longcat):
+    text = longcat("presets", COLUMNS="40").stdout
+    assert "…" not in text
+    assert {f"training tokens: {row}" for row in ("0.66 M", "1,677.72 B")} <= {row.strip() for row in text.splitlines()}

@@ -60,8 +60,10 @@ def show(
 
     Example: longcat show 3f2a
     """
+    from rich.console import Console
+
     from longcat.artifact import MANIFEST
-    from longcat.tables import print_pairs, print_tree
+    from longcat.tables import print_pairs, print_tree, say
     from longcat.unpacking import read_json
 
     view = _View.read(_open(workspace))
@@ -79,7 +81,6 @@ def show(
     pairs = {
         "result": one.name,
         "what": _what(row),
-        "path": one.path,
         "finished" if not one.half_made else "begun": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created)),
         "took": None if told["seconds"] is None else f"{told['seconds']:,.1f} s",
         "size": f"{one.bytes / 1e6:,.1f} MB in {len(manifest.get('files', ()))} files",
@@ -88,6 +89,7 @@ def show(
         "may go": "yes, longcat gc lists it" if row["may_go"] else f"no: {row['kept'] or 'it is half made'}",
     }
     print_pairs("", {name: value for name, value in pairs.items() if value is not None})
+    say(Console(), f"Path: {one.path}")
     print_tree("made from", known.parents(one.name), origins)
     print_tree("made from it", known.made_directly_of(one.name), results)
 
