@@ -91,9 +91,18 @@ def reason(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> str | None:
-    """Return what the error of the system says that an exception was raised because of; None without one."""
-    seen: list[BaseException] = [error]
-    while (inner := seen[-1].__cause__ or seen[-1].__context__) is not None and inner not in seen:
-        seen.append(inner)
-    found = [one for one in seen if isinstance(one, OSError) and one.strerror]
-    return str(found[-1].strerror) if found else None
+    """Return what the error of the system says that an exception was raised because of, or that it holds; None without one."""
+    seen, waiting = list[BaseException](), [error]
+    while waiting:
+        one = waiting.pop()
+        if one not in seen:
+            seen.append(one)
+            inner = (one.__cause__ or one.__context__, *one.args)
+            waiting += [each for each in inner if isinstance(each, BaseException)]
+    found = [one.strerror or str(one) for one in seen if isinstance(one, OSError) and _says(one)]
+    return found[-1] if found else None
+
+
+def _says(error: OSError) -> bool:
+    """Whether an error is the system's own, or like one; those of clients of HTTP are `OSError`s of many words."""
+    return bool(error.strerror) or isinstance(error, ConnectionError)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longcat.best_effort import reason
 from longcat.errors import ConfigError, DataError
 from longcat.redaction import redact
 from longcat.stores import sqlite_path
@@ -142,9 +143,7 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
         if not by_id:
             found = _flows_first(found)
     except MlflowException as error:
-        raise DataError(
-            f"MLflow at {redact(uri)} cannot be asked for run {what}: {redact(str(error)).splitlines()[0]}"
-        ) from None
+        raise DataError(f"MLflow at {redact(uri)} cannot be asked for run {what}: {reason(error)}") from None
     return found
 
 

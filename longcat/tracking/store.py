@@ -8,6 +8,7 @@ from pathlib import Path
 
 from longcat.artifact import Workspace
 from longcat.benchmark.logs.throughput import Recorded
+from longcat.best_effort import reason
 from longcat.errors import DataError
 from longcat.redaction import redact
 from longcat.stores import sqlite_path, sqlite_url
@@ -69,9 +70,7 @@ def read_run(uri: str, run_id: str, keys: Iterable[str]) -> Recorded:
         known = data.metrics
         histories = {key: client.get_metric_history(run_id, key) for key in keys if key in known}
     except MlflowException as error:
-        raise DataError(
-            f"MLflow run {run_id} cannot be read from {redact(uri)}: {redact(str(error)).splitlines()[0]}"
-        ) from None
+        raise DataError(f"MLflow run {run_id} cannot be read from {redact(uri)}: {reason(error)}") from None
     metrics = {
         key: list({p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.timestamp))}.values())
         for key, points in histories.items()
