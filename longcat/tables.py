@@ -394,10 +394,9 @@ def print_sweep(answer: Mapping[str, Any]) -> None:
     show(console, table)
     if answer["best"] is not None:
         console.print(f"Best: {_shown(answer['best'])}.", soft_wrap=True)
-        console.print(
-            f"longcat run --config {_shown(answer['config'])} --workspace {_shown(answer['workspace'])}", soft_wrap=True
-        )
-        console.print(f"Picture: {_shown(answer['picture'])}", soft_wrap=True)
+        where = f"--config {quote(answer['config'])} --workspace {quote(answer['workspace'])}"
+        say(console, f"{_program()} run {where}")
+        say(console, f"Picture: {answer['picture']}")
     if page := answer.get("mlflow_page"):
         how = (
             ""
