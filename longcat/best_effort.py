@@ -7,6 +7,7 @@ import os
 import textwrap
 import threading
 
+from longcat.errors import LongcatError
 from longcat.redaction import redact
 
 SERVERS = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}
@@ -79,7 +80,8 @@ class Service:
 def reason(error: BaseException) -> str:
     """Return an exception as one line of at most 300 characters, which ends with a whole word.
 
-    Where it wraps an error of the system, as clients of HTTP do with many words, that one is told.
+    Where it wraps an error of the system, as clients of HTTP do with many words, that one is told. One of longcat's own is a
+    sentence, and needs no name.
     """
     lines = str(error).splitlines()
     if not lines:
@@ -87,7 +89,8 @@ def reason(error: BaseException) -> str:
     text, cause = lines[0], _cause(error)
     if len(text) > _LONG and cause is not None:
         text = cause
-    return textwrap.shorten(f"{type(error).__name__}: {redact(text)}", 300, placeholder=" …")
+    named = "" if isinstance(error, LongcatError) else f"{type(error).__name__}: "
+    return textwrap.shorten(f"{named}{redact(text)}", 300, placeholder=" …")
 
 
 def _cause(error: BaseException) -> str | None:
