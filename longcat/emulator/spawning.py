@@ -22,6 +22,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Sequence
+from multiprocessing import resource_sharer
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +31,7 @@ from longcat.processes.child import die_with_parent
 _SET_CHILD_SUBREAPER = 36
 _MOST_BYTES, _MOST_DESCRIPTORS = 1 << 20, 200
 _STANDARD = (0, 1, 2)
+_SECONDS_TO_FETCH = 5.0
 
 
 def fork_what_is_spawned() -> None:
@@ -101,6 +103,9 @@ def _run(request: dict[str, Any], descriptors: list[int], between: int) -> NoRet
     """Be the process that was asked for, once its parent `between` is gone: with its descriptors, variables and folder."""
     code = 1
     _forget_what_the_runner_does_at_its_end()
+    # before the socket for fetching is removed (0), and once queues are flushed (-5)
+    for priority in (5, -50):
+        multiprocessing.util.Finalize(None, _await_fetching, exitpriority=priority)
     try:
         above = max(request["descriptors"]) + 1
         moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, above) for number in descriptors]
@@ -126,6 +131,21 @@ def _run(request: dict[str, Any], descriptors: list[int], between: int) -> NoRet
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _await_fetching() -> None:
+    """Stay while others have not fetched what this process shares, at most some seconds.
+
+    A tensor in a queue is fetched from the process that has put it there. Tests rely on the one who asks being the faster, as it is on
+    a host whose processors outnumber the ranks.
+    """
+    until, sharer = time.monotonic() + _SECONDS_TO_FETCH, resource_sharer._resource_sharer  # type: ignore[attr-defined]
+    while time.monotonic() < until:
+        with sharer._lock:
+            if not sharer._cache:
+                break
+        time.sleep(0.01)
+    resource_sharer.stop(_SECONDS_TO_FETCH)  # the last of them may be on its way
 
 
 def _forget_what_the_runner_does_at_its_end() -> None:

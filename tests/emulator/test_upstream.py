@@ -265,6 +265,43 @@ def test_what_a_test_spawns_ends_by_what_it_has_registered_and_not_by_what_the_r
     assert not lost.exists()
 
 
+FETCHED = """
+import multiprocessing, time, unittest
+context = multiprocessing.get_context("spawn")
+
+def share(queue, waits):
+    reading, writing = context.Pipe(duplex=False)
+    writing.send("there")
+    queue.put(reading)
+    time.sleep(waits)
+
+class T(unittest.TestCase):
+    def test_a(self):
+        queue = context.Queue()
+        processes = [context.Process(target=share, args=(queue, waits)) for waits in (0, 0, 0.3, 0.3)]
+        for process in processes: process.start()
+        time.sleep(1)
+        self.assertEqual([queue.get(timeout=50).recv() for _ in processes], ["there"] * 4)
+        for process in processes: process.join(50)
+        self.assertEqual([process.exitcode for process in processes], [0] * 4)
+    def test_b_nobody_wants_it(self):
+        queue = context.Queue()
+        process = context.Process(target=share, args=(queue, 0))
+        process.start()
+        process.join(50)
+        self.assertEqual(process.exitcode, 0)
+
+if __name__ == "__main__": unittest.main()
+"""
+
+
+def test_what_a_test_spawns_stays_until_what_it_shares_is_fetched(tmp_path):
+    """At once or once its queue is flushed, which is where the socket for fetching is there before it ends, or made as it ends."""
+    assert [(result.status, result.reason) for result in run(make(tmp_path, test_fetch=FETCHED))] == [
+        ("passed", "")
+    ] * 2
+
+
 def test_what_a_hanging_test_has_started_ends_with_it(tmp_path):
     pid = tmp_path / "pid"
     hang = f"""
