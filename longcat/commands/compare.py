@@ -31,8 +31,6 @@ def compare(
 
     Nothing is computed but what they have recorded. To score two checkpoints, and test which one is better, there is
     longcat evaluate --compare A B.
-
-    Example: longcat compare 3f2a 91bc --html comparison.html
     """
     from longcat.artifact import Workspace
     from longcat.comparing.differences import differences

@@ -221,3 +221,11 @@ def test_parts_of_memory_beyond_the_peak_are_explained(tmp_path):
     said = "Not all of it lives at once: the parts add up to more than the peak."
     assert said in text and said in page.read_text()
     assert said not in run("--model", "tiny", "--device", "ascend-910b2", "--devices", "1").stdout
+
+
+def test_an_unknown_model_is_told_in_one_sentence():
+    asked = ("--device", "ascend-910b2", "--devices", "8")
+    assert refused("--model", "tinyy", *asked).startswith(
+        "--model tinyy is neither a file nor a preset; did you mean tiny?; the presets are longcat-2.0, "
+    )
+    assert "nor a preset; the presets are longcat-2.0, " in refused("--model", "zzz", *asked)
