@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from longcat.commands.answers import check_file, write_file
 from longcat.commands.options import Json, WorkspacePath
-from longcat.errors import ConfigError
 from longcat.stores import sqlite_url
 
 _TODAY, _TARGET, _ANSWER = "The workload today", "Where it may go", "The answer"
@@ -85,7 +85,6 @@ def assess(
     from longcat.assess.assessment import assess as assess_all
     from longcat.assess.printed import print_assessment
     from longcat.assess.request import read_request
-    from longcat.disk import disk_errors, write_text
     from longcat.terminal import Display
 
     given = {
@@ -102,8 +101,7 @@ def assess(
         "global_batch": global_batch,
     }
     for option, file in (("--html", html), ("--markdown", markdown)):
-        if file is not None and not file.parent.is_dir():
-            raise ConfigError(f"{option} {file}: there is no folder {file.parent}")
+        check_file(option, file)
     request = read_request(config, given, price or ())
     store = tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db")
 
@@ -120,8 +118,7 @@ def assess(
         ("Markdown", "--markdown", markdown, page.markdown),
     ):
         if file is not None:
-            with disk_errors(file, f"another {option}"):
-                write_text(file, render(result))
+            write_file(option, file, render(result))
             written[what] = str(file)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
