@@ -15,7 +15,7 @@ from longcat.config import PipelineConfig
 from longcat.errors import Cancelled
 from longcat.flows.dag import Stage, load
 from longcat.flows.naming import describe, mlflow_page, mlflow_runs
-from longcat.flows.walk import prepare, row_of, summary_of
+from longcat.flows.walk import function_of, prepare, row_of, summary_of
 from longcat.redaction import redact, redact_error, redacted_records
 from longcat.tasks.orchestrator import flow_run_id, prefect_session, prefect_tags, tell
 from longcat.tasks.own import run_own
@@ -63,7 +63,7 @@ def chain(
             stage: Stage, settings: PipelineConfig, parents: Sequence[Artifact[Any]], room: Workspace
         ) -> Artifact[Any]:
             if stage.task is None:
-                state = run_own(stage.name, load(stage.function), settings, parents, room, tracker)
+                state = run_own(stage.name, function_of(stage), settings, parents, room, tracker)
             else:
                 state = load(stage.task)(settings, *parents, room, tracker)
             made: Artifact[Any] = state.result()

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,18 +84,46 @@ def prepare(
     else:
         config = with_start(config, space)
     check(config, stages)
+    for stage in stages:
+        if stage.own is not None:
+            function_of(stage)
     if any(stage.name == TRAINING for stage in stages):
         for doubt in doubts(config, space.path):
             _LOG.warning(doubt)
     return Walk(flow, config, stages, space, given)
 
 
+def function_of(stage: Stage) -> Callable[..., Artifact[Any]]:
+    """Return the function of a stage; of one of the user's own, with word of what it does not do as a stage has to.
+
+    Raises:
+        ConfigError: the user's function cannot be imported.
+    """
+    if stage.own is None:
+        plain: Callable[..., Artifact[Any]] = load(stage.function)
+        return plain
+    function: Any = replace(stage.own, name=stage.function, place=stage.function).load(f"stage {stage.name}: ", object)
+
+    @wraps(function)
+    def checked(*arguments: Any, **settings: Any) -> Artifact[Any]:
+        try:
+            made = function(*arguments, **settings)
+        except SystemExit as left:
+            raise ConfigError(f"stage {stage.name}: {stage.function} has left by SystemExit: {left}") from left
+        if not isinstance(made, Artifact):
+            raise ConfigError(
+                f"stage {stage.name}: {stage.function} returned {made!r:.100}; expected what workspace.materialize returns"
+            )
+        return made
+
+    return checked
+
+
 def call_plainly(
     stage: Stage, config: PipelineConfig, parents: Sequence[Artifact[Any]], room: Workspace
 ) -> Artifact[Any]:
     """Run a stage as a plain function; the listeners of this process hear of its progress."""
-    made: Artifact[Any] = load(stage.function)(config, *parents, workspace=room, report=_tell)
-    return made
+    return function_of(stage)(config, *parents, workspace=room, report=_tell)
 
 
 def _tell(progress: Progress) -> None:

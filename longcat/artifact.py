@@ -41,7 +41,7 @@ from longcat.hash_memory import HashMemory
 from longcat.lease import check_lease, lease
 from longcat.provenance import git_commit, source_hashes
 from longcat.redaction import redact_tree
-from longcat.unpacking import read_json
+from longcat.unpacking import read_json, why_unreadable
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
@@ -341,7 +341,7 @@ def read_manifest(directory: Path, facts: type[FactsT]) -> Artifact[FactsT]:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{directory / MANIFEST} is missing or unreadable ({error}); {_remedy(directory)}"
+            f"{directory / MANIFEST} is missing or unreadable ({why_unreadable(error)}); {_remedy(directory)}"
         ) from None
 
 

@@ -7,6 +7,7 @@ import os
 import textwrap
 import threading
 
+from longcat.errors import LongcatError
 from longcat.redaction import redact
 
 SERVERS = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}
@@ -79,7 +80,8 @@ class Service:
 def reason(error: BaseException) -> str:
     """Return an exception as one line of at most 300 characters, which ends with a whole word.
 
-    Where it wraps an error of the system, as clients of HTTP do with many words, that one is told.
+    Where it wraps an error of the system, as clients of HTTP do with many words, that one is told. One of longcat's own is a
+    sentence, and needs no name.
     """
     lines = str(error).splitlines()
     if not lines:
@@ -87,13 +89,23 @@ def reason(error: BaseException) -> str:
     text, cause = lines[0], _cause(error)
     if len(text) > _LONG and cause is not None:
         text = cause
-    return textwrap.shorten(f"{type(error).__name__}: {redact(text)}", 300, placeholder=" …")
+    named = "" if isinstance(error, LongcatError) else f"{type(error).__name__}: "
+    return textwrap.shorten(f"{named}{redact(text)}", 300, placeholder=" …")
 
 
 def _cause(error: BaseException) -> str | None:
-    """Return what the error of the system says that an exception was raised because of; None without one."""
-    seen: list[BaseException] = [error]
-    while (inner := seen[-1].__cause__ or seen[-1].__context__) is not None and inner not in seen:
-        seen.append(inner)
-    found = [one for one in seen if isinstance(one, OSError) and one.strerror]
-    return str(found[-1].strerror) if found else None
+    """Return what the error of the system says that an exception was raised because of, or that it holds; None without one."""
+    seen, waiting = list[BaseException](), [error]
+    while waiting:
+        one = waiting.pop()
+        if one not in seen:
+            seen.append(one)
+            inner = (one.__cause__ or one.__context__, *one.args)
+            waiting += [each for each in inner if isinstance(each, BaseException)]
+    found = [one.strerror or str(one) for one in seen if isinstance(one, OSError) and _says(one)]
+    return found[-1] if found else None
+
+
+def _says(error: OSError) -> bool:
+    """Whether an error is the system's own, or like one; those of clients of HTTP are `OSError`s of many words."""
+    return bool(error.strerror) or isinstance(error, ConnectionError)

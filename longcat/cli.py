@@ -42,7 +42,7 @@ from longcat.commands.preprocess import preprocess_command
 from longcat.commands.pretrain import pretrain_command
 from longcat.commands.run import flow_command, run
 from longcat.disk import failing_disk
-from longcat.errors import LongcatError, Terminated
+from longcat.errors import LongcatError, Terminated, UserError
 from longcat.extensions import STAGES as OWN_STAGES
 from longcat.extensions import registered
 from longcat.flows.dag import STAGES
@@ -157,14 +157,21 @@ class _Signals:
         raise self.asked
 
 
-def _nobody_reads() -> bool:
-    """Whether the reader of standard output is gone, as after `| head`; what is left for it is thrown away then."""
+def _refusal_of_output() -> OSError | None:
+    """Return why standard output takes no more, as after `| head` or on a full disk; what is left for it is thrown away then."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as refusal:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        return refusal
+    return None
+
+
+def _have_streams() -> None:
+    """Open what stands for a standard stream that this process was started without, so that no file takes its place."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _complain(text: str) -> None:
@@ -205,8 +212,12 @@ def main() -> None:
         code = _INTERRUPTED
     except Exception as error:
         redact_error(error)
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        refusal = _refusal_of_output() if isinstance(error, OSError) else None
+        if isinstance(refusal, BrokenPipeError):
             code = _UNREAD
+        elif refusal is not None:
+            _complain(f"standard output cannot be written: {refusal.strerror}")
+            code = UserError.exit_code
         elif type(error).__module__.startswith(("click", "typer")) and hasattr(error, "exit_code"):
             context = getattr(error, "ctx", None)
             if context is None or type(error).__name__ == "NoArgsIsHelpError":
@@ -249,6 +260,7 @@ class _Leaving:
 
 def program() -> None:
     """Run the command line as a process of its own, which ends with it."""
+    _have_streams()
     leaving = _Leaving()
     atexit.register(leaving)  # the first one that is registered is called last
     try:

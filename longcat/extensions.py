@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TypeVar
 
 from longcat.errors import ConfigError
@@ -73,11 +74,19 @@ class Extension:
                 f"{field}{self.described} cannot be imported: {where}: broken Python ({error.msg})"
             ) from None
         except (Exception, SystemExit) as error:  # importing runs other people's code
-            raise ConfigError(f"{field}{self.described} cannot be imported: {error}") from error
+            raise ConfigError(f"{field}{self.described} cannot be imported: {error}{self._where(error)}") from error
         if not isinstance(found, kind):
             wanted = f"{kind.__module__}.{kind.__name__}"
             raise ConfigError(f"{field}{self.described} is a {type(found).__name__}, not a {wanted}")
         return found
+
+    def _where(self, error: BaseException) -> str:
+        """Say where its module is looked for, if that is what was not found."""
+        outermost = self.place.partition(":")[0].partition(".")[0]
+        if not isinstance(error, ModuleNotFoundError) or error.name != outermost:
+            return ""
+        here = Path(f"{outermost}.py").is_file() or Path(outermost).is_dir()
+        return f"; {'it is' if here else 'if it is'} in this folder, put PYTHONPATH=. before the command"
 
     @cached_property
     def identity(self) -> dict[str, str]:

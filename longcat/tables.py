@@ -203,7 +203,10 @@ def print_results(answer: Mapping[str, Any]) -> None:
             table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis", width=width)
         for line in cells:
             table.add_row(*map(_shown, line))
-        console.print(table)
+        if sum(widths) + gaps <= console.width:
+            console.print(table)
+        else:
+            _show_as_list(console, table)
     half = [row for row in rows if row["half_made"]]
     print(f"{len(rows) - len(half)} results, {answer['bytes'] / 1e6:,.1f} MB" if rows else "there are no results")
     if half:
@@ -232,12 +235,17 @@ def show(console: Console, table: Table) -> None:
     """Print a table, or its rows as a list where the terminal is so narrow that words would be cut."""
     if console.width >= NARROW:
         console.print(table)
-        return
+    else:
+        _show_as_list(console, table)
+
+
+def _show_as_list(console: Console, table: Table) -> None:
     if table.title:
         say(console, f"{table.title}:")
     names = [str(column.header) for column in table.columns]
     for first, *others in zip(*(map(_plain, column.cells) for column in table.columns), strict=True):
-        lines = [f"  {first}", *(f"    {name}: {cell}" for name, cell in zip(names[1:], others, strict=True))]
+        named = zip(names[1:], others, strict=True)
+        lines = [f"  {first}", *(f"    {name}: {cell}" if name else f"    {cell}" for name, cell in named if cell)]
         if not table.show_header:
             lines = [f"  {first}: {', '.join(others)}"]
         for line in lines:
@@ -386,10 +394,9 @@ def print_sweep(answer: Mapping[str, Any]) -> None:
     show(console, table)
     if answer["best"] is not None:
         console.print(f"Best: {_shown(answer['best'])}.", soft_wrap=True)
-        console.print(
-            f"longcat run --config {_shown(answer['config'])} --workspace {_shown(answer['workspace'])}", soft_wrap=True
-        )
-        console.print(f"Picture: {_shown(answer['picture'])}", soft_wrap=True)
+        where = f"--config {quote(answer['config'])} --workspace {quote(answer['workspace'])}"
+        say(console, f"{_program()} run {where}")
+        say(console, f"Picture: {answer['picture']}")
     if page := answer.get("mlflow_page"):
         how = (
             ""

@@ -100,3 +100,8 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def why_unreadable(error: Exception) -> str:
+    """Say what is wrong with a record that was read: what Python says, which of a missing field is its name alone."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)

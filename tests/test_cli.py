@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -656,3 +657,68 @@ def test_a_reader_that_has_gone_is_no_error(arguments):
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=300) == 128 + signal.SIGPIPE
+
+
+def test_output_that_cannot_be_written_is_an_error_of_its_own(tmp_path):
+    """As on a full disk; `longcat presets > FILE` would else seem to have worked, or the workspace would be blamed."""
+    command = [sys.executable, "-B", "-m", "longcat.cli", "presets"]
+    with (tmp_path / "presets.txt").open("wb") as file:
+        result = subprocess.run(
+            command,
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8)),
+        )
+    assert result.returncode == 2
+    assert result.stderr == "error: standard output cannot be written: File too large\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_process_without_standard_streams_works(closed):
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "longcat.cli", "presets", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bool(result.stdout) == (">&-" not in closed.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "a", "b", "--html"],
+        [
+            "mfu",
+            "--model",
+            "tiny",
+            "--device",
+            "a100-80gb",
+            "--sequence-length",
+            256,
+            "--tokens-per-second",
+            9,
+            "--html",
+        ],
+        ["plan", "--model", "tiny", "--device", "ascend-910b2", "--devices", 8, "--html"],
+        ["assess", "--model", "tiny", "--to", "ascend-910b2:8", "--html"],
+        ["assess", "--model", "tiny", "--to", "ascend-910b2:8", "--markdown"],
+        ["port", "scan", ".", "--html"],
+    ],
+)
+def test_a_file_of_an_answer_is_refused_before_the_work_for_it(longcat, tmp_path, arguments):
+    option, typo = arguments[-1], tmp_path / "typo"
+    assert f"{option} {tmp_path}: that is a folder" in one_error(longcat(*arguments, tmp_path))
+    assert f"there is no folder {typo}" in one_error(longcat(*arguments, typo / "page.html"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bounds_are_written_out(longcat):
+    line = one_error(longcat("plan", "--model", "tiny", "--device", "ascend-910b2", "--devices", 0))
+    assert "--devices must be above 0 and at most 1,048,576, found 0" in line
+
+
+def test_a_narrow_list_of_presets_cuts_nothing(longcat):
+    text = longcat("presets", COLUMNS="40").stdout
+    assert "…" not in text
+    assert {f"training tokens: {row}" for row in ("0.66 M", "1,677.72 B")} <= {row.strip() for row in text.splitlines()}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longcat.commands.answers import check_file, write_file
 from longcat.commands.options import Json, WorkspacePath
 from longcat.errors import ConfigError
 from longcat.stores import sqlite_url
@@ -106,7 +107,6 @@ def assess(
     from longcat.assess.assessment import assess as assess_all
     from longcat.assess.printed import print_assessment
     from longcat.assess.request import read_request
-    from longcat.disk import disk_errors, write_text
     from longcat.terminal import Display
 
     given = {
@@ -126,8 +126,7 @@ def assess(
         "global_batch": global_batch,
     }
     for option, file in (("--html", html), ("--markdown", markdown)):
-        if file is not None and not file.parent.is_dir():
-            raise ConfigError(f"{option} {file}: there is no folder {file.parent}")
+        check_file(option, file)
     if html is not None and markdown is not None and html.resolve() == markdown.resolve():
         raise ConfigError(f"--html and --markdown are both {html}: one would replace the other")
     request = read_request(config, given, price or ())
@@ -146,8 +145,7 @@ def assess(
         ("Markdown", "--markdown", markdown, page.markdown),
     ):
         if file is not None:
-            with disk_errors(file, f"another {option}"):
-                write_text(file, render(result))
+            write_file(option, file, render(result))
             written[what] = str(file)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))

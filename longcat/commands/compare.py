@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from longcat.commands.answers import check_file, write_file
 from longcat.commands.options import Json, WorkspacePath
-from longcat.errors import ConfigError
 
 _NAMED = (
     "Id or name of a run, first characters of a digest, or folder of a result or of a workspace, which stands for its last "
@@ -31,24 +31,19 @@ def compare(
 
     Nothing is computed but what they have recorded. To score two checkpoints, and test which one is better, there is
     longcat evaluate --compare A B.
-
-    Example: longcat compare 3f2a 91bc --html comparison.html
     """
     from longcat.artifact import Workspace
     from longcat.comparing.differences import differences
     from longcat.comparing.sides import find_side
-    from longcat.disk import disk_errors, write_text
 
+    check_file("--html", html)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     space = Workspace(workspace) if workspace.expanduser().is_dir() else None
     result = differences(find_side(first, space), find_side(second, space))
     if html is not None:
         from longcat.comparing.page import html as render
 
-        if not html.parent.is_dir():
-            raise ConfigError(f"--html {html}: there is no folder {html.parent}")
-        with disk_errors(html, "another --html"):
-            write_text(html, render(result))
+        write_file("--html", html, render(result))
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

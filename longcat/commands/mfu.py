@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from longcat.commands.answers import check_file, write_file
 from longcat.commands.options import Json, WorkspacePath
-from longcat.errors import UserError
 from longcat.stores import sqlite_url
 
 _MODEL, _RUN, _SPEED, _ANSWER = "The model", "The run", "Its speed, by one of these", "The answer"
@@ -174,6 +173,7 @@ def mfu(
     from longcat.benchmark.mfu_question import answer_question
     from longcat.tracking.store import read_run
 
+    check_file("--html", html)
     result = answer_question(
         device,
         sequence_length,
@@ -203,20 +203,12 @@ def mfu(
         read_run=partial(read_run, tracking_uri or sqlite_url(workspace.resolve() / "mlflow.db")),
     )
     if html is not None:
-        _write_page(html, result)
+        from longcat.benchmark.report import html as render
+
+        write_file("--html", html, render({**result, "device_name": result["device"]}))
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         from longcat.tables import print_mfu
 
         print_mfu(result)
-
-
-def _write_page(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the answer as an HTML page."""
-    from longcat.benchmark.report import html
-
-    try:
-        path.write_text(html({**result, "device_name": result["device"]}), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--html {path}: {error.strerror}") from None

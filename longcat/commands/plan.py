@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from longcat.commands.answers import check_file, write_file
 from longcat.commands.options import Json
 from longcat.errors import UserError
 
@@ -102,6 +103,7 @@ def plan(
     from longcat.plan.model import read_model
     from longcat.plan.search import need_more, search
 
+    check_file("--html", html)
     _check(devices, global_batch, sequence_length, micro_batch, tokens, recompute)
     if layout is None and (micro_batch is not None or recompute != "none"):
         raise UserError("--micro-batch and --recompute are of one --layout; without it all are tried")
@@ -125,10 +127,7 @@ def plan(
     if html is not None:
         from longcat.plan.page import page
 
-        try:
-            html.write_text(page(answer), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"--html {html}: {error.strerror}") from None
+        write_file("--html", html, page(answer))
     if as_json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
@@ -154,13 +153,9 @@ def _check(
         ("--tokens", tokens, MOST_TOKENS),
     ):  # fmt: skip
         if number is not None and not 0 < number <= most:
-            raise UserError(f"{name} must be above 0 and at most {_said(most)}, found {_said(number)}")
+            raise UserError(f"{name} must be above 0 and at most {most:,.15g}, found {number:,.15g}")
     if recompute not in ("none", "selective", "full"):
         raise UserError(f"--recompute {recompute}: there are none, selective and full")
-
-
-def _said(number: float) -> str:
-    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def _also(text: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from longcat.commands.answers import check_file, write_file
 from longcat.commands.help import Command, Group
 from longcat.commands.options import Json
 from longcat.errors import UserError
@@ -42,15 +43,13 @@ def scan(
     from longcat.port.scanning import scan as scan_all
     from longcat.terminal import Display
 
-    _check_page(html)
+    check_file("--html", html)
     with Display(quiet=False) as display:
         result = scan_all(root, python, vendored, display).as_json()
     if html is not None:
-        from longcat.disk import disk_errors, write_text
         from longcat.port.page import html as render
 
-        with disk_errors(html, "another --html"):
-            write_text(html, render(result))
+        write_file("--html", html, render(result))
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -128,8 +127,3 @@ def check(
         print_check(result)
     if result["verdict"] != "same":
         raise typer.Exit(1)
-
-
-def _check_page(html: Path | None) -> None:
-    if html is not None and not html.parent.is_dir():
-        raise UserError(f"--html {html}: there is no folder {html.parent}")

@@ -33,6 +33,8 @@ def presets(
     from rich.console import Console
     from rich.table import Table
 
+    from longcat.tables import show as show_table
+
     table = Table()
     for column in ("preset", "parameters", "activated per token", "sequence", "training tokens"):
         table.add_column(column, justify="left" if column == "preset" else "right", no_wrap=column == "preset")
@@ -44,7 +46,7 @@ def presets(
             str(row["sequence_length_tokens"]),
             large_count(row["training_tokens"]),
         )
-    Console().print(table)
+    show_table(Console(), table)
 
 
 def preset_rows() -> list[dict[str, Any]]:

@@ -171,6 +171,7 @@ def _outcome(
     from longcat.corpus.stage import preprocess
     from longcat.flows.dag import TRAINING
     from longcat.interchange.checkpoint_folder import CheckpointFolder
+    from longcat.progress import Progress
     from longcat.tracking.record import log_manifests
     from longcat.training.metrics import read_metrics
     from longcat.training.stage import pretrain
@@ -183,6 +184,7 @@ def _outcome(
             tokens = preprocess(config, workspace=space, report=report)
             run.log_input(tokens, context="training")
             made = pretrain(config, tokens, workspace=space, report=report, on_metrics=run.log_records)
+            report(Progress(TRAINING, 1, 1, f"{name}: {'reused: ' if made.cached else ''}{made.facts.headline}"))
             if made.cached:
                 run.log_records(read_metrics(CheckpointFolder(made.path).metrics))
             run.set_tags({"artifact": f"{made.kind}/{made.digest}", "cached": str(made.cached).lower()})

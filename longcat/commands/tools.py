@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -143,7 +144,8 @@ def _send_before_showing(space: Workspace) -> None:
         pass  # whoever works there sends its own records, and what others have left
     except TrackingError as error:
         _warn(
-            f"{error}; until `longcat sync` has sent them, MLflow's pages lack them and may show runs as running that have ended"
+            f"{error}; until `longcat sync --workspace {quote(str(space.path))}` has sent them, MLflow's pages lack them and "
+            "may show runs as running that have ended"
         )
 
 

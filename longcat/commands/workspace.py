@@ -28,10 +28,7 @@ _HERE = Path("workspace")
 
 
 def ls(workspace: WorkspacePath = _HERE, as_json: Json = False) -> None:
-    """List the results in a workspace, oldest first: what they are, how big, pinned or in use, and what may go.
-
-    Example: longcat ls --workspace workspace
-    """
+    """List the results in a workspace, oldest first: what they are, how big, pinned or in use, and what may go."""
     from longcat.tables import print_results
 
     view = _View.read(_open(workspace))
@@ -56,12 +53,11 @@ def show(
     workspace: WorkspacePath = _HERE,
     as_json: Json = False,
 ) -> None:
-    """Say what a result is, what it was made from, what is made from it, and why it is kept.
+    """Say what a result is, what it was made from, what is made from it, and why it is kept."""
+    from rich.console import Console
 
-    Example: longcat show 3f2a
-    """
     from longcat.artifact import MANIFEST
-    from longcat.tables import print_pairs, print_tree
+    from longcat.tables import print_pairs, print_tree, say
     from longcat.unpacking import read_json
 
     view = _View.read(_open(workspace))
@@ -79,7 +75,6 @@ def show(
     pairs = {
         "result": one.name,
         "what": _what(row),
-        "path": one.path,
         "finished" if not one.half_made else "begun": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created)),
         "took": None if told["seconds"] is None else f"{told['seconds']:,.1f} s",
         "size": f"{one.bytes / 1e6:,.1f} MB in {len(manifest.get('files', ()))} files",
@@ -88,15 +83,13 @@ def show(
         "may go": "yes, longcat gc lists it" if row["may_go"] else f"no: {row['kept'] or 'it is half made'}",
     }
     print_pairs("", {name: value for name, value in pairs.items() if value is not None})
+    say(Console(), f"Path: {one.path}")
     print_tree("made from", known.parents(one.name), origins)
     print_tree("made from it", known.made_directly_of(one.name), results)
 
 
 def pin(names: Named, workspace: WorkspacePath = _HERE, as_json: Json = False) -> None:
-    """Keep results, and all that they are made from, from ever being removed.
-
-    Example: longcat pin 3f2a
-    """
+    """Keep results, and all that they are made from, from ever being removed."""
     from longcat.inventory.entries import Inventory
     from longcat.inventory.pins import pin as pin_results
     from longcat.inventory.pins import pins
@@ -116,10 +109,7 @@ def pin(names: Named, workspace: WorkspacePath = _HERE, as_json: Json = False) -
 
 
 def unpin(names: Named, workspace: WorkspacePath = _HERE, as_json: Json = False) -> None:
-    """Let results go that were pinned.
-
-    Example: longcat unpin 3f2a
-    """
+    """Let results go that were pinned."""
     from longcat.inventory.pins import pins
     from longcat.inventory.pins import unpin as unpin_results
 
@@ -143,10 +133,7 @@ def rm(
     force: Annotated[bool, typer.Option("--force", help="Remove also what others are made from; they stay.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove results by name; refused for what is pinned, a champion, or what others are made from.
-
-    Example: longcat rm 3f2a 91bc
-    """
+    """Remove results by name; refused for what is pinned, a champion, or what others are made from."""
     from longcat.inventory.removal import refuse_what_is_needed, remove_entries
 
     space = _open(workspace)
@@ -167,8 +154,6 @@ def gc(
 
     Kept are results that are pinned, champions, of the last run, or not yet sent to MLflow, what half-made ones need, and all
     that these are made from.
-
-    Example: longcat gc --yes
     """
     from longcat.inventory.removal import removable, remove_entries
 

@@ -14,6 +14,7 @@ from longcat.costs.hardware import find_hardware
 from longcat.errors import ArtifactError, ConfigError, DataError
 from longcat.interchange.checkpoint_facts import CheckpointFacts
 from longcat.interchange.checkpoint_folder import CheckpointFolder
+from longcat.inventory.removal import short
 from longcat.training.metrics import Records, read_metrics
 
 if TYPE_CHECKING:
@@ -46,7 +47,12 @@ def differences(first: Side, second: Side) -> dict[str, Any]:
     Raises:
         DataError: records of a training or of an evaluation are unreadable.
     """
-    notes: list[str] = []
+    notes = [
+        f"the manifest of {short(one.name)} is unreadable ({one.problem}), so that nothing in it is compared"
+        for side in (first, second)
+        for one in side.results.values()
+        if one.problem is not None
+    ]
     records = [_records(side) for side in (first, second)]
     rows = _scores(first, second, notes)
     unlike_peaks = _unlike_peaks(first, second, notes)

@@ -22,7 +22,7 @@ _PAGE = _ENVIRONMENT.from_string(
     """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Data card</title><style>{{ style|safe }}
-.bar { background: #2f6fde; height: .6rem; border-radius: .2rem; } h3 { font-size: .95rem; color: #55607a; margin: 1rem 0 .25rem; } td.wide { width: 45%; }
+.bar { background: #2f6fde; height: .6rem; border-radius: .2rem; } .whole { background: #e8ebf2; border-radius: .2rem; } h3 { font-size: .95rem; color: #55607a; margin: 1rem 0 .25rem; } td.wide { width: 45%; }
 blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1px solid #e1e5ec; border-radius: .35rem;
   white-space: pre-wrap; overflow-wrap: anywhere; font: .8rem/1.45 ui-monospace, monospace; }
 </style></head><body><main>
@@ -37,13 +37,13 @@ blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1p
 {% endfor %}</table></div>
 {% for s in f.sources if s.left_out %}<p>Files of {{ s.name }} that were not read: {{ left_out(s.left_out) }}.</p>
 {% endfor %}<h2>Mixture of the training split</h2>
-<div class="scroll"><table><tr><th>source</th><th>part</th><th class="n">documents</th><th class="n">tokens available</th><th class="n">tokens sampled</th><th class="n">fraction</th><th class="n">repeats</th></tr>
-{% for g in f.mixture %}<tr><td>{{ g.source }}</td><td>{{ parts[g.long] }}</td><td class="n">{{ g.documents|number }}</td><td class="n">{{ g.tokens|number }}</td><td class="n">{{ g.wanted_tokens|number }}</td><td class="n">{{ "%.1f %%"|format(100 * g.wanted_tokens / mixed) }}</td><td class="n">{{ "%.2f"|format(g.repeats) }}</td></tr>
-{% endfor %}</table></div>
+<table class="stack"><thead><tr><th>source</th><th>part</th><th class="n">documents</th><th class="n">tokens available</th><th class="n">tokens sampled</th><th class="n">fraction</th><th class="n">repeats</th></tr></thead><tbody>
+{% for g in f.mixture %}<tr><td class="title">{{ g.source }}</td><td data-label="part">{{ parts[g.long] }}</td><td class="n" data-label="documents">{{ g.documents|number }}</td><td class="n" data-label="tokens available">{{ g.tokens|number }}</td><td class="n" data-label="tokens sampled">{{ g.wanted_tokens|number }}</td><td class="n" data-label="fraction">{{ "%.1f %%"|format(100 * g.wanted_tokens / mixed) }}</td><td class="n" data-label="repeats">{{ "%.2f"|format(g.repeats) }}</td></tr>
+{% endfor %}</tbody></table>
 <p>Of each sequence {{ "%.2f %%"|format(100 * f.padding_fraction) }} is padding; {{ "%.2f %%"|format(100 * f.extra_cuts_fraction) }} of the documents were cut to fill sequences, in addition to those longer than a sequence.</p>
 <h2>Dropped documents</h2>
 <div class="scroll"><table><tr><th>reason</th><th class="n">documents</th><th class="n">fraction</th><th></th></tr>
-{% for reason, count in f.dropped.items() %}<tr><td>{{ reason|replace("_", " ") }}</td><td class="n">{{ count|number }}</td><td class="n">{{ "%.1f %%"|format(100 * count / read) }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / most_dropped }}%"></div></td></tr>
+{% for reason, count in f.dropped.items() %}<tr><td>{{ reason|replace("_", " ") }}</td><td class="n">{{ count|number }}</td><td class="n">{{ "%.1f %%"|format(100 * count / read) }}</td><td class="wide"><div class="whole"><div class="bar" style="width: {{ 100 * count / read }}%"></div></div></td></tr>
 {% endfor %}</table></div>
 {% if f.paragraphs_cut %}<p>{{ f.paragraphs_cut|number }} paragraphs that also occur in an earlier document were removed.</p>{% endif %}
 {% if f.masked %}<h2>Masked personal data</h2>
@@ -52,7 +52,7 @@ blockquote { margin: .4rem 0; padding: .4rem .8rem; background: #fff; border: 1p
 {% endfor %}</table></div>{% endif %}
 {% if f.languages %}<h2>Languages</h2>
 <div class="scroll"><table><tr><th>language</th><th class="n">documents</th><th></th></tr>
-{% for name, count in languages %}<tr><td>{{ name }}</td><td class="n">{{ count|number }}</td><td class="wide"><div class="bar" style="width: {{ 100 * count / languages[0][1] }}%"></div></td></tr>
+{% for name, count in languages %}<tr><td>{{ name }}</td><td class="n">{{ count|number }}</td><td class="wide"><div class="whole"><div class="bar" style="width: {{ 100 * count / languages|sum(attribute=1) }}%"></div></div></td></tr>
 {% endfor %}</table></div>{% endif %}
 <h2>Length of kept documents</h2>
 <div class="scroll"><table><tr><th>characters</th><th class="n">documents</th><th></th></tr>
@@ -110,7 +110,6 @@ def _values(facts: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "parts": {None: "all", True: "long documents", False: "shorter documents"},
         "mixed": max(1, sum(group["wanted_tokens"] for group in facts["mixture"])),
-        "most_dropped": max([1, *facts["dropped"].values()]),
         "languages": sorted(facts["languages"].items(), key=lambda item: -item[1])[:12],
         "lengths": lengths,
         "longest": max([1, *facts["length_log2"].values()]),

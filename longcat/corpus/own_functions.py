@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from longcat.best_effort import reason
 from longcat.errors import ConfigError
 from longcat.extensions import Extension, find
 
@@ -51,12 +52,26 @@ class OwnFunction:
         """
         try:
             return self.function(*arguments, **settings)
-        except Exception as error:  # other people's code
-            raise self.failed(f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # other people's code
+            raise self.failed(reason(error)) from error
 
-    def failed(self, reason: str) -> ConfigError:
+    def texts(self, **settings: Any) -> Iterator[Any]:
+        """Ask the function, and yield what it yields.
+
+        Raises:
+            ConfigError: the function raised something, or returned what is no sequence of texts.
+        """
+        made = self(**settings)
+        if not isinstance(made, Iterable) or isinstance(made, str | bytes):
+            raise self.failed(f"it returned {made!r:.100}; expected texts, one after another, as `yield` makes them")
+        try:
+            yield from made
+        except (Exception, SystemExit) as error:  # other people's code
+            raise self.failed(reason(error)) from error
+
+    def failed(self, why: str) -> ConfigError:
         """Make the error of a function that does not do what is asked of it."""
-        return ConfigError(f"{self.field}{self.extension.described} failed: {reason}")
+        return ConfigError(f"{self.field}{self.extension.described} failed: {why}")
 
     @property
     def identity(self) -> dict[str, str]:

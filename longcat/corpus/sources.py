@@ -258,23 +258,12 @@ class OwnBlock:
             ConfigError: it raised something, or yielded something else than a string.
         """
         own = _own_function(self.function)
-        texts = iter(own(**dict(self.arguments)))
-        number = 0
-        while (text := _next(own, texts)) is not None:
-            number += 1
+        for number, text in enumerate(own.texts(**dict(self.arguments)), 1):
             place = f"{self.function}, text {number}"
             note_place(place)
             if not isinstance(text, str):
                 raise own.failed(f"it yielded {text!r:.100}; expected a string")
             yield Oversized(place) if len(text) > record_bytes else text
-
-
-def _next(own: OwnFunction, texts: Iterator[Any]) -> Any:
-    """Return what comes next, None at the end; what is raised meanwhile is the function's."""
-    try:
-        return next(texts, None)
-    except Exception as error:  # other people's code
-        raise own.failed(f"{type(error).__name__}: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------------- hub

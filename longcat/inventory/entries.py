@@ -11,7 +11,7 @@ from typing import Any
 from longcat.artifact import MANIFEST, PARENTS, Workspace, finished_at
 from longcat.errors import ConfigError
 from longcat.lease import holder_of
-from longcat.unpacking import read_json
+from longcat.unpacking import read_json, why_unreadable
 
 SHORT = 12
 """Characters of a digest that are shown."""
@@ -168,7 +168,7 @@ def finished_entry(folder: Path, kind: str | None = None, digest: str | None = N
             parents=_parents(manifest),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Entry(kind, digest, folder, _changed(folder), size_on_disk(folder), problem=str(error))
+        return Entry(kind, digest, folder, _changed(folder), size_on_disk(folder), problem=why_unreadable(error))
 
 
 def _half_made(folder: Path) -> Entry:

@@ -98,9 +98,9 @@ def read_model(name: str) -> Model:
     path = Path(name).expanduser()
     if not path.exists():
         close = get_close_matches(name, preset_names(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = f"did you mean {close[0]}?; " if close else ""
         raise ConfigError(
-            f"--model {name} is neither a file nor a preset; {hint}The presets are {', '.join(preset_names())}"
+            f"--model {name} is neither a file nor a preset; {hint}the presets are {', '.join(preset_names())}"
         )
     workload = find_workload(name)
     own = None

@@ -10,7 +10,7 @@ from jinja2 import Environment
 from longcat.figures import BLUE, FAINT, INK, ORANGE, canvas, legend, svg
 from longcat.page import STYLE
 from longcat.plan.answer import by_kind
-from longcat.plan.printed import CLOSE, layout_text
+from longcat.plan.printed import CLOSE, layout_text, memory_remark
 from longcat.printable import large_count
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <div class="scroll"><table><thead><tr><th>part</th><th class="n">GB</th></tr></thead><tbody>
 {% for name, size in memory %}<tr><td>{{ name }}</td><td class="n">{{ "%.2f"|format(size / 1e9) }}</td></tr>
 {% endfor %}</tbody></table></div>
-<p class="note">Not all of it lives at once, so that the parts of LongCat's own code add up to more than the peak.</p>
+{% if remark %}<p class="note">{{ remark }}</p>{% endif %}
 <h2>Products</h2>
 <div class="scroll"><table><thead><tr><th>component</th><th class="n">m x k x n</th><th class="n">of the peak</th></tr></thead><tbody>
 {% for row in a.products %}<tr><td>{{ row.component|replace("_", " ") }}{% if row.grouped %}, grouped{% endif %}</td><td class="n">{{ "{:,} x {:,} x {:,}".format(row.m, row.k, row.n) }}</td><td class="n">{{ "%.1f %%"|format(100 * row.share_of_peak) }}</td></tr>
@@ -76,6 +76,7 @@ def page(answer: Mapping[str, Any]) -> str:
         pictures=pictures,
         layout=layout_text(best["layout"]),
         memory=memory,
+        remark=memory_remark(best),
         slowest=_SLOWEST,
         close=CLOSE,
     )

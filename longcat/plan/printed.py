@@ -21,7 +21,9 @@ def print_plan(answer: Mapping[str, Any]) -> None:
     best = answer["best"][0] if "best" in answer else answer
     print_pairs("plan", _pairs(answer, best))
     _print_parts(console, "time of a step", {_name(part): part["seconds"] for part in best["parts"]}, "s", 1.0)
-    _print_parts(console, "memory of a device", best["memory"], "GB", 1e9)
+    _print_parts(console, "memory of a device", best["memory"], "GB", 1e9, shared=False)
+    if remark := memory_remark(best):
+        say(console, remark)
     if "best" in answer:
         _print_best(console, answer)
     if "mixed" in answer:
@@ -73,15 +75,26 @@ def _name(part: Mapping[str, Any]) -> str:
     return f"{name}, {part['level']}" if part["level"] else name
 
 
-def _print_parts(console: Console, title: str, parts: Mapping[str, float], unit: str, size: float) -> None:
+def memory_remark(best: Mapping[str, Any]) -> str:
+    """Say why the parts of a layout's memory add up to more than what it needs; empty where they do not."""
+    if sum(best["memory"].values()) <= 1.005 * best["peak_bytes"]:
+        return ""
+    return "Not all of it lives at once: the parts add up to more than the peak."
+
+
+def _print_parts(
+    console: Console, title: str, parts: Mapping[str, float], unit: str, size: float, shared: bool = True
+) -> None:
     total = sum(parts.values())
     table = Table(title=title, title_justify="left")
     table.add_column("part", overflow="fold")
     table.add_column(unit, justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
+    if shared:
+        table.add_column("share", justify="right", no_wrap=True)
     for name, amount in sorted(parts.items(), key=lambda pair: -pair[1]):
         if amount > 0.0005 * total:
-            table.add_row(name.replace("_", " "), f"{amount / size:,.2f}", f"{amount / total:.1%}")
+            share = [f"{amount / total:.1%}"] if shared else []
+            table.add_row(name.replace("_", " "), f"{amount / size:,.2f}", *share)
     show(console, table)
 
 

@@ -9,10 +9,10 @@ import libcst as cst
 
 from longcat.port import strings
 from longcat.port.findings import Edit
-from longcat.port.header import binds_accelerator
+from longcat.port.header import ACCELERATORS, binds_accelerator
 from longcat.port.interfaces import Interfaces
 from longcat.port.names import dotted
-from longcat.port.rules import known_rule, packages, torch_rule
+from longcat.port.rules import known_rule, packages, torch_rule, variable_rule
 from longcat.port.visiting import DOUBLE
 
 _COLLECTIVES = {
@@ -28,6 +28,8 @@ _NEVER_NONE = {
     "format",
 }  # fmt: skip
 """Functions whose results are devices or numbers of devices, and never None."""
+_OF_TO = {"device", "non_blocking", "memory_format"}
+"""Names of arguments that `cuda()` and `to()` both take."""
 _THROUGH = re.compile(r"\.torch\.cuda(\.\w+)+")
 
 
@@ -45,9 +47,11 @@ class Calls(Interfaces):
         above, name = self._above(), node.attr.value
         if not isinstance(above, cst.Attribute) and (found := _THROUGH.search(dotted(node))) is not None:
             self._unsure(node, found[0][1:], "torch is reached through something else here")
-        if name == "is_cuda" and not isinstance(above, cst.AssignTarget):
-            begin, end = self.places.span(node)
-            base = self.places.span(node.value)[1]
+        if name == "is_cuda" and not self._is_target():
+            if self._own_is_cuda and dotted(node.value) == "self":
+                self._unsure(node, ".is_cuda", "this module has an is_cuda of its own")
+                return
+            begin = self.places.span(node)[0]
             simple = isinstance(
                 above,
                 cst.If
@@ -58,15 +62,13 @@ class Calls(Interfaces):
                 | cst.Arg
                 | cst.Return
                 | cst.IfExp
-                | cst.Element,
+                | cst.Element
+                | cst.NamedExpr,
             )
-            opening, closing = ("", "") if simple else ("(", ")")
-            edits = [
-                Edit(begin, begin, opening),
-                Edit(base, end, f".device.type == {self._accelerator(begin)}{closing}"),
-            ]
-            if not opening:
-                del edits[0]
+            opening, closing = ("", "") if simple or node.lpar else ("(", ")")
+            asked = f"device.type == {self._accelerator(begin)}{closing}"
+            edits = [Edit(begin, begin, opening)] if opening else []
+            edits.append(Edit(*self.places.span(node.attr), asked))
             self._say(
                 node,
                 ".is_cuda",
@@ -118,6 +120,7 @@ class Calls(Interfaces):
                 and rule.name == full
                 and rule.call in ("", "positional")
                 and root
+                and "#" not in self._code(node)
             ):
                 self._use(node.args[0].value, True)
                 self._say_rule(node, full, rule, [Edit(*self.places.span(node), root + rule.to.removeprefix("torch"))])
@@ -207,14 +210,14 @@ class Calls(Interfaces):
         """Return the edits that make `to()` of `cuda()`."""
         arguments = node.args
         own = self._own_cuda and dotted(value) in ("self", "")
-        if own or any(one.star for one in arguments):
+        if own or any(one.star or (one.keyword and one.keyword.value not in _OF_TO) for one in arguments):
             return None
         edits = [Edit(*self.places.span(func.attr), "to")]
         # a storage, as map_location is given, takes its device by name
         device = "device=" if "storage" in dotted(value) else ""
         positional = [one for one in arguments if one.keyword is None]
         if len(positional) == 2:
-            start = self.places.span(positional[1].value)[0]
+            start = self.places.whole(positional[1].value)[0]
             edits.append(Edit(start, start, "non_blocking="))
         given = next((one for one in arguments if one.keyword is not None and one.keyword.value == "device"), None)
         given = given or next(iter(positional), None)
@@ -286,6 +289,8 @@ class Calls(Interfaces):
             if argument.keyword is None:
                 continue
             name, value = argument.keyword.value, dotted(argument.value)
+            if strings.VARIABLE.fullmatch(name):
+                self._variable_by_keyword(argument.keyword, called)
             choices = strings.choices(argument.value)
             if name == "accelerator" and (asked := next((one for one in choices if one in ("gpu", "cuda")), "")):
                 self._lightning(argument, f"accelerator={asked}")
@@ -317,6 +322,16 @@ class Calls(Interfaces):
                     rule = known_rule("torch.nn.utils.rnn.pad_sequence")
                     self._say_rule(argument, "padding to the longest", rule)
 
+    def _variable_by_keyword(self, keyword: cst.Name, called: str) -> None:
+        """Say what an environment variable is that an argument is named for: `dict(os.environ, NCCL_DEBUG="INFO")`."""
+        rule = variable_rule(keyword.value)
+        if rule is None:
+            return
+        if rule.to and called not in ("dict", "update"):
+            self._unsure(keyword, keyword.value, "whether this is an environment variable is not seen here")
+        else:
+            self._say_rule(keyword, keyword.value, rule, [Edit(*self.places.span(keyword), rule.to)] if rule.to else ())
+
     def _lightning(self, argument: cst.Arg, what: str) -> None:
         self._say(
             argument,
@@ -334,8 +349,12 @@ class Calls(Interfaces):
             return
         index = node.slice[0].slice
         if isinstance(index, cst.Index):
-            compared = isinstance(index.value, cst.Comparison) and not any(
-                isinstance(one.operator, cst.In | cst.NotIn) for one in index.value.comparisons
+            compared = isinstance(index.value, cst.Comparison) and not (
+                any(isinstance(one.operator, cst.In | cst.NotIn) for one in index.value.comparisons)
+                or any(
+                    isinstance(one, cst.BaseString) or dotted(one) in ACCELERATORS
+                    for one in (index.value.left, *(each.comparator for each in index.value.comparisons))
+                )
             )
             named = isinstance(index.value, cst.Name) and (
                 index.value.value == "mask" or index.value.value.endswith("_mask")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import tokenize
@@ -47,6 +48,8 @@ class Source:
     name: str
     """Path from the repository's root, with `/`."""
     kind: str
+    taken: frozenset[str] = frozenset()
+    """Names of it that other modules of the repository take."""
 
 
 def kind_of(path: Path) -> str | None:
@@ -153,7 +156,7 @@ def read(source: Source) -> tuple[str, str]:
         raise DataError(f"cannot be read: {error.strerror}") from error
     if b"\0" in content:
         raise DataError("binary, not text")
-    encoding = "utf-8"
+    encoding = "utf-8-sig" if content.startswith(codecs.BOM_UTF8) else "utf-8"
     if source.kind == "python":
         try:
             encoding = tokenize.detect_encoding(iter(content.splitlines(keepends=True)).__next__)[0]

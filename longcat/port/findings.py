@@ -103,11 +103,13 @@ def from_json(row: Mapping[str, Any]) -> Finding:
 def apply(text: str, edits: Iterable[Edit]) -> str:
     """Return a text with edits made; all that lies outside of them stays as it is, to the last byte.
 
+    Insertions at one place keep their order.
+
     Raises:
         ValueError: two edits overlap.
     """
     parts, place = list[str](), 0
-    for edit in sorted(set(edits), key=lambda one: (one.begin, one.end)):
+    for edit in sorted(dict.fromkeys(edits), key=lambda one: (one.begin, one.end)):
         if edit.begin < place:
             raise ValueError(f"two edits at {edit.begin}")
         parts += [text[place : edit.begin], edit.text]

@@ -110,9 +110,10 @@ def _only_imports(statement: cst.CSTNode) -> bool:
     """Whether a compound statement at the top only guards imports, so that the block of imports goes on after it."""
     match statement:
         case cst.Try(body=cst.IndentedBlock(body)) | cst.If(body=cst.IndentedBlock(body)):
-            return all(
-                isinstance(line, cst.SimpleStatementLine)
-                and all(isinstance(one, cst.Import | cst.ImportFrom | cst.Pass | cst.Assign) for one in line.body)
-                for line in body
+            parts = [
+                part for line in body for part in (line.body if isinstance(line, cst.SimpleStatementLine) else [line])
+            ]
+            return any(isinstance(one, cst.Import | cst.ImportFrom) for one in parts) and all(
+                isinstance(one, cst.Import | cst.ImportFrom | cst.Pass | cst.Assign) for one in parts
             )
     return False

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from longcat.port.exports import ALL
 from longcat.port.findings import Edit, Finding
-from longcat.port.names import dotted
+from longcat.port.names import Scope, dotted
 from longcat.port.rules import known_rule, package_rule, torch_rule
 from longcat.port.support import Support
 from longcat.port.visiting import Visiting
@@ -27,6 +28,7 @@ class _Imported:
     alone: bool
     full: str
     local: str
+    scope: Scope
     uses: int = 0
     left: int = 0
 
@@ -34,8 +36,11 @@ class _Imported:
 class Imports(Visiting):
     """Sees imports, and counts the uses of those from torch.cuda."""
 
-    def __init__(self, text: str, module: cst.Module, file: str, support: Support | None, named: bool) -> None:
+    def __init__(
+        self, text: str, module: cst.Module, file: str, support: Support | None, named: bool, taken: frozenset[str]
+    ) -> None:
         super().__init__(text, module, file, support, named)
+        self._taken = taken
         self._imported: dict[tuple[int, str], _Imported] = {}
 
     def visit_Import(self, node: cst.Import) -> bool:
@@ -74,7 +79,7 @@ class Imports(Visiting):
                 and len(line.body) == 1
                 and not isinstance(block, cst.IndentedBlock)
             )
-            one = _Imported(alias, node, line, alone, full, local)
+            one = _Imported(alias, node, line, alone, full, local, self._around[-1])
             if (
                 isinstance(block, cst.IndentedBlock)
                 and isinstance(line, cst.SimpleStatementLine)
@@ -99,11 +104,14 @@ class Imports(Visiting):
         while isinstance(node, cst.Attribute):
             node = node.value
         if isinstance(node, cst.Name):
-            for scope in reversed(self._around):
-                if (one := self._imported.get((id(scope), node.value))) is not None:
-                    one.uses += 1
-                    one.left += not rewritten
-                    return
+            self._use_name(node.value, rewritten)
+
+    def _use_name(self, name: str, rewritten: bool) -> None:
+        for scope in reversed(self._around):
+            if (one := self._imported.get((id(scope), name))) is not None:
+                one.uses += 1
+                one.left += not rewritten
+                return
 
     def imports_settled(self) -> list[Finding]:
         """Return all findings, with those of the imports from torch.cuda, which go where nothing needs them any more."""
@@ -114,7 +122,7 @@ class Imports(Visiting):
             first = together[0]
             statement = first.statement
             gone = all(
-                (one.uses and not one.left)
+                (one.uses and not one.left and not isinstance(one.scope, cst.ClassDef))
                 or (one.full == "torch.cuda" == dotted(one.node.name) and one.local == "torch")
                 for one in together
             )
@@ -122,11 +130,15 @@ class Imports(Visiting):
             whole = len(names) == len(together)  # type: ignore[arg-type]
             begin, end = self.places.span(statement)
             what = f"import of {', '.join(one.full for one in together)}"
+            given = [one.local for one in together if self._is_given(one)]
             plain = isinstance(statement, cst.Import) and first.local == "torch" and len(together) == 1 and whole
             if plain:
                 keep = any(one.what.startswith("torch.cuda") and not one.edits for one in self.findings)
                 edits = () if keep else (Edit(begin, end, "import torch"),)
                 self._settle(statement, what, edits)
+            elif given:
+                why = f"other modules take {', '.join(given)} from here, so that it stays; where they use it, it is CUDA's"
+                self._say(statement, what, "differs", "minutes", why, "torch 2.13")
             elif gone and whole and first.alone and not self._commented(first.line):
                 self._settle(statement, what, (Edit(*self.places.line_span(first.line), ""),))
             elif gone and whole and not self._commented(first.line):
@@ -135,6 +147,14 @@ class Imports(Visiting):
                 why = "it can be imported everywhere; what of it is used, and stays, is said at its place"
                 self._say(statement, what, "works", "none", why)
         return self.findings
+
+    def _is_given(self, one: _Imported) -> bool:
+        """Whether other modules can take an imported name from this one, by what it says or by what they do."""
+        if not isinstance(one.scope, cst.Module):
+            return False
+        said = one.node.asname is not None and dotted(one.node.asname.name) == dotted(one.node.name)
+        public = ALL in self._taken and not one.local.startswith("_") and self.names.exported is None
+        return said or public or one.local in self._taken or one.local in (self.names.exported or ())
 
     def _settle(self, statement: cst.CSTNode, what: str, edits: Sequence[Edit]) -> None:
         why = "the names that stand for it are torch's own" if edits else "lines that stay use it"

@@ -39,13 +39,14 @@ class Interfaces(Imports):
 
     def visit_Name(self, node: cst.Name) -> None:
         above = self._above()
-        if isinstance(
-            above, cst.Param | cst.FunctionDef | cst.ClassDef | cst.AssignTarget | cst.ImportAlias | cst.AsName
-        ):
+        if isinstance(above, cst.Param | cst.FunctionDef | cst.ClassDef | cst.AssignTarget | cst.ImportAlias):
             return
         if (isinstance(above, cst.Attribute) and above.attr is node) or (
             isinstance(above, cst.Arg) and above.keyword is node
         ):
+            return
+        if self._is_target():
+            self._use(node, False)
             return
         full = self.names.resolve(node, self._around)
         if full is not None and "." in full:
@@ -112,10 +113,12 @@ class Interfaces(Imports):
         """Return the edits that put a rule's name in place of a name, and change the call; None if it is not sure how."""
         begin, end = self.places.span(node)
         root = self._root()
-        if root is None:
+        if root is None or "#" in self.text[begin:end]:
             return None
         edits = [Edit(begin, end, root + rule.to.removeprefix("torch"))]
         accelerator = self._accelerator(begin)
+        if rule.call == "value":
+            return [replace(edits[0], text=f"{edits[0].text}({accelerator})")] if call is None else None
         if rule.call in ("", "positional"):
             if call is not None and rule.call:
                 for argument in call.args:
@@ -124,20 +127,15 @@ class Interfaces(Imports):
                     if argument.keyword is not None:
                         if argument.keyword.value not in ("device", "peer_device"):
                             return None
-                        edits.append(
-                            Edit(self.places.span(argument.keyword)[0], self.places.span(argument.value)[0], "")
-                        )
+                        named = self.places.span(argument.keyword)[0], self.places.whole(argument.value)[0]
+                        if "#" in self.text[slice(*named)]:
+                            return None
+                        edits.append(Edit(*named, ""))
             return edits
         if call is None:
             if rule.call == "device_type" and decorator:
                 return [replace(edits[0], text=f"{edits[0].text}(device_type={accelerator})")]
-            return (
-                edits
-                if rule.call == "device_first"
-                and isinstance(node, cst.Name | cst.Attribute)
-                and rule.to.endswith("GradScaler")
-                else None
-            )
+            return edits if rule.to.endswith(("GradScaler", "autocast")) and self._is_type() else None
         if any(argument.star for argument in call.args):
             return None
         place = self._inside(call)
@@ -151,7 +149,7 @@ class Interfaces(Imports):
         for argument, keyword in zip(
             [one for one in call.args if one.keyword is None], _POSITIONAL.get(rule.call, ()), strict=False
         ):
-            start = self.places.span(argument.value)[0]
+            start = self.places.whole(argument.value)[0]
             edits.append(Edit(start, start, f"{keyword}="))
             if argument is call.args[0]:
                 edits[-1] = Edit(start, start, f"{accelerator}, {keyword}=")
@@ -164,7 +162,7 @@ class Interfaces(Imports):
         """Return the offset behind a call's opening bracket, or of its first argument."""
         if call.args:
             return self.places.span(call.args[0])[0]
-        return self.text.index("(", self.places.span(call.func)[1]) + 1
+        return self.text.index("(", self.places.whole(call.func)[1]) + 1
 
     def _operator(self, node: cst.CSTNode, full: str, call: cst.Call | None) -> None:
         """Say of an operator that torch_npu does not register it, or what its results cost."""

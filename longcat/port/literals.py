@@ -21,8 +21,27 @@ class Literals(Calls):
         value = node.evaluated_value
         if not isinstance(value, str) or strings.is_docstring(self._path):
             return
+        if any(isinstance(one, cst.Annotation) for one in self._path):
+            self._annotation(node, value)
         if not isinstance(self._above(), cst.ConcatenatedString):
             self._text(node, value, node.prefix, node.quote)
+
+    def visit_ConcatenatedString(self, node: cst.ConcatenatedString) -> None:
+        value = node.evaluated_value
+        if isinstance(self._above(), cst.ConcatenatedString | cst.Expr):
+            return
+        begins = value if isinstance(value, str) else "".join(strings.choices(node.left))
+        if strings.DEVICE.fullmatch(begins) and (
+            value is None or strings.NUMBERED.fullmatch(begins) or begins == "cuda"
+        ):
+            self._unsure(node, self._code(node), "a device in several pieces")
+
+    def _annotation(self, node: cst.SimpleString, value: str) -> None:
+        """Say what a type in quotes has of CUDA's, and keep the imports that it needs."""
+        for name in re.findall(r"(?<![\w.])\w+", value):
+            self._use_name(name, False)
+        if strings.INTERFACE.search(value) and not strings.INTERFACE.fullmatch(value):
+            self._unsure(node, f'"{value}"', "a name of torch's CUDA interfaces in a string")
 
     def _text(self, node: cst.BaseString, value: str, prefix: str, quote: str) -> None:
         """Say what a text without fields is, written with a prefix and quotation marks."""
@@ -42,6 +61,8 @@ class Literals(Calls):
             self._device(node, value, prefix, quote)
         elif value == "nccl":
             self._backend(node, quote)
+        elif (found := strings.OPTION.fullmatch(value)) is not None:
+            self._option(node, found, prefix)
         elif strings.OPTIMIZER.fullmatch(value) and not self._is_asked_for():
             rule = packages()["bitsandbytes" if "apex" not in value else "apex"]
             self._say_rule(
@@ -72,6 +93,8 @@ class Literals(Calls):
                 "torch_npu 2.13.0, torch.npu",
                 edits=[Edit(at, at + 4, "npu")],
             )
+        elif value == "is_cuda" and isinstance(self._above(), cst.Arg):
+            self._unsure(node, '"is_cuda"', "asked for by its name; a tensor's device.type stands for it")
         elif strings.INTERFACE.fullmatch(value):
             self._unsure(node, f'"{value}"', "a name of torch's CUDA interfaces in a string")
         elif strings.LIBRARY.search(value):
@@ -161,7 +184,12 @@ class Literals(Calls):
             return
         if self._above_argument() == "accelerator":
             return
-        if value == "cuda" and not strings.is_device_here(self._path):
+        if self._beside(node, value, "npu"):
+            return
+        given = (
+            called is not None and called.startswith("torch.") and called.rpartition(".")[2] in strings.TAKES_DEVICES
+        )
+        if value == "cuda" and not strings.is_device_here(self._path) and not (given and self._is_argument_of(call)):
             if (
                 isinstance(self._above(), cst.Arg)
                 and isinstance(self._above(2), cst.Call)
@@ -189,6 +217,44 @@ class Literals(Calls):
             "torch 2.13, torch.accelerator",
             edits=edits,
         )
+
+    def _is_argument_of(self, call: cst.Call | None) -> bool:
+        """Whether what is visited is, as a whole, an argument of a call."""
+        return isinstance(self._above(), cst.Arg) and self._above(2) is call
+
+    def _option(self, node: cst.BaseString, found: re.Match[str], prefix: str) -> None:
+        """Rewrite an option with its value that is a word of a command: `"--device=cuda"`."""
+        begin, end = self.places.span(node)
+        old, new = ("cuda", "npu") if found[1] else ("nccl", "hccl")
+        at = self.text.find(f"={old}", begin, end) + 1
+        if not at:
+            self._unsure(node, f'"{found[0]}"', "an option that is written in another way")
+        elif found[1] and not prefix and self._named_here(begin):
+            edits = [Edit(begin, begin, "f"), Edit(at, at + 4, f"{{{self.header.name}}}")]
+            self._say(node, f'"{found[0]}"', "renames", "automatic", "a device of CUDA", "torch 2.13", edits=edits)
+        else:
+            why = "a device of CUDA" if found[1] else "the backend of an Ascend is hccl"
+            edits = [Edit(at, at + 4, new)]
+            self._say(node, f'"{found[0]}"', "renames", "automatic", why, "torch_npu 2.13.0", edits=edits)
+
+    def _beside(self, node: cst.BaseString, value: str, other: str) -> bool:
+        """Let a type of literals have the Ascend's beside CUDA's, as a type takes no name; return whether it is one."""
+        above = self._above(3) if len(self._path) > 3 else None
+        if not isinstance(above, cst.Subscript) or dotted(above.value).rpartition(".")[2] != "Literal":
+            return False
+        texts = {text for one in above.slice for text in strings.choices(cst.ensure_type(one.slice, cst.Index).value)}
+        new = value.replace("cuda", other).replace("nccl", other)
+        if new in texts:
+            return True
+        if not texts & strings.HOSTS:
+            return False
+        end = self.places.span(node)[1]
+        code = self._code(node).replace(value, new)
+        why = "a type has no names as its values, so that the Ascend's stands beside it"
+        self._say(
+            node, f'"{value}"', "renames", "automatic", why, "torch_npu 2.13.0", edits=[Edit(end, end, f", {code}")]
+        )
+        return True
 
     def _above_argument(self) -> str:
         """Return the name of the argument that what is visited is given for, also as one of two choices."""
@@ -218,6 +284,8 @@ class Literals(Calls):
 
     def _backend(self, node: cst.BaseString, quote: str) -> None:
         begin, end = self.places.span(node)
+        if self._beside(node, "nccl", "hccl"):
+            return
         if not strings.is_backend_here(self._path):
             self._unsure(node, '"nccl"', "whether this is a backend is not seen here")
             return

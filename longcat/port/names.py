@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import libcst as cst
+from libcst import matchers
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
+
+from longcat.errors import DataError
 
 Scope = cst.Module | cst.FunctionDef | cst.ClassDef | cst.Lambda
 """What names belong to; comprehensions are taken for a part of what they stand in."""
@@ -25,6 +28,11 @@ class Places:
     @cached_property
     def _ranges(self) -> Mapping[cst.CSTNode, CodeRange]:
         # the dear part, which a module in which nothing is found is spared
+        code = self._module.code
+        if not self._text.startswith(code) or self._text[len(code) :].strip("\r\n"):
+            pairs = zip(_LINE_END.split(code), _LINE_END.split(self._text), strict=False)
+            line = next((number for number, (one, other) in enumerate(pairs, 1) if one != other), 1)
+            raise DataError(f"line {line}: a form feed within an indentation; without it this file can be read")
         return MetadataWrapper(self._module, unsafe_skip_copy=True).resolve(PositionProvider)
 
     @cached_property
@@ -37,12 +45,18 @@ class Places:
         return start.line, start.column + 1
 
     def span(self, node: cst.CSTNode) -> tuple[int, int]:
-        """Return the offsets at which a node begins and ends."""
+        """Return the offsets at which a node begins and ends, within the brackets that are put round it."""
         found = self._ranges[node]
         return (
             self._starts[found.start.line - 1] + found.start.column,
             self._starts[found.end.line - 1] + found.end.column,
         )
+
+    def whole(self, node: cst.BaseExpression) -> tuple[int, int]:
+        """Return the offsets of an expression with the brackets round it: what is put before or behind it goes there."""
+        begin, end = self.span(node)
+        before, after = ("".join(map(self._module.code_for_node, one)) for one in (node.lpar, node.rpar))
+        return begin - len(before), end + len(after)
 
     def line_span(self, node: cst.CSTNode) -> tuple[int, int]:
         """Return the offsets of the whole lines that a node stands in, with the last one's end."""
@@ -60,6 +74,8 @@ class Names:
         self.scopes: dict[Scope, dict[str, str]] = collector.scopes
         self.module = self.scopes[module]
         self._values = collector.values
+        self.exported = frozenset(collector.exported) if collector.exports else None
+        """What `__all__` has; None if there is none."""
         self.scripted = self._compiled_by_script(collector)
         """Functions and classes that TorchScript compiles, as far as this module says so."""
 
@@ -137,6 +153,12 @@ def _may_script(node: cst.BaseExpression) -> bool:
     return dotted(node).rpartition(".")[2] in ("script", "script_if_tracing", "script_method", "export")
 
 
+def _nearness(full: str) -> int:
+    """Return how much an import counts where several bind one name: torch's own before CUDA's, and others' before none."""
+    cuda = full.startswith("torch.cuda.")
+    return 0 if not full else 2 if cuda else 3 if full.partition(".")[0] == "torch" else 1
+
+
 class _Bindings(cst.CSTVisitor):
     """Collects what each scope binds; an import counts more than another binding of the same scope."""
 
@@ -149,6 +171,7 @@ class _Bindings(cst.CSTVisitor):
         self.called: dict[Scope, set[str]] = {}
         self.scripts: list[tuple[cst.BaseExpression, tuple[Scope, ...], Scope | str]] = []
         """What may be TorchScript's compiler, where it stands, and what it is given."""
+        self.exports, self.exported = False, set[str]()
         self._around: list[Scope] = []
 
     def _enter(self, scope: Scope) -> None:
@@ -163,7 +186,7 @@ class _Bindings(cst.CSTVisitor):
 
     def _bind(self, name: str, full: str = UNKNOWN, value: cst.BaseExpression | None = None) -> None:
         bound = self.scopes[self._around[-1]]
-        if full or name not in bound:
+        if name not in bound or (full and _nearness(full) >= _nearness(bound[name])):
             bound[name] = full
         self.values[self._around[-1]].setdefault(name, []).append(value)
 
@@ -210,6 +233,19 @@ class _Bindings(cst.CSTVisitor):
             name = dotted(alias.name)
             local = dotted(alias.asname.name) if alias.asname is not None else name
             self._bind(local, UNKNOWN if node.relative or not above else f"{above}.{name}")
+
+    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
+        match node.body[0]:
+            case cst.Assign([cst.AssignTarget(target), *_]) | cst.AnnAssign(target) | cst.AugAssign(target):
+                named = dotted(target)
+            case cst.Expr(cst.Call(cst.Attribute(owner))):  # `__all__.append("autocast")`
+                named = dotted(owner)
+            case _:
+                return
+        if named == "__all__":
+            self.exports = True
+            texts = matchers.findall(node, matchers.SimpleString())
+            self.exported |= {str(cst.ensure_type(one, cst.SimpleString).evaluated_value) for one in texts}
 
     def visit_Call(self, node: cst.Call) -> None:
         if isinstance(node.func, cst.Name):

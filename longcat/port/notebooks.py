@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from longcat.errors import DataError
+from longcat.port.files import kind_of
 from longcat.port.findings import Finding, apply
 from longcat.port.python_code import Analysis, analyse
 from longcat.port.support import Support
 from longcat.port.text_code import analyse as analyse_text
 
-_MAGIC = re.compile(r"^(\s*)([%!].*)$", re.MULTILINE)
-_HIDDEN = "pass  # longcat-magic "
+_MAGIC = re.compile(r"(\s*)([%!?].*|[\w.]+\?{1,2}\s*|[\w, ]+=\s*[%!].*)$")
+_TIMED = re.compile(r"(\s*)(%(?:time|timeit|prun|memit)\s+(?:-\w+(?:\s*\d+)?\s+)*)([^\s%!-].*)$")
+_RUN = ("%%time", "%%timeit", "%%capture", "%%prun", "%%memit")
+_HIDDEN, _HIDDEN_IF, _GOES_ON = "pass  # longcat-magic ", "longcat-magic ", "# longcat-magic-goes-on "
 
 
 def analyse_notebook(text: str, file: str, support: Support | None = None) -> Analysis:
@@ -26,28 +31,25 @@ def analyse_notebook(text: str, file: str, support: Support | None = None) -> An
     Raises:
         DataError: it is no notebook, or its code does not parse; the message begins with `line N`.
     """
+    if not text.strip():
+        raise DataError("empty: no notebook")
     try:
         notebook = json.loads(text)
         cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         sources = ["".join(cell["source"]) for cell in cells]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"line {getattr(error, 'lineno', 1)}: no notebook ({type(error).__name__})") from error
+        line, why = getattr(error, "lineno", 1), getattr(error, "msg", "no cells with text")
+        raise DataError(f"line {line}: no notebook ({why})") from error
     findings, changed, line = list[Finding](), False, 0
-    whole = "\n".join(_hidden(source) if not source.lstrip().startswith("%%") else "" for source in sources)
+    own = [_is_cell(source) for source in sources]
+    whole = "\n".join(_hidden(source) for source, here in zip(sources, own, strict=True) if here)
     imports = "\n".join(found for found in whole.splitlines() if re.match(r"(import|from) ", found))
-    for cell, source in zip(cells, sources, strict=True):
-        if source.lstrip().startswith("%%"):
-            magic = source.lstrip().split(None, 1)[0]
-            if magic in ("%%bash", "%%sh"):
-                result = analyse_text(source, file, "shell")
-            elif magic in ("%%time", "%%timeit", "%%capture"):
-                result = analyse(_hidden(source), file, support, named=False)
-            else:
-                line += source.count("\n") + 1
-                continue
-        else:
+    for cell, source, here in zip(cells, sources, own, strict=True):
+        if here:
             result = _cell(source, imports, file, support, line)
             result = replace(result, findings=(*result.findings, *_shell_lines(source, file)))
+        else:
+            result = _other_language(source, file, support)
         findings += [replace(one, line=one.line + line, edits=one.edits) for one in result.findings]
         rewritten = result.rewritten
         if rewritten != source:
@@ -57,11 +59,12 @@ def analyse_notebook(text: str, file: str, support: Support | None = None) -> An
     if not changed:
         return Analysis(tuple(findings), text)
     original: Any = json.loads(text)
-    for indent in (1, 2, 4, None):
+    ends = text[len(text.rstrip()) :]
+    for indent, marks in ((1, None), (2, None), (4, None), (None, None), (None, (",", ":"))):
         for plain in (False, True):
-            ends = text[len(text.rstrip()) :]
-            if json.dumps(original, indent=indent, ensure_ascii=plain) + ends == text:
-                return Analysis(tuple(findings), json.dumps(notebook, indent=indent, ensure_ascii=plain) + ends)
+            write = partial(json.dumps, indent=indent, separators=marks, ensure_ascii=plain)
+            if write(original) + ends == text:
+                return Analysis(tuple(findings), write(notebook) + ends)
     left = [
         one.left("this notebook would not be written again as it is; " + one.why) if one.edits else one
         for one in findings
@@ -87,18 +90,59 @@ def _cell(source: str, imports: str, file: str, support: Support | None, before:
     return Analysis(findings, _shown(apply(context + hidden, edits)[len(context) :]))
 
 
+def _is_cell(source: str) -> bool:
+    """Whether a cell is Python of the notebook's own, also with a magic in front that runs it in another way."""
+    return not source.lstrip().startswith("%%") or source.split(None, 1)[0] in _RUN
+
+
+def _other_language(source: str, file: str, support: Support | None) -> Analysis:
+    """Examine a cell that is a script, or a file to be written."""
+    head, end, body = source.lstrip().partition("\n")
+    magic, *words = head.split()
+    name = words[-1] if words else ""
+    kind = (
+        "shell" if magic in ("%%bash", "%%sh") else kind_of(Path(name)) if magic in ("%%writefile", "%%file") else None
+    )
+    if kind is None or kind == "notebook" or not end:
+        return Analysis((), source)
+    try:
+        result = analyse(body, file, support) if kind == "python" else analyse_text(body, file, kind)
+    except DataError:  # a piece of a file, which others go on with
+        return Analysis((), source)
+    before = source[: len(source) - len(body)]
+    findings = tuple(replace(one, line=one.line + before.count("\n")) for one in result.findings)
+    return Analysis(findings, before + result.rewritten)
+
+
 def _hidden(source: str) -> str:
-    """Return a cell with its lines for the shell as comments of a statement, so that it parses."""
-    return _MAGIC.sub(lambda found: f"{found[1]}{_HIDDEN}{found[2]}", source)
+    """Return a cell with its lines for the shell and for IPython as comments, so that it parses.
+
+    A statement that a magic runs stays one, behind an `if`.
+    """
+    lines, goes_on = list[str](), False
+    for line in source.split("\n"):
+        if goes_on:
+            lines.append(f"{_GOES_ON}{line}")
+        elif (found := _TIMED.match(line)) is not None:
+            lines.append(f'{found[1]}if "{_HIDDEN_IF}{found[2]}": {found[3]}')
+        elif (found := _MAGIC.match(line)) is not None:
+            lines.append(f"{found[1]}{_HIDDEN}{found[2]}")
+        else:
+            lines.append(line)
+            continue
+        goes_on = line.endswith("\\")
+    return "\n".join(lines)
 
 
 def _shown(source: str) -> str:
-    return source.replace(_HIDDEN, "")
+    plain = source.replace(_HIDDEN, "").replace(_GOES_ON, "")
+    return re.sub(rf'if "{_HIDDEN_IF}([^"]*)": ', r"\1", plain)
 
 
 def _shell_lines(source: str, file: str) -> list[Finding]:
     """Return what is found in the lines for the shell; they stay as they are."""
-    lines = "\n".join(line.lstrip()[1:] if line.lstrip().startswith(("!", "%")) else "" for line in source.splitlines())
+    magics = (line.lstrip() if _TIMED.match(line) is None else "" for line in source.split("\n"))
+    lines = "\n".join(line[1:] if line.startswith(("!", "%")) else "" for line in magics)
     return [
         replace(one, edits=(), effort="minutes" if one.edits else one.effort)
         for one in analyse_text(lines, file, "shell").findings

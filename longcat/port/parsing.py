@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ _MOST_DEPTH = 400
 """Nested expressions up to which LibCST, which recurses, is let at a module: beyond, its parser ends the process."""
 _MOST_BRACKETS = 90
 _RECURSION = 20_000
+_OLD = re.compile(r"\s*(print\s+[\"'\w%]|exec\s+[\"'\w]|raise\s+[\w.]+\s*,|except\s+[\w.]+\s*,\s*\w+\s*:)")
+"""A statement of Python 2."""
 
 
 def parse(text: str) -> cst.Module:
@@ -29,7 +32,13 @@ def parse(text: str) -> cst.Module:
         with deep_recursion():
             return cst.parse_module(text)
     except cst.ParserSyntaxError as error:
-        raise DataError(f"line {error.raw_line}: does not parse ({' '.join(error.message.split())})") from error
+        number = _line_of(text) or error.raw_line  # the tokenizer always says the first
+        line = text.splitlines()[number - 1 : number]
+        # of the parser, which lists all that could stand there, only the tokenizer says what is wrong
+        said = error.message.splitlines()[0].removeprefix("tokenizer error: ")
+        why = "it looks like Python 2" if line and _OLD.match(line[0]) else said
+        shown = "" if why.startswith("parser error") else f" ({why})"
+        raise DataError(f"line {number}: does not parse{shown}") from error
 
 
 def check_syntax(text: str) -> None:
@@ -61,6 +70,28 @@ def _tree(text: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(text)
+
+
+def compiles(text: str) -> bool:
+    """Whether this Python compiles a module, which refuses what a parser lets through, as an argument that is named twice."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compile(text, "module", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
+
+
+def _line_of(text: str) -> int | None:
+    """Return the line in which Python itself finds a fault, if it does."""
+    try:
+        _tree(text)
+    except SyntaxError as error:
+        return error.lineno
+    except ValueError:
+        pass
+    return None
 
 
 def _check_depth(text: str) -> None:

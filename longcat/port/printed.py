@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -59,7 +60,7 @@ def print_rewrite(result: Mapping[str, Any], to_stderr: bool) -> None:
         _findings(console, result["left"])
     _unread(console, result["unread"])
     if result["out"] is not None:
-        say(console, f"Next: longcat port check {result['out']} -- python PROGRAM.py")
+        say(console, f"Next: longcat port check {quote(str(result['out']))} -- python PROGRAM.py")
 
 
 def print_check(result: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from longcat.errors import DataError
 from longcat.port.findings import Finding, apply
 from longcat.port.literals import Literals
-from longcat.port.parsing import deep_recursion, parse
+from longcat.port.parsing import compiles, deep_recursion, parse
 from longcat.port.support import Support
 
 MARKS = re.compile(
@@ -26,7 +26,14 @@ class Analysis:
     rewritten: str
 
 
-def analyse(text: str, file: str, support: Support | None = None, *, named: bool = True) -> Analysis:
+def analyse(
+    text: str,
+    file: str,
+    support: Support | None = None,
+    *,
+    named: bool = True,
+    taken: frozenset[str] = frozenset(),
+) -> Analysis:
     """Find what belongs to CUDA in a Python module, and rewrite what can be rewritten.
 
     Args:
@@ -34,6 +41,7 @@ def analyse(text: str, file: str, support: Support | None = None, *, named: bool
         file: its name, for the findings.
         support: what the installed torch_npu registers; without it nothing is said of operators.
         named: bind a name to the accelerator's type where it is used; else it is the literal "npu".
+        taken: names that other modules take from this one, see `longcat.port.exports`.
 
     Raises:
         DataError: it does not parse; the message begins with `line N`.
@@ -42,7 +50,7 @@ def analyse(text: str, file: str, support: Support | None = None, *, named: bool
     if MARKS.search(text) is None:
         return Analysis((), text)
     with deep_recursion():
-        visitor = Literals(text, module, file, support, named)
+        visitor = Literals(text, module, file, support, named, taken)
         module.visit(visitor)
         findings = visitor.imports_settled()
     return _settled(text, visitor, findings)
@@ -61,8 +69,10 @@ def _settled(text: str, visitor: Literals, findings: list[Finding]) -> Analysis:
     if header.imports is not None and (named or any(re.search(r"\btorch\.", edit.text) for edit in edits)):
         extra.append(header.imports)
     try:
-        rewritten = apply(text, [*edits, *extra])
+        rewritten = apply(text, [*extra, *edits])
         parse(rewritten)
+        if not compiles(rewritten) and compiles(text):
+            raise ValueError
     except (ValueError, DataError):
         left = [
             one.left("the rewrite of this file would not parse; " + one.why) if one.edits else one for one in findings

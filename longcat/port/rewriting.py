@@ -119,7 +119,7 @@ def _read(
 ) -> Rewrite:
     result = Rewrite(root, None)
     if folder is not None:
-        _copy(root, folder)
+        result.unread += _copy(root, folder)
     support, _ = known_support(python)
     for one in examine_all(root, support, vendored, report):
         if isinstance(one, Unread):
@@ -137,12 +137,12 @@ def _read(
     return result
 
 
-def _copy(root: Path, folder: Path) -> None:
-    """Copy what is to be kept: everything but environments, caches and the history."""
+def _copy(root: Path, folder: Path) -> list[Unread]:
+    """Copy what is to be kept: everything but environments, caches and the history; return the links to what is not copied."""
     if root.is_file():
         folder.mkdir()
         shutil.copy2(root, folder / root.name)
-        return
+        return []
 
     def unwanted(where: str, names: list[str]) -> set[str]:
         paths = {name: Path(where) / name for name in names}
@@ -154,9 +154,42 @@ def _copy(root: Path, folder: Path) -> None:
         }
 
     shutil.copytree(root, folder, symlinks=True, ignore=unwanted)
-    for path in (folder, *folder.rglob("*")):
+    uncopied = list[Unread]()
+    for path in (folder, *sorted(folder.rglob("*"))):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | 0o200)  # a read-only repository makes none that cannot be removed
+        elif not _lead(path, root.resolve(), folder):
+            why = f"a link to {path.readlink()}, which is not copied"
+            uncopied.append(Unread(path.relative_to(folder).as_posix(), 0, why))
+    return uncopied
+
+
+def _lead(link: Path, root: Path, folder: Path) -> bool:
+    """Make a copied link lead to the copy where the original leads within its folder, and else to the same place.
+
+    Returns:
+        False if it leads to what of the original's folder is not copied.
+    """
+    try:
+        meant = _next(root / link.relative_to(folder))
+        if not os.path.lexists(meant):
+            return True
+        if meant.is_relative_to(root):
+            meant = folder / meant.relative_to(root)
+            if not os.path.lexists(meant):
+                return False
+        if _next(link) != meant:
+            link.unlink()
+            link.symlink_to(os.path.relpath(meant, link.parent) if meant.is_relative_to(folder) else meant)
+    except (OSError, RuntimeError):  # a circle of links
+        pass
+    return True
+
+
+def _next(link: Path) -> Path:
+    """Return the path that a link leads to at once, which may be another link."""
+    target = link.parent / link.readlink()
+    return target.resolve() if target.name == ".." else target.parent.resolve() / target.name
 
 
 def _diff(one: Read) -> Iterator[str]:

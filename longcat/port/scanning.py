@@ -14,6 +14,7 @@ from typing import Any
 
 from longcat.errors import DataError, DeviceError, LongcatError, UserError
 from longcat.port import text_code
+from longcat.port.exports import with_taken
 from longcat.port.files import Source, check_input, read, walk
 from longcat.port.findings import EFFORTS, Finding, Unread, counts, efforts
 from longcat.port.notebooks import analyse_notebook
@@ -94,7 +95,7 @@ def _analyse(text: str, source: Source, support: Support | None) -> Analysis:
     if source.kind != "python":
         return text_code.analyse(text, source.name, source.kind)
     if MARKS.search(text) is not None:
-        return analyse(text, source.name, support)
+        return analyse(text, source.name, support, taken=source.taken)
     check_syntax(text)  # quicker, and nothing is to be found
     return Analysis((), text)
 
@@ -108,7 +109,7 @@ def examine_all(
         yield _alone(root, support)
         return
     found = list(walk(root, vendored))
-    sources = [one for one in found if isinstance(one, Source)]
+    sources = with_taken([one for one in found if isinstance(one, Source)], root)
     yield from (one for one in found if isinstance(one, Unread))
     done = 0
 

@@ -31,6 +31,8 @@ OTHERS_DEVICES = {
     "ctranslate2", "faster_whisper", "vllm", "sklearn", "spacy", "cupy", "numba", "warp", "whisperx", "paddle", "mxnet", "taichi",
 }  # fmt: skip
 """Packages whose devices are not torch's: "npu" may mean nothing to them."""
+OPTION = re.compile(r"--[\w-]*(?:device[\w-]*=(cuda)(:\d+)?|backend[\w-]*=(nccl))")
+"""A word of a command: an option with its value."""
 _LOOKS_FOR = {
     "search",
     "match",
@@ -50,9 +52,9 @@ _COMPARED = re.compile(r"^(str|type|kind|where)$|_(type|kind)$")
 """Names of what is compared with a device, such as `x.device.type`, and of other things elsewhere."""
 _REWRITTEN = {*ACCELERATORS, "get_default_backend_for_device"}
 """Names that a rewrite puts where it has found a device or a backend."""
-_HOSTS = {"cpu", "mps", "xpu", "hpu", "meta", "gloo", "mpi"}
+HOSTS = {"cpu", "mps", "xpu", "hpu", "meta", "gloo", "mpi"}
 _BACKEND_WORDS = re.compile(r"backend", re.IGNORECASE)
-_TAKES_DEVICES = {
+TAKES_DEVICES = {
     "to", "device", "autocast", "Generator", "init_device_mesh", "DeviceMesh", "set_default_device", "GradScaler", "load",
     "startswith", "fork_rng", "to_empty", "get_device_module", "send_to_device", "set_device", "Stream", "Event", "full", "zeros",
     "ones", "empty", "rand", "randn", "tensor", "as_tensor", "type", "is_autocast_enabled", "get_autocast_dtype", "get_device",
@@ -83,13 +85,14 @@ def is_device_here(
         words: that names of such things are made of.
         callees: functions of which it is an argument.
     """
-    callees = _TAKES_DEVICES if callees is None else callees
+    callees = TAKES_DEVICES if callees is None else callees
+    place, keyed = -1, False
     for above, below in zip(reversed(path[:-1]), reversed(path), strict=False):
         match above:
             case cst.Arg(keyword=cst.Name(name)):
                 if words.search(name):
                     return True
-                if name in ("choices", "default"):
+                if name in ("choices", "default", "type"):
                     continue
                 return False
             case cst.Call(func):
@@ -107,29 +110,42 @@ def is_device_here(
                 if below is above.test:
                     return False
                 other = above.orelse if below is above.body else above.body
-                if _HOSTS & set(_text(other)) or _speaks(other, words) or _speaks(above.test, words):
+                if HOSTS & set(_text(other)) or _speaks(other, words) or _speaks(above.test, words):
                     return True
             case cst.Return():
                 function = next((one for one in reversed(path) if isinstance(one, cst.FunctionDef)), None)
-                return function is not None and (_speaks(function, words) or bool(_HOSTS & _strings(function)))
+                return function is not None and (_speaks(function, words) or bool(HOSTS & _strings(function)))
             case cst.ComparisonTarget() | cst.BooleanOperation():
                 continue
+            case cst.NamedExpr(target):
+                if words.search(_last(target)):
+                    return True
             case cst.Assign(targets):
-                return any(words.search(_last(target.target)) for target in targets)
+                named = [_part(target.target, place) for target in targets]
+                return any(words.search(_last(one)) for one in named)
             case cst.AnnAssign(target):
                 return bool(words.search(_last(target)))
             case cst.Param(name):
                 return bool(words.search(name.value))
             case cst.DictElement(key):
                 if below is key:
+                    keyed = True
                     continue
                 return bool(words.search(" ".join(_text(key)))) or "cuda" in "".join(_text(key))
             case cst.Element() | cst.List() | cst.Tuple() | cst.Set():
-                if isinstance(above, cst.List | cst.Tuple | cst.Set) and _with_the_host(above):
+                if isinstance(above, cst.List | cst.Tuple | cst.Set) and (
+                    _with_the_host(above) or any(words.search(text) for text in _option_before(above, below))
+                ):
                     return True
+                if isinstance(above, cst.Tuple):
+                    place = next((number for number, one in enumerate(above.elements) if one is below), -1)
+            case cst.Dict(elements):
+                keys = {text for one in elements if isinstance(one, cst.DictElement) for text in _text(one.key)}
+                if keyed and keys & HOSTS:
+                    return True
+                keyed = False
             case (
-                cst.Dict()
-                | cst.Arg()
+                cst.Arg()
                 | cst.BinaryOperation()
                 | cst.FormattedString()
                 | cst.Attribute()
@@ -162,6 +178,19 @@ def _strings(node: cst.CSTNode) -> set[str]:
 def _with_the_host(node: cst.List | cst.Tuple | cst.Set) -> bool:
     """Whether a list names the host's device or backend, and with it what the others are; asked for each of its elements."""
     return any("cpu" in _text(one.value) or "gloo" in _text(one.value) for one in node.elements)
+
+
+def _part(target: cst.CSTNode, place: int) -> cst.CSTNode:
+    """Return what of a target is given the element at a place, or the target as a whole."""
+    if isinstance(target, cst.Tuple) and 0 <= place < len(target.elements):
+        return target.elements[place].value
+    return target
+
+
+def _option_before(elements: cst.List | cst.Tuple | cst.Set, one: cst.CSTNode) -> list[str]:
+    """Return the option of a command that a word of it is given for, as a list of at most one."""
+    place = next((number for number, each in enumerate(elements.elements) if each is one), 0)
+    return [text for text in _text(elements.elements[place - 1].value) if place and text.startswith("-")]
 
 
 def is_looked_for(path: Sequence[cst.CSTNode]) -> bool:

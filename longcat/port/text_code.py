@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from longcat.port.findings import Edit, Finding, apply
 from longcat.port.python_code import Analysis
@@ -29,11 +31,11 @@ _MODULE = re.compile(
     r"\b(?:module\s+(?:load|add|swap|try-load)|ml|spack\s+load)\s+[^;&|#\n]*\b(cuda|cudnn|nccl|nvhpc|cutensor)\b[^\s;&|]*"
 )
 _OPTION = re.compile(
-    r"""((?:(?<![\w-])--(?=[\w-]*device)[\w-]++[= ]|(?<![\w.$-])\+{0,2}[\w.]*(?:device|map_location)\w*=)["']?)(cuda)(?=(:\d+)?["']?(\s|$|\\|;))""",
+    r"""((?:(?<![\w-])--(?=[\w-]*device)[\w-]++(?:=|[ \t]++)|(?<![\w.$-])\+{0,2}(?=[\w.]*?(?:device|map_location))[\w.]++=)["']?)(cuda)(?=(:\d+)?["']?([\s\\;,)\]}|&]|$))""",
     re.IGNORECASE,
 )
 _BACKEND_OPTION = re.compile(
-    r"""((?:(?<![\w-])--(?=[\w-]*backend)[\w-]++[= ]|(?<![\w.$-])\+{0,2}[\w.]*backend\w*=)["']?)(nccl)\b""",
+    r"""((?:(?<![\w-])--(?=[\w-]*backend)[\w-]++(?:=|[ \t]++)|(?<![\w.$-])\+{0,2}(?=[\w.]*?backend)[\w.]++=)["']?)(nccl)\b""",
     re.IGNORECASE,
 )
 _LIGHTNING = re.compile(
@@ -53,11 +55,26 @@ _COUNT = re.compile(r"""^\s*(?:-\s*)?["']?((?:num_|n_|n)?gpus?(?:_per_node|_ids)
 _CARD = re.compile(r"\bnvidia-smi\b")
 _PROFILER = re.compile(r"(^|[\s;&|])(nsys|ncu|nvprof|nvcc|cuda-gdb|compute-sanitizer)\s")
 _SETTING = re.compile(
-    r"""^(\s*+(?:-\s*+)?["']?(?P<key>[\w.-]*)["']?\s*[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*(,|\}|#|$))"""
+    r"""^(\s*+(?:-\s*+)?["']?(?P<key>[\w.-]*)["']?\s*[:=]\s*+(?:&\w++\s++)?)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*(,|\}|#|$))"""
 )
 _ITEM = re.compile(
-    r"""((?<![\w-])["']?(?P<key>(?=[\w-]*(?:device|map_location|backend))[\w-]++)["']?\s*+[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl)(?P=quote)(?=\s*[,}\]\s])"""
+    r"""((?<![\w-])["']?(?P<key>(?=[\w-]*(?:device|map_location|backend|accelerator))[\w-]++)["']?\s*+[:=]\s*)(?P<quote>["']?)(?P<value>cuda(?::\d+)?|nccl|gpu)(?P=quote)(?=\s*[,}\]\s])"""
 )
+_PAIR = re.compile(
+    r"""(?<![\w-])(--(?=[\w-]*(?:device|backend))[\w-]++)["']?[ \t\r]*+(?:,\s*+|\n\s*+-[ \t]++|\\\r?\n\s*+)["']?(cuda|nccl)(?=(?::\d+)?["']?(?:[,\]\s]|$))"""
+)
+"""An option and its value as two words of a list, as in a Docker file's CMD, or in two lines of a script."""
+_KEPT = re.compile(
+    r"""(?<!\w)(?=\w*?device)\w++(?::?-|["'}]*+\s*+[?:+!=]?==?\s*+["']?(?:\$\{\w++:?-)?)["']?(cuda)(?=[:"'}\s;*\])]|$)""",
+    re.IGNORECASE,
+)
+"""A variable of a script or of Make that is given a device, or is compared with one."""
+_INTERFACE = re.compile(r"(?<![\w.])torch\.cuda(?:\.\w+){1,8}(?P<empty>\(\))?")
+_FLOW = re.compile(r"""(?<![\w.-])(?P<key>[\w.-]++)["']?\s*+[:=]\s*+\[(?P<items>[^\[\]{}]*+)\]""")
+_FLOW_ITEM = re.compile(r"""(?:^|(?<=,))\s*+(["']?)(?P<value>cuda(?::\d+)?|nccl)\1\s*+(?=,|$)""")
+_BLOCK_KEY = re.compile(r"""(?P<indent>\s*+(?:-\s++)*+)["']?(?P<key>[\w.-]++)["']?\s*+:(?=\s)(?P<value>\s*+\S)?""")
+_BLOCK_ITEM = re.compile(r"""(?P<indent>\s*+)-\s++(["']?)(?P<value>cuda(?::\d+)?|nccl)\2\s*+$""")
+_ENV = re.compile(r"""\s*ENV\s+(?P<key>\w+)\s+(["']?)(?P<value>cuda(?::\d+)?|nccl)\2\s*$""")
 _SWITCH = re.compile(
     r"""^\s*["']?(?P<key>tf32|allow_tf32|attn_implementation|_attn_implementation|use_flash_attn\w*|optim)["']?\s*[:=]\s*["']?(?P<value>[\w.]+)"""
 )
@@ -75,28 +92,35 @@ def analyse(text: str, file: str, kind: str) -> Analysis:
         kind: what it is, see `longcat.port.files.kind_of`.
     """
     findings = list[Finding]()
+
+    known = set[tuple[int, int]]()
+
+    def say(number: int, begin: int, what: str, rule: Rule, edits: list[Edit]) -> None:
+        if (number, begin) in known:
+            return
+        known.add((number, begin))
+        findings.append(
+            Finding(
+                file, number, begin + 1, what, rule.kind, rule.effort, rule.why, rule.source, rule.instead, tuple(edits)
+            )
+        )
+
     offset = 0
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         for look in _LOOKS[kind]:
             for begin, what, rule, edits in look(line):
-                moved = tuple(Edit(one.begin + offset, one.end + offset, one.text) for one in edits)
-                findings.append(
-                    Finding(
-                        file,
-                        number,
-                        begin + 1,
-                        what,
-                        rule.kind,
-                        rule.effort,
-                        rule.why,
-                        rule.source,
-                        rule.instead,
-                        moved,
-                    )
-                )
+                moved = [Edit(one.begin + offset, one.end + offset, one.text) for one in edits]
+                say(number, begin, what, rule, moved)
         offset += len(line)
         if kind in ("cuda", "native") and findings:
             break  # one for the file
+    if kind in _PARTS:
+        lines = text.splitlines(keepends=True)
+        starts = [0, *accumulate(map(len, lines))]
+        for begin, what, rule, edits in _PARTS[kind]("".join(map(_blank_comment, lines))):
+            number = bisect_right(starts, begin)
+            say(number, begin - starts[number - 1], what, rule, edits)
+        findings.sort(key=lambda one: (one.line, one.column))
     if kind == "cuda" and not findings:
         findings.append(_file(file))
     return Analysis(tuple(findings), apply(text, [edit for one in findings for edit in one.edits]))
@@ -120,6 +144,8 @@ _SCHEDULERS = _said(
     "the scheduler's name for an Ascend is its administrator's; a container gets /dev/davinci*",
     "Ascend Docker Runtime",
 )
+_DEVICES = _said("renames", "automatic", "a device of CUDA", "torch_npu 2.13.0")
+_BACKENDS = _said("renames", "automatic", "the backend of an Ascend is hccl", "torch_npu 2.13.0")
 _LIGHTNINGS = _said("differs", "minutes", "which names a program takes is its own", "lightning.pytorch.accelerators")
 _IMAGES = _said(
     "differs",
@@ -138,6 +164,17 @@ def _bare(line: str) -> str:
     return line[: found.start()] if found else line
 
 
+def _plain(text: str) -> str:
+    """Return what is shown of an option and its value, without marks of quotation."""
+    return re.sub(r"\s+", " ", text.replace('"', "").replace("'", "")).strip()
+
+
+def _blank_comment(line: str) -> str:
+    """Return a line with spaces in place of its comment."""
+    bare = _bare(line)
+    return bare + re.sub(r"[^\r\n]", " ", line[len(bare) :])
+
+
 def _variables(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     for found in VARIABLE.finditer(_bare(line)):
         begin, end = found.span()
@@ -150,11 +187,9 @@ def _variables(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
 def _commands(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     bare = _bare(line)
     for found in _OPTION.finditer(bare):
-        rule = _said("renames", "automatic", "a device of CUDA, given to a program", "torch_npu 2.13.0")
-        yield found.start(2), f"{found[1].strip()}cuda", rule, [Edit(*found.span(2), "npu")]
+        yield found.start(2), _plain(found[1] + found[2]), _DEVICES, [Edit(*found.span(2), "npu")]
     for found in _BACKEND_OPTION.finditer(bare):
-        rule = _said("renames", "automatic", "the backend of an Ascend is hccl", "torch_npu 2.13.0")
-        yield found.start(2), f"{found[1].strip()}nccl", rule, [Edit(*found.span(2), "hccl")]
+        yield found.start(2), _plain(found[1] + found[2]), _BACKENDS, [Edit(*found.span(2), "hccl")]
     for found in _CARD.finditer(bare):
         alone = re.fullmatch(r"\s*nvidia-smi\s*(\|\|\s*true\s*)?", bare) is not None
         rule = _said(
@@ -190,8 +225,27 @@ def _commands(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
             _said("works", "none", why, "accelerate, DeepSpeed"),
             [],
         )
+    for found in _INTERFACE.finditer(bare):
+        name = found[0].removesuffix("()")
+        named = torch_rule(name)
+        if (
+            named is not None
+            and named.name == name
+            and named.to
+            and found["empty"]
+            and named.call in ("", "positional")
+        ):
+            yield found.start(), name, named, [Edit(found.start(), found.start() + len(name), named.to)]
+        else:
+            rule = _said("unsure", "minutes", "a name of torch's CUDA interfaces in a text", "")
+            yield found.start(), name, rule, []
     for found in _LIGHTNING.finditer(bare):
         yield found.start(), found[0].strip(), _LIGHTNINGS, []
+
+
+def _kept(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    for found in _KEPT.finditer(_bare(line)):
+        yield found.start(1), _plain(found[0]), _DEVICES, [Edit(*found.span(1), "npu")]
 
 
 def _packages_installed(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
@@ -250,41 +304,61 @@ def _requirements(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
 def _images(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     if (found := _IMAGE.match(line)) is not None:
         yield found.start(1), found[1], _IMAGES, []
+    if (found := _ENV.match(_bare(line))) is not None:
+        yield from _value(found["key"], found["value"], found.start("value"))
+
+
+def _value(key: str, value: str, begin: int) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    """Say what a value of CUDA's is that a key is given, or that is an element of what it is given."""
+    shown = key if not key or key.startswith("-") else f"{key}:"
+    what, key = f"{shown} {value}".strip(), key.lower()
+    if value == "gpu" or "accelerator" in key:
+        if "accelerator" in key or "device" in key:
+            yield begin, what, _LIGHTNINGS, []
+    elif value == "nccl" and "backend" in key:
+        yield begin, what, _BACKENDS, [Edit(begin, begin + 4, "hccl")]
+    elif value == "nccl":
+        yield begin, what, _said("unsure", "minutes", "whether this is a backend is not seen here", ""), []
+    elif re.search(r"device|map_location|^dev$", key):
+        yield begin, what, _DEVICES, [Edit(begin, begin + 4, "npu")]
+    else:
+        yield begin, what, _said("unsure", "minutes", "whether this is a device is not seen here", ""), []
+
+
+def _pairs(text: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    for found in _PAIR.finditer(text):
+        yield from _value(found[1], found[2], found.start(2))
+
+
+def _lists(text: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
+    """Say what elements of lists are, which may stand in several lines: words of a command, or values of a key."""
+    yield from _pairs(text)
+    for flow in _FLOW.finditer(text):
+        for found in _FLOW_ITEM.finditer(flow["items"]):
+            yield from _value(flow["key"], found["value"], flow.start("items") + found.start("value"))
+    offset, keys = 0, list[tuple[int, str]]()
+    for line in text.splitlines(keepends=True):
+        if (item := _BLOCK_ITEM.match(line)) is not None:
+            while keys and keys[-1][0] > len(item["indent"]):
+                keys.pop()
+            yield from _value(keys[-1][1] if keys else "", item["value"], offset + item.start("value"))
+        elif (key := _BLOCK_KEY.match(line)) is not None:
+            while keys and keys[-1][0] >= len(key["indent"]):
+                keys.pop()
+            if key["value"] is None:
+                keys.append((len(key["indent"]), key["key"]))
+        offset += len(line)
 
 
 def _settings(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
     bare = _bare(line)
     found = _SETTING.match(bare)
     for one in [found] if found else _ITEM.finditer(bare):
-        key, value = one["key"].lower(), one["value"]
-        begin, end = one.span("value")
-        what = f"{one['key']}: {value}"
-        if value == "gpu" or "accelerator" in key:
-            if "accelerator" in key or "device" in key:
-                yield begin, what, _LIGHTNINGS, []
-        elif value == "nccl" and "backend" in key:
-            yield (
-                begin,
-                what,
-                _said("renames", "automatic", "the backend of an Ascend is hccl", "torch_npu 2.13.0"),
-                [Edit(begin, end, "hccl")],
-            )
-        elif value == "nccl":
-            yield begin, what, _said("unsure", "minutes", "whether this is a backend is not seen here", ""), []
-        elif re.search(r"device|map_location|^dev$", key):
-            yield (
-                begin,
-                what,
-                _said("renames", "automatic", "a device of CUDA", "torch_npu 2.13.0"),
-                [Edit(begin, begin + 4, "npu")],
-            )
-        else:
-            yield begin, what, _said("unsure", "minutes", "whether this is a device is not seen here", ""), []
+        yield from _value(one["key"], one["value"], one.start("value"))
     known = {one.start("value") for one in ([found] if found else _ITEM.finditer(bare))}
     for one in _NUMBERED.finditer(bare):
         if one.start() not in known and _OPTION.search(bare) is None:
-            rule = _said("renames", "automatic", "a device of CUDA", "torch_npu 2.13.0")
-            yield one.start(), "cuda:N", rule, [Edit(*one.span(1), "npu")]
+            yield one.start(), "cuda:N", _DEVICES, [Edit(*one.span(1), "npu")]
     for one in _PLUGIN.finditer(bare):
         why = "a resource of NVIDIA's device plugin and container runtime; Ascend's are huawei.com/Ascend910 and ascend"
         yield (
@@ -344,8 +418,10 @@ def _native(line: str) -> Iterator[tuple[int, str, Rule, list[Edit]]]:
         yield found.start(), found[0], rule, []
 
 
+_PARTS: dict[str, _Look] = {"shell": _pairs, "docker": _lists, "settings": _lists}
+"""What is looked for in a file as a whole, by its kind, since it may stand in several lines."""
 _LOOKS: dict[str, tuple[_Look, ...]] = {
-    "shell": (_variables, _commands, _packages_installed),
+    "shell": (_variables, _commands, _kept, _packages_installed),
     "docker": (_images, _variables, _commands, _packages_installed),
     "packages": (_requirements,),
     "settings": (_settings, _variables, _commands),

@@ -16,6 +16,8 @@ from longcat.port.support import Support
 
 DOUBLE = re.compile(r"torch\.(float64|double)\b|\.double\(\)")
 """An expression that makes 64-bit floats."""
+_OWN_IS_CUDA = re.compile(r"def is_cuda\(|\.is_cuda\s*(:[^=\n]*)?=(?!=)|^[ \t]+is_cuda\s*:", re.MULTILINE)
+"""What gives a class an `is_cuda` that is no tensor's."""
 
 
 class Visiting(cst.CSTVisitor):
@@ -33,6 +35,7 @@ class Visiting(cst.CSTVisitor):
         self._doubles: list[set[str]] = [set()]
         self._has_doubles = DOUBLE.search(text) is not None
         self._own_cuda = re.search(r"def cuda\(", text) is not None
+        self._own_is_cuda = _OWN_IS_CUDA.search(text) is not None
 
     @cached_property
     def header(self) -> Header:
@@ -66,6 +69,31 @@ class Visiting(cst.CSTVisitor):
 
     def _above(self, levels: int = 1) -> cst.CSTNode:
         return self._path[-1 - levels]
+
+    def _is_type(self) -> bool:
+        """Whether what is visited says of what type something is, and is not called by anyone."""
+        for above in reversed(self._path[:-1]):
+            match above:
+                case cst.Annotation() | cst.Call(cst.Name("isinstance" | "issubclass")):
+                    return True
+                case cst.Call() | cst.BaseStatement() | cst.BaseSmallStatement():
+                    return False
+        return False
+
+    def _is_target(self) -> bool:
+        """Whether what is visited is bound or deleted, and not read."""
+        for above, below in zip(reversed(self._path[:-1]), reversed(self._path), strict=False):
+            match above:
+                case cst.Element() | cst.StarredElement() | cst.Tuple() | cst.List():
+                    continue
+                case cst.AssignTarget() | cst.Del():
+                    return True
+                case cst.AsName(name=target):
+                    return below is target
+                case cst.For() | cst.CompFor() | cst.AugAssign() | cst.AnnAssign() | cst.NamedExpr():
+                    return below is above.target
+            break
+        return False
 
     def _code(self, node: cst.CSTNode) -> str:
         begin, end = self.places.span(node)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from longcat.best_effort import reason
+from longcat.errors import DataError
 from longcat.processes.environment import NO_TELEMETRY
 from longcat.stores import (
     clear_half_made,
@@ -64,6 +66,27 @@ def import_mlflow() -> Any:
     return mlflow
 
 
+def open_client(uri: str) -> Any:
+    """Return a client of a tracking server or store.
+
+    Raises:
+        DataError: the store was written by another version of MLflow.
+        MlflowException: there is no such store.
+    """
+    mlflow = import_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.MlflowClient(uri)
+    except MlflowException as error:
+        if "database schema" not in str(error):
+            raise
+        raise DataError(
+            f"it was written by another version of MLflow than {mlflow.__version__}; go on with that one, or copy the file and "
+            f"run: mlflow db upgrade {quote(uri)}"
+        ) from None
+
+
 def verdict(error: Exception) -> Verdict:
     """Return what an exception of a call means."""
     from mlflow.exceptions import MlflowException, RestException
@@ -84,7 +107,7 @@ def verdict(error: Exception) -> Verdict:
         return Verdict.REFUSED  # a file to be logged
     if isinstance(error, KeyError | TypeError | ValueError) and not isinstance(error, OSError):
         return Verdict.REFUSED
-    return Verdict.UNREACHED
+    return Verdict.ANSWERED if isinstance(error, DataError) else Verdict.UNREACHED
 
 
 def prepare_store(path: Path) -> bool:
@@ -132,7 +155,7 @@ class Forwarder:
             mark: name of the journal, by which a run that was created before is found again.
         """
         # set_tracking_uri would set a variable of this process, and so the store of its other workspaces and children
-        self._client, self._mark = import_mlflow().MlflowClient(uri), mark
+        self._client, self._mark = open_client(uri), mark
         self._models = Models(self._client)
         self.experiment_id: str | None = None
         """MLflow's id of the experiment that a run was started in last."""

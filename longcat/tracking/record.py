@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from longcat.artifact import MANIFEST, Artifact
-from longcat.errors import ConfigError
+from longcat.errors import ConfigError, DataError
 from longcat.redaction import redact
 from longcat.stores import sqlite_path, sqlite_url
-from longcat.tracking.forwarding import import_mlflow
+from longcat.tracking.forwarding import open_client
 from longcat.tracking.runs import TrackedRun, named_so, only_one, runs_in_journals, runs_in_mlflow
 from longcat.unpacking import parse_json, read_json
 
@@ -130,7 +130,10 @@ class MlflowFiles:
         """Ask this tracking server or store."""
         store = sqlite_path(uri)
         there = store is None or store.is_file()  # MLflow would create one
-        self._client = import_mlflow().MlflowClient(uri) if there else None
+        try:
+            self._client = open_client(uri) if there else None
+        except DataError as error:
+            raise DataError(f"MLflow at {redact(uri)} cannot be asked for files of runs: {error}") from None
 
     def names(self, run_id: str, folder: str | None = None) -> list[str]:
         """List the files of a run below a folder."""

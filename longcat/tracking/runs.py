@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longcat.best_effort import reason
 from longcat.errors import ConfigError, DataError
 from longcat.redaction import redact
 from longcat.stores import sqlite_path
-from longcat.tracking.forwarding import import_mlflow
+from longcat.tracking.forwarding import import_mlflow, open_client
 from longcat.tracking.journal import Sent, parse
 
 _TOLD = tuple(b'{"event": "%s"' % event for event in (b"start", b"params", b"tags", b"end"))
@@ -117,11 +118,11 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
     store = sqlite_path(uri)
     if store is not None and not store.is_file():  # MLflow would create one
         return []
-    mlflow = import_mlflow()
+    import_mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
-        client = mlflow.MlflowClient(uri)
+        client = open_client(uri)
         everywhere = [one.experiment_id for one in client.search_experiments()]
         sign = '"' if "'" in what else "'"
         if sign in what:  # no filter of MLflow's can say it
@@ -141,10 +142,8 @@ def runs_in_mlflow(uri: str, what: str) -> list[TrackedRun]:
             found.append(one)
         if not by_id:
             found = _flows_first(found)
-    except MlflowException as error:
-        raise DataError(
-            f"MLflow at {redact(uri)} cannot be asked for run {what}: {redact(str(error)).splitlines()[0]}"
-        ) from None
+    except (MlflowException, DataError) as error:
+        raise DataError(f"MLflow at {redact(uri)} cannot be asked for run {what}: {reason(error)}") from None
     return found
 
 

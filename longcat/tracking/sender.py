@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from longcat.artifact import Workspace
@@ -34,11 +35,12 @@ class Sender:
         self.journal = journal if isinstance(journal, Journal) else Journal(journal)
         self.path = self.journal.path
         self.uri, self.workspace = tracking_uri(workspace), workspace
+        self._where = quote(str(workspace.path))
         self.service = Service(
             "MLflow",
             self.uri,
             f"the run goes on, and its records are kept in {self.path} until they are sent, at the latest by the next "
-            "run or by `longcat sync`",
+            f"run or by `longcat sync --workspace {self._where}`",
         )
         self._sent = Sent.of(self.path)
         self._finish, self._given_up = threading.Event(), threading.Event()
@@ -104,12 +106,12 @@ class Sender:
             why = f"failed ({self.service.last_error})" if self.service.away else "has not taken all records yet"
             text = (
                 f"MLflow at {self.service.address} {why}; {left} bytes of records are kept in {self.path} and will be "
-                "sent by the next run or by `longcat sync`"
+                f"sent by the next run or by `longcat sync --workspace {self._where}`"
             )
         elif self._then is not None and self._thread.is_alive() and not self.service.away:
             text = (
                 f"MLflow at {self.service.address} has not taken all records of earlier runs yet; they are kept, and will "
-                "be sent by the next run or by `longcat sync`"
+                f"be sent by the next run or by `longcat sync --workspace {self._where}`"
             )
         else:
             return None

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from longcat.artifact import Workspace
 from longcat.benchmark.logs.throughput import Recorded
+from longcat.best_effort import reason
 from longcat.errors import DataError
 from longcat.redaction import redact
 from longcat.stores import sqlite_path, sqlite_url
-from longcat.tracking.forwarding import import_mlflow, prepare_store
+from longcat.tracking.forwarding import import_mlflow, open_client, prepare_store
 from longcat.tracking.journal import forget_what_was_sent
 
 _prepared = set[Path]()
@@ -60,18 +61,16 @@ def read_run(uri: str, run_id: str, keys: Iterable[str]) -> Recorded:
         raise DataError(
             f"there is no MLflow store at {store}; give its address by --tracking-uri or MLFLOW_TRACKING_URI"
         )
-    mlflow = import_mlflow()
+    import_mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
-        client = mlflow.MlflowClient(uri)
+        client = open_client(uri)
         data = client.get_run(run_id).data
         known = data.metrics
         histories = {key: client.get_metric_history(run_id, key) for key in keys if key in known}
-    except MlflowException as error:
-        raise DataError(
-            f"MLflow run {run_id} cannot be read from {redact(uri)}: {redact(str(error)).splitlines()[0]}"
-        ) from None
+    except (MlflowException, DataError) as error:
+        raise DataError(f"MLflow run {run_id} cannot be read from {redact(uri)}: {reason(error)}") from None
     metrics = {
         key: list({p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.timestamp))}.values())
         for key, points in histories.items()

@@ -183,7 +183,7 @@ def test_page_and_markdown_say_the_same_and_each_figure_has_its_source(workload,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--html", "."), "cannot write .*: Is a directory; choose another --html"),
+        (("--html", "."), "--html .: that is a folder; name a file in it"),
         (("--markdown", "absent/page.md"), "--markdown absent/page.md: there is no folder absent"),
         (("--html", "page", "--markdown", "./page"), "one would replace the other"),
     ],

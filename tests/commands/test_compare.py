@@ -5,7 +5,7 @@ import json
 import pytest
 
 from longcat.commands.compare import compare
-from longcat.errors import ConfigError
+from longcat.errors import ConfigError, UserError
 from tests.inventory.making import grown
 
 
@@ -29,7 +29,7 @@ def test_what_is_missing_is_told(tmp_path):
     with pytest.raises(ConfigError, match="there is no workspace to look for it in; name one by --workspace"):
         compare(digest, digest, tmp_path / "typo")
     assert not (tmp_path / "typo").exists()
-    with pytest.raises(ConfigError, match="--html .*there is no folder"):
+    with pytest.raises(UserError, match="--html .*there is no folder"):
         compare(digest, digest, space.path, html=tmp_path / "typo/page.html")
 
 

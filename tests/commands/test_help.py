@@ -44,6 +44,7 @@ def test_every_command_has_examples_that_it_takes(longcat):
             COMMANDS[command].make_context(command, arguments)
         shown = longcat(name, "--help", COLUMNS="80").stdout
         assert all(line.strip() in shown for line in lines)
+        assert len(re.findall(r"(?i)\bexample:", shown)) == 1  # those of the table, and no others in the text
         assert "longcat" in shown and not re.search(r"\\\[", shown)
 
 

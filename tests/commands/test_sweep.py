@@ -1,6 +1,8 @@
 """`longcat sweep`: each point is trained once, one that fails does not end the others, and MLflow hears of all."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,16 @@ def test_a_sweep_and_the_same_again(swept, trained, tmp_path):
     assert again.stdout.count("cached") == 2
     assert "warning: learning_rate=1.5 failed: it went wrong" in again.stderr
     assert f"longcat run --config {answer['config']} --workspace {tmp_path / 'w'}" in again.stdout
+    assert re.search(r"^pretrain   100% learning_rate=0\.02: reused: \S", again.stderr, re.MULTILINE)
+
+
+def test_the_command_for_the_best_point_can_be_pasted(longcat, trained, tmp_path):
+    place = tmp_path / "a folder [1]"
+    text = longcat("sweep", "--preset=smoke", f"--set={RATE}=0.01,0.02", f"--workspace={place}").stdout
+    [line] = (line for line in text.splitlines() if line.startswith("longcat run"))
+    config = next((place / "sweep").glob("*/best.yaml"))
+    assert shlex.split(line) == ["longcat", "run", "--config", str(config), "--workspace", str(place)]
+    assert f"Picture: {config.with_name('sweep.png')}" in text.splitlines()
 
 
 def test_the_score_may_be_another(swept):

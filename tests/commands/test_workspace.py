@@ -98,6 +98,17 @@ def test_show_tells_the_lineage_both_ways(workspace, capsys):
     assert "yes, longcat gc lists it" in text
 
 
+def test_a_narrow_list_cuts_nothing_and_a_path_can_be_copied(workspace, capsys, monkeypatch):
+    space, made = workspace
+    monkeypatch.setenv("COLUMNS", "40")
+    commands.ls(space.path)
+    text = capsys.readouterr().out
+    assert "…" not in text and all(f"digest: {one.digest[:12]}" in text for one in made.values())
+    monkeypatch.setenv("COLUMNS", "80")
+    commands.show(name(made["second"]), space.path)
+    assert f"Path: {made['second'].path}" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize("columns", [50, 80, 140])
 def test_a_long_lineage_with_many_ways_is_shown_in_few_lines(tmp_path, capsys, monkeypatch, columns):
     """Each is made from the two before it, so that there are more ways through 60 of them than could be printed."""

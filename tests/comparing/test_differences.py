@@ -295,3 +295,19 @@ def test_what_has_no_curves_has_no_picture(workspace):
     found = compared(space, made["tokens"].digest, make(space, "tokens", 8).digest)
     assert (found["curves"], found["figures"], found["notes"]) == ({}, [], [])
     assert "<img" not in html(found)
+
+
+@pytest.mark.parametrize(("broken", "why"), [("no JSON", "Expecting value"), ("{}", "it has no 'files'")])
+def test_a_manifest_that_cannot_be_read_is_told(tmp_path, capsys, broken, why):
+    """Else all of it seems to be the same: no setting differs of what is not there."""
+    space = Workspace(tmp_path)
+    tokens = make(space, "tokens", 1)
+    first, second = checkpoint(space, 1e-3, tokens), checkpoint(space, 2e-3, tokens)
+    manifest = second.path / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(broken)
+    result = differences(find_side(first.digest, space), find_side(second.digest, space))
+    [note] = (note for note in result["notes"] if "manifest" in note)
+    assert note.startswith(f"the manifest of checkpoint/{second.digest[:12]} is unreadable ({why}")
+    print_differences(result, None)
+    assert f"Note: {note}" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import shutil
 
 import numpy as np
@@ -278,6 +279,8 @@ def test_other_languages_are_left_out_and_the_card_tells(tmp_path):
     assert "Le port était calme" in page  # what was left out is shown,
     assert "13812345678" not in page  # without personal data
     assert "<script>" not in page
+    bars = [float(width) for width in re.findall(r'<div class="whole"><div class="bar" style="width: ([0-9.]+)%', page)]
+    assert pytest.approx(sorted(bars)[-4:]) == [100 / 62, 100 / 62, 100 / 61, 6000 / 61]  # of all, not of the largest
     assert "| language | 1 |" in markdown
     assert "| fr | 1 |" in markdown
     assert "a.jsonl" in page

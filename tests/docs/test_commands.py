@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import typer
 
+from docs.build import PAGES
 from longcat.cli import app
 from longcat.config.load import all_keys
 from longcat.config.tree import PipelineConfig
@@ -154,6 +155,12 @@ def is_module(text):
     first, *rest = text.split(".")
     file = bool(rest) and (ROOT / "longcat" / first / f"{rest[0]}.py").is_file()
     return file or text.endswith((".py", ".md"))
+
+
+def test_the_page_of_all_commands_has_all():
+    text = (PAGES / "commands.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:longcat |`)(?!longcat )([a-z]+)\b", text))
+    assert set(typer.main.get_command(app).commands) <= named
 
 
 def test_readme_fits():

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,8 @@ from longcat.corpus.sources import resolve
 from longcat.corpus.stage import preprocess
 from longcat.errors import ConfigError
 from longcat.evaluation.suites import find_suite, own_code
-from longcat.flows.dag import PIPELINE, STAGES, find_stage, own_stages, stages_of, table_for
+from longcat.flows.dag import PIPELINE, STAGES, Stage, find_stage, own_stages, stages_of, table_for
+from longcat.flows.walk import function_of
 from longcat.provenance import ROOT
 
 PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
@@ -182,6 +184,40 @@ def test_results_of_a_stage_are_made_anew_when_its_code_changes(others, corpus_f
     third = run()
     assert third["length"].facts.length == 2 and third.tokens.cached
     assert third["length"].digest != first["length"].digest
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("sys.exit(3)", "stage odd: odd_stages:work has left by SystemExit: 3$"),
+        ("5", "stage odd: odd_stages:work returned 5; expected what workspace.materialize returns$"),
+        (None, "stage odd: odd_stages:work cannot be imported: module 'odd_stages' has no attribute 'work'$"),
+    ],
+)
+def test_what_is_no_stage_is_told_with_its_name(others, tmp_path, function, message):
+    stage = Stage("odd", "Odd", "odd_stages:work")
+    work = "" if function is None else f"def work(config, *, workspace, report):\n    return {function}\n"
+    others("odd_stages", {}, f"import sys\n{work}")
+    own = replace(stage, own=extensions.Extension("odd", "odd_stages:ODD", ""))
+    with pytest.raises(ConfigError, match=message):
+        function_of(own)(load_config("smoke"), workspace=Workspace(tmp_path), report=print)
+
+
+def test_a_stage_without_its_function_is_refused_before_anything_is_made(others, corpus_file, tmp_path):
+    import longcat
+
+    others("lengths", {}, STAGE.replace("def measure", "def measured"))
+    with pytest.raises(
+        ConfigError, match="stage length: lengths:measure cannot be imported: .* no attribute 'measure'"
+    ):
+        longcat.run(
+            "lengths:STAGE",
+            "smoke",
+            overrides={"corpus.sources": [str(corpus_file)]},
+            workspace=tmp_path,
+            tracked=False,
+        )
+    assert not (tmp_path / "documents").exists()
 
 
 OWN = """

@@ -247,3 +247,23 @@ def test_sequences_that_are_long_for_the_width_have_a_wide_interval_and_little_c
         assert ("are long for a width of 1,024" in " ".join(found["assumptions"])) == (length == 4096)
     assert widths[2048][0] < 1.5 < 2.5 < widths[4096][0]
     assert (widths[2048][1], widths[4096][1]) == ("high", "low")
+
+
+def test_parts_of_memory_beyond_the_peak_are_explained(tmp_path):
+    """The table of a device with 63 GB adds up to 71 GB, and the plan says that it fits."""
+    question = ("--model", "longcat-flash", "--device", "ascend-910b2", "--devices", "2048")
+    best = answer(*question)["best"][0]
+    assert sum(best["memory"].values()) > best["memory_bytes"] - best["reserve_bytes"] and best["fits"]
+    page = tmp_path / "page.html"
+    text = run(*question, "--html", str(page)).stdout
+    said = "Not all of it lives at once: the parts add up to more than the peak."
+    assert said in text and said in page.read_text()
+    assert said not in run("--model", "tiny", "--device", "ascend-910b2", "--devices", "1").stdout
+
+
+def test_an_unknown_model_is_told_in_one_sentence():
+    asked = ("--device", "ascend-910b2", "--devices", "8")
+    assert refused("--model", "tinyy", *asked).startswith(
+        "--model tinyy is neither a file nor a preset; did you mean tiny?; the presets are longcat-2.0, "
+    )
+    assert "nor a preset; the presets are longcat-2.0, " in refused("--model", "zzz", *asked)

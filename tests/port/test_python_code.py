@@ -58,6 +58,30 @@ def rewritten(code):
         ("x = f(x).cuda(device=rank)", "x = f(x).to(device=rank if rank is not None else ACCELERATOR)"),
         ("if x.is_cuda: pass", "if x.device.type == ACCELERATOR: pass"),
         ("ok = not x.is_cuda", "ok = not (x.device.type == ACCELERATOR)"),
+        ("(a + b).is_cuda", "((a + b).device.type == ACCELERATOR)"),
+        ("ok = ((a or b)).is_cuda", "ok = ((a or b)).device.type == ACCELERATOR"),
+        ("ok = not (x.is_cuda)", "ok = not (x.device.type == ACCELERATOR)"),
+        ("ok = (x  # why\n    .is_cuda)", "ok = (x  # why\n    .device.type == ACCELERATOR)"),
+        ("y = (x if z else w).cuda()", "y = (x if z else w).to(ACCELERATOR)"),
+        ("x.cuda((r), (True))", "x.to((r if r is not None else ACCELERATOR), non_blocking=(True))"),
+        ("torch.cuda.synchronize(device=(0))", "torch.accelerator.synchronize((0))"),
+        ("s = (torch.cuda.amp.GradScaler  # ()\n)()", "s = (torch.amp.GradScaler  # ()\n)(ACCELERATOR)"),
+        ("with torch.cuda.amp.autocast((use)): pass", "with torch.amp.autocast(ACCELERATOR, enabled=(use)): pass"),
+        ("if (flag := x.is_cuda): pass", "if (flag := x.device.type == ACCELERATOR): pass"),
+        ("class A:\n    def is_cuda(self): return next(self.parameters()).is_cuda", "class A:\n    def is_cuda(self): return next(self.parameters()).device.type == ACCELERATOR"),
+        ('if (dev := "cuda"): pass', "if (dev := ACCELERATOR): pass"),
+        ('run(["a.py", "--device", "cuda", "--dist-backend", "nccl"])', 'run(["a.py", "--device", ACCELERATOR, "--dist-backend", torch.distributed.get_default_backend_for_device(ACCELERATOR)])'),
+        ('run(["a.py", "--device=cuda:0", "--backend=nccl", r"--device=cuda"])', 'run(["a.py", f"--device={ACCELERATOR}:0", "--backend=hccl", r"--device=npu"])'),
+        ("y = x[x.is_cuda]", "y = x[(x.device.type == ACCELERATOR)]"),
+        ('b = {"cuda": "nccl", "cpu": "gloo"}[d]', 'b = {ACCELERATOR: torch.distributed.get_default_backend_for_device(ACCELERATOR), "cpu": "gloo"}[d]'),
+        ('DEVICE, BACKEND = "cuda", "nccl"', "DEVICE, BACKEND = ACCELERATOR, torch.distributed.get_default_backend_for_device(ACCELERATOR)"),
+        ("def f(s: torch.cuda.amp.GradScaler, a=3) -> torch.cuda.amp.autocast: pass", "def f(s: torch.amp.GradScaler, a=3) -> torch.amp.autocast: pass"),
+        ("ok = isinstance(s, (torch.cuda.amp.GradScaler, int))", "ok = isinstance(s, (torch.amp.GradScaler, int))"),
+        ("from torch.cuda import Stream\ns = Stream()\ndel Stream", "from torch.cuda import Stream\ns = torch.npu.Stream()\ndel Stream"),
+        ('d = torch.device(type=kind or "cuda")', "d = torch.device(type=kind or ACCELERATOR)"),
+        ('d = torch.device(type="cuda", index=0)', "d = torch.device(type=ACCELERATOR, index=0)"),
+        ("b = dist.Backend.NCCL", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR)"),
+        ("b = torch.distributed.Backend.NCCL.upper()", "b = torch.distributed.get_default_backend_for_device(ACCELERATOR).upper()"),
         ("x.to('cuda:0')", "x.to(f'{ACCELERATOR}:0')"),
         ('x.to(f"cuda:{rank}")', 'x.to(f"{ACCELERATOR}:{rank}")'),
         ('x.to("cuda:%d" % rank)', 'x.to(f"{ACCELERATOR}:%d" % rank)'),
@@ -111,6 +135,25 @@ def test_a_line(before, after):
         ("torch.cuda.brand_new_thing()", "unsure"),
         ("f = torch.cuda.amp.autocast", "unsure"),
         ("x = x.cuda(**where)", "unsure"),
+        ("class A:\n    def __init__(self): self.is_cuda = True\n    def f(self): return self.is_cuda", "unsure"),
+        ("n = getattr(torch.cuda,  # why\n    'device_count')()", "unsure"),
+        ("(torch.cuda  # why\n    .synchronize())", "unsure"),
+        ("torch.cuda.synchronize(device=  # why\n    0)", "unsure"),
+        ("run(CUDA_VISIBLE_DEVICES='0')", "unsure"),
+        ("x = Language(type='cuda')", "unsure"),
+        ("x = x.cuda(async_=True)", "unsure"),
+        ("class G(torch.cuda.amp.GradScaler): pass", "unsure"),
+        ("make = functools.partial(torch.cuda.amp.GradScaler, enabled=True)", "unsure"),
+        ('LANGUAGE, NAME = "cuda", "nccl"', "unsure"),
+        ('kernels = {"cuda": 1, "hip": 2}[x]', "unsure"),
+        ("y = map(torch.Tensor.cuda, x)", "differs"),
+        ("ok = getattr(x, 'is_cuda', False)", "unsure"),
+        ("x.to('cuda' ':0')", "unsure"),
+        ("x.to('cuda:' f'{i}')", "unsure"),
+        ("x.to('cu' 'da')", "unsure"),
+        ("run(['a.py', '--optimizer', 'cuda'])", "unsure"),
+        ("def f(s: 'torch.cuda.Stream | None' = None): pass", "unsure"),
+        ("x: Literal['cuda', 'rocm']", "unsure"),
         ('mock.patch("torch.cuda.is_available")', "unsure"),
         ("self.torch.cuda.empty_cache()", "unsure"),
         ('torch.library.impl(lib, "op", "CUDA")(f)', "differs"),
@@ -160,6 +203,14 @@ def test_a_line_that_stays(code, kind):
         "names['cudaless']",
         "torch.where(a, b, c)",
         "x[y in z]",
+        "class A: is_cuda: bool = False",
+        "def f(s: 'Stream'): pass",
+        '"cuda" ":0"',
+        "for x.is_cuda in y: pass",
+        "with a as (x.is_cuda, y): pass",
+        "x.is_cuda += 1; del x.is_cuda",
+        "x.is_cuda, y = 1, 2",
+        "y = x['a' == z]",
     ],
 )
 def test_what_is_no_cuda_is_not_found(code):
@@ -185,6 +236,42 @@ with ac(dtype=torch.float16):
     )
 
 
+@pytest.mark.parametrize(
+    ("imports", "left"),
+    [
+        ("try:\n    from torch.amp import autocast\nexcept ImportError:\n    from torch.cuda.amp import autocast\n", True),
+        ("if old:\n    from torch.cuda.amp import autocast\nelse:\n    from torch.amp import autocast\n", True),
+        ("try:\n    from torch.cuda.amp import autocast\nexcept ImportError:\n    from contextlib import nullcontext as autocast\n", False),
+        ("try:\n    from torch.cuda.amp import autocast\nexcept ImportError:\n    autocast = None\n", False),
+    ],
+)  # fmt: skip
+def test_a_name_that_several_imports_bind_is_torchs_own(imports, left):
+    call = 'autocast("cuda", enabled=True)' if left else "autocast(True)"
+    after = analyse(f"import torch\n{imports}with {call}: pass\n", "x.py").rewritten
+    own = "with autocast(ACCELERATOR, enabled=True): pass"
+    assert after.endswith(f"\n{own if left else 'with torch.amp.autocast(ACCELERATOR, enabled=True): pass'}\n")
+
+
+def test_an_option_that_is_written_in_another_way_leaves_the_rest_alone():
+    result = analyse("import torch\nrun(['--device\\x3dcuda'])\nx.cuda()\n", "x.py")
+    assert "['--device\\x3dcuda']" in result.rewritten and "x.to(" in result.rewritten
+    assert [one.kind for one in result.findings] == ["unsure", "renames"]
+
+
+def test_what_would_not_compile_stays_as_it_is():
+    code = 'import torch\n@torch.cuda.amp.custom_fwd(device_type="cuda")\ndef f(ctx): pass\n'
+    result = analyse(code, "x.py")
+    assert result.rewritten == code and {one.kind for one in result.findings} == {"unsure"}
+    assert "await" in analyse("import torch\nawait x.cuda()\n", "x.py").rewritten  # as cells of notebooks have it
+    code = "import torch\nf(a=1, a=x.cuda())\n"
+    assert "ACCELERATOR" in analyse(code, "x.py").rewritten
+
+
+def test_a_device_is_one_by_any_name():
+    code = 'import torch\nfrom torch import device as D\nd = D("cuda")\nx = Language("cuda")\n'
+    assert 'd = D(ACCELERATOR)\nx = Language("cuda")\n' in analyse(code, "x.py").rewritten
+
+
 def test_torch_is_imported_where_it_was_not():
     after = analyse("from torch import cuda, nn\n\nprint(cuda.device_count())\n", "x.py").rewritten
     assert "import torch\n" in after
@@ -196,6 +283,10 @@ def test_torch_is_imported_where_it_was_not():
     [
         ('match d:\n    case "cuda": n = 1\n    case _: n = 0\n', 'match d:\n    case "cuda" | "npu": n = 1\n    case _: n = 0\n'),
         ('match d:\n    case ("cuda:1" | "mps", _): n = 1\n', 'match d:\n    case ("cuda:1" | "npu:1" | "mps", _): n = 1\n'),
+        ('match d:\n    case {"device": "cuda", **rest}: n = 1\n', 'match d:\n    case {"device": "cuda" | "npu", **rest}: n = 1\n'),
+        ('match d:\n    case torch.device(type="cuda"): n = 1\n', 'match d:\n    case torch.device(type="cuda" | "npu"): n = 1\n'),
+        ('x: Literal["cpu", "cuda", \'cuda:0\']\n', 'x: Literal["cpu", "cuda", "npu", \'cuda:0\', \'npu:0\']\n'),
+        ('b: typing.Literal["gloo", "nccl"] = "gloo"\n', 'b: typing.Literal["gloo", "nccl", "hccl"] = "gloo"\n'),
         ('@torch.jit.script\ndef f(x):\n    return x.to("cuda") if x.is_cuda else x.cuda()\n', '@torch.jit.script\ndef f(x):\n    return x.to("npu") if x.device.type == "npu" else x.to("npu")\n'),
         ('def g(x):\n    return x.to("cuda:1")\ndef f(x):\n    return g(x)\nf = torch.jit.script(f)\n', 'def g(x):\n    return x.to("npu:1")\ndef f(x):\n    return g(x)\nf = torch.jit.script(f)\n'),
         ('@torch.jit.script\ndef f(x):\n    torch.cuda.synchronize()\n    return x\n', '@torch.jit.script\ndef f(x):\n    torch.cuda.synchronize()\n    return x\n'),
@@ -203,6 +294,54 @@ def test_torch_is_imported_where_it_was_not():
 )  # fmt: skip
 def test_patterns_and_torchscript_take_no_names(before, after):
     assert rewritten(before) == after
+
+
+def test_a_try_that_imports_nothing_ends_the_imports():
+    after = analyse("import torch\ntry:\n    x = y.cuda()\nexcept RuntimeError: pass\n", "x.py").rewritten
+    assert after.startswith(f"import torch\n\n{LINE}") and "y.to(ACCELERATOR)" in after
+    guarded = "import torch\ntry:\n    import apex\n    AMP = True\nexcept ImportError:\n    AMP = False\n"
+    assert analyse(guarded + "x = y.cuda()\n", "x.py").rewritten.startswith(f"{guarded}\n{LINE}")
+
+
+def test_types_in_quotes_keep_the_imports_that_they_name():
+    code = "import torch\nfrom torch.cuda import Stream\ns: {} = Stream()\n"
+    assert "import Stream" in analyse(code.format('"Stream | None"'), "x.py").rewritten
+    assert "import Stream" not in analyse(code.format('"other.Stream"'), "x.py").rewritten
+
+
+@pytest.mark.parametrize(
+    "code", ["if x:\n    pass\n    \fy = x.cuda()\n", "class A:\n\f    d = 1\n  \fe = torch.cuda.seed\n"]
+)
+def test_spaces_that_the_parser_loses_move_nothing(code):
+    with pytest.raises(DataError, match="line 4: a form feed within an indentation"):
+        analyse("import torch\n" + code, "x.py")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", [True, False])
+def test_line_ends_stay(end, last):
+    lines = ["import torch", "# \f Käse \u2028", "if x:", "\ty = x.cuda()", "\f", "z = y.is_cuda"] + [""] * last
+    after = analyse(end.join(lines), "x.py").rewritten
+    assert after.split(end)[2:] == [
+        "", f"{LINE}  # npu, cuda, ...", lines[1], "if x:", "\ty = x.to(ACCELERATOR)", "\f", "z = y.device.type == ACCELERATOR", *[""] * last
+    ] or after.split(end)[1:] == [
+        "", f"{LINE}  # npu, cuda, ...", *lines[1:3], "\ty = x.to(ACCELERATOR)", "\f", "z = y.device.type == ACCELERATOR", *[""] * last
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ('print "x"', "line 2: does not parse (it looks like Python 2)"),
+        ("raise E, 'x'", "line 2: does not parse (it looks like Python 2)"),
+        ("x = = 3", "line 2: does not parse"),
+        ("x = ?", "line 2: does not parse ('?' is not a valid character in this position)"),
+    ],
+)
+def test_what_does_not_parse_says_why(code, why):
+    with pytest.raises(DataError) as error:
+        analyse(f"import torch\n{code}\n", "x.py")
+    assert str(error.value) == why
 
 
 def test_the_constructor_of_a_scripted_module_is_pythons():
@@ -255,6 +394,53 @@ def test_environment_variables():
     result = analyse(code, "x.py")
     assert 'os.environ["ASCEND_RT_VISIBLE_DEVICES"] = "0,1"' in result.rewritten
     assert [one.kind for one in result.findings] == ["renames", "differs", "none"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('env = dict(os.environ, CUDA_VISIBLE_DEVICES="0")', 'env = dict(os.environ, ASCEND_RT_VISIBLE_DEVICES="0")'),
+        ('env = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}', 'env = {**os.environ, "ASCEND_RT_VISIBLE_DEVICES": "0"}'),
+        ('os.environ.update(CUDA_LAUNCH_BLOCKING="1")', 'os.environ.update(ASCEND_LAUNCH_BLOCKING="1")'),
+        ('env = dict(os.environ, NCCL_DEBUG="INFO", NCCL_FOO="1")', 'env = dict(os.environ, NCCL_DEBUG="INFO", NCCL_FOO="1")'),
+    ],
+)  # fmt: skip
+def test_environments_of_other_programs(before, after):
+    result = analyse(before, "x.py")
+    assert result.rewritten == after
+    assert [one.what for one in result.findings] == [one for one in before.replace('"', "=").replace("(", " ").replace("=", " ").split() if one.startswith(("CUDA", "NCCL"))]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "stays"),
+    [
+        ('__all__ = ["autocast"]\n', True),
+        ('__all__ = []\n__all__ += ["autocast"]\n', True),
+        ('__all__: list[str] = ["f"]\n__all__.append("autocast")\n', True),
+        ('__all__ = ["f"]\n', False),
+        ("", False),
+    ],
+)
+def test_an_import_stays_where_all_has_its_name(code, stays):
+    before = f"import torch\nfrom torch.cuda.amp import autocast\n{code}def f():\n    with autocast(): pass\n"
+    result = analyse(before, "x.py")
+    assert "with torch.amp.autocast(ACCELERATOR)" in result.rewritten
+    assert ("from torch.cuda.amp import autocast\n" in result.rewritten) == stays
+    assert [one.kind for one in result.findings] == ["differs" if stays else "renames", "renames"]
+    assert analyse(result.rewritten, "x.py").rewritten == result.rewritten
+
+
+def test_imports_stay_that_are_said_to_be_given_on_or_belong_to_a_class():
+    head = "import torch\n"
+    for code in (
+        "from torch.cuda import synchronize as synchronize\nsynchronize()\n",
+        "class A:\n    from torch.cuda import synchronize\n    synchronize()\n",
+    ):
+        assert code.splitlines()[-2] in analyse(head + code, "x.py").rewritten
+    code = "from torch.cuda import synchronize\nsynchronize()\n"
+    assert "import synchronize" not in analyse(head + code, "x.py").rewritten
+    for names in ({"synchronize"}, {"*"}):
+        assert "import synchronize" in analyse(head + code, "x.py", taken=frozenset(names)).rewritten
 
 
 def test_the_name_is_another_one_where_it_is_taken():

@@ -87,7 +87,9 @@ def test_a_rewrite_never_touches_the_input_and_keeps_the_rest(repository, tmp_pa
     after = hashes(tmp_path / "out")
     assert set(after) - set(before) == {RECORD}
     assert {name.partition("/")[0] for name in set(before) - set(after)} == {".venv", "node_modules", ".git"}
-    assert {name for name in after if name in before and after[name] != before[name]} == set(result.changed)
+    assert before["loop"] == str(repository) and after["loop"] == "."
+    differ = {name for name in after if name in before and after[name] != before[name]}
+    assert differ == {*result.changed, "loop"}
     assert (tmp_path / "out/windows.py").read_bytes() == b"import torch\r\n\r\nx = torch.accelerator.device_count()\r\n"
     assert "Käse" in (tmp_path / "out/cookie.py").read_text(encoding="latin-1")
     assert (tmp_path / "out/conf.yaml").read_text() == "device: npu:0  # here\nbackend: hccl\ndeterministic: true\n"
@@ -106,6 +108,66 @@ def test_what_is_left_is_what_a_second_scan_finds(repository, tmp_path):
     left = rewrite(repository, tmp_path / "out").left
     found = [one for one in scan(tmp_path / "out").findings if one.effort not in ("none", "automatic")]
     assert sorted((one.file, one.what) for one in left) == sorted((one.file, one.what) for one in found)
+
+
+def test_links_lead_to_the_copy_or_to_what_they_led_to(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "below/out"
+    for folder in (root / "src/x", root / ".venv", tmp_path / "data", out.parent):
+        folder.mkdir(parents=True)
+    (root / "src/a.py").write_text("import torch\ntorch.cuda.synchronize()\n")
+    (root / ".venv/pyvenv.cfg").write_text("")
+    targets = {
+        "absolute.py": root / "src/a.py", "again.py": root / "absolute.py", "folder": root / "src", "through.py": "folder/a.py",
+        "src/x/climbs.py": "../../../in/src/a.py", "plain.py": "src/a.py", "here": ".", "data": "../data", "up": "..", "circle": "circle",
+        "nothing.py": root / "nothing.py", "python": root / ".venv/pyvenv.cfg",
+    }  # fmt: skip
+    for name, target in targets.items():
+        (root / name).symlink_to(target)
+    result = rewrite(root, out)
+    for name in set(targets) - {"circle", "nothing.py", "python"}:
+        meant, copied = (root / name).resolve(), (out / name).resolve()
+        assert copied == (out / meant.relative_to(root) if meant.is_relative_to(root) else meant), name
+    for name in ("plain.py", "circle", "here"):
+        assert (out / name).readlink() == (root / name).readlink()
+    assert [one.why for one in result.unread if one.file == "python"] == [
+        f"a link to {root}/.venv/pyvenv.cfg, which is not copied"
+    ]
+    assert "accelerator" in (out / "absolute.py").read_text() and "cuda" in (root / "src/a.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "stays"),
+    [
+        ("use.py", "from pkg.amp import autocast\n", True),
+        ("use.py", "from pkg.amp import (\n    other,\n    autocast as cast,\n)\n", True),
+        ("use.py", "from pkg.amp import *\n", True),
+        ("use.py", "import pkg.amp as tools\nwith tools.autocast(): pass\n", True),
+        ("use.py", "import pkg.amp\nwith pkg.amp.autocast(): pass\n", True),
+        ("use.py", "from pkg import other, amp as tools\nprint 'two'\nwith tools.autocast(): pass\n", True),
+        ("pkg/near.py", "from .amp import autocast\n", True),
+        ("use.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": ["from pkg.amp import autocast"]}]}), True),
+        ("use.py", "from torch.cuda.amp import autocast\n", False),
+        ("use.py", "from pkg.amp import other\nfrom pkg.more import autocast\n", False),
+    ],
+)
+def test_an_import_stays_where_another_module_takes_its_name(tmp_path, file, code, stays):
+    (tmp_path / "in/pkg").mkdir(parents=True)
+    before = "import torch\nfrom torch.cuda.amp import autocast\nwith autocast(): pass\n"
+    (tmp_path / "in/pkg/amp.py").write_text(before)
+    (tmp_path / "in" / file).write_text(code)
+    result = rewrite(tmp_path / "in", tmp_path / "out")
+    after = (tmp_path / "out/pkg/amp.py").read_text()
+    assert "with torch.amp.autocast(" in after and ("import autocast" in after) == stays
+    assert any(one.file == "pkg/amp.py" and "other modules take autocast" in one.why for one in result.left) == stays
+
+
+def test_what_a_package_gives_on_stays(tmp_path):
+    package = tmp_path / "in/tools"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import torch\nfrom torch.cuda import synchronize\nsynchronize()\n")
+    (package / "a.py").write_text("from . import synchronize\n")
+    rewrite(tmp_path / "in", tmp_path / "out")
+    assert "import synchronize" in (tmp_path / "out/tools/__init__.py").read_text()
 
 
 def test_places_that_are_refused(repository, tmp_path):
@@ -177,8 +239,72 @@ def test_a_notebook(tmp_path):
     again = rewrite(tmp_path / "out/n.ipynb", tmp_path / "again")
     assert again.changed == []
     (tmp_path / "bad.ipynb").write_text("{")
-    with pytest.raises(UserError, match="bad.ipynb, line 1: no notebook"):
-        scan(tmp_path / "bad.ipynb")
+    for content, why in (
+        ("{", "bad.ipynb, line 1: no notebook"),
+        ("[]", "bad.ipynb, line 1: no notebook"),
+        ("", "bad.ipynb: empty: no notebook$"),
+    ):
+        (tmp_path / "bad.ipynb").write_text(content)
+        with pytest.raises(UserError, match=why):
+            scan(tmp_path / "bad.ipynb")
+    result = scan(tmp_path)
+    assert [one.file for one in result.unread] == ["bad.ipynb"]
+    assert {one.file for one in result.findings} >= {"n.ipynb", "out/n.ipynb"}
+
+
+def cells_after(tmp_path, *sources, **written):
+    """What becomes of the cells of a notebook."""
+    cells = [{"cell_type": "code", "source": source.splitlines(keepends=True)} for source in sources]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/n.ipynb").write_text(json.dumps({"cells": cells}, **written))
+    result = rewrite(tmp_path / "in", tmp_path / "out")
+    assert result.unread == [] and rewrite(tmp_path / "out", None).changed == []
+    after = (tmp_path / "out/n.ipynb").read_text()
+    assert json.dumps(json.loads(after), **written) == after
+    assert len({(one.line, one.what) for one in result.findings}) == len(result.findings)
+    return ["".join(cell["source"]) for cell in json.loads(after)["cells"]]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("?torch.cuda\nhelp?\nx.cuda??\nx.cuda()", '?torch.cuda\nhelp?\nx.cuda??\nx.to("npu")'),
+        ("files = !ls\na, b = %sx ls\nx.cuda()", 'files = !ls\na, b = %sx ls\nx.to("npu")'),
+        ("!pip install a \\\n     b \\\n  c\nx.cuda()", '!pip install a \\\n     b \\\n  c\nx.to("npu")'),
+        ("if y:\n    %time x = x.cuda()\n    !ls", 'if y:\n    %time x = x.to("npu")\n    !ls'),
+        ("%time torch.cuda.synchronize()\n!python -c 'torch.cuda.seed()'", "%time torch.accelerator.synchronize()\n!python -c 'torch.cuda.seed()'"),
+        ("%timeit -n 10 -r3 x.cuda()\n%timeit\n%time", '%timeit -n 10 -r3 x.to("npu")\n%timeit\n%time'),
+        ("%%time\nt.synchronize()", "%%time\ntorch.accelerator.synchronize()"),
+        ("%%capture out\nx.cuda()", '%%capture out\nx.to("npu")'),
+        ("%%bash\na.py --device cuda", "%%bash\na.py --device npu"),
+        ("%%writefile a.py\nimport torch\ntorch.cuda.synchronize()\n", "%%writefile a.py\nimport torch\ntorch.accelerator.synchronize()\n"),
+        ("%%writefile -a c.yaml\ndevice: cuda\n", "%%writefile -a c.yaml\ndevice: npu\n"),
+        ("%%writefile -a a.py\n  x.cuda(\n", "%%writefile -a a.py\n  x.cuda(\n"),
+        ("%%html\n<b>cuda</b>", "%%html\n<b>cuda</b>"),
+        ("await f(x.cuda())\nasync with a: pass", 'await f(x.to("npu"))\nasync with a: pass'),
+    ],
+)  # fmt: skip
+def test_cells_with_magics(tmp_path, before, after):
+    assert cells_after(tmp_path, "import torch\nimport torch.cuda as t", before)[1] == after
+
+
+def test_a_notebook_is_written_as_it_was(tmp_path):
+    for number, written in enumerate(({"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False, "indent": 4})):
+        (tmp_path / str(number)).mkdir()
+        assert cells_after(tmp_path / str(number), "import torch\nx.cuda()  # Käse", **written)[0].endswith(
+            'x.to("npu")  # Käse'
+        )
+
+
+def test_a_mark_at_the_beginning_of_a_file_stays(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "c.yaml").write_bytes(mark + b"dev: cuda\n")
+    (tmp_path / "a.py").write_bytes(mark + b"import torch\ntorch.cuda.synchronize()\n")
+    after = {read.source.name: read.after for read in examine_all(tmp_path, None, False)}
+    assert after == {
+        "c.yaml": mark + b"dev: npu\n",
+        "a.py": mark + b"import torch\ntorch.accelerator.synchronize()\n",
+    }
 
 
 def test_many_files_are_read_by_several_processes_in_order(tmp_path):
@@ -206,6 +332,28 @@ def test_many_files_are_read_by_several_processes_in_order(tmp_path):
         ("run.sh", "accelerate launch --multi_gpu a.py\n", None),
         ("run.sh", "python a.py --accelerator=cuda\n", None),
         ("c.yaml", "devices: [cuda:0, 'cuda:1']\n", "devices: [npu:0, 'npu:1']\n"),
+        ("c.yaml", "devices:\n  - cuda\n  - 'cuda:1'\n", "devices:\n  - npu\n  - 'npu:1'\n"),
+        ("c.yaml", "device: [cpu, cuda, \"cuda:1\"]\n", "device: [cpu, npu, \"npu:1\"]\n"),
+        ("c.yaml", "args:\n- --device  # it\n  # what\n- cuda\n- \"--backend=nccl\"\n- --dist_backend\n- nccl\n", "args:\n- --device  # it\n  # what\n- npu\n- \"--backend=hccl\"\n- --dist_backend\n- hccl\n"),
+        ("c.yaml", "devices:\n  - name: one\nlanguages:\n  - cuda\n", None),
+        ("c.yaml", "kinds: [cuda, rocm]\n", None),
+        ("c.yaml", "backends:\n- nccl\n- gloo\n", "backends:\n- hccl\n- gloo\n"),
+        ("c.json", '{"args": ["--device", "cuda",\n "--backend",\n  "nccl"], "devices": ["cuda:0",\n  "cuda"]}\n', '{"args": ["--device", "npu",\n "--backend",\n  "hccl"], "devices": ["npu:0",\n  "npu"]}\n'),
+        ("c.toml", "devices = ['cuda', 'cpu']\n", "devices = ['npu', 'cpu']\n"),
+        ("Dockerfile", 'CMD ["python","train.py","--device","cuda"]\n', 'CMD ["python","train.py","--device","npu"]\n'),
+        ("Dockerfile", 'ENTRYPOINT ["a", "--device=cuda:1", "--backend", "nccl"]\n', 'ENTRYPOINT ["a", "--device=npu:1", "--backend", "hccl"]\n'),
+        ("Dockerfile", "ENV DEVICE cuda\n", "ENV DEVICE npu\n"),
+        ("run.sh", "args=(--device cuda)\n", "args=(--device npu)\n"),
+        ("run.sh", "a --device \\\n  cuda \\\n  --backend \\\n  nccl\n", "a --device \\\n  npu \\\n  --backend \\\n  hccl\n"),
+        ("run.sh", 'DEVICE=${DEVICE:-cuda}\nif [ "$DEVICE" = "cuda" ]; then a; fi\n', 'DEVICE=${DEVICE:-npu}\nif [ "$DEVICE" = "npu" ]; then a; fi\n'),
+        ("run.sh", 'device="${1:-cuda:0}"; [[ $device == cuda* ]]\n', 'device="${1:-npu:0}"; [[ $device == npu* ]]\n'),
+        ("run.sh", 'python -c "import torch; torch.cuda.device_count()"\n', 'python -c "import torch; torch.accelerator.device_count()"\n'),
+        ("run.sh", 'python -c "import torch; torch.cuda.set_device(0)"\n', None),
+        ("run.sh", "a device=cuda,cpu\n", "a device=npu,cpu\n"),
+        ("Makefile", "DEVICE ?= cuda\nDEVICE := cuda\n", "DEVICE ?= npu\nDEVICE := npu\n"),
+        ("c.yaml", "device: &dev cuda\nother: *dev\n", "device: &dev npu\nother: *dev\n"),
+        ("c.yaml", "trainer: {device: cuda, accelerator: cuda}\n", "trainer: {device: npu, accelerator: cuda}\n"),
+        ("c.yaml", "scaler: {_target_: torch.cuda.amp.GradScaler}\n", None),
         ("c.yaml", "limits:\n  nvidia.com/gpu: 8\n", None),
         ("c.yaml", "image: nvcr.io/nvidia/pytorch:24.01-py3\n", None),
         ("c.yaml", "accelerator: cuda\n", None),
@@ -232,7 +380,7 @@ def test_other_files(tmp_path, name, text, after):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("run.sh", "# python a.py --device cuda\n"), ("run.sh", "echo barracuda ml-device\n"), ("c.yaml", "tag: a/cuda:1\n"), ("c.yaml", "gpu_name: none\n")],
+    [("run.sh", "# python a.py --device cuda\n"), ("run.sh", "# a.py --device \\\n# cuda\n"), ("c.yaml", "# - --device\n# - cuda\n"), ("c.yaml", "a: []  # devices: [cuda]\n"), ("run.sh", "echo barracuda ml-device\n"), ("c.yaml", "tag: a/cuda:1\n"), ("c.yaml", "gpu_name: none\n")],
 )  # fmt: skip
 def test_other_files_without_cuda(tmp_path, name, text):
     (tmp_path / name).write_text(text)
@@ -241,12 +389,38 @@ def test_other_files_without_cuda(tmp_path, name, text):
 
 
 @pytest.mark.timeout(60)
+def test_long_lists_are_read_in_time_that_grows_with_them(tmp_path):
+    (tmp_path / "a.json").write_text('{"devices": [' + '"cuda",\n' * 20_000 + '"cpu"]}')
+    (tmp_path / "a.yaml").write_text("devices:\n" + "- cuda\n" * 20_000)
+    for read in examine_all(tmp_path, None, False):
+        assert len(read.findings) == 20_000 and read.findings[-1].line in (20_000, 20_001)
+
+
+def test_an_accelerator_beside_a_device_is_said(tmp_path):
+    (tmp_path / "c.yaml").write_text("trainer: {device: cuda, accelerator: gpu}\n")
+    [read] = examine_all(tmp_path, None, False)
+    assert [one.what for one in read.findings] == ["device: cuda", "accelerator: gpu"]
+
+
+def test_a_place_is_said_once(tmp_path):
+    (tmp_path / "run.sh").write_text("#SBATCH --gres=gpu:a100:4\n")
+    [read] = examine_all(tmp_path, None, False)
+    assert len(read.findings) == 1
+
+
+def test_words_are_shown_as_they_stand(tmp_path):
+    (tmp_path / "run.sh").write_text("a --device cuda --device='cuda' --backend  nccl\nb --device \\\n  cuda\n")
+    [read] = examine_all(tmp_path, None, False)
+    assert [one.what for one in read.findings] == ["--device cuda", "--device=cuda", "--backend nccl", "--device cuda"]
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["settings.json", "conf.yaml", "run.sh"])
 def test_long_lines_are_read_in_time_that_grows_with_them(tmp_path, name):
-    for word in ("aGVsbG8", "a.", "a-", "--a", "--device", " "):
+    for word in ("aGVsbG8", "a.", "a-", "--a", "--device", " ", "device", "backend", "torch.cuda.", "a=[", "- ", "'}"):
         (tmp_path / name).write_text(f'{{"image": "{word * (10**5 // len(word))}", "device": "cuda"}}')
         [read] = examine_all(tmp_path, None, False)
-        assert [one.what for one in read.findings] in ([], ["device: cuda"])
+        assert {one.what for one in read.findings} - {"torch.cuda" + ".torch.cuda" * 4} <= {"device: cuda"}
 
 
 def test_differences_have_the_lines_that_patch_has(tmp_path):

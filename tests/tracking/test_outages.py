@@ -86,7 +86,8 @@ def test_a_run_ends_in_its_own_time_and_says_once_what_is_wrong(workspace, monke
     (warning,) = warnings_of(caplog)
     assert f"MLflow at {uri} " in warning
     assert ("could not be reached" in warning) == (trouble in ("hang", "dead"))
-    assert "longcat sync" in said
+    sends = f"`longcat sync --workspace {workspace.path}`"  # another workspace than the default one has to be named
+    assert sends in said and sends in warning
     assert "None" not in said
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert sync(workspace) == 1
@@ -246,4 +247,4 @@ def test_what_earlier_runs_have_left_is_told_where_time_is_over(workspace, monke
     said = tracker.close("FINISHED")
     released.set()
     assert "records of earlier runs" in said
-    assert "`longcat sync`" in said
+    assert f"`longcat sync --workspace {workspace.path}`" in said

@@ -3,15 +3,20 @@
 import errno
 import json
 import logging
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from longcat.config import load_config
-from longcat.errors import TrackingError
+from longcat.errors import DataError, TrackingError
 from longcat.tracking import Tracker, sender
 from longcat.tracking.forwarding import Forwarder
 from longcat.tracking.journal import refused_path
+from longcat.tracking.record import MlflowFiles
+from longcat.tracking.runs import runs_in_mlflow
 from longcat.tracking.sender import Sender
+from longcat.tracking.store import read_run, tracking_uri
 from longcat.tracking.sync import sync
 
 RECORDS = [{"step": step, "time": 1e9 + step, "train/loss": 1.0 / step} for step in range(1, 8)]
@@ -174,3 +179,19 @@ def test_what_a_failing_disk_may_still_forget_is_not_sent(workspace, client, jou
         assert client.get_experiment_by_name("longcat") is None
     sync(workspace)
     assert set(runs_of(client)) == {"old-smoke", "pretrain-smoke"}
+
+
+def test_a_store_of_another_version_of_mlflow_comes_with_the_remedy(workspace, journal):
+    """MLflow upgrades no store by itself; that nobody could reach it was not true, and the remedy was cut off."""
+    journal("later")
+    with closing(sqlite3.connect(workspace.path / "mlflow.db")) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = 'of last year'")
+    uri = tracking_uri(workspace)
+    remedy = rf"written by another version of MLflow than \S+; .* run: mlflow db upgrade {uri}"
+    with pytest.raises(
+        TrackingError, match=rf"MLflow at {uri} answered with an error \(it was {remedy}\); the records"
+    ):
+        sync(workspace)
+    for ask in (lambda: runs_in_mlflow(uri, "a"), lambda: read_run(uri, "a", []), lambda: MlflowFiles(uri)):
+        with pytest.raises(DataError, match=rf"^MLflow .*{remedy}"):
+            ask()

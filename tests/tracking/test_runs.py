@@ -88,7 +88,10 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path):
 
 def test_a_server_that_is_away_is_told(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(DataError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be asked for run absent"):
+    with pytest.raises(
+        DataError,
+        match=r"MLflow at http://127\.0\.0\.1:9 cannot be asked for run absent: MlflowException: Connection refused$",
+    ):
         runs_in_mlflow("http://127.0.0.1:9", "absent")
 
 

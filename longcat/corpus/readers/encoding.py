@@ -1,6 +1,6 @@
 """Encodings of text that comes as bytes: the first that fits of a list, or the one that is detected.
 
-Detection would rather say that it does not know. Byte-order marks, UTF-8 and UTF-32 leave no doubt; UTF-16 has to make
+A byte-order mark is believed before any of them: Latin-1 fits all bytes, and would make letters of it. Detection would rather say that it does not know. Byte-order marks, UTF-8 and UTF-32 leave no doubt; UTF-16 has to make
 sense in one byte order only; of the older encodings, two detectors (chardet, charset-normalizer) have to find the same
 text where Chinese, Japanese or Korean is possible, and encodings of one byte need enough bytes to judge by.
 """
@@ -45,10 +45,11 @@ _SYMBOLS = set("°©®™№¦")
 
 
 def decode(content: bytes, place: str, encodings: Sequence[str]) -> Record:
-    """Decode bytes with the first encoding that fits; a byte-order mark of UTF-8 in front is dropped."""
+    """Decode bytes as their byte-order mark says, which is dropped, or else with the first encoding that fits."""
+    marked = _marked(content) if len(content) > len(codecs.BOM_UTF32_LE) else None  # else it may be all there is
     content = content.removeprefix(codecs.BOM_UTF8)
     positions = []
-    for encoding in encodings:
+    for encoding in encodings if marked is None or not _fits(content, marked) else [marked]:
         name = (detect(content) if encoding == DETECT else encoding) or _UTF8
         try:
             return content.decode(name)
@@ -68,9 +69,8 @@ def detect(content: bytes, cut: bool = False) -> str | None:
         content: a text, or the beginning of one.
         cut: whether it is a beginning, which may end within a character.
     """
-    for mark, name in _MARKS:
-        if content.startswith(mark):
-            return name
+    if (marked := _marked(content)) is not None:
+        return marked
     if b"\x1b" in content:
         for escape, name in _ESCAPES:
             if escape in content and _fits(content, name, cut):
@@ -93,14 +93,19 @@ class Encoding:
 
 
 def encoding_of(file: File, encodings: Sequence[str]) -> Encoding:
-    """Find out how a file is decoded from its first bytes; the encodings' order counts, `DETECT` is one of them.
+    """Find out how a file is decoded from its first bytes: as their byte-order mark says, or by the encodings in their order.
+
+    `DETECT` is one of them.
 
     Raises:
         DataError: the file is compressed, and its beginning damaged.
         OSError: it cannot be read.
     """
     sample, cut = _beginning(file)
-    names: list[str] = []
+    marked = _marked(sample)
+    if marked is not None and _is_wide(marked) and _fits(sample, marked, True):
+        return Encoding(marked, [_UTF8])
+    names = [marked] if marked == _UTF8 else list[str]()
     for encoding in encodings:
         found = detect(_beyond_utf8(sample, cut), cut) if encoding == DETECT else encoding
         if found is not None and _is_wide(found):
@@ -147,6 +152,11 @@ def _beyond_utf8(sample: bytes, cut: bool) -> bytes:
     if _fits(sample, _UTF8, cut) or b"\0" in sample or detect(sample[:4]) != detect(b"") or b"\x1b" in sample:
         return sample
     return b"\n".join(line for line in sample.split(b"\n") if not _fits(line, _UTF8)) or sample
+
+
+def _marked(content: bytes) -> str | None:
+    """Return the encoding that a byte-order mark in front names; None without one."""
+    return next((name for mark, name in _MARKS if content.startswith(mark)), None)
 
 
 def _fits(content: bytes, name: str, cut: bool = False) -> bool:

@@ -29,7 +29,7 @@ class Rule:
     to: str = ""
     """Name that the rewrite puts in its place; empty if the line stays."""
     call: str = ""
-    """How a call changes besides its name: positional, autocast, device_first, device_type, or not at all."""
+    """How a call changes besides its name: positional, autocast, device_first, device_type, value (it becomes one), or not at all."""
 
 
 @lru_cache(maxsize=1)

@@ -93,9 +93,26 @@ def test_a_named_encoding_wins(tmp_path):
     assert read(path, encodings=["latin-1"]) == [CHINESE.encode("gb18030").decode("latin-1")]
     assert read(path, encodings=["utf-8", DETECT]) == [CHINESE]
     lines = tmp_path / "a.jsonl"
-    lines.write_bytes('{"text": "é"}\n{"text": "b"}'.encode("utf-16"))
-    assert read(lines, encodings=["utf-8", "utf-16"]) == ["é", "b"]
+    lines.write_bytes('{"text": "é"}\n{"text": "b"}'.encode("utf-16-le"))
+    assert read(lines, encodings=["utf-8", "utf-16-le"]) == ["é", "b"]
     assert all(isinstance(record, Unreadable) for record in read(lines, encodings=["utf-8"]))
+
+
+@pytest.mark.parametrize("name", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("encodings", [["utf-8"], ["utf-8", "latin-1"], ["latin-1"]])
+@pytest.mark.parametrize("form", ["txt", "jsonl", "csv"])
+def test_a_byte_order_mark_wins_over_named_encodings(tmp_path, name, encodings, form):
+    """Latin-1 takes any bytes, so that UTF-16 would be trained on as letters with zeros between them."""
+    content = {"txt": RUSSIAN, "jsonl": f'{{"text": "{RUSSIAN}"}}\n', "csv": f'text\n"{RUSSIAN}"\n'}[form]
+    path = tmp_path / f"a.{form}"
+    path.write_bytes(content.encode(name))
+    assert read(path, encodings=encodings) == [RUSSIAN]
+
+
+def test_a_mark_before_what_is_no_such_text_means_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(codecs.BOM_UTF16_LE + b"odd")
+    assert read(path, encodings=["latin-1"]) == ["ÿþodd"]
 
 
 def test_a_line_that_differs_from_its_file(tmp_path):
