@@ -39,7 +39,7 @@ from longcat.progress import Progress, Reporter, no_progress
 from longcat.provenance import code_of
 from longcat.unpacking import read_json
 
-STAGE_VERSION = 6
+STAGE_VERSION = 7
 _MIXING = (
     "sequence_length_tokens", "shard_sequences", "max_padding", "mixture_tokens", "max_repeats", "long_documents",
 )  # fmt: skip
