@@ -31,6 +31,7 @@ INPUTS = "inputs.json"
 MADE_FROM = "made_from"
 """Folder, in MLflow's run of a stage, of the manifests of what its result was made from, as `KIND/DIGEST/manifest.json`."""
 CONFIG, ENVIRONMENT = ".config.json", ".environment.json"
+_DIGITS = 4  # fewer are no beginning of a digest
 _SHOWN = 5
 
 
@@ -255,8 +256,14 @@ def _inputs(
 
 
 def _near(what: str, known: Iterable[TrackedRun]) -> str:
-    """Name runs that may be meant: of a like name or id, or else the newest."""
+    """Name runs that may be meant: that have made the result of this digest, of a like name or id, or else the newest."""
     newest = sorted(known, key=lambda run: run.started, reverse=True)
+    made = [
+        (name, run.whole or run) for run in newest for name in run.results if name.partition("/")[2].startswith(what)
+    ]
+    if made and len(what) >= _DIGITS:
+        result, run = made[0]
+        return f"; {result} is a result of the run {run.name} ({run.id or 'not sent yet'})"
     flows = [run for run in newest if run.whole is None]
     words = [word for run in newest for word in (run.name, run.id) if word]
     near = difflib.get_close_matches(what, words, n=2, cutoff=0.6)

@@ -77,6 +77,15 @@ def _written(space, record):
     return file
 
 
+def test_a_result_that_is_taken_for_a_run_names_the_run(made):
+    space, run = made
+    [result] = (path for path in (space / "checkpoint").glob("[!.]*") if path.is_dir())
+    with pytest.raises(
+        ConfigError, match=rf"no such run.*; checkpoint/{result.name} is a result of the run .* \({run}\)"
+    ):
+        record_of(space, result.name[:6])
+
+
 def test_an_input_changed_by_a_byte_is_named(made, longcat, corpus_file, tmp_path):
     space, run = made
     moved = tmp_path / "moved" / corpus_file.name
