@@ -417,6 +417,23 @@ def test_presets_are_complete(name):
     assert config.model.vocabulary == config.corpus.vocabulary_size
 
 
+@pytest.mark.parametrize(
+    "text", ["5307e903", "12345678", "0123", "1e-3", "1_000", "1:30:00", "2026-11-27", "yes", "nan", "0x1F"]
+)
+def test_a_text_is_what_was_written_whatever_yaml_takes_it_for(text):
+    settings = [f"training.{key}={text}" for key in ("init_from", "sample_prompt", "slurm.time")]
+    training = load_config("smoke", overrides=[*settings, f"corpus.sources={text}"]).training
+    assert [training.init_from, training.sample_prompt, training.slurm.time] == [text] * 3
+    assert load_config("smoke", overrides=[f"corpus.sources={text}"]).corpus.sources[0].path == text
+
+
+def test_a_text_that_is_written_does_not_hide_another_mistake():
+    with pytest.raises(ConfigError, match=r"^preset smoke with --set: training\.steps: [^;]*$"):
+        load_config("smoke", overrides=["training.init_from=5307e903", "training.steps=-1"])
+    with pytest.raises(ConfigError, match=r'init_from: Input should be a valid string \(found \["a"\]\)'):
+        load_config("smoke", overrides=["training.init_from=[a]"])
+
+
 def test_file_over_preset_and_override_over_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("preset: smoke\ntraining: {steps: 5, optimizer: {beta1: 0.5}}\n")

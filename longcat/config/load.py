@@ -48,8 +48,11 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
         tree = _merge(read_mapping(PRESET_DIRECTORY / f"{preset}.yaml"), tree)
         tree["preset"] = preset
         origin = f"preset {preset}" if file is None else origin
+    written: dict[str, str] = {}
     for override in overrides:
-        tree = _merge(tree, _parse_override(override))
+        key, text = _split_override(override)
+        written[key] = text
+        tree = _merge(tree, _nested(key, _parse_value(override, text)))
         origin = f"{origin} with --set" if "--set" not in origin else origin
     if places := secret_places(tree):
         raise ConfigError(
@@ -57,27 +60,58 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
             "give it by an environment variable of the program that needs it (HF_TOKEN, MLFLOW_TRACKING_URI, ...)"
         )
     try:
-        return PipelineConfig.model_validate(tree)
+        try:
+            return PipelineConfig.model_validate(tree)
+        except ValidationError as error:
+            return PipelineConfig.model_validate(_as_written(tree, error, written))
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from None
 
 
-def _parse_override(text: str) -> dict[str, Any]:
-    key, separator, value = text.partition("=")
+def _split_override(override: str) -> tuple[str, str]:
+    key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set training.steps=100")
+        raise ConfigError(f"--set {override!r}: expected KEY=VALUE, for example --set training.steps=100")
+    return key.strip(), text.strip()
+
+
+def _parse_value(override: str, text: str) -> Any:
     try:
-        tree: Any = yaml.safe_load(value)
+        value: Any = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
-    if isinstance(tree, str):
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None
+    if isinstance(value, str):
         try:
-            tree = float(tree)  # YAML 1.1 reads 1e-3 as a string
+            return float(value)  # YAML 1.1 reads 1e-3 as a string
         except ValueError:
             pass
-    for part in reversed(key.strip().split(".")):
+    return value
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    tree = value
+    for part in reversed(key.split(".")):
         tree = {part: tree}
     return dict(tree)
+
+
+def _as_written(tree: dict[str, Any], error: ValidationError, written: Mapping[str, str]) -> dict[str, Any]:
+    """Return the tree with texts as they were written, where YAML takes them for something else: the digest 5307e903 for a number.
+
+    Raises:
+        ValidationError: the one that is given; no setting of a text is to blame.
+    """
+    places = [
+        tuple(map(str, problem["loc"]))
+        for problem in error.errors()
+        if problem["type"] in ("string_type", "list_type") and not isinstance(problem["input"], list | dict | None)
+    ]
+    texts = {key: text for key, text in written.items() if tuple(key.split(".")) in places}
+    if not texts:
+        raise error
+    for key, text in texts.items():
+        tree = _merge(tree, _nested(key, text))
+    return tree
 
 
 def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
