@@ -425,6 +425,7 @@ def test_a_text_is_what_was_written_whatever_yaml_takes_it_for(text):
     training = load_config("smoke", overrides=[*settings, f"corpus.sources={text}"]).training
     assert [training.init_from, training.sample_prompt, training.slurm.time] == [text] * 3
     assert load_config("smoke", overrides=[f"corpus.sources={text}"]).corpus.sources[0].path == text
+    assert load_config("smoke", overrides=[f'training.init_from="{text}"']).training.init_from == text
 
 
 def test_a_text_that_is_written_does_not_hide_another_mistake():

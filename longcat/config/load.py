@@ -80,7 +80,7 @@ def _parse_value(override: str, text: str) -> Any:
         value: Any = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None
-    if isinstance(value, str):
+    if isinstance(value, str) and value == text:  # without quotes
         try:
             return float(value)  # YAML 1.1 reads 1e-3 as a string
         except ValueError:
