@@ -9,7 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from longcat.commands.answers import check_file, write_file
-from longcat.commands.options import Json, WorkspacePath
+from longcat.commands.options import (
+    Json,
+    WorkspacePath,
+    fine_tuning_option,
+    tracking_uri_option,
+    trainable_parameters_option,
+)
 from longcat.errors import ConfigError
 from longcat.stores import sqlite_url
 
@@ -36,36 +42,13 @@ def assess(
     mlflow_run: Annotated[
         str | None, typer.Option(metavar="ID", help="Instead of a log: a run in MLflow.", rich_help_panel=_TODAY)
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            envvar="MLFLOW_TRACKING_URI",
-            help="Server or store of that run.",
-            rich_help_panel=_TODAY,
-        ),
-    ] = None,
+    tracking_uri: Annotated[str | None, tracking_uri_option(_TODAY)] = None,
     batch_tokens: Annotated[
         int | None,
         typer.Option(help="Tokens per step, over all devices, if the log does not say.", rich_help_panel=_TODAY),
     ] = None,
-    fine_tuning: Annotated[
-        bool | None,
-        typer.Option(
-            "--fine-tuning/--pre-training",
-            help="Whether the run tunes a trained model; some logs show it.",
-            show_default=False,
-            rich_help_panel=_TODAY,
-        ),
-    ] = None,
-    trainable_parameters: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="Parameters with a gradient where the others are frozen, as with LoRA.",
-            rich_help_panel=_TODAY,
-        ),
-    ] = None,
+    fine_tuning: Annotated[bool | None, fine_tuning_option(_TODAY)] = None,
+    trainable_parameters: Annotated[float | None, trainable_parameters_option(_TODAY)] = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Device, such as a100-80gb.", rich_help_panel=_TODAY)
     ] = None,

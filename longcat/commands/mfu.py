@@ -10,7 +10,13 @@ from typing import Annotated
 import typer
 
 from longcat.commands.answers import check_file, write_file
-from longcat.commands.options import Json, WorkspacePath
+from longcat.commands.options import (
+    Json,
+    WorkspacePath,
+    fine_tuning_option,
+    tracking_uri_option,
+    trainable_parameters_option,
+)
 from longcat.stores import sqlite_url
 
 _MODEL, _RUN, _SPEED, _ANSWER = "The model", "The run", "Its speed, by one of these", "The answer"
@@ -115,23 +121,8 @@ def mfu(
             rich_help_panel=_RUN,
         ),
     ] = None,
-    fine_tuning: Annotated[
-        bool | None,
-        typer.Option(
-            "--fine-tuning/--pre-training",
-            help="Whether the run tunes a trained model; some logs show it.",
-            show_default=False,
-            rich_help_panel=_TUNING,
-        ),
-    ] = None,
-    trainable_parameters: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="Parameters with a gradient where the others are frozen, as with LoRA.",
-            rich_help_panel=_TUNING,
-        ),
-    ] = None,
+    fine_tuning: Annotated[bool | None, fine_tuning_option(_TUNING)] = None,
+    trainable_parameters: Annotated[float | None, trainable_parameters_option(_TUNING)] = None,
     tokens_per_second: Annotated[
         float | None, typer.Option(help="Speed, summed over all devices.", rich_help_panel=_SPEED)
     ] = None,
@@ -153,15 +144,7 @@ def mfu(
         str | None,
         typer.Option(metavar="ID", help="MLflow run of longcat, a Trainer or llm-foundry.", rich_help_panel=_SPEED),
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            envvar="MLFLOW_TRACKING_URI",
-            help="Tracking server or store of that run.",
-            rich_help_panel=_SPEED,
-        ),
-    ] = None,
+    tracking_uri: Annotated[str | None, tracking_uri_option(_SPEED)] = None,
     workspace: WorkspacePath = Path("workspace"),
     html: Annotated[
         Path | None,

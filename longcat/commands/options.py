@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,3 +64,32 @@ PrecisionName = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", rich_help_panel=_RESULTS, help="Print the result as JSON.")]
+
+
+# ------------------------------------------------------ of a run that is asked about, each in a panel of the command's help
+
+
+def tracking_uri_option(panel: str) -> Any:
+    """Return the option for the server or store that a run of MLflow's is read from."""
+    return typer.Option(
+        metavar="URI", envvar="MLFLOW_TRACKING_URI", help="Tracking server or store of that run.", rich_help_panel=panel
+    )
+
+
+def fine_tuning_option(panel: str) -> Any:
+    """Return the option for whether a run tunes a trained model."""
+    return typer.Option(
+        "--fine-tuning/--pre-training",
+        help="Whether the run tunes a trained model; some logs show it.",
+        show_default=False,
+        rich_help_panel=panel,
+    )
+
+
+def trainable_parameters_option(panel: str) -> Any:
+    """Return the option for how many parameters of a run have a gradient."""
+    return typer.Option(
+        metavar="NUMBER",
+        help="Parameters with a gradient where the others are frozen, as with LoRA.",
+        rich_help_panel=panel,
+    )
