@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment
+from markupsafe import Markup, escape
 
 from longcat.figures import svg
 from longcat.page import STYLE
@@ -57,12 +59,18 @@ def _three(values: Any, digits: str = ",.3g") -> str:
     return f"{format(expected, digits)} ({format(low, digits)} to {format(high, digits)})"
 
 
+def _whole_options(text: str) -> Markup:
+    """Keep each option of a command in one line: browsers break behind hyphens."""
+    marked = re.sub(r"--[\w-]+", r'<span class="option">\g<0></span>', str(escape(text)))
+    return Markup(marked)  # nosec B704 # escaped above
+
+
 _ENVIRONMENT = Environment(autoescape=True)
-_ENVIRONMENT.filters |= {"figure": format, "where": _where}
+_ENVIRONMENT.filters |= {"figure": format, "where": _where, "options": _whole_options}
 _PAGE = _ENVIRONMENT.from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Assessment: {{ r.name }}</title><style>{{ style|safe }}
-.blocks { color: #c92a2a; } .costs { color: #a35c00; } .foreign { color: #c92a2a; } .domestic { color: #2b8a3e; }</style></head><body><main>
+.blocks { color: #c92a2a; } .costs { color: #a35c00; } .foreign { color: #c92a2a; } .domestic { color: #2b8a3e; } .option { white-space: nowrap; }</style></head><body><main>
 <h1>{{ r.name }}</h1>
 <p class="lead">Can it move{% if r.plan %} to {{ "{:,}".format(r.plan.devices) }} x {{ r.plan.device }}{% endif %}: what has to change, how fast it would run, what it costs, and whose stack it is.</p>
 <nav class="contents" aria-label="Contents">{% for id, title in titles %}<a href="#{{ id }}">{{ title }}</a>{% endfor %}</nav>
@@ -70,7 +78,7 @@ _PAGE = _ENVIRONMENT.from_string("""<!doctype html>
 {% endfor %}</div>
 <h2 id="risks">Risks, the gravest first</h2>
 {% if r.risks %}<table class="stack"><thead><tr><th>risk</th><th>rests on</th><th>what to do</th></tr></thead><tbody>
-{% for risk in r.risks %}<tr><td class="wrap title"><b class="{{ risk.grade }}">{{ grades[risk.grade] }}</b><br>{{ risk.what }}</td><td class="wrap" data-label="rests on">{{ risk.why }}</td><td class="wrap" data-label="what to do">{{ risk.instead }}</td></tr>
+{% for risk in r.risks %}<tr><td class="wrap title"><b class="{{ risk.grade }}">{{ grades[risk.grade] }}</b><br>{{ risk.what }}</td><td class="wrap" data-label="rests on">{{ risk.why }}</td><td class="wrap" data-label="what to do">{{ risk.instead|options }}</td></tr>
 {% endfor %}</tbody></table>{% else %}<p>None is known from what was given; see what could not be known.</p>{% endif %}
 {% if r.today %}<h2 id="today">Today</h2>
 <div class="verdict"><p>{{ r.today.comparison.verdict }}.</p></div>

@@ -141,7 +141,7 @@ def why_slower(one: Judged, best: Judged) -> str:
     name = max(more, key=lambda part: more[part])
     kind, level = names[name]
     slower = one.step.seconds / best.step.seconds - 1
-    what = f"{name} {level}" if kind == "communication" else name
+    what = (f"{name} {level}" if kind == "communication" else name).replace("_", " ")
     return f"{slower:.1%} slower; {what} takes {more[name]:.2f} s more"
 
 

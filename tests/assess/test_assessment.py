@@ -254,6 +254,13 @@ def test_what_the_plan_assumes_and_where_figures_come_from_stand_on_the_page(res
         assert f'href="#formula-{name}"' in text and f'id="formula-{name}"' in text
 
 
+def test_an_option_to_be_pasted_stays_in_one_line_and_nothing_in_it_is_markup(result):
+    risk = dict(result["risks"][0]) | {"instead": "longcat plan --calibration <RUN>, --dry-run"}
+    text = page.html({**result, "risks": [risk]})
+    assert '<span class="option">--calibration</span> &lt;RUN&gt;, <span class="option">--dry-run</span>' in text
+    assert ".option { white-space: nowrap; }" in text
+
+
 def test_links_and_batch_of_the_target_change_the_plan(workload, result):
     found = assess(read_request(None, workload | {"link": "between=400GB/s", "global_batch": 512}, PRICES))
     assert found["plan"]["global_batch"] == 512 != result["plan"]["global_batch"]
